@@ -1,0 +1,1 @@
+"""One guarded POST: look-up, judgement, sending, nothing else."""

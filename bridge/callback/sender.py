@@ -1,0 +1,283 @@
+"""One guarded POST: by one clock, to a judged address, with a capped answer and no redirects."""
+
+import asyncio
+import math
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import partial
+
+import aiohttp
+from aiohappyeyeballs import AddrInfoType
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
+from bridge.core.errors import InvalidRequest, TargetRefused
+from bridge.core.model import Answer, Answered, Refused, Unanswered
+from bridge.core.targets import Address, Target, bracketed
+
+MAX_ANSWER_BYTES = 16 * 1024  # read at most, to keep the connection; beyond it the connection is dropped
+KEPT_BODY_BYTES = 4 * 1024  # what an attempt's log shows
+KEEP_ALIVE_SECONDS = 60.0
+RETRY_AFTER_STATUSES = frozenset({429, 503})
+
+_ALL_THE_CLOCK = aiohttp.ClientTimeout(total=None, sock_connect=None)  # our own clock is around it all
+_DELAY_SECONDS = re.compile(r"[0-9]{1,12}")  # RFC 9110, 10.2.3; twelve digits are 30,000 years
+
+# Whether the request at hand opened a connection of its own. aiohttp opens it in the task that asks, and a trace,
+# which would tell as well, costs a fifth of the whole request.
+_opened: ContextVar[bool] = ContextVar("_opened")
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """What came of one POST, and how long it took, look-up and body included."""
+
+    answer: Answer
+    duration_seconds: float
+
+
+class Sender:
+    """Sends callbacks. Make it on the running loop, and close it.
+
+    `timeout_seconds` is one attempt's wall clock: look-up, connection, request, answer and body. `clock` measures
+    durations (monotonic seconds), `wall_clock` turns a Retry-After date into seconds. Without `ssl_context` the
+    system's certificates count, or those of SSL_CERT_FILE.
+    """
+
+    def __init__(  # noqa: PLR0913 - two clocks, to be given in tests
+        self,
+        guard: Guard,
+        *,
+        user_agent: str,
+        timeout_seconds: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._guard = guard
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._kept = _session(self._open_socket, user_agent, ssl_context, keep=True)
+        self._single = _session(self._open_socket, user_agent, ssl_context, keep=False)
+
+    async def send(self, target_url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        """POST `body` to a URL once, with `headers` beside Content-Type and User-Agent; never longer than the clock.
+
+        Raises nothing for what the target does: Answered once its headers came, whatever the body then does; Refused
+        when a rule or a literal address refuses the URL; Unanswered with the code `timeout`, `connection_failed`,
+        `connection_lost`, `tls_failed`, `bad_answer`, `name_unresolved` or `target_refused` (a name that leads to a
+        refused address). Messages name the host, never the path or the query.
+        """
+        started = self._clock()
+        answer = await self._answer(target_url, headers, body)
+        return SendResult(answer, max(0.0, self._clock() - started))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._kept.close()
+        await self._single.close()
+
+    async def _answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        try:
+            target = self._guard.parse(url)
+        except (TargetRefused, InvalidRequest) as refused:
+            return Refused(str(refused))
+        try:
+            async with asyncio.timeout_at(deadline):
+                addresses = await self._guard.addresses(target)
+                response = await self._first_response(target, addresses, headers, body, deadline)
+        except (NameUnresolved, TargetRefused) as error:
+            code = "target_refused" if isinstance(error, TargetRefused) else error.code
+            return Unanswered(code, str(error))
+        except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError) as error:
+            return _unanswered(error, target)
+        except TimeoutError:
+            return Unanswered("timeout", f"{target.host_key} did not answer within {self._timeout_seconds:g} s")
+        return await self._read(response, deadline)
+
+    async def _first_response(
+        self,
+        target: Target,
+        addresses: tuple[Address, ...],
+        headers: Mapping[str, str],
+        body: bytes,
+        deadline: float,
+    ) -> aiohttp.ClientResponse:
+        """POST to the first address that can be connected to; each but the last has its share of the time left."""
+        *others, last = addresses
+        for index, address in enumerate(others):
+            left = deadline - asyncio.get_running_loop().time()
+            share = aiohttp.ClientTimeout(
+                total=None, sock_connect=max(left, 0.001) / (len(addresses) - index), ceil_threshold=math.inf
+            )
+            with suppress(aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                return await self._post(target, address, headers, body, share)
+        return await self._post(target, last, headers, body, _ALL_THE_CLOCK)
+
+    async def _post(
+        self,
+        target: Target,
+        address: Address,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - not the call's own: the connection's share of the clock
+    ) -> aiohttp.ClientResponse:
+        """POST to one judged address; once more, on a connection of its own, if a kept one turns out dead.
+
+        That may send twice what a receiver took before it hung up: at-least-once allows it.
+        """
+        url = URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
+        # The pool's key is this URL's host and the server name: a kept connection leads to the judged address.
+        server_name = target.host if target.https and target.address is None else None
+        post = partial(
+            aiohttp.ClientSession.post,
+            url=url,
+            data=body,
+            headers={"Host": target.authority, **headers},
+            allow_redirects=False,
+            server_hostname=server_name,
+            timeout=timeout,
+        )
+        _opened.set(False)
+        try:
+            return await post(self._kept)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError):
+            if _opened.get():
+                raise
+        return await post(self._single)
+
+    async def _read(self, response: aiohttp.ClientResponse, deadline: float) -> Answered:
+        """Read what the cap allows; the answer stands whatever the body does, so its troubles end the reading only."""
+        body = bytearray()
+        whole = False
+        try:
+            async with asyncio.timeout_at(deadline):
+                while len(body) <= MAX_ANSWER_BYTES and not whole:
+                    chunk = await response.content.read(MAX_ANSWER_BYTES + 1 - len(body))
+                    body += chunk
+                    whole = not chunk
+        except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError):
+            whole = False
+        finally:
+            if whole:
+                response.release()
+            else:
+                response.close()
+        retry_after = None
+        if response.status in RETRY_AFTER_STATUSES:
+            retry_after = retry_after_seconds(response.headers.get("Retry-After"), self._wall_clock())
+        return Answered(response.status, retry_after, bytes(body[:KEPT_BODY_BYTES]))
+
+    def _open_socket(self, addr_info: AddrInfoType) -> socket.socket:
+        _opened.set(True)
+        return self._guard.open_socket(addr_info)
+
+
+class _HeadFirst(ResponseHandler):
+    """Feeds aiohttp's parser an answer's head before its body: of one feed that fails it keeps nothing.
+
+    So a 2xx stays one whose malformed chunks came in the same segment as its head.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came; a blank line inside a body may split that too, which changes nothing."""
+        head_end = data.find(b"\r\n\r\n") + 4
+        if 4 <= head_end < len(data):
+            super().data_received(data[:head_end])
+            data = data[head_end:]
+        super().data_received(data)
+
+
+def _session(
+    open_socket: Callable[[AddrInfoType], socket.socket],
+    user_agent: str,
+    ssl_context: ssl.SSLContext | None,
+    *,
+    keep: bool,
+) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        ssl=ssl_context or True,
+        limit=0,  # how many at a time is the deliverer's to say
+        use_dns_cache=False,
+        socket_factory=open_socket,
+        force_close=not keep,
+        keepalive_timeout=KEEP_ALIVE_SECONDS if keep else None,
+    )
+    handler: type[ResponseHandler] = _HeadFirst
+    connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - there is no public way
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers={"Content-Type": "application/json", "User-Agent": user_agent, "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        timeout=_ALL_THE_CLOCK,
+        read_bufsize=MAX_ANSWER_BYTES // 2,  # aiohttp stops reading from the socket at twice this
+    )
+
+
+def retry_after_seconds(text: str | None, now: float) -> float | None:
+    """Read a Retry-After (RFC 9110, 10.2.3: seconds or an HTTP-date) as seconds from `now` (Unix), at least 0.
+
+    None when it is absent or neither.
+    """
+    if text is None:
+        return None
+    text = text.strip()
+    if _DELAY_SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+        # HTTP-dates are GMT, and one without a zone is read so.
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _unanswered(error: Exception, target: Target) -> Unanswered:
+    """Give an error of aiohttp's its code and a sentence of our own: its texts repeat URLs and Python's classes."""
+    host = target.host_key
+    match error:
+        case aiohttp.ClientConnectorError() if isinstance(error.os_error, RefusedAddressError):
+            code, message = "target_refused", str(error.os_error)
+        case aiohttp.ClientConnectorCertificateError():
+            code, message = "tls_failed", f"the certificate of {host} is not valid: {_why(error.certificate_error)}"
+        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
+            code, message = "tls_failed", f"TLS with {host} failed: {_why(error)}"
+        case aiohttp.ClientConnectorError():
+            code, message = "connection_failed", f"no connection to {host}: {_why(error.os_error)}"
+        case aiohttp.ConnectionTimeoutError():
+            code, message = "connection_failed", f"no connection to {host}: it took too long"
+        case aiohttp.ClientConnectionError():
+            code, message = "connection_lost", f"{host} closed the connection without an answer"
+        case _:
+            code, message = "bad_answer", f"{host} did not answer with valid HTTP"
+    return Unanswered(code, message)
+
+
+def _why(error: Exception) -> str:
+    """Name an error's cause without addresses, files or line numbers."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return error.verify_message
+        case aiohttp.ClientConnectorError():
+            return _why(error.os_error)
+        case ssl.SSLError():
+            return (error.reason or "protocol error").lower().replace("_", " ")
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number).lower()
+        case _:
+            return "it was closed"

@@ -1,0 +1,355 @@
+"""Where a callback may go: the rules for URLs and the whole address table, never a name look-up.
+
+The table is our own: `ipaddress.is_global` differs between Python versions and calls NAT64, 6to4 and site-local
+forms of private addresses global. Sources: IANA's IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890 and its
+updates), RFC 4291 (IPv6 addressing), and the clouds' documented metadata addresses.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeAlias
+from urllib.parse import quote, unquote
+
+from bridge.core.errors import InvalidRequest, TargetRefused
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+
+MAX_URL_CHARACTERS = 2048
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# The first match names the rule, so the narrow ones come first.
+_IPV4_RULES = tuple(
+    (IPv4Network(network), name)
+    for network, name in (
+        ("169.254.169.254/32", "a cloud's metadata service"),
+        ("100.100.100.200/32", "a cloud's metadata service"),  # Alibaba Cloud
+        ("168.63.129.16/32", "a cloud's metadata service"),  # Azure's wire server: public by number only
+        ("0.0.0.0/32", "unspecified"),
+        ("0.0.0.0/8", "reserved for this network"),  # RFC 791; Linux connects 0.x to itself in places
+        ("10.0.0.0/8", "private"),
+        ("100.64.0.0/10", "carrier-grade NAT"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("172.16.0.0/12", "private"),
+        ("192.0.0.0/24", "reserved for protocols"),
+        ("192.0.2.0/24", "for documentation"),
+        ("192.88.99.0/24", "a 6to4 relay"),  # RFC 7526: deprecated
+        ("192.168.0.0/16", "private"),
+        ("198.18.0.0/15", "for benchmarks"),
+        ("198.51.100.0/24", "for documentation"),
+        ("203.0.113.0/24", "for documentation"),
+        ("224.0.0.0/4", "multicast"),
+        ("255.255.255.255/32", "broadcast"),
+        ("240.0.0.0/4", "reserved"),
+    )
+)
+_IPV6_RULES = tuple(
+    (IPv6Network(network), name)
+    for network, name in (
+        ("fd00:ec2::254/128", "a cloud's metadata service"),  # AWS
+        ("::/128", "unspecified"),
+        ("::1/128", "loopback"),
+        ("::/96", "IPv4-compatible"),  # RFC 4291: deprecated, so refused whatever it holds
+        ("::ffff:0:0:0/96", "IPv4-translated"),  # RFC 2765: never on the wire between hosts
+        ("64:ff9b:1::/48", "local NAT64"),  # RFC 8215: not global, whatever of RFC 6052's layouts it uses
+        ("100::/64", "discard-only"),
+        ("2001::/32", "Teredo"),  # RFC 4380: it holds a server's and an obscured client's IPv4
+        ("2001:2::/48", "for benchmarks"),
+        ("2001:10::/28", "ORCHID"),
+        ("2001:20::/28", "ORCHID"),
+        ("2001::/23", "reserved for protocols"),
+        ("2001:db8::/32", "for documentation"),
+        ("3fff::/20", "for documentation"),
+        ("5f00::/16", "for segment routing"),
+        ("fc00::/7", "private"),
+        ("fe80::/10", "link-local"),
+        ("fec0::/10", "site-local"),
+        ("ff00::/8", "multicast"),
+    )
+)
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052, the well-known prefix
+_SIX_TO_FOUR = IPv6Network("2002::/16")  # RFC 3056
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out
+_ISATAP_MARKS = frozenset({0x0000_5EFE, 0x0200_5EFE})  # RFC 5214: the upper half of the interface identifier
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_PARTS = re.compile(r"[A-Za-z]+://([^/?#]*)([^#]*)(#.*)?")
+_AUTHORITY = re.compile(r"(?:\[([^\[\]@]*)\]|([^\[\]@:]*))(?::([0-9]*))?")
+_NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER_AT_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ASCII_AS_IS = "".join(map(chr, range(0x21, 0x7F)))
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPolicy:
+    """What the operator allows.
+
+    `allow_networks` opens exactly those networks, in either version; an IPv4-mapped address counts as its IPv4, every
+    other form that holds an IPv4 needs an entry of its own. `allow_hosts` (exact, or `*.example.com` for subdomains),
+    when not empty, refuses every other host. `ports` of None is any. `own_port` is the service's own listener: no
+    local address, nor one of `own_addresses`, is reached on it, not even in an open network.
+    """
+
+    allow_networks: tuple[Network, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    ports: frozenset[int] | None = None
+    https_only: bool = False
+    own_port: int | None = None
+    own_addresses: frozenset[Address] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A callback URL, taken apart.
+
+    `url` is as it was given; `path` is path and query as they go on the wire; `host` is lower-case ASCII without
+    brackets or final dot, and `address` is set when it is a literal address.
+    """
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    path: str
+    address: Address | None = None
+
+    @property
+    def https(self) -> bool:
+        """Whether it is reached by TLS."""
+        return self.scheme == "https"
+
+    @property
+    def host_key(self) -> str:
+        """Host and port, always both: `example.com:443`, `[2606:4700::1]:80`. What fairness counts by."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """The `Host` header (RFC 9110, 7.2): the port only where it is not the scheme's own."""
+        return bracketed(self.host) if self.port == DEFAULT_PORTS[self.scheme] else self.host_key
+
+
+def bracketed(host: str) -> str:
+    """Write a host as URLs do: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+# --- addresses ----------------------------------------------------------------------------------------------------
+
+
+def embedded_ipv4(address: Address) -> Iterator[tuple[str, IPv4Address]]:
+    """Yield each IPv4 that a routable IPv6 form holds, with the form's name.
+
+    IPv4-mapped, the well-known NAT64 prefix, 6to4 and ISATAP. The other forms are refused whole by the table.
+    """
+    if isinstance(address, IPv4Address):
+        return
+    bits = int(address)
+    if address.ipv4_mapped is not None:
+        yield "IPv4-mapped", address.ipv4_mapped
+    if address in _NAT64:
+        yield "NAT64", IPv4Address(bits & 0xFFFF_FFFF)
+    if address in _SIX_TO_FOUR:
+        yield "6to4", IPv4Address(bits >> 80 & 0xFFFF_FFFF)
+    if (bits >> 32 & 0xFFFF_FFFF) in _ISATAP_MARKS:
+        yield "ISATAP", IPv4Address(bits & 0xFFFF_FFFF)
+
+
+def plain_address(address: Address) -> Address:
+    """Turn an IPv4-mapped address into its IPv4: the kernel connects both to the same place."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+@lru_cache(maxsize=4096)  # pure, and 10 µs a scan: a host is judged at each of its attempts
+def special_use(address: Address) -> str | None:
+    """Say what makes an address no public one, as the end of a sentence ("is loopback (127.0.0.0/8)"), else None."""
+    rules = _IPV4_RULES if isinstance(address, IPv4Address) else _IPV6_RULES
+    for network, name in rules:
+        if address in network:
+            return f"is {name} ({network})"
+    embedded = list(embedded_ipv4(address))
+    for form, inner in embedded:
+        if rule := special_use(inner):
+            return f"holds {inner} ({form}), which {rule}"
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST and not _carries_ipv4_only(address):
+        return f"is outside global unicast ({_GLOBAL_UNICAST})"
+    return None
+
+
+def _carries_ipv4_only(address: IPv6Address) -> bool:
+    """Whether the address is but an IPv4 in other clothes, outside global unicast by design."""
+    return address.ipv4_mapped is not None or address in _NAT64
+
+
+def refusal(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> str | None:
+    """Say which rule refuses an address, as the end of a sentence that begins with it; None when none does."""
+    address = plain_address(address)
+    if port == policy.own_port and _is_local(address, policy):
+        return f"is local, and port {port} is the bridge's own"
+    if any(address in network for network in policy.allow_networks):
+        return None
+    if rule := special_use(address):
+        return rule
+    if policy.https_only and not https:
+        return "is reached by https only"
+    return None
+
+
+def _is_local(address: Address, policy: TargetPolicy) -> bool:
+    forms = [address, *(inner for _, inner in embedded_ipv4(address))]
+    return special_use(address) is not None or any(form in policy.own_addresses for form in forms)
+
+
+def judge_address(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> None:
+    """Let an address pass, or raise TargetRefused with the rule ("127.0.0.1 is loopback (127.0.0.0/8)")."""
+    if rule := refusal(address, policy, port, https=https):
+        raise TargetRefused(f"{address} {rule}")
+
+
+# --- URLs ---------------------------------------------------------------------------------------------------------
+
+
+def parse_target(url: str, policy: TargetPolicy) -> Target:
+    """Take a callback URL apart and judge all of it that needs no look-up.
+
+    Raises InvalidRequest (field `callback_url`) for a malformed URL, TargetRefused for one that a rule refuses: the
+    scheme, the port, the host, plain http, a literal address. Neither message repeats path or query.
+    """
+    target = _take_apart(url)
+    if policy.ports is not None and target.port not in policy.ports:
+        raise TargetRefused(f"port {target.port} is not among the allowed ports")
+    if policy.allow_hosts and not any(_matches(target.host, pattern) for pattern in policy.allow_hosts):
+        raise TargetRefused(f"{target.host} is not among the allowed hosts")
+    if target.address is not None:
+        judge_address(target.address, policy, target.port, https=target.https)
+    elif policy.https_only and not target.https and not policy.allow_networks:
+        # With networks open a name may lead into one of them: its addresses tell.
+        raise TargetRefused(f"{target.host} is reached by https only")
+    return target
+
+
+def _matches(host: str, pattern: str) -> bool:
+    pattern = pattern.lower().strip("[]").rstrip(".")
+    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
+
+
+def _malformed(rule: str) -> InvalidRequest:
+    return InvalidRequest([("callback_url", rule)])
+
+
+@lru_cache(maxsize=1024)  # pure, and a retry takes the same URL apart again
+def _take_apart(url: str) -> Target:
+    _check_characters(url)
+    scheme_match = _SCHEME.match(url)
+    if scheme_match is None:
+        raise _malformed("must be an absolute http or https URL")
+    scheme = scheme_match[1].lower()
+    if scheme not in DEFAULT_PORTS:
+        raise TargetRefused("only http and https targets are reached")
+    parts = _PARTS.fullmatch(url)
+    if parts is None or not parts[1]:
+        raise _malformed("must name a host")
+    authority, path, fragment = parts.groups()
+    if fragment is not None:
+        raise _malformed("must have no fragment")
+    if "@" in authority:
+        raise _malformed("must have no user info")
+    host, address, port = _authority(authority)
+    if not path.startswith("/"):
+        path = "/" + path
+    wire_path = quote(path, safe=_ASCII_AS_IS)  # only what is not ASCII: the rest is the receiver's own spelling
+    return Target(url, scheme, host, DEFAULT_PORTS[scheme] if port is None else port, wire_path, address)
+
+
+def _check_characters(url: str) -> None:
+    if len(url) > MAX_URL_CHARACTERS:
+        raise _malformed(f"must be at most {MAX_URL_CHARACTERS} characters")
+    if not url.isprintable() or " " in url:
+        raise _malformed("must have no white space, control or invisible characters")
+    if _BAD_PERCENT.search(url.split("[", 1)[0] if "]" in url else url):
+        # Not inside brackets: `[fe80::1%eth0]` is refused for its zone, by that name.
+        raise _malformed("must have two hexadecimal digits after each %")
+
+
+def _authority(authority: str) -> tuple[str, Address | None, int | None]:
+    """Host, literal address and port (None: the scheme's) of what stands between `//` and the path."""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise _malformed("must have a valid host and port")
+    inside_brackets, name, digits = match.groups()
+    port = int(digits[-6:]) if digits else None
+    if port is not None and (not 0 < port < 1 << 16 or len(digits) > 5):
+        raise _malformed("must have a port from 1 to 65535")
+    if inside_brackets is not None:
+        address = _bracketed_address(inside_brackets)
+        return str(address), address, port
+    return *_host(name), port
+
+
+def _bracketed_address(text: str) -> IPv6Address:
+    if "%" in text:
+        raise TargetRefused("addresses with a zone are not reached")
+    try:
+        return IPv6Address(text)
+    except AddressValueError:
+        raise _malformed("must have a valid IPv6 address in its brackets") from None
+
+
+def _host(spelling: str) -> tuple[str, IPv4Address | None]:
+    """Read a host outside brackets: a name in ASCII, or an IPv4 address in its one canonical spelling.
+
+    Every spelling that `inet_aton` would take for an address is one to us too (as in WHATWG's URL standard): short,
+    octal, hexadecimal, full-width or percent-encoded ones are refused outright, since only disguises need them.
+    """
+    host = unicodedata.normalize("NFKC", unquote(spelling)).lower()
+    host = host.replace("\u3002", ".").removesuffix(".")  # the ideographic full stop is a dot to IDNA, not to NFKC
+    if _NUMBER_AT_END.fullmatch(host):
+        address = _inet_aton(host)
+        if str(address) != spelling:
+            raise TargetRefused(f"IPv4 addresses are taken in their usual spelling only: {address}")
+        return spelling, address
+    if not host.isascii():
+        host = _idna(host)
+    if len(host) > 253 or not _NAME.fullmatch(host):  # RFC 1035, 2.3.4
+        raise _malformed("must have a valid host name")
+    if _NUMBER_AT_END.fullmatch(host):
+        raise _malformed("must have a valid host name")
+    return host, None
+
+
+def _idna(host: str) -> str:
+    """Encode an international name (IDNA 2008 with UTS 46 mapping, as browsers do)."""
+    import idna  # 10 ms, for the few hosts that need it
+
+    try:
+        return idna.encode(host, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        raise _malformed("must have a valid host name") from None
+
+
+def _inet_aton(host: str) -> IPv4Address:
+    """Read an IPv4 address as `inet_aton` does: 1 to 4 numbers, decimal, octal or hexadecimal; the last fills up."""
+    try:
+        *head, tail = [_number(part) for part in host.split(".")]
+    except ValueError:
+        raise _malformed("must have a valid host name") from None
+    if len(head) > 3 or any(part > 0xFF for part in head) or tail >= 1 << 8 * (4 - len(head)):
+        raise _malformed("must have a valid IPv4 address")
+    value = tail
+    for index, part in enumerate(head):
+        value |= part << 8 * (3 - index)
+    return IPv4Address(value)
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isalnum() or len(text) > 64:
+        raise ValueError(text)  # int() would take signs, underscores and spaces
+    if text.startswith("0x"):
+        return int(text[2:] or "0", 16)
+    return int(text, 8 if text.startswith("0") else 10)
