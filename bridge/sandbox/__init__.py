@@ -1,0 +1,44 @@
+"""A stand-in for amux, for the demo, for tests and for development; everything is in memory.
+
+It answers as amux's server really does, in every form one task may take from poll to poll, and misbehaves on request:
+how a task goes is chosen when it is created. It stands apart and imports nothing else of the bridge.
+
+Over HTTP, in the create request (`POST /v1/video/generations` or `/v1/videos`, any bearer key):
+
+    {"model": "m", "prompt": "a cat", "sandbox": {"run_seconds": 5, "outcome": "failed", "form": "ABCD",
+                                                  "faults": ["html_200", {"kind": "rate_limited", "retry_after": 2}]}}
+
+`Behaviour` and `Fault` name every field. Without `sandbox.outcome` a prompt whose first word is `fail`, `cancel`,
+`expire` or `never` chooses the outcome. In a multipart body `sandbox` is a field that holds the same JSON, or
+`sandbox[outcome]=failed` and the like.
+
+Nobody has to create first: an unknown id `sandbox_<queue ms>_<run ms>_<outcome>_<anything>`, such as
+`sandbox_0_1000_completed_17`, is a task that begins when it is first asked for.
+
+In code:
+
+    sandbox = Sandbox()
+    base_url = await sandbox.start()
+    task_id = sandbox.create_task(Behaviour(outcome=Outcome.FAILED, faults=(Fault(FaultKind.RESET),)))
+    await sandbox.polled(task_id, times=3)
+    await sandbox.stop()
+
+What amux tells of the account and the prompt holds `PRIVATE_MARK` or is one of `PRIVATE_NUMBERS`: a test searches for
+them in all that leaves the bridge.
+"""
+
+from bridge.sandbox.behaviour import Behaviour, BehaviourError, Fault, FaultKind, Outcome
+from bridge.sandbox.forms import PRIVATE_MARK, PRIVATE_NUMBERS
+from bridge.sandbox.server import Creation, Sandbox
+
+__all__ = [
+    "PRIVATE_MARK",
+    "PRIVATE_NUMBERS",
+    "Behaviour",
+    "BehaviourError",
+    "Creation",
+    "Fault",
+    "FaultKind",
+    "Outcome",
+    "Sandbox",
+]

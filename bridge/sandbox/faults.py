@@ -1,0 +1,183 @@
+"""Answers, and what a fault makes of a good one. Pure; the connection's own troubles are `server.py`'s."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
+from functools import cache
+from typing import Any
+
+import orjson
+
+from bridge.sandbox.behaviour import Fault, FaultKind
+
+JSON_TYPE = "application/json; charset=utf-8"
+_HTML_TYPE = "text/html; charset=utf-8"
+_PAGE = b"<!doctype html><html><head><title>%s</title></head><body><h1>%s</h1></body></html>"
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer before it is sent. `by_amux` is false for what something in between would have said."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON_TYPE
+    headers: Mapping[str, str] = field(default_factory=dict)
+    by_amux: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an answer may need to know of the request; `now` is Unix seconds."""
+
+    base_url: str
+    task_id: str
+    key: str
+    now: float
+
+
+def told(body: Any, status: int = 200) -> Answer:
+    """JSON, as amux sends it."""
+    return Answer(status, orjson.dumps(body))
+
+
+def flat_error(status: int, code: str, message: str) -> Answer:
+    """The error of amux's task routes."""
+    return told({"code": code, "message": message, "data": None}, status)
+
+
+def nested_error(status: int, message: str, kind: str, code: str | None = None) -> Answer:
+    """The error of amux's gateway, and of its document; without a code it has no such member (the content route's)."""
+    error = {"message": message, "type": kind}
+    return told({"error": error if code is None else error | {"code": code}}, status)
+
+
+TASK_NOT_EXIST = flat_error(400, "task_not_exist", "task_not_exist")
+UNAUTHORIZED = nested_error(401, "Invalid token", "new_api_error", "")
+NO_SUCH_ROUTE = nested_error(404, "Invalid URL", "invalid_request_error", "")
+
+_FIXED: Mapping[FaultKind, Answer] = {
+    FaultKind.HTML_200: Answer(200, _PAGE % (b"Amux", b"Amux"), _HTML_TYPE, by_amux=False),
+    FaultKind.EMPTY_BODY: Answer(200, b""),
+    FaultKind.DATA_NULL: told({"code": "success", "data": None}),
+    FaultKind.NOT_FOUND_400: TASK_NOT_EXIST,
+    FaultKind.NOT_FOUND_404: nested_error(404, "The task does not exist", "invalid_request_error", "task_not_found"),
+    FaultKind.WRONG_BASE_404: NO_SUCH_ROUTE,
+    FaultKind.UNAUTHORIZED: UNAUTHORIZED,
+    FaultKind.QUOTA: nested_error(401, "The token's quota is used up", "new_api_error", ""),
+    FaultKind.FORBIDDEN_KEY: nested_error(403, "The user has been banned", "new_api_error", ""),
+    FaultKind.FORBIDDEN_TASK: nested_error(403, "Not your task", "invalid_request_error", "task_not_found"),
+    FaultKind.REJECTED: flat_error(400, "invalid_request", "The request cannot be served"),
+    FaultKind.RATE_LIMITED: nested_error(429, "Too many requests", "new_api_error", "rate_limit_exceeded"),
+    FaultKind.SERVER_ERROR: flat_error(500, "get_task_failed", "database is locked"),
+    FaultKind.PANIC: nested_error(500, "Panic detected, error: nil pointer", "new_api_panic"),
+    FaultKind.NOT_IMPLEMENTED: flat_error(501, "not_implemented", "not_implemented: 45"),
+    FaultKind.BAD_GATEWAY_HTML: Answer(502, _PAGE % (b"502", b"Bad gateway"), _HTML_TYPE, by_amux=False),
+    FaultKind.REDIRECT: Answer(302, b"", _HTML_TYPE, by_amux=False),
+}
+
+
+def answer_for(fault: Fault, good: Answer, call: Call) -> Answer:
+    """What a fault makes of the good answer; the connection's own troubles leave it as it is."""
+    if fixed := _FIXED.get(fault.kind):
+        return _dressed(fixed, fault, call)
+    if twist := _TWISTS.get(fault.kind):
+        return twist(good, call)
+    return good
+
+
+def _dressed(answer: Answer, fault: Fault, call: Call) -> Answer:
+    """A fixed answer with the fault's own status and headers, and without a body where it says so."""
+    headers = {}
+    if fault.retry_after is not None:
+        headers["Retry-After"] = _retry_after(fault, call.now)
+    if fault.kind is FaultKind.REDIRECT:
+        headers["Location"] = f"{call.base_url}/moved"
+    body, by_amux = (b"", False) if fault.empty else (answer.body, answer.by_amux)
+    return replace(answer, status=fault.status or answer.status, headers=headers, body=body, by_amux=by_amux)
+
+
+def _retry_after(fault: Fault, now: float) -> str:
+    seconds = fault.retry_after or 0
+    return formatdate(now + seconds, usegmt=True) if fault.as_date else f"{seconds:g}"
+
+
+# --- the good answer, twisted -------------------------------------------------------------------------------------
+
+
+def _spliced(raw: bytes) -> Callable[[Answer, Call], Answer]:
+    """A twist that puts one more member into the body, in bytes that no JSON writer would make."""
+
+    def twist(good: Answer, _call: Call) -> Answer:
+        rest = good.body.partition(b"{")[2]
+        return replace(good, body=b'{"vendor":' + raw + b"," + rest)
+
+    return twist
+
+
+def _truncated(good: Answer, _call: Call) -> Answer:
+    return replace(good, body=good.body[: len(good.body) // 2])
+
+
+def _mistyped(good: Answer, _call: Call) -> Answer:
+    return replace(good, content_type="text/plain; charset=utf-8")
+
+
+def _of_another_task(good: Answer, call: Call) -> Answer:
+    return replace(good, body=good.body.replace(call.task_id.encode(), b"task_someone_elses"))
+
+
+def _with_nul(good: Answer, _call: Call) -> Answer:
+    return replace(good, body=orjson.dumps(_nul_in(orjson.loads(good.body))))
+
+
+def _nul_in(value: Any) -> Any:
+    """The value with a NUL after the first character of every text."""
+    match value:
+        case str():
+            return f"{value[:1]}\0{value[1:]}" if value else value
+        case dict():
+            return {name: _nul_in(member) for name, member in value.items()}
+        case list():
+            return [_nul_in(member) for member in value]
+        case _:
+            return value
+
+
+def _with_bom(good: Answer, _call: Call) -> Answer:
+    return replace(good, body=b"\xef\xbb\xbf" + good.body)
+
+
+def _echoing(_good: Answer, call: Call) -> Answer:
+    return flat_error(500, "get_task_failed", f"upstream refused Authorization: Bearer {call.key}")
+
+
+def _bomb(_good: Answer, _call: Call) -> Answer:
+    return Answer(200, _bomb_bytes(), headers={"Content-Encoding": "gzip"})
+
+
+@cache
+def _bomb_bytes() -> bytes:
+    """Gzip of a JSON record with 64 MiB of blanks in it: made when first wanted, piece by piece."""
+    packer = zlib.compressobj(wbits=31)  # 31: with gzip's header
+    pieces = [packer.compress(b'{"task_id":"bomb",')]
+    pieces += [packer.compress(b" " * _MIB) for _ in range(64)]
+    return b"".join([*pieces, packer.compress(b'"status":"completed"}'), packer.flush()])
+
+
+_TWISTS: Mapping[FaultKind, Callable[[Answer, Call], Answer]] = {
+    FaultKind.TRUNCATED_JSON: _truncated,
+    FaultKind.WRONG_CONTENT_TYPE: _mistyped,
+    FaultKind.WRONG_TASK: _of_another_task,
+    FaultKind.HUGE_BODY: _spliced(b'"' + b"x" * (2 * _MIB) + b'"'),
+    FaultKind.NUL_IN_STRINGS: _with_nul,
+    FaultKind.BOM: _with_bom,
+    FaultKind.NAN: _spliced(b"NaN"),
+    FaultKind.HUGE_NUMBER: _spliced(b"9" * 400),
+    FaultKind.LONE_SURROGATE: _spliced(rb'"\ud800"'),
+    FaultKind.DEEP_JSON: _spliced(b"[" * 5000 + b"]" * 5000),
+    FaultKind.ECHO_KEY: _echoing,
+    FaultKind.GZIP_BOMB: _bomb,
+}
