@@ -1,0 +1,17 @@
+"""What an operator is told: JSON logs, metrics, and no secret in either."""
+
+from bridge.telemetry.logs import Log, configure_logging, get_logger
+from bridge.telemetry.metrics import CONTENT_TYPE, Metrics
+from bridge.telemetry.redaction import REDACTOR, Redactor, redact, without_query
+
+__all__ = [
+    "CONTENT_TYPE",
+    "REDACTOR",
+    "Log",
+    "Metrics",
+    "Redactor",
+    "configure_logging",
+    "get_logger",
+    "redact",
+    "without_query",
+]
