@@ -30,18 +30,18 @@ class PollPolicy:
 
     def delay_after_trouble(self, troubles: int, jitter: float) -> float:
         """Until the next poll after the `troubles`-th transient failure in a row (1 is the first)."""
-        return stretched(min(self.interval * 2 ** min(troubles - 1, 32), self.max_interval), jitter)
+        return stretched(min(self.interval * 2.0 ** min(troubles - 1, 32), self.max_interval), jitter)
 
     def pause_after(self, refusals: int) -> float:
         """How long a credential rests after its `refusals`-th refusal in a row (1 is the first)."""
-        doubled = self.max_interval * 2 ** min(refusals - 1, 32)
+        doubled = self.max_interval * 2.0 ** min(refusals - 1, 32)
         return min(doubled, max(self.max_interval, LONGEST_PAUSE))
 
     def slowdown(self, retry_after: float | None, slowdowns: int) -> float:
         """How long a credential rests after a 429, the `slowdowns`-th in a row (1 is the first)."""
         if retry_after is not None:
             return min(max(retry_after, 0.0), LONGEST_SLOWDOWN)
-        return min(self.interval * 2 ** min(slowdowns - 1, 32), LONGEST_PAUSE)
+        return min(self.interval * 2.0 ** min(slowdowns - 1, 32), LONGEST_PAUSE)
 
 
 @dataclass(frozen=True, slots=True)
