@@ -52,6 +52,12 @@ class WatchSettled(BridgeError):
     code = "watch_settled"
 
 
+class WatchActive(BridgeError):
+    """An active watch has no terminal event yet."""
+
+    code = "watch_active"
+
+
 class TooManyWatches(BridgeError):
     """The bridge holds as many active watches as it is set to."""
 

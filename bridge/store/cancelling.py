@@ -1,0 +1,66 @@
+"""Cancelling a watch: nothing more is polled for it and nothing more is sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from bridge.core.errors import BridgeError, NotFound, WatchSettled
+from bridge.core.model import WatchState
+from bridge.store.replicas import Replica
+from bridge.store.schema import IS_ACTIVE, tasks, watches
+from bridge.store.settling import LOCK_TASKS, LOCK_WATCHES, end_watches
+
+Nothing: TypeAlias = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelling:
+    """Whose watch to cancel; an app of None may cancel any."""
+
+    replica: Replica
+    watch_id: str
+    app: str | None
+    at: float
+
+
+_FIND = (
+    select(watches.c.id, watches.c.app, watches.c.state, watches.c.task)
+    .where(watches.c.id.in_(bindparam("those", expanding=True)))
+    .order_by(watches.c.id)
+)
+_CLOSE_EMPTY = (
+    update(tasks)
+    .where(tasks.c.id.in_(bindparam("those", expanding=True)), tasks.c.closed_at.is_(None))
+    .where(~select(watches.c.id).where(watches.c.task == tasks.c.id, IS_ACTIVE).exists())
+    .values(closed_at=bindparam("at"), next_poll_at=None)
+)
+
+
+def cancel(connection: Connection, works: Sequence[Cancelling]) -> Sequence[Nothing | BridgeError]:
+    """Cancel each watch that is active and its caller's; a task without an active watch closes."""
+    those = {"those": sorted({work.watch_id for work in works})}
+    task_rows = sorted({row.task for row in connection.execute(_FIND, those)})
+    if task_rows:  # the tasks first, as in settling; what is read after that stays true
+        connection.execute(LOCK_TASKS, {"those": task_rows}).all()
+        connection.execute(LOCK_WATCHES, {"those": task_rows}).all()
+    rows = {row.id: row for row in connection.execute(_FIND, those)}
+    results: list[Nothing | BridgeError] = []
+    ending: set[str] = set()
+    for work in works:
+        row = rows.get(work.watch_id)
+        if row is None or work.app not in {None, row.app}:
+            results.append(NotFound("there is no such watch"))
+        elif row.state == WatchState.SETTLED:
+            results.append(WatchSettled("the watch is settled; only an active one can be cancelled"))
+        else:
+            results.append(None)
+            if row.state == WatchState.ACTIVE:
+                ending.add(row.id)
+    at = works[0].at
+    cancelled = {"now_state": WatchState.CANCELLED, "now_outcome": None, "at": at}
+    end_watches(connection, [(watch_id, cancelled) for watch_id in ending], at)
+    if ending:
+        connection.execute(_CLOSE_EMPTY, {"those": task_rows, "at": at})
+    return results

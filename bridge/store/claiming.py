@@ -1,0 +1,344 @@
+"""The outbox: what is due, claiming it, recording attempts, sending again."""
+
+import secrets as randomness
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, Select, bindparam, delete, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql import ColumnElement
+
+from bridge.core.delivery import Dead, Delivered, RetryAt
+from bridge.core.errors import BridgeError, LostClaim, NotFound
+from bridge.core.model import DeliveryState, Event, EventType, OwedDelivery
+from bridge.store import replicas
+from bridge.store.records import DeadFilter, Tried
+from bridge.store.replicas import Replica
+from bridge.store.rows import owed, problem_text
+from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, watches
+from bridge.store.sealing import Sealer
+
+Nothing: TypeAlias = None
+
+COUNTED_PER_HOST = 1_000
+RETRIED_AT_ONCE = 2_000  # dead deliveries to a transaction: 20 ms, so that nobody waits long behind them
+
+
+# --- what is due --------------------------------------------------------------------------------------------------
+
+# A loose index scan: from one host's name to the next, so that a host with a million deliveries costs as little as
+# one with a single one, and nobody's backlog stands before another's callback.
+_host_names = select(func.min(outbox.c.host).label("host")).cte("host_names", recursive=True)
+_host_names = _host_names.union_all(
+    select(
+        select(func.min(outbox.c.host))
+        .where(outbox.c.host > _host_names.c.host)
+        .correlate(_host_names)
+        .scalar_subquery()
+    ).where(_host_names.c.host.is_not(None))
+)
+_due_here: Select[Any] = (
+    select(literal_column("1").label("one"))
+    .where(outbox.c.host == _host_names.c.host, outbox.c.due_at <= bindparam("now"))
+    .limit(COUNTED_PER_HOST)
+    .correlate(_host_names)
+)
+_DUE_HOSTS = select(
+    _host_names.c.host,
+    select(func.count()).select_from(_due_here.subquery()).correlate(_host_names).scalar_subquery().label("due"),
+).where(_host_names.c.host.is_not(None))
+_NEXT_DUE = select(func.min(outbox.c.due_at))
+_FAILING = select(hosts.c.host, hosts.c.failures)
+
+
+def due_hosts(connection: Connection, now: float) -> dict[str, int]:
+    """Hosts with something due, and how much, counted up to 1,000."""
+    return {row.host: row.due for row in connection.execute(_DUE_HOSTS, {"now": now}) if row.due}
+
+
+def next_due_at(connection: Connection) -> float | None:
+    """The earliest due time of all that is pending."""
+    earliest: float | None = connection.execute(_NEXT_DUE).scalar_one()
+    return earliest
+
+
+def failing_hosts(connection: Connection) -> dict[str, int]:
+    """Hosts' failures in a row."""
+    return {row.host: row.failures for row in connection.execute(_FAILING)}
+
+
+# --- claiming -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claiming:
+    """How much of each host's to claim, for how long."""
+
+    replica: Replica
+    sealer: Sealer
+    now: float
+    lease_seconds: float
+    room: dict[str, int]
+
+
+_DUE = (
+    select(outbox.c.id)
+    .where(outbox.c.host == bindparam("a_host"), outbox.c.due_at <= bindparam("now"))
+    .order_by(outbox.c.due_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = (
+    update(outbox)
+    .where(outbox.c.id.in_(bindparam("those", expanding=True)))
+    .values(lease=bindparam("a_lease"), holder=bindparam("replica"), due_at=bindparam("until"), set_at=bindparam("now"))
+)
+_LOAD: Select[Any] = (
+    select(
+        *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.type, deliveries.c.round_attempts),
+        *(watches.c.app, watches.c.callback_url, watches.c.host, watches.c.headers, watches.c.secret),
+        *(events.c.payload, events.c.created_at),
+    )
+    .select_from(deliveries)
+    .join(watches, watches.c.id == deliveries.c.watch_id)
+    .join(events, (events.c.watch_id == deliveries.c.watch_id) & (events.c.type == deliveries.c.type))
+    .where(deliveries.c.id.in_(bindparam("those", expanding=True)))
+    .order_by(deliveries.c.created_at)
+)
+
+
+def claim(connection: Connection, works: Sequence[Claiming]) -> Sequence[list[OwedDelivery] | BridgeError]:
+    """Claim what is due, the oldest of each host first."""
+    return [_claimed(connection, work) for work in works]
+
+
+def _claimed(connection: Connection, work: Claiming) -> list[OwedDelivery]:
+    if not replicas.holds(connection, work.replica):
+        return []
+    found: list[str] = []
+    for host, most in work.room.items():
+        found += connection.execute(_DUE, {"a_host": host, "now": work.now, "most": most}).scalars()
+    if not found:
+        return []
+    lease = randomness.token_hex(8)
+    claimed = {"those": sorted(found), "a_lease": lease, "replica": work.replica.id, "now": work.now}
+    connection.execute(_CLAIM, claimed | {"until": work.now + work.lease_seconds})
+    rows = connection.execute(_LOAD, {"those": sorted(found)})
+    return [owed(row, _event_of(row), lease, row.round_attempts, work.sealer) for row in rows]
+
+
+def _event_of(row: Any) -> Event:
+    return Event(row.id, row.watch_id, EventType(row.type), row.created_at, bytes(row.payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Releasing:
+    """Claims to be given back."""
+
+    owed: Sequence[OwedDelivery]
+    now: float
+
+
+_GIVE_BACK = (
+    update(outbox)
+    .where(outbox.c.id == bindparam("an_id"), outbox.c.lease == bindparam("a_lease"))
+    .values(lease=None, holder=None, due_at=bindparam("now"), set_at=bindparam("now"))
+)
+
+
+def release(connection: Connection, works: Sequence[Releasing]) -> Sequence[Nothing | BridgeError]:
+    """Make them due again, those whose claim still stands."""
+    rows = [{"an_id": one.id, "a_lease": one.lease, "now": work.now} for work in works for one in work.owed]
+    if rows:
+        connection.execute(_GIVE_BACK, sorted(rows, key=lambda row: str(row["an_id"])))
+    return [None] * len(works)
+
+
+# --- attempts -----------------------------------------------------------------------------------------------------
+
+_LEASES = (
+    select(outbox.c.id, outbox.c.lease)
+    .where(outbox.c.id.in_(bindparam("those", expanding=True)))
+    .order_by(outbox.c.id)
+    .with_for_update()
+)
+_WRITE_ATTEMPT = insert(attempts)
+_STEP = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("an_id"))
+    .values(
+        state=bindparam("now_state"),
+        attempts=deliveries.c.attempts + 1,
+        round_attempts=deliveries.c.round_attempts + 1,
+        next_attempt_at=bindparam("next"),
+        delivered_at=bindparam("delivered"),
+        dead_at=bindparam("dead"),
+        error=bindparam("now_error"),
+    )
+)
+_DONE = delete(outbox).where(outbox.c.id.in_(bindparam("those", expanding=True)))
+_LATER = (
+    update(outbox)
+    .where(outbox.c.id == bindparam("an_id"))
+    .values(lease=None, holder=None, due_at=bindparam("due"), set_at=bindparam("now"))
+)
+_host = insert(hosts)
+_HOST_FAILED = _host.on_conflict_do_update(
+    index_elements=["host"], set_={"failures": _host.excluded.failures, "at": _host.excluded.at}
+)
+_HOST_WELL = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
+
+
+def record_attempts(connection: Connection, works: Sequence[Tried]) -> Sequence[Nothing | BridgeError]:
+    """Write each attempt and its delivery's next step, where the claim still stands."""
+    held = connection.execute(_LEASES, {"those": sorted({work.delivery_id for work in works})})
+    leases = {row.id: row.lease for row in held}
+    standing = [work for work in works if leases.get(work.delivery_id) == work.lease]
+    if standing:
+        connection.execute(_WRITE_ATTEMPT, [_attempt_row(work) for work in standing])
+        connection.execute(_STEP, sorted(map(_step, standing), key=lambda row: str(row["an_id"])))
+        _update_outbox(connection, standing)
+    _write_hosts(connection, works)
+    lost = LostClaim("the delivery is claimed anew, or no longer owed")
+    return [None if leases.get(work.delivery_id) == work.lease else lost for work in works]
+
+
+def _attempt_row(work: Tried) -> dict[str, Any]:
+    attempt = work.attempt
+    return {
+        "delivery_id": work.delivery_id,
+        "started_at": attempt.started_at,
+        "duration_seconds": attempt.duration_seconds,
+        "status_code": attempt.status_code,
+        "error": problem_text(attempt.error),
+        "body": attempt.body,
+    }
+
+
+def _step(work: Tried) -> dict[str, Any]:
+    step: dict[str, Any] = {"an_id": work.delivery_id, "next": None, "delivered": None, "dead": None, "now_error": None}
+    match work.verdict:
+        case Delivered():
+            return step | {"now_state": DeliveryState.DELIVERED, "delivered": work.at}
+        case RetryAt(at=at, error=error):
+            return step | {"now_state": DeliveryState.PENDING, "next": at, "now_error": problem_text(error)}
+        case Dead(error=error):
+            return step | {"now_state": DeliveryState.DEAD, "dead": work.at, "now_error": problem_text(error)}
+
+
+def _update_outbox(connection: Connection, standing: Sequence[Tried]) -> None:
+    later = [
+        {"an_id": work.delivery_id, "due": work.verdict.at, "now": work.at}
+        for work in standing
+        if isinstance(work.verdict, RetryAt)
+    ]
+    done = sorted(work.delivery_id for work in standing if not isinstance(work.verdict, RetryAt))
+    if later:
+        connection.execute(_LATER, sorted(later, key=lambda row: str(row["an_id"])))
+    if done:
+        connection.execute(_DONE, {"those": done})
+
+
+def _write_hosts(connection: Connection, works: Sequence[Tried]) -> None:
+    failures = {work.host: (work.host_failures, work.at) for work in works if work.host_failures is not None}
+    failing = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
+    well = sorted(host for host, (count, _) in failures.items() if not count)
+    if failing:
+        connection.execute(_HOST_FAILED, failing)
+    if well:
+        connection.execute(_HOST_WELL, {"those": well})
+
+
+# --- sending again ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """Whose delivery to send again; an app of None may any."""
+
+    delivery_id: str
+    app: str | None
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetryingMany:
+    """Which dead deliveries to send again."""
+
+    wanted: DeadFilter
+    now: float
+
+
+_FIND = (
+    select(deliveries.c.id, watches.c.app, watches.c.host)
+    .join(watches, watches.c.id == deliveries.c.watch_id)
+    .where(deliveries.c.id == bindparam("an_id"))
+)
+_PENDING_AGAIN = (
+    update(deliveries)
+    .where(deliveries.c.id.in_(bindparam("those", expanding=True)))
+    .values(state="pending", round_attempts=0, next_attempt_at=bindparam("now"), delivered_at=None, dead_at=None)
+)
+_due_again = insert(outbox)
+_DUE_AGAIN = _due_again.on_conflict_do_update(
+    index_elements=["id"],
+    set_={"due_at": _due_again.excluded.due_at, "set_at": _due_again.excluded.set_at},
+    where=outbox.c.lease.is_(None),  # one that is under way now counts as the retry; its schedule begins anew
+)
+
+
+def retry(connection: Connection, works: Sequence[Retrying]) -> Sequence[Nothing | BridgeError]:
+    """Make each delivery due now."""
+    results: list[Nothing | BridgeError] = []
+    found: dict[str, str] = {}
+    for work in works:
+        row = connection.execute(_FIND, {"an_id": work.delivery_id}).one_or_none()
+        if row is None or work.app not in {None, row.app}:
+            results.append(NotFound("there is no such delivery"))
+            continue
+        found[row.id] = row.host
+        results.append(None)
+    _make_due(connection, found, works[0].now)
+    return results
+
+
+def _make_due(connection: Connection, found: dict[str, str], now: float) -> None:
+    if not found:
+        return
+    those = sorted(found)
+    # The outbox first, as in recording attempts: two replicas that take both rows in one order cannot deadlock.
+    connection.execute(_DUE_AGAIN, [{"id": one, "host": found[one], "due_at": now, "set_at": now} for one in those])
+    connection.execute(_PENDING_AGAIN, {"those": those, "now": now})
+
+
+def count_dead(connection: Connection, wanted: DeadFilter) -> int:
+    """How many a filter finds."""
+    count: int = connection.execute(_dead(wanted, func.count())).scalar_one()
+    return count
+
+
+def retry_dead(connection: Connection, works: Sequence[RetryingMany]) -> Sequence[int | BridgeError]:
+    """Make up to 2,000 of what each filter finds due now; how many."""
+    return [_retried(connection, work) for work in works]
+
+
+def _retried(connection: Connection, work: RetryingMany) -> int:
+    wanted = _dead(work.wanted, deliveries.c.id, watches.c.host).order_by(deliveries.c.id).limit(RETRIED_AT_ONCE)
+    found = {row.id: row.host for row in connection.execute(wanted)}
+    _make_due(connection, found, work.now)
+    return len(found)
+
+
+def _dead(wanted: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
+    question = select(*columns).select_from(deliveries).join(watches, watches.c.id == deliveries.c.watch_id)
+    question = question.where(IS_DEAD)
+    if wanted.app is not None:
+        question = question.where(watches.c.app == wanted.app)
+    if wanted.since is not None:
+        question = question.where(deliveries.c.dead_at >= wanted.since)
+    if wanted.until is not None:
+        question = question.where(deliveries.c.dead_at <= wanted.until)
+    if wanted.host is not None:
+        question = question.where(watches.c.host.startswith(f"{wanted.host}:", autoescape=True))
+    return question

@@ -1,0 +1,201 @@
+"""One database: its engines, its transactions, its clock. SQLite and PostgreSQL differ here and nowhere else."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+BUSY_SECONDS = 2.5  # a lock held longer is trouble: with the queue before it a caller has its answer within 4 s
+TRIES = 5  # of a transaction that PostgreSQL ended for a deadlock or a serialization failure
+
+# CLOCK_BOOTTIME runs while the machine is suspended; monotonic() stops, and a lease would seem to last.
+_RUNNING = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def running_seconds() -> float:
+    """A clock that nobody sets and that runs while the machine is suspended, where the system has one."""
+    return time.monotonic() if _RUNNING is None else time.clock_gettime(_RUNNING)
+
+
+class Database:
+    """What both kinds share. `transaction` is for the writer's thread only."""
+
+    shared = False
+
+    def __init__(self, writing: Engine, reading: Engine) -> None:
+        self._writing = writing
+        self._reading = reading
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def transaction(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` in one transaction and commit."""
+        with self._writing.connect() as connection, connection.begin():
+            result = work(connection)
+            self.check()
+        return result
+
+    def read(
+        self,
+        question: Callable[Concatenate[Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Ask in a transaction that writes nothing."""
+        self.check()
+        with self._reading.connect() as connection, connection.begin():
+            return question(connection, *args, **kwargs)
+
+    def check(self) -> None:
+        """Raise OperationalError when the database is not where it was opened."""
+
+    def synchronize(self) -> None:
+        """Compare clocks with the database."""
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._writing.dispose()
+        self._reading.dispose()
+
+
+class SqliteDatabase(Database):
+    """A file. WAL, so that reading and writing do not wait for one another; a commit is on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(_sqlite_engine(path, "BEGIN IMMEDIATE"), _sqlite_engine(path, "BEGIN"))
+        self._identity = self._identify()
+
+    def check(self) -> None:
+        """Raise OperationalError when the file is gone or another: SQLite itself would go on writing to the old one."""
+        found = self._identify()
+        if found == self._identity:
+            return
+        if found is None:
+            raise _unusable("the database file is gone")
+        self._writing.dispose()
+        self._reading.dispose()
+        raise _unusable("the database file was replaced; start the bridge anew")
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  called at each commit: half the cost of Path.stat
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+class PostgresDatabase(Database):
+    """A server that replicas share. Its clock is everybody's: replicas' own may be a minute apart."""
+
+    shared = True
+
+    def __init__(self, url: str) -> None:
+        engine = _postgres_engine(url)
+        super().__init__(engine, engine)
+        self._epoch_offset = time.time() - running_seconds()
+
+    def now(self) -> float:
+        """Unix seconds by the server's clock, as of the last comparison."""
+        return running_seconds() + self._epoch_offset
+
+    def synchronize(self) -> None:
+        """Take the server's time over; the way there and back is shared out evenly."""
+        with self._reading.connect() as connection, connection.begin():
+            before = running_seconds()
+            served = connection.execute(_SERVER_TIME).scalar_one()
+            self._epoch_offset = float(served) - (before + running_seconds()) / 2
+
+    def transaction(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` in one transaction; once more when it was the victim of a deadlock, or the server came back."""
+        for turn in range(1, TRIES + 1):
+            try:
+                return super().transaction(work)
+            except OperationalError as error:
+                if turn == TRIES or not (_may_work_again(error) or (error.connection_invalidated and turn == 1)):
+                    raise
+        raise AssertionError("the last turn returns or raises")
+
+
+_SERVER_TIME = select(func.extract("epoch", func.clock_timestamp()))
+
+
+def _may_work_again(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in {"40001", "40P01"}  # serialization failure, deadlock
+
+
+def _unusable(reason: str) -> OperationalError:
+    return OperationalError("", None, OSError(reason))
+
+
+def _sqlite_engine(path: Path, begin: str) -> Engine:
+    # isolation_level=None: the driver begins nothing by itself, and BEGIN IMMEDIATE takes the lock before it reads.
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"isolation_level": None, "timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=4,
+        query_cache_size=200,
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgres_engine(url: str) -> Engine:
+    return create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_size=5,
+        max_overflow=0,
+        pool_timeout=BUSY_SECONDS,
+        query_cache_size=200,
+        connect_args={
+            "connect_timeout": 3,
+            "application_name": "amux-bridge",
+            # A server that is cut off must not hold the writer's thread: nobody else would write meanwhile.
+            "tcp_user_timeout": 4000,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 2,
+            "options": "-c statement_timeout=3500 -c lock_timeout=2500 -c idle_in_transaction_session_timeout=10000",
+        },
+    )
+
+
+@contextmanager
+def closing(database: Database) -> Iterator[Database]:
+    """Close a database at the end of a block."""
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def connect(database_url: str) -> Database:
+    """A database by its URL; nothing is opened yet."""
+    if database_url.startswith("sqlite:"):
+        return SqliteDatabase(sqlite_path(database_url))
+    return PostgresDatabase(database_url)
+
+
+def sqlite_path(database_url: str) -> Path:
+    """The file of a `sqlite:///` URL."""
+    return Path(database_url.removeprefix("sqlite:///").partition("?")[0])

@@ -1,0 +1,216 @@
+"""Opening a store: files and their modes, the one-process lock, the key, migrations, the root secret, joining."""
+
+import asyncio
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_bytes
+
+from cryptography.fernet import Fernet
+from sqlalchemy import Connection, bindparam, inspect, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from bridge.core.errors import BadSetting, StoreUnavailable
+from bridge.core.signing import new_secret
+from bridge.store import replicas
+from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, sqlite_path
+from bridge.store.migrating import migrate
+from bridge.store.registering import ActiveLimit
+from bridge.store.replicas import Replica
+from bridge.store.schema import secrets
+from bridge.store.sealing import Sealer
+from bridge.store.store import Store
+from bridge.store.writer import GroupWriter
+from bridge.telemetry import Metrics
+
+try:
+    import fcntl
+except ImportError:  # Windows: there the operator sees to it that one process serves a file
+    fcntl = None  # type: ignore[assignment]
+
+KEY_FILE = "bridge.key"
+OWNER_ONLY = 0o600
+DELIVERY_LEASE_SECONDS = 60.0
+ROOT, SIGNING = "root", "signing"
+
+
+async def open_store(
+    database_url: str,
+    encryption_keys: Sequence[str],
+    metrics: Metrics,
+    *,
+    max_active_watches: int = 100_000,
+    delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
+) -> Store:
+    """Open a store to serve from; the schema is brought up to date.
+
+    Raises BadSetting with one sentence for a wrong key, a loose key file, a folder that is not there and a file that
+    another process serves; StoreUnavailable when the database does not answer.
+    """
+    return await asyncio.to_thread(
+        _open, database_url, encryption_keys, metrics, max_active_watches, delivery_lease_seconds
+    )
+
+
+def _open(
+    database_url: str, encryption_keys: Sequence[str], metrics: Metrics, max_active_watches: int, lease_seconds: float
+) -> Store:
+    lock = _serve_lock(sqlite_path(database_url)) if database_url.startswith("sqlite:") else None
+    try:
+        database, sealer = open_database(database_url, encryption_keys)
+    except BaseException:
+        _unlock(lock)
+        raise
+    try:
+        unjoined = Replica("", 0, database.shared, database.now)
+        [replica] = database.transaction(lambda connection: replicas.join(connection, [unjoined]))
+    except DBAPIError as error:
+        database.close()
+        _unlock(lock)
+        raise _refused(error) from None
+    if not isinstance(replica, Replica):
+        raise replica
+    store = Store(
+        database, GroupWriter(database.transaction, metrics), sealer, replica, ActiveLimit(max_active_watches)
+    )
+    store.delivery_lease_seconds = lease_seconds
+    store.on_close = lambda: _unlock(lock)
+    return store
+
+
+def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Sealer]:
+    """The database and its sealer, for commands that work beside a service. Raises as `open_store`."""
+    try:
+        if database_url.startswith("sqlite:"):
+            path = sqlite_path(database_url)
+            _prepare(path)
+            database: Database = SqliteDatabase(path)
+            keys = encryption_keys or [_key_of_file(path, is_used=_holds_secrets(database))]
+        else:
+            database, keys = PostgresDatabase(database_url), encryption_keys
+            database.synchronize()
+        migrate(database)
+        return database, _rooted(database, Sealer(keys))
+    except DBAPIError as error:
+        raise _refused(error) from None
+
+
+def _refused(error: DBAPIError) -> StoreUnavailable:
+    # Without the URL and without parameters: they may hold a password.
+    return StoreUnavailable(f"the database does not open: {' '.join(str(error.orig).split())[:200]}")
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def _prepare(path: Path) -> None:
+    """See to the file and its mode: what SQLite puts beside it takes the same."""
+    if not path.parent.is_dir():
+        raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))
+        for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+            with suppress(FileNotFoundError):
+                file.chmod(OWNER_ONLY)
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_DATABASE_URL: {path} cannot be written: {error.strerror}") from None
+
+
+def _serve_lock(path: Path) -> int | None:
+    """Take the lock that says "a service uses this file"; SQLite's own locks are left to SQLite's tools."""
+    if fcntl is None or not path.parent.is_dir():
+        return None
+    try:
+        lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_DATABASE_URL: {path.parent} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise BadSetting(f"BRIDGE_DATABASE_URL: another bridge serves from {path}; stop it first") from None
+    return lock
+
+
+def _unlock(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _key_of_file(database_path: Path, *, is_used: bool) -> str:
+    """The key file's key; a new one for a new database, never one over what another key has sealed."""
+    path = database_path.with_name(KEY_FILE)
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        if is_used:
+            raise BadSetting(
+                f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing, and the database holds what it has sealed; "
+                "put it back or give the key"
+            ) from None
+        return _new_key_file(path)
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}") from None
+    with os.fdopen(file) as opened:
+        mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
+        if os.name == "posix" and mode & 0o077:
+            raise BadSetting(
+                f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
+                f"make it yours alone: chmod 600 {path}"
+            )
+        key = opened.read().strip()
+    try:
+        Fernet(key)
+    except ValueError:
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} holds no Fernet key") from None
+    return key
+
+
+def _new_key_file(path: Path) -> str:
+    key = Fernet.generate_key().decode()
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "w") as file:
+            file.write(key + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before anything is sealed with it
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}") from None
+    return key
+
+
+# --- secrets ------------------------------------------------------------------------------------------------------
+
+_FIND = select(secrets.c.sealed).where(secrets.c.name == bindparam("a_name"))
+_KEEP = insert(secrets).on_conflict_do_nothing(index_elements=["name"])
+
+
+def _holds_secrets(database: Database) -> bool:
+    def question(connection: Connection) -> bool:
+        known = inspect(connection).has_table("secrets")
+        return known and connection.execute(_FIND, {"a_name": ROOT}).first() is not None
+
+    return database.read(question)
+
+
+def _kept(connection: Connection, sealer: Sealer, name: str, fresh: str) -> str:
+    """A secret of the database's own: the one that is there, or `fresh`. Raises BadSetting for a wrong key."""
+    sealed = connection.execute(_FIND, {"a_name": name}).scalar_one_or_none()
+    if sealed is None:
+        connection.execute(_KEEP, {"name": name, "sealed": sealer.seal(name, fresh)})
+        sealed = connection.execute(_FIND, {"a_name": name}).scalar_one()
+    return sealer.open(name, sealed)
+
+
+def _rooted(database: Database, sealer: Sealer) -> Sealer:
+    """The sealer with the root that fingerprints come from. It is the canary as well: a wrong key does not open it."""
+    root = database.transaction(lambda connection: _kept(connection, sealer, ROOT, token_bytes(32).hex()))
+    return sealer.rooted(bytes.fromhex(root))
+
+
+def own_signing_secret(database: Database, sealer: Sealer) -> str:
+    """The `whsec_...` that signs when none is configured: made once, kept sealed."""
+    fresh = new_secret(token_bytes(32)).text
+    return database.transaction(lambda connection: _kept(connection, sealer, SIGNING, fresh))

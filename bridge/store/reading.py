@@ -1,0 +1,197 @@
+"""Questions: nothing here writes."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select
+
+from bridge.core.errors import NotFound, WatchActive
+from bridge.core.event import event_id
+from bridge.core.model import Attempt, EventType
+from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
+from bridge.store.replicas import Replica
+from bridge.store.rows import delivery_view, problem_of, task_row, task_view, watch_of
+from bridge.store.schema import IS_ACTIVE, IS_DEAD, attempts, deliveries, events, outbox, tasks, watches
+from bridge.store.sealing import Sealer
+
+_TASK_COLUMNS = [column for column in tasks.c if column.name not in {"id", "key", "task_id"}]
+_WITH_TASK = select(watches, *_TASK_COLUMNS).join(tasks, tasks.c.id == watches.c.task)
+_ONE = _WITH_TASK.where(watches.c.id == bindparam("an_id"))
+_DELIVERIES = (
+    select(deliveries)
+    .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
+    .order_by(deliveries.c.created_at, deliveries.c.id)
+)
+
+
+def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchView:
+    """A watch of an app (None: of any). Raises NotFound."""
+    row = connection.execute(_ONE, {"an_id": watch_id}).one_or_none()
+    if row is None or app not in {None, row.app}:
+        raise NotFound("there is no such watch")
+    return _views(connection, [row])[0]
+
+
+def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
+    """A page, newest first."""
+    return _views(connection, connection.execute(_page(query)).all())
+
+
+def _page(query: WatchQuery) -> Select[Any]:
+    page = _WITH_TASK
+    if query.before is not None:
+        page = page.where(watches.c.id < query.before)
+    if query.app is not None:
+        page = page.where(watches.c.app == query.app)
+    if query.state is not None:
+        # A literal for what is rare, so that its index serves.
+        page = page.where(IS_ACTIVE if query.state == "active" else watches.c.state == query.state)
+    if query.outcome is not None:
+        page = page.where(watches.c.outcome == query.outcome)
+    if query.task_id is not None:
+        page = page.where(watches.c.task_id == query.task_id)
+    if query.delivery_state is not None:
+        state = IS_DEAD if query.delivery_state == "dead" else deliveries.c.state == query.delivery_state
+        page = page.where(watches.c.id.in_(select(deliveries.c.watch_id).where(state)))
+    return page.order_by(watches.c.id.desc()).limit(query.limit)
+
+
+def _views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
+    apps = {row.id: row.app for row in rows}
+    owed: dict[str, list[DeliveryView]] = defaultdict(list)
+    if apps:
+        for row in connection.execute(_DELIVERIES, {"those": list(apps)}):
+            owed[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
+    return [WatchView(watch_of(row), task_view(row, row.task), tuple(owed[row.id])) for row in rows]
+
+
+_MARKS = (
+    select(watches.c.id, watches.c.state, tasks.c.status, tasks.c.polls)
+    .join(tasks, tasks.c.id == watches.c.task)
+    .where(watches.c.id.in_(bindparam("those", expanding=True)))
+)
+
+
+def marks(connection: Connection, watch_ids: Sequence[str]) -> dict[str, str]:
+    """A text for each watch that differs whenever anything about it does."""
+    found = {
+        row.id: f"{row.state} {row.status} {row.polls}" for row in connection.execute(_MARKS, {"those": watch_ids})
+    }
+    for row in connection.execute(_DELIVERIES, {"those": watch_ids}):
+        if row.watch_id in found:
+            found[row.watch_id] += f" {row.type} {row.state} {row.attempts} {row.next_attempt_at}"
+    return found
+
+
+# --- events and secrets -------------------------------------------------------------------------------------------
+
+_TERMINAL = (
+    select(watches.c.app, watches.c.secret, events.c.type, events.c.payload)
+    .outerjoin(events, (events.c.watch_id == watches.c.id) & events.c.terminal)
+    .where(watches.c.id == bindparam("an_id"))
+)
+_API_KEY = select(watches.c.api_key).where(watches.c.id == bindparam("an_id"))
+_KEYS = (
+    select(tasks.c.credential, watches.c.id, watches.c.api_key)
+    .join(watches, watches.c.task == tasks.c.id)
+    .where(
+        tasks.c.closed_at.is_(None),
+        watches.c.api_key.is_not(None),
+        IS_ACTIVE,
+        tasks.c.credential.in_(bindparam("those", expanding=True)),
+    )
+)
+
+
+def terminal_event(connection: Connection, sealer: Sealer, watch_id: str, app: str | None) -> StoredEvent:
+    """The bytes that a receiver gets. Raises NotFound, or WatchActive while there are none."""
+    row = connection.execute(_TERMINAL, {"an_id": watch_id}).one_or_none()
+    if row is None or app not in {None, row.app}:
+        raise NotFound("there is no such watch")
+    if row.payload is None:
+        raise WatchActive("the watch has no terminal event")
+    secret = None if row.secret is None else sealer.open(watch_id, row.secret)
+    return StoredEvent(event_id(watch_id, EventType(row.type)), bytes(row.payload), secret)
+
+
+def api_key_of(connection: Connection, sealer: Sealer, watch_id: str) -> str | None:
+    """A watch's own amux key, opened."""
+    blob = connection.execute(_API_KEY, {"an_id": watch_id}).scalar_one_or_none()
+    return None if blob is None else sealer.open(watch_id, blob)
+
+
+def keys_of(connection: Connection, sealer: Sealer, credentials: Sequence[str]) -> dict[str, str]:
+    """One key for each credential that is watches' own; opened once each, however many watches share it."""
+    blobs = {row.credential: (row.id, row.api_key) for row in connection.execute(_KEYS, {"those": credentials})}
+    return {credential: sealer.open(watch_id, blob) for credential, (watch_id, blob) in blobs.items()}
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------
+
+_OWN = select(tasks).where(tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None))
+_OVERDUE = (
+    select(watches.c.deadline_at, watches.c.id, watches.c.task)
+    .join(tasks, tasks.c.id == watches.c.task)
+    .where(
+        IS_ACTIVE,
+        watches.c.deadline_at <= bindparam("now"),
+        tasks.c.owner == bindparam("replica"),
+        or_(
+            watches.c.deadline_at > bindparam("after"),
+            (watches.c.deadline_at == bindparam("after")) & (watches.c.id > bindparam("after_id")),
+        ),
+    )
+    .order_by(watches.c.deadline_at, watches.c.id)
+    .limit(bindparam("most"))
+)
+
+
+def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
+    """Every open task of a replica."""
+    return [task_row(row, sight_owed=row.wants_status) for row in connection.execute(_OWN, {"replica": replica.id})]
+
+
+def overdue(connection: Connection, replica: Replica, now: float, after: Overdue | None, limit: int) -> list[Overdue]:
+    """A page of watches past their deadline, by (deadline, id)."""
+    place = (
+        {"after": -1.0, "after_id": ""} if after is None else {"after": after.deadline_at, "after_id": after.watch_id}
+    )
+    rows = connection.execute(_OVERDUE, {"now": now, "replica": replica.id, "most": limit} | place)
+    return [Overdue(row.deadline_at, row.id, row.task) for row in rows]
+
+
+# --- deliveries and figures ---------------------------------------------------------------------------------------
+
+_DELIVERY = (
+    select(deliveries, watches.c.app)
+    .join(watches, watches.c.id == deliveries.c.watch_id)
+    .where(deliveries.c.id == bindparam("an_id"))
+)
+_ATTEMPTS = select(attempts).where(attempts.c.delivery_id == bindparam("an_id")).order_by(attempts.c.seq)
+
+
+def one_delivery(connection: Connection, delivery_id: str, app: str | None) -> tuple[DeliveryView, list[Attempt]]:
+    """A delivery of an app (None: of any) with its attempts. Raises NotFound."""
+    row = connection.execute(_DELIVERY, {"an_id": delivery_id}).one_or_none()
+    if row is None or app not in {None, row.app}:
+        raise NotFound("there is no such delivery")
+    tried = [
+        Attempt(found.started_at, found.duration_seconds, found.status_code, problem_of(found.error), found.body)
+        for found in connection.execute(_ATTEMPTS, {"an_id": delivery_id})
+    ]
+    return delivery_view(row, row.app), tried
+
+
+_COUNTS = select(
+    select(func.count()).select_from(watches).where(IS_ACTIVE).scalar_subquery().label("active"),
+    select(func.count()).select_from(outbox).scalar_subquery().label("pending"),
+    select(func.count()).select_from(deliveries).where(IS_DEAD).scalar_subquery().label("dead"),
+    select(func.min(outbox.c.due_at)).scalar_subquery().label("due"),
+)
+
+
+def counts(connection: Connection) -> Counts:
+    """What the gauges show."""
+    row = connection.execute(_COUNTS).one()
+    return Counts(row.active, row.pending, row.dead, row.due)

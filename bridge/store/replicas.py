@@ -1,0 +1,209 @@
+"""Who polls what: leases, epochs, taking over and handing over."""
+
+import secrets as randomness
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+
+from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
+from bridge.store.records import TaskRow
+from bridge.store.rows import task_row
+from bridge.store.schema import outbox, replicas, tasks
+
+LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart
+LEASE_SECONDS = 9.0  # a dead replica's tasks are polled by others within 15 s: its lease, then a look every 2 s
+
+Nothing: TypeAlias = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """This process, as the database knows it."""
+
+    id: str
+    epoch: int
+    shared: bool
+    now: Any  # Callable[[], float]: the database's clock
+
+
+_FENCE = (
+    select(replicas.c.epoch)
+    .where(replicas.c.id == bindparam("replica"))
+    .with_for_update(read=True)  # shared: whoever raises the epoch waits for the writes that still rely on it
+)
+
+
+def holds(connection: Connection, replica: Replica) -> bool:
+    """Whether the replica's claim to its tasks stands, and will until this transaction ends."""
+    epoch = connection.execute(_FENCE, {"replica": replica.id}).scalar_one_or_none()
+    return epoch == replica.epoch
+
+
+_FIND_EPOCH = select(replicas.c.epoch).where(replicas.c.id == bindparam("replica"))
+_JOIN = insert(replicas)
+_BUMP = update(replicas).where(replicas.c.id == bindparam("replica")).values(epoch=replicas.c.epoch + 1)
+_RELEASE = (
+    update(outbox)
+    .where(outbox.c.holder == bindparam("replica"))
+    .values(lease=None, holder=None, due_at=bindparam("now"), set_at=bindparam("now"))
+)
+
+
+def join(connection: Connection, works: Sequence[Replica]) -> Sequence[Replica | BridgeError]:
+    """Take part: under the local name and the next epoch, or under a new id where there may be others."""
+    return [_joined(connection, work) for work in works]
+
+
+def _joined(connection: Connection, work: Replica) -> Replica:
+    name = f"rep_{randomness.token_hex(8)}" if work.shared else LOCAL
+    now = work.now()
+    epoch = connection.execute(_FIND_EPOCH, {"replica": name}).scalar_one_or_none()
+    if epoch is None:
+        row = {"id": name, "epoch": 1, "started_at": now, "owned_tasks": 0, "probed": 0}
+        connection.execute(_JOIN, row | {"expires_at": now + LEASE_SECONDS})
+        return Replica(name, 1, work.shared, work.now)
+    connection.execute(_BUMP, {"replica": name})
+    # Nobody else sends from this file: what was claimed when the last process died is due now.
+    connection.execute(_RELEASE, {"replica": name, "now": now})
+    return Replica(name, epoch + 1, work.shared, work.now)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A lease to be renewed, and the load to tell the others."""
+
+    replica: Replica
+    owned_tasks: int
+
+
+_RENEW = (
+    update(replicas)
+    .where(replicas.c.id == bindparam("replica"), replicas.c.epoch == bindparam("held"))
+    .values(expires_at=bindparam("until"), owned_tasks=bindparam("owned"))
+)
+
+
+def renew(connection: Connection, works: Sequence[Renewal]) -> Sequence[Nothing | BridgeError]:
+    """One row, however many tasks."""
+    results: list[Nothing | BridgeError] = []
+    for work in works:
+        replica = work.replica
+        given = {"replica": replica.id, "held": replica.epoch, "owned": work.owned_tasks}
+        done = connection.execute(_RENEW, given | {"until": replica.now() + LEASE_SECONDS})
+        results.append(None if done.rowcount else LostClaim("another replica has taken this one's tasks over"))
+    return results
+
+
+_PROBE = update(replicas).where(replicas.c.id == bindparam("replica")).values(probed=1 - replicas.c.probed)
+
+
+def probe(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing | BridgeError]:
+    """Write one small thing, to learn whether writing works."""
+    for replica in set(works):
+        if not connection.execute(_PROBE, {"replica": replica.id}).rowcount:
+            return [StoreUnavailable("this replica is unknown to the database")] * len(works)
+    return [None] * len(works)
+
+
+# --- taking over --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """How many tasks a replica takes over at a time."""
+
+    replica: Replica
+    limit: int
+
+
+_DEAD = (
+    select(replicas.c.id)
+    .where(replicas.c.expires_at < bindparam("now"), replicas.c.id != bindparam("replica"))
+    .order_by(replicas.c.id)
+    .with_for_update(skip_locked=True)
+)
+_FREE = (
+    select(tasks.c.id)
+    .where(
+        tasks.c.closed_at.is_(None),
+        or_(tasks.c.owner.is_(None), tasks.c.owner.in_(bindparam("dead", expanding=True))),
+    )
+    .order_by(tasks.c.id)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE = (
+    update(tasks)
+    .where(tasks.c.id.in_(bindparam("ids", expanding=True)))
+    .values(owner=bindparam("replica"), news=False)
+    .returning(tasks)
+)
+_NEWS = (
+    select(tasks.c.id)
+    .where(tasks.c.owner == bindparam("replica"), tasks.c.news, tasks.c.closed_at.is_(None))
+    .order_by(tasks.c.id)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_FORGET = delete(replicas).where(
+    replicas.c.id.in_(bindparam("dead", expanding=True)),
+    ~exists(select(tasks.c.id).where(tasks.c.owner == replicas.c.id, tasks.c.closed_at.is_(None))),
+)
+
+
+def adopt(connection: Connection, works: Sequence[Adoption]) -> Sequence[list[TaskRow] | BridgeError]:
+    """Take tasks that nobody polls, and those of our own that others have changed."""
+    return [_adopted(connection, work) for work in works]
+
+
+def _adopted(connection: Connection, work: Adoption) -> list[TaskRow] | BridgeError:
+    replica, now = work.replica, work.replica.now()
+    if not holds(connection, replica):
+        return LostClaim("another replica has taken this one's tasks over")
+    dead = list(connection.execute(_DEAD, {"now": now, "replica": replica.id}).scalars())
+    for name in dead:  # first of all: from here on the dead replica, should it wake, writes nothing
+        connection.execute(_BUMP, {"replica": name})
+        connection.execute(_RELEASE, {"replica": name, "now": now})
+    free = list(connection.execute(_FREE, {"dead": dead, "most": work.limit}).scalars())
+    news = list(connection.execute(_NEWS, {"replica": replica.id, "most": work.limit}).scalars())
+    taken = connection.execute(_TAKE, {"ids": sorted({*free, *news}), "replica": replica.id}).all()
+    if dead:
+        connection.execute(_FORGET, {"dead": dead})
+    return [task_row(row, sight_owed=row.wants_status) for row in taken]
+
+
+# --- handing over -------------------------------------------------------------------------------------------------
+
+_LET_GO = update(tasks).where(tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)).values(owner=None)
+_LEAVE = delete(replicas).where(replicas.c.id == bindparam("replica"))
+
+
+def leave(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing | BridgeError]:
+    """Release every claim; where there may be others, the tasks and the name as well."""
+    for replica in works:
+        connection.execute(_RELEASE, {"replica": replica.id, "now": replica.now()})
+        if replica.shared:
+            connection.execute(_LET_GO, {"replica": replica.id})
+            connection.execute(_LEAVE, {"replica": replica.id})
+    return [None] * len(works)
+
+
+# --- sharing out --------------------------------------------------------------------------------------------------
+
+_LOADS = select(replicas.c.id, replicas.c.owned_tasks).where(replicas.c.expires_at > bindparam("now"))
+UNEVEN = 1.25  # a replica gives new tasks away when it has a quarter more than the least loaded one
+SMALL = 20  # and this many more: a handful of tasks is not worth another replica's look-up
+
+
+def lightest(connection: Connection, replica: Replica) -> str:
+    """Who should poll a new task: this replica, or one that is clearly less loaded."""
+    if not replica.shared:
+        return replica.id
+    loads = {row.id: row.owned_tasks for row in connection.execute(_LOADS, {"now": replica.now()})}
+    own = loads.pop(replica.id, 0)
+    if not loads:
+        return replica.id
+    name = min(loads, key=lambda other: (loads[other], other))
+    return name if own > loads[name] * UNEVEN + SMALL else replica.id

@@ -1,0 +1,146 @@
+"""Between rows and records."""
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from sqlalchemy import Row
+
+from bridge.core.model import (
+    UNSEEN,
+    DeliveryState,
+    Event,
+    EventType,
+    Outcome,
+    OwedDelivery,
+    Problem,
+    TaskSnapshot,
+    TaskStatus,
+    VideoMetadata,
+    Watch,
+    WatchState,
+)
+from bridge.store.records import DeliveryView, PollNote, TaskRow, TaskView
+from bridge.store.sealing import Sealer
+
+SUPERSEDED = Problem("superseded", "the watch became final before this event was delivered")
+
+
+def digest(*parts: str) -> str:
+    """A narrow key for parts that may be long."""
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def problem_text(problem: Problem | None) -> str | None:
+    """A problem as it is stored."""
+    return None if problem is None else orjson.dumps([problem.code, problem.message]).decode()
+
+
+def problem_of(text: str | None) -> Problem | None:
+    """A stored problem."""
+    return None if text is None else Problem(*orjson.loads(text))
+
+
+def watch_of(row: Row[Any]) -> Watch:
+    """A row of `watches` as a watch."""
+    return Watch(
+        id=row.id,
+        app=row.app,
+        task_id=row.task_id,
+        callback_url=row.callback_url,
+        events=events_of(row.events),
+        context=bytes(row.context),
+        created_at=row.created_at,
+        deadline_at=row.deadline_at,
+        timeout_seconds=row.timeout_seconds,
+        state=WatchState(row.state),
+        outcome=None if row.outcome is None else Outcome(row.outcome),
+        settled_at=row.ended_at if row.state == WatchState.SETTLED else None,
+        header_names=tuple(row.header_names.split(",")) if row.header_names else (),
+    )
+
+
+def events_of(text: str) -> frozenset[EventType]:
+    """The event types of a stored list."""
+    return frozenset(map(EventType, text.split(",")))
+
+
+def snapshot_values(snapshot: TaskSnapshot) -> dict[str, Any]:
+    """A snapshot as columns of `tasks`."""
+    return {
+        "status": snapshot.status,
+        "progress": snapshot.progress,
+        "url": snapshot.url,
+        "format": snapshot.format,
+        "metadata": None if snapshot.metadata is None else orjson.dumps(asdict(snapshot.metadata)).decode(),
+        "error": problem_text(snapshot.error),
+    }
+
+
+def note_values(note: PollNote) -> dict[str, Any]:
+    """What a poll leaves behind, as columns of `tasks`."""
+    error = note.last_error
+    told = None if error is None else orjson.dumps([error.code, error.message, note.last_error_at]).decode()
+    return {
+        "polls": note.polls,
+        "last_polled_at": note.last_polled_at,
+        "next_poll_at": note.next_poll_at,
+        "poll_error": told,
+    }
+
+
+def snapshot_of(row: Row[Any]) -> TaskSnapshot:
+    """A task's columns as a snapshot; one object for all that nobody has seen, for there may be 100,000."""
+    if row.status == TaskStatus.UNKNOWN and row.progress is None:
+        return UNSEEN
+    metadata = None if row.metadata is None else VideoMetadata(**orjson.loads(row.metadata))
+    return TaskSnapshot(TaskStatus(row.status), row.progress, row.url, row.format, metadata, problem_of(row.error))
+
+
+def task_row(row: Row[Any], *, sight_owed: bool) -> TaskRow:
+    """A row of `tasks` as its owner takes it up."""
+    return TaskRow(row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, sight_owed)
+
+
+def task_view(row: Row[Any], row_id: str) -> TaskView:
+    """A row of `tasks` as a watch shows it."""
+    code, message, at = (None, None, None) if row.poll_error is None else orjson.loads(row.poll_error)
+    error = None if row.poll_error is None else Problem(code, message)
+    note = PollNote(row.polls, row.last_polled_at, row.next_poll_at, error, at)
+    return TaskView(row_id, row.owner, snapshot_of(row), note, closed=row.closed_at is not None)
+
+
+def delivery_view(row: Row[Any], app: str) -> DeliveryView:
+    """A row of `deliveries`."""
+    return DeliveryView(
+        id=row.id,
+        watch_id=row.watch_id,
+        app=app,
+        type=row.type,
+        state=DeliveryState(row.state),
+        attempts=row.attempts,
+        created_at=row.created_at,
+        next_attempt_at=row.next_attempt_at,
+        delivered_at=row.delivered_at,
+        dead_at=row.dead_at,
+        last_error=problem_of(row.error),
+    )
+
+
+def owed(row: Row[Any], event: Event, lease: str, round_attempts: int, sealer: Sealer) -> OwedDelivery:
+    """A delivery to be attempted: its event, and its watch's row, whose secrets are opened here."""
+    return OwedDelivery(
+        id=event.id,
+        watch_id=event.watch_id,
+        app=row.app,
+        type=event.type,
+        callback_url=row.callback_url,
+        host=row.host,
+        payload=event.payload,
+        lease=lease,
+        round_attempts=round_attempts,
+        created_at=event.created_at,
+        headers={} if row.headers is None else orjson.loads(sealer.open(event.watch_id, row.headers)),
+        secret=None if row.secret is None else sealer.open(event.watch_id, row.secret),
+    )

@@ -1,0 +1,223 @@
+"""The tables. What each holds and why it is shaped so; the migrations build exactly this (a test compares them)."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+# Literals, not parameters: an index over a part of a table serves only statements that say the same words.
+IS_ACTIVE = text("watches.state = 'active'")
+IS_DEAD = text("deliveries.state = 'dead'")
+
+# One row for each polling life of (credential, task_id): it closes with its last watch, a later watch opens another.
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key", Text, nullable=False),  # a hash of credential and task_id: one narrow unique index
+    Column("task_id", Text, nullable=False),
+    Column("credential", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("progress", Integer),
+    Column("url", Text),
+    Column("format", Text),
+    Column("metadata", Text),  # JSON, as `error` and `poll_error` are
+    Column("error", Text),
+    Column("polls", Integer, nullable=False),
+    Column("last_polled_at", Double),
+    Column("next_poll_at", Double),
+    Column("poll_error", Text),
+    Column("owner", Text),  # the replica that polls it; null: free to take
+    Column("news", Boolean, nullable=False),  # its owner has to look again: another replica changed something
+    Column("wants_status", Boolean, nullable=False),  # some watch asked for status events
+    Column("opened_at", Double, nullable=False),
+    Column("closed_at", Double),
+    Index(
+        "ux_tasks_open",
+        "key",
+        unique=True,
+        sqlite_where=text("closed_at IS NULL"),
+        postgresql_where=text("closed_at IS NULL"),
+    ),
+    Index(
+        "ix_tasks_owner", "owner", sqlite_where=text("closed_at IS NULL"), postgresql_where=text("closed_at IS NULL")
+    ),
+    Index("ix_tasks_news", "owner", sqlite_where=text("news = 1"), postgresql_where=text("news")),
+)
+
+watches = Table(
+    "watches",
+    metadata,
+    Column("id", Text, primary_key=True),  # ordered by time, so the newest are at one end of the index
+    Column("app", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("callback_url", Text, nullable=False),
+    Column("host", Text, nullable=False),  # host and port of the callback: what fairness counts by
+    Column("endpoint", Text, nullable=False),  # a hash of app, task_id and callback_url: what may be active once
+    Column("events", Text, nullable=False),  # types, comma-separated, sorted
+    Column("context", LargeBinary, nullable=False),
+    Column("options", LargeBinary, nullable=False),  # keyed fingerprint of all that must agree in a repetition
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("created_at", Double, nullable=False),
+    Column("deadline_at", Double, nullable=False),
+    Column("timeout_seconds", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("header_names", Text, nullable=False),
+    Column("headers", LargeBinary),  # sealed, as the next two; they go with the row
+    Column("secret", LargeBinary),
+    Column("api_key", LargeBinary),
+    Index(
+        "ux_watches_active",
+        "endpoint",
+        unique=True,
+        sqlite_where=text("state = 'active'"),
+        postgresql_where=text("state = 'active'"),
+    ),
+    Index(
+        "ix_watches_deadline",
+        "deadline_at",
+        sqlite_where=text("state = 'active'"),
+        postgresql_where=text("state = 'active'"),
+    ),
+    Index("ix_watches_task", "task"),
+    Index("ix_watches_task_id", "task_id"),
+    Index("ix_watches_app", "app", "id"),
+    Index(
+        "ix_watches_ended",
+        "ended_at",
+        sqlite_where=text("ended_at IS NOT NULL"),
+        postgresql_where=text("ended_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_watches_outcome",
+        "outcome",
+        "id",
+        sqlite_where=text("outcome IS NOT NULL"),
+        postgresql_where=text("outcome IS NOT NULL"),
+    ),
+)
+
+# The promise of one terminal event is this table's second index. An event's id is made of its key, so it is no column.
+events = Table(
+    "events",
+    metadata,
+    Column("watch_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("terminal", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("watch_id", "type", name="pk_events"),
+    Index(
+        "ux_events_terminal", "watch_id", unique=True, sqlite_where=text("terminal"), postgresql_where=text("terminal")
+    ),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),  # the event's id, which is `webhook-id`
+    Column("watch_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("round_attempts", Integer, nullable=False),  # since a retry was last asked for
+    Column("created_at", Double, nullable=False),
+    Column("next_attempt_at", Double),
+    Column("delivered_at", Double),
+    Column("dead_at", Double),
+    Column("error", Text),
+    Index("ix_deliveries_watch", "watch_id"),
+    Index(
+        "ix_deliveries_dead", "dead_at", sqlite_where=text("state = 'dead'"), postgresql_where=text("state = 'dead'")
+    ),
+)
+
+# The pending deliveries, narrow: claiming from it costs the same at any size. A claim moves `due_at` to its own end,
+# so a row is free exactly when it is due, and a claim whose holder died becomes due by itself.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("set_at", Double, nullable=False),  # when due_at was written: tells what a clock set back has done
+    Column("lease", Text),
+    Column("holder", Text),
+    Index("ix_outbox_host", "host", "due_at"),
+    Index("ix_outbox_due", "due_at"),
+    Index(
+        "ix_outbox_holder",
+        "holder",
+        sqlite_where=text("holder IS NOT NULL"),
+        postgresql_where=text("holder IS NOT NULL"),
+    ),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("delivery_id", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("duration_seconds", Double, nullable=False),
+    Column("status_code", Integer),
+    Column("error", Text),
+    Column("body", Text),
+    Index("ix_attempts_delivery", "delivery_id"),
+)
+
+# Hosts that failed without an answer of their own; one that answers again has no row.
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("app", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("watch_id", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    PrimaryKeyConstraint("app", "key", name="pk_idempotency"),
+    Index("ix_idempotency_created", "created_at"),
+)
+
+# Who polls. A replica holds its tasks while its epoch stands; whoever takes them over raises the epoch first.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("owned_tasks", Integer, nullable=False),
+    Column("probed", Integer, nullable=False),
+)
+
+# Sealed: the root that keys are derived from (it is the canary too), and a signing secret of our own making.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)

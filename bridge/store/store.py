@@ -1,0 +1,256 @@
+"""The store's face: what the other rooms ask of it. Each call is one durable unit of work, off the event loop.
+
+Every call raises StoreUnavailable when the database does not answer within 4 s; then nothing was stored, or it is not
+known. Calls that write under a claim name it, and come back empty or raise LostClaim when it is gone.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from bridge.core.errors import BridgeError, StoreUnavailable
+from bridge.core.model import Attempt, OwedDelivery
+from bridge.store import cancelling, claiming, reading, registering, replicas, retention, settling
+from bridge.store.database import Database
+from bridge.store.records import (
+    Changed,
+    Counts,
+    DeadFilter,
+    DeliveryView,
+    HostFailures,
+    NewWatch,
+    Overdue,
+    Registered,
+    Settlement,
+    StatusChange,
+    StoredEvent,
+    TaskRow,
+    Tried,
+    WatchQuery,
+    WatchView,
+)
+from bridge.store.sealing import Sealer
+from bridge.store.writer import PATIENCE_SECONDS, GroupWriter
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+READERS = 3  # threads; a page of watches takes a millisecond, so few are enough
+
+
+class Store:
+    """One database, one replica. Made by `opening.open_store`; use it from one event loop, and close it."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: GroupWriter,
+        sealer: Sealer,
+        replica: replicas.Replica,
+        active_limit: registering.ActiveLimit,
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="bridge-reader")
+        self._active_limit = active_limit
+        self.sealer = sealer
+        self.replica = replica
+        self.delivery_lease_seconds = 60.0
+        self.on_close: Callable[[], None] = lambda: None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other replicas may use the same database: PostgreSQL."""
+        return self._database.shared
+
+    def now(self) -> float:
+        """Unix seconds by the clock that all replicas share: the database's, or this machine's for SQLite."""
+        return self._database.now()
+
+    async def close(self) -> None:
+        """Finish what waits, and let go of the database."""
+        await asyncio.to_thread(self._writer.close)
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._database.close)
+        self.on_close()
+
+    # --- watches --------------------------------------------------------------------------------------------------
+
+    async def register(self, new: NewWatch) -> Registered:
+        """Register one watch; raises WatchConflict, IdempotencyConflict or TooManyWatches."""
+        [result] = await self.register_all([new])
+        if isinstance(result, BridgeError):
+            raise result
+        return result
+
+    async def register_all(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
+        """Register many in one commit; each has its own result, in order."""
+        return await self._writer.do(
+            registering.register, registering.Registration(self.replica, self._active_limit, news)
+        )
+
+    async def cancel(self, watch_id: str, app: str | None) -> WatchView:
+        """Cancel an active watch (of one app, or None: of any); repeatable. Raises NotFound or WatchSettled."""
+        await self._writer.do(cancelling.cancel, cancelling.Cancelling(self.replica, watch_id, app, self.now()))
+        return await self.watch(watch_id, app)
+
+    async def watch(self, watch_id: str, app: str | None) -> WatchView:
+        """A watch of an app (None: of any). Raises NotFound."""
+        return await self._read(reading.one_watch, watch_id, app)
+
+    async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
+        """A page of watches, newest first."""
+        return await self._read(reading.page_of_watches, query)
+
+    async def states(self, watch_ids: Sequence[str]) -> dict[str, str]:
+        """A mark for each watch that exists; it changes whenever the watch, its task or a delivery does."""
+        return await self._read(reading.marks, watch_ids)
+
+    async def terminal_event(self, watch_id: str, app: str | None) -> StoredEvent:
+        """The terminal event of a watch. Raises NotFound, or WatchActive while there is none."""
+        return await self._read(reading.terminal_event, self.sealer, watch_id, app)
+
+    async def api_key_of(self, watch_id: str) -> str | None:
+        """The caller's own amux key of a watch, opened; None when the configured one counts."""
+        return await self._read(reading.api_key_of, self.sealer, watch_id)
+
+    # --- tasks ----------------------------------------------------------------------------------------------------
+
+    async def own_tasks(self) -> Sequence[TaskRow]:
+        """Every open task that this replica owns: what it polls after a start."""
+        return await self._read(reading.own_tasks, self.replica)
+
+    async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
+        """The amux keys, opened, of credentials that are watches' own."""
+        return await self._read(reading.keys_of, self.sealer, credentials)
+
+    async def overdue(self, after: Overdue | None, limit: int) -> Sequence[Overdue]:
+        """A page of active watches of own tasks whose deadline has passed, in the deadlines' order."""
+        return await self._read(reading.overdue, self.replica, self.now(), after, limit)
+
+    async def record_status(self, change: StatusChange) -> Changed:
+        """Write a task's new status and the status events owed. Raises LostClaim when the task is another's now."""
+        return await self._writer.do(
+            settling.record_statuses, settling.Owned(self.replica, self.sealer, change, self.delivery_lease_seconds)
+        )
+
+    async def settle(self, settlement: Settlement) -> Changed:
+        """End the watches that may end: state, event and owed delivery in one transaction. Raises LostClaim."""
+        return await self._writer.do(
+            settling.settle, settling.Owned(self.replica, self.sealer, settlement, self.delivery_lease_seconds)
+        )
+
+    # --- deliveries -----------------------------------------------------------------------------------------------
+
+    async def due_hosts(self) -> dict[str, int]:
+        """Hosts with deliveries due now, unclaimed, each with how many (counted up to 1,000)."""
+        return await self._read(claiming.due_hosts, self.now())
+
+    async def next_due_at(self) -> float | None:
+        """When the next pending delivery is due (Unix seconds), claimed ones at their claim's end; None: none."""
+        return await self._read(claiming.next_due_at)
+
+    async def claim(self, room: dict[str, int], lease_seconds: float) -> Sequence[OwedDelivery]:
+        """Claim due deliveries, the oldest first, at most `room[host]` for each host named."""
+        return await self._writer.do(
+            claiming.claim, claiming.Claiming(self.replica, self.sealer, self.now(), lease_seconds, room)
+        )
+
+    async def release(self, owed: Sequence[OwedDelivery]) -> None:
+        """Give claimed deliveries back, due at once; claims that are lost are passed over."""
+        await self._writer.do(claiming.release, claiming.Releasing(owed, self.now()))
+
+    async def record_attempt(self, tried: Tried) -> None:
+        """Write an attempt and the delivery's next step. Raises LostClaim when the claim is another's now."""
+        await self._writer.do(claiming.record_attempts, tried)
+
+    async def hosts(self) -> HostFailures:
+        """The hosts that failed lately, with how often in a row."""
+        return await self._read(claiming.failing_hosts)
+
+    async def delivery(self, delivery_id: str, app: str | None) -> tuple[DeliveryView, Sequence[Attempt]]:
+        """A delivery and its attempts, oldest first. Raises NotFound."""
+        return await self._read(reading.one_delivery, delivery_id, app)
+
+    async def retry(self, delivery_id: str, app: str | None) -> DeliveryView:
+        """Make a delivery due now, with a new schedule; the id stays. Raises NotFound."""
+        await self._writer.do(claiming.retry, claiming.Retrying(delivery_id, app, self.now()))
+        return (await self.delivery(delivery_id, app))[0]
+
+    async def count_dead(self, wanted: DeadFilter) -> int:
+        """How many dead deliveries a filter finds."""
+        return await self._read(claiming.count_dead, wanted)
+
+    async def retry_dead(self, wanted: DeadFilter) -> int:
+        """Make the dead deliveries that a filter finds due now; how many."""
+        now = self.now()
+        until = now if wanted.until is None else min(wanted.until, now)  # not those that die while we go on
+        work = claiming.RetryingMany(replace(wanted, until=until), now)
+        total = 0
+        while done := await self._writer.do(claiming.retry_dead, work):
+            total += done
+        return total
+
+    # --- upkeep ---------------------------------------------------------------------------------------------------
+
+    async def counts(self) -> Counts:
+        """What the gauges show."""
+        return await self._read(reading.counts)
+
+    async def delete_ended_before(self, moment: float, limit: int) -> int:
+        """Delete up to `limit` final watches that ended before `moment` and owe nothing; how many."""
+        return await self._writer.do(retention.delete_ended, retention.Deleting(moment, limit))
+
+    async def forget_old_keys(self, moment: float) -> None:
+        """Delete the Idempotency-Keys that were used before `moment`."""
+        await self._writer.do(retention.delete_idempotency, moment)
+
+    async def mend_clock(self) -> int:
+        """Bring times that lie ahead because the clock was set back to where they belong; how many rows."""
+        return await self._writer.do(retention.mend_clock, self.now())
+
+    async def probe(self) -> None:
+        """Write something small: raises StoreUnavailable with the reason when it does not work."""
+        await self._writer.do(replicas.probe, self.replica)
+
+    # --- replicas -------------------------------------------------------------------------------------------------
+
+    async def renew(self, owned_tasks: int) -> None:
+        """Renew this replica's lease. Raises LostClaim when another has taken its tasks over: rejoin."""
+        await self._writer.do(replicas.renew, replicas.Renewal(self.replica, owned_tasks))
+
+    async def rejoin(self) -> None:
+        """Take part under a new id, owning nothing."""
+        self.replica = await self._writer.do(replicas.join, self.replica)
+
+    async def adopt(self, limit: int) -> Sequence[TaskRow]:
+        """Take over up to `limit` open tasks that nobody polls any more, and note what others left to do on ours."""
+        return await self._writer.do(replicas.adopt, replicas.Adoption(self.replica, limit))
+
+    async def leave(self) -> None:
+        """Hand every task over and release every claim: others take them at once."""
+        await self._writer.do(replicas.leave, self.replica)
+
+    # --- their parts ----------------------------------------------------------------------------------------------
+
+    async def _read(
+        self,
+        question: Callable[Concatenate[Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        loop = asyncio.get_running_loop()
+        asked = loop.run_in_executor(self._readers, lambda: self._database.read(question, *args, **kwargs))
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await asyncio.shield(asked)
+        except TimeoutError:
+            raise StoreUnavailable("the database does not answer") from None
+        except DBAPIError as error:
+            reason = " ".join(str(error.orig).split())[:200]
+            raise StoreUnavailable(f"the database refuses: {reason}") from None

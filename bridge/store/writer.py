@@ -1,0 +1,164 @@
+"""Group commit: units of work that wait for the writer share one transaction, and none fails its neighbours."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+
+from bridge.core.errors import BridgeError, StoreUnavailable
+from bridge.telemetry import Metrics, get_logger
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+
+Unit: TypeAlias = Callable[[Connection, Sequence[Given]], Sequence[Result | BridgeError]]
+"""Does one kind of work for many callers in one transaction: a result, or a BridgeError, for each in order.
+
+A unit decides before it writes: a caller that gets a BridgeError has written nothing.
+"""
+
+Transaction: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
+"""Runs a function in one transaction and commits; raises what the database raises."""
+
+PATIENCE_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 503 within 5 s
+MOST_AT_ONCE = 512  # units to a commit: the cost of each is flat from 32 on, and a caller waits for its whole batch
+_CONNECTION_TROUBLE = (OperationalError, InterfaceError, InternalError)
+
+_log = get_logger("store")
+
+
+class _Work(Generic[Given, Result]):
+    """One caller's unit, its place to put the result, and until when it may begin."""
+
+    __slots__ = ("begins_before", "future", "given", "result", "started", "unit")
+
+    def __init__(
+        self, unit: Unit[Given, Result], given: Given, future: "asyncio.Future[Result]", begins_before: float
+    ) -> None:
+        self.unit = unit
+        self.given = given
+        self.future = future
+        self.begins_before = begins_before
+        self.started = False
+        self.result: Result | Exception = StoreUnavailable("the database was too busy")
+
+
+class GroupWriter:
+    """One thread that writes. `transaction` runs a function on the database's one writing connection."""
+
+    def __init__(self, transaction: Transaction, metrics: Metrics) -> None:
+        self._transaction = transaction
+        self._metrics = metrics
+        self._waiting: deque[_Work[Any, Any]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="bridge-writer", daemon=True)
+        self._thread.start()
+
+    async def do(self, unit: Unit[Given, Result], given: Given) -> Result:
+        """Have a unit done, durably; raises its BridgeError, or StoreUnavailable within 4 s when nothing was written.
+
+        A caller that was told StoreUnavailable because time ran out may find its work done later.
+        """
+        loop = asyncio.get_running_loop()
+        work = _Work(unit, given, loop.create_future(), time.monotonic() + PATIENCE_SECONDS)
+        with self._wake:
+            if self._closing:
+                raise StoreUnavailable("the bridge is stopping")
+            self._waiting.append(work)
+            self._wake.notify()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                result: Result = await work.future
+        except TimeoutError:
+            raise StoreUnavailable("the database does not answer") from None
+        return result
+
+    def close(self) -> None:
+        """Finish what waits and end the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(PATIENCE_SECONDS + 1)
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            began = time.perf_counter()
+            self._do_together(batch)
+            seconds = time.perf_counter() - began
+            for name in {work.unit.__name__ for work in batch}:
+                self._metrics.store_seconds.labels(name).observe(seconds)
+            _answer(batch)
+
+    def _next_batch(self) -> list[_Work[Any, Any]]:
+        """What waits and may still begin; an empty list ends the thread."""
+        while True:
+            with self._wake:
+                while not self._waiting:
+                    if self._closing:
+                        return []
+                    self._wake.wait()
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            now = time.monotonic()
+            live = [work for work in batch if work.begins_before > now and not work.future.cancelled()]
+            if late := [work for work in batch if work.begins_before <= now]:
+                _answer(late)
+            if live:
+                return live
+
+    def _do_together(self, batch: list[_Work[Any, Any]]) -> None:
+        try:
+            self._transaction(lambda connection: _run_kinds(connection, batch))
+        except _CONNECTION_TROUBLE as error:
+            _fail(batch, error)
+        except Exception as error:  # noqa: BLE001  one bad row among many: each has another chance, alone
+            if len(batch) == 1:
+                _log.event("write_failed", level=40, trace=error, unit=batch[0].unit.__name__)
+                batch[0].result = StoreUnavailable(f"the write failed: {type(error).__name__}")
+                return
+            for work in batch:
+                self._do_together([work])
+
+
+def _run_kinds(connection: Connection, batch: list[_Work[Any, Any]]) -> None:
+    """Each kind of work once, for all who want it; kinds in the order of their first."""
+    kinds: dict[Unit[Any, Any], list[_Work[Any, Any]]] = {}
+    for work in batch:
+        kinds.setdefault(work.unit, []).append(work)
+    for unit, works in kinds.items():
+        results = unit(connection, [work.given for work in works])
+        for work, result in zip(works, results, strict=True):
+            work.result = result
+
+
+def _fail(batch: list[_Work[Any, Any]], error: DBAPIError) -> None:
+    reason = " ".join(str(error.orig).split())[:200]
+    for work in batch:
+        work.result = StoreUnavailable(f"the database refuses: {reason}")
+
+
+def _answer(batch: list[_Work[Any, Any]]) -> None:
+    """Hand the results over to the callers' loops, one call for each loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Work[Any, Any]]] = {}
+    for work in batch:
+        loops.setdefault(work.future.get_loop(), []).append(work)
+    for loop, works in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, works)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            continue
+
+
+def _resolve(works: list[_Work[Any, Any]]) -> None:
+    for work in works:
+        if work.future.done():
+            continue
+        if isinstance(work.result, Exception):
+            work.future.set_exception(work.result)
+        else:
+            work.future.set_result(work.result)
