@@ -6,21 +6,16 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_bytes
 
 from cryptography.fernet import Fernet
-from sqlalchemy import Connection, bindparam, inspect, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting, StoreUnavailable
-from bridge.core.signing import new_secret
-from bridge.store import replicas
+from bridge.store import own_secrets, replicas
 from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, sqlite_path
 from bridge.store.migrating import migrate
 from bridge.store.registering import ActiveLimit
 from bridge.store.replicas import Replica
-from bridge.store.schema import secrets
 from bridge.store.sealing import Sealer
 from bridge.store.store import Store
 from bridge.store.writer import GroupWriter
@@ -34,7 +29,6 @@ except ImportError:  # Windows: there the operator sees to it that one process s
 KEY_FILE = "bridge.key"
 OWNER_ONLY = 0o600
 DELIVERY_LEASE_SECONDS = 60.0
-ROOT, SIGNING = "root", "signing"
 
 
 async def open_store(
@@ -88,12 +82,12 @@ def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Da
             path = sqlite_path(database_url)
             _prepare(path)
             database: Database = SqliteDatabase(path)
-            keys = encryption_keys or [_key_of_file(path, is_used=_holds_secrets(database))]
+            keys = encryption_keys or [_key_of_file(path, is_used=own_secrets.any_kept(database))]
         else:
             database, keys = PostgresDatabase(database_url), encryption_keys
             database.synchronize()
         migrate(database)
-        return database, _rooted(database, Sealer(keys))
+        return database, own_secrets.rooted(database, Sealer(keys))
     except DBAPIError as error:
         raise _refused(error) from None
 
@@ -179,38 +173,3 @@ def _new_key_file(path: Path) -> str:
     except OSError as error:
         raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}") from None
     return key
-
-
-# --- secrets ------------------------------------------------------------------------------------------------------
-
-_FIND = select(secrets.c.sealed).where(secrets.c.name == bindparam("a_name"))
-_KEEP = insert(secrets).on_conflict_do_nothing(index_elements=["name"])
-
-
-def _holds_secrets(database: Database) -> bool:
-    def question(connection: Connection) -> bool:
-        known = inspect(connection).has_table("secrets")
-        return known and connection.execute(_FIND, {"a_name": ROOT}).first() is not None
-
-    return database.read(question)
-
-
-def _kept(connection: Connection, sealer: Sealer, name: str, fresh: str) -> str:
-    """A secret of the database's own: the one that is there, or `fresh`. Raises BadSetting for a wrong key."""
-    sealed = connection.execute(_FIND, {"a_name": name}).scalar_one_or_none()
-    if sealed is None:
-        connection.execute(_KEEP, {"name": name, "sealed": sealer.seal(name, fresh)})
-        sealed = connection.execute(_FIND, {"a_name": name}).scalar_one()
-    return sealer.open(name, sealed)
-
-
-def _rooted(database: Database, sealer: Sealer) -> Sealer:
-    """The sealer with the root that fingerprints come from. It is the canary as well: a wrong key does not open it."""
-    root = database.transaction(lambda connection: _kept(connection, sealer, ROOT, token_bytes(32).hex()))
-    return sealer.rooted(bytes.fromhex(root))
-
-
-def own_signing_secret(database: Database, sealer: Sealer) -> str:
-    """The `whsec_...` that signs when none is configured: made once, kept sealed."""
-    fresh = new_secret(token_bytes(32)).text
-    return database.transaction(lambda connection: _kept(connection, sealer, SIGNING, fresh))

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.core.model import Attempt, OwedDelivery
-from bridge.store import cancelling, claiming, reading, registering, replicas, retention, settling
+from bridge.store import cancelling, claiming, own_secrets, reading, registering, replicas, retention, settling
 from bridge.store.database import Database
 from bridge.store.records import (
     Changed,
@@ -217,6 +217,10 @@ class Store:
     async def probe(self) -> None:
         """Write something small: raises StoreUnavailable with the reason when it does not work."""
         await self._writer.do(replicas.probe, self.replica)
+
+    async def own_signing_secret(self) -> str:
+        """The `whsec_...` that signs when none is configured: made at the first start and kept."""
+        return await self._writer.do(own_secrets.signing_secret, self.sealer)
 
     # --- replicas -------------------------------------------------------------------------------------------------
 

@@ -77,8 +77,9 @@ def configure_logging(
         known = logging.getLogger(name)
         known.handlers.clear()
         known.propagate = True
-    # It tells of every run of a job, and the poll tick runs 20 times a second.
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    # APScheduler tells of every run of a job, and the poll tick runs 20 times a second; alembic tells of its plugins.
+    for name in ("apscheduler", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_thread_death

@@ -1,0 +1,322 @@
+"""The composition root: opens what the settings say, wires the rooms, starts the clockwork, and drains."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from aiohttp import web
+
+from bridge import __version__
+from bridge import settings as reading
+from bridge.amux.client import AmuxClient
+from bridge.callback.guard import Guard, Resolver, SystemResolver
+from bridge.callback.sender import Sender
+from bridge.clockwork import Clockwork
+from bridge.core.errors import BridgeError
+from bridge.core.links import content_link
+from bridge.core.model import Watch
+from bridge.core.schedule import PollPolicy, RetryPolicy
+from bridge.core.signing import Secret, parse_secret
+from bridge.core.targets import TargetPolicy
+from bridge.deliverer import LEASE_MARGIN, Deliverer
+from bridge.intake import Intake, Timeouts
+from bridge.janitor import Janitor
+from bridge.listening import base_url, bind, own_addresses
+from bridge.poller import Poller
+from bridge.settings import Settings
+from bridge.store.opening import open_store
+from bridge.store.store import Store
+from bridge.telemetry import REDACTOR, Metrics, configure_logging, get_logger
+from bridge.telemetry.logs import log_loop_errors
+from bridge.web.app import make_app, make_runner
+from bridge.web.auth import Access
+from bridge.web.readiness import Health
+from bridge.web.services import Services
+from bridge.web.waiting import Waiting
+
+USER_AGENT = f"amux-bridge/{__version__}"
+POLL_TICK_SECONDS = 0.05
+DELIVERY_TICK_SECONDS = 0.25
+DEADLINES_SECONDS = 1.0
+GAUGES_SECONDS = 5.0
+RETENTION_SECONDS = 60.0
+REQUESTS_SHARE = 0.25  # of the drain's time: open requests end first, then what they began
+LINK_PURPOSE = "content link"
+
+_log = get_logger("runtime")
+
+
+class Runtime:
+    """One bridge at work. `url` is where it is reached from this machine."""
+
+    def __init__(self, settings: Settings, resolve: Resolver | None = None) -> None:
+        self._settings = settings
+        self._resolve = resolve
+        self._closing = AsyncExitStack()
+        self._drain_seconds = settings.drain_timeout_seconds
+        self.metrics = Metrics()
+        self.url = ""
+
+    @classmethod
+    async def start(cls, settings: Settings, *, resolve: Resolver | None = None) -> "Runtime":
+        """Open everything and serve. `resolve` looks callbacks' names up in the system's stead.
+
+        Raises BadSetting or StoreUnavailable with a sentence; then nothing is left open.
+        """
+        runtime = cls(settings, resolve)
+        try:
+            await runtime._open()
+        except BaseException:
+            await runtime._closing.aclose()
+            raise
+        return runtime
+
+    async def stop(self) -> None:
+        """Drain: take nothing new, end and record what is under way, hand over, close. Within the drain timeout."""
+        began = time.monotonic()
+        _log.event("draining", seconds=self._drain_seconds)
+        self._health.draining = True
+        self._waiting.end()
+        await self._runner.cleanup()
+        await self._intake.finish()
+        left = max(0.1, self._drain_seconds - (time.monotonic() - began))
+        await asyncio.gather(self._poller.drain(left), self._deliverer.drain(left))
+        await self._clockwork.stop()
+        try:
+            await self._store.leave()
+        except BridgeError as error:
+            _log.event("leaving_failed", level=30, reason=str(error), next="claims end by themselves")
+        await self._closing.aclose()
+        _log.event("stopped", seconds=round(time.monotonic() - began, 3))
+
+    # --- opening --------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        settings = self._settings
+        sockets = bind(settings.host, settings.port)
+        for bound in sockets:
+            self._closing.callback(bound.close)
+        port = int(sockets[0].getsockname()[1])
+        self.url = base_url(settings.host, port)
+        self._store = await self._open_store()
+        self._closing.push_async_callback(self._store.close)
+        secrets = await self._signing_secrets()
+        guard = self._make_guard(port)
+        self._sender = Sender(guard, user_agent=USER_AGENT, timeout_seconds=settings.delivery_timeout_seconds)
+        self._closing.push_async_callback(self._sender.close)
+        self._client = AmuxClient(
+            settings.amux_base_url,
+            user_agent=USER_AGENT,
+            timeout_seconds=settings.poll_request_timeout_seconds,
+            wall_clock=self._store.now,
+        )
+        self._closing.push_async_callback(self._client.close)
+        self._waiting = Waiting(self._store)
+        self._deliverer = self._make_deliverer(secrets)
+        self._poller = self._make_poller()
+        self._intake = self._make_intake(guard)
+        self._clockwork = self._make_clockwork()
+        self._health = Health(self._store, tick_age=self._clockwork.tick_age, degraded=self._poller.degraded)
+        await self._deliverer.start()
+        await self._poller.start()
+        self._clockwork.start()
+        await self._listen(self._services(guard, secrets), sockets)
+        _log.event("listening", url=self.url, host=settings.host, port=port, version=__version__)
+
+    async def _open_store(self) -> Store:
+        settings = self._settings
+        return await open_store(
+            settings.database_url,
+            settings.encryption_keys,
+            self.metrics,
+            max_active_watches=settings.max_active_watches,
+            delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
+        )
+
+    async def _signing_secrets(self) -> list[Secret]:
+        if self._settings.signing_secrets:
+            return list(self._settings.signing_secrets)
+        own = await self._store.own_signing_secret()
+        REDACTOR.add(own)
+        return [parse_secret(own)]
+
+    def _make_guard(self, port: int) -> Guard:
+        settings = self._settings
+        policy = TargetPolicy(
+            allow_networks=settings.callback_allow_networks,
+            allow_hosts=settings.callback_allow_hosts,
+            ports=settings.callback_ports,
+            https_only=settings.callback_https_only,
+            own_port=port,
+            own_addresses=own_addresses(),
+        )
+        if self._resolve is not None:
+            return Guard(policy, self._resolve)
+        system = SystemResolver()
+        self._closing.callback(system.close)
+        return Guard(policy, system)
+
+    def _make_deliverer(self, secrets: list[Secret]) -> Deliverer:
+        settings = self._settings
+        return Deliverer(
+            self._store,
+            self._sender,
+            policy=RetryPolicy(settings.delivery_retry_delays_seconds),
+            secrets=secrets,
+            signing_key=settings.signing_key,
+            announce=self._waiting.announce,
+            metrics=self.metrics,
+            concurrency=settings.delivery_concurrency,
+            per_host=settings.delivery_concurrency_per_host,
+            attempt_seconds=settings.delivery_timeout_seconds,
+        )
+
+    def _make_poller(self) -> Poller:
+        settings = self._settings
+        return Poller(
+            self._store,
+            self._client,
+            policy=PollPolicy(
+                settings.poll_first_delay_seconds,
+                settings.poll_interval_seconds,
+                settings.poll_max_interval_seconds,
+                settings.poll_backoff,
+            ),
+            configured_key=self._configured_key,
+            content_url=self._content_url(),
+            hand_over=self._deliverer.hand_over,
+            announce=self._waiting.announce,
+            metrics=self.metrics,
+            concurrency=settings.poll_concurrency,
+            rate_per_second=settings.poll_rate_per_second,
+        )
+
+    def _make_intake(self, guard: Guard) -> Intake:
+        settings = self._settings
+        return Intake(
+            self._store,
+            guard,
+            poll=self._poller.add,
+            look_again=self._poller.look_again,
+            announce=self._waiting.announce,
+            metrics=self.metrics,
+            configured_key=self._configured_key,
+            timeouts=Timeouts(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
+        )
+
+    def _configured_key(self) -> str | None:
+        key = self._settings.amux_api_key
+        return None if key is None else key.get_secret_value()
+
+    def _content_url(self) -> Callable[[Watch, float], str | None]:
+        """Where a completed video's bytes are: a signed link to this bridge, or amux's own route."""
+        settings, key = self._settings, self._store.sealer.key(LINK_PURPOSE)
+        public = settings.public_url
+        if public is None:
+            return lambda watch, _: f"{settings.amux_base_url}/v1/videos/{watch.task_id}/content"
+        return lambda watch, at: content_link(public, watch.id, int(at + settings.content_link_seconds), key)
+
+    def _services(self, guard: Guard, secrets: list[Secret]) -> Services:
+        settings = self._settings
+        return Services(
+            store=self._store,
+            intake=self._intake,
+            poller=self._poller,
+            deliverer=self._deliverer,
+            guard=guard,
+            sender=self._sender,
+            waiting=self._waiting,
+            metrics=self.metrics,
+            health=self._health,
+            access=Access(settings.tokens, settings.operator_tokens, settings.public_url),
+            secrets=secrets,
+            signing_key=settings.signing_key,
+        )
+
+    async def _listen(self, services: Services, sockets: list[socket.socket]) -> None:
+        self._runner = make_runner(make_app(services), shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
+        await self._runner.setup()
+        self._closing.push_async_callback(self._runner.cleanup)
+        for bound in sockets:
+            await web.SockSite(self._runner, bound, backlog=1024).start()
+
+    # --- regular work ---------------------------------------------------------------------------------------------
+
+    def _make_clockwork(self) -> Clockwork:
+        janitor = Janitor(
+            self._store,
+            retention_seconds=self._settings.retention_seconds,
+            stopping=lambda: self._health.draining,
+        )
+        clockwork = Clockwork(self._clock_stepped)
+        clockwork.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
+        clockwork.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
+        clockwork.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines)
+        clockwork.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
+        clockwork.every(RETENTION_SECONDS, "retention", janitor.sweep)
+        self.metrics.scheduler_tick_age_seconds.set_function(clockwork.tick_age)
+        self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
+        self._closing.push_async_callback(clockwork.stop)
+        return clockwork
+
+    async def _poll_tick(self) -> None:
+        self._clockwork.ticked()
+        self._poller.tick()
+
+    async def _delivery_tick(self) -> None:
+        self._deliverer.tick()
+
+    async def _gauges(self) -> None:
+        counts = await self._store.counts()
+        self.metrics.active_watches.set(counts.active_watches)
+        self.metrics.pending_deliveries.set(counts.pending_deliveries)
+        self.metrics.dead_deliveries.set(counts.dead_deliveries)
+
+    async def _clock_stepped(self, seconds: float) -> None:
+        if seconds < 0:
+            mended = await self._store.mend_clock()
+            _log.event("clock_mended", rows=mended)
+        self._deliverer.wake()
+
+
+async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Run a bridge until SIGTERM or SIGINT, then drain. Raises BadSetting or StoreUnavailable when it can't start.
+
+    A second signal ends it at once: what was claimed becomes due again by itself.
+    """
+    for secret in reading.secret_texts(settings):
+        REDACTOR.add(secret)
+    configure_logging(settings.log_level, settings.log_format)
+    loop = asyncio.get_running_loop()
+    log_loop_errors(loop)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _once_more_ends_it(stop, number))
+    for caution in reading.cautions(settings):
+        _log.event("caution", level=30, message_=caution)
+    for name in reading.unknown_names():
+        _log.event("caution", level=30, what=f"{name} is no setting of this bridge; is it a typo?")
+    runtime = await Runtime.start(settings)
+    # What is here now stays: the collector need not look at it again, which is a quarter of a poll's cost.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    if on_ready is not None:
+        on_ready(runtime.url)
+    await stop.wait()
+    await runtime.stop()
+
+
+def _once_more_ends_it(stop: asyncio.Event, number: int) -> Callable[[], Any]:
+    def signalled() -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    return signalled
