@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import re
 import socket
 import ssl
 import time
@@ -11,8 +10,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
 
 import aiohttp
@@ -24,6 +21,7 @@ from yarl import URL
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
 from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import Answer, Answered, Refused, Unanswered
+from bridge.core.retry_after import retry_after_seconds
 from bridge.core.targets import Address, Target, bracketed
 
 MAX_ANSWER_BYTES = 16 * 1024  # read at most, to keep the connection; beyond it the connection is dropped
@@ -32,7 +30,6 @@ KEEP_ALIVE_SECONDS = 60.0
 RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 _ALL_THE_CLOCK = aiohttp.ClientTimeout(total=None, sock_connect=None)  # our own clock is around it all
-_DELAY_SECONDS = re.compile(r"[0-9]{1,12}")  # RFC 9110, 10.2.3; twelve digits are 30,000 years
 
 # Whether the request at hand opened a connection of its own. aiohttp opens it in the task that asks, and a trace,
 # which would tell as well, costs a fifth of the whole request.
@@ -227,24 +224,6 @@ def _session(
         timeout=_ALL_THE_CLOCK,
         read_bufsize=MAX_ANSWER_BYTES // 2,  # aiohttp stops reading from the socket at twice this
     )
-
-
-def retry_after_seconds(text: str | None, now: float) -> float | None:
-    """Read a Retry-After (RFC 9110, 10.2.3: seconds or an HTTP-date) as seconds from `now` (Unix), at least 0.
-
-    None when it is absent or neither.
-    """
-    if text is None:
-        return None
-    text = text.strip()
-    if _DELAY_SECONDS.fullmatch(text):
-        return float(text)
-    try:
-        moment = parsedate_to_datetime(text)
-        # HTTP-dates are GMT, and one without a zone is read so.
-        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _unanswered(error: Exception, target: Target) -> Unanswered:

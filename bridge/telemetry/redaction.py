@@ -17,7 +17,11 @@ _PATTERNS = (
     (re.compile(r"whs(?:ec|k)_(?:[A-Za-z0-9+/_-]|%2[BFbf]|\\/){16,}(?:=|%3[Dd]){0,2}"), MARK),
     (re.compile(rf"\bBearer(\s+|%20|\+)(?!\[redacted){_VALUE}{{6,}}"), rf"Bearer\1{MARK}"),
     # In lower case they are words as well, and amux's messages repeat prompts: a token here holds a digit or "=".
-    (re.compile(rf"\b(bearer|basic)(\s+|%20|\+)(?={_VALUE}*[0-9=]){_VALUE}{{6,}}", re.IGNORECASE), rf"\1\2{MARK}"),
+    # Looking for it is bounded, as a text that repeats the word would be read once for each.
+    (
+        re.compile(rf"\b(bearer|basic)(\s+|%20|\+)(?={_VALUE}{{0,64}}[0-9=]){_VALUE}{{6,}}", re.IGNORECASE),
+        rf"\1\2{MARK}",
+    ),
     (re.compile(r"(?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{6,}"), MARK),  # not the end of "task-..."
     (re.compile(rf"([?&]signature=)(?!\[redacted){_VALUE}+"), rf"\1{MARK}"),  # a content link is as good as a token
     (re.compile(r"""(://)[^\s/?#@"'\\]+@"""), rf"\1{MARK}@"),  # user and password of a URL

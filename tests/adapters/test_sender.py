@@ -24,8 +24,9 @@ from scripted_receiver import (
     silence,
 )
 
-from bridge.callback.sender import KEPT_BODY_BYTES, retry_after_seconds
+from bridge.callback.sender import KEPT_BODY_BYTES
 from bridge.core.model import Answered, Refused
+from bridge.core.retry_after import retry_after_seconds
 
 
 @pytest.fixture

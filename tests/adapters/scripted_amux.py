@@ -1,0 +1,137 @@
+"""Servers that answer amux's requests with any bytes, on real sockets, and clients that ask them."""
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.amux import AmuxClient
+
+KEY = "sk-amux-0123456789abcdef"
+NOW = 1_795_446_245.0  # Mon, 23 Nov 2026 15:04:05 GMT
+RECORD = b'{"task_id":"task_1","status":"running"}'
+
+Answering = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+def answer(body: bytes = RECORD, status: str = "200 OK", **headers: str) -> bytes:
+    lines = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
+
+
+def raw(*parts: bytes, then_close: bool = False) -> Answering:
+    """Answer with these bytes, as they are."""
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        if then_close:
+            writer.close()
+
+    return send
+
+
+async def reset(writer: asyncio.StreamWriter) -> None:
+    """End the connection with a TCP reset."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    """Say nothing; the connection stays."""
+
+
+def endless(start: bytes, piece: bytes) -> Answering:
+    """Answer with a start, and then with one piece again and again until the client leaves."""
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        while not writer.is_closing():
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)  # another turn for the client
+
+    return send
+
+
+@dataclass
+class Server:
+    """Answers each request with the next of `answers`, the last again and again. `requests` are heads, bodies apart."""
+
+    answers: list[Answering]
+    port: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    connections: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.append(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+                self.bodies.append(await reader.readexactly(int((self.header("Content-Length") or ["0"])[0])))
+                self.asked.set()
+                await (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])(writer)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def targets(self) -> list[str]:
+        return [request.decode().split(" ", 2)[1] for request in self.requests]
+
+    def header(self, name: str, request: int = -1) -> list[str]:
+        lines = self.requests[request].decode().split("\r\n")[1:]
+        return [value for line in lines for key, _, value in [line.partition(": ")] if key.lower() == name.lower()]
+
+
+Starting = Callable[..., Awaitable[Server]]
+Asking = Callable[..., AmuxClient]
+
+
+@asynccontextmanager
+async def servers() -> AsyncIterator[Starting]:
+    """Start servers; all their connections end with it."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*answers: Answering | bytes, tls: ssl.SSLContext | None = None) -> Server:
+            made = Server([raw(each) if isinstance(each, bytes) else each for each in answers or (answer(),)])
+            server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
+            made.port = server.sockets[0].getsockname()[1]
+
+            async def stop() -> None:
+                server.close()
+                for writer in made.writers:
+                    writer.transport.abort()
+                await asyncio.gather(*(w.wait_closed() for w in made.writers), return_exceptions=True)
+                await server.wait_closed()
+
+            stack.push_async_callback(stop)
+            return made
+
+        yield start
+
+
+@asynccontextmanager
+async def clients() -> AsyncIterator[Asking]:
+    """Make clients; they are closed with it."""
+    async with AsyncExitStack() as stack:
+
+        def make(base_url: str, **options: Any) -> AmuxClient:
+            options.setdefault("timeout_seconds", 5.0)
+            client = AmuxClient(base_url, user_agent="amux-bridge/test", wall_clock=lambda: NOW, **options)
+            stack.push_async_callback(client.close)
+            return client
+
+        yield make

@@ -1,0 +1,331 @@
+"""The oddities of amux's records, one by one: which part is the record, what its fields may be, what is no JSON."""
+
+import json
+from typing import Any
+
+import pytest
+
+from bridge.amux.patient_json import clean, read_json
+from bridge.amux.wire import observe
+from bridge.core.model import Observation, Problem, Seen, TaskStatus, Trouble, VideoMetadata
+
+TASK = "task_1:a"
+BASE = "https://api.amux.example/proxy"
+DONE = {"task_id": TASK, "status": "completed"}
+URL = "https://v.example/a.mp4?sig=1#t"
+
+
+def read(body: Any) -> Observation:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return observe(200, "application/json", raw, task_id=TASK, base_url=BASE)
+
+
+def seen(body: Any) -> Seen:
+    observation = read(body)
+    assert isinstance(observation, Seen), observation
+    return observation
+
+
+# --- which part is the record -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": "success", "data": {"task_id": TASK, "status": "running", "data": {"status": "succeeded"}}},
+        {"status": 200, "data": {"status": "running"}},
+        {"status": "success", "data": {"task_id": TASK, "status": "running"}},
+        {"task_id": TASK, "status": "running", "data": {"status": "succeeded"}},
+        {"task_id": TASK, "status": "running", "data": {"output": {"url": URL}}},
+        {"id": 7, "status": "running", "data": "succeeded"},
+    ],
+)
+def test_the_record_is_what_carries_the_tasks_status(body: Any) -> None:
+    assert seen(body) == Seen(TaskStatus.IN_PROGRESS)
+
+
+@pytest.mark.parametrize("task_id", ["task_other", "TASK_1:A", "x"])
+def test_a_record_of_another_task_is_trouble(task_id: str) -> None:
+    for body in (DONE | {"task_id": task_id}, {"data": DONE | {"task_id": task_id}}):
+        assert read(body) == Trouble("wrong_task", "amux told of another task")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"task_id": None},
+        {"task_id": ""},
+        {"task_id": 17},
+        {"task_id": f" {TASK[:2]}\0{TASK[2:]}"},
+        {"id": 17},
+        {"id": "cgt-2026"},
+        {"id": "task_of_an_amux_behind_amux"},
+        {"id": "task_other", "task_id": TASK},
+    ],
+)
+def test_a_record_that_names_no_other_task_is_ours(named: Any) -> None:
+    assert seen({"status": "completed"} | named).status is TaskStatus.COMPLETED
+
+
+# --- statuses -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (TaskStatus.COMPLETED, "completed succeeded success succeed done"),
+        (TaskStatus.FAILED, "failed failure error cancelled canceled expired"),
+        (TaskStatus.QUEUED, "queued not_start submitted pending"),
+        (TaskStatus.IN_PROGRESS, "in_progress processing running"),
+    ],
+)
+def test_every_word_in_any_case(status: TaskStatus, words: str) -> None:
+    for word in words.split():
+        for spelled in (word, word.upper(), word.title(), f" {word}\n", f"{word[:1]}\0{word[1:]}"):
+            observation = seen({"status": spelled})
+            assert (observation.status, observation.word) == (status, None)
+
+
+@pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "Preparing", "rendering…", "completed?"])
+def test_a_word_we_do_not_know_ends_nothing(word: str) -> None:
+    assert seen({"status": word, "url": URL, "progress": "100%"}) == Seen(TaskStatus.UNKNOWN, 100, word=word.lower())
+
+
+# --- the video's URL ----------------------------------------------------------------------------------------------
+
+PLACES: list[dict[str, Any]] = [
+    {"url": URL},
+    {"result_url": URL},
+    {"metadata": {"url": URL}},
+    {"content": {"video_url": URL}},
+    {"data": {"output": {"url": URL}}},
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_url_is_found_wherever_amux_keeps_it(place: dict[str, Any]) -> None:
+    assert seen(DONE | place).url == URL
+    assert seen({"data": DONE | place}).url == URL
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("word", ["failed", "running", "queued", "unknown", "odd"])
+def test_there_is_no_url_without_success(place: dict[str, Any], word: str) -> None:
+    assert seen({"data": DONE | place | {"status": word}}).url is None
+
+
+def test_the_first_place_wins() -> None:
+    record: dict[str, Any] = {}
+    for number, place in reversed(list(enumerate(PLACES))):
+        for name, value in place.items():
+            record[name] = read_url(value, f"https://v.example/{number}")
+        assert seen(DONE | record).url == f"https://v.example/{number}"
+
+
+def read_url(value: Any, url: str) -> Any:
+    """The same place with another URL in it."""
+    return url if isinstance(value, str) else {name: read_url(inner, url) for name, inner in value.items()}
+
+
+@pytest.mark.parametrize(
+    "useless",
+    [
+        "",
+        " ",
+        None,
+        17,
+        ["https://v.example"],
+        "rejected: see https://v.example",
+        "https://v.example/a b",
+        "ftp://v.example/a",
+        "data:video/mp4;base64,AAAA",
+        "//v.example/a",
+        "https://",
+        "https:///a",
+        "https://[::1",
+        "https://v.example:99999/a",
+        "https://v.example/\u2028a",
+    ],
+)
+def test_what_is_no_http_url_is_passed_over(useless: Any) -> None:
+    assert seen(DONE | {"url": useless}).url is None
+    assert seen(DONE | {"url": useless, "result_url": URL}).url == URL
+
+
+@pytest.mark.parametrize("url", ["HTTP://v.example/a", "http://[2001:db8::1]:8/a", "https://v.example", URL])
+def test_any_http_url_is_one(url: str) -> None:
+    assert seen(DONE | {"url": f" {url}\n"}).url == url
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        f"{BASE}/v1/videos/{TASK}/content",
+        f"https://amux.public.example/v1/videos/{TASK}/content",
+        "http://127.0.0.1:3000/v1/videos/task_1%3Aa/content?x=1",
+        "https://API.amux.example:443/v1/videos/task_other/content",
+        f"{BASE}/v1/videos/{TASK}/content/",
+    ],
+)
+def test_a_url_that_needs_the_key_is_none(own: str) -> None:
+    assert seen(DONE | {"url": own, "result_url": URL}).url is None
+
+
+@pytest.mark.parametrize(
+    "other", ["https://vendor.example/v1/videos/video_7/content", "https://api.amux.example/files/content"]
+)
+def test_a_url_that_only_looks_like_it_is_kept(other: str) -> None:
+    assert seen(DONE | {"url": other}).url == other
+
+
+# --- errors, progress, metadata, times ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "message", "expected"),
+    [
+        ({"error": {"code": 50001, "message": "m"}}, "top", Problem(50001, "m")),
+        ({"error": {"code": "E1", "message": "m"}, "fail_reason": "f"}, "top", Problem("E1", "m")),
+        ({"error": {"code": "E1"}, "fail_reason": "f"}, "top", Problem("E1", "f")),
+        ({"error": {"code": "E1", "message": ""}}, "top", Problem("E1", "top")),
+        ({"error": {"code": True, "message": {"a": 1}}}, "top", Problem(None, "top")),
+        ({"error": {"code": "", "message": "m"}}, "", Problem(None, "m")),
+        ({"error": {"code": 10**30, "message": "m"}}, "", Problem(None, "m")),
+        ({"error": {"code": 1.5, "message": "m"}}, "", Problem(None, "m")),
+        ({"error": "text"}, "top", Problem(None, "text")),
+        ({"error": None, "fail_reason": "f"}, "top", Problem(None, "f")),
+        ({"error": [], "fail_reason": ""}, "top", Problem(None, "top")),
+        ({"fail_reason": "a\0b\ud800c"}, "", Problem(None, "ab\ufffdc")),
+        ({}, "", Problem(None, None)),
+        ({}, None, Problem(None, None)),
+    ],
+)
+def test_a_failure_tells_why(record: Any, message: Any, expected: Problem) -> None:
+    failed = {"task_id": TASK, "status": "failed"} | record
+    assert seen({"code": "success", "message": message, "data": failed}).error == expected
+
+
+def test_a_bare_record_tells_why_by_its_own_message() -> None:
+    assert seen({"status": "failed", "message": "m"}).error == Problem(None, "m")
+
+
+@pytest.mark.parametrize(
+    ("told", "progress"),
+    [
+        (0, 0),
+        (30, 30),
+        (100, 100),
+        (30.7, 30),
+        (130, 100),
+        (-5, 0),
+        ("30%", 30),
+        (" 30.5 % ", 30),
+        ("7", 7),
+        ("900%", 100),
+        ("3\x000%", 30),
+        (10**20, 100),
+        (10**400, None),
+        (True, None),
+        (None, None),
+        ("", None),
+        ("half", None),
+        ("-5%", None),
+        ("٣٠%", None),
+        ("9" * 50, None),
+        ([30], None),
+    ],
+)
+def test_progress_is_per_cent_or_nothing(told: Any, progress: int | None) -> None:
+    for word in ("running", "completed", "failed"):
+        assert seen({"status": word, "progress": told}).progress == progress
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"duration": 5, "seed": 2**64 - 1}, VideoMetadata(duration=5, seed=2**64 - 1)),
+        ({"fps": 23.97, "width": "1280", "height": None}, VideoMetadata(fps=23.97)),
+        ({"fps": True, "width": 10**400, "seed": -(10**400)}, None),
+        ({"url": "x", "prompt": "secret"}, None),
+        ({}, None),
+        (None, None),
+        ("mp4", None),
+        ([5], None),
+    ],
+)
+def test_metadata_is_five_numbers(told: Any, expected: VideoMetadata | None) -> None:
+    assert seen(DONE | {"metadata": told}).metadata == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("mp4", "mp4"), (" MP4\0 ", "MP4"), ("", None), (4, None), ("<b>", None), ("m" * 33, None)]
+)
+def test_format_is_a_short_name(told: Any, expected: str | None) -> None:
+    assert seen(DONE | {"format": told}).format == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"finish_time": 1_795_446_245}, 1_795_446_245.0),
+        ({"completed_at": 1_795_446_245.5}, 1_795_446_245.5),
+        ({"finish_time": 1_795_446_245_678}, 1_795_446_245.678),
+        ({"finish_time": 0, "completed_at": 7}, 7.0),
+        ({"finish_time": -1}, None),
+        ({"finish_time": True}, None),
+        ({"finish_time": "1795446245"}, None),
+        ({"finish_time": 10**18}, None),
+        ({"updated_at": 1_795_446_245}, None),
+    ],
+)
+def test_the_end_is_dated_where_amux_dates_it(record: Any, expected: float | None) -> None:
+    assert seen(DONE | record).finished_at == expected
+    assert seen(DONE | record | {"status": "running"}).finished_at is None
+
+
+# --- what is hardly JSON ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "vendor",
+    [
+        b"NaN",
+        b"-Infinity",
+        b"1e999",
+        b"9" * 400,
+        b"9" * 5000,
+        b"-" + b"9" * 5000,
+        rb'"\ud800"',
+        b'"\xff"',
+        b'"\xed\xa0\x80"',
+        b'"a\0b"',
+        b'"a\nb"',
+        b"[" * 900 + b"]" * 900,
+    ],
+)
+def test_vendors_json_is_borne_with(vendor: bytes) -> None:
+    body = b'{"data":{"data":%b,"progress":NaN,"status":"completed","metadata":{"fps":%b}}}' % (vendor, vendor)
+    assert seen(body) == Seen(TaskStatus.COMPLETED)
+    assert seen(b"\xef\xbb\xbf" + body) == Seen(TaskStatus.COMPLETED)
+
+
+def test_patience_has_its_values() -> None:
+    assert read_json(b'[NaN, Infinity, 9%s, "\\ud800", "\xff"]' % (b"9" * 4400)) == [
+        None,
+        None,
+        None,
+        "\ud800",
+        "\ufffd",
+    ]
+    assert read_json(b"\xef\xbb\xbf[1e999]") == [float("inf")]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 5000 + b"]" * 5000, b"nan", b"\xff\xfe[\0]\0", b"[] []"])
+def test_patience_has_an_end(body: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - JSONDecodeError or our own
+        read_json(body)
+
+
+def test_texts_are_made_fit() -> None:
+    assert clean("a\0b\ud800\udfffc\U0001f600") == "ab\ufffd\ufffdc\U0001f600"
