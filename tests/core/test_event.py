@@ -1,0 +1,116 @@
+"""The payload: exactly the contract's fields, the same bytes always, and never more than 20 KB."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.event import MAX_URL, cut, event_id, ping_payload, short_enough, status_event, terminal_event
+from bridge.core.model import (
+    TERMINAL_EVENTS,
+    Event,
+    EventType,
+    Outcome,
+    Problem,
+    TaskSnapshot,
+    TaskStatus,
+    VideoMetadata,
+    Watch,
+)
+from bridge.core.watch import Ending
+
+AT = datetime(2026, 11, 23, 15, 4, 5, 999_000, UTC).timestamp()
+WATCH = Watch("wat_1", "app", "task_1", "https://r/hook", TERMINAL_EVENTS, b'{"order":17}', 0.0, 60.0, 60.0)
+DONE = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://v/1.mp4", "mp4", VideoMetadata(5.0, 24, 1280, 720, 20231234))
+
+
+def told(event: Event) -> dict[str, Any]:
+    payload: dict[str, Any] = json.loads(event.payload)
+    return payload
+
+
+def test_a_completed_video_as_the_contract_shows_it() -> None:
+    event = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, "https://b/watch/wat_1/content?x")
+    assert told(event) == {
+        "id": event.id,
+        "object": "event",
+        "type": "video.completed",
+        "created_at": int(AT),
+        "timestamp": "2026-11-23T15:04:05Z",
+        "data": {
+            "id": "task_1",
+            "task_id": "task_1",
+            "watch_id": "wat_1",
+            "status": "completed",
+            "url": "https://v/1.mp4",
+            "format": "mp4",
+            "metadata": {"duration": 5.0, "fps": 24, "width": 1280, "height": 720, "seed": 20231234},
+            "content_url": "https://b/watch/wat_1/content?x",
+            "error": None,
+            "context": {"order": 17},
+        },
+    }
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.UNAVAILABLE])
+def test_only_a_completed_video_has_a_content_url(outcome: Outcome) -> None:
+    event = terminal_event(WATCH, Ending(outcome, TaskSnapshot(), Problem("c", "m")), AT, "https://b/content")
+    assert event.type == f"video.{outcome}"
+    assert event.terminal
+    assert told(event)["data"]["content_url"] is None
+    assert told(event)["data"]["error"] == {"code": "c", "message": "m"}
+
+
+def test_a_status_event_has_neither_error_nor_link() -> None:
+    event = status_event(WATCH, EventType.QUEUED, TaskSnapshot(TaskStatus.QUEUED), AT)
+    assert not event.terminal
+    data = told(event)["data"]
+    assert (data["status"], data["error"], data["content_url"], data["url"]) == ("queued", None, None, None)
+
+
+def test_an_id_is_made_of_watch_and_type_and_of_nothing_else() -> None:
+    one = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, None)
+    again = terminal_event(WATCH, Ending(Outcome.COMPLETED, TaskSnapshot()), AT + 9, "https://b")
+    assert one.id == again.id == event_id("wat_1", EventType.COMPLETED)
+    ids = {event_id(watch, kind) for watch in ("wat_1", "wat_2") for kind in EventType}
+    assert len(ids) == 2 * len(EventType)
+    assert all(name.startswith("evt_") and name.isascii() and "." not in name for name in ids)
+
+
+def test_a_ping_has_no_data() -> None:
+    ping = json.loads(ping_payload("evt_p", AT))
+    assert (ping["type"], ping["id"], ping["data"]) == ("bridge.ping", "evt_p", {})
+
+
+def test_a_long_message_is_cut_and_says_so() -> None:
+    assert cut("x" * 2_000) == "x" * 2_000
+    shorter = cut("x" * 2_001)
+    assert len(shorter) == 2_000
+    assert shorter.endswith("[cut at 2,000 characters]")
+
+
+def test_control_characters_become_spaces() -> None:
+    assert cut("a\x00b\x1b[31mc\nd\x7f") == "a b [31mc\nd "
+
+
+def test_a_url_that_is_too_long_is_none_and_never_half_of_one() -> None:
+    assert short_enough("h" * MAX_URL) == "h" * MAX_URL
+    assert short_enough("h" * (MAX_URL + 1)) is None
+    assert short_enough(None) is None
+
+
+@given(
+    st.text(max_size=4_000),
+    st.text(max_size=4_000) | st.integers(-(2**63), 2**63 - 1) | st.none(),
+    st.text(max_size=5_000),
+    st.text(max_size=64),
+)
+def test_a_body_stays_under_20_kb(message: str, code: str | int | None, url: str, kind: str) -> None:
+    context = b'{"k":"' + b"x" * (4_096 - 8) + b'"}'
+    watch = Watch("wat_1" + "x" * 26, "app", "t" * 191, "https://r", TERMINAL_EVENTS, context, 0.0, 60.0, 60.0)
+    task = TaskSnapshot(TaskStatus.COMPLETED, 100, url.replace("\ud800", ""), kind, VideoMetadata(1e300, 1e300))
+    ending = Ending(Outcome.COMPLETED, task, Problem(code, message))
+    assert len(terminal_event(watch, ending, AT, "https://b/" + "x" * 2_200).payload) < 20_000

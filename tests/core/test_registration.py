@@ -1,0 +1,161 @@
+"""What a registration may hold, and what makes two the same."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.model import TERMINAL_EVENTS, EventType
+from bridge.core.registration import (
+    check_api_key,
+    check_headers,
+    check_idempotency_key,
+    check_task_id,
+    compact,
+    options_text,
+    read_json,
+    wanted_events,
+)
+
+SAME: dict[str, Any] = {
+    "events": TERMINAL_EVENTS,
+    "context": {"a": 1, "b": {"c": [1, 2], "d": 2**80}},
+    "timeout_seconds": 60.0,
+    "headers": {"X-A": "1", "X-B": "2"},
+    "secret": "whsec_x",
+    "credential": "configured",
+}
+
+
+@given(st.text(max_size=200))
+def test_a_task_id_keeps_its_place_in_a_path(text: str) -> None:
+    try:
+        check_task_id(text)
+    except ValueError:
+        return
+    assert text.isascii()
+    assert 1 <= len(text) <= 191
+    assert not set(text) & set("/\\?#%& \r\n\t\x00")
+    assert set(text) != {"."}
+
+
+@pytest.mark.parametrize("text", ["a", "A-z.0_9:", "..a", "task_" + "x" * 186, "-", "1"])
+def test_good_task_ids(text: str) -> None:
+    assert check_task_id(text) == text
+
+
+def test_ten_headers_are_enough() -> None:
+    good = {f"X-{number}": "v" for number in range(10)}
+    assert check_headers(good) == good
+    with pytest.raises(ValueError, match="at most 10"):
+        check_headers(good | {"X-10": "v"})
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_no_header_breaks_its_line(name: str, value: str) -> None:
+    try:
+        check_headers({name: value})
+    except ValueError as error:
+        assert "\n" not in str(error)  # noqa: PT017  what it says is the point
+        return
+    line = f"{name}: {value}".encode("ascii")
+    assert b"\r" not in line
+    assert b"\n" not in line
+    assert b"\x00" not in line
+    assert not name.lower().startswith(("content-", "webhook-"))
+
+
+def test_keys_are_visible_ascii() -> None:
+    for check, most in ((check_api_key, 512), (check_idempotency_key, 255)):
+        assert check("k" * most)
+        for bad in ("", "k" * (most + 1), "a b", "a\n", "é", "\x7f"):
+            with pytest.raises(ValueError, match="visible ASCII"):
+                check(bad)
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def test_integers_of_any_size_are_exact() -> None:
+    for number in (2**63, 2**64, -(2**63) - 1, 10**30):
+        assert read_json(b'{"a":%d}' % number) == {"a": number}
+        assert compact({"a": number}) == b'{"a":%d}' % number
+
+
+@pytest.mark.parametrize("body", [b"", b"NaN", b"[1e999]", b"\xef\xbb\xbf{}", b'"\\ud800"', b"9" * 5000, b"[" * 5000])
+def test_what_is_no_json(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_json(body)
+
+
+def test_a_context_is_at_most_4_kib_of_utf8() -> None:
+    assert len(compact({"a": "é" * 2044})) == 4096
+    with pytest.raises(ValueError, match=r"at most 4,096 bytes as compact JSON; it is 4,098"):
+        compact({"a": "é" * 2045})
+    assert compact({"b": 1, "a": [None, 1.5]}) == b'{"b":1,"a":[null,1.5]}'
+
+
+def test_a_context_is_not_nested_for_ever() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(3000):
+        deep = {"": deep}
+    with pytest.raises(ValueError, match="nested"):
+        compact(deep)
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), st.integers() | st.text("aé\x00\n")))
+def test_what_is_compact_is_what_was_given(context: dict[str, Any]) -> None:
+    try:
+        written = compact(context)
+    except ValueError:
+        return
+    assert json.loads(written) == context
+
+
+# --- the same? ----------------------------------------------------------------------------------------------------
+
+
+def text_of(**changed: Any) -> bytes:
+    return options_text(**SAME | changed)
+
+
+def test_no_events_are_the_terminal_ones() -> None:
+    assert wanted_events(None) == TERMINAL_EVENTS
+    assert wanted_events(["video.queued", "video.queued"]) == {EventType.QUEUED}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"context": {"b": {"d": 2**80, "c": [1, 2]}, "a": 1}},
+        {"headers": {"x-b": "2", "x-A": "1"}},
+        {"timeout_seconds": 60},
+    ],
+    ids=repr,
+)
+def test_spellings_of_the_same(same: dict[str, Any]) -> None:
+    assert text_of(**same) == text_of()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"events": frozenset({EventType.FAILED})},
+        {"context": None},
+        {"context": {}},
+        {"context": {"a": 1, "b": {"c": [2, 1], "d": 2**80}}},
+        {"context": {"a": 1, "b": {"c": [1, 2], "d": 2**80 + 1}}},
+        {"timeout_seconds": 60.5},
+        {"headers": {}},
+        {"headers": {"X-A": "2", "X-B": "1"}},
+        {"secret": None},
+        {"credential": "other"},
+    ],
+    ids=repr,
+)
+def test_others(other: dict[str, Any]) -> None:
+    assert text_of(**other) != text_of()
+    orjson.loads(text_of(**other))

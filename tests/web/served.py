@@ -1,0 +1,261 @@
+"""A real application over a real store on a temporary file, served on loopback: for the tests of the routes."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import ip_network
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from bridge.callback.guard import Guard
+from bridge.callback.sender import Sender
+from bridge.core.delivery import Dead
+from bridge.core.event import terminal_event
+from bridge.core.model import Attempt, Event, Outcome, OwedDelivery, Problem, TaskSnapshot, TaskStatus, Watch
+from bridge.core.signing import Secret
+from bridge.core.targets import TargetPolicy
+from bridge.core.watch import Ending
+from bridge.intake import Intake, Timeouts
+from bridge.store.opening import open_database, open_store
+from bridge.store.records import Changed, PollNote, Settlement, TaskRow, Tried
+from bridge.store.store import Store
+from bridge.telemetry import Metrics
+from bridge.web.app import make_app, make_runner
+from bridge.web.auth import Access
+from bridge.web.limits import PingLimits
+from bridge.web.readiness import Health
+from bridge.web.services import LiveTask, Services
+from bridge.web.waiting import Waiting
+
+APP = {"Authorization": "Bearer app-token"}
+OTHER = {"Authorization": "Bearer other-token"}
+OPERATOR = {"Authorization": "Bearer operator-token"}
+TOKENS = {"app-token": "shop", "app-token-2": "shop", "other-token": "lab"}
+OPERATORS = {"operator-token": "ops"}
+SECRET = Secret(b"s" * 32)
+OWN_SECRET = Secret(b"o" * 32)
+NAMES = {"app.example": ["93.184.216.34"], "bad.example": ["93.184.216.34", "10.0.0.1"]}
+BODY: dict[str, Any] = {"task_id": "task_1", "callback_url": "https://app.example/hook?key=hidden"}
+
+RUNNING = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a poller knows of a task."""
+
+    snapshot: TaskSnapshot = RUNNING
+    polls: int = 7
+    last_polled_at: float | None = 1_795_446_245.123
+    next_poll_at: float | None = 1_795_446_250.5
+    last_error: Problem | None = None
+    last_error_at: float | None = None
+
+
+@dataclass
+class Poller:
+    """Remembers what it is told."""
+
+    added: list[tuple[TaskRow, str | None]] = field(default_factory=list)
+    looked_again: list[str] = field(default_factory=list)
+    tasks: dict[str, LiveTask] = field(default_factory=dict)
+
+    def add(self, task: TaskRow, api_key: str | None = None) -> None:
+        self.added.append((task, api_key))
+
+    def look_again(self, task_row: str) -> None:
+        self.looked_again.append(task_row)
+
+    def live(self, task_row: str) -> LiveTask | None:
+        return self.tasks.get(task_row)
+
+
+@dataclass
+class Deliverer:
+    """Counts how often it was woken."""
+
+    wakes: int = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+
+@dataclass
+class Answer:
+    """An answer, read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def problem(self, status: int, code: str) -> Any:
+        """The problem that this must be."""
+        assert (self.status, self.headers["Content-Type"]) == (status, "application/problem+json"), self
+        told = self.json
+        assert (told["status"], told["code"]) == (status, code), told
+        assert told["type"]
+        assert told["title"]
+        assert told["detail"]
+        assert self.headers["X-Content-Type-Options"] == "nosniff"
+        assert self.headers["Cache-Control"] == "no-store"
+        return told
+
+    def fields(self) -> set[str]:
+        """The fields that a 422 names."""
+        return {error["field"] for error in self.problem(422, "invalid_request")["errors"]}
+
+
+@dataclass
+class Bridge:
+    """What a test asks, and what it looks into."""
+
+    services: Services
+    poller: Poller
+    deliverer: Deliverer
+    session: aiohttp.ClientSession
+    port: int
+
+    @property
+    def store(self) -> Store:
+        return self.services.store
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        """One request as app `shop`, unless `headers` says otherwise."""
+        options["headers"] = {**APP, **(options.pop("headers", None) or {})}
+        async with self.session.request(method, f"http://127.0.0.1:{self.port}{path}", **options) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def post(self, path: str, body: Any, **options: Any) -> Answer:
+        return await self.ask("POST", path, json=body, **options)
+
+    async def get(self, path: str, **options: Any) -> Answer:
+        return await self.ask("GET", path, **options)
+
+    async def watch(self, headers: Mapping[str, str] = APP, /, **fields: Any) -> Any:
+        """A watch, registered."""
+        answer = await self.post("/watch", BODY | fields, headers=headers)
+        assert answer.status == 201, answer
+        return answer.json
+
+    async def settle(self, watch_id: str) -> Changed:
+        """End a watch as a poller would that saw its task complete."""
+        view = await self.store.watch(watch_id, None)
+        return await settle(self.store, view.task.row)
+
+    async def dead(self, watch_id: str, at: float | None = None) -> str:
+        """End a watch, and give its delivery up; the delivery's id."""
+        [owed] = (await self.settle(watch_id)).owed
+        await give_up(self.store, owed, self.store.now() if at is None else at)
+        return owed.id
+
+
+async def settle(store: Store, task_row: str) -> Changed:
+    seen = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://cdn.example/v.mp4", "mp4")
+    now = store.now()
+
+    def event(watch: Watch, ending: Ending) -> Event:
+        return terminal_event(watch, ending, now, None)
+
+    def ending(_: Watch) -> Ending:
+        return Ending(Outcome.COMPLETED, seen)
+
+    return await store.settle(Settlement(task_row, seen, PollNote(3, now, None), now, ending, event))
+
+
+async def give_up(store: Store, owed: OwedDelivery, at: float) -> None:
+    gone = Problem("gone", "the receiver answered 410 Gone")
+    attempt = Attempt(at, 0.25, 410, gone, "no more")
+    await store.record_attempt(Tried(owed.id, owed.lease, attempt, Dead(gone), owed.host, at))
+
+
+async def resolve(host: str, _: int) -> list[str]:
+    if host not in NAMES:
+        raise OSError(-2, "Name or service not known")
+    return NAMES[host]
+
+
+@cache
+def blank_store() -> Mapping[str, bytes]:
+    """The files of a store that is new: migrating takes longer than most tests."""
+    with TemporaryDirectory() as folder:
+        database, _ = open_database(f"sqlite:///{folder}/bridge.db", [])
+        database.close()
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def lay_out(folder: Path) -> str:
+    """A new store's files in a folder; the database's URL."""
+    for name, content in blank_store().items():
+        path = folder / name
+        if not path.exists():
+            path.write_bytes(content)
+            path.chmod(0o600)
+    return f"sqlite:///{folder}/bridge.db"
+
+
+@asynccontextmanager
+async def served(
+    folder: Path,
+    *,
+    tokens: Mapping[str, str] = TOKENS,
+    operators: Mapping[str, str] = OPERATORS,
+    public_url: str | None = None,
+    api_key: str | None = "sk-configured",
+    degraded: Sequence[str] = (),
+    tick_age: float = 0.0,
+    ping_limits: PingLimits | None = None,
+    max_active_watches: int = 1000,
+) -> AsyncIterator[Bridge]:
+    """Serve; everything ends with it."""
+    metrics = Metrics()
+    store = await open_store(lay_out(folder), [], metrics, max_active_watches=max_active_watches)
+    guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
+    sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
+    poller, deliverer, waiting = Poller(), Deliverer(), Waiting(store)
+    intake = Intake(
+        store,
+        guard,
+        poll=poller.add,
+        look_again=poller.look_again,
+        announce=waiting.announce,
+        metrics=metrics,
+        configured_key=lambda: api_key,
+        timeouts=Timeouts(600.0, 3600.0),
+    )
+    services = Services(
+        store=store,
+        intake=intake,
+        poller=poller,
+        deliverer=deliverer,
+        guard=guard,
+        sender=sender,
+        waiting=waiting,
+        metrics=metrics,
+        health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
+        access=Access(tokens, operators, public_url),
+        secrets=[SECRET],
+        ping_limits=ping_limits or PingLimits(),
+    )
+    runner = make_runner(make_app(services), shutdown_seconds=1.0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Bridge(services, poller, deliverer, session, port)
+    finally:
+        await runner.cleanup()
+        await intake.finish()
+        await sender.close()
+        await store.close()

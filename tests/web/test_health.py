@@ -1,0 +1,69 @@
+"""Alive, ready, and what Prometheus reads."""
+
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from served import OTHER, Bridge, served
+
+from bridge.core.errors import StoreUnavailable
+from bridge.web.readiness import Health
+
+
+async def ready(bridge: Bridge) -> tuple[int, str, dict[str, str], list[str]]:
+    answer = await bridge.get("/readyz", headers={"Authorization": ""})
+    assert answer.headers["Cache-Control"] == "no-store"
+    told = answer.json
+    return answer.status, told["status"], told["checks"], told["reasons"]
+
+
+async def test_alive_and_ready(tmp_path: Path) -> None:
+    async with served(tmp_path) as bridge:
+        assert (await bridge.get("/healthz")).json == {"status": "alive"}
+        checks = {"store": "ok", "scheduler": "ok", "drain": "ok", "amux": "ok"}
+        assert await ready(bridge) == (200, "ready", checks, [])
+
+
+async def test_a_refused_key_is_degraded_and_still_200(tmp_path: Path) -> None:
+    async with served(tmp_path, degraded=["amux refuses the configured key"]) as bridge:
+        status, verdict, checks, reasons = await ready(bridge)
+        assert (status, verdict, checks["amux"]) == (200, "degraded", "degraded")
+        assert reasons == ["amux refuses the configured key"]
+
+
+async def test_every_no_has_its_reason(tmp_path: Path) -> None:
+    async with served(tmp_path, tick_age=12.34, degraded=["wrong base URL"]) as bridge:
+        bridge.services.health.draining = True
+        bridge.store._writer.close()
+        status, verdict, checks, reasons = await ready(bridge)
+        assert (status, verdict) == (503, "unready")
+        assert checks == {"store": "failing", "scheduler": "failing", "drain": "failing", "amux": "degraded"}
+        assert "not writable" in reasons[0]
+        assert "12.3 s" in reasons[1]
+        assert "stopping" in reasons[2]
+        assert reasons[3] == "wrong base URL"
+        assert (await bridge.get("/healthz")).status == 200
+
+
+async def test_the_store_is_asked_once_a_second(tmp_path: Path) -> None:
+    now = 100.0
+    async with served(tmp_path) as bridge:
+        health = Health(bridge.store, tick_age=lambda: 0.0, degraded=lambda: (), clock=lambda: now)
+        assert (await health.readiness()).status == "ready"
+        bridge.store._writer.close()
+        now = 100.9
+        assert (await health.readiness()).status == "ready"
+        now = 101.0
+        assert (await health.readiness()).status == "unready"
+        with pytest.raises(StoreUnavailable):
+            await bridge.store.probe()
+
+
+async def test_metrics_are_prometheus_text(tmp_path: Path) -> None:
+    async with served(tmp_path) as bridge:
+        await bridge.watch()
+        await bridge.watch(OTHER)
+        answer = await bridge.get("/metrics", headers={"Authorization": ""})
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+        assert families["amux_bridge_registered"].samples[0].value == 2

@@ -1,0 +1,362 @@
+"""`POST /watch`: what it takes, what it refuses and how it answers a second time."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import APP, BODY, OPERATOR, OTHER, OWN_SECRET, Bridge, Seen, served
+
+from bridge.core.model import TaskStatus
+
+
+@pytest.fixture
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    async with served(tmp_path) as running:
+        yield running
+
+
+async def test_a_watch_is_registered_shown_and_polled(bridge: Bridge) -> None:
+    answer = await bridge.post("/watch", BODY)
+    watch = answer.json
+    assert answer.status == 201
+    assert answer.headers["Location"] == f"/watch/{watch['id']}"
+    assert answer.headers["Content-Type"] == "application/json"
+    assert re.fullmatch(r"wat_[0-9a-hjkmnp-tv-z]{26}", watch["id"])
+    times = {name: watch.pop(name) for name in ("created_at", "deadline_at")}
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times.values())
+    assert watch.pop("id")
+    assert watch == {
+        "app": "shop",
+        "task_id": "task_1",
+        "callback_url": BODY["callback_url"],
+        "events": ["video.completed", "video.failed", "video.timed_out", "video.unavailable"],
+        "context": None,
+        "headers": None,
+        "state": "active",
+        "outcome": None,
+        "task": {"status": "unknown", "progress": None, "url": None, "format": None, "metadata": None, "error": None},
+        "polls": 0,
+        "last_polled_at": None,
+        "next_poll_at": None,
+        "last_error": None,
+        "settled_at": None,
+        "deliveries": [],
+    }
+    [(task, key)] = bridge.poller.added
+    assert (task.task_id, task.credential, key) == ("task_1", "configured", None)
+    assert bridge.services.metrics.registered._value.get() == 1
+
+
+async def test_all_fields_are_kept_and_secrets_are_not_shown(bridge: Bridge) -> None:
+    fields = {
+        "events": ["video.failed", "video.queued", "video.failed"],
+        "context": {"order": 7, "ü": ["é", None, 1.5, 2**70]},
+        "timeout_seconds": 90.5,
+        "headers": {"Authorization": "Bearer hush-hush", "X-Empty": ""},
+        "secret": OWN_SECRET.text,
+        "api_key": "sk-mine",
+    }
+    answer = await bridge.post("/watch", BODY | fields)
+    watch = answer.json
+    assert answer.status == 201
+    assert watch["events"] == ["video.failed", "video.queued"]
+    assert watch["context"] == fields["context"]
+    assert watch["headers"] == {"Authorization": "********", "X-Empty": "********"}
+    assert not {"secret", "api_key"} & watch.keys()
+    again = await bridge.get(f"/watch/{watch['id']}")
+    assert again.json == watch
+    for hidden in (b"hush", OWN_SECRET.text.encode(), b"sk-mine"):
+        assert hidden not in answer.body + again.body
+    [(task, key)] = bridge.poller.added
+    assert key == "sk-mine"
+    assert task.credential != "configured"
+    assert "sk-mine" not in task.credential
+    [stored] = await bridge.store.keys_of([task.credential])
+    assert stored == task.credential
+
+
+async def test_the_same_again_is_the_same_watch(bridge: Bridge) -> None:
+    fields = {"context": {"a": 1, "b": [2]}, "headers": {"X-A": "1", "x-b": "2"}, "secret": OWN_SECRET.text}
+    first = await bridge.watch(**fields, events=["video.failed", "video.completed"], timeout_seconds=60)
+    same = {
+        "context": {"b": [2], "a": 1},
+        "headers": {"X-B": "2", "x-a": "1"},
+        "events": ["video.completed", "video.failed", "video.completed"],
+        "timeout_seconds": 60.0,
+    }
+    second = await bridge.post("/watch", BODY | fields | same)
+    assert second.status == 200
+    assert "Location" not in second.headers
+    assert second.json["id"] == first["id"]
+    assert len((await bridge.get("/watch")).json["items"]) == 1
+
+
+async def test_defaults_are_the_same_as_what_they_stand_for(bridge: Bridge) -> None:
+    first = await bridge.watch()
+    spelled = {
+        "events": ["video.unavailable", "video.timed_out", "video.failed", "video.completed"],
+        "timeout_seconds": 600,
+        "context": None,
+        "headers": {},
+        "secret": None,
+        "api_key": None,
+    }
+    second = await bridge.post("/watch", BODY | spelled)
+    assert (second.status, second.json["id"]) == (200, first["id"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"events": ["video.completed"]},
+        {"context": {}},
+        {"timeout_seconds": 601},
+        {"headers": {"X-A": "2"}},
+        {"secret": OWN_SECRET.text},
+        {"api_key": "sk-mine"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+async def test_other_options_are_a_conflict_that_names_the_watch(bridge: Bridge, other: dict[str, Any]) -> None:
+    first = await bridge.watch()
+    told = (await bridge.post("/watch", BODY | other)).problem(409, "watch_conflict")
+    assert told["watch_id"] == first["id"]
+
+
+async def test_two_callbacks_are_two_watches_and_one_poll(bridge: Bridge) -> None:
+    first = await bridge.watch()
+    second = await bridge.watch(callback_url="https://app.example/other")
+    third = await bridge.watch(OTHER)
+    assert len({first["id"], second["id"], third["id"]}) == 3
+    assert len({task.id for task, _ in bridge.poller.added}) == 1
+
+
+async def test_a_second_watch_shows_what_is_known_of_the_task(bridge: Bridge) -> None:
+    await bridge.watch()
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = Seen()
+    second = await bridge.watch(callback_url="https://app.example/other")
+    assert second["task"]["status"] == TaskStatus.IN_PROGRESS
+    assert second["task"]["progress"] == 40
+    assert (second["polls"], second["next_poll_at"]) == (7, "2026-11-23T15:04:10.500Z")
+
+
+# --- Idempotency-Key ----------------------------------------------------------------------------------------------
+
+
+async def test_an_idempotency_key_gives_the_first_answer_again(bridge: Bridge) -> None:
+    keyed = {"Idempotency-Key": "k" * 255}
+    first = await bridge.post("/watch", BODY, headers=keyed)
+    await bridge.settle(first.json["id"])
+    again = await bridge.post("/watch", BODY, headers=keyed)
+    assert (first.status, again.status) == (201, 201)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.json["state"] == "settled"
+    assert again.json["deliveries"][0]["state"] == "pending"
+    unkeyed = await bridge.post("/watch", BODY)
+    assert (unkeyed.status, unkeyed.json["id"] != first.json["id"]) == (201, True)
+
+
+async def test_an_idempotency_key_keeps_a_200_as_well(bridge: Bridge) -> None:
+    await bridge.watch()
+    for _ in range(2):
+        assert (await bridge.post("/watch", BODY, headers={"Idempotency-Key": "one"})).status == 200
+
+
+async def test_an_idempotency_key_with_another_body_is_a_conflict(bridge: Bridge) -> None:
+    keyed = {"Idempotency-Key": "one"}
+    assert (await bridge.post("/watch", BODY, headers=keyed)).status == 201
+    for other in (BODY | {"task_id": "task_2"}, BODY | {"context": None}):
+        (await bridge.post("/watch", other, headers=keyed)).problem(409, "idempotency_conflict")
+    assert (await bridge.post("/watch", BODY, headers={**keyed, **OTHER})).status == 201
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "a b", "é", "\x80"])
+async def test_bad_idempotency_keys(bridge: Bridge, key: str) -> None:
+    assert (await bridge.post("/watch", BODY, headers={"Idempotency-Key": key})).fields() == {"Idempotency-Key"}
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+MANY_HEADERS = {f"X-{number}": "v" for number in range(11)}
+
+
+BAD_VALUES: dict[str, list[Any]] = {
+    "task_id": ["", ".", "....", "a/b", "a b", "a" * 192, "é", "a\n", "a\x00", "a%2e", 7, None],
+    "callback_url": [
+        *("", "nonsense", "https://", "https://u:p@app.example/", "https://app.example/#x", "http://a b/", 7, None),
+        *("https://app.example/" + "a" * 2029, "https://app.example:99999/"),
+    ],
+    "events": [[], "video.completed", {}],
+    "context": [[], "text", 7, {"a": "x" * 4089}, {"é": "é" * 2045}],
+    "timeout_seconds": [0, -1, 3601, True, False, "60", [], 1e300, 10**300],
+    "headers": [
+        *([], MANY_HEADERS, {"X-A": "1", "x-a": "2"}),
+        *({name: "v"} for name in ("", "a b", "é", "X:", "X\r\nY", "x" * 129)),
+        *({name: "v"} for name in ("Host", "CONTENT-TYPE", "content-anything", "Connection", "Expect", "TE")),
+        *({name: "v"} for name in ("transfer-encoding", "User-Agent", "Webhook-Id", "webhook-x", "Accept-Encoding")),
+        *({name: "v"} for name in ("Keep-Alive", "Proxy-Authorization", "Upgrade", "Trailer")),
+        *({"X-A": bad} for bad in ("a\r\nb", "a\nb", "a\x00", "é", " a", "a ", "\t", "a\x7f", "v" * 4097)),
+    ],
+    "secret": ["", "whsec_", "whsec_c2hvcnQ=", "whsec_" + "_" * 32, "not-a-secret", 7],
+    "api_key": ["", "a b", "é-hidden", "hidden\n", "k" * 513, 7],
+}
+
+
+@pytest.mark.parametrize("field", BAD_VALUES)
+async def test_a_bad_field_is_named(bridge: Bridge, field: str) -> None:
+    for value in BAD_VALUES[field]:
+        answer = await bridge.post("/watch", BODY | {field: value})
+        assert answer.fields() == {field}, value
+    assert bridge.poller.added == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"secret": "whsec_hidden+value"},
+        {"api_key": "hidden value"},
+        {"headers": {"Authorization": "hidden\nvalue"}},
+        {"headers": {"hidden value": "x"}},
+        {"context": {"hidden": "value" * 1000}},
+        {"callback_url": "https://app.example/?hidden=value#"},
+    ],
+    ids=repr,
+)
+async def test_what_a_bad_field_holds_is_not_repeated(bridge: Bridge, fields: dict[str, Any]) -> None:
+    for given in (fields, fields | {"task_id": "hidden value"}, {name: [value] for name, value in fields.items()}):
+        answer = await bridge.post("/watch", BODY | given)
+        answer.problem(422, "invalid_request")
+        assert b"hidden" not in answer.body
+        assert b"value" not in answer.body.replace(b"the value of", b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, {"task_id", "callback_url"}),
+        (BODY | {"colour": 1, "Events": []}, {"colour", "Events"}),
+        (BODY | {"events": ["video.completed", "bridge.ping", 7]}, {"events.1", "events.2"}),
+        (BODY | {"headers": {"X-A": 7}}, {"headers.X-A"}),
+        ([], {"body"}),
+        ("text", {"body"}),
+        (7, {"body"}),
+    ],
+)
+async def test_every_bad_field_is_named(bridge: Bridge, body: Any, fields: set[str]) -> None:
+    assert (await bridge.post("/watch", body)).fields() == fields
+
+
+async def test_thousands_of_bad_fields_are_not_all_told(bridge: Bridge) -> None:
+    answer = await bridge.post("/watch", BODY | {f"f{number}": 0 for number in range(5000)})
+    assert len(answer.fields()) == 20
+
+
+async def test_refused_targets_say_by_which_rule(bridge: Bridge) -> None:
+    for url, rule in {
+        "ftp://app.example/": "http",
+        "http://10.0.0.1/": "private",
+        "http://127.0.0.2/": "loopback",
+        "http://[::ffff:10.0.0.1]/": "private",
+        "http://0x7f000001/": "usual spelling",
+        "https://bad.example/": "private",
+        "http://169.254.169.254/latest": "metadata",
+    }.items():
+        told = (await bridge.post("/watch", BODY | {"callback_url": url})).problem(422, "callback_refused")
+        assert rule in told["detail"]
+        assert "errors" not in told
+
+
+async def test_a_name_that_does_not_resolve_just_now_is_taken(bridge: Bridge) -> None:
+    await bridge.watch(callback_url="https://nowhere.example/")
+
+
+async def test_limits_are_within(bridge: Bridge) -> None:
+    """The largest of everything that is still allowed."""
+    await bridge.watch(
+        task_id="A-z0._:-" + "a" * 183,
+        callback_url="https://app.example/" + "a" * 2028,
+        context={"a": "x" * 4088},
+        timeout_seconds=3600,
+        headers={f"X-{number}" + "x" * 120: "v" * 500 for number in range(10)},
+        api_key="k" * 512,
+    )
+
+
+async def test_without_a_key_a_watch_brings_its_own(tmp_path: Path) -> None:
+    async with served(tmp_path, api_key=None) as bridge:
+        told = (await bridge.post("/watch", BODY)).problem(422, "no_api_key")
+        assert [error["field"] for error in told["errors"]] == ["api_key"]
+        assert (await bridge.post("/watch", BODY | {"api_key": "sk-mine"})).status == 201
+
+
+async def test_too_many_watches(tmp_path: Path) -> None:
+    async with served(tmp_path, max_active_watches=1) as bridge:
+        await bridge.watch()
+        answer = await bridge.post("/watch", BODY | {"task_id": "task_2"})
+        answer.problem(429, "too_many_watches")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert (await bridge.post("/watch", BODY)).status == 200
+
+
+async def test_a_store_that_is_gone_is_503(bridge: Bridge) -> None:
+    bridge.store._writer.close()
+    answer = await bridge.post("/watch", BODY)
+    answer.problem(503, "store_unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_operators_register_nothing(bridge: Bridge) -> None:
+    for path in ("/watch", "/watch/batch"):
+        (await bridge.post(path, BODY, headers=OPERATOR)).problem(403, "forbidden")
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_bad_entry_of_a_batch_fails_alone(bridge: Bridge) -> None:
+    known = await bridge.watch(task_id="known")
+    entries = [
+        BODY | {"task_id": "new"},
+        BODY | {"task_id": "a/b"},
+        BODY | {"task_id": "known"},
+        BODY | {"task_id": "known", "context": {}},
+        BODY | {"callback_url": "http://10.0.0.1/"},
+        7,
+        BODY | {"task_id": "new"},
+        BODY | {"timeout_seconds": 1e9},
+    ]
+    answer = await bridge.post("/watch/batch", {"watches": entries})
+    assert answer.status == 200
+    results = answer.json["results"]
+    assert [result["status"] for result in results] == [201, 422, 200, 409, 422, 422, 200, 422]
+    codes = [result["problem"]["code"] for result in results if "problem" in result]
+    assert codes == ["invalid_request", "watch_conflict", "callback_refused", "invalid_request", "invalid_request"]
+    assert results[0]["watch"]["id"] == results[6]["watch"]["id"]
+    assert results[2]["watch"]["id"] == results[3]["problem"]["watch_id"] == known["id"]
+    assert results[1]["problem"]["errors"][0]["field"] == "task_id"
+
+
+@pytest.mark.parametrize("watches", [[], {}, None, [BODY] * 501])
+async def test_a_batch_holds_1_to_500(bridge: Bridge, watches: Any) -> None:
+    assert (await bridge.post("/watch/batch", {"watches": watches})).fields() == {"watches"}
+
+
+async def test_a_full_batch_is_listed_newest_first(bridge: Bridge) -> None:
+    entries = [BODY | {"task_id": f"task_{number}"} for number in range(500)]
+    results = (await bridge.post("/watch/batch", {"watches": entries})).json["results"]
+    assert {result["status"] for result in results} == {201}
+    page = (await bridge.get("/watch?limit=200")).json["items"]
+    assert [watch["id"] for watch in page] == [result["watch"]["id"] for result in reversed(results)][:200]
+    assert len(bridge.poller.added) == 500
+
+
+async def test_an_idempotency_key_holds_for_a_whole_batch(bridge: Bridge) -> None:
+    body = {"watches": [BODY | {"task_id": "one"}, BODY | {"task_id": "a/b"}, BODY | {"task_id": "two"}]}
+    keyed = {**APP, "Idempotency-Key": "batch"}
+    first = (await bridge.post("/watch/batch", body, headers=keyed)).json
+    again = (await bridge.post("/watch/batch", body, headers=keyed)).json
+    assert again == first
+    other = (await bridge.post("/watch/batch", {"watches": [BODY]}, headers=keyed)).json
+    assert other["results"][0]["problem"]["code"] == "idempotency_conflict"
