@@ -31,11 +31,16 @@ from bridge.listening import base_url, bind, own_addresses
 from bridge.poller import Poller
 from bridge.settings import Settings
 from bridge.store.opening import open_store
+from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import REDACTOR, Metrics, configure_logging, get_logger
 from bridge.telemetry.logs import log_loop_errors
 from bridge.web.app import make_app, make_runner
 from bridge.web.auth import Access
+from bridge.web.page.history import SAMPLE_SECONDS, History
+from bridge.web.page.page import Page
+from bridge.web.page.session import KEY_PURPOSE as PAGE_KEY_PURPOSE
+from bridge.web.page.session import Sessions
 from bridge.web.readiness import Health
 from bridge.web.services import Services
 from bridge.web.waiting import Waiting
@@ -44,6 +49,7 @@ USER_AGENT = f"amux-bridge/{__version__}"
 POLL_TICK_SECONDS = 0.05
 DELIVERY_TICK_SECONDS = 0.25
 DEADLINES_SECONDS = 1.0
+LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
 RETENTION_SECONDS = 60.0
 REQUESTS_SHARE = 0.25  # of the drain's time: open requests end first, then what they began
@@ -60,6 +66,7 @@ class Runtime:
         self._resolve = resolve
         self._closing = AsyncExitStack()
         self._drain_seconds = settings.drain_timeout_seconds
+        self._late_tasks: list[TaskRow] = []
         self.metrics = Metrics()
         self.url = ""
 
@@ -121,8 +128,10 @@ class Runtime:
         self._deliverer = self._make_deliverer(secrets)
         self._poller = self._make_poller()
         self._intake = self._make_intake(guard)
+        self._history = History(self.metrics, self._store.now)
         self._clockwork = self._make_clockwork()
         self._health = Health(self._store, tick_age=self._clockwork.tick_age, degraded=self._poller.degraded)
+        self._store.on_late_task = self._late_tasks.append
         await self._deliverer.start()
         await self._poller.start()
         self._clockwork.start()
@@ -239,8 +248,19 @@ class Runtime:
             signing_key=settings.signing_key,
         )
 
+    def _page(self) -> Page:
+        settings, key = self._settings, self._store.sealer.key(PAGE_KEY_PURPOSE)
+        return Page(
+            sessions=Sessions(key, settings.operator_tokens, settings.tokens, now=self._store.now),
+            history=self._history,
+            poller=self._poller,
+            public_url=settings.public_url,
+            version=__version__,
+        )
+
     async def _listen(self, services: Services, sockets: list[socket.socket]) -> None:
-        self._runner = make_runner(make_app(services), shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
+        app = make_app(services, self._page())
+        self._runner = make_runner(app, shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
         await self._runner.setup()
         self._closing.push_async_callback(self._runner.cleanup)
         for bound in sockets:
@@ -258,8 +278,10 @@ class Runtime:
         clockwork.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
         clockwork.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         clockwork.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines)
+        clockwork.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
         clockwork.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
         clockwork.every(RETENTION_SECONDS, "retention", janitor.sweep)
+        clockwork.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
         self.metrics.scheduler_tick_age_seconds.set_function(clockwork.tick_age)
         self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
         self._closing.push_async_callback(clockwork.stop)
@@ -271,6 +293,16 @@ class Runtime:
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()
+
+    async def _take_late_tasks(self) -> None:
+        """Poll what was stored after its caller had been told that the store does not answer."""
+        if not self._late_tasks:
+            return
+        rows = list(self._late_tasks)
+        keys = await self._store.keys_of(sorted({row.credential for row in rows} - {CONFIGURED}))
+        del self._late_tasks[: len(rows)]
+        for row in rows:
+            self._poller.add(row, keys.get(row.credential))
 
     async def _gauges(self) -> None:
         counts = await self._store.counts()

@@ -19,7 +19,8 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 
 REMEMBER_SECONDS = 5.0  # a batch of 500 registrations with one host asks once; attempts never use this
 REMEMBER_NAMES = 1024
-REGISTRATION_LOOK_UP_SECONDS = 3.0  # an app waits for its answer; a name that takes longer does not resolve just now
+# With the store's 4 s an app has its answer within 5; a name that takes longer does not resolve just now.
+REGISTRATION_LOOK_UP_SECONDS = 1.0
 
 
 class NameUnresolved(BridgeError):

@@ -20,14 +20,14 @@ class Sealer:
     """Seals and opens texts, and makes fingerprints under keys that every replica derives from one root."""
 
     def __init__(self, keys: Sequence[str], root: bytes = b"") -> None:
+        self._texts = tuple(keys)
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         self._root = root
+        self._keys: dict[str, bytes] = {}
 
     def rooted(self, root: bytes) -> "Sealer":
         """The same sealer with the database's root secret."""
-        sealer = Sealer.__new__(Sealer)
-        sealer._fernet, sealer._root = self._fernet, root  # noqa: SLF001  its own class
-        return sealer
+        return Sealer(self._texts, root)
 
     def seal(self, row_id: str, text: str) -> bytes:
         """Encrypt a text for one row, under the newest key."""
@@ -52,7 +52,9 @@ class Sealer:
 
     def key(self, purpose: str) -> bytes:
         """A key of 32 bytes for one purpose, the same on every replica and for the database's life."""
-        return hmac.digest(self._root, f"amux-bridge {purpose}".encode(), "sha256")
+        if purpose not in self._keys:
+            self._keys[purpose] = hmac.digest(self._root, f"amux-bridge {purpose}".encode(), "sha256")
+        return self._keys[purpose]
 
     def fingerprint(self, purpose: str, data: bytes) -> bytes:
         """16 bytes that tell two data apart and nothing about either."""

@@ -26,6 +26,7 @@ Transaction: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
 """Runs a function in one transaction and commits; raises what the database raises."""
 
 PATIENCE_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 503 within 5 s
+BEGIN_WITHIN_SECONDS = 3.0  # what has not begun by then is not begun: its caller would not see the end
 MOST_AT_ONCE = 512  # units to a commit: the cost of each is flat from 32 on, and a caller waits for its whole batch
 _CONNECTION_TROUBLE = (OperationalError, InterfaceError, InternalError)
 
@@ -57,16 +58,18 @@ class GroupWriter:
         self._waiting: deque[_Work[Any, Any]] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self.late: Callable[[object], None] = lambda _: None
         self._thread = threading.Thread(target=self._run, name="bridge-writer", daemon=True)
         self._thread.start()
 
     async def do(self, unit: Unit[Given, Result], given: Given) -> Result:
         """Have a unit done, durably; raises its BridgeError, or StoreUnavailable within 4 s when nothing was written.
 
-        A caller that was told StoreUnavailable because time ran out may find its work done later.
+        A caller that was told StoreUnavailable because time ran out may find its work done later: `late` is then
+        called with the result, on the caller's loop.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(unit, given, loop.create_future(), time.monotonic() + PATIENCE_SECONDS)
+        work = _Work(unit, given, loop.create_future(), time.monotonic() + BEGIN_WITHIN_SECONDS)
         with self._wake:
             if self._closing:
                 raise StoreUnavailable("the bridge is stopping")
@@ -93,7 +96,7 @@ class GroupWriter:
             seconds = time.perf_counter() - began
             for name in {work.unit.__name__ for work in batch}:
                 self._metrics.store_seconds.labels(name).observe(seconds)
-            _answer(batch)
+            self._answer(batch)
 
     def _next_batch(self) -> list[_Work[Any, Any]]:
         """What waits and may still begin; an empty list ends the thread."""
@@ -107,7 +110,7 @@ class GroupWriter:
             now = time.monotonic()
             live = [work for work in batch if work.begins_before > now and not work.future.cancelled()]
             if late := [work for work in batch if work.begins_before <= now]:
-                _answer(late)
+                self._answer(late)
             if live:
                 return live
 
@@ -123,6 +126,28 @@ class GroupWriter:
                 return
             for work in batch:
                 self._do_together([work])
+
+    def _answer(self, batch: list[_Work[Any, Any]]) -> None:
+        """Hand the results over to the callers' loops, one call for each loop."""
+        loops: dict[asyncio.AbstractEventLoop, list[_Work[Any, Any]]] = {}
+        for work in batch:
+            loops.setdefault(work.future.get_loop(), []).append(work)
+        for loop, works in loops.items():
+            try:
+                loop.call_soon_threadsafe(self._resolve, works)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                continue
+
+    def _resolve(self, works: list[_Work[Any, Any]]) -> None:
+        for work in works:
+            failed = isinstance(work.result, Exception)
+            if work.future.done():
+                if not failed:
+                    self.late(work.result)
+            elif isinstance(work.result, Exception):
+                work.future.set_exception(work.result)
+            else:
+                work.future.set_result(work.result)
 
 
 def _run_kinds(connection: Connection, batch: list[_Work[Any, Any]]) -> None:
@@ -140,25 +165,3 @@ def _fail(batch: list[_Work[Any, Any]], error: DBAPIError) -> None:
     reason = " ".join(str(error.orig).split())[:200]
     for work in batch:
         work.result = StoreUnavailable(f"the database refuses: {reason}")
-
-
-def _answer(batch: list[_Work[Any, Any]]) -> None:
-    """Hand the results over to the callers' loops, one call for each loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Work[Any, Any]]] = {}
-    for work in batch:
-        loops.setdefault(work.future.get_loop(), []).append(work)
-    for loop, works in loops.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, works)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            continue
-
-
-def _resolve(works: list[_Work[Any, Any]]) -> None:
-    for work in works:
-        if work.future.done():
-            continue
-        if isinstance(work.result, Exception):
-            work.future.set_exception(work.result)
-        else:
-            work.future.set_result(work.result)
