@@ -181,9 +181,8 @@ class Recorder:
             told.hand_over(changed.owed)
         if isinstance(write, Sight) and write.news:
             task = write.task
-            _log.event(
-                "status_changed", task_id=task.task_id, status=task.snapshot.status, progress=task.snapshot.progress
-            )
+            for watch_id in changed.touched:
+                _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=task.snapshot.status)
         for watch in changed.settled:
             self._tell_settled(watch)
         ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
+import pytest
 
 from bridge.amux.client import AmuxClient
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, OwedDelivery, Watch
@@ -189,3 +190,10 @@ async def rigged(folder: Path, sandbox: Sandbox | None = None) -> AsyncIterator[
         ticking.cancel()
         for poller in rig.pollers:
             await poller.drain(0.5)
+
+
+@pytest.fixture(name="rig")
+async def rig_fixture(tmp_path: Path) -> AsyncIterator[Rig]:
+    """The rig; a test file takes it by importing this."""
+    async with rigged(tmp_path) as made:
+        yield made

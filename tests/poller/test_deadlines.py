@@ -2,7 +2,13 @@
 
 from collections import Counter
 
-from polling_rig import DONE, QUICK, RUNNING, Rig
+from polling_rig import (
+    DONE,
+    QUICK,
+    RUNNING,
+    Rig,
+    rig_fixture,  # noqa: F401  a fixture
+)
 
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy

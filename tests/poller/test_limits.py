@@ -5,7 +5,13 @@ import logging
 import time
 
 import pytest
-from polling_rig import DONE, QUICK, RUNNING, Rig
+from polling_rig import (
+    DONE,
+    QUICK,
+    RUNNING,
+    Rig,
+    rig_fixture,  # noqa: F401  a fixture
+)
 
 from bridge.amux.client import AmuxClient
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus

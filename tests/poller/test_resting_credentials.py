@@ -3,7 +3,14 @@
 import logging
 
 import pytest
-from polling_rig import DONE, KEY, QUICK, RUNNING, Rig
+from polling_rig import (
+    DONE,
+    KEY,
+    QUICK,
+    RUNNING,
+    Rig,
+    rig_fixture,  # noqa: F401  a fixture
+)
 
 from bridge.amux.client import AmuxClient
 from bridge.core.model import Outcome, WatchState

@@ -3,7 +3,13 @@
 import asyncio
 
 import pytest
-from polling_rig import DONE, QUICK, RUNNING, Rig
+from polling_rig import (
+    DONE,
+    QUICK,
+    RUNNING,
+    Rig,
+    rig_fixture,  # noqa: F401  a fixture
+)
 
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus, WatchState
 from bridge.sandbox import Behaviour, Fault, FaultKind
