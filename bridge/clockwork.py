@@ -44,6 +44,7 @@ class Clockwork:
         self._troubles: dict[str, str] = {}
         self._last_tick = clock()
         self._watching: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def every(self, seconds: float, name: str, work: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
         """Run `work` at an interval; one run at a time, and a turn that it takes too long for is left out."""
@@ -57,6 +58,7 @@ class Clockwork:
 
     async def stop(self) -> None:
         """End; a job that runs is cancelled."""
+        self._stopping = True
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -74,6 +76,10 @@ class Clockwork:
     async def _run(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            # By `stop`, and the job ends here: raised on, APScheduler would log it as a fault, with its trace.
         except BridgeError as error:
             self._tell(name, str(error), None)
         except Exception as error:  # noqa: BLE001  a job's fault must not end the others; told with its trace

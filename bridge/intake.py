@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
@@ -37,7 +37,7 @@ _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]  # of 10 bits: twice as quick as by 5
 _RANDOM_BITS = 80
 _NO_CONTEXT = b"null"
-_NO_KEY = "must be given, for this bridge has no amux key of its own"
+NO_KEY = "must be given, for this bridge has no amux key of its own"
 
 _log = get_logger("intake")
 
@@ -127,7 +127,7 @@ class Intake:
         self._announce = announce
         self._metrics = metrics
         self._configured_key = configured_key
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._ids = WatchIds()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -136,12 +136,7 @@ class Intake:
 
         Raises InvalidRequest, TargetRefused, WatchConflict, IdempotencyConflict, TooManyWatches or StoreUnavailable.
         """
-        self._check(wanted)
-        target = await self._guard.check(wanted.callback_url, remember=True)
-        [taken] = await self._to_its_end(self._store_all([(wanted, target)], app))
-        if isinstance(taken, BridgeError):
-            raise taken
-        return taken
+        return await self._register(wanted, await self.judge(wanted), app)
 
     async def register_all(self, wanted: Sequence[Wanted], app: str) -> Sequence[Taken | BridgeError]:
         """Register many in one commit; each has its own result, in order. Raises StoreUnavailable for them all."""
@@ -150,9 +145,21 @@ class Intake:
         taken = iter(await self._to_its_end(self._store_all(good, app)) if good else ())
         return [next(taken) if isinstance(target, Target) else target for target in targets]
 
-    async def check_target(self, callback_url: str) -> None:
-        """Judge a callback URL as a registration would, before anything else is done for it."""
-        await self._guard.check(callback_url, remember=True)
+    async def judge(self, wanted: Wanted) -> Target:
+        """Check what is wanted as registering does, before anything else is done for it; its target.
+
+        Raises InvalidRequest or TargetRefused.
+        """
+        self._check(wanted)
+        return await self._guard.check(wanted.callback_url, remember=True)
+
+    async def register_judged(self, wanted: Wanted, target: Target, app: str) -> Taken:
+        """Register a watch that was judged before: on a task that is paid for by now.
+
+        So no limit refuses it, and its target is not judged again before the first attempt. Raises WatchConflict or
+        StoreUnavailable.
+        """
+        return await self._register(wanted, target, app, beyond_limit=True)
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
         """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled."""
@@ -176,24 +183,33 @@ class Intake:
         _log.event("cancelled", watch_id=watch_id, task_id=view.watch.task_id, app=view.watch.app)
         return view
 
+    async def _register(self, wanted: Wanted, target: Target, app: str, *, beyond_limit: bool = False) -> Taken:
+        [taken] = await self._to_its_end(self._store_all([(wanted, target)], app, beyond_limit=beyond_limit))
+        if isinstance(taken, BridgeError):
+            raise taken
+        return taken
+
     # --- one registration's parts ---------------------------------------------------------------------------------
 
     def _check(self, wanted: Wanted) -> None:
-        if wanted.timeout_seconds is not None and wanted.timeout_seconds > self._timeouts.most:
-            raise InvalidRequest([("timeout_seconds", f"must be at most {self._timeouts.most:g}")])
+        if wanted.timeout_seconds is not None and wanted.timeout_seconds > self.timeouts.most:
+            raise InvalidRequest([("timeout_seconds", f"must be at most {self.timeouts.most:g}")])
         if wanted.api_key is None and self._configured_key() is None:
-            raise InvalidRequest([("api_key", _NO_KEY)], code="no_api_key")
+            raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
 
     async def _target_or_error(self, wanted: Wanted) -> Target | BridgeError:
         try:
-            self._check(wanted)
-            return await self._guard.check(wanted.callback_url, remember=True)
+            return await self.judge(wanted)
         except BridgeError as error:
             return error
 
-    async def _store_all(self, good: Sequence[tuple[Wanted, Target]], app: str) -> Sequence[Taken | BridgeError]:
+    async def _store_all(
+        self, good: Sequence[tuple[Wanted, Target]], app: str, *, beyond_limit: bool = False
+    ) -> Sequence[Taken | BridgeError]:
         now = self._store.now()
         news = [self._new_watch(wanted, target, app, now) for wanted, target in good]
+        if beyond_limit:
+            news = [replace(new, beyond_limit=True) for new in news]
         found = await self._store.register_all(news)
         # All are handed over before any is looked at again: what is stored must be polled, whatever comes then.
         for new, (wanted, _), result in zip(news, good, found, strict=True):
@@ -206,7 +222,7 @@ class Intake:
 
     def _new_watch(self, wanted: Wanted, target: Target, app: str, now: float) -> NewWatch:
         watch_id = self._ids.next(now)
-        seconds = self._timeouts.default if wanted.timeout_seconds is None else float(wanted.timeout_seconds)
+        seconds = self.timeouts.default if wanted.timeout_seconds is None else float(wanted.timeout_seconds)
         events = wanted_events(wanted.events)
         credential = self._credential(wanted)
         watch = Watch(

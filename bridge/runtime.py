@@ -29,6 +29,7 @@ from bridge.intake import Intake, Timeouts
 from bridge.janitor import Janitor
 from bridge.listening import base_url, bind, own_addresses
 from bridge.poller import Poller
+from bridge.relay import Relay
 from bridge.settings import Settings
 from bridge.store.opening import open_store
 from bridge.store.records import CONFIGURED, TaskRow
@@ -42,7 +43,7 @@ from bridge.web.page.page import Page
 from bridge.web.page.session import KEY_PURPOSE as PAGE_KEY_PURPOSE
 from bridge.web.page.session import Sessions
 from bridge.web.readiness import Health
-from bridge.web.services import Services
+from bridge.web.services import DropIn, Services
 from bridge.web.waiting import Waiting
 
 USER_AGENT = f"amux-bridge/{__version__}"
@@ -91,6 +92,7 @@ class Runtime:
         self._health.draining = True
         self._waiting.end()
         await self._runner.cleanup()
+        await self._relay.finish(max(0.1, (self._drain_seconds - (time.monotonic() - began)) / 2))
         await self._intake.finish()
         left = max(0.1, self._drain_seconds - (time.monotonic() - began))
         await asyncio.gather(self._poller.drain(left), self._deliverer.drain(left))
@@ -128,6 +130,7 @@ class Runtime:
         self._deliverer = self._make_deliverer(secrets)
         self._poller = self._make_poller()
         self._intake = self._make_intake(guard)
+        self._relay = Relay(self._client, configured_key=self._configured_key)
         self._history = History(self.metrics, self._store.now)
         self._clockwork = self._make_clockwork()
         self._health = Health(self._store, tick_age=self._clockwork.tick_age, degraded=self._poller.degraded)
@@ -246,6 +249,10 @@ class Runtime:
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),
             secrets=secrets,
             signing_key=settings.signing_key,
+            link_key=self._store.sealer.key(LINK_PURPOSE),
+            relay=self._relay,
+            drop_in=DropIn() if settings.drop_in else None,
+            public_url=settings.public_url,
         )
 
     def _page(self) -> Page:

@@ -16,8 +16,9 @@ LONGEST_POLL_SECONDS = 60.0
 class Survey:
     """What a look at all tasks found. A task is counted once: held by its key, else failing, else late.
 
-    `errors` counts failing tasks by their last error's code, and `messages` has the message of one for each; `keys` counts tasks by credential; `unwritten` are tasks
-    whose change waits for the store. `stuck` are the row ids of failing and late tasks, the worst first, cut.
+    `errors` counts failing tasks by their last error's code, and `messages` has the message of one for each. `keys`
+    counts tasks by credential; `unwritten` are tasks whose change waits for the store. `stuck` are the row ids of
+    failing and late tasks, the worst first, cut.
     """
 
     tasks: int

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, exists, select, update
 
 from bridge.core.errors import BridgeError, NotFound, WatchSettled
 from bridge.core.model import WatchState
+from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.replicas import Replica
 from bridge.store.schema import IS_ACTIVE, tasks, watches
-from bridge.store.settling import LOCK_TASKS, LOCK_WATCHES, end_watches
+from bridge.store.settling import LOCK_TASKS, LOCK_WATCHES
 
 Nothing: TypeAlias = None
 
@@ -32,8 +33,11 @@ _FIND = (
 )
 _CLOSE_EMPTY = (
     update(tasks)
-    .where(tasks.c.id.in_(bindparam("those", expanding=True)), tasks.c.closed_at.is_(None))
-    .where(~select(watches.c.id).where(watches.c.task == tasks.c.id, IS_ACTIVE).exists())
+    .where(
+        tasks.c.id.in_(bindparam("those", expanding=True)),
+        tasks.c.closed_at.is_(None),
+        ~exists().where(watches.c.task == tasks.c.id, IS_ACTIVE),
+    )
     .values(closed_at=bindparam("at"), next_poll_at=None)
 )
 
@@ -59,8 +63,7 @@ def cancel(connection: Connection, works: Sequence[Cancelling]) -> Sequence[Noth
             if row.state == WatchState.ACTIVE:
                 ending.add(row.id)
     at = works[0].at
-    cancelled = {"now_state": WatchState.CANCELLED, "now_outcome": None, "at": at}
-    end_watches(connection, [(watch_id, cancelled) for watch_id in ending], at)
+    end_watches(connection, [WatchEnd(watch_id, WatchState.CANCELLED, None, at) for watch_id in sorted(ending)])
     if ending:
         connection.execute(_CLOSE_EMPTY, {"those": task_rows, "at": at})
     return results

@@ -1,28 +1,33 @@
 """The outbox: what is due, claiming it, recording attempts, sending again."""
 
+import logging
 import secrets as randomness
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.delivery import Dead, Delivered, RetryAt
-from bridge.core.errors import BridgeError, LostClaim, NotFound
-from bridge.core.model import DeliveryState, Event, EventType, OwedDelivery
+from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
+from bridge.core.model import Event, EventType, OwedDelivery
 from bridge.store import replicas
+from bridge.store.ending import GIVEN_UP
 from bridge.store.records import DeadFilter, Tried
 from bridge.store.replicas import Replica
 from bridge.store.rows import owed, problem_text
 from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, watches
 from bridge.store.sealing import Sealer
+from bridge.telemetry import get_logger
 
 Nothing: TypeAlias = None
 
 COUNTED_PER_HOST = 1_000
 RETRIED_AT_ONCE = 2_000  # dead deliveries to a transaction: 20 ms, so that nobody waits long behind them
+
+_log = get_logger("store")
 
 
 # --- what is due --------------------------------------------------------------------------------------------------
@@ -124,12 +129,19 @@ def _claimed(connection: Connection, work: Claiming) -> list[OwedDelivery]:
     lease = randomness.token_hex(8)
     claimed = {"those": sorted(found), "a_lease": lease, "replica": work.replica.id, "now": work.now}
     connection.execute(_CLAIM, claimed | {"until": work.now + work.lease_seconds})
-    rows = connection.execute(_LOAD, {"those": sorted(found)})
-    return [owed(row, _event_of(row), lease, row.round_attempts, work.sealer) for row in rows]
+    return [one for row in connection.execute(_LOAD, {"those": found}) for one in _opened(row, lease, work.sealer)]
 
 
-def _event_of(row: Any) -> Event:
-    return Event(row.id, row.watch_id, EventType(row.type), row.created_at, bytes(row.payload))
+def _opened(row: Row[Any], lease: str, sealer: Sealer) -> list[OwedDelivery]:
+    """The delivery with its watch's secrets; none when they don't open: nobody else's waits for that."""
+    event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.payload)
+    try:
+        return [owed(row, event, lease, row.round_attempts, sealer)]
+    except BadSetting as error:
+        means = "it is not sent; tried again when its claim ends"
+        told = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}
+        _log.event("delivery_unreadable", level=logging.ERROR, **told, reason=str(error), means=means)
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +176,16 @@ _LEASES = (
     .with_for_update()
 )
 _WRITE_ATTEMPT = insert(attempts)
-_STEP = (
+_STEP = (  # sets what it is given besides
     update(deliveries)
     .where(deliveries.c.id == bindparam("an_id"))
     .values(
-        state=bindparam("now_state"),
-        attempts=deliveries.c.attempts + 1,
-        round_attempts=deliveries.c.round_attempts + 1,
-        next_attempt_at=bindparam("next"),
-        delivered_at=bindparam("delivered"),
-        dead_at=bindparam("dead"),
-        error=bindparam("now_error"),
+        attempts=deliveries.c.attempts + literal_column("1"),
+        round_attempts=deliveries.c.round_attempts + literal_column("1"),
     )
 )
 _DONE = delete(outbox).where(outbox.c.id.in_(bindparam("those", expanding=True)))
-_LATER = (
-    update(outbox)
-    .where(outbox.c.id == bindparam("an_id"))
-    .values(lease=None, holder=None, due_at=bindparam("due"), set_at=bindparam("now"))
-)
+_LATER = update(outbox).where(outbox.c.id == bindparam("an_id"))  # sets what it is given
 _host = insert(hosts)
 _HOST_FAILED = _host.on_conflict_do_update(
     index_elements=["host"], set_={"failures": _host.excluded.failures, "at": _host.excluded.at}
@@ -194,14 +197,21 @@ def record_attempts(connection: Connection, works: Sequence[Tried]) -> Sequence[
     """Write each attempt and its delivery's next step, where the claim still stands."""
     held = connection.execute(_LEASES, {"those": sorted({work.delivery_id for work in works})})
     leases = {row.id: row.lease for row in held}
-    standing = [work for work in works if leases.get(work.delivery_id) == work.lease]
+    standing: list[Tried] = []
+    results: list[Nothing | BridgeError] = []
+    for work in works:
+        if leases.get(work.delivery_id) == work.lease:
+            del leases[work.delivery_id]  # a claim is good for one attempt
+            standing.append(work)
+            results.append(None)
+        else:
+            results.append(LostClaim("the delivery is claimed anew, or no longer owed"))
     if standing:
         connection.execute(_WRITE_ATTEMPT, [_attempt_row(work) for work in standing])
-        connection.execute(_STEP, sorted(map(_step, standing), key=lambda row: str(row["an_id"])))
         _update_outbox(connection, standing)
+        connection.execute(_STEP, [_step(work) for work in standing])
     _write_hosts(connection, works)
-    lost = LostClaim("the delivery is claimed anew, or no longer owed")
-    return [None if leases.get(work.delivery_id) == work.lease else lost for work in works]
+    return results
 
 
 def _attempt_row(work: Tried) -> dict[str, Any]:
@@ -217,25 +227,32 @@ def _attempt_row(work: Tried) -> dict[str, Any]:
 
 
 def _step(work: Tried) -> dict[str, Any]:
-    step: dict[str, Any] = {"an_id": work.delivery_id, "next": None, "delivered": None, "dead": None, "now_error": None}
+    step: dict[str, Any] = {
+        "an_id": work.delivery_id,
+        "state": "pending",
+        "next_attempt_at": None,
+        "delivered_at": None,
+        "dead_at": None,
+        "error": None,
+    }
     match work.verdict:
         case Delivered():
-            return step | {"now_state": DeliveryState.DELIVERED, "delivered": work.at}
+            return step | {"state": "delivered", "delivered_at": work.at}
         case RetryAt(at=at, error=error):
-            return step | {"now_state": DeliveryState.PENDING, "next": at, "now_error": problem_text(error)}
+            return step | {"next_attempt_at": at, "error": problem_text(error)}
         case Dead(error=error):
-            return step | {"now_state": DeliveryState.DEAD, "dead": work.at, "now_error": problem_text(error)}
+            return step | {"state": "dead", "dead_at": work.at, "error": problem_text(error)}
 
 
 def _update_outbox(connection: Connection, standing: Sequence[Tried]) -> None:
     later = [
-        {"an_id": work.delivery_id, "due": work.verdict.at, "now": work.at}
+        {"an_id": work.delivery_id, "due_at": work.verdict.at, "set_at": work.at, "lease": None, "holder": None}
         for work in standing
         if isinstance(work.verdict, RetryAt)
     ]
-    done = sorted(work.delivery_id for work in standing if not isinstance(work.verdict, RetryAt))
+    done = [work.delivery_id for work in standing if not isinstance(work.verdict, RetryAt)]
     if later:
-        connection.execute(_LATER, sorted(later, key=lambda row: str(row["an_id"])))
+        connection.execute(_LATER, later)
     if done:
         connection.execute(_DONE, {"those": done})
 
@@ -270,10 +287,12 @@ class RetryingMany:
     now: float
 
 
+# Their watches are locked against retention, which would else delete one that is about to owe something.
 _FIND = (
     select(deliveries.c.id, watches.c.app, watches.c.host)
     .join(watches, watches.c.id == deliveries.c.watch_id)
     .where(deliveries.c.id == bindparam("an_id"))
+    .with_for_update(read=True, key_share=True, of=watches)
 )
 _PENDING_AGAIN = (
     update(deliveries)
@@ -325,14 +344,15 @@ def retry_dead(connection: Connection, works: Sequence[RetryingMany]) -> Sequenc
 
 def _retried(connection: Connection, work: RetryingMany) -> int:
     wanted = _dead(work.wanted, deliveries.c.id, watches.c.host).order_by(deliveries.c.id).limit(RETRIED_AT_ONCE)
-    found = {row.id: row.host for row in connection.execute(wanted)}
+    locked = wanted.with_for_update(read=True, key_share=True, of=watches)
+    found = {row.id: row.host for row in connection.execute(locked)}
     _make_due(connection, found, work.now)
     return len(found)
 
 
 def _dead(wanted: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
     question = select(*columns).select_from(deliveries).join(watches, watches.c.id == deliveries.c.watch_id)
-    question = question.where(IS_DEAD)
+    question = question.where(IS_DEAD, GIVEN_UP)
     if wanted.app is not None:
         question = question.where(watches.c.app == wanted.app)
     if wanted.since is not None:
@@ -340,5 +360,5 @@ def _dead(wanted: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
     if wanted.until is not None:
         question = question.where(deliveries.c.dead_at <= wanted.until)
     if wanted.host is not None:
-        question = question.where(watches.c.host.startswith(f"{wanted.host}:", autoescape=True))
+        question = question.where(watches.c.host.startswith(f"{wanted.host.lower()}:", autoescape=True))
     return question

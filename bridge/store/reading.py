@@ -16,8 +16,8 @@ from bridge.store.schema import IS_ACTIVE, IS_DEAD, attempts, deliveries, events
 from bridge.store.sealing import Sealer
 
 _TASK_COLUMNS = [column for column in tasks.c if column.name not in {"id", "key", "task_id"}]
-_WITH_TASK = select(watches, *_TASK_COLUMNS).join(tasks, tasks.c.id == watches.c.task)
-_ONE = _WITH_TASK.where(watches.c.id == bindparam("an_id"))
+WITH_TASK = select(watches, *_TASK_COLUMNS).join(tasks, tasks.c.id == watches.c.task)
+_ONE = WITH_TASK.where(watches.c.id == bindparam("an_id"))
 _DELIVERIES = (
     select(deliveries)
     .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
@@ -30,16 +30,16 @@ def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchVi
     row = connection.execute(_ONE, {"an_id": watch_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
-    return _views(connection, [row])[0]
+    return views(connection, [row])[0]
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
     """A page, newest first."""
-    return _views(connection, connection.execute(_page(query)).all())
+    return views(connection, connection.execute(_page(query)).all())
 
 
 def _page(query: WatchQuery) -> Select[Any]:
-    page = _WITH_TASK
+    page = WITH_TASK
     if query.before is not None:
         page = page.where(watches.c.id < query.before)
     if query.app is not None:
@@ -57,7 +57,8 @@ def _page(query: WatchQuery) -> Select[Any]:
     return page.order_by(watches.c.id.desc()).limit(query.limit)
 
 
-def _views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
+def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
+    """Watches of rows of `WITH_TASK`, each with its task and its deliveries."""
     apps = {row.id: row.app for row in rows}
     owed: dict[str, list[DeliveryView]] = defaultdict(list)
     if apps:

@@ -46,7 +46,8 @@ class NewWatch:
     """A watch to be registered.
 
     `task` is the row id its task gets if none is open for (credential, task_id); `options` is the keyed fingerprint
-    of all that two registrations must share to be the same; `host` is the callback's host and port.
+    of all that two registrations must share to be the same; `host` is the callback's host and port. `beyond_limit`:
+    the limit of active watches does not refuse it.
     """
 
     watch: Watch
@@ -56,6 +57,7 @@ class NewWatch:
     host: str
     sealed: Sealed = Sealed()
     idempotency: Idempotency | None = None
+    beyond_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class TaskView:
     snapshot: TaskSnapshot
     note: PollNote
     closed: bool = False
+    credential: str = CONFIGURED
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,33 @@
 """Registering: look for the same watch, open its task or join it, write the watch; many in one go."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Row, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from bridge.core.errors import BridgeError, IdempotencyConflict, StoreUnavailable, TooManyWatches, WatchConflict
-from bridge.core.model import STATUS_EVENTS, TaskStatus
+from bridge.core.model import TaskStatus
 from bridge.store import replicas
-from bridge.store.records import NewWatch, Registered
+from bridge.store.records import NewWatch, Registered, TaskRow
 from bridge.store.replicas import Replica
-from bridge.store.rows import digest, task_row, watch_of
+from bridge.store.rows import digest, events_text, task_row, wants_status, watch_of
 from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
 
 KEEP_KEYS_SECONDS = 86_400.0
@@ -33,6 +47,10 @@ class ActiveLimit:
         if self._about + wanted > self.most * _COUNT_FROM:
             self._about = connection.execute(_COUNT_ACTIVE).scalar_one()
         return self.most - self._about
+
+    def refusal(self) -> TooManyWatches:
+        """What a watch too many is told."""
+        return TooManyWatches(f"{self.most} watches are active, as many as this bridge is set to hold")
 
     def add(self, registered: int) -> None:
         """Count what was registered; what ends is seen at the next count."""
@@ -55,8 +73,8 @@ class _Case:
     new: NewWatch
     replica: Replica
     endpoint: str = field(init=False)
-    key: str = field(init=False)
-    twin: "_Case | None" = None  # the case of the same batch that came with this key first
+    key: str = field(init=False)  # its task's
+    twin: "_Case | None" = None  # the case of the same batch that came with this Idempotency-Key first
     result: Registered | BridgeError | None = None
 
     def __post_init__(self) -> None:
@@ -65,32 +83,13 @@ class _Case:
         self.key = digest(self.new.credential, watch.task_id)
 
 
-_COUNT_ACTIVE = select(func.count()).select_from(watches).where(IS_ACTIVE)
-_ACTIVE = select(watches.c.id, watches.c.endpoint, watches.c.options, watches.c.task).where(
-    IS_ACTIVE, watches.c.endpoint.in_(bindparam("those", expanding=True))
-)
-_OPEN = (
-    select(tasks)
-    .where(tasks.c.closed_at.is_(None), tasks.c.key.in_(bindparam("those", expanding=True)))
-    .order_by(tasks.c.id)
-    .with_for_update()
-)
-_OPEN_TASK = insert(tasks).on_conflict_do_nothing(index_elements=["key"], index_where=text("closed_at IS NULL"))
-_WRITE_WATCH = insert(watches).on_conflict_do_nothing(index_elements=["endpoint"], index_where=text("state = 'active'"))
-_MARK_TASK = (
-    update(tasks)
-    .where(tasks.c.id == bindparam("row"))
-    .values(
-        news=or_(tasks.c.news, bindparam("is_news", type_=Boolean)),
-        wants_status=or_(tasks.c.wants_status, bindparam("wants", type_=Boolean)),
-    )
-)
-_CLOSE_UNUSED = (
-    update(tasks)
-    .where(tasks.c.id.in_(bindparam("those", expanding=True)), tasks.c.closed_at.is_(None))
-    .where(~select(watches.c.id).where(watches.c.task == tasks.c.id, IS_ACTIVE).exists())
-    .values(closed_at=bindparam("at"))
-)
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An open task, its row locked; `fresh`: this transaction made it."""
+
+    row: TaskRow
+    owner: str | None
+    fresh: bool
 
 
 def register(
@@ -99,15 +98,16 @@ def register(
     """Register what every caller brings; each watch has its own result."""
     cases = [[_Case(new, work.replica) for new in work.news] for work in works]
     flat = list(chain.from_iterable(cases))
-    _take_keys(connection, flat)
-    _find_existing(connection, _open_cases(flat))
-    _apply_limit(connection, works[0].limit, _open_cases(flat))
-    _write(connection, works[0].limit, _open_cases(flat))
-    _keep_keys(connection, [case for case in flat if case.twin is None])
+    limit = works[0].limit
+    keyed = _take_keys(connection, [case for case in flat if case.new.idempotency is not None])
+    _answer_found(connection, _unanswered(flat))
+    _apply_limit(connection, limit, _unanswered(flat))
+    _write(connection, limit, _unanswered(flat))
+    _keep_keys(connection, keyed)
     return [[_result(case) for case in group] for group in cases]
 
 
-def _open_cases(cases: Sequence[_Case]) -> list[_Case]:
+def _unanswered(cases: Iterable[_Case]) -> list[_Case]:
     return [case for case in cases if case.result is None and case.twin is None]
 
 
@@ -120,94 +120,159 @@ def _result(case: _Case) -> Registered | BridgeError:
 # --- Idempotency-Key ----------------------------------------------------------------------------------------------
 
 _KEY_OF = (idempotency.c.app == bindparam("an_app"), idempotency.c.key == bindparam("a_key"))
-_DROP_OLD_KEY = delete(idempotency).where(*_KEY_OF, idempotency.c.created_at < bindparam("cutoff"))
+# A key's watch may be gone before the key: retention can be set to less than a day.
+_DROP_OLD_KEY = delete(idempotency).where(
+    *_KEY_OF,
+    or_(
+        idempotency.c.created_at < bindparam("cutoff"),
+        ~exists().where(watches.c.id == idempotency.c.watch_id),
+    ),
+)
 _TAKE_KEY = insert(idempotency).on_conflict_do_nothing(index_elements=["app", "key"])
-_FIND_KEY = select(idempotency).where(*_KEY_OF)
+_FIND_KEYS = select(idempotency).where(
+    tuple_(idempotency.c.app, idempotency.c.key).in_(bindparam("names", expanding=True))
+)
 _SET_KEY = update(idempotency).where(*_KEY_OF).values(status=bindparam("answered"), watch_id=bindparam("a_watch"))
 _DROP_KEY = delete(idempotency).where(*_KEY_OF)
 _BY_ID = select(watches).where(watches.c.id == bindparam("an_id"))
 
 
-def _name(case: _Case) -> dict[str, str]:
+def _name(case: _Case) -> tuple[str, str]:
     held = case.new.idempotency
-    return {"an_app": case.new.watch.app, "a_key": held.key if held else ""}
+    return case.new.watch.app, held.key if held is not None else ""
 
 
-def _take_keys(connection: Connection, cases: Sequence[_Case]) -> None:
-    """Take each key before anything else: a second caller, wherever it is, waits here until the first has ended."""
-    keyed = [case for case in cases if case.new.idempotency is not None]
-    firsts: dict[str, _Case] = {}
-    for case in sorted(keyed, key=lambda case: tuple(_name(case).values())):
-        held, watch = case.new.idempotency, case.new.watch
-        if held is None:
-            continue
-        connection.execute(_DROP_OLD_KEY, _name(case) | {"cutoff": watch.created_at - KEEP_KEYS_SECONDS})
-        row = {"app": watch.app, "key": held.key, "body": held.body, "status": 0, "watch_id": watch.id}
-        connection.execute(_TAKE_KEY, row | {"created_at": watch.created_at})
-        found = connection.execute(_FIND_KEY, _name(case)).one()
-        firsts.setdefault(found.watch_id, case)
-        if found.watch_id == watch.id:
-            continue
-        if bytes(found.body) != held.body:
-            case.result = IdempotencyConflict("this Idempotency-Key was used with another body in the last 24 hours")
-        elif found.status == 0:
-            case.twin = firsts[found.watch_id]
-        else:
-            case.result = _answered_before(connection, found)
+def _named(case: _Case) -> dict[str, Any]:
+    app, key = _name(case)
+    return {"an_app": app, "a_key": key}
 
 
-def _answered_before(connection: Connection, found: Row[Any]) -> Registered | None:
-    row = connection.execute(_BY_ID, {"an_id": found.watch_id}).one_or_none()
-    if row is None:  # retention is shorter than a day and has taken it: it counts as a new one
-        return None
-    return Registered(watch_of(row), created=found.status == _OPENED, task_row=row.task)
+def _take_keys(connection: Connection, cases: Sequence[_Case]) -> list[_Case]:
+    """Take each key before anything else: a second caller, wherever it is, waits here until the first has ended.
+
+    The cases whose key is theirs now; the others are answered, or have a twin that will be.
+    """
+    if not cases:
+        return []
+    groups: dict[tuple[str, str], list[_Case]] = defaultdict(list)
+    for case in cases:
+        groups[_name(case)].append(case)
+    names = sorted(groups)
+    firsts = [groups[name][0] for name in names]
+    connection.execute(
+        _DROP_OLD_KEY, [_named(case) | {"cutoff": case.new.watch.created_at - KEEP_KEYS_SECONDS} for case in firsts]
+    )
+    connection.execute(_TAKE_KEY, [_key_values(case) for case in firsts])
+    held = {(row.app, row.key): row for row in connection.execute(_FIND_KEYS, {"names": names})}
+    return [case for name, group in groups.items() for case in group if _has_key(connection, case, group, held[name])]
+
+
+def _key_values(case: _Case) -> dict[str, Any]:
+    held, watch = case.new.idempotency, case.new.watch
+    body = held.body if held is not None else b""
+    app, key = _name(case)
+    return {"app": app, "key": key, "body": body, "status": 0, "watch_id": watch.id, "created_at": watch.created_at}
+
+
+def _has_key(connection: Connection, case: _Case, group: Sequence[_Case], held: Row[Any]) -> bool:
+    """Whether the key is this case's own; if not, see to its answer."""
+    if held.watch_id == case.new.watch.id:
+        return True
+    if case.new.idempotency is not None and held.body != case.new.idempotency.body:
+        case.result = IdempotencyConflict("this Idempotency-Key was used with another body in the last 24 hours")
+    elif held.status == 0:
+        case.twin = group[0]
+    else:
+        row = connection.execute(_BY_ID, {"an_id": held.watch_id}).one()
+        case.result = Registered(watch_of(row), created=held.status == _OPENED, task_row=row.task)
+    return False
 
 
 def _keep_keys(connection: Connection, cases: Sequence[_Case]) -> None:
     """Note what was answered; a refused registration gives its key back."""
-    for case in cases:
-        if case.new.idempotency is None:
-            continue
+    answered: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    for case in sorted(cases, key=_name):
         if isinstance(case.result, Registered):
             status = _OPENED if case.result.created else _FOUND
-            found = connection.execute(_FIND_KEY, _name(case)).one_or_none()
-            if found is not None and found.status == 0:
-                answered = {"answered": status, "a_watch": case.result.watch.id}
-                connection.execute(_SET_KEY, _name(case) | answered)
-        elif not isinstance(case.result, IdempotencyConflict):
-            connection.execute(_DROP_KEY, _name(case))
+            answered.append(_named(case) | {"answered": status, "a_watch": case.result.watch.id})
+        else:
+            refused.append(_named(case))
+    if answered:
+        connection.execute(_SET_KEY, answered)
+    if refused:
+        connection.execute(_DROP_KEY, refused)
 
 
 # --- the same watch, and room for another -------------------------------------------------------------------------
 
+_COUNT_ACTIVE = select(func.count()).select_from(watches).where(IS_ACTIVE)
+_ACTIVE = select(watches.c.id, watches.c.endpoint, watches.c.options, watches.c.task).where(
+    IS_ACTIVE, watches.c.endpoint.in_(bindparam("those", expanding=True))
+)
 
-def _find_existing(connection: Connection, cases: Sequence[_Case]) -> None:
-    """Answer those whose watch is there already: the same one, or one with other options."""
+
+def _answer_found(connection: Connection, cases: Sequence[_Case]) -> list[_Case]:
+    """Answer those whose watch is there already: the same one, or one with other options.
+
+    Those whose very row is there: by this transaction, or by one whose commit was not heard of.
+    """
     if not cases:
-        return
+        return []
     found = connection.execute(_ACTIVE, {"those": sorted({case.endpoint for case in cases})})
     rows = {row.endpoint: row for row in found}
+    there = []
     for case in cases:
         row = rows.get(case.endpoint)
         if row is None:
             continue
         if row.id == case.new.watch.id:
-            case.result = Registered(case.new.watch, created=True, task_row=row.task)
-        elif bytes(row.options) == case.new.options:
-            case.result = Registered(
-                watch_of(connection.execute(_BY_ID, {"an_id": row.id}).one()), created=False, task_row=row.task
-            )
+            there.append(case)
+        elif row.options == case.new.options:
+            watch = watch_of(connection.execute(_BY_ID, {"an_id": row.id}).one())
+            case.result = Registered(watch, created=False, task_row=row.task)
         else:
             case.result = WatchConflict(row.id)
+    return there
 
 
 def _apply_limit(connection: Connection, limit: ActiveLimit, cases: Sequence[_Case]) -> None:
-    room = limit.room(connection, len(cases)) if cases else 0
-    for case in cases[max(room, 0) :]:
-        case.result = TooManyWatches(f"{limit.most} watches are active, as many as this bridge is set to hold")
+    counted = [case for case in cases if not case.new.beyond_limit]
+    room = limit.room(connection, len(cases)) - (len(cases) - len(counted)) if counted else 0
+    for case in counted[max(room, 0) :]:
+        case.result = limit.refusal()
+
+
+def check_room(connection: Connection, works: Sequence[tuple[ActiveLimit, int]]) -> Sequence[TooManyWatches | None]:
+    """See for each caller whether so many more watches fit."""
+    return [limit.refusal() if limit.room(connection, wanted) < wanted else None for limit, wanted in works]
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
+
+_OPEN = (
+    select(tasks)
+    .where(tasks.c.closed_at.is_(None), tasks.c.key.in_(bindparam("those", expanding=True)))
+    .order_by(tasks.c.id)
+    .with_for_update()
+)
+_OPEN_TASK = (
+    insert(tasks)
+    .on_conflict_do_nothing(index_elements=["key"], index_where=text("closed_at IS NULL"))
+    .execution_options(preserve_rowcount=True)
+)
+_WRITE_WATCH = insert(watches).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+_MARK_TASK = (
+    update(tasks)
+    .where(tasks.c.id == bindparam("row"))
+    .values(
+        news=or_(tasks.c.news, bindparam("is_news", type_=Boolean)),
+        wants_status=or_(tasks.c.wants_status, bindparam("wants", type_=Boolean)),
+    )
+)
+_DROP_UNUSED = delete(tasks).where(
+    tasks.c.id.in_(bindparam("those", expanding=True)), ~exists().where(watches.c.task == tasks.c.id)
+)
 
 
 def _write(connection: Connection, limit: ActiveLimit, cases: Sequence[_Case]) -> None:
@@ -215,60 +280,68 @@ def _write(connection: Connection, limit: ActiveLimit, cases: Sequence[_Case]) -
     if not cases:
         return
     opened = _open_tasks(connection, cases)
-    connection.execute(_WRITE_WATCH, sorted((_watch_values(case, opened) for case in cases), key=lambda row: row["id"]))
-    _find_existing(connection, cases)
-    written = [case for case in cases if isinstance(case.result, Registered) and case.result.created]
-    limit.add(len(written))
-    if len(written) < len(cases):
-        unused = {"those": sorted(opened[case.key].id for case in cases), "at": cases[0].new.watch.created_at}
-        connection.execute(_CLOSE_UNUSED, unused)
+    in_order = sorted(cases, key=lambda case: case.endpoint)
+    inserted = connection.execute(_WRITE_WATCH, [_watch_values(case, opened[case.key].row) for case in in_order])
+    limit.add(inserted.rowcount)
+    written: Sequence[_Case] = cases
+    if inserted.rowcount < len(cases):
+        written = _answer_found(connection, cases)
+        connection.execute(_DROP_UNUSED, {"those": sorted(one.row.id for one in opened.values() if one.fresh)})
+    for case in written:
+        case.result = _registered(case, opened[case.key])
     _tell_owners(connection, written, opened)
 
 
-def _open_tasks(connection: Connection, cases: Sequence[_Case]) -> dict[str, Row[Any]]:
+def _open_tasks(connection: Connection, cases: Sequence[_Case]) -> dict[str, _Open]:
     """The open task of each case by its key, its row locked: settling waits until the watch is there."""
     replica = cases[0].replica
-    held = replicas.holds(connection, replica)
-    owner = replicas.lightest(connection, replica) if held else None
-    wanted = {case.key: case for case in cases}
-    opened: dict[str, Row[Any]] = {}
+    owner = replicas.lightest(connection, replica) if replicas.holds(connection, replica) else None
+    wanted: dict[str, list[_Case]] = defaultdict(list)
+    for case in cases:
+        wanted[case.key].append(case)
+    opened: dict[str, _Open] = {}
     # Again while a task is settled between our insert and our lock: it then closes, and another is opened.
-    while missing := sorted(wanted.keys() - opened.keys(), key=lambda key: wanted[key].new.task):
-        connection.execute(_OPEN_TASK, [_task_values(wanted[key], owner) for key in missing])
-        opened |= {row.key: row for row in connection.execute(_OPEN, {"those": missing})}
+    while missing := sorted(wanted.keys() - opened.keys()):
+        firsts = {key: wanted[key][0].new for key in missing}
+        made = connection.execute(_OPEN_TASK, [_task_values(key, wanted[key], owner) for key in missing])
+        if made.rowcount == len(missing):
+            fresh = {key: TaskRow(new.task, new.watch.task_id, new.credential) for key, new in firsts.items()}
+            return opened | {key: _Open(row, owner, fresh=True) for key, row in fresh.items()}
+        for row in connection.execute(_OPEN, {"those": missing}):
+            opened[row.key] = _Open(task_row(row, sight_owed=False), row.owner, row.id == firsts[row.key].task)
     return opened
 
 
-def _task_values(case: _Case, owner: str | None) -> dict[str, Any]:
-    watch = case.new.watch
+def _task_values(key: str, cases: Sequence[_Case], owner: str | None) -> dict[str, Any]:
+    new, replica = cases[0].new, cases[0].replica
     return {
-        "id": case.new.task,
-        "key": case.key,
-        "task_id": watch.task_id,
-        "credential": case.new.credential,
-        "status": TaskStatus.UNKNOWN,
+        "id": new.task,
+        "key": key,
+        "task_id": new.watch.task_id,
+        "credential": new.credential,
+        "status": TaskStatus.UNKNOWN.value,
         "polls": 0,
         "owner": owner,
-        "news": False,
-        "wants_status": False,
-        "opened_at": watch.created_at,
+        "news": owner not in {None, replica.id},
+        "wants_status": any(wants_status(case.new.watch.events) for case in cases),
+        "opened_at": new.watch.created_at,
     }
 
 
-def _watch_values(case: _Case, opened: dict[str, Row[Any]]) -> dict[str, Any]:
+def _watch_values(case: _Case, task: TaskRow) -> dict[str, Any]:
     new, watch = case.new, case.new.watch
     return {
         "id": watch.id,
         "app": watch.app,
-        "task": opened[case.key].id,
+        "task": task.id,
         "task_id": watch.task_id,
         "callback_url": watch.callback_url,
         "host": new.host,
         "endpoint": case.endpoint,
-        "events": ",".join(sorted(watch.events)),
+        "events": events_text(watch.events),
         "context": watch.context,
         "options": new.options,
-        "state": watch.state,
+        "state": watch.state.value,
         "created_at": watch.created_at,
         "deadline_at": watch.deadline_at,
         "timeout_seconds": watch.timeout_seconds,
@@ -279,20 +352,18 @@ def _watch_values(case: _Case, opened: dict[str, Row[Any]]) -> dict[str, Any]:
     }
 
 
-def _tell_owners(connection: Connection, written: Sequence[_Case], opened: dict[str, Row[Any]]) -> None:
-    """Hand the tasks of this replica to its poller, and leave word for the owners of the others."""
-    marks = []
-    for case in written:
-        row = opened[case.key]
-        wants = not case.new.watch.events.isdisjoint(STATUS_EVENTS.values())
-        ours = row.owner == case.replica.id
-        # A task that another replica owns is news to it, whether it is new or has a new watch that wants its status.
-        news = not ours and row.owner is not None and (row.id == case.new.task or wants)
-        if wants or news:
-            marks.append({"row": row.id, "is_news": news, "wants": wants})
-        if ours:
-            case.result = Registered(
-                case.new.watch, created=True, task=task_row(row, sight_owed=wants), task_row=row.id
-            )
+def _registered(case: _Case, opened: _Open) -> Registered:
+    row = replace(opened.row, sight_owed=True) if wants_status(case.new.watch.events) else opened.row
+    task = row if opened.owner == case.replica.id else None
+    return Registered(case.new.watch, created=True, task=task, task_row=row.id)
+
+
+def _tell_owners(connection: Connection, written: Sequence[_Case], opened: Mapping[str, _Open]) -> None:
+    """Leave word on tasks that were there before: somebody wants their status, which is news to another owner."""
+    marks = [
+        {"row": one.row.id, "is_news": one.owner not in {None, case.replica.id}, "wants": True}
+        for case in written
+        if not (one := opened[case.key]).fresh and wants_status(case.new.watch.events)
+    ]
     if marks:
         connection.execute(_MARK_TASK, sorted(marks, key=lambda mark: str(mark["row"])))

@@ -1,9 +1,9 @@
 """Who polls what: leases, epochs, taking over and handing over."""
 
 import secrets as randomness
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
@@ -25,7 +25,7 @@ class Replica:
     id: str
     epoch: int
     shared: bool
-    now: Any  # Callable[[], float]: the database's clock
+    now: Callable[[], float]  # the database's clock
 
 
 _FENCE = (
@@ -166,9 +166,9 @@ def _adopted(connection: Connection, work: Adoption) -> list[TaskRow] | BridgeEr
     for name in dead:  # first of all: from here on the dead replica, should it wake, writes nothing
         connection.execute(_BUMP, {"replica": name})
         connection.execute(_RELEASE, {"replica": name, "now": now})
-    free = list(connection.execute(_FREE, {"dead": dead, "most": work.limit}).scalars())
-    news = list(connection.execute(_NEWS, {"replica": replica.id, "most": work.limit}).scalars())
-    taken = connection.execute(_TAKE, {"ids": sorted({*free, *news}), "replica": replica.id}).all()
+    found = set(connection.execute(_FREE, {"dead": dead, "most": work.limit}).scalars())
+    found.update(connection.execute(_NEWS, {"replica": replica.id, "most": work.limit}).scalars())
+    taken = connection.execute(_TAKE, {"ids": sorted(found), "replica": replica.id}).all() if found else []
     if dead:
         connection.execute(_FORGET, {"dead": dead})
     return [task_row(row, sight_owed=row.wants_status) for row in taken]
@@ -185,14 +185,21 @@ def leave(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing 
     for replica in works:
         connection.execute(_RELEASE, {"replica": replica.id, "now": replica.now()})
         if replica.shared:
-            connection.execute(_LET_GO, {"replica": replica.id})
+            # The name first: that waits for those who are giving a task to it, and their tasks are let go as well.
             connection.execute(_LEAVE, {"replica": replica.id})
+            connection.execute(_LET_GO, {"replica": replica.id})
     return [None] * len(works)
 
 
 # --- sharing out --------------------------------------------------------------------------------------------------
 
 _LOADS = select(replicas.c.id, replicas.c.owned_tasks).where(replicas.c.expires_at > bindparam("now"))
+# Until the task is committed nobody may forget its owner, or it would never be taken over. Renewing is not held up.
+_STAYS = (
+    select(replicas.c.id)
+    .where(replicas.c.id == bindparam("replica"), replicas.c.expires_at > bindparam("now"))
+    .with_for_update(read=True, key_share=True)
+)
 UNEVEN = 1.25  # a replica gives new tasks away when it has a quarter more than the least loaded one
 SMALL = 20  # and this many more: a handful of tasks is not worth another replica's look-up
 
@@ -201,9 +208,12 @@ def lightest(connection: Connection, replica: Replica) -> str:
     """Who should poll a new task: this replica, or one that is clearly less loaded."""
     if not replica.shared:
         return replica.id
-    loads = {row.id: row.owned_tasks for row in connection.execute(_LOADS, {"now": replica.now()})}
+    now = replica.now()
+    loads = {row.id: row.owned_tasks for row in connection.execute(_LOADS, {"now": now})}
     own = loads.pop(replica.id, 0)
     if not loads:
         return replica.id
     name = min(loads, key=lambda other: (loads[other], other))
-    return name if own > loads[name] * UNEVEN + SMALL else replica.id
+    if own <= loads[name] * UNEVEN + SMALL:
+        return replica.id
+    return name if connection.execute(_STAYS, {"replica": name, "now": now}).first() else replica.id

@@ -33,6 +33,10 @@ _OLD = (
     .with_for_update(skip_locked=True)
 )
 _THOSE: BindParameter[str] = bindparam("those", expanding=True)
+# Once more when they are locked: a retry may have come between looking and locking.
+_OWING = select(deliveries.c.watch_id).where(
+    deliveries.c.watch_id.in_(_THOSE), deliveries.c.state == literal_column("'pending'")
+)
 _DELIVERY_IDS = select(deliveries.c.id).where(deliveries.c.watch_id.in_(_THOSE))
 _DELETE_ATTEMPTS = delete(attempts).where(attempts.c.delivery_id.in_(_THOSE))
 _DELETE_DELIVERIES = delete(deliveries).where(deliveries.c.watch_id.in_(_THOSE))
@@ -51,13 +55,15 @@ def delete_ended(connection: Connection, works: Sequence[Deleting]) -> Sequence[
 
 
 def _deleted(connection: Connection, work: Deleting) -> int:
-    found = connection.execute(_OLD, {"before": work.before, "most": work.limit}).all()
+    old = connection.execute(_OLD, {"before": work.before, "most": work.limit}).all()
+    owing = set(connection.execute(_OWING, {"those": [row.id for row in old]}).scalars()) if old else set()
+    found = [row for row in old if row.id not in owing]
     if not found:
         return 0
     those = {"those": sorted(row.id for row in found)}
-    owed = sorted(connection.execute(_DELIVERY_IDS, those).scalars())
-    if owed:
-        connection.execute(_DELETE_ATTEMPTS, {"those": owed})
+    sent = sorted(connection.execute(_DELIVERY_IDS, those).scalars())
+    if sent:
+        connection.execute(_DELETE_ATTEMPTS, {"those": sent})
     connection.execute(_DELETE_DELIVERIES, those)
     connection.execute(_DELETE_EVENTS, those)
     connection.execute(_DELETE_WATCHES, those)
@@ -85,9 +91,10 @@ _MEND_DELIVERIES = (
     .where(deliveries.c.id.in_(select(outbox.c.id).where(outbox.c.set_at == bindparam("now"))))
     .values(next_attempt_at=select(outbox.c.due_at).where(outbox.c.id == deliveries.c.id).scalar_subquery())
 )
+# Not those registered in the future: what is mended would count as such until then, and get its whole time anew.
 _MEND_WATCHES = (
     update(watches)
-    .where(IS_ACTIVE, watches.c.created_at > bindparam("later"))
+    .where(IS_ACTIVE, watches.c.deadline_at > bindparam("later") + watches.c.timeout_seconds)
     .values(deadline_at=bindparam("now") + watches.c.timeout_seconds)
 )
 TOLERANCE_SECONDS = 1.0

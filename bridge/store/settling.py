@@ -1,26 +1,31 @@
 """What a poll changes: statuses and endings. Watch, event and owed delivery are one transaction.
 
-The task's row is locked first, as in registering and cancelling: no watch is left active on a finished task.
+Rows are locked in one order everywhere: the task first, so that no watch is left active on a finished task, then its
+watches, then the outbox, then deliveries.
 """
 
 import secrets as randomness
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from bridge.core.errors import BridgeError, LostClaim
-from bridge.core.model import STATUS_EVENTS, Event, Watch, WatchState
+from bridge.core.errors import BadSetting, BridgeError, LostClaim
+from bridge.core.model import Event, OwedDelivery, Watch, WatchState
 from bridge.store import replicas
+from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.replicas import Replica
-from bridge.store.rows import SUPERSEDED, note_values, owed, problem_text, snapshot_values, watch_of
+from bridge.store.rows import note_values, owed, snapshot_values, watch_of
 from bridge.store.schema import IS_ACTIVE, deliveries, events, outbox, tasks, watches
 from bridge.store.sealing import Sealer
+from bridge.telemetry import get_logger
 
 Given = TypeVar("Given", Settlement, StatusChange)
+
+_log = get_logger("store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +37,6 @@ class Owned(Generic[Given]):
     change: Given
     lease_seconds: float
 
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A watch at its end, and the event that says so."""
-
-    row: Row[Any]
-    watch: Watch
-    event: Event
-
-
-LOST = LostClaim("the task is another replica's now, or has ended")
 
 LOCK_TASKS = (
     select(tasks.c.id, tasks.c.owner)
@@ -56,67 +50,15 @@ LOCK_WATCHES = (
     .order_by(watches.c.id)
     .with_for_update()
 )
-_HAD = select(events.c.watch_id, events.c.type).where(events.c.watch_id.in_(bindparam("those", expanding=True)))
-
-_END_WATCH = (
-    update(watches)
-    .where(watches.c.id == bindparam("an_id"), watches.c.state == literal_column("'active'"))
-    .values(state=bindparam("now_state"), outcome=bindparam("now_outcome"), ended_at=bindparam("at"))
-)
-_SEE_TASK = (
-    update(tasks)
-    .where(tasks.c.id == bindparam("row"))
-    .values(
-        {
-            tasks.c[name]: bindparam(f"new_{name}")
-            for name in (
-                *("status", "progress", "url", "format", "metadata", "error"),
-                *("polls", "last_polled_at", "next_poll_at", "poll_error", "closed_at"),
-            )
-        }
-    )
-)
-_WRITE_EVENT = insert(events)
-_WRITE_DELIVERY = insert(deliveries)
-_WRITE_OUTBOX = insert(outbox)
-_PENDING = select(deliveries.c.id).where(
-    deliveries.c.watch_id.in_(bindparam("those", expanding=True)), deliveries.c.state == literal_column("'pending'")
-)
-_SUPERSEDE = (
-    update(deliveries)
-    .where(deliveries.c.id.in_(bindparam("those", expanding=True)))
-    .values(state="dead", next_attempt_at=None, dead_at=bindparam("at"), error=problem_text(SUPERSEDED))
-)
-_NO_LONGER_OWED = delete(outbox).where(outbox.c.id.in_(bindparam("those", expanding=True)))
 
 
 def settle(connection: Connection, works: Sequence[Owned[Settlement]]) -> Sequence[Changed | BridgeError]:
     """End what may end on each task; a task without an active watch closes."""
     mine = _claimed(connection, works)
     active = _active_watches(connection, mine)
-    results: list[Changed | BridgeError] = []
-    ended: list[Ended] = []
-    seen: list[dict[str, Any]] = []
-    outbox_rows: list[dict[str, Any]] = []
-    for work in works:
-        change = work.change
-        if change.task not in mine:
-            results.append(LOST)
-            continue
-        ending = [found for row in active[change.task] if (found := _ended(row, change)) is not None]
-        gone = {one.watch.id for one in ending}
-        active[change.task] = [row for row in active[change.task] if row.id not in gone]
-        closed = not active[change.task]
-        seen.append(_sight(change, change.at if closed else None))
-        claimed = [_owed(work, one.row, one.event) for one in ending if one.event.type in one.watch.events]
-        outbox_rows += [_outbox_row(work, one) for one in claimed]
-        ended += ending
-        settled = tuple(replace(one.watch, **_final(one)) for one in ending)
-        results.append(Changed(settled, tuple(w.id for w in settled), tuple(claimed), closed))
-    _write_endings(connection, ended)
-    _write_owed(connection, [(one.event, one.event.type in one.watch.events) for one in ended], outbox_rows)
-    if seen:
-        connection.execute(_SEE_TASK, sorted(seen, key=lambda values: str(values["row"])))
+    writes = _Writes()
+    results = [_settled(work, active, writes) if work.change.task in mine else _lost() for work in works]
+    writes.write(connection)
     return results
 
 
@@ -124,46 +66,15 @@ def record_statuses(connection: Connection, works: Sequence[Owned[StatusChange]]
     """Write what a task's status is now, and the status events that watches asked for and have not had."""
     mine = _claimed(connection, works)
     active = _active_watches(connection, mine)
-    had = _had(connection, works, active)
-    results: list[Changed | BridgeError] = []
-    new_events: list[tuple[Event, bool]] = []
-    seen: list[dict[str, Any]] = []
-    outbox_rows: list[dict[str, Any]] = []
-    for work in works:
-        change = work.change
-        if change.task not in mine:
-            results.append(LOST)
-            continue
-        rows = active[change.task]
-        closed = not rows  # every watch was cancelled meanwhile
-        found = (
-            [] if change.event is None else [(row, change.event(watch_of(row))) for row in _asking(rows, change, had)]
-        )
-        claimed = [_owed(work, row, event) for row, event in found]
-        outbox_rows += [_outbox_row(work, one) for one in claimed]
-        new_events += [(event, True) for _, event in found]
-        had |= {(event.watch_id, event.type) for _, event in found}
-        seen.append(_sight(change, change.at if closed else None))
-        results.append(Changed((), tuple(row.id for row in rows), tuple(claimed), closed))
-    _write_owed(connection, new_events, outbox_rows)
-    if seen:
-        connection.execute(_SEE_TASK, sorted(seen, key=lambda values: str(values["row"])))
+    told = _told_before(connection, works, active)
+    writes = _Writes()
+    results = [_recorded(work, active, told, writes) if work.change.task in mine else _lost() for work in works]
+    writes.write(connection)
     return results
 
 
-def end_watches(connection: Connection, endings: Iterable[tuple[str, Mapping[str, Any]]], at: float) -> None:
-    """Write the end of watches that are locked and active; status events still pending are superseded."""
-    rows = [{"an_id": watch_id, **values} for watch_id, values in endings]
-    if not rows:
-        return
-    connection.execute(_END_WATCH, sorted(rows, key=lambda values: str(values["an_id"])))
-    pending = sorted(connection.execute(_PENDING, {"those": [row["an_id"] for row in rows]}).scalars())
-    if pending:
-        connection.execute(_SUPERSEDE, {"those": pending, "at": at})
-        connection.execute(_NO_LONGER_OWED, {"those": pending})
-
-
-# --- their parts --------------------------------------------------------------------------------------------------
+def _lost() -> LostClaim:
+    return LostClaim("the task is another replica's now, or has ended")
 
 
 def _claimed(connection: Connection, works: Sequence[Owned[Given]]) -> set[str]:
@@ -182,106 +93,136 @@ def _active_watches(connection: Connection, task_rows: set[str]) -> dict[str, li
     return found
 
 
-def _ended(row: Row[Any], change: Settlement) -> Ended | None:
-    watch = watch_of(row)
-    ending = change.ending(watch)
-    if ending is None:
-        return None
-    settled = replace(watch, state=WatchState.SETTLED, outcome=ending.outcome, settled_at=change.at)
-    return Ended(row, settled, change.event(settled, ending))
+# --- deciding -----------------------------------------------------------------------------------------------------
 
 
-def _final(one: Ended) -> dict[str, Any]:
-    return {"state": WatchState.SETTLED, "outcome": one.watch.outcome, "settled_at": one.watch.settled_at}
+def _settled(work: Owned[Settlement], active: dict[str, list[Row[Any]]], writes: "_Writes") -> Changed:
+    change = work.change
+    left: list[Row[Any]] = []
+    ended: list[Watch] = []
+    claimed: list[OwedDelivery] = []
+    for row in active[change.task]:
+        watch = watch_of(row)
+        ending = change.ending(watch)
+        if ending is None:
+            left.append(row)
+            continue
+        watch = replace(watch, state=WatchState.SETTLED, outcome=ending.outcome, settled_at=change.at)
+        event = change.event(watch, ending)
+        writes.ends.append(WatchEnd(watch.id, WatchState.SETTLED, ending.outcome, change.at))
+        writes.events.append(event)
+        if event.type in watch.events:
+            claimed += writes.owe(work, row, event)
+        ended.append(watch)
+    active[change.task] = left  # for another change of the same task in this transaction
+    writes.see(change, closed=not left)
+    return Changed(tuple(ended), tuple(watch.id for watch in ended), tuple(claimed), not left)
 
 
-def _had(
+def _recorded(
+    work: Owned[StatusChange],
+    active: Mapping[str, Sequence[Row[Any]]],
+    told: set[tuple[str, str]],
+    writes: "_Writes",
+) -> Changed:
+    change, rows = work.change, active.get(work.change.task, ())
+    claimed: list[OwedDelivery] = []
+    for row in _asking(change, rows):
+        if change.event is None or (row.id, change.event_type) in told:
+            continue
+        event = change.event(watch_of(row))
+        told.add((row.id, event.type))
+        writes.events.append(event)
+        claimed += writes.owe(work, row, event)
+    closed = not rows  # every watch was cancelled meanwhile
+    writes.see(change, closed=closed)
+    return Changed((), tuple(row.id for row in rows), tuple(claimed), closed)
+
+
+def _asking(change: StatusChange, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    return [row for row in rows if change.event_type in row.events.split(",")]
+
+
+_HAD = select(events.c.watch_id, events.c.type).where(events.c.watch_id.in_(bindparam("those", expanding=True)))
+
+
+def _told_before(
     connection: Connection, works: Sequence[Owned[StatusChange]], active: Mapping[str, Sequence[Row[Any]]]
 ) -> set[tuple[str, str]]:
-    """Which of the watches that could be told have been told what."""
-    telling = {work.change.task for work in works if work.change.event is not None}
-    those = [
-        row.id
-        for task, rows in active.items()
-        if task in telling
-        for row in rows
-        if "video.q" in row.events or "video.i" in row.events
-    ]
-    if not those:
-        return set()
-    return {(row.watch_id, row.type) for row in connection.execute(_HAD, {"those": those})}
+    """Which of the watches that could be told now have been told what."""
+    those = sorted({row.id for work in works for row in _asking(work.change, active.get(work.change.task, ()))})
+    return {(row.watch_id, row.type) for row in connection.execute(_HAD, {"those": those})} if those else set()
 
 
-def _asking(rows: Sequence[Row[Any]], change: StatusChange, had: set[tuple[str, str]]) -> list[Row[Any]]:
-    wanted = change.event_type
-    return [row for row in rows if wanted in row.events.split(",") and (row.id, wanted) not in had]
+# --- writing ------------------------------------------------------------------------------------------------------
+
+_SEE_TASK = update(tasks).where(tasks.c.id == bindparam("row"))  # sets the columns that it is given
+_WRITE_EVENT = insert(events)
+_WRITE_DELIVERY = insert(deliveries)
+_WRITE_OUTBOX = insert(outbox)
 
 
-def _sight(change: Settlement | StatusChange, closed_at: float | None) -> dict[str, Any]:
-    values = snapshot_values(change.snapshot) | note_values(change.note) | {"closed_at": closed_at}
-    return {"row": change.task, **{f"new_{name}": value for name, value in values.items()}}
+@dataclass(slots=True)
+class _Writes:
+    """What a transaction is to write, gathered for one statement to each table."""
+
+    ends: list[WatchEnd] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    sent: list[Event] = field(default_factory=list)
+    outbox: list[dict[str, Any]] = field(default_factory=list)
+    sights: list[dict[str, Any]] = field(default_factory=list)
+    lease: str = field(default_factory=lambda: randomness.token_hex(8))
+
+    def see(self, change: Settlement | StatusChange, *, closed: bool) -> None:
+        """Note a task as it was seen, and its end."""
+        values = {"row": change.task, "closed_at": None} | snapshot_values(change.snapshot) | note_values(change.note)
+        if closed:
+            values |= {"closed_at": change.at, "next_poll_at": None}
+        self.sights.append(values)
+
+    def owe(self, work: Owned[Given], row: Row[Any], event: Event) -> list[OwedDelivery]:
+        """Note a delivery of an event, claimed; none when its watch's secrets don't open: it is left to be claimed."""
+        now, claimed = work.replica.now(), []
+        free = {"id": event.id, "host": row.host, "due_at": now, "set_at": now, "lease": None, "holder": None}
+        try:
+            claimed.append(owed(row, event, self.lease, 0, work.sealer))
+            held = {"due_at": now + work.lease_seconds, "lease": self.lease, "holder": work.replica.id}
+            self.outbox.append(free | held)
+        except BadSetting:  # told when it is claimed
+            self.outbox.append(free)
+        self.sent.append(event)
+        return claimed
+
+    def write(self, connection: Connection) -> None:
+        """Write it all, each table's rows in the order that everybody keeps."""
+        end_watches(connection, self.ends)
+        if self.events:
+            connection.execute(_WRITE_EVENT, [_event_row(event) for event in self.events])
+        if self.sent:
+            connection.execute(_WRITE_OUTBOX, self.outbox)
+            connection.execute(_WRITE_DELIVERY, [_delivery_row(event) for event in self.sent])
+        if self.sights:
+            connection.execute(_SEE_TASK, self.sights)
 
 
-def _owed(work: Owned[Given], row: Row[Any], event: Event) -> Any:
-    return owed(row, event, randomness.token_hex(8), 0, work.sealer)
-
-
-def _outbox_row(work: Owned[Given], claimed: Any) -> dict[str, Any]:
-    now = work.replica.now()
+def _event_row(event: Event) -> dict[str, Any]:
     return {
-        "id": claimed.id,
-        "host": claimed.host,
-        "due_at": now + work.lease_seconds,
-        "set_at": now,
-        "lease": claimed.lease,
-        "holder": work.replica.id,
+        "watch_id": event.watch_id,
+        "type": event.type.value,
+        "terminal": event.terminal,
+        "created_at": event.created_at,
+        "payload": event.payload,
     }
-
-
-def _write_endings(connection: Connection, ended: Sequence[Ended]) -> None:
-    endings = [
-        (one.watch.id, {"now_state": one.watch.state, "now_outcome": one.watch.outcome, "at": one.event.created_at})
-        for one in ended
-    ]
-    end_watches(connection, endings, max((one.event.created_at for one in ended), default=0.0))
-
-
-def _write_owed(
-    connection: Connection, found: Sequence[tuple[Event, bool]], outbox_rows: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write events, and a delivery for each that is to be sent."""
-    if not found:
-        return
-    connection.execute(
-        _WRITE_EVENT,
-        [
-            {
-                "watch_id": event.watch_id,
-                "type": event.type,
-                "terminal": event.terminal,
-                "created_at": event.created_at,
-                "payload": event.payload,
-            }
-            for event, _ in found
-        ],
-    )
-    sent = [event for event, to_send in found if to_send]
-    if sent:
-        connection.execute(_WRITE_DELIVERY, [_delivery_row(event) for event in sent])
-        connection.execute(_WRITE_OUTBOX, list(outbox_rows))
 
 
 def _delivery_row(event: Event) -> dict[str, Any]:
     return {
         "id": event.id,
         "watch_id": event.watch_id,
-        "type": event.type,
+        "type": event.type.value,
         "state": "pending",
         "attempts": 0,
         "round_attempts": 0,
         "created_at": event.created_at,
         "next_attempt_at": event.created_at,
     }
-
-
-STATUS_TYPES = frozenset(STATUS_EVENTS.values())

@@ -15,7 +15,17 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.core.model import Attempt, OwedDelivery
-from bridge.store import cancelling, claiming, own_secrets, reading, registering, replicas, retention, settling
+from bridge.store import (
+    cancelling,
+    claiming,
+    overview,
+    own_secrets,
+    reading,
+    registering,
+    replicas,
+    retention,
+    settling,
+)
 from bridge.store.database import Database
 from bridge.store.records import (
     Changed,
@@ -62,6 +72,8 @@ class Store:
         self.replica = replica
         self.delivery_lease_seconds = 60.0
         self.on_close: Callable[[], None] = lambda: None
+        self.on_late_task: Callable[[TaskRow], None] = lambda _: None  # registered after its caller had given up
+        writer.late = self._late
 
     @property
     def shared(self) -> bool:
@@ -93,6 +105,11 @@ class Store:
         return await self._writer.do(
             registering.register, registering.Registration(self.replica, self._active_limit, news)
         )
+
+    async def check_room(self, wanted: int) -> None:
+        """See that the store can be written and that so many more watches fit. Raises TooManyWatches."""
+        await self.probe()
+        await self._writer.do(registering.check_room, (self._active_limit, wanted))
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
         """Cancel an active watch (of one app, or None: of any); repeatable. Raises NotFound or WatchSettled."""
@@ -196,6 +213,28 @@ class Store:
             total += done
         return total
 
+    # --- the operators' page ---------------------------------------------------------------------------------------
+
+    async def search(self, wanted: overview.WatchSearch) -> Sequence[WatchView]:
+        """A page of every app's watches, for the operators' table."""
+        return await self._read(overview.search, wanted)
+
+    async def history(self, watch_id: str) -> overview.WatchHistory:
+        """A watch's life: its events and every delivery's attempts. Raises NotFound."""
+        return await self._read(overview.history, watch_id)
+
+    async def receivers(self) -> Sequence[overview.Receiver]:
+        """The callback hosts that fail or have dead deliveries."""
+        return await self._read(overview.receivers)
+
+    async def nearing_deadline(self) -> int:
+        """How many active watches are in the last tenth of their time, counted up to 1,000."""
+        return await self._read(overview.nearing, self.now())
+
+    async def facts(self) -> overview.StoreFacts:
+        """The store's size, its disk's room, its replicas."""
+        return await self._read(overview.facts)
+
     # --- upkeep ---------------------------------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
@@ -222,6 +261,10 @@ class Store:
         """The `whsec_...` that signs when none is configured: made at the first start and kept."""
         return await self._writer.do(own_secrets.signing_secret, self.sealer)
 
+    async def synchronize(self) -> None:
+        """Compare clocks with the database."""
+        await asyncio.to_thread(self._database.synchronize)
+
     # --- replicas -------------------------------------------------------------------------------------------------
 
     async def renew(self, owned_tasks: int) -> None:
@@ -241,6 +284,11 @@ class Store:
         await self._writer.do(replicas.leave, self.replica)
 
     # --- their parts ----------------------------------------------------------------------------------------------
+
+    def _late(self, result: object) -> None:
+        for one in result if isinstance(result, list) else ():
+            if isinstance(one, Registered) and one.task is not None:
+                self.on_late_task(one.task)
 
     async def _read(
         self,

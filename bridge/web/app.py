@@ -1,19 +1,18 @@
 """The application: its routes, what stands around each of them, and the server that hostile callers meet."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from functools import wraps
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
+from bridge import __version__
 from bridge.core.errors import BridgeError, NotFound
 from bridge.telemetry import get_logger
-from bridge.web import deliveries, health, pings, watches
-from bridge.web.auth import Caller
+from bridge.web.documents import DOCUMENT, Document
 from bridge.web.errors import (
     NoSuchMethod,
     UnknownExpectation,
@@ -22,34 +21,14 @@ from bridge.web.errors import (
     problem_answer,
     status_of,
 )
+from bridge.web.openapi import About, document
 from bridge.web.page.overview import OVERVIEW, Overview
 from bridge.web.page.page import PAGE, Page
 from bridge.web.page.routes import ROUTES as PAGE_ROUTES
 from bridge.web.requests import secured, shown
+from bridge.web.routes import DROP_IN_ROUTES, GROUPS, OPEN_ROUTES, ROUTES
+from bridge.web.routing import CallersHandler, Handler
 from bridge.web.services import SERVICES, Services
-
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-CallersHandler: TypeAlias = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
-
-# For all, without a token.
-OPEN_ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
-    ("GET", "/healthz", health.healthz),
-    ("GET", "/readyz", health.readyz),
-    ("GET", "/metrics", health.metrics),
-)
-# For apps and operators.
-ROUTES: Final[tuple[tuple[str, str, CallersHandler], ...]] = (
-    ("POST", "/watch", watches.create_watch),
-    ("GET", "/watch", watches.list_watches),
-    ("POST", "/watch/batch", watches.create_watches),
-    ("GET", "/watch/{id}", watches.read_watch),
-    ("DELETE", "/watch/{id}", watches.cancel_watch),
-    ("GET", "/watch/{id}/envelope", watches.read_envelope),
-    ("POST", "/deliveries/retry", deliveries.retry_deliveries),
-    ("GET", "/deliveries/{id}", deliveries.read_delivery),
-    ("POST", "/deliveries/{id}/retry", deliveries.retry_delivery),
-    ("POST", "/ping", pings.ping),
-)
 
 _log = get_logger("web")
 
@@ -58,10 +37,12 @@ def make_app(services: Services, page: Page | None = None) -> web.Application:
     """The whole API over these services, and the operators' page if there is one. Serve it by `make_runner`."""
     app = web.Application(middlewares=[_answered])
     app[SERVICES] = services
-    for method, path, handler in OPEN_ROUTES:
-        _add(app, method, path, handler)
-    for method, path, with_caller in ROUTES:
-        _add(app, method, path, _signed_in(with_caller))
+    for_apps = (*ROUTES, *(DROP_IN_ROUTES if services.drop_in is not None else ()))
+    app[DOCUMENT] = Document(lambda: document((*for_apps, *OPEN_ROUTES), GROUPS, _about(services)))
+    for route in OPEN_ROUTES:
+        _add(app, route.method, route.path, route.handler)
+    for for_app in for_apps:
+        _add(app, for_app.method, for_app.path, _signed_in(for_app.handler))
     if page is not None:
         app[PAGE], app[OVERVIEW] = page, Overview(services, page)
         for method, path, handler in PAGE_ROUTES:
@@ -84,6 +65,11 @@ def make_runner(app: web.Application, *, shutdown_seconds: float = 5.0) -> web.A
         logger=_server_log(),
         shutdown_timeout=shutdown_seconds,
     )
+
+
+def _about(services: Services) -> About:
+    server = services.public_url or "/"
+    return About(__version__, server, services.access.open, services.intake.timeouts)
 
 
 def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:

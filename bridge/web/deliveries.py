@@ -4,11 +4,12 @@ from aiohttp import web
 
 from bridge.store.records import DeadFilter
 from bridge.telemetry import get_logger
+from bridge.web.answers import Count
 from bridge.web.auth import Caller
 from bridge.web.models import RetryRequest
 from bridge.web.requests import delivery_id_of, json_answer, parsed, query_of, read_body
 from bridge.web.services import SERVICES
-from bridge.web.views import delivery_json, delivery_with_log
+from bridge.web.views import delivery_with_log, owned_delivery
 
 _log = get_logger("web")
 
@@ -28,7 +29,7 @@ async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
     services.deliverer.wake()
     services.waiting.announce([delivery.watch_id])
     _log.event("retry_asked", delivery_id=delivery.id, watch_id=delivery.watch_id, app=delivery.app, by=caller.key)
-    return json_answer(delivery_json(delivery) | {"watch_id": delivery.watch_id}, 202)
+    return json_answer(owned_delivery(delivery), 202)
 
 
 async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response:
@@ -40,11 +41,11 @@ async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response
     wanted = DeadFilter(caller.sees, since, until, asked.callback_host)
     dead = await services.store.count_dead(wanted)
     if asked.dry_run:
-        return json_answer({"count": dead})
+        return json_answer(Count(count=dead))
     count = 0
     # The store takes a few thousand at a time. Those that die again meanwhile are not this request's any more.
     while count < dead and (resent := await services.store.retry_dead(wanted)):
         count += resent
         services.deliverer.wake()
     _log.event("retries_asked", count=count, app=caller.sees, by=caller.key)
-    return json_answer({"count": count}, 202)
+    return json_answer(Count(count=count), 202)

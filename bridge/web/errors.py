@@ -3,13 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from aiohttp import web
 
+from bridge.amux import AmuxUnavailable
 from bridge.core import errors
 from bridge.core.errors import BridgeError, InvalidRequest, WatchConflict
+from bridge.relay import UploadBroken
+from bridge.web.answers import ProblemBody
 
 PROBLEM_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:amux-bridge:problem:"
@@ -19,6 +22,12 @@ class MalformedJson(BridgeError):
     """A body that cannot be read as JSON."""
 
     code = "malformed_json"
+
+
+class MalformedBody(BridgeError):
+    """A body that is not what its HTTP headers say."""
+
+    code = "malformed_body"
 
 
 class Unauthorized(BridgeError):
@@ -61,6 +70,12 @@ class UnknownExpectation(BridgeError):
     code = "expectation_failed"
 
 
+class WatchNotCompleted(BridgeError):
+    """A watch whose video is not there, or not yet."""
+
+    code = "watch_not_completed"
+
+
 class TooManyPings(BridgeError):
     """A ping too many; `retry_after_seconds` is until the next may be sent."""
 
@@ -73,6 +88,8 @@ class TooManyPings(BridgeError):
 
 STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     MalformedJson: HTTPStatus.BAD_REQUEST,
+    MalformedBody: HTTPStatus.BAD_REQUEST,
+    UploadBroken: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
@@ -81,6 +98,7 @@ STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     errors.IdempotencyConflict: HTTPStatus.CONFLICT,
     errors.WatchSettled: HTTPStatus.CONFLICT,
     errors.WatchActive: HTTPStatus.CONFLICT,
+    WatchNotCompleted: HTTPStatus.CONFLICT,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UnknownExpectation: HTTPStatus.EXPECTATION_FAILED,
@@ -88,10 +106,12 @@ STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     errors.TargetRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.TooManyWatches: HTTPStatus.TOO_MANY_REQUESTS,
     TooManyPings: HTTPStatus.TOO_MANY_REQUESTS,
+    AmuxUnavailable: HTTPStatus.BAD_GATEWAY,
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 TITLES: Final[Mapping[str, str]] = {
     "malformed_json": "The body is not JSON",
+    "malformed_body": "The body is not whole",
     "unauthorized": "A token is needed",
     "forbidden": "Not allowed",
     "not_found": "Not found",
@@ -100,14 +120,16 @@ TITLES: Final[Mapping[str, str]] = {
     "idempotency_conflict": "The Idempotency-Key was used with another body",
     "watch_settled": "The watch is settled",
     "watch_active": "The watch is still active",
+    "watch_not_completed": "The watch has no video",
     "body_too_large": "The body is too large",
-    "unsupported_media_type": "The body must be JSON",
+    "unsupported_media_type": "The body is of a type that is not taken here",
     "expectation_failed": "The expectation cannot be met",
     "invalid_request": "The request breaks a rule",
     "no_api_key": "An amux key is needed",
     "callback_refused": "The callback target is not allowed",
     "too_many_watches": "Too many active watches",
     "too_many_pings": "Too many pings",
+    "amux_unavailable": "amux does not answer as it should",
     "store_unavailable": "The store does not answer",
     "internal_error": "Something is wrong here",
 }
@@ -118,20 +140,20 @@ def status_of(error: BridgeError) -> HTTPStatus:
     return STATUSES.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def problem_of(error: BridgeError) -> dict[str, Any]:
+def problem_of(error: BridgeError) -> ProblemBody:
     """An error as problem details; one without a status is told as `internal_error`, without its message."""
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return problem(status, "internal_error", "the bridge could not answer; its log says why")
-    members: dict[str, Any] = {}
+    told = problem(status, error.code, str(error))
     if isinstance(error, InvalidRequest):
-        members["errors"] = [{"field": name, "message": rule} for name, rule in error.fields]
+        told["errors"] = [{"field": name, "message": rule} for name, rule in error.fields]
     if isinstance(error, WatchConflict):
-        members["watch_id"] = error.watch_id
-    return problem(status, error.code, str(error)) | members
+        told["watch_id"] = error.watch_id
+    return told
 
 
-def problem(status: HTTPStatus, code: str, detail: str) -> dict[str, Any]:
+def problem(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
     """Problem details: `type`, `title`, `status`, `detail`, `code`."""
     return {
         "type": TYPE_PREFIX + code,
@@ -154,7 +176,7 @@ def problem_answer(error: BridgeError) -> web.Response:
     return as_response(problem_of(error), headers)
 
 
-def as_response(details: dict[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
+def as_response(details: ProblemBody, headers: Mapping[str, str] | None = None) -> web.Response:
     """Problem details as an answer of their own status."""
     return web.Response(
         body=orjson.dumps(details), status=details["status"], headers=headers, content_type=PROBLEM_TYPE

@@ -3,21 +3,22 @@
 import asyncio
 import base64
 import secrets
-from typing import Any
 
 from aiohttp import web
 
 from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
 from bridge.core.delivery import problem_of
-from bridge.core.event import error_view, ping_payload
+from bridge.core.event import ping_payload
 from bridge.core.model import Answer, Answered, Unanswered
 from bridge.core.signing import signed_headers
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
+from bridge.web.answers import PingOutcome
 from bridge.web.auth import Caller
 from bridge.web.models import PingRequest
 from bridge.web.requests import json_answer, parsed, query_of, read_body
 from bridge.web.services import SERVICES, Services
+from bridge.web.views import error_json
 
 _log = get_logger("web")
 
@@ -63,9 +64,9 @@ async def _send(services: Services, callback_url: str) -> tuple[Answer, float]:
     return result.answer, result.duration_seconds
 
 
-def _outcome(answer: Answer | None, seconds: float) -> dict[str, Any]:
+def _outcome(answer: Answer | None, seconds: float) -> PingOutcome:
     """What came of it; never the receiver's body. None: a dry run's target that may be sent to."""
     status = answer.status if isinstance(answer, Answered) else None
     good = answer is None or (status is not None and 200 <= status < 300)
-    error = None if good or answer is None else error_view(problem_of(answer))
+    error = None if good or answer is None else error_json(problem_of(answer))
     return {"ok": good, "status_code": status, "error": error, "duration_seconds": round(seconds, 6)}

@@ -11,6 +11,7 @@ from bridge.callback.sender import Sender
 from bridge.core.model import Problem, TaskSnapshot
 from bridge.core.signing import Secret, SigningKey
 from bridge.intake import Intake
+from bridge.relay import Relay
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.web.auth import Access
@@ -62,8 +63,28 @@ class WakefulDeliverer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """Seconds: between looks at what the poller knows, of silence before a comment, and of a whole stream."""
+
+    look: float = 1.0
+    heartbeat: float = 15.0  # proxies let go of connections that are silent for a minute
+    longest: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class DropIn:
+    """Drop-in creation is on. Seconds: between tries to store a watch whose task is paid for."""
+
+    pauses: tuple[float, ...] = (0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that handlers call. `secrets` are the configured signing secrets, the current one first."""
+    """Everything that handlers call. `secrets` are the configured signing secrets, the current one first.
+
+    `link_key` signs content links; `drop_in` is None while drop-in creation is off; `public_url` is what the API's
+    document names as its server, None where it is read.
+    """
 
     store: Store
     intake: Intake
@@ -77,6 +98,11 @@ class Services:
     access: Access
     secrets: Sequence[Secret] = field(repr=False)
     signing_key: SigningKey | None = None
+    link_key: bytes = field(kw_only=True, repr=False)
+    relay: Relay = field(kw_only=True)
+    drop_in: DropIn | None = None
+    public_url: str | None = None
+    stream_times: StreamTimes = StreamTimes()
     ping_limits: PingLimits = field(default_factory=PingLimits)
 
 

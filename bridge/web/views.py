@@ -1,16 +1,34 @@
 """Watches, deliveries and attempts as apps see them. Times are RFC 3339 UTC with milliseconds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 import orjson
 
 from bridge.core.event import error_view, short_enough
-from bridge.core.model import Attempt, DeliveryState, EventType, Problem, TaskSnapshot, WatchState
+from bridge.core.model import (
+    Attempt,
+    DeliveryState,
+    EventType,
+    Problem,
+    TaskSnapshot,
+    VideoMetadata,
+    WatchState,
+)
 from bridge.core.registration import MASK
 from bridge.store.records import DeliveryView, WatchView
+from bridge.web.answers import (
+    AttemptBody,
+    DeliveryBody,
+    DeliveryWithLog,
+    ErrorView,
+    LastError,
+    Metadata,
+    OwnedDelivery,
+    Polling,
+    TaskView,
+    WatchBody,
+)
 from bridge.web.services import LiveTask
 
 _ORDER = {event_type: number for number, event_type in enumerate(EventType)}
@@ -23,11 +41,9 @@ def rfc3339(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> dict[str, Any]:
+def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> WatchBody:
     """A watch with its task and its deliveries, for orjson; while it is active, as its poller knows the task."""
     watch = view.watch
-    active = watch.state is WatchState.ACTIVE
-    task = (live(view.task.row) if active else None) or _Row(view)
     return {
         "id": watch.id,
         "app": watch.app,
@@ -38,15 +54,24 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> dict[
         "headers": dict.fromkeys(watch.header_names, MASK) or None,
         "state": watch.state,
         "outcome": watch.outcome,
+        **polling_json(view, live),
+        "created_at": rfc3339(watch.created_at),
+        "deadline_at": rfc3339(watch.deadline_at),
+        "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
+        "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
+    }
+
+
+def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Polling:
+    """A watch's task, and how asking about it goes."""
+    active = view.watch.state is WatchState.ACTIVE
+    task = (live(view.task.row) if active else None) or _Row(view)
+    return {
         "task": task_json(task.snapshot),
         "polls": task.polls,
         "last_polled_at": rfc3339(task.last_polled_at),
         "next_poll_at": rfc3339(task.next_poll_at) if active else None,
         "last_error": _last_error(task.last_error, task.last_error_at),
-        "created_at": rfc3339(watch.created_at),
-        "deadline_at": rfc3339(watch.deadline_at),
-        "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
-        "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
     }
 
 
@@ -65,54 +90,72 @@ class _Row:
         self.last_error_at = note.last_error_at
 
 
-def task_json(task: TaskSnapshot) -> dict[str, Any]:
+def task_json(task: TaskSnapshot) -> TaskView:
     """A task as last seen."""
     return {
         "status": task.status,
         "progress": task.progress,
         "url": short_enough(task.url),
         "format": task.format,
-        "metadata": None if task.metadata is None else asdict(task.metadata),
-        "error": _error(task.error),
+        "metadata": None if task.metadata is None else _metadata(task.metadata),
+        "error": error_json(task.error),
     }
 
 
-def delivery_json(delivery: DeliveryView) -> dict[str, Any]:
+def delivery_json(delivery: DeliveryView) -> DeliveryBody:
     """A delivery as it stands in its watch."""
     pending = delivery.state is DeliveryState.PENDING
     return {
         "id": delivery.id,
-        "type": delivery.type,
+        "type": EventType(delivery.type),
         "state": delivery.state,
         "attempts": delivery.attempts,
         "next_attempt_at": rfc3339(delivery.next_attempt_at) if pending else None,
         "delivered_at": rfc3339(delivery.delivered_at),
-        "last_error": _error(delivery.last_error),
+        "last_error": error_json(delivery.last_error),
     }
 
 
-def delivery_with_log(delivery: DeliveryView, attempts: Sequence[Attempt]) -> dict[str, Any]:
+def owned_delivery(delivery: DeliveryView) -> OwnedDelivery:
+    """A delivery and the watch it belongs to."""
+    return {**delivery_json(delivery), "watch_id": delivery.watch_id}
+
+
+def delivery_with_log(delivery: DeliveryView, attempts: Sequence[Attempt]) -> DeliveryWithLog:
     """A delivery, the watch it belongs to, and its attempts, oldest first."""
-    return delivery_json(delivery) | {
-        "watch_id": delivery.watch_id,
-        "attempt_log": [attempt_json(attempt) for attempt in attempts],
-    }
+    return {**owned_delivery(delivery), "attempt_log": [attempt_json(attempt) for attempt in attempts]}
 
 
-def attempt_json(attempt: Attempt) -> dict[str, Any]:
+def attempt_json(attempt: Attempt) -> AttemptBody:
     """One POST of a delivery."""
     return {
         "started_at": rfc3339(attempt.started_at),
         "duration_seconds": round(attempt.duration_seconds, 6),
         "status_code": attempt.status_code,
-        "error": _error(attempt.error),
+        "error": error_json(attempt.error),
         "body": attempt.body,
     }
 
 
-def _error(problem: Problem | None) -> dict[str, Any] | None:
-    return None if problem is None else dict(error_view(problem))
+def _metadata(metadata: VideoMetadata) -> Metadata:
+    return {
+        "duration": metadata.duration,
+        "fps": metadata.fps,
+        "width": metadata.width,
+        "height": metadata.height,
+        "seed": metadata.seed,
+    }
 
 
-def _last_error(problem: Problem | None, at: float | None) -> dict[str, Any] | None:
-    return None if problem is None else {**error_view(problem), "at": rfc3339(at)}
+def error_json(problem: Problem | None) -> ErrorView | None:
+    """An error's code and message; None of None."""
+    if problem is None:
+        return None
+    view = error_view(problem)
+    message = view["message"]
+    return {"code": view["code"], "message": None if message is None else str(message)}
+
+
+def _last_error(problem: Problem | None, at: float | None) -> LastError | None:
+    error = error_json(problem)
+    return None if error is None else {**error, "at": rfc3339(at)}

@@ -12,6 +12,7 @@ from bridge.core.registration import check_task_id
 from bridge.core.signing import parse_secret, signed_headers
 from bridge.intake import Taken, Wanted
 from bridge.store.records import Idempotency, WatchQuery, WatchView
+from bridge.web.answers import BatchResult, BatchResults, WatchBody, WatchPage
 from bridge.web.auth import Caller
 from bridge.web.errors import problem_of
 from bridge.web.models import BatchRequest, WatchRequest
@@ -63,7 +64,7 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     ]
     registered = iter(await services.intake.register_all([one for one in entries if isinstance(one, Wanted)], app))
     results = [one if isinstance(one, BridgeError) else next(registered) for one in entries]
-    return json_answer({"results": [_entry(services, result) for result in results]})
+    return json_answer(BatchResults(results=[_entry(services, result) for result in results]))
 
 
 def _wanted_or_error(entry: Any, idempotency: Idempotency | None) -> Wanted | BridgeError:
@@ -82,11 +83,11 @@ def _digest(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
-def _answer_of(services: Services, taken: Taken) -> tuple[int, dict[str, Any]]:
+def _answer_of(services: Services, taken: Taken) -> tuple[int, WatchBody]:
     return 201 if taken.created else 200, watch_json(taken.view, services.poller.live)
 
 
-def _entry(services: Services, result: Taken | BridgeError) -> dict[str, Any]:
+def _entry(services: Services, result: Taken | BridgeError) -> BatchResult:
     if isinstance(result, BridgeError):
         problem = problem_of(result)
         return {"status": problem["status"], "problem": problem}
@@ -133,7 +134,7 @@ async def list_watches(request: web.Request, caller: Caller) -> web.Response:
     page = found[: wanted.limit - 1]  # one more was asked for, to know whether there is a next page
     following = page[-1].watch.id if len(found) > len(page) else None
     live = services.poller.live
-    return json_answer({"items": [watch_json(view, live) for view in page], "next_cursor": following})
+    return json_answer(WatchPage(items=[watch_json(view, live) for view in page], next_cursor=following))
 
 
 def _filters(caller: Caller) -> tuple[str, ...]:

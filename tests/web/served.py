@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from bridge.amux import AmuxClient
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.delivery import Dead
@@ -22,6 +23,7 @@ from bridge.core.signing import Secret
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.intake import Intake, Timeouts
+from bridge.relay import Relay
 from bridge.store.opening import open_database, open_store
 from bridge.store.records import Changed, PollNote, Settlement, TaskRow, Tried
 from bridge.store.store import Store
@@ -30,7 +32,7 @@ from bridge.web.app import make_app, make_runner
 from bridge.web.auth import Access
 from bridge.web.limits import PingLimits
 from bridge.web.readiness import Health
-from bridge.web.services import LiveTask, Services
+from bridge.web.services import DropIn, LiveTask, Services, StreamTimes
 from bridge.web.waiting import Waiting
 
 APP = {"Authorization": "Bearer app-token"}
@@ -215,6 +217,10 @@ async def served(
     tick_age: float = 0.0,
     ping_limits: PingLimits | None = None,
     max_active_watches: int = 1000,
+    amux_url: str = "http://127.0.0.1:9",
+    drop_in: DropIn | None = None,
+    times: StreamTimes = StreamTimes(),  # noqa: B008  frozen
+    idle_seconds: float = 10.0,
 ) -> AsyncIterator[Bridge]:
     """Serve; everything ends with it."""
     metrics = Metrics()
@@ -232,6 +238,14 @@ async def served(
         configured_key=lambda: api_key,
         timeouts=Timeouts(600.0, 3600.0),
     )
+    client = AmuxClient(amux_url, user_agent="amux-bridge/test")
+    relay = Relay(
+        client,
+        configured_key=lambda: api_key,
+        idle_seconds=idle_seconds,
+        create_idle_seconds=idle_seconds,
+        stalled_reader_seconds=idle_seconds,
+    )
     services = Services(
         store=store,
         intake=intake,
@@ -244,6 +258,11 @@ async def served(
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),
         secrets=[SECRET],
+        link_key=store.sealer.key("content link"),
+        relay=relay,
+        drop_in=drop_in,
+        public_url=public_url,
+        stream_times=times,
         ping_limits=ping_limits or PingLimits(),
     )
     runner = make_runner(make_app(services), shutdown_seconds=1.0)
@@ -256,6 +275,8 @@ async def served(
             yield Bridge(services, poller, deliverer, session, port)
     finally:
         await runner.cleanup()
+        await relay.finish(5.0)
+        await client.close()
         await intake.finish()
         await sender.close()
         await store.close()

@@ -1,0 +1,87 @@
+"""The page's files: read once, served from memory, under a policy that lets nothing from outside in."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from bridge.core.errors import NotFound
+from bridge.web.requests import query_of
+
+FOLDER: Final = Path(__file__).parent / "static"
+DOCUMENT: Final = "index.html"
+
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file's bytes, its content type, and the tag that changes with it."""
+
+    content: bytes
+    content_type: str
+    etag: str
+
+
+@cache
+def files() -> Mapping[str, File]:
+    """Every file by name. About 60 KB in all."""
+    return {path.name: _read(path) for path in FOLDER.iterdir() if path.suffix in _TYPES}
+
+
+def _read(path: Path) -> File:
+    content = path.read_bytes()
+    return File(content, _TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+def document(root: str = "", message: str = "", status: int = 200) -> web.Response:
+    """The page; nothing in it is anybody's. `root` leads from where it is served to `/`, `message` is for the form."""
+    text = files()[DOCUMENT].content.decode()
+    text = text.replace("{root}", root).replace("{message}", escape(message))
+    headers = {**HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: _TYPES[".html"]}
+    return web.Response(body=text.encode(), status=status, headers=headers)
+
+
+async def index(_: web.Request) -> web.Response:
+    """`GET /`: for everyone the same; its script asks who is there."""
+    return document()
+
+
+async def to_index(request: web.Request) -> web.Response:
+    """What is under `/page` for scripts and forms, asked for by a reader."""
+    up = "./" if request.path == "/page" else "../"
+    return web.Response(status=303, headers={**HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.LOCATION: up})
+
+
+async def static(request: web.Request) -> web.Response:
+    """`GET /page/static/{name}`: kept by browsers, and asked about each time."""
+    query_of(request)
+    name = request.match_info["name"]
+    file = files().get(name)
+    if file is None or name == DOCUMENT:
+        raise NotFound("there is no such file")
+    headers = {**HEADERS, hdrs.CACHE_CONTROL: "no-cache", hdrs.ETAG: file.etag}
+    if file.etag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=file.content, headers={**headers, hdrs.CONTENT_TYPE: file.content_type})

@@ -1,0 +1,116 @@
+"""One watch's life as a time line: what happened, oldest first, and what comes next. Pure.
+
+Each entry is `{at, kind, level, title}` and, where there is more, `text`, `body`, `delivery`, `duration_seconds`.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any, Final
+
+from bridge.core.model import TERMINAL_EVENTS, Attempt, DeliveryState, EventType, Outcome, WatchState
+from bridge.polling.tasks import LiveTask
+from bridge.store.overview import WatchHistory
+from bridge.store.records import DeliveryView
+from bridge.store.rows import SUPERSEDED
+from bridge.telemetry import without_query
+from bridge.web.page.troubles import Level
+from bridge.web.page.wording import counted, sentence, told
+
+_STATUS: Final[Mapping[EventType, str]] = {
+    EventType.QUEUED: "The task waits at amux",
+    EventType.IN_PROGRESS: "The task runs at amux",
+}
+_ENDS: Final[Mapping[Outcome, tuple[str, str]]] = {
+    Outcome.COMPLETED: ("good", "Settled: the video is completed"),
+    Outcome.FAILED: (Level.WARN, "Settled: the task failed at amux"),
+    Outcome.TIMED_OUT: (Level.WARN, "Settled: the deadline passed"),
+    Outcome.UNAVAILABLE: (Level.WARN, "Settled: amux will not tell of the task"),
+}
+_FAR: Final = float("inf")
+
+
+def timeline(history: WatchHistory, live: LiveTask | None) -> list[dict[str, Any]]:
+    """The entries; those of the same moment in the order of causes."""
+    entries = [*_past(history, live), *_future(history, live)]
+    place = count()
+    return sorted(entries, key=lambda entry: (entry["ahead"], entry["at"] or _FAR, next(place)))
+
+
+def _entry(at: float | None, kind: str, title: str, level: str = "", **more: Any) -> dict[str, Any]:
+    return {"at": at, "kind": kind, "level": level, "title": title, "ahead": False} | {
+        name: value for name, value in more.items() if value is not None
+    }
+
+
+def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
+    watch = history.view.watch
+    yield _entry(watch.created_at, "registered", f"Registered by {watch.app}", text=without_query(watch.callback_url))
+    for event_type, at in history.events:
+        if event_type not in TERMINAL_EVENTS:
+            yield _entry(at, "status", _STATUS[event_type])
+    yield from _last_poll(history, live)
+    if watch.state is WatchState.SETTLED and watch.outcome is not None:
+        level, title = _ENDS[watch.outcome]
+        error = history.view.task.snapshot.error
+        yield _entry(history.ended_at, "settled", title, level, text=None if error is None else sentence(told(error)))
+    if watch.state is WatchState.CANCELLED:
+        yield _entry(history.ended_at, "cancelled", "Cancelled: polled and sent no more")
+    for delivery in history.view.deliveries:
+        attempts = history.attempts.get(delivery.id, ())
+        for number, attempt in enumerate(attempts, 1 + delivery.attempts - len(attempts)):
+            yield _attempt(delivery, attempt, number)
+        if delivery.state is DeliveryState.DEAD:
+            yield _death(delivery)
+
+
+def _last_poll(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
+    task = live or history.view.task.note
+    snapshot = live.snapshot if live is not None else history.view.task.snapshot
+    if task.last_polled_at is None:
+        return
+    done = "" if snapshot.progress is None else f", {snapshot.progress} % done"
+    seen = f"last seen {snapshot.status.replace('_', ' ')}{done}"
+    failed = live is not None and live.failures > 0
+    title = f"Poll {task.polls:,}: {'no answer about the task' if failed else seen}"
+    text = sentence(told(task.last_error)) if failed else None
+    yield _entry(task.last_polled_at, "polled", title, Level.WARN if failed else "", text=text)
+
+
+def _attempt(delivery: DeliveryView, attempt: Attempt, number: int) -> dict[str, Any]:
+    status = attempt.status_code
+    good = status is not None and 200 <= status < 300
+    said = f"answered {status}" if status is not None else "no answer"
+    name = delivery.type.removeprefix("video.").replace("_", " ")
+    return _entry(
+        attempt.started_at,
+        "attempt",
+        f"Attempt {number} of the {name} callback: {said}",
+        "good" if good else Level.WARN,
+        text=None if good or status is not None else sentence(told(attempt.error)),
+        body=attempt.body or None,
+        delivery=delivery.id,
+        duration_seconds=attempt.duration_seconds,
+    )
+
+
+def _death(delivery: DeliveryView) -> dict[str, Any]:
+    if delivery.last_error == SUPERSEDED:
+        title = f"The {delivery.type} callback is not sent: the watch became final before"
+        return _entry(delivery.dead_at, "dead", title, delivery=delivery.id)
+    title = f"The callback is dead after {counted(delivery.attempts, 'attempt')}"
+    return _entry(
+        delivery.dead_at, "dead", title, Level.BAD, text=sentence(told(delivery.last_error)), delivery=delivery.id
+    )
+
+
+def _future(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
+    watch = history.view.watch
+    if watch.state is WatchState.ACTIVE:
+        next_poll = live.next_poll_at if live is not None else history.view.task.note.next_poll_at
+        if next_poll is not None:
+            yield _entry(next_poll, "next", "Next poll") | {"ahead": True}
+        yield _entry(watch.deadline_at, "next", "Deadline: it ends as timed out") | {"ahead": True}
+    for delivery in history.view.deliveries:
+        if delivery.state is DeliveryState.PENDING:
+            title = f"Attempt {delivery.attempts + 1} of the callback"
+            yield _entry(delivery.next_attempt_at, "next", title, delivery=delivery.id) | {"ahead": True}

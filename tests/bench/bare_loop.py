@@ -1,0 +1,151 @@
+"""The yardsticks: the least that aiohttp, uvloop and orjson can do for a poll, a registration and a callback.
+
+No schedule, no limits, no store. Each is measured beside the bridge in the same run, on the same core.
+"""
+
+import asyncio
+import gc
+import hashlib
+import hmac
+import ssl
+import time
+from base64 import b64encode
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import aiohttp
+import orjson
+from aiohttp import web
+from processes import MEASURED, Child, Meter, Spent, answer_for_ever, own_cpu, run_once
+
+from bridge.core.errors import InvalidRequest
+from bridge.web.models import WatchRequest
+
+
+@dataclass(frozen=True)
+class Done:
+    """How much was done, and what it took."""
+
+    count: int
+    spent: Spent
+
+    @property
+    def microseconds(self) -> float:
+        """CPU µs of one."""
+        return self.spent.cpu / max(self.count, 1) * 1e6
+
+    @property
+    def rate(self) -> float:
+        """How many a second, by the wall clock."""
+        return self.count / self.spent.wall
+
+    def plus(self, other: "Done") -> "Done":
+        wall, cpu = self.spent.wall + other.spent.wall, self.spent.cpu + other.spent.cpu
+        return Done(self.count + other.count, Spent(wall, cpu))
+
+
+NOTHING = Done(0, Spent(0.0, 0.0))
+
+
+def _session(authority: str | None = None) -> aiohttp.ClientSession:
+    context = None if authority is None else ssl.create_default_context(cafile=authority)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=context or True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=10),
+    )
+
+
+def polls(base: str, concurrency: int, seconds: float, authority: str | None = None) -> Done:
+    """Ask, read, parse, look at the status; as often as it goes. `authority` is a file of CAs to trust."""
+    done = run_once(MEASURED, _polls, base, concurrency, seconds, authority)
+    assert isinstance(done, Done)
+    return done
+
+
+async def _polls(base: str, concurrency: int, seconds: float, authority: str | None) -> Done:
+    count = 0
+    async with _session(authority) as session:
+        end = time.monotonic() + seconds
+
+        async def worker(number: int) -> None:
+            nonlocal count
+            url = f"{base}/v1/video/generations/task_{number}"
+            while time.monotonic() < end:
+                async with session.get(url, headers={"Authorization": "Bearer bench"}) as response:
+                    record = orjson.loads(await response.read())
+                if not (record.get("status") or record["data"]["status"]):
+                    raise ValueError("an answer without a status")
+                count += 1
+
+        gc.collect()
+        gc.freeze()
+        meter = Meter(own_cpu)
+        await asyncio.gather(*(worker(number) for number in range(concurrency)))
+        return Done(count, meter.read())
+
+
+def posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Done:
+    """Sign, POST and read the answer, over kept connections."""
+    done = run_once(MEASURED, _posts, urls, concurrency, seconds, body)
+    assert isinstance(done, Done)
+    return done
+
+
+async def _posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Done:
+    count = 0
+    secret = b"k" * 32
+    async with _session() as session:
+        end = time.monotonic() + seconds
+
+        async def worker(number: int) -> None:
+            nonlocal count
+            url, turn = urls[number % len(urls)], 0
+            while time.monotonic() < end:
+                turn += 1
+                name, at = f"evt_bare{number}x{turn}", str(int(time.time()))
+                signature = hmac.digest(secret, f"{name}.{at}.".encode() + body, hashlib.sha256)
+                headers = {
+                    "Content-Type": "application/json",
+                    "webhook-id": name,
+                    "webhook-timestamp": at,
+                    "webhook-signature": "v1," + b64encode(signature).decode(),
+                }
+                async with session.post(url, data=body, headers=headers) as response:
+                    await response.read()
+                count += 1
+
+        gc.collect()
+        gc.freeze()
+        meter = Meter(own_cpu)
+        await asyncio.gather(*(worker(number) for number in range(concurrency)))
+        return Done(count, meter.read())
+
+
+def handler() -> Child:
+    """A server that validates a registration by the bridge's own model and stores nothing; its greeting is its URL."""
+    return Child(MEASURED, _serve_handler)
+
+
+def _serve_handler(pipe: Connection) -> None:
+    async def register(request: web.Request) -> web.Response:
+        try:
+            wanted = WatchRequest.read(orjson.loads(await request.read()))
+        except InvalidRequest:
+            return web.Response(status=422)
+        body = orjson.dumps({"task_id": wanted.task_id, "callback_url": wanted.callback_url})
+        return web.Response(body=body, status=201, content_type="application/json")
+
+    async def start() -> str:
+        app = web.Application()
+        app.router.add_post("/watch", register)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+        await site.start()
+        gc.collect()
+        gc.freeze()
+        port: int = runner.addresses[0][1]
+        return f"http://127.0.0.1:{port}"
+
+    answer_for_ever(pipe, start, lambda question: question)

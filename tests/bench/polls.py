@@ -1,0 +1,114 @@
+"""A poll that says "still running": its CPU time beside the bare loop's, how late polls are, and what overload does."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import bare_loop
+from bare_loop import NOTHING, Done
+from certificate import certificate
+from processes import Child
+from stage import Stage, until
+from lag import Lag
+from subject import Bridge, every
+from table import Row
+from upstream import counted, upstream
+
+ALWAYS_DUE_SECONDS = 0.01  # an interval that no bridge keeps: every worker is busy all the time
+TASKS_PER_WORKER = 4
+PROMISED_SHARE = 0.48  # of the bare loop's rate: what 50,000 watches at 8 s are of 13,000 polls a second
+LATE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The bridge and the bare loop, measured in turn in one run."""
+
+    bridge: Done
+    bare: Done
+
+    def row(self, what: str) -> Row:
+        ratio = self.bridge.microseconds / self.bare.microseconds
+        return Row("polls", what, f"{self.bridge.microseconds:.0f} µs", f"{self.bare.microseconds:.0f} µs", ratio, 1.5)
+
+
+def run(stage: Stage) -> Iterator[Row]:
+    """Three kinds of upstream, then the clock, then too much."""
+    with upstream() as instant:
+        found = _beside(stage, instant, "instant", 64)
+        yield found.row("instant upstream, 64 at a time: CPU a poll")
+        yield from _on_time(stage, instant, found)
+        yield from _overload(stage, instant, found)
+    many = stage.pick(64, 1024, 1024)
+    with upstream(delay=0.1) as slow:
+        yield _beside(stage, slow, "slow", many).row(f"upstream of 100 ms, {many} at a time: CPU a poll")
+    made = certificate(stage.folder)
+    with upstream(certificate=made) as secure:
+        yield _beside(stage, secure, "tls", 64, authority=made[0]).row("over TLS, 64 at a time: CPU a poll")
+
+
+def _beside(stage: Stage, amux: Child, name: str, concurrency: int, authority: str | None = None) -> Beside:
+    """The bridge and the bare loop in turn, both with every worker busy."""
+    rounds, seconds = stage.pick(1, 3, 5), stage.pick(0.5, 2.0, 4.0)
+    hooks = stage.profile(f"polls-{name}") | ({} if authority is None else {"certificate": authority})
+    database = stage.seeds.file(active=[f"task_{number}" for number in range(concurrency * TASKS_PER_WORKER)])
+    settings = {"amux_base_url": str(amux.greeting), "poll_concurrency": str(concurrency), **every(ALWAYS_DUE_SECONDS)}
+    bare = bridge = NOTHING
+    with Bridge(stage.folder, database, settings, **hooks) as subject:
+        time.sleep(seconds / 2)
+        for _ in range(rounds):
+            with subject.halted():
+                bare = bare.plus(bare_loop.polls(str(amux.greeting), concurrency, seconds, authority))
+            time.sleep(0.2)
+            meter, helper, before = subject.meter(), amux.meter(), counted(amux).requests
+            time.sleep(seconds)
+            bridge = bridge.plus(Done(counted(amux).requests - before, meter.read()))
+            stage.helper("polls", amux, helper.read().share)
+    return Beside(bridge, bare)
+
+
+def _on_time(stage: Stage, amux: Child, found: Beside) -> Iterator[Row]:
+    """Polls at the promised share of what the bare loop does, by the wall clock: whoever shares the core slows both."""
+    interval, seconds = stage.pick(1.0, 8.0, 8.0), stage.pick(1.0, 8.0, 30.0)
+    watches = min(50_000, int(PROMISED_SHARE * found.bare.rate * interval))
+    database = stage.seeds.file(active=[f"task_{number}" for number in range(watches)])
+    settings = {"amux_base_url": str(amux.greeting), **every(interval)}
+    with Bridge(stage.folder, database, settings, **stage.profile("polls-paced")) as subject:
+        time.sleep(interval * 1.2)
+        before, meter, asked = Lag.read(subject), subject.meter(), counted(amux).requests
+        time.sleep(seconds)
+        done = Done(counted(amux).requests - asked, meter.read())
+        late = Lag.read(subject).since(before)
+    what = f"{watches:,} watches at {interval:g} s: polls over 250 ms late"
+    told = f"p99 <= {late.quantile(0.99):g} s"
+    yield Row("polls", what, told, measured=100 * late.share_over(LATE_SECONDS), target=1.0, unit=" %")
+    ratio = done.microseconds / found.bare.microseconds
+    yield Row(
+        "polls",
+        f"the same, {done.rate:.0f} a second: CPU a poll, ticks and all",
+        f"{done.microseconds:.0f} µs",
+        f"{found.bare.microseconds:.0f} µs, always busy",
+        ratio,
+    )
+
+
+def _overload(stage: Stage, amux: Child, found: Beside) -> Iterator[Row]:
+    """Twice as many watches as the bridge can carry: each is still asked about, the oldest due first."""
+    interval, rounds = stage.pick(0.5, 3.0, 8.0), 2
+    watches = int(2 * found.bridge.rate * interval)
+    fair = 2 * interval
+    database = stage.seeds.file(active=[f"task_{number}" for number in range(watches)])
+    with Bridge(stage.folder, database, {"amux_base_url": str(amux.greeting), **every(interval)}) as subject:
+        time.sleep(fair)
+        before = Lag.read(subject)
+        amux.ask("forget")
+        began = time.monotonic()
+        until(lambda: counted(amux).tasks == watches, 20 * fair, "every task asked about")
+        once = time.monotonic() - began
+        time.sleep(once * (rounds - 1))
+        seen, late = counted(amux), Lag.read(subject).since(before)
+    lost = watches - seen.tasks
+    what = f"twice the load, {watches:,} watches: those not asked about"
+    yield Row("polls", what, f"each within {once:.1f} s", measured=float(lost), target=0.0)
+    told = f"mean lag {late.mean:.1f} s"
+    yield Row("polls", "the same: longest gap of one, in mean gaps", told, measured=seen.widest_gap / once, target=2.0)

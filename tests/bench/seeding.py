@@ -1,0 +1,202 @@
+"""Databases that are full already: active watches, settled ones, and deliveries that are owed. SQLite files only.
+
+Rows are written past the store, in bulk and with the indexes made afterwards: a million settled watches would take an
+hour through the front door.
+"""
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from subject import KEY
+
+from bridge.core.event import event_id, terminal_event
+from bridge.core.model import TERMINAL_EVENTS, EventType, TaskSnapshot, TaskStatus, Watch
+from bridge.core.watch import Ending, Outcome
+from bridge.store.opening import open_database
+from bridge.store.rows import digest, events_text
+
+CALLBACK = "http://127.0.0.1:9/hooks/video"
+OLD_SECONDS = 60 * 86_400.0  # how long ago settled watches ended: retention may take them if it is asked to
+_AT_ONCE = 5_000
+_EVENTS = events_text(TERMINAL_EVENTS)
+_PAYLOAD_AT = 1_764_000_000.0
+
+Row = dict[str, Any]
+
+
+class Seeds:
+    """Makes database files in a folder, each a copy of one that was migrated once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._template = folder / "template.db"
+        self._made = 0
+        database, _ = open_database(f"sqlite:///{self._template}", [KEY])
+        database.close()
+        with closing(sqlite3.connect(self._template)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def file(
+        self, *, active: Sequence[str] = (), settled: int = 0, dead: int = 0, pending: Sequence[str] = ()
+    ) -> Path:
+        """A database with an active watch for each task id, settled ones, and one pending delivery for each URL."""
+        self._made += 1
+        path = self._folder / f"seeded-{self._made}.db"
+        shutil.copyfile(self._template, path)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            indexes = _drop_indexes(connection)
+            connection.execute("BEGIN")
+            _fill(connection, _active(active))
+            _fill(connection, _ended(settled, dead))
+            _fill(connection, _owed(pending))
+            for statement in indexes:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path
+
+
+def _drop_indexes(connection: sqlite3.Connection) -> list[str]:
+    """Drop what can be made again; the statements that do so."""
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+    for name, _ in found:
+        connection.execute(f'DROP INDEX "{name}"')
+    return [statement for _, statement in found]
+
+
+def _fill(connection: sqlite3.Connection, rows: Iterator[tuple[str, Row]]) -> None:
+    while part := list(islice(rows, _AT_ONCE)):
+        tables: dict[str, list[Row]] = {}
+        for table, row in part:
+            tables.setdefault(table, []).append(row)
+        for table, those in tables.items():
+            names = list(those[0])
+            statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"  # noqa: S608
+            connection.executemany(statement, those)
+
+
+def _watch_id(number: int, kind: str) -> str:
+    return f"wat_{kind}{number:025d}"
+
+
+def _task(row_id: str, task_id: str, now: float, **more: Any) -> tuple[str, Row]:
+    row = {
+        "id": row_id,
+        "key": digest("configured", task_id),
+        "task_id": task_id,
+        "credential": "configured",
+        "status": "unknown",
+        "polls": 0,
+        "owner": "local",
+        "news": 0,
+        "wants_status": 0,
+        "opened_at": now,
+        "closed_at": None,
+    }
+    return "tasks", row | more
+
+
+def _watch(watch_id: str, row_id: str, task_id: str, now: float, url: str = CALLBACK, **more: Any) -> tuple[str, Row]:
+    row = {
+        "id": watch_id,
+        "app": "bench",
+        "task": row_id,
+        "task_id": task_id,
+        "callback_url": url,
+        "host": url.split("/")[2],
+        "endpoint": digest("bench", task_id, url),
+        "events": _EVENTS,
+        "context": b'{"order":"4711"}',
+        "options": b"o" * 16,
+        "state": "active",
+        "outcome": None,
+        "created_at": now,
+        "deadline_at": now + 86_400.0,
+        "timeout_seconds": 86_400.0,
+        "ended_at": None,
+        "header_names": "",
+    }
+    return "watches", row | more
+
+
+def _active(tasks: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """One watch for each task; `task id, URL` says where its callback goes."""
+    now = time.time()
+    for number, given in enumerate(tasks):
+        task_id, _, url = given.partition(" ")
+        row_id = f"a{number:015x}"
+        yield _task(row_id, task_id, now)
+        yield _watch(_watch_id(number, "a"), row_id, task_id, now, url or CALLBACK)
+
+
+def _ended(settled: int, dead: int) -> Iterator[tuple[str, Row]]:
+    """Settled watches whose events were delivered long ago, then some whose events were given up."""
+    ended_at = time.time() - OLD_SECONDS
+    for number in range(settled + dead):
+        yield from _settled(number, "e", ended_at, CALLBACK)
+        is_dead = number >= settled
+        watch_id = _watch_id(number, "e")
+        state = {"state": "dead", "dead_at": ended_at} if is_dead else {"state": "delivered", "delivered_at": ended_at}
+        yield _delivery(watch_id, ended_at, **({"delivered_at": None, "dead_at": None} | state))
+        yield (
+            "attempts",
+            {
+                "delivery_id": event_id(watch_id, EventType.COMPLETED),
+                "started_at": ended_at,
+                "duration_seconds": 0.02,
+                "status_code": 200,
+                "body": "ok",
+            },
+        )
+
+
+def _owed(urls: Iterable[str]) -> Iterator[tuple[str, Row]]:
+    """Settled watches whose event is due now, one for each URL."""
+    now = time.time()
+    for number, url in enumerate(urls):
+        watch_id = _watch_id(number, "p")
+        yield from _settled(number, "p", now, url)
+        yield _delivery(watch_id, now, state="pending", next_attempt_at=now, attempts=0, round_attempts=0)
+        due = {"host": url.split("/")[2], "due_at": now, "set_at": now}
+        yield "outbox", {"id": event_id(watch_id, EventType.COMPLETED), **due}
+
+
+def _settled(number: int, kind: str, ended_at: float, url: str) -> Iterator[tuple[str, Row]]:
+    row_id, task_id, watch_id = f"{kind}{number:015x}", f"task_{kind}{number}", _watch_id(number, kind)
+    yield _task(row_id, task_id, ended_at, status="completed", closed_at=ended_at, polls=5)
+    yield _watch(watch_id, row_id, task_id, ended_at, url, state="settled", outcome="completed", ended_at=ended_at)
+    event = {"type": "video.completed", "terminal": 1, "created_at": ended_at, "payload": payload()}
+    yield "events", {"watch_id": watch_id, **event}
+
+
+def _delivery(watch_id: str, at: float, **more: Any) -> tuple[str, Row]:
+    row = {
+        "id": event_id(watch_id, EventType.COMPLETED),
+        "watch_id": watch_id,
+        "type": "video.completed",
+        "attempts": 1,
+        "round_attempts": 1,
+        "created_at": at,
+    }
+    return "deliveries", row | more
+
+
+_made: list[bytes] = []
+
+
+def payload() -> bytes:
+    """A completed event's bytes, as the bridge makes them."""
+    if not _made:
+        events = frozenset({EventType.COMPLETED})
+        watch = Watch("wat_" + "0" * 26, "bench", "task_1", CALLBACK, events, b'{"order":"4711"}', 0.0, 0.0, 0.0)
+        snapshot = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://cdn.example.com/v/4711.mp4")
+        link = "https://api.amux.ai/v1/videos/task_1/content"
+        _made.append(terminal_event(watch, Ending(Outcome.COMPLETED, snapshot), _PAYLOAD_AT, link).payload)
+    return _made[0]

@@ -1,0 +1,182 @@
+"""The command line as a person or a script has it: in this process or in one of its own, and a bridge to talk to."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.cli import main
+from bridge.commands.receiver import Received, Receiver, taken_if_verified
+from bridge.core.signing import Secret
+from bridge.runtime import Runtime
+from bridge.sandbox import Sandbox
+from bridge.settings import load
+
+SECRET = Secret(b"c" * 32)
+OTHER_SECRET = Secret(b"o" * 32)
+TOKEN = "shop-token-1"
+PATIENCE_SECONDS = 60.0  # for processes, which take seconds to start on a busy machine
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> Command:
+    """Run commands in this process, in `folder`, with no setting but those given."""
+    monkeypatch.chdir(folder)
+    for name in own_names():
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str, **environ: str) -> Ended:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            try:
+                code: Any = main(arguments)
+            except SystemExit as left:
+                code = left.code
+        written = capsys.readouterr()
+        return Ended(int(code or 0), written.out, written.err)
+
+    return run
+
+
+def own_names() -> list[str]:
+    return [name for name in os.environ if name.startswith(("BRIDGE_", "AMUX_"))]
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    return {**{name: value for name, value in os.environ.items() if name not in own_names()}, **environ}
+
+
+def run_process(*arguments: str, folder: Path, **environ: str) -> Ended:
+    """Run a command in a process of its own."""
+    done = subprocess.run(  # noqa: S603  our own command
+        [sys.executable, "-m", "bridge", *arguments],
+        cwd=folder,
+        env=environment(environ),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def process(*arguments: str, folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on; killed at the end if it still does."""
+    with subprocess.Popen(  # noqa: S603  our own command
+        [sys.executable, "-m", "bridge", *arguments],
+        cwd=folder,
+        env=environment({"PYTHONUNBUFFERED": "1", **environ}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        # A pipe that stays empty would be read for ever.
+        watchdog = threading.Timer(PATIENCE_SECONDS, started.kill)
+        watchdog.start()
+        try:
+            yield started
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+            started.kill()
+
+
+# --- a bridge to talk to ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Served:
+    """A bridge with its stand-in and a receiver, in a loop of their own."""
+
+    url: str
+    amux_url: str
+    hook_url: str
+    heard: list[Received]
+
+    @property
+    def client(self) -> dict[str, str]:
+        """What a command needs to find it."""
+        return {"BRIDGE_URL": self.url, "BRIDGE_TOKEN": TOKEN}
+
+
+@contextmanager
+def served_bridge(folder: Path) -> Iterator[Served]:
+    """Serve in a thread, so that commands may have loops of their own."""
+    ready: Future[Served] = Future()
+    stopping: Future[Callable[[], object]] = Future()
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, ready, stopping)), name="a bridge")
+    thread.start()
+    try:
+        yield ready.result(PATIENCE_SECONDS)
+    finally:
+        if stopping.done():
+            stopping.result()()
+        thread.join(PATIENCE_SECONDS)
+
+
+async def _serve(folder: Path, ready: "Future[Served]", stopping: "Future[Callable[[], object]]") -> None:
+    heard: list[Received] = []
+
+    def hear(received: Received) -> int:
+        heard.append(received)
+        return taken_if_verified(received)
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    sandbox, receiver = Sandbox(), Receiver([SECRET], hear)
+    amux_url = await sandbox.start()
+    hook_url = await receiver.start("127.0.0.1", 0)
+    runtime = None
+    try:
+        runtime = await Runtime.start(
+            load(
+                env_file=None,
+                amux_api_key="any",
+                amux_base_url=amux_url,
+                port=0,
+                tokens={TOKEN: "shop"},
+                database_url=f"sqlite:///{folder / 'served.db'}",
+                signing_secrets=(SECRET,),
+                callback_allow_networks=(ip_network("127.0.0.1/32"),),
+                poll_first_delay_seconds=0.05,
+                poll_interval_seconds=0.1,
+                poll_max_interval_seconds=0.1,
+                delivery_retry_delays_seconds=(0.05,),
+                drain_timeout_seconds=1,
+            )
+        )
+        stopping.set_result(lambda: loop.call_soon_threadsafe(stop.set))
+        ready.set_result(Served(runtime.url, amux_url, hook_url, heard))
+        await stop.wait()
+    except BaseException as error:
+        if not ready.done():
+            ready.set_exception(error)
+        raise
+    finally:
+        if runtime is not None:
+            await runtime.stop()
+        await receiver.stop()
+        await sandbox.stop()

@@ -1,0 +1,150 @@
+"""`secret`: what is made can be used, what signs is shown, and rotating leaves nothing under an older key."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from command_line import SECRET, Command, in_process
+from cryptography.fernet import Fernet
+
+from bridge.core.signing import SigningKey, parse_secret, parse_signing_key
+from bridge.store.database import Database, closing
+from bridge.store.opening import open_database
+from bridge.store.rotating import BATCH, Resealed, reseal
+from bridge.store.schema import watches
+from bridge.store.sealing import Sealer
+
+OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    return in_process(monkeypatch, capsys, tmp_path)
+
+
+def test_new_secrets_are_what_the_settings_take(command: Command) -> None:
+    made = [command("secret", "new").out.strip() for _ in range(2)]
+    assert made[0] != made[1]
+    assert parse_secret(made[0])
+    key, public = command("secret", "new", "--kind", "signing-key").out.split()
+    assert parse_signing_key(key).public_text == public
+    Fernet(json.loads(command("secret", "new", "--kind", "encryption-key", "--json").out)["encryption_key"])
+
+
+def test_show_prints_the_configured_secrets_and_the_public_key(command: Command, tmp_path: Path) -> None:
+    key = SigningKey(b"k" * 32)
+    ended = command("secret", "show", BRIDGE_SIGNING_SECRETS=SECRET.text, BRIDGE_SIGNING_KEY=key.text)
+    assert ended.out.split() == [SECRET.text, key.public_text]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_prints_the_databases_own_secret_and_it_stays(command: Command, sqlite_url: str) -> None:
+    first = json.loads(command("secret", "show", "--json", BRIDGE_DATABASE_URL=sqlite_url).out)
+    assert first["public_key"] is None
+    assert parse_secret(first["secrets"][0])
+    assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url).out.split() == first["secrets"]
+
+
+def test_a_wrong_key_is_a_sentence_and_code_2(command: Command, sqlite_url: str) -> None:
+    assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD).code == 0
+    ended = command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=NEW)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("amux-bridge: BRIDGE_ENCRYPTION_KEYS: the key does not open")
+
+
+def test_rotate_command_tells_that_the_old_key_can_go(command: Command, sqlite_url: str) -> None:
+    command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD)
+    ended = command("secret", "rotate", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=f"{NEW},{OLD}")
+    assert ended.out == (
+        "sealed anew under the newest key: 0 watches with secrets of their own, 2 secrets of the database's; "
+        "the older keys can be taken out of BRIDGE_ENCRYPTION_KEYS now\n"
+    )
+    assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=NEW).code == 0
+
+
+# --- the store's part, on both databases --------------------------------------------------------------------------
+
+
+def write_watches(database: Database, sealer: Sealer, count: int) -> None:
+    """Watches with every mixture of sealed texts, some with none."""
+    rows = [
+        {
+            "id": f"wat_{number:06d}",
+            **dict.fromkeys(("app", "task", "task_id", "callback_url", "host", "events"), f"text {number}"),
+            "endpoint": f"endpoint {number}",
+            "context": b"null",
+            "options": b"",
+            "state": "active",
+            "created_at": 0.0,
+            "deadline_at": 1.0,
+            "timeout_seconds": 1.0,
+            "header_names": "",
+            **{
+                name: sealer.seal(f"wat_{number:06d}", f"{name} {number}") if number >> bit & 1 else None
+                for bit, name in enumerate(("headers", "secret", "api_key"))
+            },
+        }
+        for number in range(count)
+    ]
+    database.transaction(lambda connection: connection.execute(watches.insert(), rows))
+
+
+def texts(database: Database, sealer: Sealer) -> dict[str, dict[str, str]]:
+    rows = database.read(lambda connection: connection.execute(watches.select()).all())
+    return {
+        row.id: {
+            name: sealer.open(row.id, getattr(row, name))
+            for name in ("headers", "secret", "api_key")
+            if getattr(row, name) is not None
+        }
+        for row in rows
+    }
+
+
+def test_every_text_is_sealed_anew_in_batches_and_reads_as_before(database_url: str) -> None:
+    count = 2 * BATCH + 17
+    database, both = _opened(database_url, [NEW, OLD], write_under=OLD, count=count)
+    with closing(database):
+        before = texts(database, both)
+        assert reseal(database, both) == Resealed(count - (count + 7) // 8, 1)
+        assert texts(database, Sealer([NEW])) == before
+        assert reseal(database, both).watches == count - (count + 7) // 8
+
+
+def test_a_text_that_no_key_opens_is_told_and_nothing_of_its_batch_is_written(database_url: str) -> None:
+    database, both = _opened(database_url, [NEW, OLD], write_under=OLD, count=3)
+    with closing(database):
+        stranger = Sealer([Fernet.generate_key().decode()])
+        database.transaction(
+            lambda connection: connection.execute(
+                watches.update().where(watches.c.id == "wat_000002").values(secret=stranger.seal("wat_000002", "x"))
+            )
+        )
+        before = _secret_of(database, "wat_000001", "headers")
+        with pytest.raises(Exception, match="does not open"):
+            reseal(database, both)
+        assert _secret_of(database, "wat_000001", "headers") == before
+
+
+def test_rotating_goes_beside_a_writer_that_holds_the_file(command: Command, sqlite_url: str) -> None:
+    command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD)
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None) as held:
+        held.execute("BEGIN IMMEDIATE")
+        ended = command("secret", "rotate", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=f"{NEW},{OLD}")
+        held.execute("ROLLBACK")
+    held.close()
+    assert ended.code == 1
+    assert ended.err == "amux-bridge: the database does not open: database is locked\n"
+
+
+def _opened(database_url: str, keys: list[str], *, write_under: str, count: int) -> tuple[Database, Sealer]:
+    database, sealer = open_database(database_url, [write_under])
+    with closing(database):
+        write_watches(database, sealer, count)
+    return open_database(database_url, keys)
+
+
+def _secret_of(database: Database, watch_id: str, name: str) -> bytes:
+    query = watches.select().where(watches.c.id == watch_id)
+    return bytes(getattr(database.read(lambda connection: connection.execute(query).one()), name))

@@ -1,0 +1,102 @@
+"""Fixtures that more than one room's tests use: a database of either kind, and a store on it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+from databases import NoServer, PostgresServer, empty, finished, migrated_file, running_server
+
+from bridge.store.opening import open_store
+from bridge.store.store import Store
+from bridge.telemetry import Metrics
+
+KINDS = ("sqlite", "postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server for the whole session; skipped where there is none, an error under CI."""
+    try:
+        with running_server() as server:
+            yield server
+    except NoServer as missing:
+        if os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}:
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with today's schema, to be copied."""
+    return migrated_file(tmp_path_factory.mktemp("migrated"))
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """A fresh SQLite file with today's schema."""
+    shutil.copyfile(migrated_sqlite, tmp_path / "bridge.db")
+    return f"sqlite:///{tmp_path / 'bridge.db'}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """A PostgreSQL database with today's schema and no rows; a test that changes more than rows makes its own."""
+    return postgres_server.cleaned()
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A database of either kind, with today's schema and no rows."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def encryption_key() -> str:
+    return Fernet.generate_key().decode()
+
+
+@pytest.fixture(scope="session")
+def sqlite_store(migrated_sqlite: Path, encryption_key: str) -> Iterator[Store]:
+    """The store that tests use in turn: opening one and compiling its statements takes ten times a test's own time."""
+    path = shutil.copyfile(migrated_sqlite, migrated_sqlite.with_name("shared.db"))
+    opened = finished(open_store(f"sqlite:///{path}", [encryption_key], Metrics()))
+    yield opened
+    finished(opened.close())
+
+
+@pytest.fixture(scope="session")
+def postgres_stores(postgres_server: PostgresServer, encryption_key: str) -> Iterator[list[Store]]:
+    """The same on PostgreSQL: two replicas of one bridge."""
+    url = postgres_server.migrated()
+    opened = [finished(open_store(url, [encryption_key], Metrics())) for _ in range(2)]
+    yield opened
+    for one in opened:
+        finished(one.close())
+
+
+@pytest.fixture(scope="session")
+def postgres_store(postgres_stores: list[Store]) -> Store:
+    """The first of them."""
+    return postgres_stores[0]
+
+
+@pytest.fixture
+def replicas(postgres_stores: list[Store]) -> list[Store]:
+    """Two replicas that have just joined a database without a row in it."""
+    empty(postgres_stores[0])
+    for one in postgres_stores:
+        finished(one.rejoin())
+    return postgres_stores
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest) -> Store:
+    """A store without a row in it, on either kind; a test that closes or breaks one opens its own at `database_url`."""
+    opened: Store = request.getfixturevalue(f"{request.param}_store")
+    empty(opened)
+    finished(opened.rejoin())
+    return opened

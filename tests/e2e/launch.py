@@ -1,0 +1,187 @@
+"""Starts bridges as processes of their own that can be killed, by forking one that has imported everything already.
+
+Run as a script it listens on loopback, prints its port, and serves until its standard input ends. One connection is one
+bridge: a line of JSON comes in (`{"env": {...}, "hooks": {...}}`), and out of it come the lines that the bridge logs,
+between `{"event": "forked", "pid": n}` and `{"event": "exited", "code": n}` (negative: the signal that killed it).
+
+Importing the bridge costs more than all the rest of a start; a fork costs a few milliseconds, and the process is as
+real as any other: its own memory, sockets and file locks, and a SIGKILL leaves what a SIGKILL leaves.
+"""
+
+import datetime as datetimes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from contextlib import suppress
+from typing import Any
+
+_real_time = time.time
+_real_datetime = datetimes.datetime
+
+
+class _Clock:
+    """The wall clock, moved by what stands in a file of eight bytes: a clock that is set, for this process alone."""
+
+    file: int | None = None
+
+    def offset(self) -> float:
+        """Seconds, as a text in the file."""
+        return 0.0 if self.file is None else float(os.pread(self.file, 32, 0) or b"0")
+
+
+CLOCK = _Clock()
+
+
+class _SubclassesToo(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, _real_datetime)
+
+
+class _SetDatetime(_real_datetime, metaclass=_SubclassesToo):
+    """What APScheduler asks for the time: `datetime.now` goes by the system's clock, not by `time.time`."""
+
+    @classmethod
+    def now(cls, tz: datetimes.tzinfo | None = None) -> "_SetDatetime":
+        return cls.fromtimestamp(time.time(), tz)
+
+
+def set_clock() -> None:
+    """Before anything else is imported: many hold `time.time` itself."""
+    time.time = lambda: _real_time() + CLOCK.offset()
+
+
+def set_schedulers_clock() -> None:
+    """Once all is imported: what is compiled against `datetime` wants the real one."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("apscheduler.", "bridge.clockwork")) and vars(module).get("datetime") is _real_datetime:
+            module.datetime = _SetDatetime  # type: ignore[attr-defined]
+
+
+# --- one bridge ---------------------------------------------------------------------------------------------------
+
+
+def run_bridge(order: dict[str, Any]) -> int:
+    """Serve as `amux-bridge serve` does; the exit code."""
+    import uvloop
+
+    from bridge import settings
+    from bridge.core.errors import BridgeError
+    from bridge.runtime import serve
+
+    os.environ.clear()
+    os.environ.update(order["env"])
+    hooks = order["hooks"]
+    if "clock" in hooks:
+        CLOCK.file = os.open(hooks["clock"], os.O_RDONLY)
+    if "crash" in hooks:
+        import crash_points
+
+        crash_points.arm(hooks["crash"], hooks.get("crash_at", 1))
+    if "read_only" in hooks:
+        import crash_points
+
+        crash_points.read_only_while(hooks["read_only"])
+    try:
+        uvloop.run(serve(settings.load(None)))
+    except BridgeError as error:
+        print(json.dumps({"event": "refused", "reason": str(error)}), flush=True)  # noqa: T201  as the command does
+        return 2
+    return 0
+
+
+def _child(connection: socket.socket, order: dict[str, Any]) -> None:
+    """Never returns: whatever happens, the process ends here."""
+    code = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(connection.fileno(), 1)
+        os.dup2(connection.fileno(), 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        code = run_bridge(order)
+    except BaseException:  # noqa: BLE001  told to whoever reads the lines
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+# --- the launcher -------------------------------------------------------------------------------------------------
+
+
+class Launcher:
+    """Forks on demand and tells of ends."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, socket.socket] = {}
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        woken, waker = os.pipe()
+        os.set_blocking(waker, False)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._woken = woken
+
+    def run(self) -> None:
+        """Until standard input ends."""
+        print(self._listener.getsockname()[1], flush=True)  # noqa: T201  how a script answers
+        while True:
+            ready, _, _ = select.select([self._listener, self._woken, sys.stdin], [], [])
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+                self._reap()
+            if self._listener in ready:
+                self._start()
+            if sys.stdin in ready:
+                break
+        self._listener.close()
+        for pid, connection in self._children.items():
+            os.kill(pid, signal.SIGKILL)
+            connection.close()
+
+    def _start(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection.makefile("rb") as lines:
+            order = json.loads(lines.readline())
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            self._listener.close()
+            os.close(self._woken)
+            for other in self._children.values():
+                other.close()
+            _child(connection, order)
+        self._children[pid] = connection
+        connection.sendall(json.dumps({"event": "forked", "pid": pid}).encode() + b"\n")
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            with self._children.pop(pid) as connection:
+                code = os.waitstatus_to_exitcode(status)
+                try:
+                    connection.sendall(b"\n" + json.dumps({"event": "exited", "code": code}).encode() + b"\n")
+                except OSError:
+                    continue  # nobody reads any more
+
+
+if __name__ == "__main__":
+    set_clock()
+    # Imported for the children's sake.
+    import alembic.command
+    import alembic.config
+    import uvloop  # noqa: F401
+
+    import bridge.runtime  # noqa: F401
+
+    with suppress(ImportError):
+        import psycopg  # noqa: F401
+
+    set_schedulers_clock()
+    Launcher().run()

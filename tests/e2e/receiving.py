@@ -1,0 +1,165 @@
+"""A receiver that remembers every callback it gets and verifies its signature with a library of others."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiohttp import web
+from standardwebhooks import Webhook
+
+SECRET = "whsec_" + "Q" * 43 + "="
+SAFETY_SECONDS = 40.0  # of a wait for what takes a second: the machine may be a slow one with other work
+
+
+@dataclass(frozen=True)
+class Call:
+    """One POST: its path, headers in lower case, bytes, and the status that it was answered with."""
+
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    status: int
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def event(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def type(self) -> str:
+        return str(self.event["type"])
+
+    @property
+    def watch_id(self) -> str:
+        return str(self.event["data"]["watch_id"])
+
+    @property
+    def accepted(self) -> bool:
+        return 200 <= self.status < 300
+
+
+Answering = Callable[["Receiver", Call], Awaitable[web.StreamResponse]]
+
+
+async def accept(_receiver: "Receiver", _call: Call) -> web.StreamResponse:
+    return web.Response(text="ok")
+
+
+def answer(status: int, **headers: str) -> Answering:
+    async def answering(_receiver: "Receiver", _call: Call) -> web.StreamResponse:
+        return web.Response(status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    return answering
+
+
+async def hold(receiver: "Receiver", _call: Call) -> web.StreamResponse:
+    """Answer once the receiver is let go."""
+    await receiver.released.wait()
+    return web.Response(text="late")
+
+
+@dataclass
+class Receiver:
+    """Answers as `answering` says, which may be changed at any time; `secret` is what signatures must be made with.
+
+    `arrived` holds what came in, `calls` the same once it was answered.
+    """
+
+    answering: Answering = accept
+    secret: str = SECRET
+    port: int = 0
+    calls: list[Call] = field(default_factory=list)
+    arrived: list[Call] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        try:
+            Webhook(self.secret).verify(body, headers)
+        except Exception as error:  # noqa: BLE001  whatever the library says; the test looks at it
+            self.unverified.append(f"{headers.get('webhook-id')}: {error!r}")
+        arrived = Call(request.path, request.query_string, headers, body, 0)
+        self.arrived.append(arrived)
+        self._changed.set()
+        answered = await self.answering(self, arrived)
+        self.calls.append(Call(arrived.path, arrived.query, headers, body, answered.status))
+        self._changed.set()
+        return answered
+
+    async def until(self, condition: Callable[[], bool], seconds: float = SAFETY_SECONDS) -> None:
+        """Wait until a condition over what arrived holds."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            told = f"{len(self.arrived)} arrived, {len(self.calls)} answered, {len(self.accepted_ids)} ids accepted"
+            raise AssertionError(f"the condition did not come true within {seconds:g} s: {told}") from None
+
+    async def has(self, watch_ids: Iterable[str], seconds: float = SAFETY_SECONDS) -> None:
+        """Wait until each of these watches has had an accepted terminal event."""
+        wanted = set(watch_ids)
+        await self.until(lambda: wanted <= self.ended_watches, seconds)
+
+    @property
+    def accepted_ids(self) -> set[str]:
+        return {call.id for call in self.calls if call.accepted}
+
+    @property
+    def ended_watches(self) -> set[str]:
+        return {call.watch_id for call in self.calls if call.accepted and call.type not in STATUS_TYPES}
+
+    def terminal(self, watch_id: str) -> Any:
+        """The terminal event of a watch, as it came; every copy must be the same."""
+        bodies = {call.body for call in self.arrived if call.watch_id == watch_id and call.type not in STATUS_TYPES}
+        assert len(bodies) == 1, bodies
+        return orjson.loads(bodies.pop())
+
+    def check_copies(self) -> None:
+        """Every copy of an event has the same id and the same bytes, each is signed, no watch has two terminal ids."""
+        assert not self.unverified, self.unverified
+        bodies: dict[str, set[bytes]] = defaultdict(set)
+        ids: dict[str, set[str]] = defaultdict(set)
+        for call in self.arrived:
+            bodies[call.id].add(call.body)
+            if call.type not in STATUS_TYPES:
+                ids[call.watch_id].add(call.id)
+            assert call.event["id"] == call.id
+        assert not {id_: len(copies) for id_, copies in bodies.items() if len(copies) > 1}
+        assert not {watch_id: found for watch_id, found in ids.items() if len(found) > 1}
+
+
+STATUS_TYPES = frozenset({"video.queued", "video.in_progress"})
+
+
+@asynccontextmanager
+async def receiving(answering: Answering = accept, *, secret: str = SECRET) -> AsyncIterator[Receiver]:
+    """A receiver on a free loopback port; those it holds are let go at the end."""
+    receiver = Receiver(answering, secret)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", receiver.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+        receiver.port = runner.addresses[0][1]
+        yield receiver
+    finally:
+        receiver.released.set()
+        await runner.cleanup()

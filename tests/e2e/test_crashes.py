@@ -1,0 +1,344 @@
+"""Attacks "nothing is lost": SIGKILL at every boundary between two things, and a start on the same database.
+
+Afterwards every watch has exactly one terminal event, at least one accepted delivery, the same id and bytes on every
+copy, and nothing is pending, stranded or open (`check_all_ended`).
+"""
+
+import asyncio
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from bridges import Bridge, asking, check_all_ended, check_nothing_stuck, process, rows, serving
+from receiving import Call, Receiver, accept, answer, hold
+from worlds import World, world
+
+from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
+
+EVENTS = ["video.in_progress", "video.completed", "video.failed", "video.timed_out", "video.unavailable"]
+
+# Postgres: the dead replica's tasks are taken over when its lease has ended, 9 s, and a look every 2 s.
+LATER = pytest.mark.long
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=LATER)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def around(database_url: str) -> AsyncIterator[World]:
+    async with world(database_url, clock=time.monotonic) as made:
+        yield made
+
+
+async def register_all_kinds(bridge: Bridge, around: World) -> list[str]:
+    """Watches that complete, fail, share a task, ask for status events and time out; their ids."""
+    soon = {"queue_seconds": 0.1, "run_seconds": 0.3}
+    shared = around.amux.create_task(Behaviour(**soon, form="ABCD"))
+    failing = around.amux.create_task(Behaviour(**soon, outcome=Outcome.FAILED))
+    url = around.receiver.url
+    return [
+        await bridge.register(shared, url + "/one", events=EVENTS),
+        await bridge.register(shared, url + "/two"),
+        await bridge.register(failing, url),
+        await bridge.register(around.never(), url, timeout_seconds=1),
+    ]
+
+
+async def restart_and_check(around: World, watches: list[str], **settings: str) -> None:
+    """Start anew, see every watch to its end, stop in good order, and look at what is in the database."""
+    async with serving(around.database_url, around.amux_url, **settings) as (process, _):
+        await around.receiver.has(watches)
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        process.no_faults()
+    check_all_ended(around.database_url, watches)
+    around.receiver.check_copies()
+
+
+# --- killed from within -------------------------------------------------------------------------------------------
+
+CRASHES = [
+    ("an end is observed", 3),  # two watches have ended before
+    ("an end is written, not committed", 1),
+    ("an end is committed", 1),
+    ("an answer came back", 1),
+    ("an attempt is written, not committed", 1),
+    ("an attempt is recorded", 3),
+    *(
+        pytest.param(point, at, marks=pytest.mark.long)
+        for point, at in (
+            ("a status is observed", 1),
+            ("a status is written, not committed", 1),
+            ("a status is committed", 1),
+            ("an end is observed", 1),
+            ("an end is committed", 3),
+            ("a POST is about to leave", 1),
+            ("a POST is about to leave", 3),
+            ("an answer came back", 3),
+            ("an attempt is about to be recorded", 2),
+            ("an attempt is recorded", 1),
+            ("an attempt is recorded", 4),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("point", "at"), CRASHES)
+async def test_killed_on_the_way_every_watch_still_ends_once(around: World, point: str, at: int) -> None:
+    hooks = {"crash": point, "crash_at": at}
+    # Slow first polls: everything is registered before the point is reached.
+    settings = {"poll_first_delay_seconds": "0.3"}
+    async with serving(around.database_url, around.amux_url, hooks, **settings) as (process, bridge):
+        watches = await register_all_kinds(bridge, around)
+        assert await process.ended() == -signal.SIGKILL
+    await restart_and_check(around, watches)
+
+
+@pytest.mark.parametrize(
+    "point", ["a registration is written, not committed", "a registration is committed, not answered"]
+)
+async def test_killed_while_registering_the_app_asks_again_and_has_one_watch(around: World, point: str) -> None:
+    task = around.done()
+    body = {"task_id": task, "callback_url": around.receiver.url}
+    async with serving(around.database_url, around.amux_url, {"crash": point}) as (process, bridge):
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await bridge.ask("POST", "/watch", json=body, headers={"Idempotency-Key": "one"})
+        assert await process.ended() == -signal.SIGKILL
+    slow = {"poll_first_delay_seconds": "1"}
+    async with serving(around.database_url, around.amux_url, **slow) as (process, bridge):
+        again = await bridge.ask("POST", "/watch", json=body, headers={"Idempotency-Key": "one"})
+        assert again.status == 201, again  # the first answer's status, whichever start gave it
+        await around.receiver.has([again.json["id"]])
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+    assert len(rows(around.database_url, "SELECT id FROM watches")) == 1
+    check_all_ended(around.database_url, [again.json["id"]])
+
+
+@pytest.mark.parametrize(
+    "point", ["a cancellation is written, not committed", "a cancellation is committed, not answered"]
+)
+async def test_killed_while_cancelling_nothing_is_left_open(around: World, point: str) -> None:
+    task = around.never()
+    async with serving(around.database_url, around.amux_url, {"crash": point}) as (process, bridge):
+        watch = await bridge.register(task, around.receiver.url)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await bridge.ask("DELETE", f"/watch/{watch}")
+        assert await process.ended() == -signal.SIGKILL
+    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        again = await bridge.ask("DELETE", f"/watch/{watch}")
+        assert (again.status, again.json["state"]) == (200, "cancelled")
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+    check_nothing_stuck(around.database_url)
+    assert around.receiver.arrived == []
+
+
+@pytest.mark.parametrize("point", ["a delivery is claimed, not committed", "a delivery is claimed"])
+async def test_killed_while_claiming_a_retry_it_is_sent_all_the_same(around: World, point: str) -> None:
+    around.receiver.answering = answer(500)
+    async with serving(around.database_url, around.amux_url, {"crash": point}) as (process, bridge):
+        watch = await bridge.register(around.done(), around.receiver.url)
+        assert await process.ended() == -signal.SIGKILL
+    around.receiver.answering = accept
+    await restart_and_check(around, [watch])
+
+
+async def test_killed_at_the_very_end_of_a_stop_nothing_is_lost(around: World) -> None:
+    around.receiver.answering = answer(500)
+    hooks = {"crash": "a stopping bridge has left"}
+    async with serving(around.database_url, around.amux_url, hooks) as (process, bridge):
+        watches = [await bridge.register(task, around.receiver.url) for task in (around.done(), around.running(2))]
+        await around.receiver.until(lambda: len(around.receiver.calls) >= 2)
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == -signal.SIGKILL
+    around.receiver.answering = accept
+    await restart_and_check(around, watches)
+
+
+# --- killed from outside ------------------------------------------------------------------------------------------
+
+
+async def test_killed_after_the_201_the_watch_is_there(around: World) -> None:
+    slow = {"poll_first_delay_seconds": "600", "poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
+    async with serving(around.database_url, around.amux_url, **slow) as (process, bridge):
+        watches = await register_all_kinds(bridge, around)
+        await process.kill()
+    assert around.amux.polls.total() == 0
+    await restart_and_check(around, watches)
+
+
+async def test_killed_during_a_poll_every_watch_still_ends(around: World) -> None:
+    stalled = Fault(FaultKind.STALLED_BODY, seconds=600)
+    tasks = [around.amux.create_task(Behaviour(0, 0, faults=(stalled,))) for _ in range(3)]
+    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        watches = await bridge.register_many(tasks, around.receiver.url)
+        await around.polled(*tasks)
+        await process.kill()
+    await restart_and_check(around, watches)
+
+
+async def test_killed_while_the_receiver_holds_the_post_a_second_one_has_its_id_and_bytes(around: World) -> None:
+    around.receiver.answering = hold
+    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        watch = await bridge.register(around.done(), around.receiver.url)
+        await around.receiver.until(lambda: bool(around.receiver.arrived))
+        await process.kill()
+    around.receiver.answering = accept
+    around.receiver.released.set()
+    await restart_and_check(around, [watch])
+    assert len(around.receiver.arrived) == 2
+
+
+async def test_killed_with_retries_pending_they_go_on_on_their_schedule(around: World) -> None:
+    around.receiver.answering = answer(500)
+    delays = {"delivery_retry_delays_seconds": "0.1,3,0.1,0.1"}
+    async with serving(around.database_url, around.amux_url, **delays) as (process, bridge):
+        watches = await bridge.register_many([around.done() for _ in range(3)], around.receiver.url)
+        await around.receiver.until(lambda: len(around.receiver.calls) == 6)
+        for watch in watches:
+            path = f"/watch/{watch}"
+            await bridge.until("GET", path, lambda told: told.json["deliveries"][0]["attempts"] == 2)
+        await process.kill()
+    due = {row.id: row.due_at for row in rows(around.database_url, "SELECT id, due_at FROM outbox")}
+    arrivals: dict[str, float] = {}
+
+    async def accepting(_receiver: Receiver, call: Call) -> Any:
+        arrivals[call.id] = time.time()
+        return await accept(_receiver, call)
+
+    around.receiver.answering = accepting
+    await restart_and_check(around, watches, **delays)
+    assert {id_: at >= due[id_] for id_, at in arrivals.items()} == dict.fromkeys(due, True)
+    assert len(around.receiver.arrived) == 9
+    attempts = rows(around.database_url, "SELECT attempts FROM deliveries")
+    assert {row.attempts for row in attempts} == {3}
+
+
+async def test_terminated_with_a_post_under_way_it_is_recorded_before_the_exit(around: World) -> None:
+    around.receiver.answering = hold
+    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        watch = await bridge.register(around.done(), around.receiver.url)
+        running = await bridge.register(around.never(), around.receiver.url)
+        await around.receiver.until(lambda: bool(around.receiver.arrived))
+        process.signal(signal.SIGTERM)
+        await process.logged("draining")
+        around.receiver.released.set()
+        assert await process.ended() == 0
+        process.no_faults()
+    [delivery] = rows(around.database_url, "SELECT state, watch_id FROM deliveries")
+    assert (delivery.state, delivery.watch_id) == ("delivered", watch)
+    [left] = rows(around.database_url, "SELECT id FROM watches WHERE state = 'active'")
+    assert left.id == running
+    check_nothing_stuck(around.database_url)
+
+
+async def test_terminated_while_a_receiver_hangs_it_ends_within_its_limit_and_sends_again(around: World) -> None:
+    around.receiver.answering = hold
+    limit = {"drain_timeout_seconds": "1", "delivery_timeout_seconds": "30"}
+    async with serving(around.database_url, around.amux_url, **limit) as (process, bridge):
+        watch = await bridge.register(around.done(), around.receiver.url)
+        await around.receiver.until(lambda: bool(around.receiver.arrived))
+        process.signal(signal.SIGTERM)
+        stopped = await process.logged("stopped")
+        assert stopped["seconds"] < 4  # 1 s, and what a slow machine adds
+        assert await process.ended() == 0
+        process.no_faults()
+    around.receiver.answering = accept
+    await restart_and_check(around, [watch])
+
+
+@pytest.mark.long
+async def test_killed_again_and_again_at_any_moment_nothing_is_lost(around: World) -> None:
+    chance = random.Random(7)
+    watches: list[str] = []
+
+    async def sometimes(_receiver: Receiver, call: Call) -> Any:
+        return await (accept if chance.random() < 0.7 else answer(503))(_receiver, call)
+
+    around.receiver.answering = sometimes
+    for _ in range(12):
+        async with serving(around.database_url, around.amux_url) as (process, bridge):
+            for _ in range(3):
+                watches += await register_all_kinds(bridge, around)
+            polls = around.amux.polls.total() + chance.randrange(60)
+            arrived = len(around.receiver.arrived) + chance.randrange(12)
+            bound = time.monotonic() + 3
+            while around.amux.polls.total() < polls and len(around.receiver.arrived) < arrived:
+                if time.monotonic() > bound:
+                    break
+                await bridge.get("/healthz")
+            await process.kill()
+    around.receiver.answering = accept
+    await restart_and_check(around, watches)
+
+
+# --- the first start ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "the key file is empty",
+        "the schema is half made",
+        "the schema is made, not committed",
+        "the schema is committed",
+        "the database is open",
+    ],
+)
+async def test_killed_during_the_first_start_the_second_one_serves(tmp_path: Path, point: str) -> None:
+    database_url = f"sqlite:///{tmp_path}/new.db"
+    async with world(database_url, clock=time.monotonic) as around:
+        own = {"encryption_keys": "", "signing_secrets": ""}
+        async with process(database_url, around.amux_url, {"crash": point}, **own) as started:
+            assert await started.ended() == -signal.SIGKILL
+        async with process(database_url, around.amux_url, **own) as started:
+            listening = await started.logged("listening")
+            async with asking(listening["url"]) as bridge:
+                watch = await bridge.register(around.done(), around.receiver.url)
+                await around.receiver.has([watch])
+            started.signal(signal.SIGTERM)
+            assert await started.ended() == 0
+        check_all_ended(database_url, [watch])
+        with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_four_starts_at_once_on_one_file_leave_one_that_serves(tmp_path: Path) -> None:
+    database_url = f"sqlite:///{tmp_path}/new.db"
+
+    async def start() -> str:
+        async with process(database_url, "http://127.0.0.1:9") as started:
+            told = asyncio.ensure_future(started.logged("listening"))
+            refused = asyncio.ensure_future(started.logged("refused"))
+            done, waiting = await asyncio.wait({told, refused}, return_when=asyncio.FIRST_COMPLETED)
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            line = done.pop().result()
+            if line["event"] == "refused":
+                return str(line["reason"])
+            serving_one.set()
+            await others_done.wait()
+            return "serving"
+
+    serving_one, others_done = asyncio.Event(), asyncio.Event()
+    starts = [asyncio.create_task(start()) for _ in range(4)]
+    await asyncio.wait_for(serving_one.wait(), 40)
+    pending = set(starts)
+    while len(pending) > 1:
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED, timeout=40)
+    others_done.set()
+    told = sorted(await asyncio.gather(*starts))
+    assert told.count("serving") == 1
+    assert all("another bridge serves from" in reason for reason in told if reason != "serving"), told
