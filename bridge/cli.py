@@ -240,7 +240,7 @@ def _count(text: str) -> int:
 # --- how a command ends -------------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one return for each way to end
     """Do what the arguments say and return the exit code. Whatever happens is one sentence, never a traceback."""
     parser = build_parser()
     given = parser.parse_args(arguments)

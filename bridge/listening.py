@@ -52,7 +52,7 @@ def base_url(host: str, port: int) -> str:
 
 
 def own_addresses() -> frozenset[Address]:
-    """This machine's own addresses towards the outside, as far as its routes tell: no callback may come back by them."""
+    """This machine's own addresses towards the outside, as far as its routes tell; no callback may use them."""
     found = set()
     for family, somewhere in _SOMEWHERE:
         try:

@@ -70,9 +70,9 @@ def sqlite_store(migrated_sqlite: Path, encryption_key: str) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def postgres_stores(postgres_server: PostgresServer, encryption_key: str) -> Iterator[list[Store]]:
-    """The same on PostgreSQL: two replicas of one bridge."""
+    """The same on PostgreSQL: four replicas of one bridge."""
     url = postgres_server.migrated()
-    opened = [finished(open_store(url, [encryption_key], Metrics())) for _ in range(2)]
+    opened = [finished(open_store(url, [encryption_key], Metrics())) for _ in range(4)]
     yield opened
     for one in opened:
         finished(one.close())
@@ -87,16 +87,23 @@ def postgres_store(postgres_stores: list[Store]) -> Store:
 @pytest.fixture
 def replicas(postgres_stores: list[Store]) -> list[Store]:
     """Two replicas that have just joined a database without a row in it."""
-    empty(postgres_stores[0])
-    for one in postgres_stores:
+    return _joined(postgres_stores[:2])
+
+
+@pytest.fixture
+def crowd(postgres_stores: list[Store]) -> list[Store]:
+    """Four of them."""
+    return _joined(postgres_stores)
+
+
+def _joined(stores: list[Store]) -> list[Store]:
+    empty(stores[0])
+    for one in stores:
         finished(one.rejoin())
-    return postgres_stores
+    return stores
 
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest) -> Store:
     """A store without a row in it, on either kind; a test that closes or breaks one opens its own at `database_url`."""
-    opened: Store = request.getfixturevalue(f"{request.param}_store")
-    empty(opened)
-    finished(opened.rejoin())
-    return opened
+    return _joined([request.getfixturevalue(f"{request.param}_store")])[0]

@@ -199,12 +199,10 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def _run(command: Sequence[str | Path], user: pwd.struct_passwd | None, folder: Path) -> None:
-    who: dict[str, Any] = (
-        {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    )
+    who: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     # Its output goes to a file: a server would keep a pipe open, and we would wait for its end.
     with (folder / "output").open("w+") as output:
-        done = subprocess.run(  # noqa: S603  binaries found above
+        done = subprocess.run(
             [str(word) for word in command], cwd=folder, stdout=output, stderr=output, check=False, **who
         )
         if done.returncode:

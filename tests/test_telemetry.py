@@ -274,7 +274,7 @@ raise RuntimeError("the end, top-secret")
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_every_line_of_a_process_is_one_json_object(encoding: str) -> None:
-    done = subprocess.run(  # noqa: S603  our own script
+    done = subprocess.run(
         [sys.executable, "-c", EVERYTHING],
         capture_output=True,
         env={"PYTHONIOENCODING": encoding},

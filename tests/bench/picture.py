@@ -17,8 +17,8 @@ def picture(rows: Sequence[Row]) -> str:
     width = int(_LEFT + _UNIT * _MOST + _RIGHT)
     limit = _LEFT + _UNIT
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-        ' font-family="system-ui, sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
+        "<style>text { font: 13px system-ui, sans-serif }</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         _text(limit, 20, "what the target allows", "middle", _RULE),
     ]

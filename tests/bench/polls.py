@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import bare_loop
 from bare_loop import NOTHING, Done
 from certificate import certificate
+from lag import Lag
 from processes import Child
 from stage import Stage, until
-from lag import Lag
 from subject import Bridge, every
 from table import Row
 from upstream import counted, upstream

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvloop
 
@@ -110,7 +110,7 @@ class Child:
         self._process.join()
         self._pipe.close()
 
-    def __enter__(self) -> "Child":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -131,7 +131,9 @@ def _begin(core: int, pipe: Connection, work: Callable[..., None], given: tuple[
     work(pipe, *given)
 
 
-def answer_for_ever(pipe: Connection, start: Callable[[], Coroutine[Any, Any, Any]], answer: Callable[[Any], Any]) -> None:
+def answer_for_ever(
+    pipe: Connection, start: Callable[[], Coroutine[Any, Any, Any]], answer: Callable[[Any], Any]
+) -> None:
     """Run a server in this process: `start` makes its greeting, `answer` answers each question of the bench."""
 
     async def serve() -> None:

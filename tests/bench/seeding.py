@@ -42,9 +42,7 @@ class Seeds:
         with closing(sqlite3.connect(self._template)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def file(
-        self, *, active: Sequence[str] = (), settled: int = 0, dead: int = 0, pending: Sequence[str] = ()
-    ) -> Path:
+    def file(self, *, active: Sequence[str] = (), settled: int = 0, dead: int = 0, pending: Sequence[str] = ()) -> Path:
         """A database with an active watch for each task id, settled ones, and one pending delivery for each URL."""
         self._made += 1
         path = self._folder / f"seeded-{self._made}.db"
@@ -65,7 +63,9 @@ class Seeds:
 
 def _drop_indexes(connection: sqlite3.Connection) -> list[str]:
     """Drop what can be made again; the statements that do so."""
-    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+    found = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    ).fetchall()
     for name, _ in found:
         connection.execute(f'DROP INDEX "{name}"')
     return [statement for _, statement in found]

@@ -3,7 +3,6 @@
 import cProfile
 import http.client
 import json
-import os
 import re
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
+from aiohttp import connector
 from processes import MEASURED, Child
 
 from bridge import runtime
@@ -58,7 +58,7 @@ class Bridge(Child):
         url = f"sqlite:///{database}" if isinstance(database, Path) else database
         given = {**SETTINGS, "database_url": url, **settings}
         began = time.monotonic()
-        super().__init__(MEASURED, serve, given, folder / "bridge.log", hooks)
+        super().__init__(MEASURED, bridge, given, folder / "bridge.log", hooks)
         self.started_in = time.monotonic() - began
         self.url = str(self.greeting)
 
@@ -68,7 +68,7 @@ class Bridge(Child):
         return {name: float(value) for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", text, re.MULTILINE)}
 
 
-def serve(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping[str, Any]) -> None:
+def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping[str, Any]) -> None:
     """Serve until SIGTERM, as `amux-bridge serve` does; the greeting is the URL.
 
     Hooks: `profile` (a file for cProfile's figures of the event loop's thread), `retention` (seconds between sweeps),
@@ -78,7 +78,8 @@ def serve(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping[
     if "retention" in hooks:
         runtime.RETENTION_SECONDS = hooks["retention"]
     if "certificate" in hooks:
-        os.environ["SSL_CERT_FILE"] = hooks["certificate"]
+        # As SSL_CERT_FILE would, but aiohttp reads that when it is imported, which was in the process we come from.
+        connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])
     profile = cProfile.Profile() if hooks.get("profile") else None
     if profile is not None:
         profile.enable()

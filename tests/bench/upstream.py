@@ -110,7 +110,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(answer)
 
 
-def serve(pipe: Connection, delay: float, certificate: tuple[str, str] | None) -> None:
+def amux(pipe: Connection, delay: float, certificate: tuple[str, str] | None) -> None:
     """Listen on loopback until the process is ended; the greeting is the base URL."""
     station = _Station(delay)
 
@@ -129,7 +129,7 @@ def serve(pipe: Connection, delay: float, certificate: tuple[str, str] | None) -
 
 def upstream(*, delay: float = 0.0, certificate: tuple[str, str] | None = None) -> Child:
     """A stand-in in its own process; its greeting is its base URL."""
-    return Child(LOADING, serve, delay, certificate)
+    return Child(LOADING, amux, delay, certificate)
 
 
 def counted(child: Child, question: str = "count") -> Counted:

@@ -70,7 +70,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def run_process(*arguments: str, folder: Path, **environ: str) -> Ended:
     """Run a command in a process of its own."""
-    done = subprocess.run(  # noqa: S603  our own command
+    done = subprocess.run(
         [sys.executable, "-m", "bridge", *arguments],
         cwd=folder,
         env=environment(environ),
@@ -85,7 +85,7 @@ def run_process(*arguments: str, folder: Path, **environ: str) -> Ended:
 @contextmanager
 def process(*arguments: str, folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """A command that goes on; killed at the end if it still does."""
-    with subprocess.Popen(  # noqa: S603  our own command
+    with subprocess.Popen(
         [sys.executable, "-m", "bridge", *arguments],
         cwd=folder,
         env=environment({"PYTHONUNBUFFERED": "1", **environ}),

@@ -10,7 +10,7 @@ import pytest
 import standardwebhooks
 import svix
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from stage import SECRET, Receiver, Stage, hang, ok, stages, status
+from delivery_stage import SECRET, Receiver, Stage, hang, ok, stages, status
 
 from bridge.core.model import DeliveryState
 from bridge.core.schedule import RetryPolicy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from stage import SAFETY_SECONDS, Receiver, Stage, hang, ok, settlement, stages, status
+from delivery_stage import SAFETY_SECONDS, Receiver, Stage, hang, ok, settlement, stages, status
 
 from bridge.core.model import TERMINAL_EVENTS, DeliveryState, EventType
 from bridge.core.schedule import RetryPolicy

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from stage import Receiver, Stage, hang, ok, stages, status
+from delivery_stage import Receiver, Stage, hang, ok, stages, status
 
 from bridge.core.model import DeliveryState
 from bridge.core.schedule import RetryPolicy

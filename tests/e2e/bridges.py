@@ -304,7 +304,7 @@ class Process:
 def _launcher() -> int:
     """Start the launcher, once for all tests; its port. It ends with its standard input, which is this process."""
     command = [sys.executable, "-W", "error", str(LAUNCHER)]
-    launcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  our own script
+    launcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert launcher.stdin is not None
     assert launcher.stdout is not None
 

@@ -174,8 +174,6 @@ class Launcher:
 if __name__ == "__main__":
     set_clock()
     # Imported for the children's sake.
-    import alembic.command
-    import alembic.config
     import uvloop  # noqa: F401
 
     import bridge.runtime  # noqa: F401

@@ -189,7 +189,9 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(around: World) 
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-async def test_a_429_slows_the_whole_credential_down_for_as_long_as_it_asks(database_url: str, *, as_date: bool) -> None:
+async def test_a_429_slows_the_whole_credential_down_for_as_long_as_it_asks(
+    database_url: str, *, as_date: bool
+) -> None:
     # A date counts in whole seconds: of 3 s at least 2 are left.
     limit = Fault(FaultKind.RATE_LIMITED, retry_after=3.0 if as_date else 1.0, as_date=as_date)
     async with world(database_url, clock=time.monotonic) as around, runtime(database_url, around.amux_url) as bridge:

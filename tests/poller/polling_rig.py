@@ -136,7 +136,7 @@ class Rig:
     async def past_deadline(self) -> None:
         """Wait until the store has an overdue watch."""
         async with asyncio.timeout(PATIENCE):
-            while not await self.store.overdue(None, 1):  # noqa: ASYNC110  the wall clock sets no event
+            while not await self.store.overdue(None, 1):
                 await asyncio.sleep(0.01)
 
     async def view(self, registered: Registered) -> WatchView:

@@ -55,7 +55,7 @@ async def test_pages_go_on_where_the_last_one_ended_either_way(store: Store) -> 
     ],
 )
 async def test_a_watch_is_found_by_its_ids_its_app_and_its_host(store: Store, text: Callable[[Any], str]) -> None:
-    found = (await watched(store, app="newspapers"[4:], task_id="video-42", host="hooks.example:8443", number=77)).watch
+    found = (await watched(store, app="papers", task_id="video-42", host="hooks.example:8443", number=77)).watch
     await watched(store, app="other", number=88)
     assert await ids(store, text=text(found)) == [found.id]
 

@@ -128,7 +128,7 @@ async def test_a_replica_that_was_thought_dead_writes_nothing_more(replicas: lis
 
 
 async def test_who_rejoins_has_a_new_name_and_owns_nothing(replicas: list[Store]) -> None:
-    one, two = replicas
+    one, _ = replicas
     registered = await watched(one)
     old = one.replica.id
     await one.rejoin()

@@ -234,7 +234,7 @@ async def test_a_caller_that_leaves_is_waited_for_no_more(bridge: Bridge) -> Non
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\r\n".encode())
         await _until_held(bridge, watch["id"])
         writer.close()
-        while bridge.services.waiting._listeners:  # noqa: ASYNC110  the loop's next turns, no time
+        while bridge.services.waiting._listeners:
             await asyncio.sleep(0)
 
 
@@ -244,7 +244,7 @@ async def test_bad_waits(bridge: Bridge) -> None:
 
 
 async def _until_held(bridge: Bridge, watch_id: str) -> None:
-    while watch_id not in bridge.services.waiting._listeners:  # noqa: ASYNC110  the loop's next turns, no time
+    while watch_id not in bridge.services.waiting._listeners:
         await asyncio.sleep(0)
 
 

@@ -251,7 +251,7 @@ async def test_a_caller_that_leaves_gives_its_place_back(bridge: Bridge, receive
         first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
         await got.busy.wait()
         first.cancel()
-        while bridge.services.ping_limits._under_way:  # noqa: ASYNC110  the loop's next turns, no time
+        while bridge.services.ping_limits._under_way:
             await asyncio.sleep(0)
         got.go_on.set()
         assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]

@@ -45,7 +45,7 @@ async def waiting(store: SharedStore) -> AsyncIterator[Waiting]:
 async def asked_again(store: SharedStore) -> None:
     before = len(store.asked)
     async with asyncio.timeout(10):
-        while len(store.asked) < before + 2:  # noqa: ASYNC110  the store's own rhythm is what is waited for
+        while len(store.asked) < before + 2:
             await asyncio.sleep(0.001)
 
 

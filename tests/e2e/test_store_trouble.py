@@ -1,0 +1,261 @@
+"""Attacks "nothing is lost" while the database is in trouble: locked, read-only, gone, full, or against one row.
+
+A registration is then answered 503 within 5 s and never with a 2xx, `/readyz` says why, and once it heals every watch
+ends and every record is written, without a callback having been sent again and again meanwhile.
+"""
+
+import resource
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from bridges import Bridge, Process, check_all_ended, serving
+from receiving import accept, answer, hold
+from worlds import World, world
+
+LIMIT_SECONDS = 5.0
+
+
+@pytest.fixture
+async def around(sqlite_url: str) -> AsyncIterator[World]:
+    async with world(sqlite_url) as made:
+        yield made
+
+
+def file_of(database_url: str) -> Path:
+    return Path(database_url.removeprefix("sqlite:///"))
+
+
+# --- ways to break it ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(database: Path, _process: Process) -> Iterator[None]:
+    """Another process writes and does not end: a backup gone wrong, somebody's open shell."""
+    with closing(sqlite3.connect(database, timeout=20, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextmanager
+def read_only(database: Path, _process: Process) -> Iterator[None]:
+    flag = database.with_name("read-only")
+    flag.touch()
+    yield
+    flag.unlink()
+
+
+@contextmanager
+def gone(database: Path, _process: Process) -> Iterator[None]:
+    away = database.with_name("away.db")
+    database.rename(away)
+    yield
+    away.rename(database)
+
+
+@contextmanager
+def no_room(_database: Path, process: Process) -> Iterator[None]:
+    """No file may grow: what a full disk does to a process, without a disk of our own."""
+    before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    yield
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def full_disk(database: Path, _process: Process) -> Iterator[None]:
+    filler = database.with_name("filler")
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"\0" * 4096)
+    yield
+    filler.unlink()
+
+
+Breaking = Callable[[Path, Process], "contextmanager[None]"]  # type: ignore[valid-type]
+
+
+@dataclass
+class Broken:
+    """A bridge in trouble, with what it had to do before."""
+
+    process: Process
+    bridge: Bridge
+    watches: list[str]
+
+
+@asynccontextmanager
+async def busy(around: World) -> AsyncIterator[Broken]:
+    """A bridge with a running task and a delivery that waits for its retry."""
+    flag = {"read_only": str(file_of(around.database_url).with_name("read-only"))}
+    around.receiver.answering = answer(500)
+    async with serving(around.database_url, around.amux_url, flag) as (process, bridge):
+        watches = [
+            await bridge.register(around.done(), around.receiver.url + "/retried"),
+            await bridge.register(around.running(), around.receiver.url + "/running"),
+        ]
+        await around.receiver.until(lambda: bool(around.receiver.calls))
+        await around.polled(around_task(around))
+        yield Broken(process, bridge, watches)
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        process.no_faults()
+
+
+def around_task(around: World) -> str:
+    """The task that was created last."""
+    return list(around.amux._tasks)[-1]
+
+
+async def refused(bridge: Bridge, around: World) -> None:
+    """A registration is refused as the contract says."""
+    body = {"task_id": around.done(), "callback_url": around.receiver.url}
+    told = await bridge.ask("POST", "/watch", json=body)
+    assert (told.status, told.json["code"]) == (503, "store_unavailable"), told
+    assert told.headers["Content-Type"] == "application/problem+json"
+    assert int(told.headers["Retry-After"]) > 0
+    assert told.seconds < LIMIT_SECONDS
+
+
+async def break_and_heal(around: World, breaking: Callable[..., object], why: str) -> None:
+    async with busy(around) as broken:
+        with breaking(file_of(around.database_url), broken.process):  # type: ignore[attr-defined]
+            await refused(broken.bridge, around)
+            unready = await broken.bridge.until("GET", "/readyz", lambda told: told.status == 503)
+            assert why in " ".join(unready.json["reasons"]), unready.json
+            assert unready.json["checks"]["store"] == "failing"
+            around.stages.now += 11  # the video is ready, and that cannot be written
+            around.receiver.answering = accept
+            await refused(broken.bridge, around)
+        await around.receiver.has(broken.watches)
+        new = await broken.bridge.register(around.done(), around.receiver.url)
+        await around.receiver.has([new])
+        await broken.bridge.until("GET", "/readyz", lambda told: told.status == 200)
+    check_all_ended(around.database_url, [*broken.watches, new])
+    around.receiver.check_copies()
+    with closing(sqlite3.connect(file_of(around.database_url))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+TROUBLES = [
+    (locked, "database is locked"),
+    pytest.param(read_only, "readonly database", marks=pytest.mark.long),
+    (gone, "the database file is gone"),
+    pytest.param(no_room, "the database refuses", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("breaking", "why"), TROUBLES)
+async def test_a_database_in_trouble_takes_nothing_and_loses_nothing(
+    around: World, breaking: Callable[..., object], why: str
+) -> None:
+    await break_and_heal(around, breaking, why)
+
+
+@pytest.mark.long
+async def test_a_full_disk_takes_nothing_and_loses_nothing(sqlite_url: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(  # noqa: S603
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a disk of its own needs the right to mount one")
+    try:
+        source = file_of(sqlite_url)
+        (disk / source.name).write_bytes(source.read_bytes())
+        async with world(f"sqlite:///{disk / source.name}") as around:
+            await break_and_heal(around, full_disk, "full")
+    finally:
+        subprocess.run(["/bin/umount", str(disk)], check=True)  # noqa: S603
+
+
+async def test_a_database_that_was_deleted_is_not_written_to_any_more(around: World) -> None:
+    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        await bridge.register(around.never(), around.receiver.url)
+        file_of(around.database_url).unlink()
+        await refused(bridge, around)
+        unready = await bridge.until("GET", "/readyz", lambda told: told.status == 503)
+        assert "gone" in " ".join(unready.json["reasons"])
+        assert (await bridge.ask("GET", "/healthz")).status == 200
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+
+
+# --- records that cannot be written -------------------------------------------------------------------------------
+
+
+async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(around: World) -> None:
+    around.receiver.answering = hold
+    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        watch = await bridge.register(around.done(), around.receiver.url)
+        await around.receiver.until(lambda: bool(around.receiver.arrived))
+        with locked(file_of(around.database_url), process):
+            around.receiver.released.set()
+            await process.logged("attempts_unwritten")
+            await refused(bridge, around)
+        await process.logged("delivered")
+        assert len(around.receiver.arrived) == 1
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+    check_all_ended(around.database_url, [watch])
+    assert len(around.receiver.arrived) == 1
+
+
+@pytest.mark.long
+async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(around: World) -> None:
+    around.receiver.answering = hold
+    claim_ends_after = 1 + 15 + 2  # the attempt, the claim's margin, and some
+    async with serving(around.database_url, around.amux_url, delivery_timeout_seconds="1") as (process, bridge):
+        watch = await bridge.register(around.done(), around.receiver.url)
+        await around.receiver.until(lambda: bool(around.receiver.arrived))
+        with locked(file_of(around.database_url), process):
+            around.receiver.released.set()
+            until = time.monotonic() + claim_ends_after
+            while time.monotonic() < until:
+                await refused(bridge, around)
+        await process.logged("delivered")
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+    check_all_ended(around.database_url, [watch])
+    assert len(around.receiver.arrived) == 1
+
+
+async def test_one_row_that_the_database_refuses_holds_up_no_other(around: World) -> None:
+    """A trigger stands for whatever makes one row unwritable: the others of its commit must not fail with it."""
+    database = file_of(around.database_url)
+    around.receiver.answering = hold
+    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        bad_end, bad_attempt = around.running(), around.done()
+        unsettled = await bridge.register(bad_end, around.receiver.url)
+        unrecorded = await bridge.register(bad_attempt, around.receiver.url)
+        await around.receiver.until(lambda: len(around.receiver.arrived) == 1)
+        with closing(sqlite3.connect(database, timeout=20, isolation_level=None)) as other:
+            refusing = "BEFORE INSERT ON {} WHEN new.{} = '{}' BEGIN SELECT RAISE(ABORT, 'no'); END"
+            other.execute("CREATE TRIGGER one " + refusing.format("events", "watch_id", unsettled))
+            delivery = around.receiver.arrived[0].id
+            other.execute("CREATE TRIGGER two " + refusing.format("attempts", "delivery_id", delivery))
+            around.receiver.answering = accept
+            around.receiver.released.set()
+            around.stages.now += 11
+            others = await bridge.register_many([around.done() for _ in range(5)], around.receiver.url)
+            await around.receiver.has(others)
+            await process.logged("delivered", times=5)
+            await process.logged("write_failed", unit="settle")
+            await process.logged("write_failed", unit="record_attempts")
+            assert len(around.receiver.arrived) == 6
+            other.execute("DROP TRIGGER one")
+            other.execute("DROP TRIGGER two")
+        await around.receiver.has([unsettled])
+        await process.logged("delivered", times=7)
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+    check_all_ended(around.database_url, [unsettled, unrecorded, *others])
+    assert len(around.receiver.arrived) == 7

@@ -1,0 +1,163 @@
+"""The image, as far as it can be proven without an engine: the linter, the rules, and the Dockerfile's own steps."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from bridge import __version__
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = ROOT / "Dockerfile"
+HOME = "/opt/amux-bridge"
+MOST_MEGABYTES = 160
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each instruction and its text, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE))
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def of(kind: str) -> list[str]:
+    return [rest for name, rest in instructions() if name == kind]
+
+
+def allowed(path: str) -> bool:
+    """Whether `.dockerignore` lets a path into a build: the last rule that names it, or a folder of it, counts."""
+    verdict = True
+    for rule in (ROOT / ".dockerignore").read_text().splitlines():
+        if not rule or rule.startswith("#"):
+            continue
+        pattern = rule.removeprefix("!")
+        folders = [path, *(str(folder) for folder in Path(path).parents)][: path.count("/") + 1]
+        if any(_named(folder, pattern) for folder in folders):
+            verdict = rule.startswith("!")
+    return verdict
+
+
+def _named(path: str, pattern: str) -> bool:
+    if pattern.startswith("**/"):
+        return any(fnmatch(part, pattern[3:]) for part in path.split("/"))
+    return fnmatch(path, pattern) and path.count("/") == pattern.count("/")
+
+
+def copied_sources() -> list[str]:
+    """What COPY takes from the build's context."""
+    words = [shlex.split(rest) for rest in of("COPY") if not rest.startswith("--from")]
+    return [source for copy in words for source in copy[:-1]]
+
+
+# --- its rules ----------------------------------------------------------------------------------------------------
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = shutil.which("hadolint", path=sysconfig.get_path("scripts")) or "hadolint"
+    done = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_what_is_copied_exists_and_reaches_the_build() -> None:
+    for source in copied_sources():
+        assert (ROOT / source).exists(), source
+        assert allowed(source), source
+    assert allowed("bridge/store/migrations/versions/0001_first.py")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".env", "bridge.db", "bridge.key", "bridge/bridge.key", "bridge/x.db-wal", ".git/config", "tests/test_image.py"],
+)
+def test_nothing_secret_or_needless_reaches_a_build(path: str) -> None:
+    assert not allowed(path)
+
+
+def test_it_runs_as_a_number_writes_to_data_only_and_starts_without_a_shell() -> None:
+    final = instructions()[max(number for number, (name, _) in enumerate(instructions()) if name == "FROM") :]
+    last = dict(final)
+    assert last["USER"] == "10001:10001"
+    assert json.loads(last["VOLUME"]) == ["/data"]
+    assert json.loads(last["ENTRYPOINT"]) == ["amux-bridge"]
+    assert json.loads(last["CMD"]) == ["serve"]
+    environ = dict(pair.partition("=")[::2] for pair in shlex.split(last["ENV"]))
+    assert environ["BRIDGE_DATABASE_URL"] == "sqlite:////data/bridge.db"
+    assert environ["BRIDGE_HOST"] == "0.0.0.0"  # noqa: S104
+    assert environ["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert "org.opencontainers.image.title" in last["LABEL"]
+    assert dict(pair.split("=") for pair in of("ARG"))["VERSION"] == __version__
+    assert not any("pip" in rest for name, rest in final if name == "RUN")
+
+
+def test_the_health_check_is_python_that_compiles_and_no_shell() -> None:
+    [check] = of("HEALTHCHECK")
+    program, option, code = json.loads(check.partition("CMD ")[2])
+    assert (program, option) == ("python3", "-c")
+    compile(code, "HEALTHCHECK", "exec")
+    assert "/healthz" in code
+
+
+def test_the_lock_names_versions_only_and_every_package_that_the_bridge_needs() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pinned = [re.fullmatch(r"([a-z0-9-]+)==[\w.]+( ; .*)?", line) for line in lines]
+    assert None not in pinned
+    names = {match[1] for match in pinned if match}
+    project = (ROOT / "pyproject.toml").read_text()
+    wanted = re.findall(
+        r'^  "([a-z-]+)[>\[]', project.partition("dependencies = [")[2].partition("]\n")[0], re.MULTILINE
+    )
+    assert {*wanted, "psycopg"} <= names
+    assert len(wanted) >= 9
+
+
+# --- its steps ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_the_dockerfiles_own_steps_make_a_bridge_that_runs(tmp_path: Path) -> None:
+    """Every COPY and RUN up to the package's, from a copy that holds only what a build sees, at places of our own."""
+    context = tmp_path / "context"
+    for name in _files():
+        if allowed(name):
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, context / name)
+    home, build = tmp_path / "home", tmp_path / "build"
+    build.mkdir()
+    for name, rest in instructions():
+        if name == "FROM" and " AS " not in rest:
+            break
+        here = rest.replace(HOME, str(home)).replace("/build", str(build))
+        if name == "COPY":
+            *sources, target = shlex.split(here)
+            for source in sources:
+                _copy(context / source, Path(target))
+        if name == "RUN":
+            subprocess.run(["/bin/sh", "-ec", here.replace("python3 ", f"{sys.executable} ")], check=True)
+    told = subprocess.run([home / "bin/amux-bridge", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"amux-bridge {__version__}\n"
+    assert not list(home.rglob("pip"))
+    megabytes = sum(file.stat().st_size for file in home.rglob("*") if file.is_file() and not file.is_symlink()) / 2**20
+    assert megabytes < MOST_MEGABYTES
+    subprocess.run([home / "bin/amux-bridge", "demo"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+
+
+def _files() -> list[str]:
+    return [
+        str(path.relative_to(ROOT))
+        for name in (*copied_sources(), "tests")
+        for path in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name])
+        if path.is_file()
+    ]
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)
