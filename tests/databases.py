@@ -12,12 +12,13 @@ from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import Connection, TextClause, text
 
 from bridge.store.database import Database, PostgresDatabase, SqliteDatabase
 from bridge.store.migrating import migrate
@@ -161,7 +162,11 @@ def empty(store: Store) -> None:
     """Delete every row but the database's own secrets."""
     for table in metadata.tables:
         if table != "secrets":
-            store._database.transaction(lambda connection, table=table: connection.execute(text(_deletion(table))))
+            store._database.transaction(partial(_execute, text(_deletion(table))))
+
+
+def _execute(statement: TextClause, connection: Connection) -> None:
+    connection.execute(statement)
 
 
 def _deletion(table: str) -> str:

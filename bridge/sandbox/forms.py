@@ -110,7 +110,8 @@ def look(task: Task, age: float, base_url: str) -> Sight:
     chosen = task.behaviour
     ran = age - chosen.queue_seconds
     if ran < 0:
-        waiting = ("NOT_START", "SUBMITTED", "QUEUED")[min(2, int(3 * max(age, 0) / chosen.queue_seconds))]
+        waited = age / chosen.queue_seconds if age > 0 else 0.0
+        waiting = ("NOT_START", "SUBMITTED", "QUEUED")[min(2, int(3 * waited))]
         return Sight(task, Stage.QUEUED, waiting, 0, 0, 0, None)
     started_at = task.created_at + chosen.queue_seconds
     if chosen.outcome is Outcome.NEVER:

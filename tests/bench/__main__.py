@@ -26,6 +26,8 @@ def main() -> int:
     given = _arguments()
     os.sched_setaffinity(0, {LOADING})
     began = time.monotonic()
+    if given.profile is not None:
+        given.profile.mkdir(parents=True, exist_ok=True)
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began:6.1f} s] {text}", file=sys.stderr, flush=True)

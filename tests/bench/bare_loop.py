@@ -10,7 +10,9 @@ import hmac
 import ssl
 import time
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.connection import Connection
 
 import aiohttp
@@ -64,25 +66,35 @@ def polls(base: str, concurrency: int, seconds: float, authority: str | None = N
 
 
 async def _polls(base: str, concurrency: int, seconds: float, authority: str | None) -> Done:
-    count = 0
     async with _session(authority) as session:
-        end = time.monotonic() + seconds
 
-        async def worker(number: int) -> None:
-            nonlocal count
+        async def poll(number: int) -> None:
             url = f"{base}/v1/video/generations/task_{number}"
-            while time.monotonic() < end:
-                async with session.get(url, headers={"Authorization": "Bearer bench"}) as response:
-                    record = orjson.loads(await response.read())
-                if not (record.get("status") or record["data"]["status"]):
-                    raise ValueError("an answer without a status")
-                count += 1
+            async with session.get(url, headers={"Authorization": "Bearer bench"}) as response:
+                record = orjson.loads(await response.read())
+            if not (record.get("status") or record["data"]["status"]):
+                raise ValueError("an answer without a status")
 
-        gc.collect()
-        gc.freeze()
-        meter = Meter(own_cpu)
-        await asyncio.gather(*(worker(number) for number in range(concurrency)))
-        return Done(count, meter.read())
+        return await _busy(poll, concurrency, seconds)
+
+
+async def _busy(work: Callable[[int], Awaitable[None]], concurrency: int, seconds: float) -> Done:
+    """Keep so many workers busy; the connections are there before the clock starts."""
+    await asyncio.gather(*map(work, range(concurrency)))
+    done = 0
+    gc.collect()
+    gc.freeze()
+    meter = Meter(own_cpu)
+    end = time.monotonic() + seconds
+
+    async def worker(number: int) -> None:
+        nonlocal done
+        while time.monotonic() < end:
+            await work(number)
+            done += 1
+
+    await asyncio.gather(*map(worker, range(concurrency)))
+    return Done(done, meter.read())
 
 
 def posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Done:
@@ -93,33 +105,23 @@ def posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Don
 
 
 async def _posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Done:
-    count = 0
     secret = b"k" * 32
+    numbers = count()
     async with _session() as session:
-        end = time.monotonic() + seconds
 
-        async def worker(number: int) -> None:
-            nonlocal count
-            url, turn = urls[number % len(urls)], 0
-            while time.monotonic() < end:
-                turn += 1
-                name, at = f"evt_bare{number}x{turn}", str(int(time.time()))
-                signature = hmac.digest(secret, f"{name}.{at}.".encode() + body, hashlib.sha256)
-                headers = {
-                    "Content-Type": "application/json",
-                    "webhook-id": name,
-                    "webhook-timestamp": at,
-                    "webhook-signature": "v1," + b64encode(signature).decode(),
-                }
-                async with session.post(url, data=body, headers=headers) as response:
-                    await response.read()
-                count += 1
+        async def post(number: int) -> None:
+            name, at = f"evt_bare{next(numbers)}", str(int(time.time()))
+            signature = hmac.digest(secret, f"{name}.{at}.".encode() + body, hashlib.sha256)
+            headers = {
+                "Content-Type": "application/json",
+                "webhook-id": name,
+                "webhook-timestamp": at,
+                "webhook-signature": "v1," + b64encode(signature).decode(),
+            }
+            async with session.post(urls[number % len(urls)], data=body, headers=headers) as response:
+                await response.read()
 
-        gc.collect()
-        gc.freeze()
-        meter = Meter(own_cpu)
-        await asyncio.gather(*(worker(number) for number in range(concurrency)))
-        return Done(count, meter.read())
+        return await _busy(post, concurrency, seconds)
 
 
 def handler() -> Child:

@@ -52,19 +52,30 @@ def _beside(stage: Stage, amux: Child, name: str, concurrency: int, authority: s
     rounds, seconds = stage.pick(1, 3, 5), stage.pick(0.5, 2.0, 4.0)
     hooks = stage.profile(f"polls-{name}") | ({} if authority is None else {"certificate": authority})
     database = stage.seeds.file(active=[f"task_{number}" for number in range(concurrency * TASKS_PER_WORKER)])
-    settings = {"amux_base_url": str(amux.greeting), "poll_concurrency": str(concurrency), **every(ALWAYS_DUE_SECONDS)}
+    settings = {
+        "amux_base_url": str(amux.greeting),
+        "poll_concurrency": str(concurrency),
+        "poll_request_timeout_seconds": "600",  # a halted bridge must not take its halt for amux's silence
+        **every(ALWAYS_DUE_SECONDS),
+    }
     bare = bridge = NOTHING
     with Bridge(stage.folder, database, settings, **hooks) as subject:
-        time.sleep(seconds / 2)
+        _warm(amux, concurrency)
         for _ in range(rounds):
             with subject.halted():
                 bare = bare.plus(bare_loop.polls(str(amux.greeting), concurrency, seconds, authority))
-            time.sleep(0.2)
+            _warm(amux, concurrency)
             meter, helper, before = subject.meter(), amux.meter(), counted(amux).requests
             time.sleep(seconds)
             bridge = bridge.plus(Done(counted(amux).requests - before, meter.read()))
             stage.helper("polls", amux, helper.read().share)
     return Beside(bridge, bare)
+
+
+def _warm(amux: Child, concurrency: int) -> None:
+    """Wait until each worker has polled about once: its connection is there."""
+    enough = counted(amux).requests + concurrency
+    until(lambda: counted(amux).requests >= enough, 60, "a poll for each worker")
 
 
 def _on_time(stage: Stage, amux: Child, found: Beside) -> Iterator[Row]:

@@ -16,8 +16,8 @@ from typing import Any
 from subject import KEY
 
 from bridge.core.event import event_id, terminal_event
-from bridge.core.model import TERMINAL_EVENTS, EventType, TaskSnapshot, TaskStatus, Watch
-from bridge.core.watch import Ending, Outcome
+from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskSnapshot, TaskStatus, Watch
+from bridge.core.watch import Ending
 from bridge.store.opening import open_database
 from bridge.store.rows import digest, events_text
 

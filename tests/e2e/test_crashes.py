@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ async def around(database_url: str) -> AsyncIterator[World]:
 
 async def register_all_kinds(bridge: Bridge, around: World) -> list[str]:
     """Watches that complete, fail, share a task, ask for status events and time out; their ids."""
-    soon = {"queue_seconds": 0.1, "run_seconds": 0.3}
-    shared = around.amux.create_task(Behaviour(**soon, form="ABCD"))
-    failing = around.amux.create_task(Behaviour(**soon, outcome=Outcome.FAILED))
+    soon = Behaviour(queue_seconds=0.1, run_seconds=0.3)
+    shared = around.amux.create_task(replace(soon, form="ABCD"))
+    failing = around.amux.create_task(replace(soon, outcome=Outcome.FAILED))
     url = around.receiver.url
     return [
         await bridge.register(shared, url + "/one", events=EVENTS),

@@ -163,7 +163,7 @@ async def test_a_database_in_trouble_takes_nothing_and_loses_nothing(
 async def test_a_full_disk_takes_nothing_and_loses_nothing(sqlite_url: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(  # noqa: S603
+    mounted = subprocess.run(
         ["/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True
     )
     if mounted.returncode:
@@ -174,7 +174,7 @@ async def test_a_full_disk_takes_nothing_and_loses_nothing(sqlite_url: str, tmp_
         async with world(f"sqlite:///{disk / source.name}") as around:
             await break_and_heal(around, full_disk, "full")
     finally:
-        subprocess.run(["/bin/umount", str(disk)], check=True)  # noqa: S603
+        subprocess.run(["/bin/umount", str(disk)], check=True)
 
 
 async def test_a_database_that_was_deleted_is_not_written_to_any_more(around: World) -> None:

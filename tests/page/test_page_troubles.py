@@ -139,7 +139,7 @@ def test_numbers_and_times_read_well() -> None:
     assert [span(0), span(59.4), span(61), span(3720), span(90_000)] == [
         "0 s",
         "59 s",
-        "1 min 1 s",
+        "1 min",
         "1 h 2 min",
         "1 d 1 h",
     ]

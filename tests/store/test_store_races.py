@@ -183,20 +183,6 @@ async def test_a_delivery_that_retention_is_taking_is_not_found_by_who_would_sen
     nothing_in_between(one)
 
 
-async def test_tasks_opened_in_another_order_do_not_deadlock(replicas: list[Store]) -> None:
-    """A deadlock is noticed after a second and tried again; in one order it does not come to pass."""
-    one, two = replicas
-    first, second = new_watch(one, task_id="a"), new_watch(one, task_id="b")
-    crossed = [again(second, host="x"), again(first, host="x")]
-    works = [registering.Registration(one.replica, one._active_limit, [first, second])]
-    with held(one) as connection:
-        registering.register(connection, works)
-        others = asyncio.create_task(two.register_all(crossed))
-        await until_blocked(connection, others)
-    assert [result.created for result in await others if isinstance(result, Registered)] == [False, False]
-    assert one_row(one, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
-
-
 # --- everybody at once --------------------------------------------------------------------------------------------
 
 

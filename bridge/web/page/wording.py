@@ -15,7 +15,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units: `45 s`, `3 min`, `2 h 5 min`."""
+    """A duration, short: `45 s`, `3 min`, `2 h 5 min`."""
     left = max(0, round(seconds))
     if left < 60:
         return f"{left} s"
