@@ -31,15 +31,13 @@ class Report:
         self._metrics.count_attempt(sent.answer)
         self._metrics.attempt_seconds.observe(sent.duration_seconds)
         owed = record.held.owed
-        # Of a success `delivered` tells the same once it is durable (a line costs a fifth of a POST), and of a host's
-        # flood of failures `host_failing` does.
-        quiet = isinstance(record.verdict, Delivered) or failures > FAILURES_UNTIL_PROBING
-        _log.event(
-            "attempt",
-            level=logging.DEBUG if quiet else logging.INFO,
-            **_ids(record, owed),
-            next_attempt_at=_when(record.verdict),
-        )
+        if not isinstance(
+            record.verdict, Delivered
+        ):  # of a success `delivered` tells, once: a line costs a fifth of a POST
+            # Of a host's flood of failures `host_failing` tells.
+            quiet = failures > FAILURES_UNTIL_PROBING
+            level = logging.DEBUG if quiet else logging.INFO
+            _log.event("attempt", level=level, **_ids(record, owed), next_attempt_at=_when(record.verdict))
         if failures > failures_before and (failures == FAILURES_UNTIL_PROBING or failures % TELL_FAILURES_EACH == 0):
             _log.event(
                 "host_failing",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -54,8 +54,11 @@ class Database:
     ) -> Result:
         """Ask in a transaction that writes nothing."""
         self.check()
+        return self._ask(lambda connection: question(connection, *args, **kwargs))
+
+    def _ask(self, question: Callable[[Connection], Result]) -> Result:
         with self._reading.connect() as connection, connection.begin():
-            return question(connection, *args, **kwargs)
+            return question(connection)
 
     def check(self) -> None:
         """Raise OperationalError when the database is not where it was opened."""
@@ -119,13 +122,22 @@ class PostgresDatabase(Database):
 
     def transaction(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in one transaction; once more when it was the victim of a deadlock, or the server came back."""
-        for turn in range(1, TRIES + 1):
+        for turn in range(1, TRIES):
             try:
                 return super().transaction(work)
             except OperationalError as error:
-                if turn == TRIES or not (_may_work_again(error) or (error.connection_invalidated and turn == 1)):
+                if not (_may_work_again(error) or (error.connection_invalidated and turn == 1)):
                     raise
-        raise AssertionError("the last turn returns or raises")
+        return super().transaction(work)
+
+    def _ask(self, question: Callable[[Connection], Result]) -> Result:
+        """Ask; once more when the server came back and the pool's connections were of its former life."""
+        try:
+            return super()._ask(question)
+        except OperationalError as error:
+            if not error.connection_invalidated:
+                raise
+        return super()._ask(question)
 
 
 _SERVER_TIME = select(func.extract("epoch", func.clock_timestamp()))
@@ -135,6 +147,11 @@ def _may_work_again(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in {"40001", "40P01"}  # serialization failure, deadlock
 
 
+def reason_of(error: DBAPIError) -> str:
+    """What the database says is wrong, as the end of a sentence: without the statement, whose values may be secret."""
+    return " ".join(str(error.orig).split())[:200]
+
+
 def _unusable(reason: str) -> OperationalError:
     return OperationalError("", None, OSError(reason))
 
@@ -142,7 +159,7 @@ def _unusable(reason: str) -> OperationalError:
 def _sqlite_engine(path: Path, begin: str) -> Engine:
     # isolation_level=None: the driver begins nothing by itself, and BEGIN IMMEDIATE takes the lock before it reads.
     engine = create_engine(
-        f"sqlite:///{path}",
+        URL.create("sqlite", database=str(path)),  # not as a text, which would read a `?` or a `%` in it
         connect_args={"isolation_level": None, "timeout": BUSY_SECONDS, "check_same_thread": False},
         pool_size=4,
         query_cache_size=200,

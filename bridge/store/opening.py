@@ -3,8 +3,8 @@
 import asyncio
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cryptography.fernet import Fernet
@@ -12,10 +12,9 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting, StoreUnavailable
 from bridge.store import own_secrets, replicas
-from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, sqlite_path
+from bridge.store.database import Database, SqliteDatabase, connect, reason_of, sqlite_path
 from bridge.store.migrating import migrate
 from bridge.store.registering import ActiveLimit
-from bridge.store.replicas import Replica
 from bridge.store.sealing import Sealer
 from bridge.store.store import Store
 from bridge.store.writer import GroupWriter
@@ -52,49 +51,42 @@ async def open_store(
 def _open(
     database_url: str, encryption_keys: Sequence[str], metrics: Metrics, max_active_watches: int, lease_seconds: float
 ) -> Store:
-    lock = _serve_lock(sqlite_path(database_url)) if database_url.startswith("sqlite:") else None
-    try:
+    with ExitStack() as opened:  # whatever fails, nothing stays open
+        if database_url.startswith("sqlite:"):
+            opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
         database, sealer = open_database(database_url, encryption_keys)
-    except BaseException:
-        _unlock(lock)
-        raise
-    try:
-        unjoined = Replica("", 0, database.shared, database.now)
-        [replica] = database.transaction(lambda connection: replicas.join(connection, [unjoined]))
-    except DBAPIError as error:
-        database.close()
-        _unlock(lock)
-        raise _refused(error) from None
-    if not isinstance(replica, Replica):
-        raise replica
-    store = Store(
-        database, GroupWriter(database.transaction, metrics), sealer, replica, ActiveLimit(max_active_watches)
-    )
-    store.delivery_lease_seconds = lease_seconds
-    store.on_close = lambda: _unlock(lock)
-    return store
+        opened.callback(database.close)
+        try:
+            replica = database.transaction(lambda connection: replicas.joined(connection, database))
+        except DBAPIError as error:
+            raise _refused(error) from None
+        writer, limit = GroupWriter(database.transaction, metrics), ActiveLimit(max_active_watches)
+        return Store(database, writer, sealer, replica, limit, lease_seconds, on_close=opened.pop_all().close)
 
 
 def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Sealer]:
     """The database and its sealer, for commands that work beside a service. Raises as `open_store`."""
+    if database_url.startswith("sqlite:"):
+        _prepare(sqlite_path(database_url))
+    database = connect(database_url)
     try:
-        if database_url.startswith("sqlite:"):
-            path = sqlite_path(database_url)
-            _prepare(path)
-            database: Database = SqliteDatabase(path)
-            keys = encryption_keys or [_key_of_file(path, is_used=own_secrets.any_kept(database))]
-        else:
-            database, keys = PostgresDatabase(database_url), encryption_keys
+        with ExitStack() as opened:
+            opened.callback(database.close)
             database.synchronize()
-        migrate(database)
-        return database, own_secrets.rooted(database, Sealer(keys))
+            keys = encryption_keys
+            if isinstance(database, SqliteDatabase) and not keys:
+                keys = [_key_of_file(database.path, is_used=own_secrets.any_kept(database))]
+            migrate(database)
+            sealer = own_secrets.rooted(database, Sealer(keys))
+            opened.pop_all()
+            return database, sealer
     except DBAPIError as error:
         raise _refused(error) from None
 
 
 def _refused(error: DBAPIError) -> StoreUnavailable:
     # Without the URL and without parameters: they may hold a password.
-    return StoreUnavailable(f"the database does not open: {' '.join(str(error.orig).split())[:200]}")
+    return StoreUnavailable(f"the database does not open: {reason_of(error)}")
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -137,15 +129,28 @@ def _unlock(lock: int | None) -> None:
 def _key_of_file(database_path: Path, *, is_used: bool) -> str:
     """The key file's key; a new one for a new database, never one over what another key has sealed."""
     path = database_path.with_name(KEY_FILE)
+    key = _read_key(path)
+    if not key and not is_used:
+        with _alone_in(path.parent):
+            key = _read_key(path) or _new_key(path)
+    if not key:
+        raise BadSetting(
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing or empty, and the database holds what it has "
+            "sealed; put it back or give the key"
+        )
+    try:
+        Fernet(key)
+    except ValueError:
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} holds no Fernet key") from None
+    return key
+
+
+def _read_key(path: Path) -> str:
+    """What the key file holds; nothing when there is none, or when the power went before it was written."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        if is_used:
-            raise BadSetting(
-                f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing, and the database holds what it has sealed; "
-                "put it back or give the key"
-            ) from None
-        return _new_key_file(path)
+        return ""
     except OSError as error:
         raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}") from None
     with os.fdopen(file) as opened:
@@ -155,21 +160,31 @@ def _key_of_file(database_path: Path, *, is_used: bool) -> str:
                 f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
                 f"make it yours alone: chmod 600 {path}"
             )
-        key = opened.read().strip()
-    try:
-        Fernet(key)
-    except ValueError:
-        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} holds no Fernet key") from None
-    return key
+        return opened.read().strip()
 
 
-def _new_key_file(path: Path) -> str:
+def _new_key(path: Path) -> str:
     key = Fernet.generate_key().decode()
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY), "w") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, OWNER_ONLY), "w") as file:
             file.write(key + "\n")
             file.flush()
             os.fsync(file.fileno())  # before anything is sealed with it
     except OSError as error:
         raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}") from None
     return key
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep others from making a key file here meanwhile; the name of what was made outlives a loss of power."""
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
 from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
+from bridge.store.database import Database
 from bridge.store.records import TaskRow
 from bridge.store.rows import task_row
 from bridge.store.schema import outbox, replicas, tasks
@@ -51,23 +52,24 @@ _RELEASE = (
 )
 
 
-def join(connection: Connection, works: Sequence[Replica]) -> Sequence[Replica | BridgeError]:
+def join(connection: Connection, works: Sequence[Database]) -> Sequence[Replica | BridgeError]:
+    """Take part anew, for each of the callers."""
+    return [joined(connection, database) for database in works]
+
+
+def joined(connection: Connection, database: Database) -> Replica:
     """Take part: under the local name and the next epoch, or under a new id where there may be others."""
-    return [_joined(connection, work) for work in works]
-
-
-def _joined(connection: Connection, work: Replica) -> Replica:
-    name = f"rep_{randomness.token_hex(8)}" if work.shared else LOCAL
-    now = work.now()
+    name = f"rep_{randomness.token_hex(8)}" if database.shared else LOCAL
+    now = database.now()
     epoch = connection.execute(_FIND_EPOCH, {"replica": name}).scalar_one_or_none()
     if epoch is None:
         row = {"id": name, "epoch": 1, "started_at": now, "owned_tasks": 0, "probed": 0}
         connection.execute(_JOIN, row | {"expires_at": now + LEASE_SECONDS})
-        return Replica(name, 1, work.shared, work.now)
+        return Replica(name, 1, database.shared, database.now)
     connection.execute(_BUMP, {"replica": name})
     # Nobody else sends from this file: what was claimed when the last process died is due now.
     connection.execute(_RELEASE, {"replica": name, "now": now})
-    return Replica(name, epoch + 1, work.shared, work.now)
+    return Replica(name, epoch + 1, database.shared, database.now)
 
 
 @dataclass(frozen=True, slots=True)

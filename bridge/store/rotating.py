@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import StoreUnavailable
-from bridge.store.database import Database
+from bridge.store.database import Database, reason_of
 from bridge.store.schema import secrets, watches
 from bridge.store.sealing import Sealer
 
@@ -56,8 +56,7 @@ def reseal(database: Database, sealer: Sealer) -> Resealed:
         own = database.transaction(lambda connection: _reseal_secrets(connection, sealer))
         return Resealed(sum(_reseal_watches(database, sealer)), own)
     except DBAPIError as error:
-        reason = " ".join(str(error.orig).split())[:200]
-        raise StoreUnavailable(f"the database refuses: {reason}") from None
+        raise StoreUnavailable(f"the database refuses: {reason_of(error)}") from None
 
 
 def _reseal_secrets(connection: Connection, sealer: Sealer) -> int:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
@@ -26,7 +27,7 @@ from bridge.store import (
     retention,
     settling,
 )
-from bridge.store.database import Database
+from bridge.store.database import Database, reason_of
 from bridge.store.records import (
     Changed,
     Counts,
@@ -63,6 +64,9 @@ class Store:
         sealer: Sealer,
         replica: replicas.Replica,
         active_limit: registering.ActiveLimit,
+        delivery_lease_seconds: float,
+        *,
+        on_close: Callable[[], None],
     ) -> None:
         self._database = database
         self._writer = writer
@@ -70,8 +74,8 @@ class Store:
         self._active_limit = active_limit
         self.sealer = sealer
         self.replica = replica
-        self.delivery_lease_seconds = 60.0
-        self.on_close: Callable[[], None] = lambda: None
+        self.delivery_lease_seconds = delivery_lease_seconds
+        self._on_close = on_close
         self.on_late_task: Callable[[TaskRow], None] = lambda _: None  # registered after its caller had given up
         writer.late = self._late
 
@@ -87,9 +91,8 @@ class Store:
     async def close(self) -> None:
         """Finish what waits, and let go of the database."""
         await asyncio.to_thread(self._writer.close)
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        await asyncio.to_thread(self._database.close)
-        self.on_close()
+        await asyncio.to_thread(self._readers.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._on_close)
 
     # --- watches --------------------------------------------------------------------------------------------------
 
@@ -273,7 +276,7 @@ class Store:
 
     async def rejoin(self) -> None:
         """Take part under a new id, owning nothing."""
-        self.replica = await self._writer.do(replicas.join, self.replica)
+        self.replica = await self._writer.do(replicas.join, self._database)
 
     async def adopt(self, limit: int) -> Sequence[TaskRow]:
         """Take over up to `limit` open tasks that nobody polls any more, and note what others left to do on ours."""
@@ -296,13 +299,16 @@ class Store:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        loop = asyncio.get_running_loop()
-        asked = loop.run_in_executor(self._readers, lambda: self._database.read(question, *args, **kwargs))
+        asked = partial(self._database.read, question, *args, **kwargs)
         try:
+            answer = self._readers.submit(asked)
+        except RuntimeError:
+            raise StoreUnavailable("the bridge is stopping") from None
+        try:
+            # A question whose caller has given up before its turn is not asked at all.
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return await asyncio.shield(asked)
+                return await asyncio.wrap_future(answer)
         except TimeoutError:
             raise StoreUnavailable("the database does not answer") from None
         except DBAPIError as error:
-            reason = " ".join(str(error.orig).split())[:200]
-            raise StoreUnavailable(f"the database refuses: {reason}") from None
+            raise StoreUnavailable(f"the database refuses: {reason_of(error)}") from None

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from bridge.core.errors import BridgeError, StoreUnavailable
+from bridge.store.database import reason_of
 from bridge.telemetry import Metrics, get_logger
 
 Given = TypeVar("Given")
@@ -28,7 +29,7 @@ Transaction: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
 PATIENCE_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 503 within 5 s
 BEGIN_WITHIN_SECONDS = 3.0  # what has not begun by then is not begun: its caller would not see the end
 MOST_AT_ONCE = 512  # units to a commit: the cost of each is flat from 32 on, and a caller waits for its whole batch
-_CONNECTION_TROUBLE = (OperationalError, InterfaceError, InternalError)
+_ROW_TROUBLE = (DataError, IntegrityError, ProgrammingError)  # of what was given; all else is the database's own
 
 _log = get_logger("store")
 
@@ -117,9 +118,10 @@ class GroupWriter:
     def _do_together(self, batch: list[_Work[Any, Any]]) -> None:
         try:
             self._transaction(lambda connection: _run_kinds(connection, batch))
-        except _CONNECTION_TROUBLE as error:
-            _fail(batch, error)
         except Exception as error:  # noqa: BLE001  one bad row among many: each has another chance, alone
+            if isinstance(error, DBAPIError) and not isinstance(error, _ROW_TROUBLE):
+                _fail(batch, error)
+                return
             if len(batch) == 1:
                 _log.event("write_failed", level=40, trace=error, unit=batch[0].unit.__name__)
                 batch[0].result = StoreUnavailable(f"the write failed: {type(error).__name__}")
@@ -162,6 +164,5 @@ def _run_kinds(connection: Connection, batch: list[_Work[Any, Any]]) -> None:
 
 
 def _fail(batch: list[_Work[Any, Any]], error: DBAPIError) -> None:
-    reason = " ".join(str(error.orig).split())[:200]
     for work in batch:
-        work.result = StoreUnavailable(f"the database refuses: {reason}")
+        work.result = StoreUnavailable(f"the database refuses: {reason_of(error)}")

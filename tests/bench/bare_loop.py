@@ -41,6 +41,10 @@ class Done:
         """How many a second, by the wall clock."""
         return self.count / self.spent.wall
 
+    def less(self, idle: float) -> "Done":
+        """Without what the process spends doing nothing, `idle` CPU seconds a second."""
+        return Done(self.count, Spent(self.spent.wall, self.spent.cpu - idle * self.spent.wall))
+
     def plus(self, other: "Done") -> "Done":
         wall, cpu = self.spent.wall + other.spent.wall, self.spent.cpu + other.spent.cpu
         return Done(self.count + other.count, Spent(wall, cpu))

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from processes import Child
+from processes import Child, Spent
 from seeding import Seeds
+from subject import POLLS_NOTHING, Bridge
 
 Choice = TypeVar("Choice")
 
@@ -42,9 +44,22 @@ class Stage:
         """The hook that has a bridge profiled, if it shall be."""
         return {} if self.profiles is None else {"profile": str(self.profiles / f"{name}.prof")}
 
-    def helper(self, bench: str, child: Child, share: float) -> None:
+    @cached_property
+    def idle(self) -> float:
+        """CPU seconds a second of a bridge with nothing to do: its ticks.
+
+        Where others share the core, work takes longer and ticks go on: costs are told without them, and they by
+        themselves. A core of its own makes no difference: there they are less than a hundredth.
+        """
+        with Bridge(self.folder, self.seeds.file(active=["task_1"]), POLLS_NOTHING) as bridge:
+            time.sleep(self.pick(0.2, 1.0, 5.0))
+            meter = bridge.meter()
+            time.sleep(self.pick(1.0, 5.0, 20.0))
+            return meter.read().share
+
+    def helper(self, bench: str, child: Child, spent: Spent) -> None:
         """Say what a helper took of its core: one that is busy all the time would be what is measured."""
-        self.say(f"{bench}: {child.name} took {share:.0%} of a core")
+        self.say(f"{bench}: {child.name} took {spent.share:.0%} of a core")
 
 
 def until(wanted: Callable[[], bool], seconds: float, what: str) -> None:

@@ -319,7 +319,7 @@ def _launcher() -> int:
 
 @asynccontextmanager
 async def process(
-    database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, **settings: Any
+    database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: Any
 ) -> AsyncIterator[Process]:
     """A bridge's process; killed at the end if it still runs. `hooks` are `launch.py`'s."""
     given = {**SHORT, "database_url": database_url, "amux_base_url": amux_url, **settings}
@@ -338,7 +338,7 @@ async def process(
 
 @asynccontextmanager
 async def serving(
-    database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, **settings: Any
+    database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: Any
 ) -> AsyncIterator[tuple[Process, Bridge]]:
     """A process, once it listens, and its face."""
     async with process(database_url, amux_url, hooks, **settings) as made:

@@ -11,7 +11,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -91,7 +93,7 @@ async def tab_of(
     browser: Browser, stage: Stage, width: int = 1440, height: int = 900, theme: str = "light"
 ) -> AsyncIterator[Tab]:
     """A tab; at its end it must have asked nobody else, logged no error and raised no dialog."""
-    scheme = "dark" if theme == "dark" else "light"
+    scheme: Literal["dark", "light"] = "dark" if theme == "dark" else "light"
     context = await browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     tab = Tab(await context.new_page(), stage)
     tab.page.set_default_timeout(WAIT)
@@ -432,18 +434,20 @@ async def browse(tab: Tab, count: int, seconds: float) -> None:
     assert time.monotonic() - began < seconds
 
 
-QUIET = {"poll_first_delay_seconds": "3600", "poll_interval_seconds": "3600", "poll_max_interval_seconds": "3600"}
+quiet = partial(
+    staged, poll_first_delay_seconds="3600", poll_interval_seconds="3600", poll_max_interval_seconds="3600"
+)
 
 
 async def test_thousands_of_watches_are_as_quick_as_few(browser: Browser, tmp_path: Path) -> None:
-    async with staged(tmp_path, **QUIET) as stage, tab_of(browser, stage) as tab:
+    async with quiet(tmp_path) as stage, tab_of(browser, stage) as tab:
         await many(stage, MANY)
         await browse(tab, MANY, 10.0)
 
 
 @pytest.mark.long
 async def test_fifty_thousand_watches_too(browser: Browser, tmp_path: Path) -> None:
-    async with staged(tmp_path, **QUIET) as stage, tab_of(browser, stage) as tab:
+    async with quiet(tmp_path) as stage, tab_of(browser, stage) as tab:
         await many(stage, 50_000)
         async with asyncio.timeout(120):
             await browse(tab, 50_000, 10.0)

@@ -1,0 +1,106 @@
+"""Apps that register: a bare protocol on kept connections, in a process of its own, as light as can be."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import cast
+from urllib.parse import urlsplit
+
+from processes import LOADING, Meter, Spent, own_cpu, run_once
+from subject import TOKEN
+
+_HEAD = (
+    "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
+    "Content-Length: "
+)
+_WATCH = (
+    '{"task_id":"task_%s%012d","callback_url":"http://localhost:%d/hooks/video","context":{"order":"%d","user":"u_4711"}}'
+)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """How many watches were registered in which time, the client's own share, and the longest answer in seconds."""
+
+    watches: int
+    spent: Spent
+    longest: float
+
+
+def register(url: str, connections: int, seconds: float, run: str, batch: int = 1, port: int = 9) -> Registered:
+    """Register as fast as the answers come; `run` makes the tasks' ids this run's own."""
+    done = run_once(LOADING, _register, url, connections, seconds, run, batch, port)
+    assert isinstance(done, Registered)
+    return done
+
+
+async def _register(url: str, connections: int, seconds: float, run: str, batch: int, port: int) -> Registered:
+    loop = asyncio.get_running_loop()
+    parts = urlsplit(url)
+    path = "/watch" if batch == 1 else "/watch/batch"
+    head = _HEAD.format(path=path, host=parts.netloc, token=TOKEN).encode()
+    numbers = count()
+
+    def request() -> bytes:
+        watches = [_WATCH % (run, number, port, number) for _, number in zip(range(batch), numbers, strict=False)]
+        body = (watches[0] if batch == 1 else '{"watches":[' + ",".join(watches) + "]}").encode()
+        return head + b"%d\r\n\r\n" % len(body) + body
+
+    meter = Meter(own_cpu)
+    apps = [_App(request, time.monotonic() + seconds, loop.create_future()) for _ in range(connections)]
+    for app in apps:
+        await loop.create_connection(lambda app=app: app, parts.hostname, parts.port)  # type: ignore[misc]
+    await asyncio.gather(*(app.done for app in apps))
+    return Registered(sum(app.answers for app in apps) * batch, meter.read(), max(app.longest for app in apps))
+
+
+class _App(asyncio.Protocol):
+    """One connection: the next request goes when the answer is there."""
+
+    def __init__(self, request: Callable[[], bytes], until: float, done: "asyncio.Future[None]") -> None:
+        self._request = request
+        self._until = until
+        self.done = done
+        self.answers = 0
+        self.longest = 0.0
+        self._began = 0.0
+        self._got = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(exc or ConnectionError("the server hung up"))
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        head, found, body = self._got.partition(b"\r\n\r\n")
+        if not found or len(body) < _length(head):
+            return
+        if not head.startswith((b"HTTP/1.1 201", b"HTTP/1.1 200")):
+            self.done.set_exception(RuntimeError(f"refused: {self._got[:500]!r}"))
+            return
+        self._got = b""
+        self.answers += 1
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self._began)
+        if now < self._until:
+            self._send()
+        else:
+            self.done.set_result(None)
+
+    def _send(self) -> None:
+        self._began = time.monotonic()
+        self._transport.write(self._request())
+
+
+def _length(head: bytes) -> int:
+    lowered = head.lower()
+    at = lowered.index(b"content-length:") + 15
+    end = lowered.find(b"\r\n", at)
+    return int(lowered[at : end if end > 0 else None])
