@@ -35,6 +35,7 @@ DRAIN_TICK_SECONDS = 0.1
 class Deliverer:
     """Sends owed deliveries, fairly between hosts. `attempt_seconds` is the sender's clock for one attempt.
 
+    `may_send` is False while this replica's lease is not certain: then nothing is claimed and nothing begun.
     `announce` is told the watch of each recorded attempt; `clock` is monotonic, in seconds. `secrets` may be changed in
     place. Make it on the running loop; `tick` it about four times a second.
     """
@@ -52,12 +53,14 @@ class Deliverer:
         concurrency: int,
         per_host: int,
         attempt_seconds: float,
+        may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = randomness.random,
     ) -> None:
         self._store = store
         self._policy = policy
         self._announce = announce
+        self._may_send = may_send
         self._clock = clock
         self._random = random
         self._needs = attempt_seconds + RECORD_SECONDS
@@ -184,7 +187,7 @@ class Deliverer:
     # --- sending --------------------------------------------------------------------------------------------------
 
     def _is_open(self) -> bool:
-        return bool(self._loops) and not self._draining and self._recorder.accepting
+        return bool(self._loops) and not self._draining and self._recorder.accepting and self._may_send()
 
     def _pump(self) -> None:
         """Begin all that may begin."""

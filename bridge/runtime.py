@@ -28,6 +28,7 @@ from bridge.deliverer import LEASE_MARGIN, Deliverer
 from bridge.intake import Intake, Timeouts
 from bridge.janitor import Janitor
 from bridge.listening import base_url, bind, own_addresses
+from bridge.membership import BEAT_SECONDS, LOOK_SECONDS, Membership
 from bridge.poller import Poller
 from bridge.relay import Relay
 from bridge.settings import Settings
@@ -68,6 +69,7 @@ class Runtime:
         self._closing = AsyncExitStack()
         self._drain_seconds = settings.drain_timeout_seconds
         self._late_tasks: list[TaskRow] = []
+        self._membership: Membership | None = None
         self.metrics = Metrics()
         self.url = ""
 
@@ -115,6 +117,7 @@ class Runtime:
         self.url = base_url(settings.host, port)
         self._store = await self._open_store()
         self._closing.push_async_callback(self._store.close)
+        await self._mend_clock()  # it may have been set back while nobody was here to see
         secrets = await self._signing_secrets()
         guard = self._make_guard(port)
         self._sender = Sender(guard, user_agent=USER_AGENT, timeout_seconds=settings.delivery_timeout_seconds)
@@ -130,6 +133,8 @@ class Runtime:
         self._deliverer = self._make_deliverer(secrets)
         self._poller = self._make_poller()
         self._intake = self._make_intake(guard)
+        if self._store.shared:
+            self._membership = self._make_membership()
         self._relay = Relay(self._client, configured_key=self._configured_key)
         self._history = History(self.metrics, self._store.now)
         self._clockwork = self._make_clockwork()
@@ -187,6 +192,7 @@ class Runtime:
             concurrency=settings.delivery_concurrency,
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
+            may_send=lambda: self._membership is None or not self._membership.lapsed,
         )
 
     def _make_poller(self) -> Poller:
@@ -289,6 +295,9 @@ class Runtime:
         clockwork.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
         clockwork.every(RETENTION_SECONDS, "retention", janitor.sweep)
         clockwork.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
+        if self._membership is not None:
+            clockwork.every(BEAT_SECONDS, "heartbeat", self._membership.beat)
+            clockwork.every(LOOK_SECONDS, "adoption", self._membership.look, at_once=True)
         self.metrics.scheduler_tick_age_seconds.set_function(clockwork.tick_age)
         self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
         self._closing.push_async_callback(clockwork.stop)
@@ -296,7 +305,18 @@ class Runtime:
 
     async def _poll_tick(self) -> None:
         self._clockwork.ticked()
+        if self._membership is not None:
+            self._membership.check()
         self._poller.tick()
+
+    def _make_membership(self) -> Membership:
+        return Membership(
+            self._store,
+            owned=lambda: self._poller.owned,
+            take=self._poller.add,
+            lapse=self._poller.forget_all,
+            resume=self._poller.start,
+        )
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()
@@ -319,9 +339,12 @@ class Runtime:
 
     async def _clock_stepped(self, seconds: float) -> None:
         if seconds < 0:
-            mended = await self._store.mend_clock()
-            _log.event("clock_mended", rows=mended)
+            await self._mend_clock()
         self._deliverer.wake()
+
+    async def _mend_clock(self) -> None:
+        if mended := await self._store.mend_clock():
+            _log.event("clock_mended", rows=mended)
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
