@@ -13,6 +13,7 @@ PAGE = 500
 # While last polls of a long backlog are under way, each look begins where the last one ended: deadlines pass in their
 # order, so what is new is behind. What was flagged and is still there is looked at again this often.
 LOOK_AGAIN_SECONDS = 10.0
+STEP_SECONDS = 2.0  # clocks that differ by more between two looks: the wall clock was set, or the machine slept
 
 
 class Deadlines:
@@ -27,6 +28,8 @@ class Deadlines:
         )
         self._after: Overdue | None = None
         self._whole_at = 0.0
+        self._wall_ahead = clocks.unix(0.0)
+        self._not_before = 0.0
         self._unknown: set[str] = set()
         self._looking = False
 
@@ -53,6 +56,7 @@ class Deadlines:
 
     async def _look(self, overdue: dict[PolledTask, None]) -> bool:
         now = self._clocks.monotonic()
+        self._note_step(now)
         whole = self._after is None or now >= self._whole_at
         if whole:
             self._after, self._whole_at = None, now + LOOK_AGAIN_SECONDS
@@ -70,13 +74,21 @@ class Deadlines:
         self._unknown = unknown
         return missing
 
+    def _note_step(self, now: float) -> None:
+        """Notice a wall clock that was set forward: no poll before that was after a deadline that it jumped over."""
+        ahead = self._clocks.unix(0.0)
+        if ahead - self._wall_ahead > STEP_SECONDS:
+            self._not_before = now
+        self._wall_ahead = ahead
+
     def _flag(self, row: Overdue, overdue: dict[PolledTask, None]) -> bool:
         """Give a watch's task its deadline; false when the task is not in memory."""
         task = self._tasks.get(row.task)
         if task is None:
             return False
-        # Not in our future, whatever the wall clock does meanwhile: a poll that begins from now on is the last.
-        passed = min(self._clocks.moment(row.deadline_at), self._clocks.monotonic())
+        # Not before the clock was set, nor in our future: a poll that begins from now on is the last.
+        passed = max(self._clocks.moment(row.deadline_at), self._not_before)
+        passed = min(passed, self._clocks.monotonic())
         if task.overdue_at is None or passed > task.overdue_at:
             task.overdue_at = passed
         overdue[task] = None

@@ -15,6 +15,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 BUSY_SECONDS = 2.5  # a lock held longer is trouble: with the queue before it a caller has its answer within 4 s
+STATEMENT_SECONDS = 3.5  # on PostgreSQL; the largest of ours takes some 50 ms
 TRIES = 5  # of a transaction that PostgreSQL ended for a deadlock or a serialization failure
 
 # CLOCK_BOOTTIME runs while the machine is suspended; monotonic() stops, and a lease would seem to last.
@@ -41,6 +42,7 @@ class Database:
 
     def transaction(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in one transaction and commit."""
+        self.check()  # before a connection is made, which would write to whatever file is there now
         with self._writing.connect() as connection, connection.begin():
             result = work(connection)
             self.check()
@@ -178,6 +180,11 @@ def _sqlite_engine(path: Path, begin: str) -> Engine:
 
 
 def _postgres_engine(url: str) -> Engine:
+    limits = {
+        "statement_timeout": STATEMENT_SECONDS,
+        "lock_timeout": BUSY_SECONDS,
+        "idle_in_transaction_session_timeout": 10.0,
+    }
     return create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=5,
@@ -192,7 +199,7 @@ def _postgres_engine(url: str) -> Engine:
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 2,
-            "options": "-c statement_timeout=3500 -c lock_timeout=2500 -c idle_in_transaction_session_timeout=10000",
+            "options": " ".join(f"-c {name}={seconds * 1000:.0f}" for name, seconds in limits.items()),
         },
     )
 

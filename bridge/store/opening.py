@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows: there the operator sees to it that one process serves a file
     fcntl = None  # type: ignore[assignment]
 
+_CAN_LOCK = fcntl is not None
 KEY_FILE = "bridge.key"
 OWNER_ONLY = 0o600
 DELIVERY_LEASE_SECONDS = 60.0
@@ -107,7 +108,7 @@ def _prepare(path: Path) -> None:
 
 def _serve_lock(path: Path) -> int | None:
     """Take the lock that says "a service uses this file"; SQLite's own locks are left to SQLite's tools."""
-    if fcntl is None or not path.parent.is_dir():
+    if not _CAN_LOCK or not path.parent.is_dir():
         return None
     try:
         lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
@@ -178,7 +179,7 @@ def _new_key(path: Path) -> str:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep others from making a key file here meanwhile; the name of what was made outlives a loss of power."""
-    if fcntl is None:
+    if not _CAN_LOCK:
         yield
         return
     opened = os.open(folder, os.O_RDONLY)

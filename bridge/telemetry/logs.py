@@ -77,9 +77,10 @@ def configure_logging(
         known = logging.getLogger(name)
         known.handlers.clear()
         known.propagate = True
-    # APScheduler tells of every run of a job, and the poll tick runs 20 times a second; alembic tells of its plugins.
-    for name in ("apscheduler", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # APScheduler tells of every run of a job, and warns of every turn that is left out: of the poll tick 20 a second, on
+    # a loop that is slow already. Jobs that fail are told by the clockwork; alembic tells of its plugins.
+    for name, least in (("apscheduler", logging.ERROR), ("alembic", logging.WARNING)):
+        logging.getLogger(name).setLevel(least)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_thread_death

@@ -21,7 +21,7 @@ async def stage(sqlite_url: str, tmp_path: Path) -> AsyncIterator[Stage]:
 async def test_one_host_has_eight_at_a_time_and_each_delivery_is_sent_once(stage: Stage) -> None:
     receiver = await stage.receiver(hang)
     deliverer = await stage.deliverer()
-    owed = await stage.owed(receiver.url, 300)
+    owed = await stage.owed(receiver.url, 150)
     deliverer.hand_over(owed)
     await stage.until(lambda: receiver.under_way == 8)
     assert len(receiver.calls) == 8
@@ -34,7 +34,7 @@ async def test_one_host_has_eight_at_a_time_and_each_delivery_is_sent_once(stage
 
 async def test_a_backlog_goes_out_with_eight_at_a_time(stage: Stage) -> None:
     receiver = await stage.receiver(ok)
-    due = await stage.due(receiver.url, 400)
+    due = await stage.due(receiver.url, 200)
     await stage.deliverer()
     await stage.recorded(*due)
     assert sorted(receiver.ids) == sorted(one.id for one in due)

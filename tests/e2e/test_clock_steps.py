@@ -66,7 +66,7 @@ async def test_a_clock_set_back_stops_neither_polls_nor_deadlines_nor_retries(ar
         await around.polled(running)
         set_by(clock, -DAY)
         around.receiver.answering = accept
-        await process.logged("clock_mended")
+        await process.logged("clock_stepped")
         await around.polled(running, more=3)
         await around.receiver.has([retried])
         around.stages.now += 11
@@ -90,7 +90,7 @@ async def test_what_was_put_off_in_a_false_future_is_brought_back(around: World,
         await around.receiver.until(lambda: bool(around.receiver.calls))
         around.receiver.answering = accept
         set_by(clock, 0)
-        await process.logged("clock_mended")
+        await process.logged("clock_stepped")
         await around.receiver.has([retried, running])
         process.signal(signal.SIGTERM)
         assert await process.ended() == 0

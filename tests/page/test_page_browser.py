@@ -3,12 +3,11 @@
 Chromium is Debian's; where there is none the tests are skipped, and under CI that is an error.
 """
 
-import asyncio
 import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +31,6 @@ FLAGS = (
 )
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e"
 WAIT = SAFETY_SECONDS * 1000  # milliseconds, for what Playwright waits for
-MANY = 3_000
 expect.set_options(timeout=WAIT)
 
 
@@ -82,9 +80,10 @@ class Tab:
         found: str = await self.page.evaluate(script)
         return found
 
-    async def too_wide(self) -> int:
-        """By how much the page is wider than its window, in pixels."""
-        found: int = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    async def too_wide(self, part: str = "html") -> int:
+        """By how much a part's content is wider than its place, in pixels."""
+        script = "(part) => (({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector(part))"
+        found: int = await self.page.evaluate(script, part)
         return found
 
 
@@ -314,9 +313,8 @@ async def test_filters_are_in_the_address_and_back_goes_back(browser: Browser, t
 # --- how it looks -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [360, 768, 1440])
-async def test_nothing_is_wider_than_the_window(browser: Browser, tmp_path: Path, width: int) -> None:
-    async with staged(tmp_path) as stage, tab_of(browser, stage, width, 800) as tab:
+async def test_nothing_is_wider_than_the_window(browser: Browser, tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage, tab_of(browser, stage, 360, 800) as tab:
         stage.receiver.bodies[410] = "x" * 3000
         long_id = "t" * 191
         stage.amux.create_task(Behaviour(0, 0), long_id)
@@ -324,16 +322,14 @@ async def test_nothing_is_wider_than_the_window(browser: Browser, tmp_path: Path
         watch = await stage.watch(task_id=long_id, callback_url=url, context={"z": "z" * 2000})
         await tab.sign_in()
         await expect(tab.page.locator("#rows .row[data-level=bad]")).to_have_count(1)
-        assert await tab.too_wide() == 0
-        await tab.open(watch["id"])
-        await expect(tab.page.locator("#timeline pre")).to_have_count(1)
-        assert await tab.too_wide() == 0
-        assert (
-            await tab.page.evaluate(
-                "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.getElementById('watch'))"
-            )
-            == 0
-        )
+        for width in (360, 768, 1440):
+            await tab.page.set_viewport_size({"width": width, "height": 800})
+            assert await tab.too_wide() == 0
+            await tab.open(watch["id"])
+            await expect(tab.page.locator("#timeline pre")).to_have_count(1)
+            assert await tab.too_wide() == 0
+            assert await tab.too_wide("#watch") == 0
+            await tab.page.keyboard.press("Escape")
 
 
 async def test_the_theme_follows_the_system_until_one_is_chosen(browser: Browser, tmp_path: Path) -> None:
@@ -353,14 +349,15 @@ async def test_the_theme_follows_the_system_until_one_is_chosen(browser: Browser
         assert await page.evaluate(ground) == dark
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_every_text_stands_out_from_its_ground(browser: Browser, tmp_path: Path, theme: str) -> None:
-    async with staged(tmp_path) as stage, tab_of(browser, stage, theme=theme) as tab:
+async def test_every_text_stands_out_from_its_ground(browser: Browser, tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage, tab_of(browser, stage) as tab:
         watch = (await stage.dead())[0]
+        await stage.watch(Behaviour(outcome=Outcome.NEVER))
         await tab.sign_in()
         await tab.open(watch)
-        faint = await tab.page.evaluate(CONTRASTS)
-        assert faint == []
+        assert await tab.page.evaluate(CONTRASTS) == []
+        await tab.page.emulate_media(color_scheme="dark")
+        assert await tab.page.evaluate(CONTRASTS) == []
 
 
 # WCAG 2.2, 1.4.3: at least 4.5 to 1, for every element that has text of its own.
@@ -411,19 +408,14 @@ async def many(stage: Stage, count: int) -> None:
         await store.register_all(news)
 
 
-async def browse(tab: Tab, count: int, seconds: float) -> None:
-    """Sign in, search and turn pages, each within so many seconds, and never with more than a page of rows."""
+async def browse(tab: Tab, count: int) -> None:
+    """Sign in, search and turn pages, and never with more than a page of rows."""
     page = tab.page
-    began = time.monotonic()
     await tab.sign_in()
     await expect(page.locator("#rows .row")).to_have_count(50)
     await expect(page.locator(".figure", has_text="Active watches")).to_contain_text(f"{count:,}")
-    assert time.monotonic() - began < seconds
-    began = time.monotonic()
     await page.fill("#q", "task_000042")
     await expect(page.locator("#rows .row")).to_have_count(1)
-    assert time.monotonic() - began < seconds
-    began = time.monotonic()
     await page.fill("#q", "hooks7.example")
     await expect(page.locator("#rows .row").first).to_contain_text("hooks7.example")
     await expect(page.locator("#rows .row")).to_have_count(50)
@@ -431,23 +423,31 @@ async def browse(tab: Tab, count: int, seconds: float) -> None:
     await expect(page.locator("#table-count")).to_contain_text("page 2")
     await page.get_by_role("button", name="Back").click()
     await expect(page.locator("#table-count")).to_contain_text("page 1")
-    assert time.monotonic() - began < seconds
 
 
-quiet = partial(
-    staged, poll_first_delay_seconds="3600", poll_interval_seconds="3600", poll_max_interval_seconds="3600"
-)
+async def cost(question: Awaitable[object]) -> float:
+    """The CPU seconds of this process while a question is answered: what else the machine does counts for nothing."""
+    began = time.process_time()
+    await question
+    return time.process_time() - began
 
 
-async def test_thousands_of_watches_are_as_quick_as_few(browser: Browser, tmp_path: Path) -> None:
+quiet = partial(staged, poll_first_delay_seconds="3600", poll_interval_seconds="3600", poll_max_interval_seconds="3600")
+
+
+async def test_thousands_of_watches_are_shown_a_page_at_a_time(browser: Browser, tmp_path: Path) -> None:
     async with quiet(tmp_path) as stage, tab_of(browser, stage) as tab:
-        await many(stage, MANY)
-        await browse(tab, MANY, 10.0)
+        await many(stage, 3_000)
+        await browse(tab, 3_000)
 
 
 @pytest.mark.long
-async def test_fifty_thousand_watches_too(browser: Browser, tmp_path: Path) -> None:
+async def test_fifty_thousand_watches_are_as_quick(browser: Browser, tmp_path: Path) -> None:
     async with quiet(tmp_path) as stage, tab_of(browser, stage) as tab:
         await many(stage, 50_000)
-        async with asyncio.timeout(120):
-            await browse(tab, 50_000, 10.0)
+        await browse(tab, 50_000)
+        operator = await stage.operator()
+        for query in ("", "?state=active&order=oldest", "?q=task_049999", "?q=nothing-like-it", "?trouble=nearing"):
+            # Half a second of CPU with all that the bridge does beside it; a page of rows is a hundredth of that.
+            assert await cost(operator.get(f"/page/watches{query}")) < 0.5, query
+        assert await cost(operator.get("/page/overview")) < 0.5

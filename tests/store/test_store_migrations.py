@@ -59,8 +59,7 @@ def test_the_migrations_build_the_same_indexes(empty_url: str, request: pytest.F
     with closing(connect(empty_url)) as database:
         migrate(database)
         migrated = database.read(definitions)
-        for name in tables(database):
-            database.transaction(lambda connection, name=name: connection.execute(text(f"DROP TABLE {name}")))
+        database.transaction(metadata.drop_all)
         database.transaction(metadata.create_all)
         assert database.read(definitions) == migrated
 

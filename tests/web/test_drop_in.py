@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import logging
 import os
@@ -104,26 +105,21 @@ async def test_without_a_callback_it_is_only_passed_on(bridge: Bridge, sandbox: 
 
 
 async def test_a_form_of_any_size_is_streamed_unchanged(bridge: Bridge, sandbox: Sandbox) -> None:
-    image = os.urandom(3 << 20)
+    image = b"pixels" * (1 << 19)
     form = aiohttp.FormData({"model": "sora-2", "prompt": "a fox"})
-    form.add_field("input_reference", image, filename="fox.png", content_type="image/png")
-    writer = aiohttp.MultipartWriter("form-data", boundary="edge")
+    form.add_field("input_reference", io.BytesIO(image), filename="fox.png", content_type="image/png")
+    whole = b""
     for name, value in (("model", b"sora-2"), ("input_reference", image)):
-        writer.append(value).set_content_disposition("form-data", name=name)
-    whole = bytearray()
-
-    class Sink:
-        async def write(self, data: bytes) -> None:
-            whole.extend(data)
-
-    await writer.write(Sink())  # type: ignore[arg-type]
+        head = f'--edge\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+        whole += head.encode() + value + b"\r\n"
+    whole += b"--edge--\r\n"
     kind = {"Content-Type": "multipart/form-data; boundary=edge"}
 
     async def pieces() -> AsyncIterator[bytes]:
         for first in range(0, len(whole), 100_000):
-            yield bytes(whole[first : first + 100_000])
+            yield whole[first : first + 100_000]
 
-    for body in (form, bytes(whole), pieces()):
+    for body in (form, io.BytesIO(whole), pieces()):
         headers = CALLBACK if isinstance(body, aiohttp.FormData) else {**CALLBACK, **kind}
         answer = await bridge.ask("POST", "/v1/videos", data=body, headers=headers)
         assert answer.status == 200, answer
