@@ -29,7 +29,7 @@ _VISIBLE = re.compile(r"[!-~]+")
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson makes floats of integers past 64 bits; these have 19 digits or more
 
 # Hop-by-hop (RFC 9110, 7.6.1, and their older kin), then those that the request itself needs.
-_REFUSED_HEADERS = frozenset(
+REFUSED_HEADERS = frozenset(
     {
         "connection",
         "http2-settings",
@@ -47,7 +47,7 @@ _REFUSED_HEADERS = frozenset(
         "user-agent",
     }
 )
-_REFUSED_PREFIXES = ("content-", "webhook-")
+REFUSED_PREFIXES = ("content-", "webhook-")
 
 
 def check_task_id(text: str) -> str:
@@ -72,7 +72,7 @@ def _check_header(number: int, name: str, value: str) -> None:
     if len(name) > MAX_HEADER_NAME or not _TOKEN.fullmatch(name):
         raise ValueError(f"entry {number} must have a header's name of up to {MAX_HEADER_NAME} ASCII token characters")
     lowered = name.lower()
-    if lowered in _REFUSED_HEADERS or lowered.startswith(_REFUSED_PREFIXES):
+    if lowered in REFUSED_HEADERS or lowered.startswith(REFUSED_PREFIXES):
         raise ValueError(f"must not set {name}, which is the request's own")
     if len(value) > MAX_HEADER_VALUE or not _VALUE.fullmatch(value) or value != value.strip():
         raise ValueError(

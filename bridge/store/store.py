@@ -57,7 +57,7 @@ READERS = 3  # threads; a page of watches takes a millisecond, so few are enough
 class Store:
     """One database, one replica. Made by `opening.open_store`; use it from one event loop, and close it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  its parts
         self,
         database: Database,
         writer: GroupWriter,

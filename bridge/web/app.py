@@ -129,8 +129,13 @@ async def _nowhere(request: web.Request) -> web.StreamResponse:
     """Any other path: 404, or 405 where another method would be right. aiohttp's own would answer plain text."""
     allowed: set[str] = set()
     for resource in request.app.router.resources():
-        if resource.canonical != "/{rest}":
-            allowed |= (await resource.resolve(request))[1]
+        if resource.canonical == "/{rest}":
+            continue
+        here = (await resource.resolve(request))[1]
+        if resource.canonical == request.path:  # `/watch/batch` is not a watch
+            allowed = here
+            break
+        allowed |= here
     if allowed:
         raise NoSuchMethod(sorted(allowed))
     raise NotFound("there is nothing at this path")

@@ -6,15 +6,16 @@ from datetime import datetime
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails
 
 from bridge.core import registration as rules
 from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.signing import parse_secret
-from bridge.core.targets import MAX_URL_CHARACTERS, TargetPolicy, bracketed, parse_target
+from bridge.core.targets import TargetPolicy, bracketed, parse_target
 from bridge.intake import Wanted
 from bridge.store.records import Idempotency
+from bridge.web import schemas
 from bridge.web.requests import shown
 
 EventName = Literal[
@@ -97,11 +98,9 @@ class WatchRequest(_Body):
     task_id: Annotated[
         str,
         AfterValidator(rules.check_task_id),
-        WithJsonSchema({"type": "string", "pattern": f"^{rules.TASK_ID_PATTERN}$"}),
+        WithJsonSchema(schemas.TASK_ID),
     ] = Field(description="The task's id as amux gave it.", examples=["task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2"])
-    callback_url: Annotated[
-        str, WithJsonSchema({"type": "string", "format": "uri", "maxLength": MAX_URL_CHARACTERS})
-    ] = Field(
+    callback_url: Annotated[str, WithJsonSchema(schemas.CALLBACK_URL)] = Field(
         description="Where events are sent: http(s), without user info or fragment.",
         examples=["https://app.example.com/hooks/video"],
     )
@@ -114,22 +113,17 @@ class WatchRequest(_Body):
     timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="From now until the watch times out; default and upper bound are the bridge's settings."
     )
-    headers: Annotated[dict[str, str], AfterValidator(_headers)] | None = Field(
+    headers: Annotated[dict[str, str], AfterValidator(_headers), WithJsonSchema(schemas.HEADERS)] | None = Field(
         None, description="Up to 10 extra headers on callbacks. Stored encrypted, shown masked."
     )
-    secret: (
-        Annotated[
-            str, AfterValidator(_secret), WithJsonSchema({"type": "string", "format": "password", "writeOnly": True})
-        ]
-        | None
-    ) = Field(
+    secret: Annotated[str, AfterValidator(_secret), WithJsonSchema(schemas.SECRET)] | None = Field(
         None, repr=False, description="`whsec_...` that signs this watch's events instead of the configured ones."
     )
     api_key: (
         Annotated[
             str,
             AfterValidator(rules.check_api_key),
-            WithJsonSchema({"type": "string", "format": "password", "writeOnly": True}),
+            WithJsonSchema(schemas.API_KEY),
         ]
         | None
     ) = Field(None, repr=False, description="The amux key to ask about this task with, instead of the configured one.")
@@ -158,7 +152,8 @@ class BatchRequest(_Body):
         WithJsonSchema(
             {
                 "type": "array",
-                "items": {"$ref": "#/components/schemas/WatchRequest"},
+                # Any entry is taken: a bad one fails alone.
+                "items": {"anyOf": [{"$ref": "#/components/schemas/WatchRequest"}, {}]},
                 "minItems": 1,
                 "maxItems": MAX_BATCH,
             }
@@ -169,7 +164,9 @@ class BatchRequest(_Body):
 class PingRequest(_Body):
     """A target to be judged and, unless it is a dry run, sent one signed `bridge.ping`."""
 
-    callback_url: str = Field(description="Where the ping goes; the same rules as for a watch.")
+    callback_url: Annotated[str, WithJsonSchema(schemas.CALLBACK_URL)] = Field(
+        description="Where the ping goes; the same rules as for a watch."
+    )
     dry_run: bool | None = Field(None, description="Only judge the target.")
 
 
@@ -179,17 +176,10 @@ class RetryRequest(_Body):
     state: Literal["dead"] = Field(description="Only dead deliveries are resent in bulk.")
     since: Moment | None = Field(None, description="Those that became dead at this time or later.")
     until: Moment | None = Field(None, description="Those that became dead at this time or before.")
-    callback_host: (
-        Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "maxLength": 253})] | None
-    ) = Field(None, description="Those to this host: a name, no port.")
+    callback_host: Annotated[str, AfterValidator(_host), WithJsonSchema(schemas.HOST)] | None = Field(
+        None, description="Those to this host: a name, no port."
+    )
     dry_run: bool | None = Field(None, description="Only count.")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        since, until = self.moments()
-        if since is not None and until is not None and until < since:
-            raise ValueError("must not be before `since`")
-        return self
 
     def moments(self) -> tuple[float | None, float | None]:
         """`since` and `until` in Unix seconds."""
@@ -220,7 +210,7 @@ def _finding(detail: ErrorDetails) -> tuple[str, str]:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "value_error":
-            return field or "until", str(context["error"])
+            return field or "body", str(context["error"])
         case "greater_than":
             return field, f"must be above {context['gt']:g}"
         case "literal_error":

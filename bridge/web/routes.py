@@ -5,8 +5,19 @@ from typing import Any, Final
 from bridge.amux import AmuxUnavailable
 from bridge.core import errors
 from bridge.core.model import DeliveryState, Outcome, WatchState
-from bridge.core.registration import MAX_IDEMPOTENCY_KEY, TASK_ID_PATTERN
-from bridge.web import answers, content, deliveries, documents, drop_in, event_stream, health, models, pings, watches
+from bridge.web import (
+    answers,
+    content,
+    deliveries,
+    documents,
+    drop_in,
+    event_stream,
+    health,
+    models,
+    pings,
+    schemas,
+    watches,
+)
 from bridge.web.errors import (
     BodyTooLarge,
     Forbidden,
@@ -30,21 +41,35 @@ GROUPS: Final = {
 }
 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
+_EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "One event.",
+    "properties": {
+        "event": {"enum": ["snapshot", "task", "attempt"]},
+        "id": {"type": "string"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "anyOf": [
+                    {"$ref": "#/components/schemas/WatchBody"},
+                    {"$ref": "#/components/schemas/Polling"},
+                    {"$ref": "#/components/schemas/AttemptEvent"},
+                ]
+            },
+        },
+        "retry": {},
+    },
+}
 _BYTES: Final[dict[str, Any]] = {"type": "string", "format": "binary"}
 _ANYTHING: Final[dict[str, Any]] = {"type": "object", "additionalProperties": True}
-_WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^wat_[0-9a-hjkmnp-tv-z]{26}$"}
-_TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{TASK_ID_PATTERN}$"}
-_VISIBLE: Final = {"type": "string", "pattern": f"^[!-~]{{1,{MAX_IDEMPOTENCY_KEY}}}$"}
-
-_WATCH: Final = Parameter("id", "The watch's id.", _WATCH_ID, "path")
-_DELIVERY: Final = Parameter(
-    "id", "The delivery's id, which is also `webhook-id`.", {"type": "string", "pattern": "^evt_[a-z2-7]{32}$"}, "path"
-)
-_TASK: Final = Parameter("id", "The task's id.", _TASK_ID, "path")
+_WATCH: Final = Parameter("id", "The watch's id.", schemas.WATCH_ID, "path")
+_DELIVERY: Final = Parameter("id", "The delivery's id, which is also `webhook-id`.", schemas.DELIVERY_ID, "path")
+_TASK: Final = Parameter("id", "The task's id.", schemas.TASK_ID, "path")
 _IDEMPOTENCY: Final = Parameter(
     "Idempotency-Key",
     "Kept for 24 hours: the same key with the same body is answered as the first time, with the watch as it is now.",
-    _VISIBLE,
+    schemas.IDEMPOTENCY_KEY,
     "header",
 )
 _RANGE: Final = Parameter("Range", "One range of bytes, where amux honours it.", _TEXT, "header")
@@ -157,7 +182,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         parameters=(
             Parameter("state", "Only watches in this state.", {"enum": list(WatchState)}),
             Parameter("outcome", "Only watches that ended so.", {"enum": list(Outcome)}),
-            Parameter("task_id", "Only watches on this task.", _TASK_ID),
+            Parameter("task_id", "Only watches on this task.", schemas.TASK_ID),
             Parameter("delivery_state", "Only watches with such a delivery.", {"enum": list(DeliveryState)}),
             Parameter(
                 "limit",
@@ -169,8 +194,12 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
                     "default": watches.DEFAULT_LIMIT,
                 },
             ),
-            Parameter("cursor", "`next_cursor` of the page before.", _WATCH_ID),
-            Parameter("app", "Operators only: one app's.", {"type": "string", "pattern": "^[ -~]{1,64}$"}),
+            Parameter("cursor", "`next_cursor` of the page before.", schemas.WATCH_ID),
+            Parameter(
+                "app",
+                "Only this app's, for operators: an app sees its own anyway.",
+                {"type": "string", "pattern": "^[ -~]{1,64}$"},
+            ),
         ),
     ),
     Route(
@@ -207,7 +236,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         WATCHES,
         "Follow a watch",
         {
-            200: Answer("Events, until the watch is over.", media={"text/event-stream": _TEXT}),
+            200: Answer("Events, until the watch is over.", media={"text/event-stream": _EVENT}),
             204: Answer("`Last-Event-ID` says that all of it was had: a browser then asks no more."),
         },
         "Server-sent events: `snapshot` (a watch), `task` (its task and polls), `attempt` (one POST of a delivery, and"
@@ -287,7 +316,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
 _OWN_KEY: Final = Parameter(
     drop_in.API_KEY,
     "The caller's own amux key, instead of the bridge's; it is then the watch's as well.",
-    {"type": "string", "pattern": "^[!-~]{1,512}$"},
+    schemas.API_KEY,
     "header",
 )
 _CALLBACKS: Final = tuple(
@@ -316,7 +345,7 @@ def _creation(path: str) -> Route[CallersHandler]:
         "Create a video, and watch its task",
         {200: _CREATED},
         "The body goes to amux unchanged. Target, limits and store are checked before amux is asked.",
-        (*_CALLBACKS, _OWN_KEY, Parameter("Idempotency-Key", "Passed to amux.", _VISIBLE, "header")),
+        (*_CALLBACKS, _OWN_KEY, Parameter("Idempotency-Key", "Passed to amux.", schemas.IDEMPOTENCY_KEY, "header")),
         Body(media={"application/json": _ANYTHING, "multipart/form-data": _ANYTHING}),
         (*_OF_REGISTERING, MalformedBody, UnsupportedMediaType, AmuxUnavailable),
         passes_on=True,

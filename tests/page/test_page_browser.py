@@ -419,9 +419,9 @@ async def browse(tab: Tab, count: int) -> None:
     await page.fill("#q", "hooks7.example")
     await expect(page.locator("#rows .row").first).to_contain_text("hooks7.example")
     await expect(page.locator("#rows .row")).to_have_count(50)
-    await page.get_by_role("button", name="Next").click()
+    await page.get_by_role("button", name="Next", exact=True).click()
     await expect(page.locator("#table-count")).to_contain_text("page 2")
-    await page.get_by_role("button", name="Back").click()
+    await page.get_by_role("button", name="Back", exact=True).click()
     await expect(page.locator("#table-count")).to_contain_text("page 1")
 
 

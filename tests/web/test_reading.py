@@ -171,7 +171,6 @@ BAD_PARAMETERS = [
     ("task_id=%00", "task_id"),
     ("state=active&state=active", "state"),
     ("colour=red", "colour"),
-    ("app=shop", "app"),
     ("%ff=1", None),
     ("=", ""),
 ]

@@ -118,7 +118,6 @@ BAD_FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"since": "2026-11-23T15:04:05"}, "since"),
     ({"since": "2026-13-23T15:04:05Z"}, "since"),
     ({"until": "2026-11-23"}, "until"),
-    ({"since": "2026-11-24T00:00:00Z", "until": "2026-11-23T00:00:00Z"}, "until"),
     ({"callback_host": "app.example:443"}, "callback_host"),
     ({"callback_host": "http://app.example"}, "callback_host"),
     ({"callback_host": "a\x00b"}, "callback_host"),

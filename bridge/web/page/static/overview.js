@@ -95,7 +95,7 @@ function figure(one) {
     el("strong", { class: "value" }, one.value),
     el("span", { class: "hint" }, one.hint),
   ];
-  const attributes = { class: "figure", "data-level": one.level, "data-focus": "figure" };
+  const attributes = { class: "figure", "data-level": one.level || null, "data-focus": "figure" };
   if (!one.show) return el("div", attributes, inside);
   return el("button", { ...attributes, type: "button", click: () => show(one.show) }, inside);
 }

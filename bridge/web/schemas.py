@@ -1,0 +1,59 @@
+"""JSON Schemas of texts whose rules are code's: as exact as a pattern can be, and never stricter than the code."""
+
+from typing import Any, Final
+
+from bridge.core import registration as rules
+from bridge.core.targets import MAX_URL_CHARACTERS
+
+
+def _any_case(word: str) -> str:
+    """A pattern for a word in any case: JSON Schema's patterns know no flags."""
+    return "".join(f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in word)
+
+
+_REFUSED = "|".join(
+    [*(f"{_any_case(name)}$" for name in sorted(rules.REFUSED_HEADERS)), *map(_any_case, rules.REFUSED_PREFIXES)]
+)
+_QUAD = "[A-Za-z0-9+/]{4}"
+
+WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^wat_[0-9a-hjkmnp-tv-z]{26}$"}
+DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^evt_[a-z2-7]{32}$"}
+TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){rules.TASK_ID_PATTERN}$"}
+CALLBACK_URL: Final[dict[str, Any]] = {
+    "type": "string",
+    "format": "uri",
+    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\s]+([/?][^#\\s]*)?$",
+    "maxLength": MAX_URL_CHARACTERS,
+}
+HEADERS: Final[dict[str, Any]] = {
+    "type": "object",
+    "maxProperties": rules.MAX_HEADERS,
+    "propertyNames": {
+        "pattern": f"^(?!{_REFUSED})[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{rules.MAX_HEADER_NAME}}}$",
+    },
+    "additionalProperties": {
+        "type": "string",
+        "pattern": "^([!-~]([ -~]*[!-~])?)?$",
+        "maxLength": rules.MAX_HEADER_VALUE,
+    },
+}
+# 24 to 64 bytes in padded base64, its spare bits zero.
+SECRET: Final[dict[str, Any]] = {
+    "type": "string",
+    "format": "password",
+    "writeOnly": True,
+    "pattern": f"^whsec_(({_QUAD}){{8,21}}|({_QUAD}){{8,21}}[A-Za-z0-9+/][AQgw]==|"
+    f"({_QUAD}){{8,20}}[A-Za-z0-9+/]{{2}}[AEIMQUYcgkosw048]=)$",
+}
+API_KEY: Final[dict[str, Any]] = {
+    "type": "string",
+    "format": "password",
+    "writeOnly": True,
+    "pattern": f"^[!-~]{{1,{rules.MAX_API_KEY}}}$",
+}
+IDEMPOTENCY_KEY: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[!-~]{{1,{rules.MAX_IDEMPOTENCY_KEY}}}$"}
+HOST: Final[dict[str, Any]] = {
+    "type": "string",
+    "maxLength": 253,
+    "anyOf": [{"format": "hostname"}, {"format": "ipv4"}, {"format": "ipv6"}],
+}
