@@ -103,7 +103,8 @@ def watch_id_text(value: int) -> str:
 
 
 class Intake:
-    """Takes registrations in. `poll` and `look_again` are the poller's: a task to poll, and one that lost a watch.
+    """Takes registrations in. `poll` and `look_again` are the poller's: a task to poll, and one that lost a watch;
+    `stop_sending` is the deliverer's: watches of which nothing more is sent.
 
     `configured_key` gives the amux key of the settings, None when there is none.
     """
@@ -115,6 +116,7 @@ class Intake:
         *,
         poll: AddTask,
         look_again: Callable[[str], None],
+        stop_sending: Callable[[Sequence[str]], None],
         announce: Announce,
         metrics: Metrics,
         configured_key: Callable[[], str | None],
@@ -124,6 +126,7 @@ class Intake:
         self._guard = guard
         self._poll = poll
         self._look_again = look_again
+        self._stop_sending = stop_sending
         self._announce = announce
         self._metrics = metrics
         self._configured_key = configured_key
@@ -178,6 +181,7 @@ class Intake:
 
     async def _cancel(self, watch_id: str, app: str | None) -> WatchView:
         view = await self._store.cancel(watch_id, app)
+        self._stop_sending([watch_id])
         self._look_again(view.task.row)
         self._announce([watch_id])
         _log.event("cancelled", watch_id=watch_id, task_id=view.watch.task_id, app=view.watch.app)

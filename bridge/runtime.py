@@ -32,6 +32,7 @@ from bridge.membership import BEAT_SECONDS, LOOK_SECONDS, Membership
 from bridge.poller import Poller
 from bridge.relay import Relay
 from bridge.settings import Settings
+from bridge.store.database import running_seconds
 from bridge.store.opening import open_store
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
@@ -192,6 +193,7 @@ class Runtime:
             concurrency=settings.delivery_concurrency,
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
+            clock=running_seconds,
             may_send=lambda: self._membership is None or not self._membership.lapsed,
         )
 
@@ -222,6 +224,7 @@ class Runtime:
             guard,
             poll=self._poller.add,
             look_again=self._poller.look_again,
+            stop_sending=self._deliverer.forget,
             announce=self._waiting.announce,
             metrics=self.metrics,
             configured_key=self._configured_key,

@@ -31,11 +31,9 @@ class Report:
         self._metrics.count_attempt(sent.answer)
         self._metrics.attempt_seconds.observe(sent.duration_seconds)
         owed = record.held.owed
-        # Of a success `delivered` tells (a line costs a fifth of a POST), of a host's flood of failures `host_failing`.
-        if not isinstance(record.verdict, Delivered):
-            quiet = failures > FAILURES_UNTIL_PROBING
-            level = logging.DEBUG if quiet else logging.INFO
-            _log.event("attempt", level=level, **_ids(record, owed), next_attempt_at=_when(record.verdict))
+        # Of a host's flood of failures `host_failing` tells.
+        level = logging.DEBUG if failures > FAILURES_UNTIL_PROBING else logging.INFO
+        _log.event("attempt", level=level, **_ids(record, owed), next_attempt_at=_when(record.verdict))
         if failures > failures_before and (failures == FAILURES_UNTIL_PROBING or failures % TELL_FAILURES_EACH == 0):
             _log.event(
                 "host_failing",

@@ -30,6 +30,8 @@ from bridge.web.routes import DROP_IN_ROUTES, GROUPS, OPEN_ROUTES, ROUTES
 from bridge.web.routing import CallersHandler, Handler
 from bridge.web.services import SERVICES, Services
 
+ANYWHERE = "/{rest}"
+
 _log = get_logger("web")
 
 
@@ -47,7 +49,10 @@ def make_app(services: Services, page: Page | None = None) -> web.Application:
         app[PAGE], app[OVERVIEW] = page, Overview(services, page)
         for method, path, handler in PAGE_ROUTES:
             _add(app, method, path, handler)
-    app.router.add_route("*", "/{rest:.*}", _nowhere, expect_handler=_expected)
+    # Other methods of a fixed path are not those of a path with an id in its place, such as `/watch/batch`.
+    for path in {resource.canonical for resource in app.router.resources() if "{" not in resource.canonical}:
+        app.router.add_route(hdrs.METH_ANY, path, _nowhere, expect_handler=_expected)
+    app.router.add_route(hdrs.METH_ANY, "/{rest:.*}", _nowhere, expect_handler=_expected)
     app.on_shutdown.append(_end_waiting)
     return app
 
@@ -126,16 +131,14 @@ async def _expected(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:
-    """Any other path: 404, or 405 where another method would be right. aiohttp's own would answer plain text."""
-    allowed: set[str] = set()
+    """Any other path or method: 404, or 405 where another method would be right. aiohttp's own would answer plain text."""
+    here: set[str] = set()
+    around: set[str] = set()
     for resource in request.app.router.resources():
-        if resource.canonical == "/{rest}":
-            continue
-        here = (await resource.resolve(request))[1]
-        if resource.canonical == request.path:  # `/watch/batch` is not a watch
-            allowed = here
-            break
-        allowed |= here
+        if resource.canonical != ANYWHERE:
+            methods = (await resource.resolve(request))[1]
+            (here if resource.canonical == request.path else around).update(methods)
+    allowed = (here or around) - {hdrs.METH_ANY}  # `/watch/batch` is not a watch
     if allowed:
         raise NoSuchMethod(sorted(allowed))
     raise NotFound("there is nothing at this path")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from bridge.web.auth import Caller
 from bridge.web.errors import Forbidden, MalformedBody, UnsupportedMediaType
 from bridge.web.models import WatchRequest
 from bridge.web.passing import CONTENT_POLICY, pass_on, passed, range_of
-from bridge.web.requests import query_of, shown
+from bridge.web.requests import DECIMAL, query_of, shown
 from bridge.web.services import SERVICES, DropIn, Services
 
 WATCH_ID: Final = "X-Watch-Id"
@@ -42,7 +41,6 @@ _PASSED: Final = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH, hdrs.ACCEPT, "Idempote
 _TYPES: Final = frozenset({"application/json", "multipart/form-data"})
 _TAKEN_WHOLE: Final = 64 * 1024  # bytes: read first, so that an app that leaves cannot break the call off
 _NOT_YET: Final = "task"  # stands for the id that amux will give
-_DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _LONGEST_ERROR: Final = 300
 
 _log = get_logger("drop_in")
@@ -145,7 +143,7 @@ def _read_headers(request: web.Request) -> tuple[Wanted | None, str | None]:
     if (events := _once(request, CALLBACK_HEADERS["events"])) is not None:
         fields["events"] = [name.strip() for name in events.split(",")]
     if (seconds := _once(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
-        fields["timeout_seconds"] = float(seconds) if _DECIMAL.fullmatch(seconds) else seconds
+        fields["timeout_seconds"] = float(seconds) if DECIMAL.fullmatch(seconds) else seconds
     return WatchRequest.read(fields).wanted(), own_key
 
 

@@ -20,7 +20,7 @@ JSON: Final = "application/json"
 _SECURITY: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", hdrs.SERVER: "amux-bridge"}
 _WATCH_ID = re.compile(r"wat_[0-9a-hjkmnp-tv-z]{26}")
 _DELIVERY_ID = re.compile(r"evt_[a-z2-7]{32}")
-_DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _MOST_SHOWN = 64  # characters of a name that we don't know
 
 
@@ -108,7 +108,7 @@ def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str
 
 def number_of(text: str, name: str, *, least: float, most: float, whole: bool = False) -> float:
     """A decimal number within bounds. Raises InvalidRequest."""
-    if _DECIMAL.fullmatch(text) and least <= float(text) <= most and not (whole and "." in text):
+    if DECIMAL.fullmatch(text) and least <= float(text) <= most and not (whole and not text.isdigit()):
         return float(text)
     kind = "a whole number" if whole else "a number"
     raise InvalidRequest([(name, f"must be {kind} from {least:g} to {most:g}")])

@@ -22,7 +22,7 @@ TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){r
 CALLBACK_URL: Final[dict[str, Any]] = {
     "type": "string",
     "format": "uri",
-    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\s]+([/?][^#\\s]*)?$",
+    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://(?=[^/?#:]{1,253}([:/?]|$))[^/?#@\\s]+([/?][^#\\s]*)?$",
     "maxLength": MAX_URL_CHARACTERS,
 }
 HEADERS: Final[dict[str, Any]] = {
@@ -53,7 +53,5 @@ API_KEY: Final[dict[str, Any]] = {
 }
 IDEMPOTENCY_KEY: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[!-~]{{1,{rules.MAX_IDEMPOTENCY_KEY}}}$"}
 HOST: Final[dict[str, Any]] = {
-    "type": "string",
-    "maxLength": 253,
-    "anyOf": [{"format": "hostname"}, {"format": "ipv4"}, {"format": "ipv6"}],
+    "anyOf": [{"type": "string", "format": form, "maxLength": 253} for form in ("hostname", "ipv4", "ipv6")]
 }

@@ -15,9 +15,7 @@ _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
     "Content-Length: "
 )
-_WATCH = (
-    '{"task_id":"task_%s%012d","callback_url":"http://localhost:%d/hooks/video","context":{"order":"%d","user":"u_4711"}}'
-)
+_WATCH = '{"task_id":"task_%s%012d","callback_url":"http://localhost:%d/hooks/video","context":{"order":"%d","user":"u_4711"}}'
 
 
 @dataclass(frozen=True)

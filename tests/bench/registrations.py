@@ -48,9 +48,7 @@ def run(stage: Stage) -> Iterator[Row]:
     yield _row(f"batches of {BATCH}: rate beside single ones'", batched, single, 4.0)
 
 
-def _measured(
-    server: Child, url: str, seconds: float, run_name: str, batch: int = 1
-) -> tuple[Done, Registered]:
+def _measured(server: Child, url: str, seconds: float, run_name: str, batch: int = 1) -> tuple[Done, Registered]:
     meter = server.meter()
     told = register(url, CONNECTIONS if batch == 1 else BATCHES_AT_A_TIME, seconds, run_name, batch)
     return Done(told.watches, meter.read()), told

@@ -45,6 +45,7 @@ class Rooms:
             Guard(policy, self.resolve),
             poll=lambda task, key: self.polled.append((task, key)),
             look_again=self.looked_again.append,
+            stop_sending=lambda _: None,
             announce=self.announced.extend,
             metrics=Metrics(),
             configured_key=lambda: self.key,

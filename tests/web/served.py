@@ -233,6 +233,7 @@ async def served(
         guard,
         poll=poller.add,
         look_again=poller.look_again,
+        stop_sending=lambda _: None,
         announce=waiting.announce,
         metrics=metrics,
         configured_key=lambda: api_key,

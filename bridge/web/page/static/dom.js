@@ -35,8 +35,9 @@ export function setHidden(node, hidden) {
 }
 
 // Keep the nodes of items that stay, so that focus, selection and scrolling stay with them. `build(item)` makes a node;
-// an item whose JSON is as it was keeps its node, one that changed is built anew in its place.
-export function reconcile(parent, items, keyOf, build) {
+// an item whose JSON is as it was keeps its node. One that changed is brought up to date by `update(node, item)` where
+// that is given, else built anew in its place.
+export function reconcile(parent, items, keyOf, build, update = null) {
   const known = new Map([...parent.children].map((node) => [node.reconcileKey, node]));
   let place = parent.firstElementChild;
   for (const item of items) {
@@ -44,24 +45,31 @@ export function reconcile(parent, items, keyOf, build) {
     const mark = JSON.stringify(item);
     let node = known.get(key);
     known.delete(key);
-    if (node === undefined || node.reconcileMark !== mark) {
+    if (node !== undefined && node.reconcileMark !== mark && update !== null) {
+      update(node, item);
+    } else if (node === undefined || node.reconcileMark !== mark) {
       const fresh = build(item);
-      fresh.reconcileKey = key;
-      fresh.reconcileMark = mark;
       if (node !== undefined) {
-        const focused = focusInside(node);
         if (place === node) place = fresh;
-        node.replaceWith(fresh);
-        if (focused !== null) fresh.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
+        replace(node, fresh);
       }
       node = fresh;
     }
+    node.reconcileKey = key;
+    node.reconcileMark = mark;
     if (node === place) place = place.nextElementSibling;
     else parent.insertBefore(node, place);
   }
   for (const node of known.values()) node.remove();
 }
 
+function replace(node, fresh) {
+  const focused = focusInside(node);
+  node.replaceWith(fresh);
+  if (focused !== null) fresh.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
+}
+
+// The name of what has the focus in a node that goes; its like in the new one takes it over.
 function focusInside(node) {
   const active = document.activeElement;
   return active !== null && node.contains(active) ? (active.dataset.focus ?? null) : null;

@@ -1,7 +1,7 @@
 // The table of watches: a page of it, as the server filters, searches and orders.
 
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
-import { counted, moment, number, span, words } from "./format.js";
+import { counted, number, span, words } from "./format.js";
 import { hrefOf, setFilters, state } from "./state.js";
 import { relative } from "./time.js";
 
@@ -70,7 +70,7 @@ function showFilters() {
 export function showTable({ items, next_cursor: next }) {
   following = next;
   setText(byId("table-message"), "");
-  reconcile(byId("rows"), items, (one) => one.id, row);
+  reconcile(byId("rows"), items, (one) => one.id, row, fillRow);
   markOpen();
   setHidden(byId("empty"), items.length > 0);
   setText(byId("empty"), Object.keys(state.filters).length ? "No watch is like this." : "No watch has been registered yet.");
@@ -103,21 +103,47 @@ export function standing(one) {
 }
 
 function row(one) {
-  const [mark, says] = standing(one);
-  return el(
-    "div",
-    { role: "row", class: "row", "data-state": one.state, "data-level": one.trouble?.level },
-    el("span", { role: "cell", class: "state" }, icon(mark), el("span", {}, says)),
-    el("span", { role: "cell", class: "task" }, el("a", { href: hrefOf(one.id), class: "open text", "data-focus": "open" }, one.task_id), el("span", { class: "id faint text" }, one.id)),
-    el("span", { role: "cell", class: "app text" }, one.app),
-    el("span", { role: "cell", class: "callback" }, el("span", { class: "url text", title: one.callback_url }, one.callback_url.replace(/^https?:\/\//, "")), sent(one)),
-    el("span", { role: "cell", class: "polls number" }, el("span", {}, el("span", { class: "label" }, "Polls "), number(one.polls)), one.state === "active" && one.last_polled_at ? el("span", { class: "faint" }, relative("ago", one.last_polled_at)) : null),
-    el("span", { role: "cell", class: "age number" }, age(one)),
-    one.trouble ? el("span", { role: "cell", class: "matter text" }, icon(one.trouble.level), el("span", {}, one.trouble.why)) : null,
-  );
+  return fillRow(el("div", { role: "row", class: "row" }), one);
 }
 
-function sent({ deliveries: { pending, delivered, dead }, state: stands }) {
+// A poll changes one cell of six: the others stay as they are.
+function fillRow(node, one) {
+  for (const [name, value] of [["data-state", one.state], ["data-level", one.trouble?.level]]) {
+    if (value) node.setAttribute(name, value);
+    else node.removeAttribute(name);
+  }
+  reconcile(node, cells(one), ({ name }) => name, ({ name, of }) => CELLS[name](of));
+  return node;
+}
+
+function cells(one) {
+  const { id, task_id, app, callback_url, deliveries, state: stands, polls, last_polled_at, created_at, deadline_at, settled_at } = one;
+  const found = [
+    { name: "state", of: standing(one) },
+    { name: "task", of: { id, task_id, href: hrefOf(id) } },
+    { name: "app", of: app },
+    { name: "callback", of: { callback_url, deliveries, stands } },
+    { name: "polls", of: { polls, at: stands === "active" ? last_polled_at : null } },
+    { name: "age", of: { stands, created_at, deadline_at, settled_at } },
+  ];
+  if (one.trouble) found.push({ name: "matter", of: one.trouble });
+  return found;
+}
+
+const cell = (kind, ...inside) => el("span", { role: "cell", class: kind }, inside);
+const faint = (...inside) => el("span", { class: "faint" }, inside);
+
+const CELLS = {
+  state: ([mark, says]) => cell("state", icon(mark), el("span", {}, says)),
+  task: ({ id, task_id, href }) => cell("task", el("a", { href, class: "open text", "data-focus": "open" }, task_id), el("span", { class: "id faint text" }, id)),
+  app: (app) => cell("app text", app),
+  callback: (one) => cell("callback", el("span", { class: "url text", title: one.callback_url }, one.callback_url.replace(/^https?:\/\//, "")), sent(one)),
+  polls: ({ polls, at }) => cell("polls number", el("span", {}, el("span", { class: "label" }, "Polls "), number(polls)), at ? faint(relative("ago", at)) : null),
+  age: (one) => cell("age number", age(one)),
+  matter: ({ level, why }) => cell("matter text", icon(level), el("span", {}, why)),
+};
+
+function sent({ deliveries: { pending, delivered, dead }, stands }) {
   const parts = [];
   if (dead) parts.push(el("span", { class: "bad" }, dead > 1 ? `${dead} dead` : "dead"));
   if (pending) parts.push(el("span", {}, pending > 1 ? `${pending} waiting` : "waiting"));
@@ -126,10 +152,9 @@ function sent({ deliveries: { pending, delivered, dead }, state: stands }) {
   return el("span", { class: "sent faint" }, parts.flatMap((part, place) => (place ? [", ", part] : [part])));
 }
 
-function age(one) {
-  if (one.state === "active") return [el("span", { title: `${moment(one.created_at)} UTC` }, relative("since", one.created_at)), el("span", { class: "faint" }, relative("left", one.deadline_at))];
-  const took = one.settled_at ? el("span", { class: "faint" }, `took ${span(one.settled_at - one.created_at)}`) : null;
-  return [el("span", {}, relative("ago", one.settled_at ?? one.created_at)), took];
+function age({ stands, created_at, deadline_at, settled_at }) {
+  if (stands === "active") return [el("span", {}, relative("since", created_at)), faint(relative("left", deadline_at))];
+  return [el("span", {}, relative("ago", settled_at ?? created_at)), settled_at ? faint(`took ${span(settled_at - created_at)}`) : null];
 }
 
 // Arrows walk from row to row; Tab goes on as everywhere.

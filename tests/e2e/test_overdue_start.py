@@ -1,0 +1,89 @@
+"""Attacks a start after a long night: thousands of watches overdue at once must not storm amux or a receiver."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from aiohttp import web
+from bridges import check_all_ended, serving
+from receiving import Call, Receiver, accept, receiving
+
+from bridge.sandbox import Behaviour, Outcome, Sandbox
+
+POLLS_AT_A_TIME = 32
+POSTS_AT_A_TIME = 8  # to one host
+
+
+@dataclass
+class Count:
+    """How many are under way at a server."""
+
+    now: int = 0
+    most: int = 0
+
+    async def during(self, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            # Seven turns of the loop: long enough for all that is sent at once to be here at once.
+            for _ in range(7):
+                await asyncio.sleep(0)
+            return await work
+        finally:
+            self.now -= 1
+
+
+@asynccontextmanager
+async def counted(amux: Sandbox, polls: Count) -> AsyncIterator[str]:
+    """amux's stand-in with a counter before it; its base URL."""
+
+    @web.middleware
+    async def count(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        return await polls.during(handler(request))
+
+    app = amux.app()
+    app.middlewares.append(count)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(2_000, marks=pytest.mark.long), pytest.param(10_000, marks=pytest.mark.long)]
+)
+async def test_thousands_overdue_at_a_start_are_asked_about_once_a_few_at_a_time(sqlite_url: str, count: int) -> None:
+    amux, polls, posts = Sandbox(clock=time.monotonic), Count(), Count()
+
+    async def counting(receiver: Receiver, call: Call) -> web.StreamResponse:
+        return await posts.during(accept(receiver, call))
+
+    never = {"poll_first_delay_seconds": "6000"}
+    pace = {"poll_concurrency": str(POLLS_AT_A_TIME), "poll_interval_seconds": "2", "poll_max_interval_seconds": "2"}
+    # Every second one is ready: it was missed by the night, and must not be said to have timed out.
+    ready, running = Behaviour(0, 0), Behaviour(0, outcome=Outcome.NEVER)
+    tasks = [amux.create_task(ready if number % 2 else running) for number in range(count)]
+    async with counted(amux, polls) as amux_url, receiving(counting) as receiver:
+        async with serving(sqlite_url, amux_url, **never) as (process, bridge):
+            watches = await bridge.register_many(tasks, receiver.url, timeout_seconds=60)
+            await process.kill()
+        assert amux.polls.total() == 0
+        clock_file = sqlite_url.removeprefix("sqlite:///") + ".clock"
+        with open(clock_file, "w") as clock:  # noqa: ASYNC230, PTH123  a few bytes
+            clock.write("3600")
+        async with serving(sqlite_url, amux_url, {"clock": clock_file}, **pace) as (process, _):
+            await receiver.has(watches, 60 + count / 20)
+            process.no_faults()
+        assert polls.most <= POLLS_AT_A_TIME
+        assert posts.most <= POSTS_AT_A_TIME
+        assert set(amux.polls.values()) == {1}
+        assert len(receiver.arrived) == count
+        for number, watch in enumerate(watches):
+            assert receiver.terminal(watch)["type"] == ("video.completed" if number % 2 else "video.timed_out")
+    check_all_ended(sqlite_url, watches)
