@@ -127,10 +127,14 @@ class Deliverer:
         """Something is due now, such as a retry that was asked for: look at once."""
         self._backlog.look()
 
+    def let_go(self) -> None:
+        """Claims are lost, or soon will be: begin nothing of what waits here."""
+        self._drop(self._hosts.take_all_waiting())
+
     async def drain(self, seconds: float) -> None:
         """Begin nothing more, release what waits, let attempts end and be recorded for `seconds`; then stop."""
         self._draining = True
-        self._drop(self._hosts.take_all_waiting())
+        self.let_go()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._hosts.busy or self._recorder.unwritten or self._backlog.returning:

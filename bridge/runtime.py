@@ -55,6 +55,8 @@ DEADLINES_SECONDS = 1.0
 LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
 RETENTION_SECONDS = 60.0
+POLLS_SHARE = 0.75  # and a poll with its write takes no more: the rest is for sending what it found
+HAND_OVER_SECONDS = 2.0  # where others can poll they need not wait for an answer that amux holds back
 REQUESTS_SHARE = 0.25  # of the drain's time: open requests end first, then what they began
 LINK_PURPOSE = "content link"
 
@@ -94,11 +96,8 @@ class Runtime:
         _log.event("draining", seconds=self._drain_seconds)
         self._health.draining = True
         self._waiting.end()
-        await self._runner.cleanup()
-        await self._relay.finish(max(0.1, (self._drain_seconds - (time.monotonic() - began)) / 2))
-        await self._intake.finish()
-        left = max(0.1, self._drain_seconds - (time.monotonic() - began))
-        await asyncio.gather(self._poller.drain(left), self._deliverer.drain(left))
+        await asyncio.gather(self._end_requests(began), self._hand_over_tasks())
+        await self._deliverer.drain(self._left(began))
         await self._clockwork.stop()
         try:
             await self._store.leave()
@@ -106,6 +105,26 @@ class Runtime:
             _log.event("leaving_failed", level=30, reason=str(error), next="claims end by themselves")
         await self._closing.aclose()
         _log.event("stopped", seconds=round(time.monotonic() - began, 3))
+
+    async def _end_requests(self, began: float) -> None:
+        await self._runner.cleanup()
+        await self._relay.finish(self._left(began) / 2)
+        await self._intake.finish()
+
+    async def _hand_over_tasks(self) -> None:
+        """End the polls under way; from then on others may poll, however long a receiver holds its callback."""
+        seconds = self._drain_seconds * POLLS_SHARE
+        if self._membership is None:
+            await self._poller.drain(seconds)
+        else:
+            await self._poller.drain(min(seconds, HAND_OVER_SECONDS))
+            try:
+                await self._membership.leave()
+            except BridgeError as error:
+                _log.event("leaving_failed", level=30, reason=str(error), next="tried again at the end")
+
+    def _left(self, began: float) -> float:
+        return max(0.1, self._drain_seconds - (time.monotonic() - began))
 
     # --- opening --------------------------------------------------------------------------------------------------
 
@@ -194,7 +213,7 @@ class Runtime:
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
             clock=running_seconds,
-            may_send=lambda: self._membership is None or not self._membership.lapsed,
+            may_send=lambda: self._membership is None or self._membership.is_certain(),
         )
 
     def _make_poller(self) -> Poller:
@@ -317,9 +336,13 @@ class Runtime:
             self._store,
             owned=lambda: self._poller.owned,
             take=self._poller.add,
-            lapse=self._poller.forget_all,
+            lapse=self._lapse,
             resume=self._poller.start,
         )
+
+    def _lapse(self) -> None:
+        self._poller.forget_all()
+        self._deliverer.let_go()
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()

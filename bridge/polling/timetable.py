@@ -11,6 +11,7 @@ from bridge.polling.credentials import Credentials
 from bridge.polling.pace import Pace
 from bridge.polling.tasks import Phase, PolledTask, Schedule
 
+TAKEN_OVER_WITHIN_SECONDS = 4.0  # 9 s of a dead replica's lease and 1 s of others' looks went by before
 SHORTEST_TIMER_SECONDS = 0.002  # what falls due within it begins together: one timer for many polls
 
 
@@ -134,8 +135,8 @@ class Timetable:
             self.plan(task, now + (place + self._random()) / len(tasks) * self._span(task))
 
     def plan_anywhere(self, task: PolledTask) -> None:
-        """Make a task due at any moment of one interval, for tasks that come one by one and many at a time."""
-        self.plan(task, self._clock() + self._random() * self._span(task))
+        """Make a task due soon, but not at once: for tasks that come one by one and many at a time."""
+        self.plan(task, self._clock() + self._random() * min(self._span(task), TAKEN_OVER_WITHIN_SECONDS))
 
     def try_new_key(self, configured_key: Callable[[], str | None]) -> None:
         """Ask at once when the configured key that was refused has been replaced."""

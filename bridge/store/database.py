@@ -1,9 +1,10 @@
 """One database: its engines, its transactions, its clock. SQLite and PostgreSQL differ here and nowhere else."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,6 +17,7 @@ Result = TypeVar("Result")
 
 BUSY_SECONDS = 2.5  # a lock held longer is trouble: with the queue before it a caller has its answer within 4 s
 STATEMENT_SECONDS = 3.5  # on PostgreSQL; the largest of ours takes some 50 ms
+HANGS_AFTER_SECONDS = 10.0  # three statements that the server itself would have ended
 TRIES = 5  # of a transaction that PostgreSQL ended for a deadlock or a serialization failure
 
 # CLOCK_BOOTTIME runs while the machine is suspended; monotonic() stops, and a lease would seem to last.
@@ -68,6 +70,9 @@ class Database:
     def synchronize(self) -> None:
         """Compare clocks with the database."""
 
+    def cut_hanging(self) -> None:
+        """End the connections that have been in use for too long."""
+
     def close(self) -> None:
         """Close every connection."""
         self._writing.dispose()
@@ -110,6 +115,15 @@ class PostgresDatabase(Database):
         engine = _postgres_engine(url)
         super().__init__(engine, engine)
         self._epoch_offset = time.time() - running_seconds()
+        self._in_use: dict[int, tuple[float, Any]] = {}
+
+        @event.listens_for(engine, "checkout")
+        def note(connection: Any, _record: object, _proxy: object) -> None:
+            self._in_use[id(connection)] = (running_seconds(), connection)
+
+        @event.listens_for(engine, "checkin")
+        def forget(connection: Any, _record: object) -> None:
+            self._in_use.pop(id(connection), None)
 
     def now(self) -> float:
         """Unix seconds by the server's clock, as of the last comparison."""
@@ -121,6 +135,15 @@ class PostgresDatabase(Database):
             before = running_seconds()
             served = connection.execute(_SERVER_TIME).scalar_one()
             self._epoch_offset = float(served) - (before + running_seconds()) / 2
+
+    def cut_hanging(self) -> None:
+        """End the connections in use for 10 s: something on the way took the question and passes no answer on."""
+        for key, (since, connection) in list(self._in_use.items()):
+            if running_seconds() - since < HANGS_AFTER_SECONDS:
+                continue
+            self._in_use.pop(key, None)
+            with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as shared:
+                shared.shutdown(socket.SHUT_RDWR)  # whoever waits on it reads its end
 
     def transaction(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in one transaction; once more when it was the victim of a deadlock, or the server came back."""

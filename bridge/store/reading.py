@@ -1,19 +1,24 @@
 """Questions: nothing here writes."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select
+from sqlalchemy import Connection, Row, Select, bindparam, exists, func, or_, select
+from sqlalchemy.sql import ColumnElement
 
-from bridge.core.errors import NotFound, WatchActive
+from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import event_id
-from bridge.core.model import Attempt, EventType
+from bridge.core.model import Attempt, DeliveryState, EventType
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
 from bridge.store.rows import delivery_view, problem_of, task_row, task_view, watch_of
 from bridge.store.schema import IS_ACTIVE, IS_DEAD, attempts, deliveries, events, outbox, tasks, watches
 from bridge.store.sealing import Sealer
+from bridge.telemetry import get_logger
+
+_log = get_logger("store")
 
 _TASK_COLUMNS = [column for column in tasks.c if column.name not in {"id", "key", "task_id"}]
 WITH_TASK = select(watches, *_TASK_COLUMNS).join(tasks, tasks.c.id == watches.c.task)
@@ -52,9 +57,19 @@ def _page(query: WatchQuery) -> Select[Any]:
     if query.task_id is not None:
         page = page.where(watches.c.task_id == query.task_id)
     if query.delivery_state is not None:
-        state = IS_DEAD if query.delivery_state == "dead" else deliveries.c.state == query.delivery_state
-        page = page.where(watches.c.id.in_(select(deliveries.c.watch_id).where(state)))
+        page = page.where(owes(query.delivery_state))
     return page.order_by(watches.c.id.desc()).limit(query.limit)
+
+
+def owes(state: DeliveryState) -> ColumnElement[bool]:
+    """That a watch has a delivery in a state. The few come from their own index, the many are looked for at each."""
+    of_watch = select(deliveries.c.watch_id)
+    match state:
+        case DeliveryState.PENDING:  # the outbox holds these and no others
+            return watches.c.id.in_(of_watch.join(outbox, outbox.c.id == deliveries.c.id))
+        case DeliveryState.DEAD:
+            return watches.c.id.in_(of_watch.where(IS_DEAD))
+    return exists().where(deliveries.c.watch_id == watches.c.id, deliveries.c.state == state)
 
 
 def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
@@ -93,8 +108,8 @@ _TERMINAL = (
     .where(watches.c.id == bindparam("an_id"))
 )
 _API_KEY = select(watches.c.api_key).where(watches.c.id == bindparam("an_id"))
-_KEYS = (
-    select(tasks.c.credential, watches.c.id, watches.c.api_key)
+_HOLDERS = (
+    select(tasks.c.credential, func.min(watches.c.id).label("watch_id"))
     .join(watches, watches.c.task == tasks.c.id)
     .where(
         tasks.c.closed_at.is_(None),
@@ -102,6 +117,11 @@ _KEYS = (
         IS_ACTIVE,
         tasks.c.credential.in_(bindparam("those", expanding=True)),
     )
+    .group_by(tasks.c.credential)
+    .subquery()
+)
+_KEYS = select(_HOLDERS.c.credential, watches.c.id, watches.c.api_key).join(
+    _HOLDERS, _HOLDERS.c.watch_id == watches.c.id
 )
 
 
@@ -113,7 +133,7 @@ def terminal_event(connection: Connection, sealer: Sealer, watch_id: str, app: s
     if row.payload is None:
         raise WatchActive("the watch has no terminal event")
     secret = None if row.secret is None else sealer.open(watch_id, row.secret)
-    return StoredEvent(event_id(watch_id, EventType(row.type)), bytes(row.payload), secret)
+    return StoredEvent(event_id(watch_id, EventType(row.type)), row.payload, secret)
 
 
 def api_key_of(connection: Connection, sealer: Sealer, watch_id: str) -> str | None:
@@ -123,9 +143,15 @@ def api_key_of(connection: Connection, sealer: Sealer, watch_id: str) -> str | N
 
 
 def keys_of(connection: Connection, sealer: Sealer, credentials: Sequence[str]) -> dict[str, str]:
-    """One key for each credential that is watches' own; opened once each, however many watches share it."""
-    blobs = {row.credential: (row.id, row.api_key) for row in connection.execute(_KEYS, {"those": credentials})}
-    return {credential: sealer.open(watch_id, blob) for credential, (watch_id, blob) in blobs.items()}
+    """One key for each credential that is watches' own, however many watches share it; those that open."""
+    found: dict[str, str] = {}
+    for row in connection.execute(_KEYS, {"those": credentials}):
+        try:
+            found[row.credential] = sealer.open(row.id, row.api_key)
+        except BadSetting as error:
+            means = "the tasks under this key can't be polled; their watches time out"
+            _log.event("key_unreadable", level=logging.ERROR, watch_id=row.id, reason=str(error), means=means)
+    return found
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from bridge.store.rows import task_row
 from bridge.store.schema import outbox, replicas, tasks
 
 LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart
-LEASE_SECONDS = 9.0  # a dead replica's tasks are polled by others within 15 s: its lease, then a look every 2 s
+LEASE_SECONDS = 9.0  # a dead replica's tasks are polled by others within 15 s: its lease, then a look every second
+LEAVING = -1  # told instead of how many tasks it owns, by a replica that takes no more
 
 Nothing: TypeAlias = None
 
@@ -179,7 +180,16 @@ def _adopted(connection: Connection, work: Adoption) -> list[TaskRow] | BridgeEr
 # --- handing over -------------------------------------------------------------------------------------------------
 
 _LET_GO = update(tasks).where(tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)).values(owner=None)
+_TAKES_NO_MORE = update(replicas).where(replicas.c.id == bindparam("replica")).values(owned_tasks=LEAVING)
 _LEAVE = delete(replicas).where(replicas.c.id == bindparam("replica"))
+
+
+def hand_over(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing | BridgeError]:
+    """Let the tasks go, and be given no more; what is being sent stays claimed."""
+    for replica in works:
+        connection.execute(_TAKES_NO_MORE, {"replica": replica.id})
+        connection.execute(_LET_GO, {"replica": replica.id})
+    return [None] * len(works)
 
 
 def leave(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing | BridgeError]:
@@ -195,7 +205,9 @@ def leave(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing 
 
 # --- sharing out --------------------------------------------------------------------------------------------------
 
-_LOADS = select(replicas.c.id, replicas.c.owned_tasks).where(replicas.c.expires_at > bindparam("now"))
+_LOADS = select(replicas.c.id, replicas.c.owned_tasks).where(
+    replicas.c.expires_at > bindparam("now"), replicas.c.owned_tasks > LEAVING
+)
 # Until the task is committed nobody may forget its owner, or it would never be taken over. Renewing is not held up.
 _STAYS = (
     select(replicas.c.id)
@@ -212,10 +224,10 @@ def lightest(connection: Connection, replica: Replica) -> str:
         return replica.id
     now = replica.now()
     loads = {row.id: row.owned_tasks for row in connection.execute(_LOADS, {"now": now})}
-    own = loads.pop(replica.id, 0)
+    own = loads.pop(replica.id, None)  # None: this one is leaving
     if not loads:
         return replica.id
     name = min(loads, key=lambda other: (loads[other], other))
-    if own <= loads[name] * UNEVEN + SMALL:
+    if own is not None and own <= loads[name] * UNEVEN + SMALL:
         return replica.id
     return name if connection.execute(_STAYS, {"replica": name, "now": now}).first() else replica.id

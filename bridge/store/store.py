@@ -76,6 +76,7 @@ class Store:
         self.replica = replica
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
+        self._unheard = 0  # writes that were done when their caller had given up
         self.on_late_task: Callable[[TaskRow], None] = lambda _: None  # registered after its caller had given up
         writer.late = self._late
 
@@ -83,6 +84,11 @@ class Store:
     def shared(self) -> bool:
         """Whether other replicas may use the same database: PostgreSQL."""
         return self._database.shared
+
+    @property
+    def doubts(self) -> int:
+        """Grows with each write of which it is not known whether it was done."""
+        return self._writer.doubts + self._unheard
 
     def now(self) -> float:
         """Unix seconds by the clock that all replicas share: the database's, or this machine's for SQLite."""
@@ -266,7 +272,7 @@ class Store:
 
     async def synchronize(self) -> None:
         """Compare clocks with the database."""
-        await asyncio.to_thread(self._database.synchronize)
+        await self._answer_of(self._database.synchronize)
 
     # --- replicas -------------------------------------------------------------------------------------------------
 
@@ -282,6 +288,14 @@ class Store:
         """Take over up to `limit` open tasks that nobody polls any more, and note what others left to do on ours."""
         return await self._writer.do(replicas.adopt, replicas.Adoption(self.replica, limit))
 
+    async def hand_over(self) -> None:
+        """Let every task go: others poll them from now on; claims on deliveries stay."""
+        await self._writer.do(replicas.hand_over, self.replica)
+
+    def cut_hanging(self) -> None:
+        """End the connections that have been silent for long: their threads would never write again."""
+        self._database.cut_hanging()
+
     async def leave(self) -> None:
         """Hand every task over and release every claim: others take them at once."""
         await self._writer.do(replicas.leave, self.replica)
@@ -289,6 +303,7 @@ class Store:
     # --- their parts ----------------------------------------------------------------------------------------------
 
     def _late(self, result: object) -> None:
+        self._unheard += 1
         for one in result if isinstance(result, list) else ():
             if isinstance(one, Registered) and one.task is not None:
                 self.on_late_task(one.task)
@@ -299,7 +314,9 @@ class Store:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        asked = partial(self._database.read, question, *args, **kwargs)
+        return await self._answer_of(partial(self._database.read, question, *args, **kwargs))
+
+    async def _answer_of(self, asked: Callable[[], Result]) -> Result:
         try:
             answer = self._readers.submit(asked)
         except RuntimeError:

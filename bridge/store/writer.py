@@ -65,6 +65,7 @@ class GroupWriter:
         self._wake = threading.Condition()
         self._closing = False
         self.late: Callable[[object], None] = lambda _: None
+        self.doubts = 0  # transactions that failed: of some it is not known whether they were committed
         self._thread = threading.Thread(target=self._run, name="bridge-writer", daemon=True)
         self._thread.start()
 
@@ -127,6 +128,7 @@ class GroupWriter:
             self._transaction(lambda connection: _run_kinds(connection, batch))
         except Exception as error:  # noqa: BLE001  one bad row among many: each has another chance, alone
             if isinstance(error, DBAPIError) and not isinstance(error, _ROW_TROUBLE):
+                self.doubts += 1
                 _fail(batch, error)
                 return
             if len(batch) == 1:

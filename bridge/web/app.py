@@ -131,7 +131,7 @@ async def _expected(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:
-    """Any other path or method: 404, or 405 where another method would be right. aiohttp's own would answer plain text."""
+    """Any other path or method: 404, or 405 where another method would be right; aiohttp's own is plain text."""
     here: set[str] = set()
     around: set[str] = set()
     for resource in request.app.router.resources():

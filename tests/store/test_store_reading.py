@@ -147,6 +147,13 @@ async def test_each_credential_has_one_key_however_many_watches_share_it(store: 
     assert await store.keys_of([]) == {}
 
 
+async def test_a_key_that_does_not_open_keeps_no_other_from_being_used(store: Store) -> None:
+    bad = await watched(store, credential="own-1", api_key="sk-1")
+    await watched(store, credential="own-2", api_key="sk-2")
+    change(store, "UPDATE watches SET api_key = :noise WHERE id = :id", noise=b"noise", id=bad.watch.id)
+    assert await store.keys_of(["own-1", "own-2"]) == {"own-2": "sk-2"}
+
+
 # --- deadlines ----------------------------------------------------------------------------------------------------
 
 
