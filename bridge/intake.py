@@ -143,10 +143,14 @@ class Intake:
 
     async def register_all(self, wanted: Sequence[Wanted], app: str) -> Sequence[Taken | BridgeError]:
         """Register many in one commit; each has its own result, in order. Raises StoreUnavailable for them all."""
-        targets = await asyncio.gather(*(self._target_or_error(one) for one in wanted))
+        targets = [self._known_or_error(one) for one in wanted]
+        unknown = [number for number, target in enumerate(targets) if target is None]
+        found = await asyncio.gather(*(self._target_or_error(wanted[number]) for number in unknown))
+        for number, target in zip(unknown, found, strict=True):
+            targets[number] = target
         good = [(one, target) for one, target in zip(wanted, targets, strict=True) if isinstance(target, Target)]
         taken = iter(await self._to_its_end(self._store_all(good, app)) if good else ())
-        return [next(taken) if isinstance(target, Target) else target for target in targets]
+        return [target if isinstance(target, BridgeError) else next(taken) for target in targets]
 
     async def judge(self, wanted: Wanted) -> Target:
         """Check what is wanted as registering does, before anything else is done for it; its target.
@@ -154,7 +158,8 @@ class Intake:
         Raises InvalidRequest or TargetRefused.
         """
         self._check(wanted)
-        return await self._guard.check(wanted.callback_url, remember=True)
+        known = self._guard.known(wanted.callback_url)
+        return known or await self._guard.check(wanted.callback_url, remember=True)
 
     async def register_judged(self, wanted: Wanted, target: Target, app: str) -> Taken:
         """Register a watch that was judged before: on a task that is paid for by now.
@@ -200,6 +205,14 @@ class Intake:
             raise InvalidRequest([("timeout_seconds", f"must be at most {self.timeouts.most:g}")])
         if wanted.api_key is None and self._configured_key() is None:
             raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
+
+    def _known_or_error(self, wanted: Wanted) -> Target | BridgeError | None:
+        """As `_target_or_error`, where no look-up is needed: an asyncio task for each costs as much as the rest."""
+        try:
+            self._check(wanted)
+            return self._guard.known(wanted.callback_url)
+        except BridgeError as error:
+            return error
 
     async def _target_or_error(self, wanted: Wanted) -> Target | BridgeError:
         try:

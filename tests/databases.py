@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +50,7 @@ class PostgresServer:
 
     port: int
     log: Path
+    restart: Callable[[], None] = lambda: None  # every connection ends
     numbers: Iterator[int] = field(default_factory=count)
     _shared: str | None = None
     _cleaner: psycopg.Connection[Any] | None = None
@@ -121,7 +122,8 @@ def running_server() -> Iterator[PostgresServer]:
         wait = ["-w", "-t", str(START_SECONDS)]
         _run([pg_ctl, "start", "-D", data, "-l", log, "-o", listening, *wait], user, home)
         try:
-            server = PostgresServer(port, log)
+            again: list[str | Path] = [pg_ctl, "restart", "-D", data, "-l", log, "-o", listening, "-m", "fast", *wait]
+            server = PostgresServer(port, log, partial(_run, again, user, home))
             server.make_template()
             yield server
             server.close()

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TypeAlias
 
@@ -70,6 +71,15 @@ def _getaddrinfo(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
+@dataclass(slots=True)
+class _LookUp:
+    """A name's addresses, until when they count, and for which ports and schemes (https or not) all were let pass."""
+
+    until: float
+    addresses: tuple[Address, ...]
+    passed: set[tuple[int, bool]] = field(default_factory=set)
+
+
 class Guard:
     """Judges targets by one policy, with one resolver. `clock` is monotonic, in seconds."""
 
@@ -85,7 +95,7 @@ class Guard:
         self._resolve = resolve
         self._look_up_seconds = look_up_seconds
         self._clock = clock
-        self._remembered: OrderedDict[str, tuple[float, tuple[Address, ...]]] = OrderedDict()
+        self._remembered: OrderedDict[str, _LookUp] = OrderedDict()
 
     def parse(self, url: str) -> Target:
         """Take a URL apart; raises InvalidRequest (malformed) or TargetRefused (a rule or a literal address)."""
@@ -101,6 +111,18 @@ class Guard:
             return (plain_address(target.address),)
         return self._judged(target, await self._look_up(target))
 
+    def known(self, url: str) -> Target | None:
+        """As `check` with `remember`, where that needs no look-up: a literal address, or a name judged a moment ago.
+
+        Ten times as quick: what registers by the thousand names few hosts.
+        """
+        target = self.parse(url)
+        if target.address is None:
+            look_up = self._remembered.get(target.host)
+            if look_up is None or (target.port, target.https) not in look_up.passed or look_up.until <= self._clock():
+                return None
+        return target
+
     async def check(self, url: str, *, remember: bool = False) -> Target:
         """Judge a URL at its registration: as `addresses`, but a name that does not resolve just now may pass.
 
@@ -110,10 +132,11 @@ class Guard:
         if target.address is None:
             try:
                 async with asyncio.timeout(self._look_up_seconds):
-                    found = await (self._look_up_remembered(target) if remember else self._look_up(target))
+                    look_up = await (self._look_up_remembered(target) if remember else self._look_up_anew(target))
             except (NameUnresolved, TimeoutError):
                 return target
-            self._judged(target, found)
+            self._judged(target, look_up.addresses)
+            look_up.passed.add((target.port, target.https))
         return target
 
     def open_socket(self, addr_info: AddrInfoType) -> socket.socket:
@@ -146,12 +169,15 @@ class Guard:
             raise NameUnresolved(f"{target.host} does not resolve: it has no address")
         return tuple(map(ip_address, found))
 
-    async def _look_up_remembered(self, target: Target) -> tuple[Address, ...]:
-        known = self._remembered.get(target.host)
-        if known is not None and self._clock() < known[0]:
-            return known[1]
+    async def _look_up_anew(self, target: Target) -> _LookUp:
         found = await self._look_up(target)
-        self._remembered[target.host] = (self._clock() + REMEMBER_SECONDS, found)
+        return _LookUp(self._clock() + REMEMBER_SECONDS, found)
+
+    async def _look_up_remembered(self, target: Target) -> _LookUp:
+        known = self._remembered.get(target.host)
+        if known is not None and self._clock() < known.until:
+            return known
+        found = self._remembered[target.host] = await self._look_up_anew(target)
         self._remembered.move_to_end(target.host)
         if len(self._remembered) > REMEMBER_NAMES:
             self._remembered.popitem(last=False)

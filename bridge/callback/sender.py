@@ -11,6 +11,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import aiohttp
 from aiohappyeyeballs import AddrInfoType
@@ -26,6 +27,7 @@ from bridge.core.targets import Address, Target, bracketed
 
 MAX_ANSWER_BYTES = 16 * 1024  # read at most, to keep the connection; beyond it the connection is dropped
 KEPT_BODY_BYTES = 4 * 1024  # what an attempt's log shows
+MAX_UNTIL_ANSWERED_BYTES = 64 * 1024  # of 1xx answers and heads: reading a flood of them would hold up all others
 KEEP_ALIVE_SECONDS = 60.0
 RETRY_AFTER_STATUSES = frozenset({429, 503})
 
@@ -186,16 +188,42 @@ class Sender:
 class _HeadFirst(ResponseHandler):
     """Feeds aiohttp's parser an answer's head before its body: of one feed that fails it keeps nothing.
 
-    So a 2xx stays one whose malformed chunks came in the same segment as its head.
+    So a 2xx stays one whose malformed chunks came in the same segment as its head. What comes before the answer's own
+    head is limited: aiohttp takes 1xx answers without end, and reads them without letting anything else run.
     """
 
+    _answered = False
+    _before = 0
+
+    def set_response_params(self, **given: Any) -> None:
+        """Begin an answer."""
+        self._answered, self._before = False, 0
+        super().set_response_params(**given)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Note whether a message is the answer or one of those before it."""
+        self._answered = self._answered or data[0].code >= 200
+        super().feed_data(data, size)
+
     def data_received(self, data: bytes) -> None:
-        """Pass on what came; a blank line inside a body may split that too, which changes nothing."""
-        head_end = data.find(b"\r\n\r\n") + 4
-        if 4 <= head_end < len(data):
-            super().data_received(data[:head_end])
-            data = data[head_end:]
-        super().data_received(data)
+        """Pass on what came, one head at a time until there is an answer."""
+        start = 0
+        while start < len(data) and not self._answered:
+            end = data.find(b"\r\n\r\n", start) + 4
+            end = end if end >= 4 else len(data)
+            self._before += end - start
+            if self._before > MAX_UNTIL_ANSWERED_BYTES:
+                self._give_up()
+                return
+            super().data_received(data[start:end])
+            start = end
+        if start < len(data) or not data:
+            super().data_received(data[start:])
+
+    def _give_up(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+        self.set_exception(HttpProcessingError(message="no answer within 64 KiB"))
 
 
 def _session(

@@ -70,8 +70,8 @@ class Database:
     def synchronize(self) -> None:
         """Compare clocks with the database."""
 
-    def cut_hanging(self) -> None:
-        """End the connections that have been in use for too long."""
+    def cut_hanging(self, seconds: float = HANGS_AFTER_SECONDS) -> None:
+        """End the connections that have been in use for so long."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -136,14 +136,15 @@ class PostgresDatabase(Database):
             served = connection.execute(_SERVER_TIME).scalar_one()
             self._epoch_offset = float(served) - (before + running_seconds()) / 2
 
-    def cut_hanging(self) -> None:
-        """End the connections in use for 10 s: something on the way took the question and passes no answer on."""
+    def cut_hanging(self, seconds: float = HANGS_AFTER_SECONDS) -> None:
+        """End the connections in use for so long: something on the way took the question and passes no answer on."""
         for key, (since, connection) in list(self._in_use.items()):
-            if running_seconds() - since < HANGS_AFTER_SECONDS:
+            if running_seconds() - since < seconds:
                 continue
             self._in_use.pop(key, None)
-            with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as shared:
-                shared.shutdown(socket.SHUT_RDWR)  # whoever waits on it reads its end
+            if not connection.closed:
+                with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as shared:
+                    shared.shutdown(socket.SHUT_RDWR)  # whoever waits on it reads its end
 
     def transaction(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in one transaction; once more when it was the victim of a deadlock, or the server came back."""

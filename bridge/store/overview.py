@@ -95,17 +95,9 @@ def _matches(given: str) -> ColumnElement[bool]:
 
 
 def _owes(state: DeliveryState) -> ColumnElement[bool]:
-    if state == DeliveryState.PENDING:  # the outbox holds these and no others
-        pending = select(deliveries.c.watch_id).join(outbox, outbox.c.id == deliveries.c.id)
-        return watches.c.id.in_(pending)
     if state == DeliveryState.DEAD:
         return watches.c.id.in_(select(deliveries.c.watch_id).where(IS_DEAD, GIVEN_UP))
-    return (
-        select(literal_column("1"))
-        .where(deliveries.c.watch_id == watches.c.id, deliveries.c.state == state)
-        .correlate(watches)
-        .exists()
-    )
+    return reading.owes(state)
 
 
 def _nearing(now: float | ColumnElement[float]) -> ColumnElement[bool]:

@@ -96,7 +96,9 @@ class Store:
 
     async def close(self) -> None:
         """Finish what waits, and let go of the database."""
+        self.cut_hanging()
         await asyncio.to_thread(self._writer.close)
+        self._database.cut_hanging(0.0)  # nobody waits for a question any more, and one without an answer would keep us
         await asyncio.to_thread(self._readers.shutdown, cancel_futures=True)
         await asyncio.to_thread(self._on_close)
 

@@ -33,6 +33,7 @@ BEGIN_WITHIN_SECONDS = 3.0  # what has not begun by then is not begun: its calle
 GATHER_FROM = 4
 GATHER_TURNS = 2.0
 GATHER_AT_MOST_SECONDS = 0.01
+_SWEEP_SECONDS = 0.1
 MOST_AT_ONCE = 512  # units to a commit: the cost of each is flat from 32 on, and a caller waits for its whole batch
 _ROW_TROUBLE = (DataError, IntegrityError, ProgrammingError)  # of what was given; all else is the database's own
 
@@ -64,6 +65,7 @@ class GroupWriter:
         self._waiting: deque[_Work[Any, Any]] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._patience = _Patience()
         self.late: Callable[[object], None] = lambda _: None
         self.doubts = 0  # transactions that failed: of some it is not known whether they were committed
         self._thread = threading.Thread(target=self._run, name="bridge-writer", daemon=True)
@@ -76,17 +78,15 @@ class GroupWriter:
         called with the result, on the caller's loop.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(unit, given, loop.create_future(), time.monotonic() + BEGIN_WITHIN_SECONDS)
+        now = time.monotonic()
+        work = _Work(unit, given, loop.create_future(), now + BEGIN_WITHIN_SECONDS)
         with self._wake:
             if self._closing:
                 raise StoreUnavailable("the bridge is stopping")
             self._waiting.append(work)
             self._wake.notify()
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                result: Result = await work.future
-        except TimeoutError:
-            raise StoreUnavailable("the database does not answer") from None
+        self._patience.give(work.future, now + PATIENCE_SECONDS)
+        result: Result = await work.future
         return result
 
     def close(self) -> None:
@@ -159,6 +159,34 @@ class GroupWriter:
                 work.future.set_exception(work.result)
             else:
                 work.future.set_result(work.result)
+
+
+class _Patience:
+    """Ends what is waited for too long, by one timer for all: one for each costs as much as the rest of a call."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # by their ends, for all wait equally long
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one whose timer runs
+
+    def give(self, future: "asyncio.Future[Any]", until: float) -> None:
+        """Let a future of the running loop wait until a moment (monotonic seconds), or a little less."""
+        self._waiting.append((until, future))
+        loop = future.get_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        next_sweep = time.monotonic() + _SWEEP_SECONDS
+        waiting = self._waiting
+        while waiting and (waiting[0][1].done() or waiting[0][0] < next_sweep):
+            _, future = waiting.popleft()
+            if not future.done():
+                future.set_exception(StoreUnavailable("the database does not answer"))
+        if waiting:
+            loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
+        else:
+            self._loop = None
 
 
 def _run_kinds(connection: Connection, batch: list[_Work[Any, Any]]) -> None:

@@ -22,7 +22,7 @@ TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){r
 CALLBACK_URL: Final[dict[str, Any]] = {
     "type": "string",
     "format": "uri",
-    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://(?=[^/?#:]{1,253}([:/?]|$))[^/?#@\\s]+([/?][^#\\s]*)?$",
+    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\s]{1,253}([/?][^#\\s]*)?$",
     "maxLength": MAX_URL_CHARACTERS,
 }
 HEADERS: Final[dict[str, Any]] = {

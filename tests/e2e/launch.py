@@ -78,6 +78,11 @@ def run_bridge(order: dict[str, Any]) -> int:
     hooks = order["hooks"]
     if "clock" in hooks:
         CLOCK.file = os.open(hooks["clock"], os.O_RDONLY)
+    if "migrations" in hooks:  # a folder with the package of a newer bridge's
+        from bridge.store import migrating
+
+        sys.path.insert(0, hooks["migrations"])
+        migrating.PACKAGE = "newer.migrations"
     if "crash" in hooks:
         import crash_points
 

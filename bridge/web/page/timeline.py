@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, Final
 
 from bridge.core.model import TERMINAL_EVENTS, Attempt, DeliveryState, EventType, Outcome, WatchState
+from bridge.core.watch import TERMINAL
 from bridge.polling.tasks import LiveTask
 from bridge.store.overview import WatchHistory
 from bridge.store.records import DeliveryView
@@ -68,7 +69,8 @@ def _last_poll(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[st
     snapshot = live.snapshot if live is not None else history.view.task.snapshot
     if task.last_polled_at is None:
         return
-    done = "" if snapshot.progress is None else f", {snapshot.progress} % done"
+    running = snapshot.progress is not None and snapshot.status not in TERMINAL
+    done = f", {snapshot.progress} % done" if running else ""
     seen = f"last seen {snapshot.status.replace('_', ' ')}{done}"
     failed = live is not None and live.failures > 0
     title = f"Poll {task.polls:,}: {'no answer about the task' if failed else seen}"

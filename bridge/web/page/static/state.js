@@ -40,9 +40,7 @@ export const openWatch = (watch) => write({ filters: state.filters, watch }, tru
 
 export const closeWatch = () => write({ filters: state.filters, watch: "" }, true);
 
-export function hrefOf(watch) {
-  return `#${new URLSearchParams({ ...state.filters, watch })}`;
-}
+export const hrefOf = (watch) => `#${new URLSearchParams({ watch })}`;
 
 export function startState() {
   addEventListener("popstate", apply);

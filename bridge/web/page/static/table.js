@@ -2,7 +2,7 @@
 
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { counted, number, span, words } from "./format.js";
-import { hrefOf, setFilters, state } from "./state.js";
+import { hrefOf, openWatch, setFilters, state } from "./state.js";
 import { relative } from "./time.js";
 
 let cursors = [];
@@ -120,7 +120,7 @@ function cells(one) {
   const { id, task_id, app, callback_url, deliveries, state: stands, polls, last_polled_at, created_at, deadline_at, settled_at } = one;
   const found = [
     { name: "state", of: standing(one) },
-    { name: "task", of: { id, task_id, href: hrefOf(id) } },
+    { name: "task", of: { id, task_id } },
     { name: "app", of: app },
     { name: "callback", of: { callback_url, deliveries, stands } },
     { name: "polls", of: { polls, at: stands === "active" ? last_polled_at : null } },
@@ -130,12 +130,19 @@ function cells(one) {
   return found;
 }
 
+// A link, so that it can be copied or opened in another tab; here the filters stay.
+function openHere(event, id) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  openWatch(id);
+}
+
 const cell = (kind, ...inside) => el("span", { role: "cell", class: kind }, inside);
 const faint = (...inside) => el("span", { class: "faint" }, inside);
 
 const CELLS = {
   state: ([mark, says]) => cell("state", icon(mark), el("span", {}, says)),
-  task: ({ id, task_id, href }) => cell("task", el("a", { href, class: "open text", "data-focus": "open" }, task_id), el("span", { class: "id faint text" }, id)),
+  task: ({ id, task_id }) => cell("task", el("a", { href: hrefOf(id), class: "open text", "data-focus": "open", click: (event) => openHere(event, id) }, task_id), el("span", { class: "id faint text" }, id)),
   app: (app) => cell("app text", app),
   callback: (one) => cell("callback", el("span", { class: "url text", title: one.callback_url }, one.callback_url.replace(/^https?:\/\//, "")), sent(one)),
   polls: ({ polls, at }) => cell("polls number", el("span", {}, el("span", { class: "label" }, "Polls "), number(polls)), at ? faint(relative("ago", at)) : null),

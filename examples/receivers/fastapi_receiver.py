@@ -1,0 +1,39 @@
+"""A receiver with FastAPI. Set WEBHOOK_SECRET (whsec_...), then:
+
+pip install fastapi uvicorn standardwebhooks
+python fastapi_receiver.py
+"""
+
+import os
+import sqlite3
+from contextlib import closing
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+app = FastAPI()
+webhook = Webhook(os.environ["WEBHOOK_SECRET"])
+
+
+def first_time(event_id: str) -> bool:
+    """Whether this event is new. In an app: in the transaction that does the work, so that a crash loses neither."""
+    with closing(sqlite3.connect(os.environ.get("SEEN_DB", "seen.db"))) as seen, seen:
+        seen.execute("CREATE TABLE IF NOT EXISTS seen (event_id TEXT PRIMARY KEY)")
+        return seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (event_id,)).rowcount == 1
+
+
+@app.post("/hooks/video")
+async def hook(request: Request) -> Response:
+    body = await request.body()  # not a pydantic model: the signature is over the bytes as they came
+    try:
+        event = webhook.verify(body, dict(request.headers))
+    except WebhookVerificationError:
+        return Response(status_code=401)
+    if first_time(event["id"]):
+        print(event["type"], event["data"]["task_id"], event["data"]["url"], flush=True)
+    return Response(status_code=204)  # for a repetition as well, or it comes again
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(os.environ.get("PORT", "9000")), log_level="warning")
