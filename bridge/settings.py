@@ -280,7 +280,7 @@ def secret_texts(settings: Settings) -> list[str]:
         *settings.tokens,
         *settings.operator_tokens,
         *(secret.text for secret in settings.signing_secrets),
-        *([settings.signing_key.text] if settings.signing_key else []),
+        *([settings.signing_key.text, settings.signing_key.seed_text] if settings.signing_key else []),
         *settings.encryption_keys,
         *({password, unquote(password)} if password else ()),
     ]

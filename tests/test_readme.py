@@ -81,6 +81,12 @@ def test_every_command_that_it_names_is_there() -> None:
     assert {"demo", "serve", "listen", "watch", "secret"} <= named
 
 
+def test_every_test_that_it_names_is_there() -> None:
+    named = set(re.findall(r"`(tests/[^`]+\.py)`", README.read_text("utf-8")))
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
 def test_ci_runs_the_readmes_own_test_command() -> None:
     [command] = re.findall(r"^python3 -m venv .*pytest$", text(), re.MULTILINE)
     [pattern] = re.findall(r"sed -n '/(\^python3 .*)/p' README\.md", (ROOT / ".ci/run").read_text())

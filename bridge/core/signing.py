@@ -64,6 +64,11 @@ class SigningKey:
         """`whsk_` and standard base64 of seed and public key: the standard's own spelling of a private key."""
         return PRIVATE_PREFIX + base64.b64encode(self.seed + self._public_bytes()).decode()
 
+    @property
+    def seed_text(self) -> str:
+        """The same without the public key, as it may be given as well."""
+        return PRIVATE_PREFIX + base64.b64encode(self.seed).decode()
+
     def sign(self, content: bytes) -> bytes:
         """The 64-byte signature of RFC 8032."""
         return self._private.sign(content)

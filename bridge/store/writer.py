@@ -32,7 +32,7 @@ BEGIN_WITHIN_SECONDS = 3.0  # what has not begun by then is not begun: its calle
 # commit; one that rests after a commit of several, for twice as long as that took, gets 25, and all go faster.
 GATHER_FROM = 4
 GATHER_TURNS = 2.0
-GATHER_AT_MOST_SECONDS = 0.01
+GATHER_AT_MOST_SECONDS = 0.025
 _SWEEP_SECONDS = 0.1
 MOST_AT_ONCE = 512  # units to a commit: the cost of each is flat from 32 on, and a caller waits for its whole batch
 _ROW_TROUBLE = (DataError, IntegrityError, ProgrammingError)  # of what was given; all else is the database's own

@@ -101,7 +101,7 @@ class WatchRequest(_Body):
         WithJsonSchema(schemas.TASK_ID),
     ] = Field(description="The task's id as amux gave it.", examples=["task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2"])
     callback_url: Annotated[str, WithJsonSchema(schemas.CALLBACK_URL)] = Field(
-        description="Where events are sent: http(s), without user info or fragment.",
+        description="Where events are sent: http(s), at most 2,048 characters, without user info or fragment.",
         examples=["https://app.example.com/hooks/video"],
     )
     events: Annotated[list[EventName], Field(min_length=1)] | None = Field(

@@ -41,6 +41,7 @@ GROUPS: Final = {
 }
 
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
+_PRINTABLE: Final[dict[str, Any]] = {"type": "string", "pattern": "^[ -~]*$"}
 _EVENT: Final[dict[str, Any]] = {
     "type": "object",
     "description": "One event.",
@@ -345,7 +346,7 @@ def _creation(path: str) -> Route[CallersHandler]:
         "Create a video, and watch its task",
         {200: _CREATED},
         "The body goes to amux unchanged. Target, limits and store are checked before amux is asked.",
-        (*_CALLBACKS, _OWN_KEY, Parameter("Idempotency-Key", "Passed to amux.", schemas.IDEMPOTENCY_KEY, "header")),
+        (*_CALLBACKS, _OWN_KEY, Parameter("Idempotency-Key", "Passed to amux.", _PRINTABLE, "header")),
         Body(media={"application/json": _ANYTHING, "multipart/form-data": _ANYTHING}),
         (*_OF_REGISTERING, MalformedBody, UnsupportedMediaType, AmuxUnavailable),
         passes_on=True,

@@ -3,7 +3,6 @@
 from typing import Any, Final
 
 from bridge.core import registration as rules
-from bridge.core.targets import MAX_URL_CHARACTERS
 
 
 def _any_case(word: str) -> str:
@@ -19,12 +18,7 @@ _QUAD = "[A-Za-z0-9+/]{4}"
 WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^wat_[0-9a-hjkmnp-tv-z]{26}$"}
 DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^evt_[a-z2-7]{32}$"}
 TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){rules.TASK_ID_PATTERN}$"}
-CALLBACK_URL: Final[dict[str, Any]] = {
-    "type": "string",
-    "format": "uri",
-    "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\s]{1,253}([/?][^#\\s]*)?$",
-    "maxLength": MAX_URL_CHARACTERS,
-}
+CALLBACK_URL: Final[dict[str, Any]] = {"type": "string", "format": "uri"}
 HEADERS: Final[dict[str, Any]] = {
     "type": "object",
     "maxProperties": rules.MAX_HEADERS,

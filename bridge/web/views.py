@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import orjson
 
@@ -38,7 +39,18 @@ def rfc3339(seconds: float | None) -> str | None:
     """`2026-11-23T15:04:05.123Z` of Unix seconds; None of None."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    whole = int(seconds)
+    return f"{_second_text(whole)}.{int((seconds - whole) * 1000):03}Z"
+
+
+@lru_cache(maxsize=256)  # an answer to a registration holds three of them, and a second's are alike
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=64)  # there are 63 sets of six types
+def _in_order(events: frozenset[EventType]) -> list[EventType]:
+    return sorted(events, key=_ORDER.__getitem__)
 
 
 def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> WatchBody:
@@ -49,7 +61,7 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Watch
         "app": watch.app,
         "task_id": watch.task_id,
         "callback_url": watch.callback_url,
-        "events": sorted(watch.events, key=_ORDER.__getitem__),
+        "events": _in_order(watch.events),
         "context": orjson.Fragment(watch.context),
         "headers": dict.fromkeys(watch.header_names, MASK) or None,
         "state": watch.state,

@@ -1,4 +1,4 @@
-"""The examples that need an engine, a cluster or an init system: held to their schemas, our settings and our commands."""
+"""The examples for an engine, a cluster or an init system, held to their schemas, our settings and our commands."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_the_bridges_of_a_compose_file_are_safe_and_their_settings_are_taken(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = compose(name)["services"]
-    bridges = [it for it in services.values() if it["image"] == "amux-bridge" if "environment" in it]
+    bridges = [it for it in services.values() if it.get("image") == "amux-bridge" and "environment" in it]
     assert len(bridges) == (2 if name == "replicas.yaml" else 1)
     for service in bridges:
         settings = check_settings(monkeypatch, service["environment"])
@@ -87,7 +87,7 @@ def test_the_sidecar_of_compose_is_reached_by_its_app_and_reaches_it(monkeypatch
     recipe = app["build"]["dockerfile_inline"]
     [copied] = re.findall(r"^COPY (\S+) ", recipe, re.MULTILINE)
     example = COMPOSE / app["build"]["context"] / copied
-    assert f"install --no-cache-dir {re.findall('^pip install (.*)$', example.read_text(), re.M)[0]}" in recipe
+    assert f"install --no-cache-dir {re.findall('^pip install (.*)$', example.read_text(), re.MULTILINE)[0]}" in recipe
 
 
 def test_the_balancer_of_compose_knows_each_replica() -> None:
@@ -139,7 +139,7 @@ def test_kubernetes_knows_every_field(name: str, version: str) -> None:
     assert {"Deployment", "NetworkPolicy"} <= {it["kind"] for it in found}
 
 
-@pytest.mark.parametrize(("name", "pod"), pods())
+@pytest.mark.parametrize(("name", "pod"), list(pods()))
 def test_a_bridge_in_a_pod_is_safe_and_its_settings_are_taken(
     name: str, pod: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,4 +240,3 @@ def test_every_example_is_small() -> None:
     for path in EXAMPLES.rglob("*"):
         if path.suffix in {".py", ".mjs", ".sh"}:
             assert len(path.read_text().splitlines()) <= 100, path
-

@@ -120,7 +120,9 @@ def promtool() -> str:
 
 
 def run(tool: str, *arguments: str, folder: Path) -> None:
-    done = subprocess.run([tool, *arguments], cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool, *arguments], cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -23,7 +23,7 @@ from bridge.core.model import TERMINAL_EVENTS, Watch
 from bridge.sandbox import Behaviour, Outcome
 from bridge.store.records import CONFIGURED, NewWatch
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 FLAGS = (
     *("--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -189,6 +189,8 @@ async def test_a_watch_is_found_read_and_cancelled_by_keyboard(browser: Browser,
         await page.keyboard.press("Shift+Tab")
         await page.keyboard.press("Enter")
         await expect(page.locator("#watch .standing strong")).to_have_text("cancelled")
+        await expect(dialog).to_be_hidden()
+        await expect(page.locator("#watch-title")).to_be_focused()
         await page.keyboard.press("Escape")
         await expect(page.locator("#watch")).to_be_hidden()
         assert await page.evaluate("document.activeElement.closest('.row').textContent.includes('cancelled')")
@@ -444,7 +446,6 @@ async def test_thousands_of_watches_are_shown_a_page_at_a_time(browser: Browser,
         await browse(tab, 3_000)
 
 
-@pytest.mark.long
 async def test_fifty_thousand_watches_are_as_quick(browser: Browser, tmp_path: Path) -> None:
     async with quiet(tmp_path) as stage, tab_of(browser, stage) as tab:
         await many(stage, 50_000)

@@ -94,6 +94,7 @@ class Bridge(RuleBasedStateMachine):
         self.store = store
         self.clock = clock
         self.runner = asyncio.Runner()
+        self.number = 0  # ids are the machine's own, so that a sequence can be run again
         self.tasks: list[str] = []
         self.watches: list[str] = []
         self.claims: list[OwedDelivery] = []  # held, lost and used ones alike
@@ -110,8 +111,10 @@ class Bridge(RuleBasedStateMachine):
 
     @rule(task=TASKS, path=TASKS, events=EVENTS, timeout=SECONDS, key=st.sampled_from([None, "a", "b"]))
     def register(self, task: int, path: int, events: frozenset[EventType], timeout: float, key: str | None) -> None:
+        self.number += 1
         new = new_watch(
             self.store,
+            number=self.number,
             task_id=f"task_{task}",
             path=f"{path}",
             events=events,

@@ -6,6 +6,7 @@ The first half holds a transaction open and lets another run into it; the second
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -285,3 +286,21 @@ async def test_cancelling_at_four_replicas_at_once_is_one_end(crowd: list[Store]
     views = await asyncio.gather(*(store.cancel(one.watch.id, None) for store in crowd for one in registered))
     assert {view.watch.state for view in views} == {WatchState.CANCELLED}
     nothing_in_between(crowd[0])
+
+
+async def test_hosts_that_fail_here_and_heal_there_do_not_deadlock(crowd: list[Store]) -> None:
+    """Noticing a deadlock takes PostgreSQL a second; nothing may be sent meanwhile."""
+    lost = replace(await due(crowd[0]), lease="lost")
+
+    async def work(store: Store, place: int) -> None:
+        for turn in range(12):
+            failures = [(turn + place + number) % 2 for number in range(12)]
+            works = [
+                tried(store, replace(lost, host=f"host_{number}:80"), host_failures=failing)
+                for number, failing in enumerate(failures)
+            ]
+            await asyncio.gather(*map(store.record_attempt, works), return_exceptions=True)
+
+    await asyncio.gather(*(work(store, place) for place, store in enumerate(crowd)))
+    rows(crowd[0], "SELECT pg_stat_force_next_flush()")
+    assert one_row(crowd[0], "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0

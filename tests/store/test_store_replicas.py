@@ -170,6 +170,19 @@ async def test_who_leaves_hands_everything_over(replicas: list[Store]) -> None:
         await one.probe()
 
 
+async def test_who_is_about_to_leave_hands_its_tasks_over_and_is_given_no_more(replicas: list[Store]) -> None:
+    one, two = replicas
+    registered = await watched(two)
+    await owed(two)
+    await one.renew(1_000)
+    await two.hand_over()
+    assert [row.id for row in await one.adopt(10)] == [registered.task_row]
+    assert (await watched(one)).task is not None
+    assert owner_of(one, (await watched(two)).task_row) == one.replica.id
+    assert await one.claim({HOST: 5}, MINUTE) == []  # what is being sent stays claimed
+    await two.renew(0)
+
+
 async def test_one_delivery_is_claimed_by_one_replica(replicas: list[Store]) -> None:
     for _ in range(8):
         await due(replicas[0])

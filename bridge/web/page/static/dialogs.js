@@ -29,7 +29,7 @@ async function attempt(button, message, work) {
 
 export function askCancel(task, cancel) {
   const message = el("p", { class: "message", role: "alert" });
-  const yes = el("button", { type: "button", class: "danger", click: () => attempt(yes, message, async () => { await cancel(); close(); }) }, "Cancel the watch");
+  const yes = el("button", { type: "button", class: "danger", click: () => attempt(yes, message, async () => { const cancelled = await cancel(); close(); cancelled(); }) }, "Cancel the watch");
   open(
     el("h2", { id: "dialog-title" }, "Cancel this watch?"),
     el("p", {}, "The task ", el("strong", { class: "text" }, task), " goes on at amux; the bridge polls it no more for this watch, and its app is told nothing. This cannot be undone."),

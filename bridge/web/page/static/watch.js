@@ -154,7 +154,8 @@ function say(text) {
 
 async function cancel(id) {
   showWatch(await post(`watches/${encodeURIComponent(id)}/cancel`));
-  byId("watch-title")?.focus({ preventScroll: true });
+  // The button that had the focus is gone.
+  return () => byId("watch-title")?.focus({ preventScroll: true });
 }
 
 async function sendAgain(button, one) {

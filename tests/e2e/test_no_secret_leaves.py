@@ -1,0 +1,198 @@
+"""Attacks secrecy: a busy service at DEBUG level, marked secrets everywhere, and neighbours that echo all they know.
+
+Then every log line, answer, metric, callback body and the database's files are searched for the marks.
+"""
+
+import base64
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+from aiohttp import web
+from bridges import Bridge, serving
+from bridges import process as launched
+from receiving import Call, Receiver, accept, receiving
+from worlds import World, world
+
+from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
+
+OWN_KEY = "sk-MARK-own-key-0123456789"
+HEADER = "MARK-header-value-0123456789"
+QUERY = "MARK-query-value-0123456789"
+OWN_SECRET = "whsec_" + base64.b64encode(b"MARK-own-secret-of-a-watch").decode()
+SETTINGS = {
+    "amux_api_key": "sk-MARK-configured-0123456789",
+    "tokens": "shop:MARK-app-token-0123456789,lab:MARK-other-token-0123456789",
+    "operator_tokens": "ops:MARK-operator-token-0123456789",
+    "signing_secrets": ",".join(
+        "whsec_" + base64.b64encode(name).decode()
+        for name in (b"MARK-signing-secret-one-01", b"MARK-signing-secret-two-02")
+    ),
+    "signing_key": "whsk_" + base64.b64encode(b"MARK-signing-key-seed-of-32-byte").decode(),
+    "log_level": "DEBUG",
+    "delivery_retry_delays_seconds": "0.1,0.1",
+}
+APP = {"Authorization": "Bearer MARK-app-token-0123456789"}
+OPERATOR = {"Authorization": "Bearer MARK-operator-token-0123456789"}
+SIGNING = SETTINGS["signing_secrets"].split(",")
+PASSWORD = "MARK-database-password"
+
+
+def bare(secret: str) -> str:
+    """A secret without its prefix: that alone would do."""
+    return secret.partition("_")[2] if secret.startswith("whs") else secret
+
+
+# What nobody but its owner may ever see. The query is shown to the watch's own app, as part of its callback's URL.
+COMMON = [
+    SETTINGS["amux_api_key"],
+    *(entry.partition(":")[2] for entry in SETTINGS["tokens"].split(",")),
+    SETTINGS["operator_tokens"].partition(":")[2],
+    *map(bare, SIGNING),
+    bare(SETTINGS["signing_key"]),
+]
+SECRETS = [*COMMON, bare(OWN_SECRET), OWN_KEY, HEADER, PASSWORD]
+# What the neighbours say: each what it could know by the bridge's doing, and what it could not.
+LOUD = " ".join([*COMMON, *SIGNING, f"Bearer {SETTINGS['amux_api_key']}", quote(COMMON[1])])
+OWN_LOUD = " ".join([LOUD, HEADER, quote(HEADER), OWN_SECRET, bare(OWN_SECRET)])
+
+
+def found_in(text: str, marks: Iterable[str] = (*SECRETS, PRIVATE_MARK)) -> list[str]:
+    return [mark for mark in marks if mark in text]
+
+
+async def echo(_receiver: Receiver, call: Call) -> web.StreamResponse:
+    """Tell everything back: what came, and what only the bridge should know."""
+    return web.Response(status=500, text=f"{json.dumps(call.headers)} {call.query} {call.body!r} {LOUD}")
+
+
+async def echo_all_it_knows(_receiver: Receiver, call: Call) -> web.StreamResponse:
+    telling = {"X-Echo": call.headers["x-auth"], "Location": f"http://127.0.0.1/{HEADER}", "X-Told": OWN_LOUD}
+    return web.Response(status=302, headers=telling, text=OWN_LOUD)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url.replace("postgres@", f"postgres:{PASSWORD}@")  # the server trusts everyone: any password will do
+
+
+@pytest.fixture
+async def around(database_url: str) -> AsyncIterator[World]:
+    async with world(database_url, clock=time.monotonic) as made:
+        yield made
+
+
+def behaviours() -> list[Behaviour]:
+    """Ends and troubles in which amux repeats what it was told, and more."""
+    loud = {"error_message": f"no: {LOUD} {OWN_KEY}", "error_code": SETTINGS["amux_api_key"]}
+    return [
+        Behaviour(0, 0.3, form="ABCD"),
+        Behaviour(0, 0, Outcome.FAILED, form="C", **loud),
+        Behaviour(0, 0, Outcome.FAILED, form="D", error_in_url=True, **loud),
+        Behaviour(0, 0, Outcome.FAILED, form="B", **loud),
+        Behaviour(0, 0, url=f"https://cdn.example/v.mp4?key={OWN_KEY}"),
+        Behaviour(0, 0, faults=(Fault(FaultKind.ECHO_KEY, times=3),)),
+        Behaviour(0, 10, running_word=OWN_KEY, faults=(Fault(FaultKind.ECHO_KEY),)),
+        Behaviour(0, outcome=Outcome.NEVER, faults=(Fault(FaultKind.ECHO_KEY, times=None),)),
+    ]
+
+
+async def everything_told(bridge: Bridge, watches: Iterable[str]) -> dict[str, str]:
+    """Every answer that an app, an operator and a stranger can get, headers and all; the query's values removed."""
+    told: dict[str, str] = {}
+
+    async def ask(method: str, path: str, who: str, **options: object) -> None:
+        headers = {"app": APP, "operator": OPERATOR}.get(who, {"Authorization": f"Bearer {HEADER}"})
+        answer = await bridge.ask(method, path, headers={**headers, **dict(options.pop("headers", {}))}, **options)  # type: ignore[call-overload]
+        text = answer.body.decode(errors="replace").replace(QUERY, "")
+        told[f"{method} {path} by {who}"] = f"{sorted(answer.headers.items())} {text}"
+
+    for path in ("/metrics", "/healthz", "/readyz", "/openapi.json", "/docs", "/", "/watch", "/watch?limit=200", "/no"):
+        for who in ("app", "operator", "stranger"):
+            await ask("GET", path, who)
+    for watch in watches:
+        await ask("GET", f"/watch/{watch}", "app")
+        await ask("GET", f"/watch/{watch}/envelope", "app")
+        await ask("GET", f"/watch/{watch}/content", "app")
+        shown = await bridge.get(f"/watch/{watch}", headers=APP)
+        for delivery in shown["deliveries"]:
+            await ask("GET", f"/deliveries/{delivery['id']}", "app")
+    wrong = {"task_id": f"../{OWN_KEY}", "callback_url": f"http://{HEADER}:x/", "headers": {"X-Auth": f"{HEADER}\r\n"}}
+    for body in (wrong, wrong | {"api_key": OWN_KEY + " ", "secret": OWN_SECRET + "="}, LOUD):
+        await ask("POST", "/watch", "app", json=body)
+        await ask("POST", "/ping", "app", json=body)
+    await ask("POST", "/watch", "app", data=b"{" + OWN_LOUD.encode())
+    await ask("GET", f"/watch?cursor={quote(HEADER)}&state={quote(OWN_KEY)}", "app")
+    await ask("GET", f"/deliveries/{quote(OWN_KEY)}", "operator")
+    return told
+
+
+async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_url: str, tmp_path: Path) -> None:
+    tasks = [around.amux.create_task(behaviour) for behaviour in behaviours()]
+    async with (
+        receiving(echo, secret=SIGNING[0]) as one,
+        receiving(echo_all_it_knows, secret=OWN_SECRET) as two,
+        serving(database_url, around.amux_url, **SETTINGS) as (process, bridge),
+    ):
+        own = {
+            "api_key": OWN_KEY,
+            "secret": OWN_SECRET,
+            "headers": {"X-Auth": HEADER, "Authorization": f"Bearer {HEADER}"},
+        }
+        watches = []
+        for task in tasks:
+            for receiver, options in ((one, {}), (one, {"headers": own["headers"]}), (two, own)):
+                url = f"{receiver.url}/{len(watches)}?token={QUERY}"
+                body = {"task_id": task, "callback_url": url, "timeout_seconds": 3, **options}
+                answer = await bridge.ask("POST", "/watch", json=body, headers=APP)
+                assert answer.status == 201, answer
+                watches.append(answer.json["id"])
+        await bridge.ask("POST", "/ping", json={"callback_url": f"{one.url}?token={QUERY}"}, headers=APP)
+        for watch in watches:
+            await bridge.get(f"/watch/{watch}?wait_seconds=30", headers=APP)
+        # A third of the deliveries die of their retries, the others are taken at their second attempt or later.
+        await one.until(lambda: len(one.calls) >= 2 * len(watches) // 3)
+        one.answering = accept
+        await process.logged("dead")
+        told = await everything_told(bridge, watches)
+        shown = {where: marks for where, text in told.items() if (marks := found_in(text))}
+        assert shown == {}
+        on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.name.startswith("bridge.db"))
+        assert urlsplit(database_url).scheme == "postgresql" or len(on_disk) > 10_000
+        assert found_in(on_disk.decode(errors="replace")) == []
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        process.no_faults()
+    logged = {line: marks for line in process.raw if (marks := found_in(line, (*SECRETS, PRIVATE_MARK, QUERY)))}
+    assert logged == {}
+    assert any(line["level"] == "debug" for line in process.lines if "level" in line)
+    bodies = b"".join(call.body for receiver in (one, two) for call in receiver.arrived).decode()
+    assert found_in(bodies, (*SECRETS, PRIVATE_MARK, QUERY)) == []
+    assert not (one.unverified or two.unverified)
+    assert all(call.headers["x-auth"] == HEADER for call in two.arrived)  # which is where it belongs
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("amux_api_key", "sk-MARK with-spaces-0123456789"),
+        ("tokens", "shop:MARK-app-token\u00e9"),
+        ("signing_secrets", "whsec_MARK-not-base64!"),
+        ("signing_key", "whsk_MARK"),
+        ("encryption_keys", "MARK-no-fernet-key"),
+        ("database_url", "postgresql://bridge:MARK-password@127.0.0.1:port/x"),
+        ("database_url", "postgresql://bridge:MARK-password@127.0.0.1:9/nowhere"),
+    ],
+)
+async def test_a_start_that_fails_tells_no_secret(name: str, value: str) -> None:
+    given = {"database_url": "sqlite:////nowhere/bridge.db", "amux_url": "http://127.0.0.1:9", name: value}
+    async with launched(**given) as process:
+        assert await process.ended() == 2
+        assert "MARK" not in "\n".join(process.raw)
+        [refusal] = [line for line in process.lines if line["event"] == "refused"]
+        assert refusal["reason"]

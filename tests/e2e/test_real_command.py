@@ -1,0 +1,71 @@
+"""Attacks the command as it is really started: `python -m bridge serve`, its first answer, its memory, its end."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bridges import SHORT, asking, check_all_ended
+from receiving import SAFETY_SECONDS
+from worlds import world
+
+from bridge import settings as reading
+
+
+async def test_the_command_serves_and_stops_in_good_order(
+    sqlite_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    async with world(sqlite_url) as around:
+        given = {**SHORT, "database_url": sqlite_url, "amux_base_url": around.amux_url}
+        environment = {"PATH": os.environ["PATH"], **{reading.env_name(name): value for name, value in given.items()}}
+        command = [sys.executable, "-m", "bridge", "serve"]
+        began = time.monotonic()
+        serving = await asyncio.create_subprocess_exec(
+            *command, env=environment, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        assert serving.stdout is not None
+        assert serving.stderr is not None
+        try:
+            async with asyncio.timeout(SAFETY_SECONDS):
+                while (line := json.loads(await serving.stdout.readline()))["event"] != "listening":
+                    assert line["level"] != "error", line
+            async with asking(line["url"]) as bridge:
+                assert (await bridge.ask("GET", "/healthz")).status == 200
+                # Told, not judged: what else the machine does counts as well.
+                record_property("seconds_to_first_healthz", round(time.monotonic() - began, 2))
+                resident = Path(f"/proc/{serving.pid}/statm").read_text().split()[1]
+                record_property("idle_rss_megabytes", int(resident) * os.sysconf("SC_PAGE_SIZE") // 1_000_000)
+                watch = await bridge.register(around.done(), around.receiver.url)
+                await around.receiver.has([watch])
+            serving.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(SAFETY_SECONDS):
+                lines, complaints = await serving.communicate()
+        finally:
+            if serving.returncode is None:
+                serving.kill()
+                await serving.communicate()
+        assert (serving.returncode, complaints) == (0, b"")
+        assert [json.loads(text)["event"] for text in lines.splitlines()][-1] == "stopped"
+    check_all_ended(sqlite_url, [watch])
+
+
+@pytest.mark.long
+async def test_other_libraries_read_a_callback_as_it_came(sqlite_url: str) -> None:
+    from bridges import runtime
+    from openai import OpenAI
+    from receiving import SECRET
+    from svix.webhooks import Webhook
+
+    async with world(sqlite_url) as around, runtime(sqlite_url, around.amux_url) as bridge:
+        watch = await bridge.register(around.done(), around.receiver.url, context={"order": 7})
+        await around.receiver.has([watch])
+        [call] = around.receiver.arrived
+        Webhook(SECRET).verify(call.body, call.headers)  # raises what is not right; this one returns nothing
+        client = OpenAI(api_key="none", webhook_secret=SECRET)
+        event = client.webhooks.unwrap(call.body.decode(), call.headers)
+        assert (event.type, event.id) == ("video.completed", call.id)
