@@ -106,7 +106,8 @@ class Intake:
     """Takes registrations in.
 
     `poll` and `look_again` are the poller's: a task to poll, and one that lost a watch. `stop_sending` is the
-    deliverer's: watches of which nothing more is sent. `configured_key` gives the amux key of the settings, None when there is none.
+    deliverer's: watches of which nothing more is sent. `configured_key` gives the amux key of the settings, None
+    when there is none.
     """
 
     def __init__(  # noqa: PLR0913  what the rooms around it do
