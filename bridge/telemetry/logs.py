@@ -170,9 +170,8 @@ def as_fields(record: logging.LogRecord, redactor: Redactor = REDACTOR) -> dict[
 
 
 def _head(record: logging.LogRecord) -> dict[str, Json]:
-    second = int(record.created)
-    millisecond = int((record.created - second) * 1000)
-    return {"at": f"{_second_text(second)}.{millisecond:03}Z", "level": record.levelname.lower()}
+    second, microsecond = divmod(round(record.created * 1e6), 1_000_000)
+    return {"at": f"{_second_text(second)}.{microsecond // 1000:03}Z", "level": record.levelname.lower()}
 
 
 @lru_cache(maxsize=4)

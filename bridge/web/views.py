@@ -39,8 +39,8 @@ def rfc3339(seconds: float | None) -> str | None:
     """`2026-11-23T15:04:05.123Z` of Unix seconds; None of None."""
     if seconds is None:
         return None
-    whole = int(seconds)
-    return f"{_second_text(whole)}.{int((seconds - whole) * 1000):03}Z"
+    second, microsecond = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second_text(second)}.{microsecond // 1000:03}Z"
 
 
 @lru_cache(maxsize=256)  # an answer to a registration holds three of them, and a second's are alike
