@@ -190,6 +190,13 @@ _host = insert(hosts)
 _HOST_FAILED = _host.on_conflict_do_update(
     index_elements=["host"], set_={"failures": _host.excluded.failures, "at": _host.excluded.at}
 )
+# All of them at first, in one order: one that fails here may be well at another replica, and the other way round.
+_LOCK_HOSTS = (
+    select(hosts.c.host)
+    .where(hosts.c.host.in_(bindparam("those", expanding=True)))
+    .order_by(hosts.c.host)
+    .with_for_update()
+)
 _HOST_WELL = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
 
 
@@ -261,6 +268,8 @@ def _write_hosts(connection: Connection, works: Sequence[Tried]) -> None:
     failures = {work.host: (work.host_failures, work.at) for work in works if work.host_failures is not None}
     failing = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
     well = sorted(host for host, (count, _) in failures.items() if not count)
+    if failing and well:
+        connection.execute(_LOCK_HOSTS, {"those": sorted(failures)}).all()
     if failing:
         connection.execute(_HOST_FAILED, failing)
     if well:

@@ -8,6 +8,7 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -24,8 +25,9 @@ OWN_KEY = "sk-MARK-own-key-0123456789"
 HEADER = "MARK-header-value-0123456789"
 QUERY = "MARK-query-value-0123456789"
 OWN_SECRET = "whsec_" + base64.b64encode(b"MARK-own-secret-of-a-watch").decode()
+CONFIGURED = "sk-MARK-configured-0123456789"
 SETTINGS = {
-    "amux_api_key": "sk-MARK-configured-0123456789",
+    "amux_api_key": CONFIGURED,
     "tokens": "shop:MARK-app-token-0123456789,lab:MARK-other-token-0123456789",
     "operator_tokens": "ops:MARK-operator-token-0123456789",
     "signing_secrets": ",".join(
@@ -49,7 +51,7 @@ def bare(secret: str) -> str:
 
 # What nobody but its owner may ever see. The query is shown to the watch's own app, as part of its callback's URL.
 COMMON = [
-    SETTINGS["amux_api_key"],
+    CONFIGURED,
     *(entry.partition(":")[2] for entry in SETTINGS["tokens"].split(",")),
     SETTINGS["operator_tokens"].partition(":")[2],
     *map(bare, SIGNING),
@@ -57,7 +59,7 @@ COMMON = [
 ]
 SECRETS = [*COMMON, bare(OWN_SECRET), OWN_KEY, HEADER, PASSWORD]
 # What the neighbours say: each what it could know by the bridge's doing, and what it could not.
-LOUD = " ".join([*COMMON, *SIGNING, f"Bearer {SETTINGS['amux_api_key']}", quote(COMMON[1])])
+LOUD = " ".join([*COMMON, *SIGNING, f"Bearer {CONFIGURED}", quote(COMMON[1])])
 OWN_LOUD = " ".join([LOUD, HEADER, quote(HEADER), OWN_SECRET, bare(OWN_SECRET)])
 
 
@@ -87,17 +89,17 @@ async def around(database_url: str) -> AsyncIterator[World]:
         yield made
 
 
-def behaviours() -> list[Behaviour]:
-    """Ends and troubles in which amux repeats what it was told, and more."""
-    loud = {"error_message": f"no: {LOUD} {OWN_KEY}", "error_code": SETTINGS["amux_api_key"]}
+def behaviours(key: str) -> list[Behaviour]:
+    """Ends and troubles in which amux repeats the key that it is asked with, and more."""
+    failed = partial(Behaviour, 0, 0, Outcome.FAILED, error_message=f"no: {LOUD} {OWN_KEY}", error_code=key)
     return [
         Behaviour(0, 0.3, form="ABCD"),
-        Behaviour(0, 0, Outcome.FAILED, form="C", **loud),
-        Behaviour(0, 0, Outcome.FAILED, form="D", error_in_url=True, **loud),
-        Behaviour(0, 0, Outcome.FAILED, form="B", **loud),
-        Behaviour(0, 0, url=f"https://cdn.example/v.mp4?key={OWN_KEY}"),
+        failed(form="C"),
+        failed(form="D", error_in_url=True),
+        failed(form="B"),
+        Behaviour(0, 0, url=f"https://cdn.example/v.mp4?key={key}"),
         Behaviour(0, 0, faults=(Fault(FaultKind.ECHO_KEY, times=3),)),
-        Behaviour(0, 10, running_word=OWN_KEY, faults=(Fault(FaultKind.ECHO_KEY),)),
+        Behaviour(0, 10, running_word=key, faults=(Fault(FaultKind.ECHO_KEY),)),
         Behaviour(0, outcome=Outcome.NEVER, faults=(Fault(FaultKind.ECHO_KEY, times=None),)),
     ]
 
@@ -133,7 +135,7 @@ async def everything_told(bridge: Bridge, watches: Iterable[str]) -> dict[str, s
 
 
 async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_url: str, tmp_path: Path) -> None:
-    tasks = [around.amux.create_task(behaviour) for behaviour in behaviours()]
+    configured, others = ([around.amux.create_task(one) for one in behaviours(key)] for key in (CONFIGURED, OWN_KEY))
     async with (
         receiving(echo, secret=SIGNING[0]) as one,
         receiving(echo_all_it_knows, secret=OWN_SECRET) as two,
@@ -144,11 +146,16 @@ async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_
             "secret": OWN_SECRET,
             "headers": {"X-Auth": HEADER, "Authorization": f"Bearer {HEADER}"},
         }
-        watches = []
-        for task in tasks:
+        watches: list[str] = []
+        for task, other in zip(configured, others, strict=True):
             for receiver, options in ((one, {}), (one, {"headers": own["headers"]}), (two, own)):
                 url = f"{receiver.url}/{len(watches)}?token={QUERY}"
-                body = {"task_id": task, "callback_url": url, "timeout_seconds": 3, **options}
+                body = {
+                    "task_id": other if receiver is two else task,
+                    "callback_url": url,
+                    "timeout_seconds": 3,
+                    **options,
+                }
                 answer = await bridge.ask("POST", "/watch", json=body, headers=APP)
                 assert answer.status == 201, answer
                 watches.append(answer.json["id"])
@@ -190,8 +197,8 @@ async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_
     ],
 )
 async def test_a_start_that_fails_tells_no_secret(name: str, value: str) -> None:
-    given = {"database_url": "sqlite:////nowhere/bridge.db", "amux_url": "http://127.0.0.1:9", name: value}
-    async with launched(**given) as process:
+    given = {"database_url": "sqlite:////nowhere/bridge.db", name: value}
+    async with launched(given.pop("database_url"), "http://127.0.0.1:9", **given) as process:
         assert await process.ended() == 2
         assert "MARK" not in "\n".join(process.raw)
         [refusal] = [line for line in process.lines if line["event"] == "refused"]

@@ -4,8 +4,9 @@ The first half holds a transaction open and lets another run into it; the second
 """
 
 import asyncio
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from acts import (
     watched,
 )
 from databases import blocked_transactions
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from bridge.core.errors import BridgeError, IdempotencyConflict
 from bridge.core.model import DeliveryState, WatchState
@@ -288,19 +289,35 @@ async def test_cancelling_at_four_replicas_at_once_is_one_end(crowd: list[Store]
     nothing_in_between(crowd[0])
 
 
-async def test_hosts_that_fail_here_and_heal_there_do_not_deadlock(crowd: list[Store]) -> None:
+async def test_hosts_that_fail_here_and_heal_there_do_not_deadlock(replicas: list[Store]) -> None:
     """Noticing a deadlock takes PostgreSQL a second; nothing may be sent meanwhile."""
-    lost = replace(await due(crowd[0]), lease="lost")
+    one, two = replicas
+    lost = replace(await due(one), lease="lost")
 
-    async def work(store: Store, place: int) -> None:
-        for turn in range(12):
-            failures = [(turn + place + number) % 2 for number in range(12)]
-            works = [
-                tried(store, replace(lost, host=f"host_{number}:80"), host_failures=failing)
-                for number, failing in enumerate(failures)
-            ]
-            await asyncio.gather(*map(store.record_attempt, works), return_exceptions=True)
+    def attempts(store: Store, failing: str, well: str) -> list[Any]:
+        told = ((failing, 1), (well, 0))
+        return [tried(store, replace(lost, host=host), host_failures=failures) for host, failures in told]
 
-    await asyncio.gather(*(work(store, place) for place, store in enumerate(crowd)))
-    rows(crowd[0], "SELECT pg_stat_force_next_flush()")
-    assert one_row(crowd[0], "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    async def record(store: Store, failing: str, well: str) -> None:
+        works = attempts(store, failing, well)
+        await asyncio.gather(*map(store.record_attempt, works), return_exceptions=True)
+
+    await record(one, "a:80", "none:80")
+    await record(one, "b:80", "none:80")
+    both_have_one = threading.Barrier(2)
+
+    def meet(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("INSERT INTO hosts"):
+            with suppress(threading.BrokenBarrierError):  # the other waits for us: then they cannot deadlock
+                both_have_one.wait(0.3)
+
+    engines = [store._database._writing for store in replicas]
+    for engine in engines:
+        event.listen(engine, "after_cursor_execute", meet)
+    await asyncio.gather(record(one, "a:80", "b:80"), record(two, "b:80", "a:80"))
+    for engine in engines:
+        event.remove(engine, "after_cursor_execute", meet)
+    rows(one, "SELECT pg_stat_force_next_flush()")
+    rows(two, "SELECT pg_stat_force_next_flush()")
+    assert one_row(one, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    assert len(await one.hosts()) == 1

@@ -1,0 +1,197 @@
+"""The API's document, the page that shows it, and a stranger's tool that holds the bridge to it."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from served import APP, OPERATOR, Bridge, served
+
+from bridge.core.event import ping_payload
+from bridge.core.model import EventType
+from bridge.sandbox import Behaviour, Sandbox
+from bridge.web.answers import EventBody, PingBody
+from bridge.web.routes import DROP_IN_ROUTES, OPEN_ROUTES, ROUTES
+from bridge.web.services import DropIn, StreamTimes
+
+NO_TOKEN = {"Authorization": ""}
+
+
+@pytest.fixture
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    async with served(tmp_path) as running:
+        yield running
+
+
+async def document(bridge: Bridge) -> Any:
+    answer = await bridge.get("/openapi.json", headers=NO_TOKEN)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    return answer.json
+
+
+async def test_every_route_of_the_table_is_told_and_no_other(bridge: Bridge) -> None:
+    told = await document(bridge)
+    assert told["openapi"] == "3.1.0"
+    assert told["servers"] == [{"url": "/"}]
+    routes = {(route.method, route.path) for route in (*ROUTES, *OPEN_ROUTES)}
+    assert {(method.upper(), path) for path, methods in told["paths"].items() for method in methods} == routes
+    names = [operation["operationId"] for methods in told["paths"].values() for operation in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+async def test_drop_in_creation_is_told_where_it_is_on(tmp_path: Path) -> None:
+    async with served(tmp_path, drop_in=DropIn(), public_url="https://bridge.example") as bridge:
+        told = await document(bridge)
+    assert {route.path for route in DROP_IN_ROUTES} < told["paths"].keys()
+    assert told["servers"] == [{"url": "https://bridge.example"}]
+    headers = {one["name"] for one in told["paths"]["/v1/videos"]["post"]["parameters"]}
+    assert {"X-Callback-Url", "X-Callback-Context", "X-Callback-Events", "X-Callback-Timeout"} < headers
+
+
+async def test_callbacks_are_webhooks(bridge: Bridge) -> None:
+    told = await document(bridge)
+    assert list(told["webhooks"]) == [*EventType, "bridge.ping"]
+    watch = await bridge.watch(context={"a": 1})
+    await bridge.settle(watch["id"])
+    event = (await bridge.get(f"/watch/{watch['id']}/envelope")).body
+    for model, body in ((EventBody, event), (PingBody, ping_payload("evt_" + "a" * 32, 1_795_446_245.5))):
+        assert TypeAdapter(model).validate_json(body, strict=True)
+        schema = told["components"]["schemas"][model.__name__]
+        assert set(schema["properties"]) == set(json.loads(body))
+        assert set(schema["required"]) == set(json.loads(body))
+
+
+async def test_who_needs_a_token_is_told(bridge: Bridge) -> None:
+    told = (await document(bridge))["paths"]
+    assert told["/watch"]["post"]["security"] == [{"token": []}]
+    assert told["/watch/{id}/content"]["get"]["security"] == [{"token": []}, {}]
+    assert told["/healthz"]["get"]["security"] == []
+
+
+async def test_an_open_bridge_asks_for_no_token(tmp_path: Path) -> None:
+    async with served(tmp_path, tokens={}, operators={}) as bridge:
+        told = await document(bridge)
+    assert all(not one["security"] for methods in told["paths"].values() for one in methods.values())
+
+
+async def test_the_bridge_s_own_bounds_are_told(bridge: Bridge) -> None:
+    request = (await document(bridge))["components"]["schemas"]["WatchRequest"]
+    seconds = request["properties"]["timeout_seconds"]
+    assert (seconds["default"], seconds["anyOf"][0]["maximum"]) == (600.0, 3600.0)
+    assert request["additionalProperties"] is False
+    assert request["required"] == ["task_id", "callback_url"]
+    assert request["properties"]["secret"]["anyOf"][0]["writeOnly"]
+
+
+async def test_an_app_finds_nothing_under_anothers_name(bridge: Bridge) -> None:
+    watch = await bridge.watch()
+    assert (await bridge.get("/watch?app=shop")).json["items"] == [watch]
+    assert (await bridge.get("/watch?app=lab")).json == {"items": [], "next_cursor": None}
+    assert (await bridge.get("/watch?app=shop", headers=OPERATOR)).json["items"] == [watch]
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Collects what a page holds; raises on a tag that closes what is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.links: set[str] = set()
+        self.anchors: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        given = dict(attrs)
+        assert not {"src", "style", "onclick"} & set(given)
+        if "id" in given:
+            self.anchors.append(given["id"] or "")
+        if "href" in given:
+            self.links.add(given["href"] or "")
+        if tag not in {"meta", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("drop_in", [None, DropIn()])
+async def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, drop_in: DropIn | None) -> None:
+    async with served(tmp_path, drop_in=drop_in) as bridge:
+        answer = await bridge.get("/docs", headers=NO_TOKEN)
+        told = await document(bridge)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    text = answer.body.decode()
+    assert len(answer.body) < 300_000
+    page = _Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert not {"script", "link", "img", "iframe", "form"} & page.tags
+    inside = {link[1:] for link in page.links if link.startswith("#")}
+    assert page.links - {f"#{anchor}" for anchor in inside} == {"openapi.json"}
+    assert inside <= set(page.anchors)
+    assert len(set(page.anchors)) == len(page.anchors)
+    assert "url(" not in text
+    [style] = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{allowed}'")
+    assert "prefers-color-scheme: dark" in style
+    for path in told["paths"]:
+        assert f"<code>{path}</code>" in text
+    assert "`" not in text
+
+
+# --- a stranger's tool --------------------------------------------------------------------------------------------
+
+# What comes from amux is amux's to say, and that a header needs another one beside it no schema can.
+CONFIG = """
+[[operations]]
+include-path-regex = "^/v1/"
+checks.positive_data_acceptance.enabled = false
+"""
+
+
+async def schemathesis(folder: Path, *options: str) -> None:
+    sandbox = Sandbox(default=Behaviour(queue_seconds=0, run_seconds=0))
+    times = StreamTimes(look=0.05, longest=0.2)
+    amux_url = await sandbox.start()
+    try:
+        async with served(folder, amux_url=amux_url, drop_in=DropIn(), times=times) as bridge:
+            watch = await bridge.watch(task_id=sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0)))
+            await bridge.dead(watch["id"])
+            bridge.services.waiting.end()  # held answers come at once: the tool waits ten seconds and no more
+            (folder / "schemathesis.toml").write_text(CONFIG)
+            process = await asyncio.create_subprocess_exec(
+                *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml", "run"),
+                *(f"http://127.0.0.1:{bridge.port}/openapi.json", "-H", f"Authorization: {APP['Authorization']}"),
+                *("--no-color", "--request-timeout", "60", *options),
+                cwd=folder,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            out, _ = await process.communicate()
+            assert process.returncode == 0, out.decode()[-8000:]
+    finally:
+        await sandbox.stop()
+
+
+async def test_schemathesis_finds_nothing_at_a_glance(tmp_path: Path) -> None:
+    await schemathesis(tmp_path, "--phases", "examples,fuzzing", "--max-examples", "1", "--seed", "1")
+
+
+@pytest.mark.long
+async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    await schemathesis(tmp_path, "--max-examples", "40")
