@@ -89,6 +89,7 @@ class Hosts:
         self._hosts: dict[str, Host] = {}
         self._ring: OrderedDict[str, Host] = OrderedDict()  # those with something waiting, the next in turn first
         self._turns = 0
+        self._none_may = False  # the last look found nothing to begin, and nothing has changed since
         self.ready = 0
 
     @property
@@ -138,11 +139,14 @@ class Hosts:
     def put(self, host: Host, held: Held) -> None:
         """Let a delivery wait, last in its host's line."""
         host.waiting.append(held)
+        self._none_may = False
         self._ring[host.name] = host
         self.ready += 1
 
     def next(self) -> tuple[Host, Held] | None:
         """Take the next delivery whose host may begin an attempt; the host goes to the end of the ring."""
+        if self._none_may:
+            return None  # three of four calls: each attempt asks as it ends, is recorded and leaves its worker
         most: list[int] | None = None
         for host in self._ring.values():
             if host.busy >= self._limits[host.standing]:
@@ -156,6 +160,7 @@ class Hosts:
                 else:
                     del self._ring[host.name]
                 return host, held
+        self._none_may = True
         return None
 
     def take(self, held: Held) -> bool:
@@ -271,6 +276,7 @@ class Hosts:
             standing = Standing.PROVEN
         else:
             standing = Standing.NEW
+        self._none_may = False
         self._busy[host.standing] -= host.busy
         self._busy[standing] += host.busy
         host.standing = standing

@@ -268,7 +268,7 @@ def _write_hosts(connection: Connection, works: Sequence[Tried]) -> None:
     failures = {work.host: (work.host_failures, work.at) for work in works if work.host_failures is not None}
     failing = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
     well = sorted(host for host, (count, _) in failures.items() if not count)
-    if failing and well:
+    if len(failures) > 1:
         connection.execute(_LOCK_HOSTS, {"those": sorted(failures)}).all()
     if failing:
         connection.execute(_HOST_FAILED, failing)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import cast
 from urllib.parse import urlsplit
@@ -27,14 +28,18 @@ class Registered:
     longest: float
 
 
-def register(url: str, connections: int, seconds: float, run: str, batch: int = 1, port: int = 9) -> Registered:
+def register(  # noqa: PLR0917  a load has these numbers
+    url: str, connections: int, seconds: float, run: str, batch: int = 1, port: int = 9
+) -> Registered:
     """Register as fast as the answers come; `run` makes the tasks' ids this run's own."""
     done = run_once(LOADING, _register, url, connections, seconds, run, batch, port)
     assert isinstance(done, Registered)
     return done
 
 
-async def _register(url: str, connections: int, seconds: float, run: str, batch: int, port: int) -> Registered:
+async def _register(  # noqa: PLR0917
+    url: str, connections: int, seconds: float, run: str, batch: int, port: int
+) -> Registered:
     loop = asyncio.get_running_loop()
     parts = urlsplit(url)
     path = "/watch" if batch == 1 else "/watch/batch"
@@ -49,9 +54,13 @@ async def _register(url: str, connections: int, seconds: float, run: str, batch:
     meter = Meter(own_cpu)
     apps = [_App(request, time.monotonic() + seconds, loop.create_future()) for _ in range(connections)]
     for app in apps:
-        await loop.create_connection(lambda app=app: app, parts.hostname, parts.port)  # type: ignore[misc]
+        await loop.create_connection(partial(_itself, app), parts.hostname or "", parts.port or 80)
     await asyncio.gather(*(app.done for app in apps))
     return Registered(sum(app.answers for app in apps) * batch, meter.read(), max(app.longest for app in apps))
+
+
+def _itself(app: "_App") -> "_App":
+    return app
 
 
 class _App(asyncio.Protocol):

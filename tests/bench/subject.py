@@ -72,8 +72,8 @@ class Bridge(Child):
 def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping[str, Any]) -> None:
     """Serve until SIGTERM, as `amux-bridge serve` does; the greeting is the URL.
 
-    Hooks: `profile` (a file for cProfile's figures of the event loop's thread, and `.writer` for the store's), `retention` (seconds between sweeps),
-    `certificate` (a file of CAs to trust).
+    Hooks: `profile` (a file for cProfile's figures of the event loop's thread, and `.writer` for the store's),
+    `retention` (seconds between sweeps), `certificate` (a file of CAs to trust).
     """
     sys.stdout = sys.stderr = log.open("a")
     if "retention" in hooks:
@@ -105,7 +105,7 @@ def _profile_writer(file: str) -> None:
         profile.runcall(run, writer)
         profile.dump_stats(file)
 
-    GroupWriter._run = profiled  # type: ignore[method-assign]
+    GroupWriter._run = profiled  # type: ignore[method-assign,assignment]
 
 
 def ask(url: str, method: str, path: str, body: Any = None, *, seconds: float = 120.0) -> bytes:

@@ -80,6 +80,7 @@ async def test_a_clock_set_back_stops_neither_polls_nor_deadlines_nor_retries(ar
     check_all_ended(around.database_url, [retried, polled, late])
 
 
+@pytest.mark.long
 async def test_what_was_put_off_in_a_false_future_is_brought_back(around: World, clock: Path) -> None:
     around.receiver.answering = answer(500)
     set_by(clock, DAY)

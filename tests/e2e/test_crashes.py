@@ -73,12 +73,10 @@ async def restart_and_check(around: World, watches: list[str], **settings: str) 
 # --- killed from within -------------------------------------------------------------------------------------------
 
 CRASHES = [
-    ("an end is observed", 3),  # two watches have ended before
     ("an end is written, not committed", 1),
     ("an end is committed", 1),
     ("an answer came back", 1),
     ("an attempt is written, not committed", 1),
-    ("an attempt is recorded", 3),
     *(
         pytest.param(point, at, marks=pytest.mark.long)
         for point, at in (
@@ -86,12 +84,14 @@ CRASHES = [
             ("a status is written, not committed", 1),
             ("a status is committed", 1),
             ("an end is observed", 1),
+            ("an end is observed", 3),  # two watches have ended before
             ("an end is committed", 3),
             ("a POST is about to leave", 1),
             ("a POST is about to leave", 3),
             ("an answer came back", 3),
             ("an attempt is about to be recorded", 2),
             ("an attempt is recorded", 1),
+            ("an attempt is recorded", 3),
             ("an attempt is recorded", 4),
         )
     ),
@@ -110,7 +110,11 @@ async def test_killed_on_the_way_every_watch_still_ends_once(around: World, poin
 
 
 @pytest.mark.parametrize(
-    "point", ["a registration is written, not committed", "a registration is committed, not answered"]
+    "point",
+    [
+        pytest.param("a registration is written, not committed", marks=pytest.mark.long),
+        "a registration is committed, not answered",
+    ],
 )
 async def test_killed_while_registering_the_app_asks_again_and_has_one_watch(around: World, point: str) -> None:
     task = around.done()
@@ -131,7 +135,11 @@ async def test_killed_while_registering_the_app_asks_again_and_has_one_watch(aro
 
 
 @pytest.mark.parametrize(
-    "point", ["a cancellation is written, not committed", "a cancellation is committed, not answered"]
+    "point",
+    [
+        pytest.param("a cancellation is written, not committed", marks=pytest.mark.long),
+        "a cancellation is committed, not answered",
+    ],
 )
 async def test_killed_while_cancelling_nothing_is_left_open(around: World, point: str) -> None:
     task = around.never()
@@ -149,7 +157,9 @@ async def test_killed_while_cancelling_nothing_is_left_open(around: World, point
     assert around.receiver.arrived == []
 
 
-@pytest.mark.parametrize("point", ["a delivery is claimed, not committed", "a delivery is claimed"])
+@pytest.mark.parametrize(
+    "point", [pytest.param("a delivery is claimed, not committed", marks=pytest.mark.long), "a delivery is claimed"]
+)
 async def test_killed_while_claiming_a_retry_it_is_sent_all_the_same(around: World, point: str) -> None:
     around.receiver.answering = answer(500)
     async with serving(around.database_url, around.amux_url, {"crash": point}) as (process, bridge):
@@ -159,6 +169,7 @@ async def test_killed_while_claiming_a_retry_it_is_sent_all_the_same(around: Wor
     await restart_and_check(around, [watch])
 
 
+@pytest.mark.long
 async def test_killed_at_the_very_end_of_a_stop_nothing_is_lost(around: World) -> None:
     around.receiver.answering = answer(500)
     hooks = {"crash": "a stopping bridge has left"}
@@ -296,9 +307,9 @@ async def test_killed_again_and_again_at_any_moment_nothing_is_lost(around: Worl
     [
         "the key file is empty",
         "the schema is half made",
-        "the schema is made, not committed",
-        "the schema is committed",
-        "the database is open",
+        pytest.param("the schema is made, not committed", marks=pytest.mark.long),
+        pytest.param("the schema is committed", marks=pytest.mark.long),
+        pytest.param("the database is open", marks=pytest.mark.long),
     ],
 )
 async def test_killed_during_the_first_start_the_second_one_serves(tmp_path: Path, point: str) -> None:

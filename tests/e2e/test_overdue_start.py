@@ -1,6 +1,7 @@
 """Attacks a start after a long night: thousands of watches overdue at once must not storm amux or a receiver."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -79,6 +80,8 @@ async def test_thousands_overdue_at_a_start_are_asked_about_once_a_few_at_a_time
             clock.write("3600")
         async with serving(sqlite_url, amux_url, {"clock": clock_file}, **pace) as (process, _):
             await receiver.has(watches, 60 + count / 20)
+            process.signal(signal.SIGTERM)  # so that the last record is written as well
+            assert await process.ended() == 0
             process.no_faults()
         assert polls.most <= POLLS_AT_A_TIME
         assert posts.most <= POSTS_AT_A_TIME
