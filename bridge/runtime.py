@@ -1,19 +1,14 @@
 """The composition root: opens what the settings say, wires the rooms, starts the clockwork, and drains."""
 
 import asyncio
-import gc
-import os
-import signal
 import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 from aiohttp import web
 
 from bridge import __version__
-from bridge import settings as reading
 from bridge.amux.client import AmuxClient
 from bridge.callback.guard import Guard, Resolver, SystemResolver
 from bridge.callback.sender import Sender
@@ -36,8 +31,7 @@ from bridge.store.database import running_seconds
 from bridge.store.opening import open_store
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
-from bridge.telemetry import REDACTOR, Metrics, configure_logging, get_logger
-from bridge.telemetry.logs import log_loop_errors
+from bridge.telemetry import REDACTOR, Metrics, get_logger
 from bridge.web.app import make_app, make_runner
 from bridge.web.auth import Access
 from bridge.web.page.history import SAMPLE_SECONDS, History
@@ -371,40 +365,3 @@ class Runtime:
     async def _mend_clock(self) -> None:
         if mended := await self._store.mend_clock():
             _log.event("clock_mended", rows=mended)
-
-
-async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Run a bridge until SIGTERM or SIGINT, then drain. Raises BadSetting or StoreUnavailable when it can't start.
-
-    A second signal ends it at once: what was claimed becomes due again by itself.
-    """
-    for secret in reading.secret_texts(settings):
-        REDACTOR.add(secret)
-    configure_logging(settings.log_level, settings.log_format)
-    loop = asyncio.get_running_loop()
-    log_loop_errors(loop)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _once_more_ends_it(stop, number))
-    for caution in reading.cautions(settings):
-        _log.event("caution", level=30, message_=caution)
-    for name in reading.unknown_names():
-        _log.event("caution", level=30, what=f"{name} is no setting of this bridge; is it a typo?")
-    runtime = await Runtime.start(settings)
-    # What is here now stays: the collector need not look at it again, which is a quarter of a poll's cost.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-    if on_ready is not None:
-        on_ready(runtime.url)
-    await stop.wait()
-    await runtime.stop()
-
-
-def _once_more_ends_it(stop: asyncio.Event, number: int) -> Callable[[], Any]:
-    def signalled() -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    return signalled

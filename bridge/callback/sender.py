@@ -160,29 +160,48 @@ class Sender:
 
     async def _read(self, response: aiohttp.ClientResponse, deadline: float) -> Answered:
         """Read what the cap allows; the answer stands whatever the body does, so its troubles end the reading only."""
-        body = bytearray()
-        whole = False
-        try:
-            async with asyncio.timeout_at(deadline):
-                while len(body) <= MAX_ANSWER_BYTES and not whole:
-                    chunk = await response.content.read(MAX_ANSWER_BYTES + 1 - len(body))
-                    body += chunk
-                    whole = not chunk
-        except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError):
-            whole = False
-        finally:
-            if whole:
-                response.release()
-            else:
-                response.close()
+        body, whole = _come_already(response)
+        if not whole:
+            body, whole = await _rest(response, body, deadline)
+        if whole:
+            response.release()
+        else:
+            response.close()
         retry_after = None
         if response.status in RETRY_AFTER_STATUSES:
             retry_after = retry_after_seconds(response.headers.get("Retry-After"), self._wall_clock())
-        return Answered(response.status, retry_after, bytes(body[:KEPT_BODY_BYTES]))
+        return Answered(response.status, retry_after, body[:KEPT_BODY_BYTES])
 
     def _open_socket(self, addr_info: AddrInfoType) -> socket.socket:
         _opened.set(True)
         return self._guard.open_socket(addr_info)
+
+
+def _come_already(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """What came of a body with its head, and whether it is the whole of it: nearly always, and no clock is needed."""
+    content = response.content
+    if not content.is_eof() or content.exception() is not None:
+        return b"", False
+    body = content.read_nowait(MAX_ANSWER_BYTES + 1)
+    return body, content.at_eof() and len(body) <= MAX_ANSWER_BYTES
+
+
+async def _rest(response: aiohttp.ClientResponse, begun: bytes, deadline: float) -> tuple[bytes, bool]:
+    """The body as far as the cap allows, and whether it ended there."""
+    body = bytearray(begun)
+    try:
+        async with asyncio.timeout_at(deadline):
+            while len(body) <= MAX_ANSWER_BYTES:
+                chunk = await response.content.read(MAX_ANSWER_BYTES + 1 - len(body))
+                if not chunk:
+                    return bytes(body), True
+                body += chunk
+        return bytes(body), False
+    except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError):
+        return bytes(body), False  # what came counts
+    except BaseException:
+        response.close()
+        raise
 
 
 class _HeadFirst(ResponseHandler):

@@ -27,15 +27,15 @@ def run(given: Namespace) -> int:
 
 
 async def _serve(settings: Settings) -> None:
-    from bridge.runtime import serve
+    from bridge.serving import serve
 
     await serve(settings)
 
 
 async def _with_sandbox() -> None:
     """Serve with the stand-in in amux's place, whatever key and base URL the environment has."""
-    from bridge.runtime import serve
     from bridge.sandbox import Sandbox
+    from bridge.serving import serve
     from bridge.telemetry import get_logger
 
     sandbox = Sandbox()

@@ -16,7 +16,7 @@ import uvloop
 from aiohttp import connector
 from processes import MEASURED, Child
 
-from bridge import runtime
+from bridge import runtime, serving
 from bridge import settings as reading
 from bridge.store.writer import GroupWriter
 
@@ -82,7 +82,7 @@ def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping
         # As SSL_CERT_FILE would, but aiohttp reads that when it is imported, which was in the process we come from.
         connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])
     if "profile" not in hooks:
-        uvloop.run(runtime.serve(reading.load(None, **given), on_ready=pipe.send))
+        uvloop.run(serving.serve(reading.load(None, **given), on_ready=pipe.send))
         return
     profile = cProfile.Profile(time.thread_time)  # CPU time: what waits for the disk or for others costs nothing
     _profile_writer(f"{hooks['profile']}.writer")
@@ -91,7 +91,7 @@ def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping
         pipe.send(url)
         profile.enable()
 
-    uvloop.run(runtime.serve(reading.load(None, **given), on_ready=ready))
+    uvloop.run(serving.serve(reading.load(None, **given), on_ready=ready))
     profile.disable()
     profile.dump_stats(hooks["profile"])
 

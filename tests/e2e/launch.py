@@ -71,7 +71,7 @@ def run_bridge(order: dict[str, Any]) -> int:
 
     from bridge import settings
     from bridge.core.errors import BridgeError
-    from bridge.runtime import serve
+    from bridge.serving import serve
 
     os.environ.clear()
     os.environ.update(order["env"])
