@@ -5,53 +5,19 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import openai
 import pytest
 from aiohttp import web
+from drop_in_stage import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
 from scripted_upstream import upstream
-from served import OPERATOR, OTHER, Answer, Bridge, served
+from served import OPERATOR, Bridge, served
 
 from bridge.core.errors import StoreUnavailable
-from bridge.sandbox import Behaviour, Sandbox
-from bridge.sandbox.behaviour import Fault, FaultKind
-from bridge.sandbox.video import MP4
-from bridge.web.services import DropIn
-
-KEY = "sk-configured"
-CALLBACK = {"X-Callback-Url": "https://app.example/hook"}
-CREATE = {"model": "sora-2", "prompt": "a fox"}
-PATHS = ("/v1/videos", "/v1/video/generations")
-ON = DropIn(pauses=(0.0, 0.0))
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    made = Sandbox(keys=frozenset({KEY, "sk-own"}), default=Behaviour(queue_seconds=0, run_seconds=0))
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Bridge]:
-    async with served(tmp_path, amux_url=await sandbox.start(), drop_in=ON) as running:
-        yield running
-
-
-async def create(bridge: Bridge, path: str = "/v1/videos", body: Any = CREATE, **headers: str) -> Answer:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await bridge.post(path, body, headers=named)
-
-
-async def watches(bridge: Bridge) -> list[Any]:
-    found: list[Any] = (await bridge.get("/watch")).json["items"]
-    return found
-
+from bridge.sandbox import Sandbox
 
 # --- what comes of a create call ----------------------------------------------------------------------------------
 
@@ -382,159 +348,3 @@ async def test_where_the_task_is_named(tmp_path: Path, body: bytes) -> None:
     async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
         assert (await create(bridge, **CALLBACK)).status == 201
         assert [watch["task_id"] for watch in await watches(bridge)] == ["a"]
-
-
-# --- amux's answer ------------------------------------------------------------------------------------------------
-
-
-async def test_the_answer_comes_back_as_it_was(tmp_path: Path) -> None:
-    async def answering(_: web.Request) -> web.Response:
-        spoken = {
-            "Content-Type": "application/json; charset=utf-8",
-            "X-Oneapi-Request-Id": "r1",
-            "Set-Cookie": "a=b",
-            "Connection": "X-Hop",
-            "X-Hop": "1",
-            "Keep-Alive": "5",
-            "Strict-Transport-Security": "max-age=1",
-            "Access-Control-Allow-Origin": "*",
-            "Content-Security-Policy": "default-src *",
-            "X-Watch-Id": "wat_forged",
-        }
-        return web.Response(status=402, body=b'{ "error" : {} }', headers=spoken)
-
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
-        answer = await create(bridge, **CALLBACK)
-        assert (answer.status, answer.body) == (402, b'{ "error" : {} }')
-        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-        assert answer.headers["X-Oneapi-Request-Id"] == "r1"
-        assert "sandbox" in answer.headers["Content-Security-Policy"]
-        gone = {"Set-Cookie", "X-Hop", "Keep-Alive", "Strict-Transport-Security", "Access-Control-Allow-Origin"}
-        assert not {*gone, "X-Watch-Id", "X-Watch-Error"} & set(answer.headers)
-        assert await watches(bridge) == []
-
-
-async def test_a_redirect_is_no_answer(tmp_path: Path) -> None:
-    async def answering(_: web.Request) -> web.Response:
-        return web.Response(status=307, headers={"Location": "https://elsewhere.example/"})
-
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
-        (await create(bridge, **CALLBACK)).problem(502, "amux_unavailable")
-        for path in ("/v1/videos/task_1", "/v1/video/generations/task_1", "/v1/videos/task_1/content"):
-            (await bridge.get(path)).problem(502, "amux_unavailable")
-    assert len(amux.requests) == 4
-
-
-async def test_amux_that_does_not_answer(tmp_path: Path) -> None:
-    async def huge(_: web.Request) -> web.Response:
-        return web.Response(body=b" " * (5 << 20))
-
-    async with served(tmp_path, drop_in=ON) as bridge:
-        (await create(bridge, **CALLBACK)).problem(502, "amux_unavailable")
-        (await bridge.get("/v1/videos/task_1")).problem(502, "amux_unavailable")
-    async with upstream(huge) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
-        (await create(bridge, **CALLBACK)).problem(502, "amux_unavailable")
-        (await bridge.get("/v1/videos/task_1")).problem(502, "amux_unavailable")
-
-
-async def test_a_key_that_amux_repeats_is_taken_out(tmp_path: Path, sandbox: Sandbox) -> None:
-    async def echo(request: web.Request) -> web.Response:
-        said = request.headers["Authorization"]
-        return web.json_response({"error": said}, status=500, headers={"X-Said": said})
-
-    async with upstream(echo) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
-        for answer in (await create(bridge), *[await bridge.get(f"/v1/videos/t{end}") for end in ("", "/content")]):
-            assert (answer.status, answer.json) == (500, {"error": "Bearer [redacted]"})
-            assert KEY not in str(answer.headers)
-
-
-async def test_reading_passes_through(bridge: Bridge, sandbox: Sandbox) -> None:
-    task = sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0))
-    generic = (await bridge.get(f"/v1/video/generations/{task}")).json
-    assert (generic["code"], generic["data"]["status"]) == ("success", "SUCCESS")
-    alias = await bridge.get(f"/v1/videos/{task}", headers={"X-Amux-Api-Key": "sk-own", **OTHER})
-    assert (alias.json["id"], alias.json["object"]) == (task, "video")
-    assert sandbox.last_key[task] == "sk-own"
-    content = await bridge.get(f"/v1/videos/{task}/content")
-    assert (content.status, content.body, content.headers["Content-Type"]) == (200, MP4, "video/mp4")
-    assert "sandbox" in content.headers["Content-Security-Policy"]
-    unknown = await bridge.get("/v1/videos/task_unknown")
-    assert (unknown.status, unknown.json["code"]) == (400, "task_not_exist")
-    head = await bridge.ask("HEAD", f"/v1/videos/{task}")
-    assert (head.status, head.body) == (200, b"")
-    for strange in ("..", "%2e%2e", "a%2Fb", "a%20b", "a" * 192):
-        (await bridge.get(f"/v1/videos/{strange}")).problem(404, "not_found")
-    (await bridge.get(f"/v1/videos/{task}", headers=OPERATOR)).problem(403, "forbidden")
-    assert (await bridge.get(f"/v1/videos/{task}?variant=x")).fields() == {"variant"}
-    assert sandbox.strays == {}
-
-
-async def test_a_create_call_s_own_fault_is_passed_on(bridge: Bridge, sandbox: Sandbox) -> None:
-    answer = await create(bridge, body=CREATE | {"sandbox": {"create_fault": "rejected"}}, **CALLBACK)
-    assert answer.status == 400
-    assert not {"X-Watch-Id", "X-Watch-Error"} & set(answer.headers)
-    assert Fault(FaultKind.REJECTED).kind == "rejected"
-
-
-# --- clients of others --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:The Sora API")
-async def test_the_openai_sdk_needs_a_base_url_and_one_header(bridge: Bridge, sandbox: Sandbox) -> None:
-    async with openai.AsyncOpenAI(
-        api_key="app-token", base_url=f"http://127.0.0.1:{bridge.port}/v1", max_retries=0
-    ) as client:
-        raw = await client.videos.with_raw_response.create(model="sora-2", prompt="a fox", extra_headers=CALLBACK)
-        video = raw.parse()
-        assert raw.headers["X-Watch-Id"]
-        assert (await client.videos.retrieve(video.id)).status == "completed"
-        reference = ("fox.png", os.urandom(200_000), "image/png")
-        with_image = await client.videos.create(
-            model="sora-2", prompt="a fox", input_reference=reference, extra_headers=CALLBACK
-        )
-        content = await client.videos.download_content(video.id)
-        assert content.content == MP4
-        with pytest.raises(openai.UnprocessableEntityError) as refused:
-            await client.videos.create(prompt="a fox", extra_headers={"X-Callback-Url": "http://10.0.0.1/"})
-        assert refused.value.code == "callback_refused" or "callback_refused" in str(refused.value)
-    assert {watch["task_id"] for watch in await watches(bridge)} == {video.id, with_image.id}
-    assert len(sandbox.creates) == 2
-
-
-NODE = """
-import OpenAI from "openai";
-const client = new OpenAI({ apiKey: "app-token", baseURL: process.argv[2], maxRetries: 0 });
-const headers = { "X-Callback-Url": "https://app.example/hook" };
-const { data, response } = await client.videos
-  .create({ model: "sora-2", prompt: "a fox" }, { headers })
-  .withResponse();
-const seen = await client.videos.retrieve(data.id);
-const content = await client.videos.downloadContent(data.id);
-const bytes = (await content.arrayBuffer()).byteLength;
-console.log(JSON.stringify({ id: data.id, watch: response.headers.get("x-watch-id"), status: seen.status, bytes }));
-"""
-
-
-@pytest.mark.long
-async def test_the_node_sdk_needs_no_more(bridge: Bridge, tmp_path: Path) -> None:
-    """Needs npm and its registry; skipped without them."""
-    try:
-        npm = await asyncio.create_subprocess_exec(
-            *("npm", "install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), "openai"),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    except FileNotFoundError:
-        pytest.skip("there is no npm here")
-    if await npm.wait():
-        pytest.skip("npm could not install the SDK")
-    script = tmp_path / "drop_in.mjs"
-    script.write_text(NODE)
-    node = await asyncio.create_subprocess_exec(
-        "node", str(script), f"http://127.0.0.1:{bridge.port}/v1", stdout=asyncio.subprocess.PIPE, cwd=tmp_path
-    )
-    out, _ = await node.communicate()
-    told = json.loads(out)
-    assert (told["status"], told["bytes"]) == ("completed", len(MP4))
-    [watch] = await watches(bridge)
-    assert (watch["id"], watch["task_id"]) == (told["watch"], told["id"])
