@@ -13,7 +13,7 @@ from bridge.core.event import event_id
 from bridge.core.model import Attempt, DeliveryState, EventType
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
-from bridge.store.rows import delivery_view, problem_of, task_row, task_view, watch_of
+from bridge.store.rows import SNAPSHOT, delivery_view, problem_of, snapshot_from, task_view, watch_of
 from bridge.store.schema import IS_ACTIVE, IS_DEAD, attempts, deliveries, events, outbox, tasks, watches
 from bridge.store.sealing import Sealer
 from bridge.telemetry import get_logger
@@ -156,7 +156,10 @@ def keys_of(connection: Connection, sealer: Sealer, credentials: Sequence[str]) 
 
 # --- tasks --------------------------------------------------------------------------------------------------------
 
-_OWN = select(tasks).where(tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None))
+_TAKEN_UP = ("id", "task_id", "credential", *SNAPSHOT, "polls", "last_polled_at", "wants_status")
+_OWN = select(*(tasks.c[name] for name in _TAKEN_UP)).where(
+    tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)
+)
 _OVERDUE = (
     select(watches.c.deadline_at, watches.c.id, watches.c.task)
     .join(tasks, tasks.c.id == watches.c.task)
@@ -175,8 +178,12 @@ _OVERDUE = (
 
 
 def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
-    """Every open task of a replica."""
-    return [task_row(row, sight_owed=row.wants_status) for row in connection.execute(_OWN, {"replica": replica.id})]
+    """Every open task of a replica; 100,000 wait at a start, so rows are taken apart in one go, by place."""
+    rows = connection.execute(_OWN, {"replica": replica.id}).all()
+    return [
+        TaskRow(row, task_id, credential, snapshot_from(*snapshot), polls, polled_at, wanted)
+        for row, task_id, credential, *snapshot, polls, polled_at, wanted in rows
+    ]
 
 
 def overdue(connection: Connection, replica: Replica, now: float, after: Overdue | None, limit: int) -> list[Overdue]:

@@ -111,11 +111,21 @@ def note_values(note: PollNote) -> dict[str, Any]:
 
 
 def snapshot_of(row: Row[Any]) -> TaskSnapshot:
-    """A task's columns as a snapshot; one object for all that nobody has seen, for there may be 100,000."""
-    if row.status == TaskStatus.UNKNOWN and row.progress is None:
+    """A task's columns as a snapshot."""
+    return snapshot_from(row.status, row.progress, row.url, row.format, row.metadata, row.error)
+
+
+SNAPSHOT = ("status", "progress", "url", "format", "metadata", "error")
+
+
+def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
+    status: str, progress: int | None, url: str | None, container: str | None, metadata: str | None, error: str | None
+) -> TaskSnapshot:
+    """The columns of SNAPSHOT as one; the same object for all that nobody has seen, for there may be 100,000."""
+    if status == "unknown" and progress is None:
         return UNSEEN
-    metadata = None if row.metadata is None else VideoMetadata(**orjson.loads(row.metadata))
-    return TaskSnapshot(TaskStatus(row.status), row.progress, row.url, row.format, metadata, problem_of(row.error))
+    read = None if metadata is None else VideoMetadata(**orjson.loads(metadata))
+    return TaskSnapshot(TaskStatus(status), progress, url, container, read, problem_of(error))
 
 
 def task_row(row: Row[Any], *, sight_owed: bool) -> TaskRow:

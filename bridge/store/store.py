@@ -51,6 +51,7 @@ from bridge.store.writer import PATIENCE_SECONDS, GroupWriter
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten, and a start may wait for them
 READERS = 3  # threads; a page of watches takes a millisecond, so few are enough
 
 
@@ -151,7 +152,8 @@ class Store:
 
     async def own_tasks(self) -> Sequence[TaskRow]:
         """Every open task that this replica owns: what it polls after a start."""
-        return await self._read(reading.own_tasks, self.replica)
+        asked = partial(self._database.read, reading.own_tasks, self.replica)
+        return await self._answer_of(asked, LOADING_SECONDS)
 
     async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
         """The amux keys, opened, of credentials that are watches' own."""
@@ -318,14 +320,14 @@ class Store:
     ) -> Result:
         return await self._answer_of(partial(self._database.read, question, *args, **kwargs))
 
-    async def _answer_of(self, asked: Callable[[], Result]) -> Result:
+    async def _answer_of(self, asked: Callable[[], Result], seconds: float = PATIENCE_SECONDS) -> Result:
         try:
             answer = self._readers.submit(asked)
         except RuntimeError:
             raise StoreUnavailable("the bridge is stopping") from None
         try:
             # A question whose caller has given up before its turn is not asked at all.
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(answer)
         except TimeoutError:
             raise StoreUnavailable("the database does not answer") from None

@@ -337,13 +337,13 @@ _CREATED: Final = Answer(
 )
 
 
-def _creation(path: str) -> Route[CallersHandler]:
+def _creation(path: str, summary: str) -> Route[CallersHandler]:
     return Route(
         "POST",
         path,
         drop_in.create,
         DROP_IN,
-        "Create a video, and watch its task",
+        summary,
         {200: _CREATED},
         "The body goes to amux unchanged. Target, limits and store are checked before amux is asked.",
         (*_CALLBACKS, _OWN_KEY, Parameter("Idempotency-Key", "Passed to amux.", _PRINTABLE, "header")),
@@ -368,8 +368,8 @@ def _reading(path: str, summary: str, media: dict[str, dict[str, Any]], *more: P
 
 
 DROP_IN_ROUTES: Final = (
-    _creation("/v1/videos"),
-    _creation("/v1/video/generations"),
+    _creation("/v1/videos", "Create a video, and watch its task"),
+    _creation("/v1/video/generations", "Create and watch, the generic way"),
     _reading("/v1/videos/{id}", "Ask amux about a task", _AS_AMUX),
     _reading("/v1/video/generations/{id}", "Ask amux about a task, the generic way", _AS_AMUX),
     _reading("/v1/videos/{id}/content", "The video's bytes from amux", _VIDEO, _RANGE),

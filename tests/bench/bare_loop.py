@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
+from statistics import median
 
 import aiohttp
 import orjson
@@ -45,12 +46,25 @@ class Done:
         """Without what the process spends doing nothing, `idle` CPU seconds a second."""
         return Done(self.count, Spent(self.spent.wall, self.spent.cpu - idle * self.spent.wall))
 
-    def plus(self, other: "Done") -> "Done":
-        wall, cpu = self.spent.wall + other.spent.wall, self.spent.cpu + other.spent.cpu
-        return Done(self.count + other.count, Spent(wall, cpu))
 
+class Rounds:
+    """The same thing done several times. Their median counts: now and then others have the machine."""
 
-NOTHING = Done(0, Spent(0.0, 0.0))
+    def __init__(self) -> None:
+        self._done: list[Done] = []
+
+    def add(self, done: Done) -> None:
+        self._done.append(done)
+
+    @property
+    def microseconds(self) -> float:
+        """CPU µs of one."""
+        return median(done.microseconds for done in self._done)
+
+    @property
+    def rate(self) -> float:
+        """How many a second, by the wall clock."""
+        return median(done.rate for done in self._done)
 
 
 def _session(authority: str | None = None) -> aiohttp.ClientSession:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import bare_loop
-from bare_loop import Done
+from bare_loop import Done, Rounds
 from processes import Child
 from receiver import Ports, receiver, url_of
 from seeding import payload
@@ -37,11 +37,13 @@ def run(stage: Stage) -> Iterator[Row]:
         yield from _clock(f"{GOOD_HOSTS} good hosts beside one that hangs", mixed, None, 0.1)
 
 
-def _rate(stage: Stage, there: Child) -> tuple[Done, Row]:
+def _rate(stage: Stage, there: Child) -> tuple[Rounds, Row]:
     """A backlog of owed deliveries, sent as fast as it goes; the bare loop before and after."""
     ports: Ports = there.greeting
     seconds, backlog = stage.pick(0.5, 3.0, 5.0), stage.pick(200, 4_000, 40_000)
-    bare = bare_loop.posts(ports.urls(), 8 * HOSTS, seconds, payload())
+    bare = Rounds()
+    for _ in range(stage.pick(1, 2, 3)):
+        bare.add(bare_loop.posts(ports.urls(), 8 * HOSTS, seconds, payload()))
     there.ask("forget")
     urls = ports.urls()
     database = stage.seeds.file(pending=[urls[number % HOSTS] for number in range(backlog)])
@@ -50,7 +52,7 @@ def _rate(stage: Stage, there: Child) -> tuple[Done, Row]:
         until(lambda: int(there.ask("count")) >= backlog, 120, "every delivery sent")
         done = Done(backlog - before, meter.read()).less(stage.idle)
         stage.helper("deliveries", there, helper.read())
-    bare = bare.plus(bare_loop.posts(ports.urls(), 8 * HOSTS, seconds, payload()))
+    bare.add(bare_loop.posts(ports.urls(), 8 * HOSTS, seconds, payload()))
     ratio = bare.microseconds / done.microseconds
     told = f"{done.microseconds:.0f} µs"
     what = f"{backlog:,} to {HOSTS} hosts: rate by CPU time"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import bare_loop
-from bare_loop import NOTHING, Done
+from bare_loop import Done, Rounds
 from certificate import certificate
 from lag import Lag
 from processes import Child
@@ -24,8 +24,8 @@ LATE_SECONDS = 0.25
 class Beside:
     """The bridge and the bare loop, measured in turn in one run."""
 
-    bridge: Done
-    bare: Done
+    bridge: Rounds
+    bare: Rounds
 
     def row(self, what: str) -> Row:
         ratio = self.bridge.microseconds / self.bare.microseconds
@@ -51,7 +51,7 @@ def run(stage: Stage) -> Iterator[Row]:
 
 def _beside(stage: Stage, amux: Child, name: str, concurrency: int, authority: str | None = None) -> Beside:
     """The bridge and the bare loop in turn, both with every worker busy."""
-    rounds, seconds = stage.pick(1, 3, 5), stage.pick(0.5, 2.0, 4.0)
+    rounds, seconds, idle = stage.pick(1, 5, 7), stage.pick(0.5, 1.5, 4.0), stage.idle
     hooks = stage.profile(f"polls-{name}") | ({} if authority is None else {"certificate": authority})
     database = stage.seeds.file(active=[f"task_{number}" for number in range(concurrency * TASKS_PER_WORKER)])
     settings = {
@@ -60,18 +60,18 @@ def _beside(stage: Stage, amux: Child, name: str, concurrency: int, authority: s
         "poll_request_timeout_seconds": "600",  # a halted bridge must not take its halt for amux's silence
         **every(ALWAYS_DUE_SECONDS),
     }
-    bare = bridge = NOTHING
+    bare, bridge = Rounds(), Rounds()
     with Bridge(stage.folder, database, settings, **hooks) as subject:
         _warm(amux, concurrency)
         for _ in range(rounds):
             with subject.halted():
-                bare = bare.plus(bare_loop.polls(str(amux.greeting), concurrency, seconds, authority))
+                bare.add(bare_loop.polls(str(amux.greeting), concurrency, seconds, authority))
             _warm(amux, concurrency)
             meter, helper, before = subject.meter(), amux.meter(), counted(amux).requests
             time.sleep(seconds)
-            bridge = bridge.plus(Done(counted(amux).requests - before, meter.read()))
+            bridge.add(Done(counted(amux).requests - before, meter.read()).less(idle))
             stage.helper("polls", amux, helper.read())
-    return Beside(bridge.less(stage.idle), bare)
+    return Beside(bridge, bare)
 
 
 def _warm(amux: Child, concurrency: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import bare_loop
-from bare_loop import NOTHING, Done
+from bare_loop import Done, Rounds
 from load import Registered, register
 from processes import Child
 from stage import Stage
@@ -12,30 +12,27 @@ from table import Row
 
 CONNECTIONS = 64
 BATCH = 500
-BATCHES_AT_A_TIME = 4
+BATCHES_AT_A_TIME = 2
 
 
 def run(stage: Stage) -> Iterator[Row]:
     """One by one, then by 500; the bare handler in turn with the first."""
-    rounds, seconds = stage.pick(1, 3, 5), stage.pick(0.5, 2.0, 4.0)
-    bare = single = batched = NOTHING
-    longest = 0.0
+    rounds, seconds, idle = stage.pick(1, 5, 7), stage.pick(0.5, 1.5, 4.0), stage.idle
+    bare, single, batched, longest = Rounds(), Rounds(), Rounds(), 0.0
     with (
         bare_loop.handler() as handler,
         Bridge(stage.folder, stage.seeds.file(), POLLS_NOTHING, **stage.profile("registrations")) as bridge,
     ):
-        _measured(bridge, str(bridge.greeting), 0.3, "warm")
+        _measured(bridge, bridge.url, seconds / 3, "warm")
         for turn in range(rounds):
             with bridge.halted():
-                done, _ = _measured(handler, str(handler.greeting), seconds, f"bare{turn}x")
-                bare = bare.plus(done)
-            done, told = _measured(bridge, str(bridge.greeting), seconds, f"one{turn}x")
-            single, longest = single.plus(done), max(longest, told.longest)
+                bare.add(_measured(handler, str(handler.greeting), seconds, f"bare{turn}x")[0])
+            done, told = _measured(bridge, bridge.url, seconds, f"one{turn}x")
+            single.add(done.less(idle))
+            longest = max(longest, told.longest)
             stage.say(f"registrations: the client took {told.spent.share:.0%} of a core")
         for turn in range(rounds):
-            done, _ = _measured(bridge, str(bridge.greeting), seconds, f"many{turn}x", BATCH)
-            batched = batched.plus(done)
-    single, batched = single.less(stage.idle), batched.less(stage.idle)
+            batched.add(_measured(bridge, bridge.url, seconds, f"many{turn}x", BATCH)[0].less(idle))
     yield _row(f"{CONNECTIONS} at a time: rate by CPU time", single, bare, 0.45)
     yield Row(
         "registrations",
@@ -54,7 +51,7 @@ def _measured(server: Child, url: str, seconds: float, run_name: str, batch: int
     return Done(told.watches, meter.read()), told
 
 
-def _row(what: str, bridge: Done, bare: Done, target: float | None) -> Row:
+def _row(what: str, bridge: Rounds, bare: Rounds, target: float | None) -> Row:
     ratio = bare.microseconds / bridge.microseconds
     told = f"{bridge.microseconds:.0f} µs"
     return Row("registrations", what, told, f"{bare.microseconds:.0f} µs", ratio, target, at_least=True)

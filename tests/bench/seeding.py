@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bridge.store.opening import open_database
 from bridge.store.rows import digest, events_text
 
 CALLBACK = "http://127.0.0.1:9/hooks/video"
-OLD_SECONDS = 60 * 86_400.0  # how long ago settled watches ended: retention may take them if it is asked to
+OLD_SECONDS = 10 * 86_400.0  # how long ago settled watches ended: retention leaves them, unless it is set to less
 _AT_ONCE = 5_000
 _EVENTS = events_text(TERMINAL_EVENTS)
 _PAYLOAD_AT = 1_764_000_000.0
@@ -42,8 +42,8 @@ class Seeds:
         with closing(sqlite3.connect(self._template)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def file(self, *, active: Sequence[str] = (), settled: int = 0, dead: int = 0, pending: Sequence[str] = ()) -> Path:
-        """A database with an active watch for each task id, settled ones, and one pending delivery for each URL."""
+    def file(self, *, active: Sequence[str] = (), settled: int = 0, dead: Sequence[str] = (), pending: Sequence[str] = ()) -> Path:
+        """A database with a watch for each task id and settled ones; a dead and a pending delivery for each URL."""
         self._made += 1
         path = self._folder / f"seeded-{self._made}.db"
         shutil.copyfile(self._template, path)
@@ -136,25 +136,17 @@ def _active(tasks: Sequence[str]) -> Iterator[tuple[str, Row]]:
         yield _watch(_watch_id(number, "a"), row_id, task_id, now, url or CALLBACK)
 
 
-def _ended(settled: int, dead: int) -> Iterator[tuple[str, Row]]:
-    """Settled watches whose events were delivered long ago, then some whose events were given up."""
+def _ended(settled: int, dead: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Settled watches whose events were delivered, then one for each URL whose event was given up."""
     ended_at = time.time() - OLD_SECONDS
-    for number in range(settled + dead):
-        yield from _settled(number, "e", ended_at, CALLBACK)
-        is_dead = number >= settled
+    for number, url in enumerate(chain(repeat(CALLBACK, settled), dead)):
+        state, when = ("delivered", "delivered_at") if number < settled else ("dead", "dead_at")
         watch_id = _watch_id(number, "e")
-        state = {"state": "dead", "dead_at": ended_at} if is_dead else {"state": "delivered", "delivered_at": ended_at}
-        yield _delivery(watch_id, ended_at, **({"delivered_at": None, "dead_at": None} | state))
-        yield (
-            "attempts",
-            {
-                "delivery_id": event_id(watch_id, EventType.COMPLETED),
-                "started_at": ended_at,
-                "duration_seconds": 0.02,
-                "status_code": 200,
-                "body": "ok",
-            },
-        )
+        yield from _settled(number, "e", ended_at, url)
+        times = {"delivered_at": None, "dead_at": None} | {when: ended_at}
+        yield _delivery(watch_id, ended_at, state=state, **times)
+        attempt = {"started_at": ended_at, "duration_seconds": 0.02, "status_code": 200, "body": "ok"}
+        yield "attempts", {"delivery_id": event_id(watch_id, EventType.COMPLETED), **attempt}
 
 
 def _owed(urls: Iterable[str]) -> Iterator[tuple[str, Row]]:

@@ -238,7 +238,7 @@ async def test_a_caller_that_leaves_is_waited_for_no_more(bridge: Bridge) -> Non
 
 
 async def test_bad_waits(bridge: Bridge) -> None:
-    for seconds in ("61", "-1", "nan", "inf", "1e1", "", "0x10", "60.1", "%D9%A1", "1,5", "1" * 400):
+    for seconds in ("61", "-1", "nan", "inf", "1e2", "1e", "", "0x10", "60.1", "%D9%A1", "1,5", "1" * 400):
         assert (await bridge.get(f"/watch/{NO_WATCH}?wait_seconds={seconds}")).fields() == {"wait_seconds"}
 
 
