@@ -23,7 +23,7 @@ def run(stage: Stage) -> Iterator[Row]:
 
 def _restart(stage: Stage) -> Iterator[Row]:
     """The default times, or all of them shorter by one factor; registered in one go, then started anew."""
-    scale = stage.pick(0.05, 0.3, 1.0)
+    scale = stage.pick(0.05, 0.4, 1.0)
     watches = stage.pick(200, 1_500, 20_000)
     settings = {
         "poll_first_delay_seconds": str(5 * scale),
@@ -56,14 +56,11 @@ def _rate(stage: Stage) -> Iterator[Row]:
     limit, seconds = stage.pick(20, 50, 200), stage.pick(3.0, 8.0, 60.0)
     with upstream() as amux:
         seen = _seen(stage, amux, {"poll_rate_per_second": str(limit), **every(0.1)}, limit * 2, seconds)
-    most = busiest(seen.arrivals, 1.0)
-    yield Row(
-        "spread",
-        f"BRIDGE_POLL_RATE_PER_SECOND={limit}: busiest second",
-        f"{most} polls",
-        measured=float(most),
-        target=float(limit),
-    )
+    # What comes while the stand-in does not look seems to come later than it did, and closer together.
+    sure = 1.0 - min(seen.stall, 0.5)
+    most = busiest(seen.arrivals, sure)
+    what = f"BRIDGE_POLL_RATE_PER_SECOND={limit}: busiest {sure:.2f} s"
+    yield Row("spread", what, f"{most} polls", measured=float(most), target=float(limit))
     reached = len(seen.arrivals) / seconds
     yield Row("spread", "the same: how much of it is used", f"{reached:.1f}/s", f"{limit}/s", reached / limit)
 

@@ -25,6 +25,7 @@ _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
     b"X-Oneapi-Request-Id: 20261123150405000000000bench\r\n\r\n"
 )
+_LOOK_SECONDS = 0.01
 _VIDEO = b"https://cdn.example.com/v/4711.mp4"
 
 
@@ -32,14 +33,15 @@ _VIDEO = b"https://cdn.example.com/v/4711.mp4"
 class Counted:
     """What the stand-in saw: requests, how many at a time, the tasks asked about since the last `forget`.
 
-    `widest_gap` is the longest time between two questions about one task, in seconds, `fewest` the smallest number of
-    questions about any of them; `arrivals` are monotonic seconds.
+    `widest_gap` is the longest time between two questions about one task, `stall` the longest that the stand-in did
+    not look at its sockets, both in seconds; `arrivals` are monotonic seconds.
     """
 
     requests: int
     most_at_a_time: int
     tasks: int
     widest_gap: float
+    stall: float
     arrivals: list[float] = field(default_factory=list)
 
 
@@ -58,13 +60,22 @@ class _Station:
         self.widest_gap = 0.0
         self.arrivals: list[float] = []
         self.most_at_a_time = self.at_a_time
+        self.stall = 0.0
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Note how long the loop did not turn; every few milliseconds."""
+        now = time.monotonic()
+        self.stall = max(self.stall, now - self._looked)
+        self._looked = now
+        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self.look)
 
     def answer(self, question: Any) -> Any:
         if question == "forget":
             self.forget()
             return None
         arrivals = self.arrivals if question == "arrivals" else []
-        return Counted(self.requests, self.most_at_a_time, len(self.last), self.widest_gap, arrivals)
+        return Counted(self.requests, self.most_at_a_time, len(self.last), self.widest_gap, self.stall, arrivals)
 
     def record(self, task: bytes) -> bytes:
         """Count a question; its answer."""
@@ -120,6 +131,7 @@ def amux(pipe: Connection, delay: float, certificate: tuple[str, str] | None) ->
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
         loop = asyncio.get_running_loop()
+        station.look()
         server = await loop.create_server(lambda: _Connection(station), "127.0.0.1", 0, ssl=context, backlog=4096)
         port = server.sockets[0].getsockname()[1]
         return f"http{'s' if certificate else ''}://127.0.0.1:{port}"

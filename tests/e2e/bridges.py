@@ -158,7 +158,12 @@ def check_all_ended(database_url: str, watch_ids: Iterable[str]) -> None:
     states = {row.id: row.state for row in rows(database_url, "SELECT id, state FROM watches")}
     assert {watch_id: states.get(watch_id) for watch_id in wanted} == dict.fromkeys(wanted, "settled")
     check_nothing_stuck(database_url)
-    undelivered = rows(database_url, "SELECT id, state, error FROM deliveries WHERE state <> 'delivered'")
+    # A status event that a dead replica had claimed may be overtaken by the watch's end: it is superseded, as promised.
+    undelivered = rows(
+        database_url,
+        "SELECT id, state, error FROM deliveries WHERE state <> 'delivered' "
+        "AND NOT (type IN ('video.queued', 'video.in_progress') AND state = 'dead' AND error LIKE '%superseded%')",
+    )
     assert undelivered == []
 
 
