@@ -307,7 +307,7 @@ def test_reprs_hold_nothing_secret_and_secret_texts_all_of_it(read: Load) -> Non
         BRIDGE_ENCRYPTION_KEYS=FERNET,
         BRIDGE_DATABASE_URL="postgresql://user:p%40ssword@host/db",
     )
-    texts = {"sk-amux", "token-1", "token-2", SECRET, KEY.text, FERNET, "p%40ssword", "p@ssword"}
+    texts = {"sk-amux", "token-1", "token-2", SECRET, KEY.text, KEY.seed_text, FERNET, "p%40ssword", "p@ssword"}
     assert set(secret_texts(settings)) == texts
     assert not [text for text in texts if text in repr(settings) or text in str(settings)]
     assert secret_texts(Settings.model_construct()) == []

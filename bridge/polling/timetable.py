@@ -1,6 +1,7 @@
 """When each task is polled next: the heap, the pace, and the credentials that rest. One timer rings for them all."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from math import inf
 
@@ -131,8 +132,14 @@ class Timetable:
         Over five seconds alone, tasks that are polled every 15 s would come back in three bursts a minute.
         """
         now = self._clock()
-        for place, task in enumerate(tasks):
-            self.plan(task, now + (place + self._random()) / len(tasks) * self._span(task))
+        groups: dict[float, list[PolledTask]] = defaultdict(list)
+        for task in tasks:
+            groups[self._span(task)].append(task)
+        # Each interval's tasks by themselves: tasks come in the order of their age, and so do their intervals. Spread in
+        # one row, the last of those with the longer one would fall among the first of the others, at twice the rate.
+        for span, group in groups.items():
+            for place, task in enumerate(group):
+                self.plan(task, now + (place + self._random()) / len(group) * span)
 
     def plan_anywhere(self, task: PolledTask) -> None:
         """Make a task due soon, but not at once: for tasks that come one by one and many at a time."""

@@ -42,7 +42,9 @@ class Seeds:
         with closing(sqlite3.connect(self._template)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def file(self, *, active: Sequence[str] = (), settled: int = 0, dead: Sequence[str] = (), pending: Sequence[str] = ()) -> Path:
+    def file(
+        self, *, active: Sequence[str] = (), settled: int = 0, dead: Sequence[str] = (), pending: Sequence[str] = ()
+    ) -> Path:
         """A database with a watch for each task id and settled ones; a dead and a pending delivery for each URL."""
         self._made += 1
         path = self._folder / f"seeded-{self._made}.db"
