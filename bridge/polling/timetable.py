@@ -135,8 +135,8 @@ class Timetable:
         groups: dict[float, list[PolledTask]] = defaultdict(list)
         for task in tasks:
             groups[self._span(task)].append(task)
-        # Each interval's tasks by themselves: tasks come in the order of their age, and so do their intervals. Spread in
-        # one row, the last of those with the longer one would fall among the first of the others, at twice the rate.
+        # Each interval's tasks by themselves: tasks come in the order of their age, and so do their intervals. Spread
+        # in one row, the last of the longer ones would fall among the first of the others, at twice the rate.
         for span, group in groups.items():
             for place, task in enumerate(group):
                 self.plan(task, now + (place + self._random()) / len(group) * span)

@@ -48,7 +48,9 @@ def run(stage: Stage) -> Iterator[Row]:
         yield from _retention(stage, amux, settled, rate)
 
 
-def _costs(stage: Stage, amux: Child, there: Child, active: int, settled: int, rate: float) -> Costs:
+def _costs(  # noqa: PLR0917  a measurement has these numbers
+    stage: Stage, amux: Child, there: Child, active: int, settled: int, rate: float
+) -> Costs:
     """Each kind of work by itself while polls go on; what the polls cost is known by then."""
     ports: Ports = there.greeting
     seconds, dead, idle = stage.pick(1.0, 8.0, 20.0), stage.pick(100, 1_000, 4_000), stage.idle

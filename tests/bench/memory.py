@@ -1,4 +1,4 @@
-"""Memory: what each further active watch takes, loaded at a start or registered; and how long the start of many takes."""
+"""Memory: what each further active watch takes, loaded or registered; and how long the start of many takes."""
 
 from collections.abc import Iterator
 
