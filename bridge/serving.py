@@ -33,10 +33,11 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
         _log.event("caution", level=logging.WARNING, what=caution)
     for name in reading.unknown_names():
         _log.event("caution", level=logging.WARNING, what=f"{name} is no setting of this bridge; is it a typo?")
-    gc.set_threshold(20_000, 20, 50)  # before 100,000 tasks are loaded, which would be looked at again and again
-    runtime = await Runtime.start(settings)
-    # What is here now stays: the collector need not look at it again, which is a quarter of a poll's cost.
+    # What is here now stays: the collector need not look at it again, which is a quarter of a poll's cost. It looks
+    # before anything is due, for that takes a third of a second, in which polls would pile up.
     gc.collect()
+    gc.set_threshold(20_000, 20, 50)
+    runtime = await Runtime.start(settings)
     gc.freeze()
     if on_ready is not None:
         on_ready(runtime.url)

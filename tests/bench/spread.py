@@ -3,6 +3,7 @@
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from math import floor
 
 from processes import Child
 from stage import Stage
@@ -43,7 +44,7 @@ def _restart(stage: Stage) -> Iterator[Row]:
             seen = counted(amux, "arrivals")
     bins = [0] * BINS
     for at in seen.arrivals:
-        if 0 <= (number := int((at - began) / scale)) < BINS:
+        if 0 <= (number := floor((at - began) / scale)) < BINS:
             bins[number] += 1
     mean = sum(bins) / BINS
     what = f"{60 * scale:g} s after a restart, {watches:,} watches: busiest of 60 parts beside their mean"
