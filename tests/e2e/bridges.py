@@ -164,7 +164,7 @@ def check_all_ended(database_url: str, watch_ids: Iterable[str]) -> None:
         "SELECT id, state, error FROM deliveries WHERE state <> 'delivered' "
         "AND NOT (type IN ('video.queued', 'video.in_progress') AND state = 'dead' AND error LIKE '%superseded%')",
     )
-    assert undelivered == []
+    assert undelivered == [], undelivered
 
 
 def check_nothing_stuck(database_url: str) -> None:
