@@ -290,9 +290,10 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class RetryingMany:
-    """Which dead deliveries to send again."""
+    """Which dead deliveries to send again: those after an id, in the order of their ids."""
 
     wanted: DeadFilter
+    after: str
     now: float
 
 
@@ -346,17 +347,18 @@ def count_dead(connection: Connection, wanted: DeadFilter) -> int:
     return count
 
 
-def retry_dead(connection: Connection, works: Sequence[RetryingMany]) -> Sequence[int | BridgeError]:
-    """Make up to 2,000 of what each filter finds due now; how many."""
+def retry_dead(connection: Connection, works: Sequence[RetryingMany]) -> Sequence[list[str] | BridgeError]:
+    """Make up to 2,000 of what each filter finds due now; their ids, in order."""
     return [_retried(connection, work) for work in works]
 
 
-def _retried(connection: Connection, work: RetryingMany) -> int:
-    wanted = _dead(work.wanted, deliveries.c.id, watches.c.host).order_by(deliveries.c.id).limit(RETRIED_AT_ONCE)
-    locked = wanted.with_for_update(read=True, key_share=True, of=watches)
+def _retried(connection: Connection, work: RetryingMany) -> list[str]:
+    wanted = _dead(work.wanted, deliveries.c.id, watches.c.host).where(deliveries.c.id > work.after)
+    first = wanted.order_by(deliveries.c.id).limit(RETRIED_AT_ONCE)
+    locked = first.with_for_update(read=True, key_share=True, of=watches)
     found = {row.id: row.host for row in connection.execute(locked)}
     _make_due(connection, found, work.now)
-    return len(found)
+    return list(found)
 
 
 def _dead(wanted: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:

@@ -218,12 +218,12 @@ class Store:
 
     async def retry_dead(self, wanted: DeadFilter) -> int:
         """Make the dead deliveries that a filter finds due now; how many."""
-        now = self.now()
-        until = now if wanted.until is None else min(wanted.until, now)  # not those that die while we go on
-        work = claiming.RetryingMany(replace(wanted, until=until), now)
+        # From id to id, for it must end, though those sent again die again meanwhile.
+        work = claiming.RetryingMany(wanted, "", self.now())
         total = 0
         while done := await self._writer.do(claiming.retry_dead, work):
-            total += done
+            total += len(done)
+            work = replace(work, after=done[-1])
         return total
 
     # --- the operators' page ---------------------------------------------------------------------------------------

@@ -143,7 +143,11 @@ async def test_every_misbehaviour_is_a_failed_attempt_by_the_clock(around: World
             assert line["duration_seconds"] < 4, (way, line)  # 2 s, and what a slow machine adds
             delivery = (await bridge.watch(watch))["deliveries"][0]
             assert delivery["state"] == "pending", (way, delivery)
-            [attempt] = (await bridge.get(f"/deliveries/{delivery['id']}"))["attempt_log"]
+            # Its line is written before the row that holds it.
+            log = await bridge.until(
+                "GET", f"/deliveries/{delivery['id']}", lambda answer: bool(answer.json["attempt_log"])
+            )
+            [attempt] = log.json["attempt_log"]
             assert len((attempt["body"] or "").encode()) <= 3 * 4096, way
         await around.receiver.has([good])
         process.no_faults()

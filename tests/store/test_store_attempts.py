@@ -188,6 +188,12 @@ async def test_many_dead_ones_are_sent_again_in_parts(store: Store, monkeypatch:
     assert await store.due_hosts() == {HOST: 5}
 
 
+async def test_one_that_died_by_a_clock_since_set_back_is_sent_again(store: Store) -> None:
+    await dead(store, at=store.now() + MINUTE)
+    assert await store.count_dead(DeadFilter()) == 1
+    assert await store.retry_dead(DeadFilter()) == 1
+
+
 async def test_those_that_live_are_not_sent_again_with_the_dead(store: Store) -> None:
     waiting, sent = await due(store), await owed(store)
     await store.record_attempt(tried(store, sent))

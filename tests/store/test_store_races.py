@@ -163,7 +163,9 @@ async def test_many_sent_again_while_retention_comes_by_stay(replicas: list[Stor
     for _ in range(3):
         await dead(one)
     with held(two) as connection:
-        assert claiming.retry_dead(connection, [claiming.RetryingMany(DeadFilter(), two.now())]) == [3]
+        [sent_again] = claiming.retry_dead(connection, [claiming.RetryingMany(DeadFilter(), "", two.now())])
+        assert isinstance(sent_again, list)
+        assert len(sent_again) == 3
         sweeping = asyncio.create_task(one.delete_ended_before(one.now() + MINUTE, 10))
         await until_blocked(connection, sweeping)
     assert await sweeping == 0
