@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, or_, select, text
+from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_column, or_, select, text
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import NotFound
@@ -19,6 +19,7 @@ from bridge.core.model import Attempt, DeliveryState, EventType, Outcome, Proble
 from bridge.store import reading
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import WatchView
+from bridge.store.replicas import LEAVING
 from bridge.store.rows import problem_of
 from bridge.store.schema import IS_ACTIVE, IS_DEAD, attempts, deliveries, events, hosts, outbox, replicas, watches
 
@@ -240,12 +241,16 @@ def history(connection: Connection, watch_id: str) -> WatchHistory:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """A replica as its row tells it; its claim to its tasks ends at `expires_at` unless it renews."""
+    """A replica as its row tells it; its claim to its tasks ends at `expires_at` unless it renews.
+
+    `leaving`: it was told to stop, has handed its tasks over and takes no more.
+    """
 
     id: str
     started_at: float
     expires_at: float
     owned_tasks: int
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +272,7 @@ _SQLITE_FILE = text("PRAGMA database_list")
 
 def facts(connection: Connection) -> StoreFacts:
     """How large the store is, how much room its disk has, and who shares it. Raises NotFound when its file is gone."""
-    known = [
-        ReplicaView(row.id, row.started_at, row.expires_at, row.owned_tasks) for row in connection.execute(_REPLICAS)
-    ]
+    known = [_replica_view(row) for row in connection.execute(_REPLICAS)]
     if connection.dialect.name != "sqlite":
         return StoreFacts("PostgreSQL", connection.execute(_POSTGRES_SIZE).scalar_one(), known)
     [path] = [Path(row.file) for row in connection.execute(_SQLITE_FILE) if row.name == "main"]
@@ -279,3 +282,8 @@ def facts(connection: Connection) -> StoreFacts:
     except OSError as error:
         raise NotFound(f"the database's folder cannot be read: {error.strerror}") from None
     return StoreFacts("SQLite", sum(sizes), known, str(path), disk.total, disk.free)
+
+
+def _replica_view(row: Row[Any]) -> ReplicaView:
+    leaving = row.owned_tasks == LEAVING
+    return ReplicaView(row.id, row.started_at, row.expires_at, 0 if leaving else row.owned_tasks, leaving)

@@ -187,3 +187,13 @@ async def test_the_store_knows_its_size_and_who_shares_it(store: Store) -> None:
         assert facts.free_bytes is not None
         assert facts.disk_bytes is not None
         assert 0 < facts.free_bytes <= facts.disk_bytes
+
+
+async def test_a_replica_that_hands_its_tasks_over_is_told_as_leaving_with_none(store: Store) -> None:
+    await store.register(new_watch(store))
+    await store.renew(1)
+    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (told.owned_tasks, told.leaving) == (1, False)
+    await store.hand_over()
+    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (told.owned_tasks, told.leaving) == (0, True)

@@ -119,7 +119,7 @@ def _replicas(facts: Facts) -> Iterator[Trouble]:
     gone = [one for one in facts.store.replicas if one.expires_at < facts.now - 30 and one.owned_tasks]
     if gone:
         one = gone[0]
-        why = f"{one.id} was last heard of before {clock(one.expires_at)} and owned {one.owned_tasks:,} tasks."
+        why = f"{one.id} was last heard of before {clock(one.expires_at)} and owned {counted(one.owned_tasks, 'task')}."
         todo = "Nothing at once: the other replicas take its tasks over within 15 s. Find out why it died."
         yield Trouble("replicas", Level.WARN, f"{counted(len(gone), 'replica')} gone", why, todo)
 

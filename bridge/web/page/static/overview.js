@@ -151,9 +151,14 @@ function store({ store: found, store_ok: storeOk, replicas, now: at }) {
   const items = [{ id: "store", level, name: found?.kind ?? "Store", numbers: found ? bytes(found.size_bytes) : "", says: storeOk ? "takes writes" : "takes no writes", place: found?.place, free: found?.free_bytes, disk: found?.disk_bytes }];
   for (const one of replicas) {
     const alive = one.expires_at > at - 5;
-    items.push({ id: one.id, level: alive ? "good" : "warn", name: one.id, numbers: counted(one.owned_tasks, "task"), says: alive ? "replica, alive" : "replica, not heard of" });
+    items.push({ id: one.id, level: alive ? "good" : "warn", name: one.id, numbers: counted(one.owned_tasks, "task"), says: replicaSays(one, alive) });
   }
   reconcile(byId("store"), items, (one) => one.id, storeItem);
+}
+
+function replicaSays(one, alive) {
+  if (!alive) return "replica, not heard of";
+  return one.leaving ? "replica, stopping: its tasks are handed over" : "replica, alive";
 }
 
 function storeItem(one) {
