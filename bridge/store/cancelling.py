@@ -10,8 +10,9 @@ from bridge.core.errors import BridgeError, NotFound, WatchSettled
 from bridge.core.model import WatchState
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.replicas import Replica
+from bridge.store.rows import events_of, wants_status
 from bridge.store.schema import IS_ACTIVE, tasks, watches
-from bridge.store.settling import LOCK_TASKS, LOCK_WATCHES
+from bridge.store.settling import LOCK_WATCHES
 
 Nothing: TypeAlias = None
 
@@ -27,9 +28,15 @@ class Cancelling:
 
 
 _FIND = (
-    select(watches.c.id, watches.c.app, watches.c.state, watches.c.task)
+    select(watches.c.id, watches.c.app, watches.c.state, watches.c.task, watches.c.events)
     .where(watches.c.id.in_(bindparam("those", expanding=True)))
     .order_by(watches.c.id)
+)
+_LOCK_TASKS = (
+    select(tasks.c.id)
+    .where(tasks.c.closed_at.is_(None), tasks.c.id.in_(bindparam("those", expanding=True)))
+    .order_by(tasks.c.id)
+    .with_for_update()
 )
 _CLOSE_EMPTY = (
     update(tasks)
@@ -47,11 +54,12 @@ def cancel(connection: Connection, works: Sequence[Cancelling]) -> Sequence[Noth
     those = {"those": sorted({work.watch_id for work in works})}
     task_rows = sorted({row.task for row in connection.execute(_FIND, those)})
     if task_rows:  # the tasks first, as in settling; what is read after that stays true
-        connection.execute(LOCK_TASKS, {"those": task_rows}).all()
+        connection.execute(_LOCK_TASKS, {"those": task_rows}).all()
         connection.execute(LOCK_WATCHES, {"those": task_rows}).all()
     rows = {row.id: row for row in connection.execute(_FIND, those)}
+    at = works[0].at
     results: list[Nothing | BridgeError] = []
-    ending: set[str] = set()
+    ending: dict[str, WatchEnd] = {}
     for work in works:
         row = rows.get(work.watch_id)
         if row is None or work.app not in {None, row.app}:
@@ -61,9 +69,9 @@ def cancel(connection: Connection, works: Sequence[Cancelling]) -> Sequence[Noth
         else:
             results.append(None)
             if row.state == WatchState.ACTIVE:
-                ending.add(row.id)
-    at = works[0].at
-    end_watches(connection, [WatchEnd(watch_id, WatchState.CANCELLED, None, at) for watch_id in sorted(ending)])
+                owed_status = wants_status(events_of(row.events))
+                ending[row.id] = WatchEnd(row.id, WatchState.CANCELLED, None, at, owed_status=owed_status)
+    end_watches(connection, [ending[watch_id] for watch_id in sorted(ending)])
     if ending:
         connection.execute(_CLOSE_EMPTY, {"those": task_rows, "at": at})
     return results

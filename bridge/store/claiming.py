@@ -2,11 +2,11 @@
 
 import logging
 import secrets as randomness
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import Connection, Executable, Row, Select, bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -169,13 +169,20 @@ def release(connection: Connection, works: Sequence[Releasing]) -> Sequence[Noth
 
 # --- attempts -----------------------------------------------------------------------------------------------------
 
-_LEASES = (
-    select(outbox.c.id, outbox.c.lease)
-    .where(outbox.c.id.in_(bindparam("those", expanding=True)))
+# A claim by one name: a list of pairs would be planned as so many alternatives.
+_CLAIM_NAME = outbox.c.id + outbox.c.lease
+_STANDING = (
+    select(_CLAIM_NAME)
+    .where(outbox.c.id.in_(bindparam("those", expanding=True)), _CLAIM_NAME.in_(bindparam("claims", expanding=True)))
     .order_by(outbox.c.id)
     .with_for_update()
 )
-_WRITE_ATTEMPT = insert(attempts)
+_DONE = (  # the subquery locks in the order that everybody keeps
+    delete(outbox)
+    .where(outbox.c.id.in_(_STANDING.with_only_columns(outbox.c.id, maintain_column_froms=True)))
+    .returning(_CLAIM_NAME)
+)
+_WRITE_ATTEMPT = insert(attempts).inline()  # nobody asks for its number
 _STEP = (  # sets what it is given besides
     update(deliveries)
     .where(deliveries.c.id == bindparam("an_id"))
@@ -184,7 +191,6 @@ _STEP = (  # sets what it is given besides
         round_attempts=deliveries.c.round_attempts + literal_column("1"),
     )
 )
-_DONE = delete(outbox).where(outbox.c.id.in_(bindparam("those", expanding=True)))
 _LATER = update(outbox).where(outbox.c.id == bindparam("an_id"))  # sets what it is given
 _host = insert(hosts)
 _HOST_FAILED = _host.on_conflict_do_update(
@@ -202,23 +208,44 @@ _HOST_WELL = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=T
 
 def record_attempts(connection: Connection, works: Sequence[Tried]) -> Sequence[Nothing | BridgeError]:
     """Write each attempt and its delivery's next step, where the claim still stands."""
-    held = connection.execute(_LEASES, {"those": sorted({work.delivery_id for work in works})})
-    leases = {row.id: row.lease for row in held}
-    standing: list[Tried] = []
-    results: list[Nothing | BridgeError] = []
+    firsts: dict[str, Tried] = {}  # a claim is good for one attempt
     for work in works:
-        if leases.get(work.delivery_id) == work.lease:
-            del leases[work.delivery_id]  # a claim is good for one attempt
-            standing.append(work)
-            results.append(None)
-        else:
-            results.append(LostClaim("the delivery is claimed anew, or no longer owed"))
+        firsts.setdefault(work.delivery_id + work.lease, work)
+    held = _end_claims(connection, firsts)
+    standing = [work for claim, work in firsts.items() if claim in held]
     if standing:
         connection.execute(_WRITE_ATTEMPT, [_attempt_row(work) for work in standing])
-        _update_outbox(connection, standing)
         connection.execute(_STEP, [_step(work) for work in standing])
     _write_hosts(connection, works)
-    return results
+    recorded = {id(work) for work in standing}
+    return [None if id(work) in recorded else _lost() for work in works]
+
+
+def _lost() -> LostClaim:
+    return LostClaim("the delivery is claimed anew, or no longer owed")
+
+
+def _end_claims(connection: Connection, works: Mapping[str, Tried]) -> set[str]:
+    """Take what is done out of the outbox, put off what is to be sent again; the claims that stood."""
+    again = {claim: work.verdict.at for claim, work in works.items() if isinstance(work.verdict, RetryAt)}
+    if not again:
+        return _named(connection, _DONE, works)
+    held = _named(connection, _STANDING, works)
+    later = [
+        {"an_id": works[claim].delivery_id, "due_at": at, "set_at": works[claim].at, "lease": None, "holder": None}
+        for claim, at in again.items()
+        if claim in held
+    ]
+    if later:
+        connection.execute(_LATER, later)
+    if done := {claim: works[claim] for claim in held - again.keys()}:
+        _named(connection, _DONE, done)
+    return held
+
+
+def _named(connection: Connection, statement: Executable, works: Mapping[str, Tried]) -> set[str]:
+    those = sorted({work.delivery_id for work in works.values()})
+    return set(connection.execute(statement, {"those": those, "claims": sorted(works)}).scalars())
 
 
 def _attempt_row(work: Tried) -> dict[str, Any]:
@@ -249,19 +276,6 @@ def _step(work: Tried) -> dict[str, Any]:
             return step | {"next_attempt_at": at, "error": problem_text(error)}
         case Dead(error=error):
             return step | {"state": "dead", "dead_at": work.at, "error": problem_text(error)}
-
-
-def _update_outbox(connection: Connection, standing: Sequence[Tried]) -> None:
-    later = [
-        {"an_id": work.delivery_id, "due_at": work.verdict.at, "set_at": work.at, "lease": None, "holder": None}
-        for work in standing
-        if isinstance(work.verdict, RetryAt)
-    ]
-    done = [work.delivery_id for work in standing if not isinstance(work.verdict, RetryAt)]
-    if later:
-        connection.execute(_LATER, later)
-    if done:
-        connection.execute(_DONE, {"those": done})
 
 
 def _write_hosts(connection: Connection, works: Sequence[Tried]) -> None:

@@ -12,12 +12,16 @@ from bridge.store.schema import IS_ACTIVE, deliveries, outbox, watches
 
 @dataclass(frozen=True, slots=True)
 class WatchEnd:
-    """How and when (Unix seconds) a watch ended; a cancelled one has no outcome."""
+    """How and when (Unix seconds) a watch ended; a cancelled one has no outcome.
+
+    `owed_status`: it asked for status events, so one of them may still be pending.
+    """
 
     watch_id: str
     state: WatchState
     outcome: Outcome | None
     at: float
+    owed_status: bool
 
 
 _END_WATCH = update(watches).where(watches.c.id == bindparam("an_id"), IS_ACTIVE)  # sets what it is given
@@ -57,7 +61,8 @@ def end_watches(connection: Connection, ends: Sequence[WatchEnd]) -> None:
             for end in ends
         ],
     )
-    pending = connection.execute(_STILL_OWED, {"those": [end.watch_id for end in ends]}).scalars().all()
+    asked = [end.watch_id for end in ends if end.owed_status]
+    pending = connection.execute(_STILL_OWED, {"those": asked}).scalars().all() if asked else ()
     if pending:
         connection.execute(_NO_LONGER_OWED, {"those": pending})
         connection.execute(_SUPERSEDE, {"those": pending, "at": max(end.at for end in ends)})

@@ -295,7 +295,7 @@ def _write(connection: Connection, limit: ActiveLimit, cases: Sequence[_Case]) -
 def _open_tasks(connection: Connection, cases: Sequence[_Case]) -> dict[str, _Open]:
     """The open task of each case by its key, its row locked: settling waits until the watch is there."""
     replica = cases[0].replica
-    owner = replicas.lightest(connection, replica) if replicas.holds(connection, replica) else None
+    owner = replicas.owner_of_new(connection, replica)
     wanted: dict[str, list[_Case]] = defaultdict(list)
     for case in cases:
         wanted[case.key].append(case)

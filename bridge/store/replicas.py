@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, or_, select, true, update
 
 from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
 from bridge.store.database import Database
@@ -35,12 +35,34 @@ _FENCE = (
     .where(replicas.c.id == bindparam("replica"))
     .with_for_update(read=True)  # shared: whoever raises the epoch waits for the writes that still rely on it
 )
+_STANDING = (
+    select(replicas.c.id, replicas.c.epoch)
+    .where(replicas.c.id.in_(bindparam("replicas", expanding=True)))
+    .order_by(replicas.c.id)
+    .with_for_update(read=True)
+    .cte("standing")
+)
+_LOCK_OWN = (
+    select(tasks.c.id, tasks.c.owner, _STANDING.c.epoch)
+    .join(_STANDING, _STANDING.c.id == tasks.c.owner)
+    .where(tasks.c.closed_at.is_(None), tasks.c.id.in_(bindparam("those", expanding=True)))
+    .order_by(tasks.c.id)
+    .with_for_update(of=tasks)
+)
 
 
 def holds(connection: Connection, replica: Replica) -> bool:
     """Whether the replica's claim to its tasks stands, and will until this transaction ends."""
     epoch = connection.execute(_FENCE, {"replica": replica.id}).scalar_one_or_none()
     return epoch == replica.epoch
+
+
+def lock_own(connection: Connection, claims: Sequence[tuple[Replica, str]]) -> list[bool]:
+    """For each claim, whether its task is open and still its replica's; both stay so until this transaction ends."""
+    holders, those = {replica.id for replica, _ in claims}, {task for _, task in claims}
+    found = connection.execute(_LOCK_OWN, {"replicas": sorted(holders), "those": sorted(those)})
+    held = {row.id: (row.owner, row.epoch) for row in found}
+    return [held.get(task) == (replica.id, replica.epoch) for replica, task in claims]
 
 
 _FIND_EPOCH = select(replicas.c.epoch).where(replicas.c.id == bindparam("replica"))
@@ -205,8 +227,26 @@ def leave(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing 
 
 # --- sharing out --------------------------------------------------------------------------------------------------
 
-_LOADS = select(replicas.c.id, replicas.c.owned_tasks).where(
-    replicas.c.expires_at > bindparam("now"), replicas.c.owned_tasks > LEAVING
+_others = replicas.alias("others")
+_lightest_other = (
+    select(_others.c.id, _others.c.owned_tasks)
+    .where(
+        _others.c.id != bindparam("replica"),
+        _others.c.expires_at > bindparam("now"),
+        _others.c.owned_tasks > LEAVING,
+    )
+    .order_by(_others.c.owned_tasks, _others.c.id)
+    .limit(literal_column("1"))
+    .subquery("lightest")
+)
+_LOADS = (
+    select(
+        *(replicas.c.epoch, replicas.c.expires_at, replicas.c.owned_tasks),
+        *(_lightest_other.c.id.label("other"), _lightest_other.c.owned_tasks.label("others_tasks")),
+    )
+    .join_from(replicas, _lightest_other, true(), isouter=True)
+    .where(replicas.c.id == bindparam("replica"))
+    .with_for_update(read=True, of=replicas)  # as in _FENCE
 )
 # Until the task is committed nobody may forget its owner, or it would never be taken over. Renewing is not held up.
 _STAYS = (
@@ -218,16 +258,17 @@ UNEVEN = 1.25  # a replica gives new tasks away when it has a quarter more than 
 SMALL = 20  # and this many more: a handful of tasks is not worth another replica's look-up
 
 
-def lightest(connection: Connection, replica: Replica) -> str:
-    """Who should poll a new task: this replica, or one that is clearly less loaded."""
-    if not replica.shared:
-        return replica.id
+def owner_of_new(connection: Connection, replica: Replica) -> str | None:
+    """Who should poll a new task: this replica, or one that is clearly less loaded; None when this one's claim is lost.
+
+    The claim stands until this transaction ends.
+    """
     now = replica.now()
-    loads = {row.id: row.owned_tasks for row in connection.execute(_LOADS, {"now": now})}
-    own = loads.pop(replica.id, None)  # None: this one is leaving
-    if not loads:
+    known = connection.execute(_LOADS, {"replica": replica.id, "now": now}).one_or_none()
+    if known is None or known.epoch != replica.epoch:
+        return None
+    stays = known.owned_tasks > LEAVING and known.expires_at > now
+    if known.other is None or (stays and known.owned_tasks <= known.others_tasks * UNEVEN + SMALL):
         return replica.id
-    name = min(loads, key=lambda other: (loads[other], other))
-    if own is not None and own <= loads[name] * UNEVEN + SMALL:
-        return replica.id
-    return name if connection.execute(_STAYS, {"replica": name, "now": now}).first() else replica.id
+    taken = connection.execute(_STAYS, {"replica": known.other, "now": now}).first()
+    return replica.id if taken is None else str(known.other)

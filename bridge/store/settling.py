@@ -18,7 +18,7 @@ from bridge.store import replicas
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.replicas import Replica
-from bridge.store.rows import note_values, owed, snapshot_values, watch_of
+from bridge.store.rows import note_values, owed, snapshot_values, wants_status, watch_of
 from bridge.store.schema import IS_ACTIVE, deliveries, events, outbox, tasks, watches
 from bridge.store.sealing import Sealer
 from bridge.telemetry import get_logger
@@ -38,12 +38,6 @@ class Owned(Generic[Given]):
     lease_seconds: float
 
 
-LOCK_TASKS = (
-    select(tasks.c.id, tasks.c.owner)
-    .where(tasks.c.closed_at.is_(None), tasks.c.id.in_(bindparam("those", expanding=True)))
-    .order_by(tasks.c.id)
-    .with_for_update()
-)
 LOCK_WATCHES = (
     select(watches)
     .where(IS_ACTIVE, watches.c.task.in_(bindparam("those", expanding=True)))
@@ -54,21 +48,21 @@ LOCK_WATCHES = (
 
 def settle(connection: Connection, works: Sequence[Owned[Settlement]]) -> Sequence[Changed | BridgeError]:
     """End what may end on each task; a task without an active watch closes."""
-    mine = _claimed(connection, works)
-    active = _active_watches(connection, mine)
+    held = _held(connection, works)
+    active = _active_watches(connection, works, held)
     writes = _Writes()
-    results = [_settled(work, active, writes) if work.change.task in mine else _lost() for work in works]
+    results = [_settled(work, active, writes) if own else _lost() for work, own in zip(works, held, strict=True)]
     writes.write(connection)
     return results
 
 
 def record_statuses(connection: Connection, works: Sequence[Owned[StatusChange]]) -> Sequence[Changed | BridgeError]:
     """Write what a task's status is now, and the status events that watches asked for and have not had."""
-    mine = _claimed(connection, works)
-    active = _active_watches(connection, mine)
+    held = _held(connection, works)
+    active = _active_watches(connection, works, held)
     told = _told_before(connection, works, active)
     writes = _Writes()
-    results = [_recorded(work, active, told, writes) if work.change.task in mine else _lost() for work in works]
+    results = [_recorded(work, active, told, writes) if own else _lost() for work, own in zip(works, held, strict=True)]
     writes.write(connection)
     return results
 
@@ -77,18 +71,17 @@ def _lost() -> LostClaim:
     return LostClaim("the task is another replica's now, or has ended")
 
 
-def _claimed(connection: Connection, works: Sequence[Owned[Given]]) -> set[str]:
-    """The tasks that are still open and still their replica's; locked until the end."""
-    holders = {work.replica for work in works}
-    holding = {replica.id for replica in holders if replicas.holds(connection, replica)}
-    those = sorted({work.change.task for work in works})
-    return {row.id for row in connection.execute(LOCK_TASKS, {"those": those}) if row.owner in holding}
+def _held(connection: Connection, works: Sequence[Owned[Given]]) -> list[bool]:
+    """Which tasks are still open and still their replica's; they are locked until the end."""
+    return replicas.lock_own(connection, [(work.replica, work.change.task) for work in works])
 
 
-def _active_watches(connection: Connection, task_rows: set[str]) -> dict[str, list[Row[Any]]]:
+def _active_watches(
+    connection: Connection, works: Sequence[Owned[Given]], held: Sequence[bool]
+) -> dict[str, list[Row[Any]]]:
     found: dict[str, list[Row[Any]]] = defaultdict(list)
-    if task_rows:
-        for row in connection.execute(LOCK_WATCHES, {"those": sorted(task_rows)}):
+    if those := sorted({work.change.task for work, own in zip(works, held, strict=True) if own}):
+        for row in connection.execute(LOCK_WATCHES, {"those": those}):
             found[row.task].append(row)
     return found
 
@@ -109,7 +102,9 @@ def _settled(work: Owned[Settlement], active: dict[str, list[Row[Any]]], writes:
             continue
         watch = replace(watch, state=WatchState.SETTLED, outcome=ending.outcome, settled_at=change.at)
         event = change.event(watch, ending)
-        writes.ends.append(WatchEnd(watch.id, WatchState.SETTLED, ending.outcome, change.at))
+        writes.ends.append(
+            WatchEnd(watch.id, WatchState.SETTLED, ending.outcome, change.at, owed_status=wants_status(watch.events))
+        )
         writes.events.append(event)
         if event.type in watch.events:
             claimed += writes.owe(work, row, event)
