@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_column, or_, select, text
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import NotFound
-from bridge.core.model import Attempt, DeliveryState, EventType, Outcome, Problem, WatchState
+from bridge.core.model import TERMINAL_EVENTS, Attempt, DeliveryState, EventType, Outcome, Problem, WatchState
 from bridge.store import reading
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import WatchView
@@ -201,17 +202,21 @@ def receivers(connection: Connection) -> list[Receiver]:
 
 @dataclass(frozen=True, slots=True)
 class WatchHistory:
-    """A watch, when it ended (cancelled ones too), the events built for it, and each delivery's newest attempts."""
+    """A watch, when it ended (cancelled ones too), the events built for it, and each delivery's newest attempts.
+
+    `end_error` is the error that its terminal event tells.
+    """
 
     view: WatchView
     ended_at: float | None
     events: Sequence[tuple[EventType, float]]
     attempts: Mapping[str, Sequence[Attempt]]
+    end_error: Problem | None = None
 
 
 _ENDED = select(watches.c.ended_at).where(watches.c.id == bindparam("an_id"))
 _EVENTS = (
-    select(events.c.type, events.c.created_at)
+    select(events.c.type, events.c.created_at, events.c.payload)
     .where(events.c.watch_id == bindparam("an_id"))
     .order_by(events.c.created_at)
 )
@@ -228,12 +233,19 @@ def history(connection: Connection, watch_id: str) -> WatchHistory:
     """Everything that is kept of a watch's life. Raises NotFound."""
     view = reading.one_watch(connection, watch_id, None)
     ended_at = connection.execute(_ENDED, {"an_id": watch_id}).scalar_one_or_none()
-    built = [(EventType(row.type), row.created_at) for row in connection.execute(_EVENTS, {"an_id": watch_id})]
+    told = connection.execute(_EVENTS, {"an_id": watch_id}).all()
+    built = [(EventType(row.type), row.created_at) for row in told]
+    end_error = next((_error_in(row.payload) for row in told if row.type in TERMINAL_EVENTS), None)
     tried: dict[str, list[Attempt]] = defaultdict(list)
     for row in reversed(connection.execute(_ATTEMPTS, {"an_id": watch_id}).all()):
         attempt = Attempt(row.started_at, row.duration_seconds, row.status_code, problem_of(row.error), row.body)
         tried[row.delivery_id].append(attempt)
-    return WatchHistory(view, ended_at, built, tried)
+    return WatchHistory(view, ended_at, built, tried, end_error)
+
+
+def _error_in(payload: bytes) -> Problem | None:
+    error = orjson.loads(payload)["data"]["error"]
+    return None if error is None else Problem(error["code"], error["message"])
 
 
 # --- the store itself ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from bridge.core.model import TERMINAL_EVENTS, Attempt, DeliveryState, EventType
 from bridge.core.watch import TERMINAL
 from bridge.polling.tasks import LiveTask
 from bridge.store.overview import WatchHistory
-from bridge.store.records import DeliveryView
+from bridge.store.records import DeliveryView, PollNote
 from bridge.store.rows import SUPERSEDED
 from bridge.telemetry import without_query
 from bridge.web.page.troubles import Level
@@ -52,7 +52,7 @@ def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, An
     yield from _last_poll(history, live)
     if watch.state is WatchState.SETTLED and watch.outcome is not None:
         level, title = _ENDS[watch.outcome]
-        error = history.view.task.snapshot.error
+        error = history.end_error
         yield _entry(history.ended_at, "settled", title, level, text=None if error is None else sentence(told(error)))
     if watch.state is WatchState.CANCELLED:
         yield _entry(history.ended_at, "cancelled", "Cancelled: polled and sent no more")
@@ -72,10 +72,16 @@ def _last_poll(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[st
     running = snapshot.progress is not None and snapshot.status not in TERMINAL
     done = f", {snapshot.progress} % done" if running else ""
     seen = f"last seen {snapshot.status.replace('_', ' ')}{done}"
-    failed = live is not None and live.failures > 0
+    failed = live.failures > 0 if live is not None else _failed(history.view.task.note)
     title = f"Poll {task.polls:,}: {'no answer about the task' if failed else seen}"
     text = sentence(told(task.last_error)) if failed else None
     yield _entry(task.last_polled_at, "polled", title, Level.WARN if failed else "", text=text)
+
+
+def _failed(note: PollNote) -> bool:
+    """Whether a task's last poll, as its row tells it, is the one that its last error came of."""
+    at, polled_at = note.last_error_at, note.last_polled_at
+    return at is not None and polled_at is not None and at >= polled_at
 
 
 def _attempt(delivery: DeliveryView, attempt: Attempt, number: int) -> dict[str, Any]:

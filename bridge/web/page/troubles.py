@@ -214,7 +214,7 @@ def _deadlines(facts: Facts) -> Iterator[Trouble]:
             name,
             Level.NOTE,
             title,
-            f"{said[:1].upper()}{said[1:]} before any end of the video was seen.",
+            sentence(f"{said} before any end of the video was seen"),
             todo,
             {"outcome": name},
         )
@@ -243,7 +243,7 @@ def _receivers(facts: Facts) -> Iterator[Trouble]:
             show = {"host": one.host, "delivery_state": "dead"}
             yield Trouble(f"host {one.host}", Level.BAD, title, why.strip(), todo, show, one.host)
         elif one.waiting:
-            todo = f"Mend {one.host}. Sends go on by themselves for about three days; then they are dead, and kept."
+            todo = f"Mend {one.host}. Sends go on by themselves until the last try is used; then they are dead, and kept."
             show = {"host": one.host, "delivery_state": "pending"}
             title = f"{one.host} does not take its callbacks"
             yield Trouble(f"host {one.host}", Level.WARN, title, f"{sentence(waits)} {row}".strip(), todo, show)

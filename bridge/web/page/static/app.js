@@ -10,6 +10,9 @@ import { cursor, filtersChanged, markOpen, showTable, startTable, tableFailed } 
 import { startClocks } from "./time.js";
 import { showWatch, startWatch, watchChanged, watchFailed } from "./watch.js";
 
+// Where a row takes five lines, fifty of them lie between an operator and what is below.
+const NARROW = matchMedia("(max-width: 48rem)");
+
 let stream = null;
 
 // --- who is there -------------------------------------------------------------------------------------------------
@@ -74,7 +77,8 @@ const PARTS = {
 
 function listen() {
   stop();
-  const current = new EventSource(address("live", { ...state.filters, cursor: cursor(), watch: state.watch }));
+  const limit = NARROW.matches ? 20 : "";
+  const current = new EventSource(address("live", { ...state.filters, limit, cursor: cursor(), watch: state.watch }));
   stream = current;
   for (const [name, show] of Object.entries(PARTS)) {
     current.addEventListener(name, (event) => {

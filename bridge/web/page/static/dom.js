@@ -2,13 +2,23 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+// What a stranger could hide or turn round: control characters, and those that change the direction of what follows.
+const TRICKS = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2060-\u206f\ufeff]/g;
+
+const spelled = (mark) => `‹U+${mark.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`;
+
+export const plain = (text) => String(text).replace(TRICKS, spelled);
+
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (typeof value === "function") node.addEventListener(name, value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    node.append(child instanceof Node ? child : plain(child));
+  }
   return node;
 }
 
@@ -27,7 +37,8 @@ export function icon(name) {
 export const byId = (id) => document.getElementById(id);
 
 export function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  const shown = plain(text);
+  if (node.textContent !== shown) node.textContent = shown;
 }
 
 export function setHidden(node, hidden) {
