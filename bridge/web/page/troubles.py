@@ -243,7 +243,7 @@ def _receivers(facts: Facts) -> Iterator[Trouble]:
             show = {"host": one.host, "delivery_state": "dead"}
             yield Trouble(f"host {one.host}", Level.BAD, title, why.strip(), todo, show, one.host)
         elif one.waiting:
-            todo = f"Mend {one.host}. Sends go on by themselves until the last try is used; then they are dead, and kept."
+            todo = f"Mend {one.host}. Sends go on by themselves up to the last retry; then they are dead, and kept."
             show = {"host": one.host, "delivery_state": "pending"}
             title = f"{one.host} does not take its callbacks"
             yield Trouble(f"host {one.host}", Level.WARN, title, f"{sentence(waits)} {row}".strip(), todo, show)

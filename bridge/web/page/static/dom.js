@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 // What a stranger could hide or turn round: control characters, and those that change the direction of what follows.
 const TRICKS = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2060-\u206f\ufeff]/g;
 
-const spelled = (mark) => `‹U+${mark.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`;
+const spelled = (mark) => `[U+${mark.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
 
 export const plain = (text) => String(text).replace(TRICKS, spelled);
 
