@@ -14,7 +14,7 @@ import pytest
 
 from bridge import __version__
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
 HOME = "/opt/amux-bridge"
 MOST_MEGABYTES = 160
@@ -73,7 +73,15 @@ def test_what_is_copied_exists_and_reaches_the_build() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [".env", "bridge.db", "bridge.key", "bridge/bridge.key", "bridge/x.db-wal", ".git/config", "tests/test_image.py"],
+    [
+        ".env",
+        "bridge.db",
+        "bridge.key",
+        "bridge/bridge.key",
+        "bridge/x.db-wal",
+        ".git/config",
+        "tests/image/test_image.py",
+    ],
 )
 def test_nothing_secret_or_needless_reaches_a_build(path: str) -> None:
     assert not allowed(path)

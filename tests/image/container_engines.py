@@ -1,0 +1,266 @@
+"""What builds the image and runs it: Docker, or Buildah with runc. Both have one face, `Engine`.
+
+A container has no network but a loopback of its own, so whatever talks to the bridge is started inside of it.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).parents[2]
+IMAGE, BASE = "localhost/amux-bridge-under-test", "localhost/amux-bridge-base"
+PATIENCE_SECONDS = 900.0  # for a build, which installs every dependency
+USER = 10001
+# As Docker mounts them; what of them can be written to is in memory.
+MOUNTS = (
+    ("/proc", "proc", ["nosuid", "noexec", "nodev"]),
+    ("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+    ("/dev/shm", "tmpfs", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),  # noqa: S108  the container's
+    ("/sys", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),
+)
+
+
+class NoEngine(Exception):
+    """What is not here that would be needed; the text names it."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that runs: read-only, without capabilities, on a /data that outlives it."""
+
+    process: "subprocess.Popen[str]"
+    enter: Sequence[str]
+    name: str
+    kill: Sequence[str]
+
+    def command(self, *words: str, environ: Mapping[str, str] | None = None) -> list[str]:
+        """The command that starts another one inside, as PID 1's user, with its environment and this."""
+        given = [f"--env={name}={value}" for name, value in (environ or {}).items()]
+        return [*self.enter, *given, self.name, *words]
+
+    def run(self, *words: str, environ: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+        """Run a command inside to its end."""
+        return subprocess.run(
+            self.command(*words, environ=environ), capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def until(self, event: str) -> None:
+        """Read the bridge's log up to a line."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if json.loads(line)["event"] == event:
+                return
+        raise AssertionError(f"the bridge ended, and {event!r} was not in its log")
+
+    def terminate(self) -> tuple[int, list[Any]]:
+        """Send SIGTERM to PID 1: its exit code, and what it logged since."""
+        run(*self.kill)
+        out, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, [json.loads(line) for line in out.splitlines()]
+
+
+class Engine(Protocol):
+    """Builds the image and runs it."""
+
+    def pull(self, name: str) -> bool:
+        """Whether an image could be had."""
+
+    def take(self, archive: Path) -> None:
+        """Make an image called `BASE` of a root file system."""
+
+    def build(self, base: str) -> None:
+        """Make `IMAGE` by the Dockerfile."""
+
+    def config(self) -> Mapping[str, Any]:
+        """`IMAGE`'s own settings, in Docker's words."""
+
+    def megabytes(self, name: str) -> float:
+        """What an image takes unpacked."""
+
+    def running(self, *arguments: str, environ: Mapping[str, str]) -> AbstractContextManager[Container]:
+        """A container of `IMAGE` for as long as it is needed; the next one finds the same /data."""
+
+    def forget(self) -> None:
+        """Leave nothing of this test's; a base that was pulled stays."""
+
+
+def run(*command: str | Path) -> str:
+    """Run a command that must go well; what it wrote."""
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    return done.stdout
+
+
+# --- Docker -------------------------------------------------------------------------------------------------------
+
+
+class Docker:
+    """By its own engine."""
+
+    volume = "amux-bridge-under-test"
+
+    def pull(self, name: str) -> bool:
+        return subprocess.run(["docker", "pull", "--quiet", name], capture_output=True, check=False).returncode == 0
+
+    def take(self, archive: Path) -> None:
+        run("docker", "import", archive, BASE)
+
+    def build(self, base: str) -> None:
+        run("docker", "build", "--build-arg", f"PYTHON_IMAGE={base}", "--tag", IMAGE, ROOT)
+
+    def config(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads(run("docker", "image", "inspect", "--format={{json .Config}}", IMAGE))
+        return found
+
+    def megabytes(self, name: str) -> float:
+        return int(run("docker", "image", "inspect", "--format={{.Size}}", name)) / 1e6
+
+    @contextmanager
+    def running(self, *arguments: str, environ: Mapping[str, str]) -> Iterator[Container]:
+        name = "amux-bridge-under-test"
+        safety = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"]
+        given = [f"--env={key}={value}" for key, value in environ.items()]
+        command = ["docker", "run", "--rm", f"--name={name}", f"--volume={self.volume}:/data", *safety, *given, IMAGE]
+        with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield Container(process, ["docker", "exec"], name, ["docker", "kill", "--signal=TERM", name])
+            finally:
+                subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+
+    def forget(self) -> None:
+        subprocess.run(["docker", "volume", "rm", "--force", self.volume], capture_output=True, check=False)
+        subprocess.run(["docker", "image", "rm", "--force", IMAGE, BASE], capture_output=True, check=False)
+
+
+# --- Buildah ------------------------------------------------------------------------------------------------------
+
+
+class Buildah:
+    """Buildah builds; runc runs, for `buildah run` knows no read-only root. All of it lies in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._buildah = ["buildah", "--root", str(folder / "store"), "--runroot", str(folder / "run")]
+        self._runc = ["runc", "--root", str(folder / "containers")]
+
+    def pull(self, name: str) -> bool:
+        return subprocess.run([*self._buildah, "pull", name], capture_output=True, check=False).returncode == 0
+
+    def take(self, archive: Path) -> None:
+        working = run(*self._buildah, "from", "scratch").strip()
+        run(*self._buildah, "add", working, archive, "/")
+        run(*self._buildah, "commit", "--rm", working, BASE)
+
+    def build(self, base: str) -> None:
+        # A HEALTHCHECK is Docker's; isolation by chroot needs no other namespaces than those that are here anyway.
+        how = ["--isolation=chroot", "--format=docker", f"--build-arg=PYTHON_IMAGE={base}", f"--tag={IMAGE}"]
+        run(*self._buildah, "bud", *how, ROOT)
+
+    def config(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads(run(*self._buildah, "inspect", "--type=image", IMAGE))["Docker"]["config"]
+        return found
+
+    def megabytes(self, name: str) -> float:
+        with self._mounted(name) as root:
+            return int(run("du", "--summarize", "--block-size=1000", root).split()[0]) / 1000
+
+    @contextmanager
+    def running(self, *arguments: str, environ: Mapping[str, str]) -> Iterator[Container]:
+        data, bundle, name = self._folder / "data", self._folder / "bundle", f"under-test-{os.getpid()}"
+        bundle.mkdir(exist_ok=True)
+        if not data.exists():  # as a fresh volume is: the image's /data
+            data.mkdir(mode=0o700)
+            os.chown(data, USER, USER)
+        with self._mounted(IMAGE) as root:
+            described = description(self.config(), arguments, environ, root, data)
+            (bundle / "config.json").write_text(json.dumps(described))
+            command = [*self._runc, "run", f"--bundle={bundle}", name]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                try:
+                    yield Container(process, [*self._runc, "exec"], name, [*self._runc, "kill", name, "TERM"])
+                finally:
+                    delete = [*self._runc, "delete", "--force", name]
+                    subprocess.run(delete, capture_output=True, check=False)
+
+    @contextmanager
+    def _mounted(self, name: str) -> Iterator[str]:
+        working = run(*self._buildah, "from", name).strip()
+        try:
+            yield run(*self._buildah, "mount", working).strip()
+        finally:
+            run(*self._buildah, "rm", working)  # unmounts it as well
+
+    def forget(self) -> None:
+        subprocess.run([*self._buildah, "rmi", "--all", "--force"], capture_output=True, check=False)
+
+
+def description(
+    image: Mapping[str, Any], arguments: Sequence[str], environ: Mapping[str, str], root: str, data: Path
+) -> Mapping[str, Any]:
+    """What runc is told: the image's own settings, and no right that a container can be without."""
+    user, group = map(int, image["User"].split(":"))
+    mounts = [{"destination": to, "type": kind, "source": kind, "options": options} for to, kind, options in MOUNTS]
+    own = {"destination": "/data", "type": "bind", "source": str(data), "options": ["bind", "rw", "nosuid", "nodev"]}
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": user, "gid": group},
+            "args": [*image["Entrypoint"], *arguments],
+            "env": [*image["Env"], *(f"{name}={value}" for name, value in environ.items())],
+            "cwd": image["WorkingDir"],
+            "capabilities": {},
+            "noNewPrivileges": True,
+        },
+        "root": {"path": root, "readonly": True},
+        "hostname": "bridge",
+        "mounts": [*mounts, own],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+    }
+
+
+# --- what is here -------------------------------------------------------------------------------------------------
+
+
+def found_engine(folder: Path) -> Engine:
+    """An engine that answers; Docker's client is often there without one. Raises NoEngine."""
+    asked = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False)
+    if asked and asked.returncode == 0:
+        return Docker()
+    if shutil.which("buildah") is None:
+        raise NoEngine("there is neither a Docker engine that answers nor buildah")
+    if shutil.which("runc") is None:
+        raise NoEngine("buildah is here, but no runc to run the image with")
+    if os.geteuid() != 0:
+        raise NoEngine("buildah is here, but only root can mount what it builds")
+    return Buildah(folder)
+
+
+def base_image(engine: Engine, folder: Path) -> str:
+    """PYTHON_IMAGE, else the Dockerfile's own, else one made of Debian's packages. Raises NoEngine."""
+    if given := os.environ.get("PYTHON_IMAGE"):
+        return given
+    [name] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    if engine.pull(name):
+        return str(name)
+    if shutil.which("mmdebstrap") is None:
+        raise NoEngine(f"{name} cannot be pulled, and there is no mmdebstrap to make another base; set PYTHON_IMAGE")
+    archive, trusted = folder / "base.tar", "/etc/ssl/certs/ca-certificates.crt"
+    packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
+    # With what this machine trusts: packages may come through a proxy with a certificate of its own.
+    hooks = [f"--customize-hook=upload {trusted} {trusted}"] if Path(trusted).exists() else []
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    run("mmdebstrap", "--variant=minbase", packages, *hooks, release, archive)
+    engine.take(archive)
+    archive.unlink()
+    return BASE
