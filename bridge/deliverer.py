@@ -269,7 +269,7 @@ class Deliverer:
     def _record(self, held: Held, host: Host, sent: Sent, *, changed: bool) -> Record:
         verdict = verdict_of(sent, held.owed, self._policy, self._random())
         attempt = attempt_row(sent, held.owed, verdict)
-        return Record(held, host, attempt, verdict, sent.ended_at, held.owed.round_attempts + 1, changed)
+        return Record(held, host, attempt, verdict, sent.ended_at, changed)
 
     def _written(self, record: Record) -> None:
         self._report.written(record)

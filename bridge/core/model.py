@@ -277,5 +277,6 @@ class OwedDelivery:
     lease: str
     round_attempts: int  # attempts in this round of the schedule; a retry that is asked for begins a new one
     created_at: float
+    attempts: int = 0  # attempts in all rounds, before this one
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret: str | None = field(default=None, repr=False)

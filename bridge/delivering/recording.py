@@ -22,14 +22,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries of what the store
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """An attempt that is over and has to be written; `number` counts in its round, times are Unix seconds."""
+    """An attempt that is over and has to be written; times are Unix seconds."""
 
     held: Held
     host: Host
     attempt: Attempt
     verdict: Verdict
     at: float
-    number: int
     host_changed: bool
 
     def tried(self) -> Tried:

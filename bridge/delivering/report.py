@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bridge.core.delivery import FAILURES_UNTIL_PROBING, Dead, Delivered, RetryAt, Verdict
-from bridge.core.model import OwedDelivery
+from bridge.core.model import TERMINAL_EVENTS, OwedDelivery
 from bridge.delivering.attempt import Sent
 from bridge.delivering.recording import Record
 from bridge.telemetry import Metrics, get_logger, without_query
@@ -23,7 +23,7 @@ class Report:
 
     def began(self, owed: OwedDelivery, now: float) -> None:
         """An attempt begins at `now` (Unix seconds)."""
-        if owed.round_attempts == 0:
+        if owed.attempts == 0 and owed.type in TERMINAL_EVENTS:
             self._metrics.settle_to_first_attempt_seconds.observe(max(0.0, now - owed.created_at))
 
     def ended(self, record: Record, sent: Sent, failures_before: int, failures: int) -> None:
@@ -51,7 +51,9 @@ class Report:
         owed = record.held.owed
         match record.verdict:
             case Delivered():
-                self._metrics.settle_to_delivered_seconds.observe(max(0.0, record.at - owed.created_at))
+                # What is sent again on request may have been delivered before, and comes days later.
+                if owed.attempts == owed.round_attempts and owed.type in TERMINAL_EVENTS:
+                    self._metrics.settle_to_delivered_seconds.observe(max(0.0, record.at - owed.created_at))
                 _log.event("delivered", **_ids(record, owed))
             case Dead(error=error):
                 _log.event(
@@ -77,7 +79,7 @@ def _ids(record: Record, owed: OwedDelivery) -> dict[str, Any]:
         "delivery_id": owed.id,
         "app": owed.app,
         "type": owed.type,
-        "attempt": record.number,
+        "attempt": owed.attempts + 1,
         "status": record.attempt.status_code,
         "error": None if error is None else error.code,
         "duration_seconds": round(record.attempt.duration_seconds, 4),

@@ -101,7 +101,8 @@ _CLAIM = (
 )
 _LOAD: Select[Any] = (
     select(
-        *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.type, deliveries.c.round_attempts),
+        *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.type),
+        *(deliveries.c.round_attempts, deliveries.c.attempts),
         *(watches.c.app, watches.c.callback_url, watches.c.host, watches.c.headers, watches.c.secret),
         *(events.c.payload, events.c.created_at),
     )
@@ -136,7 +137,7 @@ def _opened(row: Row[Any], lease: str, sealer: Sealer) -> list[OwedDelivery]:
     """The delivery with its watch's secrets; none when they don't open: nobody else's waits for that."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.payload)
     try:
-        return [owed(row, event, lease, row.round_attempts, sealer)]
+        return [owed(row, event, lease, (row.round_attempts, row.attempts), sealer)]
     except BadSetting as error:
         means = "it is not sent; tried again when its claim ends"
         told = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}

@@ -158,8 +158,11 @@ def delivery_view(row: Row[Any], app: str) -> DeliveryView:
     )
 
 
-def owed(row: Row[Any], event: Event, lease: str, round_attempts: int, sealer: Sealer) -> OwedDelivery:
-    """A delivery to be attempted: its event, and its watch's row, whose secrets are opened here."""
+def owed(row: Row[Any], event: Event, lease: str, tried: tuple[int, int], sealer: Sealer) -> OwedDelivery:
+    """A delivery to be attempted: its event, and its watch's row, whose secrets are opened here.
+
+    `tried` is how often: in this round of the schedule, and in all.
+    """
     return OwedDelivery(
         id=event.id,
         watch_id=event.watch_id,
@@ -169,7 +172,8 @@ def owed(row: Row[Any], event: Event, lease: str, round_attempts: int, sealer: S
         host=row.host,
         payload=event.payload,
         lease=lease,
-        round_attempts=round_attempts,
+        round_attempts=tried[0],
+        attempts=tried[1],
         created_at=event.created_at,
         headers={} if row.headers is None else orjson.loads(sealer.open(event.watch_id, row.headers)),
         secret=None if row.secret is None else sealer.open(event.watch_id, row.secret),

@@ -180,7 +180,7 @@ class _Writes:
         now, claimed = work.replica.now(), []
         free = {"id": event.id, "host": row.host, "due_at": now, "set_at": now, "lease": None, "holder": None}
         try:
-            claimed.append(owed(row, event, self.lease, 0, work.sealer))
+            claimed.append(owed(row, event, self.lease, (0, 0), work.sealer))
             held = {"due_at": now + work.lease_seconds, "lease": self.lease, "holder": work.replica.id}
             self.outbox.append(free | held)
         except BadSetting:  # told when it is claimed

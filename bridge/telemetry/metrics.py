@@ -135,10 +135,12 @@ class Metrics:
         self._attempts: Mapping[str, Counter] = {result: attempts.labels(result) for result in ATTEMPT_RESULTS}
         self.attempt_seconds = self._histogram("attempt_seconds", "How long a callback attempt took.", _CALL_BOUNDS)
         self.settle_to_first_attempt_seconds = self._histogram(
-            "settle_to_first_attempt_seconds", "From a watch's settling to the first attempt.", _DELIVERED_BOUNDS
+            "settle_to_first_attempt_seconds", "From a watch's settling to the very first attempt.", _DELIVERED_BOUNDS
         )
         self.settle_to_delivered_seconds = self._histogram(
-            "settle_to_delivered_seconds", "From a watch's settling to the receiver's 2xx.", _DELIVERED_BOUNDS
+            "settle_to_delivered_seconds",
+            "From a watch's settling to the receiver's 2xx, unless it was sent again on request.",
+            _DELIVERED_BOUNDS,
         )
         self.pending_deliveries = self._gauge("pending_deliveries", "Deliveries owed.")
         self.dead_deliveries = self._gauge("dead_deliveries", "Deliveries given up and kept.")

@@ -41,11 +41,11 @@ class LiveTask(Protocol):
 
     @property
     def last_error(self) -> Problem | None:
-        """What went wrong last, None when the last poll was good."""
+        """What went wrong last: kept, with its time, when a good poll follows; None when nothing ever did."""
 
     @property
     def last_error_at(self) -> float | None:
-        """When that was."""
+        """When that was, None with it."""
 
 
 class LivePoller(Protocol):

@@ -1,6 +1,7 @@
 """One attempt: what is sent, what an answer means, what is kept of it."""
 
 import json
+import logging
 import socket
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import svix
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from delivery_stage import SECRET, Receiver, Stage, hang, ok, stages, status
 
-from bridge.core.model import DeliveryState
+from bridge.core.model import DeliveryState, EventType
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import PUBLIC_PREFIX, SigningKey, new_secret
 from bridge.core.targets import TargetPolicy
@@ -207,6 +208,36 @@ async def test_metrics_tell_of_attempts_and_of_the_way_from_the_settling(stage: 
     assert "amux_bridge_attempt_seconds_count 2.0" in text
     assert "amux_bridge_settle_to_first_attempt_seconds_count 1.0" in text
     assert "amux_bridge_settle_to_delivered_seconds_count 1.0" in text
+
+
+async def test_what_is_sent_again_on_request_is_no_first_attempt_and_goes_on_counting(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bridge.deliverer")
+    receiver = await stage.receiver(status(500), ok, ok)
+    deliverer = await stage.deliverer()
+    [owed] = await stage.owed(receiver.url)
+    deliverer.hand_over([owed])
+    await stage.recorded(owed, times=2)
+    await stage.store.retry(owed.id, None)
+    deliverer.wake()
+    [view] = await stage.recorded(owed, times=3)
+    assert view.attempts == 3
+    told = [getattr(record, "bridge_fields", {}) for record in caplog.records if record.msg == "attempt"]
+    assert [fields["attempt"] for fields in told] == [1, 2, 3]
+    text = stage.metrics.render().decode()
+    assert "amux_bridge_settle_to_first_attempt_seconds_count 1.0" in text
+    assert "amux_bridge_settle_to_delivered_seconds_count 1.0" in text
+
+
+async def test_a_status_event_is_no_settlement(stage: Stage) -> None:
+    receiver = await stage.receiver(ok)
+    deliverer = await stage.deliverer()
+    [task] = await stage.watched(receiver.url, events=frozenset({EventType.IN_PROGRESS}))
+    owed = await stage.sighted(task)
+    deliverer.hand_over(owed)
+    await stage.recorded(*owed)
+    assert "amux_bridge_settle_to_first_attempt_seconds_count 0.0" in stage.metrics.render().decode()
 
 
 async def test_a_timeout_is_a_failure_within_the_attempts_clock(stage: Stage) -> None:
