@@ -4,7 +4,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 SECRET = "whsec_" + "Q" * 43 + "="
+STATUS_TYPES = frozenset({"video.queued", "video.in_progress"})
 SAFETY_SECONDS = 40.0  # of a wait for what takes a second: the machine may be a slow one with other work
 
 
@@ -29,7 +31,7 @@ class Call:
     def id(self) -> str:
         return self.headers["webhook-id"]
 
-    @property
+    @cached_property
     def event(self) -> Any:
         return orjson.loads(self.body)
 
@@ -40,6 +42,10 @@ class Call:
     @property
     def watch_id(self) -> str:
         return str(self.event["data"]["watch_id"])
+
+    @property
+    def terminal(self) -> bool:
+        return self.type.startswith("video.") and self.type not in STATUS_TYPES
 
     @property
     def accepted(self) -> bool:
@@ -70,7 +76,8 @@ async def hold(receiver: "Receiver", _call: Call) -> web.StreamResponse:
 class Receiver:
     """Answers as `answering` says, which may be changed at any time; `secret` is what signatures must be made with.
 
-    `arrived` holds what came in, `calls` the same once it was answered.
+    `arrived` holds what came in, `calls` the same once it was answered, `bodies` the terminal events' by their watches,
+    `ended_watches` those of a terminal event that was accepted.
     """
 
     answering: Answering = accept
@@ -78,6 +85,8 @@ class Receiver:
     port: int = 0
     calls: list[Call] = field(default_factory=list)
     arrived: list[Call] = field(default_factory=list)
+    ended_watches: set[str] = field(default_factory=set)
+    bodies: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     unverified: list[str] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,9 +104,14 @@ class Receiver:
             self.unverified.append(f"{headers.get('webhook-id')}: {error!r}")
         arrived = Call(request.path, request.query_string, headers, body, 0)
         self.arrived.append(arrived)
+        if arrived.terminal:
+            self.bodies[arrived.watch_id].add(body)
         self._changed.set()
         answered = await self.answering(self, arrived)
-        self.calls.append(Call(arrived.path, arrived.query, headers, body, answered.status))
+        call = replace(arrived, status=answered.status)
+        self.calls.append(call)
+        if call.accepted and call.terminal:
+            self.ended_watches.add(call.watch_id)
         self._changed.set()
         return answered
 
@@ -121,15 +135,10 @@ class Receiver:
     def accepted_ids(self) -> set[str]:
         return {call.id for call in self.calls if call.accepted}
 
-    @property
-    def ended_watches(self) -> set[str]:
-        return {call.watch_id for call in self.calls if call.accepted and call.type not in STATUS_TYPES}
-
     def terminal(self, watch_id: str) -> Any:
         """The terminal event of a watch, as it came; every copy must be the same."""
-        bodies = {call.body for call in self.arrived if call.watch_id == watch_id and call.type not in STATUS_TYPES}
-        assert len(bodies) == 1, bodies
-        return orjson.loads(bodies.pop())
+        [body] = self.bodies[watch_id]
+        return orjson.loads(body)
 
     def check_copies(self) -> None:
         """Every copy of an event has the same id and the same bytes, each is signed, no watch has two terminal ids."""
@@ -138,14 +147,11 @@ class Receiver:
         ids: dict[str, set[str]] = defaultdict(set)
         for call in self.arrived:
             bodies[call.id].add(call.body)
-            if call.type not in STATUS_TYPES:
+            if call.terminal:
                 ids[call.watch_id].add(call.id)
             assert call.event["id"] == call.id
         assert not {id_: len(copies) for id_, copies in bodies.items() if len(copies) > 1}
         assert not {watch_id: found for watch_id, found in ids.items() if len(found) > 1}
-
-
-STATUS_TYPES = frozenset({"video.queued", "video.in_progress"})
 
 
 @asynccontextmanager

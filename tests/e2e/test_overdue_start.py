@@ -58,9 +58,7 @@ async def counted(amux: Sandbox, polls: Count) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-@pytest.mark.parametrize(
-    "count", [300, pytest.param(2_000, marks=pytest.mark.long), pytest.param(10_000, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_thousands_overdue_at_a_start_are_asked_about_once_a_few_at_a_time(sqlite_url: str, count: int) -> None:
     amux, polls, posts = Sandbox(clock=time.monotonic), Count(), Count()
 

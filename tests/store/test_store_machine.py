@@ -298,4 +298,4 @@ def test_what_must_hold_does_whatever_happens(machine: Callable[[], Bridge]) -> 
 
 @pytest.mark.long
 def test_what_must_hold_does_whatever_happens_for_long(machine: Callable[[], Bridge]) -> None:
-    run(machine, examples=300, steps=50)
+    run(machine, examples=60, steps=50)
