@@ -78,6 +78,8 @@ def run_bridge(order: dict[str, Any]) -> int:
     hooks = order["hooks"]
     if "clock" in hooks:
         CLOCK.file = os.open(hooks["clock"], os.O_RDONLY)
+    if "lease" in hooks:
+        set_lease(hooks["lease"])
     if "migrations" in hooks:  # a folder with the package of a newer bridge's
         from bridge.store import migrating
 
@@ -97,6 +99,18 @@ def run_bridge(order: dict[str, Any]) -> int:
         print(json.dumps({"event": "refused", "reason": str(error)}), flush=True)  # noqa: T201  as the command does
         return 2
     return 0
+
+
+def set_lease(seconds: float) -> None:
+    """Another length of a replica's lease, and its beats, looks and margin by the same measure."""
+    from bridge import membership, runtime
+    from bridge.store import replicas
+
+    scale = seconds / replicas.LEASE_SECONDS
+    replicas.LEASE_SECONDS = membership.LEASE_SECONDS = seconds
+    membership.MARGIN_SECONDS *= scale
+    runtime.BEAT_SECONDS *= scale
+    runtime.LOOK_SECONDS *= scale
 
 
 def _child(connection: socket.socket, order: dict[str, Any]) -> None:

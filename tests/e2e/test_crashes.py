@@ -9,15 +9,16 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from bridges import Bridge, asking, check_all_ended, check_nothing_stuck, process, rows, serving
+from bridges import SHORT_LEASE, Bridge, Process, asking, check_all_ended, check_nothing_stuck, process, rows
+from bridges import serving as serving_for_long
 from receiving import Call, Receiver, accept, answer, hold
 from worlds import World, world
 
@@ -25,7 +26,7 @@ from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 
 EVENTS = ["video.in_progress", "video.completed", "video.failed", "video.timed_out", "video.unavailable"]
 
-# A dead replica's tasks are taken over when its lease has ended, 9 s, and a look every second.
+# A dead replica's tasks are taken over when its lease has ended: seconds for each of these.
 TAKEN_OVER = (pytest.mark.long,)
 
 
@@ -39,6 +40,13 @@ def database_url(request: pytest.FixtureRequest) -> str:
 async def around(database_url: str) -> AsyncIterator[World]:
     async with world(database_url, clock=time.monotonic) as made:
         yield made
+
+
+def serving(
+    database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: str
+) -> AbstractAsyncContextManager[tuple[Process, Bridge]]:
+    """With a short lease: what is lost does not depend on its length, and the times are kept in tests/replicas."""
+    return serving_for_long(database_url, amux_url, {**SHORT_LEASE, **(hooks or {})}, **settings)
 
 
 async def register_all_kinds(bridge: Bridge, around: World) -> list[str]:
