@@ -23,6 +23,7 @@ from bridge.deliverer import LEASE_MARGIN, Deliverer
 from bridge.intake import Intake, Timeouts
 from bridge.janitor import Janitor
 from bridge.listening import base_url, bind, own_addresses
+from bridge.lookout import Lookout
 from bridge.membership import BEAT_SECONDS, LOOK_SECONDS, Membership
 from bridge.poller import Poller
 from bridge.relay import Relay
@@ -48,6 +49,7 @@ DELIVERY_TICK_SECONDS = 0.25
 DEADLINES_SECONDS = 1.0
 LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
+LOOKOUT_SECONDS = 15.0  # 100,000 tasks take it 30 ms of a thread
 RETENTION_SECONDS = 60.0
 POLLS_SHARE = 0.75  # and a poll with its write takes no more: the rest is for sending what it found
 HAND_OVER_SECONDS = 2.0  # where others can poll they need not wait for an answer that amux holds back
@@ -309,6 +311,7 @@ class Runtime:
         clockwork.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines)
         clockwork.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
         clockwork.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
+        clockwork.every(LOOKOUT_SECONDS, "lookout", self._make_lookout().look, at_once=True)
         clockwork.every(RETENTION_SECONDS, "retention", janitor.sweep)
         clockwork.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
         if self._membership is not None:
@@ -318,6 +321,15 @@ class Runtime:
         self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
         self._closing.push_async_callback(clockwork.stop)
         return clockwork
+
+    def _make_lookout(self) -> Lookout:
+        return Lookout(
+            self._store,
+            self.metrics,
+            survey=self._poller.survey,
+            live=self._poller.live,
+            store_writes=self._health.store_writes,
+        )
 
     async def _poll_tick(self) -> None:
         self._clockwork.ticked()

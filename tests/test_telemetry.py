@@ -302,6 +302,7 @@ NAMES = """
 polls_total poll_lag_seconds_bucket poll_seconds_count detection_seconds_sum settle_to_first_attempt_seconds_bucket
 settle_to_delivered_seconds_bucket attempts_total registered_total settled_total active_watches owned_tasks
 pending_deliveries dead_deliveries paused_credentials scheduler_tick_age_seconds unknown_status_words_total build_info
+stuck_tasks near_deadline_watches failing_receivers store_writable store_size_bytes store_free_bytes
 """
 
 

@@ -18,7 +18,7 @@ class Survey:
 
     `errors` counts failing tasks by their last error's code, and `messages` has the message of one for each. `keys`
     counts tasks by credential; `unwritten` are tasks whose change waits for the store. `stuck` are the row ids of
-    failing and late tasks, the worst first, cut.
+    failing and late tasks, the worst first, cut; `resting` are those of tasks that their key holds, cut as well.
     """
 
     tasks: int
@@ -30,6 +30,7 @@ class Survey:
     messages: Mapping[str, str | None]
     keys: Mapping[str, int]
     stuck: Sequence[str]
+    resting: Sequence[str] = ()
 
 
 def survey(tasks: Iterable[PolledTask], now: float, most_stuck: int) -> Survey:
@@ -41,11 +42,14 @@ def survey(tasks: Iterable[PolledTask], now: float, most_stuck: int) -> Survey:
     failing: list[tuple[float, str]] = []
     late: list[tuple[float, str]] = []
     held = 0
+    resting: list[str] = []
     for task in tasks:
         phases[task.phase] += 1
         keys[task.credential.name] += 1
         if task.credential.resting:
             held += 1
+            if len(resting) < most_stuck:
+                resting.append(task.row)
         elif task.failures >= FAILING_FROM:
             failing.append((float(task.failures), task.row))
             code = "unknown" if task.error is None else str(task.error.code)
@@ -63,6 +67,7 @@ def survey(tasks: Iterable[PolledTask], now: float, most_stuck: int) -> Survey:
         messages=messages,
         keys=dict(keys),
         stuck=[row for _, row in nlargest(most_stuck, failing) + nlargest(most_stuck, late)][:most_stuck],
+        resting=tuple(resting),
     )
 
 

@@ -124,6 +124,19 @@ def nearing(connection: Connection, now: float) -> int:
 # --- receivers ----------------------------------------------------------------------------------------------------
 
 
+_FAILING = (
+    select(func.count(outbox.c.host.distinct()))
+    .join(deliveries, deliveries.c.id == outbox.c.id)
+    .where(deliveries.c.error.is_not(None))
+)
+
+
+def failing_receivers(connection: Connection) -> int:
+    """How many callback hosts have a pending delivery that has failed already."""
+    count: int = connection.execute(_FAILING).scalar_one()
+    return count
+
+
 @dataclass(frozen=True, slots=True)
 class Receiver:
     """A callback host (with its port) that fails, or has dead deliveries. Times are Unix seconds.

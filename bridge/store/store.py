@@ -240,6 +240,10 @@ class Store:
         """The callback hosts that fail or have dead deliveries."""
         return await self._read(overview.receivers)
 
+    async def failing_receivers(self) -> int:
+        """How many callback hosts have a pending delivery that has failed already."""
+        return await self._read(overview.failing_receivers)
+
     async def nearing_deadline(self) -> int:
         """How many active watches are in the last tenth of their time, counted up to 1,000."""
         return await self._read(overview.nearing, self.now())

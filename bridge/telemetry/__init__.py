@@ -1,6 +1,6 @@
 """What an operator is told: JSON logs, metrics, and no secret in either."""
 
-from bridge.telemetry.logs import Log, configure_logging, get_logger
+from bridge.telemetry.logs import Log, configure_logging, get_logger, rfc3339
 from bridge.telemetry.metrics import CONTENT_TYPE, Metrics
 from bridge.telemetry.redaction import REDACTOR, Redactor, redact, without_query
 
@@ -13,5 +13,6 @@ __all__ = [
     "configure_logging",
     "get_logger",
     "redact",
+    "rfc3339",
     "without_query",
 ]

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, overload
 
 import orjson
 
@@ -170,13 +170,23 @@ def as_fields(record: logging.LogRecord, redactor: Redactor = REDACTOR) -> dict[
 
 
 def _head(record: logging.LogRecord) -> dict[str, Json]:
-    second, microsecond = divmod(round(record.created * 1e6), 1_000_000)
-    return {"at": f"{_second_text(second)}.{microsecond // 1000:03}Z", "level": record.levelname.lower()}
+    return {"at": rfc3339(record.created), "level": record.levelname.lower()}
 
 
-@lru_cache(maxsize=4)
+@overload
+def rfc3339(seconds: float) -> str: ...
+@overload
+def rfc3339(seconds: None) -> None: ...
+def rfc3339(seconds: float | None) -> str | None:
+    """`2026-11-23T15:04:05.123Z` of Unix seconds; None of None."""
+    if seconds is None:
+        return None
+    second, microsecond = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second_text(second)}.{microsecond // 1000:03}Z"
+
+
+@lru_cache(maxsize=256)  # lines come many to a second, and answers to registrations hold three of its moments
 def _second_text(second: int) -> str:
-    """Unix seconds as RFC 3339 has them, without a zone; lines come many to a second."""
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 

@@ -5,6 +5,7 @@ every poll is counted in plain integers by the event loop's thread and read when
 all (measured), where prometheus_client's locked counter and two histograms take 1.5.
 """
 
+import math
 import platform
 from bisect import bisect_left
 from collections import defaultdict
@@ -46,6 +47,7 @@ POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
     SlowDown: "slow_down",
     Trouble: "trouble",
 }
+STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
 
 # Seconds. On time is under 50 ms (the poll tick); what is later than a minute is one thing: broken.
@@ -127,7 +129,12 @@ class Metrics:
             "unknown_status_words", "Task records with a status word unknown to us."
         )
         self.active_watches = self._gauge("active_watches", "Watches that are neither settled nor cancelled.")
+        self.near_deadline_watches = self._gauge(
+            "near_deadline_watches", "Active watches in the last tenth of their time, counted up to 1,000."
+        )
         self.owned_tasks = self._gauge("owned_tasks", "Tasks that this replica polls.")
+        stuck = self._gauge("stuck_tasks", "Tasks of this replica's whose polls bring nothing.", "reason")
+        self.stuck_tasks: Mapping[str, Gauge] = {reason: stuck.labels(reason) for reason in STUCK_REASONS}
         self.paused_credentials = self._gauge("paused_credentials", "amux keys that rest because amux refuses them.")
 
     def _deliveries(self) -> None:
@@ -144,6 +151,9 @@ class Metrics:
         )
         self.pending_deliveries = self._gauge("pending_deliveries", "Deliveries owed.")
         self.dead_deliveries = self._gauge("dead_deliveries", "Deliveries given up and kept.")
+        self.failing_receivers = self._gauge(
+            "failing_receivers", "Receivers (host and port) with a pending delivery that has failed already."
+        )
 
     def _machinery(self) -> None:
         self.store_seconds = Histogram(
@@ -153,6 +163,13 @@ class Metrics:
             buckets=_STORE_BOUNDS,
             registry=self.registry,
         )
+        self.store_writable = self._gauge("store_writable", "1 while the store takes writes, 0 while it does not.")
+        self.store_writable.set(1)  # a store that opens has written
+        self.store_size_bytes = self._gauge("store_size_bytes", "What the database takes up.")
+        self.store_free_bytes = self._gauge(
+            "store_free_bytes", "Room on the disk of a SQLite database; NaN where that is not ours to know."
+        )
+        self.store_free_bytes.set(math.nan)
         # Its owner gives it a clock: `scheduler_tick_age_seconds.set_function(age)`, asked at each scrape.
         self.scheduler_tick_age_seconds = self._gauge("scheduler_tick_age_seconds", "Since the scheduler's last tick.")
 
@@ -167,8 +184,8 @@ class Metrics:
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"amux_bridge_{name}", documentation, labels, registry=self.registry)
 
-    def _gauge(self, name: str, documentation: str) -> Gauge:
-        return Gauge(f"amux_bridge_{name}", documentation, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"amux_bridge_{name}", documentation, labels, registry=self.registry)
 
     def _histogram(self, name: str, documentation: str, bounds: Sequence[float]) -> Histogram:
         return Histogram(f"amux_bridge_{name}", documentation, buckets=bounds, registry=self.registry)

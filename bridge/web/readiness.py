@@ -62,6 +62,10 @@ class Health:
         status: Verdict = "unready" if failing else "degraded" if amux else "ready"
         return Readiness(status, checks, failing + amux)
 
+    async def store_writes(self) -> bool:
+        """Whether the store takes a write, as it is probed."""
+        return await self._probe() is None
+
     async def _probe(self) -> str | None:
         """What is wrong with the store, None for nothing; one probe for all who ask within a second."""
         async with self._probing:

@@ -1,7 +1,6 @@
 """Watches, deliveries and attempts as apps see them. Times are RFC 3339 UTC with milliseconds."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 
 import orjson
@@ -18,6 +17,7 @@ from bridge.core.model import (
 )
 from bridge.core.registration import MASK
 from bridge.store.records import DeliveryView, WatchView
+from bridge.telemetry import rfc3339
 from bridge.web.answers import (
     AttemptBody,
     DeliveryBody,
@@ -33,19 +33,6 @@ from bridge.web.answers import (
 from bridge.web.services import LiveTask
 
 _ORDER = {event_type: number for number, event_type in enumerate(EventType)}
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """`2026-11-23T15:04:05.123Z` of Unix seconds; None of None."""
-    if seconds is None:
-        return None
-    second, microsecond = divmod(round(seconds * 1e6), 1_000_000)
-    return f"{_second_text(second)}.{microsecond // 1000:03}Z"
-
-
-@lru_cache(maxsize=256)  # an answer to a registration holds three of them, and a second's are alike
-def _second_text(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types

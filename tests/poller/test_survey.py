@@ -51,4 +51,5 @@ def test_tasks_of_a_resting_key_wait_for_it_and_are_not_stuck() -> None:
     key.judge(probe, KeyRefused("Invalid token"), NOW, PollPolicy(5, 5, 15, 1.2))
     found = survey([probe, task("b", due=NOW - 999, credential=key)], NOW, 9)
     assert (found.held, found.failing, found.late, found.stuck) == (2, 0, 0, [])
+    assert found.resting == ("a", "b")
     assert found.keys == {"own": 2}
