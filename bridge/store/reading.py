@@ -11,6 +11,7 @@ from sqlalchemy.sql import ColumnElement
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import event_id
 from bridge.core.model import Attempt, DeliveryState, EventType
+from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
 from bridge.store.rows import SNAPSHOT, delivery_view, problem_of, snapshot_from, task_view, watch_of
@@ -220,7 +221,7 @@ def one_delivery(connection: Connection, delivery_id: str, app: str | None) -> t
 _COUNTS = select(
     select(func.count()).select_from(watches).where(IS_ACTIVE).scalar_subquery().label("active"),
     select(func.count()).select_from(outbox).scalar_subquery().label("pending"),
-    select(func.count()).select_from(deliveries).where(IS_DEAD).scalar_subquery().label("dead"),
+    select(func.count()).select_from(deliveries).where(IS_DEAD, GIVEN_UP).scalar_subquery().label("dead"),
     select(func.min(outbox.c.due_at)).scalar_subquery().label("due"),
 )
 

@@ -208,4 +208,5 @@ async def test_a_superseded_status_is_not_what_all_dead_ones_means(store: Store)
     await store.cancel(registered.watch.id, None)
     assert await store.count_dead(DeadFilter()) == 0
     assert await store.retry_dead(DeadFilter()) == 0
+    assert (await store.counts()).dead_deliveries == 0
     assert (await store.delivery(status.id, None))[0].state is DeliveryState.DEAD
