@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from example_stage import EXAMPLES, ROOT, under_ci
+from example_stage import EXAMPLES, ROOT
+from found import program
 
 from bridge.core.model import Outcome
 from bridge.telemetry import Metrics
-from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS
+from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS, STUCK_REASONS
 
 ALERTS = EXAMPLES / "monitoring/alerts.yaml"
 DASHBOARD = EXAMPLES / "monitoring/dashboard.json"
@@ -23,6 +24,7 @@ UNIT_TESTS = Path(__file__).with_name("alerts.test.yaml")
 LABELS = {
     "amux_bridge_polls_total": ("result", set(POLL_RESULTS.values())),
     "amux_bridge_attempts_total": ("result", set(ATTEMPT_RESULTS)),
+    "amux_bridge_stuck_tasks": ("reason", set(STUCK_REASONS)),
     "amux_bridge_settled_total": ("outcome", {outcome.value for outcome in Outcome}),
 }
 OF_PROMETHEUS = {"up"}
@@ -113,10 +115,7 @@ def test_the_panels_lie_beside_one_another_and_say_what_they_show() -> None:
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None and under_ci():
-        raise AssertionError("promtool is missing: .ci/run installs Debian's package `prometheus`")
-    return found or pytest.skip("there is no promtool here (Debian's package `prometheus` has it)")
+    return program("promtool", "prometheus")
 
 
 def run(tool: str, *arguments: str, folder: Path) -> None:
