@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from found import npm_install
 from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
@@ -178,34 +178,15 @@ process.stdin.on("data", (part) => { body += part; }).on("end", () => {
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the npm package `standardwebhooks`; without npm or its registry a skip, and in CI an error."""
     folder = tmp_path_factory.mktemp("node")
-    npm, node = shutil.which("npm"), shutil.which("node")
-    trouble = "node and npm are not installed"
-    if npm and node:
-        install = [
-            npm,
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--ignore-scripts",
-            "--prefer-offline",
-            "standardwebhooks@1",
-        ]
-        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode == 0:
-            return folder
-        trouble = f"npm cannot install standardwebhooks: {done.stderr.strip()[-300:]}"
-    if os.environ.get("CI") == "1":
-        pytest.fail(trouble)
-    pytest.skip(trouble)
+    npm_install(folder, "standardwebhooks@1")
+    return folder
 
 
 def test_the_javascript_library_accepts_either_secret(node_folder: Path) -> None:
-    node = shutil.which("node")
-    assert node is not None
     headers = signed_headers("evt_1", int(time.time()), BODY, [CURRENT, OLDER], KEY)
     signed = json.dumps({"secrets": [CURRENT.text, OLDER.text], "headers": headers})
     done = subprocess.run(
-        [node, "-e", NODE_VERIFY],
+        ["node", "-e", NODE_VERIFY],
         cwd=node_folder,
         input=BODY,
         env={**os.environ, "SIGNED": signed},

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import unused_port
+from found import npm_install, program
 
 from bridge.core.signing import Secret
 from bridge.runtime import Runtime
@@ -26,10 +27,6 @@ SECRET, OTHER = Secret(b"e" * 32), Secret(b"x" * 32)
 TOKEN = "shop-token-1"
 AMUX_KEY = "sk-example"
 PATIENCE_SECONDS = 60.0  # for programs, which take seconds to start on a busy machine
-
-
-def under_ci() -> bool:
-    return os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,7 @@ def install(example: Path, folder: Path) -> tuple[Path, dict[str, str]]:
         # Node looks for packages beside the script, so the script goes where they are.
         copy = folder / example.name
         copy.write_bytes(example.read_bytes())
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *installs(example)]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        npm_install(folder, *installs(example))
         return copy, {}
     target = folder / "packages"
     command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(target), *installs(example)]
@@ -130,7 +126,9 @@ def install(example: Path, folder: Path) -> tuple[Path, dict[str, str]]:
 
 
 def interpreter(example: Path) -> str:
-    return {".py": sys.executable, ".mjs": "node", ".sh": "sh"}[example.suffix]
+    return (
+        program("node", "nodejs") if example.suffix == ".mjs" else {".py": sys.executable, ".sh": "sh"}[example.suffix]
+    )
 
 
 async def run_to_end(example: Path, *arguments: str, folder: Path, environ: Mapping[str, str]) -> tuple[int, str, str]:

@@ -1,19 +1,17 @@
 """Each example that is a program, run against a real bridge with the stand-in in amux's place."""
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from example_stage import EXAMPLES, OTHER, SECRET, Stage, clean, install, listening, run_to_end, staged
+from found import program
 
 from bridge.core.signing import signed_headers
 
 RECEIVERS, APPS = EXAMPLES / "receivers", EXAMPLES / "apps"
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm here")
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         ("aiohttp_receiver.py", False),
         pytest.param("fastapi_receiver.py", True, marks=pytest.mark.long),
         pytest.param("flask_receiver.py", True, marks=pytest.mark.long),
-        pytest.param("express_receiver.mjs", True, marks=[pytest.mark.long, needs_npm]),
+        pytest.param("express_receiver.mjs", True, marks=pytest.mark.long),
     ],
 )
 async def test_a_receiver_takes_an_event_once_and_refuses_what_is_not_ours(
@@ -52,12 +50,11 @@ async def test_a_receiver_takes_an_event_once_and_refuses_what_is_not_ours(
         assert told == [f"video.completed {task} {stage.amux_url}/files/{task}.mp4"]
 
 
-@pytest.mark.skipif(
-    not (shutil.which("curl") and shutil.which("openssl")), reason="there is no curl or no openssl here"
-)
 async def test_the_shell_waits_for_the_end_shows_the_bytes_once_and_refuses_another_secret(
     stage: Stage, tmp_path: Path
 ) -> None:
+    program("curl", "curl")
+    program("openssl", "openssl")
     # Callbacks go nowhere: this receiver comes for its event.
     watch = await stage.register(stage.amux.create_task(), "http://127.0.0.1:1/")
     run = RECEIVERS / "receive.sh"
@@ -78,7 +75,7 @@ async def test_the_shell_waits_for_the_end_shows_the_bytes_once_and_refuses_anot
     [
         ("app_httpx.py", "{'order': 17}"),
         ("app_openai.py", "{'order': 17}"),
-        pytest.param("app_fetch.mjs", '{"order":17}', marks=needs_node),
+        ("app_fetch.mjs", '{"order":17}'),
     ],
 )
 async def test_an_app_creates_a_video_has_it_watched_and_is_called_back(

@@ -9,6 +9,7 @@ import openai
 import pytest
 from aiohttp import web
 from drop_in_stage import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
+from found import npm_install
 from scripted_upstream import upstream
 from served import OPERATOR, OTHER, Bridge, served
 
@@ -149,17 +150,7 @@ console.log(JSON.stringify({ id: data.id, watch: response.headers.get("x-watch-i
 
 @pytest.mark.long
 async def test_the_node_sdk_needs_no_more(bridge: Bridge, tmp_path: Path) -> None:
-    """Needs npm and its registry; skipped without them."""
-    try:
-        npm = await asyncio.create_subprocess_exec(
-            *("npm", "install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), "openai"),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    except FileNotFoundError:
-        pytest.skip("there is no npm here")
-    if await npm.wait():
-        pytest.skip("npm could not install the SDK")
+    await asyncio.to_thread(npm_install, tmp_path, "openai")
     script = tmp_path / "drop_in.mjs"
     script.write_text(NODE)
     node = await asyncio.create_subprocess_exec(
