@@ -93,7 +93,7 @@ class Membership:
     async def look(self) -> None:
         """Take over tasks that nobody polls, and look at those of ours that others changed. Raises StoreUnavailable."""
         found: Sequence[TaskRow] | None = None
-        while not (self.lapsed or self._leaving) and (found is None or len(found) == ADOPTED_AT_ONCE):
+        while not (self.lapsed or self._leaving) and (found is None or len(found) >= ADOPTED_AT_ONCE):
             replica = self._store.replica
             try:
                 found = await self._store.adopt(ADOPTED_AT_ONCE)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, or_, select, true, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, true, update
 
 from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
 from bridge.store.database import Database
@@ -149,13 +149,18 @@ _DEAD = (
     .order_by(replicas.c.id)
     .with_for_update(skip_locked=True)
 )
+# By the index on owners: ordered otherwise, PostgreSQL reads every open task to find the few, 11 ms of 20,000.
 _FREE = (
     select(tasks.c.id)
-    .where(
-        tasks.c.closed_at.is_(None),
-        or_(tasks.c.owner.is_(None), tasks.c.owner.in_(bindparam("dead", expanding=True))),
-    )
-    .order_by(tasks.c.id)
+    .where(tasks.c.closed_at.is_(None), tasks.c.owner.is_(None))
+    .order_by(tasks.c.owner)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_LEFT = (
+    select(tasks.c.id)
+    .where(tasks.c.closed_at.is_(None), tasks.c.owner.in_(bindparam("dead", expanding=True)))
+    .order_by(tasks.c.owner)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
@@ -191,7 +196,9 @@ def _adopted(connection: Connection, work: Adoption) -> list[TaskRow] | BridgeEr
     for name in dead:  # first of all: from here on the dead replica, should it wake, writes nothing
         connection.execute(_BUMP, {"replica": name})
         connection.execute(_RELEASE, {"replica": name, "now": now})
-    found = set(connection.execute(_FREE, {"dead": dead, "most": work.limit}).scalars())
+    found = set(connection.execute(_FREE, {"most": work.limit}).scalars())
+    if dead:
+        found.update(connection.execute(_LEFT, {"dead": dead, "most": work.limit}).scalars())
     found.update(connection.execute(_NEWS, {"replica": replica.id, "most": work.limit}).scalars())
     taken = connection.execute(_TAKE, {"ids": sorted(found), "replica": replica.id}).all() if found else []
     if dead:

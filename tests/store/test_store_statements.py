@@ -4,10 +4,13 @@ import re
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from acts import ALL_EVENTS, DEAD, new_watch, retry_at, settled, sighted, tried, watched
+from acts import ALL_EVENTS, DEAD, change, new_watch, retry_at, settled, sighted, tried, watched
 from databases import PostgresServer
+from sqlalchemy import Connection, text
 
+from bridge.core.errors import BridgeError
 from bridge.store.opening import open_store
+from bridge.store.replicas import Adoption, adopt
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 
@@ -102,3 +105,30 @@ async def test_many_lives_share_their_transactions_and_every_look(store: Store, 
     assert statements.count("COMMIT") == 1
     assert len([one for one in statements if one.startswith("SELECT")]) == 2
     assert len(statements) == 2 + 2 + 2 * 50
+
+
+OWNED = """
+    INSERT INTO tasks (id, key, task_id, credential, status, polls, owner, news, wants_status, opened_at)
+    SELECT 'tsk_many' || n, 'key' || n, 'task' || n, 'configured', 'unknown', 0, :owner, false, false, 0
+    FROM generate_series(1, 20000) AS n
+"""
+READ = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'tasks'")
+
+
+async def test_a_look_reads_what_is_free_and_not_every_open_task(store: Store) -> None:
+    """Whatever PostgreSQL believes of the owners: its figures may be those of a moment when all tasks were free."""
+    change(store, OWNED, owner=None)
+    change(store, "ANALYZE tasks")
+    change(store, "TRUNCATE tasks")  # which leaves the figures as they are
+    change(store, OWNED, owner="rep_elsewhere")
+    one = await watched(store)
+    change(store, "UPDATE tasks SET owner = NULL WHERE id = :id", id=one.task_row)
+
+    def look(connection: Connection) -> tuple[int, int]:
+        [found] = adopt(connection, [Adoption(store.replica, 500)])
+        assert not isinstance(found, BridgeError)
+        return len(found), connection.execute(READ).scalar_one()
+
+    taken, read = store._database.transaction(look)
+    assert taken == 1
+    assert read < 100
