@@ -304,7 +304,7 @@ class Intake:
             watch_id=watch.id,
             task_id=watch.task_id,
             app=watch.app,
-            callback=without_query(watch.callback_url),
+            callback_url=without_query(watch.callback_url),
         )
 
 

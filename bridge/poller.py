@@ -308,7 +308,7 @@ class Poller:
         try:
             rows = await self._load()
         except StoreUnavailable as error:
-            _log.event("tasks_not_loaded", level=logging.WARNING, error=str(error), meaning="tried again within 20 s")
+            _log.event("tasks_not_loaded", level=logging.WARNING, reason=str(error), means="tried again within 20 s")
             return
         found = [task for row in rows if (task := self._new(*row)) is not None]
         _log.event("tasks_found", level=logging.WARNING, count=len(found))

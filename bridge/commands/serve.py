@@ -42,7 +42,7 @@ async def _with_sandbox() -> None:
     base_url = await sandbox.start()
 
     def tell(_url: str) -> None:
-        get_logger("sandbox").event("sandbox_listening", url=base_url, try_="task id sandbox_0_5000_completed_1")
+        get_logger("sandbox").event("sandbox_listening", url=base_url, example="task id sandbox_0_5000_completed_1")
 
     try:
         await serve(load(amux_base_url=base_url, amux_api_key=SANDBOX_KEY), on_ready=tell)

@@ -69,10 +69,10 @@ class Credentials:
             f"credential_{verdict.value}",
             level=logging.WARNING,
             credential=credential.name,
-            error=credential.message,
+            reason=credential.message,
             next_probe_seconds=rest,
             tasks=credential.tasks,
-            meaning="its watches wait, one poll at a time asks again; none ends by it before its own deadline",
+            means="its watches wait, one poll at a time asks again; none ends by it before its own deadline",
         )
         return False
 

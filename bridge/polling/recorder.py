@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from bridge.core.errors import LostClaim, StoreUnavailable
-from bridge.core.model import OwedDelivery, Watch
+from bridge.core.model import OwedDelivery, Problem, Watch
 from bridge.core.schedule import stretched
 from bridge.polling.clocks import Clocks
 from bridge.polling.endings import ContentUrl, End, Sight, is_terminal, settlement, status_change
@@ -39,14 +39,14 @@ class Told:
 class StoreTrouble:
     """A store that does not answer, told once and then now and then, however many calls fail.
 
-    `meaning` says what it means for watches, and when it is tried again.
+    `means` says what it means for watches, and when it is tried again.
     """
 
-    __slots__ = ("_failures", "_meaning", "_tell_at")
+    __slots__ = ("_failures", "_means", "_tell_at")
 
-    def __init__(self, meaning: str) -> None:
+    def __init__(self, means: str) -> None:
         self._failures = 0
-        self._meaning = meaning
+        self._means = means
         self._tell_at = 0.0
 
     def failed(self, error: StoreUnavailable, now: float, waiting: int | None = None) -> None:
@@ -58,10 +58,10 @@ class StoreTrouble:
         _log.event(
             "store_unavailable",
             level=logging.ERROR,
-            error=str(error),
+            reason=str(error),
             failures=self._failures,
             waiting=waiting,
-            meaning=self._meaning,
+            means=self._means,
         )
 
     def ended(self) -> None:
@@ -109,8 +109,8 @@ class Recorder:
         self._later.clear()
         await self._workers.finish(seconds)
         if unwritten := len(self._ready) + len(self._later):
-            meaning = "their tasks are open in the store: the next owner asks amux again"
-            _log.event("endings_unwritten", level=logging.ERROR, count=unwritten, meaning=meaning)
+            means = "their tasks are open in the store: the next owner asks amux again"
+            _log.event("endings_unwritten", level=logging.ERROR, count=unwritten, means=means)
 
     def _take(self) -> Sight | End | None:
         if self._later and self._later[0][0] <= self._clocks.monotonic():
@@ -184,12 +184,12 @@ class Recorder:
             for watch_id in changed.touched:
                 _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=task.snapshot.status)
         for watch in changed.settled:
-            self._tell_settled(watch)
+            self._tell_settled(watch, changed.errors.get(watch.id))
         ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))
         if ids:
             told.announce(tuple(ids))
 
-    def _tell_settled(self, watch: Watch) -> None:
+    def _tell_settled(self, watch: Watch, error: Problem | None) -> None:
         if watch.outcome is not None:
             self._told.metrics.settled[watch.outcome].inc()
         _log.event(
@@ -198,5 +198,7 @@ class Recorder:
             task_id=watch.task_id,
             app=watch.app,
             outcome=watch.outcome,
-            callback=without_query(watch.callback_url),
+            error=None if error is None else error.code,
+            reason=None if error is None else error.message,
+            callback_url=without_query(watch.callback_url),
         )

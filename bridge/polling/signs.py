@@ -29,8 +29,14 @@ class Signs:
         match said:
             case Trouble(misrouted=True):
                 if self.misrouted is None:
-                    meaning = "no watch ends by it; polls go on, rarer"
-                    _log.event("misrouted", level=logging.WARNING, error=said.message, task_id=task_id, meaning=meaning)
+                    _log.event(
+                        "misrouted",
+                        level=logging.WARNING,
+                        error=said.code,
+                        reason=said.message,
+                        task_id=task_id,
+                        means="no watch ends by it; polls go on, rarer",
+                    )
                 self.misrouted = said
             case Trouble() | SlowDown():
                 pass  # it may come from anyone in between, and proves nothing
@@ -47,8 +53,8 @@ class Signs:
         if word in self._words or len(self._words) >= MOST_WORDS:
             return
         self._words.add(word)
-        meaning = "the task counts as still running"
-        _log.event("unknown_status_word", level=logging.WARNING, word=word, task_id=task_id, meaning=meaning)
+        means = "the task counts as still running"
+        _log.event("unknown_status_word", level=logging.WARNING, word=word, task_id=task_id, means=means)
 
     def detected(self, seconds: float, watched: float) -> None:
         """A task's end was seen so many seconds after amux's own time of it; it was watched for `watched` seconds."""

@@ -136,12 +136,14 @@ class Changed:
     """What a status change or a settlement did.
 
     `owed` deliveries are already claimed for this replica: send them or release them. `task_closed`: poll no more.
+    `errors` are those of settled watches, by id.
     """
 
     settled: tuple[Watch, ...] = ()
     touched: tuple[str, ...] = ()
     owed: tuple[OwedDelivery, ...] = ()
     task_closed: bool = False
+    errors: Mapping[str, Problem] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

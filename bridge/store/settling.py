@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from bridge.core.errors import BadSetting, BridgeError, LostClaim
-from bridge.core.model import Event, OwedDelivery, Watch, WatchState
+from bridge.core.model import Event, OwedDelivery, Problem, Watch, WatchState
 from bridge.store import replicas
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
@@ -94,6 +94,7 @@ def _settled(work: Owned[Settlement], active: dict[str, list[Row[Any]]], writes:
     left: list[Row[Any]] = []
     ended: list[Watch] = []
     claimed: list[OwedDelivery] = []
+    errors: dict[str, Problem] = {}
     for row in active[change.task]:
         watch = watch_of(row)
         ending = change.ending(watch)
@@ -109,9 +110,11 @@ def _settled(work: Owned[Settlement], active: dict[str, list[Row[Any]]], writes:
         if event.type in watch.events:
             claimed += writes.owe(work, row, event)
         ended.append(watch)
+        if ending.error is not None:
+            errors[watch.id] = ending.error
     active[change.task] = left  # for another change of the same task in this transaction
     writes.see(change, closed=not left)
-    return Changed(tuple(ended), tuple(watch.id for watch in ended), tuple(claimed), not left)
+    return Changed(tuple(ended), tuple(watch.id for watch in ended), tuple(claimed), not left, errors)
 
 
 def _recorded(

@@ -242,7 +242,7 @@ def _not_watched(call: _Call, task_id: str | None, code: str, reason: str) -> di
         level=logging.ERROR,
         task_id=task_id,
         app=call.app,
-        callback=without_query(url),
+        callback_url=without_query(url),
         code=code,
         reason=reason,
         next="the app is told in X-Watch-Error, and may register the task itself",

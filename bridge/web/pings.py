@@ -36,7 +36,7 @@ async def ping(request: web.Request, caller: Caller) -> web.Response:
     with services.ping_limits.one(caller.key):
         answer, seconds = await _send(services, asked.callback_url)
     outcome = _outcome(answer, seconds)
-    _log.event("pinged", callback=without_query(asked.callback_url), by=caller.key, ok=outcome["ok"])
+    _log.event("pinged", callback_url=without_query(asked.callback_url), by=caller.key, ok=outcome["ok"])
     return json_answer(outcome)
 
 

@@ -223,8 +223,12 @@ async def test_what_is_sent_again_on_request_is_no_first_attempt_and_goes_on_cou
     deliverer.wake()
     [view] = await stage.recorded(owed, times=3)
     assert view.attempts == 3
-    told = [getattr(record, "bridge_fields", {}) for record in caplog.records if record.msg == "attempt"]
-    assert [fields["attempt"] for fields in told] == [1, 2, 3]
+    told = [(one.msg, one.__dict__["bridge_fields"]) for one in caplog.records if one.name == "bridge.deliverer"]
+    assert [(event, fields["attempt"]) for event, fields in told] == [
+        ("attempt", 1),
+        ("delivered", 2),
+        ("delivered", 3),
+    ]
     text = stage.metrics.render().decode()
     assert "amux_bridge_settle_to_first_attempt_seconds_count 1.0" in text
     assert "amux_bridge_settle_to_delivered_seconds_count 1.0" in text

@@ -125,8 +125,13 @@ async def test_a_failing_hosts_flood_is_summed_up(stage: Stage) -> None:
     await stage.until(lambda: len(stage.told.of("delivered")) == 4)
     assert [line["failures"] for line in stage.told.of("host_failing")] == [3]
     assert [line["failures"] for line in stage.told.of("host_recovered")] == [10]
-    assert len(stage.told.of("attempt")) == 3 + 4  # then `host_failing` speaks for them, until the four arrive
-    line = stage.told.of("attempt")[0]
-    assert (line["status"], line["error"], line["attempt"], line["app"]) == (503, "http_503", 1, "app")
+    lines = stage.told.of("attempt")
+    assert {line["watch_id"] for line in lines} == {one.watch_id for one in owed}  # each life has its first failure
+    assert len(lines) <= 3 + 4  # then `host_failing` speaks for them, and an arrival is one line, `delivered`
+    line = lines[0]
+    assert (line["status_code"], line["error"], line["attempt"], line["app"]) == (503, "http_503", 1, "app")
+    assert line["reason"] == "the receiver answered 503"
     assert line["next_attempt_at"] is not None
+    assert "stays owed" in line["means"]
+    assert line["callback_url"] == receiver.url
     assert "hidden" not in str(stage.told.lines)

@@ -168,7 +168,7 @@ async def test_a_2xx_whose_body_stalls_or_floods_is_a_success(around: World) -> 
         for way, url in urls.items():
             watch = await bridge.register(around.done(), url)
             delivered = await process.logged("delivered", watch_id=watch)
-            assert delivered["status"] == 200, way
+            assert delivered["status_code"] == 200, way
         process.no_faults()
 
 
@@ -199,6 +199,6 @@ async def test_floods_and_bombs_cost_less_than_ten_megabytes(around: World) -> N
         before = process.resident_bytes()
         for url in urls.values():
             await bridge.register_many([around.done() for _ in range(3)], url)
-        await process.logged("attempt", times=len(good) + 100)
+        await process.logged("attempt", times=100)
         grown = peak_bytes(process) - before
         assert grown < 10 * MEBIBYTE, f"{grown / MEBIBYTE:.1f} MiB"

@@ -1,6 +1,7 @@
 """From polls to what the store holds: one poll for many watches, endings, grace, sights."""
 
 import asyncio
+import logging
 
 import pytest
 from polling_rig import (
@@ -86,7 +87,10 @@ async def test_a_fresh_task_that_amux_does_not_know_yet_has_its_grace(rig: Rig) 
     assert await rig.outcome(watch) is Outcome.COMPLETED
 
 
-async def test_past_its_grace_a_third_not_found_ends_a_watch_and_leaves_a_younger_one(rig: Rig) -> None:
+async def test_past_its_grace_a_third_not_found_ends_a_watch_and_leaves_a_younger_one(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bridge.poller")
     rig.sandbox.create_task(RUNNING, "task_gone")
     old = await rig.register("task_gone", age=61)
     young = await rig.register("task_gone")
@@ -99,6 +103,9 @@ async def test_past_its_grace_a_third_not_found_ends_a_watch_and_leaves_a_younge
     assert data["status"] == "unknown"
     assert isinstance(data["error"], dict)
     assert data["error"]["code"] == "task_not_found"
+    [line] = [one.__dict__["bridge_fields"] for one in caplog.records if one.getMessage() == "settled"]
+    assert (line["watch_id"], line["outcome"]) == (old.watch.id, Outcome.UNAVAILABLE)
+    assert (line["error"], line["reason"]) == (data["error"]["code"], data["error"]["message"])
     assert rig.sandbox.polls["task_gone"] >= 3
     assert (await rig.view(young)).watch.state is WatchState.ACTIVE
     assert poller.owned == 1
