@@ -1,3 +1,4 @@
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -231,12 +232,38 @@ async def test_sec_fetch_site_alone_is_a_proof_and_the_public_urls_origin_is_our
         assert (await operator.post(path, body, Origin="http://bridge.example")).status == 403
 
 
-async def test_signing_out_makes_the_browser_forget(tmp_path: Path) -> None:
+def test_a_session_that_was_ended_is_no_longer_known_and_its_hours_over_forgotten() -> None:
+    clock = [T0]
+    known = Sessions(KEY, {"tok-ops": "ops"}, {}, now=lambda: clock[0])
+    (value, begun), (other, _) = known.sign_in("tok-ops"), known.sign_in("tok-ops")
+    known.end(begun)
+    assert known.read(value) is None
+    assert known.read(other) is not None
+    clock[0] += SESSION_SECONDS
+    known.end(known.sign_in("tok-ops")[1])
+    assert len(known._ended) == 1
+
+
+async def test_signing_out_ends_the_session_and_makes_the_browser_forget(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         operator = await stage.operator()
         answer = await operator.post("/page/sign-out")
         assert answer.status == 204
         assert answer.cookies[0].startswith(f"{operator.cookie.partition('=')[0]}=; Max-Age=0;")
+        for path in PROTECTED:
+            assert (await operator.get(path)).status == 401, path
+        assert (await operator.post("/page/deliveries/retry", {"state": "dead", "dry_run": True})).status == 401
+        assert (await stage.operator()).cookie != operator.cookie
+
+
+async def test_a_live_page_ends_with_its_session(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        operator = await stage.operator()
+        async with stage.session.get(f"{stage.url}/page/live", headers={"Cookie": operator.cookie}) as answer:
+            await answer.content.readline()
+            await operator.post("/page/sign-out")
+            async with asyncio.timeout(10):
+                await answer.read()
 
 
 # --- with no token at all -----------------------------------------------------------------------------------------

@@ -76,8 +76,7 @@ class _Stream:
                     return
 
     def _is_over(self) -> bool:
-        expires = self._session.expires_at
-        return expires is not None and expires <= self._app[SERVICES].store.now()
+        return self._app[PAGE].sessions.is_over(self._session)
 
     async def _look(self) -> None:
         await self._tell("overview", self._app[OVERVIEW].look, whole=True)

@@ -1,6 +1,7 @@
 """Operators' sessions: a signed cookie that names its token by a keyed fingerprint, and dies with it.
 
-Nothing is kept here: the cookie says who and until when, under a key that every replica derives from the same root.
+The cookie says who and until when, under a key that every replica derives from the same root. Kept is only which were
+ended by signing out, by the replica that was asked and until it stops: the browser has forgotten such a cookie anyway.
 """
 
 import hmac
@@ -55,6 +56,7 @@ class Sessions:
         # Looked up by a digest under a key that nobody knows, so the time it takes tells nothing of any token.
         self._operators = {self._fingerprint(token): name for token, name in operators.items()}
         self._apps = {self._fingerprint(token) for token in apps}
+        self._ended: dict[str, float] = {}  # by CSRF token, which is a session's own: when it would have been over
         # A browser keeps cookies by host, not by port: two bridges on one machine must not sign each other out.
         self.cookie = COOKIE_PREFIX + self._mac("cookie", "")[:8]
 
@@ -83,10 +85,21 @@ class Sessions:
         body = f"{parts[1]}.{parts[2]}.{parts[3]}"
         if not hmac.compare_digest(self._mac("session", body), parts[4]):
             return None
-        operator = self._operators.get(parts[1])
-        if operator is None or float(parts[2]) <= self._now():
+        operator, csrf = self._operators.get(parts[1]), self._mac("csrf", body)
+        if operator is None or float(parts[2]) <= self._now() or csrf in self._ended:
             return None
-        return Session(operator, float(parts[2]), self._mac("csrf", body))
+        return Session(operator, float(parts[2]), csrf)
+
+    def end(self, session: Session) -> None:
+        """Know a session no longer; one of everyone on this machine stays."""
+        now = self._now()
+        self._ended = {csrf: expires for csrf, expires in self._ended.items() if expires > now}
+        if session.expires_at is not None:
+            self._ended[session.csrf] = session.expires_at
+
+    def is_over(self, session: Session) -> bool:
+        """Whether a session has been ended, or its hours have passed."""
+        return session.csrf in self._ended or (session.expires_at is not None and session.expires_at <= self._now())
 
     def anyone(self) -> Session:
         """The session of everyone on this machine, where no token is configured at all."""

@@ -52,9 +52,10 @@ async def sign_in(request: web.Request) -> web.Response:
 
 
 async def sign_out(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/sign-out`: the browser forgets the cookie."""
+    """`POST /page/sign-out`: the session is over, and the browser forgets the cookie."""
     query_of(request)
     page = request.app[PAGE]
+    page.sessions.end(session)
     _log.event("signed_out", operator=session.operator)
     answer = web.Response(status=204)
     answer.headers.add(hdrs.SET_COOKIE, _cookie(page, "", 0))
