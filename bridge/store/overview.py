@@ -16,13 +16,33 @@ from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_c
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import NotFound
-from bridge.core.model import TERMINAL_EVENTS, Attempt, DeliveryState, EventType, Outcome, Problem, WatchState
+from bridge.core.model import (
+    TERMINAL_EVENTS,
+    Attempt,
+    DeliveryState,
+    EventType,
+    Outcome,
+    Problem,
+    TaskStatus,
+    WatchState,
+)
 from bridge.store import reading
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import WatchView
 from bridge.store.replicas import LEAVING
 from bridge.store.rows import problem_of
-from bridge.store.schema import IS_ACTIVE, IS_DEAD, attempts, deliveries, events, hosts, outbox, replicas, watches
+from bridge.store.schema import (
+    IS_ACTIVE,
+    IS_DEAD,
+    attempts,
+    deliveries,
+    events,
+    hosts,
+    outbox,
+    replicas,
+    tasks,
+    watches,
+)
 
 COUNTED = 1_000  # of what nears its deadline: beyond, the page says "1,000 and more"
 LAST_PART = 0.1  # a watch nears its deadline in the last tenth of its time
@@ -217,7 +237,7 @@ def receivers(connection: Connection) -> list[Receiver]:
 class WatchHistory:
     """A watch, when it ended (cancelled ones too), the events built for it, and each delivery's newest attempts.
 
-    `end_error` is the error that its terminal event tells.
+    `seen` is when its task was first seen in a status, and `end_error` the error that its terminal event tells.
     """
 
     view: WatchView
@@ -225,6 +245,7 @@ class WatchHistory:
     events: Sequence[tuple[EventType, float]]
     attempts: Mapping[str, Sequence[Attempt]]
     end_error: Problem | None = None
+    seen: Sequence[tuple[TaskStatus, float]] = ()
 
 
 _ENDED = select(watches.c.ended_at).where(watches.c.id == bindparam("an_id"))
@@ -233,6 +254,7 @@ _EVENTS = (
     .where(events.c.watch_id == bindparam("an_id"))
     .order_by(events.c.created_at)
 )
+_SEEN = select(tasks.c.queued_at, tasks.c.in_progress_at).where(tasks.c.id == bindparam("row"))
 _ATTEMPTS = (
     select(attempts)
     .join(deliveries, deliveries.c.id == attempts.c.delivery_id)
@@ -253,7 +275,13 @@ def history(connection: Connection, watch_id: str) -> WatchHistory:
     for row in reversed(connection.execute(_ATTEMPTS, {"an_id": watch_id}).all()):
         attempt = Attempt(row.started_at, row.duration_seconds, row.status_code, problem_of(row.error), row.body)
         tried[row.delivery_id].append(attempt)
-    return WatchHistory(view, ended_at, built, tried, end_error)
+    return WatchHistory(view, ended_at, built, tried, end_error, _seen(connection, view.task.row))
+
+
+def _seen(connection: Connection, task_row: str) -> list[tuple[TaskStatus, float]]:
+    times = connection.execute(_SEEN, {"row": task_row}).one()
+    known = zip((TaskStatus.QUEUED, TaskStatus.IN_PROGRESS), times, strict=True)
+    return [(status, at) for status, at in known if at is not None]
 
 
 def _error_in(payload: bytes) -> Problem | None:

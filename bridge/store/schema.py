@@ -30,6 +30,8 @@ tasks = Table(
     Column("task_id", Text, nullable=False),
     Column("credential", Text, nullable=False),
     Column("status", Text, nullable=False),
+    Column("queued_at", Double),  # when it was first seen so, for its watches' time lines; the next as well
+    Column("in_progress_at", Double),
     Column("progress", Integer),
     Column("url", Text),
     Column("format", Text),

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Double, Row, bindparam, func, insert, select, update
 
 from bridge.core.errors import BadSetting, BridgeError, LostClaim
-from bridge.core.model import Event, OwedDelivery, Problem, Watch, WatchState
+from bridge.core.model import Event, OwedDelivery, Problem, TaskStatus, Watch, WatchState
 from bridge.store import replicas
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
@@ -154,7 +154,14 @@ def _told_before(
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
-_SEE_TASK = update(tasks).where(tasks.c.id == bindparam("row"))  # sets the columns that it is given
+_SEE_TASK = (  # sets the columns that it is given besides
+    update(tasks)
+    .where(tasks.c.id == bindparam("row"))
+    .values(
+        queued_at=func.coalesce(tasks.c.queued_at, bindparam("queued", type_=Double)),
+        in_progress_at=func.coalesce(tasks.c.in_progress_at, bindparam("in_progress", type_=Double)),
+    )
+)
 _WRITE_EVENT = insert(events)
 _WRITE_DELIVERY = insert(deliveries)
 _WRITE_OUTBOX = insert(outbox)
@@ -173,7 +180,10 @@ class _Writes:
 
     def see(self, change: Settlement | StatusChange, *, closed: bool) -> None:
         """Note a task as it was seen, and its end."""
+        status = change.snapshot.status
         values = {"row": change.task, "closed_at": None} | snapshot_values(change.snapshot) | note_values(change.note)
+        values["queued"] = change.at if status is TaskStatus.QUEUED else None
+        values["in_progress"] = change.at if status is TaskStatus.IN_PROGRESS else None
         if closed:
             values |= {"closed_at": change.at, "next_poll_at": None}
         self.sights.append(values)

@@ -71,16 +71,20 @@ async def test_a_watch_is_told_as_a_time_line_with_what_the_receiver_said(tmp_pa
         assert "dead after 2 attempts" in told["trouble"]["why"]
 
 
-async def test_status_changes_that_were_asked_for_are_in_the_time_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("events", [None, ["video.queued", "video.in_progress", "video.completed"]])
+async def test_each_status_change_is_in_the_time_line_once_asked_for_or_not(
+    tmp_path: Path, events: list[str] | None
+) -> None:
     async with staged(tmp_path) as stage:
         behaviour = Behaviour(queue_seconds=0.4, run_seconds=0.4)
-        events = ["video.queued", "video.in_progress", "video.completed"]
-        watch = await stage.watch(behaviour, events=events)
+        wanted: dict[str, Any] = {} if events is None else {"events": events}
+        watch = await stage.watch(behaviour, **wanted)
         operator = await stage.operator()
         told = await operator.sees("watch", lambda one: one["state"] == "settled", f"?watch={watch['id']}")
         titles = [entry["title"] for entry in told["timeline"]]
         assert titles.index("The task waits at amux") < titles.index("The task runs at amux")
         assert titles.index("The task runs at amux") < titles.index("Settled: the video is completed")
+        assert [entry["kind"] for entry in told["timeline"]].count("status") == 2
 
 
 async def test_what_comes_next_is_told_of_an_active_watch(tmp_path: Path) -> None:

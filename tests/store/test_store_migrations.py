@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from databases import PostgresServer, created
 from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -82,6 +84,28 @@ def test_several_that_start_at_once_migrate_once(empty_url: str, encryption_key:
         database.close()
     assert all(names == {*metadata.tables, "alembic_version"} for names in found)
     assert len(fingerprints) == 1
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds(empty_url: str) -> None:
+    first = import_module("bridge.store.migrations.versions.0001_first")
+
+    def begin(connection: Connection) -> None:
+        with Operations.context(MigrationContext.configure(connection)):
+            first.upgrade()
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+        connection.execute(text("INSERT INTO hosts (host, failures, at) VALUES ('a.example:443', 3, 1.5)"))
+
+    with closing(connect(empty_url)) as database:
+        database.transaction(begin)
+        migrate(database)
+        kept = database.read(lambda connection: connection.execute(text("SELECT host, failures FROM hosts")).all())
+        assert kept == [("a.example:443", 3)]
+
+        def differences(connection: Connection) -> list[Any]:
+            return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+        assert database.read(differences) == []
 
 
 def test_a_newer_schema_is_refused_in_one_sentence(database_url: str, encryption_key: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any, Final
 
-from bridge.core.model import TERMINAL_EVENTS, Attempt, DeliveryState, EventType, Outcome, WatchState
+from bridge.core.model import STATUS_EVENTS, Attempt, DeliveryState, EventType, Outcome, WatchState
 from bridge.core.watch import TERMINAL
 from bridge.polling.tasks import LiveTask
 from bridge.store.overview import WatchHistory
@@ -46,9 +46,13 @@ def _entry(at: float | None, kind: str, title: str, level: str = "", **more: Any
 def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
     watch = history.view.watch
     yield _entry(watch.created_at, "registered", f"Registered by {watch.app}", text=without_query(watch.callback_url))
-    for event_type, at in history.events:
-        if event_type not in TERMINAL_EVENTS:
-            yield _entry(at, "status", _STATUS[event_type])
+    # What was asked for is told as it was told; what its task did before the watch is not of its life.
+    changes = {STATUS_EVENTS[status]: at for status, at in history.seen if at >= watch.created_at} | dict(
+        history.events
+    )
+    for event_type, title in _STATUS.items():
+        if event_type in changes:
+            yield _entry(changes[event_type], "status", title)
     yield from _last_poll(history, live)
     if watch.state is WatchState.SETTLED and watch.outcome is not None:
         level, title = _ENDS[watch.outcome]
