@@ -11,6 +11,7 @@ import math
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from functools import lru_cache
@@ -20,11 +21,13 @@ from typing import Any, Literal, TextIO, overload
 import orjson
 
 from bridge.core.model import Json
+from bridge.telemetry.lines import LineHandler
 from bridge.telemetry.redaction import REDACTOR, Redactor
 
 _FIELDS = "bridge_fields"  # the record's attribute that marks a line as ours
 _OWN_KEYS = frozenset({"at", "level", "event", "logger", "message", "trace"})
 _DEEPEST = 8  # levels of nesting: more is a cycle, or no log field
+_PLAIN = frozenset({str, bool, type(None)})
 _JSON_INT = 2**63  # orjson takes no larger integers
 
 
@@ -72,7 +75,7 @@ def configure_logging(
     if isinstance(stream, io.TextIOWrapper):
         # A C locale must not make a line fail: JSON is UTF-8 wherever it is written.
         stream.reconfigure(encoding="utf-8" if fmt == "json" else None, errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
+    handler = LineHandler(stream)
     handler.setFormatter(JsonFormatter(redactor) if fmt == "json" else ConsoleFormatter(redactor))
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -140,6 +143,13 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a line; never raises for what it holds."""
+        fields = _simple_fields(record)
+        if fields is not None:
+            with suppress(orjson.JSONEncodeError):  # a lone surrogate
+                line = orjson.dumps(fields).decode()
+                # JSON spells a secret in one of the ways that the redactor knows it by.
+                if not self._redactor.suspects(line):
+                    return line
         return orjson.dumps(as_fields(record, self._redactor)).decode()
 
 
@@ -162,11 +172,17 @@ class ConsoleFormatter(logging.Formatter):
 def as_fields(record: logging.LogRecord, redactor: Redactor = REDACTOR) -> dict[str, Json]:
     """A record as JSON values, redacted: the keys that every line has first."""
     given: dict[str, object] | None = getattr(record, _FIELDS, None)
-    if given is not None and record.exc_info is None and record.stack_info is None:
-        fields = _simple_fields(record, given)
-        if fields is not None and not redactor.suspects("\n".join(map(str, fields.values()))):
-            return fields
-    return _all_fields(record, given, redactor)
+    fields = _head(record)
+    if given is None:
+        fields |= {"event": "log", "logger": record.name, "message": redactor.clean(_readable(_message(record)))}
+    else:
+        fields |= {"event": redactor.clean(_readable(str(record.msg))), "logger": record.name.removeprefix("bridge.")}
+        fields |= {(f"{key}_" if key in _OWN_KEYS else key): plain(value, redactor) for key, value in given.items()}
+    if record.exc_info and record.exc_info[1] is not None:
+        fields["trace"] = redactor.clean(_readable(_trace(record.exc_info[1])))
+    if record.stack_info:
+        fields["stack"] = redactor.clean(_readable(record.stack_info))
+    return fields
 
 
 def _head(record: logging.LogRecord) -> dict[str, Json]:
@@ -187,41 +203,29 @@ def rfc3339(seconds: float | None) -> str | None:
 
 @lru_cache(maxsize=256)  # lines come many to a second, and answers to registrations hold three of its moments
 def _second_text(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
-def _simple_fields(record: logging.LogRecord, given: dict[str, object]) -> dict[str, Json] | None:
-    """A line of plain words and numbers, as nearly all of ours are; None when a field needs a closer look."""
+def _simple_fields(record: logging.LogRecord) -> dict[str, Json] | None:
+    """A line of plain words and numbers, as nearly all of ours are; None when it needs a closer look."""
+    given: dict[str, Any] | None = getattr(record, _FIELDS, None)
+    if given is None or record.exc_info is not None or record.stack_info is not None or _OWN_KEYS & given.keys():
+        return None
+    for value in given.values():
+        kind = type(value)
+        if kind in _PLAIN:
+            continue
+        if kind is int:
+            simple = -_JSON_INT <= value < _JSON_INT
+        elif kind is float:
+            simple = math.isfinite(value)
+        else:
+            simple = isinstance(value, StrEnum)
+        if not simple:
+            return None
     fields = _head(record)
-    fields["event"], fields["logger"] = str(record.msg), record.name.removeprefix("bridge.")
-    for key, value in given.items():
-        match value:
-            case StrEnum():
-                fields[key] = value.value
-            case str() if value.isascii() and type(value) is str:
-                fields[key] = value
-            case None | bool():
-                fields[key] = value
-            case int() if type(value) is int and -_JSON_INT <= value < _JSON_INT:
-                fields[key] = value
-            case float() if type(value) is float and math.isfinite(value):
-                fields[key] = value
-            case _:
-                return None
-    return None if _OWN_KEYS & given.keys() else fields
-
-
-def _all_fields(record: logging.LogRecord, given: dict[str, object] | None, redactor: Redactor) -> dict[str, Json]:
-    fields = _head(record)
-    if given is None:
-        fields |= {"event": "log", "logger": record.name, "message": redactor.clean(_readable(_message(record)))}
-    else:
-        fields |= {"event": redactor.clean(_readable(str(record.msg))), "logger": record.name.removeprefix("bridge.")}
-        fields |= {(f"{key}_" if key in _OWN_KEYS else key): plain(value, redactor) for key, value in given.items()}
-    if record.exc_info and record.exc_info[1] is not None:
-        fields["trace"] = redactor.clean(_readable(_trace(record.exc_info[1])))
-    if record.stack_info:
-        fields["stack"] = redactor.clean(_readable(record.stack_info))
+    fields["event"], fields["logger"] = record.msg, record.name.removeprefix("bridge.")
+    fields.update(given)
     return fields
 
 

@@ -48,7 +48,13 @@ class Redactor:
     def suspects(self, text: str) -> bool:
         """Whether `clean` might change the text, or any text that it is joined of by white space."""
         folded = text.casefold()  # as IGNORECASE: the long s counts as one
-        return any(hint in folded for hint in _HINTS) or any(secret in text for secret in self._known)
+        for hint in _HINTS:  # loops: `any` over a generator takes half as long again, for every line
+            if hint in folded:
+                return True
+        for secret in self._known:  # noqa: SIM110
+            if secret in text:
+                return True
+        return False
 
     def clean(self, text: str, extra: Iterable[str] = ()) -> str:
         """The text without the secrets that are known, those in `extra`, and what looks like a key or token."""
