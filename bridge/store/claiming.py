@@ -14,6 +14,7 @@ from bridge.core.delivery import Dead, Delivered, RetryAt
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
 from bridge.core.model import Event, EventType, OwedDelivery
 from bridge.store import replicas
+from bridge.store.bulk import inserting, updating
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import DeadFilter, Tried
 from bridge.store.replicas import Replica
@@ -183,16 +184,13 @@ _DONE = (  # the subquery locks in the order that everybody keeps
     .where(outbox.c.id.in_(_STANDING.with_only_columns(outbox.c.id, maintain_column_froms=True)))
     .returning(_CLAIM_NAME)
 )
-_WRITE_ATTEMPT = insert(attempts).inline()  # nobody asks for its number
-_STEP = (  # sets what it is given besides
-    update(deliveries)
-    .where(deliveries.c.id == bindparam("an_id"))
-    .values(
-        attempts=deliveries.c.attempts + literal_column("1"),
-        round_attempts=deliveries.c.round_attempts + literal_column("1"),
-    )
+_WRITE_ATTEMPTS = inserting(attempts, ("delivery_id", "started_at", "duration_seconds", "status_code", "error", "body"))
+_STEP = updating(
+    deliveries,
+    ("id", "state", "next_attempt_at", "delivered_at", "dead_at", "error"),
+    also={name: deliveries.c[name] + literal_column("1") for name in ("attempts", "round_attempts")},
 )
-_LATER = update(outbox).where(outbox.c.id == bindparam("an_id"))  # sets what it is given
+_LATER = updating(outbox, ("id", "due_at", "set_at", "lease", "holder"))
 _host = insert(hosts)
 _HOST_FAILED = _host.on_conflict_do_update(
     index_elements=["host"], set_={"failures": _host.excluded.failures, "at": _host.excluded.at}
@@ -215,8 +213,8 @@ def record_attempts(connection: Connection, works: Sequence[Tried]) -> Sequence[
     held = _end_claims(connection, firsts)
     standing = [work for claim, work in firsts.items() if claim in held]
     if standing:
-        connection.execute(_WRITE_ATTEMPT, [_attempt_row(work) for work in standing])
-        connection.execute(_STEP, [_step(work) for work in standing])
+        _WRITE_ATTEMPTS.execute(connection, [_attempt_row(work) for work in standing])
+        _STEP.execute(connection, [_step(work) for work in standing])
     _write_hosts(connection, works)
     recorded = {id(work) for work in standing}
     return [None if id(work) in recorded else _lost() for work in works]
@@ -233,12 +231,9 @@ def _end_claims(connection: Connection, works: Mapping[str, Tried]) -> set[str]:
         return _named(connection, _DONE, works)
     held = _named(connection, _STANDING, works)
     later = [
-        {"an_id": works[claim].delivery_id, "due_at": at, "set_at": works[claim].at, "lease": None, "holder": None}
-        for claim, at in again.items()
-        if claim in held
+        (works[claim].delivery_id, at, works[claim].at, None, None) for claim, at in again.items() if claim in held
     ]
-    if later:
-        connection.execute(_LATER, later)
+    _LATER.execute(connection, later)
     if done := {claim: works[claim] for claim in held - again.keys()}:
         _named(connection, _DONE, done)
     return held
@@ -249,34 +244,22 @@ def _named(connection: Connection, statement: Executable, works: Mapping[str, Tr
     return set(connection.execute(statement, {"those": those, "claims": sorted(works)}).scalars())
 
 
-def _attempt_row(work: Tried) -> dict[str, Any]:
-    attempt = work.attempt
-    return {
-        "delivery_id": work.delivery_id,
-        "started_at": attempt.started_at,
-        "duration_seconds": attempt.duration_seconds,
-        "status_code": attempt.status_code,
-        "error": problem_text(attempt.error),
-        "body": attempt.body,
-    }
+def _attempt_row(work: Tried) -> tuple[Any, ...]:
+    attempt, error = work.attempt, problem_text(work.attempt.error)
+    return (
+        *(work.delivery_id, attempt.started_at, attempt.duration_seconds),
+        *(attempt.status_code, error, attempt.body),
+    )
 
 
-def _step(work: Tried) -> dict[str, Any]:
-    step: dict[str, Any] = {
-        "an_id": work.delivery_id,
-        "state": "pending",
-        "next_attempt_at": None,
-        "delivered_at": None,
-        "dead_at": None,
-        "error": None,
-    }
+def _step(work: Tried) -> tuple[Any, ...]:
     match work.verdict:
         case Delivered():
-            return step | {"state": "delivered", "delivered_at": work.at}
+            return work.delivery_id, "delivered", None, work.at, None, None
         case RetryAt(at=at, error=error):
-            return step | {"next_attempt_at": at, "error": problem_text(error)}
+            return work.delivery_id, "pending", at, None, None, problem_text(error)
         case Dead(error=error):
-            return step | {"state": "dead", "dead_at": work.at, "error": problem_text(error)}
+            return work.delivery_id, "dead", None, None, work.at, problem_text(error)
 
 
 def _write_hosts(connection: Connection, works: Sequence[Tried]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from bridge.core.model import Outcome, WatchState
+from bridge.store.bulk import updating
 from bridge.store.rows import SUPERSEDED, problem_text
 from bridge.store.schema import IS_ACTIVE, deliveries, outbox, watches
 
@@ -24,7 +25,7 @@ class WatchEnd:
     owed_status: bool
 
 
-_END_WATCH = update(watches).where(watches.c.id == bindparam("an_id"), IS_ACTIVE)  # sets what it is given
+_END_WATCHES = updating(watches, ("id", "state", "outcome", "ended_at"), IS_ACTIVE)
 # The outbox' row is what may be taken away: whoever records an attempt holds it, and when that one has ended the
 # delivery is owed no more.
 _STILL_OWED = (
@@ -49,17 +50,9 @@ def end_watches(connection: Connection, ends: Sequence[WatchEnd]) -> None:
     """Write the end of watches that are locked and active; status events still pending are superseded."""
     if not ends:
         return
-    connection.execute(
-        _END_WATCH,
-        [
-            {
-                "an_id": end.watch_id,
-                "state": end.state.value,
-                "outcome": None if end.outcome is None else end.outcome.value,
-                "ended_at": end.at,
-            }
-            for end in ends
-        ],
+    _END_WATCHES.execute(
+        connection,
+        [(end.watch_id, end.state.value, None if end.outcome is None else end.outcome.value, end.at) for end in ends],
     )
     asked = [end.watch_id for end in ends if end.owed_status]
     pending = connection.execute(_STILL_OWED, {"those": asked}).scalars().all() if asked else ()

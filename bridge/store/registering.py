@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from bridge.core.errors import BridgeError, IdempotencyConflict, StoreUnavailable, TooManyWatches, WatchConflict
 from bridge.core.model import TaskStatus
 from bridge.store import replicas
+from bridge.store.bulk import inserting
 from bridge.store.records import NewWatch, Registered, TaskRow
 from bridge.store.replicas import Replica
 from bridge.store.rows import digest, events_text, task_row, wants_status, watch_of
@@ -32,6 +33,7 @@ from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
 
 KEEP_KEYS_SECONDS = 86_400.0
 _OPENED, _FOUND = 201, 200
+_UNKNOWN = TaskStatus.UNKNOWN.value
 _COUNT_FROM = 0.9  # of the limit: below it an estimate will do, above it every batch counts
 
 
@@ -256,12 +258,19 @@ _OPEN = (
     .order_by(tasks.c.id)
     .with_for_update()
 )
-_OPEN_TASK = (
-    insert(tasks)
-    .on_conflict_do_nothing(index_elements=["key"], index_where=text("closed_at IS NULL"))
-    .execution_options(preserve_rowcount=True)
+_OPEN_TASKS = inserting(
+    tasks,
+    ("id", "key", "task_id", "credential", "status", "polls", "owner", "news", "wants_status", "opened_at"),
+    lambda opening: opening.on_conflict_do_nothing(index_elements=["key"], index_where=text("closed_at IS NULL")),
 )
-_WRITE_WATCH = insert(watches).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+_WRITE_WATCHES = inserting(
+    watches,
+    (
+        *("id", "app", "task", "task_id", "callback_url", "host", "endpoint", "events", "context", "options", "state"),
+        *("created_at", "deadline_at", "timeout_seconds", "header_names", "headers", "secret", "api_key"),
+    ),
+    lambda writing: writing.on_conflict_do_nothing(),
+)
 _MARK_TASK = (
     update(tasks)
     .where(tasks.c.id == bindparam("row"))
@@ -281,10 +290,10 @@ def _write(connection: Connection, limit: ActiveLimit, cases: Sequence[_Case]) -
         return
     opened = _open_tasks(connection, cases)
     in_order = sorted(cases, key=lambda case: case.endpoint)
-    inserted = connection.execute(_WRITE_WATCH, [_watch_values(case, opened[case.key].row) for case in in_order])
-    limit.add(inserted.rowcount)
+    inserted = _WRITE_WATCHES.execute(connection, [_watch_values(case, opened[case.key].row) for case in in_order])
+    limit.add(inserted)
     written: Sequence[_Case] = cases
-    if inserted.rowcount < len(cases):
+    if inserted < len(cases):
         written = _answer_found(connection, cases)
         connection.execute(_DROP_UNUSED, {"those": sorted(one.row.id for one in opened.values() if one.fresh)})
     for case in written:
@@ -303,8 +312,8 @@ def _open_tasks(connection: Connection, cases: Sequence[_Case]) -> dict[str, _Op
     # Again while a task is settled between our insert and our lock: it then closes, and another is opened.
     while missing := sorted(wanted.keys() - opened.keys()):
         firsts = {key: wanted[key][0].new for key in missing}
-        made = connection.execute(_OPEN_TASK, [_task_values(key, wanted[key], owner) for key in missing])
-        if made.rowcount == len(missing):
+        made = _OPEN_TASKS.execute(connection, [_task_values(key, wanted[key], owner) for key in missing])
+        if made == len(missing):
             fresh = {key: TaskRow(new.task, new.watch.task_id, new.credential) for key, new in firsts.items()}
             return opened | {key: _Open(row, owner, fresh=True) for key, row in fresh.items()}
         for row in connection.execute(_OPEN, {"those": missing}):
@@ -312,44 +321,23 @@ def _open_tasks(connection: Connection, cases: Sequence[_Case]) -> dict[str, _Op
     return opened
 
 
-def _task_values(key: str, cases: Sequence[_Case], owner: str | None) -> dict[str, Any]:
+def _task_values(key: str, cases: Sequence[_Case], owner: str | None) -> tuple[Any, ...]:
     new, replica = cases[0].new, cases[0].replica
-    return {
-        "id": new.task,
-        "key": key,
-        "task_id": new.watch.task_id,
-        "credential": new.credential,
-        "status": TaskStatus.UNKNOWN.value,
-        "polls": 0,
-        "owner": owner,
-        "news": owner not in {None, replica.id},
-        "wants_status": any(wants_status(case.new.watch.events) for case in cases),
-        "opened_at": new.watch.created_at,
-    }
+    news = owner not in {None, replica.id}
+    wanted = any(wants_status(case.new.watch.events) for case in cases)
+    watch = new.watch
+    return new.task, key, watch.task_id, new.credential, _UNKNOWN, 0, owner, news, wanted, watch.created_at
 
 
-def _watch_values(case: _Case, task: TaskRow) -> dict[str, Any]:
+def _watch_values(case: _Case, task: TaskRow) -> tuple[Any, ...]:
     new, watch = case.new, case.new.watch
-    return {
-        "id": watch.id,
-        "app": watch.app,
-        "task": task.id,
-        "task_id": watch.task_id,
-        "callback_url": watch.callback_url,
-        "host": new.host,
-        "endpoint": case.endpoint,
-        "events": events_text(watch.events),
-        "context": watch.context,
-        "options": new.options,
-        "state": watch.state.value,
-        "created_at": watch.created_at,
-        "deadline_at": watch.deadline_at,
-        "timeout_seconds": watch.timeout_seconds,
-        "header_names": ",".join(watch.header_names),
-        "headers": new.sealed.headers,
-        "secret": new.sealed.secret,
-        "api_key": new.sealed.api_key,
-    }
+    sealed = new.sealed
+    return (
+        *(watch.id, watch.app, task.id, watch.task_id, watch.callback_url, new.host, case.endpoint),
+        *(events_text(watch.events), watch.context, new.options, watch.state.value),
+        *(watch.created_at, watch.deadline_at, watch.timeout_seconds, ",".join(watch.header_names)),
+        *(sealed.headers, sealed.secret, sealed.api_key),
+    )
 
 
 def _registered(case: _Case, opened: _Open) -> Registered:

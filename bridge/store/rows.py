@@ -86,36 +86,27 @@ def wants_status(events: frozenset[EventType]) -> bool:
     return not events.isdisjoint(STATUS_EVENTS.values())
 
 
-def snapshot_values(snapshot: TaskSnapshot) -> dict[str, Any]:
-    """A snapshot as columns of `tasks`."""
-    return {
-        "status": snapshot.status.value,
-        "progress": snapshot.progress,
-        "url": snapshot.url,
-        "format": snapshot.format,
-        "metadata": None if snapshot.metadata is None else orjson.dumps(asdict(snapshot.metadata)).decode(),
-        "error": problem_text(snapshot.error),
-    }
+SNAPSHOT = ("status", "progress", "url", "format", "metadata", "error")
+NOTE = ("polls", "last_polled_at", "next_poll_at", "poll_error")
 
 
-def note_values(note: PollNote) -> dict[str, Any]:
-    """What a poll leaves behind, as columns of `tasks`."""
+def snapshot_values(snapshot: TaskSnapshot) -> tuple[Any, ...]:
+    """A snapshot as the columns of SNAPSHOT."""
+    metadata = None if snapshot.metadata is None else orjson.dumps(asdict(snapshot.metadata)).decode()
+    error = problem_text(snapshot.error)
+    return snapshot.status.value, snapshot.progress, snapshot.url, snapshot.format, metadata, error
+
+
+def note_values(note: PollNote, *, last: bool) -> tuple[Any, ...]:
+    """What a poll, perhaps the last one, leaves behind, as the columns of NOTE."""
     error = note.last_error
     told = None if error is None else orjson.dumps([error.code, error.message, note.last_error_at]).decode()
-    return {
-        "polls": note.polls,
-        "last_polled_at": note.last_polled_at,
-        "next_poll_at": note.next_poll_at,
-        "poll_error": told,
-    }
+    return note.polls, note.last_polled_at, None if last else note.next_poll_at, told
 
 
 def snapshot_of(row: Row[Any]) -> TaskSnapshot:
     """A task's columns as a snapshot."""
     return snapshot_from(row.status, row.progress, row.url, row.format, row.metadata, row.error)
-
-
-SNAPSHOT = ("status", "progress", "url", "format", "metadata", "error")
 
 
 def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Double, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, select
 
 from bridge.core.errors import BadSetting, BridgeError, LostClaim
 from bridge.core.model import Event, OwedDelivery, Problem, TaskStatus, Watch, WatchState
 from bridge.store import replicas
+from bridge.store.bulk import inserting, updating
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.replicas import Replica
-from bridge.store.rows import note_values, owed, snapshot_values, wants_status, watch_of
+from bridge.store.rows import NOTE, SNAPSHOT, note_values, owed, snapshot_values, wants_status, watch_of
 from bridge.store.schema import IS_ACTIVE, deliveries, events, outbox, tasks, watches
 from bridge.store.sealing import Sealer
 from bridge.telemetry import get_logger
@@ -154,17 +155,17 @@ def _told_before(
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
-_SEE_TASK = (  # sets the columns that it is given besides
-    update(tasks)
-    .where(tasks.c.id == bindparam("row"))
-    .values(
-        queued_at=func.coalesce(tasks.c.queued_at, bindparam("queued", type_=Double)),
-        in_progress_at=func.coalesce(tasks.c.in_progress_at, bindparam("in_progress", type_=Double)),
-    )
+_SEE_TASKS = updating(
+    tasks,
+    ("id", "closed_at", *SNAPSHOT, *NOTE, "queued_at", "in_progress_at"),
+    once=("queued_at", "in_progress_at"),
 )
-_WRITE_EVENT = insert(events)
-_WRITE_DELIVERY = insert(deliveries)
-_WRITE_OUTBOX = insert(outbox)
+_WRITE_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload"))
+_WRITE_OUTBOX = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
+_WRITE_DELIVERIES = inserting(
+    deliveries,
+    ("id", "watch_id", "type", "state", "attempts", "round_attempts", "created_at", "next_attempt_at"),
+)
 
 
 @dataclass(slots=True)
@@ -174,63 +175,41 @@ class _Writes:
     ends: list[WatchEnd] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     sent: list[Event] = field(default_factory=list)
-    outbox: list[dict[str, Any]] = field(default_factory=list)
-    sights: list[dict[str, Any]] = field(default_factory=list)
+    outbox: list[tuple[Any, ...]] = field(default_factory=list)
+    sights: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by task: of several the last one counts
     lease: str = field(default_factory=lambda: randomness.token_hex(8))
 
     def see(self, change: Settlement | StatusChange, *, closed: bool) -> None:
         """Note a task as it was seen, and its end."""
-        status = change.snapshot.status
-        values = {"row": change.task, "closed_at": None} | snapshot_values(change.snapshot) | note_values(change.note)
-        values["queued"] = change.at if status is TaskStatus.QUEUED else None
-        values["in_progress"] = change.at if status is TaskStatus.IN_PROGRESS else None
-        if closed:
-            values |= {"closed_at": change.at, "next_poll_at": None}
-        self.sights.append(values)
+        status, earlier = change.snapshot.status, self.sights.get(change.task, (None, None))
+        queued = earlier[-2] or (change.at if status is TaskStatus.QUEUED else None)
+        in_progress = earlier[-1] or (change.at if status is TaskStatus.IN_PROGRESS else None)
+        seen = *snapshot_values(change.snapshot), *note_values(change.note, last=closed)
+        self.sights[change.task] = (change.task, change.at if closed else None, *seen, queued, in_progress)
 
     def owe(self, work: Owned[Given], row: Row[Any], event: Event) -> list[OwedDelivery]:
         """Note a delivery of an event, claimed; none when its watch's secrets don't open: it is left to be claimed."""
         now, claimed = work.replica.now(), []
-        free = {"id": event.id, "host": row.host, "due_at": now, "set_at": now, "lease": None, "holder": None}
         try:
             claimed.append(owed(row, event, self.lease, (0, 0), work.sealer))
-            held = {"due_at": now + work.lease_seconds, "lease": self.lease, "holder": work.replica.id}
-            self.outbox.append(free | held)
+            self.outbox.append((event.id, row.host, now + work.lease_seconds, now, self.lease, work.replica.id))
         except BadSetting:  # told when it is claimed
-            self.outbox.append(free)
+            self.outbox.append((event.id, row.host, now, now, None, None))
         self.sent.append(event)
         return claimed
 
     def write(self, connection: Connection) -> None:
         """Write it all, each table's rows in the order that everybody keeps."""
         end_watches(connection, self.ends)
-        if self.events:
-            connection.execute(_WRITE_EVENT, [_event_row(event) for event in self.events])
-        if self.sent:
-            connection.execute(_WRITE_OUTBOX, self.outbox)
-            connection.execute(_WRITE_DELIVERY, [_delivery_row(event) for event in self.sent])
-        if self.sights:
-            connection.execute(_SEE_TASK, self.sights)
+        _WRITE_EVENTS.execute(connection, [_event_row(event) for event in self.events])
+        _WRITE_OUTBOX.execute(connection, self.outbox)
+        _WRITE_DELIVERIES.execute(connection, [_delivery_row(event) for event in self.sent])
+        _SEE_TASKS.execute(connection, list(self.sights.values()))
 
 
-def _event_row(event: Event) -> dict[str, Any]:
-    return {
-        "watch_id": event.watch_id,
-        "type": event.type.value,
-        "terminal": event.terminal,
-        "created_at": event.created_at,
-        "payload": event.payload,
-    }
+def _event_row(event: Event) -> tuple[Any, ...]:
+    return event.watch_id, event.type.value, event.terminal, event.created_at, event.payload
 
 
-def _delivery_row(event: Event) -> dict[str, Any]:
-    return {
-        "id": event.id,
-        "watch_id": event.watch_id,
-        "type": event.type.value,
-        "state": "pending",
-        "attempts": 0,
-        "round_attempts": 0,
-        "created_at": event.created_at,
-        "next_attempt_at": event.created_at,
-    }
+def _delivery_row(event: Event) -> tuple[Any, ...]:
+    return event.id, event.watch_id, event.type.value, "pending", 0, 0, event.created_at, event.created_at

@@ -120,7 +120,7 @@ async def test_what_is_delivered_while_its_watch_ends_is_not_called_superseded(r
     """The record holds the outbox' row; the end must wait for it, then find nothing owed."""
     one, two = replicas
     registered = await watched(one, events=ALL_EVENTS)
-    await one.release((await sighted(one, registered)).owed)
+    await two.release((await sighted(one, registered)).owed)  # due by the clock of who claims it
     [claimed] = await two.claim({HOST: 1}, MINUTE)
     with held(two) as connection:
         assert claiming.record_attempts(connection, [tried(two, claimed)]) == [None]
