@@ -195,8 +195,9 @@ async def test_dead_callbacks_are_counted_shown_and_sent_again(browser: Browser,
         stage.receiver.statuses[410] = 200
         await page.get_by_role("button", name="Send 3 again").click()
         await expect(page.locator("#resend-count")).to_contain_text("3 callbacks are due now")
-        await page.keyboard.press("Escape")
         await expect(page.get_by_role("heading", name="All is well")).to_be_visible()
+        await page.keyboard.press("Escape")
+        assert await tab.focused() == "verdict"  # the button that asked is gone with its trouble
         await expect(page.locator("#empty")).to_have_text("No watch is like this.")
 
 
@@ -206,8 +207,11 @@ async def test_one_dead_callback_is_sent_again_from_its_watch(browser: Browser, 
         await tab.sign_in()
         await tab.open(watch)
         stage.receiver.statuses[410] = 200
-        await tab.page.get_by_role("button", name="Send again", exact=True).click()
+        await tab.page.get_by_role("button", name="Send again", exact=True).focus()
+        await tab.page.keyboard.press("Enter")
         await expect(tab.page.locator("#watch-deliveries")).to_contain_text("delivered, 2 attempts")
+        assert await tab.focused() == "Send again"
+        await expect(tab.page.locator("#watch-message")).to_have_text("video.completed is sent now, as attempt 2.")
 
 
 async def test_filters_are_in_the_address_and_back_goes_back(browser: Browser, tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ function open(...children) {
   const dialog = byId("dialog");
   dialog.replaceChildren(...children);
   dialog.showModal();
-  return dialog;
+  dialog.addEventListener("close", focusAgain, { once: true });
+}
+
+// What opened it has the focus again, by the browser's doing; when that is gone, the page's first words have it.
+function focusAgain() {
+  const at = document.activeElement;
+  if (at === document.body || byId("dialog").contains(at)) byId("verdict").focus({ preventScroll: true });
 }
 
 const close = () => byId("dialog").close();
@@ -22,6 +28,7 @@ async function attempt(button, message, work) {
     if (!(error instanceof Problem)) throw error;
     setText(message, error.message);
     button.disabled = false;
+    button.focus(); // a button that is disabled loses it
   }
 }
 

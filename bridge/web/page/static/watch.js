@@ -9,6 +9,8 @@ import { standing } from "./table.js";
 import { absolute, relative } from "./time.js";
 
 let cameFrom = "";
+let complaint = false; // the message is of the watch as it could not be read: it goes when it can
+let sending = "";
 
 const narrow = matchMedia("(max-width: 60rem)");
 
@@ -64,7 +66,7 @@ function frame(drawer) {
 export function showWatch(one) {
   if (one.id !== state.watch || !byId("watch-title")) return;
   setText(byId("watch-title"), one.task_id);
-  setText(byId("watch-message"), "");
+  if (complaint) say("");
   const { state: stands, outcome, status, progress, trouble, id, task_id } = one;
   reconcile(byId("watch-head"), [{ id, task_id, state: stands, outcome, status, progress, trouble }], () => "head", head);
   reconcile(byId("watch-deliveries"), one.deliveries.map((each) => ({ ...each, watch_state: stands })), (each) => each.id, delivery);
@@ -73,8 +75,8 @@ export function showWatch(one) {
 }
 
 export function watchFailed({ detail, code }) {
-  if (!byId("watch-message")) return;
-  setText(byId("watch-message"), code === "not_found" ? "There is no such watch; it may have been deleted after its time." : `As it was: ${detail}.`);
+  say(code === "not_found" ? "There is no such watch; it may have been deleted after its time." : `As it was: ${detail}.`);
+  complaint = true;
 }
 
 function head(one) {
@@ -91,7 +93,7 @@ function head(one) {
 const DELIVERY = { pending: "wait", delivered: "good", dead: "bad" };
 
 function delivery(one) {
-  const again = el("button", { type: "button", "data-focus": "again", click: (event) => sendAgain(event.currentTarget, one) }, one.state === "pending" ? "Send now" : "Send again");
+  const again = el("button", { type: "button", "data-focus": "again", click: () => sendAgain(one) }, one.state === "pending" ? "Send now" : "Send again");
   return el(
     "li",
     { "data-level": DELIVERY[one.state] },
@@ -149,6 +151,7 @@ function facts(one) {
 // --- doing --------------------------------------------------------------------------------------------------------
 
 function say(text) {
+  complaint = false;
   if (byId("watch-message")) setText(byId("watch-message"), text);
 }
 
@@ -158,15 +161,17 @@ async function cancel(id) {
   return () => byId("watch-title")?.focus({ preventScroll: true });
 }
 
-async function sendAgain(button, one) {
-  button.disabled = true;
+// The button is not disabled meanwhile: it would lose the focus.
+async function sendAgain(one) {
+  if (sending === one.id) return;
+  sending = one.id;
   try {
     await post(`deliveries/${encodeURIComponent(one.id)}/retry`);
-    say(`${one.type} is sent now; attempt ${number(one.attempts + 1)} shows below.`);
+    say(`${one.type} is sent now, as attempt ${number(one.attempts + 1)}.`);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     say(`Not sent again: ${error.message}`);
   } finally {
-    button.disabled = false;
+    sending = "";
   }
 }
