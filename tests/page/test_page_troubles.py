@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_stage import free_port, staged
+from page_stage import KEY, free_port, staged
 
 from bridge.core.model import Problem
 from bridge.polling.credential import CredentialState, Standing
@@ -185,6 +185,18 @@ async def test_a_refused_key_is_found_on_the_page_and_on_each_watch_that_waits(t
         assert "AMUX_API_KEY" in told["todo"]
         seen = await operator.sees("watch", lambda one: one["trouble"] is not None, f"?watch={watch['id']}")
         assert "polls rest" in seen["trouble"]["why"]
+
+
+async def test_the_watches_that_wait_for_an_apps_own_key_are_listed(tmp_path: Path) -> None:
+    async with staged(tmp_path, keys=frozenset({KEY})) as stage:
+        waits = await stage.watch(api_key="sk-revoked-0123456789")
+        await stage.watch(Behaviour(outcome=Outcome.NEVER))
+        operator = await stage.operator()
+        told = await operator.trouble("key ")
+        assert told["show"] == {"trouble": "key"}
+        table = await operator.sees("watches", lambda rows: len(rows["items"]) == 1, "?trouble=key")
+        assert table["items"][0]["id"] == waits["id"]
+        assert table["items"][0]["app"] == "shop"
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ _ATTEMPTS: Final = "amux_bridge_attempts_total"
 
 
 class Overview:
-    """Keeps the last answer for two seconds, and the rows of the tasks that were found stuck."""
+    """Keeps the last answer for two seconds, and the rows of the tasks that were found stuck or wait for their key."""
 
     def __init__(self, services: Services, page: Page, clock: Callable[[], float] = time.monotonic) -> None:
         self._services = services
@@ -31,6 +31,7 @@ class Overview:
         self._asked_at: float | None = None
         self._known: dict[str, Any] = {}
         self.stuck: Sequence[str] = ()
+        self.resting: Sequence[str] = ()
 
     async def look(self) -> dict[str, Any]:
         """The overview, at most two seconds old; a store that does not answer leaves its parts empty."""
@@ -52,7 +53,7 @@ class Overview:
             _or_none(store.receivers()),
             _or_none(store.nearing_deadline()),
         )
-        self.stuck = survey.stuck
+        self.stuck, self.resting = survey.stuck, survey.resting
         facts = Facts(
             now=store.now(),
             readiness=readiness,

@@ -22,7 +22,7 @@ MOST_ROWS: Final = 200
 LONGEST_SEARCH: Final = 300
 
 _WORDS: Final[Mapping[str, Any]] = {"state": WatchState, "outcome": Outcome, "delivery_state": DeliveryState}
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"trouble": ("stuck", "nearing"), "order": ("newest", "oldest")}
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"trouble": ("stuck", "key", "nearing"), "order": ("newest", "oldest")}
 
 
 async def read_overview(request: web.Request, _: Session) -> web.Response:
@@ -74,14 +74,15 @@ def _wanted(app: web.Application, query: Mapping[str, str]) -> WatchSearch:
     for name, choices in _CHOICES.items():
         if query.get(name) and query[name] not in choices:
             raise InvalidRequest([(name, f"must be one of {', '.join(choices)}")])
-    trouble = query.get("trouble")
+    trouble, overview = query.get("trouble"), app[OVERVIEW]
+    found = {"stuck": overview.stuck, "key": overview.resting}.get(trouble or "")
     return WatchSearch(
         limit=int(limit) + 1,
         cursor=check_watch_id(query["cursor"], "cursor") if query.get("cursor") else None,
         oldest_first=query.get("order") == "oldest",
         text=_text("q", query),
         host=_text("host", query),
-        tasks=tuple(app[OVERVIEW].stuck) if trouble == "stuck" else None,
+        tasks=None if found is None else tuple(found),
         nearing=app[SERVICES].store.now() if trouble == "nearing" else None,
         **words,
     )

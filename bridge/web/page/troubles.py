@@ -147,7 +147,8 @@ def _keys(facts: Facts) -> Iterator[Trouble]:
         tasks = counted(facts.survey.keys.get(one.name, 0), "task")
         why = f"{sentence(_message(one))} Polls of {tasks} rest; their watches end by their deadline only."
         todo = "Tell the app that gave this key: it can cancel and register anew with a working one."
-        yield Trouble(f"key {one.name}", Level.WARN, f"amux refuses an app's own key ({_name(one.name)})", why, todo)
+        title, show = f"amux refuses an app's own key ({_name(one.name)})", {"trouble": "key"}
+        yield Trouble(f"key {one.name}", Level.WARN, title, why, todo, show)
     if len(own) > MOST_KEYS:
         more = counted(len(own) - MOST_KEYS, "more own key", "more own keys")
         yield Trouble("keys", Level.WARN, f"amux refuses {more}", "They are listed below.", "As above, for each.")

@@ -79,7 +79,7 @@ function show(filters) {
 function figures({ figures: found, store_ok: storeOk }) {
   const items = [
     { name: "Active watches", value: number(found.active), hint: counted(found.tasks, "task polled", "tasks polled"), show: { state: "active" } },
-    { name: "Stuck", value: number(found.stuck), level: found.stuck ? "warn" : "", hint: found.held ? `${number(found.held)} wait for a key` : "polls without an answer", show: { trouble: "stuck" } },
+    { name: "Stuck", value: number(found.stuck), level: found.stuck ? "warn" : "", hint: found.held ? `${counted(found.held, "waits", "wait")} for a key` : "polls without an answer", show: { trouble: "stuck" } },
     { name: "Near deadline", value: number(found.nearing), hint: "in the last tenth of their time", show: { trouble: "nearing" } },
     { name: "Callbacks waiting", value: number(found.pending), hint: "sent, or tried again later", show: { delivery_state: "pending" } },
     { name: "Callbacks dead", value: number(found.dead), level: found.dead ? "bad" : "", hint: "given up, kept", show: { delivery_state: "dead" } },
