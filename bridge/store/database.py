@@ -214,6 +214,7 @@ def _postgres_engine(url: str) -> Engine:
         pool_size=5,
         max_overflow=0,
         pool_timeout=BUSY_SECONDS,
+        pool_use_lifo=True,  # a connection prepares what it is asked for the fifth time: the same one, again and again
         query_cache_size=200,
         connect_args={
             "connect_timeout": 3,
