@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 _real_time = time.time
@@ -107,10 +108,10 @@ def set_lease(seconds: float) -> None:
     from bridge.store import replicas
 
     scale = seconds / replicas.LEASE_SECONDS
-    replicas.LEASE_SECONDS = membership.LEASE_SECONDS = seconds
-    membership.MARGIN_SECONDS *= scale
-    runtime.BEAT_SECONDS *= scale
-    runtime.LOOK_SECONDS *= scale
+    names = ("LEASE_SECONDS", "MARGIN_SECONDS", "BEAT_SECONDS", "LOOK_SECONDS")
+    for module, name in product((replicas, membership, runtime), names):
+        if hasattr(module, name):
+            setattr(module, name, getattr(module, name) * scale)
 
 
 def _child(connection: socket.socket, order: dict[str, Any]) -> None:
