@@ -6,6 +6,7 @@ log that says so, and one when it is over. More than twenty at a look are one tr
 
 import logging
 from collections.abc import Awaitable, Callable
+from operator import itemgetter
 from typing import Final
 
 from bridge.polling.survey import Survey
@@ -27,7 +28,7 @@ _log = get_logger("lookout")
 
 
 class Lookout:
-    """Looks at everything that waits. `survey` and `live` are the poller's, `store_writes` asks for one small write."""
+    """Looks at everything that waits. `survey` and `live` are the poller's, `store_trouble` says why a write fails."""
 
     def __init__(
         self,
@@ -36,20 +37,21 @@ class Lookout:
         *,
         survey: Callable[[int], Awaitable[Survey]],
         live: Callable[[str], LiveTask | None],
-        store_writes: Callable[[], Awaitable[bool]],
+        store_trouble: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._survey = survey
         self._live = live
-        self._store_writes = store_writes
+        self._store_trouble = store_trouble
+        self._refuses = False
         self._told: dict[str, list[str]] = {}  # by the row of a stuck task, the watches that were told of
         self._many = 0  # tasks in the line that summed them up, 0 while each is told
 
     async def look(self) -> None:
         """Set the figures and tell what is new; call it every 15 s. Raises StoreUnavailable."""
         metrics = self._metrics
-        metrics.store_writable.set(await self._store_writes())
+        self._tell_store(await self._store_trouble())
         found = await self._survey(EACH + 1)
         for reason, count in (("no_answer", found.failing), ("late", found.late), ("key_rests", found.held)):
             metrics.stuck_tasks[reason].set(count)
@@ -60,6 +62,15 @@ class Lookout:
         metrics.store_size_bytes.set(facts.size_bytes)
         if facts.free_bytes is not None:
             metrics.store_free_bytes.set(facts.free_bytes)
+
+    def _tell_store(self, reason: str | None) -> None:
+        self._metrics.store_writable.set(reason is None)
+        if reason is not None and not self._refuses:
+            means = "registrations answer 503, endings and attempts wait in memory; tried again all the time"
+            _log.event("store_refuses", level=logging.ERROR, reason=reason, means=means)
+        elif reason is None and self._refuses:
+            _log.event("store_takes_writes")
+        self._refuses = reason is not None
 
     async def _tell(self, found: Survey) -> None:
         total = found.failing + found.late + found.held
@@ -83,6 +94,7 @@ class Lookout:
         if total < 2 * self._many:
             return
         self._many = total
+        most = max(("no_answer", found.failing), ("late", found.late), ("key_rests", found.held), key=itemgetter(1))[0]
         _log.event(
             "many_stuck",
             level=logging.WARNING,
@@ -91,7 +103,7 @@ class Lookout:
             late=found.late,
             key_rests=found.held,
             errors=dict(found.errors),
-            means="polls go on, rarer; a watch ends at its deadline if amux never tells. Told again when they double",
+            means=f"{_MEANS[most]}. Told again when they double",
         )
 
     def _tell_stuck(self, view: WatchView, why: str) -> None:

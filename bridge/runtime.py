@@ -328,7 +328,7 @@ class Runtime:
             self.metrics,
             survey=self._poller.survey,
             live=self._poller.live,
-            store_writes=lambda: self._health.store_writes(),  # noqa: PLW0108  it is made after the clockwork
+            store_trouble=lambda: self._health.store_trouble(),  # noqa: PLW0108  it is made after the clockwork
         )
 
     async def _poll_tick(self) -> None:

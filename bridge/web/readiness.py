@@ -62,9 +62,9 @@ class Health:
         status: Verdict = "unready" if failing else "degraded" if amux else "ready"
         return Readiness(status, checks, failing + amux)
 
-    async def store_writes(self) -> bool:
-        """Whether the store takes a write, as it is probed."""
-        return await self._probe() is None
+    async def store_trouble(self) -> str | None:
+        """Why the store takes no write, None when it does; takes no longer than the probe may."""
+        return await self._probe()
 
     async def _probe(self) -> str | None:
         """What is wrong with the store, None for nothing; one probe for all who ask within a second."""

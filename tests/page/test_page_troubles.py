@@ -60,8 +60,13 @@ def test_a_store_that_takes_no_writes_is_told_with_its_reason(reason: str, title
     assert found.level is Level.BAD
     assert title in found.title
     assert reason[1:] in found.why
-    assert "3 endings wait in memory" in found.why
+    assert "3 changes of tasks wait in memory" in found.why
     assert todo in found.todo
+
+
+def test_a_full_disk_is_one_trouble_and_not_nearly_full_as_well() -> None:
+    full = unready("the store is not writable: the database refuses: database or disk is full")
+    assert "disk is full" in one(replace(WELL, readiness=full, store=replace(STORE, free_bytes=0))).title
 
 
 def test_a_disk_that_fills_is_told_before_it_is_full() -> None:
@@ -73,7 +78,7 @@ def test_the_configured_key_refused_is_told_with_what_waits_for_it() -> None:
     key = CredentialState("configured", Standing.PAUSED, NOW - 60, NOW + 30, "amux refused the key: Invalid token")
     found = one(replace(WELL, credentials=(key,)))
     assert found.level is Level.BAD
-    assert "Invalid token" in found.why
+    assert "amux refused the key: Invalid token (since " in found.why
     assert "100 tasks" in found.why
     assert "AMUX_API_KEY" in found.todo
 

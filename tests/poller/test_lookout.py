@@ -21,12 +21,12 @@ from bridge.store.records import Registered
 BROKEN = Behaviour(queue_seconds=0, faults=(Fault(FaultKind.BAD_GATEWAY_HTML, times=None),))
 
 
-async def writes() -> bool:
-    return True
+async def writes() -> None:
+    """Nothing is wrong with the store."""
 
 
-def lookout(rig: Rig, poller: Poller, store_writes: Callable[[], Any] = writes) -> Lookout:
-    return Lookout(rig.store, rig.metrics, survey=poller.survey, live=poller.live, store_writes=store_writes)
+def lookout(rig: Rig, poller: Poller, store_trouble: Callable[[], Any] = writes) -> Lookout:
+    return Lookout(rig.store, rig.metrics, survey=poller.survey, live=poller.live, store_trouble=store_trouble)
 
 
 def figure(rig: Rig, name: str, labels: Mapping[str, str] | None = None) -> float | None:
@@ -129,8 +129,27 @@ async def test_the_store_and_what_nears_its_deadline_are_figures(rig: Rig) -> No
     assert (figure(rig, "store_free_bytes") or 0) > 0
     assert (figure(rig, "store_size_bytes") or 0) > 0
 
-    async def no() -> bool:
-        return False
 
-    await lookout(rig, poller, no).look()
+async def test_a_store_that_takes_no_writes_is_told_once_and_when_it_does_again(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    found: list[str | None] = [
+        "the store is not writable: disk is full",
+        "the store is not writable: disk is full",
+        None,
+    ]
+
+    async def trouble() -> str | None:
+        return found.pop(0)
+
+    look = lookout(rig, rig.poller(), trouble)
+    await look.look()
     assert figure(rig, "store_writable") == 0
+    await look.look()
+    [line] = told(caplog, "store_refuses")
+    assert line["reason"] == "the store is not writable: disk is full"
+    assert "503" in line["means"]
+    await look.look()
+    assert figure(rig, "store_writable") == 1
+    assert len(told(caplog, "store_takes_writes")) == 1

@@ -77,25 +77,31 @@ def _store(facts: Facts) -> Iterator[Trouble]:
         return
     reason = next((one for one in facts.readiness.reasons if one.startswith("the store")), "the store does not answer")
     place = facts.store.place if facts.store is not None and facts.store.place else "the database"
-    lowered = reason.lower()
-    if "full" in lowered or "no space" in lowered:
+    if _tells_of_room(reason):
         title = "The disk is full: the store takes no writes"
         todo = f"Free space on the disk of {place}; the bridge goes on by itself within seconds."
-    elif "gone" in lowered or "replaced" in lowered:
+    elif "gone" in reason or "replaced" in reason:
         title = "The database file is gone"
         todo = f"Put {place} back where it was, then start the bridge anew."
     else:
         title = "The store takes no writes"
         todo = "Look at the database and the way to it; the bridge goes on by itself once it answers."
-    kept = f" {counted(facts.survey.unwritten, 'ending')} wait in memory." if facts.survey.unwritten else ""
+    waiting = counted(facts.survey.unwritten, "change of a task waits", "changes of tasks wait")
+    kept = f" {waiting} in memory." if facts.survey.unwritten else ""
     means = "Registrations answer 503, and callbacks that are not under way wait; what was accepted is safe."
     yield Trouble("store", Level.BAD, title, f"{sentence(reason)} {means}{kept}", todo)
+
+
+def _tells_of_room(reason: str) -> bool:
+    return "full" in reason.lower() or "no space" in reason.lower()
 
 
 def _room(facts: Facts) -> Iterator[Trouble]:
     store = facts.store
     if store is None or store.free_bytes is None or store.free_bytes >= LITTLE_ROOM:
         return
+    if facts.readiness.checks.get("store") == "failing" and any(map(_tells_of_room, facts.readiness.reasons)):
+        return  # told already, and "nearly" would be untrue
     level = Level.BAD if store.free_bytes < HARDLY_ROOM else Level.WARN
     why = f"{size(store.free_bytes)} are free where {store.place} lies; the database takes {size(store.size_bytes)}."
     todo = "Free space, or shorten BRIDGE_RETENTION_SECONDS; with a full disk the bridge registers and settles nothing."
@@ -133,7 +139,7 @@ def _keys(facts: Facts) -> Iterator[Trouble]:
     for one in resting:
         tasks = counted(facts.survey.keys.get(one.name, 0), "task")
         asked = "" if one.resumes_at is None else f"; amux is asked again at {clock(one.resumes_at)}"
-        since = "" if one.since is None else f" since {clock(one.since)}"
+        since = "" if one.since is None else f" (since {clock(one.since)})"
         if one.state is Standing.SLOWED:
             title = f"amux asks for fewer polls ({_name(one.name)})"
             why = f"{sentence(_message(one) + since)} Polls of {tasks} rest{asked}."
