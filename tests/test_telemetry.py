@@ -290,6 +290,13 @@ def test_every_line_of_a_process_is_one_json_object(encoding: str) -> None:
     assert (done.stderr, done.returncode) == (b"", 1)
 
 
+def test_what_would_turn_a_line_round_on_a_terminal_is_spelled() -> None:
+    record = logging.makeLogRecord({"name": "bridge.poller", "levelname": "INFO", "msg": "settled"})
+    record.__dict__["bridge_fields"] = {"reason": "no\u202eoops \u2066x\u2069 h\xe4\xdf"}
+    line = JsonFormatter(Redactor()).format(record)
+    assert json.loads(line)["reason"] == "no\\u202eoops \\u2066x\\u2069 h\xe4\xdf"
+
+
 # --- metrics ------------------------------------------------------------------------------------------------------
 
 

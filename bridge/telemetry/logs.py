@@ -28,6 +28,7 @@ _FIELDS = "bridge_fields"  # the record's attribute that marks a line as ours
 _OWN_KEYS = frozenset({"at", "level", "event", "logger", "message", "trace"})
 _DEEPEST = 8  # levels of nesting: more is a cycle, or no log field
 _PLAIN = frozenset({str, bool, type(None)})
+_TURNING = {mark: f"\\u{mark:04x}" for mark in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}  # Unicode's UAX 9
 _JSON_INT = 2**63  # orjson takes no larger integers
 
 
@@ -279,8 +280,8 @@ def _trace(error: BaseException) -> str:
 
 
 def _readable(text: str) -> str:
-    """Exact `str`, with lone surrogates, which UTF-8 has no bytes for, spelled out."""
-    return text.encode(errors="backslashreplace").decode()
+    """Exact `str`; lone surrogates, which UTF-8 has no bytes for, and what turns a terminal's line are spelled out."""
+    return text.encode(errors="backslashreplace").decode().translate(_TURNING)
 
 
 def _shown(value: Json) -> str:
