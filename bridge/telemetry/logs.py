@@ -148,8 +148,8 @@ class JsonFormatter(logging.Formatter):
         if fields is not None:
             with suppress(orjson.JSONEncodeError):  # a lone surrogate
                 line = orjson.dumps(fields).decode()
-                # JSON spells a secret in one of the ways that the redactor knows it by.
-                if not self._redactor.suspects(line):
+                # JSON spells a secret in one of the ways that the redactor knows it by; no ASCII turns a line round.
+                if line.isascii() and not self._redactor.suspects(line):
                     return line
         return orjson.dumps(as_fields(record, self._redactor)).decode()
 
