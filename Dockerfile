@@ -4,16 +4,18 @@ ARG PYTHON_IMAGE=python:3.13-slim
 # --- what the bridge runs on: this layer changes with the lock file only ---
 FROM ${PYTHON_IMAGE} AS dependencies
 COPY requirements.lock /build/
-# Without pip in the environment itself: the final image has nothing to install with.
+# Without pip in the environment itself: the final image has nothing to install with. Without dependencies: the lock
+# file has them all, which the check below holds it to.
 RUN python3 -m venv --without-pip /opt/amux-bridge \
- && python3 -m pip --python /opt/amux-bridge/bin/python install --no-cache-dir --only-binary :all: \
+ && python3 -m pip --python /opt/amux-bridge/bin/python install --no-cache-dir --no-deps --only-binary :all: \
     --requirement /build/requirements.lock
 
 # --- the bridge itself ---
 FROM dependencies AS package
 COPY pyproject.toml README.md LICENSE /build/
 COPY bridge /build/bridge
-RUN python3 -m pip --python /opt/amux-bridge/bin/python install --no-cache-dir --no-deps /build
+RUN python3 -m pip --python /opt/amux-bridge/bin/python install --no-cache-dir --no-deps /build \
+ && python3 -m pip --python /opt/amux-bridge/bin/python check
 
 # --- what runs ---
 FROM ${PYTHON_IMAGE}

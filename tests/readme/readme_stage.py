@@ -7,6 +7,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -121,6 +122,13 @@ class Newcomer:
                 await process.wait()
         assert process.returncode == 0, out.decode()
         return out.decode()
+
+    def built(self, *words: str, **environ: str) -> None:
+        """Run a compiler, which takes longer than what a newcomer types, and must have nothing to say."""
+        done = subprocess.run(
+            words, cwd=self.folder, env={**self.environ, **environ}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
     @asynccontextmanager
     async def going(self, words: str, until: str, task: str = TASK, **environ: str) -> AsyncIterator[Going]:

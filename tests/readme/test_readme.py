@@ -48,6 +48,14 @@ def test_every_command_that_it_names_is_there() -> None:
     assert {"demo", "serve", "listen", "watch", "secret"} <= named
 
 
+def test_every_place_in_it_that_it_points_to_is_there() -> None:
+    headings = re.findall(r"^## (.*)$", text(), re.MULTILINE)
+    places = {"#" + re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    targets = set(re.findall(r"\]\(([^)]+)\)", text()))
+    assert {target for target in targets if target.startswith("#")} <= places
+    assert not [it for it in targets if not it.startswith(("#", "https://")) and not (ROOT / it).is_file()]
+
+
 def test_every_test_that_it_names_is_there() -> None:
     named = set(re.findall(r"`(tests/[^`]+\.py)`", README.read_text("utf-8")))
     assert len(named) > 20
@@ -55,7 +63,7 @@ def test_every_test_that_it_names_is_there() -> None:
 
 
 def test_ci_runs_the_readmes_own_test_command() -> None:
-    [command] = re.findall(r"^python3 -m venv .*pytest$", text(), re.MULTILINE)
+    [command] = re.findall(r"^python3 -m venv .*pytest -n 3$", text(), re.MULTILINE)
     [pattern] = re.findall(r"sed -n '/(\^python3 .*)/p' README\.md", (ROOT / ".ci/run").read_text())
     assert re.fullmatch(pattern, command)
     assert os.access(ROOT / ".ci/run", os.X_OK)

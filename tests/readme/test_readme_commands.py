@@ -38,7 +38,7 @@ RUN_BY = {
     "cat > .env": "test_replicas_share_one_env_file",
     ".backup": "test_a_copy_of_a_running_bridge_brings_everything_back",
     "rm -f bridge.db": "test_a_copy_of_a_running_bridge_brings_everything_back",
-    ".venv/bin/pytest\n": ".ci/run",
+    ".venv/bin/pytest -n 3\n": ".ci/run",
 }
 
 

@@ -1,5 +1,7 @@
 """The README's receivers, each given what a real bridge sends, and what it does not."""
 
+import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from bridges import Bridge, runtime
 from found import program
 from openai import InvalidWebhookSignatureError
 from readme_stage import Newcomer, block, newcomer
-from receiving import SECRET
+from receiving import SAFETY_SECONDS, SECRET
 from worlds import World, world
 
 from bridge.core.signing import Secret, parse_secret, signed_headers
@@ -33,9 +35,9 @@ class Sender:
     around: World
     bridge: Bridge
 
-    async def sends(self, hook_url: str) -> Any:
+    async def sends(self, hook_url: str, form: str = "C") -> Any:
         """The watch whose end was told there, once it was taken."""
-        watch = await self.bridge.register(self.around.done(), hook_url, context=CONTEXT)
+        watch = await self.bridge.register(self.around.done(form), hook_url, context=CONTEXT)
         return await self.again(await self.bridge.final(watch), 1)
 
     async def again(self, watch: Any, attempts: int) -> Any:
@@ -51,9 +53,9 @@ class Sender:
         )
         return answer.json
 
-    async def envelope(self) -> tuple[Mapping[str, str], bytes]:
+    async def envelope(self, form: str = "C") -> tuple[Mapping[str, str], bytes]:
         """An event as a receiver gets it: headers and bytes."""
-        watch = await self.sends(self.around.receiver.url)
+        watch = await self.sends(self.around.receiver.url, form)
         answer = await self.bridge.ask("GET", f"/watch/{watch['id']}/envelope")
         return {name: value for name, value in answer.headers.items() if name.startswith("webhook-")}, answer.body
 
@@ -77,6 +79,13 @@ def forged() -> tuple[dict[str, str], bytes]:
     """A message that somebody else has signed."""
     body = b'{"id": "evt_1", "type": "video.completed", "data": {"url": null, "context": null}}'
     return {"Content-Type": "application/json", **signed_headers("evt_1", int(time.time()), body, [OTHER])}, body
+
+
+async def test_the_event_that_it_shows_is_one(sender: Sender) -> None:
+    _, body = await sender.envelope("A")  # the form of amux's document, with all that it may tell
+    shown, sent = json.loads(block("json", "video.completed")), json.loads(body)
+    assert (list(shown), list(shown["data"])) == (list(sent), list(sent["data"]))
+    assert list(shown["data"]["metadata"]) == list(sent["data"]["metadata"])
 
 
 def run_block(holding: str) -> dict[str, Any]:
@@ -121,6 +130,34 @@ async def test_the_node_receiver_takes_good_messages_and_refuses_bad_ones(sender
                     assert answer.status == 401
         receiver.signal(signal.SIGTERM)
     assert receiver.lines == ["listening", sender.line(watch)]
+
+
+@pytest.mark.long  # the compiler takes half a minute, the first time
+async def test_the_go_receiver_takes_good_messages_and_refuses_bad_ones(sender: Sender, at: Newcomer) -> None:
+    program("go", "golang-go")
+    (at.folder / "receiver.go").write_text(at.typed(block("go", "hmac.Equal")))
+    alone = {"GOPROXY": "off", "GOTOOLCHAIN": "local"}  # nothing to install, as the README says
+    await asyncio.to_thread(at.built, "go", "vet", "receiver.go", **alone)
+    await asyncio.to_thread(at.built, "go", "build", "receiver.go", **alone)
+    async with at.going("echo started; exec ./receiver", "started", WEBHOOK_SECRET=SECRET) as receiver:
+        headers, body = forged()
+        async with aiohttp.ClientSession() as session:
+            assert await refused(session, at.hook_url, body, headers) == 401
+            watch = await sender.sends(at.hook_url)
+            assert await refused(session, at.hook_url, body, {}) == 401
+        receiver.signal(signal.SIGTERM)
+    assert receiver.lines == ["started", sender.line(watch)]
+
+
+async def refused(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """The status that a message gets, once somebody listens."""
+    async with asyncio.timeout(SAFETY_SECONDS):
+        while True:
+            try:
+                async with session.post(url, data=body, headers=headers) as answer:
+                    return answer.status
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.02)  # a pause between questions
 
 
 async def test_the_shell_check_tells_good_from_bad(sender: Sender, tmp_path: Path) -> None:
