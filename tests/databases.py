@@ -107,7 +107,7 @@ class PostgresServer:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresServer]:
+def running_server(settings: Sequence[str] = SETTINGS) -> Iterator[PostgresServer]:
     """Start a server in a folder of its own. Raises NoServer when there is none to start."""
     initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
     user = _unprivileged_user()
@@ -117,7 +117,7 @@ def running_server() -> Iterator[PostgresServer]:
             os.chown(home, user.pw_uid, user.pw_gid)
         data, log, port = home / "data", home / "log", _free_port()
         _run([initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"], user, home)
-        options = " ".join(f"-c {setting}" for setting in SETTINGS)
+        options = " ".join(f"-c {setting}" for setting in settings)
         listening = f"-c listen_addresses=127.0.0.1 -p {port} -k {home} {options}"
         wait = ["-w", "-t", str(START_SECONDS)]
         _run([pg_ctl, "start", "-D", data, "-l", log, "-o", listening, *wait], user, home)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -29,32 +29,37 @@ class Registered:
 
 
 def register(  # noqa: PLR0917  a load has these numbers
-    url: str, connections: int, seconds: float, run: str, batch: int = 1, port: int = 9
+    urls: str | Sequence[str], connections: int, seconds: float, run: str, batch: int = 1, port: int = 9
 ) -> Registered:
-    """Register as fast as the answers come; `run` makes the tasks' ids this run's own."""
-    done = run_once(LOADING, _register, url, connections, seconds, run, batch, port)
+    """Register as fast as the answers come, at one bridge or several in turn; `run` makes the tasks' ids its own."""
+    given = [urls] if isinstance(urls, str) else list(urls)
+    done = run_once(LOADING, _register, given, connections, seconds, run, batch, port)
     assert isinstance(done, Registered)
     return done
 
 
 async def _register(  # noqa: PLR0917
-    url: str, connections: int, seconds: float, run: str, batch: int, port: int
+    urls: Sequence[str], connections: int, seconds: float, run: str, batch: int, port: int
 ) -> Registered:
     loop = asyncio.get_running_loop()
-    parts = urlsplit(url)
+    hosts = [urlsplit(url) for url in urls]
     path = "/watch" if batch == 1 else "/watch/batch"
-    head = _HEAD.format(path=path, host=parts.netloc, token=TOKEN).encode()
+    heads = [_HEAD.format(path=path, host=host.netloc, token=TOKEN).encode() for host in hosts]
     numbers = count()
 
-    def request() -> bytes:
+    def request(head: bytes) -> bytes:
         watches = [_WATCH % (run, number, port, number) for _, number in zip(range(batch), numbers, strict=False)]
         body = (watches[0] if batch == 1 else '{"watches":[' + ",".join(watches) + "]}").encode()
         return head + b"%d\r\n\r\n" % len(body) + body
 
     meter = Meter(own_cpu)
-    apps = [_App(request, time.monotonic() + seconds, loop.create_future()) for _ in range(connections)]
-    for app in apps:
-        await loop.create_connection(partial(_itself, app), parts.hostname or "", parts.port or 80)
+    until = time.monotonic() + seconds
+    apps = [
+        _App(partial(request, heads[place % len(heads)]), until, loop.create_future()) for place in range(connections)
+    ]
+    for place, app in enumerate(apps):
+        host = hosts[place % len(hosts)]
+        await loop.create_connection(partial(_itself, app), host.hostname or "", host.port or 80)
     await asyncio.gather(*(app.done for app in apps))
     return Registered(sum(app.answers for app in apps) * batch, meter.read(), max(app.longest for app in apps))
 

@@ -21,6 +21,8 @@ _FORK = multiprocessing.get_context("fork")
 _ALLOWED = sorted(os.sched_getaffinity(0))
 MEASURED, LOADING = _ALLOWED[0], _ALLOWED[-1]
 """The core of what is measured, and that of what loads it: upstream, receivers, clients and the bench itself."""
+OTHERS = _ALLOWED[:-1] or _ALLOWED
+"""The cores that several measured ones share out among themselves."""
 
 _DIES_WITH_ITS_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 _STOP_SECONDS = 40.0

@@ -53,7 +53,7 @@ class Seeds:
             connection.execute("PRAGMA synchronous = OFF")
             indexes = _drop_indexes(connection)
             connection.execute("BEGIN")
-            _fill(connection, _active(active))
+            _fill(connection, active_rows(active))
             _fill(connection, _ended(settled, dead))
             _fill(connection, _owed(pending))
             for statement in indexes:
@@ -128,13 +128,13 @@ def _watch(watch_id: str, row_id: str, task_id: str, now: float, url: str = CALL
     return "watches", row | more
 
 
-def _active(tasks: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def active_rows(tasks: Sequence[str], owner: str | None = "local") -> Iterator[tuple[str, Row]]:
     """One watch for each task; `task id, URL` says where its callback goes."""
     now = time.time()
     for number, given in enumerate(tasks):
         task_id, _, url = given.partition(" ")
         row_id = f"a{number:015x}"
-        yield _task(row_id, task_id, now)
+        yield _task(row_id, task_id, now, owner=owner)
         yield _watch(_watch_id(number, "a"), row_id, task_id, now, url or CALLBACK)
 
 

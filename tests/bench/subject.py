@@ -53,13 +53,16 @@ def every(seconds: float) -> dict[str, str]:
 
 
 class Bridge(Child):
-    """A bridge that runs. `database` is a path, or a URL as the setting has it; its log stands beside it."""
+    """A bridge that runs. `database` is a path, or a URL as the setting has it; its log stands beside it.
+
+    Of its hooks, `core` is the one that it runs on; the others are `bridge`'s.
+    """
 
     def __init__(self, folder: Path, database: Path | str, settings: Mapping[str, str], **hooks: Any) -> None:
         url = f"sqlite:///{database}" if isinstance(database, Path) else database
         given = {**SETTINGS, "database_url": url, **settings}
         began = time.monotonic()
-        super().__init__(MEASURED, bridge, given, folder / "bridge.log", hooks)
+        super().__init__(hooks.get("core", MEASURED), bridge, given, folder / "bridge.log", hooks)
         self.started_in = time.monotonic() - began
         self.url = str(self.greeting)
 
@@ -73,11 +76,12 @@ def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping
     """Serve until SIGTERM, as `amux-bridge serve` does; the greeting is the URL.
 
     Hooks: `profile` (a file for cProfile's figures of the event loop's thread, and `.writer` for the store's),
-    `retention` (seconds between sweeps), `certificate` (a file of CAs to trust).
+    `retention`, `beat`, `look`, `deadlines`, `gauges`, `lookout` (seconds between two), `certificate` (CAs to trust).
     """
     sys.stdout = sys.stderr = log.open("a")
-    if "retention" in hooks:
-        runtime.RETENTION_SECONDS = hooks["retention"]
+    for name in ("retention", "beat", "look", "deadlines", "gauges", "lookout"):
+        if name in hooks:
+            setattr(runtime, f"{name.upper()}_SECONDS", hooks[name])
     if "certificate" in hooks:
         # As SSL_CERT_FILE would, but aiohttp reads that when it is imported, which was in the process we come from.
         connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])
