@@ -8,14 +8,17 @@ promised, or 77 when there is nothing to build or run it with.
 """
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from container_engines import IMAGE, USER, Container, Engine, NoEngine, base_image, found_engine
+from container_engines import IMAGE, ROOT, USER, Container, Engine, NoEngine, base_image, found_engine
 
+README = ROOT / "README.md"
 MOST_MEGABYTES = 160
 NOTHING_TO_RUN_WITH = 77
 SETTINGS = {
@@ -45,6 +48,13 @@ print(json.dumps({
     "compilers": [name for name in ("cc", "gcc", "g++", "make") if shutil.which(name)],
     "modes": {name: oct(stat.S_IMODE(os.stat("/data/" + name).st_mode)) for name in os.listdir("/data")},
 }))
+"""
+COPY = """
+import os, sqlite3
+copy = sqlite3.connect("backup.db")
+[whole], [watches] = (copy.execute(q).fetchone() for q in ("PRAGMA integrity_check", "SELECT count(*) FROM watches"))
+modes = [oct(os.stat(name).st_mode & 0o777) for name in ("backup.db", "backup.key")]
+print(whole, watches, open("bridge.key").read() == open("backup.key").read(), *modes)
 """
 ACTIVE = """
 import json, os, urllib.request as u
@@ -95,6 +105,15 @@ def check_callback(container: Container) -> None:
     assert event["verified"] is True, event
 
 
+def check_backup(container: Container) -> None:
+    """The README's copy of a running bridge is whole, with its key, and nobody else's to read."""
+    [command] = re.findall(r"^docker exec bridge (sh -c '.*?')$", README.read_text(), re.MULTILINE | re.DOTALL)
+    made = container.run(*shlex.split(command))
+    assert (made.returncode, made.stderr) == (0, "")
+    looked = container.run("python3", "-c", COPY)
+    assert looked.stdout == "ok 1 True 0o600 0o600\n", looked
+
+
 def check_end(container: Container) -> None:
     """SIGTERM drains, whatever is still watched."""
     left = container.run("amux-bridge", "watch", "sandbox_0_0_never_1", "--callback", RECEIVER)
@@ -133,6 +152,8 @@ def run_all(engine: Engine, folder: Path) -> None:
         tell("its HEALTHCHECK tells a bridge that answers from none")
         check_callback(container)
         tell("a task's end was told to a receiver, and verified")
+        check_backup(container)
+        tell("it was copied while it ran, with its key")
         check_end(container)
         tell("SIGTERM ended it with 0")
     with engine.running(*arguments, environ=SETTINGS) as container:

@@ -15,4 +15,4 @@ def test_the_image_is_built_and_runs_without_any_right() -> None:
     if done.returncode == NOTHING_TO_RUN_WITH:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 6
+    assert len(done.stdout.splitlines()) == 7

@@ -34,9 +34,10 @@ RUN_BY = {
     "amux-bridge listen --task": "test_without_a_key",
     "openssl dgst": "test_the_shell_check_tells_good_from_bad",
     "docker run": "tests/image/run_image.py",
+    "docker exec": "tests/image/run_image.py",
     "127.0.0.0/8,::1/128 amux-bridge serve": "test_the_sidecar_calls_back_to_loopback",
     "cat > .env": "test_replicas_share_one_env_file",
-    ".backup": "test_a_copy_of_a_running_bridge_brings_everything_back",
+    ".backup '": "test_a_copy_of_a_running_bridge_brings_everything_back",
     "rm -f bridge.db": "test_a_copy_of_a_running_bridge_brings_everything_back",
     ".venv/bin/pytest -n 3\n": ".ci/run",
 }
@@ -156,7 +157,7 @@ async def test_a_copy_of_a_running_bridge_brings_everything_back(at: Newcomer) -
     async with receiving() as receiver:
         async with at.going(block("sh", f"{SERVE}\n"), '"listening"'):
             watch = await at.registered(receiver.url, task_id=task, secret=secret)
-            await at.run(block("sh", ".backup"))
+            await at.run(block("sh", ".backup '"))
             at.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
             await receiver.has([watch])
         for name in ("backup.db", "backup.key"):
