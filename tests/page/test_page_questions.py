@@ -117,6 +117,18 @@ async def test_the_stream_tells_what_changes_by_itself(tmp_path: Path) -> None:
         assert seen.result()["items"][0]["state"] == "settled"
 
 
+async def test_what_has_not_changed_is_told_in_the_same_words(tmp_path: Path) -> None:
+    """Else the stream would send the whole table every second: a moment of the monotonic clock has no fixed spelling."""
+    async with staged(tmp_path, poll_interval_seconds="3600", poll_max_interval_seconds="3600") as stage:
+        watch = await stage.watch(Behaviour(outcome=Outcome.NEVER))
+        operator = await stage.operator()
+        await operator.sees("watches", lambda rows: rows["items"][0]["polls"] == 1)
+        tables = [(await operator.get("/page/watches")).json["items"] for _ in range(20)]
+        assert all(table == tables[0] for table in tables)
+        told = [(await operator.get(f"/page/watches/{watch['id']}")).json for _ in range(20)]
+        assert all(one["timeline"] == told[0]["timeline"] for one in told)
+
+
 async def test_the_stream_ends_when_the_bridge_stops(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         operator = await stage.operator()

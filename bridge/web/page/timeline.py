@@ -37,8 +37,13 @@ def timeline(history: WatchHistory, live: LiveTask | None) -> list[dict[str, Any
     return sorted(entries, key=lambda entry: (entry["ahead"], entry["at"] or _FAR, next(place)))
 
 
+def tenths(seconds: float | None) -> float | None:
+    """A moment in tenths of a second: one of the monotonic clock differs by microseconds each time it is asked for."""
+    return None if seconds is None else round(seconds, 1)
+
+
 def _entry(at: float | None, kind: str, title: str, level: str = "", **more: Any) -> dict[str, Any]:
-    return {"at": at, "kind": kind, "level": level, "title": title, "ahead": False} | {
+    return {"at": tenths(at), "kind": kind, "level": level, "title": title, "ahead": False} | {
         name: value for name, value in more.items() if value is not None
     }
 

@@ -15,7 +15,7 @@ from bridge.store.records import DeliveryView, WatchView
 from bridge.store.rows import SUPERSEDED
 from bridge.telemetry import without_query
 from bridge.web.page.plight import Plight
-from bridge.web.page.timeline import timeline
+from bridge.web.page.timeline import tenths, timeline
 from bridge.web.page.troubles import Facts, Trouble
 
 
@@ -34,8 +34,8 @@ def row_json(view: WatchView, live: LiveTask | None, found: Plight | None) -> di
         "status": snapshot.status,
         "progress": snapshot.progress,
         "polls": note.polls,
-        "last_polled_at": note.last_polled_at,
-        "next_poll_at": note.next_poll_at if active else None,
+        "last_polled_at": tenths(note.last_polled_at),
+        "next_poll_at": tenths(note.next_poll_at) if active else None,
         "created_at": watch.created_at,
         "deadline_at": watch.deadline_at,
         "settled_at": watch.settled_at,
