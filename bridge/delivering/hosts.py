@@ -10,9 +10,10 @@ Among hosts that may begin, the one that began longest ago is next.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 from bridge.core.delivery import FAILURES_UNTIL_PROBING, attempts_at_a_time
 from bridge.core.model import OwedDelivery
@@ -85,6 +86,8 @@ class Hosts:
         # A proven host's next attempt needs so many free slots for each that it has: 8 of 128, so that one has its 8.
         self._reserve = max(1, concurrency // (2 * per_host))
         self._pools = [max(1, int(concurrency * SHARES[standing])) for standing in Standing]
+        # Asked as each attempt begins and ends, of few numbers: adding up took a tenth of an attempt.
+        self._most = lru_cache(maxsize=4_096)(self._add_up)
         self._busy = [0] * len(Standing)  # slots held, by the standing of who holds them
         self._hosts: dict[str, Host] = {}
         self._ring: OrderedDict[str, Host] = OrderedDict()  # those with something waiting, the next in turn first
@@ -114,7 +117,7 @@ class Hosts:
 
     def may_begin(self, host: Host) -> bool:
         """Whether another attempt of this host may begin now."""
-        return host.busy < self._most(self._busy)[host.standing]
+        return host.busy < self._most(tuple(self._busy))[host.standing]
 
     def begin(self, host: Host) -> None:
         """Take a slot."""
@@ -151,7 +154,7 @@ class Hosts:
         for host in self._ring.values():
             if host.busy >= self._limits[host.standing]:
                 continue  # the usual case, decided without adding anything up
-            most = most or self._most(self._busy)
+            most = most or self._most(tuple(self._busy))
             if host.busy < most[host.standing]:
                 held = host.waiting.popleft()
                 self.ready -= 1
@@ -219,7 +222,7 @@ class Hosts:
                 break
             if not self.wants_more(host):
                 continue
-            begin = max(0, self._most(busy)[host.standing] - host.busy - len(host.waiting))
+            begin = max(0, self._most(tuple(busy))[host.standing] - host.busy - len(host.waiting))
             begin = min(begin, due[host.name])
             patience = self._patience(host) if begin or host.busy else min(1, self._patience(host))
             wait = min(due[host.name] - begin, max(0, min(patience, _line(free)) - len(host.waiting)))
@@ -238,7 +241,7 @@ class Hosts:
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
-    def _most(self, busy: Sequence[int]) -> list[int]:
+    def _add_up(self, busy: tuple[int, ...]) -> list[int]:
         """How many attempts a host of each standing may have under way at most, for the slots that are held."""
         below = sum(busy)
         free = self._pools[0]
