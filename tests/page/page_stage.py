@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from aiohttp import web
 from bridge import settings as reading
 from bridge.runtime import Runtime
 from bridge.sandbox import Behaviour, Sandbox
+from bridge.web.page.page import Page
 
 SAFETY_SECONDS = 30.0
 KEY = "sk-configured-0123456789"
@@ -175,6 +176,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class QuickRuntime(Runtime):
+    """A bridge whose page looks five times a second: tests wait for what it sees."""
+
+    def _page(self) -> Page:
+        return replace(super()._page(), beat_seconds=0.2, overview_good_for_seconds=0.2)
+
+
 @asynccontextmanager
 async def staged(folder: Path, *, keys: frozenset[str] | None = None, **settings: str) -> AsyncIterator[Stage]:
     """Everything starts and ends with it; `settings` are texts, as an environment has them."""
@@ -188,7 +196,7 @@ async def staged(folder: Path, *, keys: frozenset[str] | None = None, **settings
     try:
         places = {"amux_base_url": await amux.start(), "database_url": f"sqlite:///{folder}/bridge.db"}
         given = {name: value for name, value in {**SHORT, **places, **settings}.items() if value}
-        runtime = await Runtime.start(reading.load(env_file=None, **given))
+        runtime = await QuickRuntime.start(reading.load(env_file=None, **given))
         try:
             async with aiohttp.ClientSession() as session:
                 yield Stage(runtime, amux, receiver, session)

@@ -118,7 +118,7 @@ async def test_the_stream_tells_what_changes_by_itself(tmp_path: Path) -> None:
 
 
 async def test_what_has_not_changed_is_told_in_the_same_words(tmp_path: Path) -> None:
-    """Else the stream would send the whole table every second: a moment of the monotonic clock has no fixed spelling."""
+    """Else the stream would send the table every second: a moment of the monotonic clock has no fixed spelling."""
     async with staged(tmp_path, poll_interval_seconds="3600", poll_max_interval_seconds="3600") as stage:
         watch = await stage.watch(Behaviour(outcome=Outcome.NEVER))
         operator = await stage.operator()
