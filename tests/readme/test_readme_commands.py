@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from databases import PostgresServer
 from found import program
 from readme_stage import ROOT, Newcomer, block, blocks, newcomer, text
 from receiving import receiving
@@ -38,6 +38,8 @@ RUN_BY = {
     "127.0.0.0/8,::1/128 amux-bridge serve": "test_the_sidecar_calls_back_to_loopback",
     "cat > .env": "test_replicas_share_one_env_file",
     ".backup '": "test_a_copy_of_a_running_bridge_brings_everything_back",
+    "pg_dump": "test_a_dump_of_postgresql_brings_everything_back",
+    "pg_restore": "test_a_dump_of_postgresql_brings_everything_back",
     "rm -f bridge.db": "test_a_copy_of_a_running_bridge_brings_everything_back",
     ".venv/bin/pytest -n 3\n": ".ci/run",
 }
@@ -132,7 +134,7 @@ async def test_the_sidecar_calls_back_to_loopback(at: Newcomer) -> None:
 
 
 @pytest.mark.long
-async def test_replicas_share_one_env_file(at: Newcomer, postgres_server: Any) -> None:
+async def test_replicas_share_one_env_file(at: Newcomer, postgres_server: PostgresServer) -> None:
     written = block("sh", "cat > .env").replace("postgresql://bridge:...@db/bridge", postgres_server.empty())
     await at.run(written)
     [token] = re.findall(r"^BRIDGE_TOKENS=shop:(\w+)$", (at.folder / ".env").read_text(), re.MULTILINE)
@@ -174,3 +176,21 @@ async def test_a_copy_of_a_running_bridge_brings_everything_back(at: Newcomer) -
         assert len({call.id for call in calls}) == 1
         for call in calls:
             Webhook(secret).verify(call.body, call.headers)
+
+
+@pytest.mark.long
+async def test_a_dump_of_postgresql_brings_everything_back(at: Newcomer, postgres_server: PostgresServer) -> None:
+    program("pg_dump", "postgresql-client")
+    key = (await at.run("amux-bridge secret new --kind encryption-key")).strip()
+    kept = {"BRIDGE_DATABASE_URL": postgres_server.empty(), "BRIDGE_ENCRYPTION_KEYS": key}
+    task = at.amux.create_task(Behaviour(queue_seconds=0, run_seconds=3600))
+    async with receiving() as receiver:
+        async with at.going(block("sh", f"{SERVE}\n"), '"listening"', **kept):
+            watch = await at.registered(receiver.url, task_id=task)
+            await at.run(block("sh", "pg_dump"), **kept)
+            at.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
+            await receiver.has([watch])
+        await at.run(block("sh", "pg_restore"), **kept)
+        async with at.going(block("sh", f"{SERVE}\n"), '"listening"', **kept):
+            await receiver.until(lambda: len(receiver.arrived) == 2)
+    assert len({(call.id, call.watch_id) for call in receiver.arrived}) == 1
