@@ -15,6 +15,7 @@ from example_stage import EXAMPLES, ROOT
 from found import program
 
 from bridge.core.model import Outcome
+from bridge.polling.credential import Verdict
 from bridge.telemetry import Metrics
 from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS, STUCK_REASONS
 
@@ -96,6 +97,19 @@ def test_each_alert_is_told_in_the_readme_with_what_to_do() -> None:
     told = re.findall(r"^\| `(AmuxBridge\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
     assert [name for name, _, _ in told] == [rule["alert"] for rule in rules()]
     assert all(rule["labels"]["severity"] in {"critical", "warning"} for rule in rules())
+
+
+def test_the_readme_speaks_of_metrics_and_of_log_events_that_there_are() -> None:
+    section = (ROOT / "README.md").read_text().partition("## When an alert fires")[2].partition("\n## ")[0]
+    assert len(named := names_in(section)) > 5
+    assert named - OF_PROMETHEUS <= served()
+    [table] = re.findall(r"\| trouble \|.*?\n\n", section, re.DOTALL)
+    events = {word for row in table.splitlines()[2:] for word in re.findall(r"`(\w+)`", row.split("|")[4])}
+    source = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
+    logged = set(re.findall(r"_log\.event\(\s*f?\"(\w+)", source))
+    logged |= {f"credential_{verdict.value}" for verdict in Verdict}
+    assert len(events) > 5
+    assert events <= logged
 
 
 def test_the_panels_lie_beside_one_another_and_say_what_they_show() -> None:
