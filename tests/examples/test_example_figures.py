@@ -103,8 +103,8 @@ def test_the_readme_speaks_of_metrics_and_of_log_events_that_there_are() -> None
     section = (ROOT / "README.md").read_text().partition("## When an alert fires")[2].partition("\n## ")[0]
     assert len(named := names_in(section)) > 5
     assert named - OF_PROMETHEUS <= served()
-    [table] = re.findall(r"\| trouble \|.*?\n\n", section, re.DOTALL)
-    events = {word for row in table.splitlines()[2:] for word in re.findall(r"`(\w+)`", row.split("|")[4])}
+    rows = section.partition("| trouble |")[2].partition("\n\n")[0].splitlines()[2:]
+    events = {word for row in rows for word in re.findall(r"`(\w+)`", row.split("|")[4])}
     source = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
     logged = set(re.findall(r"_log\.event\(\s*f?\"(\w+)", source))
     logged |= {f"credential_{verdict.value}" for verdict in Verdict}
