@@ -19,7 +19,7 @@ from bridge.telemetry import Metrics, get_logger, rfc3339
 EACH: Final = 20  # tasks told one by one
 MOST_WATCHES: Final = 100  # of those tasks: a hundred lines at a look
 _MEANS: Final = {
-    "no_answer": "polls go on, rarer; the watch ends at its deadline if amux never tells",
+    "no_answer": "polls go on, rarer; the watch ends when amux tells, or refuses for good, or at its deadline",
     "late": "its poll is due and has not begun or does not end; the watch ends at its deadline at the latest",
     "key_rests": "amux refuses its key or limits it: one poll at a time asks again; the watch ends at its deadline",
 }
