@@ -204,6 +204,18 @@ async def test_the_watches_that_wait_for_an_apps_own_key_are_listed(tmp_path: Pa
         assert table["items"][0]["app"] == "shop"
 
 
+async def test_a_page_that_is_opened_while_the_store_answers_nothing_says_so(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        operator = await stage.operator()
+        database = tmp_path / "bridge.db"
+        database.rename(tmp_path / "away.db")
+        told = await operator.trouble("store")
+        assert told["title"] == "The database file is gone"
+        assert (await operator.sees("watches-failed", lambda found: True))["code"] == "store_unavailable"
+        (tmp_path / "away.db").rename(database)
+        await operator.sees("overview", lambda found: not any(one["key"] == "store" for one in found["troubles"]))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB; skipped where mounting is not allowed."""

@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from bridge.core.errors import BridgeError
 from bridge.web.page.overview import OVERVIEW, charts
 from bridge.web.page.page import PAGE
-from bridge.web.page.questions import FILTERS, one_watch, table
+from bridge.web.page.questions import FILTERS, check_filters, one_watch, table
 from bridge.web.page.session import Session
 from bridge.web.requests import check_watch_id, query_of, secured
 from bridge.web.services import SERVICES
@@ -31,7 +31,7 @@ async def stream(request: web.Request, session: Session) -> web.StreamResponse:
     query = query_of(request, (*FILTERS, "watch"))
     watch_id = check_watch_id(query["watch"], "watch") if query.get("watch") else _NO_WATCH
     filters = {name: value for name, value in query.items() if name != "watch"}
-    await table(request.app, filters)  # a bad filter is a 422, not a stream of complaints
+    check_filters(request.app, filters)  # a bad one is a 422, not a stream of complaints
     answer = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream", "X-Accel-Buffering": "no"})
     secured(answer)
     await answer.prepare(request)

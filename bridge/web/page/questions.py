@@ -58,6 +58,11 @@ async def table(app: web.Application, query: Mapping[str, str]) -> dict[str, Any
     return {"items": items, "next_cursor": rows[-1].watch.id if len(found) > len(rows) else None, "now": now}
 
 
+def check_filters(app: web.Application, query: Mapping[str, str]) -> None:
+    """Whether the table could be asked for so, without asking. Raises InvalidRequest."""
+    _wanted(app, query)
+
+
 async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
     """One watch with its time line. Raises NotFound."""
     services, page = app[SERVICES], app[PAGE]

@@ -81,7 +81,8 @@ export function showTable({ items, next_cursor: next }) {
 }
 
 export function tableFailed({ detail }) {
-  setText(byId("table-message"), `The table is as it was: ${detail}.`);
+  const says = byId("rows").childElementCount ? "The table is as it was" : "The table cannot be read";
+  setText(byId("table-message"), `${says}: ${detail}.`);
 }
 
 export function markOpen() {
