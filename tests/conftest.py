@@ -57,6 +57,13 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
+def either_url(request: pytest.FixtureRequest) -> str:
+    """The same, with PostgreSQL in the long run only: for what takes whole processes."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 @pytest.fixture(scope="session")
 def encryption_key() -> str:
     return Fernet.generate_key().decode()

@@ -157,6 +157,17 @@ def rows(database_url: str, question: str, **given: Any) -> list[Any]:
         database.close()
 
 
+def change(database_url: str, statement: str, **given: Any) -> None:
+    """Change a database beside the service."""
+    from sqlalchemy import text
+
+    database = connect(database_url)
+    try:
+        database.transaction(lambda connection: connection.execute(text(statement), given))
+    finally:
+        database.close()
+
+
 def check_all_ended(database_url: str, watch_ids: Iterable[str]) -> None:
     """Every watch settled with exactly one terminal event, delivered; nothing is pending, no task is left open."""
     wanted = set(watch_ids)

@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 from bridges import SHORT_LEASE, Bridge, Process, asking, check_all_ended, check_nothing_stuck, process, rows
 from bridges import serving as serving_for_long
+from databases import PostgresServer
 from receiving import Call, Receiver, accept, answer, hold
 from worlds import World, world
 
@@ -334,6 +335,26 @@ async def test_killed_during_the_first_start_the_second_one_serves(tmp_path: Pat
         check_all_ended(database_url, [watch])
         with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "point",
+    ["the schema is half made", "the schema is made, not committed", "the schema is committed", "the database is open"],
+)
+async def test_killed_during_the_first_start_on_postgresql_the_second_one_serves(
+    postgres_server: PostgresServer, point: str
+) -> None:
+    async with world(postgres_server.empty(), clock=time.monotonic) as around:
+        async with process(around.database_url, around.amux_url, {"crash": point}) as started:
+            assert await started.ended() == -signal.SIGKILL
+        async with serving(around.database_url, around.amux_url) as (started, bridge):
+            watch = await bridge.register(around.done(), around.receiver.url)
+            await around.receiver.has([watch])
+            started.signal(signal.SIGTERM)
+            assert await started.ended() == 0
+        check_all_ended(around.database_url, [watch])
+        around.receiver.check_copies()
 
 
 async def test_four_starts_at_once_on_one_file_leave_one_that_serves(tmp_path: Path) -> None:

@@ -11,12 +11,6 @@ from worlds import world
 from bridge.sandbox import Behaviour
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
-def database_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 async def cancelled_at(bridge: Bridge, watch: str, moment: float) -> int:
     """Cancel twice at once, at a moment of the monotonic clock; the status, which must be the same for both."""
     loop = asyncio.get_running_loop()
@@ -29,9 +23,9 @@ async def cancelled_at(bridge: Bridge, watch: str, moment: float) -> int:
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.long)])
-async def test_of_cancelling_deadline_and_settlement_one_wins_and_only_one(database_url: str, count: int) -> None:
+async def test_of_cancelling_deadline_and_settlement_one_wins_and_only_one(either_url: str, count: int) -> None:
     chance = random.Random(count)
-    async with world(database_url, clock=time.monotonic) as around, runtime(database_url, around.amux_url) as bridge:
+    async with world(either_url, clock=time.monotonic) as around, runtime(either_url, around.amux_url) as bridge:
         watches, cancelling = [], []
         for number in range(count):
             # All three within the same half second, and every fourth task has a second watch that nobody cancels.
@@ -47,9 +41,9 @@ async def test_of_cancelling_deadline_and_settlement_one_wins_and_only_one(datab
         for watch, status in zip(watches, statuses, strict=True):
             state = (await bridge.watch(watch))["state"]
             assert (status, state) in {(200, "cancelled"), (409, "settled")}
-        ended = {row.id for row in rows(database_url, "SELECT id FROM watches WHERE state = 'settled'")}
-        kept = rows(database_url, "SELECT id FROM watches WHERE callback_url LIKE '%/kept'")
+        ended = {row.id for row in rows(either_url, "SELECT id FROM watches WHERE state = 'settled'")}
+        kept = rows(either_url, "SELECT id FROM watches WHERE callback_url LIKE '%/kept'")
         await around.receiver.has(ended | {row.id for row in kept})
         assert {call.watch_id for call in around.receiver.arrived} == ended | {row.id for row in kept}
         around.receiver.check_copies()
-    check_nothing_stuck(database_url)
+    check_nothing_stuck(either_url)

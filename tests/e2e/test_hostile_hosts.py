@@ -104,8 +104,8 @@ async def misbehaving(ways: dict[str, Misbehaving]) -> AsyncIterator[dict[str, s
 
 
 @pytest.fixture
-async def around(sqlite_url: str) -> AsyncIterator[World]:
-    async with world(sqlite_url) as made:
+async def around(either_url: str) -> AsyncIterator[World]:
+    async with world(either_url) as made:
         yield made
 
 

@@ -18,10 +18,10 @@ from bridge import settings as reading
 
 
 async def test_the_command_serves_and_stops_in_good_order(
-    sqlite_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
+    either_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    async with world(sqlite_url) as around:
-        given = {**SHORT, "database_url": sqlite_url, "amux_base_url": around.amux_url}
+    async with world(either_url) as around:
+        given = {**SHORT, "database_url": either_url, "amux_base_url": around.amux_url}
         environment = {"PATH": os.environ["PATH"], **{reading.env_name(name): value for name, value in given.items()}}
         command = [sys.executable, "-m", "bridge", "serve"]
         began = time.monotonic()
@@ -51,17 +51,17 @@ async def test_the_command_serves_and_stops_in_good_order(
                 await serving.communicate()
         assert (serving.returncode, complaints) == (0, b"")
         assert [json.loads(text)["event"] for text in lines.splitlines()][-1] == "stopped"
-    check_all_ended(sqlite_url, [watch])
+    check_all_ended(either_url, [watch])
 
 
 @pytest.mark.long
-async def test_other_libraries_read_a_callback_as_it_came(sqlite_url: str) -> None:
+async def test_other_libraries_read_a_callback_as_it_came(either_url: str) -> None:
     from bridges import runtime
     from openai import OpenAI
     from receiving import SECRET
     from svix.webhooks import Webhook
 
-    async with world(sqlite_url) as around, runtime(sqlite_url, around.amux_url) as bridge:
+    async with world(either_url) as around, runtime(either_url, around.amux_url) as bridge:
         watch = await bridge.register(around.done(), around.receiver.url, context={"order": 7})
         await around.receiver.has([watch])
         [call] = around.receiver.arrived

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import psycopg
 import pytest
-from bridges import Bridge, Process, check_all_ended, serving
+from bridges import Bridge, Process, change, check_all_ended, serving
 from receiving import accept, answer, hold
 from worlds import World, world
+
+from bridge.store.schema import metadata
 
 LIMIT_SECONDS = 5.0
 
@@ -26,6 +29,12 @@ LIMIT_SECONDS = 5.0
 @pytest.fixture
 async def around(sqlite_url: str) -> AsyncIterator[World]:
     async with world(sqlite_url) as made:
+        yield made
+
+
+@pytest.fixture
+async def either_world(either_url: str) -> AsyncIterator[World]:
+    async with world(either_url) as made:
         yield made
 
 
@@ -37,24 +46,30 @@ def file_of(database_url: str) -> Path:
 
 
 @contextmanager
-def locked(database: Path, _process: Process) -> Iterator[None]:
+def locked(database_url: str, _process: Process) -> Iterator[None]:
     """Another process writes and does not end: a backup gone wrong, somebody's open shell."""
-    with closing(sqlite3.connect(database, timeout=20, isolation_level=None)) as other:
+    if not database_url.startswith("sqlite"):
+        with psycopg.connect(database_url) as connection:
+            connection.execute(f"LOCK TABLE {', '.join(metadata.tables)}".encode())
+            yield
+        return
+    with closing(sqlite3.connect(file_of(database_url), timeout=20, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
         other.execute("ROLLBACK")
 
 
 @contextmanager
-def read_only(database: Path, _process: Process) -> Iterator[None]:
-    flag = database.with_name("read-only")
+def read_only(database_url: str, _process: Process) -> Iterator[None]:
+    flag = file_of(database_url).with_name("read-only")
     flag.touch()
     yield
     flag.unlink()
 
 
 @contextmanager
-def gone(database: Path, _process: Process) -> Iterator[None]:
+def gone(database_url: str, _process: Process) -> Iterator[None]:
+    database = file_of(database_url)
     away = database.with_name("away.db")
     database.rename(away)
     yield
@@ -62,7 +77,32 @@ def gone(database: Path, _process: Process) -> Iterator[None]:
 
 
 @contextmanager
-def no_room(_database: Path, process: Process) -> Iterator[None]:
+def refusing(database_url: str, table: str, column: str, value: str) -> Iterator[None]:
+    """Each row with this value is refused, as a constraint would."""
+    name, when = f"refuse_{table}", f"WHEN (new.{column} = '{value}')"
+    if database_url.startswith("sqlite"):
+        change(
+            database_url,
+            f"CREATE TRIGGER {name} BEFORE INSERT ON {table} {when} BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+        yield
+        change(database_url, f"DROP TRIGGER {name}")
+        return
+    change(
+        database_url,
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE check_violation; END'",
+    )
+    change(
+        database_url, f"CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW {when} EXECUTE FUNCTION {name}()"
+    )
+    try:
+        yield
+    finally:  # others use this database after us
+        change(database_url, f"DROP FUNCTION {name} CASCADE")
+
+
+@contextmanager
+def no_room(_database_url: str, process: Process) -> Iterator[None]:
     """No file may grow: what a full disk does to a process, without a disk of our own."""
     before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
@@ -71,8 +111,8 @@ def no_room(_database: Path, process: Process) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk(database: Path, _process: Process) -> Iterator[None]:
-    filler = database.with_name("filler")
+def full_disk(database_url: str, _process: Process) -> Iterator[None]:
+    filler = file_of(database_url).with_name("filler")
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(b"\0" * 4096)
@@ -80,7 +120,7 @@ def full_disk(database: Path, _process: Process) -> Iterator[None]:
     filler.unlink()
 
 
-Breaking: TypeAlias = Callable[[Path, Process], AbstractContextManager[None]]
+Breaking: TypeAlias = Callable[[str, Process], AbstractContextManager[None]]
 
 
 @dataclass
@@ -95,7 +135,8 @@ class Broken:
 @asynccontextmanager
 async def busy(around: World) -> AsyncIterator[Broken]:
     """A bridge with a running task and a delivery that waits for its retry."""
-    flag = {"read_only": str(file_of(around.database_url).with_name("read-only"))}
+    on_file = around.database_url.startswith("sqlite")
+    flag = {"read_only": str(file_of(around.database_url).with_name("read-only"))} if on_file else {}
     around.receiver.answering = answer(500)
     async with serving(around.database_url, around.amux_url, flag) as (process, bridge):
         running = around.running()
@@ -123,7 +164,7 @@ async def refused(bridge: Bridge, around: World) -> None:
 
 async def break_and_heal(around: World, breaking: Breaking, why: str) -> None:
     async with busy(around) as broken:
-        with breaking(file_of(around.database_url), broken.process):
+        with breaking(around.database_url, broken.process):
             await refused(broken.bridge, around)
             unready = await broken.bridge.until("GET", "/readyz", lambda told: told.status == 503)
             assert why in " ".join(unready.json["reasons"]), unready.json
@@ -137,8 +178,9 @@ async def break_and_heal(around: World, breaking: Breaking, why: str) -> None:
         await broken.bridge.until("GET", "/readyz", lambda told: told.status == 200)
     check_all_ended(around.database_url, [*broken.watches, new])
     around.receiver.check_copies()
-    with closing(sqlite3.connect(file_of(around.database_url))) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    if around.database_url.startswith("sqlite"):
+        with closing(sqlite3.connect(file_of(around.database_url))) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 TROUBLES = [
@@ -154,6 +196,12 @@ async def test_a_database_in_trouble_takes_nothing_and_loses_nothing(
     around: World, breaking: Breaking, why: str
 ) -> None:
     await break_and_heal(around, breaking, why)
+
+
+@pytest.mark.long
+async def test_postgresql_locked_by_another_takes_nothing_and_loses_nothing(postgres_url: str) -> None:
+    async with world(postgres_url) as around:
+        await break_and_heal(around, locked, "not writable")
 
 
 @pytest.mark.long
@@ -189,12 +237,13 @@ async def test_a_database_that_was_deleted_is_not_written_to_any_more(around: Wo
 # --- records that cannot be written -------------------------------------------------------------------------------
 
 
-async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(around: World) -> None:
+async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(either_world: World) -> None:
+    around = either_world
     around.receiver.answering = hold
     async with serving(around.database_url, around.amux_url) as (process, bridge):
         watch = await bridge.register(around.done(), around.receiver.url)
         await around.receiver.until(lambda: bool(around.receiver.arrived))
-        with locked(file_of(around.database_url), process):
+        with locked(around.database_url, process):
             around.receiver.released.set()
             await process.logged("attempts_unwritten")
             await refused(bridge, around)
@@ -213,7 +262,7 @@ async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(around: World)
     async with serving(around.database_url, around.amux_url) as (process, bridge):
         watch = await bridge.register(around.done(), around.receiver.url)
         await around.receiver.until(lambda: bool(around.receiver.arrived))
-        with locked(file_of(around.database_url), process):
+        with locked(around.database_url, process):
             around.receiver.released.set()
             until = time.monotonic() + claim_ends_after
             while time.monotonic() < until:
@@ -225,20 +274,19 @@ async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(around: World)
     assert len(around.receiver.arrived) == 1
 
 
-async def test_one_row_that_the_database_refuses_holds_up_no_other(around: World) -> None:
+async def test_one_row_that_the_database_refuses_holds_up_no_other(either_world: World) -> None:
     """A trigger stands for whatever makes one row unwritable: the others of its commit must not fail with it."""
-    database = file_of(around.database_url)
+    around = either_world
     around.receiver.answering = hold
     async with serving(around.database_url, around.amux_url) as (process, bridge):
         bad_end, bad_attempt = around.running(), around.done()
         unsettled = await bridge.register(bad_end, around.receiver.url)
         unrecorded = await bridge.register(bad_attempt, around.receiver.url)
         await around.receiver.until(lambda: len(around.receiver.arrived) == 1)
-        with closing(sqlite3.connect(database, timeout=20, isolation_level=None)) as other:
-            refusing = "BEFORE INSERT ON {} WHEN new.{} = '{}' BEGIN SELECT RAISE(ABORT, 'no'); END"
-            other.execute("CREATE TRIGGER one " + refusing.format("events", "watch_id", unsettled))
-            delivery = around.receiver.arrived[0].id
-            other.execute("CREATE TRIGGER two " + refusing.format("attempts", "delivery_id", delivery))
+        with (
+            refusing(around.database_url, "events", "watch_id", unsettled),
+            refusing(around.database_url, "attempts", "delivery_id", around.receiver.arrived[0].id),
+        ):
             around.receiver.answering = accept
             around.receiver.released.set()
             around.stages.now += 11
@@ -248,8 +296,6 @@ async def test_one_row_that_the_database_refuses_holds_up_no_other(around: World
             await process.logged("write_failed", unit="settle")
             await process.logged("write_failed", unit="record_attempts")
             assert len(around.receiver.arrived) == 6
-            other.execute("DROP TRIGGER one")
-            other.execute("DROP TRIGGER two")
         await around.receiver.has([unsettled])
         await process.logged("delivered", times=7)
         process.signal(signal.SIGTERM)

@@ -10,15 +10,9 @@ from worlds import World, world
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
-def database_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
 @pytest.fixture
-async def around(database_url: str) -> AsyncIterator[World]:
-    async with world(database_url) as made:
+async def around(either_url: str) -> AsyncIterator[World]:
+    async with world(either_url) as made:
         yield made
 
 
@@ -189,12 +183,10 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(around: World) 
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-async def test_a_429_slows_the_whole_credential_down_for_as_long_as_it_asks(
-    database_url: str, *, as_date: bool
-) -> None:
+async def test_a_429_slows_the_whole_credential_down_for_as_long_as_it_asks(either_url: str, *, as_date: bool) -> None:
     # A date counts in whole seconds: of 3 s at least 2 are left.
     limit = Fault(FaultKind.RATE_LIMITED, retry_after=3.0 if as_date else 1.0, as_date=as_date)
-    async with world(database_url, clock=time.monotonic) as around, runtime(database_url, around.amux_url) as bridge:
+    async with world(either_url, clock=time.monotonic) as around, runtime(either_url, around.amux_url) as bridge:
         others = [around.never() for _ in range(3)]
         await bridge.register_many(others, around.receiver.url)
         await around.polled(*others)
@@ -242,14 +234,14 @@ async def test_a_deadline_while_the_key_is_refused_ends_the_watch_without_a_poll
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.long)])
-async def test_many_watches_at_once_are_all_delivered_under_one_id_each(database_url: str, count: int) -> None:
-    async with world(database_url, clock=time.monotonic) as around:
+async def test_many_watches_at_once_are_all_delivered_under_one_id_each(either_url: str, count: int) -> None:
+    async with world(either_url, clock=time.monotonic) as around:
         tasks = [f"sandbox_200_800_completed_{number}" for number in range(count)]
         pace = {"poll_first_delay_seconds": "1", "poll_interval_seconds": "1", "poll_max_interval_seconds": "2"}
-        async with runtime(database_url, around.amux_url, **pace) as bridge:
+        async with runtime(either_url, around.amux_url, **pace) as bridge:
             watches = await bridge.register_many(tasks, around.receiver.url)
             await around.receiver.has(watches)
-        check_all_ended(database_url, watches)
+        check_all_ended(either_url, watches)
         around.receiver.check_copies()
         assert len(around.receiver.accepted_ids) == len(watches)
         assert len(around.receiver.arrived) == len(watches)
