@@ -24,7 +24,7 @@ class Deadlines:
         self._tasks = tasks
         self._clocks = clocks
         self._trouble = StoreTrouble(
-            "watches past their deadline stay active until the store tells of them, asked each s"
+            "watches past their deadline stay active until the store tells of them, asked every second"
         )
         self._after: Overdue | None = None
         self._whole_at = 0.0

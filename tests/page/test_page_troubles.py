@@ -211,6 +211,7 @@ async def test_a_page_that_is_opened_while_the_store_answers_nothing_says_so(tmp
         database.rename(tmp_path / "away.db")
         told = await operator.trouble("store")
         assert told["title"] == "The database file is gone"
+        assert (await operator.get("/page/overview")).json["receivers"] is None  # not: every receiver is well
         assert (await operator.sees("watches-failed", lambda found: True))["code"] == "store_unavailable"
         (tmp_path / "away.db").rename(database)
         await operator.sees("overview", lambda found: not any(one["key"] == "store" for one in found["troubles"]))

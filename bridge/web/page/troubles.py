@@ -82,7 +82,7 @@ def _store(facts: Facts) -> Iterator[Trouble]:
         todo = f"Free space on the disk of {place}; the bridge goes on by itself within seconds."
     elif "gone" in reason or "replaced" in reason:
         title = "The database file is gone"
-        todo = f"Put {place} back where it was, then start the bridge anew."
+        todo = f"Put {place} back where it was; if the bridge does not go on within seconds, start it anew."
     else:
         title = "The store takes no writes"
         todo = "Look at the database and the way to it; the bridge goes on by itself once it answers."

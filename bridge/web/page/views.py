@@ -100,7 +100,7 @@ def overview_json(facts: Facts, found: Sequence[Trouble], figures: Mapping[str, 
         "troubles": [asdict(one) for one in found],
         "figures": dict(figures),
         "credentials": [_credential(one, facts.survey.keys.get(one.name, 0)) for one in facts.credentials],
-        "receivers": [_receiver(one) for one in map(asdict, facts.receivers or ())],
+        "receivers": None if facts.receivers is None else [_receiver(asdict(one)) for one in facts.receivers],
         "store": None
         if store is None
         else {name: value for name, value in asdict(store).items() if name != "replicas"},

@@ -52,7 +52,7 @@ function trouble(one) {
     actions.push(el("button", { type: "button", "data-focus": "show", click: () => show(one.show) }, "Show them"));
   }
   if (one.resend) {
-    const name = told.receivers.find((each) => each.host === one.resend)?.name ?? "";
+    const name = told.receivers?.find((each) => each.host === one.resend)?.name ?? "";
     actions.push(el("button", { type: "button", "data-focus": "resend", click: () => openResend(name) }, "Send again…"));
   }
   return el(
@@ -103,9 +103,10 @@ function figure(one) {
 // --- receivers, keys, store ---------------------------------------------------------------------------------------
 
 function receivers(found) {
-  setHidden(byId("resend-all"), !found.some((one) => one.dead));
-  const items = found.length ? found : [{ host: "" }];
-  reconcile(byId("receivers"), items, (one) => one.host, (one) => (one.host ? receiver(one) : nothing("Every receiver takes its callbacks.")));
+  setHidden(byId("resend-all"), !found?.some((one) => one.dead));
+  const otherwise = found ? "Every receiver takes its callbacks." : "Not known while the store does not answer.";
+  const items = found?.length ? found : [{ host: "", otherwise }];
+  reconcile(byId("receivers"), items, (one) => one.host, (one) => (one.host ? receiver(one) : nothing(one.otherwise)));
 }
 
 const nothing = (text) => el("li", { class: "faint" }, text);
