@@ -139,6 +139,13 @@ def run(tool: str, *arguments: str, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_promtool_finds_every_metric_named_as_it_should_be(promtool: str) -> None:
+    metrics = Metrics()
+    metrics.store_seconds.labels("any").observe(0.1)
+    done = subprocess.run([promtool, "check", "metrics"], input=metrics.render(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_promtool_takes_the_rules(promtool: str) -> None:
     run(promtool, "check", "rules", str(ALERTS), folder=ROOT)
 
