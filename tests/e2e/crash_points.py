@@ -77,7 +77,7 @@ POINTS: dict[str, Callable[[Reached], None]] = {
     # Functions of the store's rooms run inside a transaction; methods of Store return when it is committed.
     "the key file is empty": partial(_before, os, "fdopen"),
     "the schema is half made": partial(_at_statement, "CREATE TABLE deliveries"),
-    "the schema is made, not committed": partial(_after, migrating, "_upgrade"),
+    "the schema is made, not committed": partial(_after, migrating, "_bring_up_to_date"),
     "the schema is committed": partial(_after, opening, "migrate"),
     "the database is open": partial(_after, opening, "open_database"),
     "a registration is written, not committed": partial(_after, registering, "register"),

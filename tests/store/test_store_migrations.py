@@ -1,6 +1,8 @@
 """Migrations: exactly the tables of `schema.py`, once whoever starts, whole or not at all, and never backwards."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting
 from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, closing, connect
-from bridge.store.migrating import head, migrate
+from bridge.store.migrating import head, migrate, upgrade
 from bridge.store.opening import open_database
 from bridge.store.schema import metadata
 
@@ -47,23 +49,37 @@ def definitions(connection: Connection) -> set[tuple[str, str]]:
     return {(row[0], " ".join(row[1].split())) for row in connection.execute(text(question))}
 
 
-def test_the_migrations_build_what_the_schema_says(database_url: str) -> None:
-    with closing(connect(database_url)) as database:
-
-        def differences(connection: Connection) -> list[Any]:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            return list(compare_metadata(context, metadata))
-
-        assert database.read(differences) == []
+def differences(connection: Connection) -> list[Any]:
+    """Between a database and `schema.py`."""
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))
 
 
-def test_the_migrations_build_the_same_indexes(empty_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_the_revisions_build_what_a_new_database_gets(empty_url: str) -> None:
     with closing(connect(empty_url)) as database:
-        migrate(database)
-        migrated = database.read(definitions)
+        database.transaction(upgrade)
+        assert database.read(differences) == []
+        built = database.read(definitions)
+        versions = database.read(lambda connection: connection.execute(text("SELECT * FROM alembic_version")).all())
+        database.transaction(lambda connection: connection.execute(text("DROP TABLE alembic_version")))
         database.transaction(metadata.drop_all)
-        database.transaction(metadata.create_all)
-        assert database.read(definitions) == migrated
+        migrate(database)
+        assert database.read(differences) == []
+        assert database.read(definitions) == built
+        again = database.read(lambda connection: connection.execute(text("SELECT * FROM alembic_version")).all())
+        assert again == versions == [(head(),)]
+
+
+def test_a_new_database_is_made_without_alembic(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from bridge.store.database import SqliteDatabase
+from bridge.store.migrating import migrate
+migrate(SqliteDatabase(Path({str(created(tmp_path / "bridge.db"))!r})))
+sys.exit("alembic" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_database_is_migrated_once_and_then_left_alone(empty_url: str) -> None:
@@ -86,6 +102,21 @@ def test_several_that_start_at_once_migrate_once(empty_url: str, encryption_key:
     assert len(fingerprints) == 1
 
 
+def test_those_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
+    """A service and commands beside it; SQLite answers "locked" at once where two turn one file over to its log."""
+
+    def use(database: SqliteDatabase) -> None:
+        database.transaction(lambda connection: connection.execute(text("CREATE TABLE IF NOT EXISTS used (n)")))
+
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(60):
+            path = created(tmp_path / f"{number}.db")
+            databases = [SqliteDatabase(path) for _ in range(6)]
+            list(pool.map(use, databases))
+            for database in databases:
+                database.close()
+
+
 def test_a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds(empty_url: str) -> None:
     first = import_module("bridge.store.migrations.versions.0001_first")
 
@@ -101,10 +132,6 @@ def test_a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds
         migrate(database)
         kept = database.read(lambda connection: connection.execute(text("SELECT host, failures FROM hosts")).all())
         assert kept == [("a.example:443", 3)]
-
-        def differences(connection: Connection) -> list[Any]:
-            return list(compare_metadata(MigrationContext.configure(connection), metadata))
-
         assert database.read(differences) == []
 
 
