@@ -7,6 +7,8 @@ import pytest
 from acts import (
     ALL_EVENTS,
     DEAD,
+    QUEUED,
+    RUNNING,
     TROUBLE,
     change,
     dead,
@@ -17,11 +19,12 @@ from acts import (
     settled,
     sighted,
     tried,
+    unavailable,
     watched,
 )
 
 from bridge.core.errors import NotFound
-from bridge.core.model import DeliveryState, EventType, Outcome, WatchState
+from bridge.core.model import DeliveryState, EventType, Outcome, Problem, TaskStatus, WatchState
 from bridge.store.overview import WatchSearch
 from bridge.store.store import Store
 
@@ -120,6 +123,7 @@ async def test_a_receiver_that_fails_is_told_with_all_that_waits_for_it(store: S
         await due(store, host="bad.example:443")
     soon = store.now() + 60.0
     await store.record_attempt(tried(store, first, retry_at(soon), host_failures=4))
+    assert await store.failing_receivers() == 1
     [told] = await store.receivers()
     assert (told.host, told.waiting, told.failures, told.waiting_error) == ("bad.example:443", 3, 4, TROUBLE)
     assert told.next_at is not None
@@ -155,6 +159,20 @@ async def test_a_watchs_history_has_its_events_and_every_attempt_in_order(store:
     assert [attempt.status_code for attempt in history.attempts[status.id]] == [204]
     assert [attempt.status_code for attempt in history.attempts[end.id]] == [500, 500]
     assert history.ended_at == history.view.watch.settled_at
+    assert history.end_error is None
+
+
+async def test_a_watchs_history_has_when_each_status_was_seen_first_and_why_it_ended(store: Store) -> None:
+    one = await watched(store)
+    times = []
+    for snapshot in (QUEUED, RUNNING, QUEUED, RUNNING):
+        times.append(store.now())
+        await sighted(store, one, snapshot)
+    await settled(store, one, unavailable)
+    history = await store.history(one.watch.id)
+    assert [status for status, _ in history.seen] == [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS]
+    assert all(at <= later for (_, at), later in zip(history.seen, times[1:3], strict=True))
+    assert history.end_error == Problem("task_not_found", "no such task")
 
 
 async def test_a_cancelled_watch_tells_when_and_an_unknown_one_nothing(store: Store) -> None:
