@@ -114,7 +114,8 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: str) -> None:
         engine = _postgres_engine(url)
-        super().__init__(engine, engine)
+        # A question needs no BEGIN and COMMIT: under READ COMMITTED each statement sees a moment of its own anyhow.
+        super().__init__(engine, engine.execution_options(isolation_level="AUTOCOMMIT"))
         self._epoch_offset = time.time() - running_seconds()
         self._in_use: dict[int, tuple[float, Any]] = {}
 

@@ -99,6 +99,15 @@ async def test_a_heartbeat_is_one_row_however_many_tasks_it_keeps(store: Store, 
         assert logged() == ["BEGIN", "UPDATE replicas", "COMMIT"]
 
 
+async def test_a_question_is_no_transaction(store: Store, logged: Logged) -> None:
+    one = await watched(store)
+    logged()
+    await store.watch(one.watch.id, None)
+    assert logged() == ["SELECT watches", "SELECT deliveries"]
+    await store.overdue(None, 10)
+    assert logged() == ["SELECT watches"]
+
+
 async def test_many_lives_share_their_transactions_and_every_look(store: Store, logged: Logged) -> None:
     """Two rows each are written at registration, 32, 8 or one at once; what is asked is asked once for all."""
     await store.register_all([new_watch(store) for _ in range(50)])
