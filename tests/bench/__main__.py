@@ -1,6 +1,6 @@
 """`python tests/bench [NAME ...] [--full] [--picture FILE]`: the bridge beside the least that its parts can do.
 
-Small by default: all of it in about four minutes. Trust CPU times and ratios; wall clocks are those of this machine
+Small by default: all of it in about six minutes. Trust CPU times and ratios; wall clocks are those of this machine
 and of whoever shares it.
 """
 

@@ -72,7 +72,7 @@ def _life(stage: Stage, on: PostgresServer, amux: Child, there: Child, case: _Ca
         # The fifth time a statement is prepared, the tenth it is planned for good.
         _live(bridges, there, 10 * case.replicas)
         with accounts(on, url) as idle:
-            time.sleep(stage.pick(1.0, 2.5, 10.0))
+            time.sleep(stage.pick(1.0, 2.0, 10.0))
             seconds, waiting = idle.read()
         for _ in range(rounds):
             with accounts(on, url) as busy:
