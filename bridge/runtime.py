@@ -156,7 +156,6 @@ class Runtime:
         self._clockwork = self._make_clockwork()
         self._health = Health(self._store, tick_age=self._clockwork.tick_age, degraded=self._poller.degraded)
         self._store.on_late_task = self._late_tasks.append
-        self._store.load = lambda: self._poller.owned
         await self._deliverer.start()
         await self._poller.start()
         self._clockwork.start()

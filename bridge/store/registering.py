@@ -61,12 +61,11 @@ class ActiveLimit:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Watches that one caller registers together; `load` is how many tasks the replica polls now."""
+    """Watches that one caller registers together."""
 
     replica: Replica
     limit: ActiveLimit
     news: Sequence[NewWatch]
-    load: int = 0
 
 
 @dataclass(slots=True)
@@ -105,7 +104,7 @@ def register(
     keyed = _take_keys(connection, [case for case in flat if case.new.idempotency is not None])
     _answer_found(connection, _unanswered(flat))
     _apply_limit(connection, limit, _unanswered(flat))
-    _write(connection, limit, works[0].load, _unanswered(flat))
+    _write(connection, limit, _unanswered(flat))
     _keep_keys(connection, keyed)
     return [[_result(case) for case in group] for group in cases]
 
@@ -285,11 +284,11 @@ _DROP_UNUSED = delete(tasks).where(
 )
 
 
-def _write(connection: Connection, limit: ActiveLimit, load: int, cases: Sequence[_Case]) -> None:
+def _write(connection: Connection, limit: ActiveLimit, cases: Sequence[_Case]) -> None:
     """Open the tasks or lock them, then write the watches; whoever was quicker elsewhere has won."""
     if not cases:
         return
-    opened = _open_tasks(connection, load, cases)
+    opened = _open_tasks(connection, cases)
     in_order = sorted(cases, key=lambda case: case.endpoint)
     inserted = _WRITE_WATCHES.execute(connection, [_watch_values(case, opened[case.key].row) for case in in_order])
     limit.add(inserted)
@@ -302,10 +301,10 @@ def _write(connection: Connection, limit: ActiveLimit, load: int, cases: Sequenc
     _tell_owners(connection, written, opened)
 
 
-def _open_tasks(connection: Connection, load: int, cases: Sequence[_Case]) -> dict[str, _Open]:
+def _open_tasks(connection: Connection, cases: Sequence[_Case]) -> dict[str, _Open]:
     """The open task of each case by its key, its row locked: settling waits until the watch is there."""
     replica = cases[0].replica
-    owner = replicas.owner_of_new(connection, replica, load)
+    owner = replicas.owner_of_new(connection, replica)
     wanted: dict[str, list[_Case]] = defaultdict(list)
     for case in cases:
         wanted[case.key].append(case)

@@ -265,18 +265,17 @@ UNEVEN = 1.25  # a replica gives new tasks away when it has a quarter more than 
 SMALL = 20  # and this many more: a handful of tasks is not worth another replica's look-up
 
 
-def owner_of_new(connection: Connection, replica: Replica, load: int) -> str | None:
+def owner_of_new(connection: Connection, replica: Replica) -> str | None:
     """Who should poll a new task: this replica, or one that is clearly less loaded; None when this one's claim is lost.
 
-    `load` is how many tasks it has now: its row may not tell yet. The claim stands until this transaction ends.
+    The claim stands until this transaction ends.
     """
     now = replica.now()
     known = connection.execute(_LOADS, {"replica": replica.id, "now": now}).one_or_none()
     if known is None or known.epoch != replica.epoch:
         return None
     stays = known.owned_tasks > LEAVING and known.expires_at > now
-    load = max(load, known.owned_tasks)
-    if known.other is None or (stays and load <= known.others_tasks * UNEVEN + SMALL):
+    if known.other is None or (stays and known.owned_tasks <= known.others_tasks * UNEVEN + SMALL):
         return replica.id
     taken = connection.execute(_STAYS, {"replica": known.other, "now": now}).first()
     return replica.id if taken is None else str(known.other)

@@ -78,7 +78,6 @@ class Store:
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
         self._unheard = 0  # writes that were done when their caller had given up
-        self.load: Callable[[], int] = lambda: 0  # how many tasks are polled here: told to whoever shares out new ones
         self.on_late_task: Callable[[TaskRow], None] = lambda _: None  # registered after its caller had given up
         writer.late = self._late
 
@@ -116,7 +115,7 @@ class Store:
     async def register_all(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
         """Register many in one commit; each has its own result, in order."""
         return await self._writer.do(
-            registering.register, registering.Registration(self.replica, self._active_limit, news, self.load())
+            registering.register, registering.Registration(self.replica, self._active_limit, news)
         )
 
     async def check_room(self, wanted: int) -> None:

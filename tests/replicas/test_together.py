@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from bridges import APP, check_all_ended, check_nothing_stuck, rows
-from crowds import Crowd, Member, crowded, owners
+from crowds import Crowd, Member, crowded, owners, until
 from databases import PostgresServer
 from receiving import SAFETY_SECONDS, accept, answer
 from worlds import World, world
@@ -142,6 +142,8 @@ async def test_one_that_joins_takes_a_share_of_new_tasks(around: World, crowd: C
     one = await crowd.join()
     await one.bridge.register_many([around.never() for _ in range(60)], around.receiver.url)
     two = await crowd.join()
+    loads = "SELECT owned_tasks FROM replicas WHERE id = :one"
+    await until(lambda: rows(around.database_url, loads, one=one.name)[0].owned_tasks == 60, "a heartbeat's load")
     new = [around.running() for _ in range(30)]
     watches = await one.bridge.register_many(new, around.receiver.url)
     found = owners(around)

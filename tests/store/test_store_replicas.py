@@ -249,14 +249,6 @@ async def test_a_task_given_to_one_that_is_taken_for_dead_at_that_moment_is_not_
     assert [row.id for row in await two.adopt(10)] == [new.task]
 
 
-async def test_how_much_a_replica_has_counts_before_its_heartbeat_tells(replicas: list[Store]) -> None:
-    one, two = replicas
-    one.load = lambda: 1_000  # taken since the last one
-    registered = await watched(one)
-    assert registered.task is None
-    assert owner_of(one, registered.task_row) == two.replica.id
-
-
 async def test_clocks_are_the_databases(replicas: list[Store]) -> None:
     one, two = replicas
     for store in replicas:
