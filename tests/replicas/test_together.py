@@ -157,6 +157,20 @@ async def test_one_that_joins_takes_a_share_of_new_tasks(around: World, crowd: C
 
 
 @pytest.mark.long
+async def test_a_burst_through_all_of_them_stays_where_it_came(around: World, crowd: Crowd) -> None:
+    """What the others have is told every few seconds: acting on it in between would send all to one."""
+    members = [await crowd.join() for _ in range(3)]
+    for _ in range(10):
+        tasks = [[around.never() for _ in range(10)] for _ in members]
+        await asyncio.gather(
+            *(one.bridge.register_many(own, around.receiver.url) for one, own in zip(members, tasks, strict=True))
+        )
+    found = Counter(owners(around).values())
+    assert min(found[one.name] for one in members) > 50, found
+    await asyncio.gather(*(one.stop() for one in members))
+
+
+@pytest.mark.long
 async def test_clocks_that_are_two_minutes_apart_change_nothing(around: World, crowd: Crowd, tmp_path: Path) -> None:
     members = []
     for seconds in (-60, 60):
