@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,9 @@ class Going:
 
     def signal(self, number: int) -> None:
         """To the shell and to what it started."""
-        if self.process.returncode is None:
-            os.killpg(self.process.pid, number)
+        with suppress(ProcessLookupError):  # it may have ended, and we not heard of it yet
+            if self.process.returncode is None:
+                os.killpg(self.process.pid, number)
 
 
 @dataclass
