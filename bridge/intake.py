@@ -93,8 +93,8 @@ class WatchIds:
         return ID_PREFIX + watch_id_text(value)
 
     def task_row(self) -> str:
-        """An id for a task's row."""
-        return f"{self._random.getrandbits(64):016x}"
+        """An id for the row of the task that was registered last; in order too, so that an index grows at its end."""
+        return f"{self._last >> _RANDOM_BITS:012x}{self._random.getrandbits(32):08x}"
 
 
 def watch_id_text(value: int) -> str:

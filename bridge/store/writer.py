@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 5
 BEGIN_WITHIN_SECONDS = 3.0  # what has not begun by then is not begun: its caller would not see the end
 # A commit costs as much as ten registrations in it. A writer that takes what waits at once gets 7 of 64 callers' to a
 # commit; one that rests after a commit of several, for twice as long as that took, gets 25, and all go faster.
-GATHER_FROM = 4
+GATHER_FROM = 12
 GATHER_TURNS = 2.0
 GATHER_AT_MOST_SECONDS = 0.025
 _SWEEP_SECONDS = 0.1
