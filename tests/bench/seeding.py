@@ -129,12 +129,12 @@ def _watch(watch_id: str, row_id: str, task_id: str, now: float, url: str = CALL
 
 
 def active_rows(tasks: Sequence[str], owner: str | None = "local") -> Iterator[tuple[str, Row]]:
-    """One watch for each task; `task id, URL` says where its callback goes."""
+    """One watch for each task, which was seen to run; `task id, URL` says where its callback goes."""
     now = time.time()
     for number, given in enumerate(tasks):
         task_id, _, url = given.partition(" ")
         row_id = f"a{number:015x}"
-        yield _task(row_id, task_id, now, owner=owner)
+        yield _task(row_id, task_id, now, owner=owner, status="in_progress", polls=1)
         yield _watch(_watch_id(number, "a"), row_id, task_id, now, url or CALLBACK)
 
 
