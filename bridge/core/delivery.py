@@ -34,6 +34,11 @@ class Dead:
 Verdict: TypeAlias = Delivered | RetryAt | Dead
 
 
+def after_retry_asked(verdict: Verdict, now: float) -> Verdict:
+    """What a verdict comes to when a retry was asked for while its attempt was under way: a failure is due now."""
+    return verdict if isinstance(verdict, Delivered) else RetryAt(now, verdict.error)
+
+
 def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, jitter: float) -> Verdict:
     """Decide what the answer to the `attempts`-th attempt of a round (1 is the first) means for its delivery."""
     match answer:

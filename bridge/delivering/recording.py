@@ -22,7 +22,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries of what the store
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """An attempt that is over and has to be written; times are Unix seconds."""
+    """An attempt that is over and has to be written; times are Unix seconds.
+
+    `asked_again`: a retry was asked for while it was under way, and has changed the verdict.
+    """
 
     held: Held
     host: Host
@@ -30,12 +33,17 @@ class Record:
     verdict: Verdict
     at: float
     host_changed: bool
+    asked_again: bool = False
 
     def tried(self) -> Tried:
         """The record as the store takes it, under the newest claim and with the host's newest count."""
         owed = self.held.owed
         failures = self.host.failures if self.host_changed else None
-        return Tried(owed.id, owed.lease, self.attempt, self.verdict, owed.host, self.at, failures)
+        return Tried(
+            *(owed.id, owed.lease, self.attempt, self.verdict, owed.host, self.at),
+            host_failures=failures,
+            round_attempts=owed.round_attempts,
+        )
 
 
 class Recorder:
@@ -130,12 +138,13 @@ class Recorder:
         while lease != record.held.owed.lease:
             lease = record.held.owed.lease
             try:
-                await self._store.record_attempt(record.tried())
+                verdict = await self._store.record_attempt(record.tried())
             except LostClaim:
                 continue  # a newer claim of ours may have come meanwhile
             except StoreUnavailable as error:
                 self._refused[delivery_id] = record
                 return error
+            record.asked_again, record.verdict = verdict != record.verdict, verdict
             del self._unwritten[delivery_id]
             self._heal()
             self._written(record)

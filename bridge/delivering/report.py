@@ -55,6 +55,9 @@ class Report:
             case Dead(error=error):
                 means = "given up and kept: it is sent again on request"
                 _log.event("dead", level=logging.WARNING, **_fields(record, error), means=means)
+            case RetryAt(at=at, error=error) if record.asked_again:
+                means = "a retry was asked for while it was under way: it is sent again now"
+                _log.event("attempt", **_fields(record, error), next_attempt_at=rfc3339(at), means=means)
             case RetryAt():
                 pass  # its attempt's line says when
 

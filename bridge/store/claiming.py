@@ -3,14 +3,14 @@
 import logging
 import secrets as randomness
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Executable, Row, Select, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from bridge.core.delivery import Dead, Delivered, RetryAt
+from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_asked
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
 from bridge.core.model import Event, EventType, OwedDelivery
 from bridge.store import replicas
@@ -174,16 +174,18 @@ def release(connection: Connection, works: Sequence[Releasing]) -> Sequence[Noth
 # A claim by one name: PostgreSQL plans 512 pairs as so many alternatives, and takes 21 ms for them instead of 11.
 _CLAIM_NAME = outbox.c.id + outbox.c.lease
 _STANDING = (
-    select(_CLAIM_NAME)
+    select(outbox.c.id)
     .where(outbox.c.id.in_(bindparam("those", expanding=True)), _CLAIM_NAME.in_(bindparam("claims", expanding=True)))
-    .order_by(outbox.c.id)
+    .order_by(outbox.c.id)  # the order that everybody keeps
     .with_for_update()
 )
-_DONE = (  # the subquery locks in the order that everybody keeps
-    delete(outbox)
-    .where(outbox.c.id.in_(_STANDING.with_only_columns(outbox.c.id, maintain_column_froms=True)))
-    .returning(_CLAIM_NAME)
+# Both rows locked: else the second could be one that a retry, which this waited for, has changed.
+_ROUNDS = (
+    _STANDING.with_only_columns(_CLAIM_NAME.label("claim"), deliveries.c.round_attempts)
+    .join_from(outbox, deliveries, deliveries.c.id == outbox.c.id)
+    .with_for_update(of=[outbox, deliveries])
 )
+_DONE = delete(outbox).where(outbox.c.id.in_(_STANDING)).returning(_CLAIM_NAME)
 _WRITE_ATTEMPTS = inserting(attempts, ("delivery_id", "started_at", "duration_seconds", "status_code", "error", "body"))
 _STEP = updating(
     deliveries,
@@ -205,43 +207,55 @@ _LOCK_HOSTS = (
 _HOST_WELL = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
 
 
-def record_attempts(connection: Connection, works: Sequence[Tried]) -> Sequence[Nothing | BridgeError]:
-    """Write each attempt and its delivery's next step, where the claim still stands."""
+def record_attempts(connection: Connection, works: Sequence[Tried]) -> Sequence[Verdict | BridgeError]:
+    """Write each attempt and its delivery's next step, where the claim still stands; the verdict that was written."""
     firsts: dict[str, Tried] = {}  # a claim is good for one attempt
     for work in works:
         firsts.setdefault(work.delivery_id + work.lease, work)
+    given = {claim: id(work) for claim, work in firsts.items()}
     held = _end_claims(connection, firsts)
     standing = [work for claim, work in firsts.items() if claim in held]
     if standing:
         _WRITE_ATTEMPTS.execute(connection, [_attempt_row(work) for work in standing])
         _STEP.execute(connection, [_step(work) for work in standing])
     _write_hosts(connection, works)
-    recorded = {id(work) for work in standing}
-    return [None if id(work) in recorded else _lost() for work in works]
+    written = {given[claim]: work.verdict for claim, work in firsts.items() if claim in held}
+    return [written.get(id(work)) or _lost() for work in works]
 
 
 def _lost() -> LostClaim:
     return LostClaim("the delivery is claimed anew, or no longer owed")
 
 
-def _end_claims(connection: Connection, works: Mapping[str, Tried]) -> set[str]:
-    """Take what is done out of the outbox, put off what is to be sent again; the claims that stood."""
+def _end_claims(connection: Connection, works: dict[str, Tried]) -> set[str]:
+    """Take what is done out of the outbox, put off what is to be sent again; the claims that stood.
+
+    What failed while a retry was asked for gets the verdict that this means.
+    """
+    if all(isinstance(work.verdict, Delivered) or _gives_up_at_once(work) for work in works.values()):
+        return set(connection.execute(_DONE, _claims(works)).scalars())
+    held: set[str] = set()
+    for claim, attempts_now in connection.execute(_ROUNDS, _claims(works)):
+        held.add(claim)
+        if attempts_now < works[claim].round_attempts:
+            work = works[claim]
+            works[claim] = replace(work, verdict=after_retry_asked(work.verdict, work.at))
     again = {claim: work.verdict.at for claim, work in works.items() if isinstance(work.verdict, RetryAt)}
-    if not again:
-        return _named(connection, _DONE, works)
-    held = _named(connection, _STANDING, works)
     later = [
         (works[claim].delivery_id, at, works[claim].at, None, None) for claim, at in again.items() if claim in held
     ]
     _LATER.execute(connection, later)
     if done := {claim: works[claim] for claim in held - again.keys()}:
-        _named(connection, _DONE, done)
+        connection.execute(_DONE, _claims(done))
     return held
 
 
-def _named(connection: Connection, statement: Executable, works: Mapping[str, Tried]) -> set[str]:
-    those = sorted({work.delivery_id for work in works.values()})
-    return set(connection.execute(statement, {"those": those, "claims": sorted(works)}).scalars())
+def _gives_up_at_once(work: Tried) -> bool:
+    return isinstance(work.verdict, Dead) and not work.round_attempts
+
+
+def _claims(works: Mapping[str, Tried]) -> dict[str, list[str]]:
+    return {"those": sorted({work.delivery_id for work in works.values()}), "claims": sorted(works)}
 
 
 def _attempt_row(work: Tried) -> tuple[Any, ...]:
@@ -311,7 +325,7 @@ _due_again = insert(outbox)
 _DUE_AGAIN = _due_again.on_conflict_do_update(
     index_elements=["id"],
     set_={"due_at": _due_again.excluded.due_at, "set_at": _due_again.excluded.set_at},
-    where=outbox.c.lease.is_(None),  # one that is under way now counts as the retry; its schedule begins anew
+    where=outbox.c.lease.is_(None),  # one that is under way is the retry, unless it fails: see after_retry_asked
 )
 
 

@@ -157,7 +157,10 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One attempt and what it came to. `host_failures` is written when given: the host's failures in a row now."""
+    """One attempt and what it came to. `host_failures` is written when given: the host's failures in a row now.
+
+    `round_attempts` is the claim's: the delivery has fewer by now when a retry was asked for meanwhile.
+    """
 
     delivery_id: str
     lease: str
@@ -166,6 +169,7 @@ class Tried:
     host: str
     at: float
     host_failures: int | None = None
+    round_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

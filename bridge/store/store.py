@@ -14,6 +14,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.core.model import Attempt, OwedDelivery
 from bridge.store import (
@@ -195,9 +196,13 @@ class Store:
         """Give claimed deliveries back, due at once; claims that are lost are passed over."""
         await self._writer.do(claiming.release, claiming.Releasing(owed, self.now()))
 
-    async def record_attempt(self, tried: Tried) -> None:
-        """Write an attempt and the delivery's next step. Raises LostClaim when the claim is another's now."""
-        await self._writer.do(claiming.record_attempts, tried)
+    async def record_attempt(self, tried: Tried) -> Verdict:
+        """Write an attempt and the delivery's next step; the verdict that was written.
+
+        It is another than the given one when a retry was asked for meanwhile. Raises LostClaim when the claim is
+        another's now.
+        """
+        return await self._writer.do(claiming.record_attempts, tried)
 
     async def hosts(self) -> HostFailures:
         """The hosts that failed lately, with how often in a row."""

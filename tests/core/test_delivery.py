@@ -10,6 +10,7 @@ from bridge.core.delivery import (
     Delivered,
     RetryAt,
     Verdict,
+    after_retry_asked,
     attempts_at_a_time,
     host_failures_after,
     on_answer,
@@ -35,6 +36,13 @@ def test_any_2xx_is_success(status: int) -> None:
 def test_410_and_a_refused_target_end_it_at_once() -> None:
     assert verdict(Answered(410)) == Dead(Problem("gone", "the receiver answered 410 Gone"))
     assert verdict(Refused("127.0.0.1 is loopback")) == Dead(Problem("callback_refused", "127.0.0.1 is loopback"))
+
+
+def test_what_failed_while_a_retry_was_asked_for_is_due_now() -> None:
+    trouble = Problem("http_500", "the receiver answered 500")
+    assert after_retry_asked(Delivered(), NOW) == Delivered()
+    assert after_retry_asked(Dead(trouble), NOW) == RetryAt(NOW, trouble)
+    assert after_retry_asked(RetryAt(NOW + 86_400, trouble), NOW) == RetryAt(NOW, trouble)
 
 
 @pytest.mark.parametrize(

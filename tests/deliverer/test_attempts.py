@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import standardwebhooks
 import svix
+from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from delivery_stage import SECRET, Receiver, Stage, hang, ok, stages, status
 
@@ -232,6 +233,28 @@ async def test_what_is_sent_again_on_request_is_no_first_attempt_and_goes_on_cou
     text = stage.metrics.render().decode()
     assert "amux_bridge_settle_to_first_attempt_seconds_count 1.0" in text
     assert "amux_bridge_settle_to_delivered_seconds_count 1.0" in text
+
+
+async def test_a_retry_asked_for_during_the_last_attempt_is_made_all_the_same(stage: Stage) -> None:
+    async def held_then_500(receiver: Receiver) -> web.Response:
+        await receiver.released.wait()
+        return web.Response(status=500)
+
+    receiver = await stage.receiver(status(500), held_then_500, ok)
+    deliverer = await stage.deliverer(policy=RetryPolicy(delays=(0,)))
+    [owed] = await stage.owed(receiver.url)
+    deliverer.hand_over([owed])
+    await stage.until(lambda: len(receiver.calls) == 2)
+    await stage.store.retry(owed.id, None)
+    receiver.released.set()
+    [view] = await stage.recorded(owed, times=3)
+    assert (view.state, view.attempts) == (DeliveryState.DELIVERED, 3)
+    assert stage.told.of("dead") == []
+    [_, asked] = stage.told.of("attempt")
+    assert (asked["attempt"], asked["means"]) == (
+        2,
+        "a retry was asked for while it was under way: it is sent again now",
+    )
 
 
 async def test_a_status_event_is_no_settlement(stage: Stage) -> None:

@@ -197,7 +197,7 @@ def tried(  # an attempt's parts
     now = store.now() if at is None else at
     good = isinstance(verdict, Delivered)
     attempt = Attempt(now - 0.25, 0.25, 204 if good else 500, None if good else TROUBLE, None if good else "oops")
-    return Tried(one.id, one.lease, attempt, verdict, one.host, now, host_failures)
+    return Tried(one.id, one.lease, attempt, verdict, one.host, now, host_failures, one.round_attempts)
 
 
 def retry_at(at: float) -> Verdict:

@@ -21,6 +21,7 @@ from acts import (
     watched,
 )
 
+from bridge.core.delivery import Verdict
 from bridge.core.errors import LostClaim, NotFound
 from bridge.core.model import DeliveryState
 from bridge.store import claiming
@@ -78,7 +79,7 @@ async def test_one_claim_is_good_for_one_attempt(store: Store) -> None:
     results = await asyncio.gather(
         *(store.record_attempt(tried(store, one, retry_at(store.now()))) for _ in range(3)), return_exceptions=True
     )
-    assert sorted(type(result).__name__ for result in results) == ["LostClaim", "LostClaim", "NoneType"]
+    assert sorted(type(result).__name__ for result in results) == ["LostClaim", "LostClaim", "RetryAt"]
     assert one_row(store, "SELECT count(*) FROM attempts") == 1
 
 
@@ -86,9 +87,10 @@ async def test_many_attempts_in_one_commit_each_have_their_own_verdict(store: St
     ones = [await owed(store) for _ in range(6)]
     at = store.now() + MINUTE
     verdicts = [DELIVERED, retry_at(at), DEAD] * 2
-    await asyncio.gather(
+    written = await asyncio.gather(
         *(store.record_attempt(tried(store, one, verdict)) for one, verdict in zip(ones, verdicts, strict=True))
     )
+    assert written == verdicts
     states = [(await store.delivery(one.id, None))[0].state for one in ones]
     assert states == ["delivered", "pending", "dead"] * 2
     assert {row.id for row in rows(store, "SELECT id FROM outbox")} == {ones[1].id, ones[4].id}
@@ -101,7 +103,7 @@ async def test_a_lost_claim_among_others_fails_alone(store: Store) -> None:
         store.record_attempt(tried(store, bad)), store.record_attempt(tried(store, good)), return_exceptions=True
     )
     assert isinstance(results[0], LostClaim)
-    assert results[1] is None
+    assert results[1] == DELIVERED
     assert (await store.delivery(bad.id, None))[0].state is DeliveryState.PENDING
 
 
@@ -155,6 +157,19 @@ async def test_what_is_under_way_is_not_sent_twice_at_once(store: Store) -> None
     assert await store.claim({HOST: 1}, MINUTE) == []
     await store.record_attempt(tried(store, one))
     assert (await store.delivery(one.id, None))[0].state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("verdict", [DEAD, retry_at(5e9)])
+async def test_a_retry_asked_for_while_an_attempt_fails_is_owed_still(store: Store, verdict: Verdict) -> None:
+    """Whatever the old schedule says: that it is used up, or that the next attempt is hours away."""
+    first = await owed(store)
+    await store.record_attempt(tried(store, first, retry_at(store.now() - 1)))
+    [one] = await store.claim({HOST: 1}, MINUTE)
+    await store.retry(one.id, "app")
+    now = store.now()
+    assert await store.record_attempt(tried(store, one, verdict, at=now)) == retry_at(now)
+    [again] = await store.claim({HOST: 1}, MINUTE)
+    assert (again.id, again.attempts, again.round_attempts) == (one.id, 2, 1)
 
 
 async def test_dead_ones_are_found_by_time_host_and_app(store: Store) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from acts import (
     ALL_EVENTS,
+    DELIVERED,
     HOST,
     again,
     change,
@@ -123,7 +124,7 @@ async def test_what_is_delivered_while_its_watch_ends_is_not_called_superseded(r
     await two.release((await sighted(one, registered)).owed)  # due by the clock of who claims it
     [claimed] = await two.claim({HOST: 1}, MINUTE)
     with held(two) as connection:
-        assert claiming.record_attempts(connection, [tried(two, claimed)]) == [None]
+        assert claiming.record_attempts(connection, [tried(two, claimed)]) == [DELIVERED]
         ending = asyncio.create_task(settled(one, registered))
         await until_blocked(connection, ending)
     await ending

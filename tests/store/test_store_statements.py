@@ -88,7 +88,7 @@ async def test_an_attempt_that_failed_takes_as_few(store: Store, logged: Logged)
     [again] = await store.claim({end.host: 1}, 60.0)
     logged()
     await store.record_attempt(tried(store, again, DEAD))
-    assert logged() == ["BEGIN", "DELETE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
+    assert logged() == ["BEGIN", "SELECT outbox", "DELETE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
 
 
 async def test_a_heartbeat_is_one_row_however_many_tasks_it_keeps(store: Store, logged: Logged) -> None:
