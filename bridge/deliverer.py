@@ -57,12 +57,9 @@ class Deliverer:
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = randomness.random,
     ) -> None:
-        self._store = store
-        self._policy = policy
-        self._announce = announce
-        self._may_send = may_send
-        self._clock = clock
-        self._random = random
+        self._store, self._policy = store, policy
+        self._announce, self._may_send = announce, may_send
+        self._clock, self._random = clock, random
         self._needs = attempt_seconds + RECORD_SECONDS
         self._lease_seconds = attempt_seconds + LEASE_MARGIN
         self._hosts = Hosts(concurrency, per_host)

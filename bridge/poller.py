@@ -61,14 +61,11 @@ class Poller:
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = randomness.random,
     ) -> None:
-        self._store = store
-        self._client = client
-        self._policy = policy
+        self._store, self._client, self._policy = store, client, policy
         self._configured_key = configured_key
         self._count = metrics.polls.count
-        self._clock = clock
+        self._clock, self._random = clock, random
         self._began = clock()
-        self._random = random
         self._clocks = Clocks(clock, store.now)
         self._tasks: dict[str, PolledTask] = {}
         self._signs = Signs(metrics)
