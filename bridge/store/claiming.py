@@ -353,6 +353,10 @@ def _make_due(connection: Connection, found: dict[str, str], now: float) -> None
     connection.execute(_PENDING_AGAIN, {"those": those, "now": now})
 
 
+# Not the bare column: SQLite would go through the key of every delivery there is for the few that are dead.
+_ID = func.coalesce(deliveries.c.id, "")
+
+
 def count_dead(connection: Connection, wanted: DeadFilter) -> int:
     """How many a filter finds."""
     count: int = connection.execute(_dead(wanted, func.count())).scalar_one()
@@ -365,8 +369,8 @@ def retry_dead(connection: Connection, works: Sequence[RetryingMany]) -> Sequenc
 
 
 def _retried(connection: Connection, work: RetryingMany) -> list[str]:
-    wanted = _dead(work.wanted, deliveries.c.id, watches.c.host).where(deliveries.c.id > work.after)
-    first = wanted.order_by(deliveries.c.id).limit(RETRIED_AT_ONCE)
+    wanted = _dead(work.wanted, deliveries.c.id, watches.c.host).where(work.after < _ID)
+    first = wanted.order_by(_ID).limit(RETRIED_AT_ONCE)
     locked = first.with_for_update(read=True, key_share=True, of=watches)
     found = {row.id: row.host for row in connection.execute(locked)}
     _make_due(connection, found, work.now)
