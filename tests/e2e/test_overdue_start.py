@@ -92,7 +92,10 @@ async def after_a_night(database_url: str, count: int) -> None:
             process.no_faults()
         assert polls.most <= POLLS_AT_A_TIME
         assert posts.most <= POSTS_AT_A_TIME
-        assert set(amux.polls.values()) == {1}
+        # Once each; on a machine that stands still for seconds one whose answer came too late is asked about again.
+        again = {task: polled for task, polled in amux.polls.items() if polled > 1}
+        assert len(again) <= count // 1_000, again
+        assert len(amux.polls) == count
         assert len(receiver.arrived) == count
         for number, watch in enumerate(watches):
             assert receiver.terminal(watch)["type"] == ("video.completed" if number % 2 else "video.timed_out")
