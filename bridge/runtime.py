@@ -308,7 +308,8 @@ class Runtime:
         clockwork = Clockwork(self._clock_stepped)
         clockwork.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
         clockwork.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
-        clockwork.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines)
+        # At once: what is overdue at a start is to be known before its first poll, which is then its last as well.
+        clockwork.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
         clockwork.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
         clockwork.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
         clockwork.every(LOOKOUT_SECONDS, "lookout", self._make_lookout().look, at_once=True)
