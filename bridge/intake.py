@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,6 +15,7 @@ from bridge.core.errors import BridgeError, InvalidRequest, NotFound
 from bridge.core.model import EventType, Watch
 from bridge.core.registration import compact, options_text, wanted_events
 from bridge.core.targets import Target
+from bridge.gathering import Gathered
 from bridge.store.records import (
     CONFIGURED,
     Idempotency,
@@ -31,6 +33,7 @@ from bridge.telemetry import Metrics, get_logger, without_query
 Result = TypeVar("Result")
 AddTask: TypeAlias = Callable[[TaskRow, str | None], None]
 Announce: TypeAlias = Callable[[Sequence[str]], None]
+RegisterAll: TypeAlias = Callable[[Sequence[NewWatch]], Awaitable[Sequence[Registered | BridgeError]]]
 
 ID_PREFIX = "wat_"
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -55,6 +58,16 @@ class Wanted:
     secret: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked for, its target once that was judged, and who asks."""
+
+    wanted: Wanted
+    target: Target
+    app: str
+    beyond_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +146,7 @@ class Intake:
         self._configured_key = configured_key
         self.timeouts = timeouts
         self._ids = WatchIds()
+        self._gathered = Gathered(partial(self._take_in, store.register_each), self._begin)
         self._running: set[asyncio.Task[Any]] = set()
 
     async def register(self, wanted: Wanted, app: str) -> Taken:
@@ -150,7 +164,8 @@ class Intake:
         for number, target in zip(unknown, found, strict=True):
             targets[number] = target
         good = [(one, target) for one, target in zip(wanted, targets, strict=True) if isinstance(target, Target)]
-        taken = iter(await self._to_its_end(self._store_all(good, app)) if good else ())
+        asked = [_Asked(one, target, app) for one, target in good]
+        taken = iter(await self._to_its_end(self._take_in(self._store.register_all, asked)) if asked else ())
         return [target if isinstance(target, BridgeError) else next(taken) for target in targets]
 
     async def judge(self, wanted: Wanted) -> Target:
@@ -180,10 +195,13 @@ class Intake:
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do it even if the caller leaves: a watch that is stored must be polled as well."""
+        return await asyncio.shield(self._begin(work))
+
+    def _begin(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def _cancel(self, watch_id: str, app: str | None) -> WatchView:
         view = await self._store.cancel(watch_id, app)
@@ -194,7 +212,7 @@ class Intake:
         return view
 
     async def _register(self, wanted: Wanted, target: Target, app: str, *, beyond_limit: bool = False) -> Taken:
-        [taken] = await self._to_its_end(self._store_all([(wanted, target)], app, beyond_limit=beyond_limit))
+        taken = await self._gathered.do(_Asked(wanted, target, app, beyond_limit))
         if isinstance(taken, BridgeError):
             raise taken
         return taken
@@ -221,31 +239,28 @@ class Intake:
         except BridgeError as error:
             return error
 
-    async def _store_all(
-        self, good: Sequence[tuple[Wanted, Target]], app: str, *, beyond_limit: bool = False
-    ) -> Sequence[Taken | BridgeError]:
+    async def _take_in(self, register: RegisterAll, asked: Sequence[_Asked]) -> Sequence[Taken | BridgeError]:
         now = self._store.now()
-        news = [self._new_watch(wanted, target, app, now) for wanted, target in good]
-        if beyond_limit:
-            news = [replace(new, beyond_limit=True) for new in news]
-        found = await self._store.register_all(news)
+        news = [self._new_watch(one, now) for one in asked]
+        found = await register(news)
         # All are handed over before any is looked at again: what is stored must be polled, whatever comes then.
-        for new, (wanted, _), result in zip(news, good, found, strict=True):
+        for new, one, result in zip(news, asked, found, strict=True):
             if isinstance(result, Registered):
-                self._hand_over(new, wanted, result)
+                self._hand_over(new, one.wanted, result)
         return [
             result if isinstance(result, BridgeError) else await self._taken(new, result)
             for new, result in zip(news, found, strict=True)
         ]
 
-    def _new_watch(self, wanted: Wanted, target: Target, app: str, now: float) -> NewWatch:
+    def _new_watch(self, asked: _Asked, now: float) -> NewWatch:
+        wanted = asked.wanted
         watch_id = self._ids.next(now)
         seconds = self.timeouts.default if wanted.timeout_seconds is None else float(wanted.timeout_seconds)
         events = wanted_events(wanted.events)
         credential = self._credential(wanted)
         watch = Watch(
             id=watch_id,
-            app=app,
+            app=asked.app,
             task_id=wanted.task_id,
             callback_url=wanted.callback_url,
             events=events,
@@ -261,9 +276,10 @@ class Intake:
             credential=credential,
             task=self._ids.task_row(),
             options=self._store.sealer.fingerprint("options", options),
-            host=target.host_key,
+            host=asked.target.host_key,
             sealed=self._sealed(watch_id, wanted),
             idempotency=wanted.idempotency,
+            beyond_limit=asked.beyond_limit,
         )
 
     def _credential(self, wanted: Wanted) -> str:

@@ -119,6 +119,12 @@ class Store:
             registering.register, registering.Registration(self.replica, self._active_limit, news)
         )
 
+    async def register_each(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
+        """Register watches of callers who have nothing to do with each other: none fails for another's sake."""
+        works = [registering.Registration(self.replica, self._active_limit, (new,)) for new in news]
+        results = await self._writer.do_all(registering.register, works)
+        return [result if isinstance(result, BridgeError) else result[0] for result in results]
+
     async def check_room(self, wanted: int) -> None:
         """See that the store can be written and that so many more watches fit. Raises TooManyWatches."""
         await self.probe()

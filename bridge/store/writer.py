@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
@@ -41,19 +42,22 @@ _log = get_logger("store")
 
 
 class _Work(Generic[Given, Result]):
-    """One caller's unit, its place to put the result, and until when it may begin."""
+    """One caller's work: what its unit is given, the results in the same order, and until when it may begin."""
 
-    __slots__ = ("begins_before", "future", "given", "result", "started", "unit")
+    __slots__ = ("begins_before", "future", "given", "results", "unit")
 
     def __init__(
-        self, unit: Unit[Given, Result], given: Given, future: "asyncio.Future[Result]", begins_before: float
+        self,
+        unit: Unit[Given, Result],
+        given: Sequence[Given],
+        future: "asyncio.Future[Sequence[Result | BridgeError]]",
+        begins_before: float,
     ) -> None:
         self.unit = unit
         self.given = given
         self.future = future
         self.begins_before = begins_before
-        self.started = False
-        self.result: Result | Exception = StoreUnavailable("the database was too busy")
+        self.results: Sequence[Result | BridgeError] | BridgeError = StoreUnavailable("the database was too busy")
 
 
 class GroupWriter:
@@ -77,6 +81,16 @@ class GroupWriter:
         A caller that was told StoreUnavailable because time ran out may find its work done later: `late` is then
         called with the result, on the caller's loop.
         """
+        [result] = await self.do_all(unit, [given])
+        if isinstance(result, BridgeError):
+            raise result
+        return result
+
+    async def do_all(self, unit: Unit[Given, Result], given: Sequence[Given]) -> Sequence[Result | BridgeError]:
+        """Have a unit done for several, in one transaction unless one of them spoils it; a result for each in order.
+
+        Raises StoreUnavailable as `do` does, for them all.
+        """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         work = _Work(unit, given, loop.create_future(), now + BEGIN_WITHIN_SECONDS)
@@ -86,8 +100,8 @@ class GroupWriter:
             self._waiting.append(work)
             self._wake.notify()
         self._patience.give(work.future, now + PATIENCE_SECONDS)
-        result: Result = await work.future
-        return result
+        results: Sequence[Result | BridgeError] = await work.future
+        return results
 
     def close(self) -> None:
         """Finish what waits and end the thread."""
@@ -104,7 +118,7 @@ class GroupWriter:
             for name in {work.unit.__name__ for work in batch}:
                 self._metrics.store_seconds.labels(name).observe(seconds)
             self._answer(batch)
-            if len(batch) >= GATHER_FROM and not self._closing:
+            if sum(len(work.given) for work in batch) >= GATHER_FROM and not self._closing:
                 time.sleep(min(GATHER_TURNS * seconds, GATHER_AT_MOST_SECONDS))
 
     def _next_batch(self) -> list[_Work[Any, Any]]:
@@ -130,13 +144,22 @@ class GroupWriter:
             if isinstance(error, DBAPIError) and not isinstance(error, _ROW_TROUBLE):
                 self.doubts += 1
                 _fail(batch, error)
-                return
-            if len(batch) == 1:
-                _log.event("write_failed", level=40, trace=error, unit=batch[0].unit.__name__)
-                batch[0].result = StoreUnavailable(f"the write failed: {type(error).__name__}")
-                return
-            for work in batch:
-                self._do_together([work])
+            elif len(batch) > 1:
+                for work in batch:
+                    self._do_together([work])
+            else:
+                self._do_one_by_one(batch[0], error)
+
+    def _do_one_by_one(self, work: _Work[Any, Any], error: Exception) -> None:
+        """Do each of a work's parts by itself, for together they failed."""
+        if len(work.given) == 1:
+            _log.event("write_failed", level=40, trace=error, unit=work.unit.__name__)
+            work.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]
+            return
+        parts = [_Work(work.unit, [given], work.future, work.begins_before) for given in work.given]
+        for part in parts:
+            self._do_together([part])
+        work.results = [part.results if isinstance(part.results, BridgeError) else part.results[0] for part in parts]
 
     def _answer(self, batch: list[_Work[Any, Any]]) -> None:
         """Hand the results over to the callers' loops, one call for each loop."""
@@ -151,14 +174,15 @@ class GroupWriter:
 
     def _resolve(self, works: list[_Work[Any, Any]]) -> None:
         for work in works:
-            failed = isinstance(work.result, Exception)
+            results = work.results
             if work.future.done():
-                if not failed:
-                    self.late(work.result)
-            elif isinstance(work.result, Exception):
-                work.future.set_exception(work.result)
+                for result in () if isinstance(results, BridgeError) else results:
+                    if not isinstance(result, BridgeError):
+                        self.late(result)
+            elif isinstance(results, BridgeError):
+                work.future.set_exception(results)
             else:
-                work.future.set_result(work.result)
+                work.future.set_result(results)
 
 
 class _Patience:
@@ -195,11 +219,11 @@ def _run_kinds(connection: Connection, batch: list[_Work[Any, Any]]) -> None:
     for work in batch:
         kinds.setdefault(work.unit, []).append(work)
     for unit, works in kinds.items():
-        results = unit(connection, [work.given for work in works])
-        for work, result in zip(works, results, strict=True):
-            work.result = result
+        results = iter(unit(connection, list(chain.from_iterable(work.given for work in works))))
+        for work in works:
+            work.results = list(islice(results, len(work.given)))
 
 
 def _fail(batch: list[_Work[Any, Any]], error: DBAPIError) -> None:
     for work in batch:
-        work.result = StoreUnavailable(f"the database refuses: {reason_of(error)}")
+        work.results = StoreUnavailable(f"the database refuses: {reason_of(error)}")

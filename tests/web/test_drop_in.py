@@ -289,7 +289,7 @@ async def test_a_broken_body_is_the_caller_s_fault(bridge: Bridge, sandbox: Sand
 
 
 async def test_a_store_that_comes_back_has_the_watch(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    register, fails = bridge.store.register_all, [True, True]
+    register, fails = bridge.store.register_each, [True, True]
 
     async def sometimes(news: Any) -> Any:
         if fails:
@@ -297,7 +297,7 @@ async def test_a_store_that_comes_back_has_the_watch(bridge: Bridge, monkeypatch
             raise StoreUnavailable("the database does not answer")
         return await register(news)
 
-    monkeypatch.setattr(bridge.store, "register_all", sometimes)
+    monkeypatch.setattr(bridge.store, "register_each", sometimes)
     answer = await create(bridge, **CALLBACK)
     assert [watch["id"] for watch in await watches(bridge)] == [answer.headers["X-Watch-Id"]]
 
@@ -308,7 +308,7 @@ async def test_a_watch_that_cannot_be_stored_is_told(
     async def never(_: Any) -> Any:
         raise StoreUnavailable("the database does not answer")
 
-    monkeypatch.setattr(bridge.store, "register_all", never)
+    monkeypatch.setattr(bridge.store, "register_each", never)
     answer = await create(bridge, **CALLBACK)
     assert answer.status == 200
     assert answer.json["id"]
