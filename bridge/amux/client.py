@@ -26,7 +26,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from bridge.amux.deadlines import Deadlines
 from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_WORD
 from bridge.amux.wire import observe
 from bridge.core.errors import BridgeError
@@ -34,6 +33,7 @@ from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, Se
 from bridge.core.retry_after import retry_after_seconds
 from bridge.telemetry import get_logger, redact
 from bridge.telemetry.redaction import SHORTEST_SECRET
+from bridge.time_limits import TimeLimits
 
 MAX_BODY_BYTES = 1 << 20  # a record is some kilobytes; amux passes on what vendors say, and that has no bound
 KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of what proxies usually keep
@@ -78,7 +78,7 @@ class AmuxClient:
         self._tasks_path = f"{given.raw_path.rstrip('/')}/v1/video/generations/"
         self._timeout_seconds = timeout_seconds
         self._wall_clock = wall_clock
-        self._deadlines = Deadlines(timeout_seconds, clock)
+        self._limits = TimeLimits(timeout_seconds, clock)
         self._headers = lru_cache(_KEPT_KEYS)(_poll_headers)  # its own, so that keys are forgotten with the client
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=ssl_context or True, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
@@ -102,7 +102,7 @@ class AmuxClient:
         # A third of what a URL read from text costs: tasks are many, and yarl remembers 128 texts.
         url = self._origin.with_path(self._tasks_path + _in_path(task_id), encoded=True)
         try:
-            with self._deadlines.limit():
+            with self._limits.limit():
                 response = await self._session.request(METH_GET, url, headers=headers, allow_redirects=False)
                 body = await _body(response)
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
@@ -148,7 +148,7 @@ class AmuxClient:
 
     async def close(self) -> None:
         """Close every connection, and forget the keys."""
-        self._deadlines.close()
+        self._limits.close()
         self._headers.cache_clear()
         await self._session.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import aiohttp
@@ -24,6 +24,7 @@ from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import Answer, Answered, Refused, Unanswered
 from bridge.core.retry_after import retry_after_seconds
 from bridge.core.targets import Address, Target, bracketed
+from bridge.time_limits import TimeLimits
 
 MAX_ANSWER_BYTES = 16 * 1024  # read at most, to keep the connection; beyond it the connection is dropped
 KEPT_BODY_BYTES = 4 * 1024  # what an attempt's log shows
@@ -68,6 +69,7 @@ class Sender:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._wall_clock = wall_clock
+        self._limits = TimeLimits(timeout_seconds, asyncio.get_running_loop().time)
         self._kept = _session(self._open_socket, user_agent, ssl_context, keep=True)
         self._single = _session(self._open_socket, user_agent, ssl_context, keep=False)
 
@@ -85,6 +87,7 @@ class Sender:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._limits.close()
         await self._kept.close()
         await self._single.close()
 
@@ -95,7 +98,7 @@ class Sender:
         except (TargetRefused, InvalidRequest) as refused:
             return Refused(str(refused))
         try:
-            async with asyncio.timeout_at(deadline):
+            with self._limits.limit():
                 addresses = await self._guard.addresses(target)
                 response = await self._first_response(target, addresses, headers, body, deadline)
         except (NameUnresolved, TargetRefused) as error:
@@ -138,7 +141,7 @@ class Sender:
 
         That may send twice what a receiver took before it hung up: at-least-once allows it.
         """
-        url = URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
+        url = _url(target, address)
         # The pool's key is this URL's host and the server name: a kept connection leads to the judged address.
         server_name = target.host if target.https and target.address is None else None
         post = partial(
@@ -175,6 +178,12 @@ class Sender:
     def _open_socket(self, addr_info: AddrInfoType) -> socket.socket:
         _opened.set(True)
         return self._guard.open_socket(addr_info)
+
+
+@lru_cache(maxsize=1024)  # pure; an app's callbacks go to few URLs, and each retry to the same
+def _url(target: Target, address: Address) -> URL:
+    """What to ask for, by the judged address instead of the name."""
+    return URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
 
 
 def _come_already(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:

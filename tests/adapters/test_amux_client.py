@@ -365,10 +365,12 @@ async def test_cancelling_a_poll_is_no_observation(server: Starting, asking: Ask
 
 async def test_the_limit_runs_by_the_clock_that_was_given(server: Starting, asking: Asking) -> None:
     got, now = await server(silence), [100.0]
-    client = asking(got.url, timeout_seconds=3600.0, clock=lambda: now[0])
+    client = asking(got.url, timeout_seconds=0.1, clock=lambda: now[0])
     polling = asyncio.ensure_future(client.poll("task_1", KEY))
     await got.asked.wait()
-    now[0] += 3600
+    _, unfinished = await asyncio.wait([polling], timeout=0.2)
+    assert unfinished  # the clock stands
+    now[0] += 0.1
     assert code_of(await asyncio.wait_for(polling, 5), got) == "timeout"
 
 

@@ -5,19 +5,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-LATEST_SECONDS = 0.25  # how late a limit may come; of the default 10 s nobody misses it
+SHORTEST_TIMER_SECONDS = 0.001  # a loop counts milliseconds: a timer for less would fire at once, again and again
 
 
-class Deadlines:
-    """The limits in force, all of `seconds` by `clock` (monotonic seconds). Make it on the running loop, and close it.
-
-    A limit ends its call up to a quarter of a second late, or a quarter of itself where it is shorter.
-    """
+class TimeLimits:
+    """The limits in force, all of `seconds` by `clock` (monotonic). Make it on the running loop, and close it."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self.seconds = seconds
         self._clock = clock
-        self._period = min(LATEST_SECONDS, seconds / 4)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._in_force: dict[Limit, None] = {}  # in the order of their ends, for all are equally long
@@ -43,7 +39,7 @@ class Deadlines:
         """Put a limit in force."""
         self._in_force[limit] = None
         if self._timer is None:
-            self._timer = self._loop.call_later(self._period, self._sweep)
+            self._wake_for(limit)
 
     def leave(self, limit: "Limit") -> None:
         """Take a limit out of force."""
@@ -59,29 +55,35 @@ class Deadlines:
         for limit in over:
             del self._in_force[limit]
             limit.expire()
-        # Without a call to watch there is no timer: an idle bridge does not wake four times a second.
-        self._timer = self._loop.call_later(self._period, self._sweep) if self._in_force else None
+        # The timer is for the oldest limit alone. Nearly all have left by then: it fires about once in `seconds`,
+        # and an idle bridge has none.
+        self._timer = None
+        if self._in_force:
+            self._wake_for(next(iter(self._in_force)))
+
+    def _wake_for(self, limit: "Limit") -> None:
+        self._timer = self._loop.call_later(max(limit.at - self._clock(), SHORTEST_TIMER_SECONDS), self._sweep)
 
 
 class Limit:
     """One call's limit, to be used once, by `with`, in the asyncio task that asked for it. `at` is on the clock."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_expired", "_task", "at")
+    __slots__ = ("_cancelling", "_expired", "_limits", "_task", "at")
 
-    def __init__(self, deadlines: Deadlines, task: asyncio.Task[Any], at: float) -> None:
+    def __init__(self, limits: TimeLimits, task: asyncio.Task[Any], at: float) -> None:
         self.at = at
-        self._deadlines = deadlines
+        self._limits = limits
         self._task = task
         self._cancelling = task.cancelling()
         self._expired = False
 
     def __enter__(self) -> None:
-        self._deadlines.enter(self)
+        self._limits.enter(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._deadlines.leave(self)
+        self._limits.leave(self)
         # Our own request to cancel is taken back whatever came of it; one that came from elsewhere then still counts.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
