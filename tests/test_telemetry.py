@@ -346,10 +346,11 @@ def test_polls_are_counted_by_what_they_said() -> None:
 @given(st.lists(st.floats(0, 100)))
 def test_a_tallys_buckets_grow_to_the_count(values: list[float]) -> None:
     bounds = (0.1, 1.0, 10.0)
-    tally = Tally(bounds)
+    tally = Tally("x", "X.", bounds)
     for value in values:
         tally.observe(value)
-    counts = [sample.value for sample in tally.family("x", "X.").samples if sample.name == "x_bucket"]
+    [family] = tally.collect()
+    counts = [sample.value for sample in family.samples if sample.name == "amux_bridge_x_bucket"]
     assert counts == [sum(value <= bound for value in values) for bound in (*bounds, math.inf)]
     assert all(lower <= upper for lower, upper in pairwise(counts))
 

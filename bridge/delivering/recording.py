@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.core.delivery import Verdict
-from bridge.core.errors import LostClaim, StoreUnavailable
+from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
 from bridge.core.model import Attempt
 from bridge.delivering.hosts import Held, Host
 from bridge.store.records import Tried
@@ -111,8 +111,7 @@ class Recorder:
         if self._fresh:
             fresh, self._fresh, self._gathering = self._fresh, [], None
             self._written_at = asyncio.get_running_loop().time()
-            errors = await asyncio.gather(*map(self._try, fresh))
-            if error := next(filter(None, errors), None):
+            if error := await self._try(fresh):
                 self._refuse(error)
         if self._refused and self._clock() >= self._try_at:
             await self._try_refused()
@@ -128,32 +127,45 @@ class Recorder:
         self._heal()
         refused = list(self._refused.values())
         self._refused.clear()
-        await asyncio.gather(*map(self._try, refused))
+        await self._try(refused)
         if self._refused:
             self._rest()
 
-    async def _try(self, record: Record) -> StoreUnavailable | None:
-        """Write a record, or put it with those that the store refused and say why."""
-        delivery_id, lease = record.held.owed.id, ""
-        while lease != record.held.owed.lease:
-            lease = record.held.owed.lease
+    async def _try(self, records: Sequence[Record]) -> BridgeError | None:
+        """Write records, and put aside those that the store refuses; why it refuses the first of them."""
+        refusal: BridgeError | None = None
+        while records:
+            leases = [record.held.owed.lease for record in records]
             try:
-                verdict = await self._store.record_attempt(record.tried())
-            except LostClaim:
-                continue  # a newer claim of ours may have come meanwhile
+                results = await self._store.record_attempts([record.tried() for record in records])
             except StoreUnavailable as error:
-                self._refused[delivery_id] = record
-                return error
-            record.asked_again, record.verdict = verdict != record.verdict, verdict
-            del self._unwritten[delivery_id]
-            self._heal()
-            self._written(record)
-            return None
-        del self._unwritten[delivery_id]
-        self._lost(record)
-        return None
+                results = [error] * len(records)
+            again: list[Record] = []
+            for record, lease, result in zip(records, leases, results, strict=True):
+                if not isinstance(result, BridgeError):
+                    self._end(record, self._written, result)
+                elif not isinstance(result, LostClaim):
+                    self._refused[record.held.owed.id] = record
+                    refusal = refusal or result
+                elif record.held.owed.lease != lease:
+                    again.append(record)  # a newer claim of ours came meanwhile
+                else:
+                    self._end(record, self._lost)
+            records = again
+        return refusal
 
-    def _refuse(self, error: StoreUnavailable) -> None:
+    def _end(self, record: Record, told: Callable[[Record], None], verdict: Verdict | None = None) -> None:
+        """A record is durable, or its claim is gone; a fault in telling so is told, and keeps no other record back."""
+        del self._unwritten[record.held.owed.id]
+        try:
+            if verdict is not None:
+                record.asked_again, record.verdict = verdict != record.verdict, verdict
+                self._heal()
+            told(record)
+        except Exception as error:  # noqa: BLE001
+            _log.event("record_broke", level=logging.ERROR, trace=error, delivery_id=record.held.owed.id)
+
+    def _refuse(self, error: BridgeError) -> None:
         if not self._refusing:
             self._refusing = True
             self._pause = FIRST_PAUSE

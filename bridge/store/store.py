@@ -210,6 +210,10 @@ class Store:
         """
         return await self._writer.do(claiming.record_attempts, tried)
 
+    async def record_attempts(self, tried: Sequence[Tried]) -> Sequence[Verdict | BridgeError]:
+        """Write many attempts as `record_attempt` does; what it would answer or raise for each, in order."""
+        return await self._writer.do_all(claiming.record_attempts, tried)
+
     async def hosts(self) -> HostFailures:
         """The hosts that failed lately, with how often in a row."""
         return await self._read(claiming.failing_hosts)

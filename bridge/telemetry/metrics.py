@@ -1,8 +1,8 @@
 """Metrics in Prometheus' text format, in a registry of their own; no label takes a watch's, task's or host's name.
 
 Names and units follow https://prometheus.io/docs/practices/naming/: seconds, `_total` for counters. What happens at
-every poll is counted in plain integers by the event loop's thread and read when Prometheus asks: 0.3 µs a poll in
-all (measured), where prometheus_client's locked counter and two histograms take 1.5.
+every poll and attempt is counted in plain integers by the event loop's thread and read when Prometheus asks: 0.3 µs a
+poll in all (measured), where prometheus_client's locked counter and two histograms take 1.5.
 """
 
 import math
@@ -58,12 +58,14 @@ _DETECTION_BOUNDS: Final = (0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 300
 _DELIVERED_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0)
 
 
-class Tally:
+class Tally(Collector):
     """A histogram of plain integers, for one thread. `bounds` are the buckets' upper ends, ascending, without +Inf."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "_documentation", "_name", "_sum")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, name: str, documentation: str, bounds: Sequence[float]) -> None:
+        self._name = f"amux_bridge_{name}"
+        self._documentation = documentation
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
@@ -73,11 +75,11 @@ class Tally:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def family(self, name: str, documentation: str) -> HistogramMetricFamily:
+    def collect(self) -> Iterator[Metric]:
         """The counts so far, as Prometheus has them: each bucket with all below it."""
         ends = [*map(floatToGoString, self._bounds), "+Inf"]
         buckets = list(zip(ends, map(float, accumulate(self._counts)), strict=True))
-        return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=self._sum)
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
 
 
 class PollTally(Collector):
@@ -85,8 +87,8 @@ class PollTally(Collector):
 
     def __init__(self) -> None:
         self.results: defaultdict[str, int] = defaultdict(int, dict.fromkeys(POLL_RESULTS.values(), 0))
-        self.lag = Tally(_LAG_BOUNDS)
-        self.seconds = Tally(_CALL_BOUNDS)
+        self.lag = Tally("poll_lag_seconds", "From a poll's due time to its start.", _LAG_BOUNDS)
+        self.seconds = Tally("poll_seconds", "How long a poll took.", _CALL_BOUNDS)
 
     def count(self, observation: Observation, lag_seconds: float, seconds: float) -> None:
         """One poll: what it said, how long after it was due it began, and how long it took."""
@@ -100,12 +102,12 @@ class PollTally(Collector):
         for result, count in self.results.items():
             polls.add_metric([result], count)
         yield polls
-        yield self.lag.family("amux_bridge_poll_lag_seconds", "From a poll's due time to its start.")
-        yield self.seconds.family("amux_bridge_poll_seconds", "How long a poll took.")
+        yield from self.lag.collect()
+        yield from self.seconds.collect()
 
 
 class Metrics:
-    """Every metric of one runtime. Attributes are prometheus_client's; `polls` is our own, for its cost."""
+    """Every metric of one runtime: prometheus_client's, and for what happens often tallies of our own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -122,7 +124,7 @@ class Metrics:
         self.registered = self._counter("registered", "Watches registered.")
         settled = self._counter("settled", "Watches settled, by outcome.", "outcome")
         self.settled: Mapping[Outcome, Counter] = {outcome: settled.labels(outcome.value) for outcome in Outcome}
-        self.detection_seconds = self._histogram(
+        self.detection_seconds = self._tally(
             "detection_seconds", "From amux's own time of a task's end to the poll that saw it.", _DETECTION_BOUNDS
         )
         self.unknown_status_words = self._counter(
@@ -140,11 +142,11 @@ class Metrics:
     def _deliveries(self) -> None:
         attempts = self._counter("attempts", "Callback attempts, by the class of the answer.", "result")
         self._attempts: Mapping[str, Counter] = {result: attempts.labels(result) for result in ATTEMPT_RESULTS}
-        self.attempt_seconds = self._histogram("attempt_seconds", "How long a callback attempt took.", _CALL_BOUNDS)
-        self.settle_to_first_attempt_seconds = self._histogram(
+        self.attempt_seconds = self._tally("attempt_seconds", "How long a callback attempt took.", _CALL_BOUNDS)
+        self.settle_to_first_attempt_seconds = self._tally(
             "settle_to_first_attempt_seconds", "From a watch's settling to the very first attempt.", _DELIVERED_BOUNDS
         )
-        self.settle_to_delivered_seconds = self._histogram(
+        self.settle_to_delivered_seconds = self._tally(
             "settle_to_delivered_seconds",
             "From a watch's settling to the receiver's 2xx, unless it was sent again on request.",
             _DELIVERED_BOUNDS,
@@ -187,8 +189,10 @@ class Metrics:
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
         return Gauge(f"amux_bridge_{name}", documentation, labels, registry=self.registry)
 
-    def _histogram(self, name: str, documentation: str, bounds: Sequence[float]) -> Histogram:
-        return Histogram(f"amux_bridge_{name}", documentation, buckets=bounds, registry=self.registry)
+    def _tally(self, name: str, documentation: str, bounds: Sequence[float]) -> Tally:
+        tally = Tally(name, documentation, bounds)
+        self.registry.register(tally)
+        return tally
 
 
 def attempt_result(answer: Answer) -> str:
