@@ -187,7 +187,7 @@ def _retry(add: Adding) -> None:
         "retry",
         "Have a running bridge send a delivery again, or every dead one that the options find. The webhook-id stays,\n"
         "so a receiver that has seen the event can tell.",
-        "  amux-bridge retry evt_4x2c...\n  amux-bridge retry --dead --since 24h --host app.example.com --dry-run",
+        "  amux-bridge retry evt_01ka...\n  amux-bridge retry --dead --since 24h --host app.example.com --dry-run",
     )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("delivery_id", metavar="DELIVERY_ID", nargs="?", help="the delivery to send again")

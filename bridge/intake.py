@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
@@ -146,7 +145,7 @@ class Intake:
         self._configured_key = configured_key
         self.timeouts = timeouts
         self._ids = WatchIds()
-        self._gathered = Gathered(partial(self._take_in, store.register_each), self._begin)
+        self._gathered = Gathered(self._take_in_each, self._begin)
         self._running: set[asyncio.Task[Any]] = set()
 
     async def register(self, wanted: Wanted, app: str) -> Taken:
@@ -238,6 +237,9 @@ class Intake:
             return await self.judge(wanted)
         except BridgeError as error:
             return error
+
+    async def _take_in_each(self, asked: Sequence[_Asked]) -> Sequence[Taken | BridgeError]:
+        return await self._take_in(self._store.register_each, asked)
 
     async def _take_in(self, register: RegisterAll, asked: Sequence[_Asked]) -> Sequence[Taken | BridgeError]:
         now = self._store.now()

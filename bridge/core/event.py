@@ -1,7 +1,5 @@
 """The payload's bytes, built once: what is in them is all that ever leaves the bridge of a task."""
 
-import base64
-import hashlib
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +10,14 @@ from bridge.core.model import Event, EventType, Outcome, Problem, TaskSnapshot, 
 from bridge.core.watch import Ending
 
 PING_TYPE = "bridge.ping"
+_ID_ENDS = {
+    EventType.COMPLETED: "c",
+    EventType.FAILED: "f",
+    EventType.TIMED_OUT: "t",
+    EventType.UNAVAILABLE: "u",
+    EventType.QUEUED: "q",
+    EventType.IN_PROGRESS: "p",
+}
 MAX_MESSAGE = 2_000  # characters
 MAX_CODE = 200  # characters
 MAX_URL = 4_096  # bytes; with a context of 4 KiB and a message of 2,000 characters a body stays under 20 KB
@@ -20,9 +26,17 @@ _SPACES = {code: " " for code in range(0x20) if chr(code) != "\n"} | {0x7F: " "}
 
 
 def event_id(watch_id: str, event_type: EventType) -> str:
-    """The id of a watch's event of one type: made from both, so it is the same after any restart or restore."""
-    digest = hashlib.sha256(f"{watch_id}\n{event_type}".encode()).digest()[:20]
-    return "evt_" + base64.b32encode(digest).decode().lower()
+    """The id of a watch's event of one type: made from both, so it is the same after any restart or restore.
+
+    It begins as its watch's does, in the order of registering: what is sent together lies together in the store.
+    """
+    return f"evt_{watch_id.removeprefix('wat_')}{_ID_ENDS[event_type]}"
+
+
+def id_in(payload: bytes) -> str:
+    """The id of an event that was built before, perhaps by a version that made ids in another way."""
+    found: str = orjson.loads(payload)["id"]
+    return found
 
 
 def terminal_event(watch: Watch, ending: Ending, at: float, content_url: str | None) -> Event:

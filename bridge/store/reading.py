@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Row, Select, bindparam, exists, func, or_, se
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
-from bridge.core.event import event_id
-from bridge.core.model import Attempt, DeliveryState, EventType
+from bridge.core.event import id_in
+from bridge.core.model import Attempt, DeliveryState
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
@@ -134,7 +134,7 @@ def terminal_event(connection: Connection, sealer: Sealer, watch_id: str, app: s
     if row.payload is None:
         raise WatchActive("the watch has no terminal event")
     secret = None if row.secret is None else sealer.open(watch_id, row.secret)
-    return StoredEvent(event_id(watch_id, EventType(row.type)), row.payload, secret)
+    return StoredEvent(id_in(row.payload), row.payload, secret)
 
 
 def api_key_of(connection: Connection, sealer: Sealer, watch_id: str) -> str | None:

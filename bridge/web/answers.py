@@ -17,7 +17,7 @@ WatchId: TypeAlias = Annotated[
     str, Field(pattern="^wat_[0-9a-hjkmnp-tv-z]{26}$", examples=["wat_06awy4cd2r8f3w0e7m5t9kz1xh"])
 ]
 DeliveryId: TypeAlias = Annotated[
-    str, Field(pattern="^evt_[a-z2-7]{32}$", examples=["evt_mzxw6ytboi4hk3tnmfzgk5dpnvsxg43f"])
+    str, Field(pattern="^evt_[0-9a-z]{27,32}$", examples=["evt_01kaqm3v9rwq8d2xj5t7n4b6fyc"])
 ]
 AnyJsonObject: TypeAlias = Annotated[Any, WithJsonSchema({"type": "object"})]
 

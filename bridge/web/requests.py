@@ -19,7 +19,7 @@ JSON: Final = "application/json"
 # Server: without the versions of Python and aiohttp that would stand there otherwise.
 _SECURITY: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", hdrs.SERVER: "amux-bridge"}
 _WATCH_ID = re.compile(r"wat_[0-9a-hjkmnp-tv-z]{26}")
-_DELIVERY_ID = re.compile(r"evt_[a-z2-7]{32}")
+_DELIVERY_ID = re.compile(r"evt_[0-9a-z]{27,32}")
 DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _MOST_SHOWN = 64  # characters of a name that we don't know
 

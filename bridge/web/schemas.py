@@ -16,7 +16,7 @@ _REFUSED = "|".join(
 _QUAD = "[A-Za-z0-9+/]{4}"
 
 WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^wat_[0-9a-hjkmnp-tv-z]{26}$"}
-DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^evt_[a-z2-7]{32}$"}
+DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^evt_[0-9a-z]{27,32}$"}
 TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){rules.TASK_ID_PATTERN}$"}
 CALLBACK_URL: Final[dict[str, Any]] = {"type": "string", "format": "uri"}
 HEADERS: Final[dict[str, Any]] = {

@@ -80,6 +80,12 @@ def test_an_id_is_made_of_watch_and_type_and_of_nothing_else() -> None:
     assert all(name.startswith("evt_") and name.isascii() and "." not in name for name in ids)
 
 
+def test_ids_come_in_the_order_of_their_watches() -> None:
+    watches = ["wat_01ka", "wat_01kb", "wat_01kc"]
+    ids = [event_id(watch, kind) for watch in watches for kind in (EventType.TIMED_OUT, EventType.COMPLETED)]
+    assert sorted(ids) == [name for pair in zip(ids[1::2], ids[::2], strict=True) for name in pair]
+
+
 def test_a_ping_has_no_data() -> None:
     ping = json.loads(ping_payload("evt_p", AT))
     assert (ping["type"], ping["id"], ping["data"]) == ("bridge.ping", "evt_p", {})

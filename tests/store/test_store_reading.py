@@ -74,6 +74,13 @@ async def test_each_filter_finds_its_own(store: Store) -> None:
     assert await found(store, app="app", state=WatchState.CANCELLED) == []
 
 
+async def test_an_event_of_an_earlier_version_keeps_the_id_that_stands_in_its_bytes(store: Store) -> None:
+    one = await owed(store)
+    assert (await store.terminal_event(one.watch_id, None)).event_id == one.id
+    change(store, "UPDATE events SET payload = :payload", payload=b'{"id": "evt_made-otherwise"}')
+    assert (await store.terminal_event(one.watch_id, None)).event_id == "evt_made-otherwise"
+
+
 async def test_deliveries_come_with_their_watch_oldest_first(store: Store) -> None:
     registered = await watched(store, events=ALL_EVENTS)
     await sighted(store, registered, QUEUED)
