@@ -353,7 +353,8 @@ def _make_due(connection: Connection, found: dict[str, str], now: float) -> None
     connection.execute(_PENDING_AGAIN, {"those": those, "now": now})
 
 
-# Not the bare column: SQLite would go through the key of every delivery there is for the few that are dead.
+# Not the bare column, here and below: SQLite would go through the key of every delivery there is, or all watches of an
+# app, for the few that are dead.
 _ID = func.coalesce(deliveries.c.id, "")
 
 
@@ -381,7 +382,7 @@ def _dead(wanted: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
     question = select(*columns).select_from(deliveries).join(watches, watches.c.id == deliveries.c.watch_id)
     question = question.where(IS_DEAD, GIVEN_UP)
     if wanted.app is not None:
-        question = question.where(watches.c.app == wanted.app)
+        question = question.where(func.coalesce(watches.c.app, "") == wanted.app)
     if wanted.since is not None:
         question = question.where(deliveries.c.dead_at >= wanted.since)
     if wanted.until is not None:

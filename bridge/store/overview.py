@@ -92,8 +92,7 @@ def _conditions(wanted: WatchSearch) -> list[ColumnElement[bool]]:
     if wanted.host is not None:
         found.append(watches.c.host == wanted.host)
     if wanted.state is not None:
-        # Literals for what an index covers in part.
-        found.append(IS_ACTIVE if wanted.state == WatchState.ACTIVE else watches.c.state == wanted.state)
+        found.append(reading.in_state(wanted.state))
     if wanted.outcome is not None:
         found.append(watches.c.outcome == wanted.outcome)
     if wanted.delivery_state is not None:
@@ -101,7 +100,7 @@ def _conditions(wanted: WatchSearch) -> list[ColumnElement[bool]]:
     if wanted.tasks is not None:
         found += [IS_ACTIVE, watches.c.task.in_(wanted.tasks)]
     if wanted.nearing is not None:
-        found += [IS_ACTIVE, _nearing(wanted.nearing)]
+        found += [reading.in_state(WatchState.ACTIVE), _nearing(wanted.nearing)]
     return found
 
 
@@ -146,7 +145,7 @@ def nearing(connection: Connection, now: float) -> int:
 
 _FAILING = (
     select(func.count(outbox.c.host.distinct()))
-    .join(deliveries, deliveries.c.id == outbox.c.id)
+    .join(deliveries, deliveries.c.id == reading.OUTBOX_FIRST)
     .where(deliveries.c.error.is_not(None))
 )
 

@@ -5,17 +5,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, exists, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import id_in
-from bridge.core.model import Attempt, DeliveryState
+from bridge.core.model import Attempt, DeliveryState, WatchState
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
 from bridge.store.rows import SNAPSHOT, delivery_view, problem_of, snapshot_from, task_view, watch_of
-from bridge.store.schema import IS_ACTIVE, IS_DEAD, attempts, deliveries, events, outbox, tasks, watches
+from bridge.store.schema import IS_ACTIVE, IS_DEAD, IS_UNSETTLED, attempts, deliveries, events, outbox, tasks, watches
 from bridge.store.sealing import Sealer
 from bridge.telemetry import get_logger
 
@@ -29,6 +29,10 @@ _DELIVERIES = (
     .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
     .order_by(deliveries.c.created_at, deliveries.c.id)
 )
+
+
+# Not the bare column: SQLite, which has no statistics, would look each delivery there is up in the outbox.
+OUTBOX_FIRST = func.coalesce(outbox.c.id, "")
 
 
 def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchView:
@@ -48,18 +52,26 @@ def _page(query: WatchQuery) -> Select[Any]:
     page = WITH_TASK
     if query.before is not None:
         page = page.where(watches.c.id < query.before)
-    if query.app is not None:
-        page = page.where(watches.c.app == query.app)
+    # SQLite has no statistics: of two indexes it may take the one of what is many. So only the rarest has a say.
+    few = query.task_id is not None or query.delivery_state in {DeliveryState.PENDING, DeliveryState.DEAD}
     if query.state is not None:
-        # A literal for what is rare, so that its index serves.
-        page = page.where(IS_ACTIVE if query.state == "active" else watches.c.state == query.state)
+        page = page.where(watches.c.state == query.state if few else in_state(query.state))
+        few = few or query.state is not WatchState.SETTLED
     if query.outcome is not None:
         page = page.where(watches.c.outcome == query.outcome)
     if query.task_id is not None:
         page = page.where(watches.c.task_id == query.task_id)
     if query.delivery_state is not None:
         page = page.where(owes(query.delivery_state))
+    if query.app is not None:
+        page = page.where((func.coalesce(watches.c.app, "") if few else watches.c.app) == query.app)
     return page.order_by(watches.c.id.desc()).limit(query.limit)
+
+
+def in_state(state: WatchState) -> ColumnElement[bool]:
+    """That a watch is in a state; those that never settled come from their own index."""
+    found = watches.c.state == state
+    return found if state is WatchState.SETTLED else and_(IS_UNSETTLED, found)
 
 
 def owes(state: DeliveryState) -> ColumnElement[bool]:
@@ -67,7 +79,7 @@ def owes(state: DeliveryState) -> ColumnElement[bool]:
     of_watch = select(deliveries.c.watch_id)
     match state:
         case DeliveryState.PENDING:  # the outbox holds these and no others
-            return watches.c.id.in_(of_watch.join(outbox, outbox.c.id == deliveries.c.id))
+            return watches.c.id.in_(of_watch.join(outbox, deliveries.c.id == OUTBOX_FIRST))
         case DeliveryState.DEAD:
             return watches.c.id.in_(of_watch.where(IS_DEAD))
     return exists().where(deliveries.c.watch_id == watches.c.id, deliveries.c.state == state)

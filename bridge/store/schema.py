@@ -19,6 +19,7 @@ metadata = MetaData()
 
 # Literals, not parameters: an index over a part of a table serves only statements that say the same words.
 IS_ACTIVE = text("watches.state = 'active'")
+IS_UNSETTLED = text("watches.state <> 'settled'")
 IS_DEAD = text("deliveries.state = 'dead'")
 
 # One row for each polling life of (credential, task_id): it closes with its last watch, a later watch opens another.
@@ -94,6 +95,13 @@ watches = Table(
         "deadline_at",
         sqlite_where=text("state = 'active'"),
         postgresql_where=text("state = 'active'"),
+    ),
+    Index(  # lists of the active and the cancelled, who are few among those that settled
+        "ix_watches_unsettled",
+        "state",
+        "id",
+        sqlite_where=text("state <> 'settled'"),
+        postgresql_where=text("state <> 'settled'"),
     ),
     Index("ix_watches_task", "task"),
     Index("ix_watches_task_id", "task_id"),

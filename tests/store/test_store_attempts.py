@@ -1,7 +1,6 @@
 """Attempts: each is written with what it came to, under its claim; and what was given up can be sent again."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from acts import (
@@ -21,7 +20,6 @@ from acts import (
     tried,
     watched,
 )
-from sqlalchemy import event
 
 from bridge.core.delivery import Verdict
 from bridge.core.errors import LostClaim, NotFound
@@ -209,22 +207,6 @@ async def test_one_that_died_by_a_clock_since_set_back_is_sent_again(store: Stor
     await dead(store, at=store.now() + MINUTE)
     assert await store.count_dead(DeadFilter()) == 1
     assert await store.retry_dead(DeadFilter()) == 1
-
-
-async def test_what_is_dead_is_found_without_a_look_at_all_that_was_delivered(sqlite_store: Store) -> None:
-    plans: list[str] = []
-
-    def explain(_connection: Any, cursor: Any, statement: str, given: Any, *_: Any) -> None:
-        if statement.startswith("SELECT deliveries.id"):
-            plans.extend(row[3] for row in cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", given))
-
-    await dead(sqlite_store)
-    engine = sqlite_store._database._writing
-    event.listen(engine, "before_cursor_execute", explain)
-    assert await sqlite_store.retry_dead(DeadFilter()) == 1
-    event.remove(engine, "before_cursor_execute", explain)
-    assert "SCAN deliveries USING INDEX ix_deliveries_dead" in plans
-    assert not [plan for plan in plans if "deliveries USING INDEX sqlite_autoindex" in plan]
 
 
 async def test_those_that_live_are_not_sent_again_with_the_dead(store: Store) -> None:

@@ -1,0 +1,112 @@
+"""How SQLite looks for things: it keeps no statistics, so what it does with ten rows it does with a million.
+
+What is few must be found by its own index: by none of these questions may it go through all that ever settled, nor
+through all of an app's watches.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from bridge.core.model import DeliveryState, Outcome, WatchState
+from bridge.store.overview import WatchSearch
+from bridge.store.records import DeadFilter, WatchQuery
+from bridge.store.store import Store
+
+OF_ALL = (
+    "SCAN watches",
+    "SCAN watches USING INDEX sqlite_autoindex_watches_1",
+    "SEARCH watches USING INDEX sqlite_autoindex_watches_1 (id<?)",
+    "SEARCH watches USING INDEX ix_watches_app (app=?)",
+    "SEARCH watches USING COVERING INDEX ix_watches_app (app=?)",
+    "SEARCH watches USING INDEX ix_watches_app (app=? AND id<?)",
+    "SCAN deliveries",
+    "SCAN tasks",
+    "SCAN events",
+)
+
+
+@contextmanager
+def plans(store: Store) -> Iterator[list[str]]:
+    """The steps of every SELECT that runs inside."""
+    found: list[str] = []
+
+    def explain(_connection: Any, cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            found.extend(row[3] for row in cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", given))
+
+    engines = store._database._writing, store._database._reading
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", explain)
+    yield found
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", explain)
+
+
+@pytest.mark.parametrize("app", [None, "app"])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"task_id": "task_1"},
+        {"task_id": "task_1", "state": WatchState.ACTIVE},
+        {"task_id": "task_1", "state": WatchState.SETTLED},
+        {"state": WatchState.ACTIVE},
+        {"state": WatchState.CANCELLED},
+        {"outcome": Outcome.FAILED},
+        {"delivery_state": DeliveryState.PENDING},
+        {"delivery_state": DeliveryState.DEAD},
+        {"state": WatchState.SETTLED, "delivery_state": DeliveryState.DEAD},
+    ],
+    ids=str,
+)
+async def test_a_list_of_few_looks_at_few(sqlite_store: Store, wanted: dict[str, Any], app: str | None) -> None:
+    with plans(sqlite_store) as steps:
+        await sqlite_store.watches(WatchQuery(limit=50, before="wat_z", app=app, **wanted))
+    assert steps
+    assert not set(steps).intersection(OF_ALL)
+
+
+@pytest.mark.parametrize("wanted", [{}, {"app": "app"}, {"app": "app", "host": "127.0.0.1"}], ids=str)
+async def test_the_dead_are_found_among_the_dead(sqlite_store: Store, wanted: dict[str, Any]) -> None:
+    with plans(sqlite_store) as steps:
+        await sqlite_store.count_dead(DeadFilter(**wanted))
+        await sqlite_store.retry_dead(DeadFilter(**wanted))
+    assert steps.count("SCAN deliveries USING INDEX ix_deliveries_dead") == 2
+    assert not set(steps).intersection(OF_ALL)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"state": WatchState.ACTIVE},
+        {"state": WatchState.CANCELLED},
+        {"outcome": Outcome.TIMED_OUT},
+        {"delivery_state": DeliveryState.PENDING},
+        {"delivery_state": DeliveryState.DEAD},
+        {"tasks": ("row",)},
+        {"nearing": 1_000.0},
+    ],
+    ids=str,
+)
+async def test_the_operators_table_of_few_looks_at_few(sqlite_store: Store, wanted: dict[str, Any]) -> None:
+    with plans(sqlite_store) as steps:
+        await sqlite_store.search(WatchSearch(limit=50, cursor="wat_z", **wanted))
+    assert steps
+    assert not set(steps).intersection(OF_ALL)
+
+
+async def test_what_is_asked_every_few_seconds_looks_at_few(sqlite_store: Store) -> None:
+    with plans(sqlite_store) as steps:
+        await sqlite_store.counts()
+        await sqlite_store.receivers()
+        await sqlite_store.failing_receivers()
+        await sqlite_store.nearing_deadline()
+        await sqlite_store.due_hosts()
+        await sqlite_store.next_due_at()
+        await sqlite_store.overdue(None, 100)
+        await sqlite_store.own_tasks()
+    assert steps
+    assert not set(steps).intersection(OF_ALL)
