@@ -104,10 +104,6 @@ class WatchIds:
         self._last = value
         return ID_PREFIX + watch_id_text(value)
 
-    def task_row(self) -> str:
-        """An id for the row of the task that was registered last; in order too, so that an index grows at its end."""
-        return f"{self._last >> _RANDOM_BITS:012x}{self._random.getrandbits(32):08x}"
-
 
 def watch_id_text(value: int) -> str:
     """128 bits as 26 characters of Crockford's base32 in lower case; their order is the numbers' order."""
@@ -276,7 +272,7 @@ class Intake:
         return NewWatch(
             watch=watch,
             credential=credential,
-            task=self._ids.task_row(),
+            task=watch_id.removeprefix(ID_PREFIX),
             options=self._store.sealer.fingerprint("options", options),
             host=asked.target.host_key,
             sealed=self._sealed(watch_id, wanted),

@@ -7,6 +7,7 @@ value may be a secret.
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -154,4 +155,9 @@ def options_text(  # noqa: PLR0913, PLR0917  what two registrations must share
     """
     lowered = sorted((name.lower(), value) for name, value in headers.items())
     meant = None if context is None else orjson.Fragment(_written(context, sort_keys=True))
-    return orjson.dumps([sorted(events), meant, float(timeout_seconds), lowered, secret, credential])
+    return orjson.dumps([_sorted(events), meant, float(timeout_seconds), lowered, secret, credential])
+
+
+@lru_cache(maxsize=64)  # there are 63 sets of six types
+def _sorted(events: frozenset[EventType]) -> list[str]:
+    return sorted(event.value for event in events)

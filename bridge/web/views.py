@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import orjson
 
@@ -37,7 +38,9 @@ _ORDER = {event_type: number for number, event_type in enumerate(EventType)}
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types
 def _in_order(events: frozenset[EventType]) -> list[EventType]:
-    return sorted(events, key=_ORDER.__getitem__)
+    # As plain strings: of an enum's members orjson asks each for its value, which takes Python half a µs.
+    plain: list[Any] = [event.value for event in sorted(events, key=_ORDER.__getitem__)]
+    return plain
 
 
 def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> WatchBody:
