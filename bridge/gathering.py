@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
+from bridge.core.errors import BridgeError
+
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
 class Gathered(Generic[Given, Result]):
-    """Has `work` done for all who ask in one turn; a result for each in order. What it raises is raised for them all.
+    """Has `work` done for all who ask in one turn; a result for each in order.
 
+    A BridgeError that it raises is raised for them all; after any other it is done for each alone, perhaps again.
     `begin` makes a task of a coroutine, and keeps it.
     """
 
@@ -40,6 +43,10 @@ class Gathered(Generic[Given, Result]):
         try:
             results = await self._work([given for given, _ in waiting])
         except Exception as error:  # noqa: BLE001  it is theirs who wait
+            if len(waiting) > 1 and not isinstance(error, BridgeError):
+                for one in waiting:  # a fault: whoever brought it shall be alone with it
+                    await self._do_all([one])
+                return
             for _, future in waiting:
                 if not future.done():
                     future.set_exception(error)

@@ -129,6 +129,28 @@ async def test_a_unit_that_fails_is_tried_alone_and_its_neighbours_are_done(stor
     assert "ZeroDivisionError" in str(bad)
 
 
+async def test_of_works_given_together_one_that_fails_is_alone_too(store: Store) -> None:
+    def break_some(connection: Connection, works: Sequence[str]) -> Sequence[str | BridgeError]:
+        if "bad" in works:
+            raise ZeroDivisionError
+        return [NotFound("not there") if given == "none" else given.upper() for given in works]
+
+    assert await store._writer.do_all(break_some, ["one", "two"]) == ["ONE", "TWO"]
+    one, none, bad, two = await store._writer.do_all(break_some, ["one", "none", "bad", "two"])
+    assert (one, two) == ("ONE", "TWO")
+    assert isinstance(none, NotFound)
+    assert isinstance(bad, StoreUnavailable)
+
+
+async def test_of_registrations_that_come_together_a_row_that_the_database_refuses_is_alone(store: Store) -> None:
+    bad = new_watch(store, task_id="task_\0" if store.shared else "task_\ud800")
+    first, second = new_watch(store), new_watch(store)
+    results = await store.register_each([first, bad, second])
+    assert [isinstance(result, BridgeError) for result in results] == [False, True, False]
+    for new in (first, second):
+        assert (await store.watch(new.watch.id, None)).watch.id == new.watch.id
+
+
 async def test_a_unit_that_fails_alone_leaves_nothing_behind(store: Store) -> None:
     def write_and_break(connection: Connection, works: Sequence[None]) -> Sequence[BridgeError | None]:
         connection.execute(text("UPDATE replicas SET probed = 7"))
