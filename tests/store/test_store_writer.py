@@ -101,6 +101,32 @@ async def test_what_waits_shares_one_transaction(store: Store) -> None:
     assert len(commits) == 2  # the gate's own, and theirs
 
 
+async def test_after_a_commit_of_many_the_writer_waits_for_as_many(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[int] = []
+
+    def count(_: Connection, works: Sequence[None]) -> Sequence[BridgeError | None]:
+        commits.append(len(works))
+        return works
+
+    monkeypatch.setattr(writer, "GATHER_TURNS", 1e9)
+    monkeypatch.setattr(writer, "GATHER_AT_MOST_SECONDS", SAFETY_SECONDS)
+    many = [None] * writer.GATHER_FROM
+    began = time.monotonic()
+    await store._writer.do_all(count, many)
+    early = asyncio.create_task(store._writer.do(count, None))
+    await asyncio.sleep(0)
+    await store._writer.do_all(count, many[1:])
+    await early
+    assert commits == [len(many), len(many)]
+    assert time.monotonic() - began < SAFETY_SECONDS / 2
+    monkeypatch.setattr(writer, "GATHER_AT_MOST_SECONDS", 0.01)
+    await store._writer.do_all(count, many)  # and no longer than it may
+    await store._writer.do(count, None)
+    assert commits[2:] == [len(many), 1]
+
+
 async def test_a_bridge_error_is_its_callers_alone(store: Store) -> None:
     registered = await watched(store)
     results = await asyncio.gather(
