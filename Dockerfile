@@ -19,7 +19,7 @@ RUN python3 -m pip --python /opt/amux-bridge/bin/python install --no-cache-dir -
 
 # --- what runs ---
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="amux-bridge" \
       org.opencontainers.image.description="Turns amux video tasks that must be polled into signed webhooks." \

@@ -202,16 +202,12 @@ class Store:
         """Give claimed deliveries back, due at once; claims that are lost are passed over."""
         await self._writer.do(claiming.release, claiming.Releasing(owed, self.now()))
 
-    async def record_attempt(self, tried: Tried) -> Verdict:
-        """Write an attempt and the delivery's next step; the verdict that was written.
+    async def record_attempts(self, tried: Sequence[Tried]) -> Sequence[Verdict | BridgeError]:
+        """Write attempts and their deliveries' next steps; for each, in order, the verdict that was written.
 
-        It is another than the given one when a retry was asked for meanwhile. Raises LostClaim when the claim is
+        It is another than the given one when a retry was asked for meanwhile, and LostClaim when the claim is
         another's now.
         """
-        return await self._writer.do(claiming.record_attempts, tried)
-
-    async def record_attempts(self, tried: Sequence[Tried]) -> Sequence[Verdict | BridgeError]:
-        """Write many attempts as `record_attempt` does; what it would answer or raise for each, in order."""
         return await self._writer.do_all(claiming.record_attempts, tried)
 
     async def hosts(self) -> HostFailures:

@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import text
 
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict
+from bridge.core.errors import BridgeError
 from bridge.core.event import status_event, terminal_event
 from bridge.core.model import (
     STATUS_EVENTS,
@@ -181,7 +182,7 @@ async def due(store: Store, **wanted: Any) -> OwedDelivery:
 async def dead(store: Store, *, at: float | None = None, **wanted: Any) -> OwedDelivery:
     """A delivery that was given up."""
     one = await owed(store, **wanted)
-    await store.record_attempt(tried(store, one, DEAD, at=at))
+    await recorded(store, tried(store, one, DEAD, at=at))
     return one
 
 
@@ -198,6 +199,14 @@ def tried(  # an attempt's parts
     good = isinstance(verdict, Delivered)
     attempt = Attempt(now - 0.25, 0.25, 204 if good else 500, None if good else TROUBLE, None if good else "oops")
     return Tried(one.id, one.lease, attempt, verdict, one.host, now, host_failures, one.round_attempts)
+
+
+async def recorded(store: Store, given: Tried) -> Verdict:
+    """Write one attempt; the verdict that was written. Raises what the store says of it."""
+    [result] = await store.record_attempts([given])
+    if isinstance(result, BridgeError):
+        raise result
+    return result
 
 
 def retry_at(at: float) -> Verdict:

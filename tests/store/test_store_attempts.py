@@ -14,6 +14,7 @@ from acts import (
     due,
     one_row,
     owed,
+    recorded,
     retry_at,
     rows,
     sighted,
@@ -34,7 +35,7 @@ MINUTE = 60.0
 async def test_success_ends_a_delivery(store: Store) -> None:
     one = await owed(store)
     now = store.now()
-    await store.record_attempt(tried(store, one, DELIVERED, at=now))
+    await recorded(store, tried(store, one, DELIVERED, at=now))
     view, [attempt] = await store.delivery(one.id, "app")
     assert (view.state, view.attempts, view.delivered_at) == (DeliveryState.DELIVERED, 1, now)
     assert (view.next_attempt_at, view.last_error) == (None, None)
@@ -45,7 +46,7 @@ async def test_success_ends_a_delivery(store: Store) -> None:
 async def test_a_failure_is_due_again_when_the_verdict_says(store: Store) -> None:
     one = await owed(store)
     at = store.now() + MINUTE
-    await store.record_attempt(tried(store, one, retry_at(at)))
+    await recorded(store, tried(store, one, retry_at(at)))
     view, [attempt] = await store.delivery(one.id, "app")
     assert (view.state, view.attempts, view.next_attempt_at) == (DeliveryState.PENDING, 1, at)
     assert view.last_error == TROUBLE
@@ -56,7 +57,7 @@ async def test_a_failure_is_due_again_when_the_verdict_says(store: Store) -> Non
 async def test_giving_up_keeps_the_delivery_and_its_error(store: Store) -> None:
     one = await owed(store)
     now = store.now()
-    await store.record_attempt(tried(store, one, DEAD, at=now))
+    await recorded(store, tried(store, one, DEAD, at=now))
     view, _ = await store.delivery(one.id, "app")
     assert (view.state, view.dead_at, view.next_attempt_at) == (DeliveryState.DEAD, now, None)
     assert view.last_error == TROUBLE
@@ -65,10 +66,10 @@ async def test_giving_up_keeps_the_delivery_and_its_error(store: Store) -> None:
 
 async def test_a_success_clears_the_error_before_it(store: Store) -> None:
     one = await owed(store)
-    await store.record_attempt(tried(store, one, retry_at(store.now() - 1)))
+    await recorded(store, tried(store, one, retry_at(store.now() - 1)))
     [again] = await store.claim({HOST: 1}, MINUTE)
     assert again.round_attempts == 1
-    await store.record_attempt(tried(store, again))
+    await recorded(store, tried(store, again))
     view, attempts = await store.delivery(one.id, None)
     assert (view.attempts, view.last_error) == (2, None)
     assert [attempt.status_code for attempt in attempts] == [500, 204]
@@ -77,7 +78,7 @@ async def test_a_success_clears_the_error_before_it(store: Store) -> None:
 async def test_one_claim_is_good_for_one_attempt(store: Store) -> None:
     one = await owed(store)
     results = await asyncio.gather(
-        *(store.record_attempt(tried(store, one, retry_at(store.now()))) for _ in range(3)), return_exceptions=True
+        *(recorded(store, tried(store, one, retry_at(store.now()))) for _ in range(3)), return_exceptions=True
     )
     assert sorted(type(result).__name__ for result in results) == ["LostClaim", "LostClaim", "RetryAt"]
     assert one_row(store, "SELECT count(*) FROM attempts") == 1
@@ -88,7 +89,7 @@ async def test_many_attempts_in_one_commit_each_have_their_own_verdict(store: St
     at = store.now() + MINUTE
     verdicts = [DELIVERED, retry_at(at), DEAD] * 2
     written = await asyncio.gather(
-        *(store.record_attempt(tried(store, one, verdict)) for one, verdict in zip(ones, verdicts, strict=True))
+        *(recorded(store, tried(store, one, verdict)) for one, verdict in zip(ones, verdicts, strict=True))
     )
     assert written == verdicts
     states = [(await store.delivery(one.id, None))[0].state for one in ones]
@@ -100,7 +101,7 @@ async def test_a_lost_claim_among_others_fails_alone(store: Store) -> None:
     good, bad = await owed(store), await owed(store)
     change(store, "UPDATE outbox SET lease = 'another' WHERE id = :id", id=bad.id)
     results = await asyncio.gather(
-        store.record_attempt(tried(store, bad)), store.record_attempt(tried(store, good)), return_exceptions=True
+        recorded(store, tried(store, bad)), recorded(store, tried(store, good)), return_exceptions=True
     )
     assert isinstance(results[0], LostClaim)
     assert results[1] == DELIVERED
@@ -109,14 +110,14 @@ async def test_a_lost_claim_among_others_fails_alone(store: Store) -> None:
 
 async def test_hosts_that_fail_are_remembered_until_they_answer(store: Store) -> None:
     first, second = await owed(store), await owed(store, host="two.example:80")
-    await store.record_attempt(tried(store, first, retry_at(store.now()), host_failures=3))
-    await store.record_attempt(tried(store, second, retry_at(store.now())))  # nothing new about this host
+    await recorded(store, tried(store, first, retry_at(store.now()), host_failures=3))
+    await recorded(store, tried(store, second, retry_at(store.now())))  # nothing new about this host
     assert await store.hosts() == {HOST: 3}
     [again] = await store.claim({HOST: 1}, MINUTE)
-    await store.record_attempt(tried(store, again, retry_at(store.now()), host_failures=4))
+    await recorded(store, tried(store, again, retry_at(store.now()), host_failures=4))
     assert await store.hosts() == {HOST: 4}
     [again] = await store.claim({HOST: 1}, MINUTE)
-    await store.record_attempt(tried(store, again, host_failures=0))
+    await recorded(store, tried(store, again, host_failures=0))
     assert await store.hosts() == {}
 
 
@@ -135,7 +136,7 @@ async def test_a_delivery_is_its_apps_own(store: Store) -> None:
 @pytest.mark.parametrize("verdict", [DEAD, DELIVERED])
 async def test_what_ended_is_sent_again_under_its_own_id_with_a_new_schedule(store: Store, verdict: object) -> None:
     one = await owed(store)
-    await store.record_attempt(tried(store, one, verdict))  # type: ignore[arg-type]
+    await recorded(store, tried(store, one, verdict))  # type: ignore[arg-type]
     view = await store.retry(one.id, "app")
     assert (view.id, view.state, view.attempts) == (one.id, DeliveryState.PENDING, 1)
     assert (view.dead_at, view.delivered_at) == (None, None)
@@ -145,7 +146,7 @@ async def test_what_ended_is_sent_again_under_its_own_id_with_a_new_schedule(sto
 
 async def test_what_waits_is_made_due_now(store: Store) -> None:
     one = await owed(store)
-    await store.record_attempt(tried(store, one, retry_at(store.now() + MINUTE)))
+    await recorded(store, tried(store, one, retry_at(store.now() + MINUTE)))
     view = await store.retry(one.id, "app")
     assert view.next_attempt_at == pytest.approx(store.now(), abs=10)
     assert [again.id for again in await store.claim({HOST: 1}, MINUTE)] == [one.id]
@@ -155,7 +156,7 @@ async def test_what_is_under_way_is_not_sent_twice_at_once(store: Store) -> None
     one = await owed(store)
     await store.retry(one.id, "app")
     assert await store.claim({HOST: 1}, MINUTE) == []
-    await store.record_attempt(tried(store, one))
+    await recorded(store, tried(store, one))
     assert (await store.delivery(one.id, None))[0].state is DeliveryState.DELIVERED
 
 
@@ -163,11 +164,11 @@ async def test_what_is_under_way_is_not_sent_twice_at_once(store: Store) -> None
 async def test_a_retry_asked_for_while_an_attempt_fails_is_owed_still(store: Store, verdict: Verdict) -> None:
     """Whatever the old schedule says: that it is used up, or that the next attempt is hours away."""
     first = await owed(store)
-    await store.record_attempt(tried(store, first, retry_at(store.now() - 1)))
+    await recorded(store, tried(store, first, retry_at(store.now() - 1)))
     [one] = await store.claim({HOST: 1}, MINUTE)
     await store.retry(one.id, "app")
     now = store.now()
-    assert await store.record_attempt(tried(store, one, verdict, at=now)) == retry_at(now)
+    assert await recorded(store, tried(store, one, verdict, at=now)) == retry_at(now)
     [again] = await store.claim({HOST: 1}, MINUTE)
     assert (again.id, again.attempts, again.round_attempts) == (one.id, 2, 1)
 
@@ -211,7 +212,7 @@ async def test_one_that_died_by_a_clock_since_set_back_is_sent_again(store: Stor
 
 async def test_those_that_live_are_not_sent_again_with_the_dead(store: Store) -> None:
     waiting, sent = await due(store), await owed(store)
-    await store.record_attempt(tried(store, sent))
+    await recorded(store, tried(store, sent))
     assert await store.retry_dead(DeadFilter()) == 0
     assert (await store.delivery(waiting.id, None))[0].state is DeliveryState.PENDING
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from acts import HOST, change, due, new_watch, one_row, owed, retry_at, rows, settled, tried, watched
+from acts import HOST, change, due, new_watch, one_row, owed, recorded, retry_at, rows, settled, tried, watched
 from sqlalchemy import insert
 
 from bridge.core.errors import LostClaim
@@ -43,7 +43,7 @@ async def test_each_host_has_its_own_room(store: Store) -> None:
 
 async def test_what_is_due_later_is_not_claimed(store: Store) -> None:
     one = await owed(store)
-    await store.record_attempt(tried(store, one, retry_at(store.now() + MINUTE)))
+    await recorded(store, tried(store, one, retry_at(store.now() + MINUTE)))
     assert await store.claim({HOST: 5}, MINUTE) == []
     assert await store.next_due_at() == pytest.approx(store.now() + MINUTE, abs=5)
 
@@ -59,8 +59,8 @@ async def test_a_lease_that_ended_makes_it_due_and_the_late_holder_writes_nothin
     [late] = await store.claim({HOST: 1}, 0.0)
     [new] = await store.claim({HOST: 1}, MINUTE)
     with pytest.raises(LostClaim):
-        await store.record_attempt(tried(store, late))
-    await store.record_attempt(tried(store, new))
+        await recorded(store, tried(store, late))
+    await recorded(store, tried(store, new))
     view, attempts = await store.delivery(new.id, None)
     assert (view.state, view.attempts, len(attempts)) == ("delivered", 1, 1)
 
@@ -68,7 +68,7 @@ async def test_a_lease_that_ended_makes_it_due_and_the_late_holder_writes_nothin
 async def test_a_late_holder_that_nobody_followed_may_still_write(store: Store) -> None:
     await due(store)
     [late] = await store.claim({HOST: 1}, 0.0)
-    await store.record_attempt(tried(store, late))
+    await recorded(store, tried(store, late))
     assert (await store.delivery(late.id, None))[0].state == "delivered"
 
 
@@ -109,7 +109,7 @@ async def test_what_a_crashed_process_held_is_due_when_its_file_is_opened_again(
     second = await open_store(sqlite_url, [encryption_key], Metrics())
     assert [claimed.id for claimed in await second.claim({HOST: 1}, MINUTE)] == [one.id]
     with pytest.raises(LostClaim):
-        await second.record_attempt(tried(second, one))
+        await recorded(second, tried(second, one))
     await second.close()
 
 

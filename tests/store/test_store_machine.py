@@ -14,6 +14,7 @@ from acts import (
     completed,
     failed,
     new_watch,
+    recorded,
     retry_at,
     rows,
     settlement,
@@ -188,7 +189,7 @@ class Bridge(RuleBasedStateMachine):
         held = rows(self.store, "SELECT lease FROM outbox WHERE id = :id", id=one.id)
         verdict = retry_at(self.clock.at + seconds) if verdict is None else verdict
         try:
-            self.runner.run(self.store.record_attempt(tried(self.store, one, verdict)))
+            self.runner.run(recorded(self.store, tried(self.store, one, verdict)))
         except LostClaim:
             assert held != [(one.lease,)]
         else:

@@ -15,6 +15,7 @@ from acts import (
     due,
     new_watch,
     owed,
+    recorded,
     retry_at,
     settled,
     sighted,
@@ -74,7 +75,7 @@ async def test_filters_find_states_outcomes_hosts_and_callbacks(store: Store) ->
     waiting = (await due(store)).watch_id
     given_up = (await dead(store)).watch_id
     [sent] = (await settled(store, await watched(store))).owed
-    await store.record_attempt(tried(store, sent))
+    await recorded(store, tried(store, sent))
     cancelled = (await watched(store)).watch.id
     await store.cancel(cancelled, None)
     assert await ids(store, state=WatchState.ACTIVE) == [active]
@@ -122,7 +123,7 @@ async def test_a_receiver_that_fails_is_told_with_all_that_waits_for_it(store: S
     for _ in range(2):
         await due(store, host="bad.example:443")
     soon = store.now() + 60.0
-    await store.record_attempt(tried(store, first, retry_at(soon), host_failures=4))
+    await recorded(store, tried(store, first, retry_at(soon), host_failures=4))
     assert await store.failing_receivers() == 1
     [told] = await store.receivers()
     assert (told.host, told.waiting, told.failures, told.waiting_error) == ("bad.example:443", 3, 4, TROUBLE)
@@ -149,11 +150,11 @@ async def test_dead_callbacks_are_counted_by_host_with_the_last_ones_error(store
 async def test_a_watchs_history_has_its_events_and_every_attempt_in_order(store: Store) -> None:
     one = await watched(store, events=ALL_EVENTS)
     [status] = (await sighted(store, one)).owed
-    await store.record_attempt(tried(store, status))
+    await recorded(store, tried(store, status))
     [end] = (await settled(store, one)).owed
-    await store.record_attempt(tried(store, end, retry_at(store.now())))
+    await recorded(store, tried(store, end, retry_at(store.now())))
     [again] = await store.claim({end.host: 1}, 60.0)
-    await store.record_attempt(tried(store, again, DEAD))
+    await recorded(store, tried(store, again, DEAD))
     history = await store.history(one.watch.id)
     assert [event for event, _ in history.events] == [EventType.IN_PROGRESS, EventType.COMPLETED]
     assert [attempt.status_code for attempt in history.attempts[status.id]] == [204]

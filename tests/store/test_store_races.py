@@ -22,6 +22,7 @@ from acts import (
     due,
     new_watch,
     one_row,
+    recorded,
     rows,
     settled,
     settlement,
@@ -264,7 +265,7 @@ async def test_claims_and_records_at_four_replicas_send_each_delivery_once(crowd
     async def work(store: Store) -> list[str]:
         done = []
         while claimed := await store.claim({HOST: 2}, MINUTE):
-            await asyncio.gather(*(store.record_attempt(tried(store, one)) for one in claimed))
+            await asyncio.gather(*(recorded(store, tried(store, one)) for one in claimed))
             done += [one.id for one in claimed]
         return done
 

@@ -10,6 +10,7 @@ from acts import (
     due,
     failed,
     owed,
+    recorded,
     retry_at,
     settled,
     sighted,
@@ -60,7 +61,7 @@ async def test_each_filter_finds_its_own(store: Store) -> None:
     pending = failing.watch.id
     given_up = (await dead(store)).watch_id
     sent = await owed(store)
-    await store.record_attempt(tried(store, sent))
+    await recorded(store, tried(store, sent))
     assert await found(store, state=WatchState.ACTIVE) == [active]
     assert await found(store, state=WatchState.CANCELLED) == [cancelled]
     assert await found(store, state=WatchState.SETTLED) == [sent.watch_id, given_up, pending]
@@ -104,11 +105,11 @@ async def test_a_mark_changes_with_whatever_changes(store: Store) -> None:
 
     [status] = (await sighted(store, registered, polls=1)).owed
     assert await changed()
-    await store.record_attempt(tried(store, status, retry_at(store.now())))
+    await recorded(store, tried(store, status, retry_at(store.now())))
     assert await changed()
     [terminal] = (await settled(store, registered)).owed
     assert await changed()
-    await store.record_attempt(tried(store, terminal, DEAD))
+    await recorded(store, tried(store, terminal, DEAD))
     assert await changed()
     await store.retry(terminal.id, None)
     assert await changed()

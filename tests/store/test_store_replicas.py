@@ -12,6 +12,7 @@ from acts import (
     new_watch,
     one_row,
     owed,
+    recorded,
     rows,
     settled,
     sighted,
@@ -123,7 +124,7 @@ async def test_a_replica_that_was_thought_dead_writes_nothing_more(replicas: lis
     with pytest.raises(LostClaim):
         await one.adopt(10)
     with pytest.raises(LostClaim):
-        await one.record_attempt(tried(one, claimed))
+        await recorded(one, tried(one, claimed))
     assert await one.claim({HOST: 5}, MINUTE) == []
 
 

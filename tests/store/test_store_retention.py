@@ -9,6 +9,7 @@ from acts import (
     due,
     one_row,
     owed,
+    recorded,
     retry_at,
     rows,
     settled,
@@ -30,7 +31,7 @@ def left(store: Store) -> dict[str, int]:
 
 async def test_what_ended_before_goes_with_all_that_belongs_to_it(store: Store) -> None:
     one = await owed(store, headers={"X-Token": "t"}, secret="whsec_own")
-    await store.record_attempt(tried(store, one))
+    await recorded(store, tried(store, one))
     assert await store.delete_ended_before(store.now() + 1, 10) == 1
     assert left(store) == dict.fromkeys(TABLES, 0)
     with pytest.raises(NotFound):
@@ -54,7 +55,7 @@ async def test_active_watches_stay_and_cancelled_ones_go(store: Store) -> None:
 
 async def test_nothing_goes_while_a_delivery_is_pending(store: Store) -> None:
     pending = await owed(store, secret="whsec_own")
-    await store.record_attempt(tried(store, pending, retry_at(store.now())))
+    await recorded(store, tried(store, pending, retry_at(store.now())))
     claimed = await owed(store)
     done = await dead(store)
     assert await store.delete_ended_before(store.now() + 1, 10) == 1
@@ -99,7 +100,7 @@ async def test_status_events_go_as_well(store: Store) -> None:
 
 async def test_what_is_due_keeps_its_delay_counted_from_now(store: Store) -> None:
     one = await owed(store)
-    await store.record_attempt(tried(store, one, retry_at(store.now() + HOUR + 30), at=store.now() + HOUR))
+    await recorded(store, tried(store, one, retry_at(store.now() + HOUR + 30), at=store.now() + HOUR))
     assert await store.mend_clock() == 1
     assert one_row(store, "SELECT due_at FROM outbox") == pytest.approx(store.now() + 30, abs=10)
     shown = (await store.delivery(one.id, None))[0].next_attempt_at
@@ -126,10 +127,10 @@ async def test_mending_again_moves_no_deadline_further(store: Store) -> None:
 async def test_what_is_as_it_should_be_is_left_alone(store: Store) -> None:
     registered = await watched(store, timeout=600)
     waiting = await owed(store)
-    await store.record_attempt(tried(store, waiting, retry_at(store.now() + HOUR)))
+    await recorded(store, tried(store, waiting, retry_at(store.now() + HOUR)))
     gone = await due(store)
     [claimed] = await store.claim({gone.host: 1}, 60)
-    await store.record_attempt(tried(store, claimed, DEAD))
+    await recorded(store, tried(store, claimed, DEAD))
     before = rows(store, "SELECT id, due_at, set_at FROM outbox")
     assert await store.mend_clock() == 0
     assert rows(store, "SELECT id, due_at, set_at FROM outbox") == before

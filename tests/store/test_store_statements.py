@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from acts import ALL_EVENTS, DEAD, change, new_watch, retry_at, settled, sighted, tried, watched
+from acts import ALL_EVENTS, DEAD, change, new_watch, recorded, retry_at, settled, sighted, tried, watched
 from databases import PostgresServer
 from sqlalchemy import Connection, text
 
@@ -66,7 +66,7 @@ async def test_a_watchs_life_is_four_transactions_of_the_fewest_statements(store
     claimed = ["BEGIN", "WITH tasks", "SELECT watches"]
     ended = ["UPDATE watches", "INSERT events", "INSERT outbox", "INSERT deliveries", "UPDATE tasks", "COMMIT"]
     assert logged() == [*claimed, *ended]
-    await store.record_attempt(tried(store, end))
+    await recorded(store, tried(store, end))
     assert logged() == ["BEGIN", "DELETE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
 
 
@@ -83,11 +83,11 @@ async def test_only_a_watch_that_asked_for_its_status_is_looked_at_for_what_it_s
 async def test_an_attempt_that_failed_takes_as_few(store: Store, logged: Logged) -> None:
     [end] = (await settled(store, await watched(store))).owed
     logged()
-    await store.record_attempt(tried(store, end, retry_at(store.now() - 1)))
+    await recorded(store, tried(store, end, retry_at(store.now() - 1)))
     assert logged() == ["BEGIN", "SELECT outbox", "UPDATE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
     [again] = await store.claim({end.host: 1}, 60.0)
     logged()
-    await store.record_attempt(tried(store, again, DEAD))
+    await recorded(store, tried(store, again, DEAD))
     assert logged() == ["BEGIN", "SELECT outbox", "DELETE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
 
 

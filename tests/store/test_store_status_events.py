@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from acts import ALL_EVENTS, DELIVERED, QUEUED, RUNNING, retry_at, rows, settled, sighted, tried, watched
+from acts import ALL_EVENTS, DELIVERED, QUEUED, RUNNING, recorded, retry_at, rows, settled, sighted, tried, watched
 
 from bridge.core.errors import LostClaim
 from bridge.core.model import DeliveryState, EventType, TaskStatus, WatchState
@@ -66,7 +66,7 @@ async def test_a_sight_is_owed_again_after_a_restart(store: Store) -> None:
 async def test_the_end_supersedes_what_is_still_pending(store: Store) -> None:
     registered = await watched(store, events=ALL_EVENTS)
     [waiting] = (await sighted(store, registered)).owed
-    await store.record_attempt(tried(store, waiting, retry_at(store.now() + 60)))
+    await recorded(store, tried(store, waiting, retry_at(store.now() + 60)))
     await settled(store, registered)
     status, terminal = (await store.watch(registered.watch.id, None)).deliveries
     assert (status.state, status.next_attempt_at) == (DeliveryState.DEAD, None)
@@ -81,14 +81,14 @@ async def test_what_was_under_way_at_the_end_may_finish_but_writes_nothing(store
     [under_way] = (await sighted(store, registered)).owed
     await settled(store, registered)
     with pytest.raises(LostClaim):
-        await store.record_attempt(tried(store, under_way))
+        await recorded(store, tried(store, under_way))
     assert (await store.delivery(under_way.id, None))[0].state is DeliveryState.DEAD
 
 
 async def test_what_was_delivered_before_the_end_stays_delivered(store: Store) -> None:
     registered = await watched(store, events=ALL_EVENTS)
     [sent] = (await sighted(store, registered)).owed
-    await store.record_attempt(tried(store, sent, DELIVERED))
+    await recorded(store, tried(store, sent, DELIVERED))
     await settled(store, registered)
     assert (await store.delivery(sent.id, None))[0].state is DeliveryState.DELIVERED
 

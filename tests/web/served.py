@@ -177,7 +177,7 @@ async def settle(store: Store, task_row: str) -> Changed:
 async def give_up(store: Store, owed: OwedDelivery, at: float) -> None:
     gone = Problem("gone", "the receiver answered 410 Gone")
     attempt = Attempt(at, 0.25, 410, gone, "no more")
-    await store.record_attempt(Tried(owed.id, owed.lease, attempt, Dead(gone), owed.host, at))
+    await store.record_attempts([Tried(owed.id, owed.lease, attempt, Dead(gone), owed.host, at)])
 
 
 async def resolve(host: str, _: int) -> list[str]:

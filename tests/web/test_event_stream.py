@@ -77,8 +77,8 @@ async def following(bridge: Bridge, watch_id: str, **headers: str) -> AsyncItera
 
 async def deliver(bridge: Bridge, owed: OwedDelivery) -> None:
     now = bridge.store.now()
-    await bridge.store.record_attempt(
-        Tried(owed.id, owed.lease, Attempt(now, 0.1, 200, None, "ok"), Delivered(), owed.host, now)
+    await bridge.store.record_attempts(
+        [Tried(owed.id, owed.lease, Attempt(now, 0.1, 200, None, "ok"), Delivered(), owed.host, now)]
     )
     bridge.services.waiting.announce([owed.watch_id])
 
