@@ -16,7 +16,7 @@ from load import register
 from processes import Child
 from receiver import Ports, receiver
 from stage import Stage, until
-from subject import Bridge, ask, every
+from subject import NEVER, Bridge, ask, every
 from table import Row
 from upstream import counted, upstream
 
@@ -60,7 +60,8 @@ def _costs(  # noqa: PLR0917  a measurement has these numbers
         settled=settled,
         dead=[urls[number % len(urls)] for number in range(dead)],
     )
-    settings = {"amux_base_url": str(amux.greeting), **every(active / rate)}
+    # What is registered here is not polled: with few watches it would be many times those that are.
+    settings = {"amux_base_url": str(amux.greeting), **every(active / rate), "poll_first_delay_seconds": NEVER}
     with Bridge(stage.folder, database, settings) as bridge:
         time.sleep(1.0)
         meter, before = bridge.meter(), counted(amux).requests
