@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
-from bridge.core.errors import BridgeError
-
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
@@ -13,8 +11,8 @@ Result = TypeVar("Result")
 class Gathered(Generic[Given, Result]):
     """Has `work` done for all who ask in one turn; a result for each in order.
 
-    A BridgeError that it raises is raised for them all; after any other it is done for each alone, perhaps again.
-    `begin` makes a task of a coroutine, and keeps it.
+    When it raises, it is done for each alone, perhaps again: whoever brought a fault shall be alone with it. `begin`
+    makes a task of a coroutine, and keeps it.
     """
 
     def __init__(
@@ -43,13 +41,11 @@ class Gathered(Generic[Given, Result]):
         try:
             results = await self._work([given for given, _ in waiting])
         except Exception as error:  # noqa: BLE001  it is theirs who wait
-            if len(waiting) > 1 and not isinstance(error, BridgeError):
-                for one in waiting:  # a fault: whoever brought it shall be alone with it
+            if len(waiting) > 1:
+                for one in waiting:
                     await self._do_all([one])
-                return
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
+            elif not (future := waiting[0][1]).done():
+                future.set_exception(error)
             return
         for (_, future), result in zip(waiting, results, strict=True):
             if not future.done():

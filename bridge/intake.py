@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 import orjson
 
 from bridge.callback.guard import Guard
-from bridge.core.errors import BridgeError, InvalidRequest, NotFound
+from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.model import EventType, Watch
 from bridge.core.registration import compact, options_text, wanted_events
 from bridge.core.targets import Target
@@ -303,12 +303,12 @@ class Intake:
             self._announce([found.watch.id])
 
     async def _taken(self, new: NewWatch, found: Registered) -> Taken | BridgeError:
-        """The watch as it is now. Raises StoreUnavailable: whoever asks again gets the same watch."""
+        """The watch as it is now; StoreUnavailable if that cannot be read: whoever asks again gets the same watch."""
         if found.watch.id == new.watch.id and found.task is not None:
             return Taken(_first_view(found.watch, found.task), found.created)
         try:
             return Taken(await self._store.watch(found.watch.id, new.watch.app), found.created)
-        except NotFound as error:  # retention was quicker
+        except (NotFound, StoreUnavailable) as error:  # not found: retention was quicker
             return error
 
     def _tell(self, watch: Watch) -> None:

@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
+from sqlalchemy import Column, Connection, Row, Select, and_, bindparam, exists, func, or_, select
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import id_in
-from bridge.core.model import Attempt, DeliveryState, WatchState
+from bridge.core.model import Attempt, DeliveryState, Outcome, WatchState
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
@@ -52,20 +52,26 @@ def _page(query: WatchQuery) -> Select[Any]:
     page = WITH_TASK
     if query.before is not None:
         page = page.where(watches.c.id < query.before)
-    # SQLite has no statistics: of two indexes it may take the one of what is many. So only the rarest has a say.
+    # SQLite has no statistics, and of two indexes it may take the one of what is many. So only the rarest has a say.
     few = query.task_id is not None or query.delivery_state in {DeliveryState.PENDING, DeliveryState.DEAD}
     if query.state is not None:
         page = page.where(watches.c.state == query.state if few else in_state(query.state))
         few = few or query.state is not WatchState.SETTLED
     if query.outcome is not None:
-        page = page.where(watches.c.outcome == query.outcome)
+        page = page.where(_by_index(watches.c.outcome, serves=not few) == query.outcome)
+        few = few or query.outcome is not Outcome.COMPLETED
     if query.task_id is not None:
         page = page.where(watches.c.task_id == query.task_id)
     if query.delivery_state is not None:
         page = page.where(owes(query.delivery_state))
     if query.app is not None:
-        page = page.where((func.coalesce(watches.c.app, "") if few else watches.c.app) == query.app)
+        page = page.where(_by_index(watches.c.app, serves=not few) == query.app)
     return page.order_by(watches.c.id.desc()).limit(query.limit)
+
+
+def _by_index(column: Column[Any], *, serves: bool) -> ColumnElement[Any]:
+    """A column, or the same as no index knows it."""
+    return column if serves else func.coalesce(column, "")
 
 
 def in_state(state: WatchState) -> ColumnElement[bool]:

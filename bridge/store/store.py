@@ -120,9 +120,15 @@ class Store:
         )
 
     async def register_each(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
-        """Register watches of callers who have nothing to do with each other: none fails for another's sake."""
+        """Register watches of callers who have nothing to do with each other: none fails for another's sake.
+
+        Raises nothing: StoreUnavailable is a result as well, each caller's own.
+        """
         works = [registering.Registration(self.replica, self._active_limit, (new,)) for new in news]
-        results = await self._writer.do_all(registering.register, works)
+        try:
+            results = await self._writer.do_all(registering.register, works)
+        except StoreUnavailable as error:
+            return [StoreUnavailable(str(error)) for _ in news]
         return [result if isinstance(result, BridgeError) else result[0] for result in results]
 
     async def check_room(self, wanted: int) -> None:

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from bridge.core.errors import StoreUnavailable
 from bridge.gathering import Gathered
 
 
 class Bench:
-    """Doubles numbers; a negative one is a fault, 13 is refused for all."""
+    """Doubles numbers; a negative one is a fault."""
 
     def __init__(self) -> None:
         self.done: list[list[int]] = []
@@ -25,8 +24,6 @@ class Bench:
 
     async def double(self, numbers: Sequence[int]) -> list[int]:
         await self.open.wait()
-        if 13 in numbers:
-            raise StoreUnavailable("no luck")
         if any(number < 0 for number in numbers):
             raise ValueError("negative")
         self.done.append(list(numbers))
@@ -45,12 +42,6 @@ async def test_who_asks_in_one_turn_shares_the_work_and_the_next_turn_has_its_ow
     assert await bench.all_of(3, 1, 2) == [6, 2, 4]
     assert await bench.all_of(5) == [10]
     assert bench.done == [[3, 1, 2], [5]]
-
-
-async def test_a_refusal_is_everybodys(bench: Bench) -> None:
-    results = await bench.all_of(1, 13)
-    assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
-    assert bench.done == []
 
 
 async def test_a_fault_is_its_bringers_alone(bench: Bench) -> None:
