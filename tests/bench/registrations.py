@@ -1,9 +1,13 @@
-"""Registrations: durable ones beside a handler that validates the same body by the same model and stores nothing."""
+"""Registrations: durable ones beside a handler that validates the same body by the same model and stores nothing.
+
+Between the two stands the least that is durable: it says how much of the way is the store's.
+"""
 
 from collections.abc import Iterator
 
 import bare_loop
 from bare_loop import Done, Rounds
+from least import storing_handler
 from load import Registered, register
 from processes import Child
 from stage import Stage
@@ -16,23 +20,26 @@ BATCHES_AT_A_TIME = 2
 
 
 def run(stage: Stage) -> Iterator[Row]:
-    """One by one, then by 500; the bare handler in turn with the first."""
+    """One by one, then by 500; both handlers in turn with the first."""
     rounds, seconds, idle = stage.pick(1, 5, 7), stage.pick(0.5, 1.5, 4.0), stage.idle
-    bare, single, batched, longest = Rounds(), Rounds(), Rounds(), 0.0
+    bare, least, single, batched, longest = Rounds(), Rounds(), Rounds(), Rounds(), 0.0
     with (
         bare_loop.handler() as handler,
+        storing_handler(stage.seeds.file()) as storing,
         Bridge(stage.folder, stage.seeds.file(), POLLS_NOTHING, **stage.profile("registrations")) as bridge,
     ):
         _measured(bridge, bridge.url, seconds / 3, "warm")
         for turn in range(rounds):
             with bridge.halted():
                 bare.add(_measured(handler, str(handler.greeting), seconds, f"bare{turn}x")[0])
+                least.add(_measured(storing, str(storing.greeting), seconds, f"least{turn}x")[0])
             done, told = _measured(bridge, bridge.url, seconds, f"one{turn}x")
             single.add(done.less(idle))
             longest = max(longest, told.longest)
             stage.say(f"registrations: the client took {told.spent.share:.0%} of a core")
         for turn in range(rounds):
             batched.add(_measured(bridge, bridge.url, seconds, f"many{turn}x", BATCH)[0].less(idle))
+    yield _row("a handler that stores by hand and does nothing else: rate by CPU time", least, bare, None)
     yield _row(f"{CONNECTIONS} at a time: rate by CPU time", single, bare, 0.45)
     yield Row(
         "registrations",
