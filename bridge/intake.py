@@ -12,7 +12,7 @@ import orjson
 from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.model import EventType, Watch
-from bridge.core.registration import compact, options_text, wanted_events
+from bridge.core.registration import WATCH_ID_PREFIX, compact, options_text, wanted_events
 from bridge.core.targets import Target
 from bridge.gathering import Gathered
 from bridge.store.records import (
@@ -34,7 +34,6 @@ AddTask: TypeAlias = Callable[[TaskRow, str | None], None]
 Announce: TypeAlias = Callable[[Sequence[str]], None]
 RegisterAll: TypeAlias = Callable[[Sequence[NewWatch]], Awaitable[Sequence[Registered | BridgeError]]]
 
-ID_PREFIX = "wat_"
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]  # of 10 bits: twice as quick as by 5
 _RANDOM_BITS = 80
@@ -102,7 +101,7 @@ class WatchIds:
         if value >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
             value = self._last + 1 + self._random.getrandbits(_RANDOM_BITS // 2)
         self._last = value
-        return ID_PREFIX + watch_id_text(value)
+        return WATCH_ID_PREFIX + watch_id_text(value)
 
 
 def watch_id_text(value: int) -> str:
@@ -158,8 +157,8 @@ class Intake:
         found = await asyncio.gather(*(self._target_or_error(wanted[number]) for number in unknown))
         for number, target in zip(unknown, found, strict=True):
             targets[number] = target
-        good = [(one, target) for one, target in zip(wanted, targets, strict=True) if isinstance(target, Target)]
-        asked = [_Asked(one, target, app) for one, target in good]
+        judged = zip(wanted, targets, strict=True)
+        asked = [_Asked(one, target, app) for one, target in judged if isinstance(target, Target)]
         taken = iter(await self._to_its_end(self._take_in(self._store.register_all, asked)) if asked else ())
         return [target if isinstance(target, BridgeError) else next(taken) for target in targets]
 
@@ -272,7 +271,7 @@ class Intake:
         return NewWatch(
             watch=watch,
             credential=credential,
-            task=watch_id.removeprefix(ID_PREFIX),
+            task=watch_id.removeprefix(WATCH_ID_PREFIX),
             options=self._store.sealer.fingerprint("options", options),
             host=asked.target.host_key,
             sealed=self._sealed(watch_id, wanted),

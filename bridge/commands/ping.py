@@ -1,7 +1,6 @@
 """`ping`: judge a callback URL as the bridge would, then send it one signed `bridge.ping` from here."""
 
 import asyncio
-import base64
 import sys
 import time
 from argparse import Namespace
@@ -17,7 +16,7 @@ from bridge.commands.failure import FAILED, CommandFailed
 from bridge.commands.signing_secrets import secrets_that_sign
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
-from bridge.core.event import ping_payload
+from bridge.core.event import ping_id, ping_payload
 from bridge.core.model import Answered, Problem, Refused, Unanswered
 from bridge.core.signing import signed_headers
 from bridge.core.targets import TargetPolicy
@@ -54,7 +53,7 @@ async def _ping(settings: Settings, url: str, *, dry_run: bool) -> tuple[Answere
         sender = Sender(
             guard, user_agent=f"amux-bridge/{__version__}", timeout_seconds=settings.delivery_timeout_seconds
         )
-        event_id = "evt_" + base64.b32encode(token_bytes(20)).decode().lower()
+        event_id = ping_id(token_bytes(20))
         now = time.time()
         payload = ping_payload(event_id, now)
         headers = signed_headers(event_id, int(now), payload, secrets, settings.signing_key)

@@ -1,5 +1,6 @@
 """The payload's bytes, built once: what is in them is all that ever leaves the bridge of a task."""
 
+import base64
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -7,9 +8,13 @@ from typing import Any
 import orjson
 
 from bridge.core.model import Event, EventType, Outcome, Problem, TaskSnapshot, Watch
+from bridge.core.registration import WATCH_ID_PREFIX
 from bridge.core.watch import Ending
 
 PING_TYPE = "bridge.ping"
+ID_PREFIX = "evt_"
+# As they are made now, and as 0.1.0 made them.
+ID_PATTERN = ID_PREFIX + r"(?:[0-9a-hjkmnp-tv-z]{26}[cftuqp]|[a-z2-7]{32})"
 _ID_ENDS = {
     EventType.COMPLETED: "c",
     EventType.FAILED: "f",
@@ -30,7 +35,12 @@ def event_id(watch_id: str, event_type: EventType) -> str:
 
     It begins as its watch's does, in the order of registering: what is sent together lies together in the store.
     """
-    return f"evt_{watch_id.removeprefix('wat_')}{_ID_ENDS[event_type]}"
+    return ID_PREFIX + watch_id.removeprefix(WATCH_ID_PREFIX) + _ID_ENDS[event_type]
+
+
+def ping_id(random: bytes) -> str:
+    """A fresh id, of 20 random bytes, for a ping."""
+    return ID_PREFIX + base64.b32encode(random).decode().lower()
 
 
 def id_in(payload: bytes) -> str:

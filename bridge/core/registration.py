@@ -15,6 +15,8 @@ import orjson
 from bridge.core.model import TERMINAL_EVENTS, EventType
 
 TASK_ID_PATTERN = r"[A-Za-z0-9._:-]{1,191}"
+WATCH_ID_PREFIX = "wat_"
+WATCH_ID_PATTERN = WATCH_ID_PREFIX + r"[0-9a-hjkmnp-tv-z]{26}"
 MAX_CONTEXT_BYTES = 4 * 1024
 MAX_HEADERS = 10
 MAX_HEADER_NAME = 128  # characters; receivers' own limits on a whole header block are 8 KiB and up

@@ -19,7 +19,7 @@ from bridge.store.ending import GIVEN_UP
 from bridge.store.records import DeadFilter, Tried
 from bridge.store.replicas import Replica
 from bridge.store.rows import owed, problem_text
-from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, watches
+from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, unindexed, watches
 from bridge.store.sealing import Sealer
 from bridge.telemetry import get_logger
 
@@ -353,9 +353,8 @@ def _make_due(connection: Connection, found: dict[str, str], now: float) -> None
     connection.execute(_PENDING_AGAIN, {"those": those, "now": now})
 
 
-# Not the bare column, here and below: SQLite would go through the key of every delivery there is, or all watches of an
-# app, for the few that are dead.
-_ID = func.coalesce(deliveries.c.id, "")
+# The dead are few: neither the key of every delivery nor an app's watches may serve.
+_ID = unindexed(deliveries.c.id)
 
 
 def count_dead(connection: Connection, wanted: DeadFilter) -> int:
@@ -382,7 +381,7 @@ def _dead(wanted: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
     question = select(*columns).select_from(deliveries).join(watches, watches.c.id == deliveries.c.watch_id)
     question = question.where(IS_DEAD, GIVEN_UP)
     if wanted.app is not None:
-        question = question.where(func.coalesce(watches.c.app, "") == wanted.app)
+        question = question.where(unindexed(watches.c.app) == wanted.app)
     if wanted.since is not None:
         question = question.where(deliveries.c.dead_at >= wanted.since)
     if wanted.until is not None:

@@ -26,6 +26,7 @@ from bridge.core.model import (
     TaskStatus,
     WatchState,
 )
+from bridge.core.registration import WATCH_ID_PATTERN
 from bridge.store import reading
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import WatchView
@@ -41,6 +42,7 @@ from bridge.store.schema import (
     outbox,
     replicas,
     tasks,
+    unindexed,
     watches,
 )
 
@@ -49,7 +51,7 @@ LAST_PART = 0.1  # a watch nears its deadline in the last tenth of its time
 MOST_HOSTS = 20
 MOST_ATTEMPTS = 200  # of one watch, the newest: ten a round, and nobody reads twenty rounds
 
-_WATCH_ID = re.compile(r"wat_[0-9a-hjkmnp-tv-z]{26}")
+_WATCH_ID = re.compile(WATCH_ID_PATTERN)
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def nearing(connection: Connection, now: float) -> int:
 
 _FAILING = (
     select(func.count(outbox.c.host.distinct()))
-    .join(deliveries, deliveries.c.id == reading.OUTBOX_FIRST)
+    .join(deliveries, deliveries.c.id == unindexed(outbox.c.id))
     .where(deliveries.c.error.is_not(None))
 )
 

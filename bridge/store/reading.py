@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, Select, and_, bindparam, exists, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
@@ -15,7 +15,18 @@ from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
 from bridge.store.rows import SNAPSHOT, delivery_view, problem_of, snapshot_from, task_view, watch_of
-from bridge.store.schema import IS_ACTIVE, IS_DEAD, IS_UNSETTLED, attempts, deliveries, events, outbox, tasks, watches
+from bridge.store.schema import (
+    IS_ACTIVE,
+    IS_DEAD,
+    IS_UNSETTLED,
+    attempts,
+    deliveries,
+    events,
+    outbox,
+    tasks,
+    unindexed,
+    watches,
+)
 from bridge.store.sealing import Sealer
 from bridge.telemetry import get_logger
 
@@ -29,10 +40,6 @@ _DELIVERIES = (
     .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
     .order_by(deliveries.c.created_at, deliveries.c.id)
 )
-
-
-# Not the bare column: SQLite, which has no statistics, would look each delivery there is up in the outbox.
-OUTBOX_FIRST = func.coalesce(outbox.c.id, "")
 
 
 def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchView:
@@ -52,26 +59,21 @@ def _page(query: WatchQuery) -> Select[Any]:
     page = WITH_TASK
     if query.before is not None:
         page = page.where(watches.c.id < query.before)
-    # SQLite has no statistics, and of two indexes it may take the one of what is many. So only the rarest has a say.
+    # Of the terms the rarest alone has an index: see `unindexed`.
     few = query.task_id is not None or query.delivery_state in {DeliveryState.PENDING, DeliveryState.DEAD}
     if query.state is not None:
         page = page.where(watches.c.state == query.state if few else in_state(query.state))
         few = few or query.state is not WatchState.SETTLED
     if query.outcome is not None:
-        page = page.where(_by_index(watches.c.outcome, serves=not few) == query.outcome)
+        page = page.where((unindexed(watches.c.outcome) if few else watches.c.outcome) == query.outcome)
         few = few or query.outcome is not Outcome.COMPLETED
     if query.task_id is not None:
         page = page.where(watches.c.task_id == query.task_id)
     if query.delivery_state is not None:
         page = page.where(owes(query.delivery_state))
     if query.app is not None:
-        page = page.where(_by_index(watches.c.app, serves=not few) == query.app)
+        page = page.where((unindexed(watches.c.app) if few else watches.c.app) == query.app)
     return page.order_by(watches.c.id.desc()).limit(query.limit)
-
-
-def _by_index(column: Column[Any], *, serves: bool) -> ColumnElement[Any]:
-    """A column, or the same as no index knows it."""
-    return column if serves else func.coalesce(column, "")
 
 
 def in_state(state: WatchState) -> ColumnElement[bool]:
@@ -85,7 +87,7 @@ def owes(state: DeliveryState) -> ColumnElement[bool]:
     of_watch = select(deliveries.c.watch_id)
     match state:
         case DeliveryState.PENDING:  # the outbox holds these and no others
-            return watches.c.id.in_(of_watch.join(outbox, deliveries.c.id == OUTBOX_FIRST))
+            return watches.c.id.in_(of_watch.join(outbox, deliveries.c.id == unindexed(outbox.c.id)))
         case DeliveryState.DEAD:
             return watches.c.id.in_(of_watch.where(IS_DEAD))
     return exists().where(deliveries.c.watch_id == watches.c.id, deliveries.c.state == state)

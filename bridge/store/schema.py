@@ -12,8 +12,10 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    func,
     text,
 )
+from sqlalchemy.sql import ColumnElement
 
 metadata = MetaData()
 
@@ -21,6 +23,15 @@ metadata = MetaData()
 IS_ACTIVE = text("watches.state = 'active'")
 IS_UNSETTLED = text("watches.state <> 'settled'")
 IS_DEAD = text("deliveries.state = 'dead'")
+
+
+def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
+    """A text column as no index knows it, for a term that is true of many.
+
+    SQLite keeps no statistics: of two indexes it may take the one of what is many, and pass over the one of the few.
+    """
+    return func.coalesce(column, "")
+
 
 # One row for each polling life of (credential, task_id): it closes with its last watch, a later watch opens another.
 tasks = Table(

@@ -9,15 +9,16 @@ from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
 from bridge.core.model import DeliveryState, EventType, Outcome, TaskStatus, WatchState
+from bridge.web import schemas
 
 # typing_extensions: pydantic reads `typing`'s own TypedDict from Python 3.12 on only.
 
 Time: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 WatchId: TypeAlias = Annotated[
-    str, Field(pattern="^wat_[0-9a-hjkmnp-tv-z]{26}$", examples=["wat_06awy4cd2r8f3w0e7m5t9kz1xh"])
+    str, Field(pattern=schemas.WATCH_ID["pattern"], examples=["wat_06awy4cd2r8f3w0e7m5t9kz1xh"])
 ]
 DeliveryId: TypeAlias = Annotated[
-    str, Field(pattern="^evt_[0-9a-z]{27,32}$", examples=["evt_01kaqm3v9rwq8d2xj5t7n4b6fyc"])
+    str, Field(pattern=schemas.DELIVERY_ID["pattern"], examples=["evt_01kaqm3v9rwq8d2xj5t7n4b6fyc"])
 ]
 AnyJsonObject: TypeAlias = Annotated[Any, WithJsonSchema({"type": "object"})]
 

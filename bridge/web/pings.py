@@ -1,14 +1,13 @@
 """`POST /ping`: judge a target, then send it one signed `bridge.ping`."""
 
 import asyncio
-import base64
 import secrets
 
 from aiohttp import web
 
 from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
 from bridge.core.delivery import problem_of
-from bridge.core.event import ping_payload
+from bridge.core.event import ping_id, ping_payload
 from bridge.core.model import Answer, Answered, Unanswered
 from bridge.core.signing import signed_headers
 from bridge.core.targets import Target
@@ -56,7 +55,7 @@ async def _judge(services: Services, target: Target) -> Answer | None:
 
 
 async def _send(services: Services, callback_url: str) -> tuple[Answer, float]:
-    event_id = "evt_" + base64.b32encode(secrets.token_bytes(20)).decode().lower()
+    event_id = ping_id(secrets.token_bytes(20))
     now = services.store.now()
     payload = ping_payload(event_id, now)
     headers = signed_headers(event_id, int(now), payload, services.secrets, services.signing_key)

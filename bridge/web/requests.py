@@ -9,7 +9,8 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.core.errors import InvalidRequest, NotFound
-from bridge.core.registration import check_idempotency_key, read_json
+from bridge.core.event import ID_PATTERN
+from bridge.core.registration import WATCH_ID_PATTERN, check_idempotency_key, read_json
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -18,8 +19,8 @@ JSON: Final = "application/json"
 
 # Server: without the versions of Python and aiohttp that would stand there otherwise.
 _SECURITY: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", hdrs.SERVER: "amux-bridge"}
-_WATCH_ID = re.compile(r"wat_[0-9a-hjkmnp-tv-z]{26}")
-_DELIVERY_ID = re.compile(r"evt_[0-9a-z]{27,32}")
+_WATCH_ID = re.compile(WATCH_ID_PATTERN)
+_DELIVERY_ID = re.compile(ID_PATTERN)
 DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _MOST_SHOWN = 64  # characters of a name that we don't know
 

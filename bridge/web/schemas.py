@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from bridge.core import registration as rules
+from bridge.core.event import ID_PATTERN
 
 
 def _any_case(word: str) -> str:
@@ -15,8 +16,8 @@ _REFUSED = "|".join(
 )
 _QUAD = "[A-Za-z0-9+/]{4}"
 
-WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^wat_[0-9a-hjkmnp-tv-z]{26}$"}
-DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": "^evt_[0-9a-z]{27,32}$"}
+WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{rules.WATCH_ID_PATTERN}$"}
+DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){rules.TASK_ID_PATTERN}$"}
 CALLBACK_URL: Final[dict[str, Any]] = {"type": "string", "format": "uri"}
 HEADERS: Final[dict[str, Any]] = {
