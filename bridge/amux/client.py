@@ -76,7 +76,6 @@ class AmuxClient:
         self._host = self._origin.host_port_subcomponent or ""
         self._base_url = f"{self._origin}{given.raw_path.rstrip('/')}"
         self._tasks_path = f"{given.raw_path.rstrip('/')}/v1/video/generations/"
-        self._timeout_seconds = timeout_seconds
         self._wall_clock = wall_clock
         self._limits = TimeLimits(timeout_seconds, clock)
         self._headers = lru_cache(_KEPT_KEYS)(_poll_headers)  # its own, so that keys are forgotten with the client
@@ -106,7 +105,7 @@ class AmuxClient:
                 response = await self._session.request(METH_GET, url, headers=headers, allow_redirects=False)
                 body = await _body(response)
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            return _trouble(error, self._host, self._timeout_seconds)
+            return _trouble(error, self._host, self._limits.seconds)
         observation = self._observed(response, body, task_id)
         if type(observation) is not Seen:
             self._log_refusal(observation, response, task_id)
@@ -133,7 +132,7 @@ class AmuxClient:
         own = self._headers(key)
         if own is None:
             raise AmuxUnavailable("the key holds characters that cannot be sent")
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_seconds, sock_read=idle_seconds)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._limits.seconds, sock_read=idle_seconds)
         try:
             return await self._session.request(
                 method,

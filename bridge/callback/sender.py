@@ -66,7 +66,6 @@ class Sender:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._guard = guard
-        self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._wall_clock = wall_clock
         self._limits = TimeLimits(timeout_seconds, asyncio.get_running_loop().time)
@@ -92,23 +91,23 @@ class Sender:
         await self._single.close()
 
     async def _answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        limit = self._limits.limit()
         try:
             target = self._guard.parse(url)
         except (TargetRefused, InvalidRequest) as refused:
             return Refused(str(refused))
         try:
-            with self._limits.limit():
+            with limit:
                 addresses = await self._guard.addresses(target)
-                response = await self._first_response(target, addresses, headers, body, deadline)
+                response = await self._first_response(target, addresses, headers, body, limit.at)
         except (NameUnresolved, TargetRefused) as error:
             code = "target_refused" if isinstance(error, TargetRefused) else error.code
             return Unanswered(code, str(error))
         except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError) as error:
             return _unanswered(error, target)
         except TimeoutError:
-            return Unanswered("timeout", f"{target.host_key} did not answer within {self._timeout_seconds:g} s")
-        return await self._read(response, deadline)
+            return Unanswered("timeout", f"{target.host_key} did not answer within {self._limits.seconds:g} s")
+        return await self._read(response, limit.at)
 
     async def _first_response(
         self,
