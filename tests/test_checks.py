@@ -31,19 +31,19 @@ LONGEST_FILE, LONGEST_LINE = 400, 120
 
 # Put together here, so that this file does not hold what it looks for.
 REGISTRIES = [
-    ".".join(parts)
+    "".join(parts)
     for parts in (
-        ("pypi", "org"),
-        ("pythonhosted", "org"),
-        ("npmjs", "org"),
-        ("npmjs", "com"),
-        ("crates", "io"),
-        ("docker", "io"),
-        ("ghcr", "io"),
-        ("quay", "io"),
-        ("golang", "org"),
-        ("debian", "org"),
-        ("maven", "org"),
+        ("pypi", ".org"),
+        ("python", "hosted.org"),
+        ("npmjs", ".org"),
+        ("npmjs", ".com"),
+        ("crates", ".io"),
+        ("docker", ".io"),
+        ("ghcr", ".io"),
+        ("quay", ".io"),
+        ("golang", ".org"),
+        ("debian", ".org"),
+        ("maven", ".org"),
     )
 ]
 MACHINE_PATHS = [f"/{first}/" for first in ("work", "root", "home", "Users")]

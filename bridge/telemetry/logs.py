@@ -241,15 +241,12 @@ def _simple_fields(record: logging.LogRecord) -> dict[str, Json] | None:
 
 
 def _is_simple(value: Any) -> bool:
-    match value:
-        case bool():
-            return True
-        case int():
-            return type(value) is int and -_JSON_INT <= value < _JSON_INT
-        case float():
-            return type(value) is float and math.isfinite(value)
-        case _:
-            return type(value) in _SURE or isinstance(value, StrEnum)
+    kind = type(value)
+    if kind is int:
+        return bool(-_JSON_INT <= value < _JSON_INT)
+    if kind is float:
+        return math.isfinite(value)
+    return kind in _SURE or issubclass(kind, StrEnum)
 
 
 def plain(value: object, redactor: Redactor = REDACTOR, depth: int = 0) -> Json:

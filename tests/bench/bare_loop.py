@@ -156,16 +156,17 @@ def _serve_handler(pipe: Connection) -> None:
         body = orjson.dumps({"task_id": wanted.task_id, "callback_url": wanted.callback_url})
         return web.Response(body=body, status=201, content_type="application/json")
 
-    async def start() -> str:
-        app = web.Application()
-        app.router.add_post("/watch", register)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
-        await site.start()
-        gc.collect()
-        gc.freeze()
-        port: int = runner.addresses[0][1]
-        return f"http://127.0.0.1:{port}"
+    answer_for_ever(pipe, lambda: listen(register), lambda question: question)
 
-    answer_for_ever(pipe, start, lambda question: question)
+
+async def listen(register: Callable[[web.Request], Awaitable[web.Response]]) -> str:
+    """Serve `POST /watch` and no more, on the running loop; the URL."""
+    app = web.Application()
+    app.router.add_post("/watch", register)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    gc.collect()
+    gc.freeze()
+    port: int = runner.addresses[0][1]
+    return f"http://127.0.0.1:{port}"

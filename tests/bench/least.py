@@ -4,7 +4,6 @@ No token, no look for the same watch, no limits, no fingerprints, no log, no met
 """
 
 import asyncio
-import gc
 import sqlite3
 import threading
 import time
@@ -14,9 +13,11 @@ from pathlib import Path
 
 import orjson
 from aiohttp import web
+from bare_loop import listen
 from processes import MEASURED, Child, answer_for_ever
 
 from bridge.store.rows import digest
+from bridge.store.writer import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
 from bridge.web.models import WatchRequest
 
 Row = tuple[tuple[object, ...], tuple[object, ...], "asyncio.Future[None]"]
@@ -30,7 +31,6 @@ INSERT INTO watches (id, app, task, task_id, callback_url, host, endpoint, event
                      deadline_at, timeout_seconds, header_names)
 VALUES (?, 'bench', ?, ?, ?, 'localhost:9', ?, 'video.completed', ?, ?, 'active', ?, ?, 3600.0, '')
 """
-_REST_TURNS, _REST_FROM, _REST_AT_MOST = 2.0, 12, 0.025  # as the bridge's writer
 
 
 def storing_handler(database: Path) -> Child:
@@ -67,8 +67,8 @@ class _Writer:
             execute_many(_WATCH, [watch for _, watch, _ in batch])
             execute("COMMIT")
             self._loop.call_soon_threadsafe(_done, [future for _, _, future in batch])
-            if len(batch) >= _REST_FROM:
-                time.sleep(min(_REST_TURNS * (time.perf_counter() - began), _REST_AT_MOST))
+            if len(batch) >= GATHER_FROM:  # as the bridge's own
+                time.sleep(min(GATHER_TURNS * (time.perf_counter() - began), GATHER_AT_MOST_SECONDS))
 
 
 def _done(futures: "list[asyncio.Future[None]]") -> None:
@@ -95,14 +95,6 @@ def _serve(pipe: Connection, database: Path) -> None:
             body = orjson.dumps({"task_id": wanted.task_id, "callback_url": wanted.callback_url})
             return web.Response(body=body, status=201, content_type="application/json")
 
-        app = web.Application()
-        app.router.add_post("/watch", register)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-        gc.collect()
-        gc.freeze()
-        port: int = runner.addresses[0][1]
-        return f"http://127.0.0.1:{port}"
+        return await listen(register)
 
     answer_for_ever(pipe, start, lambda question: question)

@@ -41,9 +41,11 @@ def plans(store: Store) -> Iterator[list[str]]:
     engines = store._database._writing, store._database._reading
     for engine in engines:
         event.listen(engine, "before_cursor_execute", explain)
-    yield found
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", explain)
+    try:
+        yield found
+    finally:
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", explain)
 
 
 @pytest.mark.parametrize("app", [None, "app"])
