@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 from databases import NoServer, PostgresServer, empty, finished, migrated_file, running_server
 from found import do_without
 
-from bridge.store.opening import open_store
+from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 

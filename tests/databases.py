@@ -21,7 +21,7 @@ import psycopg
 from sqlalchemy import Connection, TextClause, text
 
 from bridge.store.database import Database, PostgresDatabase, SqliteDatabase
-from bridge.store.migrating import migrate
+from bridge.store.migrate import migrate
 from bridge.store.schema import metadata
 from bridge.store.store import Store
 

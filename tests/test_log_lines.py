@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from bridge.telemetry import get_logger
-from bridge.telemetry.lines import LineHandler
+from bridge.telemetry.log_handler import LineHandler
 from bridge.telemetry.logs import JsonFormatter
 
 

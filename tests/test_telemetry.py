@@ -109,7 +109,7 @@ def stream() -> io.StringIO:
 
 @pytest.fixture
 def logger(stream: io.StringIO) -> Iterator[logging.Logger]:
-    logger = logging.Logger("bridge.poller", logging.DEBUG)  # noqa: LOG001  of no tree: nothing else changes it
+    logger = logging.Logger("bridge.polling.poller", logging.DEBUG)  # noqa: LOG001  of no tree: nothing else changes it
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter(Redactor([AMUX_KEY])))
     logger.addHandler(handler)
@@ -291,7 +291,7 @@ def test_every_line_of_a_process_is_one_json_object(encoding: str) -> None:
 
 
 def test_what_would_turn_a_line_round_on_a_terminal_is_spelled() -> None:
-    record = logging.makeLogRecord({"name": "bridge.poller", "levelname": "INFO", "msg": "settled"})
+    record = logging.makeLogRecord({"name": "bridge.polling.poller", "levelname": "INFO", "msg": "settled"})
     record.__dict__["bridge_fields"] = {"reason": "no\u202eoops \u2066x\u2069 h\xe4\xdf"}
     line = JsonFormatter(Redactor()).format(record)
     assert json.loads(line)["reason"] == "no\\u202eoops \\u2066x\\u2069 h\xe4\xdf"

@@ -26,6 +26,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from bridge.aio.timeouts import TimeLimits
 from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_WORD
 from bridge.amux.wire import observe
 from bridge.core.errors import BridgeError
@@ -33,7 +34,6 @@ from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, Se
 from bridge.core.retry_after import retry_after_seconds
 from bridge.telemetry import get_logger, redact
 from bridge.telemetry.redaction import SHORTEST_SECRET
-from bridge.time_limits import TimeLimits
 
 MAX_BODY_BYTES = 1 << 20  # a record is some kilobytes; amux passes on what vendors say, and that has no bound
 KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of what proxies usually keep

@@ -1,6 +1,6 @@
 """What amux answers to a create call, read for the one thing that a watch needs."""
 
-from bridge.amux.patient_json import read_json
+from bridge.amux.lenient_json import read_json
 
 
 def created_task(body: bytes) -> str | None:

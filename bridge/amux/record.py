@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from bridge.amux.patient_json import clean
+from bridge.amux.lenient_json import clean
 from bridge.core.model import Problem, Seen, TaskStatus, VideoMetadata
 
 Record: TypeAlias = Mapping[str, Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from bridge.amux.patient_json import read_json
+from bridge.amux.lenient_json import read_json
 from bridge.amux.record import LONGEST_MESSAGE, code_of, is_of_another_task, read_record, record_in, text_of
 from bridge.core.model import (
     KeyRefused,

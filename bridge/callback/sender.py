@@ -19,12 +19,12 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from bridge.aio.timeouts import TimeLimits
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
 from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import Answer, Answered, Refused, Unanswered
 from bridge.core.retry_after import retry_after_seconds
 from bridge.core.targets import Address, Target, bracketed
-from bridge.time_limits import TimeLimits
 
 MAX_ANSWER_BYTES = 16 * 1024  # read at most, to keep the connection; beyond it the connection is dropped
 KEPT_BODY_BYTES = 4 * 1024  # what an attempt's log shows

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Callable, Sequence
 
+from bridge.aio.clocks import Clocks
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
-from bridge.polling.clocks import Clocks
-from bridge.polling.credential import Credential, CredentialState, Standing, Verdict
-from bridge.polling.tasks import Phase, PolledTask
+from bridge.polling.state import Credential, CredentialState, Phase, PolledTask, Standing, Verdict
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics, get_logger
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from bridge.aio.clocks import Clocks
 from bridge.core.errors import StoreUnavailable
-from bridge.polling.clocks import Clocks
-from bridge.polling.recorder import StoreTrouble
-from bridge.polling.tasks import PolledTask
+from bridge.polling.result_writer import StoreTrouble
+from bridge.polling.state import PolledTask
 from bridge.store.records import Overdue
 from bridge.store.store import Store
 

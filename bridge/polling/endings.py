@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bridge.core.event import status_event, terminal_event
 from bridge.core.model import STATUS_EVENTS, Event, Observation, Problem, Strikes, TaskSnapshot, Watch
 from bridge.core.watch import TERMINAL, Ending, ending_after, timed_out
-from bridge.polling.tasks import PolledTask
+from bridge.polling.state import PolledTask
 from bridge.store.records import PollNote, Settlement, StatusChange
 
 ContentUrl = Callable[[Watch, float], str | None]

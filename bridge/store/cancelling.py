@@ -10,9 +10,9 @@ from bridge.core.errors import BridgeError, NotFound, WatchSettled
 from bridge.core.model import WatchState
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.replicas import Replica
-from bridge.store.rows import events_of, wants_status
+from bridge.store.row_mapping import events_of, wants_status
 from bridge.store.schema import IS_ACTIVE, tasks, watches
-from bridge.store.settling import LOCK_WATCHES
+from bridge.store.settlement import LOCK_WATCHES
 
 Nothing: TypeAlias = None
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from bridge.core.model import Outcome, WatchState
-from bridge.store.bulk import updating
-from bridge.store.rows import SUPERSEDED, problem_text
+from bridge.store.bulk_statements import updating
+from bridge.store.row_mapping import SUPERSEDED, problem_text
 from bridge.store.schema import IS_ACTIVE, deliveries, outbox, watches
 
 

@@ -9,8 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from bridge.core.errors import BridgeError
 from bridge.core.signing import new_secret
 from bridge.store.database import Database
+from bridge.store.encryption import Sealer
 from bridge.store.schema import secrets
-from bridge.store.sealing import Sealer
 
 ROOT, SIGNING = "root", "signing"
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_co
 from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
 from bridge.store.database import Database
 from bridge.store.records import TaskRow
-from bridge.store.rows import task_row
+from bridge.store.row_mapping import task_row
 from bridge.store.schema import outbox, replicas, tasks
 
 LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart

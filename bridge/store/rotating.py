@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import StoreUnavailable
 from bridge.store.database import Database, reason_of
+from bridge.store.encryption import Sealer
 from bridge.store.schema import secrets, watches
-from bridge.store.sealing import Sealer
 
 BATCH = 200  # rows to a transaction: at most 600 texts, some 40 ms; a service's writes wait no longer
 

@@ -19,16 +19,18 @@ from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.core.model import Attempt, OwedDelivery
 from bridge.store import (
     cancelling,
-    claiming,
-    overview,
+    dashboard_queries,
+    outbox,
     own_secrets,
-    reading,
-    registering,
+    queries,
+    registration,
     replicas,
     retention,
-    settling,
+    settlement,
 )
 from bridge.store.database import Database, reason_of
+from bridge.store.encryption import Sealer
+from bridge.store.group_commit import PATIENCE_SECONDS, GroupWriter
 from bridge.store.records import (
     Changed,
     Counts,
@@ -46,8 +48,6 @@ from bridge.store.records import (
     WatchQuery,
     WatchView,
 )
-from bridge.store.sealing import Sealer
-from bridge.store.writer import PATIENCE_SECONDS, GroupWriter
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -65,7 +65,7 @@ class Store:
         writer: GroupWriter,
         sealer: Sealer,
         replica: replicas.Replica,
-        active_limit: registering.ActiveLimit,
+        active_limit: registration.ActiveLimit,
         delivery_lease_seconds: float,
         *,
         on_close: Callable[[], None],
@@ -116,7 +116,7 @@ class Store:
     async def register_all(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
         """Register many in one commit; each has its own result, in order."""
         return await self._writer.do(
-            registering.register, registering.Registration(self.replica, self._active_limit, news)
+            registration.register, registration.Registration(self.replica, self._active_limit, news)
         )
 
     async def register_each(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
@@ -124,9 +124,9 @@ class Store:
 
         Raises nothing: StoreUnavailable is a result as well, each caller's own.
         """
-        works = [registering.Registration(self.replica, self._active_limit, (new,)) for new in news]
+        works = [registration.Registration(self.replica, self._active_limit, (new,)) for new in news]
         try:
-            results = await self._writer.do_all(registering.register, works)
+            results = await self._writer.do_all(registration.register, works)
         except StoreUnavailable as error:
             return [StoreUnavailable(str(error)) for _ in news]
         return [result if isinstance(result, BridgeError) else result[0] for result in results]
@@ -134,7 +134,7 @@ class Store:
     async def check_room(self, wanted: int) -> None:
         """See that the store can be written and that so many more watches fit. Raises TooManyWatches."""
         await self.probe()
-        await self._writer.do(registering.check_room, (self._active_limit, wanted))
+        await self._writer.do(registration.check_room, (self._active_limit, wanted))
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
         """Cancel an active watch (of one app, or None: of any); repeatable. Raises NotFound or WatchSettled."""
@@ -143,70 +143,70 @@ class Store:
 
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
         """A watch of an app (None: of any). Raises NotFound."""
-        return await self._read(reading.one_watch, watch_id, app)
+        return await self._read(queries.one_watch, watch_id, app)
 
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
         """A page of watches, newest first."""
-        return await self._read(reading.page_of_watches, query)
+        return await self._read(queries.page_of_watches, query)
 
     async def states(self, watch_ids: Sequence[str]) -> dict[str, str]:
         """A mark for each watch that exists; it changes whenever the watch, its task or a delivery does."""
-        return await self._read(reading.marks, watch_ids)
+        return await self._read(queries.marks, watch_ids)
 
     async def terminal_event(self, watch_id: str, app: str | None) -> StoredEvent:
         """The terminal event of a watch. Raises NotFound, or WatchActive while there is none."""
-        return await self._read(reading.terminal_event, self.sealer, watch_id, app)
+        return await self._read(queries.terminal_event, self.sealer, watch_id, app)
 
     async def api_key_of(self, watch_id: str) -> str | None:
         """The caller's own amux key of a watch, opened; None when the configured one counts."""
-        return await self._read(reading.api_key_of, self.sealer, watch_id)
+        return await self._read(queries.api_key_of, self.sealer, watch_id)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     async def own_tasks(self) -> Sequence[TaskRow]:
         """Every open task that this replica owns: what it polls after a start."""
-        asked = partial(self._database.read, reading.own_tasks, self.replica)
+        asked = partial(self._database.read, queries.own_tasks, self.replica)
         return await self._answer_of(asked, LOADING_SECONDS)
 
     async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
         """The amux keys, opened, of credentials that are watches' own."""
-        return await self._read(reading.keys_of, self.sealer, credentials)
+        return await self._read(queries.keys_of, self.sealer, credentials)
 
     async def overdue(self, after: Overdue | None, limit: int) -> Sequence[Overdue]:
         """A page of active watches of own tasks whose deadline has passed, in the deadlines' order."""
-        return await self._read(reading.overdue, self.replica, self.now(), after, limit)
+        return await self._read(queries.overdue, self.replica, self.now(), after, limit)
 
     async def record_status(self, change: StatusChange) -> Changed:
         """Write a task's new status and the status events owed. Raises LostClaim when the task is another's now."""
         return await self._writer.do(
-            settling.record_statuses, settling.Owned(self.replica, self.sealer, change, self.delivery_lease_seconds)
+            settlement.record_statuses, settlement.Owned(self.replica, self.sealer, change, self.delivery_lease_seconds)
         )
 
-    async def settle(self, settlement: Settlement) -> Changed:
+    async def settle(self, ended: Settlement) -> Changed:
         """End the watches that may end: state, event and owed delivery in one transaction. Raises LostClaim."""
         return await self._writer.do(
-            settling.settle, settling.Owned(self.replica, self.sealer, settlement, self.delivery_lease_seconds)
+            settlement.settle, settlement.Owned(self.replica, self.sealer, ended, self.delivery_lease_seconds)
         )
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
     async def due_hosts(self) -> dict[str, int]:
         """Hosts with deliveries due now, unclaimed, each with how many (counted up to 1,000)."""
-        return await self._read(claiming.due_hosts, self.now())
+        return await self._read(outbox.due_hosts, self.now())
 
     async def next_due_at(self) -> float | None:
         """When the next pending delivery is due (Unix seconds), claimed ones at their claim's end; None: none."""
-        return await self._read(claiming.next_due_at)
+        return await self._read(outbox.next_due_at)
 
     async def claim(self, room: dict[str, int], lease_seconds: float) -> Sequence[OwedDelivery]:
         """Claim due deliveries, the oldest first, at most `room[host]` for each host named."""
         return await self._writer.do(
-            claiming.claim, claiming.Claiming(self.replica, self.sealer, self.now(), lease_seconds, room)
+            outbox.claim, outbox.Claiming(self.replica, self.sealer, self.now(), lease_seconds, room)
         )
 
     async def release(self, owed: Sequence[OwedDelivery]) -> None:
         """Give claimed deliveries back, due at once; claims that are lost are passed over."""
-        await self._writer.do(claiming.release, claiming.Releasing(owed, self.now()))
+        await self._writer.do(outbox.release, outbox.Releasing(owed, self.now()))
 
     async def record_attempts(self, tried: Sequence[Tried]) -> Sequence[Verdict | BridgeError]:
         """Write attempts and their deliveries' next steps; for each, in order, the verdict that was written.
@@ -214,66 +214,66 @@ class Store:
         It is another than the given one when a retry was asked for meanwhile, and LostClaim when the claim is
         another's now.
         """
-        return await self._writer.do_all(claiming.record_attempts, tried)
+        return await self._writer.do_all(outbox.record_attempts, tried)
 
     async def hosts(self) -> HostFailures:
         """The hosts that failed lately, with how often in a row."""
-        return await self._read(claiming.failing_hosts)
+        return await self._read(outbox.failing_hosts)
 
     async def delivery(self, delivery_id: str, app: str | None) -> tuple[DeliveryView, Sequence[Attempt]]:
         """A delivery and its attempts, oldest first. Raises NotFound."""
-        return await self._read(reading.one_delivery, delivery_id, app)
+        return await self._read(queries.one_delivery, delivery_id, app)
 
     async def retry(self, delivery_id: str, app: str | None) -> DeliveryView:
         """Make a delivery due now, with a new schedule; the id stays. Raises NotFound."""
-        await self._writer.do(claiming.retry, claiming.Retrying(delivery_id, app, self.now()))
+        await self._writer.do(outbox.retry, outbox.Retrying(delivery_id, app, self.now()))
         return (await self.delivery(delivery_id, app))[0]
 
     async def count_dead(self, wanted: DeadFilter) -> int:
         """How many dead deliveries a filter finds."""
-        return await self._read(claiming.count_dead, wanted)
+        return await self._read(outbox.count_dead, wanted)
 
     async def retry_dead(self, wanted: DeadFilter) -> int:
         """Make the dead deliveries that a filter finds due now; how many."""
         # From id to id, for it must end, though those sent again die again meanwhile.
-        work = claiming.RetryingMany(wanted, "", self.now())
+        work = outbox.RetryingMany(wanted, "", self.now())
         total = 0
-        while done := await self._writer.do(claiming.retry_dead, work):
+        while done := await self._writer.do(outbox.retry_dead, work):
             total += len(done)
             work = replace(work, after=done[-1])
         return total
 
     # --- the operators' page ---------------------------------------------------------------------------------------
 
-    async def search(self, wanted: overview.WatchSearch) -> Sequence[WatchView]:
+    async def search(self, wanted: dashboard_queries.WatchSearch) -> Sequence[WatchView]:
         """A page of every app's watches, for the operators' table."""
-        return await self._read(overview.search, wanted)
+        return await self._read(dashboard_queries.search, wanted)
 
-    async def history(self, watch_id: str) -> overview.WatchHistory:
+    async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
         """A watch's life: its events and every delivery's attempts. Raises NotFound."""
-        return await self._read(overview.history, watch_id)
+        return await self._read(dashboard_queries.history, watch_id)
 
-    async def receivers(self) -> Sequence[overview.Receiver]:
+    async def receivers(self) -> Sequence[dashboard_queries.Receiver]:
         """The callback hosts that fail or have dead deliveries."""
-        return await self._read(overview.receivers)
+        return await self._read(dashboard_queries.receivers)
 
     async def failing_receivers(self) -> int:
         """How many callback hosts have a pending delivery that has failed already."""
-        return await self._read(overview.failing_receivers)
+        return await self._read(dashboard_queries.failing_receivers)
 
     async def nearing_deadline(self) -> int:
         """How many active watches are in the last tenth of their time, counted up to 1,000."""
-        return await self._read(overview.nearing, self.now())
+        return await self._read(dashboard_queries.nearing, self.now())
 
-    async def facts(self) -> overview.StoreFacts:
+    async def facts(self) -> dashboard_queries.StoreFacts:
         """The store's size, its disk's room, its replicas."""
-        return await self._read(overview.facts)
+        return await self._read(dashboard_queries.facts)
 
     # --- upkeep ---------------------------------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
         """What the gauges show."""
-        return await self._read(reading.counts)
+        return await self._read(queries.counts)
 
     async def delete_ended_before(self, moment: float, limit: int) -> int:
         """Delete up to `limit` final watches that ended before `moment` and owe nothing; how many."""

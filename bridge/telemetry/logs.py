@@ -23,7 +23,7 @@ from typing import Any, Literal, TextIO, overload
 import orjson
 
 from bridge.core.model import Json
-from bridge.telemetry.lines import LineFormatter, LineHandler
+from bridge.telemetry.log_handler import LineFormatter, LineHandler
 from bridge.telemetry.redaction import REDACTOR, Redactor
 
 _FIELDS = "bridge_fields"  # the record's attribute that marks a line as ours

@@ -12,7 +12,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 from bridge import __version__
 from bridge.core.errors import BridgeError, NotFound
 from bridge.telemetry import get_logger
-from bridge.web.documents import DOCUMENT, Document
+from bridge.web.api.documents import DOCUMENT, Document
+from bridge.web.api.openapi import About, document
+from bridge.web.api.route import CallersHandler, Handler
+from bridge.web.api.routes import DROP_IN_ROUTES, GROUPS, OPEN_ROUTES, ROUTES
+from bridge.web.context import SERVICES, Services
+from bridge.web.dashboard.context import PAGE, Page
+from bridge.web.dashboard.overview import OVERVIEW, Overview
+from bridge.web.dashboard.routes import ROUTES as PAGE_ROUTES
 from bridge.web.errors import (
     NoSuchMethod,
     UnknownExpectation,
@@ -21,14 +28,7 @@ from bridge.web.errors import (
     problem_answer,
     status_of,
 )
-from bridge.web.openapi import About, document
-from bridge.web.page.overview import OVERVIEW, Overview
-from bridge.web.page.page import PAGE, Page
-from bridge.web.page.routes import ROUTES as PAGE_ROUTES
 from bridge.web.requests import secured, shown
-from bridge.web.routes import DROP_IN_ROUTES, GROUPS, OPEN_ROUTES, ROUTES
-from bridge.web.routing import CallersHandler, Handler
-from bridge.web.services import SERVICES, Services
 
 ANYWHERE = "/{rest}"
 

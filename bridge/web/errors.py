@@ -3,19 +3,42 @@
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Annotated, Final, NotRequired
 
 import orjson
 from aiohttp import web
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from bridge.amux import AmuxUnavailable
+from bridge.amux.proxy import UploadBroken
 from bridge.core import errors
 from bridge.core.errors import BridgeError, InvalidRequest, WatchConflict
-from bridge.relay import UploadBroken
-from bridge.web.answers import ProblemBody
+from bridge.core.registration import WATCH_ID_PATTERN
 
 PROBLEM_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:amux-bridge:problem:"
+
+
+class FieldError(TypedDict):
+    """A field, and the rule that it breaks."""
+
+    field: str
+    message: str
+
+
+class ProblemBody(TypedDict):
+    """Problem details (RFC 9457). `code` is for programs, `detail` for people."""
+
+    type: str
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    code: Annotated[str, Field(examples=["invalid_request"])]
+    errors: NotRequired[Annotated[list[FieldError], Field(description="With `invalid_request`: the bad fields.")]]
+    watch_id: NotRequired[
+        Annotated[str, Field(pattern=WATCH_ID_PATTERN, description="With `watch_conflict`: the existing watch.")]
+    ]
 
 
 class MalformedJson(BridgeError):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bridge.amux.patient_json import clean, read_json
+from bridge.amux.lenient_json import clean, read_json
 from bridge.amux.wire import observe
 from bridge.core.model import Observation, Problem, Seen, TaskStatus, Trouble, VideoMetadata
 

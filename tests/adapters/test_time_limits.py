@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.time_limits import TimeLimits
+from bridge.aio.timeouts import TimeLimits
 
 
 @dataclass

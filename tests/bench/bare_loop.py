@@ -22,7 +22,7 @@ from aiohttp import web
 from processes import MEASURED, Child, Meter, Spent, answer_for_ever, own_cpu, run_once
 
 from bridge.core.errors import InvalidRequest
-from bridge.web.models import WatchRequest
+from bridge.web.api.request_models import WatchRequest
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from aiohttp import web
 from bare_loop import listen
 from processes import MEASURED, Child, answer_for_ever
 
-from bridge.store.rows import digest
-from bridge.store.writer import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
-from bridge.web.models import WatchRequest
+from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
+from bridge.store.row_mapping import digest
+from bridge.web.api.request_models import WatchRequest
 
 Row = tuple[tuple[object, ...], tuple[object, ...], "asyncio.Future[None]"]
 

@@ -16,9 +16,9 @@ import uvloop
 from aiohttp import connector
 from processes import MEASURED, Child
 
-from bridge import runtime, serving
-from bridge import settings as reading
-from bridge.store.writer import GroupWriter
+from bridge.service import process, runtime
+from bridge.settings import settings as reading
+from bridge.store.group_commit import GroupWriter
 
 TOKEN = "bench-token-0123456789"
 KEY = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU="
@@ -86,7 +86,7 @@ def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping
         # As SSL_CERT_FILE would, but aiohttp reads that when it is imported, which was in the process we come from.
         connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])
     if "profile" not in hooks:
-        uvloop.run(serving.serve(reading.load(None, **given), on_ready=pipe.send))
+        uvloop.run(process.serve(reading.load(None, **given), on_ready=pipe.send))
         return
     profile = cProfile.Profile(time.thread_time)  # CPU time: what waits for the disk or for others costs nothing
     _profile_writer(f"{hooks['profile']}.writer")
@@ -95,7 +95,7 @@ def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping
         pipe.send(url)
         profile.enable()
 
-    uvloop.run(serving.serve(reading.load(None, **given), on_ready=ready))
+    uvloop.run(process.serve(reading.load(None, **given), on_ready=ready))
     profile.disable()
     profile.dump_stats(hooks["profile"])
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from bridge.cli import main
-from bridge.commands.receiver import Received, Receiver, taken_if_verified
+from bridge.cli.main import main
+from bridge.cli.receiver import Received, Receiver, taken_if_verified
 from bridge.core.signing import Secret
-from bridge.runtime import Runtime
 from bridge.sandbox import Sandbox
-from bridge.settings import load
+from bridge.service.runtime import Runtime
+from bridge.settings.settings import load
 
 SECRET = Secret(b"c" * 32)
 OTHER_SECRET = Secret(b"o" * 32)

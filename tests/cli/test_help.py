@@ -63,7 +63,7 @@ def test_misuse_is_one_sentence_and_code_2(command: Command, arguments: tuple[st
 def test_a_command_imports_nothing_that_it_does_not_use(arguments: list[str], tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from bridge.cli import main\n"
+        "from bridge.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\n"
         "except SystemExit:\n    pass\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"

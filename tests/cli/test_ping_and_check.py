@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from command_line import OTHER_SECRET, PATIENCE_SECONDS, SECRET, Command, in_process
 
-from bridge.commands.ping import policy_of
-from bridge.commands.receiver import Received, Receiver, taken_if_verified
+from bridge.cli.ping import policy_of
+from bridge.cli.receiver import Received, Receiver, taken_if_verified
 from bridge.core.targets import TargetPolicy
-from bridge.runtime import Runtime
 from bridge.sandbox import Fault, FaultKind, Sandbox
-from bridge.settings import load
+from bridge.service.runtime import Runtime
+from bridge.settings.settings import load
 
 OPEN = {"BRIDGE_CALLBACK_ALLOW_NETWORKS": "127.0.0.1/32", "BRIDGE_SIGNING_SECRETS": SECRET.text}
 

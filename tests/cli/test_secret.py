@@ -10,10 +10,10 @@ from cryptography.fernet import Fernet
 
 from bridge.core.signing import SigningKey, parse_secret, parse_signing_key
 from bridge.store.database import Database, closing
-from bridge.store.opening import open_database
+from bridge.store.encryption import Sealer
+from bridge.store.open import open_database
 from bridge.store.rotating import BATCH, Resealed, reseal
 from bridge.store.schema import watches
-from bridge.store.sealing import Sealer
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 

@@ -11,8 +11,8 @@ import pytest
 from aiohttp.test_utils import unused_port
 from command_line import SECRET, Command, Served, in_process, served_bridge
 
-from bridge.commands.failure import CommandFailed
-from bridge.commands.retry import moment
+from bridge.cli.errors import CommandFailed
+from bridge.cli.retry import moment
 from bridge.core.event import event_id
 from bridge.core.model import EventType
 

@@ -24,8 +24,8 @@ from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Secret, SigningKey, new_secret
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
-from bridge.deliverer import Deliverer
-from bridge.store.opening import open_store
+from bridge.delivery.deliverer import Deliverer
+from bridge.store.open import open_store
 from bridge.store.records import DeliveryView, NewWatch, PollNote, Sealed, Settlement, StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
@@ -144,7 +144,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.told = Told(self.changed)
-        logger, before = logging.getLogger("bridge.deliverer"), logging.getLogger("bridge.deliverer").level
+        logger, before = (
+            logging.getLogger("bridge.delivery.deliverer"),
+            logging.getLogger("bridge.delivery.deliverer").level,
+        )
         logger.addHandler(self.told)
         logger.setLevel(logging.INFO)
         self.stack.callback(logger.setLevel, before)

@@ -18,7 +18,7 @@ from bridge.core.model import DeliveryState, EventType
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import PUBLIC_PREFIX, SigningKey, new_secret
 from bridge.core.targets import TargetPolicy
-from bridge.delivering.attempt import body_text
+from bridge.delivery.attempt import body_text
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ async def test_metrics_tell_of_attempts_and_of_the_way_from_the_settling(stage: 
 async def test_what_is_sent_again_on_request_is_no_first_attempt_and_goes_on_counting(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "bridge.deliverer")
+    caplog.set_level(logging.INFO, "bridge.delivery.deliverer")
     receiver = await stage.receiver(status(500), ok, ok)
     deliverer = await stage.deliverer()
     [owed] = await stage.owed(receiver.url)
@@ -224,7 +224,9 @@ async def test_what_is_sent_again_on_request_is_no_first_attempt_and_goes_on_cou
     deliverer.wake()
     [view] = await stage.recorded(owed, times=3)
     assert view.attempts == 3
-    told = [(one.msg, one.__dict__["bridge_fields"]) for one in caplog.records if one.name == "bridge.deliverer"]
+    told = [
+        (one.msg, one.__dict__["bridge_fields"]) for one in caplog.records if one.name == "bridge.delivery.deliverer"
+    ]
     assert [(event, fields["attempt"]) for event, fields in told] == [
         ("attempt", 1),
         ("delivered", 2),

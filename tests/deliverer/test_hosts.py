@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bridge.core.model import OwedDelivery
-from bridge.delivering.hosts import (
+from bridge.delivery.fairness import (
     HOSTS_IN_A_CLAIM,
     HOSTS_REMEMBERED,
     READY_IN_ALL,

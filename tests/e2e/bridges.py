@@ -22,8 +22,8 @@ import aiohttp
 import orjson
 from receiving import SAFETY_SECONDS, SECRET
 
-from bridge import settings as reading
-from bridge.runtime import Runtime
+from bridge.service.runtime import Runtime
+from bridge.settings import settings as reading
 from bridge.store.database import connect
 
 APP = {"Authorization": "Bearer app-token-1234"}

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 from bridge.callback.sender import Sender
-from bridge.store import cancelling, claiming, migrating, opening, registering, settling
+from bridge.store import cancelling, migrate, outbox, registration, settlement
+from bridge.store import open as store_open
 from bridge.store.store import Store
 
 Reached = Callable[[], None]
@@ -77,23 +78,23 @@ POINTS: dict[str, Callable[[Reached], None]] = {
     # Functions of the store's rooms run inside a transaction; methods of Store return when it is committed.
     "the key file is empty": partial(_before, os, "fdopen"),
     "the schema is half made": partial(_at_statement, "CREATE TABLE deliveries"),
-    "the schema is made, not committed": partial(_after, migrating, "_bring_up_to_date"),
-    "the schema is committed": partial(_after, opening, "migrate"),
-    "the database is open": partial(_after, opening, "open_database"),
-    "a registration is written, not committed": partial(_after, registering, "register"),
+    "the schema is made, not committed": partial(_after, migrate, "_bring_up_to_date"),
+    "the schema is committed": partial(_after, store_open, "migrate"),
+    "the database is open": partial(_after, store_open, "open_database"),
+    "a registration is written, not committed": partial(_after, registration, "register"),
     "a registration is committed, not answered": partial(_after, Store, "register_each"),
     "a status is observed": partial(_before, Store, "record_status"),
-    "a status is written, not committed": partial(_after, settling, "record_statuses"),
+    "a status is written, not committed": partial(_after, settlement, "record_statuses"),
     "a status is committed": partial(_after, Store, "record_status"),
     "an end is observed": partial(_before, Store, "settle"),
-    "an end is written, not committed": partial(_after, settling, "settle"),
+    "an end is written, not committed": partial(_after, settlement, "settle"),
     "an end is committed": partial(_after, Store, "settle"),
-    "a delivery is claimed, not committed": partial(_after, claiming, "claim"),
+    "a delivery is claimed, not committed": partial(_after, outbox, "claim"),
     "a delivery is claimed": partial(_after, Store, "claim"),
     "a POST is about to leave": partial(_before, Sender, "send"),
     "an answer came back": partial(_after, Sender, "send"),
     "an attempt is about to be recorded": partial(_before, Store, "record_attempts"),
-    "an attempt is written, not committed": partial(_after, claiming, "record_attempts"),
+    "an attempt is written, not committed": partial(_after, outbox, "record_attempts"),
     "an attempt is recorded": partial(_after, Store, "record_attempts"),
     "a cancellation is written, not committed": partial(_after, cancelling, "cancel"),
     "a cancellation is committed, not answered": partial(_after, Store, "cancel"),

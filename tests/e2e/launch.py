@@ -59,7 +59,10 @@ def set_clock() -> None:
 def set_schedulers_clock() -> None:
     """Once all is imported: what is compiled against `datetime` wants the real one."""
     for name, module in list(sys.modules.items()):
-        if name.startswith(("apscheduler.", "bridge.clockwork")) and vars(module).get("datetime") is _real_datetime:
+        if (
+            name.startswith(("apscheduler.", "bridge.maintenance.scheduler"))
+            and vars(module).get("datetime") is _real_datetime
+        ):
             module.datetime = _SetDatetime  # type: ignore[attr-defined]
 
 
@@ -70,9 +73,9 @@ def run_bridge(order: dict[str, Any]) -> int:
     """Serve as `amux-bridge serve` does; the exit code."""
     import uvloop
 
-    from bridge import settings
     from bridge.core.errors import BridgeError
-    from bridge.serving import serve
+    from bridge.service.process import serve
+    from bridge.settings import settings
 
     os.environ.clear()
     os.environ.update(order["env"])
@@ -82,10 +85,10 @@ def run_bridge(order: dict[str, Any]) -> int:
     if "lease" in hooks:
         set_lease(hooks["lease"])
     if "migrations" in hooks:  # a folder with the package of a newer bridge's
-        from bridge.store import migrating
+        from bridge.store import migrate
 
         sys.path.insert(0, hooks["migrations"])
-        migrating.PACKAGE = "newer.migrations"
+        migrate.PACKAGE = "newer.migrations"
     if "crash" in hooks:
         import crash_points
 
@@ -104,12 +107,13 @@ def run_bridge(order: dict[str, Any]) -> int:
 
 def set_lease(seconds: float) -> None:
     """Another length of a replica's lease, and its beats, looks and margin by the same measure."""
-    from bridge import membership, runtime
+    from bridge.maintenance import replica_lease
+    from bridge.service import runtime
     from bridge.store import replicas
 
     scale = seconds / replicas.LEASE_SECONDS
     names = ("LEASE_SECONDS", "MARGIN_SECONDS", "BEAT_SECONDS", "LOOK_SECONDS")
-    for module, name in product((replicas, membership, runtime), names):
+    for module, name in product((replicas, replica_lease, runtime), names):
         if hasattr(module, name):
             setattr(module, name, getattr(module, name) * scale)
 
@@ -196,7 +200,7 @@ if __name__ == "__main__":
     # Imported for the children's sake.
     import uvloop  # noqa: F401
 
-    import bridge.runtime  # noqa: F401
+    import bridge.service.runtime  # noqa: F401
 
     with suppress(ImportError):
         import psycopg  # noqa: F401

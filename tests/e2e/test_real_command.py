@@ -14,7 +14,7 @@ from bridges import SHORT, asking, check_all_ended
 from receiving import SAFETY_SECONDS
 from worlds import world
 
-from bridge import settings as reading
+from bridge.settings import settings as reading
 
 
 async def test_the_command_serves_and_stops_in_good_order(

@@ -17,9 +17,9 @@ from aiohttp.test_utils import unused_port
 from found import npm_install, program
 
 from bridge.core.signing import Secret
-from bridge.runtime import Runtime
 from bridge.sandbox import Behaviour, Sandbox
-from bridge.settings import load
+from bridge.service.runtime import Runtime
+from bridge.settings.settings import load
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

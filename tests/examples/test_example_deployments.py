@@ -16,8 +16,8 @@ import yaml
 from cryptography.fernet import Fernet
 from example_stage import EXAMPLES, SECRET
 
-from bridge.cli import build_parser
-from bridge.settings import load, unknown_names
+from bridge.cli.main import build_parser
+from bridge.settings.settings import load, unknown_names
 
 COMPOSE, KUBERNETES = EXAMPLES / "compose", EXAMPLES / "kubernetes"
 UNIT = EXAMPLES / "systemd/amux-bridge.service"

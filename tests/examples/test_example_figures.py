@@ -15,7 +15,7 @@ from example_stage import EXAMPLES, ROOT
 from found import program
 
 from bridge.core.model import Outcome
-from bridge.polling.credential import Verdict
+from bridge.polling.state import Verdict
 from bridge.telemetry import Metrics
 from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS, STUCK_REASONS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bridge.gathering import Gathered
+from bridge.aio.batching import Gathered
 
 
 class Bench:

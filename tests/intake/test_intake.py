@@ -16,10 +16,10 @@ from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, TargetRefused, WatchConflict
 from bridge.core.model import TERMINAL_EVENTS, WatchState
 from bridge.core.targets import TargetPolicy
-from bridge.intake import Intake, Taken, Timeouts, Wanted, WatchIds, watch_id_text
-from bridge.store.opening import open_store
+from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from bridge.watches.registration import Intake, Taken, Timeouts, Wanted, WatchIds, watch_id_text
 
 if TYPE_CHECKING:
     from bridge.store.records import TaskRow

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from bridge import settings as reading
-from bridge.runtime import Runtime
 from bridge.sandbox import Behaviour, Sandbox
-from bridge.web.page.page import Page
+from bridge.service.runtime import Runtime
+from bridge.settings import settings as reading
+from bridge.web.dashboard.context import Page
 
 SAFETY_SECONDS = 30.0
 KEY = "sk-configured-0123456789"

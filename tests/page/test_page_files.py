@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from page_stage import staged
 
-from bridge.web.page.files import FOLDER
+from bridge.web.dashboard.assets import FOLDER
 
 CODE = sorted(path for path in FOLDER.iterdir() if path.suffix in {".js", ".css", ".html", ".svg"})
 POLICY = {

@@ -1,7 +1,7 @@
 from bridge.core.model import Answered, Outcome, Seen, TaskStatus, Trouble, Unanswered
 from bridge.telemetry import Metrics
-from bridge.web.page.history import MINUTES, History, ended, lag_quantile, store_milliseconds
-from bridge.web.page.overview import charts
+from bridge.telemetry.history import MINUTES, History, ended, lag_quantile, store_milliseconds
+from bridge.web.dashboard.overview import charts
 
 T0 = 1_795_446_240.0  # a minute's beginning
 RUNNING = Seen(TaskStatus.IN_PROGRESS)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from page_stage import APP_TOKEN, OPERATOR_TOKEN, Operator, staged
 
-from bridge.web.page.limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
-from bridge.web.page.session import SESSION_SECONDS, Sessions, WrongToken
+from bridge.web.dashboard.limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
+from bridge.web.dashboard.sessions import SESSION_SECONDS, Sessions, WrongToken
 
 KEY = b"k" * 32
 T0 = 1_795_446_245.0

@@ -13,10 +13,10 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
-from bridge.polling.tasks import LiveTask
-from bridge.store.overview import WatchHistory
+from bridge.polling.state import LiveTask
+from bridge.store.dashboard_queries import WatchHistory
 from bridge.store.records import PollNote, TaskView, WatchView
-from bridge.web.page.timeline import timeline
+from bridge.web.dashboard.timeline import timeline
 
 T0 = 1_795_446_245.0
 UNKNOWN_TASK = Problem("task_not_found", "amux knows no such task")

@@ -11,14 +11,14 @@ import pytest
 from page_stage import KEY, free_port, staged
 
 from bridge.core.model import Problem
-from bridge.polling.credential import CredentialState, Standing
-from bridge.polling.survey import Survey
+from bridge.maintenance.health import Readiness
+from bridge.polling.state import CredentialState, Standing
+from bridge.polling.stats import Survey
 from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
-from bridge.store.overview import Receiver, ReplicaView, StoreFacts
+from bridge.store.dashboard_queries import Receiver, ReplicaView, StoreFacts
 from bridge.store.records import Counts
-from bridge.web.page.troubles import Facts, Level, Trouble, troubles
-from bridge.web.page.wording import counted, sentence, size, span
-from bridge.web.readiness import Readiness
+from bridge.web.dashboard.alerts import Facts, Level, Trouble, troubles
+from bridge.web.dashboard.formatting import counted, sentence, size, span
 
 NOW = 1_795_446_245.0
 READY = Readiness("ready", {"store": "ok", "scheduler": "ok", "drain": "ok", "amux": "ok"}, ())

@@ -14,10 +14,10 @@ import pytest
 from bridge.amux.client import AmuxClient
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, OwedDelivery, Watch
 from bridge.core.schedule import PollPolicy
-from bridge.poller import Poller
+from bridge.polling.poller import Poller
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox import Outcome as End
-from bridge.store.opening import open_store
+from bridge.store.open import open_store
 from bridge.store.records import CONFIGURED, NewWatch, Registered, Sealed, WatchView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics

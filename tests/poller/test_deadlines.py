@@ -12,8 +12,8 @@ from polling_rig import (
 
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy
-from bridge.polling.credential import Standing
 from bridge.polling.deadlines import PAGE
+from bridge.polling.state import Standing
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import Registered
 

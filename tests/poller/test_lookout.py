@@ -12,9 +12,9 @@ from polling_rig import (
     rig_fixture,  # noqa: F401  a fixture
 )
 
-from bridge.lookout import EACH, Lookout
-from bridge.poller import Poller
-from bridge.polling.survey import FAILING_FROM
+from bridge.maintenance.stuck_monitor import EACH, Lookout
+from bridge.polling.poller import Poller
+from bridge.polling.stats import FAILING_FROM
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import Registered
 
@@ -38,7 +38,9 @@ def stuck(rig: Rig, reason: str) -> float | None:
 
 
 def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    ours = [one for one in caplog.records if one.name == "bridge.lookout" and one.getMessage() == event]
+    ours = [
+        one for one in caplog.records if one.name == "bridge.maintenance.stuck_monitor" and one.getMessage() == event
+    ]
     return [one.__dict__["bridge_fields"] for one in ours]
 
 

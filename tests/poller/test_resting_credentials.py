@@ -15,13 +15,13 @@ from polling_rig import (
 from bridge.amux.client import AmuxClient
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy
-from bridge.polling.credential import Standing
+from bridge.polling.state import Standing
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
 
 
 def events_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "bridge.poller"]
+    return [record.getMessage() for record in caplog.records if record.name == "bridge.polling.poller"]
 
 
 async def test_a_refused_key_ends_no_watch_and_a_good_one_settles_all(

@@ -2,9 +2,8 @@
 
 from bridge.core.model import KeyRefused, Seen, TaskStatus, Trouble
 from bridge.core.schedule import PollPolicy
-from bridge.polling.credential import Credential
-from bridge.polling.survey import FAILING_FROM, LATE_SECONDS, LONGEST_POLL_SECONDS, Survey, survey
-from bridge.polling.tasks import Phase, PolledTask
+from bridge.polling.state import Credential, Phase, PolledTask
+from bridge.polling.stats import FAILING_FROM, LATE_SECONDS, LONGEST_POLL_SECONDS, Survey, survey
 
 NOW = 1000.0
 KEY = Credential("configured", None, configured=True)

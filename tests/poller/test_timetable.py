@@ -7,13 +7,12 @@ from itertools import pairwise
 
 import pytest
 
+from bridge.aio.clocks import Clocks
 from bridge.core.model import KeyRefused, Observation, Seen, SlowDown, TaskNotFound, TaskStatus, Trouble
 from bridge.core.schedule import PollPolicy
-from bridge.polling.clocks import Clocks
-from bridge.polling.credential import Standing
 from bridge.polling.credentials import Credentials
-from bridge.polling.tasks import Phase, PolledTask, steps_of_loaded
-from bridge.polling.timetable import Timetable
+from bridge.polling.schedule import Timetable
+from bridge.polling.state import Phase, PolledTask, Standing, steps_of_loaded
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics
 

@@ -90,7 +90,7 @@ async def test_a_fresh_task_that_amux_does_not_know_yet_has_its_grace(rig: Rig) 
 async def test_past_its_grace_a_third_not_found_ends_a_watch_and_leaves_a_younger_one(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "bridge.poller")
+    caplog.set_level(logging.INFO, "bridge.polling.poller")
     rig.sandbox.create_task(RUNNING, "task_gone")
     old = await rig.register("task_gone", age=61)
     young = await rig.register("task_gone")

@@ -9,8 +9,8 @@ import sys
 
 from readme_stage import README, ROOT, blocks, text
 
-from bridge.cli import build_parser
-from bridge.settings import describe
+from bridge.cli.main import build_parser
+from bridge.settings.settings import describe
 
 BEGIN, END = (
     "<!-- settings: made of bridge/settings.py, held to it by tests/readme/test_readme.py -->",

@@ -9,8 +9,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bridge.amux import AmuxClient
 from bridge.amux.created import created_task
+from bridge.amux.proxy import Relay, passed_headers
 from bridge.core.errors import StoreUnavailable, TooManyWatches
-from bridge.relay import Relay, passed_headers
 
 
 @pytest.fixture

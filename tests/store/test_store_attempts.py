@@ -25,7 +25,7 @@ from acts import (
 from bridge.core.delivery import Verdict
 from bridge.core.errors import LostClaim, NotFound
 from bridge.core.model import DeliveryState
-from bridge.store import claiming
+from bridge.store import outbox
 from bridge.store.records import DeadFilter
 from bridge.store.store import Store
 
@@ -196,7 +196,7 @@ async def test_dead_ones_are_found_by_time_host_and_app(store: Store) -> None:
 
 
 async def test_many_dead_ones_are_sent_again_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claiming, "RETRIED_AT_ONCE", 2)
+    monkeypatch.setattr(outbox, "RETRIED_AT_ONCE", 2)
     for _ in range(5):
         await dead(store)
     assert await store.retry_dead(DeadFilter()) == 5

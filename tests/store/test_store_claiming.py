@@ -7,7 +7,7 @@ from acts import HOST, change, due, new_watch, one_row, owed, recorded, retry_at
 from sqlalchemy import insert
 
 from bridge.core.errors import LostClaim
-from bridge.store.opening import open_store
+from bridge.store.open import open_store
 from bridge.store.schema import outbox
 from bridge.store.store import Store
 from bridge.telemetry import Metrics

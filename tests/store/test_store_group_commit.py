@@ -9,7 +9,7 @@ from acts import new_watch
 from sqlalchemy import Connection
 
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
-from bridge.store import writer
+from bridge.store import group_commit
 from bridge.store.store import Store
 
 SAFETY_SECONDS = 8.0
@@ -24,9 +24,9 @@ async def test_after_a_commit_of_many_the_writer_waits_for_as_many(
         commits.append(len(works))
         return works
 
-    monkeypatch.setattr(writer, "GATHER_TURNS", 1e9)
-    monkeypatch.setattr(writer, "GATHER_AT_MOST_SECONDS", SAFETY_SECONDS)
-    many = [None] * writer.GATHER_FROM
+    monkeypatch.setattr(group_commit, "GATHER_TURNS", 1e9)
+    monkeypatch.setattr(group_commit, "GATHER_AT_MOST_SECONDS", SAFETY_SECONDS)
+    many = [None] * group_commit.GATHER_FROM
     began = time.monotonic()
     await store._writer.do_all(count, many)
     early = asyncio.create_task(store._writer.do(count, None))
@@ -35,7 +35,7 @@ async def test_after_a_commit_of_many_the_writer_waits_for_as_many(
     await early
     assert commits == [len(many), len(many)]
     assert time.monotonic() - began < SAFETY_SECONDS / 2
-    monkeypatch.setattr(writer, "GATHER_AT_MOST_SECONDS", 0.01)
+    monkeypatch.setattr(group_commit, "GATHER_AT_MOST_SECONDS", 0.01)
     await store._writer.do_all(count, many)  # and no longer than it may
     await store._writer.do(count, None)
     assert commits[2:] == [len(many), 1]

@@ -7,7 +7,7 @@ from acts import again, change, new_watch, one_row, settled
 
 from bridge.core.errors import IdempotencyConflict, TooManyWatches, WatchConflict
 from bridge.core.model import WatchState
-from bridge.store.opening import open_store
+from bridge.store.open import open_store
 from bridge.store.records import Idempotency, Registered
 from bridge.store.store import Store
 from bridge.telemetry import Metrics

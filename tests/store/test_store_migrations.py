@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting
 from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, closing, connect
-from bridge.store.migrating import head, migrate, upgrade
-from bridge.store.opening import open_database
+from bridge.store.migrate import head, migrate, upgrade
+from bridge.store.open import open_database
 from bridge.store.schema import metadata
 
 
@@ -75,7 +75,7 @@ def test_a_new_database_is_made_without_alembic(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from bridge.store.database import SqliteDatabase
-from bridge.store.migrating import migrate
+from bridge.store.migrate import migrate
 migrate(SqliteDatabase(Path({str(created(tmp_path / "bridge.db"))!r})))
 sys.exit("alembic" in sys.modules)
 """

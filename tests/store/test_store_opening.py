@@ -11,8 +11,8 @@ from databases import PostgresServer, created
 
 from bridge.core.errors import BadSetting, StoreUnavailable
 from bridge.core.signing import parse_secret
-from bridge.store.opening import open_database, open_store
-from bridge.store.sealing import Sealer
+from bridge.store.encryption import Sealer
+from bridge.store.open import open_database, open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 

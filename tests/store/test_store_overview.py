@@ -26,7 +26,7 @@ from acts import (
 
 from bridge.core.errors import NotFound
 from bridge.core.model import DeliveryState, EventType, Outcome, Problem, TaskStatus, WatchState
-from bridge.store.overview import WatchSearch
+from bridge.store.dashboard_queries import WatchSearch
 from bridge.store.store import Store
 
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from bridge.core.model import DeliveryState, Outcome, WatchState
-from bridge.store.overview import WatchSearch
+from bridge.store.dashboard_queries import WatchSearch
 from bridge.store.records import DeadFilter, WatchQuery
 from bridge.store.store import Store
 

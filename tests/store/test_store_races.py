@@ -36,7 +36,8 @@ from sqlalchemy import Connection, event
 
 from bridge.core.errors import BridgeError, IdempotencyConflict
 from bridge.core.model import DeliveryState, WatchState
-from bridge.store import cancelling, claiming, registering, retention, settling
+from bridge.store import cancelling, outbox, registration, retention
+from bridge.store import settlement as settlement_statements
 from bridge.store.records import DeadFilter, Registered
 from bridge.store.store import Store
 
@@ -85,7 +86,9 @@ async def test_a_watch_that_registers_while_its_task_settles_opens_a_task_anew(r
     one, two = replicas
     first = await watched(one, task_id="shared")
     with held(one) as connection:
-        settling.settle(connection, [settling.Owned(one.replica, one.sealer, settlement(one, first.task_row), MINUTE)])
+        settlement_statements.settle(
+            connection, [settlement_statements.Owned(one.replica, one.sealer, settlement(one, first.task_row), MINUTE)]
+        )
         second = asyncio.create_task(watched(two, task_id="shared", app="other"))
         await until_blocked(connection, second)
     registered = await second
@@ -100,7 +103,7 @@ async def test_a_task_that_settles_while_a_watch_registers_settles_that_as_well(
     first = await watched(one, task_id="shared")
     new = new_watch(two, task_id="shared", app="other")
     with held(two) as connection:
-        registering.register(connection, [registering.Registration(two.replica, two._active_limit, [new])])
+        registration.register(connection, [registration.Registration(two.replica, two._active_limit, [new])])
         ending = asyncio.create_task(settled(one, first))
         await until_blocked(connection, ending)
     assert {watch.id for watch in (await ending).settled} == {first.watch.id, new.watch.id}
@@ -125,7 +128,7 @@ async def test_what_is_delivered_while_its_watch_ends_is_not_called_superseded(r
     await two.release((await sighted(one, registered)).owed)  # due by the clock of who claims it
     [claimed] = await two.claim({HOST: 1}, MINUTE)
     with held(two) as connection:
-        assert claiming.record_attempts(connection, [tried(two, claimed)]) == [DELIVERED]
+        assert outbox.record_attempts(connection, [tried(two, claimed)]) == [DELIVERED]
         ending = asyncio.create_task(settled(one, registered))
         await until_blocked(connection, ending)
     await ending
@@ -137,7 +140,7 @@ async def test_a_second_caller_with_the_same_key_waits_for_the_first(replicas: l
     one, two = replicas
     new = new_watch(one, key=("key", b"body"))
     with held(one) as connection:
-        registering.register(connection, [registering.Registration(one.replica, one._active_limit, [new])])
+        registration.register(connection, [registration.Registration(one.replica, one._active_limit, [new])])
         second = asyncio.create_task(two.register(again(new)))
         other = asyncio.create_task(two.register(new_watch(two, key=("key", b"other"))))
         await until_blocked(connection, second)
@@ -152,7 +155,7 @@ async def test_a_delivery_sent_again_while_retention_comes_by_stays(replicas: li
     one, two = replicas
     given_up = await dead(one)
     with held(two) as connection:
-        assert claiming.retry(connection, [claiming.Retrying(given_up.id, None, two.now())]) == [None]
+        assert outbox.retry(connection, [outbox.Retrying(given_up.id, None, two.now())]) == [None]
         sweeping = asyncio.create_task(one.delete_ended_before(one.now() + MINUTE, 10))
         await until_blocked(connection, sweeping)
     assert await sweeping == 0
@@ -165,7 +168,7 @@ async def test_many_sent_again_while_retention_comes_by_stay(replicas: list[Stor
     for _ in range(3):
         await dead(one)
     with held(two) as connection:
-        [sent_again] = claiming.retry_dead(connection, [claiming.RetryingMany(DeadFilter(), "", two.now())])
+        [sent_again] = outbox.retry_dead(connection, [outbox.RetryingMany(DeadFilter(), "", two.now())])
         assert isinstance(sent_again, list)
         assert len(sent_again) == 3
         sweeping = asyncio.create_task(one.delete_ended_before(one.now() + MINUTE, 10))
@@ -305,7 +308,7 @@ async def test_hosts_that_fail_here_and_heal_there_do_not_deadlock(replicas: lis
 
     async def record(store: Store, failing: str, well: str) -> None:
         works = attempts(store, failing, well)
-        unit = partial(claiming.record_attempts, works=works)
+        unit = partial(outbox.record_attempts, works=works)
         await asyncio.to_thread(store._database.transaction, unit)
 
     await record(one, "a:80", "none:80")

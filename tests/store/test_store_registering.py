@@ -8,8 +8,8 @@ from acts import ALL_EVENTS, again, change, completed, new_watch, one_row, rows,
 
 from bridge.core.errors import NotFound, TooManyWatches, WatchConflict
 from bridge.core.model import TaskStatus, WatchState
-from bridge.store import registering
-from bridge.store.opening import open_store
+from bridge.store import registration
+from bridge.store.open import open_store
 from bridge.store.records import NewWatch, Registered
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
@@ -132,9 +132,9 @@ async def test_no_more_than_the_limit_are_active(database_url: str, encryption_k
 async def test_a_commit_of_unknown_end_done_again_answers_as_the_first(store: Store) -> None:
     """PostgreSQL's connection may break between a commit and its answer: the unit is then run once more."""
     new = new_watch(store, key=("key", b"body"))
-    work = registering.Registration(store.replica, store._active_limit, [new])
-    [first] = await store._writer.do(registering.register, work)
-    [second] = await store._writer.do(registering.register, work)
+    work = registration.Registration(store.replica, store._active_limit, [new])
+    [first] = await store._writer.do(registration.register, work)
+    [second] = await store._writer.do(registration.register, work)
     assert second == first
     assert isinstance(second, Registered)
     assert second.task is not None

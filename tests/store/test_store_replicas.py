@@ -23,7 +23,7 @@ from databases import blocked_transactions
 
 from bridge.core.errors import LostClaim, StoreUnavailable, WatchConflict
 from bridge.core.model import WatchState
-from bridge.store import registering
+from bridge.store import registration
 from bridge.store.store import Store
 
 MINUTE = 60.0
@@ -223,9 +223,9 @@ async def test_a_task_given_to_one_that_leaves_at_that_moment_is_not_lost(replic
     one, two = replicas
     await one.renew(1_000)
     new = new_watch(one)
-    work = registering.Registration(one.replica, one._active_limit, [new])
+    work = registration.Registration(one.replica, one._active_limit, [new])
     with one._database._writing.connect() as connection, connection.begin() as transaction:
-        registering.register(connection, [work])
+        registration.register(connection, [work])
         leaving = asyncio.create_task(two.leave())
         # Whether it waits for us or is done: then we commit.
         while not leaving.done() and not blocked_transactions(connection.connection.driver_connection):
@@ -240,9 +240,9 @@ async def test_a_task_given_to_one_that_is_taken_for_dead_at_that_moment_is_not_
     one, two = replicas
     await one.renew(1_000)
     new = new_watch(one)
-    work = registering.Registration(one.replica, one._active_limit, [new])
+    work = registration.Registration(one.replica, one._active_limit, [new])
     with one._database._writing.connect() as connection, connection.begin() as transaction:
-        registering.register(connection, [work])
+        registration.register(connection, [work])
         kill(two)
         await two.rejoin()
         await two.adopt(10)  # of its own former self, which new tasks are just being given to

@@ -9,7 +9,7 @@ from databases import PostgresServer
 from sqlalchemy import Connection, text
 
 from bridge.core.errors import BridgeError
-from bridge.store.opening import open_store
+from bridge.store.open import open_store
 from bridge.store.replicas import Adoption, adopt
 from bridge.store.store import Store
 from bridge.telemetry import Metrics

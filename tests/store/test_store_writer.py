@@ -17,8 +17,8 @@ from sqlalchemy import Connection, event, text
 
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
 from bridge.core.model import WatchState
-from bridge.store import database, store, writer
-from bridge.store.opening import open_store
+from bridge.store import database, group_commit, store
+from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 
@@ -30,9 +30,9 @@ SAFETY_SECONDS = 8.0
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, in a tenth of the time; that the whole times add up is a test of its own."""
     monkeypatch.setattr(database, "BUSY_SECONDS", database.BUSY_SECONDS / 10)
-    for module in (writer, store):
-        monkeypatch.setattr(module, "PATIENCE_SECONDS", writer.PATIENCE_SECONDS / 10)
-    monkeypatch.setattr(writer, "BEGIN_WITHIN_SECONDS", writer.BEGIN_WITHIN_SECONDS / 10)
+    for module in (group_commit, store):
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", group_commit.PATIENCE_SECONDS / 10)
+    monkeypatch.setattr(group_commit, "BEGIN_WITHIN_SECONDS", group_commit.BEGIN_WITHIN_SECONDS / 10)
 
 
 async def opened(url: str, key: str) -> Store:
@@ -202,8 +202,8 @@ async def test_work_that_ends_after_its_caller_was_told_no_hands_its_task_over(
 
 def test_the_times_add_up_to_what_is_promised() -> None:
     """A batch may begin as late as 3 s after a caller came and give up on a lock 2.5 s later; the caller does at 4."""
-    assert database.BUSY_SECONDS < writer.PATIENCE_SECONDS < PROMISED_SECONDS
-    assert writer.BEGIN_WITHIN_SECONDS < writer.PATIENCE_SECONDS
+    assert database.BUSY_SECONDS < group_commit.PATIENCE_SECONDS < PROMISED_SECONDS
+    assert group_commit.BEGIN_WITHIN_SECONDS < group_commit.PATIENCE_SECONDS
 
 
 async def test_a_lock_that_another_holds_is_told_in_time_and_heals(

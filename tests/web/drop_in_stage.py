@@ -8,7 +8,7 @@ import pytest
 from served import Answer, Bridge, served
 
 from bridge.sandbox import Behaviour, Sandbox
-from bridge.web.services import DropIn
+from bridge.web.context import DropIn
 
 KEY = "sk-configured"
 CALLBACK = {"X-Callback-Url": "https://app.example/hook"}

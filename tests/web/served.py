@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from bridge.amux import AmuxClient
+from bridge.amux.proxy import Relay
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.delivery import Dead
@@ -22,18 +23,17 @@ from bridge.core.model import Attempt, Event, Outcome, OwedDelivery, Problem, Ta
 from bridge.core.signing import Secret
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
-from bridge.intake import Intake, Timeouts
-from bridge.relay import Relay
-from bridge.store.opening import open_database, open_store
+from bridge.maintenance.health import Health
+from bridge.store.open import open_database, open_store
 from bridge.store.records import Changed, PollNote, Settlement, TaskRow, Tried
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from bridge.watches.change_notifier import Waiting
+from bridge.watches.registration import Intake, Timeouts
 from bridge.web.app import make_app, make_runner
 from bridge.web.auth import Access
-from bridge.web.limits import PingLimits
-from bridge.web.readiness import Health
-from bridge.web.services import DropIn, LiveTask, Services, StreamTimes
-from bridge.web.waiting import Waiting
+from bridge.web.context import DropIn, LiveTask, Services, StreamTimes
+from bridge.web.rate_limits import PingLimits
 
 APP = {"Authorization": "Bearer app-token"}
 OTHER = {"Authorization": "Bearer other-token"}

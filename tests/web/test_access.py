@@ -7,9 +7,9 @@ from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 from served import BODY, Bridge, served
 
+from bridge.web.api.routes import ROUTES
 from bridge.web.auth import Access, Caller
 from bridge.web.errors import Forbidden, Unauthorized
-from bridge.web.routes import ROUTES
 
 
 def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:

@@ -15,7 +15,7 @@ from served import APP, OPERATOR, OTHER, RUNNING, Bridge, Seen, give_up, served
 from bridge.core.delivery import Delivered
 from bridge.core.model import Attempt, OwedDelivery, TaskSnapshot, TaskStatus
 from bridge.store.records import Tried
-from bridge.web.services import StreamTimes
+from bridge.web.context import StreamTimes
 
 QUICK = StreamTimes(look=0.01)
 

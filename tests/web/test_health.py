@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served import OTHER, Bridge, served
 
 from bridge.core.errors import StoreUnavailable
-from bridge.web.readiness import Health
+from bridge.maintenance.health import Health
 
 
 async def ready(bridge: Bridge) -> tuple[int, str, dict[str, str], list[str]]:

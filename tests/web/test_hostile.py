@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from served import APP, BODY, Answer, Bridge, served
 
 from bridge.core.errors import InvalidRequest
+from bridge.web.api.request_models import BatchRequest, PingRequest, RetryRequest, WatchRequest
 from bridge.web.errors import MalformedJson
-from bridge.web.models import BatchRequest, PingRequest, RetryRequest, WatchRequest
 from bridge.web.requests import parsed
 
 JSON = {**APP, "Content-Type": "application/json"}

@@ -19,9 +19,9 @@ from served import APP, OPERATOR, Bridge, served
 from bridge.core.event import ping_payload
 from bridge.core.model import EventType
 from bridge.sandbox import Behaviour, Sandbox
-from bridge.web.answers import EventBody, PingBody
-from bridge.web.routes import DROP_IN_ROUTES, OPEN_ROUTES, ROUTES
-from bridge.web.services import DropIn, StreamTimes
+from bridge.web.api.response_models import EventBody, PingBody
+from bridge.web.api.routes import DROP_IN_ROUTES, OPEN_ROUTES, ROUTES
+from bridge.web.context import DropIn, StreamTimes
 
 NO_TOKEN = {"Authorization": ""}
 

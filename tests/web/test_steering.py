@@ -10,7 +10,7 @@ from aiohttp import web
 from served import BODY, OPERATOR, OTHER, SECRET, Bridge, served
 
 from bridge.core.signing import verify
-from bridge.web.limits import PingLimits
+from bridge.web.rate_limits import PingLimits
 
 
 @pytest.fixture

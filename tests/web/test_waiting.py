@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from bridge.core.errors import StoreUnavailable
-from bridge.web.waiting import Waiting
+from bridge.watches.change_notifier import Waiting
 
 if TYPE_CHECKING:
     from bridge.store.store import Store

@@ -1,0 +1,204 @@
+"""Writes what polls changed, and keeps what could not be written until it is."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+
+from bridge.aio.clocks import Clocks
+from bridge.aio.worker_pool import Workers
+from bridge.core.errors import LostClaim, StoreUnavailable
+from bridge.core.model import OwedDelivery, Problem, Watch
+from bridge.core.schedule import stretched
+from bridge.polling.endings import ContentUrl, End, Sight, is_terminal, settlement, status_change
+from bridge.polling.state import Phase, PolledTask
+from bridge.store.records import Changed, PollNote
+from bridge.store.store import Store
+from bridge.telemetry import Metrics, get_logger, without_query
+
+WRITERS = 256  # at a time: the cost of one in a commit is flat from 32 on, and a database that hangs keeps no more
+FIRST_RETRY_SECONDS = 0.5
+LAST_RETRY_SECONDS = 5.0
+TELL_AGAIN_SECONDS = 30.0  # an outage is told once, then twice a minute
+
+_log = get_logger("poller")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who hears of what was written: the deliverer, those who wait for a watch, and the metrics."""
+
+    hand_over: Callable[[Sequence[OwedDelivery]], None]
+    announce: Callable[[Sequence[str]], None]
+    content_url: ContentUrl
+    metrics: Metrics
+
+
+class StoreTrouble:
+    """A store that does not answer, told once and then now and then, however many calls fail.
+
+    `means` says what it means for watches, and when it is tried again.
+    """
+
+    __slots__ = ("_failures", "_means", "_tell_at")
+
+    def __init__(self, means: str) -> None:
+        self._failures = 0
+        self._means = means
+        self._tell_at = 0.0
+
+    def failed(self, error: StoreUnavailable, now: float, waiting: int | None = None) -> None:
+        """A call failed at a moment; `waiting` endings are kept."""
+        self._failures += 1
+        if self._failures > 1 and now < self._tell_at:
+            return
+        self._tell_at = now + TELL_AGAIN_SECONDS
+        _log.event(
+            "store_unavailable",
+            level=logging.ERROR,
+            reason=str(error),
+            failures=self._failures,
+            waiting=waiting,
+            means=self._means,
+        )
+
+    def ended(self) -> None:
+        """A call succeeded."""
+        if self._failures:
+            _log.event("store_available", failures=self._failures)
+            self._failures = 0
+
+
+class Recorder:
+    """A queue of writes and its workers. `written(task, closed)` gives a task back, to be polled on or dropped."""
+
+    def __init__(
+        self, store: Store, told: Told, *, clocks: Clocks, written: Callable[[PolledTask, bool], None]
+    ) -> None:
+        self._trouble = StoreTrouble("what amux said is kept, and written when the store answers: each try within 5 s")
+        self._store = store
+        self._told = told
+        self._clocks = clocks
+        self._written = written
+        self._ready: deque[Sight | End] = deque()
+        self._later: list[tuple[float, int, End]] = []
+        self._numbers = count()
+        self._workers: Workers[Sight | End] = Workers(WRITERS, self._take, self._write, "poller-write")
+
+    def put(self, write: Sight | End) -> None:
+        """Have a task's change written; until then the task is not polled."""
+        write.task.phase = Phase.WRITING
+        self._ready.append(write)
+        self._workers.wake()
+
+    def tick(self) -> None:
+        """Try again what has waited long enough."""
+        if self._later and self._later[0][0] <= self._clocks.monotonic():
+            self._workers.wake()
+
+    def forget(self) -> None:
+        """Drop what is not written yet."""
+        self._ready.clear()
+        self._later.clear()
+
+    async def finish(self, seconds: float) -> None:
+        """Try everything that waits once more, within so many seconds."""
+        self._ready.extend(end for _, _, end in sorted(self._later, key=lambda entry: entry[:2]))
+        self._later.clear()
+        await self._workers.finish(seconds)
+        if unwritten := len(self._ready) + len(self._later):
+            means = "their tasks are open in the store: the next owner asks amux again"
+            _log.event("endings_unwritten", level=logging.ERROR, count=unwritten, means=means)
+
+    def _take(self) -> Sight | End | None:
+        if self._later and self._later[0][0] <= self._clocks.monotonic():
+            return heappop(self._later)[2]
+        return self._ready.popleft() if self._ready else None
+
+    async def _write(self, write: Sight | End) -> None:
+        task = write.task
+        if task.phase is Phase.DROPPED:
+            return
+        try:
+            if isinstance(write, Sight):
+                changed = await self._record(write)
+            else:
+                changed = await self._settle(write)
+        except LostClaim as error:
+            # Another's now, or every watch on it was cancelled: in both cases nothing is ours to do.
+            _log.event("task_let_go", level=logging.DEBUG, task_id=task.task_id, reason=str(error))
+            self._give_back(task, closed=True)
+        except StoreUnavailable as error:
+            self._failed(write, error)
+        except Exception as error:  # noqa: BLE001  a fault of ours must not end a worker, nor lose what amux said
+            _log.event("write_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
+            self._failed(write, StoreUnavailable(f"{type(error).__name__} in a write"))
+        else:
+            self._trouble.ended()
+            self._tell(write, changed)
+            self._give_back(task, closed=changed.task_closed)
+
+    def _failed(self, write: Sight | End, error: StoreUnavailable) -> None:
+        now = self._clocks.monotonic()
+        if isinstance(write, Sight):
+            write.task.sight_owed = True  # the next sight writes it
+            self._trouble.failed(error, now, waiting=len(self._later))
+            self._give_back(write.task, closed=False)
+            return
+        write.tries += 1
+        delay = min(FIRST_RETRY_SECONDS * 2.0 ** min(write.tries - 1, 8), LAST_RETRY_SECONDS)
+        number = next(self._numbers)
+        # The writes of one outage come back a few at a time: the numbers spread what randomness would.
+        heappush(self._later, (now + stretched(delay, number % 16 / 16), number, write))
+        self._trouble.failed(error, now, waiting=len(self._later))
+
+    def _give_back(self, task: PolledTask, *, closed: bool) -> None:
+        if task.phase is Phase.WRITING:  # not dropped meanwhile
+            self._written(task, closed)
+
+    async def _record(self, sight: Sight) -> Changed:
+        task = sight.task
+        task.sight_owed = False  # before the write: a watch that registers during it sets it again
+        change = status_change(task.row, task.snapshot, self._note(task, task.due), self._store.now())
+        return await self._store.record_status(change)
+
+    async def _settle(self, end: End) -> Changed:
+        now = self._store.now()
+        next_poll = None if is_terminal(end.snapshot) else end.task.due
+        began_at = now - (self._clocks.monotonic() - end.began)
+        note = self._note(end.task, next_poll)
+        return await self._store.settle(settlement(end, note, began_at, now, self._told.content_url))
+
+    def _note(self, task: PolledTask, next_poll: float | None) -> PollNote:
+        unix = self._clocks.unix
+        return PollNote(task.polls, unix(task.started), unix(next_poll), task.error, unix(task.error_at))
+
+    def _tell(self, write: Sight | End, changed: Changed) -> None:
+        told = self._told
+        if changed.owed:
+            told.hand_over(changed.owed)
+        if isinstance(write, Sight) and write.news:
+            task = write.task
+            for watch_id in changed.touched:
+                _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=task.snapshot.status)
+        for watch in changed.settled:
+            self._tell_settled(watch, changed.errors.get(watch.id))
+        ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))
+        if ids:
+            told.announce(tuple(ids))
+
+    def _tell_settled(self, watch: Watch, error: Problem | None) -> None:
+        if watch.outcome is not None:
+            self._told.metrics.settled[watch.outcome].inc()
+        _log.event(
+            "settled",
+            watch_id=watch.id,
+            task_id=watch.task_id,
+            app=watch.app,
+            outcome=watch.outcome,
+            error=None if error is None else error.code,
+            reason=None if error is None else error.message,
+            callback_url=without_query(watch.callback_url),
+        )

@@ -1,0 +1,380 @@
+"""The composition root: opens what the settings say, wires the rooms, starts the clockwork, and drains."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from bridge import __version__
+from bridge.amux.client import AmuxClient
+from bridge.amux.proxy import Relay
+from bridge.callback.guard import Guard, Resolver, SystemResolver
+from bridge.callback.sender import Sender
+from bridge.core.errors import BridgeError
+from bridge.core.links import content_link
+from bridge.core.model import Watch
+from bridge.core.schedule import PollPolicy, RetryPolicy
+from bridge.core.signing import Secret, parse_secret
+from bridge.core.targets import TargetPolicy
+from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
+from bridge.maintenance.health import Health
+from bridge.maintenance.replica_lease import BEAT_SECONDS, LOOK_SECONDS, Membership
+from bridge.maintenance.retention import Janitor
+from bridge.maintenance.scheduler import Clockwork
+from bridge.maintenance.stuck_monitor import Lookout
+from bridge.polling.poller import Poller
+from bridge.service.sockets import base_url, bind, own_addresses
+from bridge.settings.settings import Settings
+from bridge.store.database import running_seconds
+from bridge.store.open import open_store
+from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.store import Store
+from bridge.telemetry import REDACTOR, Metrics, get_logger
+from bridge.telemetry.history import SAMPLE_SECONDS, History
+from bridge.watches.change_notifier import Waiting
+from bridge.watches.registration import Intake, Timeouts
+from bridge.web.app import make_app, make_runner
+from bridge.web.auth import Access
+from bridge.web.context import DropIn, Services
+from bridge.web.dashboard.context import Page
+from bridge.web.dashboard.sessions import KEY_PURPOSE as PAGE_KEY_PURPOSE
+from bridge.web.dashboard.sessions import Sessions
+
+USER_AGENT = f"amux-bridge/{__version__}"
+POLL_TICK_SECONDS = 0.05
+DELIVERY_TICK_SECONDS = 0.25
+DEADLINES_SECONDS = 1.0
+LATE_SECONDS = 1.0
+GAUGES_SECONDS = 5.0
+LOOKOUT_SECONDS = 15.0  # 100,000 tasks take it 30 ms of a thread
+RETENTION_SECONDS = 60.0
+POLLS_SHARE = 0.75  # and a poll with its write takes no more: the rest is for sending what it found
+HAND_OVER_SECONDS = 2.0  # where others can poll they need not wait for an answer that amux holds back
+REQUESTS_SHARE = 0.25  # of the drain's time: open requests end first, then what they began
+LINK_PURPOSE = "content link"
+
+_log = get_logger("runtime")
+
+
+class Runtime:
+    """One bridge at work. `url` is where it is reached from this machine."""
+
+    def __init__(self, settings: Settings, resolve: Resolver | None = None) -> None:
+        self._settings = settings
+        self._resolve = resolve
+        self._closing = AsyncExitStack()
+        self._drain_seconds = settings.drain_timeout_seconds
+        self._late_tasks: list[TaskRow] = []
+        self._membership: Membership | None = None
+        self.metrics = Metrics()
+        self.url = ""
+
+    @classmethod
+    async def start(cls, settings: Settings, *, resolve: Resolver | None = None) -> "Runtime":
+        """Open everything and serve. `resolve` looks callbacks' names up in the system's stead.
+
+        Raises BadSetting or StoreUnavailable with a sentence; then nothing is left open.
+        """
+        runtime = cls(settings, resolve)
+        try:
+            await runtime._open()
+        except BaseException:
+            await runtime._closing.aclose()
+            raise
+        return runtime
+
+    async def stop(self) -> None:
+        """Drain: take nothing new, end and record what is under way, hand over, close. Within the drain timeout."""
+        began = time.monotonic()
+        _log.event("draining", seconds=self._drain_seconds)
+        self._health.draining = True
+        self._waiting.end()
+        await asyncio.gather(self._end_requests(began), self._hand_over_tasks())
+        await self._deliverer.drain(self._left(began))
+        await self._clockwork.stop()
+        try:
+            await self._store.leave()
+        except BridgeError as error:
+            _log.event("leaving_failed", level=30, reason=str(error), next="claims end by themselves")
+        await self._closing.aclose()
+        _log.event("stopped", seconds=round(time.monotonic() - began, 3))
+
+    async def _end_requests(self, began: float) -> None:
+        await self._runner.cleanup()
+        await self._relay.finish(self._left(began) / 2)
+        await self._intake.finish()
+
+    async def _hand_over_tasks(self) -> None:
+        """End the polls under way; from then on others may poll, however long a receiver holds its callback."""
+        seconds = self._drain_seconds * POLLS_SHARE
+        if self._membership is None:
+            await self._poller.drain(seconds)
+        else:
+            await self._poller.drain(min(seconds, HAND_OVER_SECONDS))
+            try:
+                await self._membership.leave()
+            except BridgeError as error:
+                _log.event("leaving_failed", level=30, reason=str(error), next="tried again at the end")
+
+    def _left(self, began: float) -> float:
+        return max(0.1, self._drain_seconds - (time.monotonic() - began))
+
+    # --- opening --------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        settings = self._settings
+        sockets = bind(settings.host, settings.port)
+        for bound in sockets:
+            self._closing.callback(bound.close)
+        port = int(sockets[0].getsockname()[1])
+        self.url = base_url(settings.host, port)
+        self._store = await self._open_store()
+        self._closing.push_async_callback(self._store.close)
+        await self._mend_clock()  # it may have been set back while nobody was here to see
+        secrets = await self._signing_secrets()
+        guard = self._make_guard(port)
+        self._sender = Sender(guard, user_agent=USER_AGENT, timeout_seconds=settings.delivery_timeout_seconds)
+        self._closing.push_async_callback(self._sender.close)
+        self._client = AmuxClient(
+            settings.amux_base_url,
+            user_agent=USER_AGENT,
+            timeout_seconds=settings.poll_request_timeout_seconds,
+            wall_clock=self._store.now,
+        )
+        self._closing.push_async_callback(self._client.close)
+        self._waiting = Waiting(self._store)
+        self._deliverer = self._make_deliverer(secrets)
+        self._poller = self._make_poller()
+        self._intake = self._make_intake(guard)
+        if self._store.shared:
+            self._membership = self._make_membership()
+        self._relay = Relay(self._client, configured_key=self._configured_key)
+        self._history = History(self.metrics, self._store.now)
+        self._clockwork = self._make_clockwork()
+        self._health = Health(self._store, tick_age=self._clockwork.tick_age, degraded=self._poller.degraded)
+        self._store.on_late_task = self._late_tasks.append
+        await self._deliverer.start()
+        await self._poller.start()
+        self._clockwork.start()
+        await self._listen(self._services(guard, secrets), sockets)
+        _log.event("listening", url=self.url, host=settings.host, port=port, version=__version__)
+
+    async def _open_store(self) -> Store:
+        settings = self._settings
+        return await open_store(
+            settings.database_url,
+            settings.encryption_keys,
+            self.metrics,
+            max_active_watches=settings.max_active_watches,
+            delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
+        )
+
+    async def _signing_secrets(self) -> list[Secret]:
+        if self._settings.signing_secrets:
+            return list(self._settings.signing_secrets)
+        own = await self._store.own_signing_secret()
+        REDACTOR.add(own)
+        return [parse_secret(own)]
+
+    def _make_guard(self, port: int) -> Guard:
+        settings = self._settings
+        policy = TargetPolicy(
+            allow_networks=settings.callback_allow_networks,
+            allow_hosts=settings.callback_allow_hosts,
+            ports=settings.callback_ports,
+            https_only=settings.callback_https_only,
+            own_port=port,
+            own_addresses=own_addresses(),
+        )
+        if self._resolve is not None:
+            return Guard(policy, self._resolve)
+        system = SystemResolver()
+        self._closing.callback(system.close)
+        return Guard(policy, system)
+
+    def _make_deliverer(self, secrets: list[Secret]) -> Deliverer:
+        settings = self._settings
+        return Deliverer(
+            self._store,
+            self._sender,
+            policy=RetryPolicy(settings.delivery_retry_delays_seconds),
+            secrets=secrets,
+            signing_key=settings.signing_key,
+            announce=self._waiting.announce,
+            metrics=self.metrics,
+            concurrency=settings.delivery_concurrency,
+            per_host=settings.delivery_concurrency_per_host,
+            attempt_seconds=settings.delivery_timeout_seconds,
+            clock=running_seconds,
+            may_send=lambda: self._membership is None or self._membership.is_certain(),
+        )
+
+    def _make_poller(self) -> Poller:
+        settings = self._settings
+        return Poller(
+            self._store,
+            self._client,
+            policy=PollPolicy(
+                settings.poll_first_delay_seconds,
+                settings.poll_interval_seconds,
+                settings.poll_max_interval_seconds,
+                settings.poll_backoff,
+            ),
+            configured_key=self._configured_key,
+            content_url=self._content_url(),
+            hand_over=self._deliverer.hand_over,
+            announce=self._waiting.announce,
+            metrics=self.metrics,
+            concurrency=settings.poll_concurrency,
+            rate_per_second=settings.poll_rate_per_second,
+        )
+
+    def _make_intake(self, guard: Guard) -> Intake:
+        settings = self._settings
+        return Intake(
+            self._store,
+            guard,
+            poll=self._poller.add,
+            look_again=self._poller.look_again,
+            stop_sending=self._deliverer.forget,
+            announce=self._waiting.announce,
+            metrics=self.metrics,
+            configured_key=self._configured_key,
+            timeouts=Timeouts(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
+        )
+
+    def _configured_key(self) -> str | None:
+        key = self._settings.amux_api_key
+        return None if key is None else key.get_secret_value()
+
+    def _content_url(self) -> Callable[[Watch, float], str | None]:
+        """Where a completed video's bytes are: a signed link to this bridge, or amux's own route."""
+        settings, key = self._settings, self._store.sealer.key(LINK_PURPOSE)
+        public = settings.public_url
+        if public is None:
+            return lambda watch, _: f"{settings.amux_base_url}/v1/videos/{watch.task_id}/content"
+        return lambda watch, at: content_link(public, watch.id, int(at + settings.content_link_seconds), key)
+
+    def _services(self, guard: Guard, secrets: list[Secret]) -> Services:
+        settings = self._settings
+        return Services(
+            store=self._store,
+            intake=self._intake,
+            poller=self._poller,
+            deliverer=self._deliverer,
+            guard=guard,
+            sender=self._sender,
+            waiting=self._waiting,
+            metrics=self.metrics,
+            health=self._health,
+            access=Access(settings.tokens, settings.operator_tokens, settings.public_url),
+            secrets=secrets,
+            signing_key=settings.signing_key,
+            link_key=self._store.sealer.key(LINK_PURPOSE),
+            relay=self._relay,
+            drop_in=DropIn() if settings.drop_in else None,
+            public_url=settings.public_url,
+        )
+
+    def _page(self) -> Page:
+        settings, key = self._settings, self._store.sealer.key(PAGE_KEY_PURPOSE)
+        return Page(
+            sessions=Sessions(key, settings.operator_tokens, settings.tokens, now=self._store.now),
+            history=self._history,
+            poller=self._poller,
+            public_url=settings.public_url,
+            version=__version__,
+        )
+
+    async def _listen(self, services: Services, sockets: list[socket.socket]) -> None:
+        app = make_app(services, self._page())
+        self._runner = make_runner(app, shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
+        await self._runner.setup()
+        self._closing.push_async_callback(self._runner.cleanup)
+        for bound in sockets:
+            await web.SockSite(self._runner, bound, backlog=1024).start()
+
+    # --- regular work ---------------------------------------------------------------------------------------------
+
+    def _make_clockwork(self) -> Clockwork:
+        janitor = Janitor(
+            self._store,
+            retention_seconds=self._settings.retention_seconds,
+            stopping=lambda: self._health.draining,
+        )
+        clockwork = Clockwork(self._clock_stepped)
+        clockwork.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
+        clockwork.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
+        # At once: what is overdue at a start is to be known before its first poll, which is then its last as well.
+        clockwork.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
+        clockwork.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
+        clockwork.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
+        clockwork.every(LOOKOUT_SECONDS, "lookout", self._make_lookout().look, at_once=True)
+        clockwork.every(RETENTION_SECONDS, "retention", janitor.sweep)
+        clockwork.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
+        if self._membership is not None:
+            clockwork.every(BEAT_SECONDS, "heartbeat", self._membership.beat)
+            clockwork.every(LOOK_SECONDS, "adoption", self._membership.look, at_once=True)
+        self.metrics.scheduler_tick_age_seconds.set_function(clockwork.tick_age)
+        self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
+        self._closing.push_async_callback(clockwork.stop)
+        return clockwork
+
+    def _make_lookout(self) -> Lookout:
+        return Lookout(
+            self._store,
+            self.metrics,
+            survey=self._poller.survey,
+            live=self._poller.live,
+            store_trouble=lambda: self._health.store_trouble(),  # noqa: PLW0108  it is made after the clockwork
+        )
+
+    async def _poll_tick(self) -> None:
+        self._clockwork.ticked()
+        if self._membership is not None:
+            self._membership.check()
+        self._poller.tick()
+
+    def _make_membership(self) -> Membership:
+        return Membership(
+            self._store,
+            owned=lambda: self._poller.owned,
+            take=self._poller.add,
+            lapse=self._lapse,
+            resume=self._poller.start,
+        )
+
+    def _lapse(self) -> None:
+        self._poller.forget_all()
+        self._deliverer.let_go()
+
+    async def _delivery_tick(self) -> None:
+        self._deliverer.tick()
+
+    async def _take_late_tasks(self) -> None:
+        """Poll what was stored after its caller had been told that the store does not answer."""
+        if not self._late_tasks:
+            return
+        rows = list(self._late_tasks)
+        keys = await self._store.keys_of(sorted({row.credential for row in rows} - {CONFIGURED}))
+        del self._late_tasks[: len(rows)]
+        for row in rows:
+            self._poller.add(row, keys.get(row.credential))
+
+    async def _gauges(self) -> None:
+        counts = await self._store.counts()
+        self.metrics.active_watches.set(counts.active_watches)
+        self.metrics.pending_deliveries.set(counts.pending_deliveries)
+        self.metrics.dead_deliveries.set(counts.dead_deliveries)
+
+    async def _clock_stepped(self, seconds: float) -> None:
+        if seconds < 0:
+            await self._mend_clock()
+        self._deliverer.wake()
+
+    async def _mend_clock(self) -> None:
+        if mended := await self._store.mend_clock():
+            _log.event("clock_mended", rows=mended)

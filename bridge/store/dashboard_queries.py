@@ -1,0 +1,343 @@
+"""The operators' page's questions: what nears its deadline, which receivers fail, a table to search, one watch's life.
+
+Each reads one page, or counts up to a bound: nothing here grows with what is kept, but for what is pending or dead.
+"""
+
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_column, or_, select, text
+from sqlalchemy.sql import ColumnElement
+
+from bridge.core.errors import NotFound
+from bridge.core.model import (
+    TERMINAL_EVENTS,
+    Attempt,
+    DeliveryState,
+    EventType,
+    Outcome,
+    Problem,
+    TaskStatus,
+    WatchState,
+)
+from bridge.core.registration import WATCH_ID_PATTERN
+from bridge.store import queries
+from bridge.store.ending import GIVEN_UP
+from bridge.store.records import WatchView
+from bridge.store.replicas import LEAVING
+from bridge.store.row_mapping import problem_of
+from bridge.store.schema import (
+    IS_ACTIVE,
+    IS_DEAD,
+    attempts,
+    deliveries,
+    events,
+    hosts,
+    outbox,
+    replicas,
+    tasks,
+    unindexed,
+    watches,
+)
+
+COUNTED = 1_000  # of what nears its deadline: beyond, the page says "1,000 and more"
+LAST_PART = 0.1  # a watch nears its deadline in the last tenth of its time
+MOST_HOSTS = 20
+MOST_ATTEMPTS = 200  # of one watch, the newest: ten a round, and nobody reads twenty rounds
+
+_WATCH_ID = re.compile(WATCH_ID_PATTERN)
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSearch:
+    """A page of the operators' table; `cursor` is the last id of the page before.
+
+    `text` is looked for at the beginning of watch ids, task ids and apps, and anywhere in callback hosts. `host` is a
+    name with its port. `tasks` are task rows. `nearing` is the moment (Unix seconds) at which watches are in the last
+    tenth of their time.
+    """
+
+    limit: int
+    cursor: str | None = None
+    oldest_first: bool = False
+    text: str | None = None
+    host: str | None = None
+    state: WatchState | None = None
+    outcome: Outcome | None = None
+    delivery_state: DeliveryState | None = None
+    tasks: tuple[str, ...] | None = None
+    nearing: float | None = None
+
+
+def search(connection: Connection, wanted: WatchSearch) -> list[WatchView]:
+    """A page of watches, newest first unless asked otherwise."""
+    order = watches.c.id.asc() if wanted.oldest_first else watches.c.id.desc()
+    page = queries.WITH_TASK.where(*_conditions(wanted)).order_by(order).limit(wanted.limit)
+    return queries.views(connection, connection.execute(page).all())
+
+
+def _conditions(wanted: WatchSearch) -> list[ColumnElement[bool]]:
+    found: list[Any] = []
+    if wanted.cursor is not None:
+        found.append(watches.c.id > wanted.cursor if wanted.oldest_first else watches.c.id < wanted.cursor)
+    if wanted.text is not None:
+        found.append(_matches(wanted.text))
+    if wanted.host is not None:
+        found.append(watches.c.host == wanted.host)
+    if wanted.state is not None:
+        found.append(queries.in_state(wanted.state))
+    if wanted.outcome is not None:
+        found.append(watches.c.outcome == wanted.outcome)
+    if wanted.delivery_state is not None:
+        found.append(_owes(wanted.delivery_state))
+    if wanted.tasks is not None:
+        found += [IS_ACTIVE, watches.c.task.in_(wanted.tasks)]
+    if wanted.nearing is not None:
+        found += [queries.in_state(WatchState.ACTIVE), _nearing(wanted.nearing)]
+    return found
+
+
+def _matches(given: str) -> ColumnElement[bool]:
+    if _WATCH_ID.fullmatch(given):
+        return watches.c.id == given
+    return or_(
+        watches.c.id.startswith(given, autoescape=True),
+        watches.c.task_id.startswith(given, autoescape=True),
+        watches.c.app.startswith(given, autoescape=True),
+        watches.c.host.contains(given.lower(), autoescape=True),
+    )
+
+
+def _owes(state: DeliveryState) -> ColumnElement[bool]:
+    if state == DeliveryState.DEAD:
+        return watches.c.id.in_(select(deliveries.c.watch_id).where(IS_DEAD, GIVEN_UP))
+    return queries.owes(state)
+
+
+def _nearing(now: float | ColumnElement[float]) -> ColumnElement[bool]:
+    return watches.c.deadline_at - now <= watches.c.timeout_seconds * LAST_PART
+
+
+_NEARING = select(func.count()).select_from(
+    select(literal_column("1").label("one"))
+    .where(IS_ACTIVE, _nearing(bindparam("now")))
+    .limit(COUNTED)
+    .select_from(watches)
+    .subquery()
+)
+
+
+def nearing(connection: Connection, now: float) -> int:
+    """How many active watches are in the last tenth of their time, counted up to 1,000."""
+    count: int = connection.execute(_NEARING, {"now": now}).scalar_one()
+    return count
+
+
+# --- receivers ----------------------------------------------------------------------------------------------------
+
+
+_FAILING = (
+    select(func.count(outbox.c.host.distinct()))
+    .join(deliveries, deliveries.c.id == unindexed(outbox.c.id))
+    .where(deliveries.c.error.is_not(None))
+)
+
+
+def failing_receivers(connection: Connection) -> int:
+    """How many callback hosts have a pending delivery that has failed already."""
+    count: int = connection.execute(_FAILING).scalar_one()
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """A callback host (with its port) that fails, or has dead deliveries. Times are Unix seconds.
+
+    `failures` is how often in a row it gave no answer of its own, or 429, 502, 503, 504; `waiting` are its pending
+    deliveries and `next_at` when the next of them is due; `dead` are those given up, the last of them at `dead_at`.
+    """
+
+    host: str
+    waiting: int = 0
+    failures: int = 0
+    next_at: float | None = None
+    waiting_error: Problem | None = None
+    dead: int = 0
+    dead_at: float | None = None
+    dead_error: Problem | None = None
+
+
+def _waiting_by_host() -> Select[Any]:
+    """Hosts with pending deliveries of which one has failed, or that failed lately; each with its worst error."""
+    failed = case((deliveries.c.error.is_not(None), 1), else_=0)
+    rows = (
+        select(
+            *(outbox.c.host, deliveries.c.error, func.coalesce(hosts.c.failures, 0).label("failures")),
+            func.count().over(partition_by=outbox.c.host).label("waiting"),
+            func.min(outbox.c.due_at).over(partition_by=outbox.c.host).label("next_at"),
+            func.sum(failed).over(partition_by=outbox.c.host).label("failed"),
+            func.row_number()
+            .over(partition_by=outbox.c.host, order_by=(failed.desc(), deliveries.c.attempts.desc()))
+            .label("place"),
+        )
+        .join(deliveries, deliveries.c.id == outbox.c.id)
+        .outerjoin(hosts, hosts.c.host == outbox.c.host)
+        .subquery()
+    )
+    return (
+        select(rows)
+        .where(rows.c.place == 1, or_(rows.c.failed > 0, rows.c.failures > 0))
+        .order_by(rows.c.waiting.desc(), rows.c.host)
+        .limit(MOST_HOSTS)
+    )
+
+
+def _dead_by_host() -> Select[Any]:
+    rows = (
+        select(
+            *(watches.c.host, deliveries.c.error, deliveries.c.dead_at),
+            func.count().over(partition_by=watches.c.host).label("dead"),
+            func.row_number().over(partition_by=watches.c.host, order_by=deliveries.c.dead_at.desc()).label("place"),
+        )
+        .join(watches, watches.c.id == deliveries.c.watch_id)
+        .where(IS_DEAD, GIVEN_UP)
+        .subquery()
+    )
+    return select(rows).where(rows.c.place == 1).order_by(rows.c.dead.desc(), rows.c.host).limit(MOST_HOSTS)
+
+
+_WAITING_BY_HOST = _waiting_by_host()
+_DEAD_BY_HOST = _dead_by_host()
+
+
+def receivers(connection: Connection) -> list[Receiver]:
+    """The hosts that need a look, those with most to lose first; up to 20 that fail and 20 with dead deliveries."""
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in connection.execute(_WAITING_BY_HOST):
+        told = {"waiting": row.waiting, "failures": row.failures, "next_at": row.next_at}
+        found[row.host] |= told | {"waiting_error": problem_of(row.error)}
+    for row in connection.execute(_DEAD_BY_HOST):
+        found[row.host] |= {"dead": row.dead, "dead_at": row.dead_at, "dead_error": problem_of(row.error)}
+    known = [Receiver(host, **values) for host, values in found.items()]
+    return sorted(known, key=lambda one: (-one.dead - one.waiting, one.host))
+
+
+# --- one watch ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHistory:
+    """A watch, when it ended (cancelled ones too), the events built for it, and each delivery's newest attempts.
+
+    `seen` is when its task was first seen in a status, and `end_error` the error that its terminal event tells.
+    """
+
+    view: WatchView
+    ended_at: float | None
+    events: Sequence[tuple[EventType, float]]
+    attempts: Mapping[str, Sequence[Attempt]]
+    end_error: Problem | None = None
+    seen: Sequence[tuple[TaskStatus, float]] = ()
+
+
+_ENDED = select(watches.c.ended_at).where(watches.c.id == bindparam("an_id"))
+_EVENTS = (
+    select(events.c.type, events.c.created_at, events.c.payload)
+    .where(events.c.watch_id == bindparam("an_id"))
+    .order_by(events.c.created_at)
+)
+_SEEN = select(tasks.c.queued_at, tasks.c.in_progress_at).where(tasks.c.id == bindparam("row"))
+_ATTEMPTS = (
+    select(attempts)
+    .join(deliveries, deliveries.c.id == attempts.c.delivery_id)
+    .where(deliveries.c.watch_id == bindparam("an_id"))
+    .order_by(attempts.c.seq.desc())
+    .limit(MOST_ATTEMPTS)
+)
+
+
+def history(connection: Connection, watch_id: str) -> WatchHistory:
+    """Everything that is kept of a watch's life. Raises NotFound."""
+    view = queries.one_watch(connection, watch_id, None)
+    ended_at = connection.execute(_ENDED, {"an_id": watch_id}).scalar_one_or_none()
+    told = connection.execute(_EVENTS, {"an_id": watch_id}).all()
+    built = [(EventType(row.type), row.created_at) for row in told]
+    end_error = next((_error_in(row.payload) for row in told if row.type in TERMINAL_EVENTS), None)
+    tried: dict[str, list[Attempt]] = defaultdict(list)
+    for row in reversed(connection.execute(_ATTEMPTS, {"an_id": watch_id}).all()):
+        attempt = Attempt(row.started_at, row.duration_seconds, row.status_code, problem_of(row.error), row.body)
+        tried[row.delivery_id].append(attempt)
+    return WatchHistory(view, ended_at, built, tried, end_error, _seen(connection, view.task.row))
+
+
+def _seen(connection: Connection, task_row: str) -> list[tuple[TaskStatus, float]]:
+    times = connection.execute(_SEEN, {"row": task_row}).one()
+    known = zip((TaskStatus.QUEUED, TaskStatus.IN_PROGRESS), times, strict=True)
+    return [(status, at) for status, at in known if at is not None]
+
+
+def _error_in(payload: bytes) -> Problem | None:
+    error = orjson.loads(payload)["data"]["error"]
+    return None if error is None else Problem(error["code"], error["message"])
+
+
+# --- the store itself ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A replica as its row tells it; its claim to its tasks ends at `expires_at` unless it renews.
+
+    `leaving`: it was told to stop, has handed its tasks over and takes no more.
+    """
+
+    id: str
+    started_at: float
+    expires_at: float
+    owned_tasks: int
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """What the store takes up, in bytes. `place`, `disk_bytes` and `free_bytes` are known for SQLite only."""
+
+    kind: str
+    size_bytes: int
+    replicas: Sequence[ReplicaView]
+    place: str | None = None
+    disk_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+_REPLICAS = select(replicas).order_by(replicas.c.started_at)
+_POSTGRES_SIZE = text("SELECT pg_database_size(current_database())")
+_SQLITE_FILE = text("PRAGMA database_list")
+
+
+def facts(connection: Connection) -> StoreFacts:
+    """How large the store is, how much room its disk has, and who shares it. Raises NotFound when its file is gone."""
+    known = [_replica_view(row) for row in connection.execute(_REPLICAS)]
+    if connection.dialect.name != "sqlite":
+        return StoreFacts("PostgreSQL", connection.execute(_POSTGRES_SIZE).scalar_one(), known)
+    [path] = [Path(row.file) for row in connection.execute(_SQLITE_FILE) if row.name == "main"]
+    try:
+        sizes = [file.stat().st_size for file in (path, path.with_name(path.name + "-wal")) if file.exists()]
+        disk = shutil.disk_usage(path.parent)
+    except OSError as error:
+        raise NotFound(f"the database's folder cannot be read: {error.strerror}") from None
+    return StoreFacts("SQLite", sum(sizes), known, str(path), disk.total, disk.free)
+
+
+def _replica_view(row: Row[Any]) -> ReplicaView:
+    leaving = row.owned_tasks == LEAVING
+    return ReplicaView(row.id, row.started_at, row.expires_at, 0 if leaving else row.owned_tasks, leaving)

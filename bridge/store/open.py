@@ -1,0 +1,191 @@
+"""Opening a store: files and their modes, the one-process lock, the key, migrations, the root secret, joining."""
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+from sqlalchemy.exc import DBAPIError
+
+from bridge.core.errors import BadSetting, StoreUnavailable
+from bridge.store import own_secrets, replicas
+from bridge.store.database import Database, SqliteDatabase, connect, reason_of, sqlite_path
+from bridge.store.encryption import Sealer
+from bridge.store.group_commit import GroupWriter
+from bridge.store.migrate import migrate
+from bridge.store.registration import ActiveLimit
+from bridge.store.store import Store
+from bridge.telemetry import Metrics
+
+try:
+    import fcntl
+except ImportError:  # Windows: there the operator sees to it that one process serves a file
+    fcntl = None  # type: ignore[assignment]
+
+_CAN_LOCK = fcntl is not None
+KEY_FILE = "bridge.key"
+OWNER_ONLY = 0o600
+DELIVERY_LEASE_SECONDS = 60.0
+
+
+async def open_store(
+    database_url: str,
+    encryption_keys: Sequence[str],
+    metrics: Metrics,
+    *,
+    max_active_watches: int = 100_000,
+    delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
+) -> Store:
+    """Open a store to serve from; the schema is brought up to date.
+
+    Raises BadSetting with one sentence for a wrong key, a loose key file, a folder that is not there and a file that
+    another process serves; StoreUnavailable when the database does not answer.
+    """
+    return await asyncio.to_thread(
+        _open, database_url, encryption_keys, metrics, max_active_watches, delivery_lease_seconds
+    )
+
+
+def _open(
+    database_url: str, encryption_keys: Sequence[str], metrics: Metrics, max_active_watches: int, lease_seconds: float
+) -> Store:
+    with ExitStack() as opened:  # whatever fails, nothing stays open
+        if database_url.startswith("sqlite:"):
+            opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
+        database, sealer = open_database(database_url, encryption_keys)
+        opened.callback(database.close)
+        try:
+            replica = database.transaction(lambda connection: replicas.joined(connection, database))
+        except DBAPIError as error:
+            raise _refused(error) from None
+        writer, limit = GroupWriter(database.transaction, metrics), ActiveLimit(max_active_watches)
+        return Store(database, writer, sealer, replica, limit, lease_seconds, on_close=opened.pop_all().close)
+
+
+def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Sealer]:
+    """The database and its sealer, for commands that work beside a service. Raises as `open_store`."""
+    if database_url.startswith("sqlite:"):
+        _prepare(sqlite_path(database_url))
+    database = connect(database_url)
+    try:
+        with ExitStack() as opened:
+            opened.callback(database.close)
+            database.synchronize()
+            keys = encryption_keys
+            if isinstance(database, SqliteDatabase) and not keys:
+                keys = [_key_of_file(database.path, is_used=own_secrets.any_kept(database))]
+            migrate(database)
+            sealer = own_secrets.rooted(database, Sealer(keys))
+            opened.pop_all()
+            return database, sealer
+    except DBAPIError as error:
+        raise _refused(error) from None
+
+
+def _refused(error: DBAPIError) -> StoreUnavailable:
+    # Without the URL and without parameters: they may hold a password.
+    return StoreUnavailable(f"the database does not open: {reason_of(error)}")
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def _prepare(path: Path) -> None:
+    """See to the file and its mode: what SQLite puts beside it takes the same."""
+    if not path.parent.is_dir():
+        raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))
+        for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+            with suppress(FileNotFoundError):
+                file.chmod(OWNER_ONLY)
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_DATABASE_URL: {path} cannot be written: {error.strerror}") from None
+
+
+def _serve_lock(path: Path) -> int | None:
+    """Take the lock that says "a service uses this file"; SQLite's own locks are left to SQLite's tools."""
+    if not _CAN_LOCK or not path.parent.is_dir():
+        return None
+    try:
+        lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_DATABASE_URL: {path.parent} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise BadSetting(f"BRIDGE_DATABASE_URL: another bridge serves from {path}; stop it first") from None
+    return lock
+
+
+def _unlock(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _key_of_file(database_path: Path, *, is_used: bool) -> str:
+    """The key file's key; a new one for a new database, never one over what another key has sealed."""
+    path = database_path.with_name(KEY_FILE)
+    key = _read_key(path)
+    if not key and not is_used:
+        with _alone_in(path.parent):
+            key = _read_key(path) or _new_key(path)
+    if not key:
+        raise BadSetting(
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing or empty, and the database holds what it has "
+            "sealed; put it back or give the key"
+        )
+    try:
+        Fernet(key)
+    except ValueError:
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} holds no Fernet key") from None
+    return key
+
+
+def _read_key(path: Path) -> str:
+    """What the key file holds; nothing when there is none, or when the power went before it was written."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}") from None
+    with os.fdopen(file) as opened:
+        mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
+        if os.name == "posix" and mode & 0o077:
+            raise BadSetting(
+                f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
+                f"make it yours alone: chmod 600 {path}"
+            )
+        return opened.read().strip()
+
+
+def _new_key(path: Path) -> str:
+    key = Fernet.generate_key().decode()
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, OWNER_ONLY), "w") as file:
+            file.write(key + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before anything is sealed with it
+    except OSError as error:
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}") from None
+    return key
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep others from making a key file here meanwhile; the name of what was made outlives a loss of power."""
+    if not _CAN_LOCK:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+        os.fsync(opened)
+    finally:
+        os.close(opened)

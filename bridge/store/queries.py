@@ -1,0 +1,252 @@
+"""Questions: nothing here writes."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
+from sqlalchemy.sql import ColumnElement
+
+from bridge.core.errors import BadSetting, NotFound, WatchActive
+from bridge.core.event import id_in
+from bridge.core.model import Attempt, DeliveryState, Outcome, WatchState
+from bridge.store.encryption import Sealer
+from bridge.store.ending import GIVEN_UP
+from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
+from bridge.store.replicas import Replica
+from bridge.store.row_mapping import SNAPSHOT, delivery_view, problem_of, snapshot_from, task_view, watch_of
+from bridge.store.schema import (
+    IS_ACTIVE,
+    IS_DEAD,
+    IS_UNSETTLED,
+    attempts,
+    deliveries,
+    events,
+    outbox,
+    tasks,
+    unindexed,
+    watches,
+)
+from bridge.telemetry import get_logger
+
+_log = get_logger("store")
+
+_TASK_COLUMNS = [column for column in tasks.c if column.name not in {"id", "key", "task_id"}]
+WITH_TASK = select(watches, *_TASK_COLUMNS).join(tasks, tasks.c.id == watches.c.task)
+_ONE = WITH_TASK.where(watches.c.id == bindparam("an_id"))
+_DELIVERIES = (
+    select(deliveries)
+    .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
+    .order_by(deliveries.c.created_at, deliveries.c.id)
+)
+
+
+def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchView:
+    """A watch of an app (None: of any). Raises NotFound."""
+    row = connection.execute(_ONE, {"an_id": watch_id}).one_or_none()
+    if row is None or app not in {None, row.app}:
+        raise NotFound("there is no such watch")
+    return views(connection, [row])[0]
+
+
+def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
+    """A page, newest first."""
+    return views(connection, connection.execute(_page(query)).all())
+
+
+def _page(query: WatchQuery) -> Select[Any]:
+    page = WITH_TASK
+    if query.before is not None:
+        page = page.where(watches.c.id < query.before)
+    # Of the terms the rarest alone has an index: see `unindexed`.
+    few = query.task_id is not None or query.delivery_state in {DeliveryState.PENDING, DeliveryState.DEAD}
+    if query.state is not None:
+        page = page.where(watches.c.state == query.state if few else in_state(query.state))
+        few = few or query.state is not WatchState.SETTLED
+    if query.outcome is not None:
+        page = page.where((unindexed(watches.c.outcome) if few else watches.c.outcome) == query.outcome)
+        few = few or query.outcome is not Outcome.COMPLETED
+    if query.task_id is not None:
+        page = page.where(watches.c.task_id == query.task_id)
+    if query.delivery_state is not None:
+        page = page.where(owes(query.delivery_state))
+    if query.app is not None:
+        page = page.where((unindexed(watches.c.app) if few else watches.c.app) == query.app)
+    return page.order_by(watches.c.id.desc()).limit(query.limit)
+
+
+def in_state(state: WatchState) -> ColumnElement[bool]:
+    """That a watch is in a state; those that never settled come from their own index."""
+    found = watches.c.state == state
+    return found if state is WatchState.SETTLED else and_(IS_UNSETTLED, found)
+
+
+def owes(state: DeliveryState) -> ColumnElement[bool]:
+    """That a watch has a delivery in a state. The few come from their own index, the many are looked for at each."""
+    of_watch = select(deliveries.c.watch_id)
+    match state:
+        case DeliveryState.PENDING:  # the outbox holds these and no others
+            return watches.c.id.in_(of_watch.join(outbox, deliveries.c.id == unindexed(outbox.c.id)))
+        case DeliveryState.DEAD:
+            return watches.c.id.in_(of_watch.where(IS_DEAD))
+    return exists().where(deliveries.c.watch_id == watches.c.id, deliveries.c.state == state)
+
+
+def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
+    """Watches of rows of `WITH_TASK`, each with its task and its deliveries."""
+    apps = {row.id: row.app for row in rows}
+    owed: dict[str, list[DeliveryView]] = defaultdict(list)
+    if apps:
+        for row in connection.execute(_DELIVERIES, {"those": list(apps)}):
+            owed[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
+    return [WatchView(watch_of(row), task_view(row, row.task), tuple(owed[row.id])) for row in rows]
+
+
+_MARKS = (
+    select(watches.c.id, watches.c.state, tasks.c.status, tasks.c.polls)
+    .join(tasks, tasks.c.id == watches.c.task)
+    .where(watches.c.id.in_(bindparam("those", expanding=True)))
+)
+
+
+def marks(connection: Connection, watch_ids: Sequence[str]) -> dict[str, str]:
+    """A text for each watch that differs whenever anything about it does."""
+    found = {
+        row.id: f"{row.state} {row.status} {row.polls}" for row in connection.execute(_MARKS, {"those": watch_ids})
+    }
+    for row in connection.execute(_DELIVERIES, {"those": watch_ids}):
+        if row.watch_id in found:
+            found[row.watch_id] += f" {row.type} {row.state} {row.attempts} {row.next_attempt_at}"
+    return found
+
+
+# --- events and secrets -------------------------------------------------------------------------------------------
+
+_TERMINAL = (
+    select(watches.c.app, watches.c.secret, events.c.type, events.c.payload)
+    .outerjoin(events, (events.c.watch_id == watches.c.id) & events.c.terminal)
+    .where(watches.c.id == bindparam("an_id"))
+)
+_API_KEY = select(watches.c.api_key).where(watches.c.id == bindparam("an_id"))
+_HOLDERS = (
+    select(tasks.c.credential, func.min(watches.c.id).label("watch_id"))
+    .join(watches, watches.c.task == tasks.c.id)
+    .where(
+        tasks.c.closed_at.is_(None),
+        watches.c.api_key.is_not(None),
+        IS_ACTIVE,
+        tasks.c.credential.in_(bindparam("those", expanding=True)),
+    )
+    .group_by(tasks.c.credential)
+    .subquery()
+)
+_KEYS = select(_HOLDERS.c.credential, watches.c.id, watches.c.api_key).join(
+    _HOLDERS, _HOLDERS.c.watch_id == watches.c.id
+)
+
+
+def terminal_event(connection: Connection, sealer: Sealer, watch_id: str, app: str | None) -> StoredEvent:
+    """The bytes that a receiver gets. Raises NotFound, or WatchActive while there are none."""
+    row = connection.execute(_TERMINAL, {"an_id": watch_id}).one_or_none()
+    if row is None or app not in {None, row.app}:
+        raise NotFound("there is no such watch")
+    if row.payload is None:
+        raise WatchActive("the watch has no terminal event")
+    secret = None if row.secret is None else sealer.open(watch_id, row.secret)
+    return StoredEvent(id_in(row.payload), row.payload, secret)
+
+
+def api_key_of(connection: Connection, sealer: Sealer, watch_id: str) -> str | None:
+    """A watch's own amux key, opened."""
+    blob = connection.execute(_API_KEY, {"an_id": watch_id}).scalar_one_or_none()
+    return None if blob is None else sealer.open(watch_id, blob)
+
+
+def keys_of(connection: Connection, sealer: Sealer, credentials: Sequence[str]) -> dict[str, str]:
+    """One key for each credential that is watches' own, however many watches share it; those that open."""
+    found: dict[str, str] = {}
+    for row in connection.execute(_KEYS, {"those": credentials}):
+        try:
+            found[row.credential] = sealer.open(row.id, row.api_key)
+        except BadSetting as error:
+            means = "the tasks under this key can't be polled; their watches time out"
+            _log.event("key_unreadable", level=logging.ERROR, watch_id=row.id, reason=str(error), means=means)
+    return found
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------
+
+_TAKEN_UP = ("id", "task_id", "credential", *SNAPSHOT, "polls", "last_polled_at", "wants_status")
+_OWN = select(*(tasks.c[name] for name in _TAKEN_UP)).where(
+    tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)
+)
+_OVERDUE = (
+    select(watches.c.deadline_at, watches.c.id, watches.c.task)
+    .join(tasks, tasks.c.id == watches.c.task)
+    .where(
+        IS_ACTIVE,
+        watches.c.deadline_at <= bindparam("now"),
+        tasks.c.owner == bindparam("replica"),
+        or_(
+            watches.c.deadline_at > bindparam("after"),
+            (watches.c.deadline_at == bindparam("after")) & (watches.c.id > bindparam("after_id")),
+        ),
+    )
+    .order_by(watches.c.deadline_at, watches.c.id)
+    .limit(bindparam("most"))
+)
+
+
+def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
+    """Every open task of a replica; 100,000 wait at a start, so rows are taken apart in one go, by place."""
+    rows = connection.execute(_OWN, {"replica": replica.id}).all()
+    return [
+        TaskRow(row, task_id, credential, snapshot_from(*snapshot), polls, polled_at, wanted)
+        for row, task_id, credential, *snapshot, polls, polled_at, wanted in rows
+    ]
+
+
+def overdue(connection: Connection, replica: Replica, now: float, after: Overdue | None, limit: int) -> list[Overdue]:
+    """A page of watches past their deadline, by (deadline, id)."""
+    place = (
+        {"after": -1.0, "after_id": ""} if after is None else {"after": after.deadline_at, "after_id": after.watch_id}
+    )
+    rows = connection.execute(_OVERDUE, {"now": now, "replica": replica.id, "most": limit} | place)
+    return [Overdue(row.deadline_at, row.id, row.task) for row in rows]
+
+
+# --- deliveries and figures ---------------------------------------------------------------------------------------
+
+_DELIVERY = (
+    select(deliveries, watches.c.app)
+    .join(watches, watches.c.id == deliveries.c.watch_id)
+    .where(deliveries.c.id == bindparam("an_id"))
+)
+_ATTEMPTS = select(attempts).where(attempts.c.delivery_id == bindparam("an_id")).order_by(attempts.c.seq)
+
+
+def one_delivery(connection: Connection, delivery_id: str, app: str | None) -> tuple[DeliveryView, list[Attempt]]:
+    """A delivery of an app (None: of any) with its attempts. Raises NotFound."""
+    row = connection.execute(_DELIVERY, {"an_id": delivery_id}).one_or_none()
+    if row is None or app not in {None, row.app}:
+        raise NotFound("there is no such delivery")
+    tried = [
+        Attempt(found.started_at, found.duration_seconds, found.status_code, problem_of(found.error), found.body)
+        for found in connection.execute(_ATTEMPTS, {"an_id": delivery_id})
+    ]
+    return delivery_view(row, row.app), tried
+
+
+_COUNTS = select(
+    select(func.count()).select_from(watches).where(IS_ACTIVE).scalar_subquery().label("active"),
+    select(func.count()).select_from(outbox).scalar_subquery().label("pending"),
+    select(func.count()).select_from(deliveries).where(IS_DEAD, GIVEN_UP).scalar_subquery().label("dead"),
+    select(func.min(outbox.c.due_at)).scalar_subquery().label("due"),
+)
+
+
+def counts(connection: Connection) -> Counts:
+    """What the gauges show."""
+    row = connection.execute(_COUNTS).one()
+    return Counts(row.active, row.pending, row.dead, row.due)

@@ -1,0 +1,163 @@
+"""Watches, deliveries and attempts as apps see them. Times are RFC 3339 UTC with milliseconds."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from bridge.core.event import error_view, short_enough
+from bridge.core.model import (
+    Attempt,
+    DeliveryState,
+    EventType,
+    Problem,
+    TaskSnapshot,
+    VideoMetadata,
+    WatchState,
+)
+from bridge.core.registration import MASK
+from bridge.store.records import DeliveryView, WatchView
+from bridge.telemetry import rfc3339
+from bridge.web.api.response_models import (
+    AttemptBody,
+    DeliveryBody,
+    DeliveryWithLog,
+    ErrorView,
+    LastError,
+    Metadata,
+    OwnedDelivery,
+    Polling,
+    TaskView,
+    WatchBody,
+)
+from bridge.web.context import LiveTask
+
+_ORDER = {event_type: number for number, event_type in enumerate(EventType)}
+
+
+@lru_cache(maxsize=64)  # there are 63 sets of six types
+def _in_order(events: frozenset[EventType]) -> list[EventType]:
+    # As plain strings: of an enum's members orjson asks each for its value, which takes Python half a µs.
+    plain: list[Any] = [event.value for event in sorted(events, key=_ORDER.__getitem__)]
+    return plain
+
+
+def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> WatchBody:
+    """A watch with its task and its deliveries, for orjson; while it is active, as its poller knows the task."""
+    watch = view.watch
+    return {
+        "id": watch.id,
+        "app": watch.app,
+        "task_id": watch.task_id,
+        "callback_url": watch.callback_url,
+        "events": _in_order(watch.events),
+        "context": orjson.Fragment(watch.context),
+        "headers": dict.fromkeys(watch.header_names, MASK) or None,
+        "state": watch.state,
+        "outcome": watch.outcome,
+        **polling_json(view, live),
+        "created_at": rfc3339(watch.created_at),
+        "deadline_at": rfc3339(watch.deadline_at),
+        "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
+        "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
+    }
+
+
+def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Polling:
+    """A watch's task, and how asking about it goes."""
+    active = view.watch.state is WatchState.ACTIVE
+    task = (live(view.task.row) if active else None) or _Row(view)
+    return {
+        "task": task_json(task.snapshot),
+        "polls": task.polls,
+        "last_polled_at": rfc3339(task.last_polled_at),
+        "next_poll_at": rfc3339(task.next_poll_at) if active else None,
+        "last_error": _last_error(task.last_error, task.last_error_at),
+    }
+
+
+class _Row:
+    """A task as its row tells it, in the poller's words."""
+
+    __slots__ = ("last_error", "last_error_at", "last_polled_at", "next_poll_at", "polls", "snapshot")
+
+    def __init__(self, view: WatchView) -> None:
+        note = view.task.note
+        self.snapshot = view.task.snapshot
+        self.polls = note.polls
+        self.last_polled_at = note.last_polled_at
+        self.next_poll_at = note.next_poll_at
+        self.last_error = note.last_error
+        self.last_error_at = note.last_error_at
+
+
+def task_json(task: TaskSnapshot) -> TaskView:
+    """A task as last seen."""
+    return {
+        "status": task.status,
+        "progress": task.progress,
+        "url": short_enough(task.url),
+        "format": task.format,
+        "metadata": None if task.metadata is None else _metadata(task.metadata),
+        "error": error_json(task.error),
+    }
+
+
+def delivery_json(delivery: DeliveryView) -> DeliveryBody:
+    """A delivery as it stands in its watch."""
+    pending = delivery.state is DeliveryState.PENDING
+    return {
+        "id": delivery.id,
+        "type": EventType(delivery.type),
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "next_attempt_at": rfc3339(delivery.next_attempt_at) if pending else None,
+        "delivered_at": rfc3339(delivery.delivered_at),
+        "last_error": error_json(delivery.last_error),
+    }
+
+
+def owned_delivery(delivery: DeliveryView) -> OwnedDelivery:
+    """A delivery and the watch it belongs to."""
+    return {**delivery_json(delivery), "watch_id": delivery.watch_id}
+
+
+def delivery_with_log(delivery: DeliveryView, attempts: Sequence[Attempt]) -> DeliveryWithLog:
+    """A delivery, the watch it belongs to, and its attempts, oldest first."""
+    return {**owned_delivery(delivery), "attempt_log": [attempt_json(attempt) for attempt in attempts]}
+
+
+def attempt_json(attempt: Attempt) -> AttemptBody:
+    """One POST of a delivery."""
+    return {
+        "started_at": rfc3339(attempt.started_at),
+        "duration_seconds": round(attempt.duration_seconds, 6),
+        "status_code": attempt.status_code,
+        "error": error_json(attempt.error),
+        "body": attempt.body,
+    }
+
+
+def _metadata(metadata: VideoMetadata) -> Metadata:
+    return {
+        "duration": metadata.duration,
+        "fps": metadata.fps,
+        "width": metadata.width,
+        "height": metadata.height,
+        "seed": metadata.seed,
+    }
+
+
+def error_json(problem: Problem | None) -> ErrorView | None:
+    """An error's code and message; None of None."""
+    if problem is None:
+        return None
+    view = error_view(problem)
+    message = view["message"]
+    return {"code": view["code"], "message": None if message is None else str(message)}
+
+
+def _last_error(problem: Problem | None, at: float | None) -> LastError | None:
+    error = error_json(problem)
+    return None if error is None else {**error, "at": rfc3339(at)}

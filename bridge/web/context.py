@@ -1,0 +1,109 @@
+"""What handlers need, and where they find it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from bridge.amux.proxy import Relay
+from bridge.callback.guard import Guard
+from bridge.callback.sender import Sender
+from bridge.core.model import Problem, TaskSnapshot
+from bridge.core.signing import Secret, SigningKey
+from bridge.maintenance.health import Health
+from bridge.store.store import Store
+from bridge.telemetry import Metrics
+from bridge.watches.change_notifier import Waiting
+from bridge.watches.registration import Intake
+from bridge.web.auth import Access
+from bridge.web.rate_limits import PingLimits
+
+
+class LiveTask(Protocol):
+    """A task as its poller knows it, fresher than its row. Times are Unix seconds."""
+
+    @property
+    def snapshot(self) -> TaskSnapshot:
+        """The task as last seen."""
+
+    @property
+    def polls(self) -> int:
+        """How often it was asked about."""
+
+    @property
+    def last_polled_at(self) -> float | None:
+        """When it was asked about last."""
+
+    @property
+    def next_poll_at(self) -> float | None:
+        """When it will be asked about next."""
+
+    @property
+    def last_error(self) -> Problem | None:
+        """What went wrong last: kept, with its time, when a good poll follows; None when nothing ever did."""
+
+    @property
+    def last_error_at(self) -> float | None:
+        """When that was, None with it."""
+
+
+class LivePoller(Protocol):
+    """The poller, as far as handlers go."""
+
+    def live(self, task_row: str) -> LiveTask | None:
+        """A task of this replica's, None for any other."""
+
+
+class WakefulDeliverer(Protocol):
+    """The deliverer, as far as handlers go."""
+
+    def wake(self) -> None:
+        """Look for due deliveries now."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """Seconds: between looks at what the poller knows, of silence before a comment, and of a whole stream."""
+
+    look: float = 1.0
+    heartbeat: float = 15.0  # proxies let go of connections that are silent for a minute
+    longest: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class DropIn:
+    """Drop-in creation is on. Seconds: between tries to store a watch whose task is paid for."""
+
+    pauses: tuple[float, ...] = (0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that handlers call. `secrets` are the configured signing secrets, the current one first.
+
+    `link_key` signs content links; `drop_in` is None while drop-in creation is off; `public_url` is what the API's
+    document names as its server, None where it is read.
+    """
+
+    store: Store
+    intake: Intake
+    poller: LivePoller
+    deliverer: WakefulDeliverer
+    guard: Guard
+    sender: Sender
+    waiting: Waiting
+    metrics: Metrics
+    health: Health
+    access: Access
+    secrets: Sequence[Secret] = field(repr=False)
+    signing_key: SigningKey | None = None
+    link_key: bytes = field(kw_only=True, repr=False)
+    relay: Relay = field(kw_only=True)
+    drop_in: DropIn | None = None
+    public_url: str | None = None
+    stream_times: StreamTimes = StreamTimes()
+    ping_limits: PingLimits = field(default_factory=PingLimits)
+
+
+SERVICES: Final = web.AppKey("SERVICES", Services)

@@ -1,0 +1,50 @@
+"""What the page's handlers need beside the API's services, and where they find it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from bridge.polling.state import CredentialState, LiveTask
+from bridge.polling.stats import Survey
+from bridge.telemetry.history import History
+from bridge.web.dashboard.limits import SignInLimits
+from bridge.web.dashboard.sessions import Sessions
+
+
+class WatchedPoller(Protocol):
+    """The poller, as far as the page goes."""
+
+    def live(self, task_row: str) -> LiveTask | None:
+        """A task of this replica's, None for any other."""
+
+    def credentials(self) -> Sequence[CredentialState]:
+        """The amux keys in use, by name, and how amux takes each."""
+
+    async def survey(self, most_stuck: int) -> Survey:
+        """How all tasks fare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The operators' page. `public_url` is the bridge's own, if it has one; it may have a path."""
+
+    sessions: Sessions
+    history: History
+    poller: WatchedPoller
+    public_url: str | None = None
+    limits: SignInLimits = field(default_factory=SignInLimits)
+    version: str = ""
+    beat_seconds: float = 1.0  # between two looks of a live page at its table
+    overview_good_for_seconds: float = 2.0  # however many pages are open, the store is asked once
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers reach the bridge over TLS, as far as it knows."""
+        return (self.public_url or "").startswith("https://")
+
+
+PAGE: Final = web.AppKey("PAGE", Page)
+MOST_STUCK: Final = 200
+Live = Callable[[str], LiveTask | None]

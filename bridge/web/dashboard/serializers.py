@@ -1,0 +1,116 @@
+"""What the page's script is given: JSON with times in Unix seconds, callbacks without their queries, headers masked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+from bridge.core.event import error_view
+from bridge.core.model import DeliveryState, Problem, WatchState
+from bridge.core.registration import MASK
+from bridge.polling.state import CredentialState, LiveTask
+from bridge.store.dashboard_queries import WatchHistory
+from bridge.store.records import DeliveryView, WatchView
+from bridge.store.row_mapping import SUPERSEDED
+from bridge.telemetry import without_query
+from bridge.web.dashboard.alerts import Facts, Trouble
+from bridge.web.dashboard.plight import Plight
+from bridge.web.dashboard.timeline import tenths, timeline
+
+
+def row_json(view: WatchView, live: LiveTask | None, found: Plight | None) -> dict[str, Any]:
+    """A watch as the table has it."""
+    watch, note = view.watch, live or view.task.note
+    snapshot = live.snapshot if live is not None else view.task.snapshot
+    active = watch.state is WatchState.ACTIVE
+    return {
+        "id": watch.id,
+        "app": watch.app,
+        "task_id": watch.task_id,
+        "callback_url": without_query(watch.callback_url),
+        "state": watch.state,
+        "outcome": watch.outcome,
+        "status": snapshot.status,
+        "progress": snapshot.progress,
+        "polls": note.polls,
+        "last_polled_at": tenths(note.last_polled_at),
+        "next_poll_at": tenths(note.next_poll_at) if active else None,
+        "created_at": watch.created_at,
+        "deadline_at": watch.deadline_at,
+        "settled_at": watch.settled_at,
+        "deliveries": _summary(view.deliveries),
+        "trouble": None if found is None else asdict(found),
+    }
+
+
+def _summary(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
+    counts = dict.fromkeys(map(str, DeliveryState), 0)
+    for one in deliveries:
+        if one.last_error != SUPERSEDED:
+            counts[one.state] += 1
+    return counts
+
+
+def watch_json(history: WatchHistory, live: LiveTask | None, found: Plight | None) -> dict[str, Any]:
+    """A watch with all that is known of it, and its time line."""
+    watch, task = history.view.watch, history.view.task
+    snapshot = live.snapshot if live is not None else task.snapshot
+    metadata = None if snapshot.metadata is None else asdict(snapshot.metadata)
+    return row_json(history.view, live, found) | {
+        "events": sorted(watch.events),
+        "context": watch.context.decode(errors="replace"),
+        "headers": dict.fromkeys(watch.header_names, MASK),
+        "timeout_seconds": watch.timeout_seconds,
+        "ended_at": history.ended_at,
+        "credential": task.credential,
+        "owner": task.owner,
+        "video": None if snapshot.url is None else without_query(snapshot.url),
+        "format": snapshot.format,
+        "metadata": metadata,
+        "error": _problem(snapshot.error),
+        "deliveries": [_delivery(one) for one in history.view.deliveries],
+        "timeline": timeline(history, live),
+    }
+
+
+def _delivery(one: DeliveryView) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "type": one.type,
+        "state": one.state,
+        "superseded": one.last_error == SUPERSEDED,
+        "attempts": one.attempts,
+        "next_attempt_at": one.next_attempt_at,
+        "delivered_at": one.delivered_at,
+        "dead_at": one.dead_at,
+        "last_error": _problem(one.last_error),
+    }
+
+
+def _problem(problem: Problem | None) -> dict[str, Any] | None:
+    return None if problem is None else dict(error_view(problem))
+
+
+def overview_json(facts: Facts, found: Sequence[Trouble], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything above the table."""
+    store = facts.store
+    return {
+        "now": facts.now,
+        "troubles": [asdict(one) for one in found],
+        "figures": dict(figures),
+        "credentials": [_credential(one, facts.survey.keys.get(one.name, 0)) for one in facts.credentials],
+        "receivers": None if facts.receivers is None else [_receiver(asdict(one)) for one in facts.receivers],
+        "store": None
+        if store is None
+        else {name: value for name, value in asdict(store).items() if name != "replicas"},
+        "store_ok": facts.readiness.checks.get("store") == "ok",
+        "replicas": [asdict(one) for one in store.replicas] if store is not None and facts.shared else [],
+    }
+
+
+def _credential(one: CredentialState, tasks: int) -> dict[str, Any]:
+    return asdict(one) | {"tasks": tasks}
+
+
+def _receiver(one: dict[str, Any]) -> dict[str, Any]:
+    return one | {"name": urlsplit(f"//{one['host']}").hostname or one["host"]}
