@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
-from databases import NoServer, PostgresServer, empty, finished, migrated_file, running_server
-from found import do_without
 
 from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from tests.databases import NoServer, PostgresServer, empty, finished, migrated_file, running_server
+from tests.programs import do_without
 
 KINDS = ("sqlite", "postgres")
 

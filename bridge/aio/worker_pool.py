@@ -9,7 +9,7 @@ from bridge.telemetry import get_logger
 
 Item = TypeVar("Item")
 
-_log = get_logger("poller")
+_log = get_logger("polling")
 
 
 class Workers(Generic[Item]):

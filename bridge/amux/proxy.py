@@ -62,7 +62,7 @@ _NOT_AMUX_S: Final = frozenset(
     }
 )
 
-_log = get_logger("relay")
+_log = get_logger("proxy")
 
 
 class BrokenOff(BridgeError):

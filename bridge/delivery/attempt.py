@@ -11,7 +11,7 @@ from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Secret, SigningKey, parse_secret, signed_headers
 from bridge.telemetry import get_logger, redact
 
-_log = get_logger("deliverer")
+_log = get_logger("delivery")
 _parsed = lru_cache(maxsize=256)(parse_secret)  # a watch's own secret, at each attempt
 
 OWN_FAULT = "internal_error"

@@ -13,7 +13,7 @@ from bridge.store.records import Tried
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
-_log = get_logger("deliverer")
+_log = get_logger("delivery")
 
 MOST_UNWRITTEN = 512  # one commit of the store's takes as many; beyond it sending is ahead of the disk
 GATHER_SECONDS = 0.02  # between commits while sending goes on: at 4,000 a second 80 records share one (30 µs each)

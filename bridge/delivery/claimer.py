@@ -13,7 +13,7 @@ from bridge.store.outbox import COUNTED_PER_HOST
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
-_log = get_logger("deliverer")
+_log = get_logger("delivery")
 
 LOOK_SECONDS = 0.25  # between looks while something is due; each waits for room only
 LOOK_SHARE = 20  # and at least this often its own duration: at most a twentieth of one reader

@@ -21,7 +21,7 @@ from bridge.store.group_commit import PATIENCE_SECONDS
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
-_log = get_logger("deliverer")
+_log = get_logger("delivery")
 
 RECORD_SECONDS = PATIENCE_SECONDS + 1.0  # an attempt's record may take the store's patience; 1 s for a stalled loop
 LEASE_MARGIN = 15.0

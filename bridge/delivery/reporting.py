@@ -9,7 +9,7 @@ from bridge.delivery.attempt import Sent
 from bridge.delivery.attempt_writer import Record
 from bridge.telemetry import Metrics, get_logger, rfc3339, without_query
 
-_log = get_logger("deliverer")
+_log = get_logger("delivery")
 
 TELL_FAILURES_EACH = 100  # a host that stays down is told of at 3, 100, 200, ... failures in a row
 

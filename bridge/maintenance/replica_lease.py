@@ -18,7 +18,7 @@ MARGIN_SECONDS = 1.0  # before the lease's end: a poll or a POST that begins now
 COMPARE_EVERY = 10  # beats between two comparisons of the clocks: 25 s, in which none drifts by a millisecond
 ADOPTED_AT_ONCE = 500
 
-_log = get_logger("membership")
+_log = get_logger("replica_lease")
 
 
 class Membership:

@@ -10,7 +10,7 @@ BATCH = 200  # watches to a transaction: some 10 ms, which is all that a settlem
 REST_SECONDS = 0.02  # between batches: the writer is others' at least as long as it is ours
 IDEMPOTENCY_SECONDS = 86_400.0
 
-_log = get_logger("janitor")
+_log = get_logger("retention")
 
 
 class Janitor:

@@ -19,7 +19,7 @@ from bridge.telemetry import get_logger
 LOOK_SECONDS = 1.0  # how often the clocks are compared
 STEP_SECONDS = 2.0  # clocks that differ by more in one look were set; slewing moves half a millisecond a second
 
-_log = get_logger("clockwork")
+_log = get_logger("scheduler")
 
 
 class Interval(IntervalTrigger):  # type: ignore[misc]  # 3.11 ships no types

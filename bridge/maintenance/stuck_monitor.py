@@ -24,7 +24,7 @@ _MEANS: Final = {
     "key_rests": "amux refuses its key or limits it: one poll at a time asks again; the watch ends at its deadline",
 }
 
-_log = get_logger("lookout")
+_log = get_logger("stuck_monitor")
 
 
 class Lookout:

@@ -11,7 +11,7 @@ LONGEST_WORD = 80
 LONGEST_DETECTION_SECONDS = 86_400.0
 CLOCK_SKEW_SECONDS = 5.0
 
-_log = get_logger("poller")
+_log = get_logger("polling")
 
 
 class Signs:

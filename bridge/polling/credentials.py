@@ -10,7 +10,7 @@ from bridge.polling.state import Credential, CredentialState, Phase, PolledTask,
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics, get_logger
 
-_log = get_logger("poller")
+_log = get_logger("polling")
 
 
 class Credentials:

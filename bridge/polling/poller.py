@@ -33,7 +33,7 @@ __all__ = ["CredentialState", "LiveTask", "Poller", "Standing"]
 KEYS_AT_ONCE = 1_000
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
-_log = get_logger("poller")
+_log = get_logger("polling")
 
 
 class Poller:

@@ -23,7 +23,7 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 5.0
 TELL_AGAIN_SECONDS = 30.0  # an outage is told once, then twice a minute
 
-_log = get_logger("poller")
+_log = get_logger("polling")
 
 
 @dataclass(frozen=True, slots=True)

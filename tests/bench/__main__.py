@@ -13,10 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from picture import picture
-from processes import LOADING
-from stage import Size, Stage
-from table import Row, table
+if not __package__:  # run as a folder: `python tests/bench`
+    sys.path[0] = str(Path(__file__).parents[2])
+
+from tests.bench.picture import picture
+from tests.bench.processes import LOADING
+from tests.bench.stage import Size, Stage
+from tests.bench.table import Row, table
 
 NAMES = ("polls", "registrations", "deliveries", "memory", "flat", "spread", "replicas", "cost")
 
@@ -24,7 +27,6 @@ NAMES = ("polls", "registrations", "deliveries", "memory", "flat", "spread", "re
 def main() -> int:
     """Run what is asked for; 0 when every target holds."""
     given = _arguments()
-    sys.path.append(str(Path(__file__).parents[1]))  # for PostgreSQL as the tests start it
     os.sched_setaffinity(0, {LOADING})
     began = time.monotonic()
     if given.profile is not None:
@@ -36,7 +38,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
         stage = Stage(Path(folder), given.size, say, given.profile)
-        modules = [importlib.import_module(name) for name in given.names or NAMES]
+        modules = [importlib.import_module(f"tests.bench.{name}") for name in given.names or NAMES]
         gc.collect()
         gc.freeze()  # what is here now is every child's: it need not be copied because a collector looked at it
         for module in modules:

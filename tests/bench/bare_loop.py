@@ -19,10 +19,10 @@ from statistics import median
 import aiohttp
 import orjson
 from aiohttp import web
-from processes import MEASURED, Child, Meter, Spent, answer_for_ever, own_cpu, run_once
 
 from bridge.core.errors import InvalidRequest
 from bridge.web.api.request_models import WatchRequest
+from tests.bench.processes import MEASURED, Child, Meter, Spent, answer_for_ever, own_cpu, run_once
 
 
 @dataclass(frozen=True)

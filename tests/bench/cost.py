@@ -10,18 +10,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from databases import NoServer, PostgresServer
-from postgres import ELSEWHERE, Cost, accounts, fill, server
-from processes import OTHERS, Child
-from receiver import Ports, receiver
-from stage import Stage, until
-from subject import POLLS_NOTHING, Bridge, ask
-from table import Row
-from upstream import upstream
+from tests.bench.postgres import ELSEWHERE, Cost, accounts, fill, server
+from tests.bench.processes import OTHERS, Child
+from tests.bench.receiver import Ports, receiver
+from tests.bench.stage import Stage, until
+from tests.bench.subject import POLLS_NOTHING, Bridge, ask
+from tests.bench.table import Row
+from tests.bench.upstream import upstream
+from tests.databases import NoServer, PostgresServer
 
-STATEMENTS = (
-    25.0  # of a life with one status in between: four transactions; tests/store/test_store_statements.py names each
-)
+STATEMENTS = 25.0  # of a life with one status in between: four transactions; tests/store/test_statements.py names each
 SLACK = 1.02  # what replicas ask by themselves comes once a second: now and then once more than was taken off
 MOST_GROWTH = 1.4
 RUNS_SECONDS = 0.12  # a task: long enough to be seen running, at the first tick or the second

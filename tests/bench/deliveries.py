@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import bare_loop
-from bare_loop import Done, Rounds
-from processes import Child
-from receiver import Ports, receiver, url_of
-from seeding import payload
-from stage import Stage, until
-from subject import POLLS_NOTHING, Bridge, every
-from table import Row
-from upstream import upstream
+from tests.bench import bare_loop
+from tests.bench.bare_loop import Done, Rounds
+from tests.bench.processes import Child
+from tests.bench.receiver import Ports, receiver, url_of
+from tests.bench.seeding import payload
+from tests.bench.stage import Stage, until
+from tests.bench.subject import POLLS_NOTHING, Bridge, every
+from tests.bench.table import Row
+from tests.bench.upstream import upstream
 
 HOSTS = 16  # times eight at a time each: every slot of the default
 GOOD_HOSTS = 50

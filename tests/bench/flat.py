@@ -10,15 +10,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from bare_loop import Done
-from lag import Lag
-from load import register
-from processes import Child
-from receiver import Ports, receiver
-from stage import Stage, until
-from subject import NEVER, Bridge, ask, every
-from table import Row
-from upstream import counted, upstream
+from tests.bench.bare_loop import Done
+from tests.bench.lag import Lag
+from tests.bench.load import register
+from tests.bench.processes import Child
+from tests.bench.receiver import Ports, receiver
+from tests.bench.stage import Stage, until
+from tests.bench.subject import NEVER, Bridge, ask, every
+from tests.bench.table import Row
+from tests.bench.upstream import counted, upstream
 
 FEW = 1_000
 MOST_GROWTH = 1.2

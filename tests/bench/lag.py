@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Self
 
-from subject import Bridge
+from tests.bench.subject import Bridge
 
 _NAME = "amux_bridge_poll_lag_seconds"
 _BUCKET = re.compile(rf'{_NAME}_bucket\{{le="([^"]+)"\}}')

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import orjson
 from aiohttp import web
-from bare_loop import listen
-from processes import MEASURED, Child, answer_for_ever
 
 from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
 from bridge.store.row_mapping import digest
 from bridge.web.api.request_models import WatchRequest
+from tests.bench.bare_loop import listen
+from tests.bench.processes import MEASURED, Child, answer_for_ever
 
 Row = tuple[tuple[object, ...], tuple[object, ...], "asyncio.Future[None]"]
 

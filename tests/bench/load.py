@@ -9,8 +9,8 @@ from itertools import count
 from typing import cast
 from urllib.parse import urlsplit
 
-from processes import LOADING, Meter, Spent, own_cpu, run_once
-from subject import TOKEN
+from tests.bench.processes import LOADING, Meter, Spent, own_cpu, run_once
+from tests.bench.subject import TOKEN
 
 _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from load import register
-from stage import Stage, until
-from subject import POLLS_NOTHING, Bridge, every
-from table import Row
-from upstream import counted, upstream
+from tests.bench.load import register
+from tests.bench.stage import Stage, until
+from tests.bench.subject import POLLS_NOTHING, Bridge, every
+from tests.bench.table import Row
+from tests.bench.upstream import counted, upstream
 
 MOST_BYTES = 1_200.0
 MOST_SECONDS = 3.0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from table import Row
+from tests.bench.table import Row
 
 _LINE, _LEFT, _UNIT, _RIGHT = 30, 460, 220, 260  # pixels: a line's height, the labels, what is allowed, the figures
 _MOST = 2.0  # of what is allowed: longer bars are cut

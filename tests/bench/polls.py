@@ -4,15 +4,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import bare_loop
-from bare_loop import Done, Rounds
-from certificate import certificate
-from lag import Lag
-from processes import Child
-from stage import Stage, until
-from subject import Bridge, every
-from table import Row
-from upstream import counted, upstream
+from tests.bench import bare_loop
+from tests.bench.bare_loop import Done, Rounds
+from tests.bench.certificate import certificate
+from tests.bench.lag import Lag
+from tests.bench.processes import Child
+from tests.bench.stage import Stage, until
+from tests.bench.subject import Bridge, every
+from tests.bench.table import Row
+from tests.bench.upstream import counted, upstream
 
 ALWAYS_DUE_SECONDS = 0.01  # an interval that no bridge keeps: every worker is busy all the time
 TASKS_PER_WORKER = 4

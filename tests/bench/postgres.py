@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 import psycopg
-from databases import PostgresServer, running_server
-from processes import LOADING, OTHERS
-from seeding import active_rows
+
+from tests.bench.processes import LOADING, OTHERS
+from tests.bench.seeding import active_rows
+from tests.databases import PostgresServer, running_server
 
 SETTINGS = (
     "shared_preload_libraries=pg_stat_statements",

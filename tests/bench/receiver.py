@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
-from processes import LOADING, Child, answer_for_ever
+from tests.bench.processes import LOADING, Child, answer_for_ever
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 _ID = b"webhook-id: "

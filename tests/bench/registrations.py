@@ -5,14 +5,14 @@ Between the two stands the least that is durable: it says how much of the way is
 
 from collections.abc import Iterator
 
-import bare_loop
-from bare_loop import Done, Rounds
-from least import storing_handler
-from load import Registered, register
-from processes import Child
-from stage import Stage
-from subject import POLLS_NOTHING, Bridge
-from table import Row
+from tests.bench import bare_loop
+from tests.bench.bare_loop import Done, Rounds
+from tests.bench.least import storing_handler
+from tests.bench.load import Registered, register
+from tests.bench.processes import Child
+from tests.bench.stage import Stage
+from tests.bench.subject import POLLS_NOTHING, Bridge
+from tests.bench.table import Row
 
 CONNECTIONS = 64
 BATCH = 500

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from databases import NoServer, PostgresServer
-from load import register
-from postgres import Cost, accounts, server
-from processes import OTHERS, Child
-from receiver import Ports, receiver
-from seeding import CALLBACK
-from stage import Stage, until
-from subject import Bridge, ask, every
-from table import Row
-from upstream import counted, upstream
+from tests.bench.load import register
+from tests.bench.postgres import Cost, accounts, server
+from tests.bench.processes import OTHERS, Child
+from tests.bench.receiver import Ports, receiver
+from tests.bench.seeding import CALLBACK
+from tests.bench.stage import Stage, until
+from tests.bench.subject import Bridge, ask, every
+from tests.bench.table import Row
+from tests.bench.upstream import counted, upstream
+from tests.databases import NoServer, PostgresServer
 
 REPLICAS = (1, 2, 4)
 DELAY_SECONDS = 0.3  # of amux's answers: with a limit on polls under way it bounds what one replica can ask

@@ -13,13 +13,12 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-from subject import KEY
-
 from bridge.core.event import event_id, terminal_event
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskSnapshot, TaskStatus, Watch
 from bridge.core.watch import Ending
 from bridge.store.open import open_database
 from bridge.store.row_mapping import digest, events_text
+from tests.bench.subject import KEY
 
 CALLBACK = "http://127.0.0.1:9/hooks/video"
 OLD_SECONDS = 10 * 86_400.0  # how long ago settled watches ended: retention leaves them, unless it is set to less

@@ -5,11 +5,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from math import floor
 
-from processes import Child
-from stage import Stage
-from subject import Bridge, every
-from table import Row
-from upstream import Counted, counted, upstream
+from tests.bench.processes import Child
+from tests.bench.stage import Stage
+from tests.bench.subject import Bridge, every
+from tests.bench.table import Row
+from tests.bench.upstream import Counted, counted, upstream
 
 MOST_PEAK = 2.0
 BINS = 60  # of the trace: a minute's seconds with the default times, a shorter one's parts with shorter times

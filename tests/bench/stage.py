@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from processes import Child, Spent
-from seeding import Seeds
-from subject import POLLS_NOTHING, Bridge
+from tests.bench.processes import Child, Spent
+from tests.bench.seeding import Seeds
+from tests.bench.subject import POLLS_NOTHING, Bridge
 
 Choice = TypeVar("Choice")
 

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import uvloop
 from aiohttp import connector
-from processes import MEASURED, Child
 
 from bridge.service import process, runtime
 from bridge.settings import settings as reading
 from bridge.store.group_commit import GroupWriter
+from tests.bench.processes import MEASURED, Child
 
 TOKEN = "bench-token-0123456789"
 KEY = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU="

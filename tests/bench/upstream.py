@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
-from processes import LOADING, Child, answer_for_ever
+from tests.bench.processes import LOADING, Child, answer_for_ever
 
 PATH = b"/v1/video/generations/"
 # Form C, as the server answers for most channels (see `bridge/amux/record.py`).

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import Command, in_process, process, run_process
+
+from tests.cli.command_line import Command, in_process, process, run_process
 
 
 @pytest.fixture

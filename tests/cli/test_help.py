@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import Command, in_process
 
 from bridge import __version__
+from tests.cli.command_line import Command, in_process
 
 COMMANDS = ("demo", "sandbox", "serve", "check", "watch", "listen", "ping", "retry", "secret")
 HEAVY = ("aiohttp", "sqlalchemy", "alembic", "pydantic", "apscheduler", "prometheus_client", "uvloop")

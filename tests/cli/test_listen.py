@@ -11,9 +11,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp.test_utils import unused_port
-from command_line import OTHER_SECRET, PATIENCE_SECONDS, SECRET, Command, Ended, in_process
 
 from bridge.core.signing import Secret, signed_headers
+from tests.cli.command_line import OTHER_SECRET, PATIENCE_SECONDS, SECRET, Command, Ended, in_process
 
 BODY = json.dumps({"type": "video.completed", "data": {"url": "https://videos.example/\u0007.mp4"}}).encode()
 

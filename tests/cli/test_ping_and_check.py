@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from command_line import OTHER_SECRET, PATIENCE_SECONDS, SECRET, Command, in_process
 
 from bridge.cli.ping import policy_of
 from bridge.cli.receiver import Received, Receiver, taken_if_verified
@@ -18,6 +17,7 @@ from bridge.core.targets import TargetPolicy
 from bridge.sandbox import Fault, FaultKind, Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import load
+from tests.cli.command_line import OTHER_SECRET, PATIENCE_SECONDS, SECRET, Command, in_process
 
 OPEN = {"BRIDGE_CALLBACK_ALLOW_NETWORKS": "127.0.0.1/32", "BRIDGE_SIGNING_SECRETS": SECRET.text}
 

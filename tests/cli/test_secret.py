@@ -5,7 +5,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from command_line import SECRET, Command, in_process
 from cryptography.fernet import Fernet
 
 from bridge.core.signing import SigningKey, parse_secret, parse_signing_key
@@ -14,6 +13,7 @@ from bridge.store.encryption import Sealer
 from bridge.store.open import open_database
 from bridge.store.rotating import BATCH, Resealed, reseal
 from bridge.store.schema import watches
+from tests.cli.command_line import SECRET, Command, in_process
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 

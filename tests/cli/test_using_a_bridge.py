@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import unused_port
-from command_line import SECRET, Command, Served, in_process, served_bridge
 
 from bridge.cli.errors import CommandFailed
 from bridge.cli.retry import moment
 from bridge.core.event import event_id
 from bridge.core.model import EventType
+from tests.cli.command_line import SECRET, Command, Served, in_process, served_bridge
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: nobody listens there
 

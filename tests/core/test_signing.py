@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from found import npm_install
 from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
@@ -29,6 +28,7 @@ from bridge.core.signing import (
     signed_headers,
     verify,
 )
+from tests.programs import npm_install
 
 NOW = 1_795_446_245
 BODY = '{"type":"video.completed","data":{"prompt":"öäü 🎬"}}'.encode()

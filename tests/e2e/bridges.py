@@ -20,16 +20,16 @@ from typing import Any
 
 import aiohttp
 import orjson
-from receiving import SAFETY_SECONDS, SECRET
 
 from bridge.service.runtime import Runtime
 from bridge.settings import settings as reading
 from bridge.store.database import connect
+from tests.e2e.receiver import SAFETY_SECONDS, SECRET
 
 APP = {"Authorization": "Bearer app-token-1234"}
 OTHER_APP = {"Authorization": "Bearer other-token-1234"}
 OPERATOR = {"Authorization": "Bearer operator-token-1234"}
-LAUNCHER = Path(__file__).with_name("launch.py")
+ROOT = Path(__file__).parents[2]
 
 # Times are short, so that what takes minutes is over in seconds; nothing else differs from a service's.
 SHORT: Mapping[str, str] = {
@@ -324,8 +324,8 @@ class Process:
 @cache
 def _launcher() -> int:
     """Start the launcher, once for all tests; its port. It ends with its standard input, which is this process."""
-    command = [sys.executable, "-W", "error", str(LAUNCHER)]
-    launcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [sys.executable, "-W", "error", "-m", "tests.e2e.launch"]
+    launcher = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert launcher.stdin is not None
     assert launcher.stdout is not None
 

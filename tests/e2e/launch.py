@@ -90,11 +90,11 @@ def run_bridge(order: dict[str, Any]) -> int:
         sys.path.insert(0, hooks["migrations"])
         migrate.PACKAGE = "newer.migrations"
     if "crash" in hooks:
-        import crash_points
+        from tests.e2e import crash_points
 
         crash_points.arm(hooks["crash"], hooks.get("crash_at", 1))
     if "read_only" in hooks:
-        import crash_points
+        from tests.e2e import crash_points
 
         crash_points.read_only_while(hooks["read_only"])
     try:

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from bridges import SHORT_LEASE, check_all_ended, serving
-from receiving import accept, answer
-from worlds import World, world
+
+from tests.e2e.bridges import SHORT_LEASE, check_all_ended, serving
+from tests.e2e.harness import World, world
+from tests.e2e.receiver import accept, answer
 
 DAY = 86_400
 

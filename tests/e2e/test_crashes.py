@@ -17,13 +17,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from bridges import SHORT_LEASE, Bridge, Process, asking, check_all_ended, check_nothing_stuck, process, rows
-from bridges import serving as serving_for_long
-from databases import PostgresServer
-from receiving import Call, Receiver, accept, answer, hold
-from worlds import World, world
 
 from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
+from tests.databases import PostgresServer
+from tests.e2e.bridges import SHORT_LEASE, Bridge, Process, asking, check_all_ended, check_nothing_stuck, process, rows
+from tests.e2e.bridges import serving as serving_for_long
+from tests.e2e.harness import World, world
+from tests.e2e.receiver import Call, Receiver, accept, answer, hold
 
 EVENTS = ["video.in_progress", "video.completed", "video.failed", "video.timed_out", "video.unavailable"]
 

@@ -5,10 +5,10 @@ import random
 import time
 
 import pytest
-from bridges import Bridge, check_nothing_stuck, rows, runtime
-from worlds import world
 
 from bridge.sandbox import Behaviour
+from tests.e2e.bridges import Bridge, check_nothing_stuck, rows, runtime
+from tests.e2e.harness import world
 
 
 async def cancelled_at(bridge: Bridge, watch: str, moment: float) -> int:

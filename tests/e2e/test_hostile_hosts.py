@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from bridges import Process, serving
-from worlds import World, world
+
+from tests.e2e.bridges import Process, serving
+from tests.e2e.harness import World, world
 
 Misbehaving = Callable[[asyncio.StreamWriter], Awaitable[None]]
 MEBIBYTE = 1 << 20

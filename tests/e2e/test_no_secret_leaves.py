@@ -14,12 +14,12 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from aiohttp import web
-from bridges import Bridge, serving
-from bridges import process as launched
-from receiving import Call, Receiver, accept, receiving
-from worlds import World, world
 
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
+from tests.e2e.bridges import Bridge, serving
+from tests.e2e.bridges import process as launched
+from tests.e2e.harness import World, world
+from tests.e2e.receiver import Call, Receiver, accept, receiving
 
 OWN_KEY = "sk-MARK-own-key-0123456789"
 HEADER = "MARK-header-value-0123456789"

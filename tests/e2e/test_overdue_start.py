@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 from aiohttp import web
-from bridges import SHORT_LEASE, Bridge, change, check_all_ended, serving
-from receiving import Call, Receiver, accept, receiving
 
 from bridge.sandbox import Behaviour, Outcome, Sandbox
+from tests.e2e.bridges import SHORT_LEASE, Bridge, change, check_all_ended, serving
+from tests.e2e.receiver import Call, Receiver, accept, receiving
 
 POLLS_AT_A_TIME = 32
 POSTS_AT_A_TIME = 8  # to one host

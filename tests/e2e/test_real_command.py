@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bridges import SHORT, asking, check_all_ended
-from receiving import SAFETY_SECONDS
-from worlds import world
 
 from bridge.settings import settings as reading
+from tests.e2e.bridges import SHORT, asking, check_all_ended
+from tests.e2e.harness import world
+from tests.e2e.receiver import SAFETY_SECONDS
 
 
 async def test_the_command_serves_and_stops_in_good_order(
@@ -56,10 +56,11 @@ async def test_the_command_serves_and_stops_in_good_order(
 
 @pytest.mark.long
 async def test_other_libraries_read_a_callback_as_it_came(either_url: str) -> None:
-    from bridges import runtime
     from openai import OpenAI
-    from receiving import SECRET
     from svix.webhooks import Webhook
+
+    from tests.e2e.bridges import runtime
+    from tests.e2e.receiver import SECRET
 
     async with world(either_url) as around, runtime(either_url, around.amux_url) as bridge:
         watch = await bridge.register(around.done(), around.receiver.url, context={"order": 7})

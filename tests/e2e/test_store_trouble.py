@@ -17,11 +17,11 @@ from typing import TypeAlias
 
 import psycopg
 import pytest
-from bridges import Bridge, Process, change, check_all_ended, serving
-from receiving import accept, answer, hold
-from worlds import World, world
 
 from bridge.store.schema import metadata
+from tests.e2e.bridges import Bridge, Process, change, check_all_ended, serving
+from tests.e2e.harness import World, world
+from tests.e2e.receiver import accept, answer, hold
 
 LIMIT_SECONDS = 5.0
 

@@ -4,10 +4,10 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from bridges import OTHER_APP, check_all_ended, check_nothing_stuck, rows, runtime
-from worlds import World, world
 
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
+from tests.e2e.bridges import OTHER_APP, check_all_ended, check_nothing_stuck, rows, runtime
+from tests.e2e.harness import World, world
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Builds the image and runs it as it is meant to be run, wherever Docker, or Buildah with runc, is found.
 
-    python3 tests/image/run_image.py
+    python3 -m tests.image.run_image
 
 As PID 1, with a read-only root, no capabilities and no way to gain any. The base is PYTHON_IMAGE's, else the
 Dockerfile's; where that cannot be pulled, one is made by mmdebstrap. Exit codes: 0, or 1 when something is not as
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from container_engines import IMAGE, ROOT, USER, Container, Engine, NoEngine, base_image, found_engine
+from tests.image.container_engines import IMAGE, ROOT, USER, Container, Engine, NoEngine, base_image, found_engine
 
 README = ROOT / "README.md"
 MOST_MEGABYTES = 160

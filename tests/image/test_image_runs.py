@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_image import NOTHING_TO_RUN_WITH
+
+from tests.image.run_image import NOTHING_TO_RUN_WITH
 
 
 @pytest.mark.long

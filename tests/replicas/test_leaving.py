@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from bridges import SHORT_LEASE, check_all_ended, rows
-from crowds import TAKEN_OVER_SECONDS, Crowd, Proxy, crowded, owned, owners, proxied, until
-from databases import PostgresServer
-from receiving import Call, Receiver, accept, answer, hold
-from worlds import World, world
+
+from tests.databases import PostgresServer
+from tests.e2e.bridges import SHORT_LEASE, check_all_ended, rows
+from tests.e2e.harness import World, world
+from tests.e2e.receiver import Call, Receiver, accept, answer, hold
+from tests.replicas.harness import TAKEN_OVER_SECONDS, Crowd, Proxy, crowded, owned, owners, proxied, until
 
 
 @pytest.fixture

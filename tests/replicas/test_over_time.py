@@ -14,14 +14,14 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from bridges import SHORT_LEASE, SHORT_LEASE_SECONDS, check_all_ended, rows
-from crowds import Member, crowded, until
-from databases import PostgresServer, running_server
-from receiving import Call, Receiver, accept, answer
-from worlds import World, world
 
 import bridge.store.migrations
 from bridge.sandbox import Behaviour
+from tests.databases import PostgresServer, running_server
+from tests.e2e.bridges import SHORT_LEASE, SHORT_LEASE_SECONDS, check_all_ended, rows
+from tests.e2e.harness import World, world
+from tests.e2e.receiver import Call, Receiver, accept, answer
+from tests.replicas.harness import Member, crowded, until
 
 pytestmark = pytest.mark.long
 

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from bridges import APP, check_all_ended, check_nothing_stuck, rows
-from crowds import Crowd, Member, crowded, owners, until
-from databases import PostgresServer
-from receiving import SAFETY_SECONDS, accept, answer
-from worlds import World, world
 
 from bridge.sandbox import Behaviour
+from tests.databases import PostgresServer
+from tests.e2e.bridges import APP, check_all_ended, check_nothing_stuck, rows
+from tests.e2e.harness import World, world
+from tests.e2e.receiver import SAFETY_SECONDS, accept, answer
+from tests.replicas.harness import Crowd, Member, crowded, owners, until
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
-from served import BODY, Bridge, served
 
 from bridge.web.api.routes import ROUTES
 from bridge.web.auth import Access, Caller
 from bridge.web.errors import Forbidden, Unauthorized
+from tests.web.harness import BODY, Bridge, served
 
 
 def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:

@@ -10,13 +10,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from scripted_upstream import Upstream, upstream
-from served import APP, OPERATOR, OTHER, Bridge, served
 
 from bridge.core.links import content_link
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox.behaviour import Fault, FaultKind
 from bridge.sandbox.video import MP4
+from tests.web.harness import APP, OPERATOR, OTHER, Bridge, served
+from tests.web.upstream import Upstream, upstream
 
 NO_TOKEN = {"Authorization": ""}
 VIDEO = {"Content-Type": "video/mp4"}

@@ -12,12 +12,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from drop_in_stage import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
-from scripted_upstream import upstream
-from served import OPERATOR, Bridge, served
 
 from bridge.core.errors import StoreUnavailable
 from bridge.sandbox import Sandbox
+from tests.web.drop_in_harness import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
+from tests.web.harness import OPERATOR, Bridge, served
+from tests.web.upstream import upstream
 
 # --- what comes of a create call ----------------------------------------------------------------------------------
 

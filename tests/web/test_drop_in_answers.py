@@ -8,14 +8,14 @@ from pathlib import Path
 import openai
 import pytest
 from aiohttp import web
-from drop_in_stage import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
-from found import npm_install
-from scripted_upstream import upstream
-from served import OPERATOR, OTHER, Bridge, served
 
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox.behaviour import Fault, FaultKind
 from bridge.sandbox.video import MP4
+from tests.programs import npm_install
+from tests.web.drop_in_harness import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
+from tests.web.harness import OPERATOR, OTHER, Bridge, served
+from tests.web.upstream import upstream
 
 # --- amux's answer ------------------------------------------------------------------------------------------------
 

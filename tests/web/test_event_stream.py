@@ -10,12 +10,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from served import APP, OPERATOR, OTHER, RUNNING, Bridge, Seen, give_up, served
 
 from bridge.core.delivery import Delivered
 from bridge.core.model import Attempt, OwedDelivery, TaskSnapshot, TaskStatus
 from bridge.store.records import Tried
 from bridge.web.context import StreamTimes
+from tests.web.harness import APP, OPERATOR, OTHER, RUNNING, Bridge, Seen, give_up, served
 
 QUICK = StreamTimes(look=0.01)
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served import OTHER, Bridge, served
 
 from bridge.core.errors import StoreUnavailable
 from bridge.maintenance.health import Health
+from tests.web.harness import OTHER, Bridge, served
 
 
 async def ready(bridge: Bridge) -> tuple[int, str, dict[str, str], list[str]]:

@@ -13,12 +13,12 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from served import APP, BODY, Answer, Bridge, served
 
 from bridge.core.errors import InvalidRequest
 from bridge.web.api.request_models import BatchRequest, PingRequest, RetryRequest, WatchRequest
 from bridge.web.errors import MalformedJson
 from bridge.web.requests import parsed
+from tests.web.harness import APP, BODY, Answer, Bridge, served
 
 JSON = {**APP, "Content-Type": "application/json"}
 POSTED = ("/watch", "/watch/batch", "/ping", "/deliveries/retry")

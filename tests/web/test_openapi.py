@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
-from served import APP, OPERATOR, Bridge, served
 
 from bridge.core.event import ping_payload
 from bridge.core.model import EventType
@@ -22,6 +21,7 @@ from bridge.sandbox import Behaviour, Sandbox
 from bridge.web.api.response_models import EventBody, PingBody
 from bridge.web.api.routes import DROP_IN_ROUTES, OPEN_ROUTES, ROUTES
 from bridge.web.context import DropIn, StreamTimes
+from tests.web.harness import APP, OPERATOR, Bridge, served
 
 NO_TOKEN = {"Authorization": ""}
 

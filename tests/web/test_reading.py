@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from served import APP, OPERATOR, OTHER, OWN_SECRET, SECRET, Bridge, Seen, served
 
 from bridge.core.model import Problem
 from bridge.core.signing import verify
+from tests.web.harness import APP, OPERATOR, OTHER, OWN_SECRET, SECRET, Bridge, Seen, served
 
 NO_WATCH = "wat_" + "0" * 26
 

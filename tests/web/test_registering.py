@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import APP, BODY, OPERATOR, OTHER, OWN_SECRET, Bridge, Seen, served
 
 from bridge.core.model import TaskStatus
+from tests.web.harness import APP, BODY, OPERATOR, OTHER, OWN_SECRET, Bridge, Seen, served
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _LONGEST_FORM: Final = 8 * 1024  # bytes: a token is some dozens
 _UP: Final = "../"  # from /page/sign-in to /, also where a proxy has put the bridge under a path
 
-_log = get_logger("page")
+_log = get_logger("dashboard")
 
 
 async def sign_in(request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from bridge.web.dashboard.handlers import one_watch
 from bridge.web.dashboard.sessions import Session
 from bridge.web.requests import json_answer, query_of, watch_id_of
 
-_log = get_logger("page")
+_log = get_logger("dashboard")
 
 
 async def cancel_watch(request: web.Request, session: Session) -> web.Response:

@@ -1,0 +1,333 @@
+"""A stage for the deliverer's tests: a real store on a file, receivers on real sockets, and a clock to move."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from bridge.callback.guard import Guard
+from bridge.callback.sender import Sender
+from bridge.core.event import status_event, terminal_event
+from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, OwedDelivery, TaskSnapshot, TaskStatus, Watch
+from bridge.core.schedule import RetryPolicy
+from bridge.core.signing import Secret, SigningKey, new_secret
+from bridge.core.targets import TargetPolicy
+from bridge.core.watch import Ending
+from bridge.delivery.deliverer import Deliverer
+from bridge.store.open import open_store
+from bridge.store.records import DeliveryView, NewWatch, PollNote, Sealed, Settlement, StatusChange
+from bridge.store.store import Store
+from bridge.telemetry import Metrics
+
+SECRET = new_secret(b"s" * 32)
+LOOPBACK = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),))
+AT_ONCE = RetryPolicy(delays=(0, 0, 0))
+DONE = TaskSnapshot(status=TaskStatus.COMPLETED, url="https://videos.example/1.mp4")
+SAFETY_SECONDS = 30.0  # against hanging for ever, not a limit: a busy machine may take its time
+TICK_SECONDS = 0.01
+
+Answering = Callable[["Receiver"], Awaitable[web.Response]]
+_numbers = count(1)
+
+
+async def ok(_receiver: "Receiver") -> web.Response:
+    return web.Response(text="ok")
+
+
+def status(code: int, text: str = "", **headers: str) -> Answering:
+    async def answer(_receiver: "Receiver") -> web.Response:
+        return web.Response(status=code, text=text, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    return answer
+
+
+async def hang(receiver: "Receiver") -> web.Response:
+    """Answer 200 once the receiver is let go."""
+    await receiver.released.wait()
+    return web.Response(text="late")
+
+
+@dataclass
+class Call:
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+
+@dataclass
+class Receiver:
+    """Answers with the next of `answers`, the last again and again; counts what is under way."""
+
+    answers: list[Answering]
+    changed: asyncio.Event
+    port: int = 0
+    calls: list[Call] = field(default_factory=list)
+    under_way: int = 0
+    most_under_way: int = 0
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def ids(self) -> list[str]:
+        return [call.id for call in self.calls]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            self.calls.append(Call({k.lower(): v for k, v in request.headers.items()}, await request.read()))
+            self.changed.set()
+            return await (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])(self)
+        finally:
+            self.under_way -= 1
+            self.changed.set()
+
+
+class Told(logging.Handler):
+    """The deliverer's log lines, as (event, fields)."""
+
+    def __init__(self, changed: asyncio.Event) -> None:
+        super().__init__()
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+        self._changed = changed
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.getMessage(), record.__dict__.get("bridge_fields", {})))
+        self._changed.set()
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [fields for name, fields in self.lines if name == event]
+
+
+@dataclass
+class Clock:
+    """Monotonic seconds that can be moved on."""
+
+    ahead: float = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@dataclass
+class Stage:
+    path: Path
+    stack: AsyncExitStack
+    store: Store
+    metrics: Metrics
+    clock: Clock = field(default_factory=Clock)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    announced: Counter[str] = field(default_factory=Counter)
+    tickers: list[asyncio.TimerHandle] = field(default_factory=list)
+    told: Told = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.told = Told(self.changed)
+        logger, before = (
+            logging.getLogger("bridge.delivery"),
+            logging.getLogger("bridge.delivery").level,
+        )
+        logger.addHandler(self.told)
+        logger.setLevel(logging.INFO)
+        self.stack.callback(logger.setLevel, before)
+        self.stack.callback(logger.removeHandler, self.told)
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        """Work on the file behind the store's back: what another replica, or trouble with the disk, would do."""
+        with sqlite3.connect(self.path, timeout=2, isolation_level=None) as connection:
+            rows = connection.execute(statement, values).fetchall()
+        connection.close()
+        return rows
+
+    def lease_of(self, owed: OwedDelivery) -> str:
+        [(lease,)] = self.sql("SELECT lease FROM outbox WHERE id = ?", owed.id)
+        return str(lease)
+
+    def take_file_away(self) -> None:
+        """From now on the store refuses to read and to write."""
+        self.path.rename(self.path.with_suffix(".away"))
+
+    def bring_file_back(self) -> None:
+        self.path.with_suffix(".away").rename(self.path)
+
+    async def receiver(self, *answers: Answering) -> Receiver:
+        made = Receiver(list(answers) or [ok], self.changed)
+        app = web.Application()
+        app.router.add_post("/hook", made.handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        self.stack.push_async_callback(runner.cleanup)
+        self.stack.callback(made.released.set)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        made.port = runner.addresses[0][1]
+        return made
+
+    async def deliverer(
+        self,
+        *,
+        policy: RetryPolicy = AT_ONCE,
+        secrets: Sequence[Secret] = (SECRET,),
+        signing_key: SigningKey | None = None,
+        concurrency: int = 128,
+        per_host: int = 8,
+        timeout_seconds: float = 5.0,
+        targets: TargetPolicy = LOOPBACK,
+        names: dict[str, list[list[str]]] | None = None,
+        store: Store | None = None,
+        start: bool = True,
+    ) -> Deliverer:
+        async def resolve(host: str, _port: int) -> list[str]:
+            answers = (names or {})[host]
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+        sender = Sender(Guard(targets, resolve), user_agent="amux-bridge/test", timeout_seconds=timeout_seconds)
+        self.stack.push_async_callback(sender.close)
+        made = Deliverer(
+            store or self.store,
+            sender,
+            policy=policy,
+            secrets=secrets,
+            signing_key=signing_key,
+            announce=self.announce,
+            metrics=self.metrics,
+            concurrency=concurrency,
+            per_host=per_host,
+            attempt_seconds=timeout_seconds,
+            clock=self.clock,
+            random=lambda: 0.5,
+        )
+        self.stack.push_async_callback(made.drain, 0.0)
+        if start:
+            await made.start()
+            self.keep_ticking(made)
+        return made
+
+    def announce(self, watch_ids: Sequence[str]) -> None:
+        self.announced.update(watch_ids)
+        self.changed.set()
+
+    def keep_ticking(self, deliverer: Deliverer) -> None:
+        """Tick as the scheduler does, but faster."""
+        place = len(self.tickers)
+
+        def tick() -> None:
+            deliverer.tick()
+            self.tickers[place] = asyncio.get_running_loop().call_later(TICK_SECONDS, tick)
+
+        self.tickers.append(asyncio.get_running_loop().call_later(TICK_SECONDS, tick))
+
+    def stop_ticking(self) -> None:
+        for handle in self.tickers:
+            handle.cancel()
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        """Wait until something holds; looked at whenever a receiver is called or an attempt is recorded."""
+        async with asyncio.timeout(SAFETY_SECONDS):
+            while not true():
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def recorded(self, *owed: OwedDelivery, times: int = 1) -> list[DeliveryView]:
+        """Wait until these deliveries' attempts are recorded; as they are then."""
+        await self.until(lambda: all(self.announced[one.watch_id] >= times for one in owed))
+        return list(await asyncio.gather(*(self.view(one.id) for one in owed)))
+
+    async def view(self, delivery_id: str) -> DeliveryView:
+        return (await self.store.delivery(delivery_id, None))[0]
+
+    async def owed(self, url: str, many: int = 1, **wanted: Any) -> list[OwedDelivery]:
+        """Register watches and settle their tasks: deliveries that this replica has a claim on."""
+        tasks = await self.watched(url, many, **wanted)
+        changed = await asyncio.gather(*(self.store.settle(settlement(task, self.store.now())) for task in tasks))
+        return [one for change in changed for one in change.owed]
+
+    async def due(self, url: str, many: int = 1, **wanted: Any) -> list[OwedDelivery]:
+        """Deliveries that wait in the outbox, due and unclaimed; as they were when they were claimed."""
+        owed = await self.owed(url, many, **wanted)
+        await self.store.release(owed)
+        return owed
+
+    async def watched(
+        self,
+        url: str,
+        many: int = 1,
+        *,
+        headers: dict[str, str] | None = None,
+        secret: str | None = None,
+        events: frozenset[EventType] = TERMINAL_EVENTS,
+    ) -> list[str]:
+        """Register watches; their tasks' row ids."""
+        news = [self._new(url, next(_numbers), headers, secret, events) for _ in range(many)]
+        await self.store.register_all(news)
+        return [new.task for new in news]
+
+    async def sighted(self, task: str) -> list[OwedDelivery]:
+        """Record that a task is in progress; the status events owed."""
+        now = self.store.now()
+        seen = TaskSnapshot(status=TaskStatus.IN_PROGRESS)
+
+        def event(watch: Watch) -> Any:
+            return status_event(watch, EventType.IN_PROGRESS, seen, now)
+
+        change = StatusChange(task, seen, PollNote(1, now, now + 5), now, EventType.IN_PROGRESS, event)
+        return list((await self.store.record_status(change)).owed)
+
+    def _new(
+        self, url: str, number: int, headers: dict[str, str] | None, secret: str | None, events: frozenset[EventType]
+    ) -> NewWatch:
+        watch_id, now = f"wat_{number:08}", self.store.now()
+        watch = Watch(watch_id, "app", f"task_{number}", url, events, b"{}", now, now + 3600, 3600)
+        seal = self.store.sealer.seal
+        sealed = Sealed(
+            headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
+            secret=None if secret is None else seal(watch_id, secret),
+        )
+        host = url.split("/")[2]
+        return NewWatch(watch, "configured", f"tsk_{number}", b"options", host, sealed)
+
+
+def settlement(task: str, at: float) -> Settlement:
+    """A task's success, which ends every watch on it."""
+    return Settlement(
+        task,
+        DONE,
+        PollNote(1, at, None),
+        at,
+        lambda _watch: Ending(Outcome.COMPLETED, DONE),
+        lambda watch, ending: terminal_event(watch, ending, at, None),
+    )
+
+
+@asynccontextmanager
+async def stages(folder: Path) -> AsyncIterator[Stage]:
+    """One stage; all that was made on it ends with it."""
+    metrics = Metrics()
+    path = folder / "bridge.db"
+    async with AsyncExitStack() as stack:
+        store = await open_store(f"sqlite:///{path}", [], metrics)
+        stack.push_async_callback(store.close)
+        made = Stage(path, stack, store, metrics)
+        stack.callback(made.stop_ticking)
+        yield made

@@ -1,0 +1,228 @@
+"""Attempts: each is written with what it came to, under its claim; and what was given up can be sent again."""
+
+import asyncio
+
+import pytest
+
+from bridge.core.delivery import Verdict
+from bridge.core.errors import LostClaim, NotFound
+from bridge.core.model import DeliveryState
+from bridge.store import outbox
+from bridge.store.records import DeadFilter
+from bridge.store.store import Store
+from tests.store.builders import (
+    ALL_EVENTS,
+    DEAD,
+    DELIVERED,
+    HOST,
+    TROUBLE,
+    change,
+    dead,
+    due,
+    one_row,
+    owed,
+    recorded,
+    retry_at,
+    rows,
+    sighted,
+    tried,
+    watched,
+)
+
+MINUTE = 60.0
+
+
+async def test_success_ends_a_delivery(store: Store) -> None:
+    one = await owed(store)
+    now = store.now()
+    await recorded(store, tried(store, one, DELIVERED, at=now))
+    view, [attempt] = await store.delivery(one.id, "app")
+    assert (view.state, view.attempts, view.delivered_at) == (DeliveryState.DELIVERED, 1, now)
+    assert (view.next_attempt_at, view.last_error) == (None, None)
+    assert (attempt.status_code, attempt.error, attempt.started_at) == (204, None, now - 0.25)
+    assert rows(store, "SELECT id FROM outbox") == []
+
+
+async def test_a_failure_is_due_again_when_the_verdict_says(store: Store) -> None:
+    one = await owed(store)
+    at = store.now() + MINUTE
+    await recorded(store, tried(store, one, retry_at(at)))
+    view, [attempt] = await store.delivery(one.id, "app")
+    assert (view.state, view.attempts, view.next_attempt_at) == (DeliveryState.PENDING, 1, at)
+    assert view.last_error == TROUBLE
+    assert (attempt.status_code, attempt.error, attempt.body) == (500, TROUBLE, "oops")
+    assert one_row(store, "SELECT due_at, lease FROM outbox") == (at, None)
+
+
+async def test_giving_up_keeps_the_delivery_and_its_error(store: Store) -> None:
+    one = await owed(store)
+    now = store.now()
+    await recorded(store, tried(store, one, DEAD, at=now))
+    view, _ = await store.delivery(one.id, "app")
+    assert (view.state, view.dead_at, view.next_attempt_at) == (DeliveryState.DEAD, now, None)
+    assert view.last_error == TROUBLE
+    assert rows(store, "SELECT id FROM outbox") == []
+
+
+async def test_a_success_clears_the_error_before_it(store: Store) -> None:
+    one = await owed(store)
+    await recorded(store, tried(store, one, retry_at(store.now() - 1)))
+    [again] = await store.claim({HOST: 1}, MINUTE)
+    assert again.round_attempts == 1
+    await recorded(store, tried(store, again))
+    view, attempts = await store.delivery(one.id, None)
+    assert (view.attempts, view.last_error) == (2, None)
+    assert [attempt.status_code for attempt in attempts] == [500, 204]
+
+
+async def test_one_claim_is_good_for_one_attempt(store: Store) -> None:
+    one = await owed(store)
+    results = await asyncio.gather(
+        *(recorded(store, tried(store, one, retry_at(store.now()))) for _ in range(3)), return_exceptions=True
+    )
+    assert sorted(type(result).__name__ for result in results) == ["LostClaim", "LostClaim", "RetryAt"]
+    assert one_row(store, "SELECT count(*) FROM attempts") == 1
+
+
+async def test_many_attempts_in_one_commit_each_have_their_own_verdict(store: Store) -> None:
+    ones = [await owed(store) for _ in range(6)]
+    at = store.now() + MINUTE
+    verdicts = [DELIVERED, retry_at(at), DEAD] * 2
+    written = await asyncio.gather(
+        *(recorded(store, tried(store, one, verdict)) for one, verdict in zip(ones, verdicts, strict=True))
+    )
+    assert written == verdicts
+    states = [(await store.delivery(one.id, None))[0].state for one in ones]
+    assert states == ["delivered", "pending", "dead"] * 2
+    assert {row.id for row in rows(store, "SELECT id FROM outbox")} == {ones[1].id, ones[4].id}
+
+
+async def test_a_lost_claim_among_others_fails_alone(store: Store) -> None:
+    good, bad = await owed(store), await owed(store)
+    change(store, "UPDATE outbox SET lease = 'another' WHERE id = :id", id=bad.id)
+    results = await asyncio.gather(
+        recorded(store, tried(store, bad)), recorded(store, tried(store, good)), return_exceptions=True
+    )
+    assert isinstance(results[0], LostClaim)
+    assert results[1] == DELIVERED
+    assert (await store.delivery(bad.id, None))[0].state is DeliveryState.PENDING
+
+
+async def test_hosts_that_fail_are_remembered_until_they_answer(store: Store) -> None:
+    first, second = await owed(store), await owed(store, host="two.example:80")
+    await recorded(store, tried(store, first, retry_at(store.now()), host_failures=3))
+    await recorded(store, tried(store, second, retry_at(store.now())))  # nothing new about this host
+    assert await store.hosts() == {HOST: 3}
+    [again] = await store.claim({HOST: 1}, MINUTE)
+    await recorded(store, tried(store, again, retry_at(store.now()), host_failures=4))
+    assert await store.hosts() == {HOST: 4}
+    [again] = await store.claim({HOST: 1}, MINUTE)
+    await recorded(store, tried(store, again, host_failures=0))
+    assert await store.hosts() == {}
+
+
+async def test_a_delivery_is_its_apps_own(store: Store) -> None:
+    one = await owed(store)
+    for delivery_id, app in ((one.id, "other"), ("evt_none", None)):
+        with pytest.raises(NotFound):
+            await store.delivery(delivery_id, app)
+        with pytest.raises(NotFound):
+            await store.retry(delivery_id, app)
+
+
+# --- sending again ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", [DEAD, DELIVERED])
+async def test_what_ended_is_sent_again_under_its_own_id_with_a_new_schedule(store: Store, verdict: object) -> None:
+    one = await owed(store)
+    await recorded(store, tried(store, one, verdict))  # type: ignore[arg-type]
+    view = await store.retry(one.id, "app")
+    assert (view.id, view.state, view.attempts) == (one.id, DeliveryState.PENDING, 1)
+    assert (view.dead_at, view.delivered_at) == (None, None)
+    [again] = await store.claim({HOST: 1}, MINUTE)
+    assert (again.id, again.payload, again.round_attempts) == (one.id, one.payload, 0)
+
+
+async def test_what_waits_is_made_due_now(store: Store) -> None:
+    one = await owed(store)
+    await recorded(store, tried(store, one, retry_at(store.now() + MINUTE)))
+    view = await store.retry(one.id, "app")
+    assert view.next_attempt_at == pytest.approx(store.now(), abs=10)
+    assert [again.id for again in await store.claim({HOST: 1}, MINUTE)] == [one.id]
+
+
+async def test_what_is_under_way_is_not_sent_twice_at_once(store: Store) -> None:
+    one = await owed(store)
+    await store.retry(one.id, "app")
+    assert await store.claim({HOST: 1}, MINUTE) == []
+    await recorded(store, tried(store, one))
+    assert (await store.delivery(one.id, None))[0].state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("verdict", [DEAD, retry_at(5e9)])
+async def test_a_retry_asked_for_while_an_attempt_fails_is_owed_still(store: Store, verdict: Verdict) -> None:
+    """Whatever the old schedule says: that it is used up, or that the next attempt is hours away."""
+    first = await owed(store)
+    await recorded(store, tried(store, first, retry_at(store.now() - 1)))
+    [one] = await store.claim({HOST: 1}, MINUTE)
+    await store.retry(one.id, "app")
+    now = store.now()
+    assert await recorded(store, tried(store, one, verdict, at=now)) == retry_at(now)
+    [again] = await store.claim({HOST: 1}, MINUTE)
+    assert (again.id, again.attempts, again.round_attempts) == (one.id, 2, 1)
+
+
+async def test_dead_ones_are_found_by_time_host_and_app(store: Store) -> None:
+    now = store.now()
+    await dead(store, at=now - 100)
+    young = await dead(store, at=now - 10, host="two.example:8443")
+    other = await dead(store, at=now - 50, app="other")
+    longer = await dead(store, at=now - 5, host="two.example.org:443")
+    found = {
+        DeadFilter(): 4,
+        DeadFilter(app="other"): 1,
+        DeadFilter(since=now - 60): 3,
+        DeadFilter(until=now - 60): 1,
+        DeadFilter(since=now - 60, until=now - 20): 1,
+        DeadFilter(host="two.example"): 1,
+        DeadFilter(host="TWO.example"): 1,
+        DeadFilter(host="two_example"): 0,
+        DeadFilter(host="two.example", app="other"): 0,
+    }
+    assert {wanted: await store.count_dead(wanted) for wanted in found} == found
+    assert await store.retry_dead(DeadFilter(since=now - 60, until=now - 20)) == 1
+    assert [again.id for again in await store.claim({HOST: 9, young.host: 9, longer.host: 9}, MINUTE)] == [other.id]
+
+
+async def test_many_dead_ones_are_sent_again_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "RETRIED_AT_ONCE", 2)
+    for _ in range(5):
+        await dead(store)
+    assert await store.retry_dead(DeadFilter()) == 5
+    assert await store.retry_dead(DeadFilter()) == 0
+    assert await store.due_hosts() == {HOST: 5}
+
+
+async def test_one_that_died_by_a_clock_since_set_back_is_sent_again(store: Store) -> None:
+    await dead(store, at=store.now() + MINUTE)
+    assert await store.count_dead(DeadFilter()) == 1
+    assert await store.retry_dead(DeadFilter()) == 1
+
+
+async def test_those_that_live_are_not_sent_again_with_the_dead(store: Store) -> None:
+    waiting, sent = await due(store), await owed(store)
+    await recorded(store, tried(store, sent))
+    assert await store.retry_dead(DeadFilter()) == 0
+    assert (await store.delivery(waiting.id, None))[0].state is DeliveryState.PENDING
+
+
+async def test_a_superseded_status_is_not_what_all_dead_ones_means(store: Store) -> None:
+    """Its watch has ended since: telling the receiver now that the task is in progress would be untrue."""
+    registered = await watched(store, events=ALL_EVENTS)
+    [status] = (await sighted(store, registered)).owed
+    await store.cancel(registered.watch.id, None)
+    assert await store.count_dead(DeadFilter()) == 0
+    assert await store.retry_dead(DeadFilter()) == 0
+    assert (await store.counts()).dead_deliveries == 0
+    assert (await store.delivery(status.id, None))[0].state is DeliveryState.DEAD

@@ -1,0 +1,87 @@
+"""Cancelling: final, repeatable, and only an app's own."""
+
+import asyncio
+
+import pytest
+
+from bridge.core.errors import LostClaim, NotFound, WatchActive, WatchSettled
+from bridge.core.model import WatchState
+from bridge.store.store import Store
+from tests.store.builders import again, new_watch, one_row, rows, settled, watched
+
+
+async def test_a_cancelled_watch_is_final_and_owes_nothing(store: Store) -> None:
+    registered = await watched(store)
+    view = await store.cancel(registered.watch.id, "app")
+    assert (view.watch.state, view.watch.outcome, view.watch.settled_at) == (WatchState.CANCELLED, None, None)
+    assert (view.deliveries, view.task.closed, view.task.note.next_poll_at) == ((), True, None)
+    assert await store.own_tasks() == []
+    with pytest.raises(LostClaim):
+        await settled(store, registered)
+    with pytest.raises(WatchActive):
+        await store.terminal_event(registered.watch.id, "app")
+
+
+async def test_cancelling_again_answers_the_same(store: Store) -> None:
+    registered = await watched(store)
+    first = await store.cancel(registered.watch.id, "app")
+    assert await store.cancel(registered.watch.id, "app") == first
+
+
+async def test_a_settled_watch_is_not_cancelled(store: Store) -> None:
+    registered = await watched(store)
+    await settled(store, registered)
+    with pytest.raises(WatchSettled):
+        await store.cancel(registered.watch.id, "app")
+
+
+async def test_only_its_app_or_an_operator_may(store: Store) -> None:
+    registered = await watched(store)
+    for watch_id, app in ((registered.watch.id, "other"), ("wat_none", None)):
+        with pytest.raises(NotFound):
+            await store.cancel(watch_id, app)
+    assert (await store.cancel(registered.watch.id, None)).watch.state is WatchState.CANCELLED
+
+
+async def test_the_task_stays_open_while_another_watch_is_on_it(store: Store) -> None:
+    first = await watched(store, task_id="shared")
+    second = await watched(store, task_id="shared", app="other")
+    assert not (await store.cancel(first.watch.id, None)).task.closed
+    changed = await settled(store, second)
+    assert [watch.id for watch in changed.settled] == [second.watch.id]
+
+
+async def test_a_cancelled_watch_makes_room_for_the_same_again(store: Store) -> None:
+    new = new_watch(store)
+    await store.register(new)
+    await store.cancel(new.watch.id, None)
+    second = await store.register(again(new))
+    assert second.created
+    assert second.task is not None
+
+
+async def test_many_at_once_each_have_their_own_answer(store: Store) -> None:
+    active, ended = await watched(store), await watched(store)
+    await settled(store, ended)
+    results = await asyncio.gather(
+        store.cancel(active.watch.id, "app"),
+        store.cancel(active.watch.id, "other"),
+        store.cancel(ended.watch.id, "app"),
+        store.cancel(active.watch.id, None),
+        return_exceptions=True,
+    )
+    assert [type(result).__name__ for result in results] == ["WatchView", "NotFound", "WatchSettled", "WatchView"]
+    assert one_row(store, "SELECT count(*) FROM watches WHERE state = 'cancelled'") == 1
+
+
+async def test_settling_and_cancelling_at_once_leave_one_end(store: Store) -> None:
+    for _ in range(5):
+        registered = await watched(store)
+        await asyncio.gather(
+            settled(store, registered), store.cancel(registered.watch.id, None), return_exceptions=True
+        )
+        view = await store.watch(registered.watch.id, None)
+        ended = view.watch.state is WatchState.SETTLED
+        assert view.watch.state is not WatchState.ACTIVE
+        found = rows(store, "SELECT type FROM events WHERE watch_id = :id", id=registered.watch.id)
+        assert len(found) == int(ended)

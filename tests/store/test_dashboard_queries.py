@@ -1,0 +1,218 @@
+"""The questions of the operators' page, on either kind of database."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bridge.core.errors import NotFound
+from bridge.core.model import DeliveryState, EventType, Outcome, Problem, TaskStatus, WatchState
+from bridge.store.dashboard_queries import WatchSearch
+from bridge.store.store import Store
+from tests.store.builders import (
+    ALL_EVENTS,
+    DEAD,
+    QUEUED,
+    RUNNING,
+    TROUBLE,
+    change,
+    dead,
+    due,
+    new_watch,
+    owed,
+    recorded,
+    retry_at,
+    settled,
+    sighted,
+    tried,
+    unavailable,
+    watched,
+)
+
+
+async def ids(store: Store, limit: int = 50, **wanted: Any) -> list[str]:
+    return [view.watch.id for view in await store.search(WatchSearch(limit, **wanted))]
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+async def test_pages_go_on_where_the_last_one_ended_either_way(store: Store) -> None:
+    known = [(await watched(store)).watch.id for _ in range(5)]
+    newest = await ids(store, 2)
+    assert newest == known[:2:-1]
+    assert await ids(store, 9, cursor=newest[-1]) == known[2::-1]
+    assert await ids(store, 2, oldest_first=True) == known[:2]
+    assert await ids(store, 9, oldest_first=True, cursor=known[1]) == known[2:]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda watch: watch.id,
+        lambda watch: watch.id[:11],
+        lambda watch: watch.task_id,
+        lambda watch: watch.task_id[:-2],
+        lambda watch: "papers",
+        lambda watch: "ooks.exa",
+        lambda watch: "HOOKS.example:8443",
+    ],
+)
+async def test_a_watch_is_found_by_its_ids_its_app_and_its_host(store: Store, text: Callable[[Any], str]) -> None:
+    found = (await watched(store, app="papers", task_id="video-42", host="hooks.example:8443", number=77)).watch
+    await watched(store, app="other", number=88)
+    assert await ids(store, text=text(found)) == [found.id]
+
+
+@pytest.mark.parametrize("text", ["%", "_", "\\", "%%%", "' OR 1=1 --", "[a-z]", "näh", "😀"])
+async def test_what_a_pattern_would_mean_is_looked_for_as_it_stands(store: Store, text: str) -> None:
+    await watched(store)
+    assert await ids(store, text=text) == []
+
+
+async def test_filters_find_states_outcomes_hosts_and_callbacks(store: Store) -> None:
+    active = (await watched(store, host="one.example:443")).watch.id
+    waiting = (await due(store)).watch_id
+    given_up = (await dead(store)).watch_id
+    [sent] = (await settled(store, await watched(store))).owed
+    await recorded(store, tried(store, sent))
+    cancelled = (await watched(store)).watch.id
+    await store.cancel(cancelled, None)
+    assert await ids(store, state=WatchState.ACTIVE) == [active]
+    assert await ids(store, state=WatchState.CANCELLED) == [cancelled]
+    assert set(await ids(store, outcome=Outcome.COMPLETED)) == {waiting, given_up, sent.watch_id}
+    assert await ids(store, host="one.example:443") == [active]
+    assert await ids(store, delivery_state=DeliveryState.PENDING) == [waiting]
+    assert await ids(store, delivery_state=DeliveryState.DEAD) == [given_up]
+    assert await ids(store, delivery_state=DeliveryState.DELIVERED) == [sent.watch_id]
+    assert await ids(store, delivery_state=DeliveryState.DEAD, state=WatchState.ACTIVE) == []
+
+
+async def test_a_status_event_that_the_end_overtook_is_no_dead_callback(store: Store) -> None:
+    one = await watched(store, events=ALL_EVENTS)
+    await sighted(store, one)
+    await settled(store, one)
+    assert (await store.history(one.watch.id)).view.deliveries[0].state is DeliveryState.DEAD
+    assert await ids(store, delivery_state=DeliveryState.DEAD) == []
+    assert [receiver for receiver in await store.receivers() if receiver.dead] == []
+
+
+async def test_watches_of_given_tasks_are_those_that_are_active(store: Store) -> None:
+    one, other, ended = await watched(store), await watched(store), await watched(store)
+    await settled(store, ended)
+    rows = (one.task_row, ended.task_row, "tsk_none")
+    assert await ids(store, tasks=rows) == [one.watch.id]
+    assert await ids(store, tasks=()) == []
+    assert other.watch.id in await ids(store)
+
+
+async def test_a_watch_nears_its_deadline_in_the_last_tenth_of_its_time(store: Store) -> None:
+    await watched(store, age=800.0, timeout=1000.0)
+    late = (await watched(store, age=910.0, timeout=1000.0)).watch.id
+    await settled(store, await watched(store, age=990.0, timeout=1000.0))
+    assert await store.nearing_deadline() == 1
+    assert await ids(store, nearing=store.now()) == [late]
+
+
+# --- receivers ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_receiver_that_fails_is_told_with_all_that_waits_for_it(store: Store) -> None:
+    await due(store, host="well.example:443")
+    first = await owed(store, host="bad.example:443")
+    for _ in range(2):
+        await due(store, host="bad.example:443")
+    soon = store.now() + 60.0
+    await recorded(store, tried(store, first, retry_at(soon), host_failures=4))
+    assert await store.failing_receivers() == 1
+    [told] = await store.receivers()
+    assert (told.host, told.waiting, told.failures, told.waiting_error) == ("bad.example:443", 3, 4, TROUBLE)
+    assert told.next_at is not None
+    assert told.next_at < soon
+    assert (told.dead, told.dead_error) == (0, None)
+
+
+async def test_dead_callbacks_are_counted_by_host_with_the_last_ones_error(store: Store) -> None:
+    now = store.now()
+    for age in (50.0, 10.0, 30.0):
+        await dead(store, host="gone.example:443", at=now - age)
+    await dead(store, host="less.example:80")
+    assert [(one.host, one.dead) for one in await store.receivers()] == [
+        ("gone.example:443", 3),
+        ("less.example:80", 1),
+    ]
+    assert (await store.receivers())[0].dead_at == pytest.approx(now - 10.0)
+
+
+# --- one watch ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_watchs_history_has_its_events_and_every_attempt_in_order(store: Store) -> None:
+    one = await watched(store, events=ALL_EVENTS)
+    [status] = (await sighted(store, one)).owed
+    await recorded(store, tried(store, status))
+    [end] = (await settled(store, one)).owed
+    await recorded(store, tried(store, end, retry_at(store.now())))
+    [again] = await store.claim({end.host: 1}, 60.0)
+    await recorded(store, tried(store, again, DEAD))
+    history = await store.history(one.watch.id)
+    assert [event for event, _ in history.events] == [EventType.IN_PROGRESS, EventType.COMPLETED]
+    assert [attempt.status_code for attempt in history.attempts[status.id]] == [204]
+    assert [attempt.status_code for attempt in history.attempts[end.id]] == [500, 500]
+    assert history.ended_at == history.view.watch.settled_at
+    assert history.end_error is None
+
+
+async def test_a_watchs_history_has_when_each_status_was_seen_first_and_why_it_ended(store: Store) -> None:
+    one = await watched(store)
+    times = []
+    for snapshot in (QUEUED, RUNNING, QUEUED, RUNNING):
+        times.append(store.now())
+        await sighted(store, one, snapshot)
+    await settled(store, one, unavailable)
+    history = await store.history(one.watch.id)
+    assert [status for status, _ in history.seen] == [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS]
+    assert all(at <= later for (_, at), later in zip(history.seen, times[1:3], strict=True))
+    assert history.end_error == Problem("task_not_found", "no such task")
+
+
+async def test_a_cancelled_watch_tells_when_and_an_unknown_one_nothing(store: Store) -> None:
+    one = await watched(store)
+    await store.cancel(one.watch.id, None)
+    assert (await store.history(one.watch.id)).ended_at == pytest.approx(store.now(), abs=5)
+    with pytest.raises(NotFound):
+        await store.history("wat_99999999")
+
+
+async def test_only_the_newest_attempts_are_told(store: Store) -> None:
+    one = await dead(store)
+    for _ in range(8):  # one becomes 256
+        change(
+            store,
+            "INSERT INTO attempts (delivery_id, started_at, duration_seconds) SELECT delivery_id, 1, 1 FROM attempts",
+        )
+    assert len((await store.history(one.watch_id)).attempts[one.id]) == 200
+
+
+async def test_the_store_knows_its_size_and_who_shares_it(store: Store) -> None:
+    await store.register(new_watch(store))
+    facts = await store.facts()
+    assert facts.size_bytes > 10_000
+    assert store.replica.id in {replica.id for replica in facts.replicas}
+    if store.shared:
+        assert (facts.kind, facts.place, facts.free_bytes) == ("PostgreSQL", None, None)
+    else:
+        assert facts.kind == "SQLite"
+        assert facts.free_bytes is not None
+        assert facts.disk_bytes is not None
+        assert 0 < facts.free_bytes <= facts.disk_bytes
+
+
+async def test_a_replica_that_hands_its_tasks_over_is_told_as_leaving_with_none(store: Store) -> None:
+    await store.register(new_watch(store))
+    await store.renew(1)
+    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (told.owned_tasks, told.leaving) == (1, False)
+    await store.hand_over()
+    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (told.owned_tasks, told.leaving) == (0, True)

@@ -1,0 +1,237 @@
+"""Migrations: exactly the tables of `schema.py`, once whoever starts, whole or not at all, and never backwards."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from bridge.core.errors import BadSetting
+from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, closing, connect
+from bridge.store.migrate import head, migrate, upgrade
+from bridge.store.open import open_database
+from bridge.store.schema import metadata
+from tests.databases import PostgresServer, created
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without a schema."""
+    if request.param == "sqlite":
+        return f"sqlite:///{created(tmp_path / 'bridge.db')}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.empty()
+
+
+def tables(database: Database) -> set[str]:
+    return database.read(lambda connection: set(inspect(connection).get_table_names()))
+
+
+def definitions(connection: Connection) -> set[tuple[str, str]]:
+    """Every index of ours as the database has it, conditions included, which alembic does not compare."""
+    sqlite = connection.dialect.name == "sqlite"
+    question = (
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+        if sqlite
+        else "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    )
+    return {(row[0], " ".join(row[1].split())) for row in connection.execute(text(question))}
+
+
+def differences(connection: Connection) -> list[Any]:
+    """Between a database and `schema.py`."""
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))
+
+
+def test_the_revisions_build_what_a_new_database_gets(empty_url: str) -> None:
+    with closing(connect(empty_url)) as database:
+        database.transaction(upgrade)
+        assert database.read(differences) == []
+        built = database.read(definitions)
+        versions = database.read(lambda connection: connection.execute(text("SELECT * FROM alembic_version")).all())
+        database.transaction(lambda connection: connection.execute(text("DROP TABLE alembic_version")))
+        database.transaction(metadata.drop_all)
+        migrate(database)
+        assert database.read(differences) == []
+        assert database.read(definitions) == built
+        again = database.read(lambda connection: connection.execute(text("SELECT * FROM alembic_version")).all())
+        assert again == versions == [(head(),)]
+
+
+def test_a_new_database_is_made_without_alembic(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from bridge.store.database import SqliteDatabase
+from bridge.store.migrate import migrate
+migrate(SqliteDatabase(Path({str(created(tmp_path / "bridge.db"))!r})))
+sys.exit("alembic" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_database_is_migrated_once_and_then_left_alone(empty_url: str) -> None:
+    with closing(connect(empty_url)) as database:
+        migrate(database)
+        assert tables(database) == {*metadata.tables, "alembic_version"}
+        with statements(database) as seen:
+            migrate(database)
+        assert not any("CREATE" in one or ("alembic" in one.lower() and "INSERT" in one) for one in seen)
+
+
+def test_several_that_start_at_once_migrate_once(empty_url: str, encryption_key: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: open_database(empty_url, [encryption_key]), range(4)))
+    fingerprints = {sealer.fingerprint("test", b"data") for _, sealer in opened}
+    found = [tables(database) for database, _ in opened]
+    for database, _ in opened:
+        database.close()
+    assert all(names == {*metadata.tables, "alembic_version"} for names in found)
+    assert len(fingerprints) == 1
+
+
+def test_those_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
+    """A service and commands beside it; SQLite answers "locked" at once where two turn one file over to its log."""
+
+    def use(database: SqliteDatabase) -> None:
+        database.transaction(lambda connection: connection.execute(text("CREATE TABLE IF NOT EXISTS used (n)")))
+
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(60):
+            path = created(tmp_path / f"{number}.db")
+            databases = [SqliteDatabase(path) for _ in range(6)]
+            list(pool.map(use, databases))
+            for database in databases:
+                database.close()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds(empty_url: str) -> None:
+    first = import_module("bridge.store.migrations.versions.0001_first")
+
+    def begin(connection: Connection) -> None:
+        with Operations.context(MigrationContext.configure(connection)):
+            first.upgrade()
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+        connection.execute(text("INSERT INTO hosts (host, failures, at) VALUES ('a.example:443', 3, 1.5)"))
+
+    with closing(connect(empty_url)) as database:
+        database.transaction(begin)
+        migrate(database)
+        kept = database.read(lambda connection: connection.execute(text("SELECT host, failures FROM hosts")).all())
+        assert kept == [("a.example:443", 3)]
+        assert database.read(differences) == []
+
+
+def test_a_newer_schema_is_refused_in_one_sentence(database_url: str, encryption_key: str) -> None:
+    with closing(connect(database_url)) as database:
+        database.transaction(
+            lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        )
+        with pytest.raises(BadSetting, match=r"^BRIDGE_DATABASE_URL: .* newer bridge \(schema 9999\)$"):
+            open_database(database_url, [encryption_key])
+        database.transaction(
+            lambda connection: connection.execute(
+                text("UPDATE alembic_version SET version_num = :head"), {"head": head()}
+            )
+        )
+
+
+def test_power_lost_in_the_middle_leaves_nothing_and_the_next_start_does_it_all(tmp_path: Path) -> None:
+    """What is on the disk in the middle, opened anew, is what a killed process leaves."""
+    path = created(tmp_path / "bridge.db")
+    left = tmp_path / "left"
+    left.mkdir()
+
+    def copy() -> None:
+        for file in tmp_path.glob("bridge.db*"):
+            shutil.copyfile(file, left / file.name)
+
+    with closing(SqliteDatabase(path)) as database, at_statement(database, 12, copy):
+        migrate(database)
+    with closing(SqliteDatabase(left / "bridge.db")) as database:
+        assert tables(database) == set()
+        migrate(database)
+        assert tables(database) == {*metadata.tables, "alembic_version"}
+
+
+def test_a_connection_lost_in_the_middle_leaves_nothing_and_the_next_start_does_it_all(
+    postgres_server: PostgresServer,
+) -> None:
+    url = postgres_server.empty()
+    name = url.rpartition("/")[2]
+
+    def cut() -> None:
+        postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+
+    with closing(PostgresDatabase(url)) as database:
+        with at_statement(database, 12, cut, times=2), pytest.raises(DBAPIError):
+            migrate(database)
+        assert tables(database) == set()
+        migrate(database)
+        assert tables(database) == {*metadata.tables, "alembic_version"}
+
+
+def test_a_migration_may_take_longer_than_any_other_work(postgres_server: PostgresServer) -> None:
+    """An index on a large table takes minutes; what else is asked of the server has 3.5 s."""
+    found: dict[str, str] = {}
+    with closing(PostgresDatabase(postgres_server.empty())) as database:
+
+        @event.listens_for(database._writing, "after_cursor_execute")
+        def look(_connection: object, cursor: Any, statement: str, *_rest: object) -> None:
+            if statement.lstrip().startswith("CREATE INDEX") and not found:
+                for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+                    found[name] = cursor.connection.execute(f"SHOW {name}").fetchone()[0]
+
+        migrate(database)
+        assert found == dict.fromkeys(found, "0")
+        assert len(found) == 3
+        kept = database.read(lambda connection: connection.execute(text("SHOW statement_timeout")).scalar_one())
+        assert kept == "3500ms"
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """What is sent to a database meanwhile."""
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        seen.append(statement)
+
+    engines = {database._writing, database._reading}
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def at_statement(database: Database, number: int, act: Any, *, times: int = 1) -> Iterator[None]:
+    """Do something before every `number`-th table or index is made, so many times."""
+    made = 0
+    acted = 0
+
+    def count(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        nonlocal made, acted
+        made += statement.lstrip().startswith("CREATE")
+        if made == number and acted < times:
+            made, acted = 0, acted + 1
+            act()
+
+    event.listen(database._writing, "before_cursor_execute", count)
+    yield
+    event.remove(database._writing, "before_cursor_execute", count)
+    assert acted == times

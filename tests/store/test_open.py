@@ -1,0 +1,270 @@
+"""Opening: one sentence for whatever stands in the way, nothing left open after it, and no key over ciphertext."""
+
+import asyncio
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from bridge.core.errors import BadSetting, StoreUnavailable
+from bridge.core.signing import parse_secret
+from bridge.store.encryption import Sealer
+from bridge.store.open import open_database, open_store
+from bridge.store.store import Store
+from bridge.telemetry import Metrics
+from tests.databases import PostgresServer, created
+from tests.store.builders import change, one_row, owed, watched
+
+
+@pytest.fixture
+def path(migrated_sqlite: Path, tmp_path: Path) -> Path:
+    """Where a database with today's schema is, without any secret in it."""
+    file = tmp_path / "bridge.db"
+    file.write_bytes(migrated_sqlite.read_bytes())
+    return file
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def opened(path: Path, *keys: str) -> Store:
+    return await open_store(f"sqlite:///{path}", keys, Metrics())
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_first_start_makes_everything_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.db"
+    store = await opened(path)
+    await watched(store)
+    files = {file.name for file in tmp_path.iterdir()}
+    assert {"bridge.db", "bridge.db-wal", "bridge.db-shm", "bridge.key"} <= files
+    assert {file.name: mode(file) for file in tmp_path.iterdir()} == dict.fromkeys(files, 0o600)
+    Fernet((tmp_path / "bridge.key").read_text().strip())
+    await store.close()
+
+
+async def test_a_file_that_is_open_to_others_is_closed_to_them(path: Path, encryption_key: str) -> None:
+    path.chmod(0o644)
+    store = await opened(path, encryption_key)
+    assert mode(path) == 0o600
+    await store.close()
+
+
+async def test_a_place_with_odd_characters_is_where_the_file_is(tmp_path: Path, encryption_key: str) -> None:
+    folder = tmp_path / "a b%20#c&d=é"
+    folder.mkdir()
+    path = folder / "bridge.db"
+    store = await opened(path, encryption_key)
+    await watched(store)
+    await store.close()
+    assert path.stat().st_size > 0
+    assert [file.name for file in tmp_path.iterdir()] == [folder.name]
+
+
+async def test_a_second_service_on_one_file_is_refused_until_the_first_ends(path: Path, encryption_key: str) -> None:
+    first = await opened(path, encryption_key)
+    with pytest.raises(BadSetting, match=r"^BRIDGE_DATABASE_URL: another bridge serves from .*; stop it first$"):
+        await opened(path, encryption_key)
+    await first.probe()
+    await first.close()
+    second = await opened(path, encryption_key)
+    await second.close()
+
+
+async def test_commands_work_beside_a_service(path: Path, encryption_key: str) -> None:
+    store = await opened(path, encryption_key)
+    await watched(store)
+    database, sealer = open_database(f"sqlite:///{path}", [encryption_key])
+    assert sealer.fingerprint("test", b"data") == store.sealer.fingerprint("test", b"data")
+    database.close()
+    await store.probe()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("nowhere/bridge.db", "the folder .*nowhere does not exist"),
+        ("folder", "folder cannot be written: Is a directory"),
+    ],
+)
+async def test_a_place_where_no_file_can_be_is_told(tmp_path: Path, encryption_key: str, place: str, told: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadSetting, match=f"^BRIDGE_DATABASE_URL: .*{told}$"):
+        await opened(tmp_path / place, encryption_key)
+
+
+async def test_a_file_that_is_no_database_is_told(tmp_path: Path, encryption_key: str) -> None:
+    path = tmp_path / "bridge.db"
+    path.write_text("Dear diary, " * 100)
+    with pytest.raises(StoreUnavailable, match="^the database does not open: file is not a database$"):
+        await opened(path, encryption_key)
+    assert path.read_text().startswith("Dear diary")
+
+
+async def test_closing_twice_is_closing_once(path: Path, encryption_key: str) -> None:
+    store = await opened(path, encryption_key)
+    await store.close()
+    await store.close()
+
+
+# --- the key ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_key_stops_the_start_and_the_right_one_does_not(database_url: str, encryption_key: str) -> None:
+    store = await open_store(database_url, [encryption_key], Metrics())
+    await store.close()
+    with pytest.raises(BadSetting, match="^BRIDGE_ENCRYPTION_KEYS: the key does not open"):
+        await open_store(database_url, [Fernet.generate_key().decode()], Metrics())
+    store = await open_store(database_url, [encryption_key], Metrics())
+    await store.close()
+
+
+async def test_the_key_file_opens_what_it_sealed(path: Path) -> None:
+    first = await opened(path)
+    one = await owed(first, secret="whsec_own")
+    await first.close()
+    second = await opened(path)
+    assert (await second.terminal_event(one.watch_id, None)).secret == "whsec_own"
+    await second.close()
+
+
+async def test_no_key_is_made_over_what_another_has_sealed(path: Path) -> None:
+    await (await opened(path)).close()
+    key = path.with_name("bridge.key")
+    text = key.read_text()
+    key.unlink()
+    with pytest.raises(BadSetting, match=r"the key file .*bridge\.key is missing or empty"):
+        await opened(path)
+    assert not key.exists()
+    await (await opened(path, text.strip())).close()
+
+
+@pytest.mark.parametrize("loose", [0o640, 0o604, 0o660])
+async def test_a_key_file_that_others_may_read_is_refused_with_the_remedy(path: Path, loose: int) -> None:
+    await (await opened(path)).close()
+    path.with_name("bridge.key").chmod(loose)
+    with pytest.raises(BadSetting, match=rf"open to others \(mode 0{loose:o}\); make it yours alone: chmod 600"):
+        await opened(path)
+
+
+async def test_a_key_file_without_a_key_is_told(path: Path) -> None:
+    key = path.with_name("bridge.key")
+    key.touch(0o600)
+    key.write_text("secret\n")
+    with pytest.raises(BadSetting, match="holds no Fernet key"):
+        await opened(path)
+
+
+async def test_a_key_file_that_a_lost_start_left_empty_is_filled(path: Path) -> None:
+    """Power went between making the file and writing it; nothing is sealed with it yet."""
+    path.with_name("bridge.key").touch(0o600)
+    await (await opened(path)).close()
+    Fernet(path.with_name("bridge.key").read_text().strip())
+
+
+async def test_an_empty_key_file_is_not_filled_once_something_is_sealed(path: Path) -> None:
+    await (await opened(path)).close()
+    path.with_name("bridge.key").write_text("")
+    with pytest.raises(BadSetting, match="is missing or empty"):
+        await opened(path)
+
+
+async def test_several_that_make_the_key_file_at_once_have_one_key(path: Path) -> None:
+    url = f"sqlite:///{path}"
+    found = await asyncio.gather(*(asyncio.to_thread(open_database, url, []) for _ in range(4)))
+    assert len({sealer.fingerprint("test", b"data") for _, sealer in found}) == 1
+    for database, _ in found:
+        database.close()
+
+
+async def test_the_newest_key_seals_and_older_ones_open(path: Path, encryption_key: str) -> None:
+    first = await opened(path, encryption_key)
+    one = await owed(first, secret="whsec_own")
+    await first.close()
+    newer = Fernet.generate_key().decode()
+    second = await opened(path, newer, encryption_key)
+    assert (await second.terminal_event(one.watch_id, None)).secret == "whsec_own"
+    sealed = second.sealer.seal("row", "text")
+    assert Sealer([newer]).open("row", sealed) == "text"
+    await second.close()
+
+
+def test_a_text_moved_to_another_row_does_not_open(encryption_key: str) -> None:
+    sealer = Sealer([encryption_key])
+    sealed = sealer.seal("wat_1", "secret\nwith a line")
+    assert sealer.open("wat_1", sealed) == "secret\nwith a line"
+    with pytest.raises(BadSetting, match="under a row that it was not made for"):
+        sealer.open("wat_2", sealed)
+    with pytest.raises(BadSetting, match="the key does not open"):
+        sealer.open("wat_1", b"noise")
+    with pytest.raises(BadSetting, match="the key does not open"):
+        Sealer([Fernet.generate_key().decode()]).rotate(sealed)
+
+
+def test_fingerprints_and_keys_differ_by_purpose_and_root(encryption_key: str) -> None:
+    one, other = (Sealer([encryption_key]).rooted(root) for root in (b"1" * 32, b"2" * 32))
+    found = {sealer.fingerprint(purpose, data) for sealer in (one, other) for purpose in "ab" for data in (b"x", b"y")}
+    assert len(found) == 8
+    assert {len(fingerprint) for fingerprint in found} == {16}
+    assert one.key("a") == one.key("a") != one.key("b")
+    assert len(one.key("a")) == 32
+
+
+# --- secrets of the database's own --------------------------------------------------------------------------------
+
+
+async def test_the_own_signing_secret_is_made_once_and_kept(database_url: str, encryption_key: str) -> None:
+    first = await open_store(database_url, [encryption_key], Metrics())
+    secret = await first.own_signing_secret()
+    link_key = first.sealer.key("content link")
+    await first.close()
+    second = await open_store(database_url, [encryption_key], Metrics())
+    assert await second.own_signing_secret() == secret
+    assert second.sealer.key("content link") == link_key
+    parse_secret(secret)
+    assert secret.encode() not in one_row(second, "SELECT sealed FROM secrets WHERE name = 'signing'")
+    await second.close()
+
+
+async def test_replicas_that_ask_at_once_have_one_signing_secret(crowd: list[Store]) -> None:
+    change(crowd[0], "DELETE FROM secrets WHERE name = 'signing'")
+    assert len(set(await asyncio.gather(*(store.own_signing_secret() for store in crowd)))) == 1
+    assert len({store.sealer.fingerprint("options", b"x") for store in crowd}) == 1
+
+
+# --- PostgreSQL ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_not_there_is_told_without_the_password(encryption_key: str) -> None:
+    with pytest.raises(StoreUnavailable, match="^the database does not open: ") as caught:
+        await open_store("postgresql://bridge:hushhush@127.0.0.1:1/bridge", [encryption_key], Metrics())
+    assert "hushhush" not in str(caught.value)
+
+
+async def test_a_start_that_fails_leaves_no_connection(postgres_server: PostgresServer, encryption_key: str) -> None:
+    url = postgres_server.migrated()
+    await (await open_store(url, [encryption_key], Metrics())).close()
+    with pytest.raises(BadSetting):
+        await open_store(url, [Fernet.generate_key().decode()], Metrics())
+    name = url.rpartition("/")[2]
+    left = postgres_server.execute(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+    assert left == []
+
+
+async def test_a_start_that_fails_leaves_no_file_open(path: Path, encryption_key: str) -> None:
+    await (await opened(path, encryption_key)).close()
+    with pytest.raises(BadSetting):
+        await opened(path, Fernet.generate_key().decode())
+    own = Path("/proc/self/fd")
+    if own.exists():
+        names = {str(link.readlink()) for link in own.iterdir() if link.is_symlink()}
+        assert not [name for name in names if name.startswith(str(path))]
+
+
+def test_an_empty_file_is_what_the_tests_think(tmp_path: Path) -> None:
+    assert mode(created(tmp_path / "bridge.db")) == 0o600

@@ -1,0 +1,302 @@
+"""Anything an owner, an app, a receiver or a crash may do, in any order, on a real file: what must always hold does."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from bridge.core.delivery import Verdict
+from bridge.core.errors import LostClaim, NotFound, WatchConflict, WatchSettled
+from bridge.core.event import event_id
+from bridge.core.model import TERMINAL_EVENTS, EventType, OwedDelivery, TaskSnapshot, Watch
+from bridge.core.watch import Ending
+from bridge.store.records import DeadFilter, Registered
+from bridge.store.store import Store
+from tests.databases import empty
+from tests.store.builders import (
+    DEAD,
+    DELIVERED,
+    HOST,
+    QUEUED,
+    RUNNING,
+    completed,
+    failed,
+    new_watch,
+    recorded,
+    retry_at,
+    rows,
+    settlement,
+    status_change,
+    timed_out,
+    tried,
+)
+
+T0 = 1_795_446_245.0
+TASKS = st.integers(0, 2)
+PICKS = st.integers(0, 1_000)
+SECONDS = st.sampled_from([0.0, 1.0, 30.0, 4_000.0])
+EVENTS = st.sampled_from(
+    [TERMINAL_EVENTS, TERMINAL_EVENTS | {EventType.QUEUED, EventType.IN_PROGRESS}, frozenset({EventType.FAILED})]
+)
+ENDINGS: list[Callable[[Watch], Ending | None]] = [lambda _: None, completed, failed, timed_out]
+
+# Each finds what must not be.
+NEVER = {
+    "an active watch without an open task": """
+        SELECT watches.id FROM watches LEFT JOIN tasks ON tasks.id = watches.task AND tasks.closed_at IS NULL
+        WHERE watches.state = 'active' AND tasks.id IS NULL""",
+    "an open task that nobody watches or polls": """
+        SELECT id FROM tasks WHERE closed_at IS NULL AND (owner IS NOT 'local' OR NOT EXISTS
+        (SELECT 1 FROM watches WHERE watches.task = tasks.id AND watches.state = 'active'))""",
+    "two open tasks of one key": "SELECT key FROM tasks WHERE closed_at IS NULL GROUP BY key HAVING count(*) > 1",
+    "a watch whose state and terminal events disagree": """
+        SELECT watches.id FROM watches LEFT JOIN events ON events.watch_id = watches.id AND events.terminal
+        GROUP BY watches.id HAVING count(events.type) <> (watches.state = 'settled')
+        OR (watches.state = 'settled') <> (watches.outcome IS NOT NULL)
+        OR (watches.state = 'active') <> (watches.ended_at IS NULL)""",
+    "a delivery that is pending but not owed, or owed but not pending": """
+        SELECT id FROM deliveries WHERE (state = 'pending') <> (id IN (SELECT id FROM outbox))
+        UNION ALL SELECT id FROM outbox WHERE id NOT IN (SELECT id FROM deliveries)""",
+    "a delivery that shows what its state does not have": """
+        SELECT id FROM deliveries WHERE (state = 'delivered') <> (delivered_at IS NOT NULL)
+        OR (state = 'dead') <> (dead_at IS NOT NULL) OR (state = 'pending') <> (next_attempt_at IS NOT NULL)""",
+    "a delivery due before it was put off, or half claimed": """
+        SELECT id FROM outbox WHERE due_at < set_at OR (lease IS NULL) <> (holder IS NULL)""",
+    "an attempt that is not counted": """
+        SELECT id FROM deliveries WHERE attempts <> (SELECT count(*) FROM attempts WHERE delivery_id = deliveries.id)
+        OR round_attempts > attempts""",
+    "something whose watch is gone": """
+        SELECT id FROM deliveries WHERE watch_id NOT IN (SELECT id FROM watches)
+        UNION ALL SELECT watch_id FROM events WHERE watch_id NOT IN (SELECT id FROM watches)
+        UNION ALL SELECT delivery_id FROM attempts WHERE delivery_id NOT IN (SELECT id FROM deliveries)
+        UNION ALL SELECT id FROM tasks WHERE id NOT IN (SELECT task FROM watches)""",
+}
+
+
+class Clock:
+    """Unix seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.at = T0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+class Bridge(RuleBasedStateMachine):
+    """What may happen to a store."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        super().__init__()
+        self.store = store
+        self.clock = clock
+        self.runner = asyncio.Runner()
+        self.number = 0  # ids are the machine's own, so that a sequence can be run again
+        self.tasks: list[str] = []
+        self.watches: list[str] = []
+        self.claims: list[OwedDelivery] = []  # held, lost and used ones alike
+        self.final: dict[str, tuple[Any, ...]] = {}
+        self.asked: set[str] = set()  # deliveries to be sent again
+        self.payloads: dict[tuple[str, str], bytes] = {}
+        empty(store)
+        self.runner.run(store.rejoin())
+
+    def teardown(self) -> None:
+        self.runner.close()
+
+    # --- apps -----------------------------------------------------------------------------------------------------
+
+    @rule(task=TASKS, path=TASKS, events=EVENTS, timeout=SECONDS, key=st.sampled_from([None, "a", "b"]))
+    def register(self, task: int, path: int, events: frozenset[EventType], timeout: float, key: str | None) -> None:
+        self.number += 1
+        new = new_watch(
+            self.store,
+            number=self.number,
+            task_id=f"task_{task}",
+            path=f"{path}",
+            events=events,
+            timeout=timeout + 1,
+            options=repr((sorted(events), timeout)).encode(),
+            key=None if key is None else (key, repr((task, path, sorted(events), timeout)).encode()),
+        )
+        [result] = self.runner.run(self.store.register_all([new]))
+        if not isinstance(result, Registered):
+            assert result.code in {"watch_conflict", "idempotency_conflict"}
+            if isinstance(result, WatchConflict):
+                assert result.watch_id in self.watches
+            return
+        if result.watch.id == new.watch.id:
+            assert result.created
+            assert result.task is not None
+            self.watches.append(new.watch.id)
+            self.tasks.append(result.task_row)
+        else:
+            assert result.watch.id in self.watches
+
+    @precondition(lambda self: self.watches)
+    @rule(pick=PICKS)
+    def cancel(self, pick: int) -> None:
+        watch_id = self.watches[pick % len(self.watches)]
+        try:
+            view = self.runner.run(self.store.cancel(watch_id, "app"))
+        except NotFound:
+            assert watch_id not in self.final  # retention has taken it
+        except WatchSettled:
+            assert self.final[watch_id][0] == "settled"
+        else:
+            assert view.watch.state == "cancelled"
+            assert all(delivery.state != "pending" or delivery.id in self.asked for delivery in view.deliveries)
+
+    # --- the poller -----------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.tasks)
+    @rule(pick=PICKS, endings=st.lists(st.sampled_from(ENDINGS), min_size=3, max_size=3))
+    def settle(self, pick: int, endings: list[Callable[[Watch], Ending | None]]) -> None:
+        task = self.tasks[pick % len(self.tasks)]
+
+        def ending(watch: Watch) -> Ending | None:
+            return endings[int(watch.id[-2:]) % 3](watch)
+
+        self.owe(self.store.settle(settlement(self.store, task, ending)))
+
+    @precondition(lambda self: self.tasks)
+    @rule(pick=PICKS, snapshot=st.sampled_from([QUEUED, RUNNING]))
+    def sight(self, pick: int, snapshot: TaskSnapshot) -> None:
+        self.owe(self.store.record_status(status_change(self.store, self.tasks[pick % len(self.tasks)], snapshot)))
+
+    def owe(self, change: Any) -> None:
+        try:
+            self.claims += self.runner.run(change).owed
+        except LostClaim:
+            return
+
+    # --- the deliverer --------------------------------------------------------------------------------------------
+
+    @rule(room=st.integers(1, 3), seconds=SECONDS)
+    def claim(self, room: int, seconds: float) -> None:
+        claimed = self.runner.run(self.store.claim({HOST: room}, seconds))
+        assert len(claimed) <= room
+        self.claims += claimed
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=PICKS, verdict=st.sampled_from([DELIVERED, DEAD, None]), seconds=SECONDS)
+    def record(self, pick: int, verdict: Verdict | None, seconds: float) -> None:
+        one = self.claims[pick % len(self.claims)]
+        held = rows(self.store, "SELECT lease FROM outbox WHERE id = :id", id=one.id)
+        verdict = retry_at(self.clock.at + seconds) if verdict is None else verdict
+        try:
+            self.runner.run(recorded(self.store, tried(self.store, one, verdict)))
+        except LostClaim:
+            assert held != [(one.lease,)]
+        else:
+            assert held == [(one.lease,)]
+            view = self.runner.run(self.store.delivery(one.id, None))[0]
+            assert view.next_attempt_at is None or view.next_attempt_at >= self.clock.at
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=PICKS)
+    def release(self, pick: int) -> None:
+        self.runner.run(self.store.release([self.claims[pick % len(self.claims)]]))
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=PICKS)
+    def send_again(self, pick: int) -> None:
+        one = self.claims[pick % len(self.claims)]
+        try:
+            view = self.runner.run(self.store.retry(one.id, "app"))
+        except NotFound:
+            return
+        self.asked.add(one.id)
+        assert view.state == "pending"
+
+    @rule()
+    def send_all_dead_again(self) -> None:
+        count = self.runner.run(self.store.count_dead(DeadFilter()))
+        assert self.runner.run(self.store.retry_dead(DeadFilter())) == count
+        assert self.runner.run(self.store.count_dead(DeadFilter())) == 0
+
+    # --- time and fate --------------------------------------------------------------------------------------------
+
+    @rule(seconds=SECONDS)
+    def wait(self, seconds: float) -> None:
+        self.clock.at += seconds
+
+    @rule(seconds=SECONDS)
+    def set_clock_back(self, seconds: float) -> None:
+        self.clock.at -= seconds
+        self.runner.run(self.store.mend_clock())
+        assert rows(self.store, "SELECT id FROM outbox WHERE set_at > :later", later=self.clock.at + 1) == []
+
+    @rule()
+    def crash(self) -> None:
+        """Start anew: what the last process had claimed is due now, and its claims are worth nothing."""
+        self.runner.run(self.store.rejoin())
+        assert rows(self.store, "SELECT id FROM outbox WHERE lease IS NOT NULL") == []
+
+    @rule(seconds=SECONDS)
+    def sweep(self, seconds: float) -> None:
+        before = self.clock.at - seconds
+        owing = {row.watch_id for row in rows(self.store, "SELECT watch_id FROM deliveries WHERE state = 'pending'")}
+        self.runner.run(self.store.delete_ended_before(before, 100))
+        left = {row.id for row in rows(self.store, "SELECT id FROM watches")}
+        assert owing <= left
+        for watch_id in self.final.keys() - left:
+            del self.final[watch_id]
+
+    # --- what always holds ----------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_that_must_not_be(self) -> None:
+        assert {name: found for name, question in NEVER.items() if (found := rows(self.store, question))} == {}
+
+    @invariant()
+    def final_stays_final(self) -> None:
+        found = rows(self.store, "SELECT id, state, outcome, ended_at FROM watches WHERE state <> 'active'")
+        now = {row.id: tuple(row[1:]) for row in found}
+        assert {watch_id: now.get(watch_id) for watch_id in self.final} == self.final
+        self.final = now
+
+    @invariant()
+    def an_event_never_changes_and_is_owed_to_who_asked_only(self) -> None:
+        found = rows(self.store, "SELECT watch_id, type, payload FROM events")
+        now = {(row.watch_id, row.type): row.payload for row in found}
+        assert all(now.get(key, payload) == payload for key, payload in self.payloads.items())
+        self.payloads |= now
+        asked = {row.id: row.events.split(",") for row in rows(self.store, "SELECT id, events FROM watches")}
+        for row in rows(self.store, "SELECT id, watch_id, type FROM deliveries"):
+            assert row.type in asked[row.watch_id]
+            assert row.id == event_id(row.watch_id, EventType(row.type))
+
+
+@pytest.fixture
+def machine(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Bridge]:
+    def make() -> Bridge:
+        clock = Clock()
+        monkeypatch.setattr(sqlite_store._database, "now", clock)
+        return Bridge(sqlite_store, clock)
+
+    return make
+
+
+def run(machine: Any, examples: int, steps: int) -> None:
+    # A step takes 10 ms and more; how long is no property of the store.
+    told = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+    run_state_machine_as_test(machine, settings=told)
+
+
+def test_what_must_hold_does_whatever_happens(machine: Callable[[], Bridge]) -> None:
+    run(machine, examples=8, steps=16)
+
+
+@pytest.mark.long
+def test_what_must_hold_does_whatever_happens_for_long(machine: Callable[[], Bridge]) -> None:
+    run(machine, examples=60, steps=50)

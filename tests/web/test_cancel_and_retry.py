@@ -1,0 +1,256 @@
+"""Cancelling watches, sending deliveries again, pings."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from bridge.core.signing import verify
+from bridge.web.rate_limits import PingLimits
+from tests.web.harness import BODY, OPERATOR, OTHER, SECRET, Bridge, served
+
+
+@pytest.fixture
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    async with served(tmp_path) as running:
+        yield running
+
+
+async def test_cancelling_is_repeatable_and_told_to_the_poller(bridge: Bridge) -> None:
+    watch = await bridge.watch()
+    for _ in range(2):
+        answer = await bridge.ask("DELETE", f"/watch/{watch['id']}")
+        assert answer.status == 200
+        shown = answer.json
+        assert (shown["state"], shown["outcome"], shown["settled_at"]) == ("cancelled", None, None)
+        assert (shown["next_poll_at"], shown["deliveries"]) == (None, [])
+    assert set(bridge.poller.looked_again) == {bridge.poller.added[0][0].id}
+    assert (await bridge.post("/watch", BODY)).status == 201
+
+
+async def test_a_settled_watch_is_not_cancelled(bridge: Bridge) -> None:
+    watch = await bridge.watch()
+    await bridge.settle(watch["id"])
+    (await bridge.ask("DELETE", f"/watch/{watch['id']}")).problem(409, "watch_settled")
+
+
+async def test_operators_cancel_any(bridge: Bridge) -> None:
+    watch = await bridge.watch()
+    assert (await bridge.ask("DELETE", f"/watch/{watch['id']}", headers=OPERATOR)).json["state"] == "cancelled"
+
+
+# --- deliveries ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_delivery_is_shown_with_its_attempts(bridge: Bridge) -> None:
+    watch = await bridge.watch()
+    delivery_id = await bridge.dead(watch["id"], at=1_795_446_245.5)
+    answer = await bridge.get(f"/deliveries/{delivery_id}")
+    gone = {"code": "gone", "message": "the receiver answered 410 Gone"}
+    assert answer.json == {
+        "id": delivery_id,
+        "watch_id": watch["id"],
+        "type": "video.completed",
+        "state": "dead",
+        "attempts": 1,
+        "next_attempt_at": None,
+        "delivered_at": None,
+        "last_error": gone,
+        "attempt_log": [
+            {
+                "started_at": "2026-11-23T15:04:05.500Z",
+                "duration_seconds": 0.25,
+                "status_code": 410,
+                "error": gone,
+                "body": "no more",
+            }
+        ],
+    }
+
+
+async def test_a_dead_delivery_is_sent_again_under_its_id(bridge: Bridge) -> None:
+    watch = await bridge.watch()
+    delivery_id = await bridge.dead(watch["id"])
+    for headers in ({}, OPERATOR):  # pending too
+        answer = await bridge.ask("POST", f"/deliveries/{delivery_id}/retry", headers=headers)
+        assert answer.status == 202
+        assert (answer.json["id"], answer.json["state"]) == (delivery_id, "pending")
+        assert answer.json["next_attempt_at"]
+    assert bridge.deliverer.wakes == 2
+
+
+async def test_dead_deliveries_are_counted_and_sent_again_by_filter(bridge: Bridge) -> None:
+    shop = [await bridge.watch(task_id=f"s{number}") for number in range(3)]
+    far = await bridge.watch(callback_url="http://[2606:4700::1]:8443/", task_id="far")
+    lab = await bridge.watch(OTHER)
+    for number, watch in enumerate([*shop, far, lab]):
+        await bridge.dead(watch["id"], at=1_795_446_245.0 + number)
+    for fields, count, headers in (
+        ({}, 4, None),
+        ({"since": "2026-11-23T15:04:06Z"}, 3, None),
+        ({"until": "2026-11-23T16:04:06.000+01:00"}, 2, None),
+        ({"since": "2026-11-23T15:04:06.000001Z", "until": "2026-11-23T15:04:07Z"}, 1, None),
+        ({"callback_host": "App.Example."}, 3, None),
+        ({"callback_host": "2606:4700:0::1"}, 1, None),
+        ({"callback_host": "[2606:4700::1]"}, 1, None),
+        ({"callback_host": "app.exampl"}, 0, None),
+        ({"callback_host": "app.example", "since": None, "dry_run": None}, 4, OPERATOR),
+    ):
+        body: dict[str, Any] = {"state": "dead", **fields, "dry_run": True}
+        answer = await bridge.post("/deliveries/retry", body, headers=headers)
+        assert (answer.status, answer.json) == (200, {"count": count}), fields
+    assert bridge.deliverer.wakes == 0
+    body = {"state": "dead", "callback_host": "app.example"}
+    answer = await bridge.post("/deliveries/retry", body)
+    assert (answer.status, answer.json, bridge.deliverer.wakes) == (202, {"count": 3}, 1)
+    left = (await bridge.get("/watch?delivery_state=dead", headers=OPERATOR)).json["items"]
+    assert {watch["id"] for watch in left} == {far["id"], lab["id"]}
+
+
+BAD_FILTERS: list[tuple[dict[str, Any], str]] = [
+    ({"state": None}, "state"),
+    ({"state": "pending"}, "state"),
+    ({"since": "yesterday"}, "since"),
+    ({"since": 1_795_446_245}, "since"),
+    ({"since": "2026-11-23T15:04:05"}, "since"),
+    ({"since": "2026-13-23T15:04:05Z"}, "since"),
+    ({"until": "2026-11-23"}, "until"),
+    ({"callback_host": "app.example:443"}, "callback_host"),
+    ({"callback_host": "http://app.example"}, "callback_host"),
+    ({"callback_host": "a\x00b"}, "callback_host"),
+    ({"callback_host": ""}, "callback_host"),
+    ({"callback_host": "[x]"}, "callback_host"),
+    ({"dry_run": "yes"}, "dry_run"),
+    ({"app": "shop"}, "app"),
+]
+
+
+async def test_a_bad_filter_is_named(bridge: Bridge) -> None:
+    for fields, field in BAD_FILTERS:
+        assert (await bridge.post("/deliveries/retry", {"state": "dead", **fields})).fields() == {field}, fields
+
+
+# --- pings --------------------------------------------------------------------------------------------------------
+
+
+class Receiver:
+    """Answers each ping with the next status, once it is let go; remembers what came."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
+        self.came: list[tuple[dict[str, str], bytes]] = []
+        self.busy = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.came.append((dict(request.headers), await request.read()))
+        self.busy.set()
+        await self.go_on.wait()
+        return web.Response(status=self.status, text="not for the app")
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
+    made = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook", made.answer)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield made, f"http://127.0.0.1:{runner.addresses[0][1]}/hook?key=hidden"
+    made.go_on.set()
+    await runner.cleanup()
+
+
+async def test_a_ping_is_one_signed_event(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
+    got, url = receiver
+    answer = await bridge.post("/ping", {"callback_url": url})
+    assert answer.status == 200
+    told = answer.json
+    assert told.pop("duration_seconds") > 0
+    assert told == {"ok": True, "status_code": 200, "error": None}
+    [(headers, body)] = got.came
+    verify(headers, body, [SECRET], now=bridge.store.now())
+    assert b'"bridge.ping"' in body
+
+
+async def test_what_a_receiver_answers_is_told_and_its_body_is_not(
+    bridge: Bridge, receiver: tuple[Receiver, str]
+) -> None:
+    got, url = receiver
+    got.status = 500
+    answer = await bridge.post("/ping", {"callback_url": url})
+    assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, False, 500)
+    assert answer.json["error"]["code"] == "http_500"
+    assert b"not for the app" not in answer.body
+
+
+async def test_no_answer_is_an_answer(bridge: Bridge) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        answer = await bridge.post("/ping", {"callback_url": f"http://127.0.0.1:{port}/"})
+    assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, False, None)
+    assert answer.json["error"]["code"] == "connection_lost"
+    answer = await bridge.post("/ping", {"callback_url": "http://nowhere.example/"})
+    assert (answer.status, answer.json["ok"], answer.json["error"]["code"]) == (200, False, "name_unresolved")
+
+
+async def test_a_dry_run_only_judges(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
+    got, url = receiver
+    for target, ok in ((url, True), ("https://app.example/", True), ("https://nowhere.example/", False)):
+        answer = await bridge.post("/ping", {"callback_url": target, "dry_run": True})
+        assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, ok, None)
+    for target in ("http://10.0.0.1/", "https://bad.example/"):
+        for dry_run in (True, False):
+            body = {"callback_url": target, "dry_run": dry_run}
+            (await bridge.post("/ping", body)).problem(422, "callback_refused")
+    assert (await bridge.post("/ping", {"callback_url": "nonsense"})).fields() == {"callback_url"}
+    assert (await bridge.post("/ping", {"callback_url": url, "secret": SECRET.text})).fields() == {"secret"}
+    assert got.came == []
+
+
+async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(
+    tmp_path: Path, receiver: tuple[Receiver, str]
+) -> None:
+    got, url = receiver
+    now = 100.0
+    async with asyncio.timeout(20), served(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
+        got.go_on.clear()
+        first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
+        await got.busy.wait()
+        refused = await bridge.post("/ping", {"callback_url": url})
+        refused.problem(429, "too_many_pings")
+        assert int(refused.headers["Retry-After"]) >= 1
+        got.go_on.set()
+        assert (await first).json["ok"]
+        for _ in range(5):  # none of these counts
+            await bridge.post("/ping", {"callback_url": url, "dry_run": True})
+            await bridge.post("/ping", {"callback_url": "http://10.0.0.1/"})
+        now = 130.0
+        for _ in range(29):
+            assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
+        refused = await bridge.post("/ping", {"callback_url": url})
+        refused.problem(429, "too_many_pings")
+        assert refused.headers["Retry-After"] == "30"
+        assert (await bridge.post("/ping", {"callback_url": url}, headers=OTHER)).json["ok"]
+        now = 160.0
+        assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
+        (await bridge.post("/ping", {"callback_url": url})).problem(429, "too_many_pings")
+
+
+async def test_a_caller_that_leaves_gives_its_place_back(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
+    got, url = receiver
+    got.go_on.clear()
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
+        await got.busy.wait()
+        first.cancel()
+        while bridge.services.ping_limits._under_way:
+            await asyncio.sleep(0)
+        got.go_on.set()
+        assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
