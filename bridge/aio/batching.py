@@ -8,7 +8,7 @@ Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
-class Gathered(Generic[Given, Result]):
+class MicroBatcher(Generic[Given, Result]):
     """Has `work` done for all who ask in one turn; a result for each in order.
 
     When it raises, it is done for each alone, perhaps again: whoever brought a fault shall be alone with it. `begin`

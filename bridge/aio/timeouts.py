@@ -8,7 +8,7 @@ from typing import Any
 SHORTEST_TIMER_SECONDS = 0.001  # a loop counts milliseconds: a timer for less would fire at once, again and again
 
 
-class TimeLimits:
+class TimeoutSweep:
     """The limits in force, all of `seconds` by `clock` (monotonic). Make it on the running loop, and close it."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
@@ -70,7 +70,7 @@ class Limit:
 
     __slots__ = ("_cancelling", "_expired", "_limits", "_task", "at")
 
-    def __init__(self, limits: TimeLimits, task: asyncio.Task[Any], at: float) -> None:
+    def __init__(self, limits: TimeoutSweep, task: asyncio.Task[Any], at: float) -> None:
         self.at = at
         self._limits = limits
         self._task = task

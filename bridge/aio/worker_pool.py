@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 _log = get_logger("polling")
 
 
-class Workers(Generic[Item]):
+class WorkerPool(Generic[Item]):
     """At most `size` asyncio tasks, begun when they are needed and kept.
 
     `take` gives the next item or None and is asked whenever a worker is free; `work` does one and never raises.

@@ -26,11 +26,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from bridge.aio.timeouts import TimeLimits
+from bridge.aio.timeouts import TimeoutSweep
 from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_WORD
 from bridge.amux.wire import observe
 from bridge.core.errors import BridgeError
-from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, Seen, TaskStatus, Trouble
+from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, TaskRecord, TaskStatus, TransientError
 from bridge.core.retry_after import retry_after_seconds
 from bridge.telemetry import get_logger, redact
 from bridge.telemetry.redaction import SHORTEST_SECRET
@@ -77,7 +77,7 @@ class AmuxClient:
         self._base_url = f"{self._origin}{given.raw_path.rstrip('/')}"
         self._tasks_path = f"{given.raw_path.rstrip('/')}/v1/video/generations/"
         self._wall_clock = wall_clock
-        self._limits = TimeLimits(timeout_seconds, clock)
+        self._limits = TimeoutSweep(timeout_seconds, clock)
         self._headers = lru_cache(_KEPT_KEYS)(_poll_headers)  # its own, so that keys are forgotten with the client
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=ssl_context or True, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
@@ -107,7 +107,7 @@ class AmuxClient:
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             return _trouble(error, self._host, self._limits.seconds)
         observation = self._observed(response, body, task_id)
-        if type(observation) is not Seen:
+        if type(observation) is not TaskRecord:
             self._log_refusal(observation, response, task_id)
         elif _has_no_text(observation):
             return observation  # still running, as nearly always
@@ -213,16 +213,16 @@ async def _body(response: aiohttp.ClientResponse) -> bytes | None:
     return None
 
 
-def _unreadable(headers: CIMultiDictProxy[str], body: bytes | None) -> Trouble | None:
+def _unreadable(headers: CIMultiDictProxy[str], body: bytes | None) -> TransientError | None:
     """Why a body is not looked at, if so. Nothing was to be compressed, and what is may be a bomb."""
     if headers.get(CONTENT_ENCODING, "identity").strip().lower() not in ("identity", ""):
-        return Trouble("compressed_body", "amux answered compressed, though asked not to")
+        return TransientError("compressed_body", "amux answered compressed, though asked not to")
     if body is None:
-        return Trouble("body_too_large", f"amux answered with more than {MAX_BODY_BYTES >> 20} MiB")
+        return TransientError("body_too_large", f"amux answered with more than {MAX_BODY_BYTES >> 20} MiB")
     return None
 
 
-def _has_no_text(seen: Seen) -> bool:
+def _has_no_text(seen: TaskRecord) -> bool:
     """Whether no text of amux's is in it, which might repeat the key."""
     return seen.error is None and seen.url is None and seen.format is None and seen.word in (None, "unknown")
 
@@ -230,12 +230,12 @@ def _has_no_text(seen: Seen) -> bool:
 def _without_key(observation: Observation, key: str) -> Observation:
     """The observation with the key taken out of every text of amux's; a URL or a format that holds it is none."""
     match observation:
-        case Seen(status=TaskStatus.COMPLETED, url=url, format=container):
+        case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
             return replace(observation, url=_if_without(key, url), format=_if_without(key, container))
-        case Seen(error=Problem(code=code, message=message)):
+        case TaskRecord(error=Problem(code=code, message=message)):
             code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
             return replace(observation, error=Problem(code, _redacted(message, key) if message else None))
-        case Seen(word=word):
+        case TaskRecord(word=word):
             return replace(observation, word=_redacted(word, key, LONGEST_WORD) if word else word)
         case PollRejected(code=code, message=message):
             return PollRejected(_redacted(code, key, LONGEST_CODE), _redacted(message, key))
@@ -259,7 +259,7 @@ def _if_without(key: str, text: str | None) -> str | None:
     return None if key in text or key in unquote(text) else text
 
 
-def _trouble(error: Exception, host: str, seconds: float) -> Trouble:
+def _trouble(error: Exception, host: str, seconds: float) -> TransientError:
     """Give an error of aiohttp's its code and a sentence of our own: its texts repeat URLs and Python's classes."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
@@ -280,7 +280,7 @@ def _trouble(error: Exception, host: str, seconds: float) -> Trouble:
             code, message = "connection_lost", f"{host} closed the connection without an answer"
         case _:
             code, message = "bad_answer", f"{host} did not answer with valid HTTP"
-    return Trouble(code, message)
+    return TransientError(code, message)
 
 
 def _why(error: OSError) -> str:

@@ -114,7 +114,7 @@ class WholeAnswer:
     body: bytes = field(repr=False)
 
 
-class Relay:
+class AmuxProxy:
     """Asks amux on behalf of apps. `configured_key` gives the amux key of the settings, None when there is none."""
 
     def __init__(

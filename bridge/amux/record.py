@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from bridge.amux.lenient_json import clean
-from bridge.core.model import Problem, Seen, TaskStatus, VideoMetadata
+from bridge.core.model import Problem, TaskRecord, TaskStatus, VideoMetadata
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def is_of_another_task(record: Record, task_id: str) -> bool:
     return named != task_id and isinstance(named, str) and clean(named).strip() not in ("", task_id)
 
 
-def read_record(record: Record, document: Record, *, task_id: str, base_url: str) -> Seen:
+def read_record(record: Record, document: Record, *, task_id: str, base_url: str) -> TaskRecord:
     """What a record says; `document` is the whole answer, whose `message` may be a failure's only reason.
 
     URL, format and metadata are a success's, the error is a failure's: beside other statuses they are not believed.
@@ -70,7 +70,7 @@ def read_record(record: Record, document: Record, *, task_id: str, base_url: str
     status = _STATUSES.get(word, TaskStatus.UNKNOWN)
     progress = _progress(record.get("progress"))
     if status is TaskStatus.COMPLETED:
-        return Seen(
+        return TaskRecord(
             status,
             progress,
             _video_url(record, task_id, base_url),
@@ -79,7 +79,7 @@ def read_record(record: Record, document: Record, *, task_id: str, base_url: str
             finished_at=_finished_at(record),
         )
     if status is TaskStatus.FAILED:
-        return Seen(status, progress, error=_failure(record, document), finished_at=_finished_at(record))
+        return TaskRecord(status, progress, error=_failure(record, document), finished_at=_finished_at(record))
     return _running(word, progress)
 
 
@@ -98,10 +98,10 @@ def code_of(value: Any) -> str | int | None:
 
 
 @lru_cache(maxsize=1024)
-def _running(word: str, progress: int | None) -> Seen:
+def _running(word: str, progress: int | None) -> TaskRecord:
     """What nearly every poll says: made once for each word and progress, for a frozen object costs 2 µs to make."""
     status = _STATUSES.get(word, TaskStatus.UNKNOWN)
-    return Seen(status, progress, word=word if status is TaskStatus.UNKNOWN else None)
+    return TaskRecord(status, progress, word=word if status is TaskStatus.UNKNOWN else None)
 
 
 def _has_status(value: Record) -> bool:

@@ -14,10 +14,10 @@ from bridge.core.model import (
     KeyRefused,
     Observation,
     PollRejected,
-    SlowDown,
     TaskForbidden,
     TaskNotFound,
-    Trouble,
+    Throttled,
+    TransientError,
 )
 
 _UNKNOWN_TASK = frozenset({"task_not_exist", "task_not_found"})
@@ -52,26 +52,26 @@ def _told(content_type: str, body: bytes, task_id: str, base_url: str) -> Observ
     try:
         document = read_json(body)
     except ValueError:
-        return Trouble("bad_json", "amux answered with JSON that cannot be read")
+        return TransientError("bad_json", "amux answered with JSON that cannot be read")
     record = record_in(document)
     if record is None:
         reason = text_of(document.get("message"), LONGEST_MESSAGE) if isinstance(document, dict) else None
-        return Trouble("no_record", _sentence("amux told nothing of the task", reason))
+        return TransientError("no_record", _sentence("amux told nothing of the task", reason))
     if is_of_another_task(record, task_id):
-        return Trouble("wrong_task", "amux told of another task")
+        return TransientError("wrong_task", "amux told of another task")
     return read_record(record, document, task_id=task_id, base_url=base_url)
 
 
-def _no_json(content_type: str, body: bytes) -> Trouble:
+def _no_json(content_type: str, body: bytes) -> TransientError:
     """A page in the record's place is a wrong base URL's sign, or that of a proxy's sign-in.
 
     Transient as any trouble, but the operator should hear of it as of other wrong base URLs: `misrouted`.
     """
     if not body:
-        return Trouble("empty_body", "amux answered without a body")
+        return TransientError("empty_body", "amux answered without a body")
     if _media_type(content_type) == "html":
-        return Trouble("html", "amux answered with a web page: is the base URL right?", misrouted=True)
-    return Trouble("wrong_content_type", "amux answered with something that is not JSON")
+        return TransientError("html", "amux answered with a web page: is the base URL right?", misrouted=True)
+    return TransientError("wrong_content_type", "amux answered with something that is not JSON")
 
 
 def _refused(status: int, error: _AmuxError | None, task_id: str, retry_after: float | None) -> Observation:
@@ -80,11 +80,11 @@ def _refused(status: int, error: _AmuxError | None, task_id: str, retry_after: f
     if status == 401:
         return KeyRefused(_sentence("amux refused the key", reason))
     if status == 429:
-        return SlowDown(_sentence("amux asks for fewer requests", reason), retry_after)
+        return Throttled(_sentence("amux asks for fewer requests", reason), retry_after)
     if 400 <= status < 500 and status not in (408, 425):
         return _rejected(status, error, task_id)
     # A redirect, never followed, is a wrong base URL's sign too: http for https, or a name that moved.
-    return Trouble(f"http_{status}", _sentence(f"amux answered {status}", reason), misrouted=300 <= status < 400)
+    return TransientError(f"http_{status}", _sentence(f"amux answered {status}", reason), misrouted=300 <= status < 400)
 
 
 def _rejected(status: int, error: _AmuxError | None, task_id: str) -> Observation:
@@ -95,7 +95,7 @@ def _rejected(status: int, error: _AmuxError | None, task_id: str) -> Observatio
     """
     if error is None or (status == 404 and error.code not in _UNKNOWN_TASK):
         message = f"amux answered {status}, not as it does for a task: is the base URL right?"
-        return Trouble(f"http_{status}", message, misrouted=True)
+        return TransientError(f"http_{status}", message, misrouted=True)
     if status in (400, 404) and error.code in _UNKNOWN_TASK:
         return TaskNotFound(_sentence("amux knows no such task", error.message))
     if status == 403:

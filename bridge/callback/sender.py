@@ -19,10 +19,10 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from bridge.aio.timeouts import TimeLimits
+from bridge.aio.timeouts import TimeoutSweep
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
 from bridge.core.errors import InvalidRequest, TargetRefused
-from bridge.core.model import Answer, Answered, Refused, Unanswered
+from bridge.core.model import Answer, Answered, NoAnswer, RefusedTarget
 from bridge.core.retry_after import retry_after_seconds
 from bridge.core.targets import Address, Target, bracketed
 
@@ -68,7 +68,7 @@ class Sender:
         self._guard = guard
         self._clock = clock
         self._wall_clock = wall_clock
-        self._limits = TimeLimits(timeout_seconds, asyncio.get_running_loop().time)
+        self._limits = TimeoutSweep(timeout_seconds, asyncio.get_running_loop().time)
         self._kept = _session(self._open_socket, user_agent, ssl_context, keep=True)
         self._single = _session(self._open_socket, user_agent, ssl_context, keep=False)
 
@@ -95,18 +95,18 @@ class Sender:
         try:
             target = self._guard.parse(url)
         except (TargetRefused, InvalidRequest) as refused:
-            return Refused(str(refused))
+            return RefusedTarget(str(refused))
         try:
             with limit:
                 addresses = await self._guard.addresses(target)
                 response = await self._first_response(target, addresses, headers, body, limit.at)
         except (NameUnresolved, TargetRefused) as error:
             code = "target_refused" if isinstance(error, TargetRefused) else error.code
-            return Unanswered(code, str(error))
+            return NoAnswer(code, str(error))
         except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError) as error:
             return _unanswered(error, target)
         except TimeoutError:
-            return Unanswered("timeout", f"{target.host_key} did not answer within {self._limits.seconds:g} s")
+            return NoAnswer("timeout", f"{target.host_key} did not answer within {self._limits.seconds:g} s")
         return await self._read(response, limit.at)
 
     async def _first_response(
@@ -281,7 +281,7 @@ def _session(
     )
 
 
-def _unanswered(error: Exception, target: Target) -> Unanswered:
+def _unanswered(error: Exception, target: Target) -> NoAnswer:
     """Give an error of aiohttp's its code and a sentence of our own: its texts repeat URLs and Python's classes."""
     host = target.host_key
     match error:
@@ -299,7 +299,7 @@ def _unanswered(error: Exception, target: Target) -> Unanswered:
             code, message = "connection_lost", f"{host} closed the connection without an answer"
         case _:
             code, message = "bad_answer", f"{host} did not answer with valid HTTP"
-    return Unanswered(code, message)
+    return NoAnswer(code, message)
 
 
 def _why(error: Exception) -> str:

@@ -17,11 +17,11 @@ from bridge.core.model import (
     KeyRefused,
     Observation,
     PollRejected,
-    Seen,
-    SlowDown,
     TaskForbidden,
     TaskNotFound,
-    Trouble,
+    TaskRecord,
+    Throttled,
+    TransientError,
 )
 from bridge.settings.settings import Settings, cautions, load, unknown_names
 
@@ -109,11 +109,11 @@ def _meaning(seen: Observation) -> tuple[bool, str]:
     match seen:
         case TaskNotFound() | TaskForbidden():
             return True, "amux takes it: it says that a task which cannot exist is not there"
-        case KeyRefused(message=message) | Trouble(message=message) | PollRejected(message=message):
+        case KeyRefused(message=message) | TransientError(message=message) | PollRejected(message=message):
             return False, message
-        case SlowDown(message=message):
+        case Throttled(message=message):
             return False, f"{message}; so nothing is known of the key"
-        case Seen():
+        case TaskRecord():
             return False, "amux tells of a task that cannot exist; is AMUX_BASE_URL amux's?"
 
 

@@ -14,7 +14,7 @@ from bridge.cli.errors import CommandFailed
 from bridge.cli.terminal import printable
 from bridge.settings.settings import Client, load_client
 
-PATIENCE_SECONDS = 15.0  # a bridge answers within 5 s, whatever its store does
+CALL_TIMEOUT_SECONDS = 15.0  # a bridge answers within 5 s, whatever its store does
 
 
 class BridgeUnreachable(CommandFailed):
@@ -47,7 +47,7 @@ class BridgeApi:
         """
         try:
             async with (
-                asyncio.timeout(PATIENCE_SECONDS + holds),
+                asyncio.timeout(CALL_TIMEOUT_SECONDS + holds),
                 self._session.request(
                     method,
                     self.url + path,

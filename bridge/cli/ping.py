@@ -17,7 +17,7 @@ from bridge.cli.signing_secrets import secrets_that_sign
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
 from bridge.core.event import ping_id, ping_payload
-from bridge.core.model import Answered, Problem, Refused, Unanswered
+from bridge.core.model import Answered, NoAnswer, Problem, RefusedTarget
 from bridge.core.signing import signed_headers
 from bridge.core.targets import TargetPolicy
 from bridge.service.sockets import own_addresses
@@ -40,7 +40,9 @@ def run(given: Namespace) -> int:
     return 0
 
 
-async def _ping(settings: Settings, url: str, *, dry_run: bool) -> tuple[Answered | Unanswered | Refused | None, float]:
+async def _ping(
+    settings: Settings, url: str, *, dry_run: bool
+) -> tuple[Answered | NoAnswer | RefusedTarget | None, float]:
     """The answer, and how long it took; None for a target that may be sent to, after judging only."""
     resolver = SystemResolver()
     guard = Guard(policy_of(settings), resolver)
@@ -80,7 +82,7 @@ def policy_of(settings: Settings) -> TargetPolicy:
     )
 
 
-def _why(answer: Answered | Unanswered | Refused | None, error: Problem) -> str:
+def _why(answer: Answered | NoAnswer | RefusedTarget | None, error: Problem) -> str:
     if isinstance(answer, Answered) and answer.status in {401, 403}:
         return f"{error.message}; it may not know the secret that signs here (`amux-bridge secret show`)"
     return str(error.message)

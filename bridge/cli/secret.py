@@ -53,9 +53,9 @@ def _rotate() -> tuple[Mapping[str, Any], list[str]]:
     from bridge.store.rotating import reseal
 
     settings = load()
-    database, sealer = open_database(settings.database_url, settings.encryption_keys)
+    database, cipher = open_database(settings.database_url, settings.encryption_keys)
     with closing(database):
-        done = reseal(database, sealer)
+        done = reseal(database, cipher)
     older = max(0, len(settings.encryption_keys) - 1)
     told = f"sealed anew under the newest key: {_number(done.watches, 'watch', 'watches')} with secrets of their own, "
     told += f"{_number(done.secrets, 'secret', 'secrets')} of the database's"

@@ -18,9 +18,9 @@ def secrets_that_sign(settings: Settings) -> Sequence[Secret]:
     from bridge.store.open import open_database
     from bridge.store.own_secrets import signing_secret
 
-    database, sealer = open_database(settings.database_url, settings.encryption_keys)
+    database, cipher = open_database(settings.database_url, settings.encryption_keys)
     with closing(database):
-        [found] = database.transaction(lambda connection: signing_secret(connection, [sealer]))
+        [found] = database.transaction(lambda connection: signing_secret(connection, [cipher]))
     if isinstance(found, Exception):
         raise found
     return [parse_secret(found)]

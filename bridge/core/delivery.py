@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from bridge.core.model import Answer, Answered, Problem, Refused, Unanswered
+from bridge.core.model import Answer, Answered, NoAnswer, Problem, RefusedTarget
 from bridge.core.schedule import LONGEST_RETRY_AFTER, RetryPolicy, stretched
 
 GONE = 410
@@ -46,7 +46,7 @@ def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, ji
             return Delivered()
         case Answered(status=status) if status == GONE:
             return Dead(Problem("gone", "the receiver answered 410 Gone"))
-        case Refused(reason=reason):
+        case RefusedTarget(reason=reason):
             return Dead(Problem("callback_refused", reason))
     error = problem_of(answer)
     delay = policy.delay_after(attempts)
@@ -61,9 +61,9 @@ def problem_of(answer: Answer) -> Problem:
     match answer:
         case Answered(status=status):
             return Problem(f"http_{status}", f"the receiver answered {status}")
-        case Unanswered(code=code, message=message):
+        case NoAnswer(code=code, message=message):
             return Problem(code, message)
-        case Refused(reason=reason):
+        case RefusedTarget(reason=reason):
             return Problem("callback_refused", reason)
 
 
@@ -73,7 +73,7 @@ def host_failures_after(answer: Answer, failures: int) -> int:
     A target that a rule refuses says nothing about the host.
     """
     match answer:
-        case Refused():
+        case RefusedTarget():
             return failures
         case Answered(status=status) if status not in HOST_TROUBLE:
             return 0

@@ -87,7 +87,7 @@ class VideoMetadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TaskRecord:
     """A task record, in any of amux's forms.
 
     `status` is UNKNOWN for the word "unknown" and for words we don't know; `word` then holds it (else null).
@@ -135,7 +135,7 @@ class KeyRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class SlowDown:
+class Throttled:
     """A 429; `retry_after` in seconds from now, null when amux did not say."""
 
     message: str
@@ -143,7 +143,7 @@ class SlowDown:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class TransientError:
     """Anything that says nothing of the task: time-outs, 5xx, HTML, bad JSON, an empty record.
 
     `misrouted` marks answers that a wrong base URL or a proxy gives (404s and 4xx without amux's JSON error).
@@ -154,14 +154,16 @@ class Trouble:
     misrouted: bool = False
 
 
-Observation: TypeAlias = Seen | TaskNotFound | TaskForbidden | PollRejected | KeyRefused | SlowDown | Trouble
+Observation: TypeAlias = (
+    TaskRecord | TaskNotFound | TaskForbidden | PollRejected | KeyRefused | Throttled | TransientError
+)
 
 
 # --- tasks and watches --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Strikes:
+class RefusalCounts:
     """How often in a row each kind of refusal came; a good answer clears them, trouble leaves them alone."""
 
     not_found: int = 0
@@ -169,7 +171,7 @@ class Strikes:
     rejected: int = 0
 
 
-NO_STRIKES = Strikes()
+NO_REFUSALS = RefusalCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
+class NoAnswer:
     """No answer: a refused connection, a time-out, a reset, a name that did not resolve or resolved badly."""
 
     code: str
@@ -243,13 +245,13 @@ class Unanswered:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedTarget:
     """A literal address or a rule refuses the target: no later attempt can succeed."""
 
     reason: str
 
 
-Answer: TypeAlias = Answered | Unanswered | Refused
+Answer: TypeAlias = Answered | NoAnswer | RefusedTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class OwedDelivery:
+class PendingDelivery:
     """One pending delivery that this process holds a lease on: everything its next attempt needs."""
 
     id: str

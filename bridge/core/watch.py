@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bridge.core.model import (
-    NO_STRIKES,
+    NO_REFUSALS,
     KeyRefused,
     Observation,
     Outcome,
     PollRejected,
     Problem,
-    Seen,
-    SlowDown,
-    Strikes,
+    RefusalCounts,
     TaskForbidden,
     TaskNotFound,
+    TaskRecord,
     TaskSnapshot,
     TaskStatus,
-    Trouble,
+    Throttled,
+    TransientError,
 )
 
 NOT_FOUND_IN_A_ROW = 3
@@ -37,11 +37,11 @@ class Ending:
     error: Problem | None = None
 
 
-def strikes_after(strikes: Strikes, observation: Observation) -> Strikes:
+def refusals_after(strikes: RefusalCounts, observation: Observation) -> RefusalCounts:
     """Count refusals in a row: a task record clears them, and trouble that says nothing of the task leaves them."""
     match observation:
-        case Seen():
-            return NO_STRIKES
+        case TaskRecord():
+            return NO_REFUSALS
         case TaskNotFound():
             return replace(strikes, not_found=strikes.not_found + 1)
         case TaskForbidden():
@@ -54,7 +54,7 @@ def strikes_after(strikes: Strikes, observation: Observation) -> Strikes:
 
 def snapshot_after(task: TaskSnapshot, observation: Observation) -> TaskSnapshot:
     """The task as last seen: what an answer leaves out stays as it was, and only a record changes anything."""
-    if not isinstance(observation, Seen):
+    if not isinstance(observation, TaskRecord):
         return task
     status = _status_after(task.status, observation)
     progress = task.progress if observation.progress is None else observation.progress
@@ -66,7 +66,7 @@ def snapshot_after(task: TaskSnapshot, observation: Observation) -> TaskSnapshot
     return TaskSnapshot(status, progress, observation.url, observation.format, observation.metadata, error)
 
 
-def _status_after(status: TaskStatus, seen: Seen) -> TaskStatus:
+def _status_after(status: TaskStatus, seen: TaskRecord) -> TaskStatus:
     if seen.status is not TaskStatus.UNKNOWN:
         return seen.status
     # amux's own "unknown" before anything else is a task that waits; a word we don't know says nothing at all.
@@ -75,14 +75,14 @@ def _status_after(status: TaskStatus, seen: Seen) -> TaskStatus:
 
 
 def ending_after(
-    task: TaskSnapshot, strikes: Strikes, observation: Observation, watch_began: float, now: float
+    task: TaskSnapshot, strikes: RefusalCounts, observation: Observation, watch_began: float, now: float
 ) -> Ending | None:
     """Decide whether an observation ends a watch that began at `watch_began`, and how.
 
     `task` and `strikes` already hold the observation. None: the watch stays active.
     """
     match observation:
-        case Seen() if task.status in TERMINAL:
+        case TaskRecord() if task.status in TERMINAL:
             return Ending(TERMINAL[task.status], task, task.error)
         case TaskNotFound(message=message):
             patient = now < watch_began + NOT_FOUND_GRACE
@@ -113,9 +113,9 @@ def timed_out(task: TaskSnapshot, last_error: Problem | None, timeout_seconds: f
 
 def problem_in(observation: Observation) -> Problem | None:
     """What an observation that is no task record says went wrong, as a watch shows it; None for a record."""
-    if isinstance(observation, Seen):
+    if isinstance(observation, TaskRecord):
         return None
-    if isinstance(observation, PollRejected | Trouble):
+    if isinstance(observation, PollRejected | TransientError):
         return Problem(observation.code or "poll_rejected", observation.message)
     return Problem(_TROUBLE_CODES[type(observation)], observation.message)
 
@@ -123,6 +123,6 @@ def problem_in(observation: Observation) -> Problem | None:
 _TROUBLE_CODES: Mapping[type[Observation], str] = {
     TaskNotFound: "task_not_found",
     TaskForbidden: "task_forbidden",
-    SlowDown: "slowed_down",
+    Throttled: "slowed_down",
     KeyRefused: "key_refused",
 }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
 from bridge.core.model import Attempt
-from bridge.delivery.fairness import Held, Host
-from bridge.store.records import Tried
+from bridge.delivery.fairness import ClaimedDelivery, HostQueue
+from bridge.store.records import AttemptResult
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
@@ -21,32 +21,32 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries of what the store
 
 
 @dataclass(slots=True, eq=False)
-class Record:
+class AttemptRecord:
     """An attempt that is over and has to be written; times are Unix seconds.
 
     `asked_again`: a retry was asked for while it was under way, and has changed the verdict.
     """
 
-    held: Held
-    host: Host
+    held: ClaimedDelivery
+    host: HostQueue
     attempt: Attempt
     verdict: Verdict
     at: float
     host_changed: bool
     asked_again: bool = False
 
-    def tried(self) -> Tried:
+    def tried(self) -> AttemptResult:
         """The record as the store takes it, under the newest claim and with the host's newest count."""
         owed = self.held.owed
         failures = self.host.failures if self.host_changed else None
-        return Tried(
+        return AttemptResult(
             *(owed.id, owed.lease, self.attempt, self.verdict, owed.host, self.at),
             host_failures=failures,
             round_attempts=owed.round_attempts,
         )
 
 
-class Recorder:
+class AttemptWriter:
     """Writes records. `written` and `lost` are told of each that is done with, `healed` when the store writes again.
 
     What ends within 20 ms is written together, the first at once: a commit for each record costs 10 times as much.
@@ -57,8 +57,8 @@ class Recorder:
         self,
         store: Store,
         *,
-        written: Callable[[Record], None],
-        lost: Callable[[Record], None],
+        written: Callable[[AttemptRecord], None],
+        lost: Callable[[AttemptRecord], None],
         healed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
@@ -67,9 +67,9 @@ class Recorder:
         self._lost = lost
         self._healed = healed
         self._clock = clock
-        self._unwritten: dict[str, Record] = {}
-        self._fresh: list[Record] = []  # of those, what was not tried yet
-        self._refused: dict[str, Record] = {}  # of those, what waits for the next try
+        self._unwritten: dict[str, AttemptRecord] = {}
+        self._fresh: list[AttemptRecord] = []  # of those, what was not tried yet
+        self._refused: dict[str, AttemptRecord] = {}  # of those, what waits for the next try
         self._refusing = False
         self._pause = FIRST_PAUSE
         self._try_at = 0.0
@@ -87,7 +87,7 @@ class Recorder:
         """Whether another attempt could be recorded, as far as is known."""
         return not self._refusing and len(self._unwritten) < MOST_UNWRITTEN
 
-    def write(self, record: Record) -> None:
+    def write(self, record: AttemptRecord) -> None:
         """Write a record soon; one that the store refuses is kept and tried again."""
         self._unwritten[record.held.owed.id] = record
         self._fresh.append(record)
@@ -131,7 +131,7 @@ class Recorder:
         if self._refused:
             self._rest()
 
-    async def _try(self, records: Sequence[Record]) -> BridgeError | None:
+    async def _try(self, records: Sequence[AttemptRecord]) -> BridgeError | None:
         """Write records, and put aside those that the store refuses; why it refuses the first of them."""
         refusal: BridgeError | None = None
         while records:
@@ -140,7 +140,7 @@ class Recorder:
                 results = await self._store.record_attempts([record.tried() for record in records])
             except StoreUnavailable as error:
                 results = [error] * len(records)
-            again: list[Record] = []
+            again: list[AttemptRecord] = []
             for record, lease, result in zip(records, leases, results, strict=True):
                 if not isinstance(result, BridgeError):
                     self._end(record, self._written, result)
@@ -154,7 +154,9 @@ class Recorder:
             records = again
         return refusal
 
-    def _end(self, record: Record, told: Callable[[Record], None], verdict: Verdict | None = None) -> None:
+    def _end(
+        self, record: AttemptRecord, told: Callable[[AttemptRecord], None], verdict: Verdict | None = None
+    ) -> None:
         """A record is durable, or its claim is gone; a fault in telling so is told, and keeps no other record back."""
         del self._unwritten[record.held.owed.id]
         try:

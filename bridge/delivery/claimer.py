@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from bridge.core.errors import StoreUnavailable
-from bridge.core.model import OwedDelivery
-from bridge.delivery.fairness import Host, Hosts
+from bridge.core.model import PendingDelivery
+from bridge.delivery.fairness import HostQueue, HostQueues
 from bridge.store.outbox import COUNTED_PER_HOST
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
@@ -21,7 +21,7 @@ LONGEST_SLEEP = 5.0  # seconds: another replica's death, or a claim whose answer
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds after a store that did not answer
 
 
-class Backlog:
+class Claimer:
     """Claims what is due, and gives back what cannot be sent.
 
     `accept` takes what was claimed, with the monotonic time before the claim; `open` says whether to claim at all.
@@ -30,9 +30,9 @@ class Backlog:
     def __init__(  # noqa: PLR0913  a shell's collaborators and limits
         self,
         store: Store,
-        hosts: Hosts,
+        hosts: HostQueues,
         *,
-        accept: Callable[[Sequence[OwedDelivery], float], None],
+        accept: Callable[[Sequence[PendingDelivery], float], None],
         is_open: Callable[[], bool],
         lease_seconds: float,
         clock: Callable[[], float],
@@ -44,7 +44,7 @@ class Backlog:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._known: dict[str, int] = {}  # due and unclaimed, as of the last look, less what was claimed since
-        self._returns: list[OwedDelivery] = []
+        self._returns: list[PendingDelivery] = []
         self._asked = True
         self._look_at = clock()
         self._rest_until = clock()
@@ -65,12 +65,12 @@ class Backlog:
         """A delivery of ours will be due at `at` (Unix seconds)."""
         self._look_at = min(self._look_at, self._clock() + max(0.0, at - self._store.now()))
 
-    def room_for(self, host: Host) -> None:
+    def room_for(self, host: HostQueue) -> None:
         """A slot of this host became free."""
         if self._known.get(host.name) and self._hosts.wants_more(host) and self._clock() >= self._rest_until:
             self.due.set()
 
-    def give_back(self, owed: Sequence[OwedDelivery]) -> None:
+    def give_back(self, owed: Sequence[PendingDelivery]) -> None:
         """Release claims: due again at once, for this replica or another."""
         if owed:
             self._returns += owed

@@ -9,21 +9,21 @@ from contextlib import suppress
 
 from bridge.callback.sender import Sender
 from bridge.core.delivery import RetryAt, host_failures_after
-from bridge.core.model import TERMINAL_EVENTS, Answered, OwedDelivery
+from bridge.core.model import TERMINAL_EVENTS, Answered, PendingDelivery
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Secret, SigningKey
-from bridge.delivery.attempt import Attempts, Sent, attempt_row, verdict_of
-from bridge.delivery.attempt_writer import Record, Recorder
-from bridge.delivery.claimer import Backlog
-from bridge.delivery.fairness import Held, Host, Hosts, Standing
-from bridge.delivery.reporting import Report
-from bridge.store.group_commit import PATIENCE_SECONDS
+from bridge.delivery.attempt import AttemptRunner, Sent, attempt_row, verdict_of
+from bridge.delivery.attempt_writer import AttemptRecord, AttemptWriter
+from bridge.delivery.claimer import Claimer
+from bridge.delivery.fairness import ClaimedDelivery, HostHealth, HostQueue, HostQueues
+from bridge.delivery.reporting import DeliveryReporter
+from bridge.store.group_commit import CALL_TIMEOUT_SECONDS
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
 _log = get_logger("delivery")
 
-RECORD_SECONDS = PATIENCE_SECONDS + 1.0  # an attempt's record may take the store's patience; 1 s for a stalled loop
+RECORD_SECONDS = CALL_TIMEOUT_SECONDS + 1.0  # an attempt's record may take the store's patience; 1 s for a stalled loop
 LEASE_MARGIN = 15.0
 """What a claim lasts beyond an attempt, in seconds: 4 for the claim's own answer, 5 for the record (see above), and the
 rest for waiting in memory, where a host's line is no longer than what it takes in 5. Where other replicas live on, a
@@ -62,11 +62,11 @@ class Deliverer:
         self._clock, self._random = clock, random
         self._needs = attempt_seconds + RECORD_SECONDS
         self._lease_seconds = attempt_seconds + LEASE_MARGIN
-        self._hosts = Hosts(concurrency, per_host)
-        self._attempts = Attempts(sender, secrets, signing_key, store.now)
-        self._report = Report(metrics)
-        self._recorder = Recorder(store, written=self._written, lost=self._lost, healed=self._pump, clock=clock)
-        self._backlog = Backlog(
+        self._hosts = HostQueues(concurrency, per_host)
+        self._attempts = AttemptRunner(sender, secrets, signing_key, store.now)
+        self._report = DeliveryReporter(metrics)
+        self._recorder = AttemptWriter(store, written=self._written, lost=self._lost, healed=self._pump, clock=clock)
+        self._backlog = Claimer(
             store,
             self._hosts,
             accept=self._accept,
@@ -74,10 +74,14 @@ class Deliverer:
             lease_seconds=self._lease_seconds,
             clock=clock,
         )
-        self._held: dict[str, Held] = {}  # what waits, is being sent or is unwritten: one delivery is held once
-        self._sights: dict[str, list[Held]] = {}  # by watch: status events that wait, which its end supersedes
+        self._held: dict[
+            str, ClaimedDelivery
+        ] = {}  # what waits, is being sent or is unwritten: one delivery is held once
+        self._sights: dict[
+            str, list[ClaimedDelivery]
+        ] = {}  # by watch: status events that wait, which its end supersedes
         self._workers: set[asyncio.Task[None]] = set()
-        self._idle: list[asyncio.Future[Held]] = []
+        self._idle: list[asyncio.Future[ClaimedDelivery]] = []
         self._loops: list[asyncio.Task[None]] = []
         self._draining = False
         self._progress = asyncio.Event()
@@ -91,15 +95,15 @@ class Deliverer:
         ]
         self.wake()
 
-    def hand_over(self, owed: Sequence[OwedDelivery]) -> None:
+    def hand_over(self, owed: Sequence[PendingDelivery]) -> None:
         """Take deliveries that the store claimed for us a moment ago: send, let wait or release. Never blocks."""
         self.forget(one.watch_id for one in owed if one.type in TERMINAL_EVENTS)
         now, wall = self._clock(), self._store.now()
-        returns: list[OwedDelivery] = []
+        returns: list[PendingDelivery] = []
         for one in owed:
             # The claim is as old as the event; the store had its patience, so never younger than we know.
-            age = max(PATIENCE_SECONDS, wall - one.created_at)
-            held = Held(one, now - age + self._store.delivery_lease_seconds - self._needs)
+            age = max(CALL_TIMEOUT_SECONDS, wall - one.created_at)
+            held = ClaimedDelivery(one, now - age + self._store.delivery_lease_seconds - self._needs)
             host = self._hosts.get(one.host)
             if held.begins_before <= now or not self._takes(host):
                 returns.append(one)
@@ -146,7 +150,7 @@ class Deliverer:
 
     # --- what is held ---------------------------------------------------------------------------------------------
 
-    def _accept(self, owed: Sequence[OwedDelivery], claimed_from: float) -> None:
+    def _accept(self, owed: Sequence[PendingDelivery], claimed_from: float) -> None:
         """Hold what was claimed out of the outbox; `claimed_from` (monotonic) is before the claim."""
         begins_before = claimed_from + self._lease_seconds - self._needs
         for one in owed:
@@ -155,30 +159,30 @@ class Deliverer:
                 known.owed, known.begins_before = one, begins_before
                 self._recorder.renewed(one.id)
             else:
-                self._hold(self._hosts.get(one.host), Held(one, begins_before))
+                self._hold(self._hosts.get(one.host), ClaimedDelivery(one, begins_before))
 
-    def _takes(self, host: Host) -> bool:
+    def _takes(self, host: HostQueue) -> bool:
         if self._draining:
             return False
         return self._hosts.may_wait(host) or (not host.waiting and self._is_open() and self._hosts.may_begin(host))
 
-    def _hold(self, host: Host, held: Held) -> None:
+    def _hold(self, host: HostQueue, held: ClaimedDelivery) -> None:
         self._held[held.owed.id] = held
         if held.owed.type not in TERMINAL_EVENTS:
             self._sights.setdefault(held.owed.watch_id, []).append(held)
         self._hosts.put(host, held)
         self._pump()
 
-    def _no_longer_waits(self, held: Held) -> None:
+    def _no_longer_waits(self, held: ClaimedDelivery) -> None:
         if held.owed.type not in TERMINAL_EVENTS and (waiting := self._sights.get(held.owed.watch_id)):
             waiting.remove(held)
             if not waiting:
                 del self._sights[held.owed.watch_id]
 
-    def _superseded(self, watch_id: str) -> list[Held]:
+    def _superseded(self, watch_id: str) -> list[ClaimedDelivery]:
         return [held for held in self._sights.get(watch_id, ()) if self._hosts.take(held)]
 
-    def _drop(self, those: Sequence[Held]) -> None:
+    def _drop(self, those: Sequence[ClaimedDelivery]) -> None:
         """Let go, unsent, of what was taken out of the waiting line. The store passes over claims that are gone."""
         for held in those:
             self._no_longer_waits(held)
@@ -200,7 +204,7 @@ class Deliverer:
                 self._workers.add(worker)
                 worker.add_done_callback(self._workers.discard)
 
-    def _take(self) -> Held | None:
+    def _take(self) -> ClaimedDelivery | None:
         """Take the next delivery that may begin, and its host's slot."""
         while self._is_open() and (found := self._hosts.next()):
             host, held = found
@@ -212,7 +216,7 @@ class Deliverer:
             return held
         return None
 
-    async def _deliver_for_ever(self, held: Held) -> None:
+    async def _deliver_for_ever(self, held: ClaimedDelivery) -> None:
         """Deliver this one and what is taken or given later: no new asyncio task for each."""
         while True:
             try:
@@ -228,22 +232,22 @@ class Deliverer:
                 return
             held = following
 
-    async def _given(self) -> Held | None:
+    async def _given(self) -> ClaimedDelivery | None:
         """Wait for something to deliver; None when this worker is not needed."""
         if self._draining or len(self._idle) >= IDLE_WORKERS:
             return None
-        given: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        given: asyncio.Future[ClaimedDelivery] = asyncio.get_running_loop().create_future()
         self._idle.append(given)
         return await given
 
-    async def _deliver(self, held: Held) -> None:
+    async def _deliver(self, held: ClaimedDelivery) -> None:
         # The slot is free again before the record is durable: a commit must not hold a host up, and how much may be
         # unwritten is the recorder's to say.
         record = await self._attempt(held)
         self._recorder.write(record)
         self._backlog.room_for(record.host)
 
-    async def _attempt(self, held: Held) -> Record:
+    async def _attempt(self, held: ClaimedDelivery) -> AttemptRecord:
         """Send once and free the slot; what came of it."""
         host = self._hosts.get(held.owed.host)
         failures_before, failures, seconds, answered = host.failures, host.failures, 0.0, False
@@ -259,26 +263,26 @@ class Deliverer:
             self._progress.set()
         record = self._record(held, host, sent, changed=failures != failures_before)
         self._report.ended(record, sent, failures_before, failures)
-        if host.standing is Standing.FAILING:
+        if host.standing is HostHealth.FAILING:
             self._drop(self._hosts.take_waiting(host))
         return record
 
-    def _record(self, held: Held, host: Host, sent: Sent, *, changed: bool) -> Record:
+    def _record(self, held: ClaimedDelivery, host: HostQueue, sent: Sent, *, changed: bool) -> AttemptRecord:
         verdict = verdict_of(sent, held.owed, self._policy, self._random())
         attempt = attempt_row(sent, held.owed, verdict)
-        return Record(held, host, attempt, verdict, sent.ended_at, changed)
+        return AttemptRecord(held, host, attempt, verdict, sent.ended_at, changed)
 
-    def _written(self, record: Record) -> None:
+    def _written(self, record: AttemptRecord) -> None:
         self._report.written(record)
         if isinstance(record.verdict, RetryAt):
             self._backlog.due_at(record.verdict.at)
         self._over(record)
 
-    def _lost(self, record: Record) -> None:
+    def _lost(self, record: AttemptRecord) -> None:
         self._report.lost(record)
         self._over(record)
 
-    def _over(self, record: Record) -> None:
+    def _over(self, record: AttemptRecord) -> None:
         self._held.pop(record.held.owed.id, None)
         self._progress.set()
         self._announce([record.held.owed.watch_id])

@@ -16,7 +16,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 from bridge.core.delivery import FAILURES_UNTIL_PROBING, attempts_at_a_time
-from bridge.core.model import OwedDelivery
+from bridge.core.model import PendingDelivery
 
 READY_OF_ONE_HOST = 256  # claimed and waiting in memory: at 4,000 a second a claim each 60 ms, not one for each
 READY_OF_NEW_HOST = 64  # not known to answer: a batch of settlements, and not more than a hanging host may hold up
@@ -28,7 +28,7 @@ HOSTS_IN_A_CLAIM = 128
 HOSTS_REMEMBERED = 10_000  # 300 bytes each; those that fail are kept beyond
 
 
-class Standing(IntEnum):
+class HostHealth(IntEnum):
     """How sure a host is to answer; larger is worse."""
 
     PROVEN = 0  # its last attempt was answered
@@ -37,11 +37,11 @@ class Standing(IntEnum):
     FAILING = 3  # asked by one attempt at a time
 
 
-SHARES: Mapping[Standing, float] = {
-    Standing.PROVEN: 1.0,
-    Standing.NEW: 7 / 8,
-    Standing.DOUBTED: 3 / 4,
-    Standing.FAILING: 1 / 2,
+SHARES: Mapping[HostHealth, float] = {
+    HostHealth.PROVEN: 1.0,
+    HostHealth.NEW: 7 / 8,
+    HostHealth.DOUBTED: 3 / 4,
+    HostHealth.FAILING: 1 / 2,
 }
 """The part of all slots that hosts of a standing, and of every worse one, hold at most together."""
 
@@ -49,27 +49,27 @@ _FAILURES = (0, 0, 1, FAILURES_UNTIL_PROBING)  # in a row, the fewest of each st
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class ClaimedDelivery:
     """A delivery that we have a lease on. A new claim of the same delivery replaces `owed` in place.
 
     `begins_before` (monotonic seconds) is when an attempt must have begun to be over and recorded within the lease.
     """
 
-    owed: OwedDelivery
+    owed: PendingDelivery
     begins_before: float
 
 
 @dataclass(slots=True, eq=False)
-class Host:
+class HostQueue:
     """One receiver, by name and port. `turn` grows with each attempt that begins anywhere; `pace` is in seconds."""
 
     name: str
     failures: int = 0
-    standing: Standing = Standing.NEW
+    standing: HostHealth = HostHealth.NEW
     busy: int = 0
     turn: int = 0
     pace: float = 0.0
-    waiting: deque[Held] = field(default_factory=deque)
+    waiting: deque[ClaimedDelivery] = field(default_factory=deque)
 
     @property
     def idle(self) -> bool:
@@ -77,20 +77,20 @@ class Host:
         return not self.busy and not self.waiting
 
 
-class Hosts:
+class HostQueues:
     """Every host's slots and its deliveries that wait for one; `concurrency` and `per_host` are at least 1."""
 
     def __init__(self, concurrency: int, per_host: int) -> None:
         self._per_host = per_host
-        self._limits = [attempts_at_a_time(_FAILURES[standing], per_host) for standing in Standing]
+        self._limits = [attempts_at_a_time(_FAILURES[standing], per_host) for standing in HostHealth]
         # A proven host's next attempt needs so many free slots for each that it has: 8 of 128, so that one has its 8.
         self._reserve = max(1, concurrency // (2 * per_host))
-        self._pools = [max(1, int(concurrency * SHARES[standing])) for standing in Standing]
+        self._pools = [max(1, int(concurrency * SHARES[standing])) for standing in HostHealth]
         # Asked as each attempt begins and ends, of few numbers: adding up took a tenth of an attempt.
         self._most = lru_cache(maxsize=4_096)(self._add_up)
-        self._busy = [0] * len(Standing)  # slots held, by the standing of who holds them
-        self._hosts: dict[str, Host] = {}
-        self._ring: OrderedDict[str, Host] = OrderedDict()  # those with something waiting, the next in turn first
+        self._busy = [0] * len(HostHealth)  # slots held, by the standing of who holds them
+        self._hosts: dict[str, HostQueue] = {}
+        self._ring: OrderedDict[str, HostQueue] = OrderedDict()  # those with something waiting, the next in turn first
         self._turns = 0
         self._none_may = False  # the last look found nothing to begin, and nothing has changed since
         self.ready = 0
@@ -106,27 +106,27 @@ class Hosts:
             if count:
                 self._judge(self.get(name), count)
 
-    def get(self, name: str) -> Host:
+    def get(self, name: str) -> HostQueue:
         """The host of that name and port."""
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = Host(name)
+            host = self._hosts[name] = HostQueue(name)
         return host
 
     # --- slots ----------------------------------------------------------------------------------------------------
 
-    def may_begin(self, host: Host) -> bool:
+    def may_begin(self, host: HostQueue) -> bool:
         """Whether another attempt of this host may begin now."""
         return host.busy < self._most(tuple(self._busy))[host.standing]
 
-    def begin(self, host: Host) -> None:
+    def begin(self, host: HostQueue) -> None:
         """Take a slot."""
         self._turns += 1
         host.turn = self._turns
         host.busy += 1
         self._busy[host.standing] += 1
 
-    def end(self, host: Host, failures: int, seconds: float, *, answered: bool) -> None:
+    def end(self, host: HostQueue, failures: int, seconds: float, *, answered: bool) -> None:
         """Give the slot of an attempt that took `seconds` back; `failures` in a row with it."""
         host.busy -= 1
         self._busy[host.standing] -= 1
@@ -135,18 +135,18 @@ class Hosts:
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    def may_wait(self, host: Host) -> bool:
+    def may_wait(self, host: HostQueue) -> bool:
         """Whether one more delivery may wait for this host."""
         return len(host.waiting) < min(self._patience(host), _line(READY_IN_ALL - self.ready))
 
-    def put(self, host: Host, held: Held) -> None:
+    def put(self, host: HostQueue, held: ClaimedDelivery) -> None:
         """Let a delivery wait, last in its host's line."""
         host.waiting.append(held)
         self._none_may = False
         self._ring[host.name] = host
         self.ready += 1
 
-    def next(self) -> tuple[Host, Held] | None:
+    def next(self) -> tuple[HostQueue, ClaimedDelivery] | None:
         """Take the next delivery whose host may begin an attempt; the host goes to the end of the ring."""
         if self._none_may:
             return None  # three of four calls: each attempt asks as it ends, is recorded and leaves its worker
@@ -166,7 +166,7 @@ class Hosts:
         self._none_may = True
         return None
 
-    def take(self, held: Held) -> bool:
+    def take(self, held: ClaimedDelivery) -> bool:
         """Take one delivery out of its host's line; whether it was there."""
         host = self.get(held.owed.host)
         if held not in host.waiting:
@@ -177,7 +177,7 @@ class Hosts:
             del self._ring[host.name]
         return True
 
-    def take_waiting(self, host: Host) -> list[Held]:
+    def take_waiting(self, host: HostQueue) -> list[ClaimedDelivery]:
         """Take all that waits for one host."""
         taken = list(host.waiting)
         host.waiting.clear()
@@ -185,13 +185,13 @@ class Hosts:
         self.ready -= len(taken)
         return taken
 
-    def take_all_waiting(self) -> list[Held]:
+    def take_all_waiting(self) -> list[ClaimedDelivery]:
         """Take all that waits."""
         return [held for host in list(self._ring.values()) for held in self.take_waiting(host)]
 
-    def take_late(self, now: float) -> list[Held]:
+    def take_late(self, now: float) -> list[ClaimedDelivery]:
         """Take what has waited too long to begin at `now` (monotonic seconds)."""
-        late: list[Held] = []
+        late: list[ClaimedDelivery] = []
         for host in list(self._ring.values()):
             if any(held.begins_before <= now for held in host.waiting):
                 for held in self.take_waiting(host):
@@ -203,9 +203,9 @@ class Hosts:
 
     # --- claiming -------------------------------------------------------------------------------------------------
 
-    def wants_more(self, host: Host) -> bool:
+    def wants_more(self, host: HostQueue) -> bool:
         """Whether a claim for this host is worth its transaction: half of its waiting room is empty."""
-        if host.standing is Standing.FAILING:
+        if host.standing is HostHealth.FAILING:
             return not host.waiting and self.may_begin(host)
         return len(host.waiting) * 2 <= self._patience(host)
 
@@ -257,28 +257,28 @@ class Hosts:
                 most.append(min(limit, free // (pool - free) + 1) if pool > free else limit)
         return most
 
-    def _patience(self, host: Host) -> int:
+    def _patience(self, host: HostQueue) -> int:
         """How many deliveries may wait for a host: what it takes in five seconds, as far as that is known."""
         match host.standing:
-            case Standing.FAILING:
+            case HostHealth.FAILING:
                 return 0
-            case Standing.DOUBTED:
+            case HostHealth.DOUBTED:
                 return self._per_host
-            case Standing.NEW:
+            case HostHealth.NEW:
                 return READY_OF_NEW_HOST
         by_pace = self._per_host * READY_SECONDS / max(host.pace, 0.001)
         return max(1, int(min(READY_OF_ONE_HOST, by_pace)))
 
-    def _judge(self, host: Host, failures: int, *, answered: bool = False) -> None:
+    def _judge(self, host: HostQueue, failures: int, *, answered: bool = False) -> None:
         host.failures = failures
         if failures >= FAILURES_UNTIL_PROBING:
-            standing = Standing.FAILING
+            standing = HostHealth.FAILING
         elif failures:
-            standing = Standing.DOUBTED
-        elif answered or host.standing is not Standing.NEW:
-            standing = Standing.PROVEN
+            standing = HostHealth.DOUBTED
+        elif answered or host.standing is not HostHealth.NEW:
+            standing = HostHealth.PROVEN
         else:
-            standing = Standing.NEW
+            standing = HostHealth.NEW
         self._none_may = False
         self._busy[host.standing] -= host.busy
         self._busy[standing] += host.busy

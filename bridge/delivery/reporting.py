@@ -4,9 +4,9 @@ import logging
 from typing import Any
 
 from bridge.core.delivery import FAILURES_UNTIL_PROBING, Dead, Delivered, RetryAt
-from bridge.core.model import TERMINAL_EVENTS, OwedDelivery, Problem
+from bridge.core.model import TERMINAL_EVENTS, PendingDelivery, Problem
 from bridge.delivery.attempt import Sent
-from bridge.delivery.attempt_writer import Record
+from bridge.delivery.attempt_writer import AttemptRecord
 from bridge.telemetry import Metrics, get_logger, rfc3339, without_query
 
 _log = get_logger("delivery")
@@ -14,18 +14,18 @@ _log = get_logger("delivery")
 TELL_FAILURES_EACH = 100  # a host that stays down is told of at 3, 100, 200, ... failures in a row
 
 
-class Report:
+class DeliveryReporter:
     """Counts and tells what attempts came to."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def began(self, owed: OwedDelivery, now: float) -> None:
+    def began(self, owed: PendingDelivery, now: float) -> None:
         """An attempt begins at `now` (Unix seconds)."""
         if owed.attempts == 0 and owed.type in TERMINAL_EVENTS:
             self._metrics.settle_to_first_attempt_seconds.observe(max(0.0, now - owed.created_at))
 
-    def ended(self, record: Record, sent: Sent, failures_before: int, failures: int) -> None:
+    def ended(self, record: AttemptRecord, sent: Sent, failures_before: int, failures: int) -> None:
         """An attempt is over, and its host has failed `failures` times in a row with it."""
         self._metrics.count_attempt(sent.answer)
         self._metrics.attempt_seconds.observe(sent.duration_seconds)
@@ -43,7 +43,7 @@ class Report:
         elif failures_before >= FAILURES_UNTIL_PROBING and failures == 0:
             _log.event("host_recovered", host=record.host.name, failures=failures_before)
 
-    def written(self, record: Record) -> None:
+    def written(self, record: AttemptRecord) -> None:
         """An attempt's record is durable."""
         owed = record.held.owed
         match record.verdict:
@@ -62,7 +62,7 @@ class Report:
                 pass  # its attempt's line says when
 
     @staticmethod
-    def _tell_attempt(record: Record, failures: int) -> None:
+    def _tell_attempt(record: AttemptRecord, failures: int) -> None:
         """A failed attempt's line; one that ends its delivery has its line when that is durable.
 
         Of a host's flood of failures `host_failing` tells, but for each delivery's first.
@@ -79,13 +79,13 @@ class Report:
             means="the callback stays owed, and is tried again then",
         )
 
-    def lost(self, record: Record) -> None:
+    def lost(self, record: AttemptRecord) -> None:
         """An attempt's result was dropped, for the claim it was made under is gone."""
         means = "its claim is gone: it was claimed anew, ended meanwhile, or this result had been written after all"
         _log.event("attempt_dropped", **_fields(record, record.attempt.error), means=means)
 
 
-def _fields(record: Record, error: Problem | None) -> dict[str, Any]:
+def _fields(record: AttemptRecord, error: Problem | None) -> dict[str, Any]:
     """What every line of a delivery has, under the API's names."""
     owed = record.held.owed
     return {

@@ -21,7 +21,7 @@ ADOPTED_AT_ONCE = 500
 _log = get_logger("replica_lease")
 
 
-class Membership:
+class ReplicaLease:
     """Keeps this replica's claim, and takes what is free.
 
     `owned` counts the tasks that are polled here, `take` is given one more with its own amux key, `lapse` stops
@@ -47,7 +47,7 @@ class Membership:
         self._clock = clock
         self._good_until = clock() + LEASE_SECONDS - MARGIN_SECONDS
         self._beats = 0
-        self._doubts = store.doubts
+        self._unconfirmed_writes = store.unconfirmed_writes
         self._leaving = False
         self.lapsed = False
 
@@ -83,7 +83,7 @@ class Membership:
         self._good_until = before + LEASE_SECONDS - MARGIN_SECONDS
         if self.lapsed:
             self.lapsed = False
-            self._doubts = -1
+            self._unconfirmed_writes = -1
             _log.event("lease_renewed", replica=self._store.replica.id)
             await self._load_doubtful()
         self._beats += 1
@@ -108,7 +108,7 @@ class Membership:
         try:
             keys = await self._store.keys_of(sorted({row.credential for row in found} - {CONFIGURED}))
         except StoreUnavailable:
-            self._doubts = -1  # they are ours by now, and nobody would look at them again
+            self._unconfirmed_writes = -1  # they are ours by now, and nobody would look at them again
             raise
         if self.lapsed or self._store.replica is not replica:
             return  # lost meanwhile; what is still ours is loaded with the rest
@@ -118,11 +118,11 @@ class Membership:
 
     async def _load_doubtful(self) -> None:
         """After a write whose end is not known, load the own tasks: one may be ours without our having heard of it."""
-        doubts = self._store.doubts
-        if doubts == self._doubts or self._leaving:
+        unconfirmed_writes = self._store.unconfirmed_writes
+        if unconfirmed_writes == self._unconfirmed_writes or self._leaving:
             return
         await self._resume()
-        self._doubts = doubts
+        self._unconfirmed_writes = unconfirmed_writes
         if self.lapsed:
             self._lapse()  # meanwhile: what was just loaded is not certain
 

@@ -13,7 +13,7 @@ IDEMPOTENCY_SECONDS = 86_400.0
 _log = get_logger("retention")
 
 
-class Janitor:
+class Retention:
     """Deletes final watches `retention_seconds` after their end, with events, deliveries, attempts and secrets."""
 
     def __init__(self, store: Store, *, retention_seconds: float, stopping: Callable[[], bool]) -> None:

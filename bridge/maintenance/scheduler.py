@@ -35,7 +35,7 @@ class Interval(IntervalTrigger):  # type: ignore[misc]  # 3.11 ships no types
         return following if following > now else now + self.interval
 
 
-class Clockwork:
+class Scheduler:
     """Runs jobs at intervals. `stepped` is called after the wall clock was set, with by how many seconds.
 
     A job that raises is told once, and once more when it works again: not at each of its turns.

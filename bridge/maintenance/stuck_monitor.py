@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Final
 
 from bridge.polling.state import LiveTask
-from bridge.polling.stats import Survey
+from bridge.polling.stats import PollingStats
 from bridge.store.dashboard_queries import WatchSearch
 from bridge.store.records import WatchView
 from bridge.store.store import Store
@@ -27,7 +27,7 @@ _MEANS: Final = {
 _log = get_logger("stuck_monitor")
 
 
-class Lookout:
+class StuckMonitor:
     """Looks at everything that waits. `survey` and `live` are the poller's, `store_trouble` says why a write fails."""
 
     def __init__(
@@ -35,13 +35,13 @@ class Lookout:
         store: Store,
         metrics: Metrics,
         *,
-        survey: Callable[[int], Awaitable[Survey]],
+        stats: Callable[[int], Awaitable[PollingStats]],
         live: Callable[[str], LiveTask | None],
         store_trouble: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._store = store
         self._metrics = metrics
-        self._survey = survey
+        self._stats = stats
         self._live = live
         self._store_trouble = store_trouble
         self._refuses = False
@@ -52,7 +52,7 @@ class Lookout:
         """Set the figures and tell what is new; call it every 15 s. Raises StoreUnavailable."""
         metrics = self._metrics
         self._tell_store(await self._store_trouble())
-        found = await self._survey(EACH + 1)
+        found = await self._stats(EACH + 1)
         for reason, count in (("no_answer", found.failing), ("late", found.late), ("key_rests", found.held)):
             metrics.stuck_tasks[reason].set(count)
         await self._tell(found)
@@ -72,7 +72,7 @@ class Lookout:
             _log.event("store_takes_writes")
         self._refuses = reason is not None
 
-    async def _tell(self, found: Survey) -> None:
+    async def _tell(self, found: PollingStats) -> None:
         total = found.failing + found.late + found.held
         if total > EACH:
             self._tell_many(found, total)
@@ -89,7 +89,7 @@ class Lookout:
             for view in views:
                 self._tell_stuck(view, "key_rests" if view.task.row in found.resting else "")
 
-    def _tell_many(self, found: Survey, total: int) -> None:
+    def _tell_many(self, found: PollingStats, total: int) -> None:
         self._told.clear()
         if total < 2 * self._many:
             return

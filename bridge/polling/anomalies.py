@@ -2,7 +2,7 @@
 
 import logging
 
-from bridge.core.model import Observation, Seen, SlowDown, Trouble
+from bridge.core.model import Observation, TaskRecord, Throttled, TransientError
 from bridge.telemetry import Metrics, get_logger
 
 MOST_WORDS = 100  # told once each: a vendor that puts numbers into its words must not fill the log
@@ -14,20 +14,20 @@ CLOCK_SKEW_SECONDS = 5.0
 _log = get_logger("polling")
 
 
-class Signs:
+class Anomalies:
     """Notes what is strange, tells it once, and counts it."""
 
     __slots__ = ("_metrics", "_words", "misrouted")
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self.misrouted: Trouble | None = None  # the last answer, while answers look as if they were not amux's
+        self.misrouted: TransientError | None = None  # the last answer, while answers look as if they were not amux's
         self._words: set[str] = set()
 
     def read(self, said: Observation, task_id: str) -> None:
         """Look at an answer."""
         match said:
-            case Trouble(misrouted=True):
+            case TransientError(misrouted=True):
                 if self.misrouted is None:
                     _log.event(
                         "misrouted",
@@ -38,13 +38,13 @@ class Signs:
                         means="no watch ends by it; polls go on, rarer",
                     )
                 self.misrouted = said
-            case Trouble() | SlowDown():
+            case TransientError() | Throttled():
                 pass  # it may come from anyone in between, and proves nothing
             case _:
                 if self.misrouted is not None:
                     self.misrouted = None
                     _log.event("routed_again", task_id=task_id)
-        if isinstance(said, Seen) and said.word is not None and said.word.lower() != "unknown":
+        if isinstance(said, TaskRecord) and said.word is not None and said.word.lower() != "unknown":
             self._unknown_word(said.word, task_id)
 
     def _unknown_word(self, word: str, task_id: str) -> None:

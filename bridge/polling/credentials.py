@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from bridge.aio.clocks import Clocks
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
-from bridge.polling.state import Credential, CredentialState, Phase, PolledTask, Standing, Verdict
+from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, Phase, PolledTask
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics, get_logger
 
@@ -39,7 +39,7 @@ class Credentials:
         credential.tasks -= 1
         if credential.tasks <= 0 and not credential.configured and self._all.get(credential.name) is credential:
             del self._all[credential.name]
-            self._count(-1 if credential.standing is Standing.PAUSED else 0)
+            self._count(-1 if credential.standing is CredentialState.PAUSED else 0)
 
     def forget(self) -> None:
         """Every task is gone."""
@@ -50,13 +50,13 @@ class Credentials:
     def judge(self, task: PolledTask, said: Observation, now: float) -> bool:
         """What an answer means for its task's credential, told once; true when it is good again."""
         credential = task.credential
-        was_paused, since = credential.standing is Standing.PAUSED, credential.since
+        was_paused, since = credential.standing is CredentialState.PAUSED, credential.since
         verdict = credential.judge(task, said, now, self._policy)
-        if verdict is Verdict.SAME:
+        if verdict is CredentialChange.SAME:
             return False
-        self._count((verdict is Verdict.PAUSED) - was_paused)
+        self._count((verdict is CredentialChange.PAUSED) - was_paused)
         rest = round(max(credential.resumes_at - now, 0.0), 3)
-        if verdict is Verdict.RESUMED:
+        if verdict is CredentialChange.RESUMED:
             _log.event(
                 "credential_resumed",
                 credential=credential.name,
@@ -78,7 +78,7 @@ class Credentials:
     def probe_of_new_key(self, configured_key: Callable[[], str | None]) -> PolledTask | None:
         """The configured key's probe, when it waits and the key that was refused has been replaced."""
         credential = self._configured
-        if credential.standing is not Standing.PAUSED or credential.probe is None:
+        if credential.standing is not CredentialState.PAUSED or credential.probe is None:
             return None
         if credential.probe.phase is not Phase.WAITING or credential.resumes_at <= self._clock():
             return None
@@ -87,10 +87,10 @@ class Credentials:
         credential.resumes_at = self._clock()
         return credential.probe
 
-    def states(self, clocks: Clocks) -> Sequence[CredentialState]:
+    def states(self, clocks: Clocks) -> Sequence[CredentialStatus]:
         """Each credential, the configured one first."""
         return [
-            CredentialState(
+            CredentialStatus(
                 each.name,
                 each.standing,
                 clocks.unix(each.since),
@@ -102,7 +102,7 @@ class Credentials:
 
     def degraded(self) -> list[str]:
         """A sentence while the configured key is refused."""
-        if self._configured.standing is not Standing.PAUSED:
+        if self._configured.standing is not CredentialState.PAUSED:
             return []
         return [f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"]
 

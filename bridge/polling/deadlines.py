@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bridge.aio.clocks import Clocks
 from bridge.core.errors import StoreUnavailable
-from bridge.polling.result_writer import StoreTrouble
+from bridge.polling.result_writer import StoreOutageLog
 from bridge.polling.state import PolledTask
 from bridge.store.records import Overdue
 from bridge.store.store import Store
@@ -23,7 +23,7 @@ class Deadlines:
         self._store = store
         self._tasks = tasks
         self._clocks = clocks
-        self._trouble = StoreTrouble(
+        self._trouble = StoreOutageLog(
             "watches past their deadline stay active until the store tells of them, asked every second"
         )
         self._after: Overdue | None = None

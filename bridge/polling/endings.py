@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.core.event import status_event, terminal_event
-from bridge.core.model import STATUS_EVENTS, Event, Observation, Problem, Strikes, TaskSnapshot, Watch
+from bridge.core.model import STATUS_EVENTS, Event, Observation, Problem, RefusalCounts, TaskSnapshot, Watch
 from bridge.core.watch import TERMINAL, Ending, ending_after, timed_out
 from bridge.polling.state import PolledTask
 from bridge.store.records import PollNote, Settlement, StatusChange
@@ -14,7 +14,7 @@ ContentUrl = Callable[[Watch, float], str | None]
 
 
 @dataclass(slots=True)
-class Sight:
+class StatusUpdate:
     """A status that has to be written; `news` is false when only a watch's first sight of it is owed."""
 
     task: PolledTask
@@ -22,7 +22,7 @@ class Sight:
 
 
 @dataclass(slots=True)
-class End:
+class PendingSettlement:
     """What may end a task's watches, kept until the store has it: the first terminal status wins.
 
     `observation` is None when only deadlines count; `began` is when its poll did, by the monotonic clock.
@@ -30,14 +30,14 @@ class End:
 
     task: PolledTask
     snapshot: TaskSnapshot
-    strikes: Strikes
+    strikes: RefusalCounts
     observation: Observation | None
     began: float
     error: Problem | None
     tries: int = 0
 
 
-def ending_of(watch: Watch, end: End, began_at: float, now: float) -> Ending | None:
+def ending_of(watch: Watch, end: PendingSettlement, began_at: float, now: float) -> Ending | None:
     """How a watch ends: by what the poll said, else by a deadline that had passed when the poll began.
 
     A poll that began before the deadline was not the last one: the watch stays, and the next is.
@@ -51,7 +51,9 @@ def ending_of(watch: Watch, end: End, began_at: float, now: float) -> Ending | N
     return None
 
 
-def settlement(end: End, note: PollNote, began_at: float, now: float, content_url: ContentUrl) -> Settlement:
+def settlement(
+    end: PendingSettlement, note: PollNote, began_at: float, now: float, content_url: ContentUrl
+) -> Settlement:
     """The write that ends what may end; times are Unix seconds."""
 
     def ending(watch: Watch) -> Ending | None:

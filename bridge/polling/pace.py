@@ -10,7 +10,7 @@ WINDOW_SECONDS = 1.05
 CATCH_UP_SECONDS = 0.05
 
 
-class Pace:
+class RateLimiter:
     """A rate limit without a clock of its own: moments are passed in, and never go back.
 
     `rate` is starts a second, above 0. A fraction counts as well: at 2.5 no second sees more than 2, and at 0.5 two

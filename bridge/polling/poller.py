@@ -10,25 +10,25 @@ import time
 from collections.abc import Callable, Sequence
 
 from bridge.aio.clocks import Clocks
-from bridge.aio.worker_pool import Workers
+from bridge.aio.worker_pool import WorkerPool
 from bridge.amux.client import AmuxClient
 from bridge.core.errors import StoreUnavailable
-from bridge.core.model import KeyRefused, Observation, OwedDelivery, Seen, Trouble, Watch
+from bridge.core.model import KeyRefused, Observation, PendingDelivery, TaskRecord, TransientError, Watch
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, ending_after
-from bridge.polling.anomalies import Signs
+from bridge.polling.anomalies import Anomalies
 from bridge.polling.credentials import Credentials
 from bridge.polling.deadlines import Deadlines
-from bridge.polling.endings import End, Sight, is_terminal
-from bridge.polling.result_writer import Recorder, Told
-from bridge.polling.schedule import Timetable
-from bridge.polling.state import CredentialState, LiveTask, Phase, PolledTask, Standing, shared, steps_of_loaded
-from bridge.polling.stats import Survey, survey
+from bridge.polling.endings import PendingSettlement, StatusUpdate, is_terminal
+from bridge.polling.result_writer import ResultWriter, Told
+from bridge.polling.schedule import PollSchedule
+from bridge.polling.state import CredentialState, CredentialStatus, LiveTask, Phase, PolledTask, shared, steps_of_loaded
+from bridge.polling.stats import PollingStats, polling_stats
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
-__all__ = ["CredentialState", "LiveTask", "Poller", "Standing"]
+__all__ = ["CredentialState", "CredentialStatus", "LiveTask", "Poller"]
 
 KEYS_AT_ONCE = 1_000
 NO_KEY = KeyRefused("no amux key is known here for this task")
@@ -52,7 +52,7 @@ class Poller:
         policy: PollPolicy,
         configured_key: Callable[[], str | None],
         content_url: Callable[[Watch, float], str | None],
-        hand_over: Callable[[Sequence[OwedDelivery]], None],
+        hand_over: Callable[[Sequence[PendingDelivery]], None],
         announce: Callable[[Sequence[str]], None],
         metrics: Metrics,
         concurrency: int,
@@ -67,9 +67,9 @@ class Poller:
         self._began = clock()
         self._clocks = Clocks(clock, store.now)
         self._tasks: dict[str, PolledTask] = {}
-        self._signs = Signs(metrics)
+        self._signs = Anomalies(metrics)
         self._credentials = Credentials(policy, metrics, clock)
-        self._timetable = Timetable(
+        self._schedule = PollSchedule(
             policy,
             self._credentials,
             rate_per_second=rate_per_second,
@@ -79,9 +79,9 @@ class Poller:
             expired=self._expired,
         )
         told = Told(hand_over, announce, content_url, metrics)
-        self._recorder = Recorder(store, told, clocks=self._clocks, written=self._written)
+        self._recorder = ResultWriter(store, told, clocks=self._clocks, written=self._written)
         self._deadlines = Deadlines(store, self._tasks, self._clocks)
-        self._workers: Workers[PolledTask] = Workers(concurrency, self._timetable.take, self._poll, "poller-poll")
+        self._workers: WorkerPool[PolledTask] = WorkerPool(concurrency, self._schedule.take, self._poll, "poller-poll")
         self._concurrency = concurrency
         self._to_look_at: set[PolledTask] = set()
         self._draining = False
@@ -90,7 +90,7 @@ class Poller:
 
     async def start(self) -> None:
         """Load the own open tasks and spread their first polls over one interval. Raises StoreUnavailable."""
-        self._timetable.spread([task for row in await self._load() if (task := self._new(*row)) is not None])
+        self._schedule.spread([task for row in await self._load() if (task := self._new(*row)) is not None])
 
     def add(self, task: TaskRow, api_key: str | None = None) -> None:
         """Poll a task from now on; one that is known keeps its schedule, and may owe a sight.
@@ -106,17 +106,17 @@ class Poller:
             return
         if new.polls:
             # It was another's: a dead replica's tasks come by the thousand, and must not all be due in 5 s.
-            self._timetable.plan_anywhere(new)
+            self._schedule.schedule_soon(new)
             return
         new.watched_since = self._clock()
-        self._timetable.plan(new, new.watched_since + self._policy.delay_after(0, self._random()))
+        self._schedule.plan(new, new.watched_since + self._policy.delay_after(0, self._random()))
 
     def drop(self, task_row: str) -> None:
         """Poll a task no more: it has closed in the store, or is another's."""
         task = self._tasks.pop(task_row, None)
         if task is None:
             return
-        self._timetable.leave(task, Phase.DROPPED)
+        self._schedule.leave(task, Phase.DROPPED)
         self._to_look_at.discard(task)
         self._credentials.left(task.credential)
 
@@ -132,7 +132,7 @@ class Poller:
 
     def forget_all(self) -> None:
         """Ownership is lost: drop everything, also what is under way."""
-        self._timetable.forget(self._tasks.values())
+        self._schedule.forget(self._tasks.values())
         self._tasks.clear()
         self._to_look_at.clear()
         self._recorder.forget()
@@ -141,7 +141,7 @@ class Poller:
         """Begin nothing more, let polls and writes under way end within so many seconds, then cancel them."""
         until = self._clock() + seconds
         self._draining = True
-        self._timetable.stop()
+        self._schedule.stop()
         await self._workers.finish(seconds)
         await self._recorder.finish(until - self._clock())
 
@@ -149,7 +149,7 @@ class Poller:
 
     def tick(self) -> None:
         """Begin what is due; call it every 50 ms. Between ticks a timer of our own does the same in time."""
-        self._timetable.try_new_key(self._configured_key)
+        self._schedule.try_new_key(self._configured_key)
         self._workers.wake()
         self._recorder.tick()
 
@@ -173,7 +173,7 @@ class Poller:
             said = NO_KEY if key is None else await self._client.poll(task.task_id, key)
         except Exception as error:  # noqa: BLE001  a fault of ours costs one poll, never a worker or the task
             _log.event("poll_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
-            said = Trouble("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
+            said = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
         now = self._clock()
         self._count(said, started - task.due, now - started)
         if task.phase is Phase.POLLING:  # not dropped meanwhile
@@ -186,7 +186,12 @@ class Poller:
     def _answered(self, task: PolledTask, said: Observation, started: float, now: float) -> None:
         """Carry an answer to where it belongs. Nearly every one says "still running", and that is the first branch."""
         known = task.snapshot
-        if type(said) is Seen and said.status is known.status and said.word is None and known.status not in TERMINAL:
+        if (
+            type(said) is TaskRecord
+            and said.status is known.status
+            and said.word is None
+            and known.status not in TERMINAL
+        ):
             if (
                 (said.progress is not None and said.progress != known.progress)
                 or task.failures
@@ -194,25 +199,25 @@ class Poller:
             ):
                 self._note(task, said, now)
             if task.credential.resting:
-                self._timetable.judge(task, said, now)
+                self._schedule.judge(task, said, now)
             if not task.sight_owed and task.overdue_at is None:
                 due = now + self._policy.delay_after(task.steps, self._random())
                 if self._to_look_at:
                     self._free(task, due)
                 else:
-                    self._timetable.plan(task, due)
+                    self._schedule.plan(task, due)
                 return
             status_changed = False
         else:
             self._note(task, said, now)
-            self._timetable.judge(task, said, now)
+            self._schedule.judge(task, said, now)
             status_changed = task.snapshot.status is not known.status
         task.due = now + self._delay(task, said)
         began = task.watched_since
         last = task.overdue_at is not None and started >= task.overdue_at
         if last or ending_after(task.snapshot, task.strikes, said, began, now) is not None:
             self._end(task, said, started, now)
-        elif type(said) is Seen and (status_changed or task.sight_owed):
+        elif type(said) is TaskRecord and (status_changed or task.sight_owed):
             self._record(task, news=status_changed)
         else:
             self._free(task, task.due)
@@ -224,7 +229,7 @@ class Poller:
     def _delay(self, task: PolledTask, said: Observation) -> float:
         jitter = self._random()
         delay = self._policy.delay_after(task.steps, jitter)
-        if type(said) is Trouble:
+        if type(said) is TransientError:
             # Never sooner than without trouble: 100,000 tasks that have slowed down would come back as a storm.
             return max(delay, self._policy.delay_after_trouble(task.failures, jitter))
         return delay
@@ -233,16 +238,16 @@ class Poller:
 
     def _end(self, task: PolledTask, said: Observation | None, began: float, now: float) -> None:
         """Have the watches settled that end by an answer, or by their deadline when `said` is the last one or None."""
-        if isinstance(said, Seen) and said.finished_at is not None and is_terminal(task.snapshot):
+        if isinstance(said, TaskRecord) and said.finished_at is not None and is_terminal(task.snapshot):
             self._signs.detected(self._store.now() - said.finished_at, now - task.watched_since)
-        self._timetable.leave(task, Phase.WRITING)
+        self._schedule.leave(task, Phase.WRITING)
         if said is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
-        self._recorder.put(End(task, task.snapshot, task.strikes, said, began, task.present_error))
+        self._recorder.put(PendingSettlement(task, task.snapshot, task.strikes, said, began, task.present_error))
 
     def _record(self, task: PolledTask, *, news: bool) -> None:
-        self._timetable.leave(task, Phase.WRITING)
-        self._recorder.put(Sight(task, news))
+        self._schedule.leave(task, Phase.WRITING)
+        self._recorder.put(StatusUpdate(task, news))
 
     def _written(self, task: PolledTask, closed: bool) -> None:  # noqa: FBT001  the recorder's one call
         if closed:
@@ -262,7 +267,7 @@ class Poller:
             task.due, task.phase = due, Phase.HELD
             self._hurry(task, self._clock(), 0.0)
         else:
-            self._timetable.plan(task, due)
+            self._schedule.plan(task, due)
 
     def _hurry_all(self, tasks: list[PolledTask]) -> None:
         """Last polls: at once, or over one interval when a restart finds more of them than we poll at a time."""
@@ -287,7 +292,7 @@ class Poller:
         if had_its_last or task.credential.resting:
             self._end(task, None, now, now)
         elif task.phase is not Phase.WAITING or task.due > now + delay:
-            self._timetable.put(task, now + delay)
+            self._schedule.put(task, now + delay)
 
     # --- their parts ----------------------------------------------------------------------------------------------
 
@@ -308,7 +313,7 @@ class Poller:
             return
         found = [task for row in rows if (task := self._new(*row)) is not None]
         _log.event("tasks_found", level=logging.WARNING, count=len(found))
-        self._timetable.spread(found)
+        self._schedule.spread(found)
 
     def _new(self, row: TaskRow, api_key: str | None) -> PolledTask | None:
         """A task as it is kept in memory; None for one that is known."""
@@ -348,13 +353,13 @@ class Poller:
             return self._clock()
         return max(task.due, task.credential.resumes_at)
 
-    def credentials(self) -> Sequence[CredentialState]:
+    def credentials(self) -> Sequence[CredentialStatus]:
         """The keys in use, by name, and how amux takes each."""
         return self._credentials.states(self._clocks)
 
-    async def survey(self, most_stuck: int) -> Survey:
+    async def stats(self, most_stuck: int) -> PollingStats:
         """How all tasks fare, and the rows of the worst; looked through in a thread, for there may be 100,000."""
-        return await asyncio.to_thread(survey, list(self._tasks.values()), self._clock(), most_stuck)
+        return await asyncio.to_thread(polling_stats, list(self._tasks.values()), self._clock(), most_stuck)
 
     def degraded(self) -> list[str]:
         """What an operator has to mend at amux or in the settings: a sentence each."""

@@ -8,11 +8,11 @@ from heapq import heappop, heappush
 from itertools import count
 
 from bridge.aio.clocks import Clocks
-from bridge.aio.worker_pool import Workers
+from bridge.aio.worker_pool import WorkerPool
 from bridge.core.errors import LostClaim, StoreUnavailable
-from bridge.core.model import OwedDelivery, Problem, Watch
+from bridge.core.model import PendingDelivery, Problem, Watch
 from bridge.core.schedule import stretched
-from bridge.polling.endings import ContentUrl, End, Sight, is_terminal, settlement, status_change
+from bridge.polling.endings import ContentUrl, PendingSettlement, StatusUpdate, is_terminal, settlement, status_change
 from bridge.polling.state import Phase, PolledTask
 from bridge.store.records import Changed, PollNote
 from bridge.store.store import Store
@@ -30,13 +30,13 @@ _log = get_logger("polling")
 class Told:
     """Who hears of what was written: the deliverer, those who wait for a watch, and the metrics."""
 
-    hand_over: Callable[[Sequence[OwedDelivery]], None]
+    hand_over: Callable[[Sequence[PendingDelivery]], None]
     announce: Callable[[Sequence[str]], None]
     content_url: ContentUrl
     metrics: Metrics
 
 
-class StoreTrouble:
+class StoreOutageLog:
     """A store that does not answer, told once and then now and then, however many calls fail.
 
     `means` says what it means for watches, and when it is tried again.
@@ -71,23 +71,27 @@ class StoreTrouble:
             self._failures = 0
 
 
-class Recorder:
+class ResultWriter:
     """A queue of writes and its workers. `written(task, closed)` gives a task back, to be polled on or dropped."""
 
     def __init__(
         self, store: Store, told: Told, *, clocks: Clocks, written: Callable[[PolledTask, bool], None]
     ) -> None:
-        self._trouble = StoreTrouble("what amux said is kept, and written when the store answers: each try within 5 s")
+        self._trouble = StoreOutageLog(
+            "what amux said is kept, and written when the store answers: each try within 5 s"
+        )
         self._store = store
         self._told = told
         self._clocks = clocks
         self._written = written
-        self._ready: deque[Sight | End] = deque()
-        self._later: list[tuple[float, int, End]] = []
+        self._ready: deque[StatusUpdate | PendingSettlement] = deque()
+        self._later: list[tuple[float, int, PendingSettlement]] = []
         self._numbers = count()
-        self._workers: Workers[Sight | End] = Workers(WRITERS, self._take, self._write, "poller-write")
+        self._workers: WorkerPool[StatusUpdate | PendingSettlement] = WorkerPool(
+            WRITERS, self._take, self._write, "poller-write"
+        )
 
-    def put(self, write: Sight | End) -> None:
+    def put(self, write: StatusUpdate | PendingSettlement) -> None:
         """Have a task's change written; until then the task is not polled."""
         write.task.phase = Phase.WRITING
         self._ready.append(write)
@@ -112,17 +116,17 @@ class Recorder:
             means = "their tasks are open in the store: the next owner asks amux again"
             _log.event("endings_unwritten", level=logging.ERROR, count=unwritten, means=means)
 
-    def _take(self) -> Sight | End | None:
+    def _take(self) -> StatusUpdate | PendingSettlement | None:
         if self._later and self._later[0][0] <= self._clocks.monotonic():
             return heappop(self._later)[2]
         return self._ready.popleft() if self._ready else None
 
-    async def _write(self, write: Sight | End) -> None:
+    async def _write(self, write: StatusUpdate | PendingSettlement) -> None:
         task = write.task
         if task.phase is Phase.DROPPED:
             return
         try:
-            if isinstance(write, Sight):
+            if isinstance(write, StatusUpdate):
                 changed = await self._record(write)
             else:
                 changed = await self._settle(write)
@@ -140,9 +144,9 @@ class Recorder:
             self._tell(write, changed)
             self._give_back(task, closed=changed.task_closed)
 
-    def _failed(self, write: Sight | End, error: StoreUnavailable) -> None:
+    def _failed(self, write: StatusUpdate | PendingSettlement, error: StoreUnavailable) -> None:
         now = self._clocks.monotonic()
-        if isinstance(write, Sight):
+        if isinstance(write, StatusUpdate):
             write.task.sight_owed = True  # the next sight writes it
             self._trouble.failed(error, now, waiting=len(self._later))
             self._give_back(write.task, closed=False)
@@ -158,13 +162,13 @@ class Recorder:
         if task.phase is Phase.WRITING:  # not dropped meanwhile
             self._written(task, closed)
 
-    async def _record(self, sight: Sight) -> Changed:
+    async def _record(self, sight: StatusUpdate) -> Changed:
         task = sight.task
         task.sight_owed = False  # before the write: a watch that registers during it sets it again
         change = status_change(task.row, task.snapshot, self._note(task, task.due), self._store.now())
         return await self._store.record_status(change)
 
-    async def _settle(self, end: End) -> Changed:
+    async def _settle(self, end: PendingSettlement) -> Changed:
         now = self._store.now()
         next_poll = None if is_terminal(end.snapshot) else end.task.due
         began_at = now - (self._clocks.monotonic() - end.began)
@@ -175,11 +179,11 @@ class Recorder:
         unix = self._clocks.unix
         return PollNote(task.polls, unix(task.started), unix(next_poll), task.error, unix(task.error_at))
 
-    def _tell(self, write: Sight | End, changed: Changed) -> None:
+    def _tell(self, write: StatusUpdate | PendingSettlement, changed: Changed) -> None:
         told = self._told
         if changed.owed:
             told.hand_over(changed.owed)
-        if isinstance(write, Sight) and write.news:
+        if isinstance(write, StatusUpdate) and write.news:
             task = write.task
             for watch_id in changed.touched:
                 _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=task.snapshot.status)

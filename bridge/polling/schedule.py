@@ -8,14 +8,14 @@ from math import inf
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
-from bridge.polling.pace import Pace
-from bridge.polling.state import Credential, Phase, PolledTask, Schedule
+from bridge.polling.pace import RateLimiter
+from bridge.polling.state import Credential, DueHeap, Phase, PolledTask
 
 TAKEN_OVER_WITHIN_SECONDS = 4.0  # 9 s of a dead replica's lease and 1 s of others' looks went by before
 SHORTEST_TIMER_SECONDS = 0.002  # what falls due within it begins together: one timer for many polls
 
 
-class Timetable:
+class PollSchedule:
     """Gives out the tasks that may be polled now, the longest due first.
 
     `ring` is called when one is due again; `expired` gets an overdue task whose credential rests: no last poll is
@@ -35,12 +35,12 @@ class Timetable:
     ) -> None:
         self._policy = policy
         self._credentials = credentials
-        self._pace = Pace(rate_per_second) if rate_per_second else None
+        self._rate_limiter = RateLimiter(rate_per_second) if rate_per_second else None
         self._clock = clock
         self._random = random
         self._ring = ring
         self._expired = expired
-        self._schedule = Schedule()
+        self._schedule = DueHeap()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = inf
         self._stopped = False
@@ -56,7 +56,7 @@ class Timetable:
         if self._stopped:
             return None
         now = self._clock()
-        pace = self._pace
+        pace = self._rate_limiter
         opens = now if pace is None else pace.opens_at(now)
         while opens <= now:
             task = self._schedule.pop_due(now)
@@ -140,7 +140,7 @@ class Timetable:
             for place, task in enumerate(group):
                 self.plan(task, now + (place + self._random()) / len(group) * span)
 
-    def plan_anywhere(self, task: PolledTask) -> None:
+    def schedule_soon(self, task: PolledTask) -> None:
         """Make a task due soon, but not at once: for tasks that come one by one and many at a time."""
         self.plan(task, self._clock() + self._random() * min(self._span(task), TAKEN_OVER_WITHIN_SECONDS))
 

@@ -6,20 +6,20 @@ from heapq import heappop, heappush
 from math import inf
 
 from bridge.core.model import (
-    NO_STRIKES,
+    NO_REFUSALS,
     UNSEEN,
     KeyRefused,
     Observation,
     Problem,
-    Seen,
-    SlowDown,
-    Strikes,
+    RefusalCounts,
+    TaskRecord,
     TaskSnapshot,
     TaskStatus,
-    Trouble,
+    Throttled,
+    TransientError,
 )
 from bridge.core.schedule import PollPolicy
-from bridge.core.watch import problem_in, snapshot_after, strikes_after
+from bridge.core.watch import problem_in, refusals_after, snapshot_after
 
 
 class Phase(Enum):
@@ -53,7 +53,7 @@ class PolledTask:
     due: float = 0.0
     entry: int = 0
     """The number of its entry in the heap; any other entry is stale."""
-    strikes: Strikes = NO_STRIKES
+    strikes: RefusalCounts = NO_REFUSALS
     failures: int = 0
     """Polls in a row that brought no record."""
     error: Problem | None = None
@@ -64,8 +64,8 @@ class PolledTask:
     def note(self, observation: Observation, now: float) -> None:
         """Take in what a poll said."""
         self.snapshot = shared(snapshot_after(self.snapshot, observation))
-        self.strikes = strikes_after(self.strikes, observation)
-        if isinstance(observation, Seen):
+        self.strikes = refusals_after(self.strikes, observation)
+        if isinstance(observation, TaskRecord):
             self.failures = 0
             return
         self.failures += 1
@@ -127,7 +127,7 @@ def steps_of_loaded(policy: PollPolicy, polls: int, ago: float) -> int:
 _MOST_GUESSED = 50  # a backoff of 1 never comes to its maximum
 
 
-class Schedule:
+class DueHeap:
     """A heap of (due, number, task). An entry that its task has left is passed over when its time comes."""
 
     __slots__ = ("_entries", "_heap")
@@ -172,7 +172,7 @@ class Schedule:
 SHORTEST_REST = 1.0  # seconds; "Retry-After: 0" for ever would have a probe follow its answer at once
 
 
-class Standing(StrEnum):
+class CredentialState(StrEnum):
     """How amux takes a key."""
 
     GOOD = "good"
@@ -180,7 +180,7 @@ class Standing(StrEnum):
     SLOWED = "slowed"
 
 
-class Verdict(StrEnum):
+class CredentialChange(StrEnum):
     """What an answer changed about a credential."""
 
     SAME = "same"
@@ -190,14 +190,14 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialState:
+class CredentialStatus:
     """A credential as operators see it. `name` is a fingerprint, never the key; times are Unix seconds.
 
     `resumes_at` is when amux is asked again, null for a good one.
     """
 
     name: str
-    state: Standing
+    state: CredentialState
     since: float | None
     resumes_at: float | None
     message: str | None
@@ -228,7 +228,7 @@ class Credential:
         self.name = name
         self.key = key
         self.configured = configured
-        self.standing = Standing.GOOD
+        self.standing = CredentialState.GOOD
         self.resting = False  # whether only the probe may be polled; asked three times a poll, so no property
         self.since: float | None = None
         self.resumes_at = -inf
@@ -241,37 +241,37 @@ class Credential:
         self.probe: PolledTask | None = None
         self.tasks = 0
 
-    def judge(self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy) -> Verdict:
+    def judge(self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy) -> CredentialChange:
         """Decide what an answer to a poll of `task` means for its credential.
 
         While it rests only the probe's answer counts: all others began before, and say what is known. Whatever amux
         says of the task (a record, not found, forbidden, rejected) it says to a key that it took.
         """
         if self.resting and task is not self.probe:
-            return Verdict.SAME
+            return CredentialChange.SAME
         match observation:
             case KeyRefused(message=message):
                 return self._refused(message, now, policy)
-            case SlowDown(message=message, retry_after=retry_after):
+            case Throttled(message=message, retry_after=retry_after):
                 return self._slowed(message, retry_after, now, policy)
-            case Trouble():
+            case TransientError():
                 if self.resting:  # it says nothing of the key: ask again after the same rest
                     self.resumes_at = now + self._same_rest(policy)
-                return Verdict.SAME
+                return CredentialChange.SAME
             case _:
-                return self._good(now) if self.resting else Verdict.SAME
+                return self._good(now) if self.resting else CredentialChange.SAME
 
-    def _refused(self, message: str, now: float, policy: PollPolicy) -> Verdict:
-        known = self.standing is Standing.PAUSED
+    def _refused(self, message: str, now: float, policy: PollPolicy) -> CredentialChange:
+        known = self.standing is CredentialState.PAUSED
         self.refusals += 1
         self.resumes_at = now + policy.pause_after(self.refusals)
         self.message = message
         if known:
-            return Verdict.SAME
-        self._stand(Standing.PAUSED, now)
-        return Verdict.PAUSED
+            return CredentialChange.SAME
+        self._stand(CredentialState.PAUSED, now)
+        return CredentialChange.PAUSED
 
-    def _slowed(self, message: str, retry_after: float | None, now: float, policy: PollPolicy) -> Verdict:
+    def _slowed(self, message: str, retry_after: float | None, now: float, policy: PollPolicy) -> CredentialChange:
         # A 429 soon after the last rest belongs to the same row: a limit below our need makes polls ever rarer.
         again = self.resting or now - self.resumed_at < policy.max_interval
         self.slowdowns = self.slowdowns + 1 if again else 1
@@ -279,22 +279,22 @@ class Credential:
         self.resumes_at = now + max(rest, min(SHORTEST_REST, policy.interval))
         self.message = message
         if self.resting:  # a paused one stays paused: a 429 may come before the key was looked at
-            return Verdict.SAME
-        self._stand(Standing.SLOWED, now)
-        return Verdict.SLOWED
+            return CredentialChange.SAME
+        self._stand(CredentialState.SLOWED, now)
+        return CredentialChange.SLOWED
 
     def _same_rest(self, policy: PollPolicy) -> float:
-        if self.standing is Standing.PAUSED:
+        if self.standing is CredentialState.PAUSED:
             return policy.pause_after(max(self.refusals, 1))
         return policy.slowdown(None, self.slowdowns)
 
-    def _good(self, now: float) -> Verdict:
-        self._stand(Standing.GOOD, None)
+    def _good(self, now: float) -> CredentialChange:
+        self._stand(CredentialState.GOOD, None)
         self.message = None
         self.refusals, self.resumes_at, self.resumed_at = 0, -inf, now
         self.refused_key = None
-        return Verdict.RESUMED
+        return CredentialChange.RESUMED
 
-    def _stand(self, standing: Standing, since: float | None) -> None:
+    def _stand(self, standing: CredentialState, since: float | None) -> None:
         self.standing, self.since = standing, since
-        self.resting = standing is not Standing.GOOD
+        self.resting = standing is not CredentialState.GOOD

@@ -13,7 +13,7 @@ LONGEST_POLL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class PollingStats:
     """What a look at all tasks found. A task is counted once: held by its key, else failing, else late.
 
     `errors` counts failing tasks by their last error's code, and `messages` has the message of one for each. `keys`
@@ -33,7 +33,7 @@ class Survey:
     resting: Sequence[str] = ()
 
 
-def survey(tasks: Iterable[PolledTask], now: float, most_stuck: int) -> Survey:
+def polling_stats(tasks: Iterable[PolledTask], now: float, most_stuck: int) -> PollingStats:
     """Look at every task once; `now` is monotonic. 100,000 take 30 ms, so not on the event loop's thread."""
     phases: Counter[Phase] = Counter()
     keys: Counter[str] = Counter()
@@ -57,7 +57,7 @@ def survey(tasks: Iterable[PolledTask], now: float, most_stuck: int) -> Survey:
             messages[code] = None if task.error is None else task.error.message
         elif _overdue_by(task, now) > 0:
             late.append((_overdue_by(task, now), task.row))
-    return Survey(
+    return PollingStats(
         tasks=phases.total(),
         failing=len(failing),
         late=len(late),

@@ -20,7 +20,7 @@ _SPOKEN: Body = {"duration": 5.0, "fps": 24, "width": 1280, "height": 720, "seed
 _USAGE: Body = {"completion_tokens": 108_900, "total_tokens": 108_900}
 
 
-class Stage(StrEnum):
+class TaskStage(StrEnum):
     """Where a task stands, in the stand-in's own words."""
 
     QUEUED = "queued"
@@ -31,21 +31,21 @@ class Stage(StrEnum):
     EXPIRED = "expired"
 
 
-_ENDS: Mapping[Outcome, Stage] = {
-    Outcome.COMPLETED: Stage.SUCCEEDED,
-    Outcome.FAILED: Stage.FAILED,
-    Outcome.CANCELLED: Stage.CANCELLED,
-    Outcome.EXPIRED: Stage.EXPIRED,
+_ENDS: Mapping[Outcome, TaskStage] = {
+    Outcome.COMPLETED: TaskStage.SUCCEEDED,
+    Outcome.FAILED: TaskStage.FAILED,
+    Outcome.CANCELLED: TaskStage.CANCELLED,
+    Outcome.EXPIRED: TaskStage.EXPIRED,
 }
-_FAILURES = frozenset({Stage.FAILED, Stage.CANCELLED, Stage.EXPIRED})
+_FAILURES = frozenset({TaskStage.FAILED, TaskStage.CANCELLED, TaskStage.EXPIRED})
 
 
-def _words(queued: str, running: str, succeeded: str, failed: str, *others: str) -> Mapping[Stage, str]:
+def _words(queued: str, running: str, succeeded: str, failed: str, *others: str) -> Mapping[TaskStage, str]:
     """A form's words; where it has none of its own for cancelled and expired, they are failures."""
-    return dict(zip(Stage, (queued, running, succeeded, failed, *(others or (failed, failed))), strict=True))
+    return dict(zip(TaskStage, (queued, running, succeeded, failed, *(others or (failed, failed))), strict=True))
 
 
-_WORDS: Mapping[str, Mapping[Stage, str]] = {
+_WORDS: Mapping[str, Mapping[TaskStage, str]] = {
     "A": _words("queued", "in_progress", "completed", "failed"),
     "B": _words("queued", "processing", "succeeded", "failed"),
     "C": _words("QUEUED", "IN_PROGRESS", "SUCCESS", "FAILURE"),
@@ -68,11 +68,11 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class TaskView:
     """A task at one moment; times are Unix seconds, 0 for what has not come yet."""
 
     task: Task
-    stage: Stage
+    stage: TaskStage
     queue_word: str
     """Form C's word for a task that waits: it has three."""
     progress: int
@@ -94,9 +94,9 @@ class Sight:
     def word(self, form: str) -> str:
         """The status in a form's words."""
         chosen = self.task.behaviour
-        if self.stage is Stage.RUNNING:
+        if self.stage is TaskStage.RUNNING:
             return chosen.running_word or _WORDS[form][self.stage]
-        if self.stage is not Stage.QUEUED:
+        if self.stage is not TaskStage.QUEUED:
             return chosen.final_word or _WORDS[form][self.stage]
         return self.queue_word if form == "C" else _WORDS[form][self.stage]
 
@@ -105,22 +105,22 @@ class Sight:
         return int(at * 1000) if self.task.behaviour.milliseconds else int(at)
 
 
-def look(task: Task, age: float, base_url: str) -> Sight:
+def look(task: Task, age: float, base_url: str) -> TaskView:
     """The task `age` seconds after its creation; `base_url` is where its URLs point to."""
     chosen = task.behaviour
     ran = age - chosen.queue_seconds
     if ran < 0:
         waited = age / chosen.queue_seconds if age > 0 else 0.0
         waiting = ("NOT_START", "SUBMITTED", "QUEUED")[min(2, int(3 * waited))]
-        return Sight(task, Stage.QUEUED, waiting, 0, 0, 0, None)
+        return TaskView(task, TaskStage.QUEUED, waiting, 0, 0, 0, None)
     started_at = task.created_at + chosen.queue_seconds
     if chosen.outcome is Outcome.NEVER:
-        return Sight(task, Stage.RUNNING, "QUEUED", 50, started_at, 0, None)
+        return TaskView(task, TaskStage.RUNNING, "QUEUED", 50, started_at, 0, None)
     if ran < chosen.run_seconds:
-        return Sight(task, Stage.RUNNING, "QUEUED", int(10 + 80 * ran / chosen.run_seconds), started_at, 0, None)
+        return TaskView(task, TaskStage.RUNNING, "QUEUED", int(10 + 80 * ran / chosen.run_seconds), started_at, 0, None)
     end = _ENDS[chosen.outcome]
-    url = video_url(task, base_url) if end is Stage.SUCCEEDED else None
-    return Sight(task, end, "QUEUED", 100, started_at, started_at + chosen.run_seconds, url)
+    url = video_url(task, base_url) if end is TaskStage.SUCCEEDED else None
+    return TaskView(task, end, "QUEUED", 100, started_at, started_at + chosen.run_seconds, url)
 
 
 def video_url(task: Task, base_url: str) -> str | None:
@@ -134,11 +134,11 @@ def video_url(task: Task, base_url: str) -> str | None:
             return other
 
 
-def document(sight: Sight) -> Body:
+def document(sight: TaskView) -> Body:
     """Form A, as amux's document has it."""
     chosen = sight.task.behaviour
     body: Body = {"task_id": sight.task.task_id, "status": sight.word("A")}
-    if sight.stage is Stage.SUCCEEDED:
+    if sight.stage is TaskStage.SUCCEEDED:
         if sight.url is not None:
             body["url"] = sight.url
         body |= {"format": "mp4", "metadata": _SPOKEN}
@@ -147,9 +147,9 @@ def document(sight: Sight) -> Body:
     return body
 
 
-def live(sight: Sight) -> Body:
+def live(sight: TaskView) -> Body:
     """Form B: a fresh answer of the vendor's; a failure's reason is the top-level message."""
-    done = sight.stage is Stage.SUCCEEDED
+    done = sight.stage is TaskStage.SUCCEEDED
     data: Body = {
         "task_id": sight.task.task_id,
         "status": sight.word("B"),
@@ -163,7 +163,7 @@ def live(sight: Sight) -> Body:
     return {"code": "success", "message": sight.task.behaviour.error_message if sight.shows_error else "", "data": data}
 
 
-def record(sight: Sight) -> Body:
+def record(sight: TaskView) -> Body:
     """Form C: the row of amux's database, with all that must never be passed on."""
     task, chosen = sight.task, sight.task.behaviour
     data: Body = {
@@ -187,7 +187,7 @@ def record(sight: Sight) -> Body:
     return {"code": "success", "message": "", "data": data}
 
 
-def openai_video(sight: Sight) -> Body:
+def openai_video(sight: TaskView) -> Body:
     """Form D: OpenAI's video object, also what a create call answers."""
     task = sight.task
     body: Body = {
@@ -201,7 +201,7 @@ def openai_video(sight: Sight) -> Body:
     }
     if sight.finished_at:
         body["completed_at"] = sight.stamp(sight.finished_at)
-    if sight.stage is Stage.SUCCEEDED:
+    if sight.stage is TaskStage.SUCCEEDED:
         body |= {"seconds": "5", "size": "1280x720", "usage": _USAGE}
     if url := _url_or_error(sight):
         body["metadata"] = {"url": url}
@@ -210,7 +210,7 @@ def openai_video(sight: Sight) -> Body:
     return body
 
 
-def volcano(sight: Sight) -> Body:
+def volcano(sight: TaskView) -> Body:
     """Form E: a vendor's raw body, as it stands inside form C's `data`."""
     task = sight.task
     body: Body = {
@@ -226,19 +226,19 @@ def volcano(sight: Sight) -> Body:
     return body
 
 
-def nothing(_sight: Sight) -> Body:
+def nothing(_sight: TaskView) -> Body:
     """Form F: amux has a record and tells nothing of it."""
     return {"code": "success", "data": None}
 
 
-def _url_or_error(sight: Sight) -> str | None:
+def _url_or_error(sight: TaskView) -> str | None:
     """The video's URL, or the error's text where older records keep it."""
     if sight.failed and sight.task.behaviour.error_in_url:
         return sight.task.behaviour.error_message
     return sight.url
 
 
-_FORMS: Mapping[str, Callable[[Sight], Body]] = {
+_FORMS: Mapping[str, Callable[[TaskView], Body]] = {
     "A": document,
     "B": live,
     "C": record,
@@ -248,6 +248,6 @@ _FORMS: Mapping[str, Callable[[Sight], Body]] = {
 }
 
 
-def render(form: str, sight: Sight) -> Body:
+def render(form: str, sight: TaskView) -> Body:
     """The task in one form, by its letter, A to F."""
     return _FORMS[form](sight)

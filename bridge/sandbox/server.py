@@ -25,7 +25,7 @@ from bridge.sandbox.faults import (
     nested_error,
     told,
 )
-from bridge.sandbox.forms import Stage, Task, document, look, openai_video, render
+from bridge.sandbox.forms import Task, TaskStage, document, look, openai_video, render
 from bridge.sandbox.video import MP4
 from bridge.sandbox.wanted import read_wanted
 
@@ -174,7 +174,7 @@ class Sandbox:
         if task is None:
             return self._reply(nested_error(404, "Task not found", "invalid_request_error"))
         sight = look(task, self._clock() - task.born, call.base_url)
-        if sight.stage is Stage.SUCCEEDED:
+        if sight.stage is TaskStage.SUCCEEDED:
             good = Answer(200, MP4, "video/mp4")
         else:
             message = f"Task is not completed yet, current status: {sight.word('C')}"

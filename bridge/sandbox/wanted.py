@@ -15,7 +15,7 @@ _FIELDS_WITHIN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CreateRequest:
     """A create request's fields that the stand-in reads; `sandbox` is not judged yet."""
 
     model: str
@@ -23,7 +23,7 @@ class Wanted:
     sandbox: object
 
 
-def read_wanted(content_type: str, body: bytes) -> Wanted:
+def read_wanted(content_type: str, body: bytes) -> CreateRequest:
     """Read a create request's body; `content_type` is the header, boundary and all.
 
     Raises `BehaviourError` with a sentence for people when it is neither JSON nor a form, or a field has a wrong type.
@@ -33,7 +33,7 @@ def read_wanted(content_type: str, body: bytes) -> Wanted:
     for name, text in (("model", model), ("prompt", prompt)):
         if not isinstance(text, str):
             raise BehaviourError(f"{name}: should be a string")
-    return Wanted(model, prompt, fields.get("sandbox"))
+    return CreateRequest(model, prompt, fields.get("sandbox"))
 
 
 def _from_json(body: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bridge import __version__
 from bridge.amux.client import AmuxClient
-from bridge.amux.proxy import Relay
+from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard, Resolver, SystemResolver
 from bridge.callback.sender import Sender
 from bridge.core.errors import BridgeError
@@ -21,10 +21,10 @@ from bridge.core.signing import Secret, parse_secret
 from bridge.core.targets import TargetPolicy
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
 from bridge.maintenance.health import Health
-from bridge.maintenance.replica_lease import BEAT_SECONDS, LOOK_SECONDS, Membership
-from bridge.maintenance.retention import Janitor
-from bridge.maintenance.scheduler import Clockwork
-from bridge.maintenance.stuck_monitor import Lookout
+from bridge.maintenance.replica_lease import BEAT_SECONDS, LOOK_SECONDS, ReplicaLease
+from bridge.maintenance.retention import Retention
+from bridge.maintenance.scheduler import Scheduler
+from bridge.maintenance.stuck_monitor import StuckMonitor
 from bridge.polling.poller import Poller
 from bridge.service.sockets import base_url, bind, own_addresses
 from bridge.settings.settings import Settings
@@ -34,12 +34,12 @@ from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import REDACTOR, Metrics, get_logger
 from bridge.telemetry.history import SAMPLE_SECONDS, History
-from bridge.watches.change_notifier import Waiting
-from bridge.watches.registration import Intake, Timeouts
+from bridge.watches.change_notifier import ChangeNotifier
+from bridge.watches.registration import RegistrationService, TimeoutLimits
 from bridge.web.app import make_app, make_runner
 from bridge.web.auth import Access
-from bridge.web.context import DropIn, Services
-from bridge.web.dashboard.context import Page
+from bridge.web.context import AppContext, DropIn
+from bridge.web.dashboard.context import DashboardContext
 from bridge.web.dashboard.sessions import KEY_PURPOSE as PAGE_KEY_PURPOSE
 from bridge.web.dashboard.sessions import Sessions
 
@@ -49,7 +49,7 @@ DELIVERY_TICK_SECONDS = 0.25
 DEADLINES_SECONDS = 1.0
 LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
-LOOKOUT_SECONDS = 15.0  # 100,000 tasks take it 30 ms of a thread
+STUCK_MONITOR_SECONDS = 15.0  # 100,000 tasks take it 30 ms of a thread
 RETENTION_SECONDS = 60.0
 POLLS_SHARE = 0.75  # and a poll with its write takes no more: the rest is for sending what it found
 HAND_OVER_SECONDS = 2.0  # where others can poll they need not wait for an answer that amux holds back
@@ -68,7 +68,7 @@ class Runtime:
         self._closing = AsyncExitStack()
         self._drain_seconds = settings.drain_timeout_seconds
         self._late_tasks: list[TaskRow] = []
-        self._membership: Membership | None = None
+        self._replica_lease: ReplicaLease | None = None
         self.metrics = Metrics()
         self.url = ""
 
@@ -94,7 +94,7 @@ class Runtime:
         self._waiting.end()
         await asyncio.gather(self._end_requests(began), self._hand_over_tasks())
         await self._deliverer.drain(self._left(began))
-        await self._clockwork.stop()
+        await self._scheduler.stop()
         try:
             await self._store.leave()
         except BridgeError as error:
@@ -104,18 +104,18 @@ class Runtime:
 
     async def _end_requests(self, began: float) -> None:
         await self._runner.cleanup()
-        await self._relay.finish(self._left(began) / 2)
-        await self._intake.finish()
+        await self._proxy.finish(self._left(began) / 2)
+        await self._registration.finish()
 
     async def _hand_over_tasks(self) -> None:
         """End the polls under way; from then on others may poll, however long a receiver holds its callback."""
         seconds = self._drain_seconds * POLLS_SHARE
-        if self._membership is None:
+        if self._replica_lease is None:
             await self._poller.drain(seconds)
         else:
             await self._poller.drain(min(seconds, HAND_OVER_SECONDS))
             try:
-                await self._membership.leave()
+                await self._replica_lease.leave()
             except BridgeError as error:
                 _log.event("leaving_failed", level=30, reason=str(error), next="tried again at the end")
 
@@ -145,20 +145,20 @@ class Runtime:
             wall_clock=self._store.now,
         )
         self._closing.push_async_callback(self._client.close)
-        self._waiting = Waiting(self._store)
+        self._waiting = ChangeNotifier(self._store)
         self._deliverer = self._make_deliverer(secrets)
         self._poller = self._make_poller()
-        self._intake = self._make_intake(guard)
+        self._registration = self._make_registration(guard)
         if self._store.shared:
-            self._membership = self._make_membership()
-        self._relay = Relay(self._client, configured_key=self._configured_key)
+            self._replica_lease = self._make_replica_lease()
+        self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
         self._history = History(self.metrics, self._store.now)
-        self._clockwork = self._make_clockwork()
-        self._health = Health(self._store, tick_age=self._clockwork.tick_age, degraded=self._poller.degraded)
+        self._scheduler = self._make_scheduler()
+        self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
         self._store.on_late_task = self._late_tasks.append
         await self._deliverer.start()
         await self._poller.start()
-        self._clockwork.start()
+        self._scheduler.start()
         await self._listen(self._services(guard, secrets), sockets)
         _log.event("listening", url=self.url, host=settings.host, port=port, version=__version__)
 
@@ -209,7 +209,7 @@ class Runtime:
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
             clock=running_seconds,
-            may_send=lambda: self._membership is None or self._membership.is_certain(),
+            may_send=lambda: self._replica_lease is None or self._replica_lease.is_certain(),
         )
 
     def _make_poller(self) -> Poller:
@@ -232,9 +232,9 @@ class Runtime:
             rate_per_second=settings.poll_rate_per_second,
         )
 
-    def _make_intake(self, guard: Guard) -> Intake:
+    def _make_registration(self, guard: Guard) -> RegistrationService:
         settings = self._settings
-        return Intake(
+        return RegistrationService(
             self._store,
             guard,
             poll=self._poller.add,
@@ -243,7 +243,7 @@ class Runtime:
             announce=self._waiting.announce,
             metrics=self.metrics,
             configured_key=self._configured_key,
-            timeouts=Timeouts(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
+            timeouts=TimeoutLimits(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
         )
 
     def _configured_key(self) -> str | None:
@@ -252,17 +252,17 @@ class Runtime:
 
     def _content_url(self) -> Callable[[Watch, float], str | None]:
         """Where a completed video's bytes are: a signed link to this bridge, or amux's own route."""
-        settings, key = self._settings, self._store.sealer.key(LINK_PURPOSE)
+        settings, key = self._settings, self._store.cipher.key(LINK_PURPOSE)
         public = settings.public_url
         if public is None:
             return lambda watch, _: f"{settings.amux_base_url}/v1/videos/{watch.task_id}/content"
         return lambda watch, at: content_link(public, watch.id, int(at + settings.content_link_seconds), key)
 
-    def _services(self, guard: Guard, secrets: list[Secret]) -> Services:
+    def _services(self, guard: Guard, secrets: list[Secret]) -> AppContext:
         settings = self._settings
-        return Services(
+        return AppContext(
             store=self._store,
-            intake=self._intake,
+            registration=self._registration,
             poller=self._poller,
             deliverer=self._deliverer,
             guard=guard,
@@ -273,15 +273,15 @@ class Runtime:
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),
             secrets=secrets,
             signing_key=settings.signing_key,
-            link_key=self._store.sealer.key(LINK_PURPOSE),
-            relay=self._relay,
+            link_key=self._store.cipher.key(LINK_PURPOSE),
+            proxy=self._proxy,
             drop_in=DropIn() if settings.drop_in else None,
             public_url=settings.public_url,
         )
 
-    def _page(self) -> Page:
-        settings, key = self._settings, self._store.sealer.key(PAGE_KEY_PURPOSE)
-        return Page(
+    def _page(self) -> DashboardContext:
+        settings, key = self._settings, self._store.cipher.key(PAGE_KEY_PURPOSE)
+        return DashboardContext(
             sessions=Sessions(key, settings.operator_tokens, settings.tokens, now=self._store.now),
             history=self._history,
             poller=self._poller,
@@ -289,7 +289,7 @@ class Runtime:
             version=__version__,
         )
 
-    async def _listen(self, services: Services, sockets: list[socket.socket]) -> None:
+    async def _listen(self, services: AppContext, sockets: list[socket.socket]) -> None:
         app = make_app(services, self._page())
         self._runner = make_runner(app, shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
         await self._runner.setup()
@@ -299,47 +299,47 @@ class Runtime:
 
     # --- regular work ---------------------------------------------------------------------------------------------
 
-    def _make_clockwork(self) -> Clockwork:
-        janitor = Janitor(
+    def _make_scheduler(self) -> Scheduler:
+        retention = Retention(
             self._store,
             retention_seconds=self._settings.retention_seconds,
             stopping=lambda: self._health.draining,
         )
-        clockwork = Clockwork(self._clock_stepped)
-        clockwork.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
-        clockwork.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
+        scheduler = Scheduler(self._clock_stepped)
+        scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
+        scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         # At once: what is overdue at a start is to be known before its first poll, which is then its last as well.
-        clockwork.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
-        clockwork.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
-        clockwork.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
-        clockwork.every(LOOKOUT_SECONDS, "lookout", self._make_lookout().look, at_once=True)
-        clockwork.every(RETENTION_SECONDS, "retention", janitor.sweep)
-        clockwork.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
-        if self._membership is not None:
-            clockwork.every(BEAT_SECONDS, "heartbeat", self._membership.beat)
-            clockwork.every(LOOK_SECONDS, "adoption", self._membership.look, at_once=True)
-        self.metrics.scheduler_tick_age_seconds.set_function(clockwork.tick_age)
+        scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
+        scheduler.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
+        scheduler.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
+        scheduler.every(STUCK_MONITOR_SECONDS, "lookout", self._make_stuck_monitor().look, at_once=True)
+        scheduler.every(RETENTION_SECONDS, "retention", retention.sweep)
+        scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
+        if self._replica_lease is not None:
+            scheduler.every(BEAT_SECONDS, "heartbeat", self._replica_lease.beat)
+            scheduler.every(LOOK_SECONDS, "adoption", self._replica_lease.look, at_once=True)
+        self.metrics.scheduler_tick_age_seconds.set_function(scheduler.tick_age)
         self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
-        self._closing.push_async_callback(clockwork.stop)
-        return clockwork
+        self._closing.push_async_callback(scheduler.stop)
+        return scheduler
 
-    def _make_lookout(self) -> Lookout:
-        return Lookout(
+    def _make_stuck_monitor(self) -> StuckMonitor:
+        return StuckMonitor(
             self._store,
             self.metrics,
-            survey=self._poller.survey,
+            stats=self._poller.stats,
             live=self._poller.live,
             store_trouble=lambda: self._health.store_trouble(),  # noqa: PLW0108  it is made after the clockwork
         )
 
     async def _poll_tick(self) -> None:
-        self._clockwork.ticked()
-        if self._membership is not None:
-            self._membership.check()
+        self._scheduler.ticked()
+        if self._replica_lease is not None:
+            self._replica_lease.check()
         self._poller.tick()
 
-    def _make_membership(self) -> Membership:
-        return Membership(
+    def _make_replica_lease(self) -> ReplicaLease:
+        return ReplicaLease(
             self._store,
             owned=lambda: self._poller.owned,
             take=self._poller.add,

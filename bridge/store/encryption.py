@@ -17,7 +17,7 @@ WRONG_KEY = (
 _FINGERPRINT_BYTES = 16
 
 
-class Sealer:
+class Cipher:
     """Seals and opens texts, and makes fingerprints under keys that every replica derives from one root."""
 
     def __init__(self, keys: Sequence[str], root: bytes = b"") -> None:
@@ -26,9 +26,9 @@ class Sealer:
         self._root = root
         self._keys: dict[str, bytes] = {}
 
-    def rooted(self, root: bytes) -> "Sealer":
+    def with_root_key(self, root: bytes) -> "Cipher":
         """The same sealer with the database's root secret."""
-        return Sealer(self._texts, root)
+        return Cipher(self._texts, root)
 
     def seal(self, row_id: str, text: str) -> bytes:
         """Encrypt a text for one row, under the newest key."""

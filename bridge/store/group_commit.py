@@ -27,7 +27,7 @@ A unit decides before it writes: a caller that gets a BridgeError has written no
 Transaction: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
 """Runs a function in one transaction and commits; raises what the database raises."""
 
-PATIENCE_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 503 within 5 s
+CALL_TIMEOUT_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 503 within 5 s
 BEGIN_WITHIN_SECONDS = 3.0  # what has not begun by then is not begun: its caller would not see the end
 # A commit costs as much as ten registrations in it. A writer that takes what waits at once gets 28 of 64 callers' to a
 # commit; one that lets as many come together again as it just had, for at most twice as long as they took, gets 60.
@@ -73,7 +73,7 @@ class GroupWriter:
         self._closing = False
         self._patience = _Patience()
         self.late: Callable[[object], None] = lambda _: None
-        self.doubts = 0  # transactions that failed: of some it is not known whether they were committed
+        self.unconfirmed_writes = 0  # transactions that failed: of some it is not known whether they were committed
         self._thread = threading.Thread(target=self._run, name="bridge-writer", daemon=True)
         self._thread.start()
 
@@ -103,7 +103,7 @@ class GroupWriter:
             self._weight += len(given)
             if self._weight >= self._enough:
                 self._wake.notify()
-        self._patience.give(work.future, now + PATIENCE_SECONDS)
+        self._patience.give(work.future, now + CALL_TIMEOUT_SECONDS)
         results: Sequence[Result | BridgeError] = await work.future
         return results
 
@@ -112,7 +112,7 @@ class GroupWriter:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join(PATIENCE_SECONDS + 1)
+        self._thread.join(CALL_TIMEOUT_SECONDS + 1)
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -157,7 +157,7 @@ class GroupWriter:
             self._transaction(lambda connection: _run_kinds(connection, batch))
         except Exception as error:  # noqa: BLE001  one bad row among many: each has another chance, alone
             if isinstance(error, DBAPIError) and not isinstance(error, _ROW_TROUBLE):
-                self.doubts += 1
+                self.unconfirmed_writes += 1
                 _fail(batch, error)
             elif len(batch) > 1:
                 for work in batch:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from bridge.core.errors import BadSetting, StoreUnavailable
 from bridge.store import own_secrets, replicas
 from bridge.store.database import Database, SqliteDatabase, connect, reason_of, sqlite_path
-from bridge.store.encryption import Sealer
+from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
 from bridge.store.migrate import migrate
 from bridge.store.registration import ActiveLimit
@@ -55,17 +55,17 @@ def _open(
     with ExitStack() as opened:  # whatever fails, nothing stays open
         if database_url.startswith("sqlite:"):
             opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
-        database, sealer = open_database(database_url, encryption_keys)
+        database, cipher = open_database(database_url, encryption_keys)
         opened.callback(database.close)
         try:
             replica = database.transaction(lambda connection: replicas.joined(connection, database))
         except DBAPIError as error:
             raise _refused(error) from None
         writer, limit = GroupWriter(database.transaction, metrics), ActiveLimit(max_active_watches)
-        return Store(database, writer, sealer, replica, limit, lease_seconds, on_close=opened.pop_all().close)
+        return Store(database, writer, cipher, replica, limit, lease_seconds, on_close=opened.pop_all().close)
 
 
-def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Sealer]:
+def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
     """The database and its sealer, for commands that work beside a service. Raises as `open_store`."""
     if database_url.startswith("sqlite:"):
         _prepare(sqlite_path(database_url))
@@ -78,9 +78,9 @@ def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Da
             if isinstance(database, SqliteDatabase) and not keys:
                 keys = [_key_of_file(database.path, is_used=own_secrets.any_kept(database))]
             migrate(database)
-            sealer = own_secrets.rooted(database, Sealer(keys))
+            cipher = own_secrets.with_root_key(database, Cipher(keys))
             opened.pop_all()
-            return database, sealer
+            return database, cipher
     except DBAPIError as error:
         raise _refused(error) from None
 

@@ -12,12 +12,12 @@ from sqlalchemy.sql import ColumnElement
 
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_asked
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
-from bridge.core.model import Event, EventType, OwedDelivery
+from bridge.core.model import Event, EventType, PendingDelivery
 from bridge.store import replicas
 from bridge.store.bulk_statements import inserting, updating
-from bridge.store.encryption import Sealer
+from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
-from bridge.store.records import DeadFilter, Tried
+from bridge.store.records import AttemptResult, DeadFilter
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import owed, problem_text
 from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, unindexed, watches
@@ -82,7 +82,7 @@ class Claiming:
     """How much of each host's to claim, for how long."""
 
     replica: Replica
-    sealer: Sealer
+    cipher: Cipher
     now: float
     lease_seconds: float
     room: dict[str, int]
@@ -115,12 +115,12 @@ _LOAD: Select[Any] = (
 )
 
 
-def claim(connection: Connection, works: Sequence[Claiming]) -> Sequence[list[OwedDelivery] | BridgeError]:
+def claim(connection: Connection, works: Sequence[Claiming]) -> Sequence[list[PendingDelivery] | BridgeError]:
     """Claim what is due, the oldest of each host first."""
     return [_claimed(connection, work) for work in works]
 
 
-def _claimed(connection: Connection, work: Claiming) -> list[OwedDelivery]:
+def _claimed(connection: Connection, work: Claiming) -> list[PendingDelivery]:
     if not replicas.holds(connection, work.replica):
         return []
     found: list[str] = []
@@ -131,14 +131,14 @@ def _claimed(connection: Connection, work: Claiming) -> list[OwedDelivery]:
     lease = randomness.token_hex(8)
     claimed = {"those": sorted(found), "a_lease": lease, "replica": work.replica.id, "now": work.now}
     connection.execute(_CLAIM, claimed | {"until": work.now + work.lease_seconds})
-    return [one for row in connection.execute(_LOAD, {"those": found}) for one in _opened(row, lease, work.sealer)]
+    return [one for row in connection.execute(_LOAD, {"those": found}) for one in _opened(row, lease, work.cipher)]
 
 
-def _opened(row: Row[Any], lease: str, sealer: Sealer) -> list[OwedDelivery]:
+def _opened(row: Row[Any], lease: str, cipher: Cipher) -> list[PendingDelivery]:
     """The delivery with its watch's secrets; none when they don't open: nobody else's waits for that."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.payload)
     try:
-        return [owed(row, event, lease, (row.round_attempts, row.attempts), sealer)]
+        return [owed(row, event, lease, (row.round_attempts, row.attempts), cipher)]
     except BadSetting as error:
         means = "it is not sent; tried again when its claim ends"
         told = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}
@@ -150,7 +150,7 @@ def _opened(row: Row[Any], lease: str, sealer: Sealer) -> list[OwedDelivery]:
 class Releasing:
     """Claims to be given back."""
 
-    owed: Sequence[OwedDelivery]
+    owed: Sequence[PendingDelivery]
     now: float
 
 
@@ -207,9 +207,9 @@ _LOCK_HOSTS = (
 _HOST_WELL = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
 
 
-def record_attempts(connection: Connection, works: Sequence[Tried]) -> Sequence[Verdict | BridgeError]:
+def record_attempts(connection: Connection, works: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
     """Write each attempt and its delivery's next step, where the claim still stands; the verdict that was written."""
-    firsts: dict[str, Tried] = {}  # a claim is good for one attempt
+    firsts: dict[str, AttemptResult] = {}  # a claim is good for one attempt
     for work in works:
         firsts.setdefault(work.delivery_id + work.lease, work)
     given = {claim: id(work) for claim, work in firsts.items()}
@@ -227,7 +227,7 @@ def _lost() -> LostClaim:
     return LostClaim("the delivery is claimed anew, or no longer owed")
 
 
-def _end_claims(connection: Connection, works: dict[str, Tried]) -> set[str]:
+def _end_claims(connection: Connection, works: dict[str, AttemptResult]) -> set[str]:
     """Take what is done out of the outbox, put off what is to be sent again; the claims that stood.
 
     What failed while a retry was asked for gets the verdict that this means.
@@ -250,15 +250,15 @@ def _end_claims(connection: Connection, works: dict[str, Tried]) -> set[str]:
     return held
 
 
-def _gives_up_at_once(work: Tried) -> bool:
+def _gives_up_at_once(work: AttemptResult) -> bool:
     return isinstance(work.verdict, Dead) and not work.round_attempts
 
 
-def _claims(works: Mapping[str, Tried]) -> dict[str, list[str]]:
+def _claims(works: Mapping[str, AttemptResult]) -> dict[str, list[str]]:
     return {"those": sorted({work.delivery_id for work in works.values()}), "claims": sorted(works)}
 
 
-def _attempt_row(work: Tried) -> tuple[Any, ...]:
+def _attempt_row(work: AttemptResult) -> tuple[Any, ...]:
     attempt, error = work.attempt, problem_text(work.attempt.error)
     return (
         *(work.delivery_id, attempt.started_at, attempt.duration_seconds),
@@ -266,7 +266,7 @@ def _attempt_row(work: Tried) -> tuple[Any, ...]:
     )
 
 
-def _step(work: Tried) -> tuple[Any, ...]:
+def _step(work: AttemptResult) -> tuple[Any, ...]:
     match work.verdict:
         case Delivered():
             return work.delivery_id, "delivered", None, work.at, None, None
@@ -276,7 +276,7 @@ def _step(work: Tried) -> tuple[Any, ...]:
             return work.delivery_id, "dead", None, None, work.at, problem_text(error)
 
 
-def _write_hosts(connection: Connection, works: Sequence[Tried]) -> None:
+def _write_hosts(connection: Connection, works: Sequence[AttemptResult]) -> None:
     failures = {work.host: (work.host_failures, work.at) for work in works if work.host_failures is not None}
     failing = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
     well = sorted(host for host, (count, _) in failures.items() if not count)

@@ -11,7 +11,7 @@ from sqlalchemy.sql import ColumnElement
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import id_in
 from bridge.core.model import Attempt, DeliveryState, Outcome, WatchState
-from bridge.store.encryption import Sealer
+from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
@@ -146,29 +146,29 @@ _KEYS = select(_HOLDERS.c.credential, watches.c.id, watches.c.api_key).join(
 )
 
 
-def terminal_event(connection: Connection, sealer: Sealer, watch_id: str, app: str | None) -> StoredEvent:
+def terminal_event(connection: Connection, cipher: Cipher, watch_id: str, app: str | None) -> StoredEvent:
     """The bytes that a receiver gets. Raises NotFound, or WatchActive while there are none."""
     row = connection.execute(_TERMINAL, {"an_id": watch_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
     if row.payload is None:
         raise WatchActive("the watch has no terminal event")
-    secret = None if row.secret is None else sealer.open(watch_id, row.secret)
+    secret = None if row.secret is None else cipher.open(watch_id, row.secret)
     return StoredEvent(id_in(row.payload), row.payload, secret)
 
 
-def api_key_of(connection: Connection, sealer: Sealer, watch_id: str) -> str | None:
+def api_key_of(connection: Connection, cipher: Cipher, watch_id: str) -> str | None:
     """A watch's own amux key, opened."""
     blob = connection.execute(_API_KEY, {"an_id": watch_id}).scalar_one_or_none()
-    return None if blob is None else sealer.open(watch_id, blob)
+    return None if blob is None else cipher.open(watch_id, blob)
 
 
-def keys_of(connection: Connection, sealer: Sealer, credentials: Sequence[str]) -> dict[str, str]:
+def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) -> dict[str, str]:
     """One key for each credential that is watches' own, however many watches share it; those that open."""
     found: dict[str, str] = {}
     for row in connection.execute(_KEYS, {"those": credentials}):
         try:
-            found[row.credential] = sealer.open(row.id, row.api_key)
+            found[row.credential] = cipher.open(row.id, row.api_key)
         except BadSetting as error:
             means = "the tasks under this key can't be polled; their watches time out"
             _log.event("key_unreadable", level=logging.ERROR, watch_id=row.id, reason=str(error), means=means)

@@ -12,7 +12,7 @@ from bridge.core.model import (
     Event,
     EventType,
     Outcome,
-    OwedDelivery,
+    PendingDelivery,
     Problem,
     TaskSnapshot,
     Watch,
@@ -25,7 +25,7 @@ CONFIGURED = "configured"
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class EncryptedFields:
     """A watch's secrets as they lie in the database: encrypted, bound to the watch's id."""
 
     headers: bytes | None = None
@@ -55,7 +55,7 @@ class NewWatch:
     task: str
     options: bytes
     host: str
-    sealed: Sealed = Sealed()
+    sealed: EncryptedFields = EncryptedFields()
     idempotency: Idempotency | None = None
     beyond_limit: bool = False
 
@@ -77,7 +77,7 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class RegisteredWatch:
     """What registering came to: the watch as it is now; `created` decides between 201 and 200.
 
     `task` is set when this replica has to poll it from now on (it may know it already).
@@ -141,7 +141,7 @@ class Changed:
 
     settled: tuple[Watch, ...] = ()
     touched: tuple[str, ...] = ()
-    owed: tuple[OwedDelivery, ...] = ()
+    owed: tuple[PendingDelivery, ...] = ()
     task_closed: bool = False
     errors: Mapping[str, Problem] = field(default_factory=dict)
 
@@ -156,7 +156,7 @@ class Overdue:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class AttemptResult:
     """One attempt and what it came to. `host_failures` is written when given: the host's failures in a row now.
 
     `round_attempts` is the claim's: the delivery has fewer by now when a retry was asked for meanwhile.

@@ -26,7 +26,7 @@ from bridge.core.errors import BridgeError, IdempotencyConflict, StoreUnavailabl
 from bridge.core.model import TaskStatus
 from bridge.store import replicas
 from bridge.store.bulk_statements import inserting
-from bridge.store.records import NewWatch, Registered, TaskRow
+from bridge.store.records import NewWatch, RegisteredWatch, TaskRow
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import digest, events_text, task_row, wants_status, watch_of
 from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
@@ -77,7 +77,7 @@ class _Case:
     endpoint: str = field(init=False)
     key: str = field(init=False)  # its task's
     twin: "_Case | None" = None  # the case of the same batch that came with this Idempotency-Key first
-    result: Registered | BridgeError | None = None
+    result: RegisteredWatch | BridgeError | None = None
 
     def __post_init__(self) -> None:
         watch = self.new.watch
@@ -96,7 +96,7 @@ class _Open:
 
 def register(
     connection: Connection, works: Sequence[Registration]
-) -> Sequence[Sequence[Registered | BridgeError] | BridgeError]:
+) -> Sequence[Sequence[RegisteredWatch | BridgeError] | BridgeError]:
     """Register what every caller brings; each watch has its own result."""
     cases = [[_Case(new, work.replica) for new in work.news] for work in works]
     flat = list(chain.from_iterable(cases))
@@ -113,7 +113,7 @@ def _unanswered(cases: Iterable[_Case]) -> list[_Case]:
     return [case for case in cases if case.result is None and case.twin is None]
 
 
-def _result(case: _Case) -> Registered | BridgeError:
+def _result(case: _Case) -> RegisteredWatch | BridgeError:
     if case.twin is not None:
         return _result(case.twin)
     return case.result or StoreUnavailable("the watch was neither found nor written")
@@ -186,7 +186,7 @@ def _has_key(connection: Connection, case: _Case, group: Sequence[_Case], held: 
         case.twin = group[0]
     else:
         row = connection.execute(_BY_ID, {"an_id": held.watch_id}).one()
-        case.result = Registered(watch_of(row), created=held.status == _OPENED, task_row=row.task)
+        case.result = RegisteredWatch(watch_of(row), created=held.status == _OPENED, task_row=row.task)
     return False
 
 
@@ -195,7 +195,7 @@ def _keep_keys(connection: Connection, cases: Sequence[_Case]) -> None:
     answered: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     for case in sorted(cases, key=_name):
-        if isinstance(case.result, Registered):
+        if isinstance(case.result, RegisteredWatch):
             status = _OPENED if case.result.created else _FOUND
             answered.append(_named(case) | {"answered": status, "a_watch": case.result.watch.id})
         else:
@@ -232,7 +232,7 @@ def _answer_found(connection: Connection, cases: Sequence[_Case]) -> list[_Case]
             there.append(case)
         elif row.options == case.new.options:
             watch = watch_of(connection.execute(_BY_ID, {"an_id": row.id}).one())
-            case.result = Registered(watch, created=False, task_row=row.task)
+            case.result = RegisteredWatch(watch, created=False, task_row=row.task)
         else:
             case.result = WatchConflict(row.id)
     return there
@@ -340,10 +340,10 @@ def _watch_values(case: _Case, task: TaskRow) -> tuple[Any, ...]:
     )
 
 
-def _registered(case: _Case, opened: _Open) -> Registered:
+def _registered(case: _Case, opened: _Open) -> RegisteredWatch:
     row = replace(opened.row, sight_owed=True) if wants_status(case.new.watch.events) else opened.row
     task = row if opened.owner == case.replica.id else None
-    return Registered(case.new.watch, created=True, task=task, task_row=row.id)
+    return RegisteredWatch(case.new.watch, created=True, task=task, task_row=row.id)
 
 
 def _tell_owners(connection: Connection, written: Sequence[_Case], opened: Mapping[str, _Open]) -> None:

@@ -16,7 +16,7 @@ from bridge.core.model import (
     Event,
     EventType,
     Outcome,
-    OwedDelivery,
+    PendingDelivery,
     Problem,
     TaskSnapshot,
     TaskStatus,
@@ -24,7 +24,7 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
-from bridge.store.encryption import Sealer
+from bridge.store.encryption import Cipher
 from bridge.store.records import DeliveryView, PollNote, TaskRow, TaskView
 
 # Calling an enum takes 0.4 µs, a look-up 0.05; a row holds up to six.
@@ -149,12 +149,12 @@ def delivery_view(row: Row[Any], app: str) -> DeliveryView:
     )
 
 
-def owed(row: Row[Any], event: Event, lease: str, tried: tuple[int, int], sealer: Sealer) -> OwedDelivery:
+def owed(row: Row[Any], event: Event, lease: str, tried: tuple[int, int], cipher: Cipher) -> PendingDelivery:
     """A delivery to be attempted: its event, and its watch's row, whose secrets are opened here.
 
     `tried` is how often: in this round of the schedule, and in all.
     """
-    return OwedDelivery(
+    return PendingDelivery(
         id=event.id,
         watch_id=event.watch_id,
         app=row.app,
@@ -166,6 +166,6 @@ def owed(row: Row[Any], event: Event, lease: str, tried: tuple[int, int], sealer
         round_attempts=tried[0],
         attempts=tried[1],
         created_at=event.created_at,
-        headers={} if row.headers is None else orjson.loads(sealer.open(event.watch_id, row.headers)),
-        secret=None if row.secret is None else sealer.open(event.watch_id, row.secret),
+        headers={} if row.headers is None else orjson.loads(cipher.open(event.watch_id, row.headers)),
+        secret=None if row.secret is None else cipher.open(event.watch_id, row.secret),
     )

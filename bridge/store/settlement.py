@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection, Row, bindparam, select
 
 from bridge.core.errors import BadSetting, BridgeError, LostClaim
-from bridge.core.model import Event, OwedDelivery, Problem, TaskStatus, Watch, WatchState
+from bridge.core.model import Event, PendingDelivery, Problem, TaskStatus, Watch, WatchState
 from bridge.store import replicas
 from bridge.store.bulk_statements import inserting, updating
-from bridge.store.encryption import Sealer
+from bridge.store.encryption import Cipher
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.replicas import Replica
@@ -34,7 +34,7 @@ class Owned(Generic[Given]):
     """A change to a task, under a replica's claim; what it makes owed is claimed for `lease_seconds`."""
 
     replica: Replica
-    sealer: Sealer
+    cipher: Cipher
     change: Given
     lease_seconds: float
 
@@ -94,7 +94,7 @@ def _settled(work: Owned[Settlement], active: dict[str, list[Row[Any]]], writes:
     change = work.change
     left: list[Row[Any]] = []
     ended: list[Watch] = []
-    claimed: list[OwedDelivery] = []
+    claimed: list[PendingDelivery] = []
     errors: dict[str, Problem] = {}
     for row in active[change.task]:
         watch = watch_of(row)
@@ -125,7 +125,7 @@ def _recorded(
     writes: "_Writes",
 ) -> Changed:
     change, rows = work.change, active.get(work.change.task, ())
-    claimed: list[OwedDelivery] = []
+    claimed: list[PendingDelivery] = []
     for row in _asking(change, rows):
         if change.event is None or (row.id, change.event_type) in told:
             continue
@@ -187,11 +187,11 @@ class _Writes:
         seen = *snapshot_values(change.snapshot), *note_values(change.note, last=closed)
         self.sights[change.task] = (change.task, change.at if closed else None, *seen, queued, in_progress)
 
-    def owe(self, work: Owned[Given], row: Row[Any], event: Event) -> list[OwedDelivery]:
+    def owe(self, work: Owned[Given], row: Row[Any], event: Event) -> list[PendingDelivery]:
         """Note a delivery of an event, claimed; none when its watch's secrets don't open: it is left to be claimed."""
         now, claimed = work.replica.now(), []
         try:
-            claimed.append(owed(row, event, self.lease, (0, 0), work.sealer))
+            claimed.append(owed(row, event, self.lease, (0, 0), work.cipher))
             self.outbox.append((event.id, row.host, now + work.lease_seconds, now, self.lease, work.replica.id))
         except BadSetting:  # told when it is claimed
             self.outbox.append((event.id, row.host, now, now, None, None))

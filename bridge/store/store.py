@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, StoreUnavailable
-from bridge.core.model import Attempt, OwedDelivery
+from bridge.core.model import Attempt, PendingDelivery
 from bridge.store import (
     cancelling,
     dashboard_queries,
@@ -29,9 +29,10 @@ from bridge.store import (
     settlement,
 )
 from bridge.store.database import Database, reason_of
-from bridge.store.encryption import Sealer
-from bridge.store.group_commit import PATIENCE_SECONDS, GroupWriter
+from bridge.store.encryption import Cipher
+from bridge.store.group_commit import CALL_TIMEOUT_SECONDS, GroupWriter
 from bridge.store.records import (
+    AttemptResult,
     Changed,
     Counts,
     DeadFilter,
@@ -39,12 +40,11 @@ from bridge.store.records import (
     HostFailures,
     NewWatch,
     Overdue,
-    Registered,
+    RegisteredWatch,
     Settlement,
     StatusChange,
     StoredEvent,
     TaskRow,
-    Tried,
     WatchQuery,
     WatchView,
 )
@@ -63,7 +63,7 @@ class Store:
         self,
         database: Database,
         writer: GroupWriter,
-        sealer: Sealer,
+        cipher: Cipher,
         replica: replicas.Replica,
         active_limit: registration.ActiveLimit,
         delivery_lease_seconds: float,
@@ -74,7 +74,7 @@ class Store:
         self._writer = writer
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="bridge-reader")
         self._active_limit = active_limit
-        self.sealer = sealer
+        self.cipher = cipher
         self.replica = replica
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
@@ -88,9 +88,9 @@ class Store:
         return self._database.shared
 
     @property
-    def doubts(self) -> int:
+    def unconfirmed_writes(self) -> int:
         """Grows with each write of which it is not known whether it was done."""
-        return self._writer.doubts + self._unheard
+        return self._writer.unconfirmed_writes + self._unheard
 
     def now(self) -> float:
         """Unix seconds by the clock that all replicas share: the database's, or this machine's for SQLite."""
@@ -106,20 +106,20 @@ class Store:
 
     # --- watches --------------------------------------------------------------------------------------------------
 
-    async def register(self, new: NewWatch) -> Registered:
+    async def register(self, new: NewWatch) -> RegisteredWatch:
         """Register one watch; raises WatchConflict, IdempotencyConflict or TooManyWatches."""
         [result] = await self.register_all([new])
         if isinstance(result, BridgeError):
             raise result
         return result
 
-    async def register_all(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
+    async def register_all(self, news: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """Register many in one commit; each has its own result, in order."""
         return await self._writer.do(
             registration.register, registration.Registration(self.replica, self._active_limit, news)
         )
 
-    async def register_each(self, news: Sequence[NewWatch]) -> Sequence[Registered | BridgeError]:
+    async def register_each(self, news: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """Register watches of callers who have nothing to do with each other: none fails for another's sake.
 
         Raises nothing: StoreUnavailable is a result as well, each caller's own.
@@ -155,11 +155,11 @@ class Store:
 
     async def terminal_event(self, watch_id: str, app: str | None) -> StoredEvent:
         """The terminal event of a watch. Raises NotFound, or WatchActive while there is none."""
-        return await self._read(queries.terminal_event, self.sealer, watch_id, app)
+        return await self._read(queries.terminal_event, self.cipher, watch_id, app)
 
     async def api_key_of(self, watch_id: str) -> str | None:
         """The caller's own amux key of a watch, opened; None when the configured one counts."""
-        return await self._read(queries.api_key_of, self.sealer, watch_id)
+        return await self._read(queries.api_key_of, self.cipher, watch_id)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class Store:
 
     async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
         """The amux keys, opened, of credentials that are watches' own."""
-        return await self._read(queries.keys_of, self.sealer, credentials)
+        return await self._read(queries.keys_of, self.cipher, credentials)
 
     async def overdue(self, after: Overdue | None, limit: int) -> Sequence[Overdue]:
         """A page of active watches of own tasks whose deadline has passed, in the deadlines' order."""
@@ -179,13 +179,13 @@ class Store:
     async def record_status(self, change: StatusChange) -> Changed:
         """Write a task's new status and the status events owed. Raises LostClaim when the task is another's now."""
         return await self._writer.do(
-            settlement.record_statuses, settlement.Owned(self.replica, self.sealer, change, self.delivery_lease_seconds)
+            settlement.record_statuses, settlement.Owned(self.replica, self.cipher, change, self.delivery_lease_seconds)
         )
 
     async def settle(self, ended: Settlement) -> Changed:
         """End the watches that may end: state, event and owed delivery in one transaction. Raises LostClaim."""
         return await self._writer.do(
-            settlement.settle, settlement.Owned(self.replica, self.sealer, ended, self.delivery_lease_seconds)
+            settlement.settle, settlement.Owned(self.replica, self.cipher, ended, self.delivery_lease_seconds)
         )
 
     # --- deliveries -----------------------------------------------------------------------------------------------
@@ -198,17 +198,17 @@ class Store:
         """When the next pending delivery is due (Unix seconds), claimed ones at their claim's end; None: none."""
         return await self._read(outbox.next_due_at)
 
-    async def claim(self, room: dict[str, int], lease_seconds: float) -> Sequence[OwedDelivery]:
+    async def claim(self, room: dict[str, int], lease_seconds: float) -> Sequence[PendingDelivery]:
         """Claim due deliveries, the oldest first, at most `room[host]` for each host named."""
         return await self._writer.do(
-            outbox.claim, outbox.Claiming(self.replica, self.sealer, self.now(), lease_seconds, room)
+            outbox.claim, outbox.Claiming(self.replica, self.cipher, self.now(), lease_seconds, room)
         )
 
-    async def release(self, owed: Sequence[OwedDelivery]) -> None:
+    async def release(self, owed: Sequence[PendingDelivery]) -> None:
         """Give claimed deliveries back, due at once; claims that are lost are passed over."""
         await self._writer.do(outbox.release, outbox.Releasing(owed, self.now()))
 
-    async def record_attempts(self, tried: Sequence[Tried]) -> Sequence[Verdict | BridgeError]:
+    async def record_attempts(self, tried: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
         """Write attempts and their deliveries' next steps; for each, in order, the verdict that was written.
 
         It is another than the given one when a retry was asked for meanwhile, and LostClaim when the claim is
@@ -293,7 +293,7 @@ class Store:
 
     async def own_signing_secret(self) -> str:
         """The `whsec_...` that signs when none is configured: made at the first start and kept."""
-        return await self._writer.do(own_secrets.signing_secret, self.sealer)
+        return await self._writer.do(own_secrets.signing_secret, self.cipher)
 
     async def synchronize(self) -> None:
         """Compare clocks with the database."""
@@ -330,7 +330,7 @@ class Store:
     def _late(self, result: object) -> None:
         self._unheard += 1
         for one in result if isinstance(result, list) else ():
-            if isinstance(one, Registered) and one.task is not None:
+            if isinstance(one, RegisteredWatch) and one.task is not None:
                 self.on_late_task(one.task)
 
     async def _read(
@@ -341,7 +341,7 @@ class Store:
     ) -> Result:
         return await self._answer_of(partial(self._database.read, question, *args, **kwargs))
 
-    async def _answer_of(self, asked: Callable[[], Result], seconds: float = PATIENCE_SECONDS) -> Result:
+    async def _answer_of(self, asked: Callable[[], Result], seconds: float = CALL_TIMEOUT_SECONDS) -> Result:
         try:
             answer = self._readers.submit(asked)
         except RuntimeError:

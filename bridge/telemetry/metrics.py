@@ -24,28 +24,28 @@ from bridge.core.model import (
     Answer,
     Answered,
     KeyRefused,
+    NoAnswer,
     Observation,
     Outcome,
     PollRejected,
-    Refused,
-    Seen,
-    SlowDown,
+    RefusedTarget,
     TaskForbidden,
     TaskNotFound,
-    Trouble,
-    Unanswered,
+    TaskRecord,
+    Throttled,
+    TransientError,
 )
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # what every Prometheus and every agent reads
 
 POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
-    Seen: "seen",
+    TaskRecord: "seen",
     TaskNotFound: "not_found",
     TaskForbidden: "forbidden",
     PollRejected: "rejected",
     KeyRefused: "key_refused",
-    SlowDown: "slow_down",
-    Trouble: "trouble",
+    Throttled: "slow_down",
+    TransientError: "trouble",
 }
 STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
@@ -200,9 +200,9 @@ def attempt_result(answer: Answer) -> str:
     match answer:
         case Answered(status=status):
             return f"{status // 100}xx" if 200 <= status < 600 else "other"
-        case Unanswered():
+        case NoAnswer():
             return "unanswered"
-        case Refused():
+        case RefusedTarget():
             return "refused"
 
 

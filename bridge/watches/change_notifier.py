@@ -10,7 +10,7 @@ from bridge.store.store import Store
 ASK_EVERY_SECONDS = 1.0  # one query for all who wait; a change at another replica is seen within it
 
 
-class Waiting:
+class ChangeNotifier:
     """Who waits for which watch. `ask_every_seconds` counts with a shared store only. Use it from one event loop."""
 
     def __init__(self, store: Store, *, ask_every_seconds: float = ASK_EVERY_SECONDS) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import orjson
 
-from bridge.aio.batching import Gathered
+from bridge.aio.batching import MicroBatcher
 from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.model import EventType, Watch
@@ -17,11 +17,11 @@ from bridge.core.registration import WATCH_ID_PREFIX, compact, options_text, wan
 from bridge.core.targets import Target
 from bridge.store.records import (
     CONFIGURED,
+    EncryptedFields,
     Idempotency,
     NewWatch,
     PollNote,
-    Registered,
-    Sealed,
+    RegisteredWatch,
     TaskRow,
     TaskView,
     WatchView,
@@ -32,7 +32,7 @@ from bridge.telemetry import Metrics, get_logger, without_query
 Result = TypeVar("Result")
 AddTask: TypeAlias = Callable[[TaskRow, str | None], None]
 Announce: TypeAlias = Callable[[Sequence[str]], None]
-RegisterAll: TypeAlias = Callable[[Sequence[NewWatch]], Awaitable[Sequence[Registered | BridgeError]]]
+RegisterAll: TypeAlias = Callable[[Sequence[NewWatch]], Awaitable[Sequence[RegisteredWatch | BridgeError]]]
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]  # of 10 bits: twice as quick as by 5
@@ -44,7 +44,7 @@ _log = get_logger("intake")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WatchRequest:
     """What an app asks for, its fields checked one by one (see `core/registration.py`); None is not given."""
 
     task_id: str
@@ -62,14 +62,14 @@ class Wanted:
 class _Asked:
     """What is asked for, its target once that was judged, and who asks."""
 
-    wanted: Wanted
+    wanted: WatchRequest
     target: Target
     app: str
     beyond_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class RegistrationResult:
     """What registering came to: the watch as it is now; `created` is the first answer's, 201 rather than 200."""
 
     view: WatchView
@@ -77,7 +77,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
+class TimeoutLimits:
     """A watch's time until it times out, in seconds: when none is asked for, and at most."""
 
     default: float = 3_600.0
@@ -109,7 +109,7 @@ def watch_id_text(value: int) -> str:
     return "".join([_PAIRS[value >> shift & 0x3FF] for shift in range(120, -1, -10)])
 
 
-class Intake:
+class RegistrationService:
     """Takes registrations in.
 
     `poll` and `look_again` are the poller's: a task to poll, and one that lost a watch. `stop_sending` is the
@@ -128,7 +128,7 @@ class Intake:
         announce: Announce,
         metrics: Metrics,
         configured_key: Callable[[], str | None],
-        timeouts: Timeouts,
+        timeouts: TimeoutLimits,
     ) -> None:
         self._store = store
         self._guard = guard
@@ -140,17 +140,19 @@ class Intake:
         self._configured_key = configured_key
         self.timeouts = timeouts
         self._ids = WatchIds()
-        self._gathered = Gathered(self._take_in_each, self._begin)
+        self._batcher = MicroBatcher(self._take_in_each, self._begin)
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def register(self, wanted: Wanted, app: str) -> Taken:
+    async def register(self, wanted: WatchRequest, app: str) -> RegistrationResult:
         """Register one watch, durably.
 
         Raises InvalidRequest, TargetRefused, WatchConflict, IdempotencyConflict, TooManyWatches or StoreUnavailable.
         """
         return await self._register(wanted, await self.judge(wanted), app)
 
-    async def register_all(self, wanted: Sequence[Wanted], app: str) -> Sequence[Taken | BridgeError]:
+    async def register_all(
+        self, wanted: Sequence[WatchRequest], app: str
+    ) -> Sequence[RegistrationResult | BridgeError]:
         """Register many in one commit; each has its own result, in order. Raises StoreUnavailable for them all."""
         targets = [self._known_or_error(one) for one in wanted]
         unknown = [number for number, target in enumerate(targets) if target is None]
@@ -162,7 +164,7 @@ class Intake:
         taken = iter(await self._to_its_end(self._take_in(self._store.register_all, asked)) if asked else ())
         return [target if isinstance(target, BridgeError) else next(taken) for target in targets]
 
-    async def judge(self, wanted: Wanted) -> Target:
+    async def judge(self, wanted: WatchRequest) -> Target:
         """Check what is wanted as registering does, before anything else is done for it; its target.
 
         Raises InvalidRequest or TargetRefused.
@@ -171,7 +173,7 @@ class Intake:
         known = self._guard.known(wanted.callback_url)
         return known or await self._guard.check(wanted.callback_url, remember=True)
 
-    async def register_judged(self, wanted: Wanted, target: Target, app: str) -> Taken:
+    async def register_judged(self, wanted: WatchRequest, target: Target, app: str) -> RegistrationResult:
         """Register a watch that was judged before: on a task that is paid for by now.
 
         So no limit refuses it, and its target is not judged again before the first attempt. Raises WatchConflict or
@@ -205,21 +207,23 @@ class Intake:
         _log.event("cancelled", watch_id=watch_id, task_id=view.watch.task_id, app=view.watch.app)
         return view
 
-    async def _register(self, wanted: Wanted, target: Target, app: str, *, beyond_limit: bool = False) -> Taken:
-        taken = await self._gathered.do(_Asked(wanted, target, app, beyond_limit))
+    async def _register(
+        self, wanted: WatchRequest, target: Target, app: str, *, beyond_limit: bool = False
+    ) -> RegistrationResult:
+        taken = await self._batcher.do(_Asked(wanted, target, app, beyond_limit))
         if isinstance(taken, BridgeError):
             raise taken
         return taken
 
     # --- one registration's parts ---------------------------------------------------------------------------------
 
-    def _check(self, wanted: Wanted) -> None:
+    def _check(self, wanted: WatchRequest) -> None:
         if wanted.timeout_seconds is not None and wanted.timeout_seconds > self.timeouts.most:
             raise InvalidRequest([("timeout_seconds", f"must be at most {self.timeouts.most:g}")])
         if wanted.api_key is None and self._configured_key() is None:
             raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
 
-    def _known_or_error(self, wanted: Wanted) -> Target | BridgeError | None:
+    def _known_or_error(self, wanted: WatchRequest) -> Target | BridgeError | None:
         """As `_target_or_error`, where no look-up is needed: an asyncio task for each costs as much as the rest."""
         try:
             self._check(wanted)
@@ -227,22 +231,24 @@ class Intake:
         except BridgeError as error:
             return error
 
-    async def _target_or_error(self, wanted: Wanted) -> Target | BridgeError:
+    async def _target_or_error(self, wanted: WatchRequest) -> Target | BridgeError:
         try:
             return await self.judge(wanted)
         except BridgeError as error:
             return error
 
-    async def _take_in_each(self, asked: Sequence[_Asked]) -> Sequence[Taken | BridgeError]:
+    async def _take_in_each(self, asked: Sequence[_Asked]) -> Sequence[RegistrationResult | BridgeError]:
         return await self._take_in(self._store.register_each, asked)
 
-    async def _take_in(self, register: RegisterAll, asked: Sequence[_Asked]) -> Sequence[Taken | BridgeError]:
+    async def _take_in(
+        self, register: RegisterAll, asked: Sequence[_Asked]
+    ) -> Sequence[RegistrationResult | BridgeError]:
         now = self._store.now()
         news = [self._new_watch(one, now) for one in asked]
         found = await register(news)
         # All are handed over before any is looked at again: what is stored must be polled, whatever comes then.
         for new, one, result in zip(news, asked, found, strict=True):
-            if isinstance(result, Registered):
+            if isinstance(result, RegisteredWatch):
                 self._hand_over(new, one.wanted, result)
         return [
             result if isinstance(result, BridgeError) else await self._taken(new, result)
@@ -272,41 +278,41 @@ class Intake:
             watch=watch,
             credential=credential,
             task=watch_id.removeprefix(WATCH_ID_PREFIX),
-            options=self._store.sealer.fingerprint("options", options),
+            options=self._store.cipher.fingerprint("options", options),
             host=asked.target.host_key,
             sealed=self._sealed(watch_id, wanted),
             idempotency=wanted.idempotency,
             beyond_limit=asked.beyond_limit,
         )
 
-    def _credential(self, wanted: Wanted) -> str:
+    def _credential(self, wanted: WatchRequest) -> str:
         if wanted.api_key is None:
             return CONFIGURED
-        return self._store.sealer.fingerprint("credential", wanted.api_key.encode()).hex()
+        return self._store.cipher.fingerprint("credential", wanted.api_key.encode()).hex()
 
-    def _sealed(self, watch_id: str, wanted: Wanted) -> Sealed:
+    def _sealed(self, watch_id: str, wanted: WatchRequest) -> EncryptedFields:
         if not wanted.headers and wanted.secret is None and wanted.api_key is None:
             return _NOTHING_SEALED
-        seal = self._store.sealer.seal
-        return Sealed(
+        seal = self._store.cipher.seal
+        return EncryptedFields(
             headers=seal(watch_id, json_text(wanted.headers)) if wanted.headers else None,
             secret=None if wanted.secret is None else seal(watch_id, wanted.secret),
             api_key=None if wanted.api_key is None else seal(watch_id, wanted.api_key),
         )
 
-    def _hand_over(self, new: NewWatch, wanted: Wanted, found: Registered) -> None:
+    def _hand_over(self, new: NewWatch, wanted: WatchRequest, found: RegisteredWatch) -> None:
         if found.task is not None:
             self._poll(found.task, wanted.api_key)
         if found.watch.id == new.watch.id:
             self._tell(found.watch)
             self._announce([found.watch.id])
 
-    async def _taken(self, new: NewWatch, found: Registered) -> Taken | BridgeError:
+    async def _taken(self, new: NewWatch, found: RegisteredWatch) -> RegistrationResult | BridgeError:
         """The watch as it is now; StoreUnavailable if that cannot be read: whoever asks again gets the same watch."""
         if found.watch.id == new.watch.id and found.task is not None:
-            return Taken(_first_view(found.watch, found.task), found.created)
+            return RegistrationResult(_first_view(found.watch, found.task), found.created)
         try:
-            return Taken(await self._store.watch(found.watch.id, new.watch.app), found.created)
+            return RegistrationResult(await self._store.watch(found.watch.id, new.watch.app), found.created)
         except (NotFound, StoreUnavailable) as error:  # not found: retention was quicker
             return error
 
@@ -321,7 +327,7 @@ class Intake:
         )
 
 
-_NOTHING_SEALED = Sealed()
+_NOTHING_SEALED = EncryptedFields()
 
 
 def json_text(headers: Mapping[str, str]) -> str:

@@ -16,8 +16,8 @@ from bridge.web.api.documents import DOCUMENT, Document
 from bridge.web.api.openapi import About, document
 from bridge.web.api.route import CallersHandler, Handler
 from bridge.web.api.routes import DROP_IN_ROUTES, GROUPS, OPEN_ROUTES, ROUTES
-from bridge.web.context import SERVICES, Services
-from bridge.web.dashboard.context import PAGE, Page
+from bridge.web.context import CONTEXT, AppContext
+from bridge.web.dashboard.context import DASHBOARD, DashboardContext
 from bridge.web.dashboard.overview import OVERVIEW, Overview
 from bridge.web.dashboard.routes import ROUTES as PAGE_ROUTES
 from bridge.web.errors import (
@@ -35,10 +35,10 @@ ANYWHERE = "/{rest}"
 _log = get_logger("web")
 
 
-def make_app(services: Services, page: Page | None = None) -> web.Application:
+def make_app(services: AppContext, page: DashboardContext | None = None) -> web.Application:
     """The whole API over these services, and the operators' page if there is one. Serve it by `make_runner`."""
     app = web.Application(middlewares=[_answered])
-    app[SERVICES] = services
+    app[CONTEXT] = services
     for_apps = (*ROUTES, *(DROP_IN_ROUTES if services.drop_in is not None else ()))
     app[DOCUMENT] = Document(lambda: document((*for_apps, *OPEN_ROUTES), GROUPS, _about(services)))
     for route in OPEN_ROUTES:
@@ -46,7 +46,7 @@ def make_app(services: Services, page: Page | None = None) -> web.Application:
     for for_app in for_apps:
         _add(app, for_app.method, for_app.path, _signed_in(for_app.handler))
     if page is not None:
-        app[PAGE], app[OVERVIEW] = page, Overview(services, page)
+        app[DASHBOARD], app[OVERVIEW] = page, Overview(services, page)
         for method, path, handler in PAGE_ROUTES:
             _add(app, method, path, handler)
     # Other methods of a fixed path are not those of a path with an id in its place, such as `/watch/batch`.
@@ -72,9 +72,9 @@ def make_runner(app: web.Application, *, shutdown_seconds: float = 5.0) -> web.A
     )
 
 
-def _about(services: Services) -> About:
+def _about(services: AppContext) -> About:
     server = services.public_url or "/"
-    return About(__version__, server, services.access.open, services.intake.timeouts)
+    return About(__version__, server, services.access.open, services.registration.timeouts)
 
 
 def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
@@ -89,7 +89,7 @@ def _signed_in(handler: CallersHandler) -> Handler:
 
     @wraps(handler)
     async def with_caller(request: web.Request) -> web.StreamResponse:
-        return await handler(request, request.app[SERVICES].access.caller(request.headers))
+        return await handler(request, request.app[CONTEXT].access.caller(request.headers))
 
     return with_caller
 
@@ -145,7 +145,7 @@ async def _nowhere(request: web.Request) -> web.StreamResponse:
 
 
 async def _end_waiting(app: web.Application) -> None:
-    services = app[SERVICES]
+    services = app[CONTEXT]
     services.health.draining = True
     await services.waiting.close()
 

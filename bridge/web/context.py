@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from bridge.amux.proxy import Relay
+from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.model import Problem, TaskSnapshot
@@ -14,8 +14,8 @@ from bridge.core.signing import Secret, SigningKey
 from bridge.maintenance.health import Health
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from bridge.watches.change_notifier import Waiting
-from bridge.watches.registration import Intake
+from bridge.watches.change_notifier import ChangeNotifier
+from bridge.watches.registration import RegistrationService
 from bridge.web.auth import Access
 from bridge.web.rate_limits import PingLimits
 
@@ -79,7 +79,7 @@ class DropIn:
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class AppContext:
     """Everything that handlers call. `secrets` are the configured signing secrets, the current one first.
 
     `link_key` signs content links; `drop_in` is None while drop-in creation is off; `public_url` is what the API's
@@ -87,23 +87,23 @@ class Services:
     """
 
     store: Store
-    intake: Intake
+    registration: RegistrationService
     poller: LivePoller
     deliverer: WakefulDeliverer
     guard: Guard
     sender: Sender
-    waiting: Waiting
+    waiting: ChangeNotifier
     metrics: Metrics
     health: Health
     access: Access
     secrets: Sequence[Secret] = field(repr=False)
     signing_key: SigningKey | None = None
     link_key: bytes = field(kw_only=True, repr=False)
-    relay: Relay = field(kw_only=True)
+    proxy: AmuxProxy = field(kw_only=True)
     drop_in: DropIn | None = None
     public_url: str | None = None
     stream_times: StreamTimes = StreamTimes()
     ping_limits: PingLimits = field(default_factory=PingLimits)
 
 
-SERVICES: Final = web.AppKey("SERVICES", Services)
+CONTEXT: Final = web.AppKey("SERVICES", AppContext)

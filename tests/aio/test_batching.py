@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bridge.aio.batching import Gathered
+from bridge.aio.batching import MicroBatcher
 
 
 class Bench:
@@ -17,7 +17,7 @@ class Bench:
         self.tasks: list[asyncio.Task[None]] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.gathered = Gathered(self.double, self.begin)
+        self.gathered = MicroBatcher(self.double, self.begin)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.create_task(work))

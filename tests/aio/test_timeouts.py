@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.aio.timeouts import TimeLimits
+from bridge.aio.timeouts import TimeoutSweep
 
 
 @dataclass
@@ -24,14 +24,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def limits(clock: Clock) -> AsyncIterator[TimeLimits]:
+async def limits(clock: Clock) -> AsyncIterator[TimeoutSweep]:
     """Limits of 0.04 s; the clock stands until a test moves it."""
-    made = TimeLimits(0.04, clock)
+    made = TimeoutSweep(0.04, clock)
     yield made
     made.close()
 
 
-async def stall(limits: TimeLimits) -> str:
+async def stall(limits: TimeoutSweep) -> str:
     try:
         with limits.limit():
             await asyncio.Event().wait()
@@ -40,17 +40,17 @@ async def stall(limits: TimeLimits) -> str:
     return "never"
 
 
-async def started(limits: TimeLimits, calls: int) -> list[asyncio.Task[str]]:
+async def started(limits: TimeoutSweep, calls: int) -> list[asyncio.Task[str]]:
     stalled = [asyncio.ensure_future(stall(limits)) for _ in range(calls)]
     await asyncio.sleep(0)
     return stalled
 
 
-def ticking(limits: TimeLimits) -> bool:
+def ticking(limits: TimeoutSweep) -> bool:
     return limits._timer is not None
 
 
-async def test_each_call_ends_by_its_own_limit(limits: TimeLimits, clock: Clock) -> None:
+async def test_each_call_ends_by_its_own_limit(limits: TimeoutSweep, clock: Clock) -> None:
     first = await started(limits, 3)
     clock.now += 0.03
     second = await started(limits, 2)
@@ -61,7 +61,7 @@ async def test_each_call_ends_by_its_own_limit(limits: TimeLimits, clock: Clock)
     assert await asyncio.gather(*second) == ["over"] * 2
 
 
-async def test_a_call_that_ends_in_time_is_left_alone(limits: TimeLimits, clock: Clock) -> None:
+async def test_a_call_that_ends_in_time_is_left_alone(limits: TimeoutSweep, clock: Clock) -> None:
     with limits.limit():
         await asyncio.sleep(0)
     [later] = await started(limits, 1)
@@ -72,19 +72,19 @@ async def test_a_call_that_ends_in_time_is_left_alone(limits: TimeLimits, clock:
     assert task.cancelling() == 0
 
 
-async def test_an_error_of_the_call_is_its_own(limits: TimeLimits) -> None:
+async def test_an_error_of_the_call_is_its_own(limits: TimeoutSweep) -> None:
     with pytest.raises(KeyError), limits.limit():
         raise KeyError
 
 
-async def test_a_cancellation_from_elsewhere_stays_one(limits: TimeLimits) -> None:
+async def test_a_cancellation_from_elsewhere_stays_one(limits: TimeoutSweep) -> None:
     [stalled] = await started(limits, 1)
     stalled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stalled
 
 
-async def test_a_cancellation_in_the_same_moment_is_not_lost(limits: TimeLimits, clock: Clock) -> None:
+async def test_a_cancellation_in_the_same_moment_is_not_lost(limits: TimeoutSweep, clock: Clock) -> None:
     [stalled] = await started(limits, 1)
     clock.now += 1
     limits._sweep()
@@ -93,7 +93,7 @@ async def test_a_cancellation_in_the_same_moment_is_not_lost(limits: TimeLimits,
         await stalled
 
 
-async def test_a_call_that_swallows_the_end_is_not_cancelled_for_it_later(limits: TimeLimits, clock: Clock) -> None:
+async def test_a_call_that_swallows_the_end_is_not_cancelled_for_it_later(limits: TimeoutSweep, clock: Clock) -> None:
     task = asyncio.current_task()
     assert task is not None
     with limits.limit():
@@ -105,7 +105,7 @@ async def test_a_call_that_swallows_the_end_is_not_cancelled_for_it_later(limits
     assert task.cancelling() == 0
 
 
-async def test_limits_nest_in_a_timeout_of_asyncios(limits: TimeLimits, clock: Clock) -> None:
+async def test_limits_nest_in_a_timeout_of_asyncios(limits: TimeoutSweep, clock: Clock) -> None:
     async with asyncio.timeout(5):
         clock.now += 1
         [stalled] = await started(limits, 1)
@@ -116,7 +116,7 @@ async def test_limits_nest_in_a_timeout_of_asyncios(limits: TimeLimits, clock: C
 
 
 async def test_one_timer_serves_all_and_comes_no_more_often_than_they_end(
-    limits: TimeLimits, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    limits: TimeoutSweep, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     woken: list[float] = []
     call_later = asyncio.get_running_loop().call_later
@@ -135,7 +135,7 @@ async def test_one_timer_serves_all_and_comes_no_more_often_than_they_end(
     assert len(woken) <= 2  # for the first of all, and once more for the one that was left
 
 
-async def test_nothing_wakes_an_idle_loop(limits: TimeLimits, clock: Clock) -> None:
+async def test_nothing_wakes_an_idle_loop(limits: TimeoutSweep, clock: Clock) -> None:
     assert not ticking(limits)
     [stalled] = await started(limits, 1)
     assert ticking(limits)
@@ -144,7 +144,7 @@ async def test_nothing_wakes_an_idle_loop(limits: TimeLimits, clock: Clock) -> N
     assert not ticking(limits)
 
 
-async def test_closed_limits_end_nothing(limits: TimeLimits, clock: Clock) -> None:
+async def test_closed_limits_end_nothing(limits: TimeoutSweep, clock: Clock) -> None:
     [stalled] = await started(limits, 1)
     limits.close()
     assert not ticking(limits)
@@ -155,8 +155,8 @@ async def test_closed_limits_end_nothing(limits: TimeLimits, clock: Clock) -> No
 
 
 def test_a_limit_needs_a_task(clock: Clock) -> None:
-    async def make() -> TimeLimits:
-        return TimeLimits(1, clock)
+    async def make() -> TimeoutSweep:
+        return TimeoutSweep(1, clock)
 
     loop = asyncio.new_event_loop()
     limits = loop.run_until_complete(make())

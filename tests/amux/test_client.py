@@ -13,12 +13,12 @@ from bridge.core.model import (
     KeyRefused,
     Observation,
     PollRejected,
-    Seen,
-    SlowDown,
     TaskForbidden,
     TaskNotFound,
+    TaskRecord,
     TaskStatus,
-    Trouble,
+    Throttled,
+    TransientError,
 )
 from bridge.sandbox import Behaviour, Fault, FaultKind, Sandbox
 from tests.amux.harness import (
@@ -37,7 +37,7 @@ from tests.amux.harness import (
     silence,
 )
 
-RUNNING = Seen(TaskStatus.IN_PROGRESS)
+RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 def code_of(observation: Observation, got: Server | None = None) -> str:
-    assert isinstance(observation, Trouble), observation
+    assert isinstance(observation, TransientError), observation
     assert not observation.misrouted
     for hidden in (KEY, "task_1", "generations", "://"):
         assert hidden not in observation.message
@@ -130,7 +130,9 @@ async def test_a_key_that_no_header_can_carry_is_refused_here(server: Starting, 
 async def test_redirects_are_not_followed(server: Starting, asking: Asking, status: int) -> None:
     elsewhere = await server()
     got = await server(answer(b"", f"{status} Moved", Location=elsewhere.url))
-    assert await asking(got.url).poll("task_1", KEY) == Trouble(f"http_{status}", f"amux answered {status}", True)
+    assert await asking(got.url).poll("task_1", KEY) == TransientError(
+        f"http_{status}", f"amux answered {status}", True
+    )
     assert elsewhere.connections == 0
 
 
@@ -151,12 +153,12 @@ async def test_proxies_from_the_environment_and_cookies_are_not_used(
 
 K = FaultKind
 FAULTS: dict[FaultKind, Observation | str] = {
-    K.HTML_200: Trouble("html", "amux answered with a web page: is the base URL right?", True),
+    K.HTML_200: TransientError("html", "amux answered with a web page: is the base URL right?", True),
     K.EMPTY_BODY: "empty_body",
     K.DATA_NULL: "no_record",
     K.NOT_FOUND_400: TaskNotFound("amux knows no such task"),
     K.NOT_FOUND_404: TaskNotFound("amux knows no such task: The task does not exist"),
-    K.WRONG_BASE_404: Trouble(
+    K.WRONG_BASE_404: TransientError(
         "http_404", "amux answered 404, not as it does for a task: is the base URL right?", misrouted=True
     ),
     K.UNAUTHORIZED: KeyRefused("amux refused the key: Invalid token"),
@@ -164,13 +166,13 @@ FAULTS: dict[FaultKind, Observation | str] = {
     K.FORBIDDEN_KEY: KeyRefused("amux refused the key: The user has been banned"),
     K.FORBIDDEN_TASK: TaskForbidden("amux does not let this key see the task: Not your task"),
     K.REJECTED: PollRejected("invalid_request", "amux answered 400: The request cannot be served"),
-    K.RATE_LIMITED: SlowDown("amux asks for fewer requests: Too many requests"),
+    K.RATE_LIMITED: Throttled("amux asks for fewer requests: Too many requests"),
     K.SERVER_ERROR: "http_500",
     K.PANIC: "http_500",
     K.NOT_IMPLEMENTED: "http_501",
     K.BAD_GATEWAY_HTML: "http_502",
-    K.ECHO_KEY: Trouble("http_500", "amux answered 500: upstream refused Authorization: Bearer [redacted]"),
-    K.REDIRECT: Trouble("http_302", "amux answered 302", misrouted=True),
+    K.ECHO_KEY: TransientError("http_500", "amux answered 500: upstream refused Authorization: Bearer [redacted]"),
+    K.REDIRECT: TransientError("http_302", "amux answered 302", misrouted=True),
     K.GZIP_BOMB: "compressed_body",
     K.TRUNCATED_JSON: "bad_json",
     K.WRONG_CONTENT_TYPE: "wrong_content_type",
@@ -199,21 +201,21 @@ async def test_every_fault_is_one_observation_and_then_all_is_well(
     fault = Fault(kind, seconds=3600, times=2 if kind is K.RESET else 1)  # 2: aiohttp asks once more by itself
     task_id = sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0, faults=(fault,)))
     good = await client.poll(sandbox.create_task(), KEY)
-    assert isinstance(good, Seen)
+    assert isinstance(good, TaskRecord)
     assert good.status is TaskStatus.COMPLETED
     # Short only for answers that never come: a busy machine may take its time over the others.
     patience = 0.2 if FAULTS[kind] == "timeout" else 5.0
     observation = await asking(url, timeout_seconds=patience).poll(task_id, KEY)
     match FAULTS[kind]:
         case "good":
-            assert isinstance(observation, Seen)
+            assert isinstance(observation, TaskRecord)
             assert observation.url == f"{url}/files/{task_id}.mp4"
         case str(code):
             assert code_of(observation) == code
         case expected:
             assert observation == expected
     again = await client.poll(task_id, KEY)
-    assert isinstance(again, Seen)
+    assert isinstance(again, TaskRecord)
     assert again.status is TaskStatus.COMPLETED
     assert sandbox.strays == {}
 
@@ -229,13 +231,13 @@ async def test_every_fault_is_one_observation_and_then_all_is_well(
 async def test_what_a_429_asks_for(sandbox: Sandbox, asking: Asking, fault: Fault, retry_after: float | None) -> None:
     client = asking(await sandbox.start())
     observation = await client.poll(sandbox.create_task(Behaviour(faults=(fault,))), KEY)
-    assert isinstance(observation, SlowDown)
+    assert isinstance(observation, Throttled)
     assert observation.retry_after == retry_after
 
 
 async def test_a_429_may_name_a_date(server: Starting, asking: Asking) -> None:
     got = await server(answer(b"", "429 X", Retry_After="Mon, 23 Nov 2026 15:04:35 GMT"))
-    assert await asking(got.url).poll("task_1", KEY) == SlowDown("amux asks for fewer requests", 30.0)
+    assert await asking(got.url).poll("task_1", KEY) == Throttled("amux asks for fewer requests", 30.0)
 
 
 # --- bodies and connections ---------------------------------------------------------------------------------------
@@ -286,7 +288,7 @@ async def test_no_poll_outlasts_its_limit(server: Starting, asking: Asking, give
     loop = asyncio.get_running_loop()
     began = loop.time()
     observation = await asking(got.url, timeout_seconds=0.2).poll("task_1", KEY)
-    assert observation == Trouble("timeout", f"127.0.0.1:{got.port} did not answer within 0.2 s")
+    assert observation == TransientError("timeout", f"127.0.0.1:{got.port} did not answer within 0.2 s")
     assert 0.19 < loop.time() - began < 2
 
 
@@ -297,7 +299,7 @@ async def test_a_refusal_counts_though_its_body_cannot_be_read(
 ) -> None:
     got = await server(given.replace(b" S\r", b" %b\r" % status.encode(), 1))
     observation = await asking(got.url).poll("task_1", KEY)
-    expected = {"401 X": KeyRefused, "429 X": SlowDown}.get(status, Trouble)
+    expected = {"401 X": KeyRefused, "429 X": Throttled}.get(status, TransientError)
     assert type(observation) is expected
     assert getattr(observation, "code", "-") in ("-", f"http_{status[:3]}")
 
@@ -328,7 +330,7 @@ async def test_nobody_listens(asking: Asking) -> None:
         bound.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{bound.getsockname()[1]}"
         observation = await asking(f"http://{host}").poll("task_1", KEY)
-    assert observation == Trouble("connection_failed", f"no connection to {host}: connection refused")
+    assert observation == TransientError("connection_failed", f"no connection to {host}: connection refused")
 
 
 async def test_a_name_that_cannot_be_resolved(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +339,9 @@ async def test_a_name_that_cannot_be_resolved(asking: Asking, monkeypatch: pytes
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_name)
     observation = await asking("http://amux.invalid").poll("task_1", KEY)
-    assert observation == Trouble("connection_failed", "no connection to amux.invalid: the name could not be resolved")
+    assert observation == TransientError(
+        "connection_failed", "no connection to amux.invalid: the name could not be resolved"
+    )
 
 
 async def test_tls_that_is_none(asking: Asking) -> None:
@@ -348,7 +352,7 @@ async def test_tls_that_is_none(asking: Asking) -> None:
     async with await asyncio.start_server(speak_plainly, "127.0.0.1", 0) as plain:
         host = f"127.0.0.1:{plain.sockets[0].getsockname()[1]}"
         observation = await asking(f"https://{host}", ssl_context=ssl.create_default_context()).poll("task_1", KEY)
-        assert observation == Trouble("tls_failed", f"TLS with {host} failed")
+        assert observation == TransientError("tls_failed", f"TLS with {host} failed")
 
 
 # --- time limits and cancelling -----------------------------------------------------------------------------------
@@ -383,7 +387,7 @@ async def test_the_log_keeps_amuxs_name_for_a_refused_request(
     [line] = [record for record in caplog.records if record.name == "bridge.amux"]
     assert getattr(line, "bridge_fields", {}) == {
         "task_id": "task_1",
-        "kind": "Trouble",
+        "kind": "TransientError",
         "status": 502,
         "request_id": "20261123abc",
     }

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from bridge.core.model import Problem, Seen, TaskStatus
+from bridge.core.model import Problem, TaskRecord, TaskStatus
 from tests.amux.harness import KEY, Asking, Starting, answer, clients, servers
 
 
@@ -52,5 +52,5 @@ async def test_a_short_key_and_texts_without_one_stay_whole(server: Starting, as
     failed = {"status": "failed", "error": {"code": 7, "message": "ok"}}
     got = await server(*(answer(orjson.dumps(record)) for record in (done, failed)))
     client = asking(got.url)
-    assert await client.poll("task_1", "k") == Seen(TaskStatus.COMPLETED, url="https://v.example/k", format="mkv")
-    assert await client.poll("task_1", "k") == Seen(TaskStatus.FAILED, error=Problem(7, "ok"))
+    assert await client.poll("task_1", "k") == TaskRecord(TaskStatus.COMPLETED, url="https://v.example/k", format="mkv")
+    assert await client.poll("task_1", "k") == TaskRecord(TaskStatus.FAILED, error=Problem(7, "ok"))

@@ -9,18 +9,18 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bridge.amux import AmuxClient
 from bridge.amux.created import created_task
-from bridge.amux.proxy import Relay, passed_headers
+from bridge.amux.proxy import AmuxProxy, passed_headers
 from bridge.core.errors import StoreUnavailable, TooManyWatches
 
 
 @pytest.fixture
-async def relay() -> AsyncIterator[Relay]:
+async def proxy() -> AsyncIterator[AmuxProxy]:
     client = AmuxClient("http://127.0.0.1:9", user_agent="amux-bridge/test")
-    yield Relay(client, configured_key=lambda: "sk-configured")
+    yield AmuxProxy(client, configured_key=lambda: "sk-configured")
     await client.close()
 
 
-async def test_work_goes_on_when_who_asked_leaves(relay: Relay) -> None:
+async def test_work_goes_on_when_who_asked_leaves(proxy: AmuxProxy) -> None:
     go_on, begun, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -28,17 +28,17 @@ async def test_work_goes_on_when_who_asked_leaves(relay: Relay) -> None:
         await go_on.wait()
         done.set()
 
-    asking = asyncio.create_task(relay.to_its_end(work))
+    asking = asyncio.create_task(proxy.to_its_end(work))
     await begun.wait()
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     go_on.set()
-    await relay.finish(20)
+    await proxy.finish(20)
     assert done.is_set()
 
 
-async def test_work_that_is_refused_is_not_begun(relay: Relay) -> None:
+async def test_work_that_is_refused_is_not_begun(proxy: AmuxProxy) -> None:
     async def work() -> None:
         raise AssertionError
 
@@ -47,27 +47,27 @@ async def test_work_that_is_refused_is_not_begun(relay: Relay) -> None:
 
     for _ in range(2):
         with pytest.raises(TooManyWatches):
-            await relay.to_its_end(work, check)
+            await proxy.to_its_end(work, check)
 
 
-async def test_each_check_knows_of_the_places_that_are_held(relay: Relay) -> None:
+async def test_each_check_knows_of_the_places_that_are_held(proxy: AmuxProxy) -> None:
     seen: list[int] = []
     go_on = asyncio.Event()
 
     async def check(places: int) -> None:
         seen.append(places)
 
-    asking = [asyncio.create_task(relay.to_its_end(go_on.wait, check)) for _ in range(3)]
+    asking = [asyncio.create_task(proxy.to_its_end(go_on.wait, check)) for _ in range(3)]
     async with asyncio.timeout(20):
         while len(seen) < 3:
             await asyncio.sleep(0)
         go_on.set()
         await asyncio.gather(*asking)
-        await relay.to_its_end(go_on.wait, check)
+        await proxy.to_its_end(go_on.wait, check)
     assert seen == [1, 2, 3, 1]
 
 
-async def test_a_failure_that_nobody_waits_for_is_told(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_that_nobody_waits_for_is_told(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:
     go_on = asyncio.Event()
 
     async def work(error: Exception) -> None:
@@ -76,31 +76,31 @@ async def test_a_failure_that_nobody_waits_for_is_told(relay: Relay, caplog: pyt
 
     for error, level in ((StoreUnavailable("gone"), logging.WARNING), (RuntimeError("a fault"), logging.ERROR)):
         go_on.clear()
-        asking = asyncio.create_task(relay.to_its_end(lambda error=error: work(error)))  # type: ignore[misc]
+        asking = asyncio.create_task(proxy.to_its_end(lambda error=error: work(error)))  # type: ignore[misc]
         await asyncio.sleep(0)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         go_on.set()
-        await relay.finish(20)
+        await proxy.finish(20)
         told = caplog.records[-1]
         assert (told.message, told.levelno) == ("call_failed_alone", level)
 
 
-async def test_a_stop_gives_up_what_takes_too_long(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
-    asking = asyncio.create_task(relay.to_its_end(asyncio.Event().wait))
+async def test_a_stop_gives_up_what_takes_too_long(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:
+    asking = asyncio.create_task(proxy.to_its_end(asyncio.Event().wait))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await relay.finish(0.01)
+    await proxy.finish(0.01)
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["creates_given_up"]
-    await relay.finish(0.01)
+    await proxy.finish(0.01)
 
 
 def test_the_caller_s_own_key_comes_first() -> None:
-    relay = Relay(None, configured_key=lambda: "sk-configured")  # type: ignore[arg-type]
-    assert [relay.key(own) for own in ("sk-own", None, "")] == ["sk-own", "sk-configured", "sk-configured"]
-    assert Relay(None, configured_key=lambda: None).key(None) is None  # type: ignore[arg-type]
+    proxy = AmuxProxy(None, configured_key=lambda: "sk-configured")  # type: ignore[arg-type]
+    assert [proxy.key(own) for own in ("sk-own", None, "")] == ["sk-own", "sk-configured", "sk-configured"]
+    assert AmuxProxy(None, configured_key=lambda: None).key(None) is None  # type: ignore[arg-type]
 
 
 def test_headers_of_the_connection_and_of_the_origin_stay_behind() -> None:

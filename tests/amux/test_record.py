@@ -7,7 +7,7 @@ import pytest
 
 from bridge.amux.lenient_json import clean, read_json
 from bridge.amux.wire import observe
-from bridge.core.model import Observation, Problem, Seen, TaskStatus, Trouble, VideoMetadata
+from bridge.core.model import Observation, Problem, TaskRecord, TaskStatus, TransientError, VideoMetadata
 
 TASK = "task_1:a"
 BASE = "https://api.amux.example/proxy"
@@ -20,9 +20,9 @@ def read(body: Any) -> Observation:
     return observe(200, "application/json", raw, task_id=TASK, base_url=BASE)
 
 
-def seen(body: Any) -> Seen:
+def seen(body: Any) -> TaskRecord:
     observation = read(body)
-    assert isinstance(observation, Seen), observation
+    assert isinstance(observation, TaskRecord), observation
     return observation
 
 
@@ -41,13 +41,13 @@ def seen(body: Any) -> Seen:
     ],
 )
 def test_the_record_is_what_carries_the_tasks_status(body: Any) -> None:
-    assert seen(body) == Seen(TaskStatus.IN_PROGRESS)
+    assert seen(body) == TaskRecord(TaskStatus.IN_PROGRESS)
 
 
 @pytest.mark.parametrize("task_id", ["task_other", "TASK_1:A", "x"])
 def test_a_record_of_another_task_is_trouble(task_id: str) -> None:
     for body in (DONE | {"task_id": task_id}, {"data": DONE | {"task_id": task_id}}):
-        assert read(body) == Trouble("wrong_task", "amux told of another task")
+        assert read(body) == TransientError("wrong_task", "amux told of another task")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,9 @@ def test_every_word_in_any_case(status: TaskStatus, words: str) -> None:
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "Preparing", "rendering…", "completed?"])
 def test_a_word_we_do_not_know_ends_nothing(word: str) -> None:
-    assert seen({"status": word, "url": URL, "progress": "100%"}) == Seen(TaskStatus.UNKNOWN, 100, word=word.lower())
+    assert seen({"status": word, "url": URL, "progress": "100%"}) == TaskRecord(
+        TaskStatus.UNKNOWN, 100, word=word.lower()
+    )
 
 
 # --- the video's URL ----------------------------------------------------------------------------------------------
@@ -306,8 +308,8 @@ def test_the_end_is_dated_where_amux_dates_it(record: Any, expected: float | Non
 )
 def test_vendors_json_is_borne_with(vendor: bytes) -> None:
     body = b'{"data":{"data":%b,"progress":NaN,"status":"completed","metadata":{"fps":%b}}}' % (vendor, vendor)
-    assert seen(body) == Seen(TaskStatus.COMPLETED)
-    assert seen(b"\xef\xbb\xbf" + body) == Seen(TaskStatus.COMPLETED)
+    assert seen(body) == TaskRecord(TaskStatus.COMPLETED)
+    assert seen(b"\xef\xbb\xbf" + body) == TaskRecord(TaskStatus.COMPLETED)
 
 
 def test_patience_has_its_values() -> None:

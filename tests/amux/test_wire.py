@@ -14,12 +14,12 @@ from bridge.core.model import (
     Observation,
     PollRejected,
     Problem,
-    Seen,
-    SlowDown,
     TaskForbidden,
     TaskNotFound,
+    TaskRecord,
     TaskStatus,
-    Trouble,
+    Throttled,
+    TransientError,
     VideoMetadata,
 )
 from bridge.sandbox import PRIVATE_MARK, PRIVATE_NUMBERS, Behaviour, Outcome
@@ -38,15 +38,15 @@ def poll(body: Any, status: int = 200, content_type: str = JSON, retry_after: fl
     return observe(status, content_type, raw, task_id=TASK, base_url=BASE, retry_after=retry_after)
 
 
-def seen(body: Any) -> Seen:
+def seen(body: Any) -> TaskRecord:
     observation = poll(body)
-    assert isinstance(observation, Seen), observation
+    assert isinstance(observation, TaskRecord), observation
     return observation
 
 
 def trouble(body: Any, status: int = 200, content_type: str = JSON) -> tuple[str, bool]:
     observation = poll(body, status, content_type)
-    assert isinstance(observation, Trouble), observation
+    assert isinstance(observation, TransientError), observation
     assert observation.message.startswith("amux ")
     return observation.code, observation.misrouted
 
@@ -64,25 +64,25 @@ def told(form: str, age: float, **chosen: Any) -> Any:
 @pytest.mark.parametrize("form", "ABCDE")
 @pytest.mark.parametrize("age", [0, 4, 8])
 def test_a_task_that_waits(form: str, age: float) -> None:
-    assert seen(told(form, age)) == Seen(TaskStatus.QUEUED, 0 if form in "CD" else None)
+    assert seen(told(form, age)) == TaskRecord(TaskStatus.QUEUED, 0 if form in "CD" else None)
 
 
 @pytest.mark.parametrize("form", "ABCDE")
 def test_a_task_that_runs(form: str) -> None:
-    assert seen(told(form, 15)) == Seen(TaskStatus.IN_PROGRESS, 50 if form in "CD" else None)
+    assert seen(told(form, 15)) == TaskRecord(TaskStatus.IN_PROGRESS, 50 if form in "CD" else None)
 
 
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        ("A", Seen(TaskStatus.COMPLETED, None, VIDEO, "mp4", VideoMetadata(5.0, 24, 1280, 720, 20231234))),
-        ("B", Seen(TaskStatus.COMPLETED, None, VIDEO, "mp4")),
-        ("C", Seen(TaskStatus.COMPLETED, 100, VIDEO, finished_at=1_795_446_220.0)),
-        ("D", Seen(TaskStatus.COMPLETED, 100, VIDEO, finished_at=1_795_446_220.0)),
-        ("E", Seen(TaskStatus.COMPLETED, None, VIDEO)),
+        ("A", TaskRecord(TaskStatus.COMPLETED, None, VIDEO, "mp4", VideoMetadata(5.0, 24, 1280, 720, 20231234))),
+        ("B", TaskRecord(TaskStatus.COMPLETED, None, VIDEO, "mp4")),
+        ("C", TaskRecord(TaskStatus.COMPLETED, 100, VIDEO, finished_at=1_795_446_220.0)),
+        ("D", TaskRecord(TaskStatus.COMPLETED, 100, VIDEO, finished_at=1_795_446_220.0)),
+        ("E", TaskRecord(TaskStatus.COMPLETED, None, VIDEO)),
     ],
 )
-def test_a_task_that_succeeded(form: str, expected: Seen) -> None:
+def test_a_task_that_succeeded(form: str, expected: TaskRecord) -> None:
     assert seen(told(form, 30)) == expected
 
 
@@ -168,9 +168,9 @@ REFUSED = "amux refused the key"
         (403, flat("not_your_task"), TaskForbidden(f"{HIDDEN}: why")),
         (403, nested(f"{TASK} is not yours", code=""), TaskForbidden(f"{HIDDEN}: {TASK} is not yours")),
         (403, nested(f"{TASK}: banned", code="user_banned"), KeyRefused(f"{REFUSED}: {TASK}: banned")),
-        (429, nested(code="rate_limit_exceeded"), SlowDown("amux asks for fewer requests: why")),
-        (429, b"", SlowDown("amux asks for fewer requests")),
-        (429, PAGE, SlowDown("amux asks for fewer requests")),
+        (429, nested(code="rate_limit_exceeded"), Throttled("amux asks for fewer requests: why")),
+        (429, b"", Throttled("amux asks for fewer requests")),
+        (429, PAGE, Throttled("amux asks for fewer requests")),
         (400, flat("invalid_request"), PollRejected("invalid_request", "amux answered 400: why")),
         (400, nested(code=50001), PollRejected("50001", "amux answered 400: why")),
         (402, nested(code=""), PollRejected("http_402", "amux answered 402: why")),
@@ -183,8 +183,8 @@ def test_a_refusal_of_amux_is_what_its_status_and_code_say(status: int, body: An
 
 
 def test_a_429_keeps_what_it_asks_for_and_nothing_else_does() -> None:
-    assert poll(b"", 429, "", 17.5) == SlowDown("amux asks for fewer requests", 17.5)
-    assert poll(b"", 503, "", 17.5) == Trouble("http_503", "amux answered 503")
+    assert poll(b"", 429, "", 17.5) == Throttled("amux asks for fewer requests", 17.5)
+    assert poll(b"", 503, "", 17.5) == TransientError("http_503", "amux answered 503")
 
 
 @pytest.mark.parametrize("status", [404, 400, 403, 405, 407, 410, 413, 451, 499])
@@ -230,13 +230,13 @@ def test_a_server_in_trouble_says_nothing_of_the_task(status: int, body: Any) ->
 
 
 def test_trouble_keeps_the_reason_amux_gave() -> None:
-    assert poll(flat("get_task_failed", "database is locked"), 500) == Trouble(
+    assert poll(flat("get_task_failed", "database is locked"), 500) == TransientError(
         "http_500", "amux answered 500: database is locked"
     )
-    assert poll(nested("Panic detected", "new_api_panic"), 500) == Trouble(
+    assert poll(nested("Panic detected", "new_api_panic"), 500) == TransientError(
         "http_500", "amux answered 500: Panic detected"
     )
-    assert poll(flat("fail_to_fetch", "no channel")) == Trouble(
+    assert poll(flat("fail_to_fetch", "no channel")) == TransientError(
         "no_record", "amux told nothing of the task: no channel"
     )
 
@@ -277,7 +277,7 @@ def test_a_2xx_that_tells_nothing(status: int, body: Any, content_type: str, exp
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON ;charset=x", "application/hal+json"])
 def test_every_json_type_is_read(content_type: str) -> None:
-    assert isinstance(poll({"status": "queued"}, 200, content_type), Seen)
+    assert isinstance(poll({"status": "queued"}, 200, content_type), TaskRecord)
 
 
 # --- whatever the bytes -------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ STATUSES = st.sampled_from([200, 204, 301, 400, 401, 403, 404, 422, 429, 500]) |
 @given(STATUSES, st.sampled_from([JSON, "text/html", ""]) | st.text(), BODIES)
 def test_no_answer_raises_and_only_a_success_has_a_url(status: int, content_type: str, body: bytes) -> None:
     observation = poll(body, status, content_type)
-    if isinstance(observation, Seen):
+    if isinstance(observation, TaskRecord):
         assert 200 <= status < 300
         assert observation.url is None or observation.status is TaskStatus.COMPLETED
         assert (observation.error is None) is (observation.status is not TaskStatus.FAILED)
@@ -318,7 +318,7 @@ def test_no_answer_raises_and_only_a_success_has_a_url(status: int, content_type
 @given(st.dictionaries(st.sampled_from(NAMES), LEAVES, max_size=8), st.sampled_from(WORDS))
 def test_any_record_is_read(record: dict[str, Any], word: str) -> None:
     body = json.dumps({"code": "success", "data": record | {"task_id": TASK, "status": word or "x"}}).encode()
-    assert isinstance(poll(body), Seen)
+    assert isinstance(poll(body), TaskRecord)
 
 
 def test_texts_of_absurd_length_are_bounded() -> None:
@@ -326,9 +326,9 @@ def test_texts_of_absurd_length_are_bounded() -> None:
     failed = seen({"status": "failed", "error": {"code": long, "message": long}})
     assert failed.error == Problem("x" * 128, "x" * 4000)
     unknown = seen({"status": long, "progress": long})
-    assert unknown == Seen(TaskStatus.UNKNOWN, word="x" * 64)
+    assert unknown == TaskRecord(TaskStatus.UNKNOWN, word="x" * 64)
     done = seen({"status": "completed", "format": long, "url": f"https://v.example/{long}"})
-    assert done == Seen(TaskStatus.COMPLETED)
+    assert done == TaskRecord(TaskStatus.COMPLETED)
     rejected = poll(flat(long, long), 400)
     assert isinstance(rejected, PollRejected)
     assert (rejected.code, len(rejected.message)) == ("x" * 128, 4000 + len("amux answered 400: "))

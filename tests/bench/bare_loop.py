@@ -21,7 +21,7 @@ import orjson
 from aiohttp import web
 
 from bridge.core.errors import InvalidRequest
-from bridge.web.api.request_models import WatchRequest
+from bridge.web.api.request_models import WatchRequestBody
 from tests.bench.processes import MEASURED, Child, Meter, Spent, answer_for_ever, own_cpu, run_once
 
 
@@ -150,7 +150,7 @@ def handler() -> Child:
 def _serve_handler(pipe: Connection) -> None:
     async def register(request: web.Request) -> web.Response:
         try:
-            wanted = WatchRequest.read(orjson.loads(await request.read()))
+            wanted = WatchRequestBody.read(orjson.loads(await request.read()))
         except InvalidRequest:
             return web.Response(status=422)
         body = orjson.dumps({"task_id": wanted.task_id, "callback_url": wanted.callback_url})

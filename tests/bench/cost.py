@@ -136,7 +136,7 @@ def _at_rest(stage: Stage, on: PostgresServer, tasks: int) -> tuple[float, Cost]
     """Seconds that a heartbeat's statement takes, and what a replica with so many tasks asks for in a second."""
     url = on.migrated()
     fill(url, [f"task_{number}" for number in range(tasks)], None)
-    with Bridge(stage.folder, url, POLLS_NOTHING, gauges=SELDOM, lookout=SELDOM, beat=0.05) as bridge:
+    with Bridge(stage.folder, url, POLLS_NOTHING, gauges=SELDOM, stuck_monitor=SELDOM, beat=0.05) as bridge:
         until(lambda: bridge.metrics()["amux_bridge_owned_tasks"] == tasks, 120, "every task taken")
         time.sleep(1.0)
         with accounts(on, url, "UPDATE replicas%") as beats, accounts(on, url) as rest:

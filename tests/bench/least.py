@@ -16,7 +16,7 @@ from aiohttp import web
 
 from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
 from bridge.store.row_mapping import digest
-from bridge.web.api.request_models import WatchRequest
+from bridge.web.api.request_models import WatchRequestBody
 from tests.bench.bare_loop import listen
 from tests.bench.processes import MEASURED, Child, answer_for_ever
 
@@ -84,7 +84,7 @@ def _serve(pipe: Connection, database: Path) -> None:
         writer = _Writer(database, loop)
 
         async def register(request: web.Request) -> web.Response:
-            wanted = WatchRequest.read(orjson.loads(await request.read()))
+            wanted = WatchRequestBody.read(orjson.loads(await request.read()))
             name, now, stored = str(next(numbers)), time.time(), loop.create_future()
             key = digest("configured", wanted.task_id)
             endpoint = digest("bench", wanted.task_id, wanted.callback_url)

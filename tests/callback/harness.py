@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
-from bridge.core.model import Answer, Unanswered
+from bridge.core.model import Answer, NoAnswer
 from bridge.core.targets import TargetPolicy
 
 OPEN = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"), ip_network("::1/128")))
@@ -140,7 +140,7 @@ async def post(sender: Sender, url: str, **headers: str) -> Answer:
 
 
 def code_of(answer: Answer) -> str:
-    assert isinstance(answer, Unanswered), answer
+    assert isinstance(answer, NoAnswer), answer
     assert "?" not in answer.message
     assert "\n" not in answer.message
     return answer.code

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.callback.sender import KEPT_BODY_BYTES
-from bridge.core.model import Answered, Refused
+from bridge.core.model import Answered, RefusedTarget
 from bridge.core.retry_after import retry_after_seconds
 from tests.callback.harness import (
     BODY,
@@ -297,7 +297,7 @@ async def test_cancelling_a_send_cancels_it(receiver: Starting, sending: Sending
 )
 async def test_literals_and_rules_refuse_for_good(sending: Sending, url: str, rule: str) -> None:
     answer = await post(sending(), url)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, RefusedTarget)
     assert rule in answer.reason
 
 

@@ -25,7 +25,7 @@ from bridge.settings.settings import load
 SECRET = Secret(b"c" * 32)
 OTHER_SECRET = Secret(b"o" * 32)
 TOKEN = "shop-token-1"
-PATIENCE_SECONDS = 60.0  # for processes, which take seconds to start on a busy machine
+CALL_TIMEOUT_SECONDS = 60.0  # for processes, which take seconds to start on a busy machine
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def run_process(*arguments: str, folder: Path, **environ: str) -> Ended:
         env=environment(environ),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=CALL_TIMEOUT_SECONDS,
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
@@ -94,7 +94,7 @@ def process(*arguments: str, folder: Path, **environ: str) -> Iterator[subproces
         text=True,
     ) as started:
         # A pipe that stays empty would be read for ever.
-        watchdog = threading.Timer(PATIENCE_SECONDS, started.kill)
+        watchdog = threading.Timer(CALL_TIMEOUT_SECONDS, started.kill)
         watchdog.start()
         try:
             yield started
@@ -130,11 +130,11 @@ def served_bridge(folder: Path) -> Iterator[Served]:
     thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, ready, stopping)), name="a bridge")
     thread.start()
     try:
-        yield ready.result(PATIENCE_SECONDS)
+        yield ready.result(CALL_TIMEOUT_SECONDS)
     finally:
         if stopping.done():
             stopping.result()()
-        thread.join(PATIENCE_SECONDS)
+        thread.join(CALL_TIMEOUT_SECONDS)
 
 
 async def _serve(folder: Path, ready: "Future[Served]", stopping: "Future[Callable[[], object]]") -> None:

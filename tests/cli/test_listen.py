@@ -13,7 +13,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from bridge.core.signing import Secret, signed_headers
-from tests.cli.command_line import OTHER_SECRET, PATIENCE_SECONDS, SECRET, Command, Ended, in_process
+from tests.cli.command_line import CALL_TIMEOUT_SECONDS, OTHER_SECRET, SECRET, Command, Ended, in_process
 
 BODY = json.dumps({"type": "video.completed", "data": {"url": "https://videos.example/\u0007.mp4"}}).encode()
 
@@ -35,13 +35,13 @@ def listened(
     answers: list[int] = []
 
     async def post() -> None:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_SECONDS):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(CALL_TIMEOUT_SECONDS):
             answers.extend([await _posted(session, port, headers) for headers in messages])
 
     poster = threading.Thread(target=lambda: asyncio.run(post()))
     poster.start()
     ended = command("listen", "--port", str(port), *arguments)
-    poster.join(PATIENCE_SECONDS)
+    poster.join(CALL_TIMEOUT_SECONDS)
     return ended, answers
 
 

@@ -17,7 +17,7 @@ from bridge.core.targets import TargetPolicy
 from bridge.sandbox import Fault, FaultKind, Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import load
-from tests.cli.command_line import OTHER_SECRET, PATIENCE_SECONDS, SECRET, Command, in_process
+from tests.cli.command_line import CALL_TIMEOUT_SECONDS, OTHER_SECRET, SECRET, Command, in_process
 
 OPEN = {"BRIDGE_CALLBACK_ALLOW_NETWORKS": "127.0.0.1/32", "BRIDGE_SIGNING_SECRETS": SECRET.text}
 
@@ -50,11 +50,11 @@ def places(sandbox: Sandbox | None = None) -> Iterator[tuple[str, str, list[Rece
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        yield *ready.result(PATIENCE_SECONDS), heard
+        yield *ready.result(CALL_TIMEOUT_SECONDS), heard
     finally:
         loop, stop = ends[0]
         loop.call_soon_threadsafe(stop.set)
-        thread.join(PATIENCE_SECONDS)
+        thread.join(CALL_TIMEOUT_SECONDS)
 
 
 # --- ping ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 
 from bridge.core.signing import SigningKey, parse_secret, parse_signing_key
 from bridge.store.database import Database, closing
-from bridge.store.encryption import Sealer
+from bridge.store.encryption import Cipher
 from bridge.store.open import open_database
 from bridge.store.rotating import BATCH, Resealed, reseal
 from bridge.store.schema import watches
@@ -66,7 +66,7 @@ def test_rotate_command_tells_that_the_old_key_can_go(command: Command, sqlite_u
 # --- the store's part, on both databases --------------------------------------------------------------------------
 
 
-def write_watches(database: Database, sealer: Sealer, count: int) -> None:
+def write_watches(database: Database, cipher: Cipher, count: int) -> None:
     """Watches with every mixture of sealed texts, some with none."""
     rows = [
         {
@@ -81,7 +81,7 @@ def write_watches(database: Database, sealer: Sealer, count: int) -> None:
             "timeout_seconds": 1.0,
             "header_names": "",
             **{
-                name: sealer.seal(f"wat_{number:06d}", f"{name} {number}") if number >> bit & 1 else None
+                name: cipher.seal(f"wat_{number:06d}", f"{name} {number}") if number >> bit & 1 else None
                 for bit, name in enumerate(("headers", "secret", "api_key"))
             },
         }
@@ -90,11 +90,11 @@ def write_watches(database: Database, sealer: Sealer, count: int) -> None:
     database.transaction(lambda connection: connection.execute(watches.insert(), rows))
 
 
-def texts(database: Database, sealer: Sealer) -> dict[str, dict[str, str]]:
+def texts(database: Database, cipher: Cipher) -> dict[str, dict[str, str]]:
     rows = database.read(lambda connection: connection.execute(watches.select()).all())
     return {
         row.id: {
-            name: sealer.open(row.id, getattr(row, name))
+            name: cipher.open(row.id, getattr(row, name))
             for name in ("headers", "secret", "api_key")
             if getattr(row, name) is not None
         }
@@ -108,14 +108,14 @@ def test_every_text_is_sealed_anew_in_batches_and_reads_as_before(database_url: 
     with closing(database):
         before = texts(database, both)
         assert reseal(database, both) == Resealed(count - (count + 7) // 8, 1)
-        assert texts(database, Sealer([NEW])) == before
+        assert texts(database, Cipher([NEW])) == before
         assert reseal(database, both).watches == count - (count + 7) // 8
 
 
 def test_a_text_that_no_key_opens_is_told_and_nothing_of_its_batch_is_written(database_url: str) -> None:
     database, both = _opened(database_url, [NEW, OLD], write_under=OLD, count=3)
     with closing(database):
-        stranger = Sealer([Fernet.generate_key().decode()])
+        stranger = Cipher([Fernet.generate_key().decode()])
         database.transaction(
             lambda connection: connection.execute(
                 watches.update().where(watches.c.id == "wat_000002").values(secret=stranger.seal("wat_000002", "x"))
@@ -138,10 +138,10 @@ def test_rotating_goes_beside_a_writer_that_holds_the_file(command: Command, sql
     assert ended.err == "amux-bridge: the database does not open: database is locked\n"
 
 
-def _opened(database_url: str, keys: list[str], *, write_under: str, count: int) -> tuple[Database, Sealer]:
-    database, sealer = open_database(database_url, [write_under])
+def _opened(database_url: str, keys: list[str], *, write_under: str, count: int) -> tuple[Database, Cipher]:
+    database, cipher = open_database(database_url, [write_under])
     with closing(database):
-        write_watches(database, sealer, count)
+        write_watches(database, cipher, count)
     return open_database(database_url, keys)
 
 

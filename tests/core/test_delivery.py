@@ -16,12 +16,12 @@ from bridge.core.delivery import (
     on_answer,
     problem_of,
 )
-from bridge.core.model import Answer, Answered, Problem, Refused, Unanswered
+from bridge.core.model import Answer, Answered, NoAnswer, Problem, RefusedTarget
 from bridge.core.schedule import LONGEST_RETRY_AFTER, RetryPolicy
 
 POLICY = RetryPolicy()
 NOW = 1_000.0
-LOST = Unanswered("timeout", "no answer")
+LOST = NoAnswer("timeout", "no answer")
 
 
 def verdict(answer: Answer, attempts: int = 1) -> Verdict:
@@ -35,7 +35,7 @@ def test_any_2xx_is_success(status: int) -> None:
 
 def test_410_and_a_refused_target_end_it_at_once() -> None:
     assert verdict(Answered(410)) == Dead(Problem("gone", "the receiver answered 410 Gone"))
-    assert verdict(Refused("127.0.0.1 is loopback")) == Dead(Problem("callback_refused", "127.0.0.1 is loopback"))
+    assert verdict(RefusedTarget("127.0.0.1 is loopback")) == Dead(Problem("callback_refused", "127.0.0.1 is loopback"))
 
 
 def test_what_failed_while_a_retry_was_asked_for_is_due_now() -> None:
@@ -50,7 +50,7 @@ def test_what_failed_while_a_retry_was_asked_for_is_due_now() -> None:
     [
         *((Answered(status), f"http_{status}") for status in (100, 199, 300, 301, 307, 400, 401, 404, 409, 411, 500)),
         (LOST, "timeout"),
-        (Unanswered("target_refused", "the name resolves badly"), "target_refused"),
+        (NoAnswer("target_refused", "the name resolves badly"), "target_refused"),
     ],
 )
 def test_anything_else_is_tried_again(answer: Answer, code: str) -> None:
@@ -81,8 +81,8 @@ def test_retry_after_can_only_delay_and_at_most_a_day(retry_after: float | None,
 
 ANSWERS = st.one_of(
     st.builds(Answered, st.integers(100, 599), st.floats(0, 1e12) | st.none()),
-    st.builds(Unanswered, st.text(), st.text()),
-    st.builds(Refused, st.text()),
+    st.builds(NoAnswer, st.text(), st.text()),
+    st.builds(RefusedTarget, st.text()),
 )
 
 
@@ -114,8 +114,8 @@ def test_a_round_ends_whatever_the_answers(answers: list[Answer]) -> None:
         (LOST, 5, 6),
         *((Answered(status), 2, 3) for status in (429, 502, 503, 504)),
         *((Answered(status), 9, 0) for status in (200, 302, 400, 410, 500, 501)),
-        (Refused("r"), 2, 2),
-        (Refused("r"), 0, 0),
+        (RefusedTarget("r"), 2, 2),
+        (RefusedTarget("r"), 0, 0),
     ],
 )
 def test_what_an_answer_says_of_its_host(answer: Answer, before: int, after: int) -> None:

@@ -5,21 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.model import (
-    NO_STRIKES,
+    NO_REFUSALS,
     UNSEEN,
     KeyRefused,
     Observation,
     Outcome,
     PollRejected,
     Problem,
-    Seen,
-    SlowDown,
-    Strikes,
+    RefusalCounts,
     TaskForbidden,
     TaskNotFound,
+    TaskRecord,
     TaskSnapshot,
     TaskStatus,
-    Trouble,
+    Throttled,
+    TransientError,
     VideoMetadata,
 )
 from bridge.core.watch import (
@@ -27,25 +27,30 @@ from bridge.core.watch import (
     Ending,
     ending_after,
     problem_in,
+    refusals_after,
     snapshot_after,
-    strikes_after,
     timed_out,
 )
 
 BEGAN = 1_000.0
 LATER = BEGAN + NOT_FOUND_GRACE
-RUNNING = Seen(TaskStatus.IN_PROGRESS, progress=40)
-COMPLETED = Seen(TaskStatus.COMPLETED, url="https://v/1", format="mp4", metadata=VideoMetadata(5.0))
-FAILED = Seen(TaskStatus.FAILED, error=Problem(7, "no"))
+RUNNING = TaskRecord(TaskStatus.IN_PROGRESS, progress=40)
+COMPLETED = TaskRecord(TaskStatus.COMPLETED, url="https://v/1", format="mp4", metadata=VideoMetadata(5.0))
+FAILED = TaskRecord(TaskStatus.FAILED, error=Problem(7, "no"))
 NOT_FOUND, FORBIDDEN, REJECTED = TaskNotFound("gone"), TaskForbidden("theirs"), PollRejected("bad", "no such thing")
-SILENT = [Trouble("timeout", "t"), Trouble("http_404", "t", misrouted=True), SlowDown("s", 3.0), KeyRefused("k")]
+SILENT = [
+    TransientError("timeout", "t"),
+    TransientError("http_404", "t", misrouted=True),
+    Throttled("s", 3.0),
+    KeyRefused("k"),
+]
 
 
 def after(observations: list[Observation], now: float = LATER) -> Ending | None:
     """The first ending that a run of observations comes to, as a poller carries them."""
-    task, strikes = UNSEEN, NO_STRIKES
+    task, strikes = UNSEEN, NO_REFUSALS
     for observation in observations:
-        task, strikes = snapshot_after(task, observation), strikes_after(strikes, observation)
+        task, strikes = snapshot_after(task, observation), refusals_after(strikes, observation)
         if ending := ending_after(task, strikes, observation, BEGAN, now):
             return ending
     return None
@@ -75,7 +80,7 @@ def test_what_ends_a_watch(observations: list[Observation], outcome: Outcome, co
     "observations",
     [
         [RUNNING] * 50,
-        [Seen(TaskStatus.UNKNOWN, word="dreaming")] * 50,
+        [TaskRecord(TaskStatus.UNKNOWN, word="dreaming")] * 50,
         [NOT_FOUND] * 2,
         [NOT_FOUND, NOT_FOUND, RUNNING, NOT_FOUND, NOT_FOUND],
         [FORBIDDEN, FORBIDDEN, RUNNING, FORBIDDEN, FORBIDDEN],
@@ -96,17 +101,17 @@ def test_a_fresh_task_may_be_unknown_for_a_minute() -> None:
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "Unknown"])
 def test_unknown_before_anything_else_is_a_task_that_waits(word: str) -> None:
-    unknown = Seen(TaskStatus.UNKNOWN, word=word)
+    unknown = TaskRecord(TaskStatus.UNKNOWN, word=word)
     assert snapshot_after(UNSEEN, unknown).status is TaskStatus.QUEUED
     assert snapshot_after(TaskSnapshot(TaskStatus.IN_PROGRESS), unknown).status is TaskStatus.IN_PROGRESS
 
 
 def test_a_word_we_do_not_know_says_nothing() -> None:
-    assert snapshot_after(UNSEEN, Seen(TaskStatus.UNKNOWN, word="dreaming")).status is TaskStatus.UNKNOWN
+    assert snapshot_after(UNSEEN, TaskRecord(TaskStatus.UNKNOWN, word="dreaming")).status is TaskStatus.UNKNOWN
 
 
 def test_an_answer_without_progress_keeps_the_last_one() -> None:
-    seen = snapshot_after(TaskSnapshot(TaskStatus.QUEUED, progress=10), Seen(TaskStatus.IN_PROGRESS))
+    seen = snapshot_after(TaskSnapshot(TaskStatus.QUEUED, progress=10), TaskRecord(TaskStatus.IN_PROGRESS))
     assert seen == TaskSnapshot(TaskStatus.IN_PROGRESS, progress=10)
 
 
@@ -146,8 +151,8 @@ def test_a_timed_out_watch_says_what_was_last_seen(status: TaskStatus, error: Pr
         (FORBIDDEN, Problem("task_forbidden", "theirs")),
         (REJECTED, Problem("bad", "no such thing")),
         (PollRejected("", "m"), Problem("poll_rejected", "m")),
-        (Trouble("timeout", "t"), Problem("timeout", "t")),
-        (SlowDown("s"), Problem("slowed_down", "s")),
+        (TransientError("timeout", "t"), Problem("timeout", "t")),
+        (Throttled("s"), Problem("slowed_down", "s")),
         (KeyRefused("k"), Problem("key_refused", "k")),
     ],
 )
@@ -164,7 +169,7 @@ def test_whatever_comes_a_watch_ends_by_the_first_rule_that_is_met(observations:
     counts = {TaskNotFound: 0, TaskForbidden: 0, PollRejected: 0}
     expected = None
     for observation in observations:
-        if isinstance(observation, Seen):
+        if isinstance(observation, TaskRecord):
             counts = dict.fromkeys(counts, 0)
             if observation.status in {TaskStatus.COMPLETED, TaskStatus.FAILED}:
                 expected = Outcome(observation.status)
@@ -180,7 +185,7 @@ def test_whatever_comes_a_watch_ends_by_the_first_rule_that_is_met(observations:
 
 @given(st.lists(OBSERVATIONS, max_size=40))
 def test_strikes_never_outlast_a_record(observations: list[Observation]) -> None:
-    strikes = Strikes(2, 2, 4)
+    strikes = RefusalCounts(2, 2, 4)
     for observation in observations:
-        strikes = strikes_after(strikes, observation)
-    assert strikes_after(strikes, RUNNING) == NO_STRIKES
+        strikes = refusals_after(strikes, observation)
+    assert refusals_after(strikes, RUNNING) == NO_REFUSALS

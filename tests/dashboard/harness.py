@@ -15,7 +15,7 @@ from aiohttp import web
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings import settings as reading
-from bridge.web.dashboard.context import Page
+from bridge.web.dashboard.context import DashboardContext
 
 SAFETY_SECONDS = 30.0
 KEY = "sk-configured-0123456789"
@@ -179,7 +179,7 @@ def free_port() -> int:
 class QuickRuntime(Runtime):
     """A bridge whose page looks five times a second: tests wait for what it sees."""
 
-    def _page(self) -> Page:
+    def _page(self) -> DashboardContext:
         return replace(super()._page(), beat_seconds=0.2, overview_good_for_seconds=0.2)
 
 

@@ -11,25 +11,27 @@ import pytest
 
 from bridge.core.model import Problem
 from bridge.maintenance.health import Readiness
-from bridge.polling.state import CredentialState, Standing
-from bridge.polling.stats import Survey
+from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.polling.stats import PollingStats
 from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 from bridge.store.dashboard_queries import Receiver, ReplicaView, StoreFacts
 from bridge.store.records import Counts
-from bridge.web.dashboard.alerts import Facts, Level, Trouble, troubles
+from bridge.web.dashboard.alerts import Alert, AlertInputs, Level, current_alerts
 from bridge.web.dashboard.formatting import counted, sentence, size, span
 from tests.dashboard.harness import KEY, free_port, staged
 
 NOW = 1_795_446_245.0
 READY = Readiness("ready", {"store": "ok", "scheduler": "ok", "drain": "ok", "amux": "ok"}, ())
-NOTHING = Survey(100, 0, 0, 0, 0, {}, {}, {"configured": 100}, ())
+NOTHING = PollingStats(100, 0, 0, 0, 0, {}, {}, {"configured": 100}, ())
 STORE = StoreFacts("SQLite", 1 << 20, (), "/data/bridge.db", 1 << 40, 1 << 39)
-WELL = Facts(NOW, READY, NOTHING, (), (), shared=False, counts=Counts(100, 0, 0), store=STORE, receivers=(), nearing=0)
+WELL = AlertInputs(
+    NOW, READY, NOTHING, (), (), shared=False, counts=Counts(100, 0, 0), store=STORE, receivers=(), nearing=0
+)
 REFUSED = Problem("connection_failed", "connection refused")
 
 
-def one(facts: Facts) -> Trouble:
-    [found] = troubles(facts)
+def one(facts: AlertInputs) -> Alert:
+    [found] = current_alerts(facts)
     assert found.why.endswith(".")
     assert found.todo.endswith(".")
     return found
@@ -43,7 +45,7 @@ def unready(reason: str) -> Readiness:
 
 
 def test_all_well_is_no_trouble() -> None:
-    assert troubles(WELL) == []
+    assert current_alerts(WELL) == []
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_all_well_is_no_trouble() -> None:
     ],
 )
 def test_a_store_that_takes_no_writes_is_told_with_its_reason(reason: str, title: str, todo: str) -> None:
-    found = one(replace(WELL, readiness=unready(reason), survey=replace(NOTHING, unwritten=3)))
+    found = one(replace(WELL, readiness=unready(reason), stats=replace(NOTHING, unwritten=3)))
     assert found.level is Level.BAD
     assert title in found.title
     assert reason[1:] in found.why
@@ -75,7 +77,9 @@ def test_a_disk_that_fills_is_told_before_it_is_full() -> None:
 
 
 def test_the_configured_key_refused_is_told_with_what_waits_for_it() -> None:
-    key = CredentialState("configured", Standing.PAUSED, NOW - 60, NOW + 30, "amux refused the key: Invalid token")
+    key = CredentialStatus(
+        "configured", CredentialState.PAUSED, NOW - 60, NOW + 30, "amux refused the key: Invalid token"
+    )
     found = one(replace(WELL, credentials=(key,)))
     assert found.level is Level.BAD
     assert "amux refused the key: Invalid token (since " in found.why
@@ -84,14 +88,14 @@ def test_the_configured_key_refused_is_told_with_what_waits_for_it() -> None:
 
 
 def test_many_refused_keys_of_apps_are_summed_up() -> None:
-    keys = [CredentialState(f"{n:032}", Standing.PAUSED, NOW, NOW + 9, "no") for n in range(9)]
-    found = troubles(replace(WELL, credentials=keys))
+    keys = [CredentialStatus(f"{n:032}", CredentialState.PAUSED, NOW, NOW + 9, "no") for n in range(9)]
+    found = current_alerts(replace(WELL, credentials=keys))
     assert len(found) == 4
     assert "6 more own keys" in found[-1].title
 
 
 def test_a_slowed_key_and_a_wrong_base_url_are_told() -> None:
-    key = CredentialState("configured", Standing.SLOWED, NOW - 5, NOW + 30, "Too many requests")
+    key = CredentialStatus("configured", CredentialState.SLOWED, NOW - 5, NOW + 30, "Too many requests")
     assert "fewer polls" in one(replace(WELL, credentials=(key,))).title
     reason = "AMUX_BASE_URL looks wrong, or a proxy answers in amux's place: HTML with status 200"
     found = one(replace(WELL, readiness=Readiness("degraded", READY.checks | {"amux": "degraded"}, (reason,))))
@@ -100,17 +104,17 @@ def test_a_slowed_key_and_a_wrong_base_url_are_told() -> None:
 
 
 def test_stuck_tasks_are_told_with_what_amux_said_and_worse_when_most_are() -> None:
-    survey = replace(NOTHING, failing=4, errors={"http_502": 4}, messages={"http_502": "amux answered 502"})
-    found = one(replace(WELL, survey=survey))
+    stats = replace(NOTHING, failing=4, errors={"http_502": 4}, messages={"http_502": "amux answered 502"})
+    found = one(replace(WELL, stats=stats))
     assert (found.level, found.show) == (Level.WARN, {"trouble": "stuck"})
     assert "amux answered 502 (http_502, 4 tasks)" in found.why
-    assert one(replace(WELL, survey=replace(survey, failing=60))).level is Level.BAD
+    assert one(replace(WELL, stats=replace(stats, failing=60))).level is Level.BAD
 
 
 def test_a_receiver_that_fails_and_one_with_dead_callbacks_are_told_the_dead_first() -> None:
     failing = Receiver("down.example:443", waiting=12, failures=5, next_at=NOW + 300, waiting_error=REFUSED)
     dead = Receiver("gone.example:443", dead=1, dead_at=NOW - 60, dead_error=Problem("gone", "410 Gone"))
-    first, second = troubles(replace(WELL, receivers=(failing, dead)))
+    first, second = current_alerts(replace(WELL, receivers=(failing, dead)))
     assert (first.level, first.resend) == (Level.BAD, "gone.example:443")
     assert first.title == "1 callback to gone.example:443 is dead"
     assert "refused for good" in first.why
@@ -128,13 +132,13 @@ def test_callbacks_are_late_unless_their_receiver_is_why() -> None:
 
 def test_a_replica_that_is_gone_is_told_where_there_are_several() -> None:
     gone = replace(STORE, replicas=(ReplicaView("rep_a", NOW - 999, NOW - 60, 7),))
-    assert troubles(replace(WELL, store=gone)) == []
+    assert current_alerts(replace(WELL, store=gone)) == []
     assert "rep_a" in one(replace(WELL, store=gone, shared=True)).why
 
 
 def test_a_store_that_answers_nothing_leaves_the_other_troubles() -> None:
     silent = replace(WELL, counts=None, store=None, receivers=None, nearing=None)
-    assert troubles(silent) == []
+    assert current_alerts(silent) == []
     found = one(replace(silent, readiness=unready("the store is not writable: the database does not answer")))
     assert "the database" in found.todo
 

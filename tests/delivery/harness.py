@@ -19,14 +19,14 @@ from aiohttp import web
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.event import status_event, terminal_event
-from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, OwedDelivery, TaskSnapshot, TaskStatus, Watch
+from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, PendingDelivery, TaskSnapshot, TaskStatus, Watch
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Secret, SigningKey, new_secret
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.delivery.deliverer import Deliverer
 from bridge.store.open import open_store
-from bridge.store.records import DeliveryView, NewWatch, PollNote, Sealed, Settlement, StatusChange
+from bridge.store.records import DeliveryView, EncryptedFields, NewWatch, PollNote, Settlement, StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 
@@ -160,7 +160,7 @@ class Stage:
         connection.close()
         return rows
 
-    def lease_of(self, owed: OwedDelivery) -> str:
+    def lease_of(self, owed: PendingDelivery) -> str:
         [(lease,)] = self.sql("SELECT lease FROM outbox WHERE id = ?", owed.id)
         return str(lease)
 
@@ -249,7 +249,7 @@ class Stage:
                 self.changed.clear()
                 await self.changed.wait()
 
-    async def recorded(self, *owed: OwedDelivery, times: int = 1) -> list[DeliveryView]:
+    async def recorded(self, *owed: PendingDelivery, times: int = 1) -> list[DeliveryView]:
         """Wait until these deliveries' attempts are recorded; as they are then."""
         await self.until(lambda: all(self.announced[one.watch_id] >= times for one in owed))
         return list(await asyncio.gather(*(self.view(one.id) for one in owed)))
@@ -257,13 +257,13 @@ class Stage:
     async def view(self, delivery_id: str) -> DeliveryView:
         return (await self.store.delivery(delivery_id, None))[0]
 
-    async def owed(self, url: str, many: int = 1, **wanted: Any) -> list[OwedDelivery]:
+    async def owed(self, url: str, many: int = 1, **wanted: Any) -> list[PendingDelivery]:
         """Register watches and settle their tasks: deliveries that this replica has a claim on."""
         tasks = await self.watched(url, many, **wanted)
         changed = await asyncio.gather(*(self.store.settle(settlement(task, self.store.now())) for task in tasks))
         return [one for change in changed for one in change.owed]
 
-    async def due(self, url: str, many: int = 1, **wanted: Any) -> list[OwedDelivery]:
+    async def due(self, url: str, many: int = 1, **wanted: Any) -> list[PendingDelivery]:
         """Deliveries that wait in the outbox, due and unclaimed; as they were when they were claimed."""
         owed = await self.owed(url, many, **wanted)
         await self.store.release(owed)
@@ -283,7 +283,7 @@ class Stage:
         await self.store.register_all(news)
         return [new.task for new in news]
 
-    async def sighted(self, task: str) -> list[OwedDelivery]:
+    async def sighted(self, task: str) -> list[PendingDelivery]:
         """Record that a task is in progress; the status events owed."""
         now = self.store.now()
         seen = TaskSnapshot(status=TaskStatus.IN_PROGRESS)
@@ -299,8 +299,8 @@ class Stage:
     ) -> NewWatch:
         watch_id, now = f"wat_{number:08}", self.store.now()
         watch = Watch(watch_id, "app", f"task_{number}", url, events, b"{}", now, now + 3600, 3600)
-        seal = self.store.sealer.seal
-        sealed = Sealed(
+        seal = self.store.cipher.seal
+        sealed = EncryptedFields(
             headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
             secret=None if secret is None else seal(watch_id, secret),
         )

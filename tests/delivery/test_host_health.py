@@ -5,34 +5,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from bridge.core.model import OwedDelivery
+from bridge.core.model import PendingDelivery
 from bridge.delivery.fairness import (
     HOSTS_IN_A_CLAIM,
     HOSTS_REMEMBERED,
     READY_IN_ALL,
     READY_OF_NEW_HOST,
     READY_OF_ONE_HOST,
-    Held,
-    Host,
-    Hosts,
-    Standing,
+    ClaimedDelivery,
+    HostHealth,
+    HostQueue,
+    HostQueues,
 )
 
 
-def held(host: str, number: int = 0, begins_before: float = 100.0) -> Held:
-    return Held(
-        OwedDelivery(f"evt_{number}", "wat_1", "app", "video.completed", "", host, b"", "", 0, 0), begins_before
+def held(host: str, number: int = 0, begins_before: float = 100.0) -> ClaimedDelivery:
+    return ClaimedDelivery(
+        PendingDelivery(f"evt_{number}", "wat_1", "app", "video.completed", "", host, b"", "", 0, 0), begins_before
     )
 
 
-def prove(hosts: Hosts, name: str, seconds: float = 0.01) -> Host:
+def prove(hosts: HostQueues, name: str, seconds: float = 0.01) -> HostQueue:
     host = hosts.get(name)
     hosts.begin(host)
     hosts.end(host, 0, seconds, answered=True)
     return host
 
 
-def begin_all(hosts: Hosts, host: Host) -> int:
+def begin_all(hosts: HostQueues, host: HostQueue) -> int:
     begun = 0
     while hosts.may_begin(host):
         hosts.begin(host)
@@ -40,43 +40,43 @@ def begin_all(hosts: Hosts, host: Host) -> int:
     return begun
 
 
-def fill(hosts: Hosts, many: int, prefix: str = "hangs") -> None:
+def fill(hosts: HostQueues, many: int, prefix: str = "hangs") -> None:
     for number in range(many):
         begin_all(hosts, hosts.get(f"{prefix}{number}"))
 
 
 def test_one_host_has_eight_attempts_at_a_time() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     assert begin_all(hosts, hosts.get("a")) == 8
 
 
 def test_one_host_alone_never_holds_more_than_half() -> None:
-    hosts = Hosts(16, 16)
+    hosts = HostQueues(16, 16)
     assert begin_all(hosts, prove(hosts, "a")) == 8
 
 
 def test_a_single_slot_is_used() -> None:
-    hosts = Hosts(1, 1)
+    hosts = HostQueues(1, 1)
     assert begin_all(hosts, hosts.get("a")) == 1
 
 
 @pytest.mark.parametrize("hanging", [1, 16, 17, 40, 70])
 def test_hanging_hosts_leave_room_for_one_that_is_new(hanging: int) -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     fill(hosts, hanging)
     assert hosts.may_begin(hosts.get("new"))
 
 
 @pytest.mark.parametrize("hanging", [17, 128, 1000])
 def test_hosts_that_hang_never_take_the_last_slots_of_those_that_answer(hanging: int) -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     well = prove(hosts, "well")
     fill(hosts, hanging)
     assert begin_all(hosts, well) >= 2
 
 
 def test_hosts_that_answered_and_then_hang_leave_room_as_well() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     for number in range(25):
         prove(hosts, f"hangs{number}")
     well = prove(hosts, "well")
@@ -86,7 +86,7 @@ def test_hosts_that_answered_and_then_hang_leave_room_as_well() -> None:
 
 @pytest.mark.parametrize(("busy", "each"), [(2, 8), (8, 8), (16, 5), (100, 1)])
 def test_busy_hosts_that_answer_share_the_slots(busy: int, each: int) -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     those = [prove(hosts, f"h{number}") for number in range(busy)]
     begun = True
     while begun:  # one after the other, as their turns come
@@ -99,7 +99,7 @@ def test_busy_hosts_that_answer_share_the_slots(busy: int, each: int) -> None:
 
 
 def test_failing_hosts_have_one_attempt_each_and_half_of_the_slots_together() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     hosts.load({f"down{number}": 3 for number in range(1000)})
     fill(hosts, 1000, "down")
     assert hosts.busy == 64
@@ -108,9 +108,9 @@ def test_failing_hosts_have_one_attempt_each_and_half_of_the_slots_together() ->
 
 
 def test_a_host_fails_from_the_third_failure_until_it_answers() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     host = hosts.get("a")
-    for failures, standing in ((1, Standing.DOUBTED), (2, Standing.DOUBTED), (3, Standing.FAILING)):
+    for failures, standing in ((1, HostHealth.DOUBTED), (2, HostHealth.DOUBTED), (3, HostHealth.FAILING)):
         hosts.begin(host)
         hosts.end(host, failures, 15.0, answered=False)
         assert host.standing is standing
@@ -120,22 +120,22 @@ def test_a_host_fails_from_the_third_failure_until_it_answers() -> None:
 
 
 def test_a_refused_target_says_nothing_of_a_new_host() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     host = hosts.get("a")
     hosts.begin(host)
     hosts.end(host, 0, 0.0, answered=False)
-    assert host.standing is Standing.NEW
+    assert host.standing is HostHealth.NEW
 
 
 def test_nothing_waits_for_a_failing_host() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     hosts.load({"down": 3})
     assert not hosts.may_wait(hosts.get("down"))
 
 
 @pytest.mark.parametrize(("seconds", "many"), [(0.001, READY_OF_ONE_HOST), (1.0, 40), (15.0, 2)])
 def test_as_many_wait_as_a_host_takes_in_five_seconds(seconds: float, many: int) -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     host = prove(hosts, "a", seconds)
     while hosts.may_wait(host):
         hosts.put(host, held("a"))
@@ -143,7 +143,7 @@ def test_as_many_wait_as_a_host_takes_in_five_seconds(seconds: float, many: int)
 
 
 def test_the_waiting_room_is_shared_as_the_slots_are() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     for number in range(20):
         host = prove(hosts, f"busy{number}")
         while hosts.may_wait(host):
@@ -153,7 +153,7 @@ def test_the_waiting_room_is_shared_as_the_slots_are() -> None:
 
 
 def test_late_ones_are_taken_out_and_the_others_keep_their_order() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     waiting = [held("a", 1, 50.0), held("a", 2, 10.0), held("a", 3, 50.0), held("b", 4, 10.0)]
     for one in waiting:
         hosts.put(hosts.get(one.owed.host), one)
@@ -163,7 +163,7 @@ def test_late_ones_are_taken_out_and_the_others_keep_their_order() -> None:
 
 
 def test_one_that_waits_can_be_taken_out() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     first, second = held("a", 1), held("a", 2)
     hosts.put(hosts.get("a"), first)
     hosts.put(hosts.get("a"), second)
@@ -174,14 +174,14 @@ def test_one_that_waits_can_be_taken_out() -> None:
 
 
 def test_a_plan_claims_for_those_first_that_began_longest_ago() -> None:
-    hosts = Hosts(4, 4)
+    hosts = HostQueues(4, 4)
     for name in ("b", "a"):
         prove(hosts, name)
     assert list(hosts.plan({"a": 1, "b": 1, "c": 1})) == ["c", "b", "a"]
 
 
 def test_a_plan_gives_a_probe_to_a_failing_host_and_nothing_while_it_runs() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     hosts.load({"down": 5})
     assert hosts.plan({"down": 500}) == {"down": 1}
     hosts.begin(hosts.get("down"))
@@ -189,13 +189,13 @@ def test_a_plan_gives_a_probe_to_a_failing_host_and_nothing_while_it_runs() -> N
 
 
 def test_a_plan_claims_no_more_than_is_due() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     prove(hosts, "a")
     assert hosts.plan({"a": 3, "b": 1_000}) == {"a": 3, "b": 8 + READY_OF_NEW_HOST}
 
 
 def test_a_plan_waits_until_half_of_what_was_claimed_has_gone() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     host = prove(hosts, "a")
     for number in range(READY_OF_ONE_HOST // 2 + 1):
         hosts.put(host, held("a", number))
@@ -205,17 +205,17 @@ def test_a_plan_waits_until_half_of_what_was_claimed_has_gone() -> None:
 
 
 def test_a_host_that_finds_every_slot_taken_has_one_delivery_wait() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     fill(hosts, 200)
     assert hosts.plan({"new": 50}) == {"new": 1}
 
 
 def test_a_plan_names_a_bounded_number_of_hosts() -> None:
-    assert len(Hosts(10_000, 8).plan({f"h{number}": 1 for number in range(1_000)})) == HOSTS_IN_A_CLAIM
+    assert len(HostQueues(10_000, 8).plan({f"h{number}": 1 for number in range(1_000)})) == HOSTS_IN_A_CLAIM
 
 
 def test_idle_hosts_are_forgotten_but_failing_and_busy_ones_are_not() -> None:
-    hosts = Hosts(128, 8)
+    hosts = HostQueues(128, 8)
     hosts.load({"down": 3})
     busy = hosts.get("busy")
     hosts.begin(busy)
@@ -235,7 +235,7 @@ class Traffic(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hosts = Hosts(8, 3)
+        self.hosts = HostQueues(8, 3)
         self.busy: dict[str, int] = {}
         self.number = 0
 
@@ -256,7 +256,7 @@ class Traffic(RuleBasedStateMachine):
             return
         host, _ = found
         assert self.hosts.may_begin(host)
-        assert host.standing is not Standing.FAILING or host.busy == 0
+        assert host.standing is not HostHealth.FAILING or host.busy == 0
         self.hosts.begin(host)
         self.busy[host.name] = self.busy.get(host.name, 0) + 1
 
@@ -278,7 +278,7 @@ class Traffic(RuleBasedStateMachine):
         assert sum(plan.values()) <= READY_IN_ALL + 8
         for name in plan:
             host = self.hosts.get(name)
-            assert host.standing is not Standing.FAILING or (plan[name] == 1 and not host.busy)
+            assert host.standing is not HostHealth.FAILING or (plan[name] == 1 and not host.busy)
 
     @invariant()
     def limits_hold(self) -> None:
@@ -302,12 +302,12 @@ def test_whoever_waits_is_served_whatever_the_others_have(
     waiting: list[int], concurrency: int, per_host: int, failing: set[int]
 ) -> None:
     """First in, first out among attempts; every host's next turn comes before anyone's turn after next."""
-    hosts = Hosts(concurrency, per_host)
+    hosts = HostQueues(concurrency, per_host)
     hosts.load({f"h{number}": 3 for number in failing})
     for number, many in enumerate(waiting):
         for one in range(many):
             hosts.put(hosts.get(f"h{number}"), held(f"h{number}", one))
-    under_way: list[Host] = []
+    under_way: list[HostQueue] = []
     left = sum(waiting)
     while left:
         while found := hosts.next():
@@ -323,7 +323,7 @@ def test_whoever_waits_is_served_whatever_the_others_have(
 @settings(max_examples=50, deadline=None)
 @given(healthy=st.integers(1, 60), hogs=st.integers(0, 200))
 def test_with_scarce_slots_every_host_has_its_turn_in_each_round(healthy: int, hogs: int) -> None:
-    hosts = Hosts(32, 8)
+    hosts = HostQueues(32, 8)
     names = [f"h{number}" for number in range(healthy)]
     for name in names:
         host = prove(hosts, name)

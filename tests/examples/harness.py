@@ -26,7 +26,7 @@ EXAMPLES = ROOT / "examples"
 SECRET, OTHER = Secret(b"e" * 32), Secret(b"x" * 32)
 TOKEN = "shop-token-1"
 AMUX_KEY = "sk-example"
-PATIENCE_SECONDS = 60.0  # for programs, which take seconds to start on a busy machine
+CALL_TIMEOUT_SECONDS = 60.0  # for programs, which take seconds to start on a busy machine
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Stage:
 
     async def delivered(self, watch_id: str, attempts: int) -> Any:
         """The watch's one delivery, once so many attempts are over and the last was taken."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             while True:
                 watch = await self.ask("GET", f"/watch/{watch_id}?wait_seconds=30")
                 if [(it["state"], it["attempts"]) for it in watch["deliveries"]] == [("delivered", attempts)]:
@@ -137,7 +137,7 @@ async def run_to_end(example: Path, *arguments: str, folder: Path, environ: Mapp
     command = (interpreter(example), str(example), *arguments)
     program = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environ, stdout=pipe, stderr=pipe)
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             out, err = await program.communicate()
     finally:
         if program.returncode is None:
@@ -169,7 +169,7 @@ async def listening(example: Path, folder: Path, environ: Mapping[str, str]) -> 
         interpreter(example), str(example), cwd=folder, env=given, stdout=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             while not await _answers(port):
                 assert program.returncode is None, f"{example.name} ended with {program.returncode}"
                 await asyncio.sleep(0.05)  # a pause between questions

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bridge.core.model import Outcome
-from bridge.polling.state import Verdict
+from bridge.polling.state import CredentialChange
 from bridge.telemetry import Metrics
 from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS, STUCK_REASONS
 from tests.examples.harness import EXAMPLES, ROOT
@@ -107,7 +107,7 @@ def test_the_readme_speaks_of_metrics_and_of_log_events_that_there_are() -> None
     events = {word for row in rows for word in re.findall(r"`(\w+)`", row.split("|")[4])}
     source = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
     logged = set(re.findall(r"_log\.event\(\s*f?\"(\w+)", source))
-    logged |= {f"credential_{verdict.value}" for verdict in Verdict}
+    logged |= {f"credential_{verdict.value}" for verdict in CredentialChange}
     assert len(events) > 5
     assert events <= logged
 

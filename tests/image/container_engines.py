@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 ROOT = Path(__file__).parents[2]
 IMAGE, BASE = "localhost/amux-bridge-under-test", "localhost/amux-bridge-base"
-PATIENCE_SECONDS = 900.0  # for a build, which installs every dependency
+CALL_TIMEOUT_SECONDS = 900.0  # for a build, which installs every dependency
 USER = 10001
 # As Docker mounts them; what of them can be written to is in memory.
 MOUNTS = (
@@ -95,7 +95,7 @@ class Engine(Protocol):
 def run(*command: str | Path) -> str:
     """Run a command that must go well; what it wrote."""
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+        [str(word) for word in command], capture_output=True, text=True, check=False, timeout=CALL_TIMEOUT_SECONDS
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{(done.stdout + done.stderr)[-3000:]}")

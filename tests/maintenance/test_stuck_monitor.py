@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bridge.maintenance.stuck_monitor import EACH, Lookout
+from bridge.maintenance.stuck_monitor import EACH, StuckMonitor
 from bridge.polling.poller import Poller
 from bridge.polling.stats import FAILING_FROM
 from bridge.sandbox import Behaviour, Fault, FaultKind
-from bridge.store.records import Registered
+from bridge.store.records import RegisteredWatch
 from tests.polling.harness import (
     RUNNING,
     Rig,
@@ -25,8 +25,8 @@ async def writes() -> None:
     """Nothing is wrong with the store."""
 
 
-def lookout(rig: Rig, poller: Poller, store_trouble: Callable[[], Any] = writes) -> Lookout:
-    return Lookout(rig.store, rig.metrics, survey=poller.survey, live=poller.live, store_trouble=store_trouble)
+def stuck_monitor(rig: Rig, poller: Poller, store_trouble: Callable[[], Any] = writes) -> StuckMonitor:
+    return StuckMonitor(rig.store, rig.metrics, stats=poller.stats, live=poller.live, store_trouble=store_trouble)
 
 
 def figure(rig: Rig, name: str, labels: Mapping[str, str] | None = None) -> float | None:
@@ -42,18 +42,18 @@ def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
     return [one.__dict__["bridge_fields"] for one in ours]
 
 
-def failures(poller: Poller, watch: Registered) -> int:
+def failures(poller: Poller, watch: RegisteredWatch) -> int:
     """How often in a row a watch's task brought no record."""
     live = poller.live(watch.task_row)
     assert live is not None
     return live.failures
 
 
-async def failing(rig: Rig, poller: Poller, *watches: Registered) -> None:
+async def failing(rig: Rig, poller: Poller, *watches: RegisteredWatch) -> None:
     await rig.until(lambda: all(failures(poller, watch) >= FAILING_FROM for watch in watches))
 
 
-async def well(rig: Rig, poller: Poller, *watches: Registered) -> None:
+async def well(rig: Rig, poller: Poller, *watches: RegisteredWatch) -> None:
     for watch in watches:
         rig.sandbox.change(watch.watch.task_id, RUNNING)
     await rig.until(lambda: not any(failures(poller, watch) for watch in watches))
@@ -67,7 +67,7 @@ async def test_a_stuck_watch_is_told_once_with_what_it_means_and_again_when_it_i
     watch = await rig.register(rig.sandbox.create_task(BROKEN), poller)
     await rig.register(rig.sandbox.create_task(RUNNING), poller)
     await failing(rig, poller, watch)
-    look = lookout(rig, poller)
+    look = stuck_monitor(rig, poller)
     await look.look()
     await look.look()
     [line] = told(caplog, "stuck")
@@ -90,7 +90,7 @@ async def test_a_watch_whose_own_key_is_refused_is_told_too(rig: Rig, caplog: py
     poller = rig.poller()
     watch = await rig.register(rig.sandbox.create_task(RUNNING), poller, api_key="sk-revoked")
     await rig.until(lambda: rig.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 1)
-    await lookout(rig, poller).look()
+    await stuck_monitor(rig, poller).look()
     [line] = told(caplog, "stuck")
     assert (line["watch_id"], line["why"], line["error"]) == (watch.watch.id, "key_rests", "key_refused")
     assert (stuck(rig, "no_answer"), stuck(rig, "key_rests")) == (0, 1)
@@ -101,8 +101,8 @@ async def test_many_at_once_are_summed_up_in_one_line_until_they_double(
 ) -> None:
     caplog.set_level(logging.INFO)
     poller = rig.poller()
-    look = lookout(rig, poller)
-    watches: list[Registered] = []
+    look = stuck_monitor(rig, poller)
+    watches: list[RegisteredWatch] = []
     for total in (EACH + 1, EACH + 2, 2 * EACH + 2):
         while len(watches) < total:
             watches.append(await rig.register(rig.sandbox.create_task(BROKEN), poller))
@@ -122,7 +122,7 @@ async def test_the_store_and_what_nears_its_deadline_are_figures(rig: Rig) -> No
     poller = rig.poller()
     assert math.isnan(figure(rig, "store_free_bytes") or 0)  # nobody has looked yet, and no rule fires for it
     await rig.register("task_1", age=95, lasts=100)
-    await lookout(rig, poller).look()
+    await stuck_monitor(rig, poller).look()
     assert figure(rig, "store_writable") == 1
     assert figure(rig, "near_deadline_watches") == 1
     assert figure(rig, "failing_receivers") == 0
@@ -143,7 +143,7 @@ async def test_a_store_that_takes_no_writes_is_told_once_and_when_it_does_again(
     async def trouble() -> str | None:
         return found.pop(0)
 
-    look = lookout(rig, rig.poller(), trouble)
+    look = stuck_monitor(rig, rig.poller(), trouble)
     await look.look()
     assert figure(rig, "store_writable") == 0
     await look.look()

@@ -12,13 +12,13 @@ import orjson
 import pytest
 
 from bridge.amux.client import AmuxClient
-from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, OwedDelivery, Watch
+from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, PendingDelivery, Watch
 from bridge.core.schedule import PollPolicy
 from bridge.polling.poller import Poller
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox import Outcome as End
 from bridge.store.open import open_store
-from bridge.store.records import CONFIGURED, NewWatch, Registered, Sealed, WatchView
+from bridge.store.records import CONFIGURED, EncryptedFields, NewWatch, RegisteredWatch, WatchView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 
@@ -39,7 +39,7 @@ class Rig:
     metrics: Metrics
     path: Path
     key: str | None = KEY
-    owed: list[OwedDelivery] = field(default_factory=list)
+    owed: list[PendingDelivery] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
     pollers: list[Poller] = field(default_factory=list)
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -64,7 +64,7 @@ class Rig:
         self.pollers.append(poller)
         return poller
 
-    def _hand_over(self, owed: Sequence[OwedDelivery]) -> None:
+    def _hand_over(self, owed: Sequence[PendingDelivery]) -> None:
         self.owed += owed
         self._news.set()
 
@@ -92,7 +92,7 @@ class Rig:
         age: float = 0.0,
         lasts: float = 3600.0,
         api_key: str | None = None,
-    ) -> Registered:
+    ) -> RegisteredWatch:
         """Register a watch that began `age` seconds ago, and have it polled."""
         new = self.new_watch(task_id, events=events, age=age, lasts=lasts, api_key=api_key)
         registered = await self.store.register(new)
@@ -123,7 +123,9 @@ class Rig:
             deadline_at=began + lasts,
             timeout_seconds=lasts,
         )
-        sealed = Sealed() if api_key is None else Sealed(api_key=self.store.sealer.seal(watch_id, api_key))
+        sealed = (
+            EncryptedFields() if api_key is None else EncryptedFields(api_key=self.store.cipher.seal(watch_id, api_key))
+        )
         return NewWatch(
             watch=watch,
             credential=CONFIGURED if api_key is None else f"own-{len(api_key)}",
@@ -139,17 +141,17 @@ class Rig:
             while not await self.store.overdue(None, 1):
                 await asyncio.sleep(0.01)
 
-    async def view(self, registered: Registered) -> WatchView:
+    async def view(self, registered: RegisteredWatch) -> WatchView:
         return await self.store.watch(registered.watch.id, None)
 
-    async def outcome(self, registered: Registered) -> Outcome | None:
+    async def outcome(self, registered: RegisteredWatch) -> Outcome | None:
         return (await self.view(registered)).watch.outcome
 
-    def told(self, registered: Registered) -> list[dict[str, object]]:
+    def told(self, registered: RegisteredWatch) -> list[dict[str, object]]:
         """The data of the events handed over for a watch, in order."""
         return [orjson.loads(one.payload)["data"] for one in self.owed if one.watch_id == registered.watch.id]
 
-    def types(self, registered: Registered) -> list[str]:
+    def types(self, registered: RegisteredWatch) -> list[str]:
         return [one.type for one in self.owed if one.watch_id == registered.watch.id]
 
     def take_over(self) -> None:

@@ -5,9 +5,9 @@ from collections import Counter
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy
 from bridge.polling.deadlines import PAGE
-from bridge.polling.state import Standing
+from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
-from bridge.store.records import Registered
+from bridge.store.records import RegisteredWatch
 from tests.polling.harness import (
     DONE,
     QUICK,
@@ -20,7 +20,7 @@ SLOW = PollPolicy(first_delay=3600, interval=3600, max_interval=3600)
 LATE = {"age": 100.0, "lasts": 99.0}  # a watch whose deadline passed a second ago
 
 
-async def overdue(rig: Rig, behaviour: Behaviour, **options: str) -> Registered:
+async def overdue(rig: Rig, behaviour: Behaviour, **options: str) -> RegisteredWatch:
     return await rig.register(rig.sandbox.create_task(behaviour), **LATE, **options)  # type: ignore[arg-type]
 
 
@@ -102,7 +102,7 @@ async def test_a_paused_credential_has_no_last_poll(rig: Rig) -> None:
     rig.sandbox.keys = frozenset({"sk-another"})
     poller = rig.poller(PollPolicy(first_delay=0.01, interval=0.02, max_interval=3600))
     watches = [await rig.register(rig.sandbox.create_task(DONE), poller, lasts=0.3) for _ in range(5)]
-    await rig.until(lambda: poller.credentials()[0].state is Standing.PAUSED)
+    await rig.until(lambda: poller.credentials()[0].state is CredentialState.PAUSED)
     await rig.until(lambda: rig.store.now() > watches[-1].watch.deadline_at)
     polls = rig.sandbox.polls.total()
     await poller.check_deadlines()

@@ -7,7 +7,7 @@ import pytest
 from bridge.amux.client import AmuxClient
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy
-from bridge.polling.state import Standing
+from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
 from tests.polling.harness import (
@@ -33,7 +33,7 @@ async def test_a_refused_key_ends_no_watch_and_a_good_one_settles_all(
     watches = [await rig.register(rig.sandbox.create_task(DONE), poller) for _ in range(30)]
     await rig.until(lambda: rig.sandbox.polls.total() >= 4)
     [state] = poller.credentials()
-    assert (state.name, state.state) == (CONFIGURED, Standing.PAUSED)
+    assert (state.name, state.state) == (CONFIGURED, CredentialState.PAUSED)
     assert rig.sandbox.polls.total() <= 24  # sixteen that were under way, then probes
     assert [word in poller.degraded()[0] for word in ("AMUX_API_KEY", "refuses")] == [True, True]
     assert not any([await rig.outcome(watch) for watch in watches])
@@ -55,7 +55,7 @@ async def test_a_key_of_a_watch_s_own_rests_alone(rig: Rig) -> None:
     await rig.sandbox.polled(own.watch.task_id, 2)
     assert await rig.outcome(other) is Outcome.COMPLETED
     assert (await rig.view(own)).watch.state is WatchState.ACTIVE
-    assert [each.state for each in poller.credentials()] == [Standing.GOOD, Standing.PAUSED]
+    assert [each.state for each in poller.credentials()] == [CredentialState.GOOD, CredentialState.PAUSED]
     assert poller.degraded() == []
     assert "sk-revoked" not in repr(poller.credentials())
 
@@ -82,7 +82,7 @@ async def test_a_429_has_all_rest_for_as_long_as_it_says(rig: Rig) -> None:
     )
     await rig.register(slowed, poller)
     await rig.sandbox.polled(slowed)
-    await rig.until(lambda: poller.credentials()[0].state is Standing.SLOWED)
+    await rig.until(lambda: poller.credentials()[0].state is CredentialState.SLOWED)
     began = rig.store.now()
     others = [await rig.register(rig.sandbox.create_task(DONE), poller) for _ in range(10)]
     await rig.until(lambda: poller.owned == 0)

@@ -8,15 +8,15 @@ from itertools import pairwise
 import pytest
 
 from bridge.aio.clocks import Clocks
-from bridge.core.model import KeyRefused, Observation, Seen, SlowDown, TaskNotFound, TaskStatus, Trouble
+from bridge.core.model import KeyRefused, Observation, TaskNotFound, TaskRecord, TaskStatus, Throttled, TransientError
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
-from bridge.polling.schedule import Timetable
-from bridge.polling.state import Phase, PolledTask, Standing, steps_of_loaded
+from bridge.polling.schedule import PollSchedule
+from bridge.polling.state import CredentialState, Phase, PolledTask, steps_of_loaded
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics
 
-RUNS = Seen(TaskStatus.IN_PROGRESS)
+RUNS = TaskRecord(TaskStatus.IN_PROGRESS)
 REFUSED = KeyRefused("no")
 POLICY = PollPolicy()
 
@@ -34,7 +34,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.credentials = Credentials(self.policy, self.metrics, lambda: self.now)
         self.drawn = 0
-        self.timetable = Timetable(
+        self.schedule = PollSchedule(
             self.policy,
             self.credentials,
             rate_per_second=self.rate,
@@ -57,15 +57,15 @@ class Bench:
 
     def taken(self) -> list[PolledTask]:
         found = []
-        while (task := self.timetable.take()) is not None:
+        while (task := self.schedule.take()) is not None:
             found.append(task)
         return found
 
     def answer(self, task: PolledTask, said: Observation) -> None:
         task.polls += 1
         task.steps += 1
-        self.timetable.judge(task, said, self.now)
-        self.timetable.plan(task, self.now + self.policy.delay_after(task.steps, self.draw()))
+        self.schedule.judge(task, said, self.now)
+        self.schedule.plan(task, self.now + self.policy.delay_after(task.steps, self.draw()))
 
     def run(self, seconds: float, says: Callable[[PolledTask], Observation] = lambda _task: RUNS) -> Counter[int]:
         """Answer every poll at once; how many began in each second."""
@@ -88,14 +88,14 @@ async def test_the_longest_due_comes_first() -> None:
     bench = Bench()
     first, second, third = tasks = bench.tasks(3)
     for task, due in zip(tasks, (4003.0, 4001.0, 4002.0), strict=True):
-        bench.timetable.plan(task, due)
+        bench.schedule.plan(task, due)
     assert bench.taken() == [second, third, first]
 
 
 async def test_what_is_not_due_is_not_given_out() -> None:
     bench = Bench()
     [task] = bench.tasks(1)
-    bench.timetable.plan(task, bench.now + 1)
+    bench.schedule.plan(task, bench.now + 1)
     assert bench.taken() == []
     bench.now += 1
     assert bench.taken() == [task]
@@ -104,10 +104,10 @@ async def test_what_is_not_due_is_not_given_out() -> None:
 async def test_a_task_that_is_put_anew_or_leaves_is_given_out_by_its_last_entry_only() -> None:
     bench = Bench()
     moved, left = bench.tasks(2)
-    bench.timetable.put(moved, bench.now)
-    bench.timetable.put(moved, bench.now + 5)
-    bench.timetable.put(left, bench.now)
-    bench.timetable.leave(left, Phase.DROPPED)
+    bench.schedule.put(moved, bench.now)
+    bench.schedule.put(moved, bench.now + 5)
+    bench.schedule.put(left, bench.now)
+    bench.schedule.leave(left, Phase.DROPPED)
     assert bench.taken() == []
     bench.now += 5
     assert bench.taken() == [moved]
@@ -117,7 +117,7 @@ async def test_a_task_that_is_put_anew_or_leaves_is_given_out_by_its_last_entry_
 @pytest.mark.parametrize("policy", [POLICY, PollPolicy(first_delay=0, interval=2, max_interval=2, backoff=1)])
 async def test_a_restart_has_no_second_of_more_than_twice_the_mean(polls: int, policy: PollPolicy) -> None:
     bench = Bench(policy=policy)
-    bench.timetable.spread(bench.tasks(1000, steps_of_loaded(policy, polls, ago=0.0)))
+    bench.schedule.spread(bench.tasks(1000, steps_of_loaded(policy, polls, ago=0.0)))
     seconds = bench.run(60)
     assert max(seconds.values()) <= 2 * sum(seconds.values()) / 60
     assert sum(seconds.values()) >= 1000 * 60 / (policy.max_interval * 1.1)
@@ -137,7 +137,7 @@ def test_a_backoff_without_growth_is_no_endless_guess() -> None:
 async def test_too_many_tasks_are_polled_rarer_and_each_in_its_turn() -> None:
     bench = Bench(rate=20)
     tasks = bench.tasks(400)  # they ask for 80 a second
-    bench.timetable.spread(tasks)
+    bench.schedule.spread(tasks)
     seconds = bench.run(120)
     assert max(seconds.values()) <= 20
     assert sum(seconds.values()) >= 120 * 18
@@ -148,7 +148,7 @@ async def test_too_many_tasks_are_polled_rarer_and_each_in_its_turn() -> None:
 
 async def test_a_refused_key_has_one_probe_at_a_time_ever_rarer() -> None:
     bench = Bench()
-    bench.timetable.spread(bench.tasks(500))
+    bench.schedule.spread(bench.tasks(500))
     began: list[float] = []
 
     def refuses(_task: PolledTask) -> Observation:
@@ -164,7 +164,7 @@ async def test_a_refused_key_has_one_probe_at_a_time_ever_rarer() -> None:
 async def test_a_good_answer_wakes_all_without_a_storm() -> None:
     bench = Bench()
     tasks = bench.tasks(1000, polls=60)
-    bench.timetable.spread(tasks)
+    bench.schedule.spread(tasks)
     bench.run(40, lambda _task: REFUSED)
     seconds = bench.run(60)
     awake = [seconds[second] for second in sorted(seconds) if seconds[second] > 1]
@@ -176,31 +176,31 @@ async def test_a_good_answer_wakes_all_without_a_storm() -> None:
 async def test_a_probe_with_a_trouble_of_its_own_does_not_ask_for_all() -> None:
     bench = Bench()
     tasks = bench.tasks(3)
-    bench.timetable.spread(tasks)
+    bench.schedule.spread(tasks)
     bench.run(10, lambda _task: REFUSED)
     probe = tasks[0].credential.probe
     asked: list[PolledTask] = []
 
     def answers(task: PolledTask) -> Observation:
         asked.append(task)
-        return Trouble("http_500", "broken") if task is probe else RUNS
+        return TransientError("http_500", "broken") if task is probe else RUNS
 
     bench.run(60, answers)
     assert asked[0] is probe
     assert asked[1] is not probe
-    assert tasks[0].credential.standing is Standing.GOOD
+    assert tasks[0].credential.standing is CredentialState.GOOD
 
 
 async def test_a_probe_that_leaves_is_followed_by_another() -> None:
     bench = Bench()
     tasks = bench.tasks(3)
-    bench.timetable.spread(tasks)
+    bench.schedule.spread(tasks)
     bench.run(10, lambda _task: REFUSED)
     probe = tasks[0].credential.probe
     assert probe is not None
-    bench.timetable.leave(probe, Phase.DROPPED)
+    bench.schedule.leave(probe, Phase.DROPPED)
     bench.run(20)
-    assert tasks[0].credential.standing is Standing.GOOD
+    assert tasks[0].credential.standing is CredentialState.GOOD
     assert probe.polls == 1
 
 
@@ -208,13 +208,13 @@ async def test_answers_from_before_a_rest_do_not_count() -> None:
     bench = Bench()
     first, second, third = tasks = bench.tasks(3)
     for task in tasks:
-        bench.timetable.plan(task, bench.now)
+        bench.schedule.plan(task, bench.now)
     assert bench.taken() == tasks
     bench.answer(first, REFUSED)
     bench.answer(second, REFUSED)
     bench.answer(third, RUNS)
     credential = first.credential
-    assert (credential.refusals, credential.standing) == (1, Standing.PAUSED)
+    assert (credential.refusals, credential.standing) == (1, CredentialState.PAUSED)
     assert credential.probe is first
     assert list(credential.held) == [second, third]
 
@@ -222,21 +222,21 @@ async def test_answers_from_before_a_rest_do_not_count() -> None:
 async def test_a_task_that_amux_does_not_know_proves_the_key() -> None:
     bench = Bench()
     [task] = bench.tasks(1)
-    bench.timetable.plan(task, bench.now)
+    bench.schedule.plan(task, bench.now)
     bench.run(1, lambda _task: REFUSED)
     bench.run(20, lambda _task: TaskNotFound("?"))
-    assert task.credential.standing is Standing.GOOD
+    assert task.credential.standing is CredentialState.GOOD
 
 
 @pytest.mark.parametrize(("retry_after", "rests"), [(7.0, 7), (None, 5), (0.0, 1), (9000.0, 300)])
 async def test_a_429_has_the_whole_credential_rest(retry_after: float | None, rests: float) -> None:
     bench = Bench()
     tasks = bench.tasks(50)
-    bench.timetable.spread(tasks)
-    bench.run(0.2, lambda _task: SlowDown("slowly", retry_after))
-    assert tasks[0].credential.standing is Standing.SLOWED
+    bench.schedule.spread(tasks)
+    bench.run(0.2, lambda _task: Throttled("slowly", retry_after))
+    assert tasks[0].credential.standing is CredentialState.SLOWED
     began = bench.now
-    while bench.timetable.take() is None:
+    while bench.schedule.take() is None:
         bench.now += 0.01
     assert bench.now - began == pytest.approx(rests, abs=0.25)
     assert bench.taken() == []  # the probe alone
@@ -244,12 +244,12 @@ async def test_a_429_has_the_whole_credential_rest(retry_after: float | None, re
 
 async def test_429s_that_follow_one_another_make_the_rests_longer() -> None:
     bench = Bench()
-    bench.timetable.spread(bench.tasks(10))
+    bench.schedule.spread(bench.tasks(10))
     began: list[float] = []
 
     def slows(_task: PolledTask) -> Observation:
         began.append(bench.now)
-        return SlowDown("slowly")
+        return Throttled("slowly")
 
     bench.run(160, slows)
     gaps = [round(later - earlier) for earlier, later in pairwise(began)]
@@ -259,8 +259,8 @@ async def test_429s_that_follow_one_another_make_the_rests_longer() -> None:
 async def test_an_overdue_task_of_a_resting_credential_expires() -> None:
     bench = Bench()
     first, second = bench.tasks(2)
-    bench.timetable.plan(first, bench.now)
-    bench.timetable.plan(second, bench.now + 1)
+    bench.schedule.plan(first, bench.now)
+    bench.schedule.plan(second, bench.now + 1)
     bench.run(0.1, lambda _task: REFUSED)
     second.overdue_at = bench.now
     bench.run(2)
@@ -270,12 +270,12 @@ async def test_an_overdue_task_of_a_resting_credential_expires() -> None:
 async def test_a_replaced_key_is_tried_at_once() -> None:
     bench = Bench()
     [task] = bench.tasks(1)
-    bench.timetable.plan(task, bench.now)
+    bench.schedule.plan(task, bench.now)
     bench.run(0.1, lambda _task: REFUSED)
     task.credential.refused_key = "old"
-    bench.timetable.try_new_key(lambda: "old")
+    bench.schedule.try_new_key(lambda: "old")
     assert bench.taken() == []
-    bench.timetable.try_new_key(lambda: "new")
+    bench.schedule.try_new_key(lambda: "new")
     assert bench.taken() == [task]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bridge.sandbox import PRIVATE_MARK, PRIVATE_NUMBERS, Behaviour, BehaviourError, Fault, FaultKind, Outcome
 from bridge.sandbox.behaviour import implied_by, parse
-from bridge.sandbox.forms import Stage, Task, look, render
+from bridge.sandbox.forms import Task, TaskStage, look, render
 
 BASE = "http://amux.test"
 
@@ -133,7 +133,7 @@ def test_odd_words_and_stray_errors() -> None:
 
 
 def test_never_ends() -> None:
-    assert look(task_of(Behaviour(outcome=Outcome.NEVER)), 1e9, BASE).stage is Stage.RUNNING
+    assert look(task_of(Behaviour(outcome=Outcome.NEVER)), 1e9, BASE).stage is TaskStage.RUNNING
 
 
 # --- behaviour ----------------------------------------------------------------------------------------------------

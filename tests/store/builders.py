@@ -18,7 +18,7 @@ from bridge.core.model import (
     Event,
     EventType,
     Outcome,
-    OwedDelivery,
+    PendingDelivery,
     Problem,
     TaskSnapshot,
     TaskStatus,
@@ -27,15 +27,15 @@ from bridge.core.model import (
 from bridge.core.watch import Ending
 from bridge.store.records import (
     CONFIGURED,
+    AttemptResult,
     Changed,
+    EncryptedFields,
     Idempotency,
     NewWatch,
     PollNote,
-    Registered,
-    Sealed,
+    RegisteredWatch,
     Settlement,
     StatusChange,
-    Tried,
 )
 from bridge.store.store import Store
 
@@ -71,7 +71,7 @@ def new_watch(  # a registration's parts
 ) -> NewWatch:
     """A watch to register, unlike every other one unless told; `age` sets when it was registered, seconds ago."""
     number = next(_numbers) if number is None else number
-    began, watch_id, seal = store.now() - age, f"wat_{number:08}", store.sealer.seal
+    began, watch_id, seal = store.now() - age, f"wat_{number:08}", store.cipher.seal
     watch = Watch(
         id=watch_id,
         app=app,
@@ -84,7 +84,7 @@ def new_watch(  # a registration's parts
         timeout_seconds=timeout,
         header_names=tuple(headers or ()),
     )
-    sealed = Sealed(
+    sealed = EncryptedFields(
         headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
         secret=None if secret is None else seal(watch_id, secret),
         api_key=None if api_key is None else seal(watch_id, api_key),
@@ -99,7 +99,7 @@ def again(new: NewWatch, **changes: Any) -> NewWatch:
     return replace(new, watch=replace(new.watch, id=f"wat_{number:08}"), task=f"tsk_{number:08}", **changes)
 
 
-async def watched(store: Store, **wanted: Any) -> Registered:
+async def watched(store: Store, **wanted: Any) -> RegisteredWatch:
     """Register a watch."""
     return await store.register(new_watch(store, **wanted))
 
@@ -145,7 +145,7 @@ def settlement(
 
 
 async def settled(
-    store: Store, registered: Registered, ending: Callable[[Watch], Ending | None] = completed, **told: Any
+    store: Store, registered: RegisteredWatch, ending: Callable[[Watch], Ending | None] = completed, **told: Any
 ) -> Changed:
     """Settle a watch's task."""
     return await store.settle(settlement(store, registered.task_row, ending, **told))
@@ -161,25 +161,27 @@ def status_change(store: Store, task: str, snapshot: TaskSnapshot = RUNNING, *, 
     return StatusChange(task, snapshot, note(store, polls), at, event_type, event)
 
 
-async def sighted(store: Store, registered: Registered, snapshot: TaskSnapshot = RUNNING, *, polls: int = 1) -> Changed:
+async def sighted(
+    store: Store, registered: RegisteredWatch, snapshot: TaskSnapshot = RUNNING, *, polls: int = 1
+) -> Changed:
     """Record a task's status."""
     return await store.record_status(status_change(store, registered.task_row, snapshot, polls=polls))
 
 
-async def owed(store: Store, **wanted: Any) -> OwedDelivery:
+async def owed(store: Store, **wanted: Any) -> PendingDelivery:
     """A delivery of a completed watch, claimed."""
     [one] = (await settled(store, await watched(store, **wanted))).owed
     return one
 
 
-async def due(store: Store, **wanted: Any) -> OwedDelivery:
+async def due(store: Store, **wanted: Any) -> PendingDelivery:
     """A delivery of a completed watch, due and unclaimed; as it was when it was claimed."""
     one = await owed(store, **wanted)
     await store.release([one])
     return one
 
 
-async def dead(store: Store, *, at: float | None = None, **wanted: Any) -> OwedDelivery:
+async def dead(store: Store, *, at: float | None = None, **wanted: Any) -> PendingDelivery:
     """A delivery that was given up."""
     one = await owed(store, **wanted)
     await recorded(store, tried(store, one, DEAD, at=at))
@@ -188,20 +190,20 @@ async def dead(store: Store, *, at: float | None = None, **wanted: Any) -> OwedD
 
 def tried(  # an attempt's parts
     store: Store,
-    one: OwedDelivery,
+    one: PendingDelivery,
     verdict: Verdict = DELIVERED,
     *,
     at: float | None = None,
     host_failures: int | None = None,
-) -> Tried:
+) -> AttemptResult:
     """An attempt that just ended."""
     now = store.now() if at is None else at
     good = isinstance(verdict, Delivered)
     attempt = Attempt(now - 0.25, 0.25, 204 if good else 500, None if good else TROUBLE, None if good else "oops")
-    return Tried(one.id, one.lease, attempt, verdict, one.host, now, host_failures, one.round_attempts)
+    return AttemptResult(one.id, one.lease, attempt, verdict, one.host, now, host_failures, one.round_attempts)
 
 
-async def recorded(store: Store, given: Tried) -> Verdict:
+async def recorded(store: Store, given: AttemptResult) -> Verdict:
     """Write one attempt; the verdict that was written. Raises what the store says of it."""
     [result] = await store.record_attempts([given])
     if isinstance(result, BridgeError):

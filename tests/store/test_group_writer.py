@@ -31,7 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, in a tenth of the time; that the whole times add up is a test of its own."""
     monkeypatch.setattr(database, "BUSY_SECONDS", database.BUSY_SECONDS / 10)
     for module in (group_commit, store):
-        monkeypatch.setattr(module, "PATIENCE_SECONDS", group_commit.PATIENCE_SECONDS / 10)
+        monkeypatch.setattr(module, "CALL_TIMEOUT_SECONDS", group_commit.CALL_TIMEOUT_SECONDS / 10)
     monkeypatch.setattr(group_commit, "BEGIN_WITHIN_SECONDS", group_commit.BEGIN_WITHIN_SECONDS / 10)
 
 
@@ -202,8 +202,8 @@ async def test_work_that_ends_after_its_caller_was_told_no_hands_its_task_over(
 
 def test_the_times_add_up_to_what_is_promised() -> None:
     """A batch may begin as late as 3 s after a caller came and give up on a lock 2.5 s later; the caller does at 4."""
-    assert database.BUSY_SECONDS < group_commit.PATIENCE_SECONDS < PROMISED_SECONDS
-    assert group_commit.BEGIN_WITHIN_SECONDS < group_commit.PATIENCE_SECONDS
+    assert database.BUSY_SECONDS < group_commit.CALL_TIMEOUT_SECONDS < PROMISED_SECONDS
+    assert group_commit.BEGIN_WITHIN_SECONDS < group_commit.CALL_TIMEOUT_SECONDS
 
 
 async def test_a_lock_that_another_holds_is_told_in_time_and_heals(

@@ -7,7 +7,7 @@ import pytest
 from bridge.core.errors import IdempotencyConflict, TooManyWatches, WatchConflict
 from bridge.core.model import WatchState
 from bridge.store.open import open_store
-from bridge.store.records import Idempotency, Registered
+from bridge.store.records import Idempotency, RegisteredWatch
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.store.builders import again, change, new_watch, one_row, settled
@@ -75,8 +75,8 @@ async def test_a_key_is_given_back_at_the_limit_too(database_url: str, encryptio
 async def test_the_same_key_twice_in_one_batch_is_one_watch(store: Store) -> None:
     new = new_watch(store, key=("key", b"body"))
     first, second = await store.register_all([new, again(new)])
-    assert isinstance(first, Registered)
-    assert isinstance(second, Registered)
+    assert isinstance(first, RegisteredWatch)
+    assert isinstance(second, RegisteredWatch)
     assert (first.created, second.created) == (True, True)
     assert second.watch == first.watch
 
@@ -85,7 +85,7 @@ async def test_a_conflict_within_one_batch_leaves_the_first_alone(store: Store) 
     first, second = await store.register_all(
         [new_watch(store, key=("key", b"body")), new_watch(store, key=("key", b"other"))]
     )
-    assert isinstance(first, Registered)
+    assert isinstance(first, RegisteredWatch)
     assert isinstance(second, IdempotencyConflict)
     assert one_row(store, "SELECT status FROM idempotency") == 201
 

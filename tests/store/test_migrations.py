@@ -94,7 +94,7 @@ def test_a_database_is_migrated_once_and_then_left_alone(empty_url: str) -> None
 def test_several_that_start_at_once_migrate_once(empty_url: str, encryption_key: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(lambda _: open_database(empty_url, [encryption_key]), range(4)))
-    fingerprints = {sealer.fingerprint("test", b"data") for _, sealer in opened}
+    fingerprints = {cipher.fingerprint("test", b"data") for _, cipher in opened}
     found = [tables(database) for database, _ in opened]
     for database, _ in opened:
         database.close()

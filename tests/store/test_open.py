@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 
 from bridge.core.errors import BadSetting, StoreUnavailable
 from bridge.core.signing import parse_secret
-from bridge.store.encryption import Sealer
+from bridge.store.encryption import Cipher
 from bridge.store.open import open_database, open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
@@ -78,8 +78,8 @@ async def test_a_second_service_on_one_file_is_refused_until_the_first_ends(path
 async def test_commands_work_beside_a_service(path: Path, encryption_key: str) -> None:
     store = await opened(path, encryption_key)
     await watched(store)
-    database, sealer = open_database(f"sqlite:///{path}", [encryption_key])
-    assert sealer.fingerprint("test", b"data") == store.sealer.fingerprint("test", b"data")
+    database, cipher = open_database(f"sqlite:///{path}", [encryption_key])
+    assert cipher.fingerprint("test", b"data") == store.cipher.fingerprint("test", b"data")
     database.close()
     await store.probe()
     await store.close()
@@ -177,7 +177,7 @@ async def test_an_empty_key_file_is_not_filled_once_something_is_sealed(path: Pa
 async def test_several_that_make_the_key_file_at_once_have_one_key(path: Path) -> None:
     url = f"sqlite:///{path}"
     found = await asyncio.gather(*(asyncio.to_thread(open_database, url, []) for _ in range(4)))
-    assert len({sealer.fingerprint("test", b"data") for _, sealer in found}) == 1
+    assert len({cipher.fingerprint("test", b"data") for _, cipher in found}) == 1
     for database, _ in found:
         database.close()
 
@@ -189,26 +189,26 @@ async def test_the_newest_key_seals_and_older_ones_open(path: Path, encryption_k
     newer = Fernet.generate_key().decode()
     second = await opened(path, newer, encryption_key)
     assert (await second.terminal_event(one.watch_id, None)).secret == "whsec_own"
-    sealed = second.sealer.seal("row", "text")
-    assert Sealer([newer]).open("row", sealed) == "text"
+    sealed = second.cipher.seal("row", "text")
+    assert Cipher([newer]).open("row", sealed) == "text"
     await second.close()
 
 
 def test_a_text_moved_to_another_row_does_not_open(encryption_key: str) -> None:
-    sealer = Sealer([encryption_key])
-    sealed = sealer.seal("wat_1", "secret\nwith a line")
-    assert sealer.open("wat_1", sealed) == "secret\nwith a line"
+    cipher = Cipher([encryption_key])
+    sealed = cipher.seal("wat_1", "secret\nwith a line")
+    assert cipher.open("wat_1", sealed) == "secret\nwith a line"
     with pytest.raises(BadSetting, match="under a row that it was not made for"):
-        sealer.open("wat_2", sealed)
+        cipher.open("wat_2", sealed)
     with pytest.raises(BadSetting, match="the key does not open"):
-        sealer.open("wat_1", b"noise")
+        cipher.open("wat_1", b"noise")
     with pytest.raises(BadSetting, match="the key does not open"):
-        Sealer([Fernet.generate_key().decode()]).rotate(sealed)
+        Cipher([Fernet.generate_key().decode()]).rotate(sealed)
 
 
 def test_fingerprints_and_keys_differ_by_purpose_and_root(encryption_key: str) -> None:
-    one, other = (Sealer([encryption_key]).rooted(root) for root in (b"1" * 32, b"2" * 32))
-    found = {sealer.fingerprint(purpose, data) for sealer in (one, other) for purpose in "ab" for data in (b"x", b"y")}
+    one, other = (Cipher([encryption_key]).with_root_key(root) for root in (b"1" * 32, b"2" * 32))
+    found = {cipher.fingerprint(purpose, data) for cipher in (one, other) for purpose in "ab" for data in (b"x", b"y")}
     assert len(found) == 8
     assert {len(fingerprint) for fingerprint in found} == {16}
     assert one.key("a") == one.key("a") != one.key("b")
@@ -221,11 +221,11 @@ def test_fingerprints_and_keys_differ_by_purpose_and_root(encryption_key: str) -
 async def test_the_own_signing_secret_is_made_once_and_kept(database_url: str, encryption_key: str) -> None:
     first = await open_store(database_url, [encryption_key], Metrics())
     secret = await first.own_signing_secret()
-    link_key = first.sealer.key("content link")
+    link_key = first.cipher.key("content link")
     await first.close()
     second = await open_store(database_url, [encryption_key], Metrics())
     assert await second.own_signing_secret() == secret
-    assert second.sealer.key("content link") == link_key
+    assert second.cipher.key("content link") == link_key
     parse_secret(secret)
     assert secret.encode() not in one_row(second, "SELECT sealed FROM secrets WHERE name = 'signing'")
     await second.close()
@@ -234,7 +234,7 @@ async def test_the_own_signing_secret_is_made_once_and_kept(database_url: str, e
 async def test_replicas_that_ask_at_once_have_one_signing_secret(crowd: list[Store]) -> None:
     change(crowd[0], "DELETE FROM secrets WHERE name = 'signing'")
     assert len(set(await asyncio.gather(*(store.own_signing_secret() for store in crowd)))) == 1
-    assert len({store.sealer.fingerprint("options", b"x") for store in crowd}) == 1
+    assert len({store.cipher.fingerprint("options", b"x") for store in crowd}) == 1
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from bridge.core.errors import BridgeError, IdempotencyConflict
 from bridge.core.model import DeliveryState, WatchState
 from bridge.store import cancelling, outbox, registration, retention
 from bridge.store import settlement as settlement_statements
-from bridge.store.records import DeadFilter, Registered
+from bridge.store.records import DeadFilter, RegisteredWatch
 from bridge.store.store import Store
 from tests.databases import blocked_transactions
 from tests.store.builders import (
@@ -87,7 +87,7 @@ async def test_a_watch_that_registers_while_its_task_settles_opens_a_task_anew(r
     first = await watched(one, task_id="shared")
     with held(one) as connection:
         settlement_statements.settle(
-            connection, [settlement_statements.Owned(one.replica, one.sealer, settlement(one, first.task_row), MINUTE)]
+            connection, [settlement_statements.Owned(one.replica, one.cipher, settlement(one, first.task_row), MINUTE)]
         )
         second = asyncio.create_task(watched(two, task_id="shared", app="other"))
         await until_blocked(connection, second)
@@ -225,7 +225,9 @@ async def test_many_watches_in_many_orders_are_each_created_once(crowd: list[Sto
             for _ in range(3)
         )
     )
-    created = [one.watch.task_id for group in results for one in group if isinstance(one, Registered) and one.created]
+    created = [
+        one.watch.task_id for group in results for one in group if isinstance(one, RegisteredWatch) and one.created
+    ]
     assert sorted(created) == sorted(new.watch.task_id for new in news)
     nothing_in_between(crowd[0])
 
@@ -238,7 +240,7 @@ async def test_registering_while_settling_leaves_no_active_watch_on_a_closed_tas
             watched(store, task_id=f"race_{number}", app=f"app_{place}") for place, store in enumerate(others * 3)
         ]
         found: list[Any] = await asyncio.gather(*registering_there, settled(owner, first))
-        assert all(isinstance(one, Registered) and one.created for one in found[:-1])
+        assert all(isinstance(one, RegisteredWatch) and one.created for one in found[:-1])
         nothing_in_between(owner)
 
 

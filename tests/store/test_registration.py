@@ -9,7 +9,7 @@ from bridge.core.errors import NotFound, TooManyWatches, WatchConflict
 from bridge.core.model import TaskStatus, WatchState
 from bridge.store import registration
 from bridge.store.open import open_store
-from bridge.store.records import NewWatch, Registered
+from bridge.store.records import NewWatch, RegisteredWatch
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.store.builders import ALL_EVENTS, again, change, completed, new_watch, one_row, rows, settled, watched
@@ -92,7 +92,7 @@ async def test_a_batch_has_a_result_for_each_in_order(store: Store) -> None:
     one, other = new_watch(store), new_watch(store)
     results = await store.register_all([one, again(one), again(one, options=b"others"), other])
     assert [getattr(result, "created", type(result)) for result in results] == [True, False, WatchConflict, True]
-    assert [result.watch.id for result in results if isinstance(result, Registered)] == [
+    assert [result.watch.id for result in results if isinstance(result, RegisteredWatch)] == [
         one.watch.id,
         one.watch.id,
         other.watch.id,
@@ -119,7 +119,7 @@ async def test_no_more_than_the_limit_are_active(database_url: str, encryption_k
     store = await open_store(database_url, [encryption_key], Metrics(), max_active_watches=3)
     news = [new_watch(store) for _ in range(4)]
     results = await store.register_all(news)
-    assert [type(result) for result in results] == [Registered] * 3 + [TooManyWatches]
+    assert [type(result) for result in results] == [RegisteredWatch] * 3 + [TooManyWatches]
     with pytest.raises(TooManyWatches, match="3 watches are active"):
         await watched(store)
     assert not (await store.register(again(news[0]))).created
@@ -136,7 +136,7 @@ async def test_a_commit_of_unknown_end_done_again_answers_as_the_first(store: St
     [first] = await store._writer.do(registration.register, work)
     [second] = await store._writer.do(registration.register, work)
     assert second == first
-    assert isinstance(second, Registered)
+    assert isinstance(second, RegisteredWatch)
     assert second.task is not None
 
 
@@ -165,7 +165,7 @@ async def test_a_text_that_the_database_cannot_hold_fails_alone(store: Store) ->
     good = new_watch(store)
     failed, fine = await asyncio.gather(store.register(bad), store.register(good), return_exceptions=True)
     assert isinstance(failed, Exception)
-    assert isinstance(fine, Registered)
+    assert isinstance(fine, RegisteredWatch)
     assert (await store.watch(good.watch.id, None)).watch.state is WatchState.ACTIVE
     assert len(rows(store, "SELECT id FROM watches")) == 1
 

@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from bridge.core.delivery import Verdict
 from bridge.core.errors import LostClaim, NotFound, WatchConflict, WatchSettled
 from bridge.core.event import event_id
-from bridge.core.model import TERMINAL_EVENTS, EventType, OwedDelivery, TaskSnapshot, Watch
+from bridge.core.model import TERMINAL_EVENTS, EventType, PendingDelivery, TaskSnapshot, Watch
 from bridge.core.watch import Ending
-from bridge.store.records import DeadFilter, Registered
+from bridge.store.records import DeadFilter, RegisteredWatch
 from bridge.store.store import Store
 from tests.databases import empty
 from tests.store.builders import (
@@ -98,7 +98,7 @@ class Bridge(RuleBasedStateMachine):
         self.number = 0  # ids are the machine's own, so that a sequence can be run again
         self.tasks: list[str] = []
         self.watches: list[str] = []
-        self.claims: list[OwedDelivery] = []  # held, lost and used ones alike
+        self.claims: list[PendingDelivery] = []  # held, lost and used ones alike
         self.final: dict[str, tuple[Any, ...]] = {}
         self.asked: set[str] = set()  # deliveries to be sent again
         self.payloads: dict[tuple[str, str], bytes] = {}
@@ -124,7 +124,7 @@ class Bridge(RuleBasedStateMachine):
             key=None if key is None else (key, repr((task, path, sorted(events), timeout)).encode()),
         )
         [result] = self.runner.run(self.store.register_all([new]))
-        if not isinstance(result, Registered):
+        if not isinstance(result, RegisteredWatch):
             assert result.code in {"watch_conflict", "idempotency_conflict"}
             if isinstance(result, WatchConflict):
                 assert result.watch_id in self.watches

@@ -1,10 +1,10 @@
-from bridge.core.model import Answered, Outcome, Seen, TaskStatus, Trouble, Unanswered
+from bridge.core.model import Answered, NoAnswer, Outcome, TaskRecord, TaskStatus, TransientError
 from bridge.telemetry import Metrics
 from bridge.telemetry.history import MINUTES, History, ended, lag_quantile, store_milliseconds
 from bridge.web.dashboard.overview import charts
 
 T0 = 1_795_446_240.0  # a minute's beginning
-RUNNING = Seen(TaskStatus.IN_PROGRESS)
+RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
 
 
 class Hour:
@@ -23,11 +23,11 @@ async def test_each_minute_has_what_the_counters_did_in_it() -> None:
     hour.metrics.polls.count(RUNNING, 0.0, 0.1)
     await hour.at(0)  # what was before the first sample is nobody's minute
     hour.metrics.polls.count(RUNNING, 0.0, 0.1)
-    hour.metrics.polls.count(Trouble("http_502", "no"), 0.0, 0.1)
+    hour.metrics.polls.count(TransientError("http_502", "no"), 0.0, 0.1)
     await hour.at(50)
     hour.metrics.polls.count(RUNNING, 0.0, 0.1)
     hour.metrics.count_attempt(Answered(204))
-    hour.metrics.count_attempt(Unanswered("connection_failed", "no"))
+    hour.metrics.count_attempt(NoAnswer("connection_failed", "no"))
     await hour.at(60)
     first, second = charts(hour.history.minutes())
     assert (first["at"], first["polls"], first["failed_polls"]) == (int(T0), 1, 1)

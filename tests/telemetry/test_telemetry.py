@@ -21,13 +21,13 @@ from bridge.core.model import (
     Answer,
     Answered,
     KeyRefused,
+    NoAnswer,
     Outcome,
-    Refused,
-    Seen,
-    SlowDown,
+    RefusedTarget,
+    TaskRecord,
     TaskStatus,
-    Trouble,
-    Unanswered,
+    Throttled,
+    TransientError,
 )
 from bridge.telemetry import CONTENT_TYPE, Log, Metrics, Redactor, redact, without_query
 from bridge.telemetry.logs import ConsoleFormatter, JsonFormatter, log_loop_errors, plain
@@ -329,9 +329,9 @@ def test_two_runtimes_count_apart() -> None:
 
 def test_polls_are_counted_by_what_they_said() -> None:
     metrics = Metrics()
-    metrics.polls.count(Seen(TaskStatus.QUEUED), 0.02, 0.1)
-    metrics.polls.count(Trouble("timeout", "slow"), 3.0, 10.0)
-    metrics.polls.count(SlowDown("slow"), 100.0, 0.5)
+    metrics.polls.count(TaskRecord(TaskStatus.QUEUED), 0.02, 0.1)
+    metrics.polls.count(TransientError("timeout", "slow"), 3.0, 10.0)
+    metrics.polls.count(Throttled("slow"), 100.0, 0.5)
     metrics.polls.count(KeyRefused("no"), 0.05, 0.5)
     found = samples(metrics)
     results = ["seen", "trouble", "slow_down", "key_refused", "not_found"]
@@ -364,8 +364,8 @@ def test_a_tallys_buckets_grow_to_the_count(values: list[float]) -> None:
         (Answered(599), "5xx"),
         (Answered(101), "other"),
         (Answered(999), "other"),
-        (Unanswered("timeout", "slow"), "unanswered"),
-        (Refused("loopback"), "refused"),
+        (NoAnswer("timeout", "slow"), "unanswered"),
+        (RefusedTarget("loopback"), "refused"),
     ],
 )
 def test_attempts_are_counted_by_class(answer: Answer, result: str) -> None:

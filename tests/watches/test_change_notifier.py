@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from bridge.core.errors import StoreUnavailable
-from bridge.watches.change_notifier import Waiting
+from bridge.watches.change_notifier import ChangeNotifier
 
 if TYPE_CHECKING:
     from bridge.store.store import Store
@@ -36,8 +36,8 @@ def store() -> SharedStore:
 
 
 @pytest.fixture
-async def waiting(store: SharedStore) -> AsyncIterator[Waiting]:
-    made = Waiting(cast("Store", store), ask_every_seconds=0.005)
+async def waiting(store: SharedStore) -> AsyncIterator[ChangeNotifier]:
+    made = ChangeNotifier(cast("Store", store), ask_every_seconds=0.005)
     yield made
     await made.close()
 
@@ -49,7 +49,7 @@ async def asked_again(store: SharedStore) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_one_query_serves_all_who_wait(store: SharedStore, waiting: Waiting) -> None:
+async def test_one_query_serves_all_who_wait(store: SharedStore, waiting: ChangeNotifier) -> None:
     store.marks = {"a": "1", "b": "1"}
     with waiting.listening("a") as a, waiting.listening("b") as b, waiting.listening("b") as b2:
         await asked_again(store)
@@ -72,7 +72,7 @@ async def test_one_query_serves_all_who_wait(store: SharedStore, waiting: Waitin
     assert waiting._marks == {}
 
 
-async def test_a_store_that_fails_is_asked_again(store: SharedStore, waiting: Waiting) -> None:
+async def test_a_store_that_fails_is_asked_again(store: SharedStore, waiting: ChangeNotifier) -> None:
     store.marks = {"a": "1"}
     store.fails = True
     with waiting.listening("a") as heard:
@@ -82,7 +82,7 @@ async def test_a_store_that_fails_is_asked_again(store: SharedStore, waiting: Wa
         assert await waiting.change(heard, 10)
 
 
-async def test_time_and_the_end(waiting: Waiting) -> None:
+async def test_time_and_the_end(waiting: ChangeNotifier) -> None:
     with waiting.listening("a") as heard:
         assert not await waiting.change(heard, 0.0)
         waiting.end()

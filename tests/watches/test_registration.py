@@ -19,12 +19,19 @@ from bridge.core.targets import TargetPolicy
 from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from bridge.watches.registration import Intake, Taken, Timeouts, Wanted, WatchIds, watch_id_text
+from bridge.watches.registration import (
+    RegistrationResult,
+    RegistrationService,
+    TimeoutLimits,
+    WatchIds,
+    WatchRequest,
+    watch_id_text,
+)
 
 if TYPE_CHECKING:
     from bridge.store.records import TaskRow
 
-WANTED = Wanted("task_1", "https://app.example/hook")
+WANTED = WatchRequest("task_1", "https://app.example/hook")
 
 
 class Rooms:
@@ -40,7 +47,7 @@ class Rooms:
         self.go_on = asyncio.Event()
         self.go_on.set()
         policy = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),))
-        self.intake = Intake(
+        self.registration = RegistrationService(
             store,
             Guard(policy, self.resolve),
             poll=lambda task, key: self.polled.append((task, key)),
@@ -49,7 +56,7 @@ class Rooms:
             announce=self.announced.extend,
             metrics=Metrics(),
             configured_key=lambda: self.key,
-            timeouts=Timeouts(600.0, 3600.0),
+            timeouts=TimeoutLimits(600.0, 3600.0),
         )
 
     async def resolve(self, host: str, _: int) -> list[str]:
@@ -57,8 +64,8 @@ class Rooms:
         await self.go_on.wait()
         return ["10.0.0.1"] if host == "bad.example" else ["93.184.216.34"]
 
-    async def all_of(self, *wanted: Wanted) -> Sequence[Taken | BridgeError]:
-        return await self.intake.register_all(wanted, "shop")
+    async def all_of(self, *wanted: WatchRequest) -> Sequence[RegistrationResult | BridgeError]:
+        return await self.registration.register_all(wanted, "shop")
 
 
 @pytest.fixture
@@ -66,12 +73,12 @@ async def rooms(tmp_path: Path) -> AsyncIterator[Rooms]:
     store = await open_store(f"sqlite:///{tmp_path}/bridge.db", [], Metrics())
     made = Rooms(store)
     yield made
-    await made.intake.finish()
+    await made.registration.finish()
     await store.close()
 
 
 async def test_defaults_are_filled_and_the_rooms_are_told(rooms: Rooms) -> None:
-    taken = await rooms.intake.register(WANTED, "shop")
+    taken = await rooms.registration.register(WANTED, "shop")
     watch = taken.view.watch
     assert taken.created
     assert (watch.app, watch.events, watch.context, watch.header_names) == ("shop", TERMINAL_EVENTS, b"null", ())
@@ -83,12 +90,12 @@ async def test_defaults_are_filled_and_the_rooms_are_told(rooms: Rooms) -> None:
 
 
 async def test_the_same_again_is_announced_and_counted_once(rooms: Rooms) -> None:
-    first = await rooms.intake.register(WANTED, "shop")
-    again = await rooms.intake.register(replace(WANTED, events=TERMINAL_EVENTS), "shop")
+    first = await rooms.registration.register(WANTED, "shop")
+    again = await rooms.registration.register(replace(WANTED, events=TERMINAL_EVENTS), "shop")
     assert (again.created, again.view.watch) == (False, first.view.watch)
     assert len(rooms.announced) == 1
     with pytest.raises(WatchConflict):
-        await rooms.intake.register(replace(WANTED, secret="whsec_other"), "shop")
+        await rooms.registration.register(replace(WANTED, secret="whsec_other"), "shop")
 
 
 async def test_one_look_up_serves_a_batch_and_each_entry_has_its_result(rooms: Rooms) -> None:
@@ -101,9 +108,16 @@ async def test_one_look_up_serves_a_batch_and_each_entry_has_its_result(rooms: R
         WANTED,
     )
     kinds = [type(result) for result in results]
-    assert kinds == [Taken, TargetRefused, Taken, InvalidRequest, InvalidRequest, Taken]
-    assert [result.created for result in results if isinstance(result, Taken)].count(True) in {2, 3}
-    assert len({result.view.watch.id for result in results if isinstance(result, Taken)}) == 2
+    assert kinds == [
+        RegistrationResult,
+        TargetRefused,
+        RegistrationResult,
+        InvalidRequest,
+        InvalidRequest,
+        RegistrationResult,
+    ]
+    assert [result.created for result in results if isinstance(result, RegistrationResult)].count(True) in {2, 3}
+    assert len({result.view.watch.id for result in results if isinstance(result, RegistrationResult)}) == 2
     await rooms.all_of(*[replace(WANTED, task_id=f"more_{number}") for number in range(50)])
     assert rooms.asked.count("app.example") <= 3
     assert await rooms.all_of(replace(WANTED, callback_url="nonsense")) != []
@@ -112,7 +126,7 @@ async def test_one_look_up_serves_a_batch_and_each_entry_has_its_result(rooms: R
 
 async def test_secrets_are_sealed_for_their_watch(rooms: Rooms) -> None:
     wanted = replace(WANTED, headers={"X-Key": "hush"}, secret="whsec_s", api_key="sk-mine")
-    taken = await rooms.intake.register(wanted, "shop")
+    taken = await rooms.registration.register(wanted, "shop")
     assert taken.view.watch.header_names == ("X-Key",)
     assert await rooms.store.api_key_of(taken.view.watch.id) == "sk-mine"
     [(task, key)] = rooms.polled
@@ -123,38 +137,38 @@ async def test_secrets_are_sealed_for_their_watch(rooms: Rooms) -> None:
 async def test_own_keys_are_tasks_of_their_own(rooms: Rooms) -> None:
     for number, api_key in enumerate((None, "sk-a", "sk-a", "sk-b")):
         url = f"https://app.example/{number}"
-        await rooms.intake.register(replace(WANTED, api_key=api_key, callback_url=url), "shop")
+        await rooms.registration.register(replace(WANTED, api_key=api_key, callback_url=url), "shop")
     assert len({task.id for task, _ in rooms.polled}) == 3
 
 
 async def test_without_a_key_nothing_is_looked_up(rooms: Rooms) -> None:
     rooms.key = None
     with pytest.raises(InvalidRequest) as refused:
-        await rooms.intake.register(WANTED, "shop")
+        await rooms.registration.register(WANTED, "shop")
     assert refused.value.code == "no_api_key"
     assert rooms.asked == []
     rooms.key = "sk-new"  # looked up anew at each registration
-    assert (await rooms.intake.register(WANTED, "shop")).created
+    assert (await rooms.registration.register(WANTED, "shop")).created
 
 
 async def test_a_watch_that_is_stored_is_polled_even_if_its_caller_has_left(rooms: Rooms) -> None:
-    caller = asyncio.create_task(rooms.intake.register(WANTED, "shop"))
+    caller = asyncio.create_task(rooms.registration.register(WANTED, "shop"))
     async with asyncio.timeout(10):
-        while not rooms.intake._running:
+        while not rooms.registration._running:
             await asyncio.sleep(0)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
-        await rooms.intake.finish()
+        await rooms.registration.finish()
     assert len(rooms.polled) == len(rooms.announced) == 1
 
 
 async def test_cancelling_tells_the_poller_and_who_waits(rooms: Rooms) -> None:
-    taken = await rooms.intake.register(WANTED, "shop")
+    taken = await rooms.registration.register(WANTED, "shop")
     watch_id = taken.view.watch.id
     with pytest.raises(NotFound):
-        await rooms.intake.cancel(watch_id, "lab")
-    view = await rooms.intake.cancel(watch_id, "shop")
+        await rooms.registration.cancel(watch_id, "lab")
+    view = await rooms.registration.cancel(watch_id, "shop")
     assert view.watch.state is WatchState.CANCELLED
     assert rooms.looked_again == [taken.view.task.row]
     assert rooms.announced == [watch_id, watch_id]

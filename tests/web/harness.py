@@ -14,25 +14,25 @@ import aiohttp
 from aiohttp import web
 
 from bridge.amux import AmuxClient
-from bridge.amux.proxy import Relay
+from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.delivery import Dead
 from bridge.core.event import terminal_event
-from bridge.core.model import Attempt, Event, Outcome, OwedDelivery, Problem, TaskSnapshot, TaskStatus, Watch
+from bridge.core.model import Attempt, Event, Outcome, PendingDelivery, Problem, TaskSnapshot, TaskStatus, Watch
 from bridge.core.signing import Secret
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.maintenance.health import Health
 from bridge.store.open import open_database, open_store
-from bridge.store.records import Changed, PollNote, Settlement, TaskRow, Tried
+from bridge.store.records import AttemptResult, Changed, PollNote, Settlement, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from bridge.watches.change_notifier import Waiting
-from bridge.watches.registration import Intake, Timeouts
+from bridge.watches.change_notifier import ChangeNotifier
+from bridge.watches.registration import RegistrationService, TimeoutLimits
 from bridge.web.app import make_app, make_runner
 from bridge.web.auth import Access
-from bridge.web.context import DropIn, LiveTask, Services, StreamTimes
+from bridge.web.context import AppContext, DropIn, LiveTask, StreamTimes
 from bridge.web.rate_limits import PingLimits
 
 APP = {"Authorization": "Bearer app-token"}
@@ -121,7 +121,7 @@ class Answer:
 class Bridge:
     """What a test asks, and what it looks into."""
 
-    services: Services
+    services: AppContext
     poller: Poller
     deliverer: Deliverer
     session: aiohttp.ClientSession
@@ -174,10 +174,10 @@ async def settle(store: Store, task_row: str) -> Changed:
     return await store.settle(Settlement(task_row, seen, PollNote(3, now, None), now, ending, event))
 
 
-async def give_up(store: Store, owed: OwedDelivery, at: float) -> None:
+async def give_up(store: Store, owed: PendingDelivery, at: float) -> None:
     gone = Problem("gone", "the receiver answered 410 Gone")
     attempt = Attempt(at, 0.25, 410, gone, "no more")
-    await store.record_attempts([Tried(owed.id, owed.lease, attempt, Dead(gone), owed.host, at)])
+    await store.record_attempts([AttemptResult(owed.id, owed.lease, attempt, Dead(gone), owed.host, at)])
 
 
 async def resolve(host: str, _: int) -> list[str]:
@@ -227,8 +227,8 @@ async def served(
     store = await open_store(lay_out(folder), [], metrics, max_active_watches=max_active_watches)
     guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
     sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
-    poller, deliverer, waiting = Poller(), Deliverer(), Waiting(store)
-    intake = Intake(
+    poller, deliverer, waiting = Poller(), Deliverer(), ChangeNotifier(store)
+    registration = RegistrationService(
         store,
         guard,
         poll=poller.add,
@@ -237,19 +237,19 @@ async def served(
         announce=waiting.announce,
         metrics=metrics,
         configured_key=lambda: api_key,
-        timeouts=Timeouts(600.0, 3600.0),
+        timeouts=TimeoutLimits(600.0, 3600.0),
     )
     client = AmuxClient(amux_url, user_agent="amux-bridge/test")
-    relay = Relay(
+    proxy = AmuxProxy(
         client,
         configured_key=lambda: api_key,
         idle_seconds=idle_seconds,
         create_idle_seconds=idle_seconds,
         stalled_reader_seconds=idle_seconds,
     )
-    services = Services(
+    services = AppContext(
         store=store,
-        intake=intake,
+        registration=registration,
         poller=poller,
         deliverer=deliverer,
         guard=guard,
@@ -259,8 +259,8 @@ async def served(
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),
         secrets=[SECRET],
-        link_key=store.sealer.key("content link"),
-        relay=relay,
+        link_key=store.cipher.key("content link"),
+        proxy=proxy,
         drop_in=drop_in,
         public_url=public_url,
         stream_times=times,
@@ -276,8 +276,8 @@ async def served(
             yield Bridge(services, poller, deliverer, session, port)
     finally:
         await runner.cleanup()
-        await relay.finish(5.0)
+        await proxy.finish(5.0)
         await client.close()
-        await intake.finish()
+        await registration.finish()
         await sender.close()
         await store.close()

@@ -272,7 +272,7 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_body_creates_nothing(tm
                 await amux.asked.wait()
                 writer.transport.abort()
                 await amux.left.wait()
-        await bridge.services.relay.finish(20)
+        await bridge.services.proxy.finish(20)
         assert await watches(bridge) == []
     assert whole == []
 

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from bridge.core.delivery import Delivered
-from bridge.core.model import Attempt, OwedDelivery, TaskSnapshot, TaskStatus
-from bridge.store.records import Tried
+from bridge.core.model import Attempt, PendingDelivery, TaskSnapshot, TaskStatus
+from bridge.store.records import AttemptResult
 from bridge.web.context import StreamTimes
 from tests.web.harness import APP, OPERATOR, OTHER, RUNNING, Bridge, Seen, give_up, served
 
@@ -75,10 +75,10 @@ async def following(bridge: Bridge, watch_id: str, **headers: str) -> AsyncItera
         yield Reader(response)
 
 
-async def deliver(bridge: Bridge, owed: OwedDelivery) -> None:
+async def deliver(bridge: Bridge, owed: PendingDelivery) -> None:
     now = bridge.store.now()
     await bridge.store.record_attempts(
-        [Tried(owed.id, owed.lease, Attempt(now, 0.1, 200, None, "ok"), Delivered(), owed.host, now)]
+        [AttemptResult(owed.id, owed.lease, Attempt(now, 0.1, 200, None, "ok"), Delivered(), owed.host, now)]
     )
     bridge.services.waiting.announce([owed.watch_id])
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.errors import InvalidRequest
-from bridge.web.api.request_models import BatchRequest, PingRequest, RetryRequest, WatchRequest
+from bridge.web.api.request_models import BatchRequest, PingRequest, RetryRequest, WatchRequestBody
 from bridge.web.errors import MalformedJson
 from bridge.web.requests import parsed
 from tests.web.harness import APP, BODY, Answer, Bridge, served
@@ -260,7 +260,7 @@ def test_any_json_is_a_request_or_names_its_fields(value: Any) -> None:
         read = parsed(json.dumps(value).encode())
     except MalformedJson:
         return
-    for model in (WatchRequest, BatchRequest, PingRequest, RetryRequest):
+    for model in (WatchRequestBody, BatchRequest, PingRequest, RetryRequest):
         try:
             model.read(read)
         except InvalidRequest as error:

@@ -84,7 +84,7 @@ async def test_an_open_bridge_asks_for_no_token(tmp_path: Path) -> None:
 
 
 async def test_the_bridge_s_own_bounds_are_told(bridge: Bridge) -> None:
-    request = (await document(bridge))["components"]["schemas"]["WatchRequest"]
+    request = (await document(bridge))["components"]["schemas"]["WatchRequestBody"]
     seconds = request["properties"]["timeout_seconds"]
     assert (seconds["default"], seconds["anyOf"][0]["maximum"]) == (600.0, 3600.0)
     assert request["additionalProperties"] is False

@@ -12,11 +12,11 @@ def run(given: Namespace) -> int:
     terminal = Terminal()
     terminal.say(("Starting the amux stand-in, a bridge and a receiver in this process ...", "dim"))
     # Only now: they take a second or two, and a reader should not wait before an empty screen.
-    from bridge.cli.demo.scenario import Stage
+    from bridge.cli.demo.scenario import Scenario
     from bridge.cli.demo.screen import Screen
     from bridge.cli.event_loop import run_fast
     from bridge.telemetry import configure_logging
 
     configure_logging("INFO", "console", sys.stderr if given.logs else io.StringIO())
-    run_fast(Stage(Screen(terminal)).play())
+    run_fast(Scenario(Screen(terminal)).play())
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from bridge.cli.demo.screen import Screen
-from bridge.cli.demo.tasks import SCENES, Scene
+from bridge.cli.demo.tasks import DEMO_TASKS, DemoTask
 from bridge.cli.errors import CommandFailed
 from bridge.cli.receiver import Received, Receiver, taken_if_verified
 from bridge.core.signing import Secret, SigningKey, new_secret
@@ -35,15 +35,15 @@ class _Heard:
     verified: list[str] = field(default_factory=list)
 
 
-class Stage:
+class Scenario:
     """One performance. `clock` is monotonic, in seconds; what is shown counts from the first task on."""
 
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
         self._clock = clock
         self._began = self._ended = clock()
-        self._scenes: dict[str, Scene] = {}  # by task id
-        self._heard = {scene.prompt: _Heard(scene.refusals) for scene in SCENES}
+        self._scenes: dict[str, DemoTask] = {}  # by task id
+        self._heard = {scene.prompt: _Heard(scene.refusals) for scene in DEMO_TASKS}
         self._strangers = 0
         self._watches: dict[str, Mapping[str, Any]] = {}
 
@@ -80,7 +80,7 @@ class Stage:
 
     async def _register(self, app: aiohttp.ClientSession, amux_url: str, bridge_url: str, hook_url: str) -> None:
         """Create each task at amux, and have the bridge watch it."""
-        for scene in SCENES:
+        for scene in DEMO_TASKS:
             task = await _posted(
                 app,
                 f"{amux_url}/v1/video/generations",
@@ -129,21 +129,21 @@ class Stage:
     def _over(self) -> bool:
         """Whether every task was told, and the bridge knows that it was heard."""
         states = [owed["state"] for watch in self._watches.values() for owed in watch["deliveries"]]
-        return all(heard.verified for heard in self._heard.values()) and states == ["delivered"] * len(SCENES)
+        return all(heard.verified for heard in self._heard.values()) and states == ["delivered"] * len(DEMO_TASKS)
 
     def _missing(self) -> str:
-        missing = [scene for scene in SCENES if not self._heard[scene.prompt].verified]
+        missing = [scene for scene in DEMO_TASKS if not self._heard[scene.prompt].verified]
         names = ", ".join(f"{scene.told} of {scene.prompt!r}" for scene in missing)
         return f"after {WITHIN_SECONDS:g} s these are missing: {names or 'deliveries as recorded by the bridge'}"
 
     def _judge(self) -> None:
         told = {prompt: heard.verified for prompt, heard in self._heard.items()}
-        if self._strangers or told != {scene.prompt: [scene.told] for scene in SCENES}:
+        if self._strangers or told != {scene.prompt: [scene.told] for scene in DEMO_TASKS}:
             raise CommandFailed(f"something else came than was expected: {told}, and {self._strangers} unverified")
-        kinds = [scene.told.partition(".")[2].replace("_", " ") for scene in SCENES]
+        kinds = [scene.told.partition(".")[2].replace("_", " ") for scene in DEMO_TASKS]
         counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         self._screen.closing(
-            f"{len(SCENES)} of {len(SCENES)} tasks told in {self._ended:.1f} s: {counts}.",
+            f"{len(DEMO_TASKS)} of {len(DEMO_TASKS)} tasks told in {self._ended:.1f} s: {counts}.",
             "Every signature verified, nothing lost, nothing told twice.",
         )
 

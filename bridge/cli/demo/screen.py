@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from bridge.cli.demo.tasks import SCENES, Scene
+from bridge.cli.demo.tasks import DEMO_TASKS, DemoTask
 from bridge.cli.receiver import Received
 from bridge.cli.terminal import Line, Terminal, bar, printable
 
-_TITLE_CELLS: Final = max(len(scene.prompt) for scene in SCENES) + 2
+_TITLE_CELLS: Final = max(len(scene.prompt) for scene in DEMO_TASKS) + 2
 _KIND_CELLS: Final = len("video.completed") + 2
 _BAR_CELLS = 16
 _STYLES: Final[Mapping[str, str]] = {
@@ -39,11 +39,11 @@ class Screen:
             say((f"{name:<15}", "bold"), (f"{url:<41}", "accent"), (what if self._wide else "", "dim"))
         say("")
 
-    def registered(self, scene: Scene) -> None:
+    def registered(self, scene: DemoTask) -> None:
         """One watch is registered."""
         self._terminal.say(("watching  ", "dim"), f"{scene.prompt:<{_TITLE_CELLS}}", (scene.about, "dim"))
 
-    def heard(self, at: float, scene: Scene | None, received: Received, *, answered: int) -> None:
+    def heard(self, at: float, scene: DemoTask | None, received: Received, *, answered: int) -> None:
         """One callback came in."""
         kind = str((received.event or {}).get("type", "no event"))
         outcome = kind.partition(".")[2]
@@ -68,9 +68,9 @@ class Screen:
 
     def table(self, at: float, watches: Mapping[str, Mapping[str, Any]], verified: Mapping[str, int]) -> None:
         """Where every task stands now: by prompt, its watch as the API shows it and how many events were verified."""
-        rows = [self._row(scene, watches.get(scene.prompt), verified.get(scene.prompt, 0)) for scene in SCENES]
-        ended = sum(1 for scene in SCENES if verified.get(scene.prompt))
-        below: Line = [(f"{at:5.1f} s", "bold"), (f"   {ended} of {len(SCENES)} told", "dim")]
+        rows = [self._row(scene, watches.get(scene.prompt), verified.get(scene.prompt, 0)) for scene in DEMO_TASKS]
+        ended = sum(1 for scene in DEMO_TASKS if verified.get(scene.prompt))
+        below: Line = [(f"{at:5.1f} s", "bold"), (f"   {ended} of {len(DEMO_TASKS)} told", "dim")]
         self._terminal.draw([[""], *rows, below])
 
     def closing(self, *sentences: str) -> None:
@@ -84,7 +84,7 @@ class Screen:
         """Give the terminal back."""
         self._terminal.leave()
 
-    def _row(self, scene: Scene, watch: Mapping[str, Any] | None, verified: int) -> Line:
+    def _row(self, scene: DemoTask, watch: Mapping[str, Any] | None, verified: int) -> Line:
         status = "unknown" if watch is None else watch["outcome"] or watch["task"]["status"]
         progress = 0 if watch is None else watch["task"]["progress"] or 0
         style = _STYLES.get(status, "plain")

@@ -8,7 +8,7 @@ TIMEOUT_SECONDS = 3.5  # of the film without an end: a second after the others a
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class DemoTask:
     """One task. `sandbox` is how it goes at the stand-in; `refusals` are the receiver's first answers to its event."""
 
     prompt: str
@@ -19,45 +19,45 @@ class Scene:
     refusals: int = 0
 
 
-SCENES: Final = (
-    Scene(
+DEMO_TASKS: Final = (
+    DemoTask(
         "a lighthouse in a storm",
         "told in the form of amux's document",
         "video.completed",
         {"form": "A", "queue_seconds": 0.3, "run_seconds": 0.8},
     ),
-    Scene(
+    DemoTask(
         "paper boats on a river",
         "told in the live form",
         "video.completed",
         {"form": "B", "queue_seconds": 0.3, "run_seconds": 1.2},
     ),
-    Scene(
+    DemoTask(
         "a fox in the first snow",
         "told as a record; the receiver is down at first",
         "video.completed",
         {"form": "C", "queue_seconds": 0.3, "run_seconds": 1.5},
         refusals=1,
     ),
-    Scene(
+    DemoTask(
         "rain on a tin roof",
         "told as OpenAI tells a video",
         "video.completed",
         {"form": "D", "queue_seconds": 0.3, "run_seconds": 1.9},
     ),
-    Scene(
+    DemoTask(
         "dancers in slow motion",
         "told in turns, with a proxy's error page between",
         "video.completed",
         {"form": "CADB", "queue_seconds": 0.3, "run_seconds": 2.2, "faults": ["bad_gateway_html", "truncated_json"]},
     ),
-    Scene(
+    DemoTask(
         "something amux will not draw",
         "fails",
         "video.failed",
         {"form": "C", "queue_seconds": 0.3, "run_seconds": 1.0, "outcome": "failed"},
     ),
-    Scene(
+    DemoTask(
         "a film without an end",
         f"never ends; its watch has {TIMEOUT_SECONDS:g} s",
         "video.timed_out",

@@ -12,7 +12,7 @@ from bridge.core.links import link_is_good
 from bridge.core.model import Outcome
 from bridge.store.records import WatchView
 from bridge.web.api.streaming import CONTENT_POLICY, pass_on, range_of
-from bridge.web.context import SERVICES, Services
+from bridge.web.context import CONTEXT, AppContext
 from bridge.web.errors import Forbidden, WatchNotCompleted
 from bridge.web.requests import query_of, watch_id_of
 
@@ -45,7 +45,7 @@ _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 async def read_content(request: web.Request) -> web.StreamResponse:
     """`GET /watch/{id}/content`."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     sees = _may_see(request, services)
     view = await services.store.watch(watch_id_of(request), sees)
     if view.watch.outcome is not Outcome.COMPLETED:
@@ -57,7 +57,7 @@ async def read_content(request: web.Request) -> web.StreamResponse:
     return await pass_on(request, source, _headers(view, source))
 
 
-def _may_see(request: web.Request, services: Services) -> str | None:
+def _may_see(request: web.Request, services: AppContext) -> str | None:
     """Whose watches this request may see: all, for who has a good link, for it names the watch.
 
     Raises Forbidden for a link that is not good, unless there is a token as well.
@@ -73,12 +73,12 @@ def _may_see(request: web.Request, services: Services) -> str | None:
     return services.access.caller(request.headers).sees
 
 
-async def _open(services: Services, view: WatchView, part: dict[str, str]) -> aiohttp.ClientResponse:
-    key = services.relay.key(await services.store.api_key_of(view.watch.id))
+async def _open(services: AppContext, view: WatchView, part: dict[str, str]) -> aiohttp.ClientResponse:
+    key = services.proxy.key(await services.store.api_key_of(view.watch.id))
     if key is None:
         raise AmuxUnavailable("this bridge has no amux key any more to ask for the video with")
     headers = {hdrs.ACCEPT: "*/*", **part}
-    return await services.relay.open(f"/v1/videos/{view.watch.task_id}/content", key, headers)
+    return await services.proxy.open(f"/v1/videos/{view.watch.task_id}/content", key, headers)
 
 
 def _headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:

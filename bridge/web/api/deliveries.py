@@ -8,7 +8,7 @@ from bridge.web.api.request_models import RetryRequest
 from bridge.web.api.response_models import Count
 from bridge.web.api.serializers import delivery_with_log, owned_delivery
 from bridge.web.auth import Caller
-from bridge.web.context import SERVICES
+from bridge.web.context import CONTEXT
 from bridge.web.requests import delivery_id_of, json_answer, parsed, query_of, read_body
 
 _log = get_logger("web")
@@ -17,13 +17,13 @@ _log = get_logger("web")
 async def read_delivery(request: web.Request, caller: Caller) -> web.Response:
     """`GET /deliveries/{id}`."""
     query_of(request)
-    delivery, attempts = await request.app[SERVICES].store.delivery(delivery_id_of(request), caller.sees)
+    delivery, attempts = await request.app[CONTEXT].store.delivery(delivery_id_of(request), caller.sees)
     return json_answer(delivery_with_log(delivery, attempts))
 
 
 async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
     """`POST /deliveries/{id}/retry`: due now, with a new schedule and the same `webhook-id`."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     query_of(request)
     delivery = await services.store.retry(delivery_id_of(request), caller.sees)
     services.deliverer.wake()
@@ -34,7 +34,7 @@ async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
 
 async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response:
     """`POST /deliveries/retry`: all dead ones that a filter finds, or their number only."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     query_of(request)
     asked = RetryRequest.read(parsed(await read_body(request)))
     since, until = asked.moments()

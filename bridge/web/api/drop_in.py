@@ -17,11 +17,11 @@ from bridge.core import registration as rules
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
-from bridge.watches.registration import NO_KEY, Wanted
-from bridge.web.api.request_models import WatchRequest
+from bridge.watches.registration import NO_KEY, WatchRequest
+from bridge.web.api.request_models import WatchRequestBody
 from bridge.web.api.streaming import CONTENT_POLICY, pass_on, passed, range_of
 from bridge.web.auth import Caller
-from bridge.web.context import SERVICES, DropIn, Services
+from bridge.web.context import CONTEXT, AppContext, DropIn
 from bridge.web.errors import Forbidden, MalformedBody, UnsupportedMediaType
 from bridge.web.requests import DECIMAL, query_of, shown
 
@@ -55,22 +55,22 @@ class _Call:
     key: str = field(repr=False)
     headers: Mapping[str, str]
     body: bytes | Upload = field(repr=False)
-    wanted: Wanted | None
+    wanted: WatchRequest | None
     target: Target | None
 
 
 async def create(request: web.Request, caller: Caller) -> web.Response:
     """`POST /v1/videos` and `POST /v1/video/generations`. From the moment amux is asked it goes on to its end."""
-    services, app = request.app[SERVICES], _app_of(caller)
+    services, app = request.app[CONTEXT], _app_of(caller)
     query_of(request)
     with _as_headers():
         wanted, own_key = _read_headers(request)
         key = _key(services, own_key)
         headers, body = await _read_body(request)
-        target = None if wanted is None else await services.intake.judge(wanted)
+        target = None if wanted is None else await services.registration.judge(wanted)
     call = _Call(request.path, app, key, headers, body, wanted, target)
     check = None if wanted is None else services.store.check_room
-    answer, watch = await services.relay.to_its_end(lambda: _create(services, call), check)
+    answer, watch = await services.proxy.to_its_end(lambda: _create(services, call), check)
     return passed(answer, {**watch, "Content-Security-Policy": CONTENT_POLICY})
 
 
@@ -85,7 +85,7 @@ async def read_content(request: web.Request, caller: Caller) -> web.StreamRespon
 
 
 async def _read(request: web.Request, caller: Caller, part: Mapping[str, str], *, streamed: bool) -> web.StreamResponse:
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     _app_of(caller)
     query_of(request)
     with _as_headers():
@@ -95,7 +95,7 @@ async def _read(request: web.Request, caller: Caller, part: Mapping[str, str], *
     except ValueError:
         raise NotFound("no task of amux's has such an id") from None
     accept = {name: value for name, value in _passed_on(request).items() if name == hdrs.ACCEPT}
-    source = await services.relay.open(request.path, key, {**accept, **part})
+    source = await services.proxy.open(request.path, key, {**accept, **part})
     policy = {"Content-Security-Policy": CONTENT_POLICY}
     if streamed and source.status in {200, 206}:
         return await pass_on(request, source, {**passed_headers(source.headers), **policy})
@@ -125,7 +125,7 @@ def _as_headers() -> Iterator[None]:
         raise InvalidRequest(fields, code=error.code) from None
 
 
-def _read_headers(request: web.Request) -> tuple[Wanted | None, str | None]:
+def _read_headers(request: web.Request) -> tuple[WatchRequest | None, str | None]:
     """The watch that is wanted, if any, and the caller's own amux key. Raises InvalidRequest."""
     known = {name.lower() for name in CALLBACK_HEADERS.values()}
     given = {name.lower() for name in request.headers if name.lower().startswith(_PREFIX)}
@@ -144,7 +144,7 @@ def _read_headers(request: web.Request) -> tuple[Wanted | None, str | None]:
         fields["events"] = [name.strip() for name in events.split(",")]
     if (seconds := _once(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
         fields["timeout_seconds"] = float(seconds) if DECIMAL.fullmatch(seconds) else seconds
-    return WatchRequest.read(fields).wanted(), own_key
+    return WatchRequestBody.read(fields).wanted(), own_key
 
 
 def _own_key(request: web.Request) -> str | None:
@@ -157,8 +157,8 @@ def _own_key(request: web.Request) -> str | None:
     return given
 
 
-def _key(services: Services, own_key: str | None) -> str:
-    key = services.relay.key(own_key)
+def _key(services: AppContext, own_key: str | None) -> str:
+    key = services.proxy.key(own_key)
     if key is None:
         raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
     return key
@@ -208,9 +208,9 @@ async def _read_body(request: web.Request) -> tuple[dict[str, str], bytes | Uplo
 # --- from here on a video is paid for -----------------------------------------------------------------------------
 
 
-async def _create(services: Services, call: _Call) -> tuple[WholeAnswer, dict[str, str]]:
+async def _create(services: AppContext, call: _Call) -> tuple[WholeAnswer, dict[str, str]]:
     """Ask amux, and watch what it created; its answer, and a header that says what came of the watch."""
-    answer = await services.relay.create(call.path, call.key, call.headers, call.body)
+    answer = await services.proxy.create(call.path, call.key, call.headers, call.body)
     if call.wanted is None or call.target is None or not 200 <= answer.status < 300:
         return answer, {}
     try:
@@ -224,15 +224,15 @@ async def _create(services: Services, call: _Call) -> tuple[WholeAnswer, dict[st
         return answer, _not_watched(call, task_id, error.code, str(error))
 
 
-async def _watch(services: Services, wanted: Wanted, target: Target, app: str) -> str:
+async def _watch(services: AppContext, wanted: WatchRequest, target: Target, app: str) -> str:
     """Register the watch, and try again where the store does not answer: what was stored after all is found then."""
     pauses = (services.drop_in or DropIn()).pauses
     for pause in pauses:
         try:
-            return (await services.intake.register_judged(wanted, target, app)).view.watch.id
+            return (await services.registration.register_judged(wanted, target, app)).view.watch.id
         except StoreUnavailable:
             await asyncio.sleep(pause)
-    return (await services.intake.register_judged(wanted, target, app)).view.watch.id
+    return (await services.registration.register_judged(wanted, target, app)).view.watch.id
 
 
 def _not_watched(call: _Call, task_id: str | None, code: str, reason: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from bridge.store.records import DeliveryView, WatchView
 from bridge.web.api.response_models import AttemptEvent, Polling
 from bridge.web.api.serializers import attempt_json, delivery_json, polling_json, watch_json
 from bridge.web.auth import Caller
-from bridge.web.context import SERVICES, Services
+from bridge.web.context import CONTEXT, AppContext
 from bridge.web.requests import query_of, secured, watch_id_of
 
 LAST_EVENT_ID: Final = "Last-Event-ID"
@@ -31,7 +31,7 @@ _EVENT_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,6}(?:\.[0-9]{1,6}){0,19})")
 
 async def read_events(request: web.Request, caller: Caller) -> web.StreamResponse:
     """`GET /watch/{id}/events`; 204, which ends a browser's asking, for who has had all of a watch that is over."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     query_of(request)
     watch_id = watch_id_of(request)
     with services.waiting.listening(watch_id) as heard:
@@ -66,7 +66,7 @@ class _Stream:
     """One reader's stream."""
 
     def __init__(
-        self, services: Services, answer: web.StreamResponse, view: WatchView, had: re.Match[str] | None
+        self, services: AppContext, answer: web.StreamResponse, view: WatchView, had: re.Match[str] | None
     ) -> None:
         self._services = services
         self._answer = answer

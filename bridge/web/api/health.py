@@ -4,7 +4,7 @@ from aiohttp import hdrs, web
 
 from bridge.telemetry import CONTENT_TYPE
 from bridge.web.api.response_models import Alive, Ready
-from bridge.web.context import SERVICES
+from bridge.web.context import CONTEXT
 from bridge.web.requests import json_answer, secured
 
 
@@ -15,7 +15,7 @@ async def healthz(_: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """`GET /readyz`: 200 while this replica can do its work, 503 with a reason for each no."""
-    readiness = await request.app[SERVICES].health.readiness()
+    readiness = await request.app[CONTEXT].health.readiness()
     told: Ready = {
         "status": readiness.status,
         "checks": readiness.checks,
@@ -26,5 +26,5 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """`GET /metrics`: Prometheus' text format."""
-    rendered = request.app[SERVICES].metrics.render()
+    rendered = request.app[CONTEXT].metrics.render()
     return secured(web.Response(body=rendered, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE}))

@@ -9,14 +9,14 @@ from pydantic import TypeAdapter
 
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.model import TERMINAL_EVENTS, EventType
-from bridge.watches.registration import Timeouts
-from bridge.web.api.request_models import WatchRequest
+from bridge.watches.registration import TimeoutLimits
+from bridge.web.api.request_models import WatchRequestBody
 from bridge.web.api.response_models import AttemptEvent, EventBody, PingBody, Polling
 from bridge.web.api.route import JSON, Answer, Body, Parameter, Route
 from bridge.web.errors import PROBLEM_TYPE, STATUSES, ProblemBody, Unauthorized
 
 _REFERENCE: Final = "#/components/schemas/{model}"
-_ALWAYS: Final = (EventBody, PingBody, Polling, AttemptEvent, ProblemBody, WatchRequest)
+_ALWAYS: Final = (EventBody, PingBody, Polling, AttemptEvent, ProblemBody, WatchRequestBody)
 _NOISE: Final = {("title", str), ("default", type(None))}
 _ABOUT: Final = """\
 The amux bridge polls amux's video tasks and tells your app once when each has ended, by a signed webhook that is \
@@ -53,7 +53,7 @@ class About:
     version: str
     server: str
     open_to_all: bool
-    timeouts: Timeouts
+    timeouts: TimeoutLimits
 
 
 def document(routes: Sequence[Route[Any]], groups: Mapping[str, str], about: About) -> Mapping[str, Any]:
@@ -91,10 +91,10 @@ class _Schemas:
         """A reference to a type's schema."""
         return self._of[model]
 
-    def all(self, timeouts: Timeouts) -> Mapping[str, Any]:
+    def all(self, timeouts: TimeoutLimits) -> Mapping[str, Any]:
         """Every schema by name, in the order of names."""
         schemas: dict[str, Any] = _plain(dict(sorted(self._definitions["$defs"].items())))
-        seconds = schemas["WatchRequest"]["properties"]["timeout_seconds"]
+        seconds = schemas["WatchRequestBody"]["properties"]["timeout_seconds"]
         seconds["anyOf"][0]["maximum"] = timeouts.most
         seconds["default"] = timeouts.default
         return schemas

@@ -8,7 +8,7 @@ from aiohttp import web
 from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
 from bridge.core.delivery import problem_of
 from bridge.core.event import ping_id, ping_payload
-from bridge.core.model import Answer, Answered, Unanswered
+from bridge.core.model import Answer, Answered, NoAnswer
 from bridge.core.signing import signed_headers
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
@@ -16,7 +16,7 @@ from bridge.web.api.request_models import PingRequest
 from bridge.web.api.response_models import PingOutcome
 from bridge.web.api.serializers import error_json
 from bridge.web.auth import Caller
-from bridge.web.context import SERVICES, Services
+from bridge.web.context import CONTEXT, AppContext
 from bridge.web.requests import json_answer, parsed, query_of, read_body
 
 _log = get_logger("web")
@@ -24,7 +24,7 @@ _log = get_logger("web")
 
 async def ping(request: web.Request, caller: Caller) -> web.Response:
     """`POST /ping`; what the receiver does, or fails to do, is a 200."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     query_of(request)
     asked = PingRequest.read(parsed(await read_body(request)))
     loop_time = asyncio.get_running_loop().time
@@ -39,7 +39,7 @@ async def ping(request: web.Request, caller: Caller) -> web.Response:
     return json_answer(outcome)
 
 
-async def _judge(services: Services, target: Target) -> Answer | None:
+async def _judge(services: AppContext, target: Target) -> Answer | None:
     """None for a target that may be sent to; a name that has no address just now is no refusal.
 
     Raises TargetRefused.
@@ -48,13 +48,13 @@ async def _judge(services: Services, target: Target) -> Answer | None:
         async with asyncio.timeout(REGISTRATION_LOOK_UP_SECONDS):
             await services.guard.addresses(target)
     except NameUnresolved as error:
-        return Unanswered(error.code, str(error))
+        return NoAnswer(error.code, str(error))
     except TimeoutError:
-        return Unanswered(NameUnresolved.code, f"{target.host} does not resolve: its look-up takes too long")
+        return NoAnswer(NameUnresolved.code, f"{target.host} does not resolve: its look-up takes too long")
     return None
 
 
-async def _send(services: Services, callback_url: str) -> tuple[Answer, float]:
+async def _send(services: AppContext, callback_url: str) -> tuple[Answer, float]:
     event_id = ping_id(secrets.token_bytes(20))
     now = services.store.now()
     payload = ping_payload(event_id, now)

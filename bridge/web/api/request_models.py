@@ -14,7 +14,7 @@ from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.signing import parse_secret
 from bridge.core.targets import TargetPolicy, bracketed, parse_target
 from bridge.store.records import Idempotency
-from bridge.watches.registration import Wanted
+from bridge.watches.registration import WatchRequest
 from bridge.web.api import json_schemas
 from bridge.web.requests import shown
 
@@ -92,7 +92,7 @@ class _Body(BaseModel):
             raise InvalidRequest([_finding(detail) for detail in found[:_MOST_ERRORS]]) from None
 
 
-class WatchRequest(_Body):
+class WatchRequestBody(_Body):
     """A watch to be registered: tell `callback_url` once when amux's task `task_id` has ended."""
 
     task_id: Annotated[
@@ -128,9 +128,9 @@ class WatchRequest(_Body):
         | None
     ) = Field(None, repr=False, description="The amux key to ask about this task with, instead of the configured one.")
 
-    def wanted(self, idempotency: Idempotency | None = None) -> Wanted:
+    def wanted(self, idempotency: Idempotency | None = None) -> WatchRequest:
         """The same, as intake takes it."""
-        return Wanted(
+        return WatchRequest(
             self.task_id,
             self.callback_url,
             None if self.events is None else rules.wanted_events(self.events),

@@ -168,7 +168,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         },
         "Two watches on one task with different callbacks are two watches and one poll.",
         (_IDEMPOTENCY,),
-        Body(request_models.WatchRequest),
+        Body(request_models.WatchRequestBody),
         (*_OF_JSON, *_OF_REGISTERING, errors.WatchConflict, errors.IdempotencyConflict),
     ),
     Route(

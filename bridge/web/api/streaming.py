@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 
 from bridge.amux.proxy import BrokenOff, ReaderStalled, WholeAnswer
 from bridge.telemetry import get_logger
-from bridge.web.context import SERVICES
+from bridge.web.context import CONTEXT
 from bridge.web.requests import secured
 
 # One range alone: several make a multipart body of other types, and ignoring a Range is every server's right.
@@ -45,7 +45,7 @@ async def pass_on(
     try:
         await answer.prepare(request)
         if request.method != hdrs.METH_HEAD:
-            await request.app[SERVICES].relay.pass_on(source, answer.write)
+            await request.app[CONTEXT].proxy.pass_on(source, answer.write)
     except (BrokenOff, ReaderStalled) as error:
         _log.event("relay_broken", level=logging.WARNING, reason=str(error), path=request.path)
         # The end of the connection is the one way left to say that the body is not whole.

@@ -11,12 +11,12 @@ from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
 from bridge.core.signing import parse_secret, signed_headers
 from bridge.store.records import Idempotency, WatchQuery, WatchView
-from bridge.watches.registration import Taken, Wanted
-from bridge.web.api.request_models import BatchRequest, WatchRequest
+from bridge.watches.registration import RegistrationResult, WatchRequest
+from bridge.web.api.request_models import BatchRequest, WatchRequestBody
 from bridge.web.api.response_models import BatchResult, BatchResults, WatchBody, WatchPage
 from bridge.web.api.serializers import watch_json
 from bridge.web.auth import Caller
-from bridge.web.context import SERVICES, Services
+from bridge.web.context import CONTEXT, AppContext
 from bridge.web.errors import problem_of
 from bridge.web.requests import (
     MAX_BATCH_BYTES,
@@ -40,11 +40,11 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     """`POST /watch`."""
     app = caller.registering()
     query_of(request)
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     key = idempotency_key(request)
     body = await read_body(request)
-    wanted = WatchRequest.read(parsed(body)).wanted(None if key is None else Idempotency(key, _digest(body)))
-    taken = await services.intake.register(wanted, app)
+    wanted = WatchRequestBody.read(parsed(body)).wanted(None if key is None else Idempotency(key, _digest(body)))
+    taken = await services.registration.register(wanted, app)
     status, shown = _answer_of(services, taken)
     return json_answer(shown, status, {"Location": f"/watch/{taken.view.watch.id}"} if taken.created else None)
 
@@ -53,7 +53,7 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     """`POST /watch/batch`: a bad entry fails alone."""
     app = caller.registering()
     query_of(request)
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     key = idempotency_key(request)
     body = await read_body(request, MAX_BATCH_BYTES)
     given = BatchRequest.read(parsed(body)).watches
@@ -62,14 +62,16 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
         _wanted_or_error(entry, None if key is None else Idempotency(_entry_key(key, number), digest))
         for number, entry in enumerate(given)
     ]
-    registered = iter(await services.intake.register_all([one for one in entries if isinstance(one, Wanted)], app))
+    registered = iter(
+        await services.registration.register_all([one for one in entries if isinstance(one, WatchRequest)], app)
+    )
     results = [one if isinstance(one, BridgeError) else next(registered) for one in entries]
     return json_answer(BatchResults(results=[_entry(services, result) for result in results]))
 
 
-def _wanted_or_error(entry: Any, idempotency: Idempotency | None) -> Wanted | BridgeError:
+def _wanted_or_error(entry: Any, idempotency: Idempotency | None) -> WatchRequest | BridgeError:
     try:
-        return WatchRequest.read(entry).wanted(idempotency)
+        return WatchRequestBody.read(entry).wanted(idempotency)
     except BridgeError as error:
         return error
 
@@ -83,11 +85,11 @@ def _digest(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
-def _answer_of(services: Services, taken: Taken) -> tuple[int, WatchBody]:
+def _answer_of(services: AppContext, taken: RegistrationResult) -> tuple[int, WatchBody]:
     return 201 if taken.created else 200, watch_json(taken.view, services.poller.live)
 
 
-def _entry(services: Services, result: Taken | BridgeError) -> BatchResult:
+def _entry(services: AppContext, result: RegistrationResult | BridgeError) -> BatchResult:
     if isinstance(result, BridgeError):
         problem = problem_of(result)
         return {"status": problem["status"], "problem": problem}
@@ -100,7 +102,7 @@ def _entry(services: Services, result: Taken | BridgeError) -> BatchResult:
 
 async def read_watch(request: web.Request, caller: Caller) -> web.Response:
     """`GET /watch/{id}`; with `wait_seconds` held until the watch is final or the time is up."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     query = query_of(request, ("wait_seconds",))
     seconds = number_of(query.get("wait_seconds", "0"), "wait_seconds", least=0, most=LONGEST_WAIT_SECONDS)
     watch_id = watch_id_of(request)
@@ -111,7 +113,7 @@ async def read_watch(request: web.Request, caller: Caller) -> web.Response:
     return json_answer(watch_json(view, services.poller.live))
 
 
-async def _final_or_late(services: Services, watch_id: str, sees: str | None, seconds: float) -> WatchView:
+async def _final_or_late(services: AppContext, watch_id: str, sees: str | None, seconds: float) -> WatchView:
     """The watch once it is final, or as it is when the time is up or the bridge stops."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
@@ -128,7 +130,7 @@ async def _final_or_late(services: Services, watch_id: str, sees: str | None, se
 
 async def list_watches(request: web.Request, caller: Caller) -> web.Response:
     """`GET /watch`: a page, newest first."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     wanted = _page(query_of(request, _FILTERS), caller)
     # An app sees its own: of another's name it finds nothing.
     found = await services.store.watches(wanted) if caller.sees in {None, wanted.app} else ()
@@ -177,7 +179,7 @@ def _word(query: dict[str, str], name: str, words: Any) -> Any:
 
 async def read_envelope(request: web.Request, caller: Caller) -> web.Response:
     """`GET /watch/{id}/envelope`: the terminal event's bytes, signed now."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     query_of(request)
     event = await services.store.terminal_event(watch_id_of(request), caller.sees)
     signers = services.secrets if event.secret is None else [parse_secret(event.secret)]
@@ -192,7 +194,7 @@ async def read_envelope(request: web.Request, caller: Caller) -> web.Response:
 
 async def cancel_watch(request: web.Request, caller: Caller) -> web.Response:
     """`DELETE /watch/{id}`: cancelled, or 409 when it is settled."""
-    services = request.app[SERVICES]
+    services = request.app[CONTEXT]
     query_of(request)
-    view = await services.intake.cancel(watch_id_of(request), caller.sees)
+    view = await services.registration.cancel(watch_id_of(request), caller.sees)
     return json_answer(watch_json(view, services.poller.live))

@@ -7,8 +7,8 @@ from typing import Final
 
 from bridge.core.model import Problem
 from bridge.maintenance.health import Readiness
-from bridge.polling.state import CredentialState, Standing
-from bridge.polling.stats import Survey
+from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.polling.stats import PollingStats
 from bridge.store.dashboard_queries import COUNTED, Receiver, StoreFacts
 from bridge.store.records import CONFIGURED, Counts
 from bridge.telemetry.history import Minute, ended, lag_quantile
@@ -34,7 +34,7 @@ ORDER: Final = tuple(Level)
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Alert:
     """One trouble. `show` is a filter of the table that lists what it is about; `resend` a host with dead callbacks."""
 
     key: str
@@ -47,13 +47,13 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class AlertInputs:
     """All that troubles are told from; what the store could not say is None. `shared`: other replicas may exist."""
 
     now: float
     readiness: Readiness
-    survey: Survey
-    credentials: Sequence[CredentialState]
+    stats: PollingStats
+    credentials: Sequence[CredentialStatus]
     minutes: Sequence[Minute]
     shared: bool
     counts: Counts | None = None
@@ -62,7 +62,7 @@ class Facts:
     nearing: int | None = None
 
 
-def troubles(facts: Facts) -> list[Trouble]:
+def current_alerts(facts: AlertInputs) -> list[Alert]:
     """Every trouble, the worst first."""
     parts = (_store, _room, _machinery, _keys, _routing, _polls, _receivers, _late_callbacks, _deadlines, _replicas)
     found = [trouble for part in parts for trouble in part(facts)]
@@ -72,7 +72,7 @@ def troubles(facts: Facts) -> list[Trouble]:
 # --- the bridge itself --------------------------------------------------------------------------------------------
 
 
-def _store(facts: Facts) -> Iterator[Trouble]:
+def _store(facts: AlertInputs) -> Iterator[Alert]:
     if facts.readiness.checks.get("store") != "failing":
         return
     reason = next((one for one in facts.readiness.reasons if one.startswith("the store")), "the store does not answer")
@@ -86,17 +86,17 @@ def _store(facts: Facts) -> Iterator[Trouble]:
     else:
         title = "The store takes no writes"
         todo = "Look at the database and the way to it; the bridge goes on by itself once it answers."
-    waiting = counted(facts.survey.unwritten, "change of a task waits", "changes of tasks wait")
-    kept = f" {waiting} in memory." if facts.survey.unwritten else ""
+    waiting = counted(facts.stats.unwritten, "change of a task waits", "changes of tasks wait")
+    kept = f" {waiting} in memory." if facts.stats.unwritten else ""
     means = "Registrations answer 503, and callbacks that are not under way wait; what was accepted is safe."
-    yield Trouble("store", Level.BAD, title, f"{sentence(reason)} {means}{kept}", todo)
+    yield Alert("store", Level.BAD, title, f"{sentence(reason)} {means}{kept}", todo)
 
 
 def _tells_of_room(reason: str) -> bool:
     return "full" in reason.lower() or "no space" in reason.lower()
 
 
-def _room(facts: Facts) -> Iterator[Trouble]:
+def _room(facts: AlertInputs) -> Iterator[Alert]:
     store = facts.store
     if store is None or store.free_bytes is None or store.free_bytes >= LITTLE_ROOM:
         return
@@ -105,21 +105,21 @@ def _room(facts: Facts) -> Iterator[Trouble]:
     level = Level.BAD if store.free_bytes < HARDLY_ROOM else Level.WARN
     why = f"{size(store.free_bytes)} are free where {store.place} lies; the database takes {size(store.size_bytes)}."
     todo = "Free space, or shorten BRIDGE_RETENTION_SECONDS; with a full disk the bridge registers and settles nothing."
-    yield Trouble("room", level, "The disk is nearly full", why, todo)
+    yield Alert("room", level, "The disk is nearly full", why, todo)
 
 
-def _machinery(facts: Facts) -> Iterator[Trouble]:
+def _machinery(facts: AlertInputs) -> Iterator[Alert]:
     checks, reasons = facts.readiness.checks, facts.readiness.reasons
     if checks.get("scheduler") == "failing":
         reason = next((one for one in reasons if "scheduler" in one), "the scheduler does not tick")
         todo = "Look at this process' CPU and log; restart it if this lasts: nothing is lost by that."
-        yield Trouble("scheduler", Level.BAD, "The scheduler stalls", sentence(reason), todo)
+        yield Alert("scheduler", Level.BAD, "The scheduler stalls", sentence(reason), todo)
     if checks.get("drain") == "failing":
         why = "It was told to stop: it takes nothing new, and ends what is under way."
-        yield Trouble("drain", Level.NOTE, "This bridge is stopping", why, "Nothing; another start goes on from here.")
+        yield Alert("drain", Level.NOTE, "This bridge is stopping", why, "Nothing; another start goes on from here.")
 
 
-def _replicas(facts: Facts) -> Iterator[Trouble]:
+def _replicas(facts: AlertInputs) -> Iterator[Alert]:
     if not facts.shared or facts.store is None:
         return
     gone = [one for one in facts.store.replicas if one.expires_at < facts.now - 30 and one.owned_tasks]
@@ -127,80 +127,80 @@ def _replicas(facts: Facts) -> Iterator[Trouble]:
         one = gone[0]
         why = f"{one.id} was last heard of before {clock(one.expires_at)} and owned {counted(one.owned_tasks, 'task')}."
         todo = "Nothing at once: the other replicas take its tasks over within 15 s. Find out why it died."
-        yield Trouble("replicas", Level.WARN, f"{counted(len(gone), 'replica')} gone", why, todo)
+        yield Alert("replicas", Level.WARN, f"{counted(len(gone), 'replica')} gone", why, todo)
 
 
 # --- amux ---------------------------------------------------------------------------------------------------------
 
 
-def _keys(facts: Facts) -> Iterator[Trouble]:
-    resting = [one for one in facts.credentials if one.state is not Standing.GOOD]
-    own = [one for one in resting if one.name != CONFIGURED and one.state is Standing.PAUSED]
+def _keys(facts: AlertInputs) -> Iterator[Alert]:
+    resting = [one for one in facts.credentials if one.state is not CredentialState.GOOD]
+    own = [one for one in resting if one.name != CONFIGURED and one.state is CredentialState.PAUSED]
     for one in resting:
-        tasks = counted(facts.survey.keys.get(one.name, 0), "task")
+        tasks = counted(facts.stats.keys.get(one.name, 0), "task")
         asked = "" if one.resumes_at is None else f"; amux is asked again at {clock(one.resumes_at)}"
         since = "" if one.since is None else f" (since {clock(one.since)})"
-        if one.state is Standing.SLOWED:
+        if one.state is CredentialState.SLOWED:
             title = f"amux asks for fewer polls ({_name(one.name)})"
             why = f"{sentence(_message(one) + since)} Polls of {tasks} rest{asked}."
             todo = "Nothing if it passes; else set BRIDGE_POLL_RATE_PER_SECOND below amux's limit."
-            yield Trouble(f"slowed {one.name}", Level.WARN, title, why, todo)
+            yield Alert(f"slowed {one.name}", Level.WARN, title, why, todo)
         elif one.name == CONFIGURED:
             why = f"{sentence(_message(one) + since)} Polls of {tasks} rest{asked}; watches end by their deadline only."
             todo = "Put a working key into AMUX_API_KEY and restart, or mend the account at amux: then polls resume."
-            yield Trouble("key", Level.BAD, "amux refuses the configured key", why, todo, {"state": "active"})
+            yield Alert("key", Level.BAD, "amux refuses the configured key", why, todo, {"state": "active"})
     for one in own[:MOST_KEYS]:
-        tasks = counted(facts.survey.keys.get(one.name, 0), "task")
+        tasks = counted(facts.stats.keys.get(one.name, 0), "task")
         why = f"{sentence(_message(one))} Polls of {tasks} rest; their watches end by their deadline only."
         todo = "Tell the app that gave this key: it can cancel and register anew with a working one."
         title, show = f"amux refuses an app's own key ({_name(one.name)})", {"trouble": "key"}
-        yield Trouble(f"key {one.name}", Level.WARN, title, why, todo, show)
+        yield Alert(f"key {one.name}", Level.WARN, title, why, todo, show)
     if len(own) > MOST_KEYS:
         more = counted(len(own) - MOST_KEYS, "more own key", "more own keys")
-        yield Trouble("keys", Level.WARN, f"amux refuses {more}", "They are listed below.", "As above, for each.")
+        yield Alert("keys", Level.WARN, f"amux refuses {more}", "They are listed below.", "As above, for each.")
 
 
 def _name(credential: str) -> str:
     return "the configured key" if credential == CONFIGURED else f"key {credential[:8]}"
 
 
-def _message(one: CredentialState) -> str:
+def _message(one: CredentialStatus) -> str:
     return (one.message or "amux gave no reason").strip().rstrip(".")
 
 
-def _routing(facts: Facts) -> Iterator[Trouble]:
+def _routing(facts: AlertInputs) -> Iterator[Alert]:
     for reason in facts.readiness.reasons:
         if reason.startswith("AMUX_BASE_URL"):
             why = f"{sentence(reason)} Polls go on, rarer; no watch ends by it."
             todo = "Check AMUX_BASE_URL, and what stands between this machine and amux."
-            yield Trouble("routing", Level.BAD, "The answers are not amux's", why, todo, {"trouble": "stuck"})
+            yield Alert("routing", Level.BAD, "The answers are not amux's", why, todo, {"trouble": "stuck"})
 
 
-def _polls(facts: Facts) -> Iterator[Trouble]:
-    survey = facts.survey
-    if survey.failing:
-        most = survey.failing * 2 >= survey.tasks and survey.failing >= 10
+def _polls(facts: AlertInputs) -> Iterator[Alert]:
+    stats = facts.stats
+    if stats.failing:
+        most = stats.failing * 2 >= stats.tasks and stats.failing >= 10
         said = "; ".join(
-            f"{(survey.messages.get(code) or code).strip().rstrip('.')[:200]} ({code}, {counted(count, 'task')})"
-            for code, count in list(survey.errors.items())[:2]
+            f"{(stats.messages.get(code) or code).strip().rstrip('.')[:200]} ({code}, {counted(count, 'task')})"
+            for code, count in list(stats.errors.items())[:2]
         )
         why = f"Two polls or more in a row brought no answer about the task. {sentence(said)}"
         todo = "Polls go on by themselves, rarer. If it is amux, see its status page; a watch ends at its deadline."
-        title = f"{counted(survey.failing, 'task is', 'tasks are')} stuck: amux does not tell"
-        yield Trouble("stuck", Level.BAD if most else Level.WARN, title, why, todo, {"trouble": "stuck"})
-    if survey.late:
-        why = f"{counted(survey.late, 'poll is', 'polls are')} due for more than 10 s and not begun or not answered."
+        title = f"{counted(stats.failing, 'task is', 'tasks are')} stuck: amux does not tell"
+        yield Alert("stuck", Level.BAD if most else Level.WARN, title, why, todo, {"trouble": "stuck"})
+    if stats.late:
+        why = f"{counted(stats.late, 'poll is', 'polls are')} due for more than 10 s and not begun or not answered."
         todo = "Raise BRIDGE_POLL_CONCURRENCY, lift BRIDGE_POLL_RATE_PER_SECOND, or add a replica; check the CPU."
-        yield Trouble("late", Level.BAD, "Polls are late", why, todo, {"trouble": "stuck"})
+        yield Alert("late", Level.BAD, "Polls are late", why, todo, {"trouble": "stuck"})
         return
     lag = lag_quantile(facts.minutes[-2:], 0.95)
     if lag is not None and lag > LATE_POLL_SECONDS:
         why = f"In the last two minutes one poll in twenty began {span(min(lag, 60))} or more after it was due."
         todo = "Look at the CPU, amux's answer times, BRIDGE_POLL_CONCURRENCY and BRIDGE_POLL_RATE_PER_SECOND."
-        yield Trouble("lag", Level.WARN, "Polls lag", why, todo)
+        yield Alert("lag", Level.WARN, "Polls lag", why, todo)
 
 
-def _deadlines(facts: Facts) -> Iterator[Trouble]:
+def _deadlines(facts: AlertInputs) -> Iterator[Alert]:
     if facts.nearing:
         many = (
             f"{COUNTED:,} and more watches" if facts.nearing >= COUNTED else counted(facts.nearing, "watch", "watches")
@@ -209,7 +209,7 @@ def _deadlines(facts: Facts) -> Iterator[Trouble]:
         why = "Nine tenths of their time have passed, and amux has not said that the video is done."
         todo = "Look at how far they are; an app that needs longer registers with a larger timeout_seconds."
         title = f"{many} {verb} near the deadline"
-        yield Trouble("nearing", Level.NOTE, title, why, todo, {"trouble": "nearing"})
+        yield Alert("nearing", Level.NOTE, title, why, todo, {"trouble": "nearing"})
     lost = {
         name: count for name, count in ended(facts.minutes).items() if name in {"timed_out", "unavailable"} and count
     }
@@ -217,7 +217,7 @@ def _deadlines(facts: Facts) -> Iterator[Trouble]:
         said = "their deadline passed" if name == "timed_out" else "amux would not tell of the tasks"
         todo = "Each one's time line says what was last seen; the apps were told the same."
         title = f"{counted(count, 'watch', 'watches')} ended {name.replace('_', ' ')} within the hour"
-        yield Trouble(
+        yield Alert(
             name,
             Level.NOTE,
             title,
@@ -230,7 +230,7 @@ def _deadlines(facts: Facts) -> Iterator[Trouble]:
 # --- receivers ----------------------------------------------------------------------------------------------------
 
 
-def _receivers(facts: Facts) -> Iterator[Trouble]:
+def _receivers(facts: AlertInputs) -> Iterator[Alert]:
     found = facts.receivers or ()
     for one in found[:MOST_RECEIVERS]:
         waits = (
@@ -248,15 +248,15 @@ def _receivers(facts: Facts) -> Iterator[Trouble]:
             todo = f"Mend {one.host}, then send them again: they keep their webhook-id, so twice does no harm."
             title = f"{counted(one.dead, 'callback')} to {one.host} {'is' if one.dead == 1 else 'are'} dead"
             show = {"host": one.host, "delivery_state": "dead"}
-            yield Trouble(f"host {one.host}", Level.BAD, title, why.strip(), todo, show, one.host)
+            yield Alert(f"host {one.host}", Level.BAD, title, why.strip(), todo, show, one.host)
         elif one.waiting:
             todo = f"Mend {one.host}. Sends go on by themselves up to the last retry; then they are dead, and kept."
             show = {"host": one.host, "delivery_state": "pending"}
             title = f"{one.host} does not take its callbacks"
-            yield Trouble(f"host {one.host}", Level.WARN, title, f"{sentence(waits)} {row}".strip(), todo, show)
+            yield Alert(f"host {one.host}", Level.WARN, title, f"{sentence(waits)} {row}".strip(), todo, show)
     if len(found) > MOST_RECEIVERS:
         more = counted(len(found) - MOST_RECEIVERS, "more receiver")
-        yield Trouble(
+        yield Alert(
             "hosts", Level.WARN, f"{more} need a look", "They are listed under Receivers.", "As above, for each."
         )
 
@@ -275,7 +275,7 @@ def _next(at: float, now: float) -> str:
     return f", the next try in {span(at - now)}" if at > now else ", one is tried now"
 
 
-def _late_callbacks(facts: Facts) -> Iterator[Trouble]:
+def _late_callbacks(facts: AlertInputs) -> Iterator[Alert]:
     oldest = facts.counts.oldest_due_at if facts.counts is not None else None
     if oldest is None or facts.now - oldest < LATE_CALLBACK_SECONDS:
         return
@@ -283,4 +283,4 @@ def _late_callbacks(facts: Facts) -> Iterator[Trouble]:
         return  # its host fails, and is asked by one attempt at a time: told already
     why = f"The oldest of those that are due has waited for {span(facts.now - oldest)}, and its receiver is well."
     todo = "Look at the CPU, the store's times and BRIDGE_DELIVERY_CONCURRENCY."
-    yield Trouble("late callbacks", Level.WARN, "Callbacks are late", why, todo, {"delivery_state": "pending"})
+    yield Alert("late callbacks", Level.WARN, "Callbacks are late", why, todo, {"delivery_state": "pending"})

@@ -6,8 +6,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from bridge.polling.state import CredentialState, LiveTask
-from bridge.polling.stats import Survey
+from bridge.polling.state import CredentialStatus, LiveTask
+from bridge.polling.stats import PollingStats
 from bridge.telemetry.history import History
 from bridge.web.dashboard.limits import SignInLimits
 from bridge.web.dashboard.sessions import Sessions
@@ -19,15 +19,15 @@ class WatchedPoller(Protocol):
     def live(self, task_row: str) -> LiveTask | None:
         """A task of this replica's, None for any other."""
 
-    def credentials(self) -> Sequence[CredentialState]:
+    def credentials(self) -> Sequence[CredentialStatus]:
         """The amux keys in use, by name, and how amux takes each."""
 
-    async def survey(self, most_stuck: int) -> Survey:
+    async def stats(self, most_stuck: int) -> PollingStats:
         """How all tasks fare."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class DashboardContext:
     """The operators' page. `public_url` is the bridge's own, if it has one; it may have a path."""
 
     sessions: Sessions
@@ -45,6 +45,6 @@ class Page:
         return (self.public_url or "").startswith("https://")
 
 
-PAGE: Final = web.AppKey("PAGE", Page)
+DASHBOARD: Final = web.AppKey("PAGE", DashboardContext)
 MOST_STUCK: Final = 200
 Live = Callable[[str], LiveTask | None]

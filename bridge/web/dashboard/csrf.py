@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from bridge.web.context import SERVICES
-from bridge.web.dashboard.context import PAGE
+from bridge.web.context import CONTEXT
+from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.sessions import CSRF_HEADER, Session
 from bridge.web.errors import Forbidden, Unauthorized
 
@@ -35,7 +35,7 @@ def changing(handler: SessionsHandler) -> Handler:
     @wraps(handler)
     async def with_proof(request: web.Request) -> web.StreamResponse:
         session = session_of(request)
-        if not comes_from_page(request.headers, request.app[PAGE].public_url):
+        if not comes_from_page(request.headers, request.app[DASHBOARD].public_url):
             raise Forbidden("a change must come from the page itself: its Origin or Sec-Fetch-Site does not say so")
         if not session.proved_by(request.headers.get(CSRF_HEADER, "")):
             raise Forbidden(f"a change must carry the session's {CSRF_HEADER}; reload the page")
@@ -49,7 +49,7 @@ def session_of(request: web.Request) -> Session:
 
     Without any token configured everyone who is local has one, under the checks that the API makes as well.
     """
-    services, page = request.app[SERVICES], request.app[PAGE]
+    services, page = request.app[CONTEXT], request.app[DASHBOARD]
     if services.access.open:
         services.access.caller(request.headers)
         return page.sessions.anyone()

@@ -8,10 +8,10 @@ from aiohttp import web
 from bridge.core.errors import InvalidRequest
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.store.dashboard_queries import WatchSearch
-from bridge.web.context import SERVICES
-from bridge.web.dashboard.context import PAGE
+from bridge.web.context import CONTEXT
+from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.overview import OVERVIEW, charts
-from bridge.web.dashboard.plight import plight
+from bridge.web.dashboard.plight import diagnose
 from bridge.web.dashboard.serializers import row_json, watch_json
 from bridge.web.dashboard.sessions import Session
 from bridge.web.requests import check_watch_id, json_answer, number_of, query_of, watch_id_of
@@ -29,7 +29,7 @@ async def read_overview(request: web.Request, _: Session) -> web.Response:
     """`GET /page/overview`: what the live stream tells as well, once."""
     query_of(request)
     told = await request.app[OVERVIEW].look()
-    return json_answer(told | {"charts": charts(request.app[PAGE].history.minutes())})
+    return json_answer(told | {"charts": charts(request.app[DASHBOARD].history.minutes())})
 
 
 async def read_watches(request: web.Request, _: Session) -> web.Response:
@@ -45,7 +45,7 @@ async def read_watch(request: web.Request, _: Session) -> web.Response:
 
 async def table(app: web.Application, query: Mapping[str, str]) -> dict[str, Any]:
     """A page of watches as a query's filters want them. Raises InvalidRequest."""
-    services, page = app[SERVICES], app[PAGE]
+    services, page = app[CONTEXT], app[DASHBOARD]
     wanted = _wanted(app, query)
     found = await services.store.search(wanted)
     rows = found[: wanted.limit - 1]  # one more was asked for, to know whether there is a next page
@@ -54,7 +54,7 @@ async def table(app: web.Application, query: Mapping[str, str]) -> dict[str, Any
     items = []
     for view in rows:
         live = page.poller.live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
-        items.append(row_json(view, live, plight(view, live, keys, now, shared=shared)))
+        items.append(row_json(view, live, diagnose(view, live, keys, now, shared=shared)))
     return {"items": items, "next_cursor": rows[-1].watch.id if len(found) > len(rows) else None, "now": now}
 
 
@@ -65,12 +65,14 @@ def check_filters(app: web.Application, query: Mapping[str, str]) -> None:
 
 async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
     """One watch with its time line. Raises NotFound."""
-    services, page = app[SERVICES], app[PAGE]
+    services, page = app[CONTEXT], app[DASHBOARD]
     history = await services.store.history(watch_id)
     live = page.poller.live(history.view.task.row) if history.view.watch.state is WatchState.ACTIVE else None
     keys = {one.name: one for one in page.poller.credentials()}
     now = services.store.now()
-    return watch_json(history, live, plight(history.view, live, keys, now, shared=services.store.shared)) | {"now": now}
+    return watch_json(history, live, diagnose(history.view, live, keys, now, shared=services.store.shared)) | {
+        "now": now
+    }
 
 
 def _wanted(app: web.Application, query: Mapping[str, str]) -> WatchSearch:
@@ -88,7 +90,7 @@ def _wanted(app: web.Application, query: Mapping[str, str]) -> WatchSearch:
         text=_text("q", query),
         host=_text("host", query),
         tasks=None if found is None else tuple(found),
-        nearing=app[SERVICES].store.now() if trouble == "nearing" else None,
+        nearing=app[CONTEXT].store.now() if trouble == "nearing" else None,
         **words,
     )
 

@@ -13,8 +13,8 @@ import orjson
 from aiohttp import hdrs, web
 
 from bridge.core.errors import BridgeError
-from bridge.web.context import SERVICES
-from bridge.web.dashboard.context import PAGE
+from bridge.web.context import CONTEXT
+from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.handlers import FILTERS, check_filters, one_watch, table
 from bridge.web.dashboard.overview import OVERVIEW, charts
 from bridge.web.dashboard.sessions import Session
@@ -65,7 +65,7 @@ class _Stream:
 
     async def run(self) -> None:
         """Look once a second, and at once when the open watch changes, until the hour or the session is over."""
-        services, page = self._app[SERVICES], self._app[PAGE]
+        services, page = self._app[CONTEXT], self._app[DASHBOARD]
         until = self._clock() + LONGEST_SECONDS
         with services.waiting.listening(self._watch_id) as heard:
             while self._clock() < until and not self._is_over():
@@ -76,7 +76,7 @@ class _Stream:
                     return
 
     def _is_over(self) -> bool:
-        return self._app[PAGE].sessions.is_over(self._session)
+        return self._app[DASHBOARD].sessions.is_over(self._session)
 
     async def _look(self) -> None:
         await self._tell("overview", self._app[OVERVIEW].look, whole=True)
@@ -88,7 +88,7 @@ class _Stream:
             await self._write(b": still here\n\n")
 
     async def _charts(self) -> dict[str, Any]:
-        return {"minutes": charts(self._app[PAGE].history.minutes())}
+        return {"minutes": charts(self._app[DASHBOARD].history.minutes())}
 
     async def _tell(self, name: str, ask: Callable[[], Awaitable[dict[str, Any]]], *, whole: bool = False) -> None:
         """Send what has changed. A store that does not answer is told once, and its parts stay as they were."""

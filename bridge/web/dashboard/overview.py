@@ -9,9 +9,9 @@ from aiohttp import web
 
 from bridge.core.errors import BridgeError
 from bridge.telemetry.history import Minute, lag_quantile, store_milliseconds
-from bridge.web.context import Services
-from bridge.web.dashboard.alerts import Facts, troubles
-from bridge.web.dashboard.context import MOST_STUCK, Page
+from bridge.web.context import AppContext
+from bridge.web.dashboard.alerts import AlertInputs, current_alerts
+from bridge.web.dashboard.context import MOST_STUCK, DashboardContext
 from bridge.web.dashboard.serializers import overview_json
 
 Result = TypeVar("Result")
@@ -23,7 +23,9 @@ _ATTEMPTS: Final = "amux_bridge_attempts_total"
 class Overview:
     """Keeps the last answer for two seconds, and the rows of the tasks that were found stuck or wait for their key."""
 
-    def __init__(self, services: Services, page: Page, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, services: AppContext, page: DashboardContext, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._services = services
         self._page = page
         self._clock = clock
@@ -45,19 +47,19 @@ class Overview:
     async def _ask(self) -> dict[str, Any]:
         services, page = self._services, self._page
         store = services.store
-        readiness, survey, counts, room, receivers, nearing = await asyncio.gather(
+        readiness, stats, counts, room, receivers, nearing = await asyncio.gather(
             services.health.readiness(),
-            page.poller.survey(MOST_STUCK),
+            page.poller.stats(MOST_STUCK),
             _or_none(store.counts()),
             _or_none(store.facts()),
             _or_none(store.receivers()),
             _or_none(store.nearing_deadline()),
         )
-        self.stuck, self.resting = survey.stuck, survey.resting
-        facts = Facts(
+        self.stuck, self.resting = stats.stuck, stats.resting
+        facts = AlertInputs(
             now=store.now(),
             readiness=readiness,
-            survey=survey,
+            stats=stats,
             credentials=page.poller.credentials(),
             minutes=page.history.minutes(),
             shared=store.shared,
@@ -66,7 +68,7 @@ class Overview:
             receivers=receivers,
             nearing=nearing,
         )
-        return overview_json(facts, troubles(facts), figures(facts))
+        return overview_json(facts, current_alerts(facts), figures(facts))
 
 
 async def _or_none(question: Awaitable[Result]) -> Result | None:
@@ -76,7 +78,7 @@ async def _or_none(question: Awaitable[Result]) -> Result | None:
         return None
 
 
-def figures(facts: Facts) -> Mapping[str, Any]:
+def figures(facts: AlertInputs) -> Mapping[str, Any]:
     """The numbers of the page's strip; null where the store could not say."""
     counts, late = facts.counts, facts.minutes[-2:]
     lag = lag_quantile(late, 0.95)
@@ -84,10 +86,10 @@ def figures(facts: Facts) -> Mapping[str, Any]:
         "active": None if counts is None else counts.active_watches,
         "pending": None if counts is None else counts.pending_deliveries,
         "dead": None if facts.receivers is None else sum(one.dead for one in facts.receivers),
-        "stuck": facts.survey.failing + facts.survey.late,
-        "held": facts.survey.held,
+        "stuck": facts.stats.failing + facts.stats.late,
+        "held": facts.stats.held,
         "nearing": facts.nearing,
-        "tasks": facts.survey.tasks,
+        "tasks": facts.stats.tasks,
         "lag_seconds": None if lag is None else min(lag, 60.0),
         "store_milliseconds": store_milliseconds(late),
     }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.core.model import DeliveryState, WatchState
-from bridge.polling.state import CredentialState, LiveTask, Standing
+from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
 from bridge.polling.stats import FAILING_FROM, LATE_SECONDS
 from bridge.store.dashboard_queries import LAST_PART
 from bridge.store.records import DeliveryView, WatchView
@@ -14,16 +14,16 @@ from bridge.web.dashboard.formatting import clock, counted, sentence, span, told
 
 
 @dataclass(frozen=True, slots=True)
-class Plight:
+class Diagnosis:
     """How bad, and why."""
 
     level: Level
     why: str
 
 
-def plight(
-    view: WatchView, live: LiveTask | None, keys: Mapping[str, CredentialState], now: float, *, shared: bool
-) -> Plight | None:
+def diagnose(
+    view: WatchView, live: LiveTask | None, keys: Mapping[str, CredentialStatus], now: float, *, shared: bool
+) -> Diagnosis | None:
     """The worst of what is the matter with a watch; None for one that fares well."""
     found = _of_deliveries(view.deliveries, now)
     if view.watch.state is WatchState.ACTIVE:
@@ -31,49 +31,51 @@ def plight(
     return found
 
 
-def _of_key(view: WatchView, keys: Mapping[str, CredentialState]) -> Plight | None:
+def _of_key(view: WatchView, keys: Mapping[str, CredentialStatus]) -> Diagnosis | None:
     key = keys.get(view.task.credential)
-    if key is None or key.state is Standing.GOOD:
+    if key is None or key.state is CredentialState.GOOD:
         return None
     again = "" if key.resumes_at is None else f"; asked again at {clock(key.resumes_at)}"
     message = (key.message or "amux gave no reason").strip().rstrip(".")
-    level = Level.WARN if key.state is Standing.SLOWED else Level.BAD
-    return Plight(level, f"Its polls rest: {message}{again}.")
+    level = Level.WARN if key.state is CredentialState.SLOWED else Level.BAD
+    return Diagnosis(level, f"Its polls rest: {message}{again}.")
 
 
-def _of_task(view: WatchView, live: LiveTask | None, now: float, *, shared: bool) -> Plight | None:
+def _of_task(view: WatchView, live: LiveTask | None, now: float, *, shared: bool) -> Diagnosis | None:
     if live is None:
         if shared and view.task.owner is None:
-            return Plight(Level.WARN, "No replica polls its task now; one takes it within 15 s.")
+            return Diagnosis(Level.WARN, "No replica polls its task now; one takes it within 15 s.")
         return None
     if live.failures >= FAILING_FROM:
         again = "" if live.next_poll_at is None else f", next {_when(live.next_poll_at, now)}"
-        return Plight(Level.WARN, f"{counted(live.failures, 'poll')} in a row failed{again}: {told(live.last_error)}.")
+        return Diagnosis(
+            Level.WARN, f"{counted(live.failures, 'poll')} in a row failed{again}: {told(live.last_error)}."
+        )
     if live.next_poll_at is not None and now - live.next_poll_at > LATE_SECONDS:
-        return Plight(Level.BAD, f"Its poll is {span(now - live.next_poll_at)} late.")
+        return Diagnosis(Level.BAD, f"Its poll is {span(now - live.next_poll_at)} late.")
     return None
 
 
-def _of_deadline(view: WatchView, now: float) -> Plight | None:
+def _of_deadline(view: WatchView, now: float) -> Diagnosis | None:
     left = view.watch.deadline_at - now
     if left > view.watch.timeout_seconds * LAST_PART:
         return None
     if left <= 0:
-        return Plight(Level.NOTE, "Its deadline has passed: one last poll, then it ends as timed out.")
-    return Plight(Level.NOTE, f"It ends as timed out in {span(left)} unless amux says that the video is done.")
+        return Diagnosis(Level.NOTE, "Its deadline has passed: one last poll, then it ends as timed out.")
+    return Diagnosis(Level.NOTE, f"It ends as timed out in {span(left)} unless amux says that the video is done.")
 
 
-def _of_deliveries(deliveries: tuple[DeliveryView, ...], now: float) -> Plight | None:
+def _of_deliveries(deliveries: tuple[DeliveryView, ...], now: float) -> Diagnosis | None:
     for one in deliveries:
         if one.state is DeliveryState.DEAD and one.last_error != SUPERSEDED:
-            return Plight(
+            return Diagnosis(
                 Level.BAD, f"The callback is dead after {counted(one.attempts, 'attempt')}: {told(one.last_error)}."
             )
     for one in deliveries:
         if one.state is DeliveryState.PENDING and one.last_error is not None:
             again = "" if one.next_attempt_at is None else f", next {_when(one.next_attempt_at, now)}"
             why = f"{counted(one.attempts, 'attempt')} failed{again}: {told(one.last_error)}"
-            return Plight(Level.WARN, sentence(why))
+            return Diagnosis(Level.WARN, sentence(why))
     return None
 
 

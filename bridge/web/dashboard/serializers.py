@@ -8,17 +8,17 @@ from urllib.parse import urlsplit
 from bridge.core.event import error_view
 from bridge.core.model import DeliveryState, Problem, WatchState
 from bridge.core.registration import MASK
-from bridge.polling.state import CredentialState, LiveTask
+from bridge.polling.state import CredentialStatus, LiveTask
 from bridge.store.dashboard_queries import WatchHistory
 from bridge.store.records import DeliveryView, WatchView
 from bridge.store.row_mapping import SUPERSEDED
 from bridge.telemetry import without_query
-from bridge.web.dashboard.alerts import Facts, Trouble
-from bridge.web.dashboard.plight import Plight
+from bridge.web.dashboard.alerts import Alert, AlertInputs
+from bridge.web.dashboard.plight import Diagnosis
 from bridge.web.dashboard.timeline import tenths, timeline
 
 
-def row_json(view: WatchView, live: LiveTask | None, found: Plight | None) -> dict[str, Any]:
+def row_json(view: WatchView, live: LiveTask | None, found: Diagnosis | None) -> dict[str, Any]:
     """A watch as the table has it."""
     watch, note = view.watch, live or view.task.note
     snapshot = live.snapshot if live is not None else view.task.snapshot
@@ -51,7 +51,7 @@ def _summary(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
     return counts
 
 
-def watch_json(history: WatchHistory, live: LiveTask | None, found: Plight | None) -> dict[str, Any]:
+def watch_json(history: WatchHistory, live: LiveTask | None, found: Diagnosis | None) -> dict[str, Any]:
     """A watch with all that is known of it, and its time line."""
     watch, task = history.view.watch, history.view.task
     snapshot = live.snapshot if live is not None else task.snapshot
@@ -91,14 +91,14 @@ def _problem(problem: Problem | None) -> dict[str, Any] | None:
     return None if problem is None else dict(error_view(problem))
 
 
-def overview_json(facts: Facts, found: Sequence[Trouble], figures: Mapping[str, Any]) -> dict[str, Any]:
+def overview_json(facts: AlertInputs, found: Sequence[Alert], figures: Mapping[str, Any]) -> dict[str, Any]:
     """Everything above the table."""
     store = facts.store
     return {
         "now": facts.now,
         "troubles": [asdict(one) for one in found],
         "figures": dict(figures),
-        "credentials": [_credential(one, facts.survey.keys.get(one.name, 0)) for one in facts.credentials],
+        "credentials": [_credential(one, facts.stats.keys.get(one.name, 0)) for one in facts.credentials],
         "receivers": None if facts.receivers is None else [_receiver(asdict(one)) for one in facts.receivers],
         "store": None
         if store is None
@@ -108,7 +108,7 @@ def overview_json(facts: Facts, found: Sequence[Trouble], figures: Mapping[str, 
     }
 
 
-def _credential(one: CredentialState, tasks: int) -> dict[str, Any]:
+def _credential(one: CredentialStatus, tasks: int) -> dict[str, Any]:
     return asdict(one) | {"tasks": tasks}
 
 

@@ -8,9 +8,9 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.telemetry import get_logger
-from bridge.web.context import SERVICES
+from bridge.web.context import CONTEXT
 from bridge.web.dashboard.assets import HEADERS, document
-from bridge.web.dashboard.context import PAGE, Page
+from bridge.web.dashboard.context import DASHBOARD, DashboardContext
 from bridge.web.dashboard.csrf import is_foreign_form, session_of
 from bridge.web.dashboard.limits import TooManySignIns
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Session, WrongToken
@@ -27,7 +27,7 @@ _log = get_logger("dashboard")
 async def sign_in(request: web.Request) -> web.Response:
     """`POST /page/sign-in`: a form's `token` becomes the session's cookie, or the form again with a sentence."""
     query_of(request)
-    services, page = request.app[SERVICES], request.app[PAGE]
+    services, page = request.app[CONTEXT], request.app[DASHBOARD]
     if services.access.open:
         services.access.caller(request.headers)
         return _to_page()
@@ -54,7 +54,7 @@ async def sign_in(request: web.Request) -> web.Response:
 async def sign_out(request: web.Request, session: Session) -> web.Response:
     """`POST /page/sign-out`: the session is over, and the browser forgets the cookie."""
     query_of(request)
-    page = request.app[PAGE]
+    page = request.app[DASHBOARD]
     page.sessions.end(session)
     _log.event("signed_out", operator=session.operator)
     answer = web.Response(status=204)
@@ -66,7 +66,7 @@ async def sign_out(request: web.Request, session: Session) -> web.Response:
 async def who(request: web.Request) -> web.Response:
     """`GET /page/session`: who is signed in, and what proves his changes; null for nobody. Raises Forbidden."""
     query_of(request)
-    services, page = request.app[SERVICES], request.app[PAGE]
+    services, page = request.app[CONTEXT], request.app[DASHBOARD]
     try:
         session = session_of(request)
     except Unauthorized:
@@ -81,7 +81,7 @@ async def who(request: web.Request) -> web.Response:
     return json_answer(told)
 
 
-def _cookie(page: Page, value: str, seconds: int) -> str:
+def _cookie(page: DashboardContext, value: str, seconds: int) -> str:
     # Without a Path a browser takes the request's folder (RFC 6265, 5.1.4): /page, or /prefix/page behind a proxy.
     # So the cookie is sent to the page's own routes, and never to the API.
     secure = "; Secure" if page.secure else ""
@@ -94,7 +94,7 @@ def _to_page() -> web.Response:
 
 async def _token(request: web.Request) -> str:
     """The form's token. Raises WrongToken for a form that holds none."""
-    if not request.app[PAGE].sessions.possible:
+    if not request.app[DASHBOARD].sessions.possible:
         raise WrongToken("No operator's token is configured: set BRIDGE_OPERATOR_TOKENS and start the bridge anew.")
     media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
     if media_type != _FORM or (request.content_length or 0) > _LONGEST_FORM:

@@ -5,7 +5,7 @@ from aiohttp import web
 from bridge.telemetry import get_logger
 from bridge.web.api import deliveries
 from bridge.web.auth import Caller
-from bridge.web.context import SERVICES
+from bridge.web.context import CONTEXT
 from bridge.web.dashboard.handlers import one_watch
 from bridge.web.dashboard.sessions import Session
 from bridge.web.requests import json_answer, query_of, watch_id_of
@@ -17,7 +17,7 @@ async def cancel_watch(request: web.Request, session: Session) -> web.Response:
     """`POST /page/watches/{id}/cancel`: the watch as it is then, or 409 when it is settled."""
     query_of(request)
     watch_id = watch_id_of(request)
-    await request.app[SERVICES].intake.cancel(watch_id, None)
+    await request.app[CONTEXT].registration.cancel(watch_id, None)
     _log.event("cancel_asked", watch_id=watch_id, by=_caller(session).key)
     return json_answer(await one_watch(request.app, watch_id))
 
