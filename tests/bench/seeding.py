@@ -13,7 +13,8 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-from bridge.core.event import event_id, terminal_event
+from bridge.core.event import terminal_event
+from bridge.core.ids import event_id
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskSnapshot, TaskStatus, Watch
 from bridge.core.watch import Ending
 from bridge.store.open import open_database

@@ -1,4 +1,4 @@
-"""The rules for callback targets: spellings, the address table, disguises, the operator's openings."""
+"""The rules for callback targets: spellings, the address table, hidden addresses, and what the operator opens."""
 
 import ipaddress
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from bridge.core.targets import (
     TargetPolicy,
     judge_address,
     parse_target,
-    plain_address,
     special_use,
+    unmapped_address,
 )
 
 ANY = TargetPolicy()
@@ -27,7 +27,7 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-# Written down here a second time, from IANA's registries and the contract: the code's table is judged by it.
+# Written here a second time, from IANA's registries and the contract, to check the table of the code.
 REFUSED_IPV4 = words("""0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12
 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4
 240.0.0.0/4 100.100.100.200/32 169.254.169.254/32""")
@@ -59,7 +59,7 @@ IPV4_FORMS: dict[str, Callable[[int], IPv6Address]] = {
 
 
 def inside(network: Network) -> st.SearchStrategy[Address]:
-    """Any address of a network, its edges among them."""
+    """Any address of a network, including its first and last."""
     return st.integers(0, network.num_addresses - 1).map(lambda index: network[index])
 
 
@@ -99,13 +99,13 @@ def malformed(url: str) -> str:
         ("https://[2606:4700:0::1111]:444/", "2606:4700::1111", 444, "/"),
     ],
 )
-def test_a_url_is_taken_apart(url: str, host: str, port: int, path: str) -> None:
+def test_a_url_is_split_into_its_parts(url: str, host: str, port: int, path: str) -> None:
     target = parse_target(url, ANY)
     assert (target.url, target.host, target.port, target.path) == (url, host, port, path)
     assert (target.address is not None) == (host[0] in "28")
 
 
-def test_keys_and_host_headers() -> None:
+def test_host_keys_and_host_headers() -> None:
     def names(url: str) -> tuple[str, str]:
         target = parse_target(url, ANY)
         return target.host_key, target.authority
@@ -172,13 +172,13 @@ def test_a_malformed_url_is_an_invalid_request(url: str, rule: str) -> None:
     assert rule in malformed(url)
 
 
-def test_the_longest_url_passes() -> None:
+def test_the_longest_url_is_accepted() -> None:
     url = "http://example.com/"
     assert parse_target(url + "a" * (2048 - len(url)), ANY).host == "example.com"
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)", "localhost:80/"])
-def test_only_http_is_spoken(url: str) -> None:
+def test_only_http_and_https_are_accepted(url: str) -> None:
     assert "http and https" in refusal_of(url)
 
 
@@ -251,17 +251,17 @@ def test_networks_open_exactly_themselves() -> None:
         refusal_of(f"http://{host}/", policy)
 
 
-def test_https_only() -> None:
+def test_https_only_refuses_http() -> None:
     policy = TargetPolicy(https_only=True)
     assert parse_target("https://example.com/", policy)
     assert "https only" in refusal_of("http://example.com/", policy)
     assert "https only" in refusal_of("http://8.8.8.8/", policy)
 
 
-def test_https_only_leaves_open_networks_alone() -> None:
+def test_https_only_does_not_concern_open_networks() -> None:
     policy = TargetPolicy(https_only=True, allow_networks=(ip_network("127.0.0.0/8"),))
     assert parse_target("http://127.0.0.1/", policy)
-    assert parse_target("http://sidecar/", policy), "its addresses tell"
+    assert parse_target("http://sidecar/", policy), "its addresses decide"
     judge_address(ip_address("127.0.0.1"), policy, 80, https=False)
     judge_address(ip_address("8.8.8.8"), policy, 443, https=True)
     with pytest.raises(TargetRefused, match="https only"):
@@ -300,7 +300,7 @@ def test_the_bridge_itself_is_never_a_target() -> None:
         ("224.0.0.1", "is multicast"),
         ("255.255.255.255", "is broadcast"),
         ("240.0.0.1", "is reserved"),
-        ("0.0.0.0", "is unspecified"),  # noqa: S104 - it is refused, not bound
+        ("0.0.0.0", "is unspecified"),  # noqa: S104  it is refused, not bound
         ("192.0.2.1", "for documentation"),
         ("198.19.0.1", "for benchmarks"),
         ("::", "is unspecified"),
@@ -322,18 +322,18 @@ def test_the_bridge_itself_is_never_a_target() -> None:
         ("4000::1", "outside global unicast"),
     ],
 )
-def test_the_rule_is_named(address: str, rule: str) -> None:
+def test_the_refusal_names_the_rule(address: str, rule: str) -> None:
     assert rule in refusal_of(url_of(ip_address(address)))
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_public_addresses_pass(text: str) -> None:
+def test_public_addresses_are_accepted(text: str) -> None:
     judge_address(ip_address(text), ANY, 443, https=True)
     assert parse_target(url_of(ip_address(text)), ANY).address == ip_address(text)
 
 
 @pytest.mark.parametrize("network", REFUSED_IPV4 + REFUSED_IPV6)
-def test_the_edges_of_refused_networks_are_refused(network: str) -> None:
+def test_the_first_and_last_addresses_of_refused_networks_are_refused(network: str) -> None:
     first, last = ip_network(network)[0], ip_network(network)[-1]
     for address in (first, last):
         with pytest.raises(TargetRefused):
@@ -341,39 +341,39 @@ def test_the_edges_of_refused_networks_are_refused(network: str) -> None:
 
 
 @given(st.sampled_from(REFUSED_IPV4 + REFUSED_IPV6).flatmap(lambda text: inside(ip_network(text))))
-def test_every_refused_address_is_refused(address: Address) -> None:
+def test_every_address_of_a_refused_network_is_refused(address: Address) -> None:
     refusal_of(url_of(address))
 
 
 @pytest.mark.parametrize("form", IPV4_FORMS)
 @given(st.sampled_from(REFUSED_IPV4).flatmap(lambda text: inside(IPv4Network(text))))
-def test_every_disguise_of_a_refused_address_is_refused(form: str, address: Address) -> None:
-    disguised = IPV4_FORMS[form](int(address))
-    refusal_of(url_of(disguised))
-    refusal_of(f"http://[{disguised.exploded.upper()}]/")
-    opened = TargetPolicy(allow_networks=(ip_network(disguised),))
-    assert form == "mapped" or parse_target(url_of(disguised), opened)
+def test_every_ipv6_form_of_a_refused_address_is_refused(form: str, address: Address) -> None:
+    address_in_form = IPV4_FORMS[form](int(address))
+    refusal_of(url_of(address_in_form))
+    refusal_of(f"http://[{address_in_form.exploded.upper()}]/")
+    opened = TargetPolicy(allow_networks=(ip_network(address_in_form),))
+    assert form == "mapped" or parse_target(url_of(address_in_form), opened)
 
 
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
-def test_whatever_python_calls_private_is_refused(address: IPv4Address) -> None:
-    """`is_global` misses forms, but what it calls not global is none of ours (RFC 7723's two anycasts differ)."""
+def test_every_ipv4_address_that_python_calls_private_is_refused(address: IPv4Address) -> None:
+    """`is_global` misses some forms, but every address that it calls not global is refused."""
     if not address.is_global:
         assert special_use(address) is not None
 
 
 @given(st.integers(0, 2**128 - 1).map(IPv6Address) | inside(IPv6Network("2000::/3")))
-def test_whatever_python_calls_private_is_refused_in_ipv6(address: ipaddress.IPv6Address) -> None:
+def test_every_ipv6_address_that_python_calls_private_is_refused(address: ipaddress.IPv6Address) -> None:
     if not address.is_global and address.ipv4_mapped is None:
         assert special_use(address) is not None
 
 
-def test_mapped_addresses_are_connected_to_as_ipv4() -> None:
-    assert plain_address(ip_address("::ffff:8.8.8.8")) == ip_address("8.8.8.8")
-    assert plain_address(ip_address("2606:4700::1")) == ip_address("2606:4700::1")
+def test_a_mapped_address_becomes_ipv4() -> None:
+    assert unmapped_address(ip_address("::ffff:8.8.8.8")) == ip_address("8.8.8.8")
+    assert unmapped_address(ip_address("2606:4700::1")) == ip_address("2606:4700::1")
 
 
-def test_a_target_is_a_value() -> None:
+def test_equal_targets_are_equal_values() -> None:
     assert parse_target("https://a.example/", ANY) == Target(
         "https://a.example/", "https", "a.example", 443, "/", address=None
     )
