@@ -1,17 +1,13 @@
 """One guarded POST: the request, every kind of answer, no answer, and refused targets."""
 
 import asyncio
-import datetime as dt
 import socket
 import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bridge.callback.sender import KEPT_BODY_BYTES
 from bridge.core.model import Answered, RefusedTarget
-from bridge.core.retry_after import retry_after_seconds
 from tests.callback.harness import (
     BODY,
     OK,
@@ -104,28 +100,6 @@ async def test_retry_after_is_read_for_429_and_503(
         raw(f"HTTP/1.1 {status} X\r\nRetry-After: {field}\r\nContent-Length: 0\r\n\r\n".encode())
     )
     assert await post(make_sender(), receiver.url) == Answered(status, seconds)
-
-
-@given(st.text() | st.datetimes().map(lambda moment: moment.strftime("%a, %d %b %Y %H:%M:%S GMT")), st.floats(0, 4e9))
-def test_any_retry_after_is_seconds_or_none(text: str, now: float) -> None:
-    seconds = retry_after_seconds(text, now)
-    assert seconds is None or 0 <= seconds < 1e12
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        (None, None),
-        (" 120 ", 120.0),
-        ("Sunday, 06-Nov-94 08:49:37 GMT", 7.0),
-        ("Sun Nov  6 08:49:37 1994", 7.0),
-        ("Sun, 06 Nov 1994 08:49:37 GMT", 7.0),
-        ("Sun, 06 Nov 1994 08:49:20 GMT", 0.0),
-    ],
-)
-def test_every_form_of_retry_after_is_read(text: str | None, seconds: float | None) -> None:
-    now = dt.datetime(1994, 11, 6, 8, 49, 30, tzinfo=dt.UTC).timestamp()
-    assert retry_after_seconds(text, now) == seconds
 
 
 async def test_the_connection_is_kept_after_a_complete_body(

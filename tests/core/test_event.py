@@ -1,6 +1,7 @@
 """The payload: exactly the fields of the contract, always the same bytes, and less than 20 KB."""
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.event import MAX_URL, cut, event_id_in, limited_url, ping_payload, status_event, terminal_event
+from bridge.core.event import (
+    MAX_URL,
+    cut,
+    error_view,
+    event_id_in,
+    limited_url,
+    ping_payload,
+    status_event,
+    terminal_event,
+)
 from bridge.core.ids import event_id
 from bridge.core.model import (
     TERMINAL_EVENTS,
@@ -54,6 +64,34 @@ def test_the_event_of_a_completed_video_is_as_in_the_contract() -> None:
             "context": {"order": 17},
         },
     }
+
+
+def test_an_event_names_its_watch_and_its_time() -> None:
+    event = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, None)
+    assert (event.watch_id, event.type, event.created_at) == ("wat_1", EventType.COMPLETED, AT)
+
+
+def test_the_timestamp_is_in_utc_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        assert json.loads(ping_payload("evt_p", AT))["timestamp"] == "2026-11-23T15:04:05Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("error", "view"),
+    [
+        (Problem("c" * 200, "m"), {"code": "c" * 200, "message": "m"}),
+        (Problem("c" * 201, "m" * 2_001), {"code": "c" * 200, "message": cut("m" * 2_001)}),
+        (Problem(10**30, None), {"code": 10**30, "message": None}),
+        (Problem(None, ""), {"code": None, "message": ""}),
+    ],
+)
+def test_an_error_is_shown_with_limited_lengths(error: Problem, view: dict[str, Any]) -> None:
+    assert error_view(error) == view
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.UNAVAILABLE])

@@ -45,6 +45,15 @@ def test_a_link_with_other_parts_or_key_is_invalid(signature: str, watch_id: str
     assert not is_valid_link(watch_id, expires, signature, key, now=0)
 
 
+@pytest.mark.parametrize(
+    ("expires", "valid"), [("9" * 15, True), ("9" * 16, False), (f"+{EXPIRES}", False), ("٣" * 10, False)]
+)
+def test_an_expiry_is_at_most_15_digits_even_if_it_is_signed(expires: str, *, valid: bool) -> None:
+    link = content_link("", "wat_1", expires, KEY)  # type: ignore[arg-type]  # a link that the bridge never makes
+    signature = link.rpartition("signature=")[2]
+    assert is_valid_link("wat_1", expires, signature, KEY, now=0) is valid
+
+
 @pytest.mark.parametrize("suffix", ["=", "A", "ä", "\udcff"])
 def test_a_changed_signature_is_invalid(signature: str, suffix: str) -> None:
     assert not is_valid_link("wat_1", str(EXPIRES), signature + suffix, KEY, now=0)

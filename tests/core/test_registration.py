@@ -1,6 +1,8 @@
 """The rules for the fields of a registration, and for when two registrations are the same."""
 
 import json
+import re
+import sys
 from typing import Any
 
 import orjson
@@ -47,6 +49,13 @@ def test_these_task_ids_are_accepted(text: str) -> None:
     assert check_task_id(text) == text
 
 
+@pytest.mark.parametrize("text", ["", ".", "...", "a b", "a/b", "x" * 192])
+def test_these_task_ids_are_refused(text: str) -> None:
+    rule = "must be 1 to 191 of the characters A-Z a-z 0-9 . _ : - and not only dots"
+    with pytest.raises(ValueError, match=f"^{re.escape(rule)}$"):
+        check_task_id(text)
+
+
 def test_at_most_ten_headers_are_accepted() -> None:
     good = {f"X-{number}": "v" for number in range(10)}
     assert check_headers(good) == good
@@ -62,6 +71,24 @@ def test_a_header_has_a_name_of_up_to_128_and_a_value_of_up_to_4096_characters()
         ValueError, match="^the value of X-A must be up to 4,096 printable ASCII characters, without line"
     ):
         check_headers({"X-A": "v" * 4097})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Host", "host", "EXPECT", "User-Agent", "Accept-Encoding", "Connection", "Keep-Alive", "TE", "Trailer"),
+        *("Upgrade", "HTTP2-Settings", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection"),
+        *("Transfer-Encoding", "Content-Type", "CONTENT-LENGTH", "content-x", "Webhook-Id", "webhook-x"),
+    ],
+)
+def test_headers_that_the_request_sets_itself_are_refused_in_any_case(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^must not set {name}, which is the request's own$"):
+        check_headers({name: "v"})
+
+
+def test_one_header_in_two_spellings_is_refused() -> None:
+    with pytest.raises(ValueError, match="^must not name one header twice; names differ by more than their case$"):
+        check_headers({"X-A": "1", "x-a": "1"})
 
 
 @given(st.text(max_size=12), st.text(max_size=12))
@@ -108,6 +135,21 @@ def test_a_context_is_at_most_4_kib_of_utf8() -> None:
     assert compact({"b": 1, "a": [None, 1.5]}) == b'{"b":1,"a":[null,1.5]}'
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="json's limit is deeper than orjson's from 3.12 on")
+def test_json_that_only_orjson_can_nest_so_deeply_is_refused() -> None:
+    body = b"[" * 1000 + b"9" * 19 + b"]" * 1000
+    assert orjson.loads(body)
+    with pytest.raises(ValueError, match="^it is nested too deeply$"):
+        read_json(body)
+
+
+def test_a_context_is_written_by_orjson_or_exactly_by_json() -> None:
+    assert compact({"a": float("nan"), "b": "é"}) == '{"a":null,"b":"é"}'.encode()
+    assert compact({"a": 2**64, "b": "é"}) == '{"a":18446744073709551616,"b":"é"}'.encode()
+    with pytest.raises(ValueError, match="^must be a JSON object that is not nested so deeply$"):
+        compact({"a": 2**64, "b": float("nan")})
+
+
 def test_a_context_that_is_nested_too_deeply_is_refused() -> None:
     deep: dict[str, Any] = {}
     for _ in range(3000):
@@ -135,6 +177,18 @@ def options(**changed: Any) -> bytes:
 def test_without_events_the_terminal_ones_are_sent() -> None:
     assert events_to_send(None) == TERMINAL_EVENTS
     assert events_to_send(["video.queued", "video.queued"]) == {EventType.QUEUED}
+
+
+def test_the_canonical_form_stays_the_same_across_versions() -> None:
+    """Its fingerprints are stored: other bytes would turn a repeated registration into a conflict."""
+    expected = (
+        b'[["video.completed","video.failed","video.timed_out","video.unavailable"],'
+        b'{"a":1,"b":{"c":[1,2],"d":1208925819614629174706176}},60.0,[["x-a","1"],["x-b","2"]],"whsec_x","configured"]'
+    )
+    assert options() == expected
+    small = options(context={"b": 1, "a": 2}, headers={"X_a": "1", "X-a": "2", "XA": "3"}, secret=None)
+    assert small.endswith(b'{"a":2,"b":1},60.0,[["x-a","2"],["x_a","1"],["xa","3"]],null,"configured"]')
+    assert b",null,60.0," in options(context=None)
 
 
 @pytest.mark.parametrize(

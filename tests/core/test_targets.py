@@ -14,6 +14,7 @@ from bridge.core.targets import (
     Network,
     Target,
     TargetPolicy,
+    is_loopback,
     judge_address,
     parse_target,
     special_use,
@@ -371,6 +372,18 @@ def test_every_ipv6_address_that_python_calls_private_is_refused(address: ipaddr
 def test_a_mapped_address_becomes_ipv4() -> None:
     assert unmapped_address(ip_address("::ffff:8.8.8.8")) == ip_address("8.8.8.8")
     assert unmapped_address(ip_address("2606:4700::1")) == ip_address("2606:4700::1")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.255.255.255", "::1", "localhost", "LocalHost")),
+        *((host, False) for host in ("128.0.0.0", "126.255.255.255", "::", "::2", "0.0.0.0", "localhost.", "")),  # noqa: S104
+        *((host, False) for host in ("[::1]", "::ffff:127.0.0.1", "127.1", "localhost.example")),
+    ],
+)
+def test_only_loopback_addresses_and_localhost_are_loopback(host: str, *, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
 
 
 def test_equal_targets_are_equal_values() -> None:

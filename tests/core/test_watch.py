@@ -79,6 +79,37 @@ def test_these_observations_end_a_watch(
 
 
 @pytest.mark.parametrize(
+    ("observations", "ending"),
+    [
+        ([FAILED], Ending(Outcome.FAILED, TaskSnapshot(TaskStatus.FAILED, error=Problem(7, "no")), Problem(7, "no"))),
+        ([NOT_FOUND] * 3, Ending(Outcome.UNAVAILABLE, TaskSnapshot(), Problem("task_not_found", "gone"))),
+        ([FORBIDDEN] * 3, Ending(Outcome.UNAVAILABLE, TaskSnapshot(), Problem("task_forbidden", "theirs"))),
+        (
+            [RUNNING] + [REJECTED] * 5,
+            Ending(
+                Outcome.UNAVAILABLE,
+                TaskSnapshot(),
+                Problem("poll_rejected", "amux rejects the poll: no such thing"),
+            ),
+        ),
+        (
+            [PollRejected("bad", "")] * 5,
+            Ending(Outcome.UNAVAILABLE, TaskSnapshot(), Problem("poll_rejected", "amux rejects the poll: bad")),
+        ),
+    ],
+)
+def test_an_ending_has_the_task_and_the_error_of_its_event(observations: list[Observation], ending: Ending) -> None:
+    assert after(observations) == ending
+
+
+def test_a_completed_watch_ends_with_the_snapshot_of_its_task() -> None:
+    ending = after([RUNNING, COMPLETED])
+    assert ending == Ending(
+        Outcome.COMPLETED, TaskSnapshot(TaskStatus.COMPLETED, 100, "https://v/1", "mp4", VideoMetadata(5.0)), None
+    )
+
+
+@pytest.mark.parametrize(
     "observations",
     [
         [RUNNING] * 50,
@@ -117,6 +148,15 @@ def test_a_record_without_progress_keeps_the_last_one() -> None:
     assert seen == TaskSnapshot(TaskStatus.IN_PROGRESS, progress=10)
 
 
+def test_a_record_with_progress_replaces_the_last_one() -> None:
+    before = TaskSnapshot(TaskStatus.IN_PROGRESS, progress=10)
+    assert snapshot_after(before, RUNNING) == TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
+    failed = TaskRecord(TaskStatus.FAILED, error=Problem(7, "no"))
+    assert snapshot_after(before, failed) == TaskSnapshot(TaskStatus.FAILED, 10, error=Problem(7, "no"))
+    completed = TaskRecord(TaskStatus.COMPLETED, progress=99, error=Problem(7, "no"))
+    assert snapshot_after(before, completed) == TaskSnapshot(TaskStatus.COMPLETED, 99)
+
+
 def test_a_completed_task_has_progress_100_and_no_error() -> None:
     seen = snapshot_after(TaskSnapshot(TaskStatus.IN_PROGRESS, progress=90), COMPLETED)
     assert seen == TaskSnapshot(TaskStatus.COMPLETED, 100, "https://v/1", "mp4", VideoMetadata(5.0), None)
@@ -145,6 +185,33 @@ def test_the_ending_at_the_deadline_says_what_was_last_seen(
     assert ending.error.code == "watch_timed_out"
     for part in parts:
         assert part in (ending.error.message or "")
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "status", "message"),
+    [
+        (TaskSnapshot(), None, TaskStatus.UNKNOWN, "the task was not seen"),
+        (TaskSnapshot(TaskStatus.QUEUED, 3), None, TaskStatus.QUEUED, "the task was last seen queued"),
+        (
+            TaskSnapshot(TaskStatus.FAILED, 40, error=Problem(7, "no")),
+            Problem("http_502", None),
+            TaskStatus.UNKNOWN,
+            "the task was last seen failed; the last poll failed: http_502",
+        ),
+        (
+            TaskSnapshot(TaskStatus.IN_PROGRESS, 40, url="https://v/1"),
+            Problem("timeout", "amux was silent"),
+            TaskStatus.IN_PROGRESS,
+            "the task was last seen in_progress; the last poll failed: amux was silent",
+        ),
+    ],
+)
+def test_the_ending_at_the_deadline_is_exactly_this(
+    task: TaskSnapshot, error: Problem | None, status: TaskStatus, message: str
+) -> None:
+    text = f"the watch ended after 90.5 s: {message}; it may still finish at amux"
+    shown = TaskSnapshot(status, task.progress)
+    assert timeout_ending(task, error, 90.5) == Ending(Outcome.TIMED_OUT, shown, Problem("watch_timed_out", text))
 
 
 @pytest.mark.parametrize(
