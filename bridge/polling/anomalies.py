@@ -44,8 +44,8 @@ class Anomalies:
                 if self.misrouted is not None:
                     self.misrouted = None
                     _log.event("routed_again", task_id=task_id)
-        if isinstance(said, TaskRecord) and said.word is not None and said.word.lower() != "unknown":
-            self._unknown_word(said.word, task_id)
+        if isinstance(said, TaskRecord) and said.raw_status is not None and said.raw_status.lower() != "unknown":
+            self._unknown_word(said.raw_status, task_id)
 
     def _unknown_word(self, word: str, task_id: str) -> None:
         self._metrics.unknown_status_words.inc()

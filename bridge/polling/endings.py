@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bridge.core.event import status_event, terminal_event
 from bridge.core.model import STATUS_EVENTS, Event, Observation, Problem, RefusalCounts, TaskSnapshot, Watch
-from bridge.core.watch import TERMINAL, Ending, ending_after, timed_out
+from bridge.core.watch import TERMINAL, Ending, ending_after, timeout_ending
 from bridge.polling.state import PolledTask
 from bridge.store.records import PollNote, Settlement, StatusChange
 
@@ -47,7 +47,7 @@ def ending_of(watch: Watch, end: PendingSettlement, began_at: float, now: float)
         if ending is not None:
             return ending
     if watch.deadline_at <= began_at:
-        return timed_out(end.snapshot, end.error, watch.timeout_seconds)
+        return timeout_ending(end.snapshot, end.error, watch.timeout_seconds)
     return None
 
 

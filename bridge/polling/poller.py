@@ -189,7 +189,7 @@ class Poller:
         if (
             type(said) is TaskRecord
             and said.status is known.status
-            and said.word is None
+            and said.raw_status is None
             and known.status not in TERMINAL
         ):
             if (
@@ -231,7 +231,7 @@ class Poller:
         delay = self._policy.delay_after(task.steps, jitter)
         if type(said) is TransientError:
             # Never sooner than without trouble: 100,000 tasks that have slowed down would come back as a storm.
-            return max(delay, self._policy.delay_after_trouble(task.failures, jitter))
+            return max(delay, self._policy.delay_after_failure(task.failures, jitter))
         return delay
 
     # --- what changes the store -----------------------------------------------------------------------------------

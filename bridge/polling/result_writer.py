@@ -11,7 +11,7 @@ from bridge.aio.clocks import Clocks
 from bridge.aio.worker_pool import WorkerPool
 from bridge.core.errors import LostClaim, StoreUnavailable
 from bridge.core.model import PendingDelivery, Problem, Watch
-from bridge.core.schedule import stretched
+from bridge.core.schedule import with_jitter
 from bridge.polling.endings import ContentUrl, PendingSettlement, StatusUpdate, is_terminal, settlement, status_change
 from bridge.polling.state import Phase, PolledTask
 from bridge.store.records import Changed, PollNote
@@ -155,7 +155,7 @@ class ResultWriter:
         delay = min(FIRST_RETRY_SECONDS * 2.0 ** min(write.tries - 1, 8), LAST_RETRY_SECONDS)
         number = next(self._numbers)
         # The writes of one outage come back a few at a time: the numbers spread what randomness would.
-        heappush(self._later, (now + stretched(delay, number % 16 / 16), number, write))
+        heappush(self._later, (now + with_jitter(delay, number % 16 / 16), number, write))
         self._trouble.failed(error, now, waiting=len(self._later))
 
     def _give_back(self, task: PolledTask, *, closed: bool) -> None:

@@ -275,7 +275,7 @@ class Credential:
         # A 429 soon after the last rest belongs to the same row: a limit below our need makes polls ever rarer.
         again = self.resting or now - self.resumed_at < policy.max_interval
         self.slowdowns = self.slowdowns + 1 if again else 1
-        rest = policy.slowdown(retry_after, self.slowdowns)
+        rest = policy.throttle_after(retry_after, self.slowdowns)
         self.resumes_at = now + max(rest, min(SHORTEST_REST, policy.interval))
         self.message = message
         if self.resting:  # a paused one stays paused: a 429 may come before the key was looked at
@@ -286,7 +286,7 @@ class Credential:
     def _same_rest(self, policy: PollPolicy) -> float:
         if self.standing is CredentialState.PAUSED:
             return policy.pause_after(max(self.refusals, 1))
-        return policy.slowdown(None, self.slowdowns)
+        return policy.throttle_after(None, self.slowdowns)
 
     def _good(self, now: float) -> CredentialChange:
         self._stand(CredentialState.GOOD, None)

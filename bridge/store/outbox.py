@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_asked
+from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
 from bridge.core.model import Event, EventType, PendingDelivery
 from bridge.store import replicas
@@ -239,7 +239,7 @@ def _end_claims(connection: Connection, works: dict[str, AttemptResult]) -> set[
         held.add(claim)
         if attempts_now < works[claim].round_attempts:
             work = works[claim]
-            works[claim] = replace(work, verdict=after_retry_asked(work.verdict, work.at))
+            works[claim] = replace(work, verdict=after_retry_request(work.verdict, work.at))
     again = {claim: work.verdict.at for claim, work in works.items() if isinstance(work.verdict, RetryAt)}
     later = [
         (works[claim].delivery_id, at, works[claim].at, None, None) for claim, at in again.items() if claim in held
@@ -325,7 +325,7 @@ _due_again = insert(outbox)
 _DUE_AGAIN = _due_again.on_conflict_do_update(
     index_elements=["id"],
     set_={"due_at": _due_again.excluded.due_at, "set_at": _due_again.excluded.set_at},
-    where=outbox.c.lease.is_(None),  # one that is under way is the retry, unless it fails: see after_retry_asked
+    where=outbox.c.lease.is_(None),  # one that is under way is the retry, unless it fails: see after_retry_request
 )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import secrets
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDictProxy
 
+from bridge.core.targets import is_loopback
 from bridge.web.errors import Forbidden, Unauthorized
 
 DEFAULT_APP = "default"
@@ -88,7 +88,7 @@ class Access:
     def _check_local(self, headers: CIMultiDictProxy[str]) -> None:
         hosts = headers.getall("Host", [])
         host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if host is None or not (_is_loopback(host[1]) or host[1].lower() == self._public_host):
+        if host is None or not (is_loopback(host[1].strip("[]")) or host[1].lower() == self._public_host):
             raise Forbidden("without tokens this bridge answers to a loopback Host or to BRIDGE_PUBLIC_URL's only")
         for site in headers.getall("Sec-Fetch-Site", []):
             if site.lower() not in _SAME_SITE:
@@ -96,15 +96,6 @@ class Access:
         for origin in headers.getall("Origin", []):
             if origin.lower().partition("://")[2] != hosts[0].lower() and origin.lower() != self._public_origin:
                 raise Forbidden("without tokens this bridge refuses requests of another origin")
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _as_bytes(text: str) -> bytes:

@@ -9,8 +9,8 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.core.errors import InvalidRequest, NotFound
-from bridge.core.event import ID_PATTERN
-from bridge.core.registration import WATCH_ID_PATTERN, check_idempotency_key, read_json
+from bridge.core.ids import EVENT_ID_PATTERN, WATCH_ID_PATTERN
+from bridge.core.registration import check_idempotency_key, read_json
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -20,7 +20,7 @@ JSON: Final = "application/json"
 # Server: without the versions of Python and aiohttp that would stand there otherwise.
 _SECURITY: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", hdrs.SERVER: "amux-bridge"}
 _WATCH_ID = re.compile(WATCH_ID_PATTERN)
-_DELIVERY_ID = re.compile(ID_PATTERN)
+_DELIVERY_ID = re.compile(EVENT_ID_PATTERN)
 DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 _MOST_SHOWN = 64  # characters of a name that we don't know
 

@@ -95,7 +95,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_is_told_while_it_lasts(rig: Ri
     wrong = AmuxClient(f"{await _base(rig)}/wrong", user_agent="amux-bridge/test", timeout_seconds=5)
     poller = rig.poller(client=wrong)
     watch = await rig.register(rig.sandbox.create_task(DONE), poller, age=3000)
-    await rig.until(lambda: rig.sandbox.strays.total() >= 8)
+    await rig.until(lambda: rig.sandbox.unknown_paths.total() >= 8)
     assert (await rig.view(watch)).watch.state is WatchState.ACTIVE
     assert "AMUX_BASE_URL" in poller.degraded()[0]
     await poller.drain(5)

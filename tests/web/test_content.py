@@ -139,7 +139,7 @@ async def test_a_bridge_that_lost_its_key_says_so(tmp_path: Path, sandbox: Sandb
 async def test_amux_s_troubles_are_one_problem(bridge: Bridge, sandbox: Sandbox, kind: str) -> None:
     path = await finished(bridge, done(sandbox, content_fault=Fault(FaultKind(kind), times=None)))
     (await bridge.get(path)).problem(502, "amux_unavailable")
-    assert sandbox.strays == {}
+    assert sandbox.unknown_paths == {}
 
 
 async def test_amux_that_is_not_there(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def test_reading_passes_through(bridge: Bridge, sandbox: Sandbox) -> None:
         (await bridge.get(f"/v1/videos/{strange}")).problem(404, "not_found")
     (await bridge.get(f"/v1/videos/{task}", headers=OPERATOR)).problem(403, "forbidden")
     assert (await bridge.get(f"/v1/videos/{task}?variant=x")).fields() == {"variant"}
-    assert sandbox.strays == {}
+    assert sandbox.unknown_paths == {}
 
 
 async def test_a_create_call_s_own_fault_is_passed_on(bridge: Bridge, sandbox: Sandbox) -> None:

@@ -7,8 +7,8 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from bridge.amux import AmuxUnavailable
-from bridge.amux.proxy import passed_headers
-from bridge.core.links import link_is_good
+from bridge.amux.proxy import forwarded_headers
+from bridge.core.links import is_valid_link
 from bridge.core.model import Outcome
 from bridge.store.records import WatchView
 from bridge.web.api.streaming import CONTENT_POLICY, pass_on, range_of
@@ -66,7 +66,7 @@ def _may_see(request: web.Request, services: AppContext) -> str | None:
     if query:
         now = services.store.now()
         expires, signature = (query.get(name, "") for name in LINK)
-        if link_is_good(request.match_info["id"], expires, signature, services.link_key, now):
+        if is_valid_link(request.match_info["id"], expires, signature, services.link_key, now):
             return None
         if hdrs.AUTHORIZATION not in request.headers:
             raise Forbidden("this link is not valid, or its time is over; a fresh one needs a token to be read")
@@ -86,7 +86,7 @@ def _headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:
     shown = _MEDIA.fullmatch(kind) is not None and kind not in _ACTIVE and source.status != 416
     kind = kind if shown else _OCTETS
     name = _UNSAFE_IN_NAMES.sub("_", view.watch.task_id).lstrip(".")[-100:] + _ENDINGS.get(kind, "")
-    passed = passed_headers(source.headers)
+    passed = forwarded_headers(source.headers)
     found = {name: passed[name] for name in _AS_THEY_ARE if name in passed}
     return found | {
         hdrs.CONTENT_TYPE: kind,

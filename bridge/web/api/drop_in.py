@@ -11,8 +11,8 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.amux.created import created_task
-from bridge.amux.proxy import Upload, WholeAnswer, passed_headers, whole
+from bridge.amux.proxy import Upload, WholeAnswer, forwarded_headers, read_whole
+from bridge.amux.wire import created_task
 from bridge.core import registration as rules
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.targets import Target
@@ -70,7 +70,7 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
         target = None if wanted is None else await services.registration.judge(wanted)
     call = _Call(request.path, app, key, headers, body, wanted, target)
     check = None if wanted is None else services.store.check_room
-    answer, watch = await services.proxy.to_its_end(lambda: _create(services, call), check)
+    answer, watch = await services.proxy.run_to_completion(lambda: _create(services, call), check)
     return passed(answer, {**watch, "Content-Security-Policy": CONTENT_POLICY})
 
 
@@ -98,8 +98,8 @@ async def _read(request: web.Request, caller: Caller, part: Mapping[str, str], *
     source = await services.proxy.open(request.path, key, {**accept, **part})
     policy = {"Content-Security-Policy": CONTENT_POLICY}
     if streamed and source.status in {200, 206}:
-        return await pass_on(request, source, {**passed_headers(source.headers), **policy})
-    return passed(await whole(source, key), policy)
+        return await pass_on(request, source, {**forwarded_headers(source.headers), **policy})
+    return passed(await read_whole(source, key), policy)
 
 
 def _app_of(caller: Caller) -> str:

@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from bridge.amux.proxy import BrokenOff, ReaderStalled, WholeAnswer
+from bridge.amux.proxy import AnswerInterrupted, ReaderStalled, WholeAnswer
 from bridge.telemetry import get_logger
 from bridge.web.context import CONTEXT
 from bridge.web.requests import secured
@@ -45,8 +45,8 @@ async def pass_on(
     try:
         await answer.prepare(request)
         if request.method != hdrs.METH_HEAD:
-            await request.app[CONTEXT].proxy.pass_on(source, answer.write)
-    except (BrokenOff, ReaderStalled) as error:
+            await request.app[CONTEXT].proxy.forward_body(source, answer.write)
+    except (AnswerInterrupted, ReaderStalled) as error:
         _log.event("relay_broken", level=logging.WARNING, reason=str(error), path=request.path)
         # The end of the connection is the one way left to say that the body is not whole.
         if request.transport is not None:
