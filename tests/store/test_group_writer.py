@@ -1,4 +1,4 @@
-"""Group commit, and what happens when the database does not: an answer in time, nothing half done, and healing."""
+"""Group commit, and a database that does not answer: the caller gets an error in time and nothing is half written."""
 
 import asyncio
 import sqlite3
@@ -15,24 +15,30 @@ from sqlalchemy import Connection, event, text
 
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
 from bridge.core.model import WatchState
-from bridge.store import database, group_commit, store
+from bridge.store import database, group_commit
 from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.databases import PostgresServer
-from tests.store.builders import new_watch, one_row, settled, watched
+from tests.store.builders import new_watch, one_row, register, register_watch, run_one, settle
 
 PROMISED_SECONDS = 5.0  # until a caller has its 503
 SAFETY_SECONDS = 8.0
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, in a tenth of the time; that the whole times add up is a test of its own."""
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of each time limit, for stores that are opened from now on. Another test checks the real limits."""
     monkeypatch.setattr(database, "BUSY_SECONDS", database.BUSY_SECONDS / 10)
-    for module in (group_commit, store):
-        monkeypatch.setattr(module, "CALL_TIMEOUT_SECONDS", group_commit.CALL_TIMEOUT_SECONDS / 10)
+    monkeypatch.setattr(group_commit, "CALL_TIMEOUT_SECONDS", group_commit.CALL_TIMEOUT_SECONDS / 10)
     monkeypatch.setattr(group_commit, "BEGIN_WITHIN_SECONDS", group_commit.BEGIN_WITHIN_SECONDS / 10)
+
+
+@pytest.fixture
+def short_limit_store(store: Store, short_limits: None, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The shared store with a tenth of its time limits."""
+    monkeypatch.setattr(store._writer.limits, "seconds", group_commit.CALL_TIMEOUT_SECONDS)
+    return store
 
 
 async def opened(url: str, key: str) -> Store:
@@ -45,7 +51,7 @@ def file_of(url: str) -> Path:
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
-    """Another process holds what every write needs."""
+    """Another process holds the locks that every write needs."""
     if url.startswith("sqlite"):
         holder = sqlite3.connect(file_of(url), isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
@@ -60,49 +66,49 @@ def locked(url: str) -> Iterator[None]:
 
 
 class Gate:
-    """A unit that keeps the writer's thread busy until it is let go."""
+    """An operation that blocks the writer's thread until `go` is set."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.go = threading.Event()
 
-    def __call__(self, connection: Connection, works: Sequence[object]) -> Sequence[BridgeError | None]:
+    def __call__(self, connection: Connection, items: Sequence[object]) -> Sequence[BridgeError | None]:
         self.entered.set()
         assert self.go.wait(SAFETY_SECONDS)
-        return [None] * len(works)
+        return [None] * len(items)
 
     __name__ = "gate"
 
-    async def shut(self, store: Store) -> "asyncio.Task[None]":
-        """Keep the writer busy from now on."""
-        held = asyncio.create_task(store._writer.do(self, None))
+    async def close(self, store: Store) -> "asyncio.Task[None]":
+        """Block the writer from now on."""
+        blocked = asyncio.create_task(run_one(store, self, None))
         assert await asyncio.to_thread(self.entered.wait, SAFETY_SECONDS)
-        return held
+        return blocked
 
 
 # --- one commit for many ------------------------------------------------------------------------------------------
 
 
-async def test_what_waits_shares_one_transaction(store: Store) -> None:
+async def test_waiting_calls_share_one_transaction(store: Store) -> None:
     gate = Gate()
     commits: list[Connection] = []
-    held = await gate.shut(store)
-    waiting = [asyncio.create_task(watched(store)) for _ in range(20)]
+    blocked = await gate.close(store)
+    waiting = [asyncio.create_task(register_watch(store)) for _ in range(20)]
     await asyncio.sleep(0)
 
-    def note(connection: Connection) -> None:
+    def add_commit(connection: Connection) -> None:
         commits.append(connection)
 
-    event.listen(store._database._writing, "commit", note)
+    event.listen(store._database._writing, "commit", add_commit)
     gate.go.set()
-    await held
+    await blocked
     assert all(one.created for one in await asyncio.gather(*waiting))
-    event.remove(store._database._writing, "commit", note)
-    assert len(commits) == 2  # the gate's own, and theirs
+    event.remove(store._database._writing, "commit", add_commit)
+    assert len(commits) == 2  # the gate's, and that of the waiting calls
 
 
-async def test_a_bridge_error_is_its_callers_alone(store: Store) -> None:
-    registered = await watched(store)
+async def test_a_bridge_error_reaches_its_own_caller_only(store: Store) -> None:
+    registered = await register_watch(store)
     results = await asyncio.gather(
         store.cancel("wat_none", None), store.cancel(registered.watch.id, None), return_exceptions=True
     )
@@ -110,74 +116,75 @@ async def test_a_bridge_error_is_its_callers_alone(store: Store) -> None:
     assert not isinstance(results[1], BaseException)
 
 
-async def test_a_unit_that_fails_is_tried_alone_and_its_neighbours_are_done(store: Store) -> None:
-    def break_some(connection: Connection, works: Sequence[str]) -> Sequence[str | BridgeError]:
+async def test_a_failing_call_is_tried_alone_and_the_others_succeed(store: Store) -> None:
+    def break_some(connection: Connection, items: Sequence[str]) -> Sequence[str | BridgeError]:
         connection.execute(text("UPDATE replicas SET probed = 7"))
-        if "bad" in works:
+        if "bad" in items:
             raise ZeroDivisionError
-        return works
+        return items
 
     gate = Gate()
-    held = await gate.shut(store)
-    waiting = [asyncio.create_task(store._writer.do(break_some, given)) for given in ("one", "bad", "two")]
+    blocked = await gate.close(store)
+    waiting = [asyncio.create_task(run_one(store, break_some, item)) for item in ("one", "bad", "two")]
     await asyncio.sleep(0)
     gate.go.set()
-    await held
+    await blocked
     one, bad, two = await asyncio.gather(*waiting, return_exceptions=True)
     assert (one, two) == ("one", "two")
     assert isinstance(bad, StoreUnavailable)
     assert "ZeroDivisionError" in str(bad)
 
 
-async def test_a_unit_that_fails_alone_leaves_nothing_behind(store: Store) -> None:
-    def write_and_break(connection: Connection, works: Sequence[None]) -> Sequence[BridgeError | None]:
+async def test_a_failing_operation_writes_nothing(store: Store) -> None:
+    def write_and_break(connection: Connection, items: Sequence[None]) -> Sequence[BridgeError | None]:
         connection.execute(text("UPDATE replicas SET probed = 7"))
         raise ZeroDivisionError
 
     with pytest.raises(StoreUnavailable):
-        await store._writer.do(write_and_break, None)
+        await run_one(store, write_and_break, None)
     assert one_row(store, "SELECT probed FROM replicas") == 0
 
 
-async def test_work_whose_caller_left_before_its_turn_is_not_done(store: Store) -> None:
+async def test_a_write_whose_caller_was_cancelled_before_its_turn_is_not_executed(store: Store) -> None:
     gate = Gate()
-    held = await gate.shut(store)
+    blocked = await gate.close(store)
     new = new_watch(store)
-    leaving = asyncio.create_task(store.register(new))
+    caller = asyncio.create_task(register(store, new))
     await asyncio.sleep(0)
-    leaving.cancel()
+    caller.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await leaving
+        await caller
     gate.go.set()
-    await held
+    await blocked
     await store.probe()
     with pytest.raises(NotFound):
         await store.watch(new.watch.id, None)
 
 
-async def test_a_question_whose_caller_left_before_its_turn_is_not_asked(store: Store) -> None:
+async def test_a_read_whose_caller_was_cancelled_before_its_turn_is_not_executed(store: Store) -> None:
     gate = threading.Event()
     busy = [store._readers.submit(gate.wait, SAFETY_SECONDS) for _ in range(store._readers._max_workers)]
-    asked = threading.Event()
+    executed = threading.Event()
 
-    def question(_connection: Connection) -> None:
-        asked.set()
+    def query(_connection: Connection) -> None:
+        executed.set()
 
-    leaving = asyncio.create_task(store._read(question))
+    caller = asyncio.create_task(store._read(query))
     await asyncio.sleep(0)
-    leaving.cancel()
+    caller.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await leaving
+        await caller
     gate.set()
     await asyncio.gather(*map(asyncio.wrap_future, busy))
     await store.counts()
-    assert not asked.is_set()
+    assert not executed.is_set()
 
 
-async def test_work_that_ends_after_its_caller_was_told_no_hands_its_task_over(
-    store: Store, impatient: None, monkeypatch: pytest.MonkeyPatch
+async def test_a_registration_that_succeeds_after_its_callers_timeout_passes_its_task_on(
+    short_limit_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stored but unheard of, its watch would wait for the next start to be polled."""
+    """Otherwise the stored watch would not be polled before the next start."""
+    store = short_limit_store
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     monkeypatch.setattr(store, "on_late_task", late.set_result)
     began, go = threading.Event(), threading.Event()
@@ -189,7 +196,7 @@ async def test_work_that_ends_after_its_caller_was_told_no_hands_its_task_over(
 
     new = new_watch(store)
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        await store.register(new)
+        await register(store, new)
     assert began.is_set()
     go.set()
     async with asyncio.timeout(SAFETY_SECONDS):
@@ -197,32 +204,32 @@ async def test_work_that_ends_after_its_caller_was_told_no_hands_its_task_over(
     assert one_row(store, "SELECT id FROM watches") == new.watch.id
 
 
-# --- a database that does not ------------------------------------------------------------------------------------
+# --- a database that does not answer -------------------------------------------------------------------------------
 
 
-def test_the_times_add_up_to_what_is_promised() -> None:
-    """A batch may begin as late as 3 s after a caller came and give up on a lock 2.5 s later; the caller does at 4."""
+def test_the_time_limits_keep_the_promise_of_five_seconds() -> None:
+    """A batch may begin 3 s after a call and give up on a lock 2.5 s later; the caller gives up after 4 s."""
     assert database.BUSY_SECONDS < group_commit.CALL_TIMEOUT_SECONDS < PROMISED_SECONDS
     assert group_commit.BEGIN_WITHIN_SECONDS < group_commit.CALL_TIMEOUT_SECONDS
 
 
-async def test_a_lock_that_another_holds_is_told_in_time_and_heals(
-    database_url: str, encryption_key: str, impatient: None
+async def test_a_locked_database_is_reported_in_time_and_used_again_afterwards(
+    database_url: str, encryption_key: str, short_limits: None
 ) -> None:
     store = await opened(database_url, encryption_key)
     new = new_watch(store)
     with locked(database_url):
-        results = await asyncio.gather(*(store.probe() for _ in range(3)), store.register(new), return_exceptions=True)
+        results = await asyncio.gather(*(store.probe() for _ in range(3)), register(store, new), return_exceptions=True)
         assert [type(result) for result in results] == [StoreUnavailable] * 4
-    assert (await store.register(new)).created
+    assert (await register(store, new)).created
     await store.close()
 
 
 @pytest.mark.long
-async def test_a_locked_database_is_told_within_five_seconds(database_url: str, encryption_key: str) -> None:
+async def test_a_locked_database_is_reported_within_five_seconds(database_url: str, encryption_key: str) -> None:
     store = await opened(database_url, encryption_key)
     with locked(database_url):
-        for _ in range(2):  # the second call comes while the first may still hold the writer
+        for _ in range(2):  # the second call comes while the first may still block the writer
             began = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 await store.probe()
@@ -233,13 +240,14 @@ async def test_a_locked_database_is_told_within_five_seconds(database_url: str, 
 
 async def test_an_sqlite_file_can_be_read_while_another_writes_to_it(sqlite_url: str, encryption_key: str) -> None:
     store = await opened(sqlite_url, encryption_key)
-    registered = await watched(store)
+    registered = await register_watch(store)
     with locked(sqlite_url):
         assert (await store.watch(registered.watch.id, None)).watch.state is WatchState.ACTIVE
     await store.close()
 
 
-async def test_readers_that_are_all_stuck_are_told_in_time(store: Store, impatient: None) -> None:
+async def test_a_read_behind_blocked_readers_fails_in_time(short_limit_store: Store) -> None:
+    store = short_limit_store
     gate = threading.Event()
     busy = [store._readers.submit(gate.wait, SAFETY_SECONDS) for _ in range(store._readers._max_workers)]
     with pytest.raises(StoreUnavailable, match="does not answer"):
@@ -249,18 +257,18 @@ async def test_readers_that_are_all_stuck_are_told_in_time(store: Store, impatie
     await store.counts()
 
 
-async def test_a_file_that_is_gone_is_missed_and_welcome_back(sqlite_url: str, encryption_key: str) -> None:
-    """SQLite itself would go on writing to a file without a name, and lose it all at the end."""
+async def test_a_missing_file_is_reported_and_used_again_when_it_is_back(sqlite_url: str, encryption_key: str) -> None:
+    """SQLite itself would go on writing to the deleted file, and lose everything at the end."""
     store = await opened(sqlite_url, encryption_key)
-    registered = await watched(store)
+    registered = await register_watch(store)
     path = file_of(sqlite_url)
     away = path.rename(path.with_name("away.db"))
     with pytest.raises(StoreUnavailable, match="the database file is gone"):
-        await watched(store)
+        await register_watch(store)
     with pytest.raises(StoreUnavailable, match="the database file is gone"):
         await store.watch(registered.watch.id, None)
     away.rename(path)
-    assert (await settled(store, registered)).task_closed
+    assert (await settle(store, registered)).task_closed
     await store.close()
 
 
@@ -270,18 +278,18 @@ async def test_a_file_that_was_replaced_is_not_written_to(sqlite_url: str, encry
     path.rename(path.with_name("away.db"))
     path.write_bytes(b"")
     for _ in range(2):
-        with pytest.raises(StoreUnavailable, match="was replaced; start the bridge anew"):
+        with pytest.raises(StoreUnavailable, match="was replaced; restart the bridge"):
             await store.probe()
-        with pytest.raises(StoreUnavailable, match="was replaced; start the bridge anew"):
+        with pytest.raises(StoreUnavailable, match="was replaced; restart the bridge"):
             await store.counts()
     assert path.read_bytes() == b""
     await store.close()
 
 
-async def test_a_file_that_turns_to_noise_is_told_to_all_who_wait(sqlite_url: str, encryption_key: str) -> None:
-    """The database's trouble, not one row's: it is not tried again for each of them."""
+async def test_a_destroyed_file_is_reported_to_all_waiting_callers(sqlite_url: str, encryption_key: str) -> None:
+    """It is an error of the database, not of one item, so the calls are not tried again one by one."""
     store = await opened(sqlite_url, encryption_key)
-    await watched(store)
+    await register_watch(store)
     for engine in (store._database._writing, store._database._reading):
         engine.dispose()
     path = file_of(sqlite_url)
@@ -294,9 +302,9 @@ async def test_a_file_that_turns_to_noise_is_told_to_all_who_wait(sqlite_url: st
     await store.close()
 
 
-async def test_a_read_only_sqlite_file_is_told_and_still_read(sqlite_url: str, encryption_key: str) -> None:
+async def test_a_read_only_sqlite_file_is_reported_and_still_read(sqlite_url: str, encryption_key: str) -> None:
     store = await opened(sqlite_url, encryption_key)
-    registered = await watched(store)
+    registered = await register_watch(store)
     writing = store._database._writing.raw_connection()
     writing.execute("PRAGMA query_only = ON")  # the pool's one connection, which the writer uses
     writing.close()
@@ -310,7 +318,9 @@ async def test_a_read_only_sqlite_file_is_told_and_still_read(sqlite_url: str, e
     await store.close()
 
 
-async def test_a_full_disk_is_told_loses_nothing_and_heals(sqlite_url: str, encryption_key: str) -> None:
+async def test_a_full_disk_is_reported_loses_nothing_and_writes_succeed_afterwards(
+    sqlite_url: str, encryption_key: str
+) -> None:
     store = await opened(sqlite_url, encryption_key)
     with store._database._writing.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
@@ -319,41 +329,41 @@ async def test_a_full_disk_is_told_loses_nothing_and_heals(sqlite_url: str, encr
     full: StoreUnavailable | None = None
     while full is None:
         try:
-            stored += [one.watch.id for one in await asyncio.gather(*(watched(store) for _ in range(20)))]
+            stored += [one.watch.id for one in await asyncio.gather(*(register_watch(store) for _ in range(20)))]
         except StoreUnavailable as error:
             full = error
     assert "full" in str(full)
     assert one_row(store, "SELECT count(*) FROM watches") == len(stored)
     with store._database._writing.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
-    assert (await watched(store)).created
+    assert (await register_watch(store)).created
     await store.close()
 
 
-async def test_a_server_that_was_restarted_is_not_noticed(postgres_server: PostgresServer, encryption_key: str) -> None:
+async def test_a_restarted_server_causes_no_error(postgres_server: PostgresServer, encryption_key: str) -> None:
     url = postgres_server.migrated()
     name = url.rpartition("/")[2]
     end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608
     store = await opened(url, encryption_key)
-    registered = await watched(store)
+    registered = await register_watch(store)
     await store.counts()
     postgres_server.execute(end)
-    assert (await watched(store)).created
+    assert (await register_watch(store)).created
     postgres_server.execute(end)
     assert (await store.watch(registered.watch.id, None)).watch.state is WatchState.ACTIVE
     await store.close()
 
 
-async def test_a_server_that_turns_read_only_is_told_and_heals(
+async def test_a_read_only_server_is_reported_and_writes_succeed_afterwards(
     postgres_server: PostgresServer, encryption_key: str
 ) -> None:
     url = postgres_server.migrated()
     name = url.rpartition("/")[2]
     store = await opened(url, encryption_key)
-    for answer in ("on", "off"):
-        postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {answer}")
+    for read_only in ("on", "off"):
+        postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}")
         postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
-        if answer == "on":
+        if read_only == "on":
             with pytest.raises(StoreUnavailable, match="read-only transaction"):
                 await store.probe()
         else:
@@ -362,7 +372,7 @@ async def test_a_server_that_turns_read_only_is_told_and_heals(
     await store.close()
 
 
-async def test_a_statement_that_takes_too_long_is_told(
+async def test_a_statement_that_takes_too_long_is_reported(
     postgres_server: PostgresServer, encryption_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "STATEMENT_SECONDS", 0.2)
@@ -379,10 +389,10 @@ async def test_a_statement_that_takes_too_long_is_told(
 # --- closing ------------------------------------------------------------------------------------------------------
 
 
-async def test_closing_finishes_what_waits_and_takes_nothing_new(database_url: str, encryption_key: str) -> None:
+async def test_closing_finishes_waiting_calls_and_refuses_new_ones(database_url: str, encryption_key: str) -> None:
     store = await opened(database_url, encryption_key)
-    news = [new_watch(store) for _ in range(5)]
-    waiting = [asyncio.create_task(store.register(new)) for new in news]
+    new_watches = [new_watch(store) for _ in range(5)]
+    waiting = [asyncio.create_task(register(store, new)) for new in new_watches]
     await asyncio.sleep(0)
     await store.close()
     assert all(one.created for one in await asyncio.gather(*waiting))

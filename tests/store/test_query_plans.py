@@ -67,7 +67,9 @@ def plans(store: Store) -> Iterator[list[str]]:
     ],
     ids=str,
 )
-async def test_a_list_of_few_looks_at_few(sqlite_store: Store, wanted: dict[str, Any], app: str | None) -> None:
+async def test_a_list_of_few_watches_reads_few_rows(
+    sqlite_store: Store, wanted: dict[str, Any], app: str | None
+) -> None:
     with plans(sqlite_store) as steps:
         await sqlite_store.watches(WatchQuery(limit=50, before="wat_z", app=app, **wanted))
     assert steps
@@ -75,7 +77,7 @@ async def test_a_list_of_few_looks_at_few(sqlite_store: Store, wanted: dict[str,
 
 
 @pytest.mark.parametrize("wanted", [{}, {"app": "app"}, {"app": "app", "host": "127.0.0.1"}], ids=str)
-async def test_the_dead_are_found_among_the_dead(sqlite_store: Store, wanted: dict[str, Any]) -> None:
+async def test_dead_deliveries_are_found_by_their_own_index(sqlite_store: Store, wanted: dict[str, Any]) -> None:
     with plans(sqlite_store) as steps:
         await sqlite_store.count_dead(DeadFilter(**wanted))
         await sqlite_store.retry_dead(DeadFilter(**wanted))
@@ -96,14 +98,14 @@ async def test_the_dead_are_found_among_the_dead(sqlite_store: Store, wanted: di
     ],
     ids=str,
 )
-async def test_the_operators_table_of_few_looks_at_few(sqlite_store: Store, wanted: dict[str, Any]) -> None:
+async def test_the_operators_table_of_few_watches_reads_few_rows(sqlite_store: Store, wanted: dict[str, Any]) -> None:
     with plans(sqlite_store) as steps:
         await sqlite_store.search(WatchSearch(limit=50, cursor="wat_z", **wanted))
     assert steps
     assert not set(steps).intersection(OF_ALL)
 
 
-async def test_what_is_asked_every_few_seconds_looks_at_few(sqlite_store: Store) -> None:
+async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:
     with plans(sqlite_store) as steps:
         await sqlite_store.counts()
         await sqlite_store.receivers()

@@ -23,16 +23,16 @@ from tests.store.builders import (
     HOST,
     QUEUED,
     RUNNING,
+    attempt_result,
     completed,
     failed,
     new_watch,
-    recorded,
+    record_attempt,
     retry_at,
     rows,
     settlement,
     status_change,
     timed_out,
-    tried,
 )
 
 T0 = 1_795_446_245.0
@@ -170,7 +170,7 @@ class Bridge(RuleBasedStateMachine):
 
     def owe(self, change: Any) -> None:
         try:
-            self.claims += self.runner.run(change).owed
+            self.claims += self.runner.run(change).claimed
         except LostClaim:
             return
 
@@ -189,7 +189,7 @@ class Bridge(RuleBasedStateMachine):
         held = rows(self.store, "SELECT lease FROM outbox WHERE id = :id", id=one.id)
         verdict = retry_at(self.clock.at + seconds) if verdict is None else verdict
         try:
-            self.runner.run(recorded(self.store, tried(self.store, one, verdict)))
+            self.runner.run(record_attempt(self.store, attempt_result(self.store, one, verdict)))
         except LostClaim:
             assert held != [(one.lease,)]
         else:
@@ -228,7 +228,7 @@ class Bridge(RuleBasedStateMachine):
     @rule(seconds=SECONDS)
     def set_clock_back(self, seconds: float) -> None:
         self.clock.at -= seconds
-        self.runner.run(self.store.mend_clock())
+        self.runner.run(self.store.correct_future_times())
         assert rows(self.store, "SELECT id FROM outbox WHERE set_at > :later", later=self.clock.at + 1) == []
 
     @rule()
@@ -293,10 +293,10 @@ def run(machine: Any, examples: int, steps: int) -> None:
     run_state_machine_as_test(machine, settings=told)
 
 
-def test_what_must_hold_does_whatever_happens(machine: Callable[[], Bridge]) -> None:
+def test_the_invariants_hold_in_any_order_of_operations(machine: Callable[[], Bridge]) -> None:
     run(machine, examples=8, steps=16)
 
 
 @pytest.mark.long
-def test_what_must_hold_does_whatever_happens_for_long(machine: Callable[[], Bridge]) -> None:
+def test_the_invariants_hold_in_long_sequences(machine: Callable[[], Bridge]) -> None:
     run(machine, examples=60, steps=50)
