@@ -1,4 +1,4 @@
-"""Attempts: each is written with what it came to, under its claim; and what was given up can be sent again."""
+"""Attempts: each is written with its result, under its claim; final deliveries can be retried."""
 
 import asyncio
 
@@ -117,7 +117,7 @@ async def test_a_lost_claim_does_not_affect_the_others(store: Store) -> None:
 async def test_failing_hosts_are_stored_until_they_answer(store: Store) -> None:
     first, second = await claimed_delivery(store), await claimed_delivery(store, host="two.example:80")
     await record_attempt(store, attempt_result(store, first, retry_at(store.now()), host_failures=3))
-    await record_attempt(store, attempt_result(store, second, retry_at(store.now())))  # nothing new about this host
+    await record_attempt(store, attempt_result(store, second, retry_at(store.now())))  # no news of this host
     assert await store.host_failures() == {HOST: 3}
     [again] = await store.claim({HOST: 1}, MINUTE)
     await record_attempt(store, attempt_result(store, again, retry_at(store.now()), host_failures=4))
@@ -136,7 +136,7 @@ async def test_another_apps_delivery_is_not_found(store: Store) -> None:
             await store.retry(delivery_id, app)
 
 
-# --- sending again ------------------------------------------------------------------------------------------------
+# --- retries on request ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verdict", [DEAD, DELIVERED])
@@ -168,7 +168,7 @@ async def test_a_retry_during_an_attempt_does_not_send_twice(store: Store) -> No
 
 @pytest.mark.parametrize("verdict", [DEAD, retry_at(5e9)])
 async def test_a_retry_requested_during_a_failing_attempt_is_still_made(store: Store, verdict: Verdict) -> None:
-    """Whatever the old schedule says: that it is used up, or that the next attempt is hours away."""
+    """Also when the old schedule is used up, or when its next attempt is hours away."""
     first = await claimed_delivery(store)
     await record_attempt(store, attempt_result(store, first, retry_at(store.now() - 1)))
     [one] = await store.claim({HOST: 1}, MINUTE)
@@ -196,7 +196,7 @@ async def test_dead_deliveries_are_found_by_time_host_and_app(store: Store) -> N
         DeadFilter(host="two_example"): 0,
         DeadFilter(host="two.example", app="other"): 0,
     }
-    assert {wanted: await store.count_dead(wanted) for wanted in found} == found
+    assert {dead: await store.count_dead(dead) for dead in found} == found
     assert await store.retry_dead(DeadFilter(since=now - 60, until=now - 20)) == 1
     assert [again.id for again in await store.claim({HOST: 9, young.host: 9, longer.host: 9}, MINUTE)] == [other.id]
 
@@ -224,7 +224,7 @@ async def test_pending_and_delivered_deliveries_are_not_retried_with_the_dead_on
 
 
 async def test_superseded_status_events_do_not_count_as_dead_deliveries(store: Store) -> None:
-    """Its watch has ended since: telling the receiver now that the task is in progress would be untrue."""
+    """The watch has ended since, so the event would be wrong."""
     registered = await register_watch(store, events=ALL_EVENTS)
     [status] = (await record_status(store, registered)).claimed
     await store.cancel(registered.watch.id, None)

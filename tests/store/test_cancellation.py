@@ -1,4 +1,4 @@
-"""Cancelling: final, repeatable, and only an app's own."""
+"""Cancelling a watch: it is final, can be repeated, and is possible for an app's own watches only."""
 
 import asyncio
 

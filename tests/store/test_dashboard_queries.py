@@ -1,4 +1,4 @@
-"""The questions of the operators' page, on either kind of database."""
+"""The queries of the dashboard, on both kinds of database."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +31,8 @@ from tests.store.builders import (
 )
 
 
-async def ids(store: Store, limit: int = 50, **wanted: Any) -> list[str]:
-    return [view.watch.id for view in await store.search(WatchSearch(limit, **wanted))]
+async def ids(store: Store, limit: int = 50, **conditions: Any) -> list[str]:
+    return [view.watch.id for view in await store.search(WatchSearch(limit, **conditions))]
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -126,11 +126,16 @@ async def test_a_failing_receiver_is_listed_with_its_pending_deliveries(store: S
     soon = store.now() + 60.0
     await record_attempt(store, attempt_result(store, first, retry_at(soon), host_failures=4))
     assert await store.failing_receivers() == 1
-    [told] = await store.receivers()
-    assert (told.host, told.waiting, told.failures, told.waiting_error) == ("bad.example:443", 3, 4, SERVER_ERROR)
-    assert told.next_at is not None
-    assert told.next_at < soon
-    assert (told.dead, told.dead_error) == (0, None)
+    [receiver] = await store.receivers()
+    assert (receiver.host, receiver.waiting, receiver.failures, receiver.waiting_error) == (
+        "bad.example:443",
+        3,
+        4,
+        SERVER_ERROR,
+    )
+    assert receiver.next_at is not None
+    assert receiver.next_at < soon
+    assert (receiver.dead, receiver.dead_error) == (0, None)
 
 
 async def test_dead_deliveries_are_counted_by_host_with_the_last_error(store: Store) -> None:
@@ -212,8 +217,8 @@ async def test_the_facts_have_the_stores_size_and_its_replicas(store: Store) -> 
 async def test_a_replica_that_handed_its_tasks_over_is_shown_as_leaving_without_tasks(store: Store) -> None:
     await register(store, new_watch(store))
     await store.renew(1)
-    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
-    assert (told.owned_tasks, told.leaving) == (1, False)
+    [shown] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (shown.owned_tasks, shown.leaving) == (1, False)
     await store.hand_over()
-    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
-    assert (told.owned_tasks, told.leaving) == (0, True)
+    [shown] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (shown.owned_tasks, shown.leaving) == (0, True)

@@ -22,14 +22,14 @@ from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, cl
 from bridge.store.migrate import head, migrate, upgrade
 from bridge.store.open import open_database
 from bridge.store.schema import metadata
-from tests.databases import PostgresServer, created
+from tests.databases import PostgresServer, empty_file
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without a schema."""
     if request.param == "sqlite":
-        return f"sqlite:///{created(tmp_path / 'bridge.db')}"
+        return f"sqlite:///{empty_file(tmp_path / 'bridge.db')}"
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.empty()
 
@@ -76,7 +76,7 @@ import sys
 from pathlib import Path
 from bridge.store.database import SqliteDatabase
 from bridge.store.migrate import migrate
-migrate(SqliteDatabase(Path({str(created(tmp_path / "bridge.db"))!r})))
+migrate(SqliteDatabase(Path({str(empty_file(tmp_path / "bridge.db"))!r})))
 sys.exit("alembic" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -110,7 +110,7 @@ def test_several_processes_can_open_a_new_file_at_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         for number in range(60):
-            path = created(tmp_path / f"{number}.db")
+            path = empty_file(tmp_path / f"{number}.db")
             databases = [SqliteDatabase(path) for _ in range(6)]
             list(pool.map(use, databases))
             for database in databases:
@@ -130,8 +130,8 @@ def test_a_database_of_the_first_version_is_migrated_with_its_rows(empty_url: st
     with closing(connect(empty_url)) as database:
         database.transaction(begin)
         migrate(database)
-        kept = database.read(lambda connection: connection.execute(text("SELECT host, failures FROM hosts")).all())
-        assert kept == [("a.example:443", 3)]
+        stored = database.read(lambda connection: connection.execute(text("SELECT host, failures FROM hosts")).all())
+        assert stored == [("a.example:443", 3)]
         assert database.read(differences) == []
 
 
@@ -153,7 +153,7 @@ def test_a_migration_cut_short_by_a_power_failure_leaves_nothing_and_the_next_st
     tmp_path: Path,
 ) -> None:
     """A copy of the files in the middle of the migration is what a killed process leaves."""
-    path = created(tmp_path / "bridge.db")
+    path = empty_file(tmp_path / "bridge.db")
     left = tmp_path / "left"
     left.mkdir()
 
@@ -200,8 +200,8 @@ def test_a_migration_has_no_statement_timeout(postgres_server: PostgresServer) -
         migrate(database)
         assert found == dict.fromkeys(found, "0")
         assert len(found) == 3
-        kept = database.read(lambda connection: connection.execute(text("SHOW statement_timeout")).scalar_one())
-        assert kept == "3500ms"
+        stored = database.read(lambda connection: connection.execute(text("SHOW statement_timeout")).scalar_one())
+        assert stored == "3500ms"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from bridge.store.encryption import Cipher
 from bridge.store.open import open_database, open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from tests.databases import PostgresServer, created
+from tests.databases import PostgresServer, empty_file
 from tests.store.builders import claimed_delivery, execute, one_row, register_watch
 
 
@@ -233,10 +233,10 @@ async def test_the_databases_own_signing_secret_is_made_once_and_kept(database_u
     await second.close()
 
 
-async def test_replicas_that_ask_at_once_get_one_signing_secret(crowd: list[Store]) -> None:
-    execute(crowd[0], "DELETE FROM secrets WHERE name = 'signing'")
-    assert len(set(await asyncio.gather(*(store.own_signing_secret() for store in crowd)))) == 1
-    assert len({store.cipher.fingerprint("options", b"x") for store in crowd}) == 1
+async def test_replicas_that_ask_at_once_get_one_signing_secret(four_replicas: list[Store]) -> None:
+    execute(four_replicas[0], "DELETE FROM secrets WHERE name = 'signing'")
+    assert len(set(await asyncio.gather(*(store.own_signing_secret() for store in four_replicas)))) == 1
+    assert len({store.cipher.fingerprint("options", b"x") for store in four_replicas}) == 1
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
@@ -271,4 +271,4 @@ async def test_a_failed_start_leaves_no_file_open(path: Path, encryption_key: st
 
 
 def test_the_tests_empty_file_has_the_mode_of_a_real_one(tmp_path: Path) -> None:
-    assert mode(created(tmp_path / "bridge.db")) == 0o600
+    assert mode(empty_file(tmp_path / "bridge.db")) == 0o600

@@ -1,4 +1,4 @@
-"""Reading: pages that lose and repeat nothing, filters, marks that change with what they stand for, deadlines."""
+"""Queries: pages without gaps and repetitions, filters, versions of watches, keys, deadlines."""
 
 import pytest
 
@@ -24,8 +24,8 @@ from tests.store.builders import (
 )
 
 
-async def found(store: Store, **wanted: object) -> list[str]:
-    query = WatchQuery(limit=50, **wanted)  # type: ignore[arg-type]
+async def found(store: Store, **conditions: object) -> list[str]:
+    query = WatchQuery(limit=50, **conditions)  # type: ignore[arg-type]
     return [view.watch.id for view in await store.watches(query)]
 
 
@@ -97,11 +97,11 @@ async def test_deliveries_come_with_their_watch_oldest_first(store: Store) -> No
 async def test_a_watchs_version_changes_with_the_watch_its_task_and_its_deliveries(store: Store) -> None:
     registered = await register_watch(store, events=ALL_EVENTS)
     watch_id = registered.watch.id
-    marks = [(await store.versions([watch_id]))[watch_id]]
+    versions = [(await store.versions([watch_id]))[watch_id]]
 
     async def changed() -> bool:
-        marks.append((await store.versions([watch_id]))[watch_id])
-        return marks[-1] not in marks[:-1]
+        versions.append((await store.versions([watch_id]))[watch_id])
+        return versions[-1] not in versions[:-1]
 
     [status] = (await record_status(store, registered, polls=1)).claimed
     assert await changed()
@@ -118,8 +118,8 @@ async def test_a_watchs_version_changes_with_the_watch_its_task_and_its_deliveri
 
 async def test_only_existing_watches_have_a_version(store: Store) -> None:
     one, other = await register_watch(store), await register_watch(store)
-    marks = await store.versions([one.watch.id, "wat_none", other.watch.id])
-    assert set(marks) == {one.watch.id, other.watch.id}
+    versions = await store.versions([one.watch.id, "wat_none", other.watch.id])
+    assert set(versions) == {one.watch.id, other.watch.id}
     assert await store.versions([]) == {}
 
 

@@ -193,27 +193,29 @@ async def test_a_delivery_that_retention_deletes_is_not_found_by_a_retry(
 # --- all replicas at once -------------------------------------------------------------------------------------------
 
 
-async def test_the_same_watch_at_four_replicas_is_created_once(crowd: list[Store]) -> None:
+async def test_the_same_watch_at_four_replicas_is_created_once(four_replicas: list[Store]) -> None:
     for number in range(ROUNDS):
-        new = new_watch(crowd[0], task_id=f"race_{number}")
-        found = await asyncio.gather(*(register(store, repeat_of(new)) for store in crowd * 3))
+        new = new_watch(four_replicas[0], task_id=f"race_{number}")
+        found = await asyncio.gather(*(register(store, repeat_of(new)) for store in four_replicas * 3))
         assert [one.created for one in found].count(True) == 1
         assert len({one.watch.id for one in found}) == 1
         assert sum(one.task is not None for one in found) == 1
-    assert_consistent(crowd[0])
+    assert_consistent(four_replicas[0])
 
 
-async def test_the_same_key_at_four_replicas_is_one_watch_and_each_result_says_created(crowd: list[Store]) -> None:
+async def test_the_same_key_at_four_replicas_is_one_watch_and_each_result_says_created(
+    four_replicas: list[Store],
+) -> None:
     for number in range(ROUNDS):
-        new = new_watch(crowd[0], key=(f"key_{number}", b"body"))
-        found = await asyncio.gather(*(register(store, repeat_of(new)) for store in crowd * 3))
+        new = new_watch(four_replicas[0], key=(f"key_{number}", b"body"))
+        found = await asyncio.gather(*(register(store, repeat_of(new)) for store in four_replicas * 3))
         assert all(one.created for one in found)
         assert len({one.watch.id for one in found}) == 1
-    assert one_row(crowd[0], "SELECT count(*) FROM watches") == ROUNDS
+    assert one_row(four_replicas[0], "SELECT count(*) FROM watches") == ROUNDS
 
 
-async def test_many_watches_in_many_orders_are_each_created_once(crowd: list[Store]) -> None:
-    new_watches = [new_watch(crowd[0], task_id=f"task_{number}") for number in range(12)]
+async def test_many_watches_in_many_orders_are_each_created_once(four_replicas: list[Store]) -> None:
+    new_watches = [new_watch(four_replicas[0], task_id=f"task_{number}") for number in range(12)]
     orders = (
         new_watches,
         new_watches[::-1],
@@ -223,7 +225,7 @@ async def test_many_watches_in_many_orders_are_each_created_once(crowd: list[Sto
     results = await asyncio.gather(
         *(
             store.register_all([repeat_of(new) for new in order])
-            for store, order in zip(crowd, orders, strict=True)
+            for store, order in zip(four_replicas, orders, strict=True)
             for _ in range(3)
         )
     )
@@ -231,11 +233,11 @@ async def test_many_watches_in_many_orders_are_each_created_once(crowd: list[Sto
         one.watch.task_id for group in results for one in group if isinstance(one, RegisteredWatch) and one.created
     ]
     assert sorted(created) == sorted(new.watch.task_id for new in new_watches)
-    assert_consistent(crowd[0])
+    assert_consistent(four_replicas[0])
 
 
-async def test_registering_while_settling_leaves_no_active_watch_on_a_closed_task(crowd: list[Store]) -> None:
-    owner, *others = crowd
+async def test_registering_while_settling_leaves_no_active_watch_on_a_closed_task(four_replicas: list[Store]) -> None:
+    owner, *others = four_replicas
     for number in range(ROUNDS):
         first = await register_watch(owner, task_id=f"race_{number}")
         registering_there = [
@@ -247,8 +249,8 @@ async def test_registering_while_settling_leaves_no_active_watch_on_a_closed_tas
         assert_consistent(owner)
 
 
-async def test_one_of_settling_cancelling_and_the_deadline_wins(crowd: list[Store]) -> None:
-    owner, *others = crowd
+async def test_one_of_settling_cancelling_and_the_deadline_wins(four_replicas: list[Store]) -> None:
+    owner, *others = four_replicas
     for _ in range(ROUNDS):
         registered = await register_watch(owner, events=ALL_EVENTS)
         watch_id = registered.watch.id
@@ -267,24 +269,24 @@ async def test_one_of_settling_cancelling_and_the_deadline_wins(crowd: list[Stor
         assert_consistent(owner)
 
 
-async def test_claims_and_records_at_four_replicas_send_each_delivery_once(crowd: list[Store]) -> None:
-    ids = {(await due_delivery(crowd[0])).id for _ in range(12)}
+async def test_claims_and_records_at_four_replicas_send_each_delivery_once(four_replicas: list[Store]) -> None:
+    ids = {(await due_delivery(four_replicas[0])).id for _ in range(12)}
 
-    async def work(store: Store) -> list[str]:
+    async def send_all(store: Store) -> list[str]:
         done = []
         while claimed := await store.claim({HOST: 2}, MINUTE):
             await asyncio.gather(*(record_attempt(store, attempt_result(store, one)) for one in claimed))
             done += [one.id for one in claimed]
         return done
 
-    done = [one for group in await asyncio.gather(*map(work, crowd)) for one in group]
+    done = [one for group in await asyncio.gather(*map(send_all, four_replicas)) for one in group]
     assert len(done) == 12
     assert set(done) == ids
-    assert rows(crowd[0], "SELECT id FROM outbox") == []
+    assert rows(four_replicas[0], "SELECT id FROM outbox") == []
 
 
-async def test_replicas_take_over_each_task_of_a_dead_replica_once(crowd: list[Store]) -> None:
-    gone, *others = crowd
+async def test_replicas_take_over_each_task_of_a_dead_replica_once(four_replicas: list[Store]) -> None:
+    gone, *others = four_replicas
     tasks = {(await register_watch(gone)).task_row for _ in range(9)}
     execute(gone, "UPDATE replicas SET expires_at = 0 WHERE id = :id", id=gone.replica.id)
     adopted_ids: list[str] = []
@@ -295,13 +297,13 @@ async def test_replicas_take_over_each_task_of_a_dead_replica_once(crowd: list[S
     assert sorted(adopted_ids) == sorted(tasks)
 
 
-async def test_cancelling_at_four_replicas_at_once_ends_each_watch_once(crowd: list[Store]) -> None:
+async def test_cancelling_at_four_replicas_at_once_ends_each_watch_once(four_replicas: list[Store]) -> None:
     registered = [
-        await register_watch(crowd[0], task_id=f"task_{number % 3}", app=f"app_{number}") for number in range(9)
+        await register_watch(four_replicas[0], task_id=f"task_{number % 3}", app=f"app_{number}") for number in range(9)
     ]
-    views = await asyncio.gather(*(store.cancel(one.watch.id, None) for store in crowd for one in registered))
+    views = await asyncio.gather(*(store.cancel(one.watch.id, None) for store in four_replicas for one in registered))
     assert {view.watch.state for view in views} == {WatchState.CANCELLED}
-    assert_consistent(crowd[0])
+    assert_consistent(four_replicas[0])
 
 
 async def test_hosts_that_fail_at_one_replica_and_answer_at_another_do_not_deadlock(replicas: list[Store]) -> None:

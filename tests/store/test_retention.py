@@ -1,4 +1,4 @@
-"""Upkeep: what is old goes whole, what is owed stays, and a clock that was set back is mended once."""
+"""Upkeep: old watches are deleted, those with pending deliveries are not, and wrong times are corrected once."""
 
 import pytest
 
@@ -25,7 +25,7 @@ TABLES = ("watches", "tasks", "events", "deliveries", "outbox", "attempts")
 HOUR = 3_600.0
 
 
-def left(store: Store) -> dict[str, int]:
+def row_counts(store: Store) -> dict[str, int]:
     return {table: one_row(store, f"SELECT count(*) FROM {table}") for table in TABLES}  # noqa: S608  a constant
 
 
@@ -33,7 +33,7 @@ async def test_an_old_watch_is_deleted_with_everything_that_belongs_to_it(store:
     one = await claimed_delivery(store, headers={"X-Token": "t"}, secret="whsec_own")
     await record_attempt(store, attempt_result(store, one))
     assert await store.delete_ended_before(store.now() + 1, 10) == 1
-    assert left(store) == dict.fromkeys(TABLES, 0)
+    assert row_counts(store) == dict.fromkeys(TABLES, 0)
     with pytest.raises(NotFound):
         await store.watch(one.watch_id, None)
     with pytest.raises(NotFound):
@@ -92,7 +92,7 @@ async def test_status_events_are_deleted_as_well(store: Store) -> None:
     await record_status(store, registered)
     await store.cancel(registered.watch.id, None)
     assert await store.delete_ended_before(store.now() + 1, 10) == 1
-    assert left(store) == dict.fromkeys(TABLES, 0)
+    assert row_counts(store) == dict.fromkeys(TABLES, 0)
 
 
 # --- a clock that was set back ------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ async def test_a_deadline_keeps_its_time_counted_from_now(store: Store) -> None:
 
 
 async def test_a_second_correction_does_not_move_a_deadline(store: Store) -> None:
-    """The watch's creation still lies ahead; were that the sign, each mending would give it its whole time anew."""
+    """The watch's creation is still in the future. If that counted, each correction would extend its time."""
     registered = await register_watch(store, age=-HOUR, timeout=600)
     await store.correct_future_times()
     once = (await store.watch(registered.watch.id, None)).watch.deadline_at

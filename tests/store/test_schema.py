@@ -16,7 +16,7 @@ from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.store.open import open_store
 from bridge.store.schema import metadata
 from bridge.telemetry import Metrics
-from tests.databases import created
+from tests.databases import empty_file
 from tests.store.builders import HOST, SERVER_ERROR, attempt_result, new_watch, record_attempt, register, settlement
 
 FOLDER = Path(__file__).parent / "schema"
@@ -52,7 +52,7 @@ def test_the_tables_are_those_of_0_2_0(dialect: Dialect) -> None:
 @pytest.fixture
 def old_file(tmp_path: Path) -> Path:
     """A database file of version 0.2.0."""
-    path = created(tmp_path / "bridge.db")
+    path = empty_file(tmp_path / "bridge.db")
     connection = sqlite3.connect(path)
     connection.executescript((FOLDER / "0.2.0-database.sql").read_text())
     connection.close()

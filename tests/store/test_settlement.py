@@ -1,4 +1,4 @@
-"""Settling: one terminal event for each watch, with its state and its delivery in one transaction."""
+"""Settling: one terminal event for each watch, written with its state and its delivery in one transaction."""
 
 import asyncio
 
@@ -53,14 +53,14 @@ async def test_each_ending_is_stored_as_it_was_decided(store: Store, ending: obj
 async def test_new_deliveries_are_returned_claimed_and_complete(store: Store) -> None:
     registered = await register_watch(store, headers={"X-Token": "t"}, secret="whsec_own")
     changed = await settle(store, registered)
-    [owed] = changed.claimed
-    assert (owed.app, owed.type, owed.host) == ("app", "video.completed", "app.example:443")
-    assert owed.callback_url == registered.watch.callback_url
-    assert (owed.headers, owed.secret, owed.round_attempts) == ({"X-Token": "t"}, "whsec_own", 0)
-    assert owed.payload == (await store.terminal_event(owed.watch_id, "app")).payload
+    [claimed] = changed.claimed
+    assert (claimed.app, claimed.type, claimed.host) == ("app", "video.completed", "app.example:443")
+    assert claimed.callback_url == registered.watch.callback_url
+    assert (claimed.headers, claimed.secret, claimed.round_attempts) == ({"X-Token": "t"}, "whsec_own", 0)
+    assert claimed.payload == (await store.terminal_event(claimed.watch_id, "app")).payload
     assert await store.due_hosts() == {}
     lease, holder = one_row(store, "SELECT lease, holder FROM outbox")
-    assert (lease, holder) == (owed.lease, store.replica.id)
+    assert (lease, holder) == (claimed.lease, store.replica.id)
 
 
 async def test_every_watch_on_a_task_ends_with_it(store: Store) -> None:
@@ -170,12 +170,12 @@ async def test_another_replicas_task_is_not_settled(store: Store) -> None:
 
 
 async def test_each_caller_gets_its_own_lost_claim(store: Store) -> None:
-    """One exception raised again and again would grow a traceback that is never freed."""
+    """The traceback of one exception that is raised again and again would grow and never be freed."""
     registered = await register_watch(store)
     await settle(store, registered)
-    told = await asyncio.gather(*(settle(store, registered) for _ in range(5)), return_exceptions=True)
-    assert all(isinstance(one, LostClaim) for one in told)
-    assert len({id(one) for one in told}) == 5
+    results = await asyncio.gather(*(settle(store, registered) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(one, LostClaim) for one in results)
+    assert len({id(one) for one in results}) == 5
 
 
 async def test_many_tasks_settle_in_one_commit_each_with_its_own_result(store: Store) -> None:
@@ -202,11 +202,11 @@ async def test_an_event_that_cannot_be_built_does_not_affect_the_others(store: S
 
 
 async def test_a_watch_settles_although_its_secret_does_not_decrypt(store: Store) -> None:
-    """Bytes on a disk decay; the watch still ends, and its delivery waits for whoever can open it."""
+    """The bytes may be damaged. The watch still ends, and its delivery waits unclaimed."""
     bad = await register_watch(store, task_id="shared", secret="whsec_own")
     good = await register_watch(store, task_id="shared", app="other")
     execute(store, "UPDATE watches SET secret = :noise WHERE id = :id", noise=b"noise", id=bad.watch.id)
     changed = await settle(store, good)
     assert len(changed.settled) == 2
-    assert [owed.watch_id for owed in changed.claimed] == [good.watch.id]
+    assert [claimed.watch_id for claimed in changed.claimed] == [good.watch.id]
     assert one_row(store, "SELECT count(*) FROM outbox WHERE lease IS NULL") == 1

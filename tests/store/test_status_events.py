@@ -1,4 +1,4 @@
-"""Status events: to those who asked, each type at most once, and never after the end."""
+"""Status events: for watches that asked for them, each type at most once, and never after the end."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ async def test_only_watches_that_asked_for_a_status_event_get_it(store: Store) -
     asking = await register_watch(store, task_id="shared", events=ALL_EVENTS)
     other = await register_watch(store, task_id="shared", app="other")
     changed = await record_status(store, asking)
-    assert [(owed.watch_id, owed.type) for owed in changed.claimed] == [(asking.watch.id, "video.in_progress")]
+    assert [(one.watch_id, one.type) for one in changed.claimed] == [(asking.watch.id, "video.in_progress")]
     assert set(changed.touched) == {asking.watch.id, other.watch.id}
     assert (changed.settled, changed.task_closed) == ((), False)
 
@@ -42,7 +42,7 @@ async def test_a_tasks_new_status_is_stored(store: Store) -> None:
 async def test_only_the_type_that_a_watch_asked_for_is_sent(store: Store) -> None:
     registered = await register_watch(store, events=frozenset({EventType.QUEUED, EventType.COMPLETED}))
     assert (await record_status(store, registered, RUNNING)).claimed == ()
-    assert [owed.type for owed in (await record_status(store, registered, QUEUED)).claimed] == ["video.queued"]
+    assert [one.type for one in (await record_status(store, registered, QUEUED)).claimed] == ["video.queued"]
 
 
 async def test_each_type_is_sent_once_however_often_the_status_changes(store: Store) -> None:
@@ -65,11 +65,11 @@ async def test_a_later_watch_gets_the_present_status(store: Store) -> None:
     second = await register_watch(store, task_id="shared", app="other", events=ALL_EVENTS)
     assert second.task is not None
     assert second.task.status_update_due
-    assert [owed.watch_id for owed in (await record_status(store, first)).claimed] == [second.watch.id]
+    assert [one.watch_id for one in (await record_status(store, first)).claimed] == [second.watch.id]
 
 
 async def test_a_status_update_is_due_again_after_a_restart(store: Store) -> None:
-    """Telling twice is prevented by the events that are there; not telling would go unseen."""
+    """The stored events prevent a second one, but nothing would replace a missing one."""
     await register_watch(store, task_id="plain")
     await register_watch(store, task_id="asking", events=ALL_EVENTS)
     assert {row.task_id: row.status_update_due for row in await store.own_tasks()} == {"plain": False, "asking": True}
