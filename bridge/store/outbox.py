@@ -121,8 +121,8 @@ def claim(
     if not found:
         return []
     lease = randomness.token_hex(8)
-    given = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
-    connection.execute(_CLAIM, given | {"until": now + lease_seconds})
+    parameters = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
+    connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
     return [one for row in connection.execute(_LOAD, {"those": found}) for one in _decrypted(row, lease, cipher)]
 
 

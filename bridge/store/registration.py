@@ -128,8 +128,8 @@ _BY_ID = select(watches).where(watches.c.id == bindparam("an_id"))
 
 
 def _key_name(entry: _Entry) -> tuple[str, str]:
-    given = entry.new.idempotency
-    return entry.new.watch.app, given.key if given is not None else ""
+    key = entry.new.idempotency
+    return entry.new.watch.app, "" if key is None else key.key
 
 
 def _key_parameters(entry: _Entry) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def _take_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry
 
 
 def _key_values(entry: _Entry) -> dict[str, Any]:
-    given, watch = entry.new.idempotency, entry.new.watch
-    body = given.body if given is not None else b""
+    watch = entry.new.watch
+    body = b"" if entry.new.idempotency is None else entry.new.idempotency.body
     app, key = _key_name(entry)
     return {"app": app, "key": key, "body": body, "status": 0, "watch_id": watch.id, "created_at": watch.created_at}
 

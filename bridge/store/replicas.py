@@ -62,8 +62,8 @@ def holds_claim(connection: Connection, replica: Replica) -> bool:
 
 def lock_own(connection: Connection, replica: Replica, task_rows: Sequence[str]) -> set[str]:
     """Returns those of the tasks that are open and the replica's own; both stay so until this transaction ends."""
-    given = {"replica": replica.id, "epoch": replica.epoch, "those": sorted(set(task_rows))}
-    return set(connection.execute(_LOCK_OWN, given).scalars())
+    parameters = {"replica": replica.id, "epoch": replica.epoch, "those": sorted(set(task_rows))}
+    return set(connection.execute(_LOCK_OWN, parameters).scalars())
 
 
 _FIND_EPOCH = select(replicas.c.epoch).where(replicas.c.id == bindparam("replica"))
@@ -100,8 +100,8 @@ _RENEW = (
 
 def renew(connection: Connection, replica: Replica, owned_tasks: int) -> None:
     """Renew the replica's lease, one row however many tasks. Raises LostClaim when another has taken its tasks over."""
-    given = {"replica": replica.id, "our_epoch": replica.epoch, "owned": owned_tasks}
-    if not connection.execute(_RENEW, given | {"until": replica.now() + LEASE_SECONDS}).rowcount:
+    parameters = {"replica": replica.id, "our_epoch": replica.epoch, "owned": owned_tasks}
+    if not connection.execute(_RENEW, parameters | {"until": replica.now() + LEASE_SECONDS}).rowcount:
         raise _taken_over()
 
 

@@ -85,9 +85,9 @@ TOLERANCE_SECONDS = 1.0
 
 def correct_future_times(connection: Connection, now: float) -> int:
     """Correct due times and deadlines that are too far ahead because the clock was set back; returns how many rows."""
-    given = {"now": now, "later": now + TOLERANCE_SECONDS}
-    corrected = connection.execute(_CORRECT_OUTBOX, given).rowcount
+    parameters = {"now": now, "later": now + TOLERANCE_SECONDS}
+    corrected = connection.execute(_CORRECT_OUTBOX, parameters).rowcount
     if corrected:
         connection.execute(_CORRECT_DELIVERIES, {"now": now})
-    corrected += connection.execute(_CORRECT_WATCHES, given).rowcount
+    corrected += connection.execute(_CORRECT_WATCHES, parameters).rowcount
     return corrected

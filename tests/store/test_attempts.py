@@ -136,7 +136,7 @@ async def test_another_apps_delivery_is_not_found(store: Store) -> None:
             await store.retry(delivery_id, app)
 
 
-# --- retries on request ----------------------------------------------------------------------------------------------
+# --- retries on request -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verdict", [DEAD, DELIVERED])

@@ -192,7 +192,7 @@ async def test_a_cancelled_watchs_history_has_its_end_and_an_unknown_watch_is_no
 
 async def test_a_history_has_the_newest_attempts_only(store: Store) -> None:
     one = await dead_delivery(store)
-    for _ in range(8):  # one becomes 256
+    for _ in range(8):  # doubles the attempts: 1 becomes 256
         execute(
             store,
             "INSERT INTO attempts (delivery_id, started_at, duration_seconds) SELECT delivery_id, 1, 1 FROM attempts",

@@ -21,7 +21,7 @@ from bridge.telemetry import Metrics
 from tests.databases import PostgresServer
 from tests.store.builders import new_watch, one_row, register, register_watch, settle
 
-PROMISED_SECONDS = 5.0  # until a caller has its 503
+PROMISED_SECONDS = 5.0  # until a caller gets its 503
 SAFETY_SECONDS = 8.0
 
 
@@ -49,7 +49,7 @@ def locked(url: str) -> Iterator[None]:
             connection.rollback()
 
 
-# --- a database that does not answer -------------------------------------------------------------------------------
+# --- a database that does not answer ------------------------------------------------------------------------------
 
 
 def test_the_time_limits_keep_the_promise_of_five_seconds() -> None:

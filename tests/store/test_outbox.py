@@ -1,4 +1,4 @@
-"""Claims: one holder at a time, a fair share for each host, and what a dead holder had comes due by itself."""
+"""Claims: one holder at a time, each host counted by itself, and due again when the holder is dead."""
 
 import asyncio
 
@@ -118,7 +118,7 @@ async def test_deliveries_claimed_by_a_crashed_process_are_due_when_its_file_is_
 ) -> None:
     first = await open_store(sqlite_url, [encryption_key], Metrics())
     one = await claimed_delivery(first)
-    await first.close()  # without leaving, as in a crash
+    await first.close()  # without `leave`, as in a crash
     second = await open_store(sqlite_url, [encryption_key], Metrics())
     assert [claimed.id for claimed in await second.claim({HOST: 1}, MINUTE)] == [one.id]
     with pytest.raises(LostClaim):
@@ -147,7 +147,7 @@ async def test_a_secret_that_does_not_decrypt_does_not_delay_other_deliveries(st
     good = await due_delivery(store)
     execute(store, "UPDATE watches SET secret = :noise WHERE id = :id", noise=b"noise", id=bad.watch_id)
     assert [claimed.id for claimed in await store.claim({HOST: 5}, MINUTE)] == [good.id]
-    assert await store.claim({HOST: 5}, MINUTE) == []  # not at once again: when its claim has ended
+    assert await store.claim({HOST: 5}, MINUTE) == []  # it is due again only after its lease
     assert one_row(store, "SELECT count(*) FROM outbox") == 2
 
 

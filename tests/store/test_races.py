@@ -80,7 +80,7 @@ async def until_blocked(connection: Connection, waiting: "asyncio.Future[Any]") 
             await asyncio.sleep(0)
 
 
-# --- one transaction waits for another -----------------------------------------------------------------------------
+# --- one transaction waits for another ----------------------------------------------------------------------------
 
 
 async def test_a_watch_registered_while_its_task_settles_opens_another_task(replicas: list[Store]) -> None:
@@ -190,7 +190,7 @@ async def test_a_delivery_that_retention_deletes_is_not_found_by_a_retry(
     assert_consistent(one)
 
 
-# --- all replicas at once -------------------------------------------------------------------------------------------
+# --- all replicas at once -----------------------------------------------------------------------------------------
 
 
 async def test_the_same_watch_at_four_replicas_is_created_once(four_replicas: list[Store]) -> None:
