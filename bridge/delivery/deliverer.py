@@ -88,7 +88,7 @@ class Deliverer:
 
     async def start(self) -> None:
         """Load which hosts fail, so that their probes of one outlast a restart, and begin. Raises StoreUnavailable."""
-        self._hosts.load(await self._store.hosts())
+        self._hosts.load(await self._store.host_failures())
         self._loops = [
             asyncio.create_task(_work_when(part.due, part.work), name=f"deliverer-{name}")
             for name, part in (("backlog", self._backlog), ("recorder", self._recorder))

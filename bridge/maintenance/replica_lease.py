@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from bridge.aio.clocks import running_seconds
 from bridge.core.errors import LostClaim, StoreUnavailable
-from bridge.store.database import running_seconds
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.replicas import LEASE_SECONDS, LEAVING, Replica
 from bridge.store.store import Store
@@ -74,7 +74,7 @@ class ReplicaLease:
 
     async def beat(self) -> None:
         """Renew the lease; join anew when another has taken it over. Raises StoreUnavailable."""
-        self._store.cut_hanging()
+        self._store.drop_hung_connections()
         before = self._clock()  # the lease counts from before the message left
         try:
             await self._store.renew(LEAVING if self._leaving else self._owned())

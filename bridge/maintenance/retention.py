@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable
 
+from bridge.store.registration import IDEMPOTENCY_SECONDS
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
 BATCH = 200  # watches to a transaction: some 10 ms, which is all that a settlement can wait behind one
 REST_SECONDS = 0.02  # between batches: the writer is others' at least as long as it is ours
-IDEMPOTENCY_SECONDS = 86_400.0
 
 _log = get_logger("retention")
 
@@ -31,7 +31,7 @@ class Retention:
             if done < BATCH:
                 break
             await asyncio.sleep(REST_SECONDS)
-        await self._store.forget_old_keys(now - IDEMPOTENCY_SECONDS)
+        await self._store.delete_idempotency_keys_before(now - IDEMPOTENCY_SECONDS)
         if deleted:
             _log.event("retention", deleted_watches=deleted)
         return deleted

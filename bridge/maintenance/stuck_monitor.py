@@ -67,9 +67,9 @@ class StuckMonitor:
         self._metrics.store_writable.set(reason is None)
         if reason is not None and not self._refuses:
             means = "registrations answer 503, endings and attempts wait in memory; tried again all the time"
-            _log.event("store_refuses", level=logging.ERROR, reason=reason, means=means)
+            _log.event("store_unwritable", level=logging.ERROR, reason=reason, means=means)
         elif reason is None and self._refuses:
-            _log.event("store_takes_writes")
+            _log.event("store_recovered")
         self._refuses = reason is not None
 
     async def _tell(self, found: PollingStats) -> None:

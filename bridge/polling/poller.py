@@ -99,7 +99,7 @@ class Poller:
         """
         known = self._tasks.get(task.id)
         if known is not None:
-            known.sight_owed = known.sight_owed or task.sight_owed
+            known.status_update_due = known.status_update_due or task.status_update_due
             return
         new = self._new(task, api_key)
         if new is None:
@@ -200,7 +200,7 @@ class Poller:
                 self._note(task, said, now)
             if task.credential.resting:
                 self._schedule.judge(task, said, now)
-            if not task.sight_owed and task.overdue_at is None:
+            if not task.status_update_due and task.overdue_at is None:
                 due = now + self._policy.delay_after(task.steps, self._random())
                 if self._to_look_at:
                     self._free(task, due)
@@ -217,7 +217,7 @@ class Poller:
         last = task.overdue_at is not None and started >= task.overdue_at
         if last or ending_after(task.snapshot, task.strikes, said, began, now) is not None:
             self._end(task, said, started, now)
-        elif type(said) is TaskRecord and (status_changed or task.sight_owed):
+        elif type(said) is TaskRecord and (status_changed or task.status_update_due):
             self._record(task, news=status_changed)
         else:
             self._free(task, task.due)
@@ -324,7 +324,7 @@ class Poller:
         task.started = self._clocks.moment(row.last_polled_at)
         ago = 0.0 if task.started is None else self._clock() - task.started
         task.steps = steps_of_loaded(self._policy, row.polls, ago)
-        task.sight_owed = row.sight_owed
+        task.status_update_due = row.status_update_due
         self._tasks[row.id] = task
         return task
 

@@ -147,7 +147,7 @@ class ResultWriter:
     def _failed(self, write: StatusUpdate | PendingSettlement, error: StoreUnavailable) -> None:
         now = self._clocks.monotonic()
         if isinstance(write, StatusUpdate):
-            write.task.sight_owed = True  # the next sight writes it
+            write.task.status_update_due = True  # the next sight writes it
             self._trouble.failed(error, now, waiting=len(self._later))
             self._give_back(write.task, closed=False)
             return
@@ -164,7 +164,7 @@ class ResultWriter:
 
     async def _record(self, sight: StatusUpdate) -> Changed:
         task = sight.task
-        task.sight_owed = False  # before the write: a watch that registers during it sets it again
+        task.status_update_due = False  # before the write: a watch that registers during it sets it again
         change = status_change(task.row, task.snapshot, self._note(task, task.due), self._store.now())
         return await self._store.record_status(change)
 
@@ -181,8 +181,8 @@ class ResultWriter:
 
     def _tell(self, write: StatusUpdate | PendingSettlement, changed: Changed) -> None:
         told = self._told
-        if changed.owed:
-            told.hand_over(changed.owed)
+        if changed.claimed:
+            told.hand_over(changed.claimed)
         if isinstance(write, StatusUpdate) and write.news:
             task = write.task
             for watch_id in changed.touched:

@@ -47,7 +47,7 @@ class PolledTask:
     """When its last poll began."""
     watched_since: float = -inf
     """When its first watch began, as far as we know: a task that was loaded has been watched for long."""
-    sight_owed: bool = False
+    status_update_due: bool = False
     """Its status has to be written at the next sight, even if it is as before."""
     phase: Phase = Phase.WAITING
     due: float = 0.0

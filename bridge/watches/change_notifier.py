@@ -79,7 +79,7 @@ class ChangeNotifier:
             await asyncio.sleep(self._ask_every_seconds)
             asked = list(self._listeners)
             with suppress(StoreUnavailable):  # asked again in a second; who waits ends by its own time at the latest
-                marks = await self._store.states(asked)
+                marks = await self._store.versions(asked)
                 self._compare(asked, marks)
 
     def _compare(self, asked: Sequence[str], marks: dict[str, str]) -> None:

@@ -253,7 +253,7 @@ class RegistrationService:
             task=watch_id.removeprefix(WATCH_ID_PREFIX),
             options=self._store.cipher.fingerprint("options", options),
             host=asked.target.host_key,
-            sealed=self._sealed(watch_id, wanted),
+            encrypted=self._sealed(watch_id, wanted),
             idempotency=wanted.idempotency,
             beyond_limit=asked.beyond_limit,
         )
@@ -266,7 +266,7 @@ class RegistrationService:
     def _sealed(self, watch_id: str, wanted: WatchRequest) -> EncryptedFields:
         if not wanted.headers and wanted.secret is None and wanted.api_key is None:
             return _NOTHING_SEALED
-        seal = self._store.cipher.seal
+        seal = self._store.cipher.encrypt
         return EncryptedFields(
             headers=seal(watch_id, json_text(wanted.headers)) if wanted.headers else None,
             secret=None if wanted.secret is None else seal(watch_id, wanted.secret),

@@ -261,7 +261,7 @@ class Stage:
         """Register watches and settle their tasks: deliveries that this replica has a claim on."""
         tasks = await self.watched(url, many, **wanted)
         changed = await asyncio.gather(*(self.store.settle(settlement(task, self.store.now())) for task in tasks))
-        return [one for change in changed for one in change.owed]
+        return [one for change in changed for one in change.claimed]
 
     async def due(self, url: str, many: int = 1, **wanted: Any) -> list[PendingDelivery]:
         """Deliveries that wait in the outbox, due and unclaimed; as they were when they were claimed."""
@@ -292,14 +292,14 @@ class Stage:
             return status_event(watch, EventType.IN_PROGRESS, seen, now)
 
         change = StatusChange(task, seen, PollNote(1, now, now + 5), now, EventType.IN_PROGRESS, event)
-        return list((await self.store.record_status(change)).owed)
+        return list((await self.store.record_status(change)).claimed)
 
     def _new(
         self, url: str, number: int, headers: dict[str, str] | None, secret: str | None, events: frozenset[EventType]
     ) -> NewWatch:
         watch_id, now = f"wat_{number:08}", self.store.now()
         watch = Watch(watch_id, "app", f"task_{number}", url, events, b"{}", now, now + 3600, 3600)
-        seal = self.store.cipher.seal
+        seal = self.store.cipher.encrypt
         sealed = EncryptedFields(
             headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
             secret=None if secret is None else seal(watch_id, secret),

@@ -174,7 +174,7 @@ async def test_a_broken_attempt_is_a_failed_one_and_says_nothing_of_the_host(sta
     assert view.state is DeliveryState.PENDING
     assert view.last_error is not None
     assert view.last_error.code == "internal_error"
-    assert await stage.store.hosts() == {}
+    assert await stage.store.host_failures() == {}
 
 
 async def test_what_an_answer_repeats_of_the_watchs_headers_is_not_kept(stage: Stage) -> None:

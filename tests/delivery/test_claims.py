@@ -214,11 +214,11 @@ async def test_a_status_event_that_waits_is_not_sent_once_its_watch_has_ended(st
     [task] = await stage.watched(receiver.url, events=WITH_SIGHTS)
     deliverer.hand_over(await stage.sighted(task))
     changed = await stage.store.settle(settlement(task, stage.store.now()))
-    deliverer.hand_over(changed.owed)
+    deliverer.hand_over(changed.claimed)
     await deliverer.start()
     stage.keep_ticking(deliverer)
-    await stage.recorded(*changed.owed)
-    assert receiver.ids == [one.id for one in changed.owed]
+    await stage.recorded(*changed.claimed)
+    assert receiver.ids == [one.id for one in changed.claimed]
 
 
 async def test_a_status_event_that_waits_is_not_sent_once_its_watch_is_cancelled(stage: Stage) -> None:

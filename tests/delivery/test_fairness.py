@@ -84,17 +84,17 @@ async def failing_host(stage: Stage) -> Receiver:
 
 async def test_a_failing_host_is_asked_by_one_attempt_at_a_time_after_a_restart_too(stage: Stage) -> None:
     receiver = await failing_host(stage)
-    assert await stage.store.hosts() == {receiver.host: 3}
+    assert await stage.store.host_failures() == {receiver.host: 3}
     receiver.answers, receiver.most_under_way = [status(503)] * 4 + [hang, ok], 0
     due = await stage.due(receiver.url, 20)
     await stage.deliverer(policy=LATER)
     await stage.until(lambda: len(receiver.calls) == 3 + 5)  # four that fail, and one that hangs
     assert (receiver.under_way, receiver.most_under_way) == (1, 1)
     await stage.until(lambda: sum(stage.announced[one.watch_id] for one in due) == 4)  # recorded
-    assert await stage.store.hosts() == {receiver.host: 7}
+    assert await stage.store.host_failures() == {receiver.host: 7}
     receiver.released.set()
     await stage.recorded(*due)
-    assert await stage.store.hosts() == {}
+    assert await stage.store.host_failures() == {}
 
 
 async def test_nothing_waits_in_memory_for_a_host_that_fails(stage: Stage) -> None:
@@ -114,7 +114,7 @@ async def test_a_host_that_answers_with_an_error_of_its_own_is_not_failing(stage
     owed = await stage.owed(receiver.url, 5)
     deliverer.hand_over(owed)
     await stage.recorded(*owed)
-    assert await stage.store.hosts() == {}
+    assert await stage.store.host_failures() == {}
 
 
 async def test_a_failing_hosts_flood_is_summed_up(stage: Stage) -> None:

@@ -147,9 +147,9 @@ async def test_a_store_that_takes_no_writes_is_told_once_and_when_it_does_again(
     await look.look()
     assert figure(rig, "store_writable") == 0
     await look.look()
-    [line] = told(caplog, "store_refuses")
+    [line] = told(caplog, "store_unwritable")
     assert line["reason"] == "the store is not writable: disk is full"
     assert "503" in line["means"]
     await look.look()
     assert figure(rig, "store_writable") == 1
-    assert len(told(caplog, "store_takes_writes")) == 1
+    assert len(told(caplog, "store_recovered")) == 1

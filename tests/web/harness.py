@@ -156,7 +156,7 @@ class Bridge:
 
     async def dead(self, watch_id: str, at: float | None = None) -> str:
         """End a watch, and give its delivery up; the delivery's id."""
-        [owed] = (await self.settle(watch_id)).owed
+        [owed] = (await self.settle(watch_id)).claimed
         await give_up(self.store, owed, self.store.now() if at is None else at)
         return owed.id
 

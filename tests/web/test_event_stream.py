@@ -95,7 +95,7 @@ async def test_a_whole_life_is_told(bridge: Bridge) -> None:
         bridge.poller.tasks[row] = Seen(TaskSnapshot(TaskStatus.IN_PROGRESS, 60), 8)
         assert (await reader.next()).data["task"]["progress"] == 60
 
-        [owed] = (await bridge.settle(watch["id"])).owed
+        [owed] = (await bridge.settle(watch["id"])).claimed
         bridge.services.waiting.announce([watch["id"]])
         task, settled = await reader.next(), await reader.next()
         assert (task.name, task.data["task"]["status"], task.data["next_poll_at"]) == ("task", "completed", None)
@@ -131,7 +131,7 @@ async def test_a_cancelled_watch_ends_its_stream(bridge: Bridge) -> None:
 
 async def test_who_comes_back_is_told_the_attempts_that_were_missed(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    [owed] = (await bridge.settle(watch["id"])).owed
+    [owed] = (await bridge.settle(watch["id"])).claimed
     async with following(bridge, watch["id"]) as reader:
         first = await reader.next()
     await give_up(bridge.store, owed, bridge.store.now())
