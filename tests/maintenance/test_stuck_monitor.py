@@ -13,10 +13,7 @@ from bridge.polling.poller import Poller
 from bridge.polling.stats import FAILING_FROM
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import RegisteredWatch
-from tests.polling.harness import (
-    RUNNING,
-    Harness,
-)
+from tests.polling.harness import RUNNING, Harness
 
 BROKEN = Behaviour(queue_seconds=0, faults=(Fault(FaultKind.BAD_GATEWAY_HTML, times=None),))
 
