@@ -247,9 +247,8 @@ async def test_a_task_whose_last_watch_is_cancelled_during_its_poll_is_not_polle
 ) -> None:
     poller = harness.poller(client=gated_client)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
-    await harness.until(
-        lambda: gated_client.polls == 2
-    )  # the first one has written the status; this one changes nothing
+    # The first poll has written the status; the second one changes nothing.
+    await harness.until(lambda: gated_client.polls == 2)
     await harness.store.cancel(watch.watch.id, None)
     poller.look_again(watch.task_row)
     assert poller.owned == 1
