@@ -65,7 +65,9 @@ class Deliverer:
         self._hosts = HostQueues(concurrency, per_host)
         self._attempts = AttemptRunner(sender, secrets, signing_key, store.now)
         self._report = DeliveryReporter(metrics)
-        self._recorder = AttemptWriter(store, written=self._written, lost=self._lost, healed=self._pump, clock=clock)
+        self._recorder = AttemptWriter(
+            store, on_written=self._written, on_lost=self._lost, on_recovery=self._pump, clock=clock
+        )
         self._backlog = Claimer(
             store,
             self._hosts,
@@ -283,9 +285,9 @@ class Deliverer:
         self._over(record)
 
     def _over(self, record: AttemptRecord) -> None:
-        self._held.pop(record.held.owed.id, None)
+        self._held.pop(record.claimed.owed.id, None)
         self._progress.set()
-        self._announce([record.held.owed.watch_id])
+        self._announce([record.claimed.owed.watch_id])
         if self._hosts.ready:
             self._pump()  # too much was unwritten, perhaps
 

@@ -45,7 +45,7 @@ class DeliveryReporter:
 
     def written(self, record: AttemptRecord) -> None:
         """An attempt's record is durable."""
-        owed = record.held.owed
+        owed = record.claimed.owed
         match record.verdict:
             case Delivered():
                 # What is sent again on request may have been delivered before, and comes days later.
@@ -55,7 +55,7 @@ class DeliveryReporter:
             case Dead(error=error):
                 means = "given up and kept: it is sent again on request"
                 _log.event("dead", level=logging.WARNING, **_fields(record, error), means=means)
-            case RetryAt(at=at, error=error) if record.asked_again:
+            case RetryAt(at=at, error=error) if record.retry_requested:
                 means = "a retry was asked for while it was under way: it is sent again now"
                 _log.event("attempt", **_fields(record, error), next_attempt_at=rfc3339(at), means=means)
             case RetryAt():
@@ -67,7 +67,7 @@ class DeliveryReporter:
 
         Of a host's flood of failures `host_failing` tells, but for each delivery's first.
         """
-        owed, verdict = record.held.owed, record.verdict
+        owed, verdict = record.claimed.owed, record.verdict
         if not isinstance(verdict, RetryAt):
             return
         summed_up = failures > FAILURES_UNTIL_PROBING and owed.attempts
@@ -87,7 +87,7 @@ class DeliveryReporter:
 
 def _fields(record: AttemptRecord, error: Problem | None) -> dict[str, Any]:
     """What every line of a delivery has, under the API's names."""
-    owed = record.held.owed
+    owed = record.claimed.owed
     return {
         "watch_id": owed.watch_id,
         "delivery_id": owed.id,
