@@ -37,7 +37,9 @@ class ProblemBody(TypedDict):
     code: Annotated[str, Field(examples=["invalid_request"])]
     errors: NotRequired[Annotated[list[FieldError], Field(description="With `invalid_request`: the bad fields.")]]
     watch_id: NotRequired[
-        Annotated[str, Field(pattern=WATCH_ID_PATTERN, description="With `watch_conflict`: the existing watch.")]
+        Annotated[
+            str, Field(pattern=f"^{WATCH_ID_PATTERN}$", description="With `watch_conflict`: the existing watch's id.")
+        ]
     ]
 
 

@@ -153,7 +153,7 @@ class BatchRequest(_Body):
             {
                 "type": "array",
                 # Any entry is taken: a bad one fails alone.
-                "items": {"anyOf": [{"$ref": "#/components/schemas/WatchRequest"}, {}]},
+                "items": {"anyOf": [{"$ref": "#/components/schemas/WatchRequestBody"}, {}]},
                 "minItems": 1,
                 "maxItems": MAX_BATCH,
             }
