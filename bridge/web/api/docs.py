@@ -263,8 +263,8 @@ _BOUNDS: Final = (
     ("exclusiveMinimum", "above {:g}"),
     ("minimum", "from {:g}"),
     ("maximum", "to {:g}"),
-    ("minLength", "of at least {:g}"),
-    ("maxLength", "of at most {:g}"),
+    ("minLength", "of at least {:g} characters"),
+    ("maxLength", "of at most {:g} characters"),
 )
 
 
