@@ -24,7 +24,7 @@ VIDEO = {"Content-Type": "video/mp4"}
 
 @pytest.fixture
 async def bridge(tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Bridge]:
-    """A bridge before the stand-in for amux."""
+    """A bridge whose amux is the stand-in."""
     async with running_bridge(tmp_path, amux_url=await sandbox.start()) as running:
         yield running
 

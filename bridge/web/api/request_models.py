@@ -19,7 +19,7 @@ from bridge.watches.registration import WatchRequest
 from bridge.web.api import json_schemas
 from bridge.web.requests import MAX_FIELD_ERRORS, shown
 
-# Not strict, as the rest of a body is: a strict enum refuses its members' values.
+# The rest of a body is strict. A strict enum would refuse strings and accept only its own members.
 EventName = Annotated[EventType, Field(strict=False)]
 MAX_BATCH: Final = 500
 _CONTEXT_KIB: Final = rules.MAX_CONTEXT_BYTES // 1024
@@ -161,7 +161,7 @@ class BatchRequest(_Body):
             {
                 "type": "array",
                 # `{}`: the request is valid with bad entries; each of them gets its own problem.
-                "items": {"anyOf": [{"$ref": f"#/components/schemas/{WatchRequestBody.__name__}"}, {}]},
+                "items": {"anyOf": [json_schemas.reference_to(WatchRequestBody), {}]},
                 "minItems": 1,
                 "maxItems": MAX_BATCH,
             }

@@ -57,7 +57,7 @@ _EVENT: Final[dict[str, Any]] = {
             "contentMediaType": JSON,
             "contentSchema": {
                 "anyOf": [
-                    {"$ref": f"#/components/schemas/{model.__name__}"}
+                    json_schemas.reference_to(model)
                     for model in (response_models.WatchBody, response_models.Polling, response_models.AttemptEvent)
                 ]
             },
