@@ -73,10 +73,7 @@ _IDEMPOTENCY: Final = Parameter(
 RANGE: Final = Parameter(
     "Range", "One range of bytes. amux may ignore it and send the whole video.", json_schemas.TEXT, "header"
 )
-_LINK: Final = (
-    Parameter("expires", "Part of a signed link.", json_schemas.TEXT),
-    Parameter("signature", "Part of a signed link.", json_schemas.TEXT),
-)
+_LINK: Final = tuple(Parameter(name, "Part of a signed link.", json_schemas.TEXT) for name in content.LINK_PARAMETERS)
 _BODY_PROBLEMS: Final = (MalformedJson, BodyTooLarge, UnsupportedMediaType)
 REGISTRATION_PROBLEMS: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches)
 
