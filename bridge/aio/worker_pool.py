@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -9,22 +10,30 @@ from bridge.telemetry import get_logger
 
 Item = TypeVar("Item")
 
-_log = get_logger("polling")
+_log = get_logger("worker_pool")
 
 
 class WorkerPool(Generic[Item]):
     """At most `size` asyncio tasks, begun when they are needed and kept.
 
-    `take` gives the next item or None and is asked whenever a worker is free; `work` does one and never raises.
+    `take` gives the next item or None and is asked whenever a worker is free; `work` does one and never raises. A
+    worker without an item ends when `max_idle` others are idle already.
     """
 
     def __init__(
-        self, size: int, take: Callable[[], Item | None], work: Callable[[Item], Awaitable[None]], name: str
+        self,
+        size: int,
+        take: Callable[[], Item | None],
+        work: Callable[[Item], Awaitable[None]],
+        name: str,
+        *,
+        max_idle: int = sys.maxsize,
     ) -> None:
         self._size = size
         self._take = take
         self._work = work
         self._name = name
+        self._max_idle = max_idle
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[Item | None]] = []
         self._closing = False
@@ -63,13 +72,17 @@ class WorkerPool(Generic[Item]):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.event("worker_died", level=logging.ERROR, trace=error, worker=self._name)
+        if not self._closing:
+            self.wake()
 
     async def _run(self, item: Item | None) -> None:
         loop = asyncio.get_running_loop()
         while item is not None:
             await self._work(item)
             item = self._take()
-            if item is None and not self._closing:
+            if item is not None:
+                self.wake()  # the end of one item may have made room for more than one
+            elif not self._closing and len(self._idle) < self._max_idle:
                 sleeping: asyncio.Future[Item | None] = loop.create_future()
                 self._idle.append(sleeping)
                 item = await sleeping

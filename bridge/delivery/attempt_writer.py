@@ -37,7 +37,7 @@ class AttemptRecord:
 
     def tried(self) -> AttemptResult:
         """The record as the store takes it, under the newest claim and with the host's newest count."""
-        owed = self.held.owed
+        owed = self.held.delivery
         failures = self.host.failures if self.host_changed else None
         return AttemptResult(
             *(owed.id, owed.lease, self.attempt, self.verdict, owed.host, self.at),
@@ -89,7 +89,7 @@ class AttemptWriter:
 
     def write(self, record: AttemptRecord) -> None:
         """Write a record soon; one that the store refuses is kept and tried again."""
-        self._unwritten[record.held.owed.id] = record
+        self._unwritten[record.held.delivery.id] = record
         self._fresh.append(record)
         if self._gathering is None:
             loop = asyncio.get_running_loop()
@@ -135,7 +135,7 @@ class AttemptWriter:
         """Write records, and put aside those that the store refuses; why it refuses the first of them."""
         refusal: BridgeError | None = None
         while records:
-            leases = [record.held.owed.lease for record in records]
+            leases = [record.held.delivery.lease for record in records]
             try:
                 results = await self._store.record_attempts([record.tried() for record in records])
             except StoreUnavailable as error:
@@ -145,9 +145,9 @@ class AttemptWriter:
                 if not isinstance(result, BridgeError):
                     self._end(record, self._written, result)
                 elif not isinstance(result, LostClaim):
-                    self._refused[record.held.owed.id] = record
+                    self._refused[record.held.delivery.id] = record
                     refusal = refusal or result
-                elif record.held.owed.lease != lease:
+                elif record.held.delivery.lease != lease:
                     again.append(record)  # a newer claim of ours came meanwhile
                 else:
                     self._end(record, self._lost)
@@ -158,14 +158,14 @@ class AttemptWriter:
         self, record: AttemptRecord, told: Callable[[AttemptRecord], None], verdict: Verdict | None = None
     ) -> None:
         """A record is durable, or its claim is gone; a fault in telling so is told, and keeps no other record back."""
-        del self._unwritten[record.held.owed.id]
+        del self._unwritten[record.held.delivery.id]
         try:
             if verdict is not None:
                 record.asked_again, record.verdict = verdict != record.verdict, verdict
                 self._heal()
             told(record)
         except Exception as error:  # noqa: BLE001
-            _log.event("record_broke", level=logging.ERROR, trace=error, delivery_id=record.held.owed.id)
+            _log.event("record_broke", level=logging.ERROR, trace=error, delivery_id=record.held.delivery.id)
 
     def _refuse(self, error: BridgeError) -> None:
         if not self._refusing:

@@ -1,6 +1,5 @@
 """What handlers need, and where they find it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -10,7 +9,7 @@ from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.model import Problem, TaskSnapshot
-from bridge.core.signing import Secret, SigningKey
+from bridge.core.signing import Signer
 from bridge.maintenance.health import Health
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
@@ -80,7 +79,7 @@ class DropIn:
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """Everything that handlers call. `secrets` are the configured signing secrets, the current one first.
+    """Everything that handlers call. `signer` signs pings and envelopes.
 
     `link_key` signs content links; `drop_in` is None while drop-in creation is off; `public_url` is what the API's
     document names as its server, None where it is read.
@@ -96,10 +95,9 @@ class AppContext:
     metrics: Metrics
     health: Health
     access: Access
-    secrets: Sequence[Secret] = field(repr=False)
-    signing_key: SigningKey | None = None
-    link_key: bytes = field(kw_only=True, repr=False)
-    proxy: AmuxProxy = field(kw_only=True)
+    signer: Signer
+    link_key: bytes = field(repr=False)
+    proxy: AmuxProxy
     drop_in: DropIn | None = None
     public_url: str | None = None
     stream_times: StreamTimes = StreamTimes()

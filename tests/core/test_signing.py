@@ -1,4 +1,4 @@
-"""Our signatures against everyone else's verifiers, and our verifier against forgeries."""
+"""Signatures, checked by the public libraries' verifiers; and the verifier, checked with forged messages."""
 
 import base64
 import json
@@ -20,21 +20,21 @@ from svix.webhooks import Webhook as SvixWebhook
 from bridge.core.signing import (
     Secret,
     SignatureMismatch,
+    Signer,
     SigningKey,
     new_secret,
     parse_secret,
     parse_signing_key,
     sign,
-    signed_headers,
     verify,
 )
 from tests.programs import npm_install
 
 NOW = 1_795_446_245
 BODY = '{"type":"video.completed","data":{"prompt":"öäü 🎬"}}'.encode()
-CURRENT = new_secret(b"\xfb\xff" * 16)  # its base64 holds "+" and "/"
+CURRENT = new_secret(b"\xfb\xff" * 16)  # its base64 contains "+" and "/"
 OLDER = new_secret(bytes(range(24)))
-STRANGER = new_secret(b"s" * 64)
+UNKNOWN_SECRET = new_secret(b"s" * 64)
 KEY = SigningKey(bytes(range(32)))
 
 
@@ -44,14 +44,14 @@ def b64(raw: bytes) -> str:
 
 @pytest.fixture
 def headers() -> dict[str, str]:
-    return signed_headers("evt_1", NOW, BODY, [CURRENT, OLDER], KEY)
+    return Signer([CURRENT, OLDER], KEY).headers("evt_1", NOW, BODY)
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------
 
 
 @given(st.binary(min_size=24, max_size=64))
-def test_a_secret_is_read_back_from_its_text(raw: bytes) -> None:
+def test_a_secret_is_parsed_from_its_own_text(raw: bytes) -> None:
     assert parse_secret(new_secret(raw).text) == Secret(raw)
 
 
@@ -74,7 +74,7 @@ def test_a_secret_is_read_back_from_its_text(raw: bytes) -> None:
         ("whsec_" + b64(b"x" * 65), "this one holds 65"),
     ],
 )
-def test_other_spellings_are_refused_and_not_repeated(text: str, reason: str) -> None:
+def test_other_texts_are_refused_and_the_error_does_not_repeat_them(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as refused:
         parse_secret(text)
     if len(text) > 10:
@@ -82,12 +82,12 @@ def test_other_spellings_are_refused_and_not_repeated(text: str, reason: str) ->
 
 
 @pytest.mark.parametrize("size", [0, 23, 65])
-def test_new_secrets_have_the_standard_length(size: int) -> None:
+def test_a_new_secret_of_another_length_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="24 to 64 bytes"):
         new_secret(b"x" * size)
 
 
-def test_reprs_hold_nothing_secret() -> None:
+def test_reprs_do_not_contain_the_secret() -> None:
     assert repr(CURRENT) == "Secret()"
     assert repr(KEY) == "SigningKey()"
 
@@ -100,7 +100,7 @@ def public_raw() -> bytes:
     return Ed25519PrivateKey.from_private_bytes(KEY.seed).public_key().public_bytes_raw()
 
 
-def test_a_signing_key_is_its_seed_or_seed_and_public_key(public_raw: bytes) -> None:
+def test_a_signing_key_is_given_as_its_seed_or_as_seed_and_public_key(public_raw: bytes) -> None:
     assert parse_signing_key("whsk_" + b64(KEY.seed)) == KEY
     assert parse_signing_key("whsk_" + b64(KEY.seed + public_raw)) == KEY
     assert parse_signing_key(KEY.text) == KEY
@@ -133,22 +133,39 @@ def test_v1a_is_an_ed25519_signature_of_the_same_content(headers: Mapping[str, s
 # --- signing ------------------------------------------------------------------------------------------------------
 
 
-def test_the_standards_own_example() -> None:
+def test_the_example_of_the_standard_gets_the_same_signature() -> None:
     secret = parse_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     assert sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}', [secret]) == (
         "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     )
 
 
-def test_one_signature_for_each_secret_in_order_then_the_keys(headers: Mapping[str, str]) -> None:
+def test_there_is_one_signature_for_each_secret_in_order_then_the_keys(headers: Mapping[str, str]) -> None:
     signatures = headers["webhook-signature"].split(" ")
     assert signatures[:2] == [sign("evt_1", NOW, BODY, [CURRENT]), sign("evt_1", NOW, BODY, [OLDER])]
     assert [signature.split(",")[0] for signature in signatures] == ["v1", "v1", "v1a"]
     assert (headers["webhook-id"], headers["webhook-timestamp"]) == ("evt_1", str(NOW))
 
 
+def test_a_watchs_own_secret_replaces_the_configured_ones_and_the_key_still_signs() -> None:
+    signature = Signer([CURRENT, OLDER], KEY).headers("evt_1", NOW, BODY, UNKNOWN_SECRET.text)["webhook-signature"]
+    assert signature == sign("evt_1", NOW, BODY, [UNKNOWN_SECRET], KEY)
+
+
+def test_a_malformed_own_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="base64"):
+        Signer([CURRENT]).headers("evt_1", NOW, BODY, "whsec_not-base64")
+
+
+def test_a_signer_reads_its_secrets_at_each_call() -> None:
+    secrets = [OLDER]
+    signer = Signer(secrets)
+    secrets.insert(0, CURRENT)
+    assert signer.headers("evt_1", NOW, BODY)["webhook-signature"] == sign("evt_1", NOW, BODY, [CURRENT, OLDER])
+
+
 @pytest.mark.parametrize("event_id", ["", "evt.1", "evt_ä"])
-def test_an_id_that_blurs_the_signed_content_is_refused(event_id: str) -> None:
+def test_an_id_that_makes_the_signed_content_ambiguous_is_refused(event_id: str) -> None:
     with pytest.raises(ValueError, match="event id"):
         sign(event_id, NOW, BODY, [CURRENT])
 
@@ -156,7 +173,7 @@ def test_an_id_that_blurs_the_signed_content_is_refused(event_id: str) -> None:
 @pytest.mark.parametrize("secret", [CURRENT, OLDER])
 def test_every_python_library_accepts_either_secret(secret: Secret) -> None:
     now = int(time.time())  # the libraries read the clock themselves
-    headers = signed_headers("evt_1", now, BODY, [CURRENT, OLDER], KEY)
+    headers = Signer([CURRENT, OLDER], KEY).headers("evt_1", now, BODY)
     text = BODY.decode()
     assert StandardWebhook(secret.text).verify(text, headers) == json.loads(BODY)
     SvixWebhook(secret.text).verify(text, headers)
@@ -176,14 +193,14 @@ process.stdin.on("data", (part) => { body += part; }).on("end", () => {
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the npm package `standardwebhooks`; without npm or its registry a skip, and in CI an error."""
+    """A folder with the npm package `standardwebhooks`. Without npm or its registry: a skip, in CI an error."""
     folder = tmp_path_factory.mktemp("node")
     npm_install(folder, "standardwebhooks@1")
     return folder
 
 
 def test_the_javascript_library_accepts_either_secret(node_folder: Path) -> None:
-    headers = signed_headers("evt_1", int(time.time()), BODY, [CURRENT, OLDER], KEY)
+    headers = Signer([CURRENT, OLDER], KEY).headers("evt_1", int(time.time()), BODY)
     signed = json.dumps({"secrets": [CURRENT.text, OLDER.text], "headers": headers})
     done = subprocess.run(
         ["node", "-e", NODE_VERIFY],
@@ -200,11 +217,13 @@ def test_the_javascript_library_accepts_either_secret(node_folder: Path) -> None
 # --- verifying ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("secrets", [[CURRENT], [OLDER], [STRANGER, OLDER]])
-@pytest.mark.parametrize("late", [-300, 0, 299.9, 300])
-def test_what_we_signed_is_proven(headers: dict[str, str], secrets: list[Secret], late: float) -> None:
-    verify(headers, BODY, secrets, now=NOW + late)
-    verify({name.title(): value for name, value in headers.items()}, BODY, secrets, now=NOW + late)
+@pytest.mark.parametrize("secrets", [[CURRENT], [OLDER], [UNKNOWN_SECRET, OLDER]])
+@pytest.mark.parametrize("seconds_later", [-300, 0, 299.9, 300])
+def test_a_signed_message_is_accepted_within_the_tolerance(
+    headers: dict[str, str], secrets: list[Secret], seconds_later: float
+) -> None:
+    verify(headers, BODY, secrets, now=NOW + seconds_later)
+    verify({name.title(): value for name, value in headers.items()}, BODY, secrets, now=NOW + seconds_later)
 
 
 @pytest.mark.parametrize(
@@ -225,15 +244,17 @@ def test_what_we_signed_is_proven(headers: dict[str, str], secrets: list[Secret]
         ({"webhook-signature": "v1,"}, "signature is malformed"),
         ({"webhook-signature": "v2,AAAA v1a,AAAA"}, "signature is malformed"),
         ({"webhook-signature": "v1,\udcff\ud800ä"}, "no signature matches"),
-        ({"webhook-signature": sign("evt_1", NOW, BODY, [STRANGER])}, "no signature matches"),
+        ({"webhook-signature": sign("evt_1", NOW, BODY, [UNKNOWN_SECRET])}, "no signature matches"),
     ],
 )
-def test_what_was_changed_is_not_and_says_why(headers: dict[str, str], changed: dict[str, str], reason: str) -> None:
+def test_a_changed_message_is_refused_with_the_reason(
+    headers: dict[str, str], changed: dict[str, str], reason: str
+) -> None:
     with pytest.raises(SignatureMismatch, match=reason):
         verify(headers | changed, BODY, [CURRENT], now=NOW)
 
 
-def test_a_changed_body_a_missing_header_and_no_secret_prove_nothing(headers: dict[str, str]) -> None:
+def test_a_changed_body_missing_headers_and_an_empty_list_of_secrets_are_refused(headers: dict[str, str]) -> None:
     with pytest.raises(SignatureMismatch, match="no signature matches"):
         verify(headers, BODY + b" ", [CURRENT], now=NOW)
     with pytest.raises(SignatureMismatch, match="no signature matches"):
@@ -243,12 +264,12 @@ def test_a_changed_body_a_missing_header_and_no_secret_prove_nothing(headers: di
 
 
 @given(st.text(), st.text(), st.text(), st.binary())
-def test_nothing_that_comes_in_raises_anything_else(event_id: str, timestamp: str, signature: str, body: bytes) -> None:
+def test_any_input_raises_only_signature_mismatch(event_id: str, timestamp: str, signature: str, body: bytes) -> None:
     headers = {"webhook-id": event_id, "webhook-timestamp": timestamp, "webhook-signature": signature}
     with pytest.raises(SignatureMismatch):
         verify(headers, body, [CURRENT], now=NOW)
 
 
-def test_lone_surrogates_in_an_id_are_a_mismatch(headers: dict[str, str]) -> None:
+def test_an_id_with_a_lone_surrogate_is_a_mismatch(headers: dict[str, str]) -> None:
     with pytest.raises(SignatureMismatch, match="no signature matches"):
         verify(headers | {"webhook-id": "\ud800"}, BODY, [CURRENT], now=NOW)

@@ -20,7 +20,7 @@ from bridge.callback.sender import Sender
 from bridge.core.delivery import Dead
 from bridge.core.event import terminal_event
 from bridge.core.model import Attempt, Event, Outcome, PendingDelivery, Problem, TaskSnapshot, TaskStatus, Watch
-from bridge.core.signing import Secret
+from bridge.core.signing import Secret, Signer
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.maintenance.health import Health
@@ -258,7 +258,7 @@ async def served(
         metrics=metrics,
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),
-        secrets=[SECRET],
+        signer=Signer([SECRET]),
         link_key=store.cipher.key("content link"),
         proxy=proxy,
         drop_in=drop_in,

@@ -9,7 +9,6 @@ from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
 from bridge.core.delivery import problem_of
 from bridge.core.event import ping_id, ping_payload
 from bridge.core.model import Answer, Answered, NoAnswer
-from bridge.core.signing import signed_headers
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
 from bridge.web.api.request_models import PingRequest
@@ -58,7 +57,7 @@ async def _send(services: AppContext, callback_url: str) -> tuple[Answer, float]
     event_id = ping_id(secrets.token_bytes(20))
     now = services.store.now()
     payload = ping_payload(event_id, now)
-    headers = signed_headers(event_id, int(now), payload, services.secrets, services.signing_key)
+    headers = services.signer.headers(event_id, int(now), payload)
     result = await services.sender.send(callback_url, headers, payload)
     return result.answer, result.duration_seconds
 

@@ -9,7 +9,6 @@ from aiohttp import web
 from bridge.core.errors import BridgeError, InvalidRequest
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
-from bridge.core.signing import parse_secret, signed_headers
 from bridge.store.records import Idempotency, WatchQuery, WatchView
 from bridge.watches.registration import RegistrationResult, WatchRequest
 from bridge.web.api.request_models import BatchRequest, WatchRequestBody
@@ -182,8 +181,7 @@ async def read_envelope(request: web.Request, caller: Caller) -> web.Response:
     services = request.app[CONTEXT]
     query_of(request)
     event = await services.store.terminal_event(watch_id_of(request), caller.sees)
-    signers = services.secrets if event.secret is None else [parse_secret(event.secret)]
-    signed = signed_headers(event.event_id, int(services.store.now()), event.payload, signers, services.signing_key)
+    signed = services.signer.headers(event.event_id, int(services.store.now()), event.payload, event.secret)
     answer = web.Response(body=event.payload, headers=signed, content_type="application/json")
     secured(answer)
     return answer
