@@ -1,4 +1,4 @@
-"""Builds events: the payload is built once as bytes, and has all that a receiver gets about a task."""
+"""The payload's bytes, built once: what is in them is all that ever leaves the bridge of a task."""
 
 import base64
 from dataclasses import asdict
@@ -44,45 +44,30 @@ def ping_id(random: bytes) -> str:
 
 
 def id_in(payload: bytes) -> str:
-    """Returns the id in an event's payload. An older version of the bridge may have made it in another way."""
-    event_id: str = orjson.loads(payload)["id"]
-    return event_id
+    """The id of an event that was built before, perhaps by a version that made ids in another way."""
+    found: str = orjson.loads(payload)["id"]
+    return found
 
 
 def terminal_event(watch: Watch, ending: Ending, at: float, content_url: str | None) -> Event:
-    """Builds the terminal event of a watch that settled at `at` (Unix seconds).
-
-    `content_url` is used for a completed video only.
-    """
+    """The one event that ends a watch, at its settling (Unix seconds); `content_url` counts on success only."""
     event_type = EventType(f"video.{ending.outcome}")
-    return _event(
-        watch,
-        event_type,
-        ending.task,
-        at,
-        error=ending.error,
-        content_url=content_url if ending.outcome is Outcome.COMPLETED else None,
-    )
+    link = content_url if ending.outcome is Outcome.COMPLETED else None
+    return _event(watch, event_type, ending.task, ending.error, at, link)
 
 
 def status_event(watch: Watch, event_type: EventType, task: TaskSnapshot, at: float) -> Event:
-    """Builds the event of a task that became queued or in progress at `at` (Unix seconds)."""
-    return _event(watch, event_type, task, at)
+    """The event of a task that waits or runs, at the change (Unix seconds)."""
+    return _event(watch, event_type, task, None, at, None)
 
 
 def ping_payload(event_id: str, at: float) -> bytes:
-    """Returns the body of a `bridge.ping` sent at `at` (Unix seconds)."""
+    """The body of a `bridge.ping`."""
     return orjson.dumps(_envelope(event_id, PING_TYPE, at, {}))
 
 
-def _event(  # noqa: PLR0913  the parts of a payload
-    watch: Watch,
-    event_type: EventType,
-    task: TaskSnapshot,
-    at: float,
-    *,
-    error: Problem | None = None,
-    content_url: str | None = None,
+def _event(  # noqa: PLR0913, PLR0917  a payload's parts
+    watch: Watch, event_type: EventType, task: TaskSnapshot, error: Problem | None, at: float, content_url: str | None
 ) -> Event:
     name = event_id(watch.id, event_type)
     data = {
@@ -90,7 +75,7 @@ def _event(  # noqa: PLR0913  the parts of a payload
         "task_id": watch.task_id,
         "watch_id": watch.id,
         "status": task.status,
-        "url": bounded_url(task.url),
+        "url": short_enough(task.url),
         "format": task.format,
         "metadata": None if task.metadata is None else asdict(task.metadata),
         "content_url": content_url,
@@ -114,20 +99,17 @@ def _envelope(name: str, event_type: str, at: float, data: dict[str, Any]) -> di
 
 
 def error_view(error: Problem) -> dict[str, str | int | None]:
-    """Returns an error as apps and receivers get it: `code` and `message`, both limited in length.
-
-    Control characters in the message become spaces.
-    """
+    """An error as apps and receivers see it: `code` and `message`, the latter cut and without control characters."""
     code = error.code[:MAX_CODE] if isinstance(error.code, str) else error.code
-    return {"code": code, "message": None if error.message is None else cut_message(error.message)}
+    return {"code": code, "message": None if error.message is None else cut(error.message)}
 
 
-def cut_message(message: str) -> str:
-    """Returns the message without control characters, cut to 2,000 characters with a note at its end that says so."""
+def cut(message: str) -> str:
+    """A message of at most 2,000 characters that says so when it was longer; control characters become spaces."""
     message = message.translate(_SPACES)
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - len(_CUT)] + _CUT
 
 
-def bounded_url(url: str | None) -> str | None:
-    """Returns the URL, or None when it is longer than 4,096 bytes: a cut URL is of no use."""
+def short_enough(url: str | None) -> str | None:
+    """A URL, or null for one that is too long: half a URL is of no use."""
     return url if url is None or len(url.encode()) <= MAX_URL else None

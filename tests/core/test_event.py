@@ -1,4 +1,4 @@
-"""The payload has exactly the fields of the contract, always the same bytes, and at most 20 KB."""
+"""The payload: exactly the contract's fields, the same bytes always, and never more than 20 KB."""
 
 import json
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.event import MAX_URL, bounded_url, cut_message, event_id, ping_payload, status_event, terminal_event
+from bridge.core.event import MAX_URL, cut, event_id, ping_payload, short_enough, status_event, terminal_event
 from bridge.core.model import (
     TERMINAL_EVENTS,
     Event,
@@ -27,14 +27,14 @@ WATCH = Watch("wat_1", "app", "task_1", "https://r/hook", TERMINAL_EVENTS, b'{"o
 DONE = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://v/1.mp4", "mp4", VideoMetadata(5.0, 24, 1280, 720, 20231234))
 
 
-def payload_of(event: Event) -> dict[str, Any]:
+def told(event: Event) -> dict[str, Any]:
     payload: dict[str, Any] = json.loads(event.payload)
     return payload
 
 
-def test_the_event_of_a_completed_video_is_as_the_contract_shows_it() -> None:
+def test_a_completed_video_as_the_contract_shows_it() -> None:
     event = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, "https://b/watch/wat_1/content?x")
-    assert payload_of(event) == {
+    assert told(event) == {
         "id": event.id,
         "object": "event",
         "type": "video.completed",
@@ -60,29 +60,29 @@ def test_only_a_completed_video_has_a_content_url(outcome: Outcome) -> None:
     event = terminal_event(WATCH, Ending(outcome, TaskSnapshot(), Problem("c", "m")), AT, "https://b/content")
     assert event.type == f"video.{outcome}"
     assert event.terminal
-    assert payload_of(event)["data"]["content_url"] is None
-    assert payload_of(event)["data"]["error"] == {"code": "c", "message": "m"}
+    assert told(event)["data"]["content_url"] is None
+    assert told(event)["data"]["error"] == {"code": "c", "message": "m"}
 
 
 def test_a_status_event_has_neither_error_nor_link() -> None:
     event = status_event(WATCH, EventType.QUEUED, TaskSnapshot(TaskStatus.QUEUED), AT)
     assert not event.terminal
-    data = payload_of(event)["data"]
+    data = told(event)["data"]
     assert (data["status"], data["error"], data["content_url"], data["url"]) == ("queued", None, None, None)
 
 
-def test_an_id_depends_on_the_watch_and_the_type_only() -> None:
+def test_an_id_is_made_of_watch_and_type_and_of_nothing_else() -> None:
     one = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, None)
     again = terminal_event(WATCH, Ending(Outcome.COMPLETED, TaskSnapshot()), AT + 9, "https://b")
     assert one.id == again.id == event_id("wat_1", EventType.COMPLETED)
-    ids = {event_id(watch, event_type) for watch in ("wat_1", "wat_2") for event_type in EventType}
+    ids = {event_id(watch, kind) for watch in ("wat_1", "wat_2") for kind in EventType}
     assert len(ids) == 2 * len(EventType)
     assert all(name.startswith("evt_") and name.isascii() and "." not in name for name in ids)
 
 
-def test_ids_sort_as_their_watches_ids() -> None:
+def test_ids_come_in_the_order_of_their_watches() -> None:
     watches = ["wat_01ka", "wat_01kb", "wat_01kc"]
-    ids = [event_id(watch, each) for watch in watches for each in (EventType.TIMED_OUT, EventType.COMPLETED)]
+    ids = [event_id(watch, kind) for watch in watches for kind in (EventType.TIMED_OUT, EventType.COMPLETED)]
     assert sorted(ids) == [name for pair in zip(ids[1::2], ids[::2], strict=True) for name in pair]
 
 
@@ -92,20 +92,20 @@ def test_a_ping_has_no_data() -> None:
 
 
 def test_a_long_message_is_cut_and_says_so() -> None:
-    assert cut_message("x" * 2_000) == "x" * 2_000
-    shorter = cut_message("x" * 2_001)
+    assert cut("x" * 2_000) == "x" * 2_000
+    shorter = cut("x" * 2_001)
     assert len(shorter) == 2_000
     assert shorter.endswith("[cut at 2,000 characters]")
 
 
 def test_control_characters_become_spaces() -> None:
-    assert cut_message("a\x00b\x1b[31mc\nd\x7f") == "a b [31mc\nd "
+    assert cut("a\x00b\x1b[31mc\nd\x7f") == "a b [31mc\nd "
 
 
-def test_a_url_that_is_too_long_is_replaced_by_null_and_not_cut() -> None:
-    assert bounded_url("h" * MAX_URL) == "h" * MAX_URL
-    assert bounded_url("h" * (MAX_URL + 1)) is None
-    assert bounded_url(None) is None
+def test_a_url_that_is_too_long_is_none_and_never_half_of_one() -> None:
+    assert short_enough("h" * MAX_URL) == "h" * MAX_URL
+    assert short_enough("h" * (MAX_URL + 1)) is None
+    assert short_enough(None) is None
 
 
 @given(

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from bridge.core.event import bounded_url, error_view
+from bridge.core.event import error_view, short_enough
 from bridge.core.model import (
     Attempt,
     DeliveryState,
@@ -97,7 +97,7 @@ def task_json(task: TaskSnapshot) -> TaskView:
     return {
         "status": task.status,
         "progress": task.progress,
-        "url": bounded_url(task.url),
+        "url": short_enough(task.url),
         "format": task.format,
         "metadata": None if task.metadata is None else _metadata(task.metadata),
         "error": error_json(task.error),

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from bridge.core.event import cut_message
+from bridge.core.event import cut
 from bridge.core.model import Problem
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
@@ -46,7 +46,7 @@ def told(problem: Problem | None) -> str:
     if problem is None:
         return "nothing was said"
     text = problem.message or str(problem.code or "nothing was said")
-    return cut_message(text).strip().rstrip(".") or "nothing was said"
+    return cut(text).strip().rstrip(".") or "nothing was said"
 
 
 def sentence(text: str) -> str:
