@@ -11,6 +11,7 @@ from aiohttp import hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from bridge.aio.completion import Operations
 from bridge.amux import AmuxClient, AmuxUnavailable
 from bridge.core.errors import BridgeError
 from bridge.telemetry import get_logger
@@ -131,7 +132,7 @@ class AmuxProxy:
         self._idle_seconds = idle_seconds
         self._create_idle_seconds = create_idle_seconds
         self._stalled_reader_seconds = stalled_reader_seconds
-        self._running: set[asyncio.Task[Any]] = set()
+        self._operations = Operations(_log)
         self._places = 0
 
     def key(self, own: str | None) -> str | None:
@@ -184,37 +185,26 @@ class AmuxProxy:
         `check` is given how many checked works are under way, this one included: each holds a place that the store
         does not know of yet. What it raises is raised, and the work is not begun.
         """
-        if check is not None:
-            self._places += 1
-            try:
-                await check(self._places)
-            except BaseException:
-                self._places -= 1
-                raise
-        task = asyncio.create_task(work())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        if check is not None:
-            task.add_done_callback(self._free_place)
+        if check is None:
+            return await self._operations.run(work())
+        self._places += 1
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_tell_alone)
+            await check(self._places)
+        except BaseException:
+            self._places -= 1
             raise
+        return await self._operations.run(self._in_place(work()))
 
     async def finish(self, seconds: float) -> None:
         """Let what is under way come to its end; what takes longer is given up, and told. For a stop."""
-        if not self._running:
-            return
-        _, late = await asyncio.wait(self._running, timeout=seconds)
-        for task in late:
-            task.cancel()
-        if late:
-            _log.event("creates_given_up", level=logging.ERROR, count=len(late), means="their tasks may be unwatched")
-            await asyncio.gather(*late, return_exceptions=True)
+        if count := await self._operations.finish(seconds):
+            _log.event("creates_given_up", level=logging.ERROR, count=count, means="their tasks may be unwatched")
 
-    def _free_place(self, _: object) -> None:
-        self._places -= 1
+    async def _in_place(self, work: Coroutine[Any, Any, Result]) -> Result:
+        try:
+            return await work
+        finally:
+            self._places -= 1
 
 
 async def whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
@@ -264,12 +254,3 @@ async def _next(source: aiohttp.ClientResponse) -> bytes:
         raise BrokenOff("amux's answer stalled") from None
     except (aiohttp.ClientError, HttpProcessingError, OSError):
         raise BrokenOff("amux's answer broke off") from None
-
-
-def _tell_alone(task: asyncio.Task[Any]) -> None:
-    """Log how work ended that nobody waited for any more."""
-    if task.cancelled() or (error := task.exception()) is None:
-        return
-    known = isinstance(error, BridgeError)
-    level = logging.WARNING if known else logging.ERROR
-    _log.event("call_failed_alone", level=level, trace=None if known else error, reason=str(error))

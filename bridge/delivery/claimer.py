@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from bridge.delivery.fairness import HostQueue, HostQueues
 from bridge.store.outbox import COUNTED_PER_HOST
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
+from bridge.telemetry.outage_log import OutageLog
 
 _log = get_logger("delivery")
 
@@ -50,7 +52,13 @@ class Claimer:
         self._requested = True
         self._query_at = clock()
         self._paused_until = clock()
-        self._failures = 0
+        self._outage = OutageLog(
+            _log,
+            "outbox_unavailable",
+            "outbox_available",
+            means="due deliveries stay pending; the outbox is queried again every few seconds",
+            repeat_seconds=math.inf,
+        )
         self.due = asyncio.Event()  # set when there is something to do
 
     @property
@@ -96,7 +104,7 @@ class Claimer:
         except StoreUnavailable as error:
             self._pause(error)
         else:
-            self._failures = 0
+            self._outage.recovered()
 
     async def _release(self) -> None:
         deliveries = self._to_release[:]
@@ -143,14 +151,8 @@ class Claimer:
         self._accept(claimed, claimed_from)
 
     def _pause(self, error: StoreUnavailable) -> None:
-        pause = min(FIRST_RETRY_PAUSE * 2.0 ** min(self._failures, 8), LONGEST_RETRY_PAUSE)
-        self._paused_until = self._clock() + pause
+        now = self._clock()
+        pause = min(FIRST_RETRY_PAUSE * 2.0 ** min(self._outage.failures, 8), LONGEST_RETRY_PAUSE)
+        self._paused_until = now + pause
         self._requested = True
-        if not self._failures:
-            _log.event(
-                "outbox_unavailable",
-                level=logging.WARNING,
-                reason=str(error),
-                means="due deliveries stay pending; the outbox is queried again every few seconds",
-            )
-        self._failures += 1
+        self._outage.failed(str(error), now, level=logging.WARNING)

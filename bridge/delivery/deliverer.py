@@ -71,7 +71,7 @@ class Deliverer:
             concurrency, self._next, self._deliver, "deliverer-worker", max_idle=MAX_IDLE_WORKERS
         )
         self._writer = AttemptWriter(
-            store, written=self._written, lost=self._lost, healed=self._workers.wake, clock=clock
+            store, on_written=self._written, on_lost=self._lost, on_recovery=self._workers.wake, clock=clock
         )
         self._claimer = Claimer(
             store,
@@ -266,7 +266,7 @@ class Deliverer:
         self._finish(record)
 
     def _finish(self, record: AttemptRecord) -> None:
-        delivery = record.held.delivery
+        delivery = record.claimed.delivery
         self._claimed.pop(delivery.id, None)
         self._progress.set()
         self._announce([delivery.watch_id])

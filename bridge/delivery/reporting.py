@@ -45,7 +45,7 @@ class DeliveryReporter:
 
     def written(self, record: AttemptRecord) -> None:
         """An attempt's record is durable."""
-        delivery = record.held.delivery
+        delivery = record.claimed.delivery
         match record.verdict:
             case Delivered():
                 # A delivery that is sent again on request may be days old, and may have been delivered before.
@@ -55,7 +55,7 @@ class DeliveryReporter:
             case Dead(error=error):
                 means = "the delivery is given up but kept; it can be sent again on request"
                 _log.event("dead", level=logging.WARNING, **_fields(record, error), means=means)
-            case RetryAt(at=at, error=error) if record.asked_again:
+            case RetryAt(at=at, error=error) if record.retry_requested:
                 means = "a retry was requested during the attempt; the delivery is sent again now"
                 _log.event("attempt", **_fields(record, error), next_attempt_at=rfc3339(at), means=means)
             case RetryAt():
@@ -67,7 +67,7 @@ class DeliveryReporter:
 
         While a host is failing, `host_failing` stands for its failures; then only a delivery's first one is logged.
         """
-        delivery, verdict = record.held.delivery, record.verdict
+        delivery, verdict = record.claimed.delivery, record.verdict
         if not isinstance(verdict, RetryAt):
             return
         summed_up = failures > FAILURES_UNTIL_PROBING and delivery.attempts
@@ -89,7 +89,7 @@ class DeliveryReporter:
 
 def _fields(record: AttemptRecord, error: Problem | None) -> dict[str, Any]:
     """Returns the fields that every line about a delivery has, named as in the API."""
-    delivery = record.held.delivery
+    delivery = record.claimed.delivery
     return {
         "watch_id": delivery.watch_id,
         "delivery_id": delivery.id,

@@ -21,7 +21,7 @@ from bridge.core.signing import Signer, parse_secret
 from bridge.core.targets import TargetPolicy
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
 from bridge.maintenance.health import Health
-from bridge.maintenance.replica_lease import BEAT_SECONDS, LOOK_SECONDS, ReplicaLease
+from bridge.maintenance.replica_lease import ADOPTION_SECONDS, HEARTBEAT_SECONDS, ReplicaLease
 from bridge.maintenance.retention import Retention
 from bridge.maintenance.scheduler import Scheduler
 from bridge.maintenance.stuck_monitor import StuckMonitor
@@ -150,11 +150,12 @@ class Runtime:
         self._poller = self._make_poller()
         self._registration = self._make_registration(guard)
         if self._store.shared:
-            self._replica_lease = self._make_replica_lease()
+            self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer)
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
         self._history = History(self.metrics, self._store.now)
-        self._scheduler = self._make_scheduler()
+        self._scheduler = Scheduler(self._clock_stepped)
         self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
+        self._schedule_jobs()
         self._store.on_late_task = self._late_tasks.append
         await self._deliverer.start()
         await self._poller.start()
@@ -209,7 +210,7 @@ class Runtime:
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
             clock=running_seconds,
-            may_send=lambda: self._replica_lease is None or self._replica_lease.is_certain(),
+            may_send=lambda: self._replica_lease is None or self._replica_lease.is_valid(),
         )
 
     def _make_poller(self) -> Poller:
@@ -217,6 +218,8 @@ class Runtime:
         return Poller(
             self._store,
             self._client,
+            self._deliverer,
+            self._waiting,
             policy=PollPolicy(
                 settings.poll_first_delay_seconds,
                 settings.poll_interval_seconds,
@@ -225,8 +228,6 @@ class Runtime:
             ),
             configured_key=self._configured_key,
             content_url=self._content_url(),
-            hand_over=self._deliverer.hand_over,
-            announce=self._waiting.announce,
             metrics=self.metrics,
             concurrency=settings.poll_concurrency,
             rate_per_second=settings.poll_rate_per_second,
@@ -298,57 +299,31 @@ class Runtime:
 
     # --- regular work ---------------------------------------------------------------------------------------------
 
-    def _make_scheduler(self) -> Scheduler:
-        retention = Retention(
-            self._store,
-            retention_seconds=self._settings.retention_seconds,
-            stopping=lambda: self._health.draining,
-        )
-        scheduler = Scheduler(self._clock_stepped)
+    def _schedule_jobs(self) -> None:
+        retention = Retention(self._store, self._health, retention_seconds=self._settings.retention_seconds)
+        stuck_monitor = StuckMonitor(self._store, self.metrics, self._poller, self._health)
+        scheduler = self._scheduler
         scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
         scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         # At once: what is overdue at a start is to be known before its first poll, which is then its last as well.
         scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
         scheduler.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
-        scheduler.every(STUCK_MONITOR_SECONDS, "lookout", self._make_stuck_monitor().look, at_once=True)
+        scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
         scheduler.every(RETENTION_SECONDS, "retention", retention.sweep)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
         if self._replica_lease is not None:
-            scheduler.every(BEAT_SECONDS, "heartbeat", self._replica_lease.beat)
-            scheduler.every(LOOK_SECONDS, "adoption", self._replica_lease.look, at_once=True)
+            scheduler.every(HEARTBEAT_SECONDS, "heartbeat", self._replica_lease.renew)
+            scheduler.every(ADOPTION_SECONDS, "adoption", self._replica_lease.adopt, at_once=True)
         self.metrics.scheduler_tick_age_seconds.set_function(scheduler.tick_age)
         self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
         self._closing.push_async_callback(scheduler.stop)
-        return scheduler
-
-    def _make_stuck_monitor(self) -> StuckMonitor:
-        return StuckMonitor(
-            self._store,
-            self.metrics,
-            stats=self._poller.stats,
-            live=self._poller.live,
-            store_trouble=lambda: self._health.store_trouble(),  # noqa: PLW0108  it is made after the clockwork
-        )
 
     async def _poll_tick(self) -> None:
         self._scheduler.ticked()
         if self._replica_lease is not None:
-            self._replica_lease.check()
+            self._replica_lease.check_expiry()
         self._poller.tick()
-
-    def _make_replica_lease(self) -> ReplicaLease:
-        return ReplicaLease(
-            self._store,
-            owned=lambda: self._poller.owned,
-            take=self._poller.add,
-            lapse=self._lapse,
-            resume=self._poller.start,
-        )
-
-    def _lapse(self) -> None:
-        self._poller.forget_all()
-        self._deliverer.release_waiting()
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()

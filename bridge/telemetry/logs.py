@@ -1,7 +1,8 @@
 """Logs: each line is one JSON object, or text for a console. All logging of this process passes through here.
 
-A line of the bridge is `{"at", "level", "event", "logger", ...fields}`. A library's line has the event `log` and its text
-in `message`. Times are RFC 3339, UTC, with milliseconds. Every text is redacted. No field can make a line fail.
+A line of the bridge is `{"at", "level", "event", "logger", ...fields}`. A line of a library has the event `log`
+and its text in `message`. Times are RFC 3339, UTC, with milliseconds. Every text is redacted. No field can make a line
+fail.
 """
 
 import asyncio

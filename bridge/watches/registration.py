@@ -2,14 +2,15 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import orjson
 
 from bridge.aio.batching import MicroBatcher
+from bridge.aio.completion import Operations
 from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.model import EventType, Watch
@@ -29,7 +30,6 @@ from bridge.store.records import (
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger, without_query
 
-Result = TypeVar("Result")
 AddTask: TypeAlias = Callable[[TaskRow, str | None], None]
 Announce: TypeAlias = Callable[[Sequence[str]], None]
 RegisterAll: TypeAlias = Callable[[Sequence[NewWatch]], Awaitable[Sequence[RegisteredWatch | BridgeError]]]
@@ -140,8 +140,8 @@ class RegistrationService:
         self._configured_key = configured_key
         self.timeouts = timeouts
         self._ids = WatchIds()
-        self._batcher = MicroBatcher(self._take_in_each, self._begin)
-        self._running: set[asyncio.Task[Any]] = set()
+        self._operations = Operations(_log)  # they end even if the caller leaves: a stored watch must be polled
+        self._batcher = MicroBatcher(self._take_in_each, self._operations.start)
 
     async def register(self, wanted: WatchRequest, app: str) -> RegistrationResult:
         """Register one watch, durably.
@@ -161,7 +161,7 @@ class RegistrationService:
             targets[number] = target
         judged = zip(wanted, targets, strict=True)
         asked = [_Asked(one, target, app) for one, target in judged if isinstance(target, Target)]
-        taken = iter(await self._to_its_end(self._take_in(self._store.register_all, asked)) if asked else ())
+        taken = iter(await self._operations.run(self._take_in(self._store.register_all, asked)) if asked else ())
         return [target if isinstance(target, BridgeError) else next(taken) for target in targets]
 
     async def judge(self, wanted: WatchRequest) -> Target:
@@ -183,21 +183,11 @@ class RegistrationService:
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
         """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled."""
-        return await self._to_its_end(self._cancel(watch_id, app))
+        return await self._operations.run(self._cancel(watch_id, app))
 
     async def finish(self) -> None:
         """Let what was begun for callers that left come to its end; for a stop, while the store is still open."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do it even if the caller leaves: a watch that is stored must be polled as well."""
-        return await asyncio.shield(self._begin(work))
-
-    def _begin(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+        await self._operations.finish()
 
     async def _cancel(self, watch_id: str, app: str | None) -> WatchView:
         view = await self._store.cancel(watch_id, app)
@@ -210,7 +200,7 @@ class RegistrationService:
     async def _register(
         self, wanted: WatchRequest, target: Target, app: str, *, beyond_limit: bool = False
     ) -> RegistrationResult:
-        taken = await self._batcher.do(_Asked(wanted, target, app, beyond_limit))
+        taken = await self._batcher.submit(_Asked(wanted, target, app, beyond_limit))
         if isinstance(taken, BridgeError):
             raise taken
         return taken

@@ -83,7 +83,7 @@ async def test_a_failure_that_nobody_waits_for_is_told(proxy: AmuxProxy, caplog:
         go_on.set()
         await proxy.finish(20)
         told = caplog.records[-1]
-        assert (told.message, told.levelno) == ("call_failed_alone", level)
+        assert (told.message, told.levelno) == ("abandoned_call_failed", level)
 
 
 async def test_a_stop_gives_up_what_takes_too_long(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:

@@ -154,7 +154,7 @@ async def test_without_a_key_nothing_is_looked_up(rooms: Rooms) -> None:
 async def test_a_watch_that_is_stored_is_polled_even_if_its_caller_has_left(rooms: Rooms) -> None:
     caller = asyncio.create_task(rooms.registration.register(WANTED, "shop"))
     async with asyncio.timeout(10):
-        while not rooms.registration._running:
+        while not rooms.registration._operations.running:
             await asyncio.sleep(0)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -140,7 +140,7 @@ def _keys(facts: AlertInputs) -> Iterator[Alert]:
         tasks = counted(facts.stats.keys.get(one.name, 0), "task")
         asked = "" if one.resumes_at is None else f"; amux is asked again at {clock(one.resumes_at)}"
         since = "" if one.since is None else f" (since {clock(one.since)})"
-        if one.state is CredentialState.SLOWED:
+        if one.state is CredentialState.THROTTLED:
             title = f"amux asks for fewer polls ({_name(one.name)})"
             why = f"{sentence(_message(one) + since)} Polls of {tasks} rest{asked}."
             todo = "Nothing if it passes; else set BRIDGE_POLL_RATE_PER_SECOND below amux's limit."

@@ -55,7 +55,7 @@ class Overview:
             _or_none(store.receivers()),
             _or_none(store.nearing_deadline()),
         )
-        self.stuck, self.resting = stats.stuck, stats.resting
+        self.stuck, self.resting = stats.stuck, stats.blocked_rows
         facts = AlertInputs(
             now=store.now(),
             readiness=readiness,
@@ -87,7 +87,7 @@ def figures(facts: AlertInputs) -> Mapping[str, Any]:
         "pending": None if counts is None else counts.pending_deliveries,
         "dead": None if facts.receivers is None else sum(one.dead for one in facts.receivers),
         "stuck": facts.stats.failing + facts.stats.late,
-        "held": facts.stats.held,
+        "held": facts.stats.blocked,
         "nearing": facts.nearing,
         "tasks": facts.stats.tasks,
         "lag_seconds": None if lag is None else min(lag, 60.0),
