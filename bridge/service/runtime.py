@@ -268,7 +268,7 @@ class Runtime:
             deliverer=self._deliverer,
             guard=guard,
             sender=self._sender,
-            waiting=self._waiting,
+            change_notifier=self._waiting,
             metrics=self.metrics,
             health=self._health,
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),

@@ -9,7 +9,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from bridge.web.api.routes import ROUTES
 from bridge.web.auth import Access, Caller
 from bridge.web.errors import Forbidden, Unauthorized
-from tests.web.harness import BODY, Bridge, served
+from tests.web.harness import BODY, Bridge, running_bridge
 
 
 def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
@@ -17,7 +17,7 @@ def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
 
 
 async def test_every_route_but_the_open_ones_wants_a_token(tmp_path: Path) -> None:
-    async with served(tmp_path) as bridge:
+    async with running_bridge(tmp_path) as bridge:
         for method, path in [(route.method, route.path) for route in ROUTES]:
             for token in ("", "Bearer", "Bearer nonsense", "Bearer app-token x", "Token app-token", "app-token"):
                 answer = await bridge.ask(method, path.format(id="x"), headers={"Authorization": token})
@@ -30,9 +30,9 @@ async def test_every_route_but_the_open_ones_wants_a_token(tmp_path: Path) -> No
 def test_a_token_names_its_app_or_operator() -> None:
     access = Access({"t1": "shop", "t2": "shop"}, {"o1": "shop"})
     assert access.caller(headers(("authorization", "BEARER  t1 "))) == Caller("shop", "shop", "shop")
-    assert access.caller(headers(("Authorization", "Bearer t2"))).sees == "shop"
+    assert access.caller(headers(("Authorization", "Bearer t2"))).visible_app == "shop"
     operator = access.caller(headers(("Authorization", "Bearer o1")))
-    assert (operator.app, operator.sees) == (None, None)
+    assert (operator.app, operator.visible_app) == (None, None)
     assert operator.key != access.caller(headers(("Authorization", "Bearer t1"))).key
     with pytest.raises(Forbidden):
         operator.registering()
@@ -104,7 +104,7 @@ def test_a_browser_is_not_turned_against_the_bridge(pairs: list[tuple[str, str]]
 
 
 async def test_an_open_bridge_serves_who_is_local(tmp_path: Path) -> None:
-    async with served(tmp_path, tokens={}, operators={}) as bridge:
+    async with running_bridge(tmp_path, tokens={}, operators={}) as bridge:
         watch = await bridge.watch()
         assert watch["app"] == "default"
         assert (await bridge.get("/watch?app=default")).json["items"] == [watch]

@@ -10,13 +10,7 @@ from aiohttp import web
 
 from bridge.core.signing import verify
 from bridge.web.rate_limits import PingLimits
-from tests.web.harness import BODY, OPERATOR, OTHER, SECRET, Bridge, served
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
+from tests.web.harness import BODY, OPERATOR, OTHER, SECRET, Bridge, running_bridge
 
 
 async def test_cancelling_is_repeatable_and_told_to_the_poller(bridge: Bridge) -> None:
@@ -219,7 +213,7 @@ async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(
 ) -> None:
     got, url = receiver
     now = 100.0
-    async with asyncio.timeout(20), served(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
+    async with asyncio.timeout(20), running_bridge(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
         got.go_on.clear()
         first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
         await got.busy.wait()
@@ -250,7 +244,7 @@ async def test_a_caller_that_leaves_gives_its_place_back(bridge: Bridge, receive
         first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
         await got.busy.wait()
         first.cancel()
-        while bridge.services.ping_limits._under_way:
+        while bridge.context.ping_limits._in_progress:
             await asyncio.sleep(0)
         got.go_on.set()
         assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]

@@ -15,7 +15,7 @@ from bridge.core.links import content_link
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox.behaviour import Fault, FaultKind
 from bridge.sandbox.video import MP4
-from tests.web.harness import APP, OPERATOR, OTHER, Bridge, served
+from tests.web.harness import APP, OPERATOR, OTHER, Bridge, running_bridge
 from tests.web.upstream import Upstream, upstream
 
 NO_TOKEN = {"Authorization": ""}
@@ -31,7 +31,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def bridge(tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Bridge]:
-    async with served(tmp_path, amux_url=await sandbox.start()) as running:
+    async with running_bridge(tmp_path, amux_url=await sandbox.start()) as running:
         yield running
 
 
@@ -48,7 +48,7 @@ def done(sandbox: Sandbox, **behaviour: Any) -> str:
 
 def link(bridge: Bridge, path: str, expires: int | None = None) -> str:
     until = int(bridge.store.now()) + 60 if expires is None else expires
-    return content_link("", path.split("/")[2], until, bridge.services.link_key)
+    return content_link("", path.split("/")[2], until, bridge.context.link_key)
 
 
 async def test_a_video_comes_with_its_type_and_with_no_power(bridge: Bridge, sandbox: Sandbox) -> None:
@@ -102,7 +102,7 @@ async def test_who_may_have_it(bridge: Bridge, sandbox: Sandbox) -> None:
 
 
 async def test_an_open_bridge_wants_a_link_to_be_good_too(tmp_path: Path, sandbox: Sandbox) -> None:
-    async with served(tmp_path, tokens={}, operators={}, amux_url=await sandbox.start()) as bridge:
+    async with running_bridge(tmp_path, tokens={}, operators={}, amux_url=await sandbox.start()) as bridge:
         path = await finished(bridge, done(sandbox))
         for asked, status in ((path, 200), (link(bridge, path), 200), (link(bridge, path, 1), 403)):
             async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{asked}") as answer:
@@ -129,9 +129,9 @@ async def test_amux_is_asked_with_the_watch_s_own_key(bridge: Bridge, sandbox: S
 
 
 async def test_a_bridge_that_lost_its_key_says_so(tmp_path: Path, sandbox: Sandbox) -> None:
-    async with served(tmp_path, api_key="sk-configured") as before:
+    async with running_bridge(tmp_path, api_key="sk-configured") as before:
         path = await finished(before, "task_1")
-    async with served(tmp_path, api_key=None) as bridge:
+    async with running_bridge(tmp_path, api_key=None) as bridge:
         assert "no amux key" in (await bridge.get(path)).problem(502, "amux_unavailable")["detail"]
 
 
@@ -143,7 +143,7 @@ async def test_amux_s_troubles_are_one_problem(bridge: Bridge, sandbox: Sandbox,
 
 
 async def test_amux_that_is_not_there(tmp_path: Path) -> None:
-    async with served(tmp_path) as bridge:
+    async with running_bridge(tmp_path) as bridge:
         path = await finished(bridge)
         (await bridge.get(path)).problem(502, "amux_unavailable")
 
@@ -152,7 +152,7 @@ async def test_amux_that_is_not_there(tmp_path: Path) -> None:
 
 
 async def asked_of(answering: Any, tmp_path: Path, **headers: str) -> tuple[Any, Upstream]:
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url) as bridge:
+    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
         return await bridge.get(await finished(bridge), headers=headers), amux
 
 
@@ -187,7 +187,7 @@ async def test_a_part_comes_where_amux_knows_parts(tmp_path: Path) -> None:
         part = {**VIDEO, "Content-Range": "bytes 2-4/10", "Accept-Ranges": "bytes", "ETag": '"v1"'}
         return web.Response(status=206, body=b"234", headers=part)
 
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url) as bridge:
+    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
         path = await finished(bridge)
         answer = await bridge.get(path, headers={"Range": "bytes=2-4", "If-Range": '"v1"'})
         assert (answer.status, answer.body, answer.headers["Content-Range"]) == (206, b"234", "bytes 2-4/10")
@@ -215,13 +215,13 @@ async def test_a_reader_that_leaves_ends_amux_s_answer(tmp_path: Path) -> None:
         while True:
             await answer.write(b"x" * 65_536)
 
-    async with upstream(endless) as amux, served(tmp_path, amux_url=amux.url) as bridge:
+    async with upstream(endless) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
         path = await finished(bridge)
         async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{path}", headers=APP) as answer:
             await answer.content.readexactly(1 << 20)
             answer.close()
         async with asyncio.timeout(20):
-            await amux.left.wait()
+            await amux.disconnected.wait()
 
 
 @pytest.mark.parametrize("length", [None, "1000"])
@@ -238,7 +238,7 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
 
     with caplog.at_level(logging.WARNING), pytest.raises(aiohttp.ClientError):
         await asked_of(broken, tmp_path)
-    assert [record.message for record in caplog.records] == ["relay_broken"]
+    assert [record.message for record in caplog.records] == ["proxied_response_aborted"]
 
 
 async def test_an_answer_that_stalls_is_given_up(tmp_path: Path) -> None:
@@ -249,12 +249,12 @@ async def test_an_answer_that_stalls_is_given_up(tmp_path: Path) -> None:
         await asyncio.Event().wait()
         return answer
 
-    async with upstream(stalling) as amux, served(tmp_path, amux_url=amux.url, idle_seconds=0.2) as bridge:
+    async with upstream(stalling) as amux, running_bridge(tmp_path, amux_url=amux.url, idle_seconds=0.2) as bridge:
         path = await finished(bridge)
         with pytest.raises(aiohttp.ClientError):
             await bridge.get(path)
         async with asyncio.timeout(20):
-            await amux.left.wait()
+            await amux.disconnected.wait()
 
 
 async def test_a_reader_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
@@ -264,13 +264,13 @@ async def test_a_reader_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
         while True:
             await answer.write(b"x" * 65_536)
 
-    async with upstream(large) as amux, served(tmp_path, amux_url=amux.url, idle_seconds=0.3) as bridge:
+    async with upstream(large) as amux, running_bridge(tmp_path, amux_url=amux.url, idle_seconds=0.3) as bridge:
         path = await finished(bridge)
         reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port, limit=1024)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
         async with asyncio.timeout(20):
-            await amux.left.wait()
+            await amux.disconnected.wait()
         writer.transport.abort()
 
 
@@ -291,7 +291,7 @@ async def test_a_gigabyte_grows_the_memory_by_less_than_20_megabytes(tmp_path: P
             await answer.write(piece)
         return answer
 
-    async with upstream(large) as amux, served(tmp_path, amux_url=amux.url) as bridge:
+    async with upstream(large) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
         path = await finished(bridge)
         before, most, got = resident(), 0, 0
         async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{path}", headers=APP) as answer:

@@ -15,14 +15,14 @@ from bridge.core.delivery import Delivered
 from bridge.core.model import Attempt, PendingDelivery, TaskSnapshot, TaskStatus
 from bridge.store.records import AttemptResult
 from bridge.web.context import StreamTimes
-from tests.web.harness import APP, OPERATOR, OTHER, RUNNING, Bridge, Seen, give_up, served
+from tests.web.harness import APP, OPERATOR, OTHER, RUNNING, Bridge, give_up, live_task, running_bridge
 
-QUICK = StreamTimes(look=0.01)
+QUICK = StreamTimes(check_seconds=0.01)
 
 
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path, times=QUICK) as running:
+    async with running_bridge(tmp_path, times=QUICK) as running:
         yield running
 
 
@@ -80,7 +80,7 @@ async def deliver(bridge: Bridge, owed: PendingDelivery) -> None:
     await bridge.store.record_attempts(
         [AttemptResult(owed.id, owed.lease, Attempt(now, 0.1, 200, None, "ok"), Delivered(), owed.host, now)]
     )
-    bridge.services.waiting.announce([owed.watch_id])
+    bridge.context.change_notifier.announce([owed.watch_id])
 
 
 async def test_a_whole_life_is_told(bridge: Bridge) -> None:
@@ -89,14 +89,14 @@ async def test_a_whole_life_is_told(bridge: Bridge) -> None:
     async with following(bridge, watch["id"]) as reader:
         first = await reader.next()
         assert (first.name, first.data) == ("snapshot", watch)
-        bridge.poller.tasks[row] = Seen(RUNNING)
+        bridge.poller.tasks[row] = live_task(RUNNING)
         task = await reader.next()
         assert (task.name, task.data["task"]["progress"], task.data["polls"]) == ("task", 40, 7)
-        bridge.poller.tasks[row] = Seen(TaskSnapshot(TaskStatus.IN_PROGRESS, 60), 8)
+        bridge.poller.tasks[row] = live_task(TaskSnapshot(TaskStatus.IN_PROGRESS, 60), 8)
         assert (await reader.next()).data["task"]["progress"] == 60
 
         [owed] = (await bridge.settle(watch["id"])).owed
-        bridge.services.waiting.announce([watch["id"]])
+        bridge.context.change_notifier.announce([watch["id"]])
         task, settled = await reader.next(), await reader.next()
         assert (task.name, task.data["task"]["status"], task.data["next_poll_at"]) == ("task", "completed", None)
         assert (settled.name, settled.data["outcome"]) == ("snapshot", "completed")
@@ -171,7 +171,7 @@ async def reader_state(bridge: Bridge, delivery_id: str) -> Any:
 
 
 async def test_silence_is_broken_by_comments(tmp_path: Path) -> None:
-    async with served(tmp_path, times=StreamTimes(look=0.005, heartbeat=0.02)) as bridge:
+    async with running_bridge(tmp_path, times=StreamTimes(check_seconds=0.005, heartbeat_seconds=0.02)) as bridge:
         watch = await bridge.watch()
         async with following(bridge, watch["id"]) as reader:
             await reader.next()
@@ -180,7 +180,7 @@ async def test_silence_is_broken_by_comments(tmp_path: Path) -> None:
 
 
 async def test_a_stream_ends_by_its_time(tmp_path: Path) -> None:
-    async with served(tmp_path, times=StreamTimes(look=0.01, longest=0.1)) as bridge:
+    async with running_bridge(tmp_path, times=StreamTimes(check_seconds=0.01, longest_seconds=0.1)) as bridge:
         watch = await bridge.watch()
         async with following(bridge, watch["id"]) as reader:
             assert [told.name for told in await reader.rest()] == ["snapshot"]
@@ -190,9 +190,9 @@ async def test_a_stop_ends_every_stream(bridge: Bridge) -> None:
     watch = await bridge.watch()
     async with following(bridge, watch["id"]) as reader:
         await reader.next()
-        bridge.services.waiting.end()
+        bridge.context.change_notifier.end()
         assert await reader.rest() == []
-    assert bridge.services.waiting._listeners == {}
+    assert bridge.context.change_notifier._listeners == {}
 
 
 async def test_a_reader_that_leaves_is_forgotten(bridge: Bridge) -> None:
@@ -200,7 +200,7 @@ async def test_a_reader_that_leaves_is_forgotten(bridge: Bridge) -> None:
     async with following(bridge, watch["id"]) as reader:
         await reader.next()
     async with asyncio.timeout(20):
-        while bridge.services.waiting._listeners:
+        while bridge.context.change_notifier._listeners:
             await asyncio.sleep(0)
 
 

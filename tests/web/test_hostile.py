@@ -4,9 +4,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,16 +16,10 @@ from bridge.core.errors import InvalidRequest
 from bridge.web.api.request_models import BatchRequest, PingRequest, RetryRequest, WatchRequestBody
 from bridge.web.errors import MalformedJson
 from bridge.web.requests import parsed
-from tests.web.harness import APP, BODY, Answer, Bridge, served
+from tests.web.harness import APP, BODY, Answer, Bridge
 
 JSON = {**APP, "Content-Type": "application/json"}
 POSTED = ("/watch", "/watch/batch", "/ping", "/deliveries/retry")
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -21,15 +21,9 @@ from bridge.sandbox import Behaviour, Sandbox
 from bridge.web.api.response_models import EventBody, PingBody
 from bridge.web.api.routes import DROP_IN_ROUTES, OPEN_ROUTES, ROUTES
 from bridge.web.context import DropIn, StreamTimes
-from tests.web.harness import APP, OPERATOR, Bridge, served
+from tests.web.harness import APP, OPERATOR, Bridge, running_bridge
 
 NO_TOKEN = {"Authorization": ""}
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
 
 
 async def document(bridge: Bridge) -> Any:
@@ -49,7 +43,7 @@ async def test_every_route_of_the_table_is_told_and_no_other(bridge: Bridge) -> 
 
 
 async def test_drop_in_creation_is_told_where_it_is_on(tmp_path: Path) -> None:
-    async with served(tmp_path, drop_in=DropIn(), public_url="https://bridge.example") as bridge:
+    async with running_bridge(tmp_path, drop_in=DropIn(), public_url="https://bridge.example") as bridge:
         told = await document(bridge)
     assert {route.path for route in DROP_IN_ROUTES} < told["paths"].keys()
     assert told["servers"] == [{"url": "https://bridge.example"}]
@@ -78,7 +72,7 @@ async def test_who_needs_a_token_is_told(bridge: Bridge) -> None:
 
 
 async def test_an_open_bridge_asks_for_no_token(tmp_path: Path) -> None:
-    async with served(tmp_path, tokens={}, operators={}) as bridge:
+    async with running_bridge(tmp_path, tokens={}, operators={}) as bridge:
         told = await document(bridge)
     assert all(not one["security"] for methods in told["paths"].values() for one in methods.values())
 
@@ -129,7 +123,7 @@ class _Page(HTMLParser):
 
 @pytest.mark.parametrize("drop_in", [None, DropIn()])
 async def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, drop_in: DropIn | None) -> None:
-    async with served(tmp_path, drop_in=drop_in) as bridge:
+    async with running_bridge(tmp_path, drop_in=drop_in) as bridge:
         answer = await bridge.get("/docs", headers=NO_TOKEN)
         told = await document(bridge)
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
@@ -181,13 +175,13 @@ def filter_body(context, body):
 async def asked_by_a_stranger(folder: Path) -> AsyncIterator[str]:
     """A bridge with something to find; where its document is."""
     sandbox = Sandbox(default=Behaviour(queue_seconds=0, run_seconds=0))
-    times = StreamTimes(look=0.05, longest=0.2)
+    times = StreamTimes(check_seconds=0.05, longest_seconds=0.2)
     amux_url = await sandbox.start()
     try:
-        async with served(folder, amux_url=amux_url, drop_in=DropIn(), times=times) as bridge:
+        async with running_bridge(folder, amux_url=amux_url, drop_in=DropIn(), times=times) as bridge:
             watch = await bridge.watch(task_id=sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0)))
             await bridge.dead(watch["id"])
-            bridge.services.waiting.end()  # held answers come at once: the tool waits ten seconds and no more
+            bridge.context.change_notifier.end()  # held answers come at once: the tool waits ten seconds and no more
             yield f"http://127.0.0.1:{bridge.port}/openapi.json"
     finally:
         await sandbox.stop()

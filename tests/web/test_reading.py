@@ -1,27 +1,17 @@
 """Reading watches: one, a page, held until it is final, and the event as a receiver gets it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from bridge.core.model import Problem
 from bridge.core.signing import verify
-from tests.web.harness import APP, OPERATOR, OTHER, OWN_SECRET, SECRET, Bridge, Seen, served
+from tests.web.harness import APP, OPERATOR, OTHER, OWN_SECRET, SECRET, Bridge, live_task
 
 NO_WATCH = "wat_" + "0" * 26
 
 
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
-
-
 async def test_an_active_watch_is_shown_as_its_poller_knows_it(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    trouble = Seen(last_error=Problem("http_503", "amux answered\n503"), last_error_at=1_795_446_245.0)
+    trouble = live_task(last_error=Problem("http_503", "amux answered\n503"), last_error_at=1_795_446_245.0)
     bridge.poller.tasks[bridge.poller.added[0][0].id] = trouble
     for shown in ((await bridge.get(f"/watch/{watch['id']}")).json, (await bridge.get("/watch")).json["items"][0]):
         assert shown["task"]["status"] == "in_progress"
@@ -37,7 +27,7 @@ async def test_an_active_watch_is_shown_as_its_poller_knows_it(bridge: Bridge) -
 
 async def test_a_settled_watch_is_shown_as_its_row_tells(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = Seen()
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
     await bridge.settle(watch["id"])
     shown = (await bridge.get(f"/watch/{watch['id']}")).json
     assert (shown["state"], shown["outcome"], shown["polls"]) == ("settled", "completed", 3)
@@ -187,16 +177,16 @@ async def test_a_bad_parameter_is_named(bridge: Bridge) -> None:
 
 async def test_a_held_answer_comes_when_the_watch_is_final(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = Seen()
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
     async with asyncio.timeout(10):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])
-        bridge.services.waiting.announce([watch["id"], NO_WATCH])  # a change that is not the end
+        bridge.context.change_notifier.announce([watch["id"], NO_WATCH])  # a change that is not the end
         await bridge.settle(watch["id"])
         assert not held.done()
-        bridge.services.waiting.announce([watch["id"]])
+        bridge.context.change_notifier.announce([watch["id"]])
         assert (await held).json["outcome"] == "completed"
-    assert bridge.services.waiting._listeners == {}
+    assert bridge.context.change_notifier._listeners == {}
 
 
 async def test_a_cancelled_watch_is_final_to_who_waits(bridge: Bridge) -> None:
@@ -220,7 +210,7 @@ async def test_a_stop_ends_a_held_answer(bridge: Bridge) -> None:
     async with asyncio.timeout(10):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])
-        bridge.services.waiting.end()
+        bridge.context.change_notifier.end()
         assert (await held).json["state"] == "active"
         assert (await bridge.get(f"/watch/{watch['id']}?wait_seconds=60")).status == 200
 
@@ -233,7 +223,7 @@ async def test_a_caller_that_leaves_is_waited_for_no_more(bridge: Bridge) -> Non
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\r\n".encode())
         await _until_held(bridge, watch["id"])
         writer.close()
-        while bridge.services.waiting._listeners:
+        while bridge.context.change_notifier._listeners:
             await asyncio.sleep(0)
 
 
@@ -243,7 +233,7 @@ async def test_bad_waits(bridge: Bridge) -> None:
 
 
 async def _until_held(bridge: Bridge, watch_id: str) -> None:
-    while watch_id not in bridge.services.waiting._listeners:
+    while watch_id not in bridge.context.change_notifier._listeners:
         await asyncio.sleep(0)
 
 

@@ -1,20 +1,13 @@
 """`POST /watch`: what it takes, what it refuses and how it answers a second time."""
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.core.model import TaskStatus
-from tests.web.harness import APP, BODY, OPERATOR, OTHER, OWN_SECRET, Bridge, Seen, served
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
+from tests.web.harness import APP, BODY, OPERATOR, OTHER, OWN_SECRET, Bridge, live_task, running_bridge
 
 
 async def test_a_watch_is_registered_shown_and_polled(bridge: Bridge) -> None:
@@ -46,7 +39,7 @@ async def test_a_watch_is_registered_shown_and_polled(bridge: Bridge) -> None:
     }
     [(task, key)] = bridge.poller.added
     assert (task.task_id, task.credential, key) == ("task_1", "configured", None)
-    assert bridge.services.metrics.registered._value.get() == 1
+    assert bridge.context.metrics.registered._value.get() == 1
 
 
 async def test_all_fields_are_kept_and_secrets_are_not_shown(bridge: Bridge) -> None:
@@ -135,7 +128,7 @@ async def test_two_callbacks_are_two_watches_and_one_poll(bridge: Bridge) -> Non
 
 async def test_a_second_watch_shows_what_is_known_of_the_task(bridge: Bridge) -> None:
     await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = Seen()
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
     second = await bridge.watch(callback_url="https://app.example/other")
     assert second["task"]["status"] == TaskStatus.IN_PROGRESS
     assert second["task"]["progress"] == 40
@@ -285,14 +278,14 @@ async def test_limits_are_within(bridge: Bridge) -> None:
 
 
 async def test_without_a_key_a_watch_brings_its_own(tmp_path: Path) -> None:
-    async with served(tmp_path, api_key=None) as bridge:
+    async with running_bridge(tmp_path, api_key=None) as bridge:
         told = (await bridge.post("/watch", BODY)).problem(422, "no_api_key")
         assert [error["field"] for error in told["errors"]] == ["api_key"]
         assert (await bridge.post("/watch", BODY | {"api_key": "sk-mine"})).status == 201
 
 
 async def test_too_many_watches(tmp_path: Path) -> None:
-    async with served(tmp_path, max_active_watches=1) as bridge:
+    async with running_bridge(tmp_path, max_active_watches=1) as bridge:
         await bridge.watch()
         answer = await bridge.post("/watch", BODY | {"task_id": "task_2"})
         answer.problem(429, "too_many_watches")
