@@ -238,10 +238,9 @@ class Runtime:
         return RegistrationService(
             self._store,
             guard,
-            poll=self._poller.add,
-            look_again=self._poller.look_again,
-            stop_sending=self._deliverer.drop_status_events,
-            announce=self._waiting.announce,
+            self._poller,
+            self._deliverer,
+            self._waiting,
             metrics=self.metrics,
             configured_key=self._configured_key,
             timeouts=TimeoutLimits(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),

@@ -1,7 +1,7 @@
 """A bridge for the tests of the routes: the real application on loopback, over a real store in a temporary folder."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -83,6 +83,9 @@ class FakeDeliverer:
     """Counts the calls of `wake`."""
 
     wakes: int = 0
+
+    def drop_status_events(self, watch_ids: Iterable[str]) -> None:
+        """No status event waits here."""
 
     def wake(self) -> None:
         self.wakes += 1
@@ -234,10 +237,9 @@ async def running_bridge(
     registration = RegistrationService(
         store,
         guard,
-        poll=poller.add,
-        look_again=poller.look_again,
-        stop_sending=lambda _: None,
-        announce=notifier.announce,
+        poller,
+        deliverer,
+        notifier,
         metrics=metrics,
         configured_key=lambda: api_key,
         timeouts=TimeoutLimits(600.0, 3600.0),

@@ -241,7 +241,7 @@ async def test_a_caller_that_leaves_loses_nothing(tmp_path: Path, size: int) -> 
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             # The server's side has noticed once its handler has gone.
-            while not any(task.get_coro().__name__ == "_create_and_watch" for task in asyncio.all_tasks()):  # type: ignore[union-attr]
+            while not any(task.get_coro().__name__ == "_in_place" for task in asyncio.all_tasks()):  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             go_on.set()
             while not (found := await watches(bridge)):
