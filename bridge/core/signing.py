@@ -1,4 +1,4 @@
-"""Standard Webhooks: secrets, signing and verifying.
+"""Standard Webhooks: secrets, signatures and their verification.
 
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. The signed content
 is `id.timestamp.body`. `v1` is HMAC-SHA256 with a shared secret, `v1a` is Ed25519 with a key pair.
@@ -18,17 +18,17 @@ SECRET_PREFIX = "whsec_"  # noqa: S105  a prefix, not a secret
 PRIVATE_PREFIX = "whsk_"
 PUBLIC_PREFIX = "whpk_"
 SHORTEST_SECRET, LONGEST_SECRET = 24, 64  # bytes, as the standard recommends
-SEED_BYTES = 32  # RFC 8032: the size of an Ed25519 seed, and of its public key
-TOLERANCE_SECONDS = 300.0  # as in every Standard Webhooks library
+SEED_BYTES = 32  # RFC 8032: the length of an Ed25519 seed, and also of its public key
+TOLERANCE_SECONDS = 300.0  # every Standard Webhooks library uses this
 
 
 class SignatureMismatch(ValueError):
-    """A message whose signature cannot be verified. The text names the check that failed."""
+    """A message whose signature could not be verified. The text says which check failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A shared secret of 24 to 64 bytes. Its repr does not contain the bytes."""
+    """A shared secret of 24 to 64 bytes. Its repr does not show it."""
 
     key: bytes = field(repr=False)
 
@@ -40,19 +40,19 @@ class Secret:
 
     @property
     def text(self) -> str:
-        """`whsec_` and standard base64: the form in which receivers get it."""
+        """The secret as receivers configure it: `whsec_` and standard base64."""
         return SECRET_PREFIX + base64.b64encode(self.key).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An Ed25519 key pair, from its 32-byte seed. Its repr does not contain the seed."""
+    """An Ed25519 key pair, made from its 32-byte seed. Its repr does not show it."""
 
     seed: bytes = field(repr=False)
     _private: Ed25519PrivateKey = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Built once: to derive the key costs about as much as a signature.
+        # Made once: deriving the key costs about as much as a signature.
         object.__setattr__(self, "_private", Ed25519PrivateKey.from_private_bytes(self.seed))
 
     @property
@@ -62,16 +62,16 @@ class SigningKey:
 
     @property
     def text(self) -> str:
-        """`whsk_` and standard base64 of seed and public key: the standard's form of a private key."""
+        """`whsk_` and standard base64 of seed and public key: how the standard writes a private key."""
         return PRIVATE_PREFIX + base64.b64encode(self.seed + self._public_bytes()).decode()
 
     @property
     def seed_text(self) -> str:
-        """`whsk_` and standard base64 of the seed alone, a form that is accepted as well."""
+        """`whsk_` and standard base64 of the seed alone: the other form that settings accept."""
         return PRIVATE_PREFIX + base64.b64encode(self.seed).decode()
 
     def sign(self, content: bytes) -> bytes:
-        """Returns the 64-byte signature of RFC 8032."""
+        """Returns the signature of `content` (RFC 8032), 64 bytes."""
         return self._private.sign(content)
 
     def _public_bytes(self) -> bytes:
@@ -79,30 +79,30 @@ class SigningKey:
 
 
 def parse_secret(text: str) -> Secret:
-    """Parses a `whsec_...` secret.
+    """Reads a `whsec_...` secret.
 
-    The text must be `whsec_` and padded standard base64 of 24 to 64 bytes: every library reads this form in the same
-    way. Raises ValueError for any other text; the message contains no part of the text.
+    The text must be `whsec_` and padded standard base64 of 24 to 64 bytes, the one form that all libraries read in the
+    same way. Else raises ValueError, whose message repeats no part of the text.
     """
     return Secret(_decoded(text, SECRET_PREFIX, "a signing secret"))
 
 
 def new_secret(random_bytes: bytes) -> Secret:
-    """Makes a secret of 24 to 64 random bytes that the caller has drawn. Raises ValueError for any other length."""
+    """Returns a secret made of 24 to 64 random bytes. Raises ValueError for any other length."""
     return Secret(bytes(random_bytes))
 
 
 def parse_signing_key(text: str) -> SigningKey:
-    """Parses a `whsk_...` key: base64 of the 32-byte seed, or of seed and public key (64 bytes).
+    """Reads a `whsk_...` key: base64 of the 32-byte seed, or of the seed and its public key (64 bytes).
 
-    Raises ValueError for any other text, and when the public key is not the seed's; the message contains no part of
+    Raises ValueError for anything else, also if the public key is not that of the seed. The message repeats no part of
     the text.
     """
     raw = _decoded(text, PRIVATE_PREFIX, "a signing key")
     if len(raw) not in {SEED_BYTES, 2 * SEED_BYTES}:
         raise ValueError(f"a signing key holds {SEED_BYTES} or {2 * SEED_BYTES} bytes; this one holds {len(raw)}")
     key = SigningKey(raw[:SEED_BYTES])
-    if raw[SEED_BYTES:] not in {b"", key._public_bytes()}:  # noqa: SLF001  the same module
+    if raw[SEED_BYTES:] not in {b"", key._public_bytes()}:  # noqa: SLF001  a private method of this module
         raise ValueError("the signing key's second half is not the public key of its first half")
     return key
 
@@ -137,10 +137,10 @@ _parsed = lru_cache(maxsize=256)(parse_secret)  # a watch's own secret is needed
 
 
 def sign(event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], key: SigningKey | None = None) -> str:
-    """Returns the value of `webhook-signature`: one `v1,...` for each secret, in order, then `v1a,...` for the key.
+    """Returns the value of `webhook-signature`: a `v1,...` for each secret in order, then `v1a,...` if there is a key.
 
     `timestamp` is the attempt's time in whole Unix seconds. Raises ValueError for an id that is empty, is not ASCII or
-    contains a full stop: the end of the id in the signed content would be ambiguous.
+    holds a full stop: the full stop separates the id from the rest of the signed content.
     """
     if not event_id or not event_id.isascii() or "." in event_id:
         raise ValueError(f"an event id is ASCII without full stops, not {event_id!r}")
@@ -159,31 +159,30 @@ def verify(
     now: float,
     tolerance_seconds: float = TOLERANCE_SECONDS,
 ) -> None:
-    """Verifies, by `v1`, that a holder of one of `secrets` sent this message near `now` (Unix seconds).
+    """Checks that the message has a `v1` signature by one of `secrets`, made near `now` (Unix seconds).
 
-    `headers` are the message's, their names in any case; only the `webhook-*` ones are read. Raises SignatureMismatch
-    with the reason: a header is missing or malformed, the timestamp is too old or too new, or no signature matches.
-    Signatures of unknown versions are ignored, as the standard requires. Compares in constant time.
+    `headers` are the message's headers, their names in any case. Headers other than the three `webhook-*` ones are
+    ignored, and so are signatures of unknown versions, as the standard requires. Raises SignatureMismatch with the
+    reason: a header is missing, malformed, too old or too new, or no signature matches. Compares in constant time.
     """
     lowered = {name.lower(): value for name, value in headers.items()}
     event_id, timestamp, signature = (lowered.get(name, "") for name in HEADERS)
     if not (event_id and timestamp and signature):
         raise SignatureMismatch(f"{', '.join(HEADERS)} must all be given")
     _check_time(timestamp, now, tolerance_seconds)
-    given = [value for version, _, value in (part.partition(",") for part in signature.split()) if version == "v1"]
-    if not any(given):
+    received = [value for version, _, value in (part.partition(",") for part in signature.split()) if version == "v1"]
+    if not any(received):
         raise SignatureMismatch("webhook-signature is malformed: it holds no v1,<base64> signature")
     content = _signed_content(event_id, timestamp, body)
     expected = [_hmac_base64(secret, content).encode() for secret in secrets]
-    # Bytes, because compare_digest raises for strings that are not ASCII. A list, because the time must not depend on
-    # which signature matches.
-    matches = [hmac.compare_digest(one, _as_bytes(other)) for one in expected for other in given]
+    # Bytes: compare_digest raises TypeError for a str that is not ASCII. A list: a match must not end the loop early.
+    matches = [hmac.compare_digest(one, _as_bytes(other)) for one in expected for other in received]
     if not any(matches):
         raise SignatureMismatch("no signature matches: another secret signed this, or the body was changed on its way")
 
 
 def _check_time(timestamp: str, now: float, tolerance_seconds: float) -> None:
-    # int() accepts signs, underscores and the digits of other scripts. 12 digits reach to the year 33658.
+    # int() would accept signs, underscores and digits of other scripts. 12 digits reach to the year 33658.
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
         raise SignatureMismatch("webhook-timestamp is malformed: it must be whole Unix seconds")
     age = now - int(timestamp)
@@ -198,7 +197,7 @@ def _signed_content(event_id: str, timestamp: str, body: bytes) -> bytes:
 
 
 def _hmac_base64(secret: Secret, content: bytes) -> str:
-    # One call to OpenSSL, 1.6 µs for 700 bytes. A prepared hmac object would save 0.5 µs, but would have to be kept.
+    # One call into OpenSSL, 1.6 µs for 700 bytes. A prepared hmac object would save 0.5 µs but would keep state.
     return base64.b64encode(hmac.digest(secret.key, content, "sha256")).decode()
 
 
@@ -207,15 +206,15 @@ def _as_bytes(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
 
 
-def _decoded(text: str, prefix: str, kind: str) -> bytes:
+def _decoded(text: str, prefix: str, what: str) -> bytes:
     if not text.startswith(prefix):
-        raise ValueError(f"{kind} begins with {prefix}")
+        raise ValueError(f"{what} begins with {prefix}")
     encoded = text.removeprefix(prefix)
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    # The comparison finds what the decoder accepts by mistake, such as stray bits at the end.
+    # Encoding it again finds what the decoder accepts but other libraries may not, such as unused bits at the end.
     if not raw or base64.b64encode(raw).decode() != encoded:
-        raise ValueError(f"{kind} is {prefix} and padded standard base64 (with + and /, not - and _)")
+        raise ValueError(f"{what} is {prefix} and padded standard base64 (with + and /, not - and _)")
     return raw
