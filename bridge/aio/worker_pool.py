@@ -70,10 +70,12 @@ class WorkerPool(Generic[Item]):
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        if not worker.cancelled() and (error := worker.exception()) is not None:
+        if worker.cancelled():
+            return
+        if (error := worker.exception()) is not None:
             _log.event("worker_died", level=logging.ERROR, trace=error, worker=self._name)
         if not self._closing:
-            self.wake()
+            self.wake()  # until now this worker counted, so an item may have found none
 
     async def _run(self, item: Item | None) -> None:
         loop = asyncio.get_running_loop()
