@@ -120,7 +120,7 @@ class Poller:
             self._schedule.schedule_soon(new)
             return
         new.watched_since = self._clock()
-        self._schedule.schedule(new, new.watched_since + self._policy.delay_after(0, self._random()))
+        self._schedule.schedule_at(new, new.watched_since + self._policy.delay_after(0, self._random()))
 
     def drop(self, task_row: str) -> None:
         """Stop polling a task: it has closed in the store, or another replica owns it."""
@@ -215,7 +215,7 @@ class Poller:
                 if self._to_recheck:
                     self._reschedule(task, due)
                 else:
-                    self._schedule.schedule(task, due)
+                    self._schedule.schedule_at(task, due)
                 return
             status_changed = False
         else:
@@ -292,7 +292,7 @@ class Poller:
             task.due, task.phase = due, Phase.BLOCKED
             self._poll_last(task, self._clock(), 0.0)
         else:
-            self._schedule.schedule(task, due)
+            self._schedule.schedule_at(task, due)
 
     def _poll_overdue(self, tasks: list[PolledTask]) -> None:
         """Give tasks their last poll: at once, or over one interval if there are more of them than `concurrency`."""

@@ -169,7 +169,7 @@ class PollSchedule:
         self._set_timer(max(self._heap.next_due(), opens), now)
         return None
 
-    def schedule(self, task: PolledTask, due: float) -> None:
+    def schedule_at(self, task: PolledTask, due: float) -> None:
         """Poll a task at a moment, or later if its credential is blocked."""
         if task.credential.blocked:
             task.due = due
@@ -222,11 +222,11 @@ class PollSchedule:
         # row, the last tasks of a longer interval would fall among the first of a shorter one, at twice the rate.
         for interval, group in groups.items():
             for place, task in enumerate(group):
-                self.schedule(task, now + (place + self._random()) / len(group) * interval)
+                self.schedule_at(task, now + (place + self._random()) / len(group) * interval)
 
     def schedule_soon(self, task: PolledTask) -> None:
         """Make a task due soon, but not at once: for tasks that are added one by one and many at a time."""
-        self.schedule(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
+        self.schedule_at(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
 
     def try_new_key(self, configured_key: Callable[[], str | None]) -> None:
         """Poll the configured credential's probe at once if the refused key has been replaced."""

@@ -13,10 +13,7 @@ from bridge.polling.poller import Poller
 from bridge.polling.stats import FAILING_FROM
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import RegisteredWatch
-from tests.polling.harness import (
-    RUNNING,
-    Harness,
-)
+from tests.polling.harness import RUNNING, Harness
 
 BROKEN = Behaviour(queue_seconds=0, faults=(Fault(FaultKind.BAD_GATEWAY_HTML, times=None),))
 
@@ -127,9 +124,8 @@ async def test_many_stuck_watches_are_summed_up_in_one_line_until_their_number_d
 
 async def test_the_store_and_watches_near_their_deadline_have_gauges(harness: Harness) -> None:
     poller = harness.poller()
-    assert math.isnan(
-        gauge(harness, "store_free_bytes") or 0
-    )  # not set before the first check, and no alert rule fires for it
+    # The gauge is not set before the first check, and no alert rule fires for that.
+    assert math.isnan(gauge(harness, "store_free_bytes") or 0)
     await harness.register("task_1", age=95, lasts=100)
     await stuck_monitor(harness, poller).check()
     assert gauge(harness, "store_writable") == 1

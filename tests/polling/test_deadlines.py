@@ -8,12 +8,7 @@ from bridge.polling.deadlines import PAGE
 from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import RegisteredWatch
-from tests.polling.harness import (
-    DONE,
-    QUICK,
-    RUNNING,
-    Harness,
-)
+from tests.polling.harness import DONE, QUICK, RUNNING, Harness
 
 SLOW = PollPolicy(first_delay=3600, interval=3600, max_interval=3600)
 OVERDUE = {"age": 100.0, "lasts": 99.0}  # a watch whose deadline passed a second ago

@@ -11,12 +11,7 @@ from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus
 from bridge.core.schedule import PollPolicy
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.sandbox import Outcome as End
-from tests.polling.harness import (
-    DONE,
-    QUICK,
-    RUNNING,
-    Harness,
-)
+from tests.polling.harness import DONE, QUICK, RUNNING, Harness
 
 
 async def test_there_are_never_more_polls_at_a_time_than_the_concurrency(harness: Harness) -> None:

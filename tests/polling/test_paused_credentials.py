@@ -10,13 +10,7 @@ from bridge.core.schedule import PollPolicy
 from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
-from tests.polling.harness import (
-    DONE,
-    KEY,
-    QUICK,
-    RUNNING,
-    Harness,
-)
+from tests.polling.harness import DONE, KEY, QUICK, RUNNING, Harness
 
 
 def events_of(caplog: pytest.LogCaptureFixture) -> list[str]:

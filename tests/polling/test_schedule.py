@@ -1,7 +1,7 @@
 """Which task is polled next: the longest due first, spread evenly after a pause, one probe while a key is blocked."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from bridge.core.model import KeyRefused, Observation, TaskNotFound, TaskRecord,
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
 from bridge.polling.schedule import PollSchedule, steps_of_loaded
-from bridge.polling.state import CredentialState, Phase, PolledTask
+from bridge.polling.state import CredentialState, CredentialStatus, Phase, PolledTask
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics
 
@@ -65,7 +65,7 @@ class ScheduleHarness:
         task.polls += 1
         task.steps += 1
         self.schedule.judge(task, observation, self.now)
-        self.schedule.schedule(task, self.now + self.policy.delay_after(task.steps, self.draw()))
+        self.schedule.schedule_at(task, self.now + self.policy.delay_after(task.steps, self.draw()))
 
     def run(
         self, seconds: float, answer_of: Callable[[PolledTask], Observation] = lambda _task: RUNNING
@@ -90,14 +90,14 @@ async def test_the_task_that_is_due_for_longest_comes_first() -> None:
     harness = ScheduleHarness()
     first, second, third = tasks = harness.tasks(3)
     for task, due in zip(tasks, (4003.0, 4001.0, 4002.0), strict=True):
-        harness.schedule.schedule(task, due)
+        harness.schedule.schedule_at(task, due)
     assert harness.take_all() == [second, third, first]
 
 
 async def test_a_task_that_is_not_due_is_not_returned() -> None:
     harness = ScheduleHarness()
     [task] = harness.tasks(1)
-    harness.schedule.schedule(task, harness.now + 1)
+    harness.schedule.schedule_at(task, harness.now + 1)
     assert harness.take_all() == []
     harness.now += 1
     assert harness.take_all() == [task]
@@ -210,7 +210,7 @@ async def test_answers_to_polls_from_before_the_pause_do_not_count() -> None:
     harness = ScheduleHarness()
     first, second, third = tasks = harness.tasks(3)
     for task in tasks:
-        harness.schedule.schedule(task, harness.now)
+        harness.schedule.schedule_at(task, harness.now)
     assert harness.take_all() == tasks
     harness.answer(first, REFUSED)
     harness.answer(second, REFUSED)
@@ -224,7 +224,7 @@ async def test_answers_to_polls_from_before_the_pause_do_not_count() -> None:
 async def test_a_not_found_answer_shows_that_the_key_is_accepted() -> None:
     harness = ScheduleHarness()
     [task] = harness.tasks(1)
-    harness.schedule.schedule(task, harness.now)
+    harness.schedule.schedule_at(task, harness.now)
     harness.run(1, lambda _task: REFUSED)
     harness.run(20, lambda _task: TaskNotFound("?"))
     assert task.credential.state is CredentialState.GOOD
@@ -261,8 +261,8 @@ async def test_429s_in_a_row_make_the_pauses_longer() -> None:
 async def test_an_overdue_task_of_a_paused_credential_expires() -> None:
     harness = ScheduleHarness()
     first, second = harness.tasks(2)
-    harness.schedule.schedule(first, harness.now)
-    harness.schedule.schedule(second, harness.now + 1)
+    harness.schedule.schedule_at(first, harness.now)
+    harness.schedule.schedule_at(second, harness.now + 1)
     harness.run(0.1, lambda _task: REFUSED)
     second.overdue_at = harness.now
     harness.run(2)
@@ -272,7 +272,7 @@ async def test_an_overdue_task_of_a_paused_credential_expires() -> None:
 async def test_a_new_key_is_tried_at_once() -> None:
     harness = ScheduleHarness()
     [task] = harness.tasks(1)
-    harness.schedule.schedule(task, harness.now)
+    harness.schedule.schedule_at(task, harness.now)
     harness.run(0.1, lambda _task: REFUSED)
     task.credential.refused_key = "old"
     harness.schedule.try_new_key(lambda: "old")
@@ -283,18 +283,13 @@ async def test_a_new_key_is_tried_at_once() -> None:
 
 async def test_the_states_of_credentials_contain_no_key() -> None:
     harness = ScheduleHarness()
+
+    def states() -> Sequence[CredentialStatus]:
+        return harness.credentials.states(Clocks(lambda: harness.now, lambda: harness.now + 1_000_000))
+
     credential = harness.credentials.add_task("fingerprint", "sk-secret")
     assert credential.key == "sk-secret"
-    assert [credential_status.name for credential_status in harness.credentials.states(_clocks(harness))] == [
-        CONFIGURED,
-        "fingerprint",
-    ]
-    assert "sk-secret" not in repr(harness.credentials.states(_clocks(harness)))
+    assert [status.name for status in states()] == [CONFIGURED, "fingerprint"]
+    assert "sk-secret" not in repr(states())
     harness.credentials.remove_task(credential)
-    assert [credential_status.name for credential_status in harness.credentials.states(_clocks(harness))] == [
-        CONFIGURED
-    ]
-
-
-def _clocks(harness: ScheduleHarness) -> Clocks:
-    return Clocks(lambda: harness.now, lambda: harness.now + 1_000_000)
+    assert [status.name for status in states()] == [CONFIGURED]
