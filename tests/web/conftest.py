@@ -27,6 +27,6 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def drop_in_bridge(tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Bridge]:
-    """A bridge with drop-in creation, before the stand-in for amux."""
+    """A bridge with drop-in creation, whose amux is the stand-in."""
     async with running_bridge(tmp_path, amux_url=await sandbox.start(), drop_in=DROP_IN) as running:
         yield running

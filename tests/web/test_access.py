@@ -1,4 +1,4 @@
-"""Who may: tokens, and no token at all."""
+"""Authentication: with tokens, and on a bridge without tokens."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
     return CIMultiDictProxy(CIMultiDict(pairs))
 
 
-async def test_every_route_but_the_open_ones_wants_a_token(tmp_path: Path) -> None:
+async def test_every_route_except_the_open_ones_requires_a_token(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
         for method, path in [(route.method, route.path) for route in ROUTES]:
             for token in ("", "Bearer", "Bearer nonsense", "Bearer app-token x", "Token app-token", "app-token"):
@@ -39,14 +39,14 @@ def test_a_token_names_its_app_or_operator() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer é", "Bearer \udcff", "\udcff t1", "Bearer T1", "Bearer t1,t2"])
-def test_what_is_no_token(value: str) -> None:
+def test_an_invalid_authorization_header_is_refused(value: str) -> None:
     access = Access({"t1": "shop"}, {})
-    for given in ([("Authorization", value)], [], [("Authorization", "Bearer t1")] * 2):
+    for pairs in ([("Authorization", value)], [], [("Authorization", "Bearer t1")] * 2):
         with pytest.raises(Unauthorized):
-            access.caller(headers(*given))
+            access.caller(headers(*pairs))
 
 
-def test_operators_alone_close_the_door_too() -> None:
+def test_operator_tokens_alone_also_require_a_token() -> None:
     with pytest.raises(Unauthorized):
         Access({}, {"o1": "ops"}).caller(headers(("Host", "127.0.0.1")))
 
@@ -70,7 +70,7 @@ PUBLIC = "https://Bridge.example:8443"
         [("Host", "localhost:8080"), ("Sec-Fetch-Site", "none")],
     ],
 )
-def test_who_is_local_is_the_default_app(pairs: list[tuple[str, str]]) -> None:
+def test_a_local_caller_without_tokens_is_the_default_app(pairs: list[tuple[str, str]]) -> None:
     assert Access({}, {}, PUBLIC).caller(headers(*pairs)) == Caller("default", "default", None)
 
 
@@ -98,12 +98,12 @@ def test_who_is_local_is_the_default_app(pairs: list[tuple[str, str]]) -> None:
         [("Host", "localhost"), ("Sec-Fetch-Site", "")],
     ],
 )
-def test_a_browser_is_not_turned_against_the_bridge(pairs: list[tuple[str, str]]) -> None:
+def test_a_request_from_another_site_is_refused(pairs: list[tuple[str, str]]) -> None:
     with pytest.raises(Forbidden):
         Access({}, {}, PUBLIC).caller(headers(*pairs))
 
 
-async def test_an_open_bridge_serves_who_is_local(tmp_path: Path) -> None:
+async def test_a_bridge_without_tokens_serves_local_callers_only(tmp_path: Path) -> None:
     async with running_bridge(tmp_path, tokens={}, operators={}) as bridge:
         watch = await bridge.watch()
         assert watch["app"] == "default"

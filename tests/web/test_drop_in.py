@@ -1,4 +1,4 @@
-"""amux's own routes, passed on, and a watch on what they create."""
+"""Drop-in creation: create calls are passed to amux, and the created tasks are watched."""
 
 import asyncio
 import hashlib
@@ -19,10 +19,10 @@ from tests.web.drop_in_harness import CALLBACK, CREATE, DROP_IN, KEY, PATHS, cre
 from tests.web.harness import OPERATOR, Bridge, running_bridge
 from tests.web.upstream import upstream
 
-# --- what comes of a create call ----------------------------------------------------------------------------------
+# --- create calls ------------------------------------------------------------------------------------------------
 
 
-async def test_it_is_off_unless_it_is_switched_on(tmp_path: Path, sandbox: Sandbox) -> None:
+async def test_drop_in_creation_is_off_by_default(tmp_path: Path, sandbox: Sandbox) -> None:
     async with running_bridge(tmp_path, amux_url=await sandbox.start()) as bridge:
         for path in PATHS:
             (await bridge.post(path, CREATE)).problem(404, "not_found")
@@ -32,7 +32,7 @@ async def test_it_is_off_unless_it_is_switched_on(tmp_path: Path, sandbox: Sandb
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_what_is_created_is_watched(drop_in_bridge: Bridge, sandbox: Sandbox, path: str) -> None:
+async def test_a_created_task_is_watched(drop_in_bridge: Bridge, sandbox: Sandbox, path: str) -> None:
     answer = await drop_in_bridge.post(
         path,
         CREATE,
@@ -62,7 +62,7 @@ async def test_what_is_created_is_watched(drop_in_bridge: Bridge, sandbox: Sandb
     assert "app-token" not in str(created.headers)
 
 
-async def test_without_a_callback_it_is_only_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_a_call_without_a_callback_is_only_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     answer = await create(drop_in_bridge)
     assert answer.status == 200
     assert not {"X-Watch-Id", "X-Watch-Error"} & set(answer.headers)
@@ -97,7 +97,7 @@ async def test_a_form_of_any_size_is_streamed_unchanged(drop_in_bridge: Bridge, 
     assert chunked.headers["Transfer-Encoding"] == "chunked"
 
 
-async def test_the_caller_s_own_key_is_the_watch_s_as_well(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_the_watch_uses_the_caller_s_own_key(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     answer = await create(drop_in_bridge, **CALLBACK, X_Amux_Api_Key="sk-own")
     assert sandbox.creates[0].headers["Authorization"] == "Bearer sk-own"
     assert drop_in_bridge.poller.added[0][1] == "sk-own"
@@ -105,22 +105,22 @@ async def test_the_caller_s_own_key_is_the_watch_s_as_well(drop_in_bridge: Bridg
     assert "X-Amux-Api-Key" not in sandbox.creates[0].headers
 
 
-async def test_a_bridge_without_a_key_needs_the_caller_s(tmp_path: Path, sandbox: Sandbox) -> None:
+async def test_a_bridge_without_a_key_requires_the_caller_s(tmp_path: Path, sandbox: Sandbox) -> None:
     async with running_bridge(tmp_path, amux_url=await sandbox.start(), drop_in=DROP_IN, api_key=None) as bridge:
         for headers in ({}, CALLBACK):
-            told = (await create(bridge, **headers)).problem(422, "no_api_key")
-            assert [error["field"] for error in told["errors"]] == ["X-Amux-Api-Key"]
+            problem = (await create(bridge, **headers)).problem(422, "no_api_key")
+            assert [error["field"] for error in problem["errors"]] == ["X-Amux-Api-Key"]
         assert (await create(bridge, **CALLBACK, X_Amux_Api_Key="sk-own")).headers["X-Watch-Id"]
         (await bridge.get("/v1/videos/task_1")).problem(422, "no_api_key")
 
 
-async def test_the_same_task_again_is_the_same_watch(tmp_path: Path) -> None:
-    """As with an Idempotency-Key that amux knows."""
+async def test_a_task_that_amux_returns_again_is_the_same_watch(tmp_path: Path) -> None:
+    """amux returns a task again for an Idempotency-Key that it knows."""
 
-    async def answering(_: web.Request) -> web.Response:
+    async def handler(_: web.Request) -> web.Response:
         return web.json_response({"task_id": "task_1"})
 
-    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         first, again = await create(bridge, **CALLBACK), await create(bridge, **CALLBACK)
         assert first.headers["X-Watch-Id"] == again.headers["X-Watch-Id"]
         other = await create(bridge, **CALLBACK, X_Callback_Timeout="5")
@@ -128,7 +128,7 @@ async def test_the_same_task_again_is_the_same_watch(tmp_path: Path) -> None:
         assert other.headers["X-Watch-Error"].startswith("watch_conflict: ")
 
 
-# --- nothing is paid for what could not be watched ----------------------------------------------------------------
+# --- nothing is created that cannot be watched --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ async def test_bad_options_are_named_and_amux_is_not_asked(
     assert not sandbox.creates
 
 
-async def test_what_else_is_refused_before_amux_is_asked(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_invalid_calls_are_refused_before_amux_is_asked(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     refused = {"X-Callback-Url": "http://10.0.0.1/"}
     (await create(drop_in_bridge, **refused)).problem(422, "callback_refused")
     (await create(drop_in_bridge, **{"X-Callback-Url": "https://bad.example/"})).problem(422, "callback_refused")
@@ -176,7 +176,7 @@ async def test_what_else_is_refused_before_amux_is_asked(drop_in_bridge: Bridge,
     assert not sandbox.creates
 
 
-async def test_a_full_bridge_pays_for_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
+async def test_a_full_bridge_creates_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
     async with running_bridge(
         tmp_path, amux_url=await sandbox.start(), drop_in=DROP_IN, max_active_watches=1
     ) as bridge:
@@ -186,16 +186,16 @@ async def test_a_full_bridge_pays_for_nothing(tmp_path: Path, sandbox: Sandbox) 
         assert (await create(bridge)).status == 200
 
 
-async def test_creates_under_way_hold_a_place_each(tmp_path: Path) -> None:
-    """With room for one, one of two at a time is refused; what was paid for is stored whatever came in between."""
+async def test_each_create_call_in_progress_counts_towards_the_limit(tmp_path: Path) -> None:
+    """With room for one watch, the second of two calls is refused. A paid task is watched even beyond the limit."""
     go_on = asyncio.Event()
 
-    async def answering(_: web.Request) -> web.Response:
+    async def handler(_: web.Request) -> web.Response:
         await go_on.wait()
         return web.json_response({"id": "task_9"})
 
     async with (
-        upstream(answering) as amux,
+        upstream(handler) as amux,
         running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN, max_active_watches=1) as bridge,
     ):
         first = asyncio.create_task(create(bridge, **CALLBACK))
@@ -209,7 +209,7 @@ async def test_creates_under_way_hold_a_place_each(tmp_path: Path) -> None:
         assert len(await watches(bridge)) == 2
 
 
-async def test_a_store_that_does_not_answer_pays_for_nothing(
+async def test_nothing_is_created_while_the_store_does_not_answer(
     drop_in_bridge: Bridge, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def down() -> None:
@@ -220,27 +220,27 @@ async def test_a_store_that_does_not_answer_pays_for_nothing(
     assert not sandbox.creates
 
 
-# --- nothing that was paid for is lost ----------------------------------------------------------------------------
+# --- every created task is watched --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [10, 300_000])
-async def test_a_caller_that_leaves_loses_nothing(tmp_path: Path, size: int) -> None:
+async def test_the_task_of_a_caller_that_disconnects_is_watched(tmp_path: Path, size: int) -> None:
     go_on = asyncio.Event()
 
-    async def answering(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.Response:
         await request.read()
         read.set()
         await go_on.wait()
         return web.json_response({"object": "video", "id": "task_left"})
 
     read = asyncio.Event()
-    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         asking = asyncio.create_task(create(bridge, body={"prompt": "x" * size}, **CALLBACK))
         async with asyncio.timeout(20):
             await read.wait()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            # The server's side has noticed once its handler has gone.
+            # `_in_place`, which runs `_create_and_watch`, goes on after the server has cancelled the handler.
             while not any(task.get_coro().__name__ == "_in_place" for task in asyncio.all_tasks()):  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             go_on.set()
@@ -250,15 +250,15 @@ async def test_a_caller_that_leaves_loses_nothing(tmp_path: Path, size: int) -> 
         assert not amux.disconnected.is_set()
 
 
-async def test_a_caller_that_leaves_in_the_middle_of_its_body_creates_nothing(tmp_path: Path) -> None:
+async def test_a_caller_that_disconnects_within_its_body_creates_nothing(tmp_path: Path) -> None:
     whole: list[bytes] = []
 
-    async def answering(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.Response:
         whole.append(await request.read())
         return web.json_response({"id": "task_1"})
 
     heads = (b"Content-Length: 200000", b"Transfer-Encoding: chunked")
-    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         for head, piece in zip(heads, (b"{" * 100_000, b"186a0\r\n" + b"{" * 100_000 + b"\r\n"), strict=True):
             amux.requested.clear()
             amux.disconnected.clear()
@@ -281,7 +281,7 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_body_creates_nothing(tm
     assert whole == []
 
 
-async def test_a_broken_body_is_the_caller_s_fault(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_a_broken_body_is_a_400(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", drop_in_bridge.port)
     writer.write(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n")
     writer.write(b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{    \r\nzz\r\n")
@@ -292,46 +292,48 @@ async def test_a_broken_body_is_the_caller_s_fault(drop_in_bridge: Bridge, sandb
     assert not sandbox.creates
 
 
-async def test_a_store_that_comes_back_has_the_watch(drop_in_bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_registering_is_retried_while_the_store_does_not_answer(
+    drop_in_bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     register, fails = drop_in_bridge.store.register_each, [True, True]
 
-    async def sometimes(news: Any) -> Any:
+    async def fail_twice(new_watches: Any) -> Any:
         if fails:
             fails.pop()
             raise StoreUnavailable("the database does not answer")
-        return await register(news)
+        return await register(new_watches)
 
-    monkeypatch.setattr(drop_in_bridge.store, "register_each", sometimes)
+    monkeypatch.setattr(drop_in_bridge.store, "register_each", fail_twice)
     answer = await create(drop_in_bridge, **CALLBACK)
     assert [watch["id"] for watch in await watches(drop_in_bridge)] == [answer.headers["X-Watch-Id"]]
 
 
-async def test_a_watch_that_cannot_be_stored_is_told(
+async def test_a_watch_that_cannot_be_stored_is_reported_and_logged(
     drop_in_bridge: Bridge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def never(_: Any) -> Any:
+    async def fail(_: Any) -> Any:
         raise StoreUnavailable("the database does not answer")
 
-    monkeypatch.setattr(drop_in_bridge.store, "register_each", never)
+    monkeypatch.setattr(drop_in_bridge.store, "register_each", fail)
     answer = await create(drop_in_bridge, **CALLBACK)
     assert answer.status == 200
     assert answer.json["id"]
     assert answer.headers["X-Watch-Error"] == "store_unavailable: the database does not answer"
     assert "X-Watch-Id" not in answer.headers
-    [told] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert told.message == "created_task_unwatched"
-    assert told.bridge_fields["task_id"] == answer.json["id"]  # type: ignore[attr-defined]
+    [logged] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert logged.message == "created_task_unwatched"
+    assert logged.bridge_fields["task_id"] == answer.json["id"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"no json", b"[]", b'{"id": 7}', b'{"task_id": "../x"}', b'{"task_id": ""}', b'{"data": null}', b"\xff"],
 )
-async def test_an_answer_that_names_no_task(tmp_path: Path, body: bytes) -> None:
-    async def answering(_: web.Request) -> web.Response:
+async def test_an_answer_without_a_task_id_is_reported(tmp_path: Path, body: bytes) -> None:
+    async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
-    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         answer = await create(bridge, **CALLBACK)
         assert (answer.status, answer.body) == (200, body)
         assert answer.headers["X-Watch-Error"].startswith("no_task: ")
@@ -345,10 +347,10 @@ async def test_an_answer_that_names_no_task(tmp_path: Path, body: bytes) -> None
         b'\xef\xbb\xbf{"code": "success", "data": {"id": 7, "task_id": "a"}}',
     ],
 )
-async def test_where_the_task_is_named(tmp_path: Path, body: bytes) -> None:
-    async def answering(_: web.Request) -> web.Response:
+async def test_the_task_id_is_found_in_every_form_of_answer(tmp_path: Path, body: bytes) -> None:
+    async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201, body=body, content_type="application/json")
 
-    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         assert (await create(bridge, **CALLBACK)).status == 201
         assert [watch["task_id"] for watch in await watches(bridge)] == ["a"]

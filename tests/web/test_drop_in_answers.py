@@ -1,4 +1,4 @@
-"""Drop-in creation: what comes back of amux's answer, and to the clients that people use."""
+"""Drop-in creation: amux's answers, and the SDKs of OpenAI."""
 
 import asyncio
 import json
@@ -20,9 +20,9 @@ from tests.web.upstream import upstream
 # --- amux's answer ------------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_comes_back_as_it_was(tmp_path: Path) -> None:
-    async def answering(_: web.Request) -> web.Response:
-        spoken = {
+async def test_amux_s_answer_is_passed_on_unchanged(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        headers = {
             "Content-Type": "application/json; charset=utf-8",
             "X-Oneapi-Request-Id": "r1",
             "Set-Cookie": "a=b",
@@ -34,9 +34,9 @@ async def test_the_answer_comes_back_as_it_was(tmp_path: Path) -> None:
             "Content-Security-Policy": "default-src *",
             "X-Watch-Id": "wat_forged",
         }
-        return web.Response(status=402, body=b'{ "error" : {} }', headers=spoken)
+        return web.Response(status=402, body=b'{ "error" : {} }', headers=headers)
 
-    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         answer = await create(bridge, **CALLBACK)
         assert (answer.status, answer.body) == (402, b'{ "error" : {} }')
         assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
@@ -47,18 +47,18 @@ async def test_the_answer_comes_back_as_it_was(tmp_path: Path) -> None:
         assert await watches(bridge) == []
 
 
-async def test_a_redirect_is_no_answer(tmp_path: Path) -> None:
-    async def answering(_: web.Request) -> web.Response:
+async def test_a_redirect_of_amux_is_amux_unavailable(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
         return web.Response(status=307, headers={"Location": "https://elsewhere.example/"})
 
-    async with upstream(answering) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         (await create(bridge, **CALLBACK)).problem(502, "amux_unavailable")
         for path in ("/v1/videos/task_1", "/v1/video/generations/task_1", "/v1/videos/task_1/content"):
             (await bridge.get(path)).problem(502, "amux_unavailable")
     assert len(amux.requests) == 4
 
 
-async def test_amux_that_does_not_answer(tmp_path: Path) -> None:
+async def test_an_amux_that_does_not_answer_is_amux_unavailable(tmp_path: Path) -> None:
     async def huge(_: web.Request) -> web.Response:
         return web.Response(body=b" " * (5 << 20))
 
@@ -70,10 +70,10 @@ async def test_amux_that_does_not_answer(tmp_path: Path) -> None:
         (await bridge.get("/v1/videos/task_1")).problem(502, "amux_unavailable")
 
 
-async def test_a_key_that_amux_repeats_is_taken_out(tmp_path: Path, sandbox: Sandbox) -> None:
+async def test_a_key_that_amux_repeats_is_redacted(tmp_path: Path, sandbox: Sandbox) -> None:
     async def echo(request: web.Request) -> web.Response:
-        said = request.headers["Authorization"]
-        return web.json_response({"error": said}, status=500, headers={"X-Said": said})
+        authorization = request.headers["Authorization"]
+        return web.json_response({"error": authorization}, status=500, headers={"X-Said": authorization})
 
     async with upstream(echo) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         for answer in (await create(bridge), *[await bridge.get(f"/v1/videos/t{end}") for end in ("", "/content")]):
@@ -81,7 +81,7 @@ async def test_a_key_that_amux_repeats_is_taken_out(tmp_path: Path, sandbox: San
             assert KEY not in str(answer.headers)
 
 
-async def test_reading_passes_through(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_reading_a_task_is_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     task = sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0))
     generic = (await drop_in_bridge.get(f"/v1/video/generations/{task}")).json
     assert (generic["code"], generic["data"]["status"]) == ("success", "SUCCESS")
@@ -95,21 +95,21 @@ async def test_reading_passes_through(drop_in_bridge: Bridge, sandbox: Sandbox) 
     assert (unknown.status, unknown.json["code"]) == (400, "task_not_exist")
     head = await drop_in_bridge.ask("HEAD", f"/v1/videos/{task}")
     assert (head.status, head.body) == (200, b"")
-    for strange in ("..", "%2e%2e", "a%2Fb", "a%20b", "a" * 192):
-        (await drop_in_bridge.get(f"/v1/videos/{strange}")).problem(404, "not_found")
+    for invalid in ("..", "%2e%2e", "a%2Fb", "a%20b", "a" * 192):
+        (await drop_in_bridge.get(f"/v1/videos/{invalid}")).problem(404, "not_found")
     (await drop_in_bridge.get(f"/v1/videos/{task}", headers=OPERATOR)).problem(403, "forbidden")
     assert (await drop_in_bridge.get(f"/v1/videos/{task}?variant=x")).fields() == {"variant"}
     assert sandbox.strays == {}
 
 
-async def test_a_create_call_s_own_fault_is_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_a_create_call_that_amux_rejects_is_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     answer = await create(drop_in_bridge, body=CREATE | {"sandbox": {"create_fault": "rejected"}}, **CALLBACK)
     assert answer.status == 400
     assert not {"X-Watch-Id", "X-Watch-Error"} & set(answer.headers)
     assert Fault(FaultKind.REJECTED).kind == "rejected"
 
 
-# --- clients of others --------------------------------------------------------------------------------------------
+# --- SDKs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:The Sora API")
@@ -149,7 +149,7 @@ console.log(JSON.stringify({ id: data.id, watch: response.headers.get("x-watch-i
 
 
 @pytest.mark.long
-async def test_the_node_sdk_needs_no_more(drop_in_bridge: Bridge, tmp_path: Path) -> None:
+async def test_the_node_sdk_needs_a_base_url_and_one_header(drop_in_bridge: Bridge, tmp_path: Path) -> None:
     await asyncio.to_thread(npm_install, tmp_path, "openai")
     script = tmp_path / "drop_in.mjs"
     script.write_text(NODE)
@@ -157,7 +157,7 @@ async def test_the_node_sdk_needs_no_more(drop_in_bridge: Bridge, tmp_path: Path
         "node", str(script), f"http://127.0.0.1:{drop_in_bridge.port}/v1", stdout=asyncio.subprocess.PIPE, cwd=tmp_path
     )
     out, _ = await node.communicate()
-    told = json.loads(out)
-    assert (told["status"], told["bytes"]) == ("completed", len(MP4))
+    result = json.loads(out)
+    assert (result["status"], result["bytes"]) == ("completed", len(MP4))
     [watch] = await watches(drop_in_bridge)
-    assert (watch["id"], watch["task_id"]) == (told["watch"], told["id"])
+    assert (watch["id"], watch["task_id"]) == (result["watch"], result["id"])

@@ -1,4 +1,4 @@
-"""Alive, ready, and what Prometheus reads."""
+"""`/healthz`, `/readyz` and `/metrics`."""
 
 from pathlib import Path
 
@@ -13,25 +13,25 @@ from tests.web.harness import OTHER, Bridge, running_bridge
 async def ready(bridge: Bridge) -> tuple[int, str, dict[str, str], list[str]]:
     answer = await bridge.get("/readyz", headers={"Authorization": ""})
     assert answer.headers["Cache-Control"] == "no-store"
-    told = answer.json
-    return answer.status, told["status"], told["checks"], told["reasons"]
+    body = answer.json
+    return answer.status, body["status"], body["checks"], body["reasons"]
 
 
-async def test_alive_and_ready(tmp_path: Path) -> None:
+async def test_a_healthy_bridge_is_alive_and_ready(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
         assert (await bridge.get("/healthz")).json == {"status": "alive"}
         checks = {"store": "ok", "scheduler": "ok", "drain": "ok", "amux": "ok"}
         assert await ready(bridge) == (200, "ready", checks, [])
 
 
-async def test_a_refused_key_is_degraded_and_still_200(tmp_path: Path) -> None:
+async def test_a_refused_key_is_degraded_with_status_200(tmp_path: Path) -> None:
     async with running_bridge(tmp_path, degraded=["amux refuses the configured key"]) as bridge:
         status, verdict, checks, reasons = await ready(bridge)
         assert (status, verdict, checks["amux"]) == (200, "degraded", "degraded")
         assert reasons == ["amux refuses the configured key"]
 
 
-async def test_every_no_has_its_reason(tmp_path: Path) -> None:
+async def test_every_failing_check_has_a_reason(tmp_path: Path) -> None:
     async with running_bridge(tmp_path, tick_age=12.34, degraded=["wrong base URL"]) as bridge:
         bridge.context.health.draining = True
         bridge.store._writer.close()
@@ -45,7 +45,7 @@ async def test_every_no_has_its_reason(tmp_path: Path) -> None:
         assert (await bridge.get("/healthz")).status == 200
 
 
-async def test_the_store_is_asked_once_a_second(tmp_path: Path) -> None:
+async def test_the_store_is_probed_at_most_once_a_second(tmp_path: Path) -> None:
     now = 100.0
     async with running_bridge(tmp_path) as bridge:
         health = Health(bridge.store, tick_age=lambda: 0.0, degraded=lambda: (), clock=lambda: now)

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 from aiohttp import web
 
+from bridge.web.api.json_schemas import COMPONENTS
 from bridge.web.requests import JSON, query_of, secured
 
 JsonObject: TypeAlias = Mapping[str, Any]
@@ -27,7 +28,6 @@ _PAGE_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
-_SCHEMA_REFERENCE: Final = "#/components/schemas/"
 _MARKUP = re.compile(r"`([^`]+)`|\*([^*\n]+)\*")
 _UNSAFE_IN_ANCHORS = re.compile(r"[^A-Za-z0-9]+")
 
@@ -207,7 +207,7 @@ def _request_body(document: JsonObject, details: JsonObject) -> str:
     for content in details["requestBody"]["content"].values():
         reference = content["schema"].get("$ref", "")
         if reference:
-            parts.append(_fields(document["components"]["schemas"][reference.removeprefix(_SCHEMA_REFERENCE)]))
+            parts.append(_fields(document["components"]["schemas"][reference.removeprefix(COMPONENTS)]))
     return "".join(parts)
 
 
@@ -263,15 +263,15 @@ _BOUNDS: Final = (
     ("exclusiveMinimum", "above {:g}"),
     ("minimum", "from {:g}"),
     ("maximum", "to {:g}"),
-    ("minLength", "of at least {:g}"),
-    ("maxLength", "of at most {:g}"),
+    ("minLength", "of at least {:g} characters"),
+    ("maxLength", "of at most {:g} characters"),
 )
 
 
 def _type(schema: JsonObject) -> str:
     """Returns a schema's type and bounds as HTML."""
     if reference := schema.get("$ref"):
-        name = reference.removeprefix(_SCHEMA_REFERENCE)
+        name = reference.removeprefix(COMPONENTS)
         return f'<a href="#{_anchor(name)}">{escape(name)}</a>'
     for combination in ("anyOf", "oneOf", "allOf"):
         if combination in schema:

@@ -5,8 +5,14 @@ from typing import Any, Final
 from bridge.core import registration as rules
 from bridge.core.event import ID_PATTERN
 
+COMPONENTS: Final = "#/components/schemas/"
 MAX_APP_NAME: Final = 64
 _MAX_HOST_NAME: Final = 253  # RFC 1035, 2.3.4: 255 bytes on the wire
+
+
+def reference_to(model: type) -> dict[str, str]:
+    """Returns a reference to a model's schema in the OpenAPI document."""
+    return {"$ref": COMPONENTS + model.__name__}
 
 
 def _any_case(word: str) -> str:

@@ -11,13 +11,13 @@ from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnava
 from bridge.core.event import PING_TYPE
 from bridge.core.model import TERMINAL_EVENTS, EventType
 from bridge.watches.registration import TimeoutLimits
+from bridge.web.api.json_schemas import COMPONENTS
 from bridge.web.api.request_models import WatchRequestBody
 from bridge.web.api.response_models import AttemptEvent, EventBody, PingBody, Polling
 from bridge.web.api.route import Parameter, RequestBody, Response, Route
 from bridge.web.errors import PROBLEM_TYPE, STATUSES, ProblemBody, Unauthorized
 from bridge.web.requests import JSON
 
-_REFERENCE: Final = "#/components/schemas/{model}"
 # Models that no route has as its body or response: events, problems, and the entries of a batch.
 _OTHER_MODELS: Final = (EventBody, PingBody, Polling, AttemptEvent, ProblemBody, WatchRequestBody)
 _DROPPED_KEYS: Final = {("title", str), ("default", type(None))}
@@ -88,7 +88,7 @@ class _Schemas:
     def __init__(self, routes: Iterable[Route[Any]]) -> None:
         models = {model: None for route in routes for model in _models(route)} | dict.fromkeys(_OTHER_MODELS)
         found, self._definitions = TypeAdapter.json_schemas(
-            [(model, "validation", TypeAdapter(model)) for model in models], ref_template=_REFERENCE
+            [(model, "validation", TypeAdapter(model)) for model in models], ref_template=COMPONENTS + "{model}"
         )
         self._of = {model: found[model, "validation"] for model in models}
 

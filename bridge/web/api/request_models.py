@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from bridge.core import registration as rules
 from bridge.core.errors import InvalidRequest, TargetRefused
+from bridge.core.model import EventType
 from bridge.core.signing import SECRET_PREFIX, parse_secret
 from bridge.core.targets import MAX_URL_CHARACTERS, TargetPolicy, bracketed, parse_target
 from bridge.store.records import Idempotency
@@ -18,9 +19,8 @@ from bridge.watches.registration import WatchRequest
 from bridge.web.api import json_schemas
 from bridge.web.requests import MAX_FIELD_ERRORS, shown
 
-EventName = Literal[
-    "video.completed", "video.failed", "video.timed_out", "video.unavailable", "video.queued", "video.in_progress"
-]
+# The rest of a body is strict. A strict enum would refuse strings and accept only its own members.
+EventName = Annotated[EventType, Field(strict=False)]
 MAX_BATCH: Final = 500
 _CONTEXT_KIB: Final = rules.MAX_CONTEXT_BYTES // 1024
 _ANY_TARGET = TargetPolicy(allow_networks=(ip_network("0.0.0.0/0"), ip_network("::/0")))
@@ -162,7 +162,7 @@ class BatchRequest(_Body):
             {
                 "type": "array",
                 # `{}`: the request is valid with bad entries; each of them gets its own problem.
-                "items": {"anyOf": [{"$ref": f"#/components/schemas/{WatchRequestBody.__name__}"}, {}]},
+                "items": {"anyOf": [json_schemas.reference_to(WatchRequestBody), {}]},
                 "minItems": 1,
                 "maxItems": MAX_BATCH,
             }
@@ -222,7 +222,7 @@ def _field_error(detail: ErrorDetails) -> tuple[str, str]:
             return field or "body", str(context["error"])
         case "greater_than":
             return field, f"must be above {context['gt']:g}"
-        case "literal_error":
+        case "literal_error" | "enum":
             return field, f"must be one of {context['expected']}"
         case "too_short":
             return field, f"must have at least {_entries(context['min_length'])}"

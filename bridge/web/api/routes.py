@@ -57,7 +57,7 @@ _EVENT: Final[dict[str, Any]] = {
             "contentMediaType": JSON,
             "contentSchema": {
                 "anyOf": [
-                    {"$ref": f"#/components/schemas/{model.__name__}"}
+                    json_schemas.reference_to(model)
                     for model in (response_models.WatchBody, response_models.Polling, response_models.AttemptEvent)
                 ]
             },
@@ -344,7 +344,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
 
 _OWN_KEY: Final = Parameter(
     drop_in.API_KEY,
-    "The caller's own amux key, used instead of the bridge's key. The new watch uses it too.",
+    "The caller's own amux key, used instead of the bridge's key; also for a watch of the created task.",
     json_schemas.API_KEY,
     "header",
 )
@@ -359,8 +359,8 @@ _CREATED: Final = Response(
     "amux's response, unchanged.",
     media=_AMUX_JSON,
     headers={
-        drop_in.WATCH_ID: "The watch on the new task.",
-        drop_in.WATCH_ERROR: "Given if the new task is not watched: the reason.",
+        drop_in.WATCH_ID: "The id of the watch on the created task.",
+        drop_in.WATCH_ERROR: "The reason, if the created task is not watched.",
     },
 )
 
