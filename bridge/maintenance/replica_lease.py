@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
+from bridge.aio.clocks import running_seconds
 from bridge.core.errors import LostClaim, StoreUnavailable
 from bridge.delivery.deliverer import Deliverer
 from bridge.polling.poller import Poller

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from bridge import __version__
+from bridge.aio.clocks import running_seconds
 from bridge.amux.client import AmuxClient
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard, Resolver, SystemResolver
@@ -28,7 +29,6 @@ from bridge.maintenance.stuck_monitor import StuckMonitor
 from bridge.polling.poller import Poller
 from bridge.service.sockets import base_url, bind, own_addresses
 from bridge.settings.settings import Settings
-from bridge.store.database import running_seconds
 from bridge.store.open import open_store
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
@@ -349,5 +349,5 @@ class Runtime:
         self._deliverer.wake()
 
     async def _mend_clock(self) -> None:
-        if mended := await self._store.mend_clock():
+        if mended := await self._store.correct_future_times():
             _log.event("clock_mended", rows=mended)

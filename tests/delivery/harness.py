@@ -257,7 +257,7 @@ class Harness:
         """Registers watches and settles their tasks. Returns deliveries that this replica has claimed."""
         tasks = await self.watch(url, many, **options)
         changed = await asyncio.gather(*(self.store.settle(settlement(task, self.store.now())) for task in tasks))
-        return [one for change in changed for one in change.owed]
+        return [one for change in changed for one in change.claimed]
 
     async def due(self, url: str, many: int = 1, **options: Any) -> list[PendingDelivery]:
         """Makes deliveries that are due and unclaimed. Returns them as they were when they were claimed."""

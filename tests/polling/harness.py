@@ -20,6 +20,7 @@ from bridge.store.open import open_store
 from bridge.store.records import CONFIGURED, EncryptedFields, NewWatch, RegisteredWatch, WatchView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from tests.store.builders import register
 
 KEY = "sk-configured-key"
 QUICK = PollPolicy(first_delay=0.01, interval=0.02, max_interval=0.05)
@@ -94,7 +95,7 @@ class Harness:
     ) -> RegisteredWatch:
         """Register a watch that began `age` seconds ago, and add its task to a poller."""
         new = self.new_watch(task_id, events=events, age=age, lasts=lasts, api_key=api_key)
-        registered = await self.store.register(new)
+        registered = await register(self.store, new)
         if poller is not None and registered.task is not None:
             poller.add(registered.task, api_key)
         return registered
@@ -123,7 +124,9 @@ class Harness:
             timeout_seconds=lasts,
         )
         sealed = (
-            EncryptedFields() if api_key is None else EncryptedFields(api_key=self.store.cipher.seal(watch_id, api_key))
+            EncryptedFields()
+            if api_key is None
+            else EncryptedFields(api_key=self.store.cipher.encrypt(watch_id, api_key))
         )
         return NewWatch(
             watch=watch,
@@ -131,7 +134,7 @@ class Harness:
             task=f"tsk_{number:06d}",
             options=watch_id.encode(),
             host="receiver.example:443",
-            sealed=sealed,
+            encrypted=sealed,
         )
 
     async def past_deadline(self) -> None:
