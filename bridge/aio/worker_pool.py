@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -16,16 +17,23 @@ class WorkerPool(Generic[Item]):
     """At most `size` asyncio tasks. They are created when they are needed and then kept.
 
     `take` returns the next item, or None when there is none; it is called whenever a worker is free. `handler`
-    processes one item and never raises.
+    processes one item and never raises. A worker without an item ends when `max_idle` others are idle.
     """
 
     def __init__(
-        self, size: int, take: Callable[[], Item | None], handler: Callable[[Item], Awaitable[None]], name: str
+        self,
+        size: int,
+        take: Callable[[], Item | None],
+        handler: Callable[[Item], Awaitable[None]],
+        name: str,
+        *,
+        max_idle: int = sys.maxsize,
     ) -> None:
         self._size = size
         self._take = take
         self._handler = handler
         self._name = name
+        self._max_idle = max_idle
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[Item | None]] = []
         self._closing = False
@@ -62,15 +70,21 @@ class WorkerPool(Generic[Item]):
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        if not worker.cancelled() and (error := worker.exception()) is not None:
+        if worker.cancelled():
+            return
+        if (error := worker.exception()) is not None:
             _log.event("worker_died", level=logging.ERROR, trace=error, worker=self._name)
+        if not self._closing:
+            self.wake()  # until now this worker counted, so an item may have found none
 
     async def _run(self, item: Item | None) -> None:
         loop = asyncio.get_running_loop()
         while item is not None:
             await self._handler(item)
             item = self._take()
-            if item is None and not self._closing:
+            if item is not None:
+                self.wake()  # the end of one item may allow more than one to start
+            elif not self._closing and len(self._idle) < self._max_idle:
                 waiting: asyncio.Future[Item | None] = loop.create_future()
                 self._idle.append(waiting)
                 item = await waiting

@@ -38,7 +38,7 @@ class AttemptRecord:
 
     def result(self) -> AttemptResult:
         """The record as the store takes it, under the newest claim and with the host's newest failure count."""
-        delivery = self.claimed.owed
+        delivery = self.claimed.delivery
         failures = self.host.failures if self.host_changed else None
         return AttemptResult(
             *(delivery.id, delivery.lease, self.attempt, self.verdict, delivery.host, self.at),
@@ -92,7 +92,7 @@ class AttemptWriter:
 
     def write(self, record: AttemptRecord) -> None:
         """Write a record soon. A record that the store refuses is kept and tried again."""
-        self._unwritten[record.claimed.owed.id] = record
+        self._unwritten[record.claimed.delivery.id] = record
         self._new.append(record)
         if self._batch_timer is None:
             loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ class AttemptWriter:
         """Write records and keep those that the store refuses; return why it refused the first of them."""
         first_error: BridgeError | None = None
         while records:
-            leases = [record.claimed.owed.lease for record in records]
+            leases = [record.claimed.delivery.lease for record in records]
             try:
                 results = await self._store.record_attempts([record.result() for record in records])
             except StoreUnavailable as error:
@@ -132,9 +132,9 @@ class AttemptWriter:
                 if not isinstance(result, BridgeError):
                     self._finish(record, result)
                 elif not isinstance(result, LostClaim):
-                    self._refused.add(record.claimed.owed.id, record, retried=retried)
+                    self._refused.add(record.claimed.delivery.id, record, retried=retried)
                     first_error = first_error or result
-                elif record.claimed.owed.lease != lease:
+                elif record.claimed.delivery.lease != lease:
                     claimed_again.append(record)  # this replica claimed the delivery again during the write
                 else:
                     self._finish(record, None)
@@ -146,7 +146,7 @@ class AttemptWriter:
 
         An error while reporting is logged and does not delay other records.
         """
-        del self._unwritten[record.claimed.owed.id]
+        del self._unwritten[record.claimed.delivery.id]
         try:
             if verdict is None:
                 self._on_lost(record)
@@ -155,4 +155,6 @@ class AttemptWriter:
             self._refused.report_success()
             self._on_written(record)
         except Exception as error:  # noqa: BLE001
-            _log.event("attempt_report_failed", level=logging.ERROR, trace=error, delivery_id=record.claimed.owed.id)
+            _log.event(
+                "attempt_report_failed", level=logging.ERROR, trace=error, delivery_id=record.claimed.delivery.id
+            )

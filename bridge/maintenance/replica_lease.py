@@ -126,4 +126,4 @@ class ReplicaLease:
     def _expire(self) -> None:
         self._expired = True
         self._poller.forget_all()
-        self._deliverer.let_go()
+        self._deliverer.release_waiting()

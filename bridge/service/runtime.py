@@ -18,7 +18,7 @@ from bridge.core.errors import BridgeError
 from bridge.core.links import content_link
 from bridge.core.model import Watch
 from bridge.core.schedule import PollPolicy, RetryPolicy
-from bridge.core.signing import Secret, parse_secret
+from bridge.core.signing import Signer, parse_secret
 from bridge.core.targets import TargetPolicy
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
 from bridge.maintenance.health import Health
@@ -134,7 +134,7 @@ class Runtime:
         self._store = await self._open_store()
         self._closing.push_async_callback(self._store.close)
         await self._mend_clock()  # it may have been set back while nobody was here to see
-        secrets = await self._signing_secrets()
+        signer = await self._make_signer()
         guard = self._make_guard(port)
         self._sender = Sender(guard, user_agent=USER_AGENT, timeout_seconds=settings.delivery_timeout_seconds)
         self._closing.push_async_callback(self._sender.close)
@@ -146,7 +146,7 @@ class Runtime:
         )
         self._closing.push_async_callback(self._client.close)
         self._waiting = ChangeNotifier(self._store)
-        self._deliverer = self._make_deliverer(secrets)
+        self._deliverer = self._make_deliverer(signer)
         self._poller = self._make_poller()
         self._registration = self._make_registration(guard)
         if self._store.shared:
@@ -160,7 +160,7 @@ class Runtime:
         await self._deliverer.start()
         await self._poller.start()
         self._scheduler.start()
-        await self._listen(self._services(guard, secrets), sockets)
+        await self._listen(self._services(guard, signer), sockets)
         _log.event("listening", url=self.url, host=settings.host, port=port, version=__version__)
 
     async def _open_store(self) -> Store:
@@ -173,12 +173,13 @@ class Runtime:
             delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
         )
 
-    async def _signing_secrets(self) -> list[Secret]:
-        if self._settings.signing_secrets:
-            return list(self._settings.signing_secrets)
+    async def _make_signer(self) -> Signer:
+        settings = self._settings
+        if settings.signing_secrets:
+            return Signer(settings.signing_secrets, settings.signing_key)
         own = await self._store.own_signing_secret()
         REDACTOR.add(own)
-        return [parse_secret(own)]
+        return Signer([parse_secret(own)], settings.signing_key)
 
     def _make_guard(self, port: int) -> Guard:
         settings = self._settings
@@ -196,14 +197,13 @@ class Runtime:
         self._closing.callback(system.close)
         return Guard(policy, system)
 
-    def _make_deliverer(self, secrets: list[Secret]) -> Deliverer:
+    def _make_deliverer(self, signer: Signer) -> Deliverer:
         settings = self._settings
         return Deliverer(
             self._store,
             self._sender,
+            signer,
             policy=RetryPolicy(settings.delivery_retry_delays_seconds),
-            secrets=secrets,
-            signing_key=settings.signing_key,
             announce=self._waiting.announce,
             metrics=self.metrics,
             concurrency=settings.delivery_concurrency,
@@ -238,10 +238,9 @@ class Runtime:
         return RegistrationService(
             self._store,
             guard,
-            poll=self._poller.add,
-            look_again=self._poller.look_again,
-            stop_sending=self._deliverer.forget,
-            announce=self._waiting.announce,
+            self._poller,
+            self._deliverer,
+            self._waiting,
             metrics=self.metrics,
             configured_key=self._configured_key,
             timeouts=TimeoutLimits(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
@@ -259,7 +258,7 @@ class Runtime:
             return lambda watch, _: f"{settings.amux_base_url}/v1/videos/{watch.task_id}/content"
         return lambda watch, at: content_link(public, watch.id, int(at + settings.content_link_seconds), key)
 
-    def _services(self, guard: Guard, secrets: list[Secret]) -> AppContext:
+    def _services(self, guard: Guard, signer: Signer) -> AppContext:
         settings = self._settings
         return AppContext(
             store=self._store,
@@ -272,8 +271,7 @@ class Runtime:
             metrics=self.metrics,
             health=self._health,
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),
-            secrets=secrets,
-            signing_key=settings.signing_key,
+            signer=signer,
             link_key=self._store.cipher.key(LINK_PURPOSE),
             proxy=self._proxy,
             drop_in=DropIn() if settings.drop_in else None,

@@ -106,6 +106,8 @@ class Store:
         # No caller waits for a read any more, and a read without an answer would keep the process from ending.
         self._database.drop_hung_connections(0.0)
         await asyncio.to_thread(self._readers.shutdown, cancel_futures=True)
+        self._limits.close()
+        self._loading_limits.close()
         await asyncio.to_thread(self._on_close)
 
     # --- watches --------------------------------------------------------------------------------------------------

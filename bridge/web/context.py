@@ -1,6 +1,5 @@
 """The objects that the API's handlers use, in one value stored in the aiohttp application."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -9,7 +8,7 @@ from aiohttp import web
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
-from bridge.core.signing import Secret, SigningKey
+from bridge.core.signing import Signer
 from bridge.maintenance.health import Health
 from bridge.polling.state import LiveTask
 from bridge.store.store import Store
@@ -62,9 +61,8 @@ class DropIn:
 class AppContext:
     """The objects that handlers use.
 
-    `secrets` are the configured signing secrets, the current one first; `link_key` signs content links. `drop_in` is
-    None while drop-in creation is off. `public_url` is the server's URL in the OpenAPI document, None for a relative
-    one.
+    `signer` signs pings and envelopes, `link_key` content links. `drop_in` is None while drop-in creation is off.
+    `public_url` is the server's URL in the OpenAPI document, None for a relative one.
     """
 
     store: Store
@@ -77,10 +75,9 @@ class AppContext:
     metrics: Metrics
     health: Health
     access: Access
-    secrets: Sequence[Secret] = field(repr=False)
-    signing_key: SigningKey | None = None
-    link_key: bytes = field(kw_only=True, repr=False)
-    proxy: AmuxProxy = field(kw_only=True)
+    signer: Signer
+    link_key: bytes = field(repr=False)
+    proxy: AmuxProxy
     drop_in: DropIn | None = None
     public_url: str | None = None
     stream_times: StreamTimes = StreamTimes()

@@ -153,6 +153,24 @@ async def test_a_registration_that_succeeds_after_its_callers_timeout_passes_its
     assert one_row(store, "SELECT id FROM watches") == new.watch.id
 
 
+async def test_results_that_come_in_the_same_turn_as_the_timeout_are_returned(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the caller of a write that succeeded would get StoreUnavailable, and no late result would follow."""
+    resolve = store._writer._resolve
+
+    def resolve_and_expire(calls: list[Any]) -> None:
+        resolve(calls)
+        for limit in list(store._writer.limits._active):
+            limit.expire()
+
+    monkeypatch.setattr(store._writer, "_resolve", resolve_and_expire)
+    assert (await register_watch(store)).created
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
 async def test_after_a_commit_of_many_items_the_writer_waits_for_as_many(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

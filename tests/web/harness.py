@@ -1,7 +1,7 @@
 """A bridge for the tests of the routes: the real application on loopback, over a real store in a temporary folder."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +20,7 @@ from bridge.callback.sender import Sender
 from bridge.core.delivery import Dead
 from bridge.core.event import terminal_event
 from bridge.core.model import Attempt, Event, Outcome, PendingDelivery, Problem, TaskSnapshot, TaskStatus, Watch
-from bridge.core.signing import Secret
+from bridge.core.signing import Secret, Signer
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.maintenance.health import Health
@@ -83,6 +83,9 @@ class FakeDeliverer:
     """Counts the calls of `wake`."""
 
     wakes: int = 0
+
+    def drop_status_events(self, watch_ids: Iterable[str]) -> None:
+        """No status event waits here."""
 
     def wake(self) -> None:
         self.wakes += 1
@@ -234,10 +237,9 @@ async def running_bridge(
     registration = RegistrationService(
         store,
         guard,
-        poll=poller.add,
-        look_again=poller.look_again,
-        stop_sending=lambda _: None,
-        announce=notifier.announce,
+        poller,
+        deliverer,
+        notifier,
         metrics=metrics,
         configured_key=lambda: api_key,
         timeouts=TimeoutLimits(600.0, 3600.0),
@@ -261,7 +263,7 @@ async def running_bridge(
         metrics=metrics,
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),
-        secrets=[SECRET],
+        signer=Signer([SECRET]),
         link_key=store.cipher.key("content link"),
         proxy=proxy,
         drop_in=drop_in,

@@ -74,10 +74,10 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
     context, app = request.app[CONTEXT], _app_of(caller)
     query_of(request)
     with _errors_name_headers():
-        watch_request, own_key = _read_headers(request)
+        watch_request, own_key = _read_headers(request, app)
         key = _amux_key(context, own_key)
         headers, body = await _read_body(request)
-        target = None if watch_request is None else await context.registration.judge(watch_request)
+        target = None if watch_request is None else await context.registration.check(watch_request)
     call = _CreateCall(request.path, app, key, headers, body, watch_request, target)
     check = None if watch_request is None else context.store.check_room
     answer, watch_headers = await context.proxy.run_to_completion(lambda: _create_and_watch(context, call), check)
@@ -136,7 +136,7 @@ def _errors_name_headers() -> Iterator[None]:
         raise InvalidRequest(fields, code=error.code) from None
 
 
-def _read_headers(request: web.Request) -> tuple[WatchRequest | None, str | None]:
+def _read_headers(request: web.Request, app: str) -> tuple[WatchRequest | None, str | None]:
     """Returns the watch request, if there is one, and the caller's own amux key. Raises InvalidRequest."""
     known = {name.lower() for name in CALLBACK_HEADERS.values()}
     present = {name.lower() for name in request.headers if name.lower().startswith(_CALLBACK_PREFIX)}
@@ -155,7 +155,7 @@ def _read_headers(request: web.Request) -> tuple[WatchRequest | None, str | None
         fields["events"] = [name.strip() for name in events.split(",")]
     if (seconds := single_header(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
         fields["timeout_seconds"] = float(seconds) if DECIMAL.fullmatch(seconds) else seconds
-    return WatchRequestBody.read(fields).watch_request(), own_key
+    return WatchRequestBody.read(fields).watch_request(app), own_key
 
 
 def _own_key(request: web.Request) -> str | None:
@@ -219,24 +219,24 @@ async def _create_and_watch(context: AppContext, call: _CreateCall) -> tuple[Who
         task_id = rules.check_task_id(created_task(answer.body) or "")
     except ValueError:
         return answer, _not_watched(call, None, "no_task", "amux's answer has no task id that can be watched")
-    watch_request = replace(call.watch_request, task_id=task_id)
+    watch_request = replace(call.watch_request, task_id=task_id, beyond_limit=True)
     try:
-        return answer, {WATCH_ID: await _register(context, watch_request, call.target, call.app)}
+        return answer, {WATCH_ID: await _register(context, watch_request, call.target)}
     except BridgeError as error:
         return answer, _not_watched(call, task_id, error.code, str(error))
 
 
-async def _register(context: AppContext, watch_request: WatchRequest, target: Target, app: str) -> str:
+async def _register(context: AppContext, watch_request: WatchRequest, target: Target) -> str:
     """Registers the watch, and retries while the store does not answer. Returns the watch's id.
 
     A try that was stored although it failed is found by the next one: the options are the same.
     """
     for seconds in (context.drop_in or DropIn()).retry_delays:
         try:
-            return (await context.registration.register_judged(watch_request, target, app)).view.watch.id
+            return (await context.registration.register_checked(watch_request, target)).view.watch.id
         except StoreUnavailable:
             await asyncio.sleep(seconds)
-    return (await context.registration.register_judged(watch_request, target, app)).view.watch.id
+    return (await context.registration.register_checked(watch_request, target)).view.watch.id
 
 
 def _not_watched(call: _CreateCall, task_id: str | None, code: str, reason: str) -> dict[str, str]:

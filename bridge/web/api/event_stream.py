@@ -101,7 +101,7 @@ class _WatchStream:
         await self._send_attempts()
         unread = False
         while (unread or not is_over(self._view)) and not notifier.ended:
-            unread = await notifier.change(changed, self._context.stream_times.check_seconds) or unread
+            unread = await notifier.wait(changed, self._context.stream_times.check_seconds) or unread
             if not unread:
                 await self._send_task()
             else:

@@ -10,7 +10,6 @@ from bridge.core.delivery import problem_of
 from bridge.core.event import ping_payload
 from bridge.core.ids import ping_id
 from bridge.core.model import Answer, Answered, NoAnswer
-from bridge.core.signing import signed_headers
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
 from bridge.web.api.request_models import PingRequest
@@ -60,7 +59,7 @@ async def _send(context: AppContext, callback_url: str) -> tuple[Answer, float]:
     event_id = ping_id(secrets.token_bytes(20))
     now = context.store.now()
     payload = ping_payload(event_id, now)
-    headers = signed_headers(event_id, int(now), payload, context.secrets, context.signing_key)
+    headers = context.signer.headers(event_id, int(now), payload)
     result = await context.sender.send(callback_url, headers, payload)
     return result.answer, result.duration_seconds
 

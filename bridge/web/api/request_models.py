@@ -136,9 +136,10 @@ class WatchRequestBody(_Body):
         | None
     ) = Field(None, repr=False, description="The amux key that the task is polled with, instead of the bridge's key.")
 
-    def watch_request(self, idempotency: Idempotency | None = None) -> WatchRequest:
+    def watch_request(self, app: str, idempotency: Idempotency | None = None) -> WatchRequest:
         """Returns the request as `RegistrationService` takes it."""
         return WatchRequest(
+            app,
             self.task_id,
             self.callback_url,
             None if self.events is None else rules.events_to_send(self.events),

@@ -9,7 +9,6 @@ from aiohttp import web
 from bridge.core.errors import BridgeError, InvalidRequest
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
-from bridge.core.signing import parse_secret, signed_headers
 from bridge.store.records import Idempotency, WatchQuery, WatchView
 from bridge.watches.registration import RegistrationResult, WatchRequest
 from bridge.web.api.json_schemas import MAX_APP_NAME
@@ -47,8 +46,8 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     key = idempotency_key(request)
     body = await read_body(request)
     idempotency = None if key is None else Idempotency(key, _digest(body))
-    watch_request = WatchRequestBody.read(parsed(body)).watch_request(idempotency)
-    result = await context.registration.register(watch_request, app)
+    watch_request = WatchRequestBody.read(parsed(body)).watch_request(app, idempotency)
+    result = await context.registration.register(watch_request)
     status, watch = _status_and_watch(context, result)
     return json_answer(watch, status, {"Location": f"/watch/{result.view.watch.id}"} if result.created else None)
 
@@ -63,18 +62,18 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     entries = BatchRequest.read(parsed(body)).watches
     digest = _digest(body) if key is not None else b""
     watch_requests = [
-        _watch_request_or_error(entry, None if key is None else Idempotency(_entry_key(key, number), digest))
+        _watch_request_or_error(entry, app, None if key is None else Idempotency(_entry_key(key, number), digest))
         for number, entry in enumerate(entries)
     ]
     valid = [one for one in watch_requests if isinstance(one, WatchRequest)]
-    registered = iter(await context.registration.register_all(valid, app))
+    registered = iter(await context.registration.register_all(valid))
     results = [one if isinstance(one, BridgeError) else next(registered) for one in watch_requests]
     return json_answer(BatchResults(results=[_batch_result(context, result) for result in results]))
 
 
-def _watch_request_or_error(entry: Any, idempotency: Idempotency | None) -> WatchRequest | BridgeError:
+def _watch_request_or_error(entry: Any, app: str, idempotency: Idempotency | None) -> WatchRequest | BridgeError:
     try:
-        return WatchRequestBody.read(entry).watch_request(idempotency)
+        return WatchRequestBody.read(entry).watch_request(app, idempotency)
     except BridgeError as error:
         return error
 
@@ -128,7 +127,7 @@ async def _wait_until_final(context: AppContext, watch_id: str, visible_app: str
             left = deadline - clock()
             if view.watch.state is not WatchState.ACTIVE or left <= 0:
                 return view
-            if not await notifier.change(changed, left):
+            if not await notifier.wait(changed, left):
                 return await context.store.watch(watch_id, visible_app)
 
 
@@ -183,8 +182,7 @@ async def read_envelope(request: web.Request, caller: Caller) -> web.Response:
     context = request.app[CONTEXT]
     query_of(request)
     event = await context.store.terminal_event(watch_id_of(request), caller.visible_app)
-    secrets = context.secrets if event.secret is None else [parse_secret(event.secret)]
-    headers = signed_headers(event.event_id, int(context.store.now()), event.payload, secrets, context.signing_key)
+    headers = context.signer.headers(event.event_id, int(context.store.now()), event.payload, event.secret)
     response = web.Response(body=event.payload, headers=headers, content_type=JSON)
     secured(response)
     return response

@@ -104,11 +104,11 @@ def _point(minute: Minute) -> dict[str, Any]:
     lag = lag_quantile([minute], 0.95)
     return {
         "at": minute.at,
-        "polls": round(minute.of(_POLLS, ("seen",))),
-        "failed_polls": round(minute.but(_POLLS, ("seen",))),
+        "polls": round(minute.growth(_POLLS, ("seen",))),
+        "failed_polls": round(minute.growth_except(_POLLS, ("seen",))),
         "lag_seconds": None if lag is None else min(lag, 60.0),
-        "delivered": round(minute.of(_ATTEMPTS, ("2xx",))),
-        "failed_attempts": round(minute.but(_ATTEMPTS, ("2xx",))),
+        "delivered": round(minute.growth(_ATTEMPTS, ("2xx",))),
+        "failed_attempts": round(minute.growth_except(_ATTEMPTS, ("2xx",))),
     }
 
 
