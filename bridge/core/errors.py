@@ -1,5 +1,7 @@
 """Everything that can go wrong and has a name. HTTP numbers are given to them in `web/errors.py`."""
 
+from bridge.core.health import HealthCode
+
 
 class BridgeError(Exception):
     """A trouble with a name: `code` is for programs, the message is one sentence for people."""
@@ -70,6 +72,10 @@ class StoreUnavailable(BridgeError):
 
     code = "store_unavailable"
     retry_after_seconds = 5
+
+    def __init__(self, message: str, cause: HealthCode = HealthCode.STORE_UNWRITABLE) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class LostClaim(BridgeError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridge.core.errors import StoreUnavailable
+from bridge.core.health import HealthCode, HealthReason
 from bridge.store.store import Store
 
 PROBE_SECONDS = 2.0  # a store that takes longer for one small write is no store to rely on
@@ -18,17 +19,17 @@ Verdict = Literal["ready", "degraded", "unready"]
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """A verdict, each check's own, and a sentence for every one that is not ok."""
+    """A verdict, each check's own, and a reason for every one that is not ok."""
 
     status: Verdict
     checks: dict[str, str]
-    reasons: tuple[str, ...]
+    reasons: tuple[HealthReason, ...]
 
 
 class Health:
     """Looks at the store, the scheduler, the amux key and whether a stop was asked for.
 
-    `tick_age` gives the seconds since the scheduler's last tick, `degraded` the poller's sentences.
+    `tick_age` gives the seconds since the scheduler's last tick, `degraded` the poller's reasons.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Health:
         store: Store,
         *,
         tick_age: Callable[[], float],
-        degraded: Callable[[], Sequence[str]],
+        degraded: Callable[[], Sequence[HealthReason]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -45,16 +46,20 @@ class Health:
         self._clock = clock
         self._probing = asyncio.Lock()
         self._probed_at: float | None = None
-        self._store_trouble: str | None = None
+        self._store_trouble: HealthReason | None = None
         self.draining = False
 
     async def readiness(self) -> Readiness:
         """The verdict now; takes no longer than the probe may."""
         store = await self._probe()
         age = self._tick_age()
-        ticking = None if age <= OLDEST_TICK_SECONDS else f"the scheduler has not ticked for {age:.1f} s"
-        draining = "the bridge is stopping" if self.draining else None
-        hard = {"store": store, "scheduler": ticking, "drain": draining}
+        stalled = HealthReason(HealthCode.SCHEDULER_STALLED, f"the scheduler has not ticked for {age:.1f} s")
+        draining = HealthReason(HealthCode.DRAINING, "the bridge is stopping")
+        hard = {
+            "store": store,
+            "scheduler": stalled if age > OLDEST_TICK_SECONDS else None,
+            "drain": draining if self.draining else None,
+        }
         amux = tuple(self._degraded())
         checks = {name: "ok" if reason is None else "failing" for name, reason in hard.items()}
         checks["amux"] = "degraded" if amux else "ok"
@@ -64,9 +69,10 @@ class Health:
 
     async def store_trouble(self) -> str | None:
         """Why the store takes no write, None when it does; takes no longer than the probe may."""
-        return await self._probe()
+        failure = await self._probe()
+        return None if failure is None else failure.message
 
-    async def _probe(self) -> str | None:
+    async def _probe(self) -> HealthReason | None:
         """What is wrong with the store, None for nothing; one probe for all who ask within a second."""
         async with self._probing:
             if self._probed_at is None or self._clock() - self._probed_at >= PROBE_GOOD_FOR_SECONDS:
@@ -75,8 +81,11 @@ class Health:
                         await self._store.probe()
                     self._store_trouble = None
                 except StoreUnavailable as error:
-                    self._store_trouble = f"the store is not writable: {error}"
+                    self._store_trouble = HealthReason(error.cause, f"the store is not writable: {error}")
                 except TimeoutError:
-                    self._store_trouble = f"the store is not writable: it did not answer within {PROBE_SECONDS:g} s"
+                    self._store_trouble = HealthReason(
+                        HealthCode.STORE_UNWRITABLE,
+                        f"the store is not writable: it did not answer within {PROBE_SECONDS:g} s",
+                    )
                 self._probed_at = self._clock()
             return self._store_trouble

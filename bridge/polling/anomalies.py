@@ -2,6 +2,7 @@
 
 import logging
 
+from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation, TaskRecord, Throttled, TransientError
 from bridge.telemetry import Metrics, get_logger
 
@@ -61,8 +62,9 @@ class Anomalies:
         if -CLOCK_SKEW_SECONDS <= seconds <= min(watched, LONGEST_DETECTION_SECONDS):
             self._metrics.detection_seconds.observe(max(seconds, 0.0))
 
-    def degraded(self) -> list[str]:
+    def degraded(self) -> list[HealthReason]:
         """A sentence while answers look misrouted."""
         if self.misrouted is None:
             return []
-        return [f"AMUX_BASE_URL looks wrong, or a proxy answers in amux's place: {self.misrouted.message}"]
+        message = f"AMUX_BASE_URL looks wrong, or a proxy answers in amux's place: {self.misrouted.message}"
+        return [HealthReason(HealthCode.NOT_AMUX, message)]

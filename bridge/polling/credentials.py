@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from bridge.aio.clocks import Clocks
+from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, Phase, PolledTask
@@ -100,11 +101,12 @@ class Credentials:
             for each in self._all.values()
         ]
 
-    def degraded(self) -> list[str]:
+    def degraded(self) -> list[HealthReason]:
         """A sentence while the configured key is refused."""
         if self._configured.standing is not CredentialState.PAUSED:
             return []
-        return [f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"]
+        message = f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"
+        return [HealthReason(HealthCode.KEY_REFUSED, message)]
 
     def _count(self, change: int) -> None:
         self._paused += change

@@ -13,6 +13,7 @@ from bridge.aio.clocks import Clocks
 from bridge.aio.worker_pool import WorkerPool
 from bridge.amux.client import AmuxClient
 from bridge.core.errors import StoreUnavailable
+from bridge.core.health import HealthReason
 from bridge.core.model import KeyRefused, Observation, PendingDelivery, TaskRecord, TransientError, Watch
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, ending_after
@@ -361,6 +362,6 @@ class Poller:
         """How all tasks fare, and the rows of the worst; looked through in a thread, for there may be 100,000."""
         return await asyncio.to_thread(polling_stats, list(self._tasks.values()), self._clock(), most_stuck)
 
-    def degraded(self) -> list[str]:
+    def degraded(self) -> list[HealthReason]:
         """What an operator has to mend at amux or in the settings: a sentence each."""
         return [*self._credentials.degraded(), *self._signs.degraded()]

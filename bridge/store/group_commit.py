@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from bridge.core.errors import BridgeError, StoreUnavailable
-from bridge.store.database import reason_of
+from bridge.store.database import cause_of, reason_of
 from bridge.telemetry import Metrics, get_logger
 
 Given = TypeVar("Given")
@@ -241,4 +241,4 @@ def _run_kinds(connection: Connection, batch: list[_Work[Any, Any]]) -> None:
 
 def _fail(batch: list[_Work[Any, Any]], error: DBAPIError) -> None:
     for work in batch:
-        work.results = StoreUnavailable(f"the database refuses: {reason_of(error)}")
+        work.results = StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error))

@@ -35,7 +35,7 @@ async def test_a_refused_key_ends_no_watch_and_a_good_one_settles_all(
     [state] = poller.credentials()
     assert (state.name, state.state) == (CONFIGURED, CredentialState.PAUSED)
     assert rig.sandbox.polls.total() <= 24  # sixteen that were under way, then probes
-    assert [word in poller.degraded()[0] for word in ("AMUX_API_KEY", "refuses")] == [True, True]
+    assert [word in poller.degraded()[0].message for word in ("AMUX_API_KEY", "refuses")] == [True, True]
     assert not any([await rig.outcome(watch) for watch in watches])
     rig.sandbox.keys = None
     await rig.until(lambda: poller.owned == 0)
@@ -97,7 +97,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_is_told_while_it_lasts(rig: Ri
     watch = await rig.register(rig.sandbox.create_task(DONE), poller, age=3000)
     await rig.until(lambda: rig.sandbox.strays.total() >= 8)
     assert (await rig.view(watch)).watch.state is WatchState.ACTIVE
-    assert "AMUX_BASE_URL" in poller.degraded()[0]
+    assert "AMUX_BASE_URL" in poller.degraded()[0].message
     await poller.drain(5)
     await wrong.close()
     right = rig.poller()

@@ -71,7 +71,7 @@ class _Stream:
             while self._clock() < until and not self._is_over():
                 heard.clear()
                 await self._look()
-                await services.waiting.change(heard, page.beat_seconds)
+                await services.waiting.change(heard, page.refresh_seconds)
                 if services.waiting.ended:
                     return
 
