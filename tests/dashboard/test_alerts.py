@@ -1,13 +1,16 @@
 """The alerts: stuck tasks, failing receivers, refused keys, a full disk and the others."""
 
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Problem
@@ -16,6 +19,7 @@ from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.polling.stats import PollingStats
 from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 from bridge.store.dashboard_queries import Receiver, ReplicaView, StoreFacts
+from bridge.store.database import cause_of
 from bridge.store.records import Counts
 from bridge.web.dashboard.alerts import Alert, AlertInputs, Level, current_alerts
 from bridge.web.dashboard.formatting import counted, sentence, size, span
@@ -45,6 +49,12 @@ def only_alert(inputs: AlertInputs) -> Alert:
     assert alert.explanation.endswith(".")
     assert alert.next_step.endswith(".")
     return alert
+
+
+def sqlite_error(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError("a message that has no meaning")
+    error.sqlite_errorcode = code
+    return error
 
 
 def unready(message: str, code: HealthCode = HealthCode.STORE_UNWRITABLE) -> Readiness:
@@ -77,6 +87,27 @@ def test_a_store_that_cannot_write_has_an_alert_by_its_code(code: HealthCode, ti
     assert next_step in alert.next_step
 
 
+@pytest.mark.parametrize(
+    ("original", "code"),
+    [
+        (sqlite_error(sqlite3.SQLITE_FULL), HealthCode.DISK_FULL),
+        (sqlite_error(sqlite3.SQLITE_READONLY), HealthCode.STORE_UNWRITABLE),
+        (psycopg.errors.DiskFull("could not extend file: No space left on device"), HealthCode.DISK_FULL),
+        (psycopg.OperationalError("the connection is lost"), HealthCode.STORE_UNWRITABLE),
+    ],
+)
+def test_the_store_tells_a_full_disk_by_the_drivers_code(original: Exception, code: HealthCode) -> None:
+    assert cause_of(OperationalError("", None, original)) is code
+
+
+def test_a_stalled_scheduler_and_a_stop_have_their_own_alerts() -> None:
+    stalled = HealthReason(HealthCode.SCHEDULER_STALLED, "the scheduler has not ticked for 9.0 s")
+    draining = HealthReason(HealthCode.DRAINING, "the bridge is stopping")
+    alerts = current_alerts(replace(HEALTHY, readiness=Readiness("unready", READY.checks, (stalled, draining))))
+    assert [(alert.key, alert.level) for alert in alerts] == [("scheduler", Level.BAD), ("drain", Level.NOTE)]
+    assert alerts[0].explanation == "The scheduler has not ticked for 9.0 s."
+
+
 def test_a_full_disk_has_one_alert_and_is_not_nearly_full_as_well() -> None:
     full = unready("the store is not writable: the database refuses: database or disk is full", HealthCode.DISK_FULL)
     assert "disk is full" in only_alert(replace(HEALTHY, readiness=full, store=replace(STORE, free_bytes=0))).title
@@ -98,7 +129,7 @@ def test_a_refused_configured_key_has_an_alert_with_its_tasks() -> None:
     assert "AMUX_API_KEY" in alert.next_step
 
 
-def test_many_refused_keys_of_apps_share_one_alert() -> None:
+def test_the_refused_keys_of_apps_after_the_third_share_one_alert() -> None:
     keys = [CredentialStatus(f"{n:032}", CredentialState.PAUSED, NOW, NOW + 9, "no") for n in range(9)]
     found = current_alerts(replace(HEALTHY, credentials=keys))
     assert len(found) == 4
@@ -130,9 +161,9 @@ def test_a_receiver_with_dead_callbacks_comes_before_one_that_fails() -> None:
     first, second = current_alerts(replace(HEALTHY, receivers=(failing, dead)))
     assert (first.level, first.resend_host) == (Level.BAD, "gone.example:443")
     assert first.title == "1 callback to gone.example:443 is dead"
-    assert "there are no more retries" in first.explanation
+    assert "ends all retries" in first.explanation
     assert second.level is Level.WARN
-    assert "12 callbacks wait, next attempt in 5 min. Error: connection refused." in second.explanation
+    assert "12 callbacks are pending, next attempt in 5 min. Error: connection refused." in second.explanation
     assert "5 attempts in a row failed" in second.explanation
 
 
@@ -192,7 +223,7 @@ async def test_a_receiver_that_is_down_has_an_alert_while_its_callbacks_are_pend
         operator = await bridge.operator()
         alert = await operator.alert("host")
         assert alert["title"] == f"127.0.0.1:{port} does not accept its callbacks"
-        assert "1 callback waits, next attempt in" in alert["explanation"]
+        assert "1 callback is pending, next attempt in" in alert["explanation"]
         assert "refused" in alert["explanation"]
         assert "hidden" not in str(alert)
 

@@ -116,7 +116,7 @@ def _store_alerts(inputs: AlertInputs) -> Iterator[Alert]:
         case _:
             title = "The store cannot write"
             next_step = "Check the database and the connection to it. The bridge continues when the database answers."
-    effect = "New registrations get a 503, and callbacks wait. Nothing that was accepted is lost."
+    effect = "New registrations get a 503, and pending callbacks wait. Nothing that was accepted is lost."
     unwritten = inputs.stats.unwritten
     waiting = counted(unwritten, "task update waits", "task updates wait")
     in_memory = f" {waiting} in memory." if unwritten else ""
@@ -137,7 +137,7 @@ def _disk_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     next_step = (
         "Free space or reduce BRIDGE_RETENTION_SECONDS. When the disk is full, the bridge cannot store anything."
     )
-    yield Alert("room", level, "The disk is nearly full", explanation, next_step)
+    yield Alert("disk", level, "The disk is nearly full", explanation, next_step)
 
 
 def _process_alerts(inputs: AlertInputs) -> Iterator[Alert]:
@@ -205,7 +205,7 @@ def _throttled_alert(key: CredentialStatus, tasks: str, since: str) -> Alert:
     explanation = f"{sentence(amux_message(key) + since)} The polls of {tasks} are paused.{retry}"
     next_step = "Nothing if it passes. If it returns, set BRIDGE_POLL_RATE_PER_SECOND below amux's limit."
     title = f"amux asks for fewer polls ({_key_name(key.name)})"
-    return Alert(f"slowed {key.name}", Level.WARN, title, explanation, next_step)
+    return Alert(f"throttled {key.name}", Level.WARN, title, explanation, next_step)
 
 
 def _key_name(credential: str) -> str:
@@ -234,7 +234,7 @@ def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
             f"{(stats.messages.get(code) or code).strip().rstrip('.')[:200]} ({code}, {counted(count, 'task')})"
             for code, count in list(stats.errors.items())[:2]
         )
-        explanation = f"Two or more polls in a row failed. Last errors: {sentence(errors)}"
+        explanation = f"Two or more polls in a row failed for each. Last errors: {sentence(errors)}"
         next_step = (
             "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline at the latest."
         )
@@ -307,7 +307,7 @@ def _receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:
     one = receiver.dead == 1
     at = "" if receiver.dead_at is None else f" at {clock(receiver.dead_at)}"
-    waiting = f" {_waiting(receiver, now)}" if receiver.waiting else ""
+    waiting = f" {_pending(receiver, now)}" if receiver.waiting else ""
     return Alert(
         f"host {receiver.host}",
         Level.BAD,
@@ -326,15 +326,15 @@ def _failing_receiver_alert(receiver: Receiver, now: float) -> Alert:
         f"host {receiver.host}",
         Level.WARN,
         f"{receiver.host} does not accept its callbacks",
-        f"{_waiting(receiver, now)}{in_a_row}",
+        f"{_pending(receiver, now)}{in_a_row}",
         f"Fix {receiver.host}. Retries continue automatically. "
         "After the last retry a callback is dead; it is kept and can be sent again.",
         {"host": receiver.host, "delivery_state": "pending"},
     )
 
 
-def _waiting(receiver: Receiver, now: float) -> str:
-    callbacks = counted(receiver.waiting, "callback waits", "callbacks wait")
+def _pending(receiver: Receiver, now: float) -> str:
+    callbacks = counted(receiver.waiting, "callback is pending", "callbacks are pending")
     retry = ""
     if receiver.next_at is not None:
         retry = f", next attempt {relative_time(receiver.next_at, now)}"
@@ -344,7 +344,7 @@ def _waiting(receiver: Receiver, now: float) -> str:
 def _why_dead(error: Problem | None) -> str:
     match None if error is None else error.code:
         case "gone":
-            return "The receiver answered that it is gone, so there are no more retries."
+            return "A 410 answer ends all retries."
         case "callback_refused":
             return "A rule of this bridge refuses this target."
     return "All retries were used."

@@ -20,7 +20,7 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-HEADERS: Final[Mapping[str, str]] = {
+_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -46,7 +46,7 @@ class File:
 
 @cache
 def files() -> Mapping[str, File]:
-    """Every file by name. About 60 KB in all."""
+    """Every file by name. About 80 KB in total."""
     return {path.name: _read(path) for path in FOLDER.iterdir() if path.suffix in _TYPES}
 
 
@@ -62,7 +62,7 @@ def document(root: str = "", message: str = "", status: int = 200) -> web.Respon
     """
     text = files()[DOCUMENT].content.decode()
     text = text.replace("{root}", root).replace("{message}", escape(message))
-    headers = {**HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: _TYPES[".html"]}
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: _TYPES[".html"]}
     return web.Response(body=text.encode(), status=status, headers=headers)
 
 
@@ -78,7 +78,7 @@ async def to_index(request: web.Request) -> web.Response:
 
 def redirect(location: str) -> web.Response:
     """A 303 to a relative location, with the page's headers."""
-    return web.Response(status=303, headers={**HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.LOCATION: location})
+    return web.Response(status=303, headers={**_HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.LOCATION: location})
 
 
 async def static(request: web.Request) -> web.Response:
@@ -88,7 +88,7 @@ async def static(request: web.Request) -> web.Response:
     file = files().get(name)
     if file is None or name == DOCUMENT:
         raise NotFound("no file has this name")
-    headers = {**HEADERS, hdrs.CACHE_CONTROL: "no-cache", hdrs.ETAG: file.etag}
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: "no-cache", hdrs.ETAG: file.etag}
     if file.etag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
         return web.Response(status=304, headers=headers)
     return web.Response(body=file.content, headers={**headers, hdrs.CONTENT_TYPE: file.content_type})

@@ -67,7 +67,7 @@ def comes_from_page(headers: CIMultiDictProxy[str], public_url: str | None) -> b
     origins = headers.getall("Origin", [])
     if any(site.lower() != "same-origin" for site in sites):
         return False
-    if not all(is_own_origin(origin, headers, public_url) for origin in origins):
+    if not all(_is_own_origin(origin, headers, public_url) for origin in origins):
         return False
     return bool(sites or origins)
 
@@ -81,10 +81,10 @@ def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> b
     if any(site.lower() not in _OWN_SITE for site in headers.getall("Sec-Fetch-Site", [])):
         return True
     origins = [origin for origin in headers.getall("Origin", []) if origin.lower() != "null"]
-    return not all(is_own_origin(origin, headers, public_url) for origin in origins)
+    return not all(_is_own_origin(origin, headers, public_url) for origin in origins)
 
 
-def is_own_origin(origin: str, headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
+def _is_own_origin(origin: str, headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
     """Whether an Origin is the bridge's: that of the request's Host or of the public URL."""
     hosts = headers.getall("Host", [])
     scheme, _, place = origin.lower().partition("://")

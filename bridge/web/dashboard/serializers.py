@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bridge.core.event import error_view
-from bridge.core.model import DeliveryState, Problem, WatchState
+from bridge.core.model import DeliveryState
 from bridge.core.registration import MASK
 from bridge.polling.state import CredentialStatus, LiveTask
 from bridge.store.dashboard_queries import Receiver, StoreFacts, WatchHistory
@@ -22,7 +22,6 @@ def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None
     """A watch as a row of the table."""
     watch, note = view.watch, live or view.task.note
     snapshot = live.snapshot if live is not None else view.task.snapshot
-    active = watch.state is WatchState.ACTIVE
     return {
         "id": watch.id,
         "app": watch.app,
@@ -34,7 +33,6 @@ def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None
         "progress": snapshot.progress,
         "polls": note.polls,
         "last_polled_at": tenths(note.last_polled_at),
-        "next_poll_at": tenths(note.next_poll_at) if active else None,
         "created_at": watch.created_at,
         "deadline_at": watch.deadline_at,
         "settled_at": watch.settled_at,
@@ -61,13 +59,12 @@ def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosi
         "context": watch.context.decode(errors="replace"),
         "headers": dict.fromkeys(watch.header_names, MASK),
         "timeout_seconds": watch.timeout_seconds,
-        "ended_at": history.ended_at,
         "credential": task.credential,
         "owner": task.owner,
         "video": None if snapshot.url is None else without_query(snapshot.url),
         "format": snapshot.format,
         "metadata": metadata,
-        "error": _problem(snapshot.error),
+        "error": None if snapshot.error is None else dict(error_view(snapshot.error)),
         "deliveries": [_delivery(one) for one in history.view.deliveries],
         "timeline": timeline(history, live),
     }
@@ -81,14 +78,7 @@ def _delivery(one: DeliveryView) -> dict[str, Any]:
         "superseded": is_superseded(one),
         "attempts": one.attempts,
         "next_attempt_at": one.next_attempt_at,
-        "delivered_at": one.delivered_at,
-        "dead_at": one.dead_at,
-        "last_error": _problem(one.last_error),
     }
-
-
-def _problem(problem: Problem | None) -> dict[str, Any] | None:
-    return None if problem is None else dict(error_view(problem))
 
 
 def overview_json(inputs: AlertInputs, alerts: Sequence[Alert], figures: Mapping[str, Any]) -> dict[str, Any]:

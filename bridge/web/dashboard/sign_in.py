@@ -74,7 +74,6 @@ async def read_session(request: web.Request) -> web.Response:
     return json_answer(
         {
             "operator": session.operator,
-            "expires_at": session.expires_at,
             "csrf": session.csrf,
             "open": context.access.open,
             "version": dashboard.version,
