@@ -234,7 +234,7 @@ def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
             f"{(stats.messages.get(code) or code).strip().rstrip('.')[:200]} ({code}, {counted(count, 'task')})"
             for code, count in list(stats.errors.items())[:2]
         )
-        explanation = f"Two or more polls in a row failed for each. Last errors: {sentence(errors)}"
+        explanation = f"At least two polls in a row failed. Last errors: {sentence(errors)}"
         next_step = (
             "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline at the latest."
         )

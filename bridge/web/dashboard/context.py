@@ -47,4 +47,4 @@ class DashboardContext:
         return (self.public_url or "").startswith("https://")
 
 
-DASHBOARD: Final = web.AppKey("PAGE", DashboardContext)
+DASHBOARD: Final = web.AppKey("DASHBOARD", DashboardContext)
