@@ -137,7 +137,7 @@ async def cancel_watch(request: web.Request, session: Session) -> web.Response:
     query_of(request)
     watch_id = watch_id_of(request)
     await request.app[CONTEXT].registration.cancel(watch_id, None)
-    _log.event("cancel_asked", watch_id=watch_id, by=_caller(session).key)
+    _log.event("cancel_requested", watch_id=watch_id, by=_caller(session).key)
     return json_answer(await one_watch(request.app, watch_id))
 
 
