@@ -1,5 +1,7 @@
 """The bridge's named errors. `web/errors.py` gives each one its HTTP status."""
 
+from bridge.core.health import HealthCode
+
 
 class BridgeError(Exception):
     """An error with a name: `code` is for programs, the message is one sentence for people."""
@@ -70,6 +72,10 @@ class StoreUnavailable(BridgeError):
 
     code = "store_unavailable"
     retry_after_seconds = 5
+
+    def __init__(self, message: str, cause: HealthCode = HealthCode.STORE_UNWRITABLE) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class LostClaim(BridgeError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridge.core.errors import StoreUnavailable
+from bridge.core.health import HealthCode, HealthReason
 from bridge.store.store import Store
 
 PROBE_SECONDS = 2.0  # a store that needs longer for one small write counts as not writable
@@ -18,17 +19,17 @@ Verdict = Literal["ready", "degraded", "unready"]
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """A verdict, the result of each check, and a sentence for each check that is not ok."""
+    """A verdict, the result of each check, and a reason for each check that is not ok."""
 
     status: Verdict
     checks: dict[str, str]
-    reasons: tuple[str, ...]
+    reasons: tuple[HealthReason, ...]
 
 
 class Health:
     """Checks the store, the scheduler, the amux key and whether the bridge is stopping.
 
-    `tick_age` returns the seconds since the scheduler's last tick, `degraded` one sentence for each problem that the
+    `tick_age` returns the seconds since the scheduler's last tick, `degraded` one reason for each problem that the
     poller knows.
     """
 
@@ -37,7 +38,7 @@ class Health:
         store: Store,
         *,
         tick_age: Callable[[], float],
-        degraded: Callable[[], Sequence[str]],
+        degraded: Callable[[], Sequence[HealthReason]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -46,16 +47,19 @@ class Health:
         self._clock = clock
         self._probe_lock = asyncio.Lock()
         self._probed_at: float | None = None
-        self._store_error: str | None = None
+        self._store_error: HealthReason | None = None
         self.draining = False
 
     async def readiness(self) -> Readiness:
         """Return the present verdict; takes at most `PROBE_SECONDS`."""
-        store_error = await self.store_error()
+        store_error = await self._probe()
         age = self._tick_age()
-        tick_error = None if age <= MAX_TICK_AGE_SECONDS else f"the scheduler has not ticked for {age:.1f} s"
-        drain = "the bridge is stopping" if self.draining else None
-        required = {"store": store_error, "scheduler": tick_error, "drain": drain}
+        stalled = HealthReason(HealthCode.SCHEDULER_STALLED, f"the scheduler has not ticked for {age:.1f} s")
+        required = {
+            "store": store_error,
+            "scheduler": stalled if age > MAX_TICK_AGE_SECONDS else None,
+            "drain": HealthReason(HealthCode.DRAINING, "the bridge is stopping") if self.draining else None,
+        }
         amux = tuple(self._degraded())
         checks = {name: "ok" if reason is None else "failing" for name, reason in required.items()}
         checks["amux"] = "degraded" if amux else "ok"
@@ -64,10 +68,12 @@ class Health:
         return Readiness(status, checks, failing + amux)
 
     async def store_error(self) -> str | None:
-        """Return why the store accepts no write, None when it does; takes at most `PROBE_SECONDS`.
+        """Return why the store accepts no write, None when it does; takes at most `PROBE_SECONDS`."""
+        error = await self._probe()
+        return None if error is None else error.message
 
-        All callers within one second share one probe.
-        """
+    async def _probe(self) -> HealthReason | None:
+        """Return what is wrong with the store. All callers within one second share one probe."""
         async with self._probe_lock:
             if self._probed_at is None or self._clock() - self._probed_at >= PROBE_VALID_SECONDS:
                 try:
@@ -75,8 +81,9 @@ class Health:
                         await self._store.probe()
                     self._store_error = None
                 except StoreUnavailable as error:
-                    self._store_error = f"the store is not writable: {error}"
+                    self._store_error = HealthReason(error.cause, f"the store is not writable: {error}")
                 except TimeoutError:
-                    self._store_error = f"the store is not writable: it did not answer within {PROBE_SECONDS:g} s"
+                    message = f"the store is not writable: it did not answer within {PROBE_SECONDS:g} s"
+                    self._store_error = HealthReason(HealthCode.STORE_UNWRITABLE, message)
                 self._probed_at = self._clock()
             return self._store_error

@@ -2,6 +2,7 @@
 
 import logging
 
+from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation, TaskRecord, Throttled, TransientError
 from bridge.telemetry import Metrics, get_logger
 
@@ -70,8 +71,9 @@ class Anomalies:
         if -CLOCK_SKEW_SECONDS <= seconds <= min(watched, MAX_DETECTION_SECONDS):
             self._metrics.detection_seconds.observe(max(seconds, 0.0))
 
-    def degraded(self) -> list[str]:
-        """Return one sentence while answers look misrouted, else none."""
+    def degraded(self) -> list[HealthReason]:
+        """Return one reason while answers look misrouted, else none."""
         if self.misrouted is None:
             return []
-        return [f"AMUX_BASE_URL looks wrong, or a proxy answers instead of amux: {self.misrouted.message}"]
+        message = f"AMUX_BASE_URL looks wrong, or a proxy answers instead of amux: {self.misrouted.message}"
+        return [HealthReason(HealthCode.NOT_AMUX, message)]

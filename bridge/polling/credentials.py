@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from bridge.aio.clocks import Clocks
+from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, Phase, PolledTask
@@ -99,11 +100,12 @@ class Credentials:
             for credential in self._all.values()
         ]
 
-    def degraded(self) -> list[str]:
-        """Return one sentence while amux refuses the configured key, else none."""
+    def degraded(self) -> list[HealthReason]:
+        """Return one reason while amux refuses the configured key, else none."""
         if self._configured.state is not CredentialState.PAUSED:
             return []
-        return [f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"]
+        message = f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"
+        return [HealthReason(HealthCode.KEY_REFUSED, message)]
 
     def _count_paused(self, change: int) -> None:
         self._paused += change

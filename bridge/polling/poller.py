@@ -13,6 +13,7 @@ from bridge.aio.clocks import Clocks
 from bridge.aio.worker_pool import WorkerPool
 from bridge.amux.client import AmuxClient
 from bridge.core.errors import StoreUnavailable
+from bridge.core.health import HealthReason
 from bridge.core.model import KeyRefused, Observation, TaskRecord, TransientError
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, ending_after
@@ -383,6 +384,6 @@ class Poller:
         """Return statistics over all tasks, with at most `max_rows` rows; computed in a thread."""
         return await asyncio.to_thread(polling_stats, list(self._tasks.values()), self._clock(), max_rows)
 
-    def degraded(self) -> list[str]:
-        """Return one sentence for each problem at amux or in the settings that an operator has to fix."""
+    def degraded(self) -> list[HealthReason]:
+        """Return one reason for each problem at amux or in the settings that an operator has to fix."""
         return [*self._credentials.degraded(), *self._anomalies.degraded()]

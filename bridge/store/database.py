@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from bridge.aio.clocks import running_seconds
+from bridge.core.health import HealthCode
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -169,8 +170,24 @@ def reason_of(error: DBAPIError) -> str:
     return " ".join(str(error.orig).split())[:200]
 
 
+def cause_of(error: DBAPIError) -> HealthCode:
+    """Which failure this is, by the driver's own codes (SQLite's result code, PostgreSQL's SQLSTATE)."""
+    original = error.orig
+    if isinstance(original, _DatabaseFileMissing):
+        return HealthCode.DATABASE_FILE_MISSING
+    # The low byte of an extended result code is the primary one.
+    sqlite_full = (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL
+    if sqlite_full or getattr(original, "sqlstate", None) == "53100":  # disk_full
+        return HealthCode.DISK_FULL
+    return HealthCode.STORE_UNWRITABLE
+
+
+class _DatabaseFileMissing(OSError):
+    """The database file is gone, or another file has its name."""
+
+
 def _unusable(reason: str) -> OperationalError:
-    return OperationalError("", None, OSError(reason))
+    return OperationalError("", None, _DatabaseFileMissing(reason))
 
 
 def _sqlite_engine(path: Path, begin: str) -> Engine:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting, StoreUnavailable
 from bridge.core.signing import new_secret
-from bridge.store.database import Database, reason_of
+from bridge.store.database import Database, cause_of, reason_of
 from bridge.store.schema import secrets, watches
 
 WRONG_KEY = (
@@ -162,7 +162,7 @@ def reencrypt(database: Database, cipher: Cipher) -> Reencrypted:
         own = database.transaction(lambda connection: _reencrypt_secrets(connection, cipher))
         return Reencrypted(sum(_reencrypt_watches(database, cipher)), own)
     except DBAPIError as error:
-        raise StoreUnavailable(f"the database refuses: {reason_of(error)}") from None
+        raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
 
 
 def _reencrypt_secrets(connection: Connection, cipher: Cipher) -> int:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.errors import BridgeError, StoreUnavailable
-from bridge.store.database import reason_of
+from bridge.store.database import cause_of, reason_of
 from bridge.telemetry import Metrics, get_logger
 
 Item = TypeVar("Item")
@@ -198,7 +198,7 @@ class GroupWriter:
             if isinstance(error, DBAPIError) and not isinstance(error, _ITEM_ERRORS):
                 self.unconfirmed_writes += 1
                 for call in batch:
-                    call.results = StoreUnavailable(f"the database refuses: {reason_of(error)}")
+                    call.results = StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error))
             elif len(batch) > 1:
                 for call in batch:
                     self._execute([call])

@@ -29,7 +29,7 @@ from bridge.store import (
     retention,
     settlement,
 )
-from bridge.store.database import Database, reason_of
+from bridge.store.database import Database, cause_of, reason_of
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
 from bridge.store.records import (
@@ -354,4 +354,4 @@ class Store:
         except TimeoutError:
             raise StoreUnavailable("the database does not answer") from None
         except DBAPIError as error:
-            raise StoreUnavailable(f"the database refuses: {reason_of(error)}") from None
+            raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None

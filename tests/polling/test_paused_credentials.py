@@ -28,7 +28,7 @@ async def test_a_refused_key_ends_no_watch_and_an_accepted_key_settles_all(
     [state] = poller.credentials()
     assert (state.name, state.state) == (CONFIGURED, CredentialState.PAUSED)
     assert harness.sandbox.polls.total() <= 24  # sixteen polls that were under way, then probes
-    assert [word in poller.degraded()[0] for word in ("AMUX_API_KEY", "refuses")] == [True, True]
+    assert [word in poller.degraded()[0].message for word in ("AMUX_API_KEY", "refuses")] == [True, True]
     assert not any([await harness.outcome(watch) for watch in watches])
     harness.sandbox.keys = None
     await harness.until(lambda: poller.owned == 0)
@@ -90,7 +90,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_is_reported_while_it_lasts(har
     watch = await harness.register(harness.sandbox.create_task(DONE), poller, age=3000)
     await harness.until(lambda: harness.sandbox.unknown_paths.total() >= 8)
     assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
-    assert "AMUX_BASE_URL" in poller.degraded()[0]
+    assert "AMUX_BASE_URL" in poller.degraded()[0].message
     await poller.drain(5)
     await wrong.close()
     right = harness.poller()

@@ -19,6 +19,7 @@ from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.delivery import Dead
 from bridge.core.event import terminal_event
+from bridge.core.health import HealthReason
 from bridge.core.model import Attempt, Event, Outcome, PendingDelivery, Problem, TaskSnapshot, TaskStatus, Watch
 from bridge.core.signing import Secret, Signer
 from bridge.core.targets import TargetPolicy
@@ -219,7 +220,7 @@ async def running_bridge(
     operators: Mapping[str, str] = OPERATORS,
     public_url: str | None = None,
     api_key: str | None = "sk-configured",
-    degraded: Sequence[str] = (),
+    degraded: Sequence[HealthReason] = (),
     tick_age: float = 0.0,
     ping_limits: PingLimits | None = None,
     max_active_watches: int = 1000,

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.errors import StoreUnavailable
+from bridge.core.health import HealthCode, HealthReason
 from bridge.maintenance.health import Health
 from tests.web.harness import OTHER, Bridge, running_bridge
 
@@ -25,14 +26,18 @@ async def test_a_healthy_bridge_is_alive_and_ready(tmp_path: Path) -> None:
 
 
 async def test_a_refused_key_is_degraded_with_status_200(tmp_path: Path) -> None:
-    async with running_bridge(tmp_path, degraded=["amux refuses the configured key"]) as bridge:
+    async with running_bridge(
+        tmp_path, degraded=[HealthReason(HealthCode.KEY_REFUSED, "amux refuses the configured key")]
+    ) as bridge:
         status, verdict, checks, reasons = await ready(bridge)
         assert (status, verdict, checks["amux"]) == (200, "degraded", "degraded")
         assert reasons == ["amux refuses the configured key"]
 
 
 async def test_every_failing_check_has_a_reason(tmp_path: Path) -> None:
-    async with running_bridge(tmp_path, tick_age=12.34, degraded=["wrong base URL"]) as bridge:
+    async with running_bridge(
+        tmp_path, tick_age=12.34, degraded=[HealthReason(HealthCode.NOT_AMUX, "wrong base URL")]
+    ) as bridge:
         bridge.context.health.draining = True
         bridge.store._writer.close()
         status, verdict, checks, reasons = await ready(bridge)

@@ -19,7 +19,7 @@ async def readyz(request: web.Request) -> web.Response:
     body: Ready = {
         "status": readiness.status,
         "checks": readiness.checks,
-        "reasons": list(readiness.reasons),
+        "reasons": [reason.message for reason in readiness.reasons],
     }
     return json_answer(body, 503 if readiness.status == "unready" else 200)
 

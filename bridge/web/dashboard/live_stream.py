@@ -60,7 +60,7 @@ class _LiveData:
             while not dashboard.sessions.is_over(self._session):
                 changed.clear()
                 await self._send_changes()
-                await notifier.wait(changed, dashboard.beat_seconds)
+                await notifier.wait(changed, dashboard.refresh_seconds)
                 if notifier.ended:
                     return
 
