@@ -179,8 +179,8 @@ def free_port() -> int:
 class QuickRuntime(Runtime):
     """A bridge whose page looks five times a second: tests wait for what it sees."""
 
-    def _page(self) -> DashboardContext:
-        return replace(super()._page(), beat_seconds=0.2, overview_good_for_seconds=0.2)
+    def _make_dashboard_context(self) -> DashboardContext:
+        return replace(super()._make_dashboard_context(), beat_seconds=0.2, overview_good_for_seconds=0.2)
 
 
 @asynccontextmanager
