@@ -92,7 +92,7 @@ def _demo(add: AddCommand) -> None:
         "demo",
         "Run the amux stand-in, a bridge and a receiver in this process, on free loopback ports, with a temporary\n"
         "database. The demo registers tasks that complete, fail and never end, and shows each callback with its\n"
-        "verified signature. It needs no key and no network, ignores AMUX_* and BRIDGE_*, and takes about five seconds.",
+        "verified signature. It needs no key and no network, ignores AMUX_* and BRIDGE_*, and takes some five seconds.",
         "  amux-bridge demo",
     )
     command.add_argument("--logs", action="store_true", help="write the bridge's log lines to stderr")
@@ -147,10 +147,10 @@ def _watch(add: AddCommand) -> None:
     command.add_argument("--timeout", metavar="SECONDS", type=float, help="the time from now until the watch times out")
     command.add_argument("--header", metavar="NAME:VALUE", action="append", help="an extra header of the callbacks")
     command.add_argument(
-        "--secret", metavar="WHSEC", help="the secret that signs this watch's events; env:NAME reads it from NAME"
+        "--secret", metavar="WHSEC", help="the secret that signs this watch's events; env:NAME reads the variable NAME"
     )
     command.add_argument(
-        "--api-key", metavar="KEY", help="the amux key to poll this task with; env:NAME reads it from NAME"
+        "--api-key", metavar="KEY", help="the amux key to poll this task with; env:NAME reads the variable NAME"
     )
     _add_json_option(command)
 
@@ -170,7 +170,7 @@ def _listen(add: AddCommand) -> None:
         "--secret",
         metavar="WHSEC",
         action="append",
-        help="a secret to verify with (default: the bridge's own); env:NAME reads it from NAME; may be repeated",
+        help="a secret to verify with (default: the bridge's own); env:NAME reads the variable NAME; may be repeated",
     )
     command.add_argument("--count", metavar="N", type=_count, help="stop after N verified events")
     _add_json_option(command, "one JSON object for each message")

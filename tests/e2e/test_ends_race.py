@@ -8,7 +8,7 @@ import pytest
 
 from bridge.sandbox import Behaviour
 from tests.e2e.bridges import Bridge, check_nothing_stuck, rows, runtime
-from tests.e2e.harness import world
+from tests.e2e.harness import environment
 
 
 async def cancelled_at(bridge: Bridge, watch: str, moment: float) -> int:
@@ -25,12 +25,12 @@ async def cancelled_at(bridge: Bridge, watch: str, moment: float) -> int:
 @pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.long)])
 async def test_of_cancelling_deadline_and_settlement_one_wins_and_only_one(either_url: str, count: int) -> None:
     chance = random.Random(count)
-    async with world(either_url, clock=time.monotonic) as around, runtime(either_url, around.amux_url) as bridge:
+    async with environment(either_url, clock=time.monotonic) as env, runtime(either_url, env.amux_url) as bridge:
         watches, cancelling = [], []
         for number in range(count):
             # All three within the same half second, and every fourth task has a second watch that nobody cancels.
-            task = around.amux.create_task(Behaviour(0, 0.8 + chance.random() / 2))
-            url = f"{around.receiver.url}/{number}"
+            task = env.amux.create_task(Behaviour(0, 0.8 + chance.random() / 2))
+            url = f"{env.receiver.url}/{number}"
             watch = await bridge.register(task, url, timeout_seconds=0.8 + chance.random() / 2)
             moment = asyncio.get_running_loop().time() + 0.8 + chance.random() / 2
             cancelling.append(asyncio.create_task(cancelled_at(bridge, watch, moment)))
@@ -43,7 +43,7 @@ async def test_of_cancelling_deadline_and_settlement_one_wins_and_only_one(eithe
             assert (status, state) in {(200, "cancelled"), (409, "settled")}
         ended = {row.id for row in rows(either_url, "SELECT id FROM watches WHERE state = 'settled'")}
         kept = rows(either_url, "SELECT id FROM watches WHERE callback_url LIKE '%/kept'")
-        await around.receiver.has(ended | {row.id for row in kept})
-        assert {call.watch_id for call in around.receiver.arrived} == ended | {row.id for row in kept}
-        around.receiver.check_copies()
+        await env.receiver.wait_for_events(ended | {row.id for row in kept})
+        assert {call.watch_id for call in env.receiver.arrived} == ended | {row.id for row in kept}
+        env.receiver.check_copies()
     check_nothing_stuck(either_url)

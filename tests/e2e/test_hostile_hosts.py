@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.bridges import Process, serving
-from tests.e2e.harness import World, world
+from tests.e2e.harness import Environment
 
 Misbehaving = Callable[[asyncio.StreamWriter], Awaitable[None]]
 MEBIBYTE = 1 << 20
@@ -104,42 +104,36 @@ async def misbehaving(ways: dict[str, Misbehaving]) -> AsyncIterator[dict[str, s
         await asyncio.gather(*connections, return_exceptions=True)
 
 
-@pytest.fixture
-async def around(either_url: str) -> AsyncIterator[World]:
-    async with world(either_url) as made:
-        yield made
-
-
-async def test_hosts_that_hang_do_not_delay_another(around: World) -> None:
+async def test_hosts_that_hang_do_not_delay_another(env: Environment) -> None:
     """While three hosts hold every attempt that they may, the others' callbacks all come."""
     settings = {"delivery_timeout_seconds": "60", "delivery_concurrency": "32", "drain_timeout_seconds": "0"}
     async with (
         misbehaving(HANGING) as urls,
-        serving(around.database_url, around.amux_url, **settings) as (process, bridge),
+        serving(env.database_url, env.amux_url, **settings) as (process, bridge),
     ):
         hung: list[str] = []
         for url in urls.values():
-            hung += await bridge.register_many([around.done() for _ in range(20)], url)
-        await process.logged("settled", times=len(hung))
-        good = await bridge.register_many([around.done() for _ in range(40)], around.receiver.url)
-        await around.receiver.has(good)
+            hung += await bridge.register_many([env.finished_task() for _ in range(20)], url)
+        await process.wait_for_log("settled", times=len(hung))
+        good = await bridge.register_many([env.finished_task() for _ in range(40)], env.receiver.url)
+        await env.receiver.wait_for_events(good)
         # And none of the hanging ones has ended meanwhile: they did hold their places.
         attempts = [line for line in process.lines if line.get("event") == "attempt" and line["watch_id"] in hung]
         assert attempts == []
-        process.no_faults()
+        process.check_no_exceptions()
 
 
-async def test_every_misbehaviour_is_a_failed_attempt_by_the_clock(around: World) -> None:
+async def test_every_misbehaviour_is_a_failed_attempt_by_the_clock(env: Environment) -> None:
     ways = HANGING | LYING | FLOODING
     once = {"delivery_timeout_seconds": "2", "delivery_retry_delays_seconds": "60"}
     async with (
         misbehaving(ways) as urls,
-        serving(around.database_url, around.amux_url, **once) as (process, bridge),
+        serving(env.database_url, env.amux_url, **once) as (process, bridge),
     ):
-        watches = {way: await bridge.register(around.done(), url) for way, url in urls.items()}
-        good = await bridge.register(around.done(), around.receiver.url)
+        watches = {way: await bridge.register(env.finished_task(), url) for way, url in urls.items()}
+        good = await bridge.register(env.finished_task(), env.receiver.url)
         for way, watch in watches.items():
-            line = await process.logged("attempt", watch_id=watch)
+            line = await process.wait_for_log("attempt", watch_id=watch)
             assert line["error"], (way, line)
             assert line["duration_seconds"] < 4, (way, line)  # 2 s, and what a slow machine adds
             delivery = (await bridge.watch(watch))["deliveries"][0]
@@ -150,13 +144,13 @@ async def test_every_misbehaviour_is_a_failed_attempt_by_the_clock(around: World
             )
             [attempt] = log.json["attempt_log"]
             assert len((attempt["body"] or "").encode()) <= 3 * 4096, way
-        await around.receiver.has([good])
-        process.no_faults()
+        await env.receiver.wait_for_events([good])
+        process.check_no_exceptions()
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
+        assert await process.wait_for_exit() == 0
 
 
-async def test_a_2xx_whose_body_stalls_or_floods_is_a_success(around: World) -> None:
+async def test_a_2xx_whose_body_stalls_or_floods_is_a_success(env: Environment) -> None:
     ways = {
         "stalls": saying(OK + b"Content-Length: 100\r\n\r\nhalf"),
         "floods": saying(OK + b"Content-Type: text/plain\r\n\r\n", b"x" * 65536, None),
@@ -164,13 +158,13 @@ async def test_a_2xx_whose_body_stalls_or_floods_is_a_success(around: World) -> 
     }
     async with (
         misbehaving(ways) as urls,
-        serving(around.database_url, around.amux_url, delivery_timeout_seconds="2") as (process, bridge),
+        serving(env.database_url, env.amux_url, delivery_timeout_seconds="2") as (process, bridge),
     ):
         for way, url in urls.items():
-            watch = await bridge.register(around.done(), url)
-            delivered = await process.logged("delivered", watch_id=watch)
+            watch = await bridge.register(env.finished_task(), url)
+            delivered = await process.wait_for_log("delivered", watch_id=watch)
             assert delivered["status_code"] == 200, way
-        process.no_faults()
+        process.check_no_exceptions()
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -187,19 +181,19 @@ def forget_peak(process: Process) -> None:
 
 
 @pytest.mark.long
-async def test_floods_and_bombs_cost_less_than_ten_megabytes(around: World) -> None:
+async def test_floods_and_bombs_cost_less_than_ten_megabytes(env: Environment) -> None:
     settings = {"delivery_timeout_seconds": "2", "delivery_retry_delays_seconds": ",".join(["0.1"] * 60)}
     async with (
         misbehaving(FLOODING) as urls,
-        serving(around.database_url, around.amux_url, **settings) as (process, bridge),
+        serving(env.database_url, env.amux_url, **settings) as (process, bridge),
     ):
         # What any work costs is there before: code paths warmed, pools filled, connections made.
-        good = await bridge.register_many([around.done() for _ in range(200)], around.receiver.url)
-        await around.receiver.has(good)
+        good = await bridge.register_many([env.finished_task() for _ in range(200)], env.receiver.url)
+        await env.receiver.wait_for_events(good)
         forget_peak(process)
         before = process.resident_bytes()
         for url in urls.values():
-            await bridge.register_many([around.done() for _ in range(3)], url)
-        await process.logged("attempt", times=100)
+            await bridge.register_many([env.finished_task() for _ in range(3)], url)
+        await process.wait_for_log("attempt", times=100)
         grown = peak_bytes(process) - before
         assert grown < 10 * MEBIBYTE, f"{grown / MEBIBYTE:.1f} MiB"

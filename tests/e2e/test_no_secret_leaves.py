@@ -18,7 +18,7 @@ from aiohttp import web
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
 from tests.e2e.bridges import Bridge, serving
 from tests.e2e.bridges import process as launched
-from tests.e2e.harness import World, world
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import Call, Receiver, accept, receiving
 
 OWN_KEY = "sk-MARK-own-key-0123456789"
@@ -84,9 +84,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def around(database_url: str) -> AsyncIterator[World]:
-    async with world(database_url, clock=time.monotonic) as made:
-        yield made
+async def env(database_url: str) -> AsyncIterator[Environment]:
+    async with environment(database_url, clock=time.monotonic) as env:
+        yield env
 
 
 def behaviours(key: str) -> list[Behaviour]:
@@ -134,12 +134,12 @@ async def everything_told(bridge: Bridge, watches: Iterable[str]) -> dict[str, s
     return told
 
 
-async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_url: str, tmp_path: Path) -> None:
-    configured, others = ([around.amux.create_task(one) for one in behaviours(key)] for key in (CONFIGURED, OWN_KEY))
+async def test_no_mark_is_found_in_anything_that_leaves(env: Environment, database_url: str, tmp_path: Path) -> None:
+    configured, others = ([env.amux.create_task(one) for one in behaviours(key)] for key in (CONFIGURED, OWN_KEY))
     async with (
         receiving(echo, secret=SIGNING[0]) as one,
         receiving(echo_all_it_knows, secret=OWN_SECRET) as two,
-        serving(database_url, around.amux_url, **SETTINGS) as (process, bridge),
+        serving(database_url, env.amux_url, **SETTINGS) as (process, bridge),
     ):
         own = {
             "api_key": OWN_KEY,
@@ -164,8 +164,8 @@ async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_
             await bridge.get(f"/watch/{watch}?wait_seconds=30", headers=APP)
         # A third of the deliveries die of their retries, the others are taken at their second attempt or later.
         await one.until(lambda: len(one.calls) >= 2 * len(watches) // 3)
-        one.answering = accept
-        await process.logged("dead")
+        one.responder = accept
+        await process.wait_for_log("dead")
         told = await everything_told(bridge, watches)
         shown = {where: marks for where, text in told.items() if (marks := found_in(text))}
         assert shown == {}
@@ -173,8 +173,8 @@ async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_
         assert urlsplit(database_url).scheme == "postgresql" or len(on_disk) > 10_000
         assert found_in(on_disk.decode(errors="replace")) == []
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
     logged = {line: marks for line in process.raw if (marks := found_in(line, (*SECRETS, PRIVATE_MARK, QUERY)))}
     assert logged == {}
     assert any(line["level"] == "debug" for line in process.lines if "level" in line)
@@ -199,7 +199,7 @@ async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_
 async def test_a_start_that_fails_tells_no_secret(name: str, value: str) -> None:
     given = {"database_url": "sqlite:////nowhere/bridge.db", name: value}
     async with launched(given.pop("database_url"), "http://127.0.0.1:9", **given) as process:
-        assert await process.ended() == 2
+        assert await process.wait_for_exit() == 2
         assert "MARK" not in "\n".join(process.raw)
         [refusal] = [line for line in process.lines if line["event"] == "refused"]
         assert refusal["reason"]

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from bridge.sandbox import Behaviour, Outcome, Sandbox
-from tests.e2e.bridges import SHORT_LEASE, Bridge, change, check_all_ended, serving
+from tests.e2e.bridges import SHORT_LEASE, Bridge, change, check_all_delivered, serving
 from tests.e2e.receiver import Call, Receiver, accept, receiving
 
 POLLS_AT_A_TIME = 32
@@ -95,11 +95,11 @@ async def after_a_night(database_url: str, count: int) -> None:
         # An hour passes: for the watches, because PostgreSQL's clock is not ours to set.
         change(database_url, "UPDATE watches SET created_at = created_at - 3600, deadline_at = deadline_at - 3600")
         async with serving(database_url, amux_url, SHORT_LEASE, **pace) as (process, bridge):
-            await receiver.has(watches, 60 + count / 20)
+            await receiver.wait_for_events(watches, 60 + count / 20)
             without_answer = await lost_answers(bridge)
             process.signal(signal.SIGTERM)  # so that the last record is written as well
-            assert await process.ended() == 0
-            process.no_faults()
+            assert await process.wait_for_exit() == 0
+            process.check_no_exceptions()
         assert polls.most <= POLLS_AT_A_TIME
         assert posts.most <= POSTS_AT_A_TIME
         # Once each, but for those whose answer came too late or not at all, on a machine that stood still meanwhile.
@@ -109,4 +109,4 @@ async def after_a_night(database_url: str, count: int) -> None:
         assert len(receiver.arrived) == count
         for number, watch in enumerate(watches):
             assert receiver.terminal(watch)["type"] == ("video.completed" if number % 2 else "video.timed_out")
-    check_all_ended(database_url, watches)
+    check_all_delivered(database_url, watches)

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from bridge.settings import settings as reading
-from tests.e2e.bridges import SHORT, asking, check_all_ended
-from tests.e2e.harness import world
+from tests.e2e.bridges import FAST_SETTINGS, check_all_delivered, connect_to
+from tests.e2e.harness import environment
 from tests.e2e.receiver import SAFETY_SECONDS
 
 
 async def test_the_command_serves_and_stops_in_good_order(
     either_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    async with world(either_url) as around:
-        given = {**SHORT, "database_url": either_url, "amux_base_url": around.amux_url}
-        environment = {"PATH": os.environ["PATH"], **{reading.env_name(name): value for name, value in given.items()}}
+    async with environment(either_url) as env:
+        given = {**FAST_SETTINGS, "database_url": either_url, "amux_base_url": env.amux_url}
+        variables = {"PATH": os.environ["PATH"], **{reading.env_name(name): value for name, value in given.items()}}
         command = [sys.executable, "-m", "bridge", "serve"]
         began = time.monotonic()
         serving = await asyncio.create_subprocess_exec(
-            *command, env=environment, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *command, env=variables, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         assert serving.stdout is not None
         assert serving.stderr is not None
@@ -34,14 +34,14 @@ async def test_the_command_serves_and_stops_in_good_order(
             async with asyncio.timeout(SAFETY_SECONDS):
                 while (line := json.loads(await serving.stdout.readline()))["event"] != "listening":
                     assert line["level"] != "error", line
-            async with asking(line["url"]) as bridge:
+            async with connect_to(line["url"]) as bridge:
                 assert (await bridge.ask("GET", "/healthz")).status == 200
                 # Told, not judged: what else the machine does counts as well.
                 record_property("seconds_to_first_healthz", round(time.monotonic() - began, 2))
                 resident = Path(f"/proc/{serving.pid}/statm").read_text().split()[1]
                 record_property("idle_rss_megabytes", int(resident) * os.sysconf("SC_PAGE_SIZE") // 1_000_000)
-                watch = await bridge.register(around.done(), around.receiver.url)
-                await around.receiver.has([watch])
+                watch = await bridge.register(env.finished_task(), env.receiver.url)
+                await env.receiver.wait_for_events([watch])
             serving.send_signal(signal.SIGTERM)
             async with asyncio.timeout(SAFETY_SECONDS):
                 lines, complaints = await serving.communicate()
@@ -51,7 +51,7 @@ async def test_the_command_serves_and_stops_in_good_order(
                 await serving.communicate()
         assert (serving.returncode, complaints) == (0, b"")
         assert [json.loads(text)["event"] for text in lines.splitlines()][-1] == "stopped"
-    check_all_ended(either_url, [watch])
+    check_all_delivered(either_url, [watch])
 
 
 @pytest.mark.long
@@ -62,10 +62,10 @@ async def test_other_libraries_read_a_callback_as_it_came(either_url: str) -> No
     from tests.e2e.bridges import runtime
     from tests.e2e.receiver import SECRET
 
-    async with world(either_url) as around, runtime(either_url, around.amux_url) as bridge:
-        watch = await bridge.register(around.done(), around.receiver.url, context={"order": 7})
-        await around.receiver.has([watch])
-        [call] = around.receiver.arrived
+    async with environment(either_url) as env, runtime(either_url, env.amux_url) as bridge:
+        watch = await bridge.register(env.finished_task(), env.receiver.url, context={"order": 7})
+        await env.receiver.wait_for_events([watch])
+        [call] = env.receiver.arrived
         Webhook(SECRET).verify(call.body, call.headers)  # raises what is not right; this one returns nothing
         client = OpenAI(api_key="none", webhook_secret=SECRET)
         event = client.webhooks.unwrap(call.body.decode(), call.headers)

@@ -19,23 +19,24 @@ import psycopg
 import pytest
 
 from bridge.store.schema import metadata
-from tests.e2e.bridges import Bridge, Process, change, check_all_ended, serving
-from tests.e2e.harness import World, world
+from tests.e2e.bridges import Bridge, Process, change, check_all_delivered, serving
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import accept, answer, hold
 
 LIMIT_SECONDS = 5.0
 
 
 @pytest.fixture
-async def around(sqlite_url: str) -> AsyncIterator[World]:
-    async with world(sqlite_url) as made:
-        yield made
+async def env(sqlite_url: str) -> AsyncIterator[Environment]:
+    """Most ways to break a database need a file."""
+    async with environment(sqlite_url) as env:
+        yield env
 
 
 @pytest.fixture
-async def either_world(either_url: str) -> AsyncIterator[World]:
-    async with world(either_url) as made:
-        yield made
+async def either_env(either_url: str) -> AsyncIterator[Environment]:
+    async with environment(either_url) as env:
+        yield env
 
 
 def file_of(database_url: str) -> Path:
@@ -133,28 +134,28 @@ class Broken:
 
 
 @asynccontextmanager
-async def busy(around: World) -> AsyncIterator[Broken]:
+async def busy(env: Environment) -> AsyncIterator[Broken]:
     """A bridge with a running task and a delivery that waits for its retry."""
-    on_file = around.database_url.startswith("sqlite")
-    flag = {"read_only": str(file_of(around.database_url).with_name("read-only"))} if on_file else {}
-    around.receiver.answering = answer(500)
-    async with serving(around.database_url, around.amux_url, flag) as (process, bridge):
-        running = around.running()
+    on_file = env.database_url.startswith("sqlite")
+    flag = {"read_only": str(file_of(env.database_url).with_name("read-only"))} if on_file else {}
+    env.receiver.responder = answer(500)
+    async with serving(env.database_url, env.amux_url, flag) as (process, bridge):
+        running = env.running_task()
         watches = [
-            await bridge.register(around.done(), around.receiver.url + "/retried"),
-            await bridge.register(running, around.receiver.url + "/running"),
+            await bridge.register(env.finished_task(), env.receiver.url + "/retried"),
+            await bridge.register(running, env.receiver.url + "/running"),
         ]
-        await around.receiver.until(lambda: bool(around.receiver.calls))
-        await around.polled(running)
+        await env.receiver.until(lambda: bool(env.receiver.calls))
+        await env.wait_for_polls(running)
         yield Broken(process, bridge, watches)
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
 
 
-async def refused(bridge: Bridge, around: World) -> None:
+async def refused(bridge: Bridge, env: Environment) -> None:
     """A registration is refused as the contract says."""
-    body = {"task_id": around.done(), "callback_url": around.receiver.url}
+    body = {"task_id": env.finished_task(), "callback_url": env.receiver.url}
     told = await bridge.ask("POST", "/watch", json=body)
     assert (told.status, told.json["code"]) == (503, "store_unavailable"), told
     assert told.headers["Content-Type"] == "application/problem+json"
@@ -162,24 +163,24 @@ async def refused(bridge: Bridge, around: World) -> None:
     assert told.seconds < LIMIT_SECONDS
 
 
-async def break_and_heal(around: World, breaking: Breaking, why: str) -> None:
-    async with busy(around) as broken:
-        with breaking(around.database_url, broken.process):
-            await refused(broken.bridge, around)
+async def break_and_heal(env: Environment, breaking: Breaking, why: str) -> None:
+    async with busy(env) as broken:
+        with breaking(env.database_url, broken.process):
+            await refused(broken.bridge, env)
             unready = await broken.bridge.until("GET", "/readyz", lambda told: told.status == 503)
             assert why in " ".join(unready.json["reasons"]), unready.json
             assert unready.json["checks"]["store"] == "failing"
-            around.stages.now += 11  # the video is ready, and that cannot be written
-            around.receiver.answering = accept
-            await refused(broken.bridge, around)
-        await around.receiver.has(broken.watches)
-        new = await broken.bridge.register(around.done(), around.receiver.url)
-        await around.receiver.has([new])
+            env.clock.now += 11  # the video is ready, and that cannot be written
+            env.receiver.responder = accept
+            await refused(broken.bridge, env)
+        await env.receiver.wait_for_events(broken.watches)
+        new = await broken.bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.wait_for_events([new])
         await broken.bridge.until("GET", "/readyz", lambda told: told.status == 200)
-    check_all_ended(around.database_url, [*broken.watches, new])
-    around.receiver.check_copies()
-    if around.database_url.startswith("sqlite"):
-        with closing(sqlite3.connect(file_of(around.database_url))) as connection:
+    check_all_delivered(env.database_url, [*broken.watches, new])
+    env.receiver.check_copies()
+    if env.database_url.startswith("sqlite"):
+        with closing(sqlite3.connect(file_of(env.database_url))) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
@@ -193,15 +194,15 @@ TROUBLES = [
 
 @pytest.mark.parametrize(("breaking", "why"), TROUBLES)
 async def test_a_database_in_trouble_takes_nothing_and_loses_nothing(
-    around: World, breaking: Breaking, why: str
+    env: Environment, breaking: Breaking, why: str
 ) -> None:
-    await break_and_heal(around, breaking, why)
+    await break_and_heal(env, breaking, why)
 
 
 @pytest.mark.long
 async def test_postgresql_locked_by_another_takes_nothing_and_loses_nothing(postgres_url: str) -> None:
-    async with world(postgres_url) as around:
-        await break_and_heal(around, locked, "not writable")
+    async with environment(postgres_url) as env:
+        await break_and_heal(env, locked, "not writable")
 
 
 @pytest.mark.long
@@ -216,89 +217,89 @@ async def test_a_full_disk_takes_nothing_and_loses_nothing(sqlite_url: str, tmp_
     try:
         source = file_of(sqlite_url)
         (disk / source.name).write_bytes(source.read_bytes())
-        async with world(f"sqlite:///{disk / source.name}") as around:
-            await break_and_heal(around, full_disk, "full")
+        async with environment(f"sqlite:///{disk / source.name}") as env:
+            await break_and_heal(env, full_disk, "full")
     finally:
         subprocess.run(["/bin/umount", str(disk)], check=True)
 
 
-async def test_a_database_that_was_deleted_is_not_written_to_any_more(around: World) -> None:
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        await bridge.register(around.never(), around.receiver.url)
-        file_of(around.database_url).unlink()
-        await refused(bridge, around)
+async def test_a_database_that_was_deleted_is_not_written_to_any_more(env: Environment) -> None:
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        await bridge.register(env.endless_task(), env.receiver.url)
+        file_of(env.database_url).unlink()
+        await refused(bridge, env)
         unready = await bridge.until("GET", "/readyz", lambda told: told.status == 503)
         assert "gone" in " ".join(unready.json["reasons"])
         assert (await bridge.ask("GET", "/healthz")).status == 200
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
+        assert await process.wait_for_exit() == 0
 
 
 # --- records that cannot be written -------------------------------------------------------------------------------
 
 
-async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(either_world: World) -> None:
-    around = either_world
-    around.receiver.answering = hold
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.arrived))
-        with locked(around.database_url, process):
-            around.receiver.released.set()
-            await process.logged("attempts_unwritten")
-            await refused(bridge, around)
-        await process.logged("delivered")
-        assert len(around.receiver.arrived) == 1
+async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(either_env: Environment) -> None:
+    env = either_env
+    env.receiver.responder = hold
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.arrived))
+        with locked(env.database_url, process):
+            env.receiver.released.set()
+            await process.wait_for_log("attempts_unwritten")
+            await refused(bridge, env)
+        await process.wait_for_log("delivered")
+        assert len(env.receiver.arrived) == 1
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [watch])
-    assert len(around.receiver.arrived) == 1
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [watch])
+    assert len(env.receiver.arrived) == 1
 
 
 @pytest.mark.long
-async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(around: World) -> None:
-    around.receiver.answering = hold
+async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(env: Environment) -> None:
+    env.receiver.responder = hold
     claim_ends_after = 5 + 15 + 2  # the attempt, the claim's margin, and some
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.arrived))
-        with locked(around.database_url, process):
-            around.receiver.released.set()
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.arrived))
+        with locked(env.database_url, process):
+            env.receiver.released.set()
             until = time.monotonic() + claim_ends_after
             while time.monotonic() < until:
-                await refused(bridge, around)
-        await process.logged("delivered")
+                await refused(bridge, env)
+        await process.wait_for_log("delivered")
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [watch])
-    assert len(around.receiver.arrived) == 1
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [watch])
+    assert len(env.receiver.arrived) == 1
 
 
-async def test_one_row_that_the_database_refuses_holds_up_no_other(either_world: World) -> None:
+async def test_one_row_that_the_database_refuses_holds_up_no_other(either_env: Environment) -> None:
     """A trigger stands for whatever makes one row unwritable: the others of its commit must not fail with it."""
-    around = either_world
-    around.receiver.answering = hold
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        bad_end, bad_attempt = around.running(), around.done()
-        unsettled = await bridge.register(bad_end, around.receiver.url)
-        unrecorded = await bridge.register(bad_attempt, around.receiver.url)
-        await around.receiver.until(lambda: len(around.receiver.arrived) == 1)
+    env = either_env
+    env.receiver.responder = hold
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        bad_end, bad_attempt = env.running_task(), env.finished_task()
+        unsettled = await bridge.register(bad_end, env.receiver.url)
+        unrecorded = await bridge.register(bad_attempt, env.receiver.url)
+        await env.receiver.until(lambda: len(env.receiver.arrived) == 1)
         with (
-            refusing(around.database_url, "events", "watch_id", unsettled),
-            refusing(around.database_url, "attempts", "delivery_id", around.receiver.arrived[0].id),
+            refusing(env.database_url, "events", "watch_id", unsettled),
+            refusing(env.database_url, "attempts", "delivery_id", env.receiver.arrived[0].id),
         ):
-            around.receiver.answering = accept
-            around.receiver.released.set()
-            around.stages.now += 11
-            others = await bridge.register_many([around.done() for _ in range(5)], around.receiver.url)
-            await around.receiver.has(others)
-            await process.logged("delivered", times=5)
-            await process.logged("write_failed", unit="settle")
-            await process.logged("write_failed", unit="record_attempts")
-            assert len(around.receiver.arrived) == 6
-        await around.receiver.has([unsettled])
-        await process.logged("delivered", times=7)
+            env.receiver.responder = accept
+            env.receiver.released.set()
+            env.clock.now += 11
+            others = await bridge.register_many([env.finished_task() for _ in range(5)], env.receiver.url)
+            await env.receiver.wait_for_events(others)
+            await process.wait_for_log("delivered", times=5)
+            await process.wait_for_log("write_failed", unit="settle")
+            await process.wait_for_log("write_failed", unit="record_attempts")
+            assert len(env.receiver.arrived) == 6
+        await env.receiver.wait_for_events([unsettled])
+        await process.wait_for_log("delivered", times=7)
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [unsettled, unrecorded, *others])
-    assert len(around.receiver.arrived) == 7
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [unsettled, unrecorded, *others])
+    assert len(env.receiver.arrived) == 7

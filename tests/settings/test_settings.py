@@ -16,7 +16,8 @@ Load = Callable[..., Settings]
 SECRET = new_secret(b"a" * 32).text
 OLDER = new_secret(b"b" * 32).text
 KEY = SigningKey(b"k" * 32)
-FERNET = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY="  # constant: test names contain it, and every test process must have the same names
+# A constant, because test names contain it and every pytest process must collect the same names.
+FERNET = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY="
 
 DEFAULTS = """
 AMUX_API_KEY=
