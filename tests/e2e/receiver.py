@@ -141,9 +141,7 @@ class Receiver:
         return orjson.loads(body)
 
     def check_copies(self) -> None:
-        """Checks that every copy of an event has the same id and bytes, that all are signed, and that no watch has two
-        terminal events.
-        """
+        """Checks that all calls are signed, all copies of an event are equal, and no watch has two terminal events."""
         assert not self.unverified, self.unverified
         bodies: dict[str, set[bytes]] = defaultdict(set)
         ids: dict[str, set[str]] = defaultdict(set)

@@ -1,7 +1,7 @@
-"""Attacks promptness and patience with a wall clock that is set forward and back by a day while the bridge works.
+"""Attacks all timing with a wall clock that is set forward or back by a day while the bridge runs.
 
-The launched process has its own wall clock, moved by a file; what counts intervals must not notice, and no video that
-is ready may time out by it. On PostgreSQL times are the server's, and a replica's own clock decides nothing.
+The launched process has a wall clock of its own, which a file shifts. Intervals must not change, and no completed video
+may time out. On PostgreSQL all stored times are the server's, and a replica's own clock decides nothing.
 """
 
 import signal
@@ -23,21 +23,21 @@ def clock(tmp_path: Path) -> Path:
     return path
 
 
-def set_by(clock: Path, seconds: float) -> None:
-    """Set the clock to so many seconds from the true time; in one write, for it is read all the time."""
+def set_clock(clock: Path, seconds: float) -> None:
+    """Sets the clock to so many seconds from the real time. One write, because the process may read at any moment."""
     with clock.open("r+b", buffering=0) as file:
         file.write(f"{seconds:<24}".encode())
 
 
-async def test_a_clock_set_forward_times_out_no_video_that_is_ready(sqlite_env: Environment, clock: Path) -> None:
+async def test_a_clock_set_forward_times_out_no_completed_video(sqlite_env: Environment, clock: Path) -> None:
     env = sqlite_env
     ready, running = env.running_task(), env.endless_task()
-    rare = {"poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
-    async with serving(env.database_url, env.amux_url, {"clock": str(clock)}, **rare) as (process, bridge):
+    rare_polls = {"poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
+    async with serving(env.database_url, env.amux_url, {"clock": str(clock)}, **rare_polls) as (process, bridge):
         watches = await bridge.register_many([ready, running], env.receiver.url)
         await env.wait_for_polls(ready, running)
         env.clock.now += 11
-        set_by(clock, DAY)
+        set_clock(clock, DAY)
         await env.receiver.wait_for_events(watches)
         await process.wait_for_log("clock_stepped")
         new = await bridge.register(env.finished_task(), env.receiver.url)
@@ -59,10 +59,10 @@ async def test_on_postgresql_a_clock_set_forward_times_out_nothing(postgres_url:
         running = env.running_task()
         watch = await bridge.register(running, env.receiver.url)
         await env.wait_for_polls(running)
-        set_by(clock, DAY)
+        set_clock(clock, DAY)
         await process.wait_for_log("clock_stepped")
         late = await bridge.register(env.endless_task(), env.receiver.url, timeout_seconds=2)
-        await env.receiver.wait_for_events([late])  # deadlines have been looked at since
+        await env.receiver.wait_for_events([late])  # deadlines were checked after the step
         assert (await bridge.watch(watch))["state"] == "active"
         env.clock.now += 11
         await env.receiver.wait_for_events([watch])
@@ -82,7 +82,7 @@ async def test_a_clock_set_back_stops_neither_polls_nor_deadlines_nor_retries(en
         polled = await bridge.register(running, env.receiver.url)
         await env.receiver.until(lambda: bool(env.receiver.calls))
         await env.wait_for_polls(running)
-        set_by(clock, -DAY)
+        set_clock(clock, -DAY)
         env.receiver.responder = accept
         await process.wait_for_log("clock_stepped")
         await env.wait_for_polls(running, more=3)
@@ -99,16 +99,16 @@ async def test_a_clock_set_back_stops_neither_polls_nor_deadlines_nor_retries(en
 
 
 @pytest.mark.long
-async def test_what_was_put_off_in_a_false_future_is_brought_back(env: Environment, clock: Path) -> None:
+async def test_times_from_a_clock_in_the_future_are_corrected(env: Environment, clock: Path) -> None:
     env.receiver.responder = answer(500)
-    set_by(clock, DAY)
+    set_clock(clock, DAY)
     delays = {"delivery_retry_delays_seconds": "2,2,2,2"}
     async with serving(env.database_url, env.amux_url, {"clock": str(clock)}, **delays) as (process, bridge):
         retried = await bridge.register(env.finished_task(), env.receiver.url)
         running = await bridge.register(env.running_task(), env.receiver.url, timeout_seconds=3)
         await env.receiver.until(lambda: bool(env.receiver.calls))
         env.receiver.responder = accept
-        set_by(clock, 0)
+        set_clock(clock, 0)
         await process.wait_for_log("clock_stepped")
         await env.receiver.wait_for_events([retried, running])
         process.signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ async def test_what_was_put_off_in_a_false_future_is_brought_back(env: Environme
 @pytest.mark.long
 async def test_a_clock_set_back_between_two_starts_delays_nothing(env: Environment, clock: Path) -> None:
     env.receiver.responder = answer(500)
-    set_by(clock, DAY)
+    set_clock(clock, DAY)
     hooks = {"clock": str(clock), **SHORT_LEASE}
     async with serving(env.database_url, env.amux_url, hooks) as (process, bridge):
         retried = await bridge.register(env.finished_task(), env.receiver.url)

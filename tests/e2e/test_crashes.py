@@ -1,4 +1,4 @@
-"""Attacks "nothing is lost": SIGKILL at every boundary between two things, and a start on the same database.
+"""Attacks "nothing is lost": SIGKILL at every boundary between two steps, and a start on the same database.
 
 Afterwards every watch has exactly one terminal event, at least one accepted delivery, the same id and bytes on every
 copy, and nothing is pending, stranded or open (`check_all_delivered`).
@@ -30,17 +30,17 @@ from tests.e2e.bridges import (
     process,
     rows,
 )
-from tests.e2e.bridges import serving as serving_for_long
+from tests.e2e.bridges import serving as serving_with_default_lease
 from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import Call, Receiver, accept, answer, hold
 
 EVENTS = ["video.in_progress", "video.completed", "video.failed", "video.timed_out", "video.unavailable"]
 
-# A dead replica's tasks are taken over when its lease has ended: seconds for each of these.
-TAKEN_OVER = (pytest.mark.long,)
+# On PostgreSQL the second start takes the tasks over when the lease has expired: seconds for each of these tests.
+TAKEOVER = (pytest.mark.long,)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=TAKEN_OVER)])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=TAKEOVER)])
 def database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
@@ -55,12 +55,12 @@ async def env(database_url: str) -> AsyncIterator[Environment]:
 def serving(
     database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: str
 ) -> AbstractAsyncContextManager[tuple[Process, Bridge]]:
-    """With a short lease: what is lost does not depend on its length, and the times are kept in tests/replicas."""
-    return serving_for_long(database_url, amux_url, {**SHORT_LEASE, **(hooks or {})}, **settings)
+    """Serves with a short lease: its length does not matter here, and tests/replicas measures the real times."""
+    return serving_with_default_lease(database_url, amux_url, {**SHORT_LEASE, **(hooks or {})}, **settings)
 
 
 async def register_all_kinds(bridge: Bridge, env: Environment) -> list[str]:
-    """Watches that complete, fail, share a task, ask for status events and time out; their ids."""
+    """Registers watches that complete, fail, share a task, have status events, and time out. Returns their ids."""
     soon = Behaviour(queue_seconds=0.1, run_seconds=0.3)
     shared = env.amux.create_task(replace(soon, form="ABCD"))
     failing = env.amux.create_task(replace(soon, outcome=Outcome.FAILED))
@@ -74,10 +74,10 @@ async def register_all_kinds(bridge: Bridge, env: Environment) -> list[str]:
 
 
 async def restart_and_check(env: Environment, watches: list[str], **settings: str) -> None:
-    """Start anew, see every watch to its end, stop in good order, and look at what is in the database."""
+    """Starts again, waits for the event of every watch, stops cleanly, and checks the database."""
     async with serving(env.database_url, env.amux_url, **settings) as (process, bridge):
         await env.receiver.wait_for_events(watches)
-        # What a dead replica had claimed is due again when its lease has ended: sent twice, and then recorded.
+        # A delivery that a dead replica had claimed is due again when the claim expires: it is sent twice and recorded.
         await bridge.until("GET", "/watch?delivery_state=pending", lambda answer: answer.json["items"] == [])
         process.signal(signal.SIGTERM)
         assert await process.wait_for_exit() == 0
@@ -86,7 +86,7 @@ async def restart_and_check(env: Environment, watches: list[str], **settings: st
     env.receiver.check_copies()
 
 
-# --- killed from within -------------------------------------------------------------------------------------------
+# --- killed at a crash point --------------------------------------------------------------------------------------
 
 CRASHES = [
     ("an end is written, not committed", 1),
@@ -100,7 +100,7 @@ CRASHES = [
             ("a status is written, not committed", 1),
             ("a status is committed", 1),
             ("an end is observed", 1),
-            ("an end is observed", 3),  # two watches have ended before
+            ("an end is observed", 3),  # two watches have settled before
             ("an end is committed", 3),
             ("a POST is about to leave", 1),
             ("a POST is about to leave", 3),
@@ -115,9 +115,9 @@ CRASHES = [
 
 
 @pytest.mark.parametrize(("point", "at"), CRASHES)
-async def test_killed_on_the_way_every_watch_still_ends_once(env: Environment, point: str, at: int) -> None:
+async def test_after_a_crash_every_watch_still_ends_once(env: Environment, point: str, at: int) -> None:
     hooks = {"crash": point, "crash_at": at}
-    # Slow first polls: everything is registered before the point is reached.
+    # First polls are late, so that everything is registered before the crash point is reached.
     settings = {"poll_first_delay_seconds": "0.3"}
     async with serving(env.database_url, env.amux_url, hooks, **settings) as (process, bridge):
         watches = await register_all_kinds(bridge, env)
@@ -132,17 +132,17 @@ async def test_killed_on_the_way_every_watch_still_ends_once(env: Environment, p
         "a registration is committed, not answered",
     ],
 )
-async def test_killed_while_registering_the_app_asks_again_and_has_one_watch(env: Environment, point: str) -> None:
+async def test_after_a_crash_in_a_registration_a_repeated_request_has_one_watch(env: Environment, point: str) -> None:
     task = env.finished_task()
     body = {"task_id": task, "callback_url": env.receiver.url}
     async with serving(env.database_url, env.amux_url, {"crash": point}) as (process, bridge):
         with pytest.raises(aiohttp.ClientConnectionError):
             await bridge.ask("POST", "/watch", json=body, headers={"Idempotency-Key": "one"})
         assert await process.wait_for_exit() == -signal.SIGKILL
-    slow = {"poll_first_delay_seconds": "1"}
-    async with serving(env.database_url, env.amux_url, **slow) as (process, bridge):
+    late_polls = {"poll_first_delay_seconds": "1"}
+    async with serving(env.database_url, env.amux_url, **late_polls) as (process, bridge):
         again = await bridge.ask("POST", "/watch", json=body, headers={"Idempotency-Key": "one"})
-        assert again.status == 201, again  # the first answer's status, whichever start gave it
+        assert again.status == 201, again  # the status of the first answer, even if it was never sent
         await env.receiver.wait_for_events([again.json["id"]])
         process.signal(signal.SIGTERM)
         assert await process.wait_for_exit() == 0
@@ -157,7 +157,7 @@ async def test_killed_while_registering_the_app_asks_again_and_has_one_watch(env
         "a cancellation is committed, not answered",
     ],
 )
-async def test_killed_while_cancelling_nothing_is_left_open(env: Environment, point: str) -> None:
+async def test_after_a_crash_in_a_cancellation_nothing_is_left_open(env: Environment, point: str) -> None:
     task = env.endless_task()
     async with serving(env.database_url, env.amux_url, {"crash": point}) as (process, bridge):
         watch = await bridge.register(task, env.receiver.url)
@@ -176,7 +176,7 @@ async def test_killed_while_cancelling_nothing_is_left_open(env: Environment, po
 @pytest.mark.parametrize(
     "point", [pytest.param("a delivery is claimed, not committed", marks=pytest.mark.long), "a delivery is claimed"]
 )
-async def test_killed_while_claiming_a_retry_it_is_sent_all_the_same(env: Environment, point: str) -> None:
+async def test_after_a_crash_in_a_claim_the_retry_is_still_sent(env: Environment, point: str) -> None:
     env.receiver.responder = answer(500)
     async with serving(env.database_url, env.amux_url, {"crash": point}) as (process, bridge):
         watch = await bridge.register(env.finished_task(), env.receiver.url)
@@ -186,7 +186,7 @@ async def test_killed_while_claiming_a_retry_it_is_sent_all_the_same(env: Enviro
 
 
 @pytest.mark.long
-async def test_killed_at_the_very_end_of_a_stop_nothing_is_lost(env: Environment) -> None:
+async def test_a_crash_at_the_end_of_a_stop_loses_nothing(env: Environment) -> None:
     env.receiver.responder = answer(500)
     hooks = {"crash": "a stopping bridge has left"}
     async with serving(env.database_url, env.amux_url, hooks) as (process, bridge):
@@ -198,19 +198,19 @@ async def test_killed_at_the_very_end_of_a_stop_nothing_is_lost(env: Environment
     await restart_and_check(env, watches)
 
 
-# --- killed from outside ------------------------------------------------------------------------------------------
+# --- killed by the test -------------------------------------------------------------------------------------------
 
 
-async def test_killed_after_the_201_the_watch_is_there(env: Environment) -> None:
-    slow = {"poll_first_delay_seconds": "600", "poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
-    async with serving(env.database_url, env.amux_url, **slow) as (process, bridge):
+async def test_a_watch_survives_a_kill_after_its_201(env: Environment) -> None:
+    late_polls = {"poll_first_delay_seconds": "600", "poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
+    async with serving(env.database_url, env.amux_url, **late_polls) as (process, bridge):
         watches = await register_all_kinds(bridge, env)
         await process.kill()
     assert env.amux.polls.total() == 0
     await restart_and_check(env, watches)
 
 
-async def test_killed_during_a_poll_every_watch_still_ends(env: Environment) -> None:
+async def test_every_watch_ends_after_a_kill_during_its_poll(env: Environment) -> None:
     stalled = Fault(FaultKind.STALLED_BODY, seconds=600)
     tasks = [env.amux.create_task(Behaviour(0, 0, faults=(stalled,))) for _ in range(3)]
     async with serving(env.database_url, env.amux_url) as (process, bridge):
@@ -220,7 +220,7 @@ async def test_killed_during_a_poll_every_watch_still_ends(env: Environment) -> 
     await restart_and_check(env, watches)
 
 
-async def test_killed_while_the_receiver_holds_the_post_a_second_one_has_its_id_and_bytes(env: Environment) -> None:
+async def test_a_post_after_a_kill_has_the_id_and_bytes_of_the_first_one(env: Environment) -> None:
     env.receiver.responder = hold
     async with serving(env.database_url, env.amux_url) as (process, bridge):
         watch = await bridge.register(env.finished_task(), env.receiver.url)
@@ -232,7 +232,7 @@ async def test_killed_while_the_receiver_holds_the_post_a_second_one_has_its_id_
     assert len(env.receiver.arrived) == 2
 
 
-async def test_killed_with_retries_pending_they_go_on_on_their_schedule(env: Environment) -> None:
+async def test_pending_retries_keep_their_schedule_after_a_kill(env: Environment) -> None:
     env.receiver.responder = answer(500)
     delays = {"delivery_retry_delays_seconds": "0.1,3,0.1,0.1"}
     async with serving(env.database_url, env.amux_url, **delays) as (process, bridge):
@@ -240,16 +240,16 @@ async def test_killed_with_retries_pending_they_go_on_on_their_schedule(env: Env
         await env.receiver.until(lambda: len(env.receiver.calls) == 6)
         for watch in watches:
             path = f"/watch/{watch}"
-            await bridge.until("GET", path, lambda told: told.json["deliveries"][0]["attempts"] == 2)
+            await bridge.until("GET", path, lambda answer: answer.json["deliveries"][0]["attempts"] == 2)
         await process.kill()
     due = {row.id: row.due_at for row in rows(env.database_url, "SELECT id, due_at FROM outbox")}
     arrivals: dict[str, float] = {}
 
-    async def accepting(_receiver: Receiver, call: Call) -> Any:
+    async def record_arrival(_receiver: Receiver, call: Call) -> Any:
         arrivals[call.id] = time.time()
         return await accept(_receiver, call)
 
-    env.receiver.responder = accepting
+    env.receiver.responder = record_arrival
     await restart_and_check(env, watches, **delays)
     assert {id_: at >= due[id_] for id_, at in arrivals.items()} == dict.fromkeys(due, True)
     assert len(env.receiver.arrived) == 9
@@ -257,7 +257,7 @@ async def test_killed_with_retries_pending_they_go_on_on_their_schedule(env: Env
     assert {row.attempts for row in attempts} == {3}
 
 
-async def test_terminated_with_a_post_under_way_it_is_recorded_before_the_exit(env: Environment) -> None:
+async def test_a_stopping_bridge_records_its_post_before_the_exit(env: Environment) -> None:
     env.receiver.responder = hold
     async with serving(env.database_url, env.amux_url) as (process, bridge):
         watch = await bridge.register(env.finished_task(), env.receiver.url)
@@ -275,7 +275,7 @@ async def test_terminated_with_a_post_under_way_it_is_recorded_before_the_exit(e
     check_nothing_stuck(env.database_url)
 
 
-async def test_terminated_while_a_receiver_hangs_it_ends_within_its_limit_and_sends_again(env: Environment) -> None:
+async def test_a_stop_with_a_hanging_receiver_takes_its_limit_and_the_event_is_sent_again(env: Environment) -> None:
     env.receiver.responder = hold
     limit = {"drain_timeout_seconds": "1", "delivery_timeout_seconds": "30"}
     async with serving(env.database_url, env.amux_url, **limit) as (process, bridge):
@@ -283,7 +283,7 @@ async def test_terminated_while_a_receiver_hangs_it_ends_within_its_limit_and_se
         await env.receiver.until(lambda: bool(env.receiver.arrived))
         process.signal(signal.SIGTERM)
         stopped = await process.wait_for_log("stopped")
-        assert stopped["seconds"] < 4  # 1 s, and what a slow machine adds
+        assert stopped["seconds"] < 4  # 1 s, plus the delays of a slow machine
         assert await process.wait_for_exit() == 0
         process.check_no_exceptions()
     env.receiver.responder = accept
@@ -291,20 +291,20 @@ async def test_terminated_while_a_receiver_hangs_it_ends_within_its_limit_and_se
 
 
 @pytest.mark.long
-async def test_killed_again_and_again_at_any_moment_nothing_is_lost(env: Environment) -> None:
-    chance = random.Random(7)
+async def test_kills_at_random_moments_lose_nothing(env: Environment) -> None:
+    randomness = random.Random(7)
     watches: list[str] = []
 
-    async def sometimes(_receiver: Receiver, call: Call) -> Any:
-        return await (accept if chance.random() < 0.7 else answer(503))(_receiver, call)
+    async def accept_most(_receiver: Receiver, call: Call) -> Any:
+        return await (accept if randomness.random() < 0.7 else answer(503))(_receiver, call)
 
-    env.receiver.responder = sometimes
+    env.receiver.responder = accept_most
     for _ in range(12):
         async with serving(env.database_url, env.amux_url) as (process, bridge):
             for _ in range(3):
                 watches += await register_all_kinds(bridge, env)
-            polls = env.amux.polls.total() + chance.randrange(60)
-            arrived = len(env.receiver.arrived) + chance.randrange(12)
+            polls = env.amux.polls.total() + randomness.randrange(60)
+            arrived = len(env.receiver.arrived) + randomness.randrange(12)
             bound = time.monotonic() + 3
             while env.amux.polls.total() < polls and len(env.receiver.arrived) < arrived:
                 if time.monotonic() > bound:
@@ -328,7 +328,7 @@ async def test_killed_again_and_again_at_any_moment_nothing_is_lost(env: Environ
         pytest.param("the database is open", marks=pytest.mark.long),
     ],
 )
-async def test_killed_during_the_first_start_the_second_one_serves(tmp_path: Path, point: str) -> None:
+async def test_after_a_crash_in_the_first_start_the_second_one_serves(tmp_path: Path, point: str) -> None:
     database_url = f"sqlite:///{tmp_path}/new.db"
     async with environment(database_url, clock=time.monotonic) as env:
         own = {"encryption_keys": "", "signing_secrets": ""}
@@ -351,7 +351,7 @@ async def test_killed_during_the_first_start_the_second_one_serves(tmp_path: Pat
     "point",
     ["the schema is half made", "the schema is made, not committed", "the schema is committed", "the database is open"],
 )
-async def test_killed_during_the_first_start_on_postgresql_the_second_one_serves(
+async def test_on_postgresql_after_a_crash_in_the_first_start_the_second_one_serves(
     postgres_server: PostgresServer, point: str
 ) -> None:
     async with environment(postgres_server.empty(), clock=time.monotonic) as env:
@@ -366,14 +366,14 @@ async def test_killed_during_the_first_start_on_postgresql_the_second_one_serves
         env.receiver.check_copies()
 
 
-async def test_four_starts_at_once_on_one_file_leave_one_that_serves(tmp_path: Path) -> None:
+async def test_of_four_starts_at_once_on_one_file_one_serves(tmp_path: Path) -> None:
     database_url = f"sqlite:///{tmp_path}/new.db"
 
     async def start() -> str:
         async with process(database_url, "http://127.0.0.1:9") as started:
-            told = asyncio.ensure_future(started.wait_for_log("listening"))
+            listening = asyncio.ensure_future(started.wait_for_log("listening"))
             refused = asyncio.ensure_future(started.wait_for_log("refused"))
-            done, waiting = await asyncio.wait({told, refused}, return_when=asyncio.FIRST_COMPLETED)
+            done, waiting = await asyncio.wait({listening, refused}, return_when=asyncio.FIRST_COMPLETED)
             for one in waiting:
                 one.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -391,6 +391,6 @@ async def test_four_starts_at_once_on_one_file_leave_one_that_serves(tmp_path: P
     while len(pending) > 1:
         _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED, timeout=40)
     others_done.set()
-    told = sorted(await asyncio.gather(*starts))
-    assert told.count("serving") == 1
-    assert all("another bridge serves from" in reason for reason in told if reason != "serving"), told
+    results = sorted(await asyncio.gather(*starts))
+    assert results.count("serving") == 1
+    assert all("another bridge serves from" in reason for reason in results if reason != "serving"), results

@@ -1,4 +1,4 @@
-"""Attacks the command as it is really started: `python -m bridge serve`, its first answer, its memory, its end."""
+"""Attacks the real command, `python -m bridge serve`: its first answer, its memory and its exit."""
 
 import asyncio
 import json
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from bridge.settings import settings as reading
+from bridge.settings.settings import env_name
 from tests.e2e.bridges import FAST_SETTINGS, check_all_delivered, connect_to
 from tests.e2e.harness import environment
 from tests.e2e.receiver import SAFETY_SECONDS
 
 
-async def test_the_command_serves_and_stops_in_good_order(
+async def test_the_command_serves_and_stops_cleanly(
     either_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     async with environment(either_url) as env:
-        given = {**FAST_SETTINGS, "database_url": either_url, "amux_base_url": env.amux_url}
-        variables = {"PATH": os.environ["PATH"], **{reading.env_name(name): value for name, value in given.items()}}
+        texts = {**FAST_SETTINGS, "database_url": either_url, "amux_base_url": env.amux_url}
+        variables = {"PATH": os.environ["PATH"], **{env_name(name): value for name, value in texts.items()}}
         command = [sys.executable, "-m", "bridge", "serve"]
         began = time.monotonic()
         serving = await asyncio.create_subprocess_exec(
@@ -36,7 +36,7 @@ async def test_the_command_serves_and_stops_in_good_order(
                     assert line["level"] != "error", line
             async with connect_to(line["url"]) as bridge:
                 assert (await bridge.ask("GET", "/healthz")).status == 200
-                # Told, not judged: what else the machine does counts as well.
+                # Reported, not asserted: both depend on what else the machine does.
                 record_property("seconds_to_first_healthz", round(time.monotonic() - began, 2))
                 resident = Path(f"/proc/{serving.pid}/statm").read_text().split()[1]
                 record_property("idle_rss_megabytes", int(resident) * os.sysconf("SC_PAGE_SIZE") // 1_000_000)
@@ -44,18 +44,18 @@ async def test_the_command_serves_and_stops_in_good_order(
                 await env.receiver.wait_for_events([watch])
             serving.send_signal(signal.SIGTERM)
             async with asyncio.timeout(SAFETY_SECONDS):
-                lines, complaints = await serving.communicate()
+                lines, errors = await serving.communicate()
         finally:
             if serving.returncode is None:
                 serving.kill()
                 await serving.communicate()
-        assert (serving.returncode, complaints) == (0, b"")
+        assert (serving.returncode, errors) == (0, b"")
         assert [json.loads(text)["event"] for text in lines.splitlines()][-1] == "stopped"
     check_all_delivered(either_url, [watch])
 
 
 @pytest.mark.long
-async def test_other_libraries_read_a_callback_as_it_came(either_url: str) -> None:
+async def test_svix_and_openai_verify_a_callback_unchanged(either_url: str) -> None:
     from openai import OpenAI
     from svix.webhooks import Webhook
 
@@ -66,7 +66,7 @@ async def test_other_libraries_read_a_callback_as_it_came(either_url: str) -> No
         watch = await bridge.register(env.finished_task(), env.receiver.url, context={"order": 7})
         await env.receiver.wait_for_events([watch])
         [call] = env.receiver.arrived
-        Webhook(SECRET).verify(call.body, call.headers)  # raises what is not right; this one returns nothing
+        Webhook(SECRET).verify(call.body, call.headers)  # raises an error for a wrong signature; returns nothing
         client = OpenAI(api_key="none", webhook_secret=SECRET)
         event = client.webhooks.unwrap(call.body.decode(), call.headers)
         assert (event.type, event.id) == ("video.completed", call.id)

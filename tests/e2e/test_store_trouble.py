@@ -1,7 +1,7 @@
-"""Attacks "nothing is lost" while the database is in trouble: locked, read-only, gone, full, or against one row.
+"""Attacks "nothing is lost" while the database does not work: locked, read-only, deleted, full, or refusing one row.
 
-A registration is then answered 503 within 5 s and never with a 2xx, `/readyz` says why, and once it heals every watch
-ends and every record is written, without a callback having been sent again and again meanwhile.
+Registrations are then answered with 503 within 5 s and never with a 2xx, and `/readyz` says why. When the database
+works again, every watch ends and every attempt is recorded, and no callback was sent repeatedly in the meantime.
 """
 
 import resource
@@ -28,7 +28,7 @@ LIMIT_SECONDS = 5.0
 
 @pytest.fixture
 async def env(sqlite_url: str) -> AsyncIterator[Environment]:
-    """Most ways to break a database need a file."""
+    """amux, a receiver and a SQLite file: most ways to break a database need a file."""
     async with environment(sqlite_url) as env:
         yield env
 
@@ -39,22 +39,22 @@ async def either_env(either_url: str) -> AsyncIterator[Environment]:
         yield env
 
 
-def file_of(database_url: str) -> Path:
+def path_of(database_url: str) -> Path:
     return Path(database_url.removeprefix("sqlite:///"))
 
 
-# --- ways to break it ---------------------------------------------------------------------------------------------
+# --- ways to break a database -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def locked(database_url: str, _process: Process) -> Iterator[None]:
-    """Another process writes and does not end: a backup gone wrong, somebody's open shell."""
+    """Another process holds a write lock, as a failed backup or an open shell may do."""
     if not database_url.startswith("sqlite"):
         with psycopg.connect(database_url) as connection:
             connection.execute(f"LOCK TABLE {', '.join(metadata.tables)}".encode())
             yield
         return
-    with closing(sqlite3.connect(file_of(database_url), timeout=20, isolation_level=None)) as other:
+    with closing(sqlite3.connect(path_of(database_url), timeout=20, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
         other.execute("ROLLBACK")
@@ -62,7 +62,7 @@ def locked(database_url: str, _process: Process) -> Iterator[None]:
 
 @contextmanager
 def read_only(database_url: str, _process: Process) -> Iterator[None]:
-    flag = file_of(database_url).with_name("read-only")
+    flag = path_of(database_url).with_name("read-only")
     flag.touch()
     yield
     flag.unlink()
@@ -70,16 +70,16 @@ def read_only(database_url: str, _process: Process) -> Iterator[None]:
 
 @contextmanager
 def gone(database_url: str, _process: Process) -> Iterator[None]:
-    database = file_of(database_url)
-    away = database.with_name("away.db")
-    database.rename(away)
+    database = path_of(database_url)
+    moved = database.with_name("away.db")
+    database.rename(moved)
     yield
-    away.rename(database)
+    moved.rename(database)
 
 
 @contextmanager
-def refusing(database_url: str, table: str, column: str, value: str) -> Iterator[None]:
-    """Each row with this value is refused, as a constraint would."""
+def refusing_rows(database_url: str, table: str, column: str, value: str) -> Iterator[None]:
+    """The database refuses each row with this value, as a constraint does."""
     name, when = f"refuse_{table}", f"WHEN (new.{column} = '{value}')"
     if database_url.startswith("sqlite"):
         change(
@@ -98,13 +98,13 @@ def refusing(database_url: str, table: str, column: str, value: str) -> Iterator
     )
     try:
         yield
-    finally:  # others use this database after us
+    finally:  # other tests use this database afterwards
         change(database_url, f"DROP FUNCTION {name} CASCADE")
 
 
 @contextmanager
 def no_room(_database_url: str, process: Process) -> Iterator[None]:
-    """No file may grow: what a full disk does to a process, without a disk of our own."""
+    """Limits the process's files to 1 byte: its writes fail as on a full disk."""
     before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
     yield
@@ -113,7 +113,7 @@ def no_room(_database_url: str, process: Process) -> Iterator[None]:
 
 @contextmanager
 def full_disk(database_url: str, _process: Process) -> Iterator[None]:
-    filler = file_of(database_url).with_name("filler")
+    filler = path_of(database_url).with_name("filler")
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(b"\0" * 4096)
@@ -121,12 +121,12 @@ def full_disk(database_url: str, _process: Process) -> Iterator[None]:
     filler.unlink()
 
 
-Breaking: TypeAlias = Callable[[str, Process], AbstractContextManager[None]]
+BreakDatabase: TypeAlias = Callable[[str, Process], AbstractContextManager[None]]
 
 
 @dataclass
-class Broken:
-    """A bridge in trouble, with what it had to do before."""
+class BusyBridge:
+    """A bridge with unfinished watches."""
 
     process: Process
     bridge: Bridge
@@ -134,10 +134,10 @@ class Broken:
 
 
 @asynccontextmanager
-async def busy(env: Environment) -> AsyncIterator[Broken]:
-    """A bridge with a running task and a delivery that waits for its retry."""
+async def busy_bridge(env: Environment) -> AsyncIterator[BusyBridge]:
+    """Runs a bridge that polls a running task and has a delivery that waits for its retry."""
     on_file = env.database_url.startswith("sqlite")
-    flag = {"read_only": str(file_of(env.database_url).with_name("read-only"))} if on_file else {}
+    flag = {"read_only": str(path_of(env.database_url).with_name("read-only"))} if on_file else {}
     env.receiver.responder = answer(500)
     async with serving(env.database_url, env.amux_url, flag) as (process, bridge):
         running = env.running_task()
@@ -147,44 +147,44 @@ async def busy(env: Environment) -> AsyncIterator[Broken]:
         ]
         await env.receiver.until(lambda: bool(env.receiver.calls))
         await env.wait_for_polls(running)
-        yield Broken(process, bridge, watches)
+        yield BusyBridge(process, bridge, watches)
         process.signal(signal.SIGTERM)
         assert await process.wait_for_exit() == 0
         process.check_no_exceptions()
 
 
-async def refused(bridge: Bridge, env: Environment) -> None:
-    """A registration is refused as the contract says."""
+async def check_refused(bridge: Bridge, env: Environment) -> None:
+    """Checks that a registration is refused as the contract says."""
     body = {"task_id": env.finished_task(), "callback_url": env.receiver.url}
-    told = await bridge.ask("POST", "/watch", json=body)
-    assert (told.status, told.json["code"]) == (503, "store_unavailable"), told
-    assert told.headers["Content-Type"] == "application/problem+json"
-    assert int(told.headers["Retry-After"]) > 0
-    assert told.seconds < LIMIT_SECONDS
+    answer = await bridge.ask("POST", "/watch", json=body)
+    assert (answer.status, answer.json["code"]) == (503, "store_unavailable"), answer
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.seconds < LIMIT_SECONDS
 
 
-async def break_and_heal(env: Environment, breaking: Breaking, why: str) -> None:
-    async with busy(env) as broken:
-        with breaking(env.database_url, broken.process):
-            await refused(broken.bridge, env)
-            unready = await broken.bridge.until("GET", "/readyz", lambda told: told.status == 503)
+async def break_and_repair(env: Environment, break_database: BreakDatabase, why: str) -> None:
+    async with busy_bridge(env) as running:
+        with break_database(env.database_url, running.process):
+            await check_refused(running.bridge, env)
+            unready = await running.bridge.until("GET", "/readyz", lambda answer: answer.status == 503)
             assert why in " ".join(unready.json["reasons"]), unready.json
             assert unready.json["checks"]["store"] == "failing"
-            env.clock.now += 11  # the video is ready, and that cannot be written
+            env.clock.now += 11  # the task completes, and the settlement cannot be written
             env.receiver.responder = accept
-            await refused(broken.bridge, env)
-        await env.receiver.wait_for_events(broken.watches)
-        new = await broken.bridge.register(env.finished_task(), env.receiver.url)
+            await check_refused(running.bridge, env)
+        await env.receiver.wait_for_events(running.watches)
+        new = await running.bridge.register(env.finished_task(), env.receiver.url)
         await env.receiver.wait_for_events([new])
-        await broken.bridge.until("GET", "/readyz", lambda told: told.status == 200)
-    check_all_delivered(env.database_url, [*broken.watches, new])
+        await running.bridge.until("GET", "/readyz", lambda answer: answer.status == 200)
+    check_all_delivered(env.database_url, [*running.watches, new])
     env.receiver.check_copies()
     if env.database_url.startswith("sqlite"):
-        with closing(sqlite3.connect(file_of(env.database_url))) as connection:
+        with closing(sqlite3.connect(path_of(env.database_url))) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-TROUBLES = [
+BROKEN_DATABASES = [
     (locked, "not writable"),
     pytest.param(read_only, "readonly database", marks=pytest.mark.long),
     (gone, "the database file is gone"),
@@ -192,53 +192,53 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize(("breaking", "why"), TROUBLES)
-async def test_a_database_in_trouble_takes_nothing_and_loses_nothing(
-    env: Environment, breaking: Breaking, why: str
+@pytest.mark.parametrize(("break_database", "why"), BROKEN_DATABASES)
+async def test_a_broken_database_accepts_nothing_and_loses_nothing(
+    env: Environment, break_database: BreakDatabase, why: str
 ) -> None:
-    await break_and_heal(env, breaking, why)
+    await break_and_repair(env, break_database, why)
 
 
 @pytest.mark.long
-async def test_postgresql_locked_by_another_takes_nothing_and_loses_nothing(postgres_url: str) -> None:
+async def test_a_locked_postgresql_accepts_nothing_and_loses_nothing(postgres_url: str) -> None:
     async with environment(postgres_url) as env:
-        await break_and_heal(env, locked, "not writable")
+        await break_and_repair(env, locked, "not writable")
 
 
 @pytest.mark.long
-async def test_a_full_disk_takes_nothing_and_loses_nothing(sqlite_url: str, tmp_path: Path) -> None:
+async def test_a_full_disk_accepts_nothing_and_loses_nothing(sqlite_url: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("a disk of its own needs the right to mount one")
+        pytest.skip("mounting a small disk needs a privilege that this process has not")
     try:
-        source = file_of(sqlite_url)
+        source = path_of(sqlite_url)
         (disk / source.name).write_bytes(source.read_bytes())
         async with environment(f"sqlite:///{disk / source.name}") as env:
-            await break_and_heal(env, full_disk, "full")
+            await break_and_repair(env, full_disk, "full")
     finally:
         subprocess.run(["/bin/umount", str(disk)], check=True)
 
 
-async def test_a_database_that_was_deleted_is_not_written_to_any_more(env: Environment) -> None:
+async def test_a_deleted_database_file_is_not_written_any_more(env: Environment) -> None:
     async with serving(env.database_url, env.amux_url) as (process, bridge):
         await bridge.register(env.endless_task(), env.receiver.url)
-        file_of(env.database_url).unlink()
-        await refused(bridge, env)
-        unready = await bridge.until("GET", "/readyz", lambda told: told.status == 503)
+        path_of(env.database_url).unlink()
+        await check_refused(bridge, env)
+        unready = await bridge.until("GET", "/readyz", lambda answer: answer.status == 503)
         assert "gone" in " ".join(unready.json["reasons"])
         assert (await bridge.ask("GET", "/healthz")).status == 200
         process.signal(signal.SIGTERM)
         assert await process.wait_for_exit() == 0
 
 
-# --- records that cannot be written -------------------------------------------------------------------------------
+# --- results that cannot be written -------------------------------------------------------------------------------
 
 
-async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(either_env: Environment) -> None:
+async def test_a_delivery_whose_result_cannot_be_written_is_not_sent_again(either_env: Environment) -> None:
     env = either_env
     env.receiver.responder = hold
     async with serving(env.database_url, env.amux_url) as (process, bridge):
@@ -247,7 +247,7 @@ async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(either
         with locked(env.database_url, process):
             env.receiver.released.set()
             await process.wait_for_log("attempts_unwritten")
-            await refused(bridge, env)
+            await check_refused(bridge, env)
         await process.wait_for_log("delivered")
         assert len(env.receiver.arrived) == 1
         process.signal(signal.SIGTERM)
@@ -257,17 +257,17 @@ async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(either
 
 
 @pytest.mark.long
-async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(env: Environment) -> None:
+async def test_it_is_not_sent_again_even_if_its_claim_expires_meanwhile(env: Environment) -> None:
     env.receiver.responder = hold
-    claim_ends_after = 5 + 15 + 2  # the attempt, the claim's margin, and some
+    claim_expires_after = 5 + 15 + 2  # the attempt's timeout, the claim's margin, and a reserve
     async with serving(env.database_url, env.amux_url) as (process, bridge):
         watch = await bridge.register(env.finished_task(), env.receiver.url)
         await env.receiver.until(lambda: bool(env.receiver.arrived))
         with locked(env.database_url, process):
             env.receiver.released.set()
-            until = time.monotonic() + claim_ends_after
+            until = time.monotonic() + claim_expires_after
             while time.monotonic() < until:
-                await refused(bridge, env)
+                await check_refused(bridge, env)
         await process.wait_for_log("delivered")
         process.signal(signal.SIGTERM)
         assert await process.wait_for_exit() == 0
@@ -275,8 +275,8 @@ async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(env: Environme
     assert len(env.receiver.arrived) == 1
 
 
-async def test_one_row_that_the_database_refuses_holds_up_no_other(either_env: Environment) -> None:
-    """A trigger stands for whatever makes one row unwritable: the others of its commit must not fail with it."""
+async def test_a_row_that_the_database_refuses_does_not_delay_others(either_env: Environment) -> None:
+    """A trigger refuses one row; the other rows of the same commit must not fail with it."""
     env = either_env
     env.receiver.responder = hold
     async with serving(env.database_url, env.amux_url) as (process, bridge):
@@ -285,8 +285,8 @@ async def test_one_row_that_the_database_refuses_holds_up_no_other(either_env: E
         unrecorded = await bridge.register(bad_attempt, env.receiver.url)
         await env.receiver.until(lambda: len(env.receiver.arrived) == 1)
         with (
-            refusing(env.database_url, "events", "watch_id", unsettled),
-            refusing(env.database_url, "attempts", "delivery_id", env.receiver.arrived[0].id),
+            refusing_rows(env.database_url, "events", "watch_id", unsettled),
+            refusing_rows(env.database_url, "attempts", "delivery_id", env.receiver.arrived[0].id),
         ):
             env.receiver.responder = accept
             env.receiver.released.set()

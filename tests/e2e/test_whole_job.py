@@ -1,4 +1,4 @@
-"""Attacks the main promise: whatever amux answers, each watch ends once, with the right event, at its receiver."""
+"""Attacks the main promise: for every answer of amux, each watch ends once, with the right event at its receiver."""
 
 import time
 
@@ -8,10 +8,10 @@ from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
 from tests.e2e.bridges import OTHER_APP, check_all_delivered, check_nothing_stuck, rows, runtime
 from tests.e2e.harness import Environment, environment
 
-# --- endings ------------------------------------------------------------------------------------------------------
+# --- terminal and status events -----------------------------------------------------------------------------------
 
 
-async def test_whatever_form_each_poll_is_answered_in_a_watch_ends_once_with_its_url(env: Environment) -> None:
+async def test_in_every_form_of_answer_a_watch_ends_once_with_its_url(env: Environment) -> None:
     tasks = {
         env.amux.create_task(Behaviour(queue_seconds=5, run_seconds=5, form=form)): form
         for form in ("A", "B", "C", "D", "ABCD", "DCBA", "BADC", "CDAB")
@@ -19,7 +19,7 @@ async def test_whatever_form_each_poll_is_answered_in_a_watch_ends_once_with_its
     async with runtime(env.database_url, env.amux_url) as bridge:
         watches = await bridge.register_many(tasks, env.receiver.url)
         for seconds in (6, 6):
-            # Four polls of each at every stage: a form that alternates has shown all its letters.
+            # Four polls of each task in every status: an alternating form has then used all its letters.
             await env.wait_for_polls(*tasks, more=4)
             env.clock.now += seconds
         await env.receiver.wait_for_events(watches)
@@ -27,11 +27,15 @@ async def test_whatever_form_each_poll_is_answered_in_a_watch_ends_once_with_its
     env.receiver.check_copies()
     assert len(env.receiver.arrived) == len(watches)
     for watch, task in zip(watches, tasks, strict=True):
-        told = env.receiver.terminal(watch)
-        assert (told["type"], told["data"]["task_id"], told["data"]["status"]) == ("video.completed", task, "completed")
-        assert told["data"]["url"] == env.video_url(task)
-        assert told["data"]["error"] is None
-        assert PRIVATE_MARK not in str(told)
+        event = env.receiver.terminal(watch)
+        assert (event["type"], event["data"]["task_id"], event["data"]["status"]) == (
+            "video.completed",
+            task,
+            "completed",
+        )
+        assert event["data"]["url"] == env.video_url(task)
+        assert event["data"]["error"] is None
+        assert PRIVATE_MARK not in str(event)
 
 
 async def test_a_failed_record_whose_url_holds_the_error_has_no_url(env: Environment) -> None:
@@ -41,9 +45,9 @@ async def test_a_failed_record_whose_url_holds_the_error_has_no_url(env: Environ
         watches = await bridge.register_many(tasks, env.receiver.url)
         await env.receiver.wait_for_events(watches)
     for watch in watches:
-        told = env.receiver.terminal(watch)
-        assert (told["type"], told["data"]["url"], told["data"]["content_url"]) == ("video.failed", None, None)
-        assert told["data"]["error"]["message"] == failing.error_message
+        event = env.receiver.terminal(watch)
+        assert (event["type"], event["data"]["url"], event["data"]["content_url"]) == ("video.failed", None, None)
+        assert event["data"]["error"]["message"] == failing.error_message
 
 
 async def test_a_success_without_a_url_has_its_content_url(env: Environment) -> None:
@@ -57,7 +61,7 @@ async def test_a_success_without_a_url_has_its_content_url(env: Environment) -> 
         assert data["content_url"] == f"{env.amux_url}/v1/videos/{task}/content"
 
 
-async def test_status_events_come_to_those_who_asked_and_once(env: Environment) -> None:
+async def test_status_events_are_sent_once_and_only_where_they_were_asked_for(env: Environment) -> None:
     task = env.amux.create_task(Behaviour(queue_seconds=10, run_seconds=10))
     async with runtime(env.database_url, env.amux_url) as bridge:
         events = ["video.queued", "video.in_progress", "video.completed"]
@@ -66,7 +70,7 @@ async def test_status_events_come_to_those_who_asked_and_once(env: Environment) 
         silent = await bridge.register(task, env.receiver.url + "/silent", events=["video.failed"])
         for number in (1, 2):
             await env.receiver.until(lambda number=number: len(env.receiver.calls) >= number)  # type: ignore[misc]
-            await env.wait_for_polls(task, more=2)  # seen again: no second event
+            await env.wait_for_polls(task, more=2)  # polled again in the same status: no second event
             env.clock.now += 11
         await env.receiver.wait_for_events([asked, plain])
         pulled = await bridge.ask("GET", f"/watch/{silent}/envelope")
@@ -78,7 +82,7 @@ async def test_status_events_come_to_those_who_asked_and_once(env: Environment) 
     check_nothing_stuck(env.database_url)
 
 
-async def test_two_watches_on_a_task_are_one_poll(env: Environment) -> None:
+async def test_two_watches_on_a_task_share_its_polls(env: Environment) -> None:
     task = env.running_task()
     async with runtime(env.database_url, env.amux_url) as bridge:
         one = await bridge.register(task, env.receiver.url + "/one")
@@ -97,7 +101,7 @@ async def test_two_watches_on_a_task_are_one_poll(env: Environment) -> None:
     check_all_delivered(env.database_url, watches)
 
 
-async def test_a_cancelled_watch_is_polled_and_told_no_more(env: Environment) -> None:
+async def test_a_cancelled_watch_is_not_polled_and_gets_no_event(env: Environment) -> None:
     task, other = env.running_task(), env.running_task()
     async with runtime(env.database_url, env.amux_url) as bridge:
         watch = await bridge.register(task, env.receiver.url)
@@ -105,7 +109,7 @@ async def test_a_cancelled_watch_is_polled_and_told_no_more(env: Environment) ->
         await env.wait_for_polls(task, more=2)
         cancelled = await bridge.ask("DELETE", f"/watch/{watch}")
         assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
-        polls = env.amux.polls[task] + 1  # one may be under way
+        polls = env.amux.polls[task] + 1  # one poll may be in progress
         await env.wait_for_polls(other, more=5)
         assert env.amux.polls[task] <= polls
         env.clock.now += 11
@@ -114,7 +118,7 @@ async def test_a_cancelled_watch_is_polled_and_told_no_more(env: Environment) ->
     check_nothing_stuck(env.database_url)
 
 
-# --- trouble ------------------------------------------------------------------------------------------------------
+# --- errors of amux -----------------------------------------------------------------------------------------------
 
 TRANSIENT = (
     *(FaultKind.HTML_200, FaultKind.TRUNCATED_JSON, FaultKind.EMPTY_BODY, FaultKind.DATA_NULL),
@@ -125,7 +129,7 @@ TRANSIENT = (
 )
 
 
-async def test_no_trouble_that_passes_ends_a_watch(env: Environment) -> None:
+async def test_no_transient_error_ends_a_watch(env: Environment) -> None:
     tasks = [
         env.amux.create_task(Behaviour(0, 0, faults=(Fault(kind, times=2), Fault(FaultKind.HTML_200))))
         for kind in TRANSIENT
@@ -138,14 +142,14 @@ async def test_no_trouble_that_passes_ends_a_watch(env: Environment) -> None:
     assert {env.receiver.terminal(watch)["type"] for watch in watches} == {"video.completed"}
 
 
-async def test_a_refused_key_pauses_its_watches_and_a_good_answer_resumes_them(env: Environment) -> None:
+async def test_a_refused_key_pauses_its_watches_and_an_accepted_one_resumes_them(env: Environment) -> None:
     key, own = "sk-configured-0123456789", "sk-own-0123456789"
     env.amux.keys = frozenset({own})
     tasks = [env.finished_task() for _ in range(5)]
     async with runtime(env.database_url, env.amux_url) as bridge:
         watches = await bridge.register_many(tasks, env.receiver.url)
         with_own_key = await bridge.register(env.finished_task(), env.receiver.url, api_key=own)
-        await env.receiver.wait_for_events([with_own_key])  # another credential is not held up
+        await env.receiver.wait_for_events([with_own_key])  # another credential is not affected
         degraded = await bridge.until("GET", "/readyz", lambda answer: answer.json["status"] == "degraded")
         assert (degraded.status, degraded.json["checks"]["amux"]) == (200, "degraded")
         paused_at = sum(env.amux.polls[task] for task in tasks)
@@ -167,7 +171,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(env: Environmen
         path = f"/wrong/v1/video/generations/{task}"
         shown = await bridge.until("GET", f"/watch/{watch}", lambda _: env.amux.strays[path] >= 7)
         assert (shown.json["state"], shown.json["last_error"]["code"]) == ("active", "http_404")
-    # The setting is put right, and the service started anew.
+    # The setting is corrected and the bridge started again.
     async with runtime(env.database_url, env.amux_url) as bridge:
         await env.receiver.wait_for_events([watch])
     assert env.receiver.terminal(watch)["type"] == "video.completed"
@@ -175,8 +179,8 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(env: Environmen
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-async def test_a_429_slows_the_whole_credential_down_for_as_long_as_it_asks(either_url: str, *, as_date: bool) -> None:
-    # A date counts in whole seconds: of 3 s at least 2 are left.
+async def test_a_429_slows_the_whole_credential_for_as_long_as_it_says(either_url: str, *, as_date: bool) -> None:
+    # A date has whole seconds: at least 2 s of 3 s remain.
     limit = Fault(FaultKind.RATE_LIMITED, retry_after=3.0 if as_date else 1.0, as_date=as_date)
     async with environment(either_url, clock=time.monotonic) as env, runtime(either_url, env.amux_url) as bridge:
         others = [env.endless_task() for _ in range(3)]
@@ -185,18 +189,18 @@ async def test_a_429_slows_the_whole_credential_down_for_as_long_as_it_asks(eith
         limited = env.amux.create_task(Behaviour(0, 0, faults=(limit,)))
         watch = await bridge.register(limited, env.receiver.url)
         await env.wait_for_polls(limited)
-        began, under_way = time.monotonic(), sum(env.amux.polls[task] for task in others)
+        started, polls_before = time.monotonic(), sum(env.amux.polls[task] for task in others)
         await env.wait_for_polls(limited)
-        assert time.monotonic() - began >= (1.5 if as_date else 0.95)
-        # Those under way came through, and what a probe's good answer has let go since.
-        assert sum(env.amux.polls[task] for task in others) <= under_way + 2 * len(others)
+        assert time.monotonic() - started >= (1.5 if as_date else 0.95)
+        # Polls that were in progress, and those that followed the first good answer.
+        assert sum(env.amux.polls[task] for task in others) <= polls_before + 2 * len(others)
         await env.receiver.wait_for_events([watch])
 
 
 # --- deadlines ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_deadline_brings_one_last_poll_that_finds_a_finished_video(env: Environment) -> None:
+async def test_at_the_deadline_one_last_poll_finds_a_completed_video(env: Environment) -> None:
     finished, running = env.running_task(), env.endless_task()
     slow = {"poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
     async with runtime(env.database_url, env.amux_url, **slow) as bridge:
@@ -206,14 +210,14 @@ async def test_a_deadline_brings_one_last_poll_that_finds_a_finished_video(env: 
         await env.receiver.wait_for_events(watches)
     assert (env.amux.polls[finished], env.amux.polls[running]) == (2, 2)
     assert env.receiver.terminal(watches[0])["type"] == "video.completed"
-    late = env.receiver.terminal(watches[1])
-    assert (late["type"], late["data"]["status"]) == ("video.timed_out", "in_progress")
-    assert late["data"]["error"]["code"] == "watch_timed_out"
-    assert "may still finish" in late["data"]["error"]["message"]
+    timed_out = env.receiver.terminal(watches[1])
+    assert (timed_out["type"], timed_out["data"]["status"]) == ("video.timed_out", "in_progress")
+    assert timed_out["data"]["error"]["code"] == "watch_timed_out"
+    assert "may still finish" in timed_out["data"]["error"]["message"]
     check_all_delivered(env.database_url, watches)
 
 
-async def test_a_deadline_while_the_key_is_refused_ends_the_watch_without_a_poll(env: Environment) -> None:
+async def test_at_the_deadline_with_a_refused_key_the_watch_times_out_without_a_poll(env: Environment) -> None:
     env.amux.keys = frozenset()
     async with runtime(env.database_url, env.amux_url) as bridge:
         watch = await bridge.register(env.finished_task(), env.receiver.url, timeout_seconds=1.5)
@@ -229,8 +233,8 @@ async def test_a_deadline_while_the_key_is_refused_ends_the_watch_without_a_poll
 async def test_many_watches_at_once_are_all_delivered_under_one_id_each(either_url: str, count: int) -> None:
     async with environment(either_url, clock=time.monotonic) as env:
         tasks = [f"sandbox_200_800_completed_{number}" for number in range(count)]
-        pace = {"poll_first_delay_seconds": "1", "poll_interval_seconds": "1", "poll_max_interval_seconds": "2"}
-        async with runtime(either_url, env.amux_url, **pace) as bridge:
+        intervals = {"poll_first_delay_seconds": "1", "poll_interval_seconds": "1", "poll_max_interval_seconds": "2"}
+        async with runtime(either_url, env.amux_url, **intervals) as bridge:
             watches = await bridge.register_many(tasks, env.receiver.url)
             await env.receiver.wait_for_events(watches)
         check_all_delivered(either_url, watches)

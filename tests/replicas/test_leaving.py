@@ -54,7 +54,7 @@ async def test_the_tasks_of_a_killed_replica_are_polled_by_others_in_time(
 
 
 async def test_a_stopping_replica_hands_its_tasks_over_at_once(env: Environment, cluster: Cluster) -> None:
-    """However long a receiver holds the POST that is under direction; and it is given nothing more."""
+    """It does so while a receiver still holds its POST, and it gets no new tasks."""
     one, two = await cluster.start(), await cluster.start()
     env.receiver.responder = hold
     running = [env.running_task() for _ in range(5)]
@@ -144,9 +144,9 @@ async def test_a_replica_cut_off_from_postgresql_stops_in_time_and_rejoins(
         body = {"task_id": env.finished_task(), "callback_url": env.receiver.url}
         refused = await one.bridge.ask("POST", "/watch", json=body)
         assert (refused.status, refused.seconds < 5) == (503, True), refused
-        lapsed = await one.process.wait_for_log("lease_lapsed")
+        lease_lost = await one.process.wait_for_log("lease_lapsed")
         takeover = await two.process.wait_for_log("tasks_taken")
-        assert lapsed["at"] < takeover["at"]  # it stopped before another replica started
+        assert lease_lost["at"] < takeover["at"]  # it stopped before another replica started
         await wait_for_owner(env, [task], two.name, TAKEOVER_SECONDS)
         metrics = await one.bridge.ask("GET", "/metrics", headers={"Authorization": "Bearer operator-token-1234"})
         assert b"owned_tasks 0.0" in metrics.body
