@@ -24,10 +24,9 @@ class BridgeUnreachable(CommandFailed):
 class BridgeRefused(CommandFailed):
     """The bridge answered with a problem (RFC 9457); `code` is the problem's code."""
 
-    def __init__(self, sentence: str, code: str, problem: Mapping[str, Any]) -> None:
+    def __init__(self, sentence: str, code: str) -> None:
         super().__init__(sentence)
         self.code = code
-        self.problem = problem
 
 
 class BridgeClient:
@@ -98,7 +97,7 @@ def _parse(url: str, status: int, body: bytes) -> Any:
         return answer
     if not isinstance(answer, dict) or not isinstance(answer.get("code"), str):
         raise BridgeUnreachable(f"{url} answered {status}, but the answer is not from a bridge; check BRIDGE_URL")
-    raise BridgeRefused(_sentence(answer), answer["code"], answer)
+    raise BridgeRefused(_sentence(answer), answer["code"])
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
