@@ -109,12 +109,7 @@ class Runtime:
         try:
             await self._store.leave()
         except BridgeError as error:
-            _log.event(
-                "lease_release_failed",
-                level=logging.WARNING,
-                reason=str(error),
-                next="its lease and claims expire",
-            )
+            _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="the lease expires")
         await self._closing.aclose()
         _log.event("stopped", seconds=round(time.monotonic() - began, 3))
 
@@ -136,12 +131,7 @@ class Runtime:
             try:
                 await self._replica_lease.leave()
             except BridgeError as error:
-                _log.event(
-                    "lease_release_failed",
-                    level=logging.WARNING,
-                    reason=str(error),
-                    next="at the end of the drain",
-                )
+                _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="at the end")
 
     def _remaining_seconds(self, began: float) -> float:
         return max(0.1, self._drain_seconds - (time.monotonic() - began))
