@@ -1,4 +1,4 @@
-"""The command line's commands, a module each: `run(given)` does it and returns the exit code.
+"""The commands of the command line, one module each: `run(args)` runs the command and returns the exit code.
 
-A module imports what its command needs and nothing else, and none is imported before its command is asked for.
+A module imports only what its command needs, and `main` imports a module only when its command is run.
 """

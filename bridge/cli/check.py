@@ -1,4 +1,4 @@
-"""`check`: what a start would find, each with yes or no and why. It registers nothing and asks amux once."""
+"""`check`: checks what a start would check, and prints yes or no and why for each. It sends amux one request."""
 
 import asyncio
 import sys
@@ -23,73 +23,73 @@ from bridge.core.model import (
     Throttled,
     TransientError,
 )
-from bridge.settings.settings import Settings, cautions, load, unknown_names
+from bridge.settings.settings import Settings, cautions, load, unknown_name_cautions
 
-NO_SUCH_TASK: Final = "task_of_amux-bridge_check_that_cannot_exist"
+MISSING_TASK_ID: Final = "task_of_amux-bridge_check_that_cannot_exist"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One question's answer; `ok` is None for a no that is nothing to mend."""
+    """The result of one check. `ok` is None for a "no" that needs no fix."""
 
     name: str
     ok: bool | None
     why: str
 
 
-def run(given: Namespace) -> int:
-    """Print every finding; 0 when nothing needs mending."""
-    findings, notes = _findings()
-    good = all(finding.ok is not False for finding in findings)
-    if given.json:
-        told = {"ok": good, "checks": [asdict(finding) for finding in findings], "cautions": notes}
-        sys.stdout.write(orjson.dumps(told).decode() + "\n")
+def run(args: Namespace) -> int:
+    """Prints every finding; 0 if nothing needs a fix."""
+    findings, notes = _find()
+    ok = all(finding.ok is not False for finding in findings)
+    if args.json:
+        report = {"ok": ok, "checks": [asdict(finding) for finding in findings], "cautions": notes}
+        sys.stdout.write(orjson.dumps(report).decode() + "\n")
     else:
         _print(findings, notes)
-    return 0 if good else FAILED
+    return 0 if ok else FAILED
 
 
-def _findings() -> tuple[list[Finding], list[str]]:
+def _find() -> tuple[list[Finding], list[str]]:
     try:
         settings = load()
     except BadSetting as error:
         bad = [Finding("settings", ok=False, why=line) for line in str(error).splitlines()]
-        unasked = "cannot be asked before the settings are right"
-        return [*bad, Finding("store", ok=None, why=unasked), Finding("amux key", ok=None, why=unasked)], []
-    given = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are given, the others have defaults"
-    notes = cautions(settings) + [f"{name} is no setting of this bridge; is it a typo?" for name in unknown_names()]
-    return [Finding("settings", ok=True, why=given), _store(settings), asyncio.run(_amux(settings))], notes
+        not_checked = "not checked, because the settings are not valid"
+        return [*bad, Finding("store", ok=None, why=not_checked), Finding("amux key", ok=None, why=not_checked)], []
+    count = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are set, the others have their defaults"
+    notes = [*cautions(settings), *unknown_name_cautions()]
+    return [Finding("settings", ok=True, why=count), _check_store(settings), asyncio.run(_check_key(settings))], notes
 
 
-def _store(settings: Settings) -> Finding:
-    """Open the store as a start would, but make no new file."""
+def _check_store(settings: Settings) -> Finding:
+    """Opens the store as a start does, but creates no file."""
     from bridge.store.database import closing, sqlite_path
     from bridge.store.open import open_database
 
-    where = "PostgreSQL"
+    name = "PostgreSQL"
     if settings.database_url.startswith("sqlite:"):
         path = sqlite_path(settings.database_url)
         if not path.exists():
-            return _new_file(path)
-        where = str(path)
+            return _missing_file_finding(path)
+        name = str(path)
     try:
         database, _ = open_database(settings.database_url, settings.encryption_keys)
         with closing(database):
-            return Finding("store", ok=True, why=f"{where} opens, takes writes, and the encryption key fits")
+            return Finding("store", ok=True, why=f"{name} opens, is writable, and the encryption key is correct")
     except BridgeError as error:
         return Finding("store", ok=False, why=str(error))
 
 
-def _new_file(path: Path) -> Finding:
+def _missing_file_finding(path: Path) -> Finding:
     if not path.parent.is_dir():
         return Finding("store", ok=False, why=f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
-    return Finding("store", ok=True, why=f"{path} is not there yet; the first start makes it")
+    return Finding("store", ok=True, why=f"{path} does not exist yet; the first start creates it")
 
 
-async def _amux(settings: Settings) -> Finding:
-    """Ask amux about a task that cannot exist: whoever says so has taken the key."""
+async def _check_key(settings: Settings) -> Finding:
+    """Asks amux about a task that cannot exist: if amux answers that it does not exist, it accepts the key."""
     if settings.amux_api_key is None:
-        return Finding("amux key", ok=None, why="AMUX_API_KEY is not set, so each watch must bring its own api_key")
+        return Finding("amux key", ok=None, why="AMUX_API_KEY is not set, so each watch must have its own api_key")
     from bridge.amux.client import AmuxClient
 
     client = AmuxClient(
@@ -98,30 +98,30 @@ async def _amux(settings: Settings) -> Finding:
         timeout_seconds=settings.poll_request_timeout_seconds,
     )
     try:
-        seen = await client.poll(NO_SUCH_TASK, settings.amux_api_key.get_secret_value())
+        observation = await client.poll(MISSING_TASK_ID, settings.amux_api_key.get_secret_value())
     finally:
         await client.close()
-    ok, why = _meaning(seen)
+    ok, why = _interpret(observation)
     return Finding("amux key", ok=ok, why=f"{why} ({settings.amux_base_url})")
 
 
-def _meaning(seen: Observation) -> tuple[bool, str]:
-    match seen:
+def _interpret(observation: Observation) -> tuple[bool, str]:
+    match observation:
         case TaskNotFound() | TaskForbidden():
-            return True, "amux takes it: it says that a task which cannot exist is not there"
+            return True, "amux accepts the key: it answers that a task which cannot exist does not exist"
         case KeyRefused(message=message) | TransientError(message=message) | PollRejected(message=message):
             return False, message
         case Throttled(message=message):
-            return False, f"{message}; so nothing is known of the key"
+            return False, f"{message}; so the key could not be checked"
         case TaskRecord():
-            return False, "amux tells of a task that cannot exist; is AMUX_BASE_URL amux's?"
+            return False, "amux returns a task that cannot exist; is AMUX_BASE_URL correct?"
 
 
 def _print(findings: list[Finding], notes: list[str]) -> None:
     terminal = Terminal()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        word, style = ("yes", "good") if finding.ok else ("no ", "doubtful" if finding.ok is None else "bad")
-        terminal.say((f"{finding.name:<{width}}", "bold"), "  ", (word, style), f"  {printable(finding.why)}")
+        word, style = ("yes", "good") if finding.ok else ("no ", "warning" if finding.ok is None else "bad")
+        terminal.print_line((f"{finding.name:<{width}}", "bold"), "  ", (word, style), f"  {printable(finding.why)}")
     for note in notes:
-        terminal.say((f"{'note':<{width}}", "bold"), "       ", printable(note))
+        terminal.print_line((f"{'note':<{width}}", "bold"), "       ", printable(note))

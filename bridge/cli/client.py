@@ -1,4 +1,4 @@
-"""A running bridge, asked over HTTP: one answer, or one sentence about why there is none."""
+"""A client of a running bridge's HTTP API: each request returns the answer's JSON or raises one sentence."""
 
 import asyncio
 import os
@@ -12,42 +12,48 @@ import orjson
 from bridge import __version__
 from bridge.cli.errors import CommandFailed
 from bridge.cli.terminal import printable
-from bridge.settings.settings import Client, load_client
+from bridge.settings.settings import ClientSettings, load_client
 
-CALL_TIMEOUT_SECONDS = 15.0  # a bridge answers within 5 s, whatever its store does
+CALL_TIMEOUT_SECONDS = 15.0  # a bridge answers within 5 s, even when its store does not answer
 
 
 class BridgeUnreachable(CommandFailed):
-    """No answer, or one that is no bridge's; asking again may help."""
+    """There was no answer, or the answer did not come from a bridge. A later request may succeed."""
 
 
 class BridgeRefused(CommandFailed):
-    """The bridge's own no; `code` is the problem's."""
+    """The bridge answered with a problem (RFC 9457); `code` is the problem's code."""
 
-    def __init__(self, sentence: str, code: str, problem: Mapping[str, Any]) -> None:
+    def __init__(self, sentence: str, code: str) -> None:
         super().__init__(sentence)
         self.code = code
-        self.problem = problem
 
 
-class BridgeApi:
-    """Asks one bridge, with its token. Made by `bridge_api`."""
+class BridgeClient:
+    """Sends requests to one bridge, with its token. Created by `connect_to_bridge`."""
 
-    def __init__(self, session: aiohttp.ClientSession, client: Client) -> None:
+    def __init__(self, session: aiohttp.ClientSession, settings: ClientSettings) -> None:
         self._session = session
-        self._token = client.token
-        self.url = client.url
+        self._token = settings.token
+        self.url = settings.url
 
-    async def ask(
-        self, method: str, path: str, *, body: Any = None, query: Mapping[str, str] | None = None, holds: float = 0.0
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        wait_seconds: float = 0.0,
     ) -> Any:
-        """The JSON of a 2xx; `holds` is how long the bridge was asked to hold its answer (seconds).
+        """Returns the JSON of a 2xx answer.
 
+        `wait_seconds` is how long the bridge may hold its answer because of the query; the timeout grows by it.
         Raises BridgeUnreachable, or BridgeRefused for a problem.
         """
         try:
             async with (
-                asyncio.timeout(CALL_TIMEOUT_SECONDS + holds),
+                asyncio.timeout(CALL_TIMEOUT_SECONDS + wait_seconds),
                 self._session.request(
                     method,
                     self.url + path,
@@ -57,13 +63,13 @@ class BridgeApi:
                     allow_redirects=False,
                 ) as response,
             ):
-                return _read(self.url, response.status, await response.read())
+                return _parse(self.url, response.status, await response.read())
         except TimeoutError:
             raise BridgeUnreachable(f"the bridge at {self.url} did not answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
             raise BridgeUnreachable(
-                f"the bridge at {self.url} cannot be reached ({_why(error)}); is `amux-bridge serve` running, "
-                "and does BRIDGE_URL name it?"
+                f"the bridge at {self.url} cannot be reached ({_reason(error)}); is `amux-bridge serve` running, "
+                "and is BRIDGE_URL correct?"
             ) from None
 
     def _headers(self) -> dict[str, str]:
@@ -74,15 +80,15 @@ class BridgeApi:
 
 
 @asynccontextmanager
-async def bridge_api() -> AsyncIterator[BridgeApi]:
-    """The bridge that BRIDGE_URL and BRIDGE_TOKEN, or the settings, name. Raises BadSetting."""
-    client = load_client()
-    # A proxy from the environment would be asked for a bridge on loopback.
+async def connect_to_bridge() -> AsyncIterator[BridgeClient]:
+    """Yields a client of the bridge that BRIDGE_URL and BRIDGE_TOKEN, or the settings, name. Raises BadSetting."""
+    settings = load_client()
+    # trust_env=False: a proxy of the environment cannot reach a bridge on this machine's loopback address.
     async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        yield BridgeApi(session, client)
+        yield BridgeClient(session, settings)
 
 
-def _read(url: str, status: int, body: bytes) -> Any:
+def _parse(url: str, status: int, body: bytes) -> Any:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -90,24 +96,24 @@ def _read(url: str, status: int, body: bytes) -> Any:
     if 200 <= status < 300 and answer is not None:
         return answer
     if not isinstance(answer, dict) or not isinstance(answer.get("code"), str):
-        raise BridgeUnreachable(f"{url} answered {status} with something that is no bridge's; check BRIDGE_URL")
-    raise BridgeRefused(_sentence(answer), answer["code"], answer)
+        raise BridgeUnreachable(f"{url} answered {status}, but the answer is not from a bridge; check BRIDGE_URL")
+    raise BridgeRefused(_sentence(answer), answer["code"])
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
-    """A problem as one sentence, with what to do about it where that is known."""
-    told = printable(str(problem.get("detail") or problem.get("title")))
+    """Returns a problem as one sentence, with the fix where it is known."""
+    detail = printable(str(problem.get("detail") or problem.get("title")))
     match problem["code"]:
         case "unauthorized":
-            return f"the bridge wants a token: set BRIDGE_TOKEN ({told})"
+            return f"the bridge requires a token: set BRIDGE_TOKEN ({detail})"
         case "callback_refused":
-            return f"{told}; BRIDGE_CALLBACK_ALLOW_NETWORKS, where the bridge runs, opens networks that are not public"
+            return f"{detail}; to allow private networks, set BRIDGE_CALLBACK_ALLOW_NETWORKS where the bridge runs"
         case _:
-            return told
+            return detail
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    # asyncio writes its own words over the system's.
+    # asyncio replaces the system's message with its own; the error number gives the system's message back.
     number = getattr(cause, "errno", None)
     return (os.strerror(number) if number and number > 0 else str(cause) or type(error).__name__).lower()

@@ -1,4 +1,4 @@
-"""`listen`: a local receiver that verifies what comes and prints it."""
+"""`listen`: runs a local receiver that verifies callbacks and prints them."""
 
 import asyncio
 import sys
@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from bridge.cli.errors import CommandFailed
-from bridge.cli.receiver import Received, Receiver, taken_if_verified
+from bridge.cli.receiver import ReceivedCallback, Receiver, status_for
 from bridge.cli.terminal import Terminal, printable
-from bridge.cli.watch import from_environment
+from bridge.cli.watch import resolve_env_reference
 from bridge.core.errors import BridgeError
 from bridge.core.model import TERMINAL_EVENTS
 from bridge.core.signing import Secret, new_secret, parse_secret
@@ -21,120 +21,116 @@ from bridge.core.signing import Secret, new_secret, parse_secret
 DEFAULT_PORT = 9000
 
 
-def run(given: Namespace) -> int:
-    """Listen until interrupted, until so many verified events came, or until the task's end came."""
-    return asyncio.run(_for_task(given) if given.task else _listen(given))
+def run(args: Namespace) -> int:
+    """Listens until it is interrupted, `--count` events are verified, or the terminal event of `--task` arrives."""
+    return asyncio.run(_listen_for_task(args) if args.task else _listen(args))
 
 
-async def _listen(given: Namespace) -> int:
-    post = _Letterbox(given, wanted=given.count)
-    receiver = Receiver(_secrets(given), post.take)
-    url = await receiver.start(given.host, DEFAULT_PORT if given.port is None else given.port)
+async def _listen(args: Namespace) -> int:
+    printer = _CallbackPrinter(args)
+    receiver = Receiver(_load_secrets(args), printer.handle)
+    url = await receiver.start(args.host, DEFAULT_PORT if args.port is None else args.port)
     try:
-        post.note(f"listening on {url}; Ctrl-C ends it")
-        await post.filled.wait()
+        _print_note(f"listening on {url}; Ctrl-C stops")
+        await printer.count_reached.wait()
     finally:
         await receiver.stop()
     return 0
 
 
-async def _for_task(given: Namespace) -> int:
-    """Watch a task with this receiver as its callback. Its secret is made for this one watch, unless one is given."""
-    from bridge.cli.client import bridge_api
+async def _listen_for_task(args: Namespace) -> int:
+    """Watches a task with this receiver as the callback. Without `--secret`, makes a secret for this one watch."""
+    from bridge.cli.client import connect_to_bridge
 
-    post = _Letterbox(given, wanted=given.count)
-    own = None if given.secret else new_secret(token_bytes(32))
-    receiver = Receiver(_given_secrets(given) if own is None else [own], post.take)
-    url = await receiver.start(given.host, given.port or 0)
+    printer = _CallbackPrinter(args)
+    new = None if args.secret else new_secret(token_bytes(32))
+    receiver = Receiver(_parse_secrets(args) if new is None else [new], printer.handle)
+    url = await receiver.start(args.host, args.port or 0)
     try:
-        async with bridge_api() as api:
-            body = {"task_id": given.task, "callback_url": url} | ({} if own is None else {"secret": own.text})
-            watch = await api.ask("POST", "/watch", body=body)
-            post.note(f"listening on {url} for {given.task} ({watch['id']}); Ctrl-C cancels the watch")
+        async with connect_to_bridge() as bridge:
+            body = {"task_id": args.task, "callback_url": url} | ({} if new is None else {"secret": new.text})
+            watch = await bridge.request("POST", "/watch", body=body)
+            _print_note(f"listening on {url} for {args.task} ({watch['id']}); Ctrl-C cancels the watch")
             try:
-                await post.ended.wait()
+                await printer.terminal_event_arrived.wait()
             except asyncio.CancelledError:
-                with suppress(BridgeError):  # it ended just now, or the bridge did
-                    await api.ask("DELETE", f"/watch/{watch['id']}")
+                with suppress(BridgeError):  # the watch settled a moment ago, or the bridge has stopped
+                    await bridge.request("DELETE", f"/watch/{watch['id']}")
                 raise
     finally:
         await receiver.stop()
     return 0
 
 
-def _secrets(given: Namespace) -> Sequence[Secret]:
-    if given.secret:
-        return _given_secrets(given)
-    from bridge.cli.signing_secrets import secrets_known_here
+def _load_secrets(args: Namespace) -> Sequence[Secret]:
+    if args.secret:
+        return _parse_secrets(args)
+    from bridge.cli.signing_secrets import load_existing_signing_secrets
     from bridge.settings.settings import load
 
-    return secrets_known_here(load())
+    return load_existing_signing_secrets(load())
 
 
-def _given_secrets(given: Namespace) -> Sequence[Secret]:
+def _parse_secrets(args: Namespace) -> Sequence[Secret]:
     try:
-        return [parse_secret(from_environment(text)) for text in given.secret]
+        return [parse_secret(resolve_env_reference(text)) for text in args.secret]
     except ValueError as error:
         raise CommandFailed(f"--secret: {error}") from None
 
 
-class _Letterbox:
-    """Prints what comes, and notes when it is enough."""
+def _print_note(line: str) -> None:
+    """Prints a line on stderr: with --json, stdout holds only events."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
-    def __init__(self, given: Namespace, wanted: int | None) -> None:
-        self._json = given.json
-        self._left = wanted
+
+class _CallbackPrinter:
+    """Prints each callback. Sets an event when `--count` callbacks are verified, and when a terminal event arrives."""
+
+    def __init__(self, args: Namespace) -> None:
+        self._json = args.json
+        self._remaining: int | None = args.count
         self._terminal = Terminal()
-        self.filled = asyncio.Event()
-        self.ended = asyncio.Event()
+        self.count_reached = asyncio.Event()
+        self.terminal_event_arrived = asyncio.Event()
 
-    def note(self, line: str) -> None:
-        """What is no event: on stderr, where --json keeps stdout for events."""
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
-    def take(self, received: Received) -> int:
-        """Print one message; the status to answer."""
+    def handle(self, callback: ReceivedCallback) -> int:
+        """Prints one callback and returns the status to answer with."""
         if self._json:
-            self._terminal.say(orjson.dumps(_as_json(received)).decode())
+            self._terminal.print_line(orjson.dumps(_as_json(callback)).decode())
         else:
-            self._print(received)
-        if received.verified:
-            if self._left is not None:
-                self._left -= 1
-            if self._left == 0:
-                self.filled.set()
-            if received.event is not None and received.event.get("type") in TERMINAL_EVENTS:
-                self.ended.set()
-        return taken_if_verified(received)
+            self._print(callback)
+        if callback.verified:
+            if self._remaining is not None:
+                self._remaining -= 1
+            if self._remaining == 0:
+                self.count_reached.set()
+            if callback.event is not None and callback.event.get("type") in TERMINAL_EVENTS:
+                self.terminal_event_arrived.set()
+        return status_for(callback)
 
-    def _print(self, received: Received) -> None:
-        say = self._terminal.say
-        event = received.event or {}
-        kind = printable(str(event.get("type", "no event")))
-        name = printable(received.headers.get("webhook-id", "no webhook-id"))
-        if received.verified:
-            again = f"  (for the {_ordinal(received.times)} time)" if received.times > 1 else ""
-            say(("verified", "good"), "  ", (kind, "bold"), f"  {name}{again}")
+    def _print(self, callback: ReceivedCallback) -> None:
+        print_line = self._terminal.print_line
+        event = callback.event or {}
+        event_type = printable(str(event.get("type", "not an event")))
+        webhook_id = printable(callback.headers.get("webhook-id", "no webhook-id"))
+        if callback.verified:
+            repetition = f"  (received {callback.times} times)" if callback.times > 1 else ""
+            print_line(("verified", "good"), "  ", (event_type, "bold"), f"  {webhook_id}{repetition}")
         else:
-            say(("NOT VERIFIED", "bad"), "  ", (kind, "bold"), f"  {name}")
-            say(f"  {received.reason}", ("" if not received.hint else f"; {received.hint}", "plain"))
-        shown = orjson.dumps(event.get("data"), option=orjson.OPT_INDENT_2).decode() if event else ""
-        for line in shown.splitlines():
-            say(("  " + printable(line), "dim"))
+            print_line(("NOT VERIFIED", "bad"), "  ", (event_type, "bold"), f"  {webhook_id}")
+            print_line(f"  {callback.reason}; {callback.hint}")
+        data = orjson.dumps(event.get("data"), option=orjson.OPT_INDENT_2).decode() if event else ""
+        for line in data.splitlines():
+            print_line(("  " + printable(line), "dim"))
 
 
-def _as_json(received: Received) -> dict[str, Any]:
+def _as_json(callback: ReceivedCallback) -> dict[str, Any]:
     return {
-        "verified": received.verified,
-        "reason": received.reason,
-        "hint": received.hint or None,
-        "times": received.times,
-        "headers": {name: value for name, value in received.headers.items() if name.startswith("webhook-")},
-        "event": received.event,
+        "verified": callback.verified,
+        "reason": callback.reason,
+        "hint": callback.hint,
+        "times": callback.times,
+        "headers": {name: value for name, value in callback.headers.items() if name.startswith("webhook-")},
+        "event": callback.event,
     }
-
-
-def _ordinal(number: int) -> str:
-    words = {2: "second", 3: "third"}
-    return words.get(number, f"{number}th")

@@ -1,4 +1,4 @@
-"""`ping`: judge a callback URL as the bridge would, then send it one signed `bridge.ping` from here."""
+"""`ping`: checks a callback URL as the bridge does, then sends it one signed `bridge.ping` from this machine."""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ from bridge import __version__
 from bridge.callback.guard import Guard, SystemResolver
 from bridge.callback.sender import Sender
 from bridge.cli.errors import FAILED, CommandFailed
-from bridge.cli.signing_secrets import secrets_that_sign
+from bridge.cli.signing_secrets import load_signing_secrets
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
 from bridge.core.event import ping_payload
@@ -25,34 +25,34 @@ from bridge.service.sockets import own_addresses
 from bridge.settings.settings import Settings, load
 
 
-def run(given: Namespace) -> int:
-    """Send one ping; 0 when the receiver answered 2xx, or the target may be sent to (`--dry-run`)."""
+def run(args: Namespace) -> int:
+    """Sends one ping; 0 if the receiver answered 2xx or, with `--dry-run`, if callbacks may be sent to the URL."""
     settings = load()
-    answer, seconds = asyncio.run(_ping(settings, given.url, dry_run=given.dry_run))
+    answer, seconds = asyncio.run(_ping(settings, args.url, dry_run=args.dry_run))
     status = answer.status if isinstance(answer, Answered) else None
-    good = answer is None or (status is not None and 200 <= status < 300)
-    error = None if answer is None or good else problem_of(answer)
-    if given.json:
+    ok = answer is None or (status is not None and 200 <= status < 300)
+    error = None if answer is None or ok else problem_of(answer)
+    if args.json:
         sys.stdout.write(orjson.dumps(_as_json(status, error, seconds)).decode() + "\n")
-        return 0 if good else FAILED
+        return 0 if ok else FAILED
     if error is not None:
-        raise CommandFailed(_why(answer, error))
-    sys.stdout.write(f"{given.url} may be sent to\n" if answer is None else f"{status} in {seconds:.3f} s\n")
+        raise CommandFailed(_failure_sentence(answer, error))
+    sys.stdout.write(f"{args.url} is allowed\n" if answer is None else f"{status} in {seconds:.3f} s\n")
     return 0
 
 
 async def _ping(
     settings: Settings, url: str, *, dry_run: bool
 ) -> tuple[Answered | NoAnswer | RefusedTarget | None, float]:
-    """The answer, and how long it took; None for a target that may be sent to, after judging only."""
+    """Returns the answer and how many seconds it took. With `dry_run` nothing is sent and the answer is None."""
     resolver = SystemResolver()
-    guard = Guard(policy_of(settings), resolver)
+    guard = Guard(target_policy(settings), resolver)
     try:
         target = guard.parse(url)
         if dry_run:
             await guard.addresses(target)
             return None, 0.0
-        secrets = await asyncio.to_thread(secrets_that_sign, settings)
+        secrets = await asyncio.to_thread(load_signing_secrets, settings)
         sender = Sender(
             guard, user_agent=f"amux-bridge/{__version__}", timeout_seconds=settings.delivery_timeout_seconds
         )
@@ -71,8 +71,8 @@ async def _ping(
     return result.answer, result.duration_seconds
 
 
-def policy_of(settings: Settings) -> TargetPolicy:
-    """What the service allows, without importing the service: that takes as long as starting it."""
+def target_policy(settings: Settings) -> TargetPolicy:
+    """Returns the same policy as the service's. Importing the service for it would take as long as a start."""
     return TargetPolicy(
         allow_networks=settings.callback_allow_networks,
         allow_hosts=settings.callback_allow_hosts,
@@ -83,9 +83,9 @@ def policy_of(settings: Settings) -> TargetPolicy:
     )
 
 
-def _why(answer: Answered | NoAnswer | RefusedTarget | None, error: Problem) -> str:
+def _failure_sentence(answer: Answered | NoAnswer | RefusedTarget | None, error: Problem) -> str:
     if isinstance(answer, Answered) and answer.status in {401, 403}:
-        return f"{error.message}; it may not know the secret that signs here (`amux-bridge secret show`)"
+        return f"{error.message}; the receiver may not have the signing secret (`amux-bridge secret show`)"
     return str(error.message)
 
 

@@ -1,4 +1,4 @@
-"""A receiver of callbacks, as an app would have one: it verifies, tells a repetition, and answers."""
+"""A receiver of callbacks, as an app would write it: it verifies each callback, counts repetitions, and answers."""
 
 import time
 from collections import Counter
@@ -10,72 +10,79 @@ import orjson
 from aiohttp import web
 
 from bridge.cli.errors import cannot_listen
-from bridge.core.signing import HEADERS, Secret, SignatureMismatch, verify
+from bridge.core.signing import HEADERS, MismatchCode, Secret, SignatureMismatch, verify
 from bridge.core.targets import bracketed
 
-TAKEN, NOT_VERIFIED = 204, 401
+ACCEPTED, NOT_VERIFIED = 204, 401
 PATH: Final = "/hooks/video"
 
-# By what the reason holds: what to look at first.
-_HINTS: Final = (
-    ("no signature matches", "compare the secret with what `amux-bridge secret show` prints where the bridge runs"),
-    ("too old", "the clocks of the two machines differ, or an old message was sent again"),
-    ("too new", "the clocks of the two machines differ"),
-    ("must all be given", "this did not come from a bridge, or a proxy took the webhook-* headers away"),
-    ("malformed", "a proxy changed the webhook-* headers, or this did not come from a bridge"),
-)
+_HINTS: Final[Mapping[MismatchCode, str]] = {
+    MismatchCode.NO_MATCH: "compare the secret with the output of `amux-bridge secret show` where the bridge runs",
+    MismatchCode.TOO_OLD: "the clocks of the two machines differ, or an old message was sent again",
+    MismatchCode.TOO_NEW: "the clocks of the two machines differ",
+    MismatchCode.MISSING: "the request did not come from a bridge, or a proxy removed the webhook-* headers",
+    MismatchCode.MALFORMED: "a proxy changed the webhook-* headers, or the request did not come from a bridge",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """One POST. `event` is None unless the body is a JSON object; `reason` is None when it is verified.
+class ReceivedCallback:
+    """One POST. `event` is None unless the body is a JSON object. `mismatch` is None if the signature is verified.
 
-    `times` counts the messages of this `webhook-id`, this one included.
+    `times` is the number of verified messages with this `webhook-id` so far, this one included.
     """
 
     headers: Mapping[str, str]
     event: Mapping[str, Any] | None
-    reason: str | None
+    mismatch: SignatureMismatch | None
     times: int
 
     @property
     def verified(self) -> bool:
-        """Whether the signature holds."""
-        return self.reason is None
+        """Whether the signature is verified."""
+        return self.mismatch is None
 
     @property
-    def hint(self) -> str:
-        """What to do about a signature that fails; empty when there is nothing to do."""
-        return next((hint for mark, hint in _HINTS if self.reason is not None and mark in self.reason), "")
+    def reason(self) -> str | None:
+        """The check that the message failed, as a sentence; None if it is verified."""
+        return None if self.mismatch is None else str(self.mismatch)
+
+    @property
+    def hint(self) -> str | None:
+        """What to look at first when the verification failed."""
+        return None if self.mismatch is None else _HINTS[self.mismatch.code]
 
     @property
     def versions(self) -> str:
-        """The signature versions that came, such as `v1, v1a`."""
+        """The signature versions of the message, such as `v1, v1a`."""
         signature = self.headers.get(HEADERS[2], "")
         return ", ".join(dict.fromkeys(part.partition(",")[0] for part in signature.split()))
 
 
-def taken_if_verified(received: Received) -> int:
-    """204 for a verified message, 401 for any other, which the bridge will send again."""
-    return TAKEN if received.verified else NOT_VERIFIED
+def status_for(callback: ReceivedCallback) -> int:
+    """Returns 204 for a verified message and 401 for any other, which the bridge will send again."""
+    return ACCEPTED if callback.verified else NOT_VERIFIED
 
 
 class Receiver:
-    """Listens on an address; `heard` is called with each POST and gives the status to answer."""
+    """Listens on an address. Calls `on_callback` for each POST and answers with the status that it returns."""
 
     def __init__(
-        self, secrets: Sequence[Secret], heard: Callable[[Received], int], now: Callable[[], float] = time.time
+        self,
+        secrets: Sequence[Secret],
+        on_callback: Callable[[ReceivedCallback], int],
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._secrets = secrets
-        self._heard = heard
+        self._on_callback = on_callback
         self._now = now
-        self._seen: Counter[str] = Counter()
-        app = web.Application()  # its own limit of a body, 1 MiB, is fifty times the largest event
-        app.router.add_post("/{path:.*}", self._take)
+        self._verified_counts: Counter[str] = Counter()  # by webhook-id
+        app = web.Application()  # its body limit, 1 MiB, is fifty times the largest event
+        app.router.add_post("/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
 
     async def start(self, host: str, port: int) -> str:
-        """Listen (port 0: any free one) and return the URL for callbacks. Raises CommandFailed when it can't."""
+        """Listens (port 0: any free one) and returns the callback URL. Raises CommandFailed if it cannot listen."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
@@ -85,26 +92,27 @@ class Receiver:
         return f"http://{bracketed(host)}:{self._runner.addresses[0][1]}{PATH}"
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Stops listening."""
         await self._runner.cleanup()
 
-    async def _take(self, request: web.Request) -> web.Response:
+    async def _handle(self, request: web.Request) -> web.Response:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             verify(headers, body, self._secrets, now=self._now())
-            reason = None
-        except SignatureMismatch as mismatch:
-            reason = str(mismatch)
-        name = headers.get(HEADERS[0], "")
-        if reason is None:
-            self._seen[name] += 1
-        return web.Response(status=self._heard(Received(headers, _event(body), reason, self._seen[name])))
+            mismatch = None
+        except SignatureMismatch as error:
+            mismatch = error
+        webhook_id = headers.get(HEADERS[0], "")
+        if mismatch is None:
+            self._verified_counts[webhook_id] += 1
+        callback = ReceivedCallback(headers, _parse_event(body), mismatch, self._verified_counts[webhook_id])
+        return web.Response(status=self._on_callback(callback))
 
 
-def _event(body: bytes) -> Mapping[str, Any] | None:
+def _parse_event(body: bytes) -> Mapping[str, Any] | None:
     try:
-        found = orjson.loads(body)
+        event = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    return found if isinstance(found, dict) else None
+    return event if isinstance(event, dict) else None

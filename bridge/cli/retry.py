@@ -1,4 +1,4 @@
-"""`retry`: have a running bridge send deliveries again."""
+"""`retry`: asks a running bridge to send deliveries again."""
 
 import asyncio
 import re
@@ -9,55 +9,55 @@ from typing import Any
 
 import orjson
 
-from bridge.cli.client import bridge_api
+from bridge.cli.client import connect_to_bridge
 from bridge.cli.errors import CommandFailed
 
-_AGO = re.compile(r"(\d{1,6})([smhd])")
+_AGE = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def run(given: Namespace) -> int:
-    """Ask, and say how many are sent again."""
-    answer, sentence = asyncio.run(_one(given) if given.delivery_id else _dead(given))
-    sys.stdout.write((orjson.dumps(answer).decode() if given.json else sentence) + "\n")
+def run(args: Namespace) -> int:
+    """Sends the request and prints how many deliveries are sent again."""
+    answer, sentence = asyncio.run(_retry_one(args) if args.delivery_id else _retry_dead(args))
+    sys.stdout.write((orjson.dumps(answer).decode() if args.json else sentence) + "\n")
     return 0
 
 
-async def _one(given: Namespace) -> tuple[Any, str]:
-    async with bridge_api() as api:
-        if not re.fullmatch(r"[A-Za-z0-9_]+", given.delivery_id):
-            raise CommandFailed(f"{given.delivery_id!r} is no delivery's id; they look like evt_...")
-        answer = await api.ask("POST", f"/deliveries/{given.delivery_id}/retry")
+async def _retry_one(args: Namespace) -> tuple[Any, str]:
+    async with connect_to_bridge() as bridge:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", args.delivery_id):
+            raise CommandFailed(f"{args.delivery_id!r} is not a delivery id; delivery ids begin with evt_")
+        answer = await bridge.request("POST", f"/deliveries/{args.delivery_id}/retry")
     return answer, f"{answer['id']} is due now"
 
 
-async def _dead(given: Namespace) -> tuple[Any, str]:
+async def _retry_dead(args: Namespace) -> tuple[Any, str]:
     now = datetime.now(UTC)
     body = {
         "state": "dead",
-        "since": moment(given.since, "--since", now),
-        "until": moment(given.until, "--until", now),
-        "callback_host": given.host,
-        "dry_run": given.dry_run,
+        "since": parse_time(args.since, "--since", now),
+        "until": parse_time(args.until, "--until", now),
+        "callback_host": args.host,
+        "dry_run": args.dry_run,
     }
-    async with bridge_api() as api:
-        answer = await api.ask("POST", "/deliveries/retry", body=body)
+    async with connect_to_bridge() as bridge:
+        answer = await bridge.request("POST", "/deliveries/retry", body=body)
     count = answer["count"]
     deliveries = "1 dead delivery" if count == 1 else f"{count} dead deliveries"
-    return answer, f"{deliveries} {'would be' if given.dry_run else 'will be'} sent again"
+    return answer, f"{deliveries} {'would be' if args.dry_run else 'will be'} sent again"
 
 
-def moment(text: str | None, option: str, now: datetime) -> str | None:
-    """An RFC 3339 time of one, or of an age such as `15m`, `24h` or `3d`."""
+def parse_time(text: str | None, option: str, now: datetime) -> str | None:
+    """Returns an RFC 3339 time, from such a time or from an age such as `15m`, `24h` or `3d`. Raises CommandFailed."""
     if text is None:
         return None
-    if ago := _AGO.fullmatch(text):
-        at = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    if age := _AGE.fullmatch(text):
+        at = now - timedelta(**{_UNITS[age[2]]: int(age[1])})
         return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     try:
-        given = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
         raise CommandFailed(f"{option} must be a time (2026-11-23T15:04:05Z) or an age (15m, 24h, 3d)") from None
-    if given.tzinfo is None:
-        raise CommandFailed(f"{option} must say its time zone: {text}Z is UTC")
+    if parsed.tzinfo is None:
+        raise CommandFailed(f"{option} must include a time zone: {text}Z is UTC")
     return text

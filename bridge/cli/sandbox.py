@@ -1,4 +1,4 @@
-"""`sandbox`: the amux stand-in alone, for development against amux without amux."""
+"""`sandbox`: runs the amux stand-in alone, for development without amux."""
 
 import asyncio
 import signal
@@ -10,16 +10,16 @@ from bridge.cli.errors import cannot_listen
 from bridge.cli.event_loop import run_fast
 from bridge.sandbox import Sandbox
 
-_HOW = """\
-Any bearer key will do. POST /v1/video/generations creates a task; a prompt whose first word is fail, cancel, expire
-or never says how it goes. An id such as sandbox_0_5000_completed_1 is a task that begins when it is first asked for.
-Ctrl-C ends it.
+_USAGE_NOTES = """\
+Any bearer key is accepted. POST /v1/video/generations creates a task. The first word of the prompt selects how the
+task ends: fail, cancel, expire or never; any other word: it completes. A task id such as sandbox_0_5000_completed_1
+needs no creation: the task starts when its status is first requested. Ctrl-C stops the stand-in.
 """
 
 
-def run(given: Namespace) -> int:
-    """Serve until a signal."""
-    return run_fast(_serve(given.host, given.port))
+def run(args: Namespace) -> int:
+    """Serves until SIGTERM or Ctrl-C."""
+    return run_fast(_serve(args.host, args.port))
 
 
 async def _serve(host: str, port: int) -> int:
@@ -29,11 +29,11 @@ async def _serve(host: str, port: int) -> int:
     except OSError as error:
         raise cannot_listen(host, port, error) from None
     stop = asyncio.Event()
-    with suppress(NotImplementedError):  # Windows has no SIGTERM to wait for
+    with suppress(NotImplementedError):  # Windows has no SIGTERM handler
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     sys.stdout.write(base_url + "\n")
     sys.stdout.flush()
-    sys.stderr.write(_HOW)
+    sys.stderr.write(_USAGE_NOTES)
     try:
         await stop.wait()
     finally:

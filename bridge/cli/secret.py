@@ -1,4 +1,4 @@
-"""`secret`: make, show and rotate secrets."""
+"""`secret`: makes, shows and rotates secrets."""
 
 import base64
 import sys
@@ -8,23 +8,23 @@ from secrets import token_bytes
 from typing import Any
 
 
-def run(given: Namespace) -> int:
-    """Do what `secret new`, `secret show` or `secret rotate` asks."""
-    match given.action:
+def run(args: Namespace) -> int:
+    """Runs `secret new`, `secret show` or `secret rotate`."""
+    match args.action:
         case "new":
-            _tell(given, *_new(given.kind))
+            _print(args, *_new(args.kind))
         case "show":
-            _tell(given, *_show())
+            _print(args, *_show())
         case _:
-            _tell(given, *_rotate())
+            _print(args, *_rotate())
     return 0
 
 
 def _new(kind: str) -> tuple[Mapping[str, Any], list[str]]:
-    """A fresh secret; nothing is stored."""
+    """Makes a new secret; nothing is stored."""
     if kind == "encryption-key":
-        made = base64.urlsafe_b64encode(token_bytes(32)).decode()  # what Fernet.generate_key does
-        return {"encryption_key": made}, [made]
+        key_text = base64.urlsafe_b64encode(token_bytes(32)).decode()  # as Fernet.generate_key does
+        return {"encryption_key": key_text}, [key_text]
     from bridge.core.signing import SigningKey, new_secret
 
     if kind == "signing-key":
@@ -35,18 +35,18 @@ def _new(kind: str) -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _show() -> tuple[Mapping[str, Any], list[str]]:
-    """The secrets that sign, the current one first, and the public key when there is a key pair."""
-    from bridge.cli.signing_secrets import secrets_that_sign
+    """Returns the signing secrets, the current one first, and the public key if a signing key is configured."""
+    from bridge.cli.signing_secrets import load_signing_secrets
     from bridge.settings.settings import load
 
     settings = load()
-    texts = [secret.text for secret in secrets_that_sign(settings)]
+    texts = [secret.text for secret in load_signing_secrets(settings)]
     public = None if settings.signing_key is None else settings.signing_key.public_text
     return {"secrets": texts, "public_key": public}, [*texts, *([public] if public else [])]
 
 
 def _rotate() -> tuple[Mapping[str, Any], list[str]]:
-    """Seal what is stored under the newest encryption key."""
+    """Encrypts the stored values again, with the newest encryption key."""
     from bridge.settings.settings import load
     from bridge.store.database import closing
     from bridge.store.encryption import reencrypt
@@ -57,18 +57,20 @@ def _rotate() -> tuple[Mapping[str, Any], list[str]]:
     with closing(database):
         done = reencrypt(database, cipher)
     older = max(0, len(settings.encryption_keys) - 1)
-    told = f"sealed anew under the newest key: {_number(done.watches, 'watch', 'watches')} with secrets of their own, "
-    told += f"{_number(done.secrets, 'secret', 'secrets')} of the database's"
-    after = "the older keys can be taken out of BRIDGE_ENCRYPTION_KEYS now" if older else "there is one key only"
-    return {"watches": done.watches, "secrets": done.secrets, "older_keys": older}, [f"{told}; {after}"]
+    sentence = (
+        f"encrypted with the newest key: the values of {_counted(done.watches, 'watch', 'watches')} and "
+        f"{_counted(done.secrets, 'secret', 'secrets')} of the database"
+    )
+    advice = "you can now remove the older keys from BRIDGE_ENCRYPTION_KEYS" if older else "there is only one key"
+    return {"watches": done.watches, "secrets": done.secrets, "older_keys": older}, [f"{sentence}; {advice}"]
 
 
-def _number(count: int, one: str, many: str) -> str:
+def _counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _tell(given: Namespace, answer: Mapping[str, Any], lines: list[str]) -> None:
-    if given.json:
+def _print(args: Namespace, answer: Mapping[str, Any], lines: list[str]) -> None:
+    if args.json:
         import json
 
         lines = [json.dumps(answer)]

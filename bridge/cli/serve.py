@@ -1,4 +1,4 @@
-"""`serve`: the bridge itself, until SIGTERM or SIGINT."""
+"""`serve`: runs the bridge until SIGTERM or SIGINT."""
 
 import logging
 from argparse import Namespace
@@ -8,17 +8,18 @@ from bridge.cli.event_loop import run_fast
 from bridge.core.errors import BridgeError
 from bridge.settings.settings import Settings, load
 
-SANDBOX_KEY = "any-key-will-do"  # no word that log lines use: a key is redacted from them
+# No word that log lines contain: the key is redacted from them.
+SANDBOX_KEY = "any-key-will-do"
 
 
-def run(given: Namespace) -> int:
-    """Serve; 0 after a drain. What nobody foresaw is a line of the log, as everything is that `serve` writes."""
+def run(args: Namespace) -> int:
+    """Serves; returns 0 after a drain. An unexpected error goes to the log, like everything that `serve` writes."""
     settings = load()
     try:
-        run_fast(_with_sandbox() if given.sandbox else _serve(settings))
+        run_fast(_serve_with_sandbox() if args.sandbox else _serve(settings))
     except (BridgeError, ImportError, OSError):
         raise
-    except Exception as error:  # noqa: BLE001  whatever it is, the log is read and stderr is not
+    except Exception as error:  # noqa: BLE001  operators read the log, not stderr
         from bridge.telemetry import get_logger
 
         get_logger("process").event("died", level=logging.CRITICAL, trace=error)
@@ -32,8 +33,8 @@ async def _serve(settings: Settings) -> None:
     await serve(settings)
 
 
-async def _with_sandbox() -> None:
-    """Serve with the stand-in in amux's place, whatever key and base URL the environment has."""
+async def _serve_with_sandbox() -> None:
+    """Serves with the stand-in instead of amux; the AMUX_API_KEY and AMUX_BASE_URL of the environment are ignored."""
     from bridge.sandbox import Sandbox
     from bridge.service.process import serve
     from bridge.telemetry import get_logger
@@ -41,10 +42,10 @@ async def _with_sandbox() -> None:
     sandbox = Sandbox()
     base_url = await sandbox.start()
 
-    def tell(_url: str) -> None:
+    def log_sandbox(_url: str) -> None:
         get_logger("sandbox").event("sandbox_listening", url=base_url, example="task id sandbox_0_5000_completed_1")
 
     try:
-        await serve(load(amux_base_url=base_url, amux_api_key=SANDBOX_KEY), on_ready=tell)
+        await serve(load(amux_base_url=base_url, amux_api_key=SANDBOX_KEY), on_ready=log_sandbox)
     finally:
         await sandbox.stop()

@@ -1,4 +1,4 @@
-"""The secrets that sign callbacks, as the settings or the database have them."""
+"""Loads the secrets that sign callbacks, from the settings or from the database."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from bridge.core.signing import Secret, parse_secret
 from bridge.settings.settings import Settings
 
 
-def secrets_that_sign(settings: Settings) -> Sequence[Secret]:
-    """The configured secrets, the current one first; with none, the database's own, made now if there is none yet.
+def load_signing_secrets(settings: Settings) -> Sequence[Secret]:
+    """Returns the configured secrets, the current one first, or else the secret that is stored in the database.
 
-    Raises BadSetting or StoreUnavailable as opening the store does.
+    A database without a secret gets one. Raises BadSetting or StoreUnavailable as opening the store does.
     """
     if settings.signing_secrets:
         return settings.signing_secrets
-    from bridge.store.database import closing  # only here: the store is two thirds of what starting takes
+    from bridge.store.database import closing  # imported here: the store takes two thirds of the start-up time
     from bridge.store.encryption import signing_secret
     from bridge.store.open import open_database
 
@@ -24,14 +24,14 @@ def secrets_that_sign(settings: Settings) -> Sequence[Secret]:
     return [parse_secret(found)]
 
 
-def secrets_known_here(settings: Settings) -> Sequence[Secret]:
-    """As `secrets_that_sign`, but no database is made: raises CommandFailed when there is none yet."""
+def load_existing_signing_secrets(settings: Settings) -> Sequence[Secret]:
+    """Does the same as `load_signing_secrets`, but creates no database: raises CommandFailed if there is none yet."""
     if not settings.signing_secrets and settings.database_url.startswith("sqlite:"):
         from bridge.store.database import sqlite_path
 
         if not (path := sqlite_path(settings.database_url)).exists():
             raise CommandFailed(
-                f"no signing secret is known here, for there is no database at {path}: give --secret, "
+                f"there is no signing secret, because there is no database at {path}: use --secret, "
                 "or start the bridge in this folder first"
             )
-    return secrets_that_sign(settings)
+    return load_signing_secrets(settings)

@@ -1,4 +1,4 @@
-"""Writing for people: colour, width, and a block of lines that is drawn over itself; plain lines in a pipe."""
+"""Output for people: colours, the width, and a block of lines that is redrawn in place. A pipe gets plain lines."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TextIO, TypeAlias
 
 Piece: TypeAlias = tuple[str, str]
-"""A text and its style's name."""
+"""A text and the name of its style."""
 Line: TypeAlias = Sequence[Piece | str]
 
 _STYLES: Final[Mapping[str, str]] = {
@@ -16,7 +16,7 @@ _STYLES: Final[Mapping[str, str]] = {
     "dim": "2",
     "good": "32",
     "bad": "31",
-    "doubtful": "33",
+    "warning": "33",
     "accent": "36",
 }
 _UP_AND_CLEAR = "\x1b[{}F\x1b[J"
@@ -24,15 +24,15 @@ _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 def printable(text: str) -> str:
-    """A stranger's text, safe to show: control characters are spelled out, not sent."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    """Returns text of unknown origin with its control characters escaped, so that a terminal can show it safely."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 class Terminal:
-    """An output stream, and what it can do.
+    """An output stream and its capabilities.
 
-    `live` is whether lines may be drawn over: a terminal that is not dumb. Colour needs that too, and is left out
-    while NO_COLOR is set (no-color.org).
+    `live` is true for a terminal that is not dumb: there, lines can be redrawn. Colours are used only where `live` is
+    true and NO_COLOR is not set (no-color.org).
     """
 
     def __init__(self, stream: TextIO | None = None, environ: Mapping[str, str] = os.environ) -> None:
@@ -44,46 +44,46 @@ class Terminal:
 
     @property
     def width(self) -> int:
-        """Columns that a line may take; the last one stays free, for some terminals wrap at it."""
+        """The columns that a line may use. The last one stays empty, because some terminals wrap a full line."""
         return max(20, shutil.get_terminal_size((100, 24)).columns - 1)
 
-    def say(self, *pieces: Piece | str) -> None:
-        """Write one line, above the block that is drawn."""
-        self._wipe()
+    def print_line(self, *pieces: Piece | str) -> None:
+        """Writes one line. The block that was drawn is erased first."""
+        self._erase()
         self._write(self._text(pieces, None) + "\n")
 
     def draw(self, block: Sequence[Line]) -> None:
-        """Draw a block of lines over the last one, each cut to the terminal's width; nothing in a pipe."""
+        """Draws a block of lines in place of the last one, each cut to the terminal's width. A pipe gets nothing."""
         if not self.live:
             return
-        room = max(1, shutil.get_terminal_size((100, 24)).lines - 1)
-        block = block[-room:]
+        visible_lines = max(1, shutil.get_terminal_size((100, 24)).lines - 1)
+        block = block[-visible_lines:]
         text = "".join(self._text(line, self.width) + "\n" for line in block)
-        up = _UP_AND_CLEAR.format(self._drawn) if self._drawn else _HIDE_CURSOR
-        self._write(up + text)
+        move_up = _UP_AND_CLEAR.format(self._drawn) if self._drawn else _HIDE_CURSOR
+        self._write(move_up + text)
         self._drawn = len(block)
 
-    def leave(self) -> None:
-        """Let the block that is drawn stand, and give the cursor back."""
+    def release(self) -> None:
+        """Keeps the block that was drawn on the screen and shows the cursor again."""
         if self._drawn:
             self._drawn = 0
             self._write(_SHOW_CURSOR)
 
-    def _wipe(self) -> None:
+    def _erase(self) -> None:
         if self._drawn:
             self._write(_UP_AND_CLEAR.format(self._drawn) + _SHOW_CURSOR)
             self._drawn = 0
 
     def _text(self, pieces: Sequence[Piece | str], width: int | None) -> str:
-        told = []
+        styled = []
         left = width
         for piece in pieces:
             text, style = (piece, "plain") if isinstance(piece, str) else piece
             if left is not None:
                 text, left = text[:left], left - len(text[:left])
             code = _STYLES[style]
-            told.append(f"\x1b[{code}m{text}\x1b[0m" if self._colour and code and text else text)
-        return "".join(told)
+            styled.append(f"\x1b[{code}m{text}\x1b[0m" if self._colour and code and text else text)
+        return "".join(styled)
 
     def _write(self, text: str) -> None:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
@@ -92,7 +92,7 @@ class Terminal:
 
 
 def bar(progress: float, cells: int, *, unicode: bool) -> str:
-    """Progress from 0 to 100 as a bar of so many cells."""
-    full = round(min(max(progress, 0.0), 100.0) / 100 * cells)
-    done, rest = ("\u2501", "\u2500") if unicode else ("#", "-")
-    return done * full + rest * (cells - full)
+    """Returns progress from 0 to 100 as a bar of `cells` characters."""
+    filled = round(min(max(progress, 0.0), 100.0) / 100 * cells)
+    filled_cell, empty_cell = ("\u2501", "\u2500") if unicode else ("#", "-")
+    return filled_cell * filled + empty_cell * (cells - filled)

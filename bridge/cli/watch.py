@@ -1,4 +1,4 @@
-"""`watch`: register a watch at a running bridge and, if asked to, follow it to its end."""
+"""`watch`: registers a watch at a running bridge and, with `--wait`, follows it until it is final."""
 
 import asyncio
 import os
@@ -10,160 +10,171 @@ from typing import Any
 
 import orjson
 
-from bridge.cli.client import BridgeApi, BridgeRefused, BridgeUnreachable, bridge_api
+from bridge.cli.client import BridgeClient, BridgeRefused, BridgeUnreachable, connect_to_bridge
 from bridge.cli.errors import FAILED, CommandFailed
 from bridge.cli.terminal import Line, Terminal, bar, printable
 
-LOOK_EVERY_SECONDS = 1  # the bridge holds each answer that long, and answers at once when the watch is final
-GIVE_UP_SECONDS = 60.0  # of a bridge that does not answer: longer than a restart takes
-CALLBACK_SECONDS = 20.0  # a first attempt takes up to 15 s
+WAIT_SECONDS = 1  # the bridge holds each answer this long, and answers at once when the watch is final
+GIVE_UP_SECONDS = 60.0  # for a bridge that does not answer: longer than a restart takes
+FIRST_ATTEMPT_SECONDS = 20.0  # a first attempt takes up to 15 s
 BAR_CELLS = 24
 
 
-def run(given: Namespace) -> int:
-    """Register, and follow with `--wait`; 0 when the video is there, or the watch is registered."""
+def run(args: Namespace) -> int:
+    """Registers a watch; 0 when it is registered or, with `--wait`, when the video is completed."""
     try:
-        return asyncio.run(_watch(given))
+        return asyncio.run(_watch(args))
     except KeyboardInterrupt:
-        if given.wait:
-            sys.stderr.write("amux-bridge: the watch goes on without this command\n")
+        if args.wait:
+            sys.stderr.write("amux-bridge: the watch stays registered; the bridge continues it\n")
         raise
 
 
-async def _watch(given: Namespace) -> int:
-    body = wanted(given)
-    async with bridge_api() as api:
-        watch = await api.ask("POST", "/watch", body=body)
-        if not given.wait:
-            _told(given, watch, f"{watch['id']} watches {watch['task_id']} until {watch['deadline_at']}")
+async def _watch(args: Namespace) -> int:
+    body = request_body(args)
+    async with connect_to_bridge() as bridge:
+        watch = await bridge.request("POST", "/watch", body=body)
+        if not args.wait:
+            _print(args, watch, f"{watch['id']} watches {watch['task_id']} until {watch['deadline_at']}")
             return 0
-        watch = await _followed(api, watch, None if given.json else Terminal())
-    if given.json:
-        _told(given, watch, "")
+        watch = await _follow(bridge, watch, None if args.json else Terminal())
+    if args.json:
+        _print(args, watch, "")
     if watch["outcome"] == "completed":
         return 0
-    if not given.json:
-        raise CommandFailed(_why_not(watch))
+    if not args.json:
+        raise CommandFailed(_failure_sentence(watch))
     return FAILED
 
 
-def wanted(given: Namespace) -> dict[str, Any]:
-    """The body of `POST /watch`. Raises CommandFailed for what cannot be read as it was meant."""
-    body: dict[str, Any] = {"task_id": given.task_id, "callback_url": given.callback}
-    if given.events is not None:
-        body["events"] = [name.strip() for name in given.events.split(",")]
-    if given.context is not None:
-        body["context"] = _context(given.context)
-    if given.timeout is not None:
-        body["timeout_seconds"] = given.timeout
-    if given.header:
-        body["headers"] = dict(map(_header, given.header))
+def request_body(args: Namespace) -> dict[str, Any]:
+    """Returns the body of `POST /watch`. Raises CommandFailed for an option that cannot be parsed."""
+    body: dict[str, Any] = {"task_id": args.task_id, "callback_url": args.callback}
+    if args.events is not None:
+        body["events"] = [name.strip() for name in args.events.split(",")]
+    if args.context is not None:
+        body["context"] = _parse_context(args.context)
+    if args.timeout is not None:
+        body["timeout_seconds"] = args.timeout
+    if args.header:
+        body["headers"] = dict(map(_parse_header, args.header))
     for name in ("secret", "api_key"):
-        if (text := getattr(given, name)) is not None:
-            body[name] = from_environment(text)
+        if (text := getattr(args, name)) is not None:
+            body[name] = resolve_env_reference(text)
     return body
 
 
-def from_environment(text: str) -> str:
-    """What `env:NAME` stands for, so that a secret need not be among a process's arguments; other text as it is."""
+def resolve_env_reference(text: str) -> str:
+    """Returns the value of the environment variable for `env:NAME`, and any other text unchanged.
+
+    With `env:NAME` a secret need not be among a process's arguments, which other users of the machine can see.
+    Raises CommandFailed if the variable is not set.
+    """
     name = text.removeprefix("env:")
     if name == text:
         return text
-    if not (found := os.environ.get(name)):
+    if not (value := os.environ.get(name)):
         raise CommandFailed(f"the environment variable {name} is not set")
-    return found
+    return value
 
 
-def _context(text: str) -> Any:
+def _parse_context(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         raise CommandFailed("--context must be a JSON object, such as '{\"order\": 17}'") from None
 
 
-def _header(text: str) -> tuple[str, str]:
+def _parse_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
         raise CommandFailed("--header must be NAME:VALUE")
     return name.strip(), value.strip()
 
 
-# --- following ----------------------------------------------------------------------------------------------------
+# --- following a watch --------------------------------------------------------------------------------------------
 
 
-async def _followed(api: BridgeApi, watch: Mapping[str, Any], terminal: Terminal | None) -> Mapping[str, Any]:
-    """The watch once it is final and its callback was tried, or 20 s have passed since."""
-    view = _View(terminal)
+async def _follow(bridge: BridgeClient, watch: Mapping[str, Any], terminal: Terminal | None) -> Mapping[str, Any]:
+    """Returns the watch once it is final and each delivery was attempted, or 20 s after it became final."""
+    view = _WatchView(terminal)
     final_at: float | None = None
     try:
         while True:
             view.show(watch)
             if watch["state"] != "active":
                 final_at = final_at or time.monotonic()
-                untried = [owed for owed in watch["deliveries"] if owed["state"] == "pending" and not owed["attempts"]]
-                if not untried or time.monotonic() - final_at > CALLBACK_SECONDS:
+                unattempted = [
+                    delivery
+                    for delivery in watch["deliveries"]
+                    if delivery["state"] == "pending" and not delivery["attempts"]
+                ]
+                if not unattempted or time.monotonic() - final_at > FIRST_ATTEMPT_SECONDS:
                     break
                 await asyncio.sleep(0.2)
-            watch = await _look(api, watch["id"], view)
+            watch = await _fetch(bridge, watch["id"], view)
     finally:
-        view.leave()
-    view.end(watch)
+        view.release()
+    view.show_deliveries(watch)
     return watch
 
 
-async def _look(api: BridgeApi, watch_id: str, view: "_View") -> Mapping[str, Any]:
-    """The watch now, or when it is final; a bridge that is away is waited for."""
-    since = time.monotonic()
+async def _fetch(bridge: BridgeClient, watch_id: str, view: "_WatchView") -> Mapping[str, Any]:
+    """Returns the watch after up to 1 s, or as soon as it is final. Retries for 60 s if the bridge does not answer."""
+    started = time.monotonic()
     while True:
         try:
-            found: Mapping[str, Any] = await api.ask(
-                "GET", f"/watch/{watch_id}", query={"wait_seconds": str(LOOK_EVERY_SECONDS)}, holds=LOOK_EVERY_SECONDS
+            watch: Mapping[str, Any] = await bridge.request(
+                "GET", f"/watch/{watch_id}", query={"wait_seconds": str(WAIT_SECONDS)}, wait_seconds=WAIT_SECONDS
             )
         except (BridgeUnreachable, BridgeRefused) as error:
-            lasting = isinstance(error, BridgeRefused) and error.code != "store_unavailable"
-            if lasting or time.monotonic() - since > GIVE_UP_SECONDS:
+            permanent = isinstance(error, BridgeRefused) and error.code != "store_unavailable"
+            if permanent or time.monotonic() - started > GIVE_UP_SECONDS:
                 raise
-            view.trouble(str(error))
+            view.show_error(str(error))
             await asyncio.sleep(1)
         else:
-            return found
+            return watch
 
 
-class _View:
-    """What the command shows while it waits: a live line, or a line for each change in a pipe; None shows nothing."""
+class _WatchView:
+    """Shows a watch: as a line that is redrawn on a terminal, as a line for each change in a pipe.
+
+    Shows nothing if `terminal` is None.
+    """
 
     def __init__(self, terminal: Terminal | None) -> None:
         self._terminal = terminal
-        self._last = ""
+        self._last_line = ""
 
     def show(self, watch: Mapping[str, Any]) -> None:
-        """The watch as it is now."""
+        """Shows the watch's current state."""
         if self._terminal is None:
             return
         if self._terminal.live:
             self._terminal.draw([self._live_line(watch)])
         else:
-            self._once(_plain_line(watch))
+            self._print_if_new(_plain_line(watch))
 
-    def trouble(self, sentence: str) -> None:
-        """Why nothing new is known."""
+    def show_error(self, sentence: str) -> None:
+        """Shows why the bridge cannot be asked now."""
         if self._terminal is not None:
-            self._once(f"{sentence}; trying again")
+            self._print_if_new(f"{sentence}; retrying")
 
-    def end(self, watch: Mapping[str, Any]) -> None:
-        """The last word."""
-        for owed in watch["deliveries"] if self._terminal is not None else ():
-            self._once(_delivery_line(owed))
+    def show_deliveries(self, watch: Mapping[str, Any]) -> None:
+        """Shows each delivery of a final watch."""
+        for delivery in watch["deliveries"] if self._terminal is not None else ():
+            self._print_if_new(_delivery_line(delivery))
 
-    def leave(self) -> None:
-        """Let the live line stand, and give the cursor back."""
+    def release(self) -> None:
+        """Keeps the last line on the screen and shows the cursor again."""
         if self._terminal is not None:
-            self._terminal.leave()
+            self._terminal.release()
 
-    def _once(self, line: str) -> None:
-        if line != self._last and self._terminal is not None:
-            self._last = line
-            self._terminal.say(line)
+    def _print_if_new(self, line: str) -> None:
+        if line != self._last_line and self._terminal is not None:
+            self._last_line = line
+            self._terminal.print_line(line)
 
     def _live_line(self, watch: Mapping[str, Any]) -> Line:
         terminal = self._terminal
@@ -172,15 +183,15 @@ class _View:
         progress = 100 if completed else task["progress"] or 0
         style = "good" if completed else "accent" if watch["state"] == "active" else "bad"
         cells = BAR_CELLS if terminal is not None and terminal.width > 70 else 8
-        drawn = bar(progress, cells, unicode=terminal is not None and terminal.unicode)
-        return [(drawn, style), f" {progress:3d} %  ", (_status(watch), "bold"), f"  {_tail(watch)}"]
+        progress_bar = bar(progress, cells, unicode=terminal is not None and terminal.unicode)
+        return [(progress_bar, style), f" {progress:3d} %  ", (_status(watch), "bold"), f"  {_polls_and_error(watch)}"]
 
 
 def _status(watch: Mapping[str, Any]) -> str:
     return str(watch["outcome"] or (watch["state"] if watch["state"] == "cancelled" else watch["task"]["status"]))
 
 
-def _tail(watch: Mapping[str, Any]) -> str:
+def _polls_and_error(watch: Mapping[str, Any]) -> str:
     polls = f"{watch['polls']} poll{'' if watch['polls'] == 1 else 's'}"
     if watch["state"] == "active" and watch["last_error"]:
         return f"{polls}; {printable(str(watch['last_error']['message']))}"
@@ -189,37 +200,37 @@ def _tail(watch: Mapping[str, Any]) -> str:
 
 def _plain_line(watch: Mapping[str, Any]) -> str:
     progress = watch["task"]["progress"]
-    shown = "" if progress is None or watch["state"] != "active" else f" {progress} %"
+    percent = "" if progress is None or watch["state"] != "active" else f" {progress} %"
     error = watch["last_error"] if watch["state"] == "active" else None
-    trouble = f" ({printable(str(error['message']))})" if error else ""
-    return f"{watch['task_id']} {_status(watch)}{shown}{trouble}"
+    reason = f" ({printable(str(error['message']))})" if error else ""
+    return f"{watch['task_id']} {_status(watch)}{percent}{reason}"
 
 
-def _delivery_line(owed: Mapping[str, Any]) -> str:
-    error = owed["last_error"]
-    match owed["state"]:
+def _delivery_line(delivery: Mapping[str, Any]) -> str:
+    error = delivery["last_error"]
+    match delivery["state"]:
         case "delivered":
-            return f"{owed['type']} was delivered"
+            return f"{delivery['type']} was delivered"
         case "dead":
-            return f"{owed['type']} could not be delivered: {printable(str(error and error['message']))}"
+            return f"{delivery['type']} could not be delivered: {printable(str(error and error['message']))}"
         case _:
-            why = f" ({printable(str(error['message']))})" if error else ""
-            return f"{owed['type']} is not delivered yet{why}; next attempt at {owed['next_attempt_at']}"
+            reason = f" ({printable(str(error['message']))})" if error else ""
+            return f"{delivery['type']} is not delivered yet{reason}; next attempt at {delivery['next_attempt_at']}"
 
 
-def _why_not(watch: Mapping[str, Any]) -> str:
+def _failure_sentence(watch: Mapping[str, Any]) -> str:
     error = watch["task"]["error"] or watch["last_error"] or {}
-    said = f": {printable(str(error['message']))}" if error.get("message") else ""
+    reason = f": {printable(str(error['message']))}" if error.get("message") else ""
     match watch["outcome"]:
         case "failed":
-            return f"the task failed{said}"
+            return f"the task failed{reason}"
         case "timed_out":
             return "the watch timed out before the task ended"
         case "unavailable":
-            return f"amux does not tell about the task{said}"
+            return f"amux does not return the task's status{reason}"
         case _:
             return "the watch was cancelled"
 
 
-def _told(given: Namespace, watch: Mapping[str, Any], line: str) -> None:
-    sys.stdout.write((orjson.dumps(watch).decode() if given.json else line) + "\n")
+def _print(args: Namespace, watch: Mapping[str, Any], line: str) -> None:
+    sys.stdout.write((orjson.dumps(watch).decode() if args.json else line) + "\n")

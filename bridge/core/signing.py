@@ -9,6 +9,7 @@ import binascii
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,8 +23,22 @@ SEED_BYTES = 32  # RFC 8032: the length of an Ed25519 seed, and also of its publ
 TOLERANCE_SECONDS = 300.0  # every Standard Webhooks library uses this
 
 
+class MismatchCode(Enum):
+    """The check that a message failed."""
+
+    MISSING = auto()  # a header
+    MALFORMED = auto()  # a header
+    TOO_OLD = auto()
+    TOO_NEW = auto()
+    NO_MATCH = auto()
+
+
 class SignatureMismatch(ValueError):
-    """A message whose signature could not be verified. The text says which check failed."""
+    """A message whose signature could not be verified. `code` and the text say which check failed."""
+
+    def __init__(self, code: MismatchCode, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,28 +183,37 @@ def verify(
     lowered = {name.lower(): value for name, value in headers.items()}
     event_id, timestamp, signature = (lowered.get(name, "") for name in HEADERS)
     if not (event_id and timestamp and signature):
-        raise SignatureMismatch(f"{', '.join(HEADERS)} must all be given")
+        raise SignatureMismatch(MismatchCode.MISSING, f"{', '.join(HEADERS)} must all be given")
     _check_time(timestamp, now, tolerance_seconds)
     received = [value for version, _, value in (part.partition(",") for part in signature.split()) if version == "v1"]
     if not any(received):
-        raise SignatureMismatch("webhook-signature is malformed: it holds no v1,<base64> signature")
+        raise SignatureMismatch(
+            MismatchCode.MALFORMED, "webhook-signature is malformed: it holds no v1,<base64> signature"
+        )
     content = _signed_content(event_id, timestamp, body)
     expected = [_hmac_base64(secret, content).encode() for secret in secrets]
     # Bytes: compare_digest raises TypeError for a str that is not ASCII. A list: a match must not end the loop early.
     matches = [hmac.compare_digest(one, _as_bytes(other)) for one in expected for other in received]
     if not any(matches):
-        raise SignatureMismatch("no signature matches: another secret signed this, or the body was changed on its way")
+        raise SignatureMismatch(
+            MismatchCode.NO_MATCH,
+            "no signature matches: another secret signed this, or the body was changed on its way",
+        )
 
 
 def _check_time(timestamp: str, now: float, tolerance_seconds: float) -> None:
     # int() would accept signs, underscores and digits of other scripts. 12 digits reach to the year 33658.
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
-        raise SignatureMismatch("webhook-timestamp is malformed: it must be whole Unix seconds")
+        raise SignatureMismatch(MismatchCode.MALFORMED, "webhook-timestamp is malformed: it must be whole Unix seconds")
     age = now - int(timestamp)
     if age > tolerance_seconds:
-        raise SignatureMismatch(f"webhook-timestamp is too old: by {age - tolerance_seconds:.0f} s")
+        raise SignatureMismatch(
+            MismatchCode.TOO_OLD, f"webhook-timestamp is too old: by {age - tolerance_seconds:.0f} s"
+        )
     if age < -tolerance_seconds:
-        raise SignatureMismatch(f"webhook-timestamp is too new: by {-age - tolerance_seconds:.0f} s")
+        raise SignatureMismatch(
+            MismatchCode.TOO_NEW, f"webhook-timestamp is too new: by {-age - tolerance_seconds:.0f} s"
+        )
 
 
 def _signed_content(event_id: str, timestamp: str, body: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A bridge as a process: its log, its signals, its memory, around one runtime."""
+"""A bridge as a process: sets up logging, signals and garbage collection, and runs one runtime."""
 
 import asyncio
 import gc
@@ -8,8 +8,7 @@ import signal
 from collections.abc import Callable
 
 from bridge.service.runtime import Runtime
-from bridge.settings import settings as reading
-from bridge.settings.settings import Settings
+from bridge.settings.settings import Settings, cautions, secret_texts, unknown_name_cautions
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
 from bridge.telemetry.logs import log_loop_errors
 
@@ -17,24 +16,23 @@ _log = get_logger("runtime")
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Run a bridge until SIGTERM or SIGINT, then drain. Raises BadSetting or StoreUnavailable when it can't start.
+    """Runs a bridge until SIGTERM or SIGINT, then drains it. `on_ready` is called with the bridge's URL.
 
-    A second signal ends it at once: what was claimed becomes due again by itself.
+    A second signal exits at once; the deliveries that were claimed become due again when their claims expire. Raises
+    BadSetting or StoreUnavailable if the bridge cannot start.
     """
-    for secret in reading.secret_texts(settings):
+    for secret in secret_texts(settings):
         REDACTOR.add(secret)
     configure_logging(settings.log_level, settings.log_format)
     loop = asyncio.get_running_loop()
     log_loop_errors(loop)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _once_more_ends_it(stop, number))
-    for caution in reading.cautions(settings):
+        loop.add_signal_handler(number, _stop_then_exit(stop, number))
+    for caution in [*cautions(settings), *unknown_name_cautions()]:
         _log.event("caution", level=logging.WARNING, what=caution)
-    for name in reading.unknown_names():
-        _log.event("caution", level=logging.WARNING, what=f"{name} is no setting of this bridge; is it a typo?")
-    # What is here now stays: the collector need not look at it again, which is a quarter of a poll's cost. It looks
-    # before anything is due, for that takes a third of a second, in which polls would pile up.
+    # The objects that exist now stay: frozen, the collector does not scan them again, which saves a quarter of a poll's
+    # cost. It collects before anything is due: that takes a third of a second, in which due polls would wait.
     gc.collect()
     gc.set_threshold(20_000, 20, 50)
     runtime = await Runtime.start(settings)
@@ -45,10 +43,12 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     await runtime.stop()
 
 
-def _once_more_ends_it(stop: asyncio.Event, number: int) -> Callable[[], None]:
-    def signalled() -> None:
+def _stop_then_exit(stop: asyncio.Event, number: int) -> Callable[[], None]:
+    """Returns a signal handler: the first signal sets `stop`, a second one exits the process at once."""
+
+    def handle() -> None:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
 
-    return signalled
+    return handle

@@ -1,6 +1,11 @@
-"""The composition root: opens what the settings say, wires the rooms, starts the clockwork, and drains."""
+"""The composition root: builds every part of the bridge from the settings, connects the parts, starts and drains them.
+
+The order matters. Opening goes from the store up to the HTTP listener, so that no request meets a part that is not
+ready. Stopping refuses new requests first, then ends polls and deliveries, and closes the store last.
+"""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -27,7 +32,8 @@ from bridge.maintenance.retention import Retention
 from bridge.maintenance.scheduler import Scheduler
 from bridge.maintenance.stuck_monitor import StuckMonitor
 from bridge.polling.poller import Poller
-from bridge.service.sockets import base_url, bind, own_addresses
+from bridge.service.sockets import bind, own_addresses
+from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
 from bridge.store.open import open_store
 from bridge.store.records import CONFIGURED, TaskRow
@@ -49,18 +55,19 @@ DELIVERY_TICK_SECONDS = 0.25
 DEADLINES_SECONDS = 1.0
 LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
-STUCK_MONITOR_SECONDS = 15.0  # 100,000 tasks take it 30 ms of a thread
+STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
 RETENTION_SECONDS = 60.0
-POLLS_SHARE = 0.75  # and a poll with its write takes no more: the rest is for sending what it found
-HAND_OVER_SECONDS = 2.0  # where others can poll they need not wait for an answer that amux holds back
-REQUESTS_SHARE = 0.25  # of the drain's time: open requests end first, then what they began
+POLLS_SHARE = 0.75  # of the drain time, for polls in progress and their writes; the rest is for deliveries
+HAND_OVER_SECONDS = 2.0  # for polls in progress where other replicas wait: they need not wait for a slow amux
+REQUESTS_SHARE = 0.25  # of the drain time, for open requests
+LISTEN_BACKLOG = 1024  # connections that the kernel accepts before the bridge does
 LINK_PURPOSE = "content link"
 
 _log = get_logger("runtime")
 
 
 class Runtime:
-    """One bridge at work. `url` is where it is reached from this machine."""
+    """One running bridge. `url` is its URL on this machine."""
 
     def __init__(self, settings: Settings, resolve: Resolver | None = None) -> None:
         self._settings = settings
@@ -74,9 +81,9 @@ class Runtime:
 
     @classmethod
     async def start(cls, settings: Settings, *, resolve: Resolver | None = None) -> "Runtime":
-        """Open everything and serve. `resolve` looks callbacks' names up in the system's stead.
+        """Opens everything and serves. `resolve` replaces the system's resolver for the hosts of callback URLs.
 
-        Raises BadSetting or StoreUnavailable with a sentence; then nothing is left open.
+        Raises BadSetting or StoreUnavailable; everything that was opened is then closed again.
         """
         runtime = cls(settings, resolve)
         try:
@@ -87,28 +94,35 @@ class Runtime:
         return runtime
 
     async def stop(self) -> None:
-        """Drain: take nothing new, end and record what is under way, hand over, close. Within the drain timeout."""
+        """Stops the bridge within the drain timeout.
+
+        Refuses new work, finishes and records work in progress, hands the tasks over to other replicas, and closes
+        everything.
+        """
         began = time.monotonic()
         _log.event("draining", seconds=self._drain_seconds)
         self._health.draining = True
         self._waiting.end()
         await asyncio.gather(self._end_requests(began), self._hand_over_tasks())
-        await self._deliverer.drain(self._left(began))
+        await self._deliverer.drain(self._remaining_seconds(began))
         await self._scheduler.stop()
         try:
             await self._store.leave()
         except BridgeError as error:
-            _log.event("leaving_failed", level=30, reason=str(error), next="claims end by themselves")
+            _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="the lease expires")
         await self._closing.aclose()
         _log.event("stopped", seconds=round(time.monotonic() - began, 3))
 
     async def _end_requests(self, began: float) -> None:
         await self._runner.cleanup()
-        await self._proxy.finish(self._left(began) / 2)
+        await self._proxy.finish(self._remaining_seconds(began) / 2)
         await self._registration.finish()
 
     async def _hand_over_tasks(self) -> None:
-        """End the polls under way; from then on others may poll, however long a receiver holds its callback."""
+        """Ends the polls in progress and releases the lease.
+
+        Other replicas can then poll this replica's tasks at once, even while a slow receiver holds a delivery.
+        """
         seconds = self._drain_seconds * POLLS_SHARE
         if self._replica_lease is None:
             await self._poller.drain(seconds)
@@ -117,9 +131,9 @@ class Runtime:
             try:
                 await self._replica_lease.leave()
             except BridgeError as error:
-                _log.event("leaving_failed", level=30, reason=str(error), next="tried again at the end")
+                _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="at the end")
 
-    def _left(self, began: float) -> float:
+    def _remaining_seconds(self, began: float) -> float:
         return max(0.1, self._drain_seconds - (time.monotonic() - began))
 
     # --- opening --------------------------------------------------------------------------------------------------
@@ -130,10 +144,10 @@ class Runtime:
         for bound in sockets:
             self._closing.callback(bound.close)
         port = int(sockets[0].getsockname()[1])
-        self.url = base_url(settings.host, port)
+        self.url = local_url(settings.host, port)
         self._store = await self._open_store()
         self._closing.push_async_callback(self._store.close)
-        await self._mend_clock()  # it may have been set back while nobody was here to see
+        await self._correct_times()  # the clock may have been set back while no bridge was running
         signer = await self._make_signer()
         guard = self._make_guard(port)
         self._sender = Sender(guard, user_agent=USER_AGENT, timeout_seconds=settings.delivery_timeout_seconds)
@@ -153,14 +167,14 @@ class Runtime:
             self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer)
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
         self._history = History(self.metrics, self._store.now)
-        self._scheduler = Scheduler(self._clock_stepped)
+        self._scheduler = Scheduler(self._on_clock_step)
         self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
         self._schedule_jobs()
         self._store.on_late_task = self._late_tasks.append
         await self._deliverer.start()
         await self._poller.start()
         self._scheduler.start()
-        await self._listen(self._services(guard, signer), sockets)
+        await self._listen(self._make_app_context(guard, signer), sockets)
         _log.event("listening", url=self.url, host=settings.host, port=port, version=__version__)
 
     async def _open_store(self) -> Store:
@@ -251,14 +265,14 @@ class Runtime:
         return None if key is None else key.get_secret_value()
 
     def _content_url(self) -> Callable[[Watch, float], str | None]:
-        """Where a completed video's bytes are: a signed link to this bridge, or amux's own route."""
+        """Returns what makes a completed video's `content_url`: a signed link to this bridge, or amux's own route."""
         settings, key = self._settings, self._store.cipher.key(LINK_PURPOSE)
         public = settings.public_url
         if public is None:
             return lambda watch, _: f"{settings.amux_base_url}/v1/videos/{watch.task_id}/content"
         return lambda watch, at: content_link(public, watch.id, int(at + settings.content_link_seconds), key)
 
-    def _services(self, guard: Guard, signer: Signer) -> AppContext:
+    def _make_app_context(self, guard: Guard, signer: Signer) -> AppContext:
         settings = self._settings
         return AppContext(
             store=self._store,
@@ -278,7 +292,7 @@ class Runtime:
             public_url=settings.public_url,
         )
 
-    def _page(self) -> DashboardContext:
+    def _make_dashboard_context(self) -> DashboardContext:
         settings, key = self._settings, self._store.cipher.key(PAGE_KEY_PURPOSE)
         return DashboardContext(
             sessions=Sessions(key, settings.operator_tokens, settings.tokens, now=self._store.now),
@@ -289,12 +303,12 @@ class Runtime:
         )
 
     async def _listen(self, services: AppContext, sockets: list[socket.socket]) -> None:
-        app = make_app(services, self._page())
+        app = make_app(services, self._make_dashboard_context())
         self._runner = make_runner(app, shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
         await self._runner.setup()
         self._closing.push_async_callback(self._runner.cleanup)
         for bound in sockets:
-            await web.SockSite(self._runner, bound, backlog=1024).start()
+            await web.SockSite(self._runner, bound, backlog=LISTEN_BACKLOG).start()
 
     # --- regular work ---------------------------------------------------------------------------------------------
 
@@ -304,10 +318,10 @@ class Runtime:
         scheduler = self._scheduler
         scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
         scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
-        # At once: what is overdue at a start is to be known before its first poll, which is then its last as well.
+        # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
         scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
-        scheduler.every(LATE_SECONDS, "late_tasks", self._take_late_tasks)
-        scheduler.every(GAUGES_SECONDS, "gauges", self._gauges, at_once=True)
+        scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
+        scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
         scheduler.every(RETENTION_SECONDS, "retention", retention.sweep)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
@@ -327,8 +341,8 @@ class Runtime:
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()
 
-    async def _take_late_tasks(self) -> None:
-        """Poll what was stored after its caller had been told that the store does not answer."""
+    async def _poll_late_tasks(self) -> None:
+        """Polls tasks whose registration was committed after its request had been answered with 503."""
         if not self._late_tasks:
             return
         rows = list(self._late_tasks)
@@ -337,17 +351,18 @@ class Runtime:
         for row in rows:
             self._poller.add(row, keys.get(row.credential))
 
-    async def _gauges(self) -> None:
+    async def _update_gauges(self) -> None:
         counts = await self._store.counts()
         self.metrics.active_watches.set(counts.active_watches)
         self.metrics.pending_deliveries.set(counts.pending_deliveries)
         self.metrics.dead_deliveries.set(counts.dead_deliveries)
 
-    async def _clock_stepped(self, seconds: float) -> None:
+    async def _on_clock_step(self, seconds: float) -> None:
         if seconds < 0:
-            await self._mend_clock()
+            await self._correct_times()
         self._deliverer.wake()
 
-    async def _mend_clock(self) -> None:
-        if mended := await self._store.correct_future_times():
-            _log.event("clock_mended", rows=mended)
+    async def _correct_times(self) -> None:
+        """Corrects due times and deadlines that are too far in the future because the clock was set back."""
+        if rows := await self._store.correct_future_times():
+            _log.event("times_corrected", rows=rows)

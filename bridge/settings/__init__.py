@@ -1,1 +1,1 @@
-"""The settings: environment variables, `.env` and their rules."""
+"""The settings, read from environment variables and `.env`, and their rules."""

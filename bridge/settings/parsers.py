@@ -1,7 +1,8 @@
-"""How the text of each setting is read: pure functions from what was given to a value, or ValueError with the rule.
+"""Parses the text of each setting: pure functions that return the value or raise ValueError with the broken rule.
 
-The sentences go on from the setting's name ("BRIDGE_TOKENS: entry 2 is empty"), and those of settings that may hold
-a secret repeat nothing of it. Each reader takes its own result as well, for values that a program gives.
+An error message continues a sentence that begins with the setting's name ("BRIDGE_TOKENS: entry 2 is empty"). The
+messages of settings that may contain a secret repeat no part of it. Each parser also accepts a value that it has
+returned, because programs pass parsed values as overrides.
 """
 
 import ipaddress
@@ -15,28 +16,29 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from bridge.core.signing import Secret, SigningKey, parse_secret, parse_signing_key
-from bridge.core.targets import Network, special_use
+from bridge.core.targets import Network, bracketed, special_use
 
 Value = TypeVar("Value")
 
 _APP_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/:=-]{1,512}")  # RFC 6750's b64token and ":"; all that a header carries as is
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/:=-]{1,512}")  # RFC 6750's b64token and ":", which a header carries unchanged
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
 _PRINTABLE = re.compile(r"[!-~]+")
-_LONGEST_RETRY_DELAY = 2_592_000  # 30 days: a row would outlive its retention
+_LONGEST_RETRY_DELAY = 2_592_000  # 30 days, the default retention
+_LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 
 
-def upper(given: Any) -> Any:
-    """A word in capitals; anything but text as it is, for the type's own check to refuse."""
-    return given.strip().upper() if isinstance(given, str) else given
+def upper(raw: Any) -> Any:
+    """Returns text in upper case, and any other value unchanged: the check of the field's type refuses it."""
+    return raw.strip().upper() if isinstance(raw, str) else raw
 
 
-def entries(given: Any) -> list[str]:
-    """The entries of a comma-separated list, without the spaces around them; blank text is an empty list."""
-    if isinstance(given, str):
-        found = [entry.strip() for entry in given.split(",")] if given.strip() else []
-    elif isinstance(given, Sequence) and all(isinstance(entry, str) for entry in given):
-        found = list(given)
+def entries(raw: Any) -> list[str]:
+    """Returns the entries of a comma-separated list, without surrounding spaces. Blank text is an empty list."""
+    if isinstance(raw, str):
+        found = [entry.strip() for entry in raw.split(",")] if raw.strip() else []
+    elif isinstance(raw, Sequence) and all(isinstance(entry, str) for entry in raw):
+        found = list(raw)
     else:
         raise ValueError("must be a comma-separated list")
     for number, entry in enumerate(found, 1):
@@ -45,28 +47,28 @@ def entries(given: Any) -> list[str]:
     return found
 
 
-def each(given: Any, read: Callable[[str], Value]) -> tuple[Value, ...]:
-    """Read each entry of a list; a ValueError names the entry by its number, for it may be a secret."""
+def parse_each(raw: Any, parse: Callable[[str], Value]) -> tuple[Value, ...]:
+    """Parses each entry of a list. A ValueError names the entry by its number, because the entry may be a secret."""
     found = []
-    for number, entry in enumerate(entries(given), 1):
+    for number, entry in enumerate(entries(raw), 1):
         try:
-            found.append(read(entry))
+            found.append(parse(entry))
         except ValueError as error:
             raise ValueError(f"entry {number}: {error}") from None
     return tuple(found)
 
 
-# --- who may, and secrets -----------------------------------------------------------------------------------------
+# --- tokens and secrets -------------------------------------------------------------------------------------------
 
 
-def tokens(given: Any) -> Mapping[str, str]:
-    """`name:token,...` as token → name. Names repeat (several tokens of one app), tokens must not."""
-    if isinstance(given, Mapping):
-        given = [f"{name}:{token}" for token, name in given.items()]
+def tokens(raw: Any) -> Mapping[str, str]:
+    """Returns `name:token,...` as token → name. A name may occur several times, a token only once."""
+    if isinstance(raw, Mapping):
+        raw = [f"{name}:{token}" for token, name in raw.items()]
     found: dict[str, str] = {}
-    for number, (name, token) in enumerate(each(given, _named_token), 1):
+    for number, (name, token) in enumerate(parse_each(raw, _named_token), 1):
         if token in found:
-            raise ValueError(f"entry {number} has the token of an earlier entry; a token names one app")
+            raise ValueError(f"entry {number} has the token of an earlier entry; a token belongs to one app")
         found[token] = name
     return found
 
@@ -74,37 +76,37 @@ def tokens(given: Any) -> Mapping[str, str]:
 def _named_token(entry: str) -> tuple[str, str]:
     name, colon, token = (part.strip() for part in entry.partition(":"))
     if not colon or not _APP_NAME.fullmatch(name):
-        raise ValueError("must be name:token, the name of up to 64 letters, digits, dots, hyphens and underscores")
+        raise ValueError("must be name:token; a name has up to 64 letters, digits, dots, hyphens and underscores")
     if not token:
         raise ValueError(f"the token of {name} is empty")
     if not _TOKEN.fullmatch(token):
-        raise ValueError(f"the token of {name} may hold letters, digits and . _ ~ + / : = - only, up to 512")
+        raise ValueError(f"the token of {name} may hold only letters, digits and . _ ~ + / : = -, at most 512 of them")
     return name, token
 
 
-def api_key(given: Any) -> str:
-    """A key that a header can carry: visible ASCII without spaces."""
-    text = given.get_secret_value() if isinstance(given, SecretStr) else _text(given).strip()
+def api_key(raw: Any) -> str:
+    """Returns a key that a header can carry: visible ASCII characters without spaces."""
+    text = raw.get_secret_value() if isinstance(raw, SecretStr) else _text(raw).strip()
     if not _PRINTABLE.fullmatch(text):
         raise ValueError("must be visible ASCII characters without spaces")
     return text
 
 
-def signing_secrets(given: Any) -> tuple[Secret, ...]:
-    """`whsec_...` secrets, the current one first; none twice."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        given = [entry.text if isinstance(entry, Secret) else entry for entry in given]
-    return _distinct(each(given, parse_secret))
+def signing_secrets(raw: Any) -> tuple[Secret, ...]:
+    """Returns `whsec_...` secrets, the current one first. A duplicate is an error."""
+    if isinstance(raw, Sequence) and not isinstance(raw, str):
+        raw = [entry.text if isinstance(entry, Secret) else entry for entry in raw]
+    return _distinct(parse_each(raw, parse_secret))
 
 
-def signing_key(given: Any) -> SigningKey | None:
-    """A `whsk_...` key."""
-    return given if given is None or isinstance(given, SigningKey) else parse_signing_key(_text(given).strip())
+def signing_key(raw: Any) -> SigningKey | None:
+    """Returns a `whsk_...` key."""
+    return raw if raw is None or isinstance(raw, SigningKey) else parse_signing_key(_text(raw).strip())
 
 
-def fernet_keys(given: Any) -> tuple[str, ...]:
-    """Fernet keys (URL-safe base64 of 32 bytes), the newest first; none twice."""
-    return _distinct(each(given, _fernet_key))
+def fernet_keys(raw: Any) -> tuple[str, ...]:
+    """Returns Fernet keys (URL-safe base64 of 32 bytes), the newest first. A duplicate is an error."""
+    return _distinct(parse_each(raw, _fernet_key))
 
 
 def _fernet_key(entry: str) -> str:
@@ -122,41 +124,41 @@ def _distinct(found: tuple[Value, ...]) -> tuple[Value, ...]:
     return found
 
 
-# --- places -------------------------------------------------------------------------------------------------------
+# --- URLs and hosts -----------------------------------------------------------------------------------------------
 
 
-def http_url(given: Any) -> str:
-    """An http(s) URL of a place to put paths behind: no user info, query or fragment, final slashes dropped."""
-    text = _text(given).strip()
+def http_url(raw: Any) -> str:
+    """Returns an http(s) base URL: no user info, query or fragment; final slashes are removed."""
+    text = _text(raw).strip()
     parts = _split(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an http:// or https:// URL with a host")
     if "@" in parts.netloc:
-        raise ValueError("must not hold a user or a password")
+        raise ValueError("must not contain a user or a password")
     if "?" in text or "#" in text:
-        raise ValueError("must not hold a query or a fragment")
+        raise ValueError("must not contain a query or a fragment")
     if not _PRINTABLE.fullmatch(text):
         raise ValueError("must be visible ASCII characters without spaces")
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
-def amux_url(given: Any) -> str:
-    """As `http_url`, and without the `/v1` that base URLs of SDKs end with."""
-    return http_url(given).removesuffix("/v1").rstrip("/")
+def amux_url(raw: Any) -> str:
+    """Does the same as `http_url` and removes the `/v1` that SDKs' base URLs end with."""
+    return http_url(raw).removesuffix("/v1").rstrip("/")
 
 
 def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(text)
-        parts.port  # noqa: B018  it raises for a bad port
+        parts.port  # noqa: B018  the property raises for a bad port
     except ValueError:
         raise ValueError("must be a URL with a well-formed host and port") from None
     return parts
 
 
-def database_url(given: Any) -> str:
-    """`sqlite:///path` or `postgresql://...`; the text is never repeated, for it may hold a password."""
-    text = _text(given).strip()
+def database_url(raw: Any) -> str:
+    """Returns `sqlite:///path` or `postgresql://...`. Errors never repeat the text: it may contain a password."""
+    text = _text(raw).strip()
     scheme, mark, rest = text.partition("://")
     if scheme == "postgres":
         raise ValueError("must begin with postgresql://, not postgres://")
@@ -171,11 +173,26 @@ def database_url(given: Any) -> str:
     return text
 
 
-def is_plain_http_to_public(url: str) -> bool:
-    """Whether a URL sends what it carries in the open: http, and no host of a private network.
+def local_url(host: str, port: int) -> str:
+    """Returns the URL by which a program on this machine reaches a listener on `host` and `port`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  replaced, not bound
+    return f"http://{bracketed(reachable)}:{port}"
 
-    Names of one label and those under the names kept for local use (RFC 6761, 6762, 8375, 9476 and ICANN's
-    `.internal`) count as private; no name is looked up.
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on `host` is reachable only from this machine: 127.0.0.0/8, ::1 or localhost."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return any(address in network for network in _LOOPBACK)
+
+
+def is_plain_http_to_public(url: str) -> bool:
+    """Whether requests to a URL cross a public network unencrypted: the scheme is http and the host is not private.
+
+    Private are addresses of special-use networks, names of one label, and names below the domains reserved for local
+    use (RFC 6761, 6762, 8375, 9476 and ICANN's `.internal`). No name is resolved.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
@@ -190,26 +207,26 @@ def is_plain_http_to_public(url: str) -> bool:
 # --- callbacks ----------------------------------------------------------------------------------------------------
 
 
-def networks(given: Any) -> tuple[Network, ...]:
-    """CIDRs; one with bits below its mask is refused, for it opens more than it seems to say."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        given = [str(entry) for entry in given]
-    return each(given, _network)
+def networks(raw: Any) -> tuple[Network, ...]:
+    """Returns networks (CIDR). One with bits set below its mask is an error: it would allow more than it seems to."""
+    if isinstance(raw, Sequence) and not isinstance(raw, str):
+        raw = [str(entry) for entry in raw]
+    return parse_each(raw, _network)
 
 
 def _network(entry: str) -> Network:
     try:
-        loose = ipaddress.ip_network(entry, strict=False)
+        network = ipaddress.ip_network(entry, strict=False)
     except ValueError:
         raise ValueError(f"{entry!r} is not a network such as 10.0.0.0/8 or fd00::/8") from None
-    if loose.network_address != ipaddress.ip_address(entry.partition("/")[0]):
-        raise ValueError(f"{entry!r} has bits set below its mask; write {loose}, or {entry.partition('/')[0]} alone")
-    return loose
+    if network.network_address != ipaddress.ip_address(entry.partition("/")[0]):
+        raise ValueError(f"{entry!r} has bits set below its mask; write {network}, or {entry.partition('/')[0]} alone")
+    return network
 
 
-def host_patterns(given: Any) -> tuple[str, ...]:
-    """Host names, addresses, and `*.example.com` for what is under a name; in lower case."""
-    return each(given, _host_pattern)
+def host_patterns(raw: Any) -> tuple[str, ...]:
+    """Returns host names, addresses and patterns such as `*.example.com`, in lower case."""
+    return parse_each(raw, _host_pattern)
 
 
 def _host_pattern(entry: str) -> str:
@@ -218,15 +235,15 @@ def _host_pattern(entry: str) -> str:
     return entry.lower()
 
 
-def ports(given: Any) -> frozenset[int] | None:
-    """Port numbers from 1 to 65535; None is any."""
-    if given is None:
+def ports(raw: Any) -> frozenset[int] | None:
+    """Returns port numbers from 1 to 65535; None means any."""
+    if raw is None:
         return None
-    if isinstance(given, (Sequence, set, frozenset)) and not isinstance(given, str):
-        given = [str(entry) for entry in given]
-    found = each(given, _port)
+    if isinstance(raw, (Sequence, set, frozenset)) and not isinstance(raw, str):
+        raw = [str(entry) for entry in raw]
+    found = parse_each(raw, _port)
     if not found:
-        raise ValueError("must hold a port, or be left out for any")
+        raise ValueError("must contain a port, or must not be set to allow any port")
     return frozenset(found)
 
 
@@ -236,11 +253,11 @@ def _port(entry: str) -> int:
     return int(entry)
 
 
-def retry_delays(given: Any) -> tuple[float, ...]:
-    """Seconds between attempts, each above 0; none at all means that the first attempt is the only one."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        given = [str(entry) for entry in given]
-    return each(given, _delay)
+def retry_delays(raw: Any) -> tuple[float, ...]:
+    """Returns the seconds between attempts, each greater than 0. An empty list means a single attempt."""
+    if isinstance(raw, Sequence) and not isinstance(raw, str):
+        raw = [str(entry) for entry in raw]
+    return parse_each(raw, _delay)
 
 
 def _delay(entry: str) -> float:
@@ -249,11 +266,11 @@ def _delay(entry: str) -> float:
     except ValueError:
         delay = math.nan
     if not 0 < delay <= _LONGEST_RETRY_DELAY:
-        raise ValueError(f"{entry!r} is not a number of seconds above 0 and up to {_LONGEST_RETRY_DELAY} (30 days)")
+        raise ValueError(f"{entry!r} is not a number of seconds above 0 and at most {_LONGEST_RETRY_DELAY} (30 days)")
     return delay
 
 
-def _text(given: Any) -> str:
-    if not isinstance(given, str):
-        raise ValueError("must be text")  # noqa: TRY004  pydantic takes ValueError for a finding
-    return given
+def _text(raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise ValueError("must be text")  # noqa: TRY004  pydantic reports a ValueError
+    return raw

@@ -23,7 +23,7 @@ from bridge.store.database import Database, cause_of, reason_of
 from bridge.store.schema import secrets, watches
 
 WRONG_KEY = (
-    "BRIDGE_ENCRYPTION_KEYS: the key does not open what is stored in this database; give the one it was made with"
+    "BRIDGE_ENCRYPTION_KEYS: the key does not decrypt the data in this database; give the key that encrypted it"
 )
 _FINGERPRINT_BYTES = 16
 

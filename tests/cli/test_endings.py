@@ -1,4 +1,4 @@
-"""How commands end: by a signal, by a bad setting, by a reader that leaves, by what nobody foresaw."""
+"""How commands end: on a signal, a bad setting, a closed pipe or an unexpected error."""
 
 import io
 import json
@@ -9,16 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import Command, in_process, process, run_process
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    return in_process(monkeypatch, capsys, tmp_path)
+from tests.cli.harness import Command, process, run_process
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_the_sandbox_prints_its_url_and_ends_cleanly(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_the_sandbox_prints_its_url_and_stops_on_a_signal(number: signal.Signals, code: int, tmp_path: Path) -> None:
     with process("sandbox", folder=tmp_path) as running:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("http://127.0.0.1:")
@@ -28,7 +23,7 @@ def test_the_sandbox_prints_its_url_and_ends_cleanly(number: signal.Signals, cod
     assert "Traceback" not in err
 
 
-def test_serve_with_the_stand_in_needs_no_key_and_drains_on_a_signal(tmp_path: Path) -> None:
+def test_serve_with_the_sandbox_needs_no_key_and_drains_on_a_signal(tmp_path: Path) -> None:
     with process("serve", "--sandbox", folder=tmp_path, BRIDGE_PORT="0", AMUX_BASE_URL="http://127.0.0.1:9") as running:
         assert running.stdout is not None
         lines = []
@@ -42,17 +37,17 @@ def test_serve_with_the_stand_in_needs_no_key_and_drains_on_a_signal(tmp_path: P
     assert (running.returncode, err) == (0, "")
 
 
-def test_a_bad_setting_stops_serve_with_a_sentence_for_each_and_code_2(command: Command) -> None:
-    ended = command("serve", BRIDGE_PORT="99999", BRIDGE_TOKENS="no-colon", BRIDGE_LOG_LEVEL="loud")
-    assert ended.code == 2
-    assert [line.split(": ")[1] for line in ended.err.splitlines()] == [
+def test_serve_reports_each_bad_setting_in_one_line_and_exits_with_2(command: Command) -> None:
+    result = command("serve", BRIDGE_PORT="99999", BRIDGE_TOKENS="no-colon", BRIDGE_LOG_LEVEL="loud")
+    assert result.code == 2
+    assert [line.split(": ")[1] for line in result.err.splitlines()] == [
         "BRIDGE_PORT",
         "BRIDGE_TOKENS",
         "BRIDGE_LOG_LEVEL",
     ]
 
 
-def test_a_listener_that_is_interrupted_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
+def test_an_interrupted_listener_exits_with_130_and_no_traceback(tmp_path: Path) -> None:
     with process("listen", "--port", "0", "--secret", "whsec_" + "c" * 40, folder=tmp_path) as running:
         assert running.stderr is not None
         assert running.stderr.readline().startswith("listening on http://127.0.0.1:")
@@ -61,7 +56,7 @@ def test_a_listener_that_is_interrupted_ends_with_130_and_no_traceback(tmp_path:
     assert (running.returncode, out, err) == (130, "", "")
 
 
-def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "bridge", "secret", "new"],
         cwd=tmp_path,
@@ -76,18 +71,18 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
     assert running.returncode == 1
 
 
-def test_what_nobody_foresaw_is_one_sentence(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_sentence(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise RuntimeError("the disk is full of nothing")
 
     monkeypatch.setattr(sys, "stdout", Full())
-    ended = command("secret", "new")
-    assert ended.code == 1
-    assert ended.err.startswith("amux-bridge: unexpected RuntimeError: the disk is full of nothing (")
-    assert len(ended.err.splitlines()) == 1
+    result = command("secret", "new")
+    assert result.code == 1
+    assert result.err.startswith("amux-bridge: unexpected RuntimeError: the disk is full of nothing (")
+    assert len(result.err.splitlines()) == 1
 
 
-def test_it_runs_as_a_module_too(tmp_path: Path) -> None:
-    ended = run_process("--version", folder=tmp_path)
-    assert (ended.code, ended.out.split()[0]) == (0, "amux-bridge")
+def test_python_m_bridge_runs_the_command_line(tmp_path: Path) -> None:
+    result = run_process("--version", folder=tmp_path)
+    assert (result.code, result.out.split()[0]) == (0, "amux-bridge")

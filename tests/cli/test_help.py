@@ -1,4 +1,4 @@
-"""What the command line says of itself, and how it answers misuse."""
+"""The help of the command line, and its answers to wrong usage."""
 
 import subprocess
 import sys
@@ -7,34 +7,29 @@ from pathlib import Path
 import pytest
 
 from bridge import __version__
-from tests.cli.command_line import Command, in_process
+from tests.cli.harness import Command
 
 COMMANDS = ("demo", "sandbox", "serve", "check", "watch", "listen", "ping", "retry", "secret")
 HEAVY = ("aiohttp", "sqlalchemy", "alembic", "pydantic", "apscheduler", "prometheus_client", "uvloop")
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    return in_process(monkeypatch, capsys, tmp_path)
-
-
-def test_the_page_tells_of_every_command_and_fits_a_terminal(command: Command) -> None:
-    page = command("--help")
-    assert page.code == 0
+def test_the_help_lists_every_command_and_fits_a_terminal(command: Command) -> None:
+    help_page = command("--help")
+    assert help_page.code == 0
     for name in COMMANDS:
-        assert f"\n  {name} " in page.out
-    assert max(map(len, page.out.splitlines())) <= 116
+        assert f"\n  {name} " in help_page.out
+    assert max(map(len, help_page.out.splitlines())) <= 116
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_tells_what_it_does_and_gives_an_example(command: Command, name: str) -> None:
-    page = command(name, "--help")
-    assert page.code == 0
-    assert f"amux-bridge {name}" in page.out.partition("Example:")[2]
-    assert max(map(len, page.out.splitlines())) <= 116
+def test_each_commands_help_has_an_example(command: Command, name: str) -> None:
+    help_page = command(name, "--help")
+    assert help_page.code == 0
+    assert f"amux-bridge {name}" in help_page.out.partition("Example:")[2]
+    assert max(map(len, help_page.out.splitlines())) <= 116
 
 
-def test_the_version_is_the_packages(command: Command) -> None:
+def test_version_prints_the_packages_version(command: Command) -> None:
     assert command("--version").out == f"amux-bridge {__version__}\n"
 
 
@@ -44,23 +39,25 @@ def test_the_version_is_the_packages(command: Command) -> None:
         ((), "a command is needed, such as demo or serve; see amux-bridge --help"),
         (("watch", "task_1"), "the following arguments are required: --callback; see amux-bridge watch --help"),
         (("retry",), "one of the arguments DELIVERY_ID --dead is required; see amux-bridge retry --help"),
-        (("retry", "evt_1", "--since", "1h"), "--since, --until, --host and --dry-run go with --dead"),
+        (("retry", "evt_1", "--since", "1h"), "--since, --until, --host and --dry-run require --dead"),
         (("listen", "--port", "99999"), "argument --port: '99999' is not a port from 0 to 65535"),
-        (("listen", "--count", "0"), "argument --count: '0' is not a number from 1 on"),
+        (("listen", "--count", "0"), "argument --count: '0' is not a whole number of 1 or more"),
         (("secret", "tell"), "argument new|show|rotate: invalid choice: 'tell'"),
         (("serve", "--sand"), "unrecognized arguments: --sand"),
     ],
 )
-def test_misuse_is_one_sentence_and_code_2(command: Command, arguments: tuple[str, ...], sentence: str) -> None:
-    ended = command(*arguments)
-    assert ended.code == 2
-    assert ended.out == ""
-    assert ended.err.startswith(f"amux-bridge: {sentence}")
-    assert len(ended.err.splitlines()) == 1
+def test_wrong_usage_is_one_sentence_and_exits_with_2(
+    command: Command, arguments: tuple[str, ...], sentence: str
+) -> None:
+    result = command(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith(f"amux-bridge: {sentence}")
+    assert len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["secret", "new"], ["watch", "--help"]])
-def test_a_command_imports_nothing_that_it_does_not_use(arguments: list[str], tmp_path: Path) -> None:
+def test_a_command_imports_only_what_it_uses(arguments: list[str], tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from bridge.cli.main import main\n"

@@ -1,4 +1,4 @@
-"""`secret`: what is made can be used, what signs is shown, and rotating leaves nothing under an older key."""
+"""`secret`: new secrets are valid settings, `show` prints the signing secrets, `rotate` re-encrypts everything."""
 
 import json
 import sqlite3
@@ -12,17 +12,12 @@ from bridge.store.database import Database, closing
 from bridge.store.encryption import BATCH, Cipher, Reencrypted, reencrypt
 from bridge.store.open import open_database
 from bridge.store.schema import watches
-from tests.cli.command_line import SECRET, Command, in_process
+from tests.cli.harness import SECRET, Command
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    return in_process(monkeypatch, capsys, tmp_path)
-
-
-def test_new_secrets_are_what_the_settings_take(command: Command) -> None:
+def test_new_secrets_are_valid_settings(command: Command) -> None:
     made = [command("secret", "new").out.strip() for _ in range(2)]
     assert made[0] != made[1]
     assert parse_secret(made[0])
@@ -33,40 +28,40 @@ def test_new_secrets_are_what_the_settings_take(command: Command) -> None:
 
 def test_show_prints_the_configured_secrets_and_the_public_key(command: Command, tmp_path: Path) -> None:
     key = SigningKey(b"k" * 32)
-    ended = command("secret", "show", BRIDGE_SIGNING_SECRETS=SECRET.text, BRIDGE_SIGNING_KEY=key.text)
-    assert ended.out.split() == [SECRET.text, key.public_text]
+    result = command("secret", "show", BRIDGE_SIGNING_SECRETS=SECRET.text, BRIDGE_SIGNING_KEY=key.text)
+    assert result.out.split() == [SECRET.text, key.public_text]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_show_prints_the_databases_own_secret_and_it_stays(command: Command, sqlite_url: str) -> None:
+def test_show_prints_the_databases_secret_and_keeps_it(command: Command, sqlite_url: str) -> None:
     first = json.loads(command("secret", "show", "--json", BRIDGE_DATABASE_URL=sqlite_url).out)
     assert first["public_key"] is None
     assert parse_secret(first["secrets"][0])
     assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url).out.split() == first["secrets"]
 
 
-def test_a_wrong_key_is_a_sentence_and_code_2(command: Command, sqlite_url: str) -> None:
+def test_a_wrong_key_is_one_sentence_and_exit_code_2(command: Command, sqlite_url: str) -> None:
     assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD).code == 0
-    ended = command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=NEW)
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("amux-bridge: BRIDGE_ENCRYPTION_KEYS: the key does not open")
+    result = command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=NEW)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("amux-bridge: BRIDGE_ENCRYPTION_KEYS: the key does not decrypt")
 
 
-def test_rotate_command_tells_that_the_old_key_can_go(command: Command, sqlite_url: str) -> None:
+def test_rotate_says_that_the_old_key_can_be_removed(command: Command, sqlite_url: str) -> None:
     command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD)
-    ended = command("secret", "rotate", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=f"{NEW},{OLD}")
-    assert ended.out == (
-        "sealed anew under the newest key: 0 watches with secrets of their own, 2 secrets of the database's; "
-        "the older keys can be taken out of BRIDGE_ENCRYPTION_KEYS now\n"
+    result = command("secret", "rotate", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=f"{NEW},{OLD}")
+    assert result.out == (
+        "encrypted with the newest key: the values of 0 watches and 2 secrets of the database; "
+        "you can now remove the older keys from BRIDGE_ENCRYPTION_KEYS\n"
     )
     assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=NEW).code == 0
 
 
-# --- the store's part, on both databases --------------------------------------------------------------------------
+# --- re-encryption in the store, on both databases ----------------------------------------------------------------
 
 
 def write_watches(database: Database, cipher: Cipher, count: int) -> None:
-    """Watches with every mixture of sealed texts, some with none."""
+    """Writes watches with every combination of encrypted values, some with none."""
     rows = [
         {
             "id": f"wat_{number:06d}",
@@ -89,7 +84,7 @@ def write_watches(database: Database, cipher: Cipher, count: int) -> None:
     database.transaction(lambda connection: connection.execute(watches.insert(), rows))
 
 
-def texts(database: Database, cipher: Cipher) -> dict[str, dict[str, str]]:
+def decrypted_values(database: Database, cipher: Cipher) -> dict[str, dict[str, str]]:
     rows = database.read(lambda connection: connection.execute(watches.select()).all())
     return {
         row.id: {
@@ -101,49 +96,51 @@ def texts(database: Database, cipher: Cipher) -> dict[str, dict[str, str]]:
     }
 
 
-def test_every_text_is_sealed_anew_in_batches_and_reads_as_before(database_url: str) -> None:
+def test_every_value_is_encrypted_again_in_batches_and_stays_the_same(database_url: str) -> None:
     count = 2 * BATCH + 17
-    database, both = _opened(database_url, [NEW, OLD], write_under=OLD, count=count)
+    database, both = _open_with_watches(database_url, [NEW, OLD], write_under=OLD, count=count)
     with closing(database):
-        before = texts(database, both)
+        before = decrypted_values(database, both)
         assert reencrypt(database, both) == Reencrypted(count - (count + 7) // 8, 1)
-        assert texts(database, Cipher([NEW])) == before
+        assert decrypted_values(database, Cipher([NEW])) == before
         assert reencrypt(database, both).watches == count - (count + 7) // 8
 
 
-def test_a_text_that_no_key_opens_is_told_and_nothing_of_its_batch_is_written(database_url: str) -> None:
-    database, both = _opened(database_url, [NEW, OLD], write_under=OLD, count=3)
+def test_a_value_that_no_key_decrypts_is_an_error_and_its_batch_is_not_written(database_url: str) -> None:
+    database, both = _open_with_watches(database_url, [NEW, OLD], write_under=OLD, count=3)
     with closing(database):
-        stranger = Cipher([Fernet.generate_key().decode()])
+        unknown_key = Cipher([Fernet.generate_key().decode()])
         database.transaction(
             lambda connection: connection.execute(
-                watches.update().where(watches.c.id == "wat_000002").values(secret=stranger.encrypt("wat_000002", "x"))
+                watches.update()
+                .where(watches.c.id == "wat_000002")
+                .values(secret=unknown_key.encrypt("wat_000002", "x"))
             )
         )
-        before = _secret_of(database, "wat_000001", "headers")
-        with pytest.raises(Exception, match="does not open"):
+        before = _encrypted_value(database, "wat_000001", "headers")
+        with pytest.raises(Exception, match="does not decrypt"):
             reencrypt(database, both)
-        assert _secret_of(database, "wat_000001", "headers") == before
+        assert _encrypted_value(database, "wat_000001", "headers") == before
 
 
-def test_rotating_goes_beside_a_writer_that_holds_the_file(command: Command, sqlite_url: str) -> None:
+def test_rotating_a_locked_file_is_one_sentence(command: Command, sqlite_url: str) -> None:
     command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD)
-    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None) as held:
-        held.execute("BEGIN IMMEDIATE")
-        ended = command("secret", "rotate", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=f"{NEW},{OLD}")
-        held.execute("ROLLBACK")
-    held.close()
-    assert ended.code == 1
-    assert ended.err == "amux-bridge: the database does not open: database is locked\n"
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        result = command("secret", "rotate", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=f"{NEW},{OLD}")
+        writer.execute("ROLLBACK")
+    writer.close()
+    assert result.code == 1
+    assert result.err == "amux-bridge: the database does not open: database is locked\n"
 
 
-def _opened(database_url: str, keys: list[str], *, write_under: str, count: int) -> tuple[Database, Cipher]:
+def _open_with_watches(database_url: str, keys: list[str], *, write_under: str, count: int) -> tuple[Database, Cipher]:
     database, cipher = open_database(database_url, [write_under])
     with closing(database):
         write_watches(database, cipher, count)
     return open_database(database_url, keys)
 
 
-def _secret_of(database: Database, watch_id: str, name: str) -> bytes:
+def _encrypted_value(database: Database, watch_id: str, name: str) -> bytes:
     query = watches.select().where(watches.c.id == watch_id)
     return bytes(getattr(database.read(lambda connection: connection.execute(query).one()), name))

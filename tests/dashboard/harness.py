@@ -184,8 +184,8 @@ def free_port() -> int:
 class FastRuntime(Runtime):
     """A bridge whose dashboard refreshes five times a second, because tests wait for it."""
 
-    def _page(self) -> DashboardContext:
-        return replace(super()._page(), refresh_seconds=0.2, overview_max_age_seconds=0.2)
+    def _make_dashboard_context(self) -> DashboardContext:
+        return replace(super()._make_dashboard_context(), refresh_seconds=0.2, overview_max_age_seconds=0.2)
 
 
 @asynccontextmanager

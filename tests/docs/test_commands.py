@@ -130,7 +130,7 @@ async def test_the_small_commands_that_it_names(at: Newcomer) -> None:
 async def test_the_sidecar_calls_back_to_loopback(at: Newcomer) -> None:
     async with at.going(block("sh", "127.0.0.0/8,::1/128 amux-bridge serve"), '"listening"'), receiving() as receiver:
         watch = await at.registered(receiver.url)
-        await receiver.has([watch])
+        await receiver.wait_for_events([watch])
 
 
 @pytest.mark.long
@@ -148,7 +148,7 @@ async def test_replicas_share_one_env_file(at: Newcomer, postgres_server: Postgr
         watch = await at.registered(receiver.url, token)
         other.port = URL(json.loads(await second.says('"listening"'))["url"]).port or 0
         assert (await other.asked("GET", f"/watch/{watch}?wait_seconds=30", token))["outcome"] == "completed"
-        await receiver.has([watch])
+        await receiver.wait_for_events([watch])
 
 
 @pytest.mark.long
@@ -161,7 +161,7 @@ async def test_a_copy_of_a_running_bridge_brings_everything_back(at: Newcomer) -
             watch = await at.registered(receiver.url, task_id=task, secret=secret)
             await at.run(block("sh", ".backup '"))
             at.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
-            await receiver.has([watch])
+            await receiver.wait_for_events([watch])
         for name in ("backup.db", "backup.key"):
             assert stat.S_IMODE((at.folder / name).stat().st_mode) == 0o600
         (at.folder / "bridge.key").write_text("lost")
@@ -189,7 +189,7 @@ async def test_a_dump_of_postgresql_brings_everything_back(at: Newcomer, postgre
             watch = await at.registered(receiver.url, task_id=task)
             await at.run(block("sh", "pg_dump"), **kept)
             at.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
-            await receiver.has([watch])
+            await receiver.wait_for_events([watch])
         await at.run(block("sh", "pg_restore"), **kept)
         async with at.going(block("sh", f"{SERVE}\n"), '"listening"', **kept):
             await receiver.until(lambda: len(receiver.arrived) == 2)

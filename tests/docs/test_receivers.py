@@ -19,7 +19,7 @@ from openai import InvalidWebhookSignatureError
 from bridge.core.signing import Secret, Signer, parse_secret
 from tests.docs.harness import Newcomer, block, newcomer
 from tests.e2e.bridges import Bridge, runtime
-from tests.e2e.harness import World, world
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import SAFETY_SECONDS, SECRET
 from tests.programs import program
 
@@ -32,12 +32,12 @@ CONTEXT = {"note": "caf\u00e9 $HOME \\ %s"}
 class Sender:
     """A bridge with amux's stand-in."""
 
-    around: World
+    env: Environment
     bridge: Bridge
 
     async def sends(self, hook_url: str, form: str = "C") -> Any:
         """The watch whose end was told there, once it was taken."""
-        watch = await self.bridge.register(self.around.done(form), hook_url, context=CONTEXT)
+        watch = await self.bridge.register(self.env.finished_task(form), hook_url, context=CONTEXT)
         return await self.again(await self.bridge.final(watch), 1)
 
     async def again(self, watch: Any, attempts: int) -> Any:
@@ -55,18 +55,18 @@ class Sender:
 
     async def envelope(self, form: str = "C") -> tuple[Mapping[str, str], bytes]:
         """An event as a receiver gets it: headers and bytes."""
-        watch = await self.sends(self.around.receiver.url, form)
+        watch = await self.sends(self.env.receiver.url, form)
         answer = await self.bridge.ask("GET", f"/watch/{watch['id']}/envelope")
         return {name: value for name, value in answer.headers.items() if name.startswith("webhook-")}, answer.body
 
     def line(self, watch: Any, after: str = "") -> str:
-        return f"video.completed {self.around.file_of(watch['task_id'])}{after}"
+        return f"video.completed {self.env.video_url(watch['task_id'])}{after}"
 
 
 @pytest.fixture
 async def sender(sqlite_url: str) -> AsyncIterator[Sender]:
-    async with world(sqlite_url) as around, runtime(sqlite_url, around.amux_url) as bridge:
-        yield Sender(around, bridge)
+    async with environment(sqlite_url) as env, runtime(sqlite_url, env.amux_url) as bridge:
+        yield Sender(env, bridge)
 
 
 @pytest.fixture

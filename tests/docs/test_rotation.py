@@ -37,7 +37,7 @@ async def served(at: Newcomer, **environ: str) -> AsyncIterator[None]:
 async def told(at: Newcomer, receiver: Receiver) -> Call:
     """What a receiver gets of one more task."""
     watch = await at.registered(receiver.url)
-    await receiver.has([watch])
+    await receiver.wait_for_events([watch])
     return receiver.calls[-1]
 
 
@@ -84,7 +84,7 @@ async def test_the_encryption_key(at: Newcomer) -> None:
         (at.folder / "bridge.key").unlink()
         async with served(at, BRIDGE_ENCRYPTION_KEYS=new):
             at.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
-            await receiver.has([watch])
+            await receiver.wait_for_events([watch])
     receiver.check_copies()
 
 
@@ -97,4 +97,4 @@ async def test_the_amux_key(at: Newcomer) -> None:
         at.amux.keys = frozenset({"sk-two"})
         at.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
         async with served(at, AMUX_API_KEY="sk-two"):
-            await receiver.has([watch])
+            await receiver.wait_for_events([watch])

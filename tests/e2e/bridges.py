@@ -1,7 +1,7 @@
-"""Whole bridges for the tests from outside: one in this process, one in a process of its own that can be killed.
+"""Whole bridges for the end-to-end tests: in this process, or in another process that can be killed.
 
-Both have one face, `Bridge`. Their settings are the real ones with short times; `settings` overrides are texts, as an
-environment would give them. The database is a URL, so that any test can be run on either.
+Both are used through `Bridge`. Their settings are the default ones with short times; overrides are texts, as in
+environment variables. The database is given by its URL, so that a test can run on SQLite and on PostgreSQL.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import aiohttp
 import orjson
 
 from bridge.service.runtime import Runtime
-from bridge.settings import settings as reading
+from bridge.settings.settings import env_name, load
 from bridge.store.database import connect
 from tests.e2e.receiver import SAFETY_SECONDS, SECRET
 
@@ -31,8 +31,8 @@ OTHER_APP = {"Authorization": "Bearer other-token-1234"}
 OPERATOR = {"Authorization": "Bearer operator-token-1234"}
 ROOT = Path(__file__).parents[2]
 
-# Times are short, so that what takes minutes is over in seconds; nothing else differs from a service's.
-SHORT: Mapping[str, str] = {
+# Only the times differ from a real service's: what takes minutes there takes seconds here.
+FAST_SETTINGS: Mapping[str, str] = {
     "host": "127.0.0.1",
     "port": "0",
     "amux_api_key": "sk-configured-0123456789",
@@ -49,15 +49,15 @@ SHORT: Mapping[str, str] = {
     "drain_timeout_seconds": "10",
 }
 
-# A hook for processes on PostgreSQL, where a dead one's tasks are taken over when its lease has ended: 3 s instead of
-# 9, and beats, looks and margin shorter by the same measure. For tests that are not about how long it takes.
+# A hook for processes on PostgreSQL, where other replicas take over a dead replica's tasks when its lease expires: 3 s
+# instead of 9 s, with proportionally shorter heartbeats and margins. For tests that do not measure this time.
 SHORT_LEASE_SECONDS = 3.0
 SHORT_LEASE: Mapping[str, Any] = {"lease": SHORT_LEASE_SECONDS}
 
 
 @dataclass
 class Answer:
-    """An answer of the API, read."""
+    """An answer of the API with its whole body."""
 
     status: int
     headers: Mapping[str, str]
@@ -71,18 +71,18 @@ class Answer:
 
 @dataclass
 class Bridge:
-    """A bridge as an app, a receiver's owner and an operator see it."""
+    """The API of a bridge, as an app, a receiver's owner and an operator use it."""
 
     url: str
     session: aiohttp.ClientSession
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
-        """One request as app `shop`, unless `headers` says otherwise."""
+        """Sends one request as the app `shop`, unless `headers` has another token."""
         clock = asyncio.get_running_loop().time
-        began = clock()
+        started = clock()
         options["headers"] = {**APP, **(options.pop("headers", None) or {})}
         async with self.session.request(method, self.url + path, **options) as response:
-            return Answer(response.status, response.headers, await response.read(), clock() - began)
+            return Answer(response.status, response.headers, await response.read(), clock() - started)
 
     async def get(self, path: str, **options: Any) -> Any:
         answer = await self.ask("GET", path, **options)
@@ -90,14 +90,14 @@ class Bridge:
         return answer.json
 
     async def register(self, task_id: str, callback_url: str, **fields: Any) -> str:
-        """Register a watch; its id. `answer` fields aside, all go into the body."""
+        """Registers a watch and returns its id. `fields` are further fields of the body."""
         body = {"task_id": task_id, "callback_url": callback_url, **fields}
         answer = await self.ask("POST", "/watch", json=body)
         assert answer.status == 201, answer
         return str(answer.json["id"])
 
     async def register_many(self, tasks: Iterable[str], callback_url: str, **fields: Any) -> list[str]:
-        """Register watches, 500 to a request; their ids in order."""
+        """Registers watches, 500 in each request. Returns their ids in order."""
         bodies = [{"task_id": task, "callback_url": callback_url, **fields} for task in tasks]
         found: list[str] = []
         for first in range(0, len(bodies), 500):
@@ -112,7 +112,7 @@ class Bridge:
         return await self.get(f"/watch/{watch_id}", params={"wait_seconds": str(wait_seconds)})
 
     async def final(self, watch_id: str) -> Any:
-        """A watch once it is final."""
+        """Returns a watch when it is final."""
         watch = await self.watch(watch_id, SAFETY_SECONDS)
         assert watch["state"] != "active", watch
         return watch
@@ -120,23 +120,23 @@ class Bridge:
     async def ready(self) -> Answer:
         return await self.ask("GET", "/readyz")
 
-    async def until(self, method: str, path: str, wanted: Callable[[Answer], bool]) -> Answer:
-        """Ask again and again until an answer is as wanted: for what nobody announces."""
+    async def until(self, method: str, path: str, condition: Callable[[Answer], bool]) -> Answer:
+        """Repeats a request until its answer meets a condition, for changes that no signal announces."""
         answer = None
         try:
             async with asyncio.timeout(SAFETY_SECONDS):
                 while True:
                     answer = await self.ask(method, path)
-                    if wanted(answer):
+                    if condition(answer):
                         return answer
-                    await asyncio.sleep(0.02)  # a pause between questions, not a wait for an effect
+                    await asyncio.sleep(0.02)  # a pause between requests, not a wait for an effect
         except TimeoutError:
             raise AssertionError(f"{method} {path} stayed at {answer}") from None
 
 
 @asynccontextmanager
-async def asking(url: str) -> AsyncIterator[Bridge]:
-    """A bridge at a URL."""
+async def connect_to(url: str) -> AsyncIterator[Bridge]:
+    """Connects to the bridge at a URL."""
     connector = aiohttp.TCPConnector(limit=50)
     timeout = aiohttp.ClientTimeout(total=90)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -146,35 +146,35 @@ async def asking(url: str) -> AsyncIterator[Bridge]:
 # --- databases ----------------------------------------------------------------------------------------------------
 
 
-def rows(database_url: str, question: str, **given: Any) -> list[Any]:
-    """What a database answers, beside the service."""
+def rows(database_url: str, query: str, **parameters: Any) -> list[Any]:
+    """Returns the rows of a query, on a connection of the test's own."""
     from sqlalchemy import text
 
     database = connect(database_url)
     try:
-        return list(database.read(lambda connection: connection.execute(text(question), given).all()))
+        return list(database.read(lambda connection: connection.execute(text(query), parameters).all()))
     finally:
         database.close()
 
 
-def change(database_url: str, statement: str, **given: Any) -> None:
-    """Change a database beside the service."""
+def change(database_url: str, statement: str, **parameters: Any) -> None:
+    """Changes a database, on a connection of the test's own."""
     from sqlalchemy import text
 
     database = connect(database_url)
     try:
-        database.transaction(lambda connection: connection.execute(text(statement), given))
+        database.transaction(lambda connection: connection.execute(text(statement), parameters))
     finally:
         database.close()
 
 
-def check_all_ended(database_url: str, watch_ids: Iterable[str]) -> None:
-    """Every watch settled with exactly one terminal event, delivered; nothing is pending, no task is left open."""
-    wanted = set(watch_ids)
+def check_all_delivered(database_url: str, watch_ids: Iterable[str]) -> None:
+    """Checks that every watch settled with one terminal event, which was delivered, and that nothing is left open."""
+    expected = set(watch_ids)
     states = {row.id: row.state for row in rows(database_url, "SELECT id, state FROM watches")}
-    assert {watch_id: states.get(watch_id) for watch_id in wanted} == dict.fromkeys(wanted, "settled")
+    assert {watch_id: states.get(watch_id) for watch_id in expected} == dict.fromkeys(expected, "settled")
     check_nothing_stuck(database_url)
-    # A status event that a dead replica had claimed may be overtaken by the watch's end: it is superseded, as promised.
+    # A status event that a dead replica had claimed may still be pending when the watch ends: it is then superseded.
     undelivered = rows(
         database_url,
         "SELECT id, state, error FROM deliveries WHERE state <> 'delivered' "
@@ -184,14 +184,14 @@ def check_all_ended(database_url: str, watch_ids: Iterable[str]) -> None:
 
 
 def check_nothing_stuck(database_url: str) -> None:
-    """One terminal event for each settled watch and none for others; nothing owed is lost, or left over."""
+    """Checks that each settled watch has one terminal event, that no other has any, and that nothing is left over."""
     ends = rows(
         database_url,
         "SELECT watches.id, watches.state, count(events.type) AS ends FROM watches LEFT JOIN events"
         " ON events.watch_id = watches.id AND events.terminal GROUP BY watches.id, watches.state",
     )
     assert [row for row in ends if row.ends != (1 if row.state == "settled" else 0)] == []
-    # The outbox holds exactly what is pending, and a watch that ended owes no more than its terminal event.
+    # The outbox has exactly the pending deliveries.
     pending = {row.id for row in rows(database_url, "SELECT id FROM deliveries WHERE state = 'pending'")}
     assert pending == {row.id for row in rows(database_url, "SELECT id FROM outbox")}
     stranded = rows(
@@ -217,11 +217,11 @@ def check_nothing_stuck(database_url: str) -> None:
 
 @asynccontextmanager
 async def runtime(database_url: str, amux_url: str, **settings: str) -> AsyncIterator[Bridge]:
-    """A bridge on this loop; drained at the end."""
-    given = {**SHORT, "database_url": database_url, "amux_base_url": amux_url, **settings}
-    started = await Runtime.start(reading.load(None, **given))
+    """Runs a bridge on this event loop; drains it at the end."""
+    texts = {**FAST_SETTINGS, "database_url": database_url, "amux_base_url": amux_url, **settings}
+    started = await Runtime.start(load(None, **texts))
     try:
-        async with asking(started.url) as bridge:
+        async with connect_to(started.url) as bridge:
             yield bridge
     finally:
         await started.stop()
@@ -232,7 +232,7 @@ async def runtime(database_url: str, amux_url: str, **settings: str) -> AsyncIte
 
 @dataclass(eq=False)
 class Process:
-    """A bridge in a process of its own. `lines` are its log's, as they came."""
+    """A bridge in another process. `lines` are its log lines, parsed; `raw` are all lines that it wrote, as text."""
 
     pid: int
     reader: asyncio.StreamReader
@@ -243,7 +243,7 @@ class Process:
     _reading: asyncio.Task[None] | None = None
     raw: list[str] = field(default_factory=list)
 
-    def begin(self) -> None:
+    def start_reading(self) -> None:
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -251,22 +251,22 @@ class Process:
             text = line.decode(errors="replace").rstrip("\n")
             if text:
                 self.raw.append(text)
-                self._take(text)
+                self._parse(text)
             self._changed.set()
         self._changed.set()
 
-    def _take(self, text: str) -> None:
+    def _parse(self, text: str) -> None:
         try:
-            told = json.loads(text)
+            line = json.loads(text)
         except ValueError:
             return
-        if isinstance(told, dict):
-            self.lines.append(told)
-            if told.get("event") == "exited":
-                self.code = told["code"]
+        if isinstance(line, dict):
+            self.lines.append(line)
+            if line.get("event") == "exited":
+                self.code = line["code"]
 
-    async def logged(self, event: str, times: int = 1, **fields: object) -> Any:
-        """Wait for a log line (the n-th of its kind); it. Raises AssertionError when the process ends without it."""
+    async def wait_for_log(self, event: str, times: int = 1, **fields: object) -> Any:
+        """Waits for the n-th log line of an event and returns it. Raises AssertionError if the process ends first."""
 
         def found() -> list[Any]:
             return [line for line in self.lines if line.get("event") == event and fields.items() <= line.items()]
@@ -275,9 +275,9 @@ class Process:
         assert len(found()) >= times, f"the process ended ({self.code}) before {event}:\n" + "\n".join(self.raw[-20:])
         return found()[times - 1]
 
-    async def ended(self) -> int:
-        """Wait for its end; the exit code, negative for a signal."""
-        await self._until(lambda: self.code is not None, "its end")
+    async def wait_for_exit(self) -> int:
+        """Returns the exit code when the process ends; negative for a signal."""
+        await self._until(lambda: self.code is not None, "its exit")
         assert self.code is not None
         return self.code
 
@@ -295,14 +295,14 @@ class Process:
             os.kill(self.pid, number)
 
     async def kill(self) -> None:
-        """SIGKILL, and its end."""
+        """Sends SIGKILL and waits for the exit."""
         self.signal(signal.SIGKILL)
-        assert await self.ended() == -signal.SIGKILL
+        assert await self.wait_for_exit() == -signal.SIGKILL
 
     async def close(self) -> None:
         if self.code is None:
             self.signal(signal.SIGKILL)
-            await self.ended()
+            await self.wait_for_exit()
         if self._reading is not None:
             await self._reading
         self.writer.close()
@@ -310,20 +310,20 @@ class Process:
             await self.writer.wait_closed()
 
     def resident_bytes(self) -> int:
-        """Its memory that is in RAM now."""
+        """Returns the process's memory that is in RAM now."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def no_faults(self) -> None:
-        """No trace of an unexpected exception anywhere in the log."""
-        strange = [line for line in self.raw if not line.startswith("{")]
+    def check_no_exceptions(self) -> None:
+        """Checks that the log has no traceback and no line that is not JSON."""
+        not_json = [line for line in self.raw if not line.startswith("{")]
         traces = [line for line in self.lines if "trace" in line or line.get("level") == "critical"]
-        assert not (strange or traces), "\n".join([*strange, *map(str, traces)])
+        assert not (not_json or traces), "\n".join([*not_json, *map(str, traces)])
 
 
 @cache
 def _launcher() -> int:
-    """Start the launcher, once for all tests; its port. It ends with its standard input, which is this process."""
+    """Starts the launcher, once for all tests, and returns its port. It ends when this process closes its stdin."""
     command = [sys.executable, "-W", "error", "-m", "tests.e2e.launch"]
     launcher = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert launcher.stdin is not None
@@ -342,27 +342,27 @@ def _launcher() -> int:
 async def process(
     database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: Any
 ) -> AsyncIterator[Process]:
-    """A bridge's process; killed at the end if it still runs. `hooks` are `launch.py`'s."""
-    given = {**SHORT, "database_url": database_url, "amux_base_url": amux_url, **settings}
-    environment = {reading.env_name(name): value for name, value in given.items()}
+    """Starts a bridge in another process; kills it at the end if it still runs. `hooks` are those of `launch.py`."""
+    texts = {**FAST_SETTINGS, "database_url": database_url, "amux_base_url": amux_url, **settings}
+    environment = {env_name(name): value for name, value in texts.items()}
     port = await asyncio.to_thread(_launcher)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     writer.write(json.dumps({"env": environment, "hooks": dict(hooks or {})}).encode() + b"\n")
-    begun = json.loads(await reader.readline())
-    made = Process(begun["pid"], reader, writer)
-    made.begin()
+    forked = json.loads(await reader.readline())
+    launched = Process(forked["pid"], reader, writer)
+    launched.start_reading()
     try:
-        yield made
+        yield launched
     finally:
-        await made.close()
+        await launched.close()
 
 
 @asynccontextmanager
 async def serving(
     database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: Any
 ) -> AsyncIterator[tuple[Process, Bridge]]:
-    """A process, once it listens, and its face."""
-    async with process(database_url, amux_url, hooks, **settings) as made:
-        listening = await made.logged("listening")
-        async with asking(listening["url"]) as bridge:
-            yield made, bridge
+    """Starts a bridge in another process and waits until it listens. Yields the process and its API."""
+    async with process(database_url, amux_url, hooks, **settings) as launched:
+        listening = await launched.wait_for_log("listening")
+        async with connect_to(listening["url"]) as bridge:
+            yield launched, bridge

@@ -1,7 +1,7 @@
-"""Where a bridge can be killed from within, and how its database can be made to refuse: for `launch.py`'s children.
+"""Points at which a bridge kills itself, and a way to make its database read-only, for the processes of `launch.py`.
 
-A crash point is a boundary between two things that must not be lost between: the process kills itself there, the n-th
-time it comes by, with SIGKILL, as a power cut or the kernel would.
+A crash point is a boundary between two steps: nothing may be lost if the process dies there. The process sends itself
+SIGKILL when it reaches the point for the n-th time; the effect is that of a power cut or of the kernel's OOM killer.
 """
 
 import inspect
@@ -23,13 +23,13 @@ Reached = Callable[[], None]
 
 
 def arm(point: str, at: int) -> None:
-    """Kill this process when it comes to a point for the `at`-th time. Raises KeyError for an unknown point."""
-    left = at
+    """Makes this process kill itself when it reaches a point for the `at`-th time. Unknown points: KeyError."""
+    remaining = at
 
     def reached() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     POINTS[point](reached)
@@ -66,16 +66,16 @@ def _wrap(owner: Any, name: str, *, before: Reached, after: Reached) -> None:
 
 
 def _at_statement(beginning: str, reached: Reached) -> None:
-    """When a statement with this beginning has been executed, and nothing is committed yet."""
+    """Calls `reached` after a statement with this beginning was executed and before it is committed."""
 
     @event.listens_for(Engine, "after_cursor_execute")
-    def look(*given: Any) -> None:
-        if str(given[2]).lstrip().startswith(beginning):
+    def check(*arguments: Any) -> None:
+        if str(arguments[2]).lstrip().startswith(beginning):
             reached()
 
 
 POINTS: dict[str, Callable[[Reached], None]] = {
-    # Functions of the store's rooms run inside a transaction; methods of Store return when it is committed.
+    # Functions of the store's modules run inside a transaction; methods of Store return after its commit.
     "the key file is empty": partial(_before, os, "fdopen"),
     "the schema is half made": partial(_at_statement, "CREATE TABLE deliveries"),
     "the schema is made, not committed": partial(_after, migrate, "_bring_up_to_date"),
@@ -103,10 +103,10 @@ POINTS: dict[str, Callable[[Reached], None]] = {
 
 
 def read_only_while(flag: str) -> None:
-    """Have SQLite refuse to write ("attempt to write a readonly database") while a file is there."""
+    """Makes SQLite refuse writes ("attempt to write a readonly database") while the file `flag` exists."""
     path = Path(flag)
 
     @event.listens_for(Engine, "begin")
-    def choose(connection: Connection) -> None:
+    def set_query_only(connection: Connection) -> None:
         driver: Any = connection.connection.driver_connection
         driver.execute(f"PRAGMA query_only = {int(path.exists())}")

@@ -1,4 +1,4 @@
-"""What is around a bridge in the tests from outside: amux's stand-in and a receiver, both in the test's process."""
+"""The surroundings of a bridge in end-to-end tests: the amux stand-in and a receiver, both in the test's process."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from bridge.sandbox import Behaviour, Outcome, Sandbox
-from tests.e2e.receiver import SAFETY_SECONDS, Answering, Receiver, accept, receiving
+from tests.e2e.receiver import SAFETY_SECONDS, Receiver, Responder, accept, receiving
 
 
 @dataclass
-class Steps:
-    """amux's clock, moved by the test: so a task's stages last until they have been seen."""
+class ManualClock:
+    """amux's clock, which only the test moves: a task keeps its status until the test has seen it."""
 
     now: float = 1000.0
 
@@ -20,50 +20,50 @@ class Steps:
 
 
 @dataclass
-class World:
-    """amux and a receiver. `stages` moves amux's clock."""
+class Environment:
+    """amux and a receiver. `clock` is amux's clock."""
 
     amux: Sandbox
     amux_url: str
     receiver: Receiver
     database_url: str
-    stages: Steps = field(default_factory=Steps)
+    clock: ManualClock = field(default_factory=ManualClock)
 
-    async def polled(self, *tasks: str, more: int = 1) -> None:
-        """Wait until each of these tasks has been asked for so many times more."""
+    async def wait_for_polls(self, *tasks: str, more: int = 1) -> None:
+        """Waits until each of these tasks has been polled `more` times more."""
         try:
             async with asyncio.timeout(SAFETY_SECONDS):
                 await asyncio.gather(*(self.amux.polled(task, self.amux.polls[task] + more) for task in tasks))
         except TimeoutError:
-            raise AssertionError(f"polled so far: {[self.amux.polls[task] for task in tasks]}") from None
+            raise AssertionError(f"polls so far: {[self.amux.polls[task] for task in tasks]}") from None
 
-    def done(self, form: str = "C", outcome: Outcome = Outcome.COMPLETED) -> str:
-        """A task that is over already."""
+    def finished_task(self, form: str = "C", outcome: Outcome = Outcome.COMPLETED) -> str:
+        """Returns the id of a task that has ended already."""
         return self.amux.create_task(Behaviour(queue_seconds=0, run_seconds=0, form=form, outcome=outcome))
 
-    def running(self, seconds: float = 10.0) -> str:
-        """A task that runs until amux's clock is moved on by so many seconds."""
+    def running_task(self, seconds: float = 10.0) -> str:
+        """Returns the id of a task that runs until amux's clock is moved forward by `seconds`."""
         return self.amux.create_task(Behaviour(queue_seconds=0, run_seconds=seconds))
 
-    def never(self) -> str:
-        """A task that runs for ever."""
+    def endless_task(self) -> str:
+        """Returns the id of a task that never ends."""
         return self.amux.create_task(Behaviour(queue_seconds=0, outcome=Outcome.NEVER))
 
-    def file_of(self, task_id: str) -> str:
-        """Where a completed task's video is."""
+    def video_url(self, task_id: str) -> str:
+        """Returns the URL of a completed task's video."""
         return f"{self.amux_url}/files/{task_id}.mp4"
 
 
 @asynccontextmanager
-async def world(
-    database_url: str, answering: Answering = accept, *, clock: Callable[[], float] | None = None
-) -> AsyncIterator[World]:
-    """A world around one database; without `clock`, amux's is moved by `stages`."""
-    steps = Steps()
-    amux = Sandbox(clock=clock or steps)
+async def environment(
+    database_url: str, responder: Responder = accept, *, clock: Callable[[], float] | None = None
+) -> AsyncIterator[Environment]:
+    """Starts amux and a receiver for one database. Without `clock`, the test moves amux's clock."""
+    manual_clock = ManualClock()
+    amux = Sandbox(clock=clock or manual_clock)
     url = await amux.start()
     try:
-        async with receiving(answering) as receiver:
-            yield World(amux, url, receiver, database_url, steps)
+        async with receiving(responder) as receiver:
+            yield Environment(amux, url, receiver, database_url, manual_clock)
     finally:
         await amux.stop()

@@ -1,11 +1,12 @@
-"""Starts bridges as processes of their own that can be killed, by forking one that has imported everything already.
+"""Starts bridges in other processes that can be killed, by forking a process that has imported everything.
 
-Run as a script it listens on loopback, prints its port, and serves until its standard input ends. One connection is one
-bridge: a line of JSON comes in (`{"env": {...}, "hooks": {...}}`), and out of it come the lines that the bridge logs,
-between `{"event": "forked", "pid": n}` and `{"event": "exited", "code": n}` (negative: the signal that killed it).
+Run as a script, it listens on loopback, prints its port, and serves until its standard input is closed. Each
+connection starts one bridge: the client sends a line of JSON (`{"env": {...}, "hooks": {...}}`) and gets the bridge's
+log lines, between `{"event": "forked", "pid": n}` and `{"event": "exited", "code": n}` (negative: the signal that
+killed it).
 
-Importing the bridge costs more than all the rest of a start; a fork costs a few milliseconds, and the process is as
-real as any other: its own memory, sockets and file locks, and a SIGKILL leaves what a SIGKILL leaves.
+Importing the bridge takes longer than the rest of a start; a fork takes a few milliseconds. A forked process has its
+own memory, sockets and file locks, so SIGKILL has the same effect as on any other process.
 """
 
 import datetime as datetimes
@@ -26,51 +27,51 @@ _real_datetime = datetimes.datetime
 
 
 class _Clock:
-    """The wall clock, moved by what stands in a file of eight bytes: a clock that is set, for this process alone."""
+    """Shifts this process's wall clock by an offset that a file contains: a clock that is set for this process only."""
 
     file: int | None = None
 
     def offset(self) -> float:
-        """Seconds, as a text in the file."""
+        """Returns the offset in seconds; the file contains it as text."""
         return 0.0 if self.file is None else float(os.pread(self.file, 32, 0) or b"0")
 
 
 CLOCK = _Clock()
 
 
-class _SubclassesToo(type):
+class _RealDatetimeIsInstance(type):
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _real_datetime)
 
 
-class _SetDatetime(_real_datetime, metaclass=_SubclassesToo):
-    """What APScheduler asks for the time: `datetime.now` goes by the system's clock, not by `time.time`."""
+class _ShiftedDatetime(_real_datetime, metaclass=_RealDatetimeIsInstance):
+    """The `datetime` that APScheduler gets: the real `datetime.now` reads the system's clock, not `time.time`."""
 
     @classmethod
-    def now(cls, tz: datetimes.tzinfo | None = None) -> "_SetDatetime":
+    def now(cls, tz: datetimes.tzinfo | None = None) -> "_ShiftedDatetime":
         return cls.fromtimestamp(time.time(), tz)
 
 
-def set_clock() -> None:
-    """Before anything else is imported: many hold `time.time` itself."""
+def patch_time() -> None:
+    """Shifts `time.time`. Call it before other imports: many modules keep a reference to `time.time`."""
     time.time = lambda: _real_time() + CLOCK.offset()
 
 
-def set_schedulers_clock() -> None:
-    """Once all is imported: what is compiled against `datetime` wants the real one."""
+def patch_scheduler_datetime() -> None:
+    """Shifts the scheduler's `datetime`. Call it after all imports: compiled modules need the real class."""
     for name, module in list(sys.modules.items()):
         if (
             name.startswith(("apscheduler.", "bridge.maintenance.scheduler"))
             and vars(module).get("datetime") is _real_datetime
         ):
-            module.datetime = _SetDatetime  # type: ignore[attr-defined]
+            module.datetime = _ShiftedDatetime  # type: ignore[attr-defined]
 
 
 # --- one bridge ---------------------------------------------------------------------------------------------------
 
 
 def run_bridge(order: dict[str, Any]) -> int:
-    """Serve as `amux-bridge serve` does; the exit code."""
+    """Serves as `amux-bridge serve` does; returns the exit code."""
     import uvloop
 
     from bridge.core.errors import BridgeError
@@ -84,7 +85,7 @@ def run_bridge(order: dict[str, Any]) -> int:
         CLOCK.file = os.open(hooks["clock"], os.O_RDONLY)
     if "lease" in hooks:
         set_lease(hooks["lease"])
-    if "migrations" in hooks:  # a folder with the package of a newer bridge's
+    if "migrations" in hooks:  # a folder with a newer bridge's package of migrations
         from bridge.store import migrate
 
         sys.path.insert(0, hooks["migrations"])
@@ -106,7 +107,7 @@ def run_bridge(order: dict[str, Any]) -> int:
 
 
 def set_lease(seconds: float) -> None:
-    """Another length of a replica's lease, and its beats, looks and margin by the same measure."""
+    """Changes the length of a replica's lease, and the heartbeat, look and margin times proportionally."""
     from bridge.maintenance import replica_lease
     from bridge.service import runtime
     from bridge.store import replicas
@@ -119,7 +120,7 @@ def set_lease(seconds: float) -> None:
 
 
 def _child(connection: socket.socket, order: dict[str, Any]) -> None:
-    """Never returns: whatever happens, the process ends here."""
+    """Runs the bridge in the forked process. Never returns: the process always exits here."""
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -127,7 +128,7 @@ def _child(connection: socket.socket, order: dict[str, Any]) -> None:
         os.dup2(connection.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         code = run_bridge(order)
-    except BaseException:  # noqa: BLE001  told to whoever reads the lines
+    except BaseException:  # noqa: BLE001  the test sees the traceback among the log lines
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -139,7 +140,7 @@ def _child(connection: socket.socket, order: dict[str, Any]) -> None:
 
 
 class Launcher:
-    """Forks on demand and tells of ends."""
+    """Forks a bridge for each connection and reports its exit."""
 
     def __init__(self) -> None:
         self._children: dict[int, socket.socket] = {}
@@ -151,8 +152,8 @@ class Launcher:
         self._woken = woken
 
     def run(self) -> None:
-        """Until standard input ends."""
-        print(self._listener.getsockname()[1], flush=True)  # noqa: T201  how a script answers
+        """Serves until standard input is closed."""
+        print(self._listener.getsockname()[1], flush=True)  # noqa: T201  the test reads it
         while True:
             ready, _, _ = select.select([self._listener, self._woken, sys.stdin], [], [])
             if self._woken in ready:
@@ -192,12 +193,12 @@ class Launcher:
                 try:
                     connection.sendall(b"\n" + json.dumps({"event": "exited", "code": code}).encode() + b"\n")
                 except OSError:
-                    continue  # nobody reads any more
+                    continue  # the test has closed its connection
 
 
 if __name__ == "__main__":
-    set_clock()
-    # Imported for the children's sake.
+    patch_time()
+    # Imported here so that the forked processes need not import them.
     import uvloop  # noqa: F401
 
     import bridge.service.runtime  # noqa: F401
@@ -205,5 +206,5 @@ if __name__ == "__main__":
     with suppress(ImportError):
         import psycopg  # noqa: F401
 
-    set_schedulers_clock()
+    patch_scheduler_datetime()
     Launcher().run()

@@ -1,4 +1,4 @@
-"""A receiver that remembers every callback it gets and verifies its signature with a library of others."""
+"""A receiver that records every callback and verifies its signature with the `standardwebhooks` library."""
 
 import asyncio
 from collections import defaultdict
@@ -14,12 +14,12 @@ from standardwebhooks import Webhook
 
 SECRET = "whsec_" + "Q" * 43 + "="
 STATUS_TYPES = frozenset({"video.queued", "video.in_progress"})
-SAFETY_SECONDS = 40.0  # of a wait for what takes a second: the machine may be a slow one with other work
+SAFETY_SECONDS = 40.0  # for a wait that normally takes a second: the machine may be slow and busy
 
 
 @dataclass(frozen=True)
 class Call:
-    """One POST: its path, headers in lower case, bytes, and the status that it was answered with."""
+    """One POST: its path, its headers with names in lower case, its body, and the status of the answer."""
 
     path: str
     query: str
@@ -52,35 +52,35 @@ class Call:
         return 200 <= self.status < 300
 
 
-Answering = Callable[["Receiver", Call], Awaitable[web.StreamResponse]]
+Responder = Callable[["Receiver", Call], Awaitable[web.StreamResponse]]
 
 
 async def accept(_receiver: "Receiver", _call: Call) -> web.StreamResponse:
     return web.Response(text="ok")
 
 
-def answer(status: int, **headers: str) -> Answering:
-    async def answering(_receiver: "Receiver", _call: Call) -> web.StreamResponse:
+def answer(status: int, **headers: str) -> Responder:
+    async def respond(_receiver: "Receiver", _call: Call) -> web.StreamResponse:
         return web.Response(status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
-    return answering
+    return respond
 
 
 async def hold(receiver: "Receiver", _call: Call) -> web.StreamResponse:
-    """Answer once the receiver is let go."""
+    """Answers when the receiver's `released` event is set."""
     await receiver.released.wait()
     return web.Response(text="late")
 
 
 @dataclass
 class Receiver:
-    """Answers as `answering` says, which may be changed at any time; `secret` is what signatures must be made with.
+    """Answers with `responder`, which a test may change at any time. Signatures must be made with `secret`.
 
-    `arrived` holds what came in, `calls` the same once it was answered, `bodies` the terminal events' by their watches,
-    `ended_watches` those of a terminal event that was accepted.
+    `arrived` has every call at its arrival, `calls` every call after its answer. `bodies` has the terminal events'
+    bodies by watch id, `ended_watches` the ids of the watches whose terminal event was accepted.
     """
 
-    answering: Answering = accept
+    responder: Responder = accept
     secret: str = SECRET
     port: int = 0
     calls: list[Call] = field(default_factory=list)
@@ -100,48 +100,48 @@ class Receiver:
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             Webhook(self.secret).verify(body, headers)
-        except Exception as error:  # noqa: BLE001  whatever the library says; the test looks at it
+        except Exception as error:  # noqa: BLE001  any error of the library; the test reports it
             self.unverified.append(f"{headers.get('webhook-id')}: {error!r}")
         arrived = Call(request.path, request.query_string, headers, body, 0)
         self.arrived.append(arrived)
         if arrived.terminal:
             self.bodies[arrived.watch_id].add(body)
         self._changed.set()
-        answered = await self.answering(self, arrived)
-        call = replace(arrived, status=answered.status)
+        answer = await self.responder(self, arrived)
+        call = replace(arrived, status=answer.status)
         self.calls.append(call)
         if call.accepted and call.terminal:
             self.ended_watches.add(call.watch_id)
         self._changed.set()
-        return answered
+        return answer
 
     async def until(self, condition: Callable[[], bool], seconds: float = SAFETY_SECONDS) -> None:
-        """Wait until a condition over what arrived holds."""
+        """Waits until a condition about the recorded calls is true."""
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            told = f"{len(self.arrived)} arrived, {len(self.calls)} answered, {len(self.accepted_ids)} ids accepted"
-            raise AssertionError(f"the condition did not come true within {seconds:g} s: {told}") from None
+            summary = f"{len(self.arrived)} arrived, {len(self.calls)} answered, {len(self.accepted_ids)} ids accepted"
+            raise AssertionError(f"the condition did not come true within {seconds:g} s: {summary}") from None
 
-    async def has(self, watch_ids: Iterable[str], seconds: float = SAFETY_SECONDS) -> None:
-        """Wait until each of these watches has had an accepted terminal event."""
-        wanted = set(watch_ids)
-        await self.until(lambda: wanted <= self.ended_watches, seconds)
+    async def wait_for_events(self, watch_ids: Iterable[str], seconds: float = SAFETY_SECONDS) -> None:
+        """Waits until a terminal event of each of these watches was accepted."""
+        expected = set(watch_ids)
+        await self.until(lambda: expected <= self.ended_watches, seconds)
 
     @property
     def accepted_ids(self) -> set[str]:
         return {call.id for call in self.calls if call.accepted}
 
     def terminal(self, watch_id: str) -> Any:
-        """The terminal event of a watch, as it came; every copy must be the same."""
+        """Returns the terminal event of a watch. Every copy of it must have the same bytes."""
         [body] = self.bodies[watch_id]
         return orjson.loads(body)
 
     def check_copies(self) -> None:
-        """Every copy of an event has the same id and the same bytes, each is signed, no watch has two terminal ids."""
+        """Checks that all calls are signed, all copies of an event are equal, and no watch has two terminal events."""
         assert not self.unverified, self.unverified
         bodies: dict[str, set[bytes]] = defaultdict(set)
         ids: dict[str, set[str]] = defaultdict(set)
@@ -155,9 +155,9 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving(answering: Answering = accept, *, secret: str = SECRET) -> AsyncIterator[Receiver]:
-    """A receiver on a free loopback port; those it holds are let go at the end."""
-    receiver = Receiver(answering, secret)
+async def receiving(responder: Responder = accept, *, secret: str = SECRET) -> AsyncIterator[Receiver]:
+    """Runs a receiver on a free loopback port; releases held calls at the end."""
+    receiver = Receiver(responder, secret)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)

@@ -1,32 +1,19 @@
-"""Attacks promptness and patience with a wall clock that is set forward and back by a day while the bridge works.
+"""Attacks all timing with a wall clock that is set forward or back by a day while the bridge runs.
 
-The launched process has its own wall clock, moved by a file; what counts intervals must not notice, and no video that
-is ready may time out by it. On PostgreSQL times are the server's, and a replica's own clock decides nothing.
+The launched process has a wall clock of its own, which a file shifts. Intervals must not change, and no completed video
+may time out. On PostgreSQL all stored times are the server's, and a replica's own clock decides nothing.
 """
 
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.bridges import SHORT_LEASE, check_all_ended, serving
-from tests.e2e.harness import World, world
+from tests.e2e.bridges import SHORT_LEASE, check_all_delivered, serving
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import accept, answer
 
 DAY = 86_400
-
-
-@pytest.fixture
-async def around(either_url: str) -> AsyncIterator[World]:
-    async with world(either_url) as made:
-        yield made
-
-
-@pytest.fixture
-async def sqlite_world(sqlite_url: str) -> AsyncIterator[World]:
-    async with world(sqlite_url) as made:
-        yield made
 
 
 @pytest.fixture
@@ -36,112 +23,112 @@ def clock(tmp_path: Path) -> Path:
     return path
 
 
-def set_by(clock: Path, seconds: float) -> None:
-    """Set the clock to so many seconds from the true time; in one write, for it is read all the time."""
+def set_clock(clock: Path, seconds: float) -> None:
+    """Sets the clock to so many seconds from the real time. One write, because the process may read at any moment."""
     with clock.open("r+b", buffering=0) as file:
         file.write(f"{seconds:<24}".encode())
 
 
-async def test_a_clock_set_forward_times_out_no_video_that_is_ready(sqlite_world: World, clock: Path) -> None:
-    around = sqlite_world
-    ready, running = around.running(), around.never()
-    rare = {"poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
-    async with serving(around.database_url, around.amux_url, {"clock": str(clock)}, **rare) as (process, bridge):
-        watches = await bridge.register_many([ready, running], around.receiver.url)
-        await around.polled(ready, running)
-        around.stages.now += 11
-        set_by(clock, DAY)
-        await around.receiver.has(watches)
-        await process.logged("clock_stepped")
-        new = await bridge.register(around.done(), around.receiver.url)
-        await around.receiver.has([new])
+async def test_a_clock_set_forward_times_out_no_completed_video(sqlite_env: Environment, clock: Path) -> None:
+    env = sqlite_env
+    ready, running = env.running_task(), env.endless_task()
+    rare_polls = {"poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
+    async with serving(env.database_url, env.amux_url, {"clock": str(clock)}, **rare_polls) as (process, bridge):
+        watches = await bridge.register_many([ready, running], env.receiver.url)
+        await env.wait_for_polls(ready, running)
+        env.clock.now += 11
+        set_clock(clock, DAY)
+        await env.receiver.wait_for_events(watches)
+        await process.wait_for_log("clock_stepped")
+        new = await bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.wait_for_events([new])
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
-    assert around.receiver.terminal(watches[0])["type"] == "video.completed"
-    assert around.receiver.terminal(watches[1])["type"] == "video.timed_out"
-    check_all_ended(around.database_url, [*watches, new])
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
+    assert env.receiver.terminal(watches[0])["type"] == "video.completed"
+    assert env.receiver.terminal(watches[1])["type"] == "video.timed_out"
+    check_all_delivered(env.database_url, [*watches, new])
 
 
 @pytest.mark.long
 async def test_on_postgresql_a_clock_set_forward_times_out_nothing(postgres_url: str, clock: Path) -> None:
     async with (
-        world(postgres_url) as around,
-        serving(around.database_url, around.amux_url, {"clock": str(clock)}) as (process, bridge),
+        environment(postgres_url) as env,
+        serving(env.database_url, env.amux_url, {"clock": str(clock)}) as (process, bridge),
     ):
-        running = around.running()
-        watch = await bridge.register(running, around.receiver.url)
-        await around.polled(running)
-        set_by(clock, DAY)
-        await process.logged("clock_stepped")
-        late = await bridge.register(around.never(), around.receiver.url, timeout_seconds=2)
-        await around.receiver.has([late])  # deadlines have been looked at since
+        running = env.running_task()
+        watch = await bridge.register(running, env.receiver.url)
+        await env.wait_for_polls(running)
+        set_clock(clock, DAY)
+        await process.wait_for_log("clock_stepped")
+        late = await bridge.register(env.endless_task(), env.receiver.url, timeout_seconds=2)
+        await env.receiver.wait_for_events([late])  # deadlines were checked after the step
         assert (await bridge.watch(watch))["state"] == "active"
-        around.stages.now += 11
-        await around.receiver.has([watch])
+        env.clock.now += 11
+        await env.receiver.wait_for_events([watch])
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
-        assert around.receiver.terminal(watch)["type"] == "video.completed"
-    check_all_ended(postgres_url, [watch, late])
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
+        assert env.receiver.terminal(watch)["type"] == "video.completed"
+    check_all_delivered(postgres_url, [watch, late])
 
 
-async def test_a_clock_set_back_stops_neither_polls_nor_deadlines_nor_retries(around: World, clock: Path) -> None:
-    around.receiver.answering = answer(500)
+async def test_a_clock_set_back_stops_neither_polls_nor_deadlines_nor_retries(env: Environment, clock: Path) -> None:
+    env.receiver.responder = answer(500)
     delays = {"delivery_retry_delays_seconds": "2,2,2,2"}
-    async with serving(around.database_url, around.amux_url, {"clock": str(clock)}, **delays) as (process, bridge):
-        retried = await bridge.register(around.done(), around.receiver.url)
-        running = around.running()
-        polled = await bridge.register(running, around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.calls))
-        await around.polled(running)
-        set_by(clock, -DAY)
-        around.receiver.answering = accept
-        await process.logged("clock_stepped")
-        await around.polled(running, more=3)
-        await around.receiver.has([retried])
-        around.stages.now += 11
-        await around.receiver.has([polled])
-        late = await bridge.register(around.never(), around.receiver.url, timeout_seconds=1)
-        await around.receiver.has([late])
+    async with serving(env.database_url, env.amux_url, {"clock": str(clock)}, **delays) as (process, bridge):
+        retried = await bridge.register(env.finished_task(), env.receiver.url)
+        running = env.running_task()
+        polled = await bridge.register(running, env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.calls))
+        await env.wait_for_polls(running)
+        set_clock(clock, -DAY)
+        env.receiver.responder = accept
+        await process.wait_for_log("clock_stepped")
+        await env.wait_for_polls(running, more=3)
+        await env.receiver.wait_for_events([retried])
+        env.clock.now += 11
+        await env.receiver.wait_for_events([polled])
+        late = await bridge.register(env.endless_task(), env.receiver.url, timeout_seconds=1)
+        await env.receiver.wait_for_events([late])
         assert (await bridge.ready()).status == 200
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
-    check_all_ended(around.database_url, [retried, polled, late])
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
+    check_all_delivered(env.database_url, [retried, polled, late])
 
 
 @pytest.mark.long
-async def test_what_was_put_off_in_a_false_future_is_brought_back(around: World, clock: Path) -> None:
-    around.receiver.answering = answer(500)
-    set_by(clock, DAY)
+async def test_times_from_a_clock_in_the_future_are_corrected(env: Environment, clock: Path) -> None:
+    env.receiver.responder = answer(500)
+    set_clock(clock, DAY)
     delays = {"delivery_retry_delays_seconds": "2,2,2,2"}
-    async with serving(around.database_url, around.amux_url, {"clock": str(clock)}, **delays) as (process, bridge):
-        retried = await bridge.register(around.done(), around.receiver.url)
-        running = await bridge.register(around.running(), around.receiver.url, timeout_seconds=3)
-        await around.receiver.until(lambda: bool(around.receiver.calls))
-        around.receiver.answering = accept
-        set_by(clock, 0)
-        await process.logged("clock_stepped")
-        await around.receiver.has([retried, running])
+    async with serving(env.database_url, env.amux_url, {"clock": str(clock)}, **delays) as (process, bridge):
+        retried = await bridge.register(env.finished_task(), env.receiver.url)
+        running = await bridge.register(env.running_task(), env.receiver.url, timeout_seconds=3)
+        await env.receiver.until(lambda: bool(env.receiver.calls))
+        env.receiver.responder = accept
+        set_clock(clock, 0)
+        await process.wait_for_log("clock_stepped")
+        await env.receiver.wait_for_events([retried, running])
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [retried, running])
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [retried, running])
 
 
 @pytest.mark.long
-async def test_a_clock_set_back_between_two_starts_delays_nothing(around: World, clock: Path) -> None:
-    around.receiver.answering = answer(500)
-    set_by(clock, DAY)
+async def test_a_clock_set_back_between_two_starts_delays_nothing(env: Environment, clock: Path) -> None:
+    env.receiver.responder = answer(500)
+    set_clock(clock, DAY)
     hooks = {"clock": str(clock), **SHORT_LEASE}
-    async with serving(around.database_url, around.amux_url, hooks) as (process, bridge):
-        retried = await bridge.register(around.done(), around.receiver.url)
-        running = await bridge.register(around.running(), around.receiver.url, timeout_seconds=5)
-        await around.receiver.until(lambda: bool(around.receiver.calls))
+    async with serving(env.database_url, env.amux_url, hooks) as (process, bridge):
+        retried = await bridge.register(env.finished_task(), env.receiver.url)
+        running = await bridge.register(env.running_task(), env.receiver.url, timeout_seconds=5)
+        await env.receiver.until(lambda: bool(env.receiver.calls))
         await process.kill()
-    around.receiver.answering = accept
-    async with serving(around.database_url, around.amux_url, SHORT_LEASE) as (process, bridge):
-        await around.receiver.has([retried, running])
+    env.receiver.responder = accept
+    async with serving(env.database_url, env.amux_url, SHORT_LEASE) as (process, bridge):
+        await env.receiver.wait_for_events([retried, running])
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [retried, running])
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [retried, running])

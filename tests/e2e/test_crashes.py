@@ -1,7 +1,7 @@
-"""Attacks "nothing is lost": SIGKILL at every boundary between two things, and a start on the same database.
+"""Attacks "nothing is lost": SIGKILL at every boundary between two steps, and a start on the same database.
 
 Afterwards every watch has exactly one terminal event, at least one accepted delivery, the same id and bytes on every
-copy, and nothing is pending, stranded or open (`check_all_ended`).
+copy, and nothing is pending, stranded or open (`check_all_delivered`).
 """
 
 import asyncio
@@ -20,64 +20,73 @@ import pytest
 
 from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 from tests.databases import PostgresServer
-from tests.e2e.bridges import SHORT_LEASE, Bridge, Process, asking, check_all_ended, check_nothing_stuck, process, rows
-from tests.e2e.bridges import serving as serving_for_long
-from tests.e2e.harness import World, world
+from tests.e2e.bridges import (
+    SHORT_LEASE,
+    Bridge,
+    Process,
+    check_all_delivered,
+    check_nothing_stuck,
+    connect_to,
+    process,
+    rows,
+)
+from tests.e2e.bridges import serving as serving_with_default_lease
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import Call, Receiver, accept, answer, hold
 
 EVENTS = ["video.in_progress", "video.completed", "video.failed", "video.timed_out", "video.unavailable"]
 
-# A dead replica's tasks are taken over when its lease has ended: seconds for each of these.
-TAKEN_OVER = (pytest.mark.long,)
+# On PostgreSQL the second start takes the tasks over when the lease has expired: seconds for each of these tests.
+TAKEOVER = (pytest.mark.long,)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=TAKEN_OVER)])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=TAKEOVER)])
 def database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 @pytest.fixture
-async def around(database_url: str) -> AsyncIterator[World]:
-    async with world(database_url, clock=time.monotonic) as made:
-        yield made
+async def env(database_url: str) -> AsyncIterator[Environment]:
+    async with environment(database_url, clock=time.monotonic) as env:
+        yield env
 
 
 def serving(
     database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: str
 ) -> AbstractAsyncContextManager[tuple[Process, Bridge]]:
-    """With a short lease: what is lost does not depend on its length, and the times are kept in tests/replicas."""
-    return serving_for_long(database_url, amux_url, {**SHORT_LEASE, **(hooks or {})}, **settings)
+    """Serves with a short lease: its length does not matter here, and tests/replicas measures the real times."""
+    return serving_with_default_lease(database_url, amux_url, {**SHORT_LEASE, **(hooks or {})}, **settings)
 
 
-async def register_all_kinds(bridge: Bridge, around: World) -> list[str]:
-    """Watches that complete, fail, share a task, ask for status events and time out; their ids."""
+async def register_all_kinds(bridge: Bridge, env: Environment) -> list[str]:
+    """Registers watches that complete, fail, share a task, have status events, and time out. Returns their ids."""
     soon = Behaviour(queue_seconds=0.1, run_seconds=0.3)
-    shared = around.amux.create_task(replace(soon, form="ABCD"))
-    failing = around.amux.create_task(replace(soon, outcome=Outcome.FAILED))
-    url = around.receiver.url
+    shared = env.amux.create_task(replace(soon, form="ABCD"))
+    failing = env.amux.create_task(replace(soon, outcome=Outcome.FAILED))
+    url = env.receiver.url
     return [
         await bridge.register(shared, url + "/one", events=EVENTS),
         await bridge.register(shared, url + "/two"),
         await bridge.register(failing, url),
-        await bridge.register(around.never(), url, timeout_seconds=1),
+        await bridge.register(env.endless_task(), url, timeout_seconds=1),
     ]
 
 
-async def restart_and_check(around: World, watches: list[str], **settings: str) -> None:
-    """Start anew, see every watch to its end, stop in good order, and look at what is in the database."""
-    async with serving(around.database_url, around.amux_url, **settings) as (process, bridge):
-        await around.receiver.has(watches)
-        # What a dead replica had claimed is due again when its lease has ended: sent twice, and then recorded.
+async def restart_and_check(env: Environment, watches: list[str], **settings: str) -> None:
+    """Starts again, waits for the event of every watch, stops cleanly, and checks the database."""
+    async with serving(env.database_url, env.amux_url, **settings) as (process, bridge):
+        await env.receiver.wait_for_events(watches)
+        # A delivery that a dead replica had claimed is due again when the claim expires: it is sent twice and recorded.
         await bridge.until("GET", "/watch?delivery_state=pending", lambda answer: answer.json["items"] == [])
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
-    check_all_ended(around.database_url, watches)
-    around.receiver.check_copies()
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
+    check_all_delivered(env.database_url, watches)
+    env.receiver.check_copies()
 
 
-# --- killed from within -------------------------------------------------------------------------------------------
+# --- killed at a crash point --------------------------------------------------------------------------------------
 
 CRASHES = [
     ("an end is written, not committed", 1),
@@ -91,7 +100,7 @@ CRASHES = [
             ("a status is written, not committed", 1),
             ("a status is committed", 1),
             ("an end is observed", 1),
-            ("an end is observed", 3),  # two watches have ended before
+            ("an end is observed", 3),  # two watches have settled before
             ("an end is committed", 3),
             ("a POST is about to leave", 1),
             ("a POST is about to leave", 3),
@@ -106,14 +115,14 @@ CRASHES = [
 
 
 @pytest.mark.parametrize(("point", "at"), CRASHES)
-async def test_killed_on_the_way_every_watch_still_ends_once(around: World, point: str, at: int) -> None:
+async def test_after_a_crash_every_watch_still_ends_once(env: Environment, point: str, at: int) -> None:
     hooks = {"crash": point, "crash_at": at}
-    # Slow first polls: everything is registered before the point is reached.
+    # First polls are late, so that everything is registered before the crash point is reached.
     settings = {"poll_first_delay_seconds": "0.3"}
-    async with serving(around.database_url, around.amux_url, hooks, **settings) as (process, bridge):
-        watches = await register_all_kinds(bridge, around)
-        assert await process.ended() == -signal.SIGKILL
-    await restart_and_check(around, watches)
+    async with serving(env.database_url, env.amux_url, hooks, **settings) as (process, bridge):
+        watches = await register_all_kinds(bridge, env)
+        assert await process.wait_for_exit() == -signal.SIGKILL
+    await restart_and_check(env, watches)
 
 
 @pytest.mark.parametrize(
@@ -123,22 +132,22 @@ async def test_killed_on_the_way_every_watch_still_ends_once(around: World, poin
         "a registration is committed, not answered",
     ],
 )
-async def test_killed_while_registering_the_app_asks_again_and_has_one_watch(around: World, point: str) -> None:
-    task = around.done()
-    body = {"task_id": task, "callback_url": around.receiver.url}
-    async with serving(around.database_url, around.amux_url, {"crash": point}) as (process, bridge):
+async def test_after_a_crash_in_a_registration_a_repeated_request_has_one_watch(env: Environment, point: str) -> None:
+    task = env.finished_task()
+    body = {"task_id": task, "callback_url": env.receiver.url}
+    async with serving(env.database_url, env.amux_url, {"crash": point}) as (process, bridge):
         with pytest.raises(aiohttp.ClientConnectionError):
             await bridge.ask("POST", "/watch", json=body, headers={"Idempotency-Key": "one"})
-        assert await process.ended() == -signal.SIGKILL
-    slow = {"poll_first_delay_seconds": "1"}
-    async with serving(around.database_url, around.amux_url, **slow) as (process, bridge):
+        assert await process.wait_for_exit() == -signal.SIGKILL
+    late_polls = {"poll_first_delay_seconds": "1"}
+    async with serving(env.database_url, env.amux_url, **late_polls) as (process, bridge):
         again = await bridge.ask("POST", "/watch", json=body, headers={"Idempotency-Key": "one"})
-        assert again.status == 201, again  # the first answer's status, whichever start gave it
-        await around.receiver.has([again.json["id"]])
+        assert again.status == 201, again  # the status of the first answer, even if it was never sent
+        await env.receiver.wait_for_events([again.json["id"]])
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    assert len(rows(around.database_url, "SELECT id FROM watches")) == 1
-    check_all_ended(around.database_url, [again.json["id"]])
+        assert await process.wait_for_exit() == 0
+    assert len(rows(env.database_url, "SELECT id FROM watches")) == 1
+    check_all_delivered(env.database_url, [again.json["id"]])
 
 
 @pytest.mark.parametrize(
@@ -148,162 +157,162 @@ async def test_killed_while_registering_the_app_asks_again_and_has_one_watch(aro
         "a cancellation is committed, not answered",
     ],
 )
-async def test_killed_while_cancelling_nothing_is_left_open(around: World, point: str) -> None:
-    task = around.never()
-    async with serving(around.database_url, around.amux_url, {"crash": point}) as (process, bridge):
-        watch = await bridge.register(task, around.receiver.url)
+async def test_after_a_crash_in_a_cancellation_nothing_is_left_open(env: Environment, point: str) -> None:
+    task = env.endless_task()
+    async with serving(env.database_url, env.amux_url, {"crash": point}) as (process, bridge):
+        watch = await bridge.register(task, env.receiver.url)
         with pytest.raises(aiohttp.ClientConnectionError):
             await bridge.ask("DELETE", f"/watch/{watch}")
-        assert await process.ended() == -signal.SIGKILL
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
+        assert await process.wait_for_exit() == -signal.SIGKILL
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
         again = await bridge.ask("DELETE", f"/watch/{watch}")
         assert (again.status, again.json["state"]) == (200, "cancelled")
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_nothing_stuck(around.database_url)
-    assert around.receiver.arrived == []
+        assert await process.wait_for_exit() == 0
+    check_nothing_stuck(env.database_url)
+    assert env.receiver.arrived == []
 
 
 @pytest.mark.parametrize(
     "point", [pytest.param("a delivery is claimed, not committed", marks=pytest.mark.long), "a delivery is claimed"]
 )
-async def test_killed_while_claiming_a_retry_it_is_sent_all_the_same(around: World, point: str) -> None:
-    around.receiver.answering = answer(500)
-    async with serving(around.database_url, around.amux_url, {"crash": point}) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        assert await process.ended() == -signal.SIGKILL
-    around.receiver.answering = accept
-    await restart_and_check(around, [watch])
+async def test_after_a_crash_in_a_claim_the_retry_is_still_sent(env: Environment, point: str) -> None:
+    env.receiver.responder = answer(500)
+    async with serving(env.database_url, env.amux_url, {"crash": point}) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        assert await process.wait_for_exit() == -signal.SIGKILL
+    env.receiver.responder = accept
+    await restart_and_check(env, [watch])
 
 
 @pytest.mark.long
-async def test_killed_at_the_very_end_of_a_stop_nothing_is_lost(around: World) -> None:
-    around.receiver.answering = answer(500)
+async def test_a_crash_at_the_end_of_a_stop_loses_nothing(env: Environment) -> None:
+    env.receiver.responder = answer(500)
     hooks = {"crash": "a stopping bridge has left"}
-    async with serving(around.database_url, around.amux_url, hooks) as (process, bridge):
-        watches = [await bridge.register(task, around.receiver.url) for task in (around.done(), around.running(2))]
-        await around.receiver.until(lambda: len(around.receiver.calls) >= 2)
+    async with serving(env.database_url, env.amux_url, hooks) as (process, bridge):
+        watches = [await bridge.register(task, env.receiver.url) for task in (env.finished_task(), env.running_task(2))]
+        await env.receiver.until(lambda: len(env.receiver.calls) >= 2)
         process.signal(signal.SIGTERM)
-        assert await process.ended() == -signal.SIGKILL
-    around.receiver.answering = accept
-    await restart_and_check(around, watches)
+        assert await process.wait_for_exit() == -signal.SIGKILL
+    env.receiver.responder = accept
+    await restart_and_check(env, watches)
 
 
-# --- killed from outside ------------------------------------------------------------------------------------------
+# --- killed by the test -------------------------------------------------------------------------------------------
 
 
-async def test_killed_after_the_201_the_watch_is_there(around: World) -> None:
-    slow = {"poll_first_delay_seconds": "600", "poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
-    async with serving(around.database_url, around.amux_url, **slow) as (process, bridge):
-        watches = await register_all_kinds(bridge, around)
+async def test_a_watch_survives_a_kill_after_its_201(env: Environment) -> None:
+    late_polls = {"poll_first_delay_seconds": "600", "poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
+    async with serving(env.database_url, env.amux_url, **late_polls) as (process, bridge):
+        watches = await register_all_kinds(bridge, env)
         await process.kill()
-    assert around.amux.polls.total() == 0
-    await restart_and_check(around, watches)
+    assert env.amux.polls.total() == 0
+    await restart_and_check(env, watches)
 
 
-async def test_killed_during_a_poll_every_watch_still_ends(around: World) -> None:
+async def test_every_watch_ends_after_a_kill_during_its_poll(env: Environment) -> None:
     stalled = Fault(FaultKind.STALLED_BODY, seconds=600)
-    tasks = [around.amux.create_task(Behaviour(0, 0, faults=(stalled,))) for _ in range(3)]
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        watches = await bridge.register_many(tasks, around.receiver.url)
-        await around.polled(*tasks)
+    tasks = [env.amux.create_task(Behaviour(0, 0, faults=(stalled,))) for _ in range(3)]
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        watches = await bridge.register_many(tasks, env.receiver.url)
+        await env.wait_for_polls(*tasks)
         await process.kill()
-    await restart_and_check(around, watches)
+    await restart_and_check(env, watches)
 
 
-async def test_killed_while_the_receiver_holds_the_post_a_second_one_has_its_id_and_bytes(around: World) -> None:
-    around.receiver.answering = hold
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.arrived))
+async def test_a_post_after_a_kill_has_the_id_and_bytes_of_the_first_one(env: Environment) -> None:
+    env.receiver.responder = hold
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.arrived))
         await process.kill()
-    around.receiver.answering = accept
-    around.receiver.released.set()
-    await restart_and_check(around, [watch])
-    assert len(around.receiver.arrived) == 2
+    env.receiver.responder = accept
+    env.receiver.released.set()
+    await restart_and_check(env, [watch])
+    assert len(env.receiver.arrived) == 2
 
 
-async def test_killed_with_retries_pending_they_go_on_on_their_schedule(around: World) -> None:
-    around.receiver.answering = answer(500)
+async def test_pending_retries_keep_their_schedule_after_a_kill(env: Environment) -> None:
+    env.receiver.responder = answer(500)
     delays = {"delivery_retry_delays_seconds": "0.1,3,0.1,0.1"}
-    async with serving(around.database_url, around.amux_url, **delays) as (process, bridge):
-        watches = await bridge.register_many([around.done() for _ in range(3)], around.receiver.url)
-        await around.receiver.until(lambda: len(around.receiver.calls) == 6)
+    async with serving(env.database_url, env.amux_url, **delays) as (process, bridge):
+        watches = await bridge.register_many([env.finished_task() for _ in range(3)], env.receiver.url)
+        await env.receiver.until(lambda: len(env.receiver.calls) == 6)
         for watch in watches:
             path = f"/watch/{watch}"
-            await bridge.until("GET", path, lambda told: told.json["deliveries"][0]["attempts"] == 2)
+            await bridge.until("GET", path, lambda answer: answer.json["deliveries"][0]["attempts"] == 2)
         await process.kill()
-    due = {row.id: row.due_at for row in rows(around.database_url, "SELECT id, due_at FROM outbox")}
+    due = {row.id: row.due_at for row in rows(env.database_url, "SELECT id, due_at FROM outbox")}
     arrivals: dict[str, float] = {}
 
-    async def accepting(_receiver: Receiver, call: Call) -> Any:
+    async def record_arrival(_receiver: Receiver, call: Call) -> Any:
         arrivals[call.id] = time.time()
         return await accept(_receiver, call)
 
-    around.receiver.answering = accepting
-    await restart_and_check(around, watches, **delays)
+    env.receiver.responder = record_arrival
+    await restart_and_check(env, watches, **delays)
     assert {id_: at >= due[id_] for id_, at in arrivals.items()} == dict.fromkeys(due, True)
-    assert len(around.receiver.arrived) == 9
-    attempts = rows(around.database_url, "SELECT attempts FROM deliveries")
+    assert len(env.receiver.arrived) == 9
+    attempts = rows(env.database_url, "SELECT attempts FROM deliveries")
     assert {row.attempts for row in attempts} == {3}
 
 
-async def test_terminated_with_a_post_under_way_it_is_recorded_before_the_exit(around: World) -> None:
-    around.receiver.answering = hold
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        running = await bridge.register(around.never(), around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.arrived))
+async def test_a_stopping_bridge_records_its_post_before_the_exit(env: Environment) -> None:
+    env.receiver.responder = hold
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        running = await bridge.register(env.endless_task(), env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.arrived))
         process.signal(signal.SIGTERM)
-        await process.logged("draining")
-        around.receiver.released.set()
-        assert await process.ended() == 0
-        process.no_faults()
-    [delivery] = rows(around.database_url, "SELECT state, watch_id FROM deliveries")
+        await process.wait_for_log("draining")
+        env.receiver.released.set()
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
+    [delivery] = rows(env.database_url, "SELECT state, watch_id FROM deliveries")
     assert (delivery.state, delivery.watch_id) == ("delivered", watch)
-    [left] = rows(around.database_url, "SELECT id FROM watches WHERE state = 'active'")
+    [left] = rows(env.database_url, "SELECT id FROM watches WHERE state = 'active'")
     assert left.id == running
-    check_nothing_stuck(around.database_url)
+    check_nothing_stuck(env.database_url)
 
 
-async def test_terminated_while_a_receiver_hangs_it_ends_within_its_limit_and_sends_again(around: World) -> None:
-    around.receiver.answering = hold
+async def test_a_stop_with_a_hanging_receiver_takes_its_limit_and_the_event_is_sent_again(env: Environment) -> None:
+    env.receiver.responder = hold
     limit = {"drain_timeout_seconds": "1", "delivery_timeout_seconds": "30"}
-    async with serving(around.database_url, around.amux_url, **limit) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.arrived))
+    async with serving(env.database_url, env.amux_url, **limit) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.arrived))
         process.signal(signal.SIGTERM)
-        stopped = await process.logged("stopped")
-        assert stopped["seconds"] < 4  # 1 s, and what a slow machine adds
-        assert await process.ended() == 0
-        process.no_faults()
-    around.receiver.answering = accept
-    await restart_and_check(around, [watch])
+        stopped = await process.wait_for_log("stopped")
+        assert stopped["seconds"] < 4  # 1 s, plus the delays of a slow machine
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
+    env.receiver.responder = accept
+    await restart_and_check(env, [watch])
 
 
 @pytest.mark.long
-async def test_killed_again_and_again_at_any_moment_nothing_is_lost(around: World) -> None:
-    chance = random.Random(7)
+async def test_kills_at_random_moments_lose_nothing(env: Environment) -> None:
+    randomness = random.Random(7)
     watches: list[str] = []
 
-    async def sometimes(_receiver: Receiver, call: Call) -> Any:
-        return await (accept if chance.random() < 0.7 else answer(503))(_receiver, call)
+    async def accept_most(_receiver: Receiver, call: Call) -> Any:
+        return await (accept if randomness.random() < 0.7 else answer(503))(_receiver, call)
 
-    around.receiver.answering = sometimes
+    env.receiver.responder = accept_most
     for _ in range(12):
-        async with serving(around.database_url, around.amux_url) as (process, bridge):
+        async with serving(env.database_url, env.amux_url) as (process, bridge):
             for _ in range(3):
-                watches += await register_all_kinds(bridge, around)
-            polls = around.amux.polls.total() + chance.randrange(60)
-            arrived = len(around.receiver.arrived) + chance.randrange(12)
+                watches += await register_all_kinds(bridge, env)
+            polls = env.amux.polls.total() + randomness.randrange(60)
+            arrived = len(env.receiver.arrived) + randomness.randrange(12)
             bound = time.monotonic() + 3
-            while around.amux.polls.total() < polls and len(around.receiver.arrived) < arrived:
+            while env.amux.polls.total() < polls and len(env.receiver.arrived) < arrived:
                 if time.monotonic() > bound:
                     break
                 await bridge.get("/healthz")
             await process.kill()
-    around.receiver.answering = accept
-    await restart_and_check(around, watches)
+    env.receiver.responder = accept
+    await restart_and_check(env, watches)
 
 
 # --- the first start ----------------------------------------------------------------------------------------------
@@ -319,20 +328,20 @@ async def test_killed_again_and_again_at_any_moment_nothing_is_lost(around: Worl
         pytest.param("the database is open", marks=pytest.mark.long),
     ],
 )
-async def test_killed_during_the_first_start_the_second_one_serves(tmp_path: Path, point: str) -> None:
+async def test_after_a_crash_in_the_first_start_the_second_one_serves(tmp_path: Path, point: str) -> None:
     database_url = f"sqlite:///{tmp_path}/new.db"
-    async with world(database_url, clock=time.monotonic) as around:
+    async with environment(database_url, clock=time.monotonic) as env:
         own = {"encryption_keys": "", "signing_secrets": ""}
-        async with process(database_url, around.amux_url, {"crash": point}, **own) as started:
-            assert await started.ended() == -signal.SIGKILL
-        async with process(database_url, around.amux_url, **own) as started:
-            listening = await started.logged("listening")
-            async with asking(listening["url"]) as bridge:
-                watch = await bridge.register(around.done(), around.receiver.url)
-                await around.receiver.has([watch])
+        async with process(database_url, env.amux_url, {"crash": point}, **own) as started:
+            assert await started.wait_for_exit() == -signal.SIGKILL
+        async with process(database_url, env.amux_url, **own) as started:
+            listening = await started.wait_for_log("listening")
+            async with connect_to(listening["url"]) as bridge:
+                watch = await bridge.register(env.finished_task(), env.receiver.url)
+                await env.receiver.wait_for_events([watch])
             started.signal(signal.SIGTERM)
-            assert await started.ended() == 0
-        check_all_ended(database_url, [watch])
+            assert await started.wait_for_exit() == 0
+        check_all_delivered(database_url, [watch])
         with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -342,29 +351,29 @@ async def test_killed_during_the_first_start_the_second_one_serves(tmp_path: Pat
     "point",
     ["the schema is half made", "the schema is made, not committed", "the schema is committed", "the database is open"],
 )
-async def test_killed_during_the_first_start_on_postgresql_the_second_one_serves(
+async def test_on_postgresql_after_a_crash_in_the_first_start_the_second_one_serves(
     postgres_server: PostgresServer, point: str
 ) -> None:
-    async with world(postgres_server.empty(), clock=time.monotonic) as around:
-        async with process(around.database_url, around.amux_url, {"crash": point}) as started:
-            assert await started.ended() == -signal.SIGKILL
-        async with serving(around.database_url, around.amux_url) as (started, bridge):
-            watch = await bridge.register(around.done(), around.receiver.url)
-            await around.receiver.has([watch])
+    async with environment(postgres_server.empty(), clock=time.monotonic) as env:
+        async with process(env.database_url, env.amux_url, {"crash": point}) as started:
+            assert await started.wait_for_exit() == -signal.SIGKILL
+        async with serving(env.database_url, env.amux_url) as (started, bridge):
+            watch = await bridge.register(env.finished_task(), env.receiver.url)
+            await env.receiver.wait_for_events([watch])
             started.signal(signal.SIGTERM)
-            assert await started.ended() == 0
-        check_all_ended(around.database_url, [watch])
-        around.receiver.check_copies()
+            assert await started.wait_for_exit() == 0
+        check_all_delivered(env.database_url, [watch])
+        env.receiver.check_copies()
 
 
-async def test_four_starts_at_once_on_one_file_leave_one_that_serves(tmp_path: Path) -> None:
+async def test_of_four_starts_at_once_on_one_file_one_serves(tmp_path: Path) -> None:
     database_url = f"sqlite:///{tmp_path}/new.db"
 
     async def start() -> str:
         async with process(database_url, "http://127.0.0.1:9") as started:
-            told = asyncio.ensure_future(started.logged("listening"))
-            refused = asyncio.ensure_future(started.logged("refused"))
-            done, waiting = await asyncio.wait({told, refused}, return_when=asyncio.FIRST_COMPLETED)
+            listening = asyncio.ensure_future(started.wait_for_log("listening"))
+            refused = asyncio.ensure_future(started.wait_for_log("refused"))
+            done, waiting = await asyncio.wait({listening, refused}, return_when=asyncio.FIRST_COMPLETED)
             for one in waiting:
                 one.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -382,6 +391,6 @@ async def test_four_starts_at_once_on_one_file_leave_one_that_serves(tmp_path: P
     while len(pending) > 1:
         _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED, timeout=40)
     others_done.set()
-    told = sorted(await asyncio.gather(*starts))
-    assert told.count("serving") == 1
-    assert all("another bridge serves from" in reason for reason in told if reason != "serving"), told
+    results = sorted(await asyncio.gather(*starts))
+    assert results.count("serving") == 1
+    assert all("another bridge serves from" in reason for reason in results if reason != "serving"), results

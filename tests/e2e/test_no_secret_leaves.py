@@ -1,6 +1,6 @@
-"""Attacks secrecy: a busy service at DEBUG level, marked secrets everywhere, and neighbours that echo all they know.
+"""Attacks secrecy: a busy bridge at DEBUG level, marked secrets everywhere, and servers that echo all they receive.
 
-Then every log line, answer, metric, callback body and the database's files are searched for the marks.
+Then the test searches every log line, answer, metric, callback body and database file for the marks.
 """
 
 import base64
@@ -18,7 +18,7 @@ from aiohttp import web
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
 from tests.e2e.bridges import Bridge, serving
 from tests.e2e.bridges import process as launched
-from tests.e2e.harness import World, world
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import Call, Receiver, accept, receiving
 
 OWN_KEY = "sk-MARK-own-key-0123456789"
@@ -44,23 +44,23 @@ SIGNING = SETTINGS["signing_secrets"].split(",")
 PASSWORD = "MARK-database-password"
 
 
-def bare(secret: str) -> str:
-    """A secret without its prefix: that alone would do."""
+def without_prefix(secret: str) -> str:
+    """Returns a secret without its prefix: this part alone is enough to sign."""
     return secret.partition("_")[2] if secret.startswith("whs") else secret
 
 
-# What nobody but its owner may ever see. The query is shown to the watch's own app, as part of its callback's URL.
+# Only the owner may see these. (The query is shown to the watch's own app, as a part of its callback URL.)
 COMMON = [
     CONFIGURED,
     *(entry.partition(":")[2] for entry in SETTINGS["tokens"].split(",")),
     SETTINGS["operator_tokens"].partition(":")[2],
-    *map(bare, SIGNING),
-    bare(SETTINGS["signing_key"]),
+    *map(without_prefix, SIGNING),
+    without_prefix(SETTINGS["signing_key"]),
 ]
-SECRETS = [*COMMON, bare(OWN_SECRET), OWN_KEY, HEADER, PASSWORD]
-# What the neighbours say: each what it could know by the bridge's doing, and what it could not.
-LOUD = " ".join([*COMMON, *SIGNING, f"Bearer {CONFIGURED}", quote(COMMON[1])])
-OWN_LOUD = " ".join([LOUD, HEADER, quote(HEADER), OWN_SECRET, bare(OWN_SECRET)])
+SECRETS = [*COMMON, without_prefix(OWN_SECRET), OWN_KEY, HEADER, PASSWORD]
+# What amux and the receivers send back: what they have received, and what only the bridge can know.
+ECHO = " ".join([*COMMON, *SIGNING, f"Bearer {CONFIGURED}", quote(COMMON[1])])
+OWN_ECHO = " ".join([ECHO, HEADER, quote(HEADER), OWN_SECRET, without_prefix(OWN_SECRET)])
 
 
 def found_in(text: str, marks: Iterable[str] = (*SECRETS, PRIVATE_MARK)) -> list[str]:
@@ -68,30 +68,30 @@ def found_in(text: str, marks: Iterable[str] = (*SECRETS, PRIVATE_MARK)) -> list
 
 
 async def echo(_receiver: Receiver, call: Call) -> web.StreamResponse:
-    """Tell everything back: what came, and what only the bridge should know."""
-    return web.Response(status=500, text=f"{json.dumps(call.headers)} {call.query} {call.body!r} {LOUD}")
+    """Sends back everything that arrived, and what only the bridge should know."""
+    return web.Response(status=500, text=f"{json.dumps(call.headers)} {call.query} {call.body!r} {ECHO}")
 
 
 async def echo_all_it_knows(_receiver: Receiver, call: Call) -> web.StreamResponse:
-    telling = {"X-Echo": call.headers["x-auth"], "Location": f"http://127.0.0.1/{HEADER}", "X-Told": OWN_LOUD}
-    return web.Response(status=302, headers=telling, text=OWN_LOUD)
+    headers = {"X-Echo": call.headers["x-auth"], "Location": f"http://127.0.0.1/{HEADER}", "X-Told": OWN_ECHO}
+    return web.Response(status=302, headers=headers, text=OWN_ECHO)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(f"{request.param}_url")
-    return url.replace("postgres@", f"postgres:{PASSWORD}@")  # the server trusts everyone: any password will do
+    return url.replace("postgres@", f"postgres:{PASSWORD}@")  # the server checks no password, so any one works
 
 
 @pytest.fixture
-async def around(database_url: str) -> AsyncIterator[World]:
-    async with world(database_url, clock=time.monotonic) as made:
-        yield made
+async def env(database_url: str) -> AsyncIterator[Environment]:
+    async with environment(database_url, clock=time.monotonic) as env:
+        yield env
 
 
 def behaviours(key: str) -> list[Behaviour]:
-    """Ends and troubles in which amux repeats the key that it is asked with, and more."""
-    failed = partial(Behaviour, 0, 0, Outcome.FAILED, error_message=f"no: {LOUD} {OWN_KEY}", error_code=key)
+    """Returns behaviours in which amux repeats the key that it received, and more."""
+    failed = partial(Behaviour, 0, 0, Outcome.FAILED, error_message=f"no: {ECHO} {OWN_KEY}", error_code=key)
     return [
         Behaviour(0, 0.3, form="ABCD"),
         failed(form="C"),
@@ -104,18 +104,18 @@ def behaviours(key: str) -> list[Behaviour]:
     ]
 
 
-async def everything_told(bridge: Bridge, watches: Iterable[str]) -> dict[str, str]:
-    """Every answer that an app, an operator and a stranger can get, headers and all; the query's values removed."""
-    told: dict[str, str] = {}
+async def all_answers(bridge: Bridge, watches: Iterable[str]) -> dict[str, str]:
+    """Returns every answer to an app, an operator and an unknown caller, with headers, without the query's values."""
+    answers: dict[str, str] = {}
 
     async def ask(method: str, path: str, who: str, **options: object) -> None:
         headers = {"app": APP, "operator": OPERATOR}.get(who, {"Authorization": f"Bearer {HEADER}"})
         answer = await bridge.ask(method, path, headers={**headers, **dict(options.pop("headers", {}))}, **options)  # type: ignore[call-overload]
         text = answer.body.decode(errors="replace").replace(QUERY, "")
-        told[f"{method} {path} by {who}"] = f"{sorted(answer.headers.items())} {text}"
+        answers[f"{method} {path} by {who}"] = f"{sorted(answer.headers.items())} {text}"
 
     for path in ("/metrics", "/healthz", "/readyz", "/openapi.json", "/docs", "/", "/watch", "/watch?limit=200", "/no"):
-        for who in ("app", "operator", "stranger"):
+        for who in ("app", "operator", "unknown"):
             await ask("GET", path, who)
     for watch in watches:
         await ask("GET", f"/watch/{watch}", "app")
@@ -125,21 +125,23 @@ async def everything_told(bridge: Bridge, watches: Iterable[str]) -> dict[str, s
         for delivery in shown["deliveries"]:
             await ask("GET", f"/deliveries/{delivery['id']}", "app")
     wrong = {"task_id": f"../{OWN_KEY}", "callback_url": f"http://{HEADER}:x/", "headers": {"X-Auth": f"{HEADER}\r\n"}}
-    for body in (wrong, wrong | {"api_key": OWN_KEY + " ", "secret": OWN_SECRET + "="}, LOUD):
+    for body in (wrong, wrong | {"api_key": OWN_KEY + " ", "secret": OWN_SECRET + "="}, ECHO):
         await ask("POST", "/watch", "app", json=body)
         await ask("POST", "/ping", "app", json=body)
-    await ask("POST", "/watch", "app", data=b"{" + OWN_LOUD.encode())
+    await ask("POST", "/watch", "app", data=b"{" + OWN_ECHO.encode())
     await ask("GET", f"/watch?cursor={quote(HEADER)}&state={quote(OWN_KEY)}", "app")
     await ask("GET", f"/deliveries/{quote(OWN_KEY)}", "operator")
-    return told
+    return answers
 
 
-async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_url: str, tmp_path: Path) -> None:
-    configured, others = ([around.amux.create_task(one) for one in behaviours(key)] for key in (CONFIGURED, OWN_KEY))
+async def test_no_secret_is_in_anything_that_leaves_the_bridge(
+    env: Environment, database_url: str, tmp_path: Path
+) -> None:
+    configured, others = ([env.amux.create_task(one) for one in behaviours(key)] for key in (CONFIGURED, OWN_KEY))
     async with (
         receiving(echo, secret=SIGNING[0]) as one,
         receiving(echo_all_it_knows, secret=OWN_SECRET) as two,
-        serving(database_url, around.amux_url, **SETTINGS) as (process, bridge),
+        serving(database_url, env.amux_url, **SETTINGS) as (process, bridge),
     ):
         own = {
             "api_key": OWN_KEY,
@@ -162,26 +164,26 @@ async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_
         await bridge.ask("POST", "/ping", json={"callback_url": f"{one.url}?token={QUERY}"}, headers=APP)
         for watch in watches:
             await bridge.get(f"/watch/{watch}?wait_seconds=30", headers=APP)
-        # A third of the deliveries die of their retries, the others are taken at their second attempt or later.
+        # A third of the deliveries use up their retries, the others are accepted at their second attempt or later.
         await one.until(lambda: len(one.calls) >= 2 * len(watches) // 3)
-        one.answering = accept
-        await process.logged("dead")
-        told = await everything_told(bridge, watches)
-        shown = {where: marks for where, text in told.items() if (marks := found_in(text))}
+        one.responder = accept
+        await process.wait_for_log("dead")
+        answers = await all_answers(bridge, watches)
+        shown = {where: marks for where, text in answers.items() if (marks := found_in(text))}
         assert shown == {}
         on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.name.startswith("bridge.db"))
         assert urlsplit(database_url).scheme == "postgresql" or len(on_disk) > 10_000
         assert found_in(on_disk.decode(errors="replace")) == []
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
     logged = {line: marks for line in process.raw if (marks := found_in(line, (*SECRETS, PRIVATE_MARK, QUERY)))}
     assert logged == {}
     assert any(line["level"] == "debug" for line in process.lines if "level" in line)
     bodies = b"".join(call.body for receiver in (one, two) for call in receiver.arrived).decode()
     assert found_in(bodies, (*SECRETS, PRIVATE_MARK, QUERY)) == []
     assert not (one.unverified or two.unverified)
-    assert all(call.headers["x-auth"] == HEADER for call in two.arrived)  # which is where it belongs
+    assert all(call.headers["x-auth"] == HEADER for call in two.arrived)  # the only place for it
 
 
 @pytest.mark.parametrize(
@@ -196,10 +198,10 @@ async def test_no_mark_is_found_in_anything_that_leaves(around: World, database_
         ("database_url", "postgresql://bridge:MARK-password@127.0.0.1:9/nowhere"),
     ],
 )
-async def test_a_start_that_fails_tells_no_secret(name: str, value: str) -> None:
-    given = {"database_url": "sqlite:////nowhere/bridge.db", name: value}
-    async with launched(given.pop("database_url"), "http://127.0.0.1:9", **given) as process:
-        assert await process.ended() == 2
+async def test_a_failing_start_shows_no_secret(name: str, value: str) -> None:
+    texts = {"database_url": "sqlite:////nowhere/bridge.db", name: value}
+    async with launched(texts.pop("database_url"), "http://127.0.0.1:9", **texts) as process:
+        assert await process.wait_for_exit() == 2
         assert "MARK" not in "\n".join(process.raw)
         [refusal] = [line for line in process.lines if line["event"] == "refused"]
         assert refusal["reason"]

@@ -1,33 +1,33 @@
-"""A whole bridge: a create call through it, the callback, the video by the callback's link, the stream of it all."""
+"""A whole bridge with drop-in creation: a create call, its event stream, the callback, and the video by its link."""
 
 import json
 from pathlib import Path
 
 from bridge.sandbox.video import MP4
 from tests.e2e.bridges import APP, runtime
-from tests.e2e.harness import world
+from tests.e2e.harness import environment
 
 
-async def test_a_create_call_comes_back_as_a_callback_with_a_link(tmp_path: Path) -> None:
+async def test_a_create_call_results_in_a_callback_with_a_link(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/bridge.db"
-    async with world(database) as around:
+    async with environment(database) as env:
         settings = {"drop_in": "true", "public_url": "https://bridge.example"}
-        async with runtime(database, around.amux_url, **settings) as bridge:
+        async with runtime(database, env.amux_url, **settings) as bridge:
             body = {"model": "m", "prompt": "a fox", "sandbox": {"queue_seconds": 0.0, "run_seconds": 5.0}}
-            headers = {"X-Callback-Url": around.receiver.url, "X-Callback-Context": '{"order": 7}'}
+            headers = {"X-Callback-Url": env.receiver.url, "X-Callback-Context": '{"order": 7}'}
             created = await bridge.ask("POST", "/v1/videos", json=body, headers=headers)
             watch_id = created.headers["X-Watch-Id"]
 
-            followed = bridge.session.get(f"{bridge.url}/watch/{watch_id}/events", headers=APP)
-            around.stages.now += 10
-            async with followed as stream:
-                told = (await stream.read()).decode()  # it ends by itself
-            assert told.count("event: attempt\n") == 1
-            last = json.loads(told.rstrip().rpartition("data: ")[2])
+            stream_request = bridge.session.get(f"{bridge.url}/watch/{watch_id}/events", headers=APP)
+            env.clock.now += 10
+            async with stream_request as stream:
+                events = (await stream.read()).decode()  # the bridge closes the stream
+            assert events.count("event: attempt\n") == 1
+            last = json.loads(events.rstrip().rpartition("data: ")[2])
             assert (last["state"], last["outcome"]) == ("settled", "completed")
             assert last["deliveries"][0]["state"] == "delivered"
 
-            data = around.receiver.terminal(watch_id)["data"]
+            data = env.receiver.terminal(watch_id)["data"]
             assert (data["task_id"], data["context"]) == (created.json["id"], {"order": 7})
             assert data["content_url"].startswith("https://bridge.example/")
             path = data["content_url"].removeprefix("https://bridge.example")

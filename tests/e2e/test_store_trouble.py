@@ -1,7 +1,7 @@
-"""Attacks "nothing is lost" while the database is in trouble: locked, read-only, gone, full, or against one row.
+"""Attacks "nothing is lost" while the database does not work: locked, read-only, deleted, full, or refusing one row.
 
-A registration is then answered 503 within 5 s and never with a 2xx, `/readyz` says why, and once it heals every watch
-ends and every record is written, without a callback having been sent again and again meanwhile.
+Registrations are then answered with 503 within 5 s and never with a 2xx, and `/readyz` says why. When the database
+works again, every watch ends and every attempt is recorded, and no callback was sent repeatedly in the meantime.
 """
 
 import resource
@@ -19,41 +19,42 @@ import psycopg
 import pytest
 
 from bridge.store.schema import metadata
-from tests.e2e.bridges import Bridge, Process, change, check_all_ended, serving
-from tests.e2e.harness import World, world
+from tests.e2e.bridges import Bridge, Process, change, check_all_delivered, serving
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import accept, answer, hold
 
 LIMIT_SECONDS = 5.0
 
 
 @pytest.fixture
-async def around(sqlite_url: str) -> AsyncIterator[World]:
-    async with world(sqlite_url) as made:
-        yield made
+async def env(sqlite_url: str) -> AsyncIterator[Environment]:
+    """amux, a receiver and a SQLite file: most ways to break a database need a file."""
+    async with environment(sqlite_url) as env:
+        yield env
 
 
 @pytest.fixture
-async def either_world(either_url: str) -> AsyncIterator[World]:
-    async with world(either_url) as made:
-        yield made
+async def either_env(either_url: str) -> AsyncIterator[Environment]:
+    async with environment(either_url) as env:
+        yield env
 
 
-def file_of(database_url: str) -> Path:
+def path_of(database_url: str) -> Path:
     return Path(database_url.removeprefix("sqlite:///"))
 
 
-# --- ways to break it ---------------------------------------------------------------------------------------------
+# --- ways to break a database -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def locked(database_url: str, _process: Process) -> Iterator[None]:
-    """Another process writes and does not end: a backup gone wrong, somebody's open shell."""
+    """Another process holds a write lock, as a failed backup or an open shell may do."""
     if not database_url.startswith("sqlite"):
         with psycopg.connect(database_url) as connection:
             connection.execute(f"LOCK TABLE {', '.join(metadata.tables)}".encode())
             yield
         return
-    with closing(sqlite3.connect(file_of(database_url), timeout=20, isolation_level=None)) as other:
+    with closing(sqlite3.connect(path_of(database_url), timeout=20, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
         other.execute("ROLLBACK")
@@ -61,7 +62,7 @@ def locked(database_url: str, _process: Process) -> Iterator[None]:
 
 @contextmanager
 def read_only(database_url: str, _process: Process) -> Iterator[None]:
-    flag = file_of(database_url).with_name("read-only")
+    flag = path_of(database_url).with_name("read-only")
     flag.touch()
     yield
     flag.unlink()
@@ -69,16 +70,16 @@ def read_only(database_url: str, _process: Process) -> Iterator[None]:
 
 @contextmanager
 def gone(database_url: str, _process: Process) -> Iterator[None]:
-    database = file_of(database_url)
-    away = database.with_name("away.db")
-    database.rename(away)
+    database = path_of(database_url)
+    moved = database.with_name("away.db")
+    database.rename(moved)
     yield
-    away.rename(database)
+    moved.rename(database)
 
 
 @contextmanager
-def refusing(database_url: str, table: str, column: str, value: str) -> Iterator[None]:
-    """Each row with this value is refused, as a constraint would."""
+def refusing_rows(database_url: str, table: str, column: str, value: str) -> Iterator[None]:
+    """The database refuses each row with this value, as a constraint does."""
     name, when = f"refuse_{table}", f"WHEN (new.{column} = '{value}')"
     if database_url.startswith("sqlite"):
         change(
@@ -97,13 +98,13 @@ def refusing(database_url: str, table: str, column: str, value: str) -> Iterator
     )
     try:
         yield
-    finally:  # others use this database after us
+    finally:  # other tests use this database afterwards
         change(database_url, f"DROP FUNCTION {name} CASCADE")
 
 
 @contextmanager
 def no_room(_database_url: str, process: Process) -> Iterator[None]:
-    """No file may grow: what a full disk does to a process, without a disk of our own."""
+    """Limits the process's files to 1 byte: its writes fail as on a full disk."""
     before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
     yield
@@ -112,7 +113,7 @@ def no_room(_database_url: str, process: Process) -> Iterator[None]:
 
 @contextmanager
 def full_disk(database_url: str, _process: Process) -> Iterator[None]:
-    filler = file_of(database_url).with_name("filler")
+    filler = path_of(database_url).with_name("filler")
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(b"\0" * 4096)
@@ -120,12 +121,12 @@ def full_disk(database_url: str, _process: Process) -> Iterator[None]:
     filler.unlink()
 
 
-Breaking: TypeAlias = Callable[[str, Process], AbstractContextManager[None]]
+BreakDatabase: TypeAlias = Callable[[str, Process], AbstractContextManager[None]]
 
 
 @dataclass
-class Broken:
-    """A bridge in trouble, with what it had to do before."""
+class BusyBridge:
+    """A bridge with unfinished watches."""
 
     process: Process
     bridge: Bridge
@@ -133,57 +134,57 @@ class Broken:
 
 
 @asynccontextmanager
-async def busy(around: World) -> AsyncIterator[Broken]:
-    """A bridge with a running task and a delivery that waits for its retry."""
-    on_file = around.database_url.startswith("sqlite")
-    flag = {"read_only": str(file_of(around.database_url).with_name("read-only"))} if on_file else {}
-    around.receiver.answering = answer(500)
-    async with serving(around.database_url, around.amux_url, flag) as (process, bridge):
-        running = around.running()
+async def busy_bridge(env: Environment) -> AsyncIterator[BusyBridge]:
+    """Runs a bridge that polls a running task and has a delivery that waits for its retry."""
+    on_file = env.database_url.startswith("sqlite")
+    flag = {"read_only": str(path_of(env.database_url).with_name("read-only"))} if on_file else {}
+    env.receiver.responder = answer(500)
+    async with serving(env.database_url, env.amux_url, flag) as (process, bridge):
+        running = env.running_task()
         watches = [
-            await bridge.register(around.done(), around.receiver.url + "/retried"),
-            await bridge.register(running, around.receiver.url + "/running"),
+            await bridge.register(env.finished_task(), env.receiver.url + "/retried"),
+            await bridge.register(running, env.receiver.url + "/running"),
         ]
-        await around.receiver.until(lambda: bool(around.receiver.calls))
-        await around.polled(running)
-        yield Broken(process, bridge, watches)
+        await env.receiver.until(lambda: bool(env.receiver.calls))
+        await env.wait_for_polls(running)
+        yield BusyBridge(process, bridge, watches)
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-        process.no_faults()
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()
 
 
-async def refused(bridge: Bridge, around: World) -> None:
-    """A registration is refused as the contract says."""
-    body = {"task_id": around.done(), "callback_url": around.receiver.url}
-    told = await bridge.ask("POST", "/watch", json=body)
-    assert (told.status, told.json["code"]) == (503, "store_unavailable"), told
-    assert told.headers["Content-Type"] == "application/problem+json"
-    assert int(told.headers["Retry-After"]) > 0
-    assert told.seconds < LIMIT_SECONDS
+async def check_refused(bridge: Bridge, env: Environment) -> None:
+    """Checks that a registration is refused as the contract says."""
+    body = {"task_id": env.finished_task(), "callback_url": env.receiver.url}
+    answer = await bridge.ask("POST", "/watch", json=body)
+    assert (answer.status, answer.json["code"]) == (503, "store_unavailable"), answer
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.seconds < LIMIT_SECONDS
 
 
-async def break_and_heal(around: World, breaking: Breaking, why: str) -> None:
-    async with busy(around) as broken:
-        with breaking(around.database_url, broken.process):
-            await refused(broken.bridge, around)
-            unready = await broken.bridge.until("GET", "/readyz", lambda told: told.status == 503)
+async def break_and_repair(env: Environment, break_database: BreakDatabase, why: str) -> None:
+    async with busy_bridge(env) as running:
+        with break_database(env.database_url, running.process):
+            await check_refused(running.bridge, env)
+            unready = await running.bridge.until("GET", "/readyz", lambda answer: answer.status == 503)
             assert why in " ".join(unready.json["reasons"]), unready.json
             assert unready.json["checks"]["store"] == "failing"
-            around.stages.now += 11  # the video is ready, and that cannot be written
-            around.receiver.answering = accept
-            await refused(broken.bridge, around)
-        await around.receiver.has(broken.watches)
-        new = await broken.bridge.register(around.done(), around.receiver.url)
-        await around.receiver.has([new])
-        await broken.bridge.until("GET", "/readyz", lambda told: told.status == 200)
-    check_all_ended(around.database_url, [*broken.watches, new])
-    around.receiver.check_copies()
-    if around.database_url.startswith("sqlite"):
-        with closing(sqlite3.connect(file_of(around.database_url))) as connection:
+            env.clock.now += 11  # the task completes, and the settlement cannot be written
+            env.receiver.responder = accept
+            await check_refused(running.bridge, env)
+        await env.receiver.wait_for_events(running.watches)
+        new = await running.bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.wait_for_events([new])
+        await running.bridge.until("GET", "/readyz", lambda answer: answer.status == 200)
+    check_all_delivered(env.database_url, [*running.watches, new])
+    env.receiver.check_copies()
+    if env.database_url.startswith("sqlite"):
+        with closing(sqlite3.connect(path_of(env.database_url))) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-TROUBLES = [
+BROKEN_DATABASES = [
     (locked, "not writable"),
     pytest.param(read_only, "readonly database", marks=pytest.mark.long),
     (gone, "the database file is gone"),
@@ -191,114 +192,114 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize(("breaking", "why"), TROUBLES)
-async def test_a_database_in_trouble_takes_nothing_and_loses_nothing(
-    around: World, breaking: Breaking, why: str
+@pytest.mark.parametrize(("break_database", "why"), BROKEN_DATABASES)
+async def test_a_broken_database_accepts_nothing_and_loses_nothing(
+    env: Environment, break_database: BreakDatabase, why: str
 ) -> None:
-    await break_and_heal(around, breaking, why)
+    await break_and_repair(env, break_database, why)
 
 
 @pytest.mark.long
-async def test_postgresql_locked_by_another_takes_nothing_and_loses_nothing(postgres_url: str) -> None:
-    async with world(postgres_url) as around:
-        await break_and_heal(around, locked, "not writable")
+async def test_a_locked_postgresql_accepts_nothing_and_loses_nothing(postgres_url: str) -> None:
+    async with environment(postgres_url) as env:
+        await break_and_repair(env, locked, "not writable")
 
 
 @pytest.mark.long
-async def test_a_full_disk_takes_nothing_and_loses_nothing(sqlite_url: str, tmp_path: Path) -> None:
+async def test_a_full_disk_accepts_nothing_and_loses_nothing(sqlite_url: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["/bin/mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("a disk of its own needs the right to mount one")
+        pytest.skip("mounting a small disk needs a privilege that this process has not")
     try:
-        source = file_of(sqlite_url)
+        source = path_of(sqlite_url)
         (disk / source.name).write_bytes(source.read_bytes())
-        async with world(f"sqlite:///{disk / source.name}") as around:
-            await break_and_heal(around, full_disk, "full")
+        async with environment(f"sqlite:///{disk / source.name}") as env:
+            await break_and_repair(env, full_disk, "full")
     finally:
         subprocess.run(["/bin/umount", str(disk)], check=True)
 
 
-async def test_a_database_that_was_deleted_is_not_written_to_any_more(around: World) -> None:
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        await bridge.register(around.never(), around.receiver.url)
-        file_of(around.database_url).unlink()
-        await refused(bridge, around)
-        unready = await bridge.until("GET", "/readyz", lambda told: told.status == 503)
+async def test_a_deleted_database_file_is_not_written_any_more(env: Environment) -> None:
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        await bridge.register(env.endless_task(), env.receiver.url)
+        path_of(env.database_url).unlink()
+        await check_refused(bridge, env)
+        unready = await bridge.until("GET", "/readyz", lambda answer: answer.status == 503)
         assert "gone" in " ".join(unready.json["reasons"])
         assert (await bridge.ask("GET", "/healthz")).status == 200
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
+        assert await process.wait_for_exit() == 0
 
 
-# --- records that cannot be written -------------------------------------------------------------------------------
+# --- results that cannot be written -------------------------------------------------------------------------------
 
 
-async def test_a_result_that_cannot_be_written_is_kept_and_not_sent_again(either_world: World) -> None:
-    around = either_world
-    around.receiver.answering = hold
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.arrived))
-        with locked(around.database_url, process):
-            around.receiver.released.set()
-            await process.logged("attempts_unwritten")
-            await refused(bridge, around)
-        await process.logged("delivered")
-        assert len(around.receiver.arrived) == 1
+async def test_a_delivery_whose_result_cannot_be_written_is_not_sent_again(either_env: Environment) -> None:
+    env = either_env
+    env.receiver.responder = hold
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.arrived))
+        with locked(env.database_url, process):
+            env.receiver.released.set()
+            await process.wait_for_log("attempts_unwritten")
+            await check_refused(bridge, env)
+        await process.wait_for_log("delivered")
+        assert len(env.receiver.arrived) == 1
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [watch])
-    assert len(around.receiver.arrived) == 1
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [watch])
+    assert len(env.receiver.arrived) == 1
 
 
 @pytest.mark.long
-async def test_nor_is_it_sent_again_when_its_claim_ends_meanwhile(around: World) -> None:
-    around.receiver.answering = hold
-    claim_ends_after = 5 + 15 + 2  # the attempt, the claim's margin, and some
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        watch = await bridge.register(around.done(), around.receiver.url)
-        await around.receiver.until(lambda: bool(around.receiver.arrived))
-        with locked(around.database_url, process):
-            around.receiver.released.set()
-            until = time.monotonic() + claim_ends_after
+async def test_it_is_not_sent_again_even_if_its_claim_expires_meanwhile(env: Environment) -> None:
+    env.receiver.responder = hold
+    claim_expires_after = 5 + 15 + 2  # the attempt's timeout, the claim's margin, and a reserve
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        watch = await bridge.register(env.finished_task(), env.receiver.url)
+        await env.receiver.until(lambda: bool(env.receiver.arrived))
+        with locked(env.database_url, process):
+            env.receiver.released.set()
+            until = time.monotonic() + claim_expires_after
             while time.monotonic() < until:
-                await refused(bridge, around)
-        await process.logged("delivered")
+                await check_refused(bridge, env)
+        await process.wait_for_log("delivered")
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [watch])
-    assert len(around.receiver.arrived) == 1
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [watch])
+    assert len(env.receiver.arrived) == 1
 
 
-async def test_one_row_that_the_database_refuses_holds_up_no_other(either_world: World) -> None:
-    """A trigger stands for whatever makes one row unwritable: the others of its commit must not fail with it."""
-    around = either_world
-    around.receiver.answering = hold
-    async with serving(around.database_url, around.amux_url) as (process, bridge):
-        bad_end, bad_attempt = around.running(), around.done()
-        unsettled = await bridge.register(bad_end, around.receiver.url)
-        unrecorded = await bridge.register(bad_attempt, around.receiver.url)
-        await around.receiver.until(lambda: len(around.receiver.arrived) == 1)
+async def test_a_row_that_the_database_refuses_does_not_delay_others(either_env: Environment) -> None:
+    """A trigger refuses one row; the other rows of the same commit must not fail with it."""
+    env = either_env
+    env.receiver.responder = hold
+    async with serving(env.database_url, env.amux_url) as (process, bridge):
+        bad_end, bad_attempt = env.running_task(), env.finished_task()
+        unsettled = await bridge.register(bad_end, env.receiver.url)
+        unrecorded = await bridge.register(bad_attempt, env.receiver.url)
+        await env.receiver.until(lambda: len(env.receiver.arrived) == 1)
         with (
-            refusing(around.database_url, "events", "watch_id", unsettled),
-            refusing(around.database_url, "attempts", "delivery_id", around.receiver.arrived[0].id),
+            refusing_rows(env.database_url, "events", "watch_id", unsettled),
+            refusing_rows(env.database_url, "attempts", "delivery_id", env.receiver.arrived[0].id),
         ):
-            around.receiver.answering = accept
-            around.receiver.released.set()
-            around.stages.now += 11
-            others = await bridge.register_many([around.done() for _ in range(5)], around.receiver.url)
-            await around.receiver.has(others)
-            await process.logged("delivered", times=5)
-            await process.logged("write_failed", unit="settle")
-            await process.logged("write_failed", unit="record_attempts")
-            assert len(around.receiver.arrived) == 6
-        await around.receiver.has([unsettled])
-        await process.logged("delivered", times=7)
+            env.receiver.responder = accept
+            env.receiver.released.set()
+            env.clock.now += 11
+            others = await bridge.register_many([env.finished_task() for _ in range(5)], env.receiver.url)
+            await env.receiver.wait_for_events(others)
+            await process.wait_for_log("delivered", times=5)
+            await process.wait_for_log("write_failed", unit="settle")
+            await process.wait_for_log("write_failed", unit="record_attempts")
+            assert len(env.receiver.arrived) == 6
+        await env.receiver.wait_for_events([unsettled])
+        await process.wait_for_log("delivered", times=7)
         process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
-    check_all_ended(around.database_url, [unsettled, unrecorded, *others])
-    assert len(around.receiver.arrived) == 7
+        assert await process.wait_for_exit() == 0
+    check_all_delivered(env.database_url, [unsettled, unrecorded, *others])
+    assert len(env.receiver.arrived) == 7

@@ -1,128 +1,124 @@
-"""Attacks the main promise: whatever amux answers, each watch ends once, with the right event, at its receiver."""
+"""Attacks the main promise: for every answer of amux, each watch ends once, with the right event at its receiver."""
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Fault, FaultKind, Outcome
-from tests.e2e.bridges import OTHER_APP, check_all_ended, check_nothing_stuck, rows, runtime
-from tests.e2e.harness import World, world
+from tests.e2e.bridges import OTHER_APP, check_all_delivered, check_nothing_stuck, rows, runtime
+from tests.e2e.harness import Environment, environment
+
+# --- terminal and status events -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def around(either_url: str) -> AsyncIterator[World]:
-    async with world(either_url) as made:
-        yield made
-
-
-# --- endings ------------------------------------------------------------------------------------------------------
-
-
-async def test_whatever_form_each_poll_is_answered_in_a_watch_ends_once_with_its_url(around: World) -> None:
+async def test_in_every_form_of_answer_a_watch_ends_once_with_its_url(env: Environment) -> None:
     tasks = {
-        around.amux.create_task(Behaviour(queue_seconds=5, run_seconds=5, form=form)): form
+        env.amux.create_task(Behaviour(queue_seconds=5, run_seconds=5, form=form)): form
         for form in ("A", "B", "C", "D", "ABCD", "DCBA", "BADC", "CDAB")
     }
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        watches = await bridge.register_many(tasks, around.receiver.url)
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        watches = await bridge.register_many(tasks, env.receiver.url)
         for seconds in (6, 6):
-            # Four polls of each at every stage: a form that alternates has shown all its letters.
-            await around.polled(*tasks, more=4)
-            around.stages.now += seconds
-        await around.receiver.has(watches)
-    check_all_ended(around.database_url, watches)
-    around.receiver.check_copies()
-    assert len(around.receiver.arrived) == len(watches)
+            # Four polls of each task in every status: an alternating form has then used all its letters.
+            await env.wait_for_polls(*tasks, more=4)
+            env.clock.now += seconds
+        await env.receiver.wait_for_events(watches)
+    check_all_delivered(env.database_url, watches)
+    env.receiver.check_copies()
+    assert len(env.receiver.arrived) == len(watches)
     for watch, task in zip(watches, tasks, strict=True):
-        told = around.receiver.terminal(watch)
-        assert (told["type"], told["data"]["task_id"], told["data"]["status"]) == ("video.completed", task, "completed")
-        assert told["data"]["url"] == around.file_of(task)
-        assert told["data"]["error"] is None
-        assert PRIVATE_MARK not in str(told)
+        event = env.receiver.terminal(watch)
+        assert (event["type"], event["data"]["task_id"], event["data"]["status"]) == (
+            "video.completed",
+            task,
+            "completed",
+        )
+        assert event["data"]["url"] == env.video_url(task)
+        assert event["data"]["error"] is None
+        assert PRIVATE_MARK not in str(event)
 
 
-async def test_a_failed_record_whose_url_holds_the_error_has_no_url(around: World) -> None:
+async def test_a_failed_record_whose_url_holds_the_error_has_no_url(env: Environment) -> None:
     failing = Behaviour(queue_seconds=0, run_seconds=0, outcome=Outcome.FAILED, error_in_url=True, form="C")
-    tasks = [around.amux.create_task(failing), around.amux.create_task(Behaviour(0, 0, Outcome.FAILED, form="D"))]
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        watches = await bridge.register_many(tasks, around.receiver.url)
-        await around.receiver.has(watches)
+    tasks = [env.amux.create_task(failing), env.amux.create_task(Behaviour(0, 0, Outcome.FAILED, form="D"))]
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        watches = await bridge.register_many(tasks, env.receiver.url)
+        await env.receiver.wait_for_events(watches)
     for watch in watches:
-        told = around.receiver.terminal(watch)
-        assert (told["type"], told["data"]["url"], told["data"]["content_url"]) == ("video.failed", None, None)
-        assert told["data"]["error"]["message"] == failing.error_message
+        event = env.receiver.terminal(watch)
+        assert (event["type"], event["data"]["url"], event["data"]["content_url"]) == ("video.failed", None, None)
+        assert event["data"]["error"]["message"] == failing.error_message
 
 
-async def test_a_success_without_a_url_has_its_content_url(around: World) -> None:
-    tasks = [around.amux.create_task(Behaviour(0, 0, form="CD", url=url)) for url in (None, "content")]
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        watches = await bridge.register_many(tasks, around.receiver.url)
-        await around.receiver.has(watches)
+async def test_a_success_without_a_url_has_its_content_url(env: Environment) -> None:
+    tasks = [env.amux.create_task(Behaviour(0, 0, form="CD", url=url)) for url in (None, "content")]
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        watches = await bridge.register_many(tasks, env.receiver.url)
+        await env.receiver.wait_for_events(watches)
     for watch, task in zip(watches, tasks, strict=True):
-        data = around.receiver.terminal(watch)["data"]
+        data = env.receiver.terminal(watch)["data"]
         assert (data["status"], data["url"]) == ("completed", None)
-        assert data["content_url"] == f"{around.amux_url}/v1/videos/{task}/content"
+        assert data["content_url"] == f"{env.amux_url}/v1/videos/{task}/content"
 
 
-async def test_status_events_come_to_those_who_asked_and_once(around: World) -> None:
-    task = around.amux.create_task(Behaviour(queue_seconds=10, run_seconds=10))
-    async with runtime(around.database_url, around.amux_url) as bridge:
+async def test_status_events_are_sent_once_and_only_where_they_were_asked_for(env: Environment) -> None:
+    task = env.amux.create_task(Behaviour(queue_seconds=10, run_seconds=10))
+    async with runtime(env.database_url, env.amux_url) as bridge:
         events = ["video.queued", "video.in_progress", "video.completed"]
-        asked = await bridge.register(task, around.receiver.url, events=events)
-        plain = await bridge.register(task, around.receiver.url + "/plain")
-        silent = await bridge.register(task, around.receiver.url + "/silent", events=["video.failed"])
+        asked = await bridge.register(task, env.receiver.url, events=events)
+        plain = await bridge.register(task, env.receiver.url + "/plain")
+        silent = await bridge.register(task, env.receiver.url + "/silent", events=["video.failed"])
         for number in (1, 2):
-            await around.receiver.until(lambda number=number: len(around.receiver.calls) >= number)  # type: ignore[misc]
-            await around.polled(task, more=2)  # seen again: no second event
-            around.stages.now += 11
-        await around.receiver.has([asked, plain])
+            await env.receiver.until(lambda number=number: len(env.receiver.calls) >= number)  # type: ignore[misc]
+            await env.wait_for_polls(task, more=2)  # polled again in the same status: no second event
+            env.clock.now += 11
+        await env.receiver.wait_for_events([asked, plain])
         pulled = await bridge.ask("GET", f"/watch/{silent}/envelope")
         assert (pulled.status, pulled.json["type"]) == (200, "video.completed")
         assert (await bridge.watch(silent))["deliveries"] == []
-    assert [call.type for call in around.receiver.calls if call.watch_id == asked] == events
-    assert [call.type for call in around.receiver.calls if call.watch_id != asked] == ["video.completed"]
-    around.receiver.check_copies()
-    check_nothing_stuck(around.database_url)
+    assert [call.type for call in env.receiver.calls if call.watch_id == asked] == events
+    assert [call.type for call in env.receiver.calls if call.watch_id != asked] == ["video.completed"]
+    env.receiver.check_copies()
+    check_nothing_stuck(env.database_url)
 
 
-async def test_two_watches_on_a_task_are_one_poll(around: World) -> None:
-    task = around.running()
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        one = await bridge.register(task, around.receiver.url + "/one")
-        two = await bridge.register(task, around.receiver.url + "/two")
-        body = {"task_id": task, "callback_url": around.receiver.url}
+async def test_two_watches_on_a_task_share_its_polls(env: Environment) -> None:
+    task = env.running_task()
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        one = await bridge.register(task, env.receiver.url + "/one")
+        two = await bridge.register(task, env.receiver.url + "/two")
+        body = {"task_id": task, "callback_url": env.receiver.url}
         third = await bridge.ask("POST", "/watch", json=body, headers=OTHER_APP)
         assert third.status == 201
         watches = [one, two, str(third.json["id"])]
-        await around.polled(task, more=5)
-        around.stages.now += 11
-        await around.receiver.has(watches)
+        await env.wait_for_polls(task, more=5)
+        env.clock.now += 11
+        await env.receiver.wait_for_events(watches)
         shown = await bridge.watch(one)
-        assert shown["polls"] == around.amux.polls[task]
-    assert len(rows(around.database_url, "SELECT id FROM tasks")) == 1
-    assert len({around.receiver.terminal(watch)["id"] for watch in watches}) == 3
-    check_all_ended(around.database_url, watches)
+        assert shown["polls"] == env.amux.polls[task]
+    assert len(rows(env.database_url, "SELECT id FROM tasks")) == 1
+    assert len({env.receiver.terminal(watch)["id"] for watch in watches}) == 3
+    check_all_delivered(env.database_url, watches)
 
 
-async def test_a_cancelled_watch_is_polled_and_told_no_more(around: World) -> None:
-    task, other = around.running(), around.running()
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        watch = await bridge.register(task, around.receiver.url)
-        marker = await bridge.register(other, around.receiver.url)
-        await around.polled(task, more=2)
+async def test_a_cancelled_watch_is_not_polled_and_gets_no_event(env: Environment) -> None:
+    task, other = env.running_task(), env.running_task()
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        watch = await bridge.register(task, env.receiver.url)
+        marker = await bridge.register(other, env.receiver.url)
+        await env.wait_for_polls(task, more=2)
         cancelled = await bridge.ask("DELETE", f"/watch/{watch}")
         assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
-        polls = around.amux.polls[task] + 1  # one may be under way
-        await around.polled(other, more=5)
-        assert around.amux.polls[task] <= polls
-        around.stages.now += 11
-        await around.receiver.has([marker])
-    assert {call.watch_id for call in around.receiver.arrived} == {marker}
-    check_nothing_stuck(around.database_url)
+        polls = env.amux.polls[task] + 1  # one poll may be in progress
+        await env.wait_for_polls(other, more=5)
+        assert env.amux.polls[task] <= polls
+        env.clock.now += 11
+        await env.receiver.wait_for_events([marker])
+    assert {call.watch_id for call in env.receiver.arrived} == {marker}
+    check_nothing_stuck(env.database_url)
 
 
-# --- trouble ------------------------------------------------------------------------------------------------------
+# --- errors of amux -----------------------------------------------------------------------------------------------
 
 TRANSIENT = (
     *(FaultKind.HTML_200, FaultKind.TRUNCATED_JSON, FaultKind.EMPTY_BODY, FaultKind.DATA_NULL),
@@ -133,101 +129,101 @@ TRANSIENT = (
 )
 
 
-async def test_no_trouble_that_passes_ends_a_watch(around: World) -> None:
+async def test_no_transient_error_ends_a_watch(env: Environment) -> None:
     tasks = [
-        around.amux.create_task(Behaviour(0, 0, faults=(Fault(kind, times=2), Fault(FaultKind.HTML_200))))
+        env.amux.create_task(Behaviour(0, 0, faults=(Fault(kind, times=2), Fault(FaultKind.HTML_200))))
         for kind in TRANSIENT
     ]
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        watches = await bridge.register_many(tasks, around.receiver.url)
-        await around.receiver.has(watches)
-        assert around.amux.unknown_paths == {}  # the redirect was not followed
-    check_all_ended(around.database_url, watches)
-    assert {around.receiver.terminal(watch)["type"] for watch in watches} == {"video.completed"}
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        watches = await bridge.register_many(tasks, env.receiver.url)
+        await env.receiver.wait_for_events(watches)
+        assert env.amux.unknown_paths == {}  # the redirect was not followed
+    check_all_delivered(env.database_url, watches)
+    assert {env.receiver.terminal(watch)["type"] for watch in watches} == {"video.completed"}
 
 
-async def test_a_refused_key_pauses_its_watches_and_a_good_answer_resumes_them(around: World) -> None:
+async def test_a_refused_key_pauses_its_watches_and_an_accepted_one_resumes_them(env: Environment) -> None:
     key, own = "sk-configured-0123456789", "sk-own-0123456789"
-    around.amux.keys = frozenset({own})
-    tasks = [around.done() for _ in range(5)]
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        watches = await bridge.register_many(tasks, around.receiver.url)
-        with_own_key = await bridge.register(around.done(), around.receiver.url, api_key=own)
-        await around.receiver.has([with_own_key])  # another credential is not held up
+    env.amux.keys = frozenset({own})
+    tasks = [env.finished_task() for _ in range(5)]
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        watches = await bridge.register_many(tasks, env.receiver.url)
+        with_own_key = await bridge.register(env.finished_task(), env.receiver.url, api_key=own)
+        await env.receiver.wait_for_events([with_own_key])  # another credential is not affected
         degraded = await bridge.until("GET", "/readyz", lambda answer: answer.json["status"] == "degraded")
         assert (degraded.status, degraded.json["checks"]["amux"]) == (200, "degraded")
-        paused_at = sum(around.amux.polls[task] for task in tasks)
+        paused_at = sum(env.amux.polls[task] for task in tasks)
         assert (await bridge.watch(watches[0]))["state"] == "active"
-        around.amux.keys = frozenset({key, own})
-        await around.receiver.has(watches)
+        env.amux.keys = frozenset({key, own})
+        await env.receiver.wait_for_events(watches)
         assert paused_at <= len(tasks) + 3  # one probe at a time, not five
         ready = await bridge.until("GET", "/readyz", lambda answer: answer.json["status"] == "ready")
         assert ready.status == 200
-    check_all_ended(around.database_url, [*watches, with_own_key])
+    check_all_delivered(env.database_url, [*watches, with_own_key])
 
 
-async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(around: World) -> None:
-    task = around.done()
-    async with runtime(around.database_url, around.amux_url + "/wrong") as bridge:
-        watch = await bridge.register(task, around.receiver.url)
+async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(env: Environment) -> None:
+    task = env.finished_task()
+    async with runtime(env.database_url, env.amux_url + "/wrong") as bridge:
+        watch = await bridge.register(task, env.receiver.url)
         degraded = await bridge.until("GET", "/readyz", lambda answer: answer.json["status"] == "degraded")
         assert degraded.status == 200
         path = f"/wrong/v1/video/generations/{task}"
-        shown = await bridge.until("GET", f"/watch/{watch}", lambda _: around.amux.unknown_paths[path] >= 7)
+        shown = await bridge.until("GET", f"/watch/{watch}", lambda _: env.amux.unknown_paths[path] >= 7)
         assert (shown.json["state"], shown.json["last_error"]["code"]) == ("active", "http_404")
-    # The setting is put right, and the service started anew.
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        await around.receiver.has([watch])
-    assert around.receiver.terminal(watch)["type"] == "video.completed"
-    check_all_ended(around.database_url, [watch])
+    # The setting is corrected and the bridge started again.
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        await env.receiver.wait_for_events([watch])
+    assert env.receiver.terminal(watch)["type"] == "video.completed"
+    check_all_delivered(env.database_url, [watch])
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-async def test_a_429_slows_the_whole_credential_down_for_as_long_as_it_asks(either_url: str, *, as_date: bool) -> None:
-    # A date counts in whole seconds: of 3 s at least 2 are left.
+async def test_a_429_slows_the_whole_credential_for_as_long_as_it_says(either_url: str, *, as_date: bool) -> None:
+    # A date has whole seconds: at least 2 s of 3 s remain.
     limit = Fault(FaultKind.RATE_LIMITED, retry_after=3.0 if as_date else 1.0, as_date=as_date)
-    async with world(either_url, clock=time.monotonic) as around, runtime(either_url, around.amux_url) as bridge:
-        others = [around.never() for _ in range(3)]
-        await bridge.register_many(others, around.receiver.url)
-        await around.polled(*others)
-        limited = around.amux.create_task(Behaviour(0, 0, faults=(limit,)))
-        watch = await bridge.register(limited, around.receiver.url)
-        await around.polled(limited)
-        began, under_way = time.monotonic(), sum(around.amux.polls[task] for task in others)
-        await around.polled(limited)
-        assert time.monotonic() - began >= (1.5 if as_date else 0.95)
-        # Those under way came through, and what a probe's good answer has let go since.
-        assert sum(around.amux.polls[task] for task in others) <= under_way + 2 * len(others)
-        await around.receiver.has([watch])
+    async with environment(either_url, clock=time.monotonic) as env, runtime(either_url, env.amux_url) as bridge:
+        others = [env.endless_task() for _ in range(3)]
+        await bridge.register_many(others, env.receiver.url)
+        await env.wait_for_polls(*others)
+        limited = env.amux.create_task(Behaviour(0, 0, faults=(limit,)))
+        watch = await bridge.register(limited, env.receiver.url)
+        await env.wait_for_polls(limited)
+        started, polls_before = time.monotonic(), sum(env.amux.polls[task] for task in others)
+        await env.wait_for_polls(limited)
+        assert time.monotonic() - started >= (1.5 if as_date else 0.95)
+        # Polls that were in progress, and those that followed the first good answer.
+        assert sum(env.amux.polls[task] for task in others) <= polls_before + 2 * len(others)
+        await env.receiver.wait_for_events([watch])
 
 
 # --- deadlines ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_deadline_brings_one_last_poll_that_finds_a_finished_video(around: World) -> None:
-    finished, running = around.running(), around.never()
+async def test_at_the_deadline_one_last_poll_finds_a_completed_video(env: Environment) -> None:
+    finished, running = env.running_task(), env.endless_task()
     slow = {"poll_interval_seconds": "600", "poll_max_interval_seconds": "600"}
-    async with runtime(around.database_url, around.amux_url, **slow) as bridge:
-        watches = await bridge.register_many([finished, running], around.receiver.url, timeout_seconds=2)
-        await around.polled(finished, running)
-        around.stages.now += 11
-        await around.receiver.has(watches)
-    assert (around.amux.polls[finished], around.amux.polls[running]) == (2, 2)
-    assert around.receiver.terminal(watches[0])["type"] == "video.completed"
-    late = around.receiver.terminal(watches[1])
-    assert (late["type"], late["data"]["status"]) == ("video.timed_out", "in_progress")
-    assert late["data"]["error"]["code"] == "watch_timed_out"
-    assert "may still finish" in late["data"]["error"]["message"]
-    check_all_ended(around.database_url, watches)
+    async with runtime(env.database_url, env.amux_url, **slow) as bridge:
+        watches = await bridge.register_many([finished, running], env.receiver.url, timeout_seconds=2)
+        await env.wait_for_polls(finished, running)
+        env.clock.now += 11
+        await env.receiver.wait_for_events(watches)
+    assert (env.amux.polls[finished], env.amux.polls[running]) == (2, 2)
+    assert env.receiver.terminal(watches[0])["type"] == "video.completed"
+    timed_out = env.receiver.terminal(watches[1])
+    assert (timed_out["type"], timed_out["data"]["status"]) == ("video.timed_out", "in_progress")
+    assert timed_out["data"]["error"]["code"] == "watch_timed_out"
+    assert "may still finish" in timed_out["data"]["error"]["message"]
+    check_all_delivered(env.database_url, watches)
 
 
-async def test_a_deadline_while_the_key_is_refused_ends_the_watch_without_a_poll(around: World) -> None:
-    around.amux.keys = frozenset()
-    async with runtime(around.database_url, around.amux_url) as bridge:
-        watch = await bridge.register(around.done(), around.receiver.url, timeout_seconds=1.5)
-        await around.receiver.has([watch])
-    assert around.receiver.terminal(watch)["type"] == "video.timed_out"
-    check_all_ended(around.database_url, [watch])
+async def test_at_the_deadline_with_a_refused_key_the_watch_times_out_without_a_poll(env: Environment) -> None:
+    env.amux.keys = frozenset()
+    async with runtime(env.database_url, env.amux_url) as bridge:
+        watch = await bridge.register(env.finished_task(), env.receiver.url, timeout_seconds=1.5)
+        await env.receiver.wait_for_events([watch])
+    assert env.receiver.terminal(watch)["type"] == "video.timed_out"
+    check_all_delivered(env.database_url, [watch])
 
 
 # --- many ---------------------------------------------------------------------------------------------------------
@@ -235,15 +231,15 @@ async def test_a_deadline_while_the_key_is_refused_ends_the_watch_without_a_poll
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.long)])
 async def test_many_watches_at_once_are_all_delivered_under_one_id_each(either_url: str, count: int) -> None:
-    async with world(either_url, clock=time.monotonic) as around:
+    async with environment(either_url, clock=time.monotonic) as env:
         tasks = [f"sandbox_200_800_completed_{number}" for number in range(count)]
-        pace = {"poll_first_delay_seconds": "1", "poll_interval_seconds": "1", "poll_max_interval_seconds": "2"}
-        async with runtime(either_url, around.amux_url, **pace) as bridge:
-            watches = await bridge.register_many(tasks, around.receiver.url)
-            await around.receiver.has(watches)
-        check_all_ended(either_url, watches)
-        around.receiver.check_copies()
-        assert len(around.receiver.accepted_ids) == len(watches)
-        assert len(around.receiver.arrived) == len(watches)
+        intervals = {"poll_first_delay_seconds": "1", "poll_interval_seconds": "1", "poll_max_interval_seconds": "2"}
+        async with runtime(either_url, env.amux_url, **intervals) as bridge:
+            watches = await bridge.register_many(tasks, env.receiver.url)
+            await env.receiver.wait_for_events(watches)
+        check_all_delivered(either_url, watches)
+        env.receiver.check_copies()
+        assert len(env.receiver.accepted_ids) == len(watches)
+        assert len(env.receiver.arrived) == len(watches)
         for watch, task in zip(watches, tasks, strict=True):
-            assert around.receiver.terminal(watch)["data"]["url"] == around.file_of(task)
+            assert env.receiver.terminal(watch)["data"]["url"] == env.video_url(task)

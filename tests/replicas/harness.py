@@ -1,4 +1,4 @@
-"""Several bridges on one PostgreSQL: processes that can be killed and frozen, and a network that can be cut."""
+"""Several bridges on one PostgreSQL: processes that can be killed and frozen, and a connection that can be cut."""
 
 import asyncio
 import signal
@@ -10,85 +10,88 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from tests.e2e.bridges import Bridge, Process, rows, serving
-from tests.e2e.harness import World
+from tests.e2e.harness import Environment
 from tests.e2e.receiver import SAFETY_SECONDS
 
-TAKEN_OVER_SECONDS = 15.0
+TAKEOVER_SECONDS = 15.0
 
 
 @dataclass(eq=False)
-class Member:
-    """One replica: its process, its face, and its first name in the database."""
+class ReplicaProcess:
+    """One replica: its process, its API, and its first id in the database."""
 
     process: Process
     bridge: Bridge
     name: str
 
     async def stop(self) -> None:
-        """SIGTERM, and a clean end."""
+        """Sends SIGTERM; the process must exit with 0 and without an unexpected exception in its log."""
         self.process.signal(signal.SIGTERM)
-        assert await self.process.ended() == 0
-        self.process.no_faults()
+        assert await self.process.wait_for_exit() == 0
+        self.process.check_no_exceptions()
 
-    def told(self, event: str) -> list[Any]:
-        """The log's lines of a kind so far."""
+    def log_lines(self, event: str) -> list[Any]:
+        """Returns the log lines of this event so far."""
         return [line for line in self.process.lines if line.get("event") == event]
 
 
 @dataclass
-class Crowd:
-    """Starts replicas; whoever still runs at the end is killed."""
+class Cluster:
+    """Starts replicas. Those that still run at the end are killed."""
 
-    around: World
+    env: Environment
     stack: AsyncExitStack
 
-    async def join(
-        self, hooks: Mapping[str, Any] | None = None, through: "Proxy | None" = None, /, **settings: str
-    ) -> Member:
-        url = self.around.database_url if through is None else through.url(self.around.database_url)
-        before = names(self.around)
-        process, bridge = await self.stack.enter_async_context(serving(url, self.around.amux_url, hooks, **settings))
-        [name] = names(self.around) - before
-        return Member(process, bridge, name)
+    async def start(
+        self, hooks: Mapping[str, Any] | None = None, proxy: "PostgresProxy | None" = None, /, **settings: str
+    ) -> ReplicaProcess:
+        url = self.env.database_url if proxy is None else proxy.url(self.env.database_url)
+        before = replica_names(self.env)
+        process, bridge = await self.stack.enter_async_context(serving(url, self.env.amux_url, hooks, **settings))
+        [name] = replica_names(self.env) - before
+        return ReplicaProcess(process, bridge, name)
 
 
 @asynccontextmanager
-async def crowded(around: World) -> AsyncIterator[Crowd]:
+async def run_cluster(env: Environment) -> AsyncIterator[Cluster]:
     async with AsyncExitStack() as stack:
-        yield Crowd(around, stack)
+        yield Cluster(env, stack)
 
 
-def names(around: World) -> set[str]:
-    return {row.id for row in rows(around.database_url, "SELECT id FROM replicas")}
+def replica_names(env: Environment) -> set[str]:
+    return {row.id for row in rows(env.database_url, "SELECT id FROM replicas")}
 
 
-def owners(around: World) -> dict[str, str | None]:
-    """Who polls each open task, by amux's id."""
+def owners(env: Environment) -> dict[str, str | None]:
+    """Returns the owner of each open task, by amux's task id."""
     return {
         row.task_id: row.owner
-        for row in rows(around.database_url, "SELECT task_id, owner FROM tasks WHERE closed_at IS NULL")
+        for row in rows(env.database_url, "SELECT task_id, owner FROM tasks WHERE closed_at IS NULL")
     }
 
 
-async def owned(around: World, tasks: Iterable[str], name: str, seconds: float) -> None:
-    """Wait until all these open tasks are a replica's."""
-    wanted = dict.fromkeys(tasks, name)
+async def wait_for_owner(env: Environment, tasks: Iterable[str], name: str, seconds: float) -> None:
+    """Waits until a replica owns all these open tasks."""
+    expected = dict.fromkeys(tasks, name)
     try:
         async with asyncio.timeout(seconds):
-            while not wanted.items() <= owners(around).items():
+            while not expected.items() <= owners(env).items():
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        raise AssertionError(f"not all are {name}'s within {seconds:g} s: {owners(around)}") from None
+        raise AssertionError(f"not all are {name}'s within {seconds:g} s: {owners(env)}") from None
 
 
 @dataclass(eq=False)
-class Proxy:
-    """A way to PostgreSQL. Cut, it ends connections and takes none; deaf, it swallows what comes and says nothing."""
+class PostgresProxy:
+    """A TCP proxy to PostgreSQL.
+
+    After `cut` it closes its connections and accepts none. While `silent` it accepts everything and answers nothing.
+    """
 
     target: int
     port: int = 0
-    deaf: bool = False
-    _links: set["_Link"] = field(default_factory=set)
+    silent: bool = False
+    _connections: set["_Connection"] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
     def url(self, database_url: str) -> str:
@@ -101,59 +104,60 @@ class Proxy:
     async def cut(self) -> None:
         assert self._server is not None
         self._server.close()
-        for link in list(self._links):
-            link.end()
+        for connection in list(self._connections):
+            connection.abort()
         await self._server.wait_closed()
 
-    def hear(self) -> None:
-        """Hear again, on new connections only: those before stay silent for good."""
-        self.deaf = False
+    def resume(self) -> None:
+        """Serves new connections again; those that were open stay silent."""
+        self.silent = False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(self, [writer])
-        self._links.add(link)
+        connection = _Connection(self, [writer])
+        self._connections.add(connection)
         try:
-            if self.deaf:
-                link.silent = True
+            if self.silent:
+                connection.silent = True
                 await reader.read()
                 return
-            onward, back = await asyncio.open_connection("127.0.0.1", self.target)
-            link.writers.append(back)
-            ways = [asyncio.create_task(link.pass_on(*way)) for way in ((reader, back), (onward, writer))]
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            link.end()
-            await asyncio.gather(*ways)
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            connection.writers.append(server_writer)
+            pairs = ((reader, server_writer), (server_reader, writer))
+            forwarding = [asyncio.create_task(connection.forward(*pair)) for pair in pairs]
+            await asyncio.wait(forwarding, return_when=asyncio.FIRST_COMPLETED)
+            connection.abort()
+            await asyncio.gather(*forwarding)
         except ConnectionError:
             pass
         finally:
-            link.end()
-            self._links.discard(link)
+            connection.abort()
+            self._connections.discard(connection)
 
 
 @dataclass(eq=False)
-class _Link:
-    proxy: Proxy
+class _Connection:
+    proxy: PostgresProxy
     writers: list[asyncio.StreamWriter]
     silent: bool = False
 
-    def end(self) -> None:
+    def abort(self) -> None:
         for writer in self.writers:
             writer.transport.abort()
 
-    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while piece := await reader.read(65536):
-                self.silent = self.silent or self.proxy.deaf
+            while data := await reader.read(65536):
+                self.silent = self.silent or self.proxy.silent
                 if not self.silent:
-                    writer.write(piece)
+                    writer.write(data)
                     await writer.drain()
         except ConnectionError:
             return
 
 
 @asynccontextmanager
-async def proxied(database_url: str) -> AsyncIterator[Proxy]:
-    proxy = Proxy(make_url(database_url).port or 5432)
+async def run_proxy(database_url: str) -> AsyncIterator[PostgresProxy]:
+    proxy = PostgresProxy(make_url(database_url).port or 5432)
     await proxy.open()
     try:
         yield proxy
@@ -161,8 +165,8 @@ async def proxied(database_url: str) -> AsyncIterator[Proxy]:
         await proxy.cut()
 
 
-async def until(condition: Any, what: str, seconds: float = SAFETY_SECONDS) -> None:
-    """Wait for what nobody announces."""
+async def wait_until(condition: Any, what: str, seconds: float = SAFETY_SECONDS) -> None:
+    """Waits for a condition, asking every 50 ms: no signal announces it."""
     try:
         async with asyncio.timeout(seconds):
             while not condition():

@@ -1,4 +1,4 @@
-"""Attacks "nothing is lost" over minutes: PostgreSQL and every replica restarted, kills and freezes at random."""
+"""Attacks "nothing is lost" over minutes: restarts of PostgreSQL and of every replica, random kills and freezes."""
 
 import asyncio
 import random
@@ -18,17 +18,17 @@ from aiohttp import web
 import bridge.store.migrations
 from bridge.sandbox import Behaviour
 from tests.databases import PostgresServer, running_server
-from tests.e2e.bridges import SHORT_LEASE, SHORT_LEASE_SECONDS, check_all_ended, rows
-from tests.e2e.harness import World, world
+from tests.e2e.bridges import SHORT_LEASE, SHORT_LEASE_SECONDS, check_all_delivered, rows
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import Call, Receiver, accept, answer
-from tests.replicas.harness import Member, crowded, until
+from tests.replicas.harness import ReplicaProcess, run_cluster, wait_until
 
 pytestmark = pytest.mark.long
 
-# Hardly, until just before the lease's end, and past it.
+# For a moment, until just before the lease expires, and past that.
 FROZEN_SECONDS = (0.3, SHORT_LEASE_SECONDS - 0.5, SHORT_LEASE_SECONDS + 1.5)
 
-NEWER = '''"""A column that only a newer bridge knows."""
+NEWER = '''"""A column that only a newer bridge has."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -43,69 +43,69 @@ def upgrade() -> None:
 
 
 @asynccontextmanager
-async def load(around: World, members: list[Member], *lasting: float) -> AsyncIterator[list[str]]:
-    """Registrations without a pause at whoever answers, each again until it is taken; the watches that were told.
+async def load(env: Environment, replicas: list[ReplicaProcess], *run_seconds: float) -> AsyncIterator[list[str]]:
+    """Registers watches continuously, each at one replica after another until one accepts it. Yields the watch ids.
 
-    `lasting` are the seconds that tasks run, in turn; without them each is over at once.
+    `run_seconds` are the seconds that the tasks run, in turn; without them each task ends at once.
     """
-    lengths = cycle(lasting or [0.0])
-    told: list[str] = []
-    over = asyncio.Event()
+    durations = cycle(run_seconds or [0.0])
+    accepted: list[str] = []
+    stopped = asyncio.Event()
 
     async def register(place: int) -> None:
-        while not over.is_set():
+        while not stopped.is_set():
             body: dict[str, Any] = {
-                "task_id": around.amux.create_task(Behaviour(queue_seconds=0, run_seconds=next(lengths))),
-                "callback_url": around.receiver.url,
+                "task_id": env.amux.create_task(Behaviour(queue_seconds=0, run_seconds=next(durations))),
+                "callback_url": env.receiver.url,
             }
-            taken = False
-            while not taken and not (over.is_set() and not members):
-                one = members[place % len(members)]
+            was_accepted = False
+            while not was_accepted and not (stopped.is_set() and not replicas):
+                one = replicas[place % len(replicas)]
                 place += 1
                 with suppress(aiohttp.ClientError, TimeoutError):
                     timeout = aiohttp.ClientTimeout(total=6)
-                    answered = await one.bridge.ask("POST", "/watch", json=body, timeout=timeout)
-                    assert answered.status in {200, 201, 503}, answered
-                    if taken := answered.status != 503:
-                        told.append(answered.json["id"])
-                await asyncio.sleep(0.1)  # a steady load, not all that the machine can do
+                    answer = await one.bridge.ask("POST", "/watch", json=body, timeout=timeout)
+                    assert answer.status in {200, 201, 503}, answer
+                    if was_accepted := answer.status != 503:
+                        accepted.append(answer.json["id"])
+                await asyncio.sleep(0.1)  # a steady load, not the most that the machine can do
 
     work = [asyncio.create_task(register(place)) for place in range(4)]
     try:
-        yield told
+        yield accepted
     finally:
-        over.set()
+        stopped.set()
         await asyncio.gather(*work)
 
 
-async def check(around: World, told: list[str], members: list[Member]) -> None:
-    """Every watch that is stored ends once, whoever was told of it; then all stop in good order."""
-    stored = [row.id for row in rows(around.database_url, "SELECT id FROM watches")]
-    assert set(told) <= set(stored)
-    await around.receiver.has(stored, 60)
+async def check(env: Environment, accepted: list[str], replicas: list[ReplicaProcess]) -> None:
+    """Every stored watch ends once, even if its registration was never answered; then all replicas stop cleanly."""
+    stored = [row.id for row in rows(env.database_url, "SELECT id FROM watches")]
+    assert set(accepted) <= set(stored)
+    await env.receiver.wait_for_events(stored, 60)
     pending = "SELECT id FROM deliveries WHERE state = 'pending'"
-    await until(lambda: not rows(around.database_url, pending), "what was sent to be recorded")
-    await asyncio.gather(*(one.stop() for one in members))
-    check_all_ended(around.database_url, stored)
-    around.receiver.check_copies()
+    await wait_until(lambda: not rows(env.database_url, pending), "every delivery to be recorded")
+    await asyncio.gather(*(one.stop() for one in replicas))
+    check_all_delivered(env.database_url, stored)
+    env.receiver.check_copies()
 
 
 async def test_postgresql_restarted_under_load_loses_nothing() -> None:
     with running_server() as server:
-        async with world(server.migrated()) as around, crowded(around) as crowd:
-            members = [await crowd.join() for _ in range(2)]
-            async with load(around, members) as told:
+        async with environment(server.migrated()) as env, run_cluster(env) as cluster:
+            replicas = [await cluster.start() for _ in range(2)]
+            async with load(env, replicas) as accepted:
                 for _ in range(2):
-                    before = len(told)
-                    await until(lambda before=before: len(told) >= before + 40, "a load")
+                    before = len(accepted)
+                    await wait_until(lambda before=before: len(accepted) >= before + 40, "a load")
                     await asyncio.to_thread(server.restart)
-                before = len(told)
-                await until(lambda: len(told) >= before + 40, "a load after the restart")
-            await check(around, told, members)
+                before = len(accepted)
+                await wait_until(lambda: len(accepted) >= before + 40, "a load after the restart")
+            await check(env, accepted, replicas)
 
 
 def newer_migrations(folder: Path) -> Path:
-    """A copy of the package's migrations with one revision more."""
+    """Copies the package's migrations and adds one revision."""
     source = Path(bridge.store.migrations.__path__[0])
     package = folder / "newer" / "migrations"
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -115,47 +115,48 @@ def newer_migrations(folder: Path) -> Path:
     return folder
 
 
-async def test_a_rolling_restart_across_a_migration_loses_nothing(
+async def test_a_rolling_restart_with_a_migration_loses_nothing(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     newer = {"migrations": str(newer_migrations(tmp_path))}
-    async with world(postgres_server.migrated()) as around, crowded(around) as crowd:
-        members = [await crowd.join() for _ in range(2)]
-        async with load(around, members) as told:
-            await until(lambda: len(told) >= 30, "a load")
-            for place, old in enumerate(list(members)):
-                members[place] = await crowd.join(newer)
+    async with environment(postgres_server.migrated()) as env, run_cluster(env) as cluster:
+        replicas = [await cluster.start() for _ in range(2)]
+        async with load(env, replicas) as accepted:
+            await wait_until(lambda: len(accepted) >= 30, "a load")
+            for place, old in enumerate(list(replicas)):
+                replicas[place] = await cluster.start(newer)
                 await old.stop()
-                before = len(told)
-                await until(lambda before=before: len(told) >= before + 30, "a load")
-        await check(around, told, members)
-        assert rows(around.database_url, "SELECT version_num FROM alembic_version")[0].version_num == "0099"
+                before = len(accepted)
+                await wait_until(lambda before=before: len(accepted) >= before + 30, "a load")
+        await check(env, accepted, replicas)
+        assert rows(env.database_url, "SELECT version_num FROM alembic_version")[0].version_num == "0099"
 
 
 @pytest.mark.parametrize("seed", [11, 12])
 async def test_after_random_kills_and_freezes_every_watch_has_one_end(
     postgres_server: PostgresServer, seed: int
 ) -> None:
-    chance, moods = random.Random(seed), random.Random(seed)  # the script's own does not depend on who calls when
+    # Two generators: the order of kills and freezes must not depend on when callbacks arrive.
+    actions, answers = random.Random(seed), random.Random(seed)
 
     async def mostly(receiver: Receiver, call: Call) -> web.StreamResponse:
-        return await (accept if moods.random() < 0.8 else answer(503))(receiver, call)
+        return await (accept if answers.random() < 0.8 else answer(503))(receiver, call)
 
     url = postgres_server.migrated()
-    async with world(url, mostly, clock=time.monotonic) as around, crowded(around) as crowd:
-        members = [await crowd.join(SHORT_LEASE) for _ in range(3)]
-        async with load(around, members, 0.0, 1.0, 5.0) as told:
+    async with environment(url, mostly, clock=time.monotonic) as env, run_cluster(env) as cluster:
+        replicas = [await cluster.start(SHORT_LEASE) for _ in range(3)]
+        async with load(env, replicas, 0.0, 1.0, 5.0) as accepted:
             for _ in range(8):
-                before = len(told)
-                await until(lambda before=before: len(told) >= before + 15, "a load", 60)
-                place = chance.randrange(len(members))
-                if chance.random() < 0.5:
-                    await members[place].process.kill()
-                    members[place] = await crowd.join(SHORT_LEASE)
+                before = len(accepted)
+                await wait_until(lambda before=before: len(accepted) >= before + 15, "a load", 60)
+                place = actions.randrange(len(replicas))
+                if actions.random() < 0.5:
+                    await replicas[place].process.kill()
+                    replicas[place] = await cluster.start(SHORT_LEASE)
                 else:
-                    members[place].process.signal(signal.SIGSTOP)
-                    await asyncio.sleep(chance.choice(FROZEN_SECONDS))  # that is the freeze
-                    members[place].process.signal(signal.SIGCONT)
-        around.receiver.answering = accept
-        await check(around, told, members)
-        assert any(one.told("tasks_adopted") for one in members)
+                    replicas[place].process.signal(signal.SIGSTOP)
+                    await asyncio.sleep(actions.choice(FROZEN_SECONDS))  # the duration of the freeze
+                    replicas[place].process.signal(signal.SIGCONT)
+        env.receiver.responder = accept
+        await check(env, accepted, replicas)
+        assert any(one.log_lines("tasks_taken") for one in replicas)

@@ -1,195 +1,182 @@
-"""Attacks "any replica answers right, and one wins" with several that do the same, or the opposite, at once."""
+"""Attacks "any replica answers correctly, and one of them wins": several do the same, or the opposite, at once."""
 
 import asyncio
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from bridge.sandbox import Behaviour
 from tests.databases import PostgresServer
-from tests.e2e.bridges import APP, check_all_ended, check_nothing_stuck, rows
-from tests.e2e.harness import World, world
+from tests.e2e.bridges import APP, check_all_delivered, check_nothing_stuck, rows
+from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import SAFETY_SECONDS, accept, answer
-from tests.replicas.harness import Crowd, Member, crowded, owners, until
+from tests.replicas.harness import Cluster, ReplicaProcess, owners, run_cluster, wait_until
 
 
-@pytest.fixture
-async def around(postgres_server: PostgresServer) -> AsyncIterator[World]:
-    async with world(postgres_server.migrated()) as made:
-        yield made
-
-
-@pytest.fixture
-async def crowd(around: World) -> AsyncIterator[Crowd]:
-    async with crowded(around) as made:
-        yield made
-
-
-async def test_the_same_watch_registered_at_four_at_once_is_one(around: World, crowd: Crowd) -> None:
-    members = [await crowd.join() for _ in range(4)]
+async def test_a_watch_registered_at_four_replicas_at_once_is_one_watch(env: Environment, cluster: Cluster) -> None:
+    replicas = [await cluster.start() for _ in range(4)]
     watches: list[str] = []
     for _ in range(5):
-        body = {"task_id": around.running(), "callback_url": around.receiver.url}
-        told = await asyncio.gather(*(one.bridge.ask("POST", "/watch", json=body) for one in members))
-        assert Counter(one.status for one in told) == {201: 1, 200: 3}
-        [watch] = {one.json["id"] for one in told}
+        body = {"task_id": env.running_task(), "callback_url": env.receiver.url}
+        answers = await asyncio.gather(*(one.bridge.ask("POST", "/watch", json=body) for one in replicas))
+        assert Counter(one.status for one in answers) == {201: 1, 200: 3}
+        [watch] = {one.json["id"] for one in answers}
         watches.append(watch)
-    assert len(rows(around.database_url, "SELECT id FROM watches")) == 5
-    around.stages.now += 11
-    await around.receiver.has(watches)
-    await asyncio.gather(*(one.stop() for one in members))
-    check_all_ended(around.database_url, watches)
-    assert len(around.receiver.arrived) == 5
+    assert len(rows(env.database_url, "SELECT id FROM watches")) == 5
+    env.clock.now += 11
+    await env.receiver.wait_for_events(watches)
+    await asyncio.gather(*(one.stop() for one in replicas))
+    check_all_delivered(env.database_url, watches)
+    assert len(env.receiver.arrived) == 5
 
 
-async def test_every_replica_answers_for_every_watch(around: World, crowd: Crowd) -> None:
-    """`GET`, long polls and event streams, whoever polls the task."""
-    members = [await crowd.join() for _ in range(3)]
-    watch = await members[0].bridge.register(around.running(), around.receiver.url)
-    for one in members:
+async def test_every_replica_answers_for_every_watch(env: Environment, cluster: Cluster) -> None:
+    """`GET`, long polls and event streams work on every replica, not only on the owner of the task."""
+    replicas = [await cluster.start() for _ in range(3)]
+    watch = await replicas[0].bridge.register(env.running_task(), env.receiver.url)
+    for one in replicas:
         assert (await one.bridge.watch(watch))["state"] == "active"
 
-    begun = asyncio.Barrier(4)
+    started = asyncio.Barrier(4)
 
-    async def streamed(one: Member) -> list[str]:
+    async def streamed(one: ReplicaProcess) -> list[str]:
         lines: list[str] = []
         async with one.bridge.session.get(f"{one.bridge.url}/watch/{watch}/events", headers=APP) as stream:
             async for line in stream.content:
                 if line.startswith(b"data:"):
                     lines.append(line.decode().removeprefix("data:"))
                 if len(lines) == 1 and not line.strip():
-                    await begun.wait()
+                    await started.wait()
         return lines
 
-    waiting = [asyncio.create_task(one.bridge.final(watch)) for one in members]
-    streams = [asyncio.create_task(streamed(one)) for one in members]
+    waiting = [asyncio.create_task(one.bridge.final(watch)) for one in replicas]
+    streams = [asyncio.create_task(streamed(one)) for one in replicas]
     async with asyncio.timeout(SAFETY_SECONDS):
-        await begun.wait()  # each has told of the active watch: what comes now comes while they wait
-    around.stages.now += 11
-    for told in await asyncio.gather(*waiting):
-        assert (told["state"], told["outcome"]) == ("settled", "completed")
+        await started.wait()  # each stream has sent the active watch: the next changes happen while they wait
+    env.clock.now += 11
+    for final in await asyncio.gather(*waiting):
+        assert (final["state"], final["outcome"]) == ("settled", "completed")
     for lines in await asyncio.gather(*streams):
         assert [json.loads(lines[place])["state"] for place in (0, -1)] == ["active", "settled"]
-    cancelled = await members[0].bridge.register(around.never(), around.receiver.url)
-    waiting = [asyncio.create_task(one.bridge.final(cancelled)) for one in members]
-    assert (await members[2].bridge.ask("DELETE", f"/watch/{cancelled}")).status == 200
-    assert {told["state"] for told in await asyncio.gather(*waiting)} == {"cancelled"}
-    await asyncio.gather(*(one.stop() for one in members))
-    check_nothing_stuck(around.database_url)
+    cancelled = await replicas[0].bridge.register(env.endless_task(), env.receiver.url)
+    waiting = [asyncio.create_task(one.bridge.final(cancelled)) for one in replicas]
+    assert (await replicas[2].bridge.ask("DELETE", f"/watch/{cancelled}")).status == 200
+    assert {final["state"] for final in await asyncio.gather(*waiting)} == {"cancelled"}
+    await asyncio.gather(*(one.stop() for one in replicas))
+    check_nothing_stuck(env.database_url)
 
 
 @pytest.mark.long
-async def test_cancel_deadline_and_settlement_race_and_one_wins(postgres_server: PostgresServer) -> None:
-    """All three within the same second, asked of another replica than the one that polls."""
-    chance = random.Random(5)
+async def test_of_cancellation_deadline_and_settlement_exactly_one_wins(postgres_server: PostgresServer) -> None:
+    """All three happen within one second; the cancellation goes to another replica than the registration."""
+    randomness = random.Random(5)
     async with (
-        world(postgres_server.migrated(), clock=time.monotonic) as around,
-        crowded(around) as crowd,
+        environment(postgres_server.migrated(), clock=time.monotonic) as env,
+        run_cluster(env) as cluster,
     ):
-        members = [await crowd.join() for _ in range(3)]
+        replicas = [await cluster.start() for _ in range(3)]
 
         async def race(place: int) -> tuple[str, int]:
-            task = around.amux.create_task(Behaviour(queue_seconds=0, run_seconds=1 + chance.random()))
-            timeout, moment = 1 + chance.random(), 1 + chance.random()
-            one, other = members[place % 3], members[(place + 1) % 3]
-            watch = await one.bridge.register(task, around.receiver.url, timeout_seconds=timeout)
-            await asyncio.sleep(moment)  # until the cancellation's own moment
+            task = env.amux.create_task(Behaviour(queue_seconds=0, run_seconds=1 + randomness.random()))
+            timeout, moment = 1 + randomness.random(), 1 + randomness.random()
+            one, other = replicas[place % 3], replicas[(place + 1) % 3]
+            watch = await one.bridge.register(task, env.receiver.url, timeout_seconds=timeout)
+            await asyncio.sleep(moment)  # until the moment of the cancellation
             return watch, (await other.bridge.ask("DELETE", f"/watch/{watch}")).status
 
         answers = dict(await asyncio.gather(*map(race, range(120))))
-        ends = {watch: await members[0].bridge.final(watch) for watch in answers}
-        wanted = {200: "cancelled", 409: "settled"}
+        ends = {watch: await replicas[0].bridge.final(watch) for watch in answers}
+        expected = {200: "cancelled", 409: "settled"}
         assert {watch: end["state"] for watch, end in ends.items()} == {
-            watch: wanted[status] for watch, status in answers.items()
+            watch: expected[status] for watch, status in answers.items()
         }
         assert {end["outcome"] for end in ends.values()} == {None, "completed", "timed_out"}
         settled = [watch for watch, end in ends.items() if end["state"] == "settled"]
-        await around.receiver.has(settled)
-        await asyncio.gather(*(one.stop() for one in members))
-        check_nothing_stuck(around.database_url)
-        around.receiver.check_copies()
-        assert around.receiver.ended_watches == set(settled)
+        await env.receiver.wait_for_events(settled)
+        await asyncio.gather(*(one.stop() for one in replicas))
+        check_nothing_stuck(env.database_url)
+        env.receiver.check_copies()
+        assert env.receiver.ended_watches == set(settled)
 
 
 @pytest.mark.long
-async def test_a_watch_registered_while_another_settles_its_task_is_not_stranded(around: World, crowd: Crowd) -> None:
-    one, two = await crowd.join(), await crowd.join()
+async def test_a_watch_registered_while_its_task_settles_is_settled_too(env: Environment, cluster: Cluster) -> None:
+    one, two = await cluster.start(), await cluster.start()
 
-    async def both(place: int) -> list[str]:
-        task = around.amux.create_task(Behaviour(queue_seconds=0, run_seconds=0))
-        first = await one.bridge.register(task, around.receiver.url + "/one")
+    async def register_twice(place: int) -> list[str]:
+        task = env.amux.create_task(Behaviour(queue_seconds=0, run_seconds=0))
+        first = await one.bridge.register(task, env.receiver.url + "/one")
         await asyncio.sleep(place % 10 * 0.02)  # the task settles some 50-100 ms after it was registered
-        return [first, await two.bridge.register(task, around.receiver.url + "/two")]
+        return [first, await two.bridge.register(task, env.receiver.url + "/two")]
 
     watches: list[str] = []
     for first in range(0, 100, 20):
-        for found in await asyncio.gather(*(both(first + place) for place in range(20))):
+        for found in await asyncio.gather(*(register_twice(first + place) for place in range(20))):
             watches += found
-    await around.receiver.has(watches)
+    await env.receiver.wait_for_events(watches)
     await one.stop()
     await two.stop()
-    check_all_ended(around.database_url, watches)
-    around.receiver.check_copies()
+    check_all_delivered(env.database_url, watches)
+    env.receiver.check_copies()
 
 
 @pytest.mark.long
-async def test_one_that_joins_takes_a_share_of_new_tasks(around: World, crowd: Crowd) -> None:
-    one = await crowd.join()
-    await one.bridge.register_many([around.never() for _ in range(60)], around.receiver.url)
-    two = await crowd.join()
+async def test_a_new_replica_gets_its_share_of_new_tasks(env: Environment, cluster: Cluster) -> None:
+    one = await cluster.start()
+    await one.bridge.register_many([env.endless_task() for _ in range(60)], env.receiver.url)
+    two = await cluster.start()
     loads = "SELECT owned_tasks FROM replicas WHERE id = :one"
-    await until(lambda: rows(around.database_url, loads, one=one.name)[0].owned_tasks == 60, "a heartbeat's load")
-    new = [around.running() for _ in range(30)]
-    watches = await one.bridge.register_many(new, around.receiver.url)
-    found = owners(around)
+    await wait_until(lambda: rows(env.database_url, loads, one=one.name)[0].owned_tasks == 60, "a heartbeat's load")
+    new = [env.running_task() for _ in range(30)]
+    watches = await one.bridge.register_many(new, env.receiver.url)
+    found = owners(env)
     assert Counter(found[task] for task in new)[two.name] >= 20
-    await around.polled(*new)
-    around.stages.now += 11
-    await around.receiver.has(watches)
+    await env.wait_for_polls(*new)
+    env.clock.now += 11
+    await env.receiver.wait_for_events(watches)
     await one.stop()
     await two.stop()
-    check_nothing_stuck(around.database_url)
+    check_nothing_stuck(env.database_url)
 
 
 @pytest.mark.long
-async def test_a_burst_through_all_of_them_stays_where_it_came(around: World, crowd: Crowd) -> None:
-    """What the others have is told every few seconds: acting on it in between would send all to one."""
-    members = [await crowd.join() for _ in range(3)]
+async def test_a_burst_over_all_replicas_stays_spread(env: Environment, cluster: Cluster) -> None:
+    """Replicas know each other's load only every few seconds. Between two heartbeats, not all tasks may go to one."""
+    replicas = [await cluster.start() for _ in range(3)]
     for _ in range(10):
-        tasks = [[around.never() for _ in range(10)] for _ in members]
+        tasks = [[env.endless_task() for _ in range(10)] for _ in replicas]
         await asyncio.gather(
-            *(one.bridge.register_many(own, around.receiver.url) for one, own in zip(members, tasks, strict=True))
+            *(one.bridge.register_many(own, env.receiver.url) for one, own in zip(replicas, tasks, strict=True))
         )
-    found = Counter(owners(around).values())
-    assert min(found[one.name] for one in members) > 50, found
-    await asyncio.gather(*(one.stop() for one in members))
+    found = Counter(owners(env).values())
+    assert min(found[one.name] for one in replicas) > 50, found
+    await asyncio.gather(*(one.stop() for one in replicas))
 
 
 @pytest.mark.long
-async def test_clocks_that_are_two_minutes_apart_change_nothing(around: World, crowd: Crowd, tmp_path: Path) -> None:
-    members = []
+async def test_clocks_two_minutes_apart_change_nothing(env: Environment, cluster: Cluster, tmp_path: Path) -> None:
+    replicas = []
     for seconds in (-60, 60):
         clock = tmp_path / f"clock{seconds}"
         clock.write_text(f"{seconds:<24}")
-        members.append(await crowd.join({"clock": str(clock)}))
-    around.receiver.answering = answer(500)
-    true = float(rows(around.database_url, "SELECT extract(epoch FROM clock_timestamp()) AS now")[0].now)
+        replicas.append(await cluster.start({"clock": str(clock)}))
+    env.receiver.responder = answer(500)
+    database_now = float(rows(env.database_url, "SELECT extract(epoch FROM clock_timestamp()) AS now")[0].now)
     ended, late = [], []
-    for one in members:
-        ended.append(await one.bridge.register(around.done(), around.receiver.url))
-        late.append(await one.bridge.register(around.never(), around.receiver.url, timeout_seconds=4))
-    await around.receiver.until(lambda: len({call.id for call in around.receiver.calls}) >= 4)
-    around.receiver.answering = accept
-    await around.receiver.has([*ended, *late])
-    for row in rows(around.database_url, "SELECT id, created_at, deadline_at, ended_at FROM watches"):
-        assert true - 1 < row.created_at < true + 30
+    for one in replicas:
+        ended.append(await one.bridge.register(env.finished_task(), env.receiver.url))
+        late.append(await one.bridge.register(env.endless_task(), env.receiver.url, timeout_seconds=4))
+    await env.receiver.until(lambda: len({call.id for call in env.receiver.calls}) >= 4)
+    env.receiver.responder = accept
+    await env.receiver.wait_for_events([*ended, *late])
+    for row in rows(env.database_url, "SELECT id, created_at, deadline_at, ended_at FROM watches"):
+        assert database_now - 1 < row.created_at < database_now + 30
         assert row.id in ended or row.ended_at >= row.deadline_at
-    for one in members:
-        assert not [*one.told("rejoined"), *one.told("lease_expired"), *one.told("tasks_adopted")]
+    for one in replicas:
+        assert not [*one.log_lines("rejoined"), *one.log_lines("lease_lapsed"), *one.log_lines("tasks_taken")]
         await one.stop()
-    check_all_ended(around.database_url, [*ended, *late])
+    check_all_delivered(env.database_url, [*ended, *late])

@@ -1,1 +1,1 @@
-"""`amux-bridge demo`: the stand-in for amux, the bridge and a receiver in one process."""
+"""`amux-bridge demo`: the amux stand-in, a bridge and a receiver in one process."""

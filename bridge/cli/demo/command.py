@@ -1,4 +1,4 @@
-"""`demo`: the stand-in, a bridge and a receiver in one process; tasks of every kind, each callback verified."""
+"""`demo`: runs the stand-in, a bridge and a receiver in one process; tasks of every kind, each callback verified."""
 
 import io
 import sys
@@ -7,16 +7,16 @@ from argparse import Namespace
 from bridge.cli.terminal import Terminal
 
 
-def run(given: Namespace) -> int:
-    """Play it; 0 when every task was told once, as it ended, under a good signature. Raises CommandFailed if not."""
+def run(args: Namespace) -> int:
+    """Runs the demo; 0 if each task's event was verified and accepted exactly once. Raises CommandFailed if not."""
     terminal = Terminal()
-    terminal.say(("Starting the amux stand-in, a bridge and a receiver in this process ...", "dim"))
-    # Only now: they take a second or two, and a reader should not wait before an empty screen.
+    terminal.print_line(("Starting the amux stand-in, a bridge and a receiver in this process ...", "dim"))
+    # Imported here: the imports take a second or two, and the line above must appear before that.
     from bridge.cli.demo.scenario import Scenario
     from bridge.cli.demo.screen import Screen
     from bridge.cli.event_loop import run_fast
     from bridge.telemetry import configure_logging
 
-    configure_logging("INFO", "console", sys.stderr if given.logs else io.StringIO())
-    run_fast(Scenario(Screen(terminal)).play())
+    configure_logging("INFO", "console", sys.stderr if args.logs else io.StringIO())
+    run_fast(Scenario(Screen(terminal)).run())
     return 0

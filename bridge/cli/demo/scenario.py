@@ -1,4 +1,4 @@
-"""The demo's stage: the stand-in, a bridge and a receiver in one process, and an app that uses them."""
+"""Runs the demo: the stand-in, a bridge and a receiver in one process, and an app that uses them."""
 
 import asyncio
 import time
@@ -16,144 +16,154 @@ import aiohttp
 from bridge.cli.demo.screen import Screen
 from bridge.cli.demo.tasks import DEMO_TASKS, DemoTask
 from bridge.cli.errors import CommandFailed
-from bridge.cli.receiver import Received, Receiver, taken_if_verified
+from bridge.cli.receiver import ReceivedCallback, Receiver, status_for
 from bridge.core.signing import Secret, SigningKey, new_secret
 from bridge.sandbox import Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import Settings, load
 
-WITHIN_SECONDS = 14.0  # some 5 s pass on a quiet machine; the whole command promises 20, imports included
+WITHIN_SECONDS = 14.0  # it takes about 5 s on a quiet machine; the whole command promises 20 s, imports included
 FRAME_SECONDS = 0.15
-DOWN = 500  # what a receiver in trouble answers
+RECEIVER_ERROR = 500  # the receiver's answer to an attempt that must fail
 
 
 @dataclass(slots=True)
-class _Heard:
-    """What the receiver was told of one task."""
+class _TaskCallbacks:
+    """The callbacks of one task: attempts that the receiver must still fail, and the types of the accepted events."""
 
-    refusals_left: int
-    verified: list[str] = field(default_factory=list)
+    attempts_to_fail: int
+    accepted: list[str] = field(default_factory=list)
 
 
 class Scenario:
-    """One performance. `clock` is monotonic, in seconds; what is shown counts from the first task on."""
+    """One run of the demo. `clock` is monotonic, in seconds; the times that are shown count from the first task."""
 
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
         self._clock = clock
-        self._began = self._ended = clock()
-        self._scenes: dict[str, DemoTask] = {}  # by task id
-        self._heard = {scene.prompt: _Heard(scene.refusals) for scene in DEMO_TASKS}
-        self._strangers = 0
-        self._watches: dict[str, Mapping[str, Any]] = {}
+        self._started_at = clock()
+        self._finished_after = 0.0
+        self._tasks: dict[str, DemoTask] = {}  # by task id
+        self._callbacks = {task.prompt: _TaskCallbacks(task.failed_attempts) for task in DEMO_TASKS}
+        self._unexpected = 0  # callbacks that are not verified or belong to no task
+        self._watches: dict[str, Mapping[str, Any]] = {}  # by prompt, as the API returns them
 
-    async def play(self) -> None:
-        """Start everything, register, and show what comes until all is told. Raises CommandFailed if it is not."""
+    async def run(self) -> None:
+        """Starts the services, registers the tasks and shows each callback until every event is delivered.
+
+        Raises CommandFailed if an event is missing, comes twice or is not verified.
+        """
         secret, key = new_secret(token_bytes(32)), SigningKey(token_bytes(32))
-        async with _started(secret, key, self._take) as (amux_url, bridge_url, hook_url):
-            self._screen.opening(
+        async with _start_services(secret, key, self._on_callback) as (amux_url, bridge_url, hook_url):
+            self._screen.show_services(
                 [
                     ("amux stand-in", amux_url, "tasks in memory, any key"),
-                    ("bridge", bridge_url, "asks about each task, tells of its end"),
-                    ("receiver", hook_url, "your app: verifies what comes"),
+                    ("bridge", bridge_url, "polls each task, sends a callback when it ends"),
+                    ("receiver", hook_url, "your app: verifies each callback"),
                 ]
             )
-            self._began = self._clock()
+            self._started_at = self._clock()
             async with aiohttp.ClientSession(trust_env=False) as app:
                 try:
                     async with asyncio.timeout(WITHIN_SECONDS):
                         await self._register(app, amux_url, bridge_url, hook_url)
-                        while not self._over():
+                        while not self._all_delivered():
                             await asyncio.sleep(FRAME_SECONDS)
-                            await self._look(app, bridge_url)
+                            await self._refresh(app, bridge_url)
                 except TimeoutError:
-                    raise CommandFailed(self._missing()) from None
+                    raise CommandFailed(self._missing_sentence()) from None
                 finally:
-                    self._ended = self._since()
-                    self._screen.leave()
-        self._judge()
+                    self._finished_after = self._elapsed()
+                    self._screen.release()
+        self._check_result()
 
-    def _since(self) -> float:
-        return self._clock() - self._began
+    def _elapsed(self) -> float:
+        return self._clock() - self._started_at
 
-    # --- as an app does it ----------------------------------------------------------------------------------------
+    # --- the app's side -------------------------------------------------------------------------------------------
 
     async def _register(self, app: aiohttp.ClientSession, amux_url: str, bridge_url: str, hook_url: str) -> None:
-        """Create each task at amux, and have the bridge watch it."""
-        for scene in DEMO_TASKS:
-            task = await _posted(
+        """Creates each task at amux and registers a watch on it."""
+        for task in DEMO_TASKS:
+            created = await _post(
                 app,
                 f"{amux_url}/v1/video/generations",
-                {"model": "demo", "prompt": scene.prompt, "sandbox": scene.sandbox},
+                {"model": "demo", "prompt": task.prompt, "sandbox": task.sandbox},
                 {"Authorization": "Bearer any"},
             )
-            self._scenes[task["task_id"]] = scene
-            wanted = {
-                "task_id": task["task_id"],
+            self._tasks[created["task_id"]] = task
+            watch = {
+                "task_id": created["task_id"],
                 "callback_url": hook_url,
-                "context": {"prompt": scene.prompt},
-                "timeout_seconds": scene.timeout_seconds,
+                "context": {"prompt": task.prompt},
+                "timeout_seconds": task.timeout_seconds,
             }
-            await _posted(app, f"{bridge_url}/watch", wanted, {})
-            self._screen.registered(scene)
+            await _post(app, f"{bridge_url}/watch", watch, {})
+            self._screen.show_registered(task)
 
-    async def _look(self, app: aiohttp.ClientSession, bridge_url: str) -> None:
-        """Ask the bridge where everything stands."""
+    async def _refresh(self, app: aiohttp.ClientSession, bridge_url: str) -> None:
+        """Reads the watches from the bridge and draws the table."""
         async with app.get(f"{bridge_url}/watch") as response:
             page = await response.json()
         for watch in page["items"]:
-            self._watches[self._scenes[watch["task_id"]].prompt] = watch
-        self._screen.table(
-            self._since(), self._watches, {prompt: len(heard.verified) for prompt, heard in self._heard.items()}
+            self._watches[self._tasks[watch["task_id"]].prompt] = watch
+        self._screen.draw_table(
+            self._elapsed(),
+            self._watches,
+            {prompt: len(callbacks.accepted) for prompt, callbacks in self._callbacks.items()},
         )
 
-    # --- as a receiver does it ------------------------------------------------------------------------------------
+    # --- the receiver's side --------------------------------------------------------------------------------------
 
-    def _take(self, received: Received) -> int:
-        """Show one callback and answer it: no to what is not verified, and where the scene has trouble."""
-        data = (received.event or {}).get("data")
-        scene = self._scenes.get(str(data.get("task_id"))) if isinstance(data, dict) else None
-        answer = taken_if_verified(received)
-        if scene is None or not received.verified:
-            self._strangers += 1
-        elif self._heard[scene.prompt].refusals_left:
-            self._heard[scene.prompt].refusals_left -= 1
-            answer = DOWN
+    def _on_callback(self, callback: ReceivedCallback) -> int:
+        """Shows one callback and returns the status to answer with: an error if it is not verified or must fail."""
+        data = (callback.event or {}).get("data")
+        task = self._tasks.get(str(data.get("task_id"))) if isinstance(data, dict) else None
+        status = status_for(callback)
+        if task is None or not callback.verified:
+            self._unexpected += 1
+        elif self._callbacks[task.prompt].attempts_to_fail:
+            self._callbacks[task.prompt].attempts_to_fail -= 1
+            status = RECEIVER_ERROR
         else:
-            self._heard[scene.prompt].verified.append(str((received.event or {})["type"]))
-        self._screen.heard(self._since(), scene, received, answered=answer)
-        return answer
+            self._callbacks[task.prompt].accepted.append(str((callback.event or {})["type"]))
+        self._screen.show_callback(self._elapsed(), task, callback, status=status)
+        return status
 
-    # --- whether it went well -------------------------------------------------------------------------------------
+    # --- the result -----------------------------------------------------------------------------------------------
 
-    def _over(self) -> bool:
-        """Whether every task was told, and the bridge knows that it was heard."""
-        states = [owed["state"] for watch in self._watches.values() for owed in watch["deliveries"]]
-        return all(heard.verified for heard in self._heard.values()) and states == ["delivered"] * len(DEMO_TASKS)
+    def _all_delivered(self) -> bool:
+        """Whether the receiver has accepted an event of each task and the bridge has recorded each delivery."""
+        states = [delivery["state"] for watch in self._watches.values() for delivery in watch["deliveries"]]
+        return all(callbacks.accepted for callbacks in self._callbacks.values()) and states == ["delivered"] * len(
+            DEMO_TASKS
+        )
 
-    def _missing(self) -> str:
-        missing = [scene for scene in DEMO_TASKS if not self._heard[scene.prompt].verified]
-        names = ", ".join(f"{scene.told} of {scene.prompt!r}" for scene in missing)
+    def _missing_sentence(self) -> str:
+        missing = [task for task in DEMO_TASKS if not self._callbacks[task.prompt].accepted]
+        names = ", ".join(f"{task.expected_event} of {task.prompt!r}" for task in missing)
         return f"after {WITHIN_SECONDS:g} s these are missing: {names or 'deliveries as recorded by the bridge'}"
 
-    def _judge(self) -> None:
-        told = {prompt: heard.verified for prompt, heard in self._heard.items()}
-        if self._strangers or told != {scene.prompt: [scene.told] for scene in DEMO_TASKS}:
-            raise CommandFailed(f"something else came than was expected: {told}, and {self._strangers} unverified")
-        kinds = [scene.told.partition(".")[2].replace("_", " ") for scene in DEMO_TASKS]
-        counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        self._screen.closing(
-            f"{len(DEMO_TASKS)} of {len(DEMO_TASKS)} tasks told in {self._ended:.1f} s: {counts}.",
-            "Every signature verified, nothing lost, nothing told twice.",
+    def _check_result(self) -> None:
+        accepted = {prompt: callbacks.accepted for prompt, callbacks in self._callbacks.items()}
+        if self._unexpected or accepted != {task.prompt: [task.expected_event] for task in DEMO_TASKS}:
+            raise CommandFailed(
+                f"the receiver got other events than expected: {accepted}, and {self._unexpected} not verified"
+            )
+        outcomes = [task.expected_event.partition(".")[2].replace("_", " ") for task in DEMO_TASKS]
+        counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+        self._screen.show_summary(
+            f"{len(DEMO_TASKS)} of {len(DEMO_TASKS)} callbacks delivered in {self._finished_after:.1f} s: {counts}.",
+            "Every signature was verified. No event was lost, and none was delivered twice.",
         )
 
 
 @asynccontextmanager
-async def _started(
-    secret: Secret, key: SigningKey, take: Callable[[Received], int]
+async def _start_services(
+    secret: Secret, key: SigningKey, on_callback: Callable[[ReceivedCallback], int]
 ) -> AsyncIterator[tuple[str, str, str]]:
-    """The three, on free loopback ports: their URLs."""
-    sandbox, receiver = Sandbox(), Receiver([secret], take)
+    """Starts the stand-in, the receiver and the bridge on free loopback ports; yields the URLs."""
+    sandbox, receiver = Sandbox(), Receiver([secret], on_callback)
     with TemporaryDirectory(prefix="amux-bridge-demo-") as folder:
         try:
             amux_url = await sandbox.start()
@@ -169,9 +179,9 @@ async def _started(
 
 
 def _settings(amux_url: str, folder: Path, secret: Secret, key: SigningKey) -> Settings:
-    """The demo's own, each given, so that nothing of the environment counts."""
+    """Returns the demo's settings. Every setting has a value here, so that the environment is ignored."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    own: dict[str, Any] = {
+    changed: dict[str, Any] = {
         "amux_api_key": "any",
         "amux_base_url": amux_url,
         "port": 0,
@@ -185,10 +195,10 @@ def _settings(amux_url: str, folder: Path, secret: Secret, key: SigningKey) -> S
         "delivery_retry_delays_seconds": (0.6, 1, 2),
         "drain_timeout_seconds": 2,
     }
-    return load(env_file=None, **(defaults | own))
+    return load(env_file=None, **(defaults | changed))
 
 
-async def _posted(app: aiohttp.ClientSession, url: str, body: Any, headers: Mapping[str, str]) -> Any:
+async def _post(app: aiohttp.ClientSession, url: str, body: Any, headers: Mapping[str, str]) -> Any:
     async with app.post(url, json=body, headers=headers) as response:
         answer = await response.json()
         if response.status >= 300:

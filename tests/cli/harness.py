@@ -1,4 +1,4 @@
-"""The command line as a person or a script has it: in this process or in one of its own, and a bridge to talk to."""
+"""Runs commands of the command line, in this process or in another one, and a bridge for them to connect to."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bridge.cli.main import main
-from bridge.cli.receiver import Received, Receiver, taken_if_verified
+from bridge.cli.receiver import ReceivedCallback, Receiver, status_for
 from bridge.core.signing import Secret
 from bridge.sandbox import Sandbox
 from bridge.service.runtime import Runtime
@@ -29,47 +29,47 @@ CALL_TIMEOUT_SECONDS = 60.0  # for processes, which take seconds to start on a b
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class CommandResult:
+    """The exit code and the output of a command."""
 
     code: int
     out: str
     err: str
 
 
-Command = Callable[..., Ended]
+Command = Callable[..., CommandResult]
 
 
-def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> Command:
-    """Run commands in this process, in `folder`, with no setting but those given."""
+def command_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path) -> Command:
+    """Returns a function that runs commands in this process, in `folder`, with only the settings given to it."""
     monkeypatch.chdir(folder)
-    for name in own_names():
+    for name in bridge_variables():
         monkeypatch.delenv(name)
 
-    def run(*arguments: str, **environ: str) -> Ended:
+    def run(*arguments: str, **environ: str) -> CommandResult:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environ.items():
                 patch.setenv(name, value)
             try:
                 code: Any = main(arguments)
-            except SystemExit as left:
-                code = left.code
+            except SystemExit as exit_:
+                code = exit_.code
         written = capsys.readouterr()
-        return Ended(int(code or 0), written.out, written.err)
+        return CommandResult(int(code or 0), written.out, written.err)
 
     return run
 
 
-def own_names() -> list[str]:
+def bridge_variables() -> list[str]:
     return [name for name in os.environ if name.startswith(("BRIDGE_", "AMUX_"))]
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    return {**{name: value for name, value in os.environ.items() if name not in own_names()}, **environ}
+    return {**{name: value for name, value in os.environ.items() if name not in bridge_variables()}, **environ}
 
 
-def run_process(*arguments: str, folder: Path, **environ: str) -> Ended:
-    """Run a command in a process of its own."""
+def run_process(*arguments: str, folder: Path, **environ: str) -> CommandResult:
+    """Runs a command in another process and waits for its end."""
     done = subprocess.run(
         [sys.executable, "-m", "bridge", *arguments],
         cwd=folder,
@@ -79,12 +79,12 @@ def run_process(*arguments: str, folder: Path, **environ: str) -> Ended:
         timeout=CALL_TIMEOUT_SECONDS,
         check=False,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
 def process(*arguments: str, folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that goes on; killed at the end if it still does."""
+    """Starts a command that runs until it is stopped; kills it at the end if it still runs."""
     with subprocess.Popen(
         [sys.executable, "-m", "bridge", *arguments],
         cwd=folder,
@@ -93,7 +93,7 @@ def process(*arguments: str, folder: Path, **environ: str) -> Iterator[subproces
         stderr=subprocess.PIPE,
         text=True,
     ) as started:
-        # A pipe that stays empty would be read for ever.
+        # Reading from a pipe that stays empty has no timeout of its own.
         watchdog = threading.Timer(CALL_TIMEOUT_SECONDS, started.kill)
         watchdog.start()
         try:
@@ -104,28 +104,28 @@ def process(*arguments: str, folder: Path, **environ: str) -> Iterator[subproces
             started.kill()
 
 
-# --- a bridge to talk to ------------------------------------------------------------------------------------------
+# --- a bridge to connect to ---------------------------------------------------------------------------------------
 
 
 @dataclass
-class Served:
-    """A bridge with its stand-in and a receiver, in a loop of their own."""
+class BridgeInThread:
+    """A bridge with its stand-in and a receiver, on an event loop in another thread."""
 
     url: str
     amux_url: str
     hook_url: str
-    heard: list[Received]
+    callbacks: list[ReceivedCallback]
 
     @property
     def client(self) -> dict[str, str]:
-        """What a command needs to find it."""
+        """The environment variables that a command needs to connect to it."""
         return {"BRIDGE_URL": self.url, "BRIDGE_TOKEN": TOKEN}
 
 
 @contextmanager
-def served_bridge(folder: Path) -> Iterator[Served]:
-    """Serve in a thread, so that commands may have loops of their own."""
-    ready: Future[Served] = Future()
+def bridge_in_thread(folder: Path) -> Iterator[BridgeInThread]:
+    """Serves in another thread, so that commands can run event loops in this one."""
+    ready: Future[BridgeInThread] = Future()
     stopping: Future[Callable[[], object]] = Future()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, ready, stopping)), name="a bridge")
     thread.start()
@@ -137,16 +137,16 @@ def served_bridge(folder: Path) -> Iterator[Served]:
         thread.join(CALL_TIMEOUT_SECONDS)
 
 
-async def _serve(folder: Path, ready: "Future[Served]", stopping: "Future[Callable[[], object]]") -> None:
-    heard: list[Received] = []
+async def _serve(folder: Path, ready: "Future[BridgeInThread]", stopping: "Future[Callable[[], object]]") -> None:
+    callbacks: list[ReceivedCallback] = []
 
-    def hear(received: Received) -> int:
-        heard.append(received)
-        return taken_if_verified(received)
+    def on_callback(callback: ReceivedCallback) -> int:
+        callbacks.append(callback)
+        return status_for(callback)
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    sandbox, receiver = Sandbox(), Receiver([SECRET], hear)
+    sandbox, receiver = Sandbox(), Receiver([SECRET], on_callback)
     amux_url = await sandbox.start()
     hook_url = await receiver.start("127.0.0.1", 0)
     runtime = None
@@ -169,7 +169,7 @@ async def _serve(folder: Path, ready: "Future[Served]", stopping: "Future[Callab
             )
         )
         stopping.set_result(lambda: loop.call_soon_threadsafe(stop.set))
-        ready.set_result(Served(runtime.url, amux_url, hook_url, heard))
+        ready.set_result(BridgeInThread(runtime.url, amux_url, hook_url, callbacks))
         await stop.wait()
     except BaseException as error:
         if not ready.done():
