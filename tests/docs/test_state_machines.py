@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from math import inf
-from typing import cast
 
 import pytest
 
@@ -121,7 +120,7 @@ def test_the_table_of_watches_has_every_state_and_every_observation() -> None:
         for _, words, *_ in found
         for seen in OBSERVATIONS.get(words) or OBSERVATIONS.get(words.partition(",")[0], ())
     ]
-    assert set(covered) == set(Observation.__args__)  # type: ignore[attr-defined]  # of the union
+    assert set(covered) == set(Observation.__args__)
 
 
 def test_a_record_sets_the_counts_to_zero_and_other_answers_keep_them() -> None:
@@ -233,7 +232,7 @@ def test_an_answer_moves_a_credential_as_the_table_says(
         before = credential.resumes_at
         credential.judge(task, observation, 0.0, POLLS)
         assert credential.standing is STATES[following]
-        delay = cast("float", credential.resumes_at)
+        delay = credential.resumes_at
         if "the same delay" in next_poll:
             assert delay == before
         elif (state, answer) == ("paused", "the key is refused"):
