@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.docs.harness import Workspace, open_workspace
+from tests.docs.sender import Sender
+from tests.e2e.bridges import runtime
+from tests.e2e.harness import world
 
 
 @pytest.fixture
@@ -13,3 +16,10 @@ async def workspace(tmp_path: Path) -> AsyncIterator[Workspace]:
     """An empty folder with a shell, and the stand-in for amux."""
     async with open_workspace(tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture
+async def sender(sqlite_url: str) -> AsyncIterator[Sender]:
+    """A bridge that sends callbacks, with the stand-in for amux."""
+    async with world(sqlite_url) as around, runtime(sqlite_url, around.amux_url) as bridge:
+        yield Sender(around, bridge)

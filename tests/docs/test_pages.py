@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge import __version__
 from bridge.cli.main import build_parser
 from tests.docs.harness import DOCS, PAGES, README, ROOT, all_text, blocks, page_name, text
 
@@ -36,7 +37,13 @@ RUN_BY = {
     "docs/receivers.md": {"openssl dgst": "test_the_shell_check_accepts_a_good_signature_and_refuses_a_bad_one"},
     ".github/CONTRIBUTING.md": {"-e '.[test,postgres]'": ".ci/run"},
 }
-MOST_LINES_IN_README = 200
+MAX_LINES_IN_README = 200
+# The languages of the blocks that tests run or compare; text and blocks without a language are diagrams and output.
+LANGUAGES = {
+    "README.md": {"sh", "json", "python"},
+    "docs/receivers.md": {"sh", "json", "python", "js", "go"},
+    "docs/api.md": {"sh", "json", "text"},
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -51,10 +58,22 @@ def test_each_shell_block_is_run_by_a_test(page: Path) -> None:
         assert len(runners) == len(blocks(page, "sh"))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_a_page_has_only_blocks_in_languages_that_a_test_runs(page: Path) -> None:
+    assert set(re.findall(r"^```(\w+)$", text(page), re.MULTILINE)) <= LANGUAGES.get(page_name(page), {"sh"})
+
+
+def test_the_changelog_begins_with_unreleased_changes_and_has_the_current_version() -> None:
+    versions = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", text(ROOT / "CHANGELOG.md"), re.MULTILINE)
+    assert versions[0] == ("Unreleased", "")
+    assert versions[1][0] == __version__
+    assert all(date for _, date in versions[1:])
+
+
 def test_the_readme_begins_with_three_sentences_and_is_short() -> None:
     first = text(README).split("\n\n")[1]
     assert len(re.findall(r"[.!?](?:\s|$)", first)) == 3
-    assert len(text(README).splitlines()) <= MOST_LINES_IN_README
+    assert len(text(README).splitlines()) <= MAX_LINES_IN_README
 
 
 def test_every_command_that_a_page_names_exists() -> None:

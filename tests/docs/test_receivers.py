@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +17,12 @@ from openai import InvalidWebhookSignatureError
 
 from bridge.core.signing import Secret, parse_secret, signed_headers
 from tests.docs.harness import DOCS, README, Workspace, block
-from tests.e2e.bridges import Bridge, runtime
-from tests.e2e.harness import World, world
+from tests.docs.sender import CONTEXT, Sender
 from tests.e2e.receiver import SAFETY_SECONDS, SECRET
 from tests.programs import program
 
 RECEIVERS = DOCS / "receivers.md"
 OTHER = Secret(b"x" * 32)
-# Bytes that a shell or a JSON parser may change.
-CONTEXT = {"note": "caf\u00e9 $HOME \\ %s"}
-
-
-@dataclass
-class Sender:
-    """A bridge with the stand-in for amux."""
-
-    around: World
-    bridge: Bridge
-
-    async def send(self, hook_url: str, form: str = "C") -> Any:
-        """Register a watch on a task that has completed, and return it after its event was delivered."""
-        watch = await self.bridge.register(self.around.done(form), hook_url, context=CONTEXT)
-        return await self.delivered(await self.bridge.final(watch), 1)
-
-    async def delivered(self, watch: Any, attempts: int) -> Any:
-        """Return the watch after this number of attempts, of which the last one succeeded."""
-        if attempts > 1:
-            await self.bridge.ask("POST", f"/deliveries/{watch['deliveries'][0]['id']}/retry")
-        answer = await self.bridge.until(
-            "GET",
-            f"/watch/{watch['id']}",
-            lambda it: (
-                [(owed["state"], owed["attempts"]) for owed in it.json["deliveries"]] == [("delivered", attempts)]
-            ),
-        )
-        return answer.json
-
-    async def envelope(self, form: str = "C") -> tuple[Mapping[str, str], bytes]:
-        """An event as a receiver gets it: headers and bytes."""
-        watch = await self.send(self.around.receiver.url, form)
-        answer = await self.bridge.ask("GET", f"/watch/{watch['id']}/envelope")
-        return {name: value for name, value in answer.headers.items() if name.startswith("webhook-")}, answer.body
-
-    def line(self, watch: Any, after: str = "") -> str:
-        return f"video.completed {self.around.file_of(watch['task_id'])}{after}"
-
-
-@pytest.fixture
-async def sender(sqlite_url: str) -> AsyncIterator[Sender]:
-    async with world(sqlite_url) as around, runtime(sqlite_url, around.amux_url) as bridge:
-        yield Sender(around, bridge)
 
 
 def forged() -> tuple[dict[str, str], bytes]:

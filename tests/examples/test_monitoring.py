@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from bridge.core.model import Outcome
@@ -18,7 +17,6 @@ from bridge.telemetry import Metrics
 from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS, STUCK_REASONS
 from tests.docs.harness import DOCS, section, table_rows, text
 from tests.examples.harness import EXAMPLES, ROOT
-from tests.programs import program
 
 ALERTS = EXAMPLES / "monitoring/alerts.yaml"
 DASHBOARD = EXAMPLES / "monitoring/dashboard.json"
@@ -133,11 +131,6 @@ def test_the_panels_do_not_overlap_and_have_descriptions() -> None:
 
 
 # --- with promtool --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    return program("promtool", "prometheus")
 
 
 def run(tool: str, *arguments: str, folder: Path) -> None:

@@ -229,7 +229,7 @@ def runtime_config(
     }
 
 
-# --- the available engine -------------------------------------------------------------------------------------------------
+# --- the available engine -----------------------------------------------------------------------------------------
 
 
 def found_engine(folder: Path) -> Engine:
@@ -254,9 +254,7 @@ def base_image(engine: Engine, folder: Path) -> str:
     if engine.pull(name):
         return str(name)
     if shutil.which("mmdebstrap") is None:
-        raise NoEngine(
-            f"{name} cannot be pulled, and mmdebstrap is not installed to make another base; set PYTHON_IMAGE"
-        )
+        raise NoEngine(f"{name} cannot be pulled, and mmdebstrap is not installed to make a base; set PYTHON_IMAGE")
     archive, trusted = folder / "base.tar", "/etc/ssl/certs/ca-certificates.crt"
     packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
     # With the certificates of this machine: packages may come through a proxy with its own certificate.
