@@ -44,7 +44,12 @@ def verifies(call: Call, secret: str) -> bool:
 
 def test_the_page_has_the_steps_that_are_tested_here() -> None:
     rows = table_rows(section(DOCS / "operations.md", "## Rotate"))
-    assert [what for what, _ in rows] == ["the signing secret", "the encryption key", "the amux key", "a token"]
+    assert [what for what, _ in rows] == [
+        "the signing secret",
+        "the encryption key",
+        "the amux key",
+        "a token of an app",
+    ]
     table = " ".join(how for _, how in rows)
     assert set(re.findall(r"`(amux-bridge [^`]+)`", table)) == {NEW_SECRET, SHOW, NEW_KEY, ROTATE}
 
