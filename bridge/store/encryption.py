@@ -22,9 +22,7 @@ from bridge.core.signing import new_secret
 from bridge.store.database import Database, cause_of, reason_of
 from bridge.store.schema import secrets, watches
 
-WRONG_KEY = (
-    "BRIDGE_ENCRYPTION_KEYS: the key does not decrypt the data in this database; give the key that encrypted it"
-)
+WRONG_KEY = "BRIDGE_ENCRYPTION_KEYS: the key does not decrypt the data in this database; give the key that encrypted it"
 _FINGERPRINT_BYTES = 16
 
 

@@ -120,7 +120,7 @@ async def test_a_store_can_be_closed_twice(path: Path, encryption_key: str) -> N
 async def test_a_wrong_key_stops_the_start(database_url: str, encryption_key: str) -> None:
     store = await open_store(database_url, [encryption_key], Metrics())
     await store.close()
-    with pytest.raises(BadSetting, match="^BRIDGE_ENCRYPTION_KEYS: the key does not open"):
+    with pytest.raises(BadSetting, match="^BRIDGE_ENCRYPTION_KEYS: the key does not decrypt"):
         await open_store(database_url, [Fernet.generate_key().decode()], Metrics())
     store = await open_store(database_url, [encryption_key], Metrics())
     await store.close()
@@ -202,9 +202,9 @@ def test_a_ciphertext_moved_to_another_row_does_not_decrypt(encryption_key: str)
     assert cipher.decrypt("wat_1", ciphertext) == "secret\nwith a line"
     with pytest.raises(BadSetting, match="under a row that it was not made for"):
         cipher.decrypt("wat_2", ciphertext)
-    with pytest.raises(BadSetting, match="the key does not open"):
+    with pytest.raises(BadSetting, match="the key does not decrypt"):
         cipher.decrypt("wat_1", b"noise")
-    with pytest.raises(BadSetting, match="the key does not open"):
+    with pytest.raises(BadSetting, match="the key does not decrypt"):
         Cipher([Fernet.generate_key().decode()]).rotate(ciphertext)
 
 
