@@ -92,7 +92,7 @@ class TargetPolicy:
     """The targets that the operator allows.
 
     `allow_networks` opens exactly these networks, IPv4 or IPv6. An IPv4-mapped address counts as its IPv4 address;
-    every other form that holds an IPv4 address needs an entry of its own. If `allow_hosts` is not empty, every other
+    every other form that holds an IPv4 address needs its own entry. If `allow_hosts` is not empty, every other
     host is refused; an entry is an exact name or `*.example.com` for subdomains. `ports` is None for any port.
     `own_port` is the port that the service listens on: on it, local addresses and `own_addresses` are refused, even in
     an open network.

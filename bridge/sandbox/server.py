@@ -276,7 +276,7 @@ class Sandbox:
                 return self._reply(answer_for(fault, good, call))
 
     async def _send_broken_body(self, request: web.Request, good: Answer, fault: Fault) -> web.StreamResponse:
-        """Sends a body that stops half-way, for ever or for some time, or that never ends."""
+        """Sends a body that stops half-way, finally or for some time, or that never ends."""
         response = web.StreamResponse(status=good.status, headers=self._headers(good))
         half = len(good.body) // 2
         if fault.kind is not FaultKind.ENDLESS_BODY:

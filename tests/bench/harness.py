@@ -41,7 +41,7 @@ class Bench:
         return (tiny, small, full)[self.size]
 
     def profile(self, name: str) -> dict[str, str]:
-        """Returns the hook that profiles a bridge, if profiles are wanted."""
+        """Returns the hook that profiles a bridge, or none if there is no folder for profiles."""
         return {} if self.profiles is None else {"profile": str(self.profiles / f"{name}.prof")}
 
     @cached_property

@@ -1,6 +1,6 @@
 """A bare stand-in for amux: a protocol that reads the task's id and answers at once, or after a delay.
 
-A task whose id ends in `-<Unix milliseconds>` is completed from then on. Every other task runs for ever.
+A task whose id ends in `-<Unix milliseconds>` is completed from then on. Every other task never ends.
 """
 
 import asyncio

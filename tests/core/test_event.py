@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import (
-    MAX_URL,
     cut,
     error_view,
     event_id_in,
@@ -134,8 +133,10 @@ def test_control_characters_become_spaces() -> None:
 
 
 def test_a_url_that_is_too_long_becomes_none() -> None:
-    assert limited_url("h" * MAX_URL) == "h" * MAX_URL
-    assert limited_url("h" * (MAX_URL + 1)) is None
+    assert limited_url("h" * 4_096) == "h" * 4_096
+    assert limited_url("h" * 4_097) is None
+    assert limited_url("é" * 2_048) == "é" * 2_048
+    assert limited_url("é" * 2_049) is None, "the limit is in bytes"
     assert limited_url(None) is None
 
 

@@ -1,5 +1,8 @@
 """A content link is valid for one watch's video until it expires, and for nothing else."""
 
+import base64
+import hashlib
+import hmac
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -43,6 +46,14 @@ def test_a_link_is_valid_until_it_expires(signature: str) -> None:
 )
 def test_a_link_with_other_parts_or_key_is_invalid(signature: str, watch_id: str, expires: str, key: bytes) -> None:
     assert not is_valid_link(watch_id, expires, signature, key, now=0)
+
+
+def test_a_signature_stays_the_same_across_versions() -> None:
+    """Links that were sent in earlier callbacks stay valid after an upgrade."""
+    link = content_link("https://b", "wat_1", EXPIRES, KEY)
+    message = b"amux-bridge content link v1\nwat_1\n1795446245"
+    digest = hmac.new(KEY, message, hashlib.sha256).digest()
+    assert link.rpartition("signature=")[2] == base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 @pytest.mark.parametrize(

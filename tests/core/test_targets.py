@@ -304,6 +304,7 @@ def test_the_policys_refusals_have_exactly_these_messages() -> None:
 def test_ports_and_names_at_their_limits_are_accepted() -> None:
     assert parse_target("http://a.example:65535/", ANY).port == 65535
     assert parse_target("http://a.example:1/", ANY).port == 1
+    assert parse_target(f"http://{'a' * 63}.example/", ANY).host == "a" * 63 + ".example"
     longest = "a." * 123 + "abcdefg"  # 253 characters
     assert parse_target(f"http://{longest}/", ANY).host == longest
     assert parse_target("http://ex%C2%ADample.com/", ANY).host == "example.com"  # IDNA removes the soft hyphen

@@ -23,7 +23,6 @@ from bridge.core.model import (
     VideoMetadata,
 )
 from bridge.core.watch import (
-    NOT_FOUND_GRACE,
     Ending,
     ending_after,
     problem_in,
@@ -33,7 +32,7 @@ from bridge.core.watch import (
 )
 
 BEGAN = 1_000.0
-LATER = BEGAN + NOT_FOUND_GRACE
+LATER = BEGAN + 60.0
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS, progress=40)
 COMPLETED = TaskRecord(TaskStatus.COMPLETED, url="https://v/1", format="mp4", metadata=VideoMetadata(5.0))
 FAILED = TaskRecord(TaskStatus.FAILED, error=Problem(7, "no"))
