@@ -193,18 +193,17 @@ class AmuxProxy:
         except BaseException:
             self._places -= 1
             raise
-        return await self._operations.run(self._in_place(work()))
+        task = self._operations.start(work())
+        task.add_done_callback(self._free_place)
+        return await self._operations.wait(task)
 
     async def finish(self, seconds: float) -> None:
         """Let what is under way come to its end; what takes longer is given up, and told. For a stop."""
         if count := await self._operations.finish(seconds):
             _log.event("creates_given_up", level=logging.ERROR, count=count, means="their tasks may be unwatched")
 
-    async def _in_place(self, work: Coroutine[Any, Any, Result]) -> Result:
-        try:
-            return await work
-        finally:
-            self._places -= 1
+    def _free_place(self, _: object) -> None:
+        self._places -= 1
 
 
 async def whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
