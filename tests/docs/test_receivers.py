@@ -15,7 +15,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from openai import InvalidWebhookSignatureError
 
-from bridge.core.signing import Secret, Signer
+from bridge.core.signing import Secret, Signer, parse_secret
 from tests.docs.harness import DOCS, README, Workspace, block
 from tests.docs.sender import CONTEXT, Sender
 from tests.e2e.receiver import SAFETY_SECONDS, SECRET
@@ -119,7 +119,7 @@ async def test_the_shell_check_accepts_a_good_signature_and_refuses_a_bad_one(se
     program("openssl", "openssl")
     headers, body = await sender.envelope()
     (tmp_path / "body.json").write_bytes(body)
-    wrong = signed_headers(headers["webhook-id"], int(time.time()), body, [OTHER])
+    wrong = Signer([OTHER]).headers(headers["webhook-id"], int(time.time()), body)
     for given, printed in ((headers, "verified\n"), (wrong, "not verified\n")):
         variables = {name.upper().replace("-", "_"): value for name, value in given.items()}
         done = subprocess.run(

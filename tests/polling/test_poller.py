@@ -139,11 +139,11 @@ async def test_refusals_in_a_row_end_a_watch(harness: Harness, kind: FaultKind, 
 
 async def test_each_status_event_is_sent_once_and_only_to_watches_that_asked_for_it(harness: Harness) -> None:
     poller = harness.poller()
-    task_id = harness.sandbox.create_task(Behaviour(queue_seconds=0.1, run_seconds=3600))
-    asking, other = (
-        await harness.register(task_id, poller, events=STATUS_EVENTS),
-        await harness.register(task_id, poller),
-    )
+    task_id = harness.sandbox.create_task(Behaviour(queue_seconds=3600))
+    asking = await harness.register(task_id, poller, events=STATUS_EVENTS)
+    other = await harness.register(task_id, poller)
+    await harness.until(lambda: len(harness.deliveries) == 1)
+    harness.sandbox.change(task_id, RUNNING)
     await harness.until(lambda: len(harness.deliveries) == 2)
     late = await harness.register(task_id, poller, events=STATUS_EVENTS)
     await harness.until(lambda: len(harness.deliveries) == 3)
