@@ -97,7 +97,7 @@ class Access:
     def _check_local(self, headers: CIMultiDictProxy[str]) -> None:
         hosts = headers.getall(hdrs.HOST, [])
         host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if host is None or not (is_loopback(host[1]) or host[1].lower() == self._public_host):
+        if host is None or not (is_loopback(host[1].strip("[]")) or host[1].lower() == self._public_host):
             raise Forbidden(
                 "without tokens the Host header must be a loopback address or the host of BRIDGE_PUBLIC_URL"
             )

@@ -111,6 +111,7 @@ def test_the_operations_page_names_only_metrics_and_log_events_that_exist() -> N
     events |= set(re.findall(r"Search the log for `(\w+)`", text(OPERATIONS)))
     source = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
     logged = set(re.findall(r"_log\.event\(\s*f?\"(\w+)", source))
+    logged |= {event for pair in re.findall(r'OutageLog\(\s*_log,\s*"(\w+)",\s*"(\w+)"', source) for event in pair}
     logged |= {f"credential_{verdict.value}" for verdict in CredentialChange}
     assert len(events) > 5
     assert events <= logged

@@ -23,7 +23,7 @@ class SharedStore:
         self.queries: list[list[str]] = []
         self.fails = False
 
-    async def states(self, watch_ids: Sequence[str]) -> dict[str, str]:
+    async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
         self.queries.append(sorted(watch_ids))
         if self.fails:
             raise StoreUnavailable("gone")
