@@ -42,7 +42,7 @@ class Amux:
     async def poll(self, task_id: str) -> tuple[int, Any, bytes]:
         return await self.get(f"/v1/video/generations/{task_id}")
 
-    async def polled_json(self, task_id: str) -> Any:
+    async def body_of(self, task_id: str) -> Any:
         return orjson.loads((await self.poll(task_id))[2])
 
     async def create(self, path: str = "/v1/video/generations", **options: Any) -> tuple[int, Any]:
@@ -69,14 +69,12 @@ async def test_a_task_is_created_with_json_and_polled_to_its_end(amux: Amux) -> 
     assert (status, body["object"], body["model"], body["status"]) == (200, "video", "kling", "queued")
     assert body["id"] == body["task_id"]
     assert len(body["id"].removeprefix("task_")) == 32
-    assert set((await amux.create(json={"sandbox": {"form": "A"}}))[1]) == {
-        "task_id",
-        "status",
-    }  # as in amux's documentation
+    documented = (await amux.create(json={"sandbox": {"form": "A"}}))[1]
+    assert set(documented) == {"task_id", "status"}
     statuses = []
     for now in (1000, 1001, 1002, 1003):
         amux.clock.now = now
-        statuses.append((await amux.polled_json(body["id"]))["data"]["status"])
+        statuses.append((await amux.body_of(body["id"]))["data"]["status"])
     assert statuses == ["NOT_START", "IN_PROGRESS", "IN_PROGRESS", "SUCCESS"]
     assert amux.sandbox.polls[body["id"]] == 4
     assert amux.sandbox.last_key[body["id"]] == "sk-sandbox-key"
@@ -94,15 +92,11 @@ async def test_a_task_is_created_with_a_form_and_a_file(amux: Amux) -> None:
     assert (status, body["model"]) == (200, "sora-2")
     assert (await amux.poll(body["id"]))[0] == 500
     amux.clock.now += 1.5
-    record = (await amux.polled_json(body["id"]))["data"]
+    record = (await amux.body_of(body["id"]))["data"]
     assert (record["status"], record["properties"]["input"]) == ("FAILURE", f"{PRIVATE_MARK} a cat, 猫")
     [create] = amux.sandbox.creates
-    assert (create.task_id, create.path, create.query, create.size) == (
-        body["id"],
-        "/v1/videos",
-        "tag=1",
-        len(create.body),
-    )
+    assert (create.task_id, create.path, create.query) == (body["id"], "/v1/videos", "tag=1")
+    assert create.size == len(create.body)
     assert create.sha256 == hashlib.sha256(create.body).hexdigest()
     assert create.headers["Content-Type"].startswith("multipart/form-data")
 
@@ -112,7 +106,7 @@ async def test_a_task_is_created_with_a_form_that_holds_json(amux: Amux) -> None
         form.append("hello").set_content_disposition("form-data", name="prompt")
         form.append_json({"form": "D"}).set_content_disposition("form-data", name="sandbox")
     _, body = await amux.create("/v1/videos", data=form)
-    assert (await amux.polled_json(body["id"]))["object"] == "video"
+    assert (await amux.body_of(body["id"]))["object"] == "video"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +138,7 @@ async def test_a_create_call_with_a_fault_creates_the_task_nevertheless(amux: Am
 
 async def test_forms_alternate_from_poll_to_poll(amux: Amux) -> None:
     task_id = amux.sandbox.create_task(replace(DONE, form="ABCDEF"))
-    bodies = [await amux.polled_json(task_id) for _ in range(7)]
+    bodies = [await amux.body_of(task_id) for _ in range(7)]
     words = [body.get("status") for body in bodies]
     assert words == ["completed", None, None, "completed", "succeeded", None, "completed"]
     assert [bodies[turn]["data"]["status"] for turn in (1, 2)] == ["succeeded", "SUCCESS"]
@@ -166,9 +160,9 @@ async def test_every_answer_of_amux_has_another_request_id(amux: Amux) -> None:
 
 async def test_a_task_implied_by_its_id_begins_at_its_first_poll(amux: Amux) -> None:
     amux.clock.now += 5000
-    assert (await amux.polled_json("sandbox_0_1000_completed_17"))["data"]["status"] == "IN_PROGRESS"
+    assert (await amux.body_of("sandbox_0_1000_completed_17"))["data"]["status"] == "IN_PROGRESS"
     amux.clock.now += 1
-    assert (await amux.polled_json("sandbox_0_1000_completed_17"))["data"]["status"] == "SUCCESS"
+    assert (await amux.body_of("sandbox_0_1000_completed_17"))["data"]["status"] == "SUCCESS"
 
 
 async def test_unknown_and_late_tasks_are_not_found(amux: Amux) -> None:
@@ -212,7 +206,7 @@ async def test_change_starts_the_faults_again(amux: Amux) -> None:
     await amux.poll(task_id)
     amux.sandbox.change(task_id, replace(DONE, outcome=Outcome.FAILED, faults=(Fault(FaultKind.PANIC),)))
     assert (await amux.poll(task_id))[0] == 500
-    assert (await amux.polled_json(task_id))["data"]["status"] == "FAILURE"
+    assert (await amux.body_of(task_id))["data"]["status"] == "FAILURE"
     with pytest.raises(KeyError):
         amux.sandbox.change("task_unknown", DONE)
 
@@ -291,7 +285,7 @@ ERRORS: list[tuple[FaultKind, int, Callable[[Any], object], object]] = [
 async def poll_with(amux: Amux, fault: Fault) -> tuple[int, Any, bytes]:
     task_id = amux.sandbox.create_task(replace(DONE, faults=(fault,)), "task_faulty")
     answer = await amux.poll(task_id)
-    assert (await amux.polled_json(task_id))["data"]["status"] == "SUCCESS"  # the next answer is good
+    assert (await amux.body_of(task_id))["data"]["status"] == "SUCCESS"  # the next answer is good
     return answer
 
 
