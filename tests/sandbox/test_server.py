@@ -76,8 +76,7 @@ async def test_a_task_is_created_with_json_and_polled_to_its_end(amux: Amux) -> 
         amux.clock.now = now
         statuses.append((await amux.body_of(body["id"]))["data"]["status"])
     assert statuses == ["NOT_START", "IN_PROGRESS", "IN_PROGRESS", "SUCCESS"]
-    assert amux.sandbox.polls[body["id"]] == 4
-    assert amux.sandbox.last_key[body["id"]] == "sk-sandbox-key"
+    assert (amux.sandbox.polls[body["id"]], amux.sandbox.last_key[body["id"]]) == (4, "sk-sandbox-key")
 
 
 async def test_a_task_is_created_with_a_form_and_a_file(amux: Amux) -> None:
