@@ -94,7 +94,7 @@ class Deliverer:
 
         Raises StoreUnavailable.
         """
-        self._hosts.load(await self._store.hosts())
+        self._hosts.load(await self._store.host_failures())
         self._loops = [
             asyncio.create_task(_run_when_due(part.due, part.work), name=f"deliverer-{name}")
             for name, part in (("claimer", self._claimer), ("writer", self._writer))

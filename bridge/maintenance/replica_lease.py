@@ -7,7 +7,6 @@ from bridge.aio.clocks import running_seconds
 from bridge.core.errors import LostClaim, StoreUnavailable
 from bridge.delivery.deliverer import Deliverer
 from bridge.polling.poller import Poller
-from bridge.store.database import running_seconds
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.replicas import LEASE_SECONDS, LEAVING, Replica
 from bridge.store.store import Store
@@ -65,7 +64,7 @@ class ReplicaLease:
 
     async def renew(self) -> None:
         """Renew the lease; rejoin under a new id when another replica has ended it. Raises StoreUnavailable."""
-        self._store.cut_hanging()
+        self._store.drop_hung_connections()
         before = self._clock()  # the lease counts from before the renewal was sent
         try:
             await self._store.renew(LEAVING if self._leaving else self._poller.owned)

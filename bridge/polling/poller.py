@@ -112,7 +112,7 @@ class Poller:
         """
         known = self._tasks.get(task.id)
         if known is not None:
-            known.status_update_due = known.status_update_due or task.sight_owed
+            known.status_update_due = known.status_update_due or task.status_update_due
             return
         new = self._create(task, api_key)
         if new.polls:
@@ -346,7 +346,7 @@ class Poller:
         task.started = self._clocks.moment(row.last_polled_at)
         ago = 0.0 if task.started is None else self._clock() - task.started
         task.steps = steps_of_loaded(self._policy, row.polls, ago)
-        task.status_update_due = row.sight_owed
+        task.status_update_due = row.status_update_due
         self._tasks[row.id] = task
         return task
 

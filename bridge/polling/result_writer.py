@@ -246,8 +246,8 @@ class ResultWriter:
 
     def _publish(self, write: Write, changed: Changed) -> None:
         """Hand deliveries over, log the changes and announce them."""
-        if changed.owed:
-            self._deliverer.hand_over(changed.owed)
+        if changed.claimed:
+            self._deliverer.hand_over(changed.claimed)
         if isinstance(write, StatusUpdate) and write.changed:
             task = write.task
             for watch_id in changed.touched:

@@ -275,7 +275,7 @@ class RegistrationService:
             task=watch_id.removeprefix(WATCH_ID_PREFIX),
             options=self._store.cipher.fingerprint("options", options),
             host=target.host_key,
-            sealed=self._encrypted(watch_id, request),
+            encrypted=self._encrypted(watch_id, request),
             idempotency=request.idempotency,
             beyond_limit=request.beyond_limit,
         )
@@ -288,7 +288,7 @@ class RegistrationService:
     def _encrypted(self, watch_id: str, request: WatchRequest) -> EncryptedFields:
         if not request.headers and request.secret is None and request.api_key is None:
             return _NOTHING_ENCRYPTED
-        encrypt = self._store.cipher.seal
+        encrypt = self._store.cipher.encrypt
         return EncryptedFields(
             headers=encrypt(watch_id, headers_json(request.headers)) if request.headers else None,
             secret=None if request.secret is None else encrypt(watch_id, request.secret),

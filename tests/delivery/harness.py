@@ -288,14 +288,14 @@ class Harness:
             return status_event(watch, EventType.IN_PROGRESS, snapshot, now)
 
         change = StatusChange(task, snapshot, PollNote(1, now, now + 5), now, EventType.IN_PROGRESS, event)
-        return list((await self.store.record_status(change)).owed)
+        return list((await self.store.record_status(change)).claimed)
 
     def _new(
         self, url: str, number: int, headers: dict[str, str] | None, secret: str | None, events: frozenset[EventType]
     ) -> NewWatch:
         watch_id, now = f"wat_{number:08}", self.store.now()
         watch = Watch(watch_id, "app", f"task_{number}", url, events, b"{}", now, now + 3600, 3600)
-        seal = self.store.cipher.seal
+        seal = self.store.cipher.encrypt
         encrypted = EncryptedFields(
             headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
             secret=None if secret is None else seal(watch_id, secret),

@@ -166,7 +166,7 @@ async def test_an_internal_error_fails_the_attempt_and_does_not_count_against_th
     assert view.state is DeliveryState.PENDING
     assert view.last_error is not None
     assert view.last_error.code == "internal_error"
-    assert await harness.store.hosts() == {}
+    assert await harness.store.host_failures() == {}
 
 
 async def test_header_values_that_an_answer_repeats_are_not_stored(harness: Harness) -> None:

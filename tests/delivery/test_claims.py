@@ -210,11 +210,11 @@ async def test_a_waiting_status_event_is_not_sent_after_its_watch_has_settled(ha
     [task] = await harness.watch(receiver.url, events=WITH_STATUS_EVENTS)
     deliverer.hand_over(await harness.status_events(task))
     changed = await harness.store.settle(settlement(task, harness.store.now()))
-    deliverer.hand_over(changed.owed)
+    deliverer.hand_over(changed.claimed)
     await deliverer.start()
     harness.keep_ticking(deliverer)
-    await harness.recorded(*changed.owed)
-    assert receiver.ids == [one.id for one in changed.owed]
+    await harness.recorded(*changed.claimed)
+    assert receiver.ids == [one.id for one in changed.claimed]
 
 
 async def test_a_waiting_status_event_is_not_sent_after_its_watch_is_cancelled(harness: Harness) -> None:

@@ -73,17 +73,17 @@ async def failing_host(harness: Harness) -> Receiver:
 
 async def test_a_failing_host_gets_one_attempt_at_a_time_also_after_a_restart(harness: Harness) -> None:
     receiver = await failing_host(harness)
-    assert await harness.store.hosts() == {receiver.host: 3}
+    assert await harness.store.host_failures() == {receiver.host: 3}
     receiver.answers, receiver.most_under_way = [status(503)] * 4 + [hang, ok], 0
     due = await harness.due(receiver.url, 20)
     await harness.deliverer(policy=LATER)
     await harness.until(lambda: len(receiver.calls) == 3 + 5)  # four that fail, then one that hangs
     assert (receiver.under_way, receiver.most_under_way) == (1, 1)
     await harness.until(lambda: sum(harness.announced[one.watch_id] for one in due) == 4)  # recorded
-    assert await harness.store.hosts() == {receiver.host: 7}
+    assert await harness.store.host_failures() == {receiver.host: 7}
     receiver.released.set()
     await harness.recorded(*due)
-    assert await harness.store.hosts() == {}
+    assert await harness.store.host_failures() == {}
 
 
 async def test_nothing_waits_in_memory_for_a_failing_host(harness: Harness) -> None:
@@ -103,7 +103,7 @@ async def test_a_host_that_answers_500_is_not_failing(harness: Harness) -> None:
     deliveries = await harness.claimed(receiver.url, 5)
     deliverer.hand_over(deliveries)
     await harness.recorded(*deliveries)
-    assert await harness.store.hosts() == {}
+    assert await harness.store.host_failures() == {}
 
 
 async def test_the_failures_of_a_failing_host_are_summed_up_in_the_log(harness: Harness) -> None:

@@ -159,7 +159,7 @@ class Bridge:
 
     async def dead(self, watch_id: str, at: float | None = None) -> str:
         """Settles a watch and gives its delivery up, at `at` in Unix seconds. Returns the delivery's id."""
-        [pending] = (await self.settle(watch_id)).owed
+        [pending] = (await self.settle(watch_id)).claimed
         await give_up(self.store, pending, self.store.now() if at is None else at)
         return pending.id
 

@@ -96,7 +96,7 @@ async def test_the_stream_shows_a_watch_from_registration_to_delivery(bridge: Br
         bridge.poller.tasks[row] = live_task(TaskSnapshot(TaskStatus.IN_PROGRESS, 60), 8)
         assert (await reader.next()).data["task"]["progress"] == 60
 
-        [pending] = (await bridge.settle(watch["id"])).owed
+        [pending] = (await bridge.settle(watch["id"])).claimed
         bridge.context.change_notifier.announce([watch["id"]])
         task, settled = await reader.next(), await reader.next()
         assert (task.name, task.data["task"]["status"], task.data["next_poll_at"]) == ("task", "completed", None)
@@ -132,7 +132,7 @@ async def test_cancelling_a_watch_ends_its_stream(bridge: Bridge) -> None:
 
 async def test_a_client_that_reconnects_gets_the_attempts_that_it_missed(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    [pending] = (await bridge.settle(watch["id"])).owed
+    [pending] = (await bridge.settle(watch["id"])).claimed
     async with following(bridge, watch["id"]) as reader:
         first = await reader.next()
     await give_up(bridge.store, pending, bridge.store.now())
