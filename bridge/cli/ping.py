@@ -16,7 +16,8 @@ from bridge.cli.errors import FAILED, CommandFailed
 from bridge.cli.signing_secrets import secrets_that_sign
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
-from bridge.core.event import ping_id, ping_payload
+from bridge.core.event import ping_payload
+from bridge.core.ids import ping_id
 from bridge.core.model import Answered, NoAnswer, Problem, RefusedTarget
 from bridge.core.signing import Signer
 from bridge.core.targets import TargetPolicy

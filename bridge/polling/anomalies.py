@@ -46,10 +46,10 @@ class Anomalies:
                     _log.event("misrouting_ended", task_id=task_id)
         if (
             isinstance(observation, TaskRecord)
-            and observation.word is not None
-            and observation.word.lower() != "unknown"
+            and observation.raw_status is not None
+            and observation.raw_status.lower() != "unknown"
         ):
-            self._count_unknown_word(observation.word, task_id)
+            self._count_unknown_word(observation.raw_status, task_id)
 
     def _count_unknown_word(self, word: str, task_id: str) -> None:
         self._metrics.unknown_status_words.inc()

@@ -199,7 +199,7 @@ class Poller:
         if (
             type(observation) is TaskRecord
             and observation.status is known.status
-            and observation.word is None
+            and observation.raw_status is None
             and known.status not in TERMINAL
         ):
             if (
@@ -239,7 +239,7 @@ class Poller:
         delay = self._policy.delay_after(task.steps, jitter)
         if type(observation) is TransientError:
             # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
-            return max(delay, self._policy.delay_after_trouble(task.failures, jitter))
+            return max(delay, self._policy.delay_after_failure(task.failures, jitter))
         return delay
 
     @staticmethod

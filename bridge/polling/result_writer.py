@@ -24,7 +24,7 @@ from bridge.core.model import (
     TaskSnapshot,
     Watch,
 )
-from bridge.core.watch import TERMINAL, Ending, ending_after, timed_out
+from bridge.core.watch import TERMINAL, Ending, ending_after, timeout_ending
 from bridge.polling.state import Phase, PolledTask
 from bridge.store.records import Changed, PollNote, Settlement, StatusChange
 from bridge.store.store import Store
@@ -88,7 +88,7 @@ class PendingSettlement:
             if ending is not None:
                 return ending
         if watch.deadline_at <= began_at:
-            return timed_out(self.snapshot, self.error, watch.timeout_seconds)
+            return timeout_ending(self.snapshot, self.error, watch.timeout_seconds)
         return None
 
 

@@ -223,7 +223,7 @@ class Credential:
         # that we need, polls become rarer and rarer.
         in_a_row = self.blocked or now - self.resumed_at < policy.max_interval
         self.throttles = self.throttles + 1 if in_a_row else 1
-        pause = policy.slowdown(retry_after, self.throttles)
+        pause = policy.throttle_after(retry_after, self.throttles)
         self.resumes_at = now + max(pause, min(MIN_THROTTLE_SECONDS, policy.interval))
         self.message = message
         if self.blocked:  # a paused credential stays paused: amux may send a 429 before it checks the key
@@ -234,7 +234,7 @@ class Credential:
     def _same_pause(self, policy: PollPolicy) -> float:
         if self.state is CredentialState.PAUSED:
             return policy.pause_after(max(self.refusals, 1))
-        return policy.slowdown(None, self.throttles)
+        return policy.throttle_after(None, self.throttles)
 
     def _resume(self, now: float) -> CredentialChange:
         self._set_state(CredentialState.GOOD, None)

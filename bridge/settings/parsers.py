@@ -24,7 +24,6 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/:=-]{1,512}")  # RFC 6750's b64token and ":
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
 _PRINTABLE = re.compile(r"[!-~]+")
 _LONGEST_RETRY_DELAY = 2_592_000  # 30 days: a row would outlive its retention
-_LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 
 
 def upper(given: Any) -> Any:
@@ -170,15 +169,6 @@ def database_url(given: Any) -> str:
     if not path.startswith("/") or path in {"/", "/:memory:"} or "mode=memory" in rest:
         raise ValueError("must name a file: sqlite:///bridge.db, or sqlite:////data/bridge.db for an absolute path")
     return text
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listener on `host` is reached from this machine only: 127.0.0.0/8, ::1 or localhost."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() == "localhost"
-    return any(address in network for network in _LOOPBACK)
 
 
 def is_plain_http_to_public(url: str) -> bool:

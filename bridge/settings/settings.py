@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.core.errors import BadSetting
 from bridge.core.signing import Secret, SigningKey
-from bridge.core.targets import Network, bracketed
+from bridge.core.targets import Network, bracketed, is_loopback
 from bridge.settings import parsers as values
 
 PREFIX: Final = "BRIDGE_"
@@ -164,7 +164,7 @@ def _broken_agreements(settings: Settings) -> Iterator[str]:
             "BRIDGE_ENCRYPTION_KEYS: must be given with PostgreSQL, where there is no key file; make one with "
             'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
         )
-    if not (settings.tokens or settings.operator_tokens or values.is_loopback(settings.host)):
+    if not (settings.tokens or settings.operator_tokens or is_loopback(settings.host)):
         yield (
             "BRIDGE_HOST: must be a loopback address (127.0.0.1, ::1, localhost) while neither BRIDGE_TOKENS nor "
             f"BRIDGE_OPERATOR_TOKENS is given; found {settings.host!r}"

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_c
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import NotFound
+from bridge.core.ids import WATCH_ID_PATTERN
 from bridge.core.model import (
     TERMINAL_EVENTS,
     Attempt,
@@ -26,7 +27,6 @@ from bridge.core.model import (
     TaskStatus,
     WatchState,
 )
-from bridge.core.registration import WATCH_ID_PATTERN
 from bridge.store import queries
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import WatchView

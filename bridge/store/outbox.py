@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_asked
+from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
 from bridge.core.model import Event, EventType, PendingDelivery
 from bridge.store import replicas
@@ -228,7 +228,7 @@ def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> set[
         held.add(claim)
         if round_attempts < items[claim].round_attempts:
             item = items[claim]
-            items[claim] = replace(item, verdict=after_retry_asked(item.verdict, item.at))
+            items[claim] = replace(item, verdict=after_retry_request(item.verdict, item.at))
     again = {claim: item.verdict.at for claim, item in items.items() if isinstance(item.verdict, RetryAt)}
     postponed = [
         (items[claim].delivery_id, at, items[claim].at, None, None) for claim, at in again.items() if claim in held
@@ -295,7 +295,7 @@ _insert_due = insert(outbox)
 _DUE_AGAIN = _insert_due.on_conflict_do_update(
     index_elements=["id"],
     set_={"due_at": _insert_due.excluded.due_at, "set_at": _insert_due.excluded.set_at},
-    where=outbox.c.lease.is_(None),  # an attempt in progress is the retry, unless it fails: see after_retry_asked
+    where=outbox.c.lease.is_(None),  # an attempt in progress is the retry, unless it fails: see after_retry_request
 )
 
 

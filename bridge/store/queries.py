@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, o
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
-from bridge.core.event import id_in
+from bridge.core.event import event_id_in
 from bridge.core.model import Attempt, DeliveryState, Outcome, WatchState
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -157,7 +157,7 @@ def terminal_event(connection: Connection, cipher: Cipher, watch_id: str, app: s
     if row.payload is None:
         raise WatchActive("the watch has no terminal event")
     secret = None if row.secret is None else cipher.decrypt(watch_id, row.secret)
-    return StoredEvent(id_in(row.payload), row.payload, secret)
+    return StoredEvent(event_id_in(row.payload), row.payload, secret)
 
 
 def api_key_of(connection: Connection, cipher: Cipher, watch_id: str) -> str | None:

@@ -13,8 +13,9 @@ from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
 from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
+from bridge.core.ids import WATCH_ID_PREFIX, WatchIds
 from bridge.core.model import EventType, Watch
-from bridge.core.registration import WATCH_ID_PREFIX, compact, options_text, wanted_events
+from bridge.core.registration import compact, events_to_send, options_text
 from bridge.core.targets import Target
 from bridge.store.records import (
     CONFIGURED,
@@ -31,9 +32,6 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger, without_query
 from bridge.watches.change_notifier import ChangeNotifier
 
-_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]  # of 10 bits: twice as quick as by 5
-_RANDOM_BITS = 80
 _NO_CONTEXT = b"null"
 NO_KEY = "must be given, because this bridge has no amux key"
 
@@ -97,31 +95,6 @@ class TimeoutLimits:
     most: float = 86_400.0
 
 
-class WatchIds:
-    """Makes watch ids whose order is the order of registering: 48 bits of milliseconds, then 80 random ones.
-
-    Within a millisecond, or while the clock is behind, an id is the last one plus a random step. Ids are no secrets:
-    the generator is seeded by the system, and asked without a system call for each.
-    """
-
-    def __init__(self) -> None:
-        self._last = 0
-        self._random = Random(secrets.randbits(256))  # noqa: S311  unique, not secret
-
-    def next(self, now: float) -> str:
-        """An id for a watch registered at `now` (Unix seconds)."""
-        value = int(now * 1000) << _RANDOM_BITS | self._random.getrandbits(_RANDOM_BITS)
-        if value >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
-            value = self._last + 1 + self._random.getrandbits(_RANDOM_BITS // 2)
-        self._last = value
-        return WATCH_ID_PREFIX + watch_id_text(value)
-
-
-def watch_id_text(value: int) -> str:
-    """128 bits as 26 characters of Crockford's base32 in lower case; their order is the numbers' order."""
-    return "".join([_PAIRS[value >> shift & 0x3FF] for shift in range(120, -1, -10)])
-
-
 class RegistrationService:
     """Registers and cancels watches.
 
@@ -149,7 +122,7 @@ class RegistrationService:
         self._metrics = metrics
         self._configured_key = configured_key
         self.timeouts = timeouts
-        self._ids = WatchIds()
+        self._ids = WatchIds(Random(secrets.randbits(256)).getrandbits)  # noqa: S311  unique, not secret
         self._operations = Operations(_log)
         self._batcher = MicroBatcher(self._register_each, self._operations.start)
 
@@ -181,7 +154,7 @@ class RegistrationService:
         Raises InvalidRequest or TargetRefused.
         """
         self._check_fields(request)
-        known = self._guard.known(request.callback_url)
+        known = self._guard.check_cached(request.callback_url)
         return known or await self._guard.check(request.callback_url, remember=True)
 
     async def register_checked(self, request: WatchRequest, target: Target) -> RegistrationResult:
@@ -225,7 +198,7 @@ class RegistrationService:
         """
         try:
             self._check_fields(request)
-            return self._guard.known(request.callback_url)
+            return self._guard.check_cached(request.callback_url)
         except BridgeError as error:
             return error
 
@@ -254,7 +227,7 @@ class RegistrationService:
     def _new_watch(self, request: WatchRequest, target: Target, now: float) -> NewWatch:
         watch_id = self._ids.next(now)
         seconds = self.timeouts.default if request.timeout_seconds is None else float(request.timeout_seconds)
-        events = wanted_events(request.events)
+        events = events_to_send(request.events)
         credential = self._credential(request)
         watch = Watch(
             id=watch_id,

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import secrets
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs
 from multidict import CIMultiDictProxy
 
+from bridge.core.targets import is_loopback
 from bridge.web.errors import Forbidden, Unauthorized
 
 DEFAULT_APP = "default"
@@ -97,7 +97,7 @@ class Access:
     def _check_local(self, headers: CIMultiDictProxy[str]) -> None:
         hosts = headers.getall(hdrs.HOST, [])
         host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if host is None or not (_is_loopback(host[1]) or host[1].lower() == self._public_host):
+        if host is None or not (is_loopback(host[1].strip("[]")) or host[1].lower() == self._public_host):
             raise Forbidden(
                 "without tokens the Host header must be a loopback address or the host of BRIDGE_PUBLIC_URL"
             )
@@ -107,16 +107,6 @@ class Access:
         for origin in headers.getall(hdrs.ORIGIN, []):
             if origin.lower().partition("://")[2] != hosts[0].lower() and origin.lower() != self._public_origin:
                 raise Forbidden("without tokens the bridge refuses requests whose Origin is another site")
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a Host header's name is this machine's: `localhost`, or a loopback address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _as_bytes(text: str) -> bytes:

@@ -11,10 +11,10 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from bridge.amux import AmuxUnavailable
-from bridge.amux.proxy import UploadBroken
+from bridge.amux.proxy import UploadInterrupted
 from bridge.core import errors
 from bridge.core.errors import BridgeError, InvalidRequest, WatchConflict
-from bridge.core.registration import WATCH_ID_PATTERN
+from bridge.core.ids import WATCH_ID_PATTERN
 
 PROBLEM_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:amux-bridge:problem:"
@@ -114,7 +114,7 @@ class TooManyPings(BridgeError):
 STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     MalformedJson: HTTPStatus.BAD_REQUEST,
     MalformedBody: HTTPStatus.BAD_REQUEST,
-    UploadBroken: HTTPStatus.BAD_REQUEST,
+    UploadInterrupted: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,

@@ -9,8 +9,8 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.core.errors import InvalidRequest, NotFound
-from bridge.core.event import ID_PATTERN
-from bridge.core.registration import WATCH_ID_PATTERN, check_idempotency_key, read_json
+from bridge.core.ids import EVENT_ID_PATTERN, WATCH_ID_PATTERN
+from bridge.core.registration import check_idempotency_key, read_json
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -27,7 +27,7 @@ _SECURITY_HEADERS: Final = {
     hdrs.SERVER: "amux-bridge",
 }
 _WATCH_ID = re.compile(WATCH_ID_PATTERN)
-_DELIVERY_ID = re.compile(ID_PATTERN)
+_DELIVERY_ID = re.compile(EVENT_ID_PATTERN)
 _MAX_SHOWN_CHARACTERS = 64  # of an unknown name
 
 

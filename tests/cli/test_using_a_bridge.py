@@ -12,7 +12,7 @@ from aiohttp.test_utils import unused_port
 
 from bridge.cli.errors import CommandFailed
 from bridge.cli.retry import moment
-from bridge.core.event import event_id
+from bridge.core.ids import event_id
 from bridge.core.model import EventType
 from tests.cli.command_line import SECRET, Command, Served, in_process, served_bridge
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -81,6 +82,18 @@ def test_other_forms_of_a_secret_are_refused_and_not_repeated(text: str, reason:
         assert text.removeprefix("whsec_") not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("secret", "a signing secret begins with whsec_"),
+        ("whsec_?", "a signing secret is whsec_ and padded standard base64 (with + and /, not - and _)"),
+    ],
+)
+def test_the_message_for_a_refused_secret_says_what_is_expected(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        parse_secret(text)
+
+
 @pytest.mark.parametrize("size", [0, 23, 65])
 def test_new_secrets_have_the_standard_length(size: int) -> None:
     with pytest.raises(ValueError, match="24 to 64 bytes"):
@@ -110,10 +123,10 @@ def test_a_signing_key_is_read_from_its_seed_or_from_seed_and_public_key(public_
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("whsec_" + b64(b"x" * 32), "begins with whsk_"),
-        ("whsk_" + b64(b"x" * 31), "32 or 64 bytes"),
-        ("whsk_" + b64(b"x" * 64), "not the public key"),
-        ("whsk_?", "base64"),
+        ("whsec_" + b64(b"x" * 32), "^a signing key begins with whsk_$"),
+        ("whsk_" + b64(b"x" * 31), "^a signing key holds 32 or 64 bytes; this one holds 31$"),
+        ("whsk_" + b64(b"x" * 64), "^the signing key's second half is not the public key of its first half$"),
+        ("whsk_?", "^a signing key is whsk_ and padded standard base64"),
     ],
 )
 def test_other_signing_keys_are_refused(text: str, reason: str) -> None:
@@ -237,10 +250,13 @@ def test_a_signed_message_is_verified_for_five_minutes_before_and_after(
         ({"webhook-timestamp": "-1"}, "timestamp is malformed"),
         ({"webhook-timestamp": "١٧٩٥٤٤٦٢٤٥"}, "timestamp is malformed"),
         ({"webhook-timestamp": "9" * 5000}, "timestamp is malformed"),
+        ({"webhook-timestamp": "9" * 13}, "^webhook-timestamp is malformed: it must be whole Unix seconds$"),
+        ({"webhook-timestamp": "9" * 12}, "^webhook-timestamp is too new: by "),
         ({"webhook-timestamp": str(NOW - 301)}, "too old: by 1 s"),
         ({"webhook-timestamp": str(NOW + 310)}, "too new: by 10 s"),
         ({"webhook-signature": ""}, "must all be given"),
-        ({"webhook-signature": "v1"}, "signature is malformed"),
+        ({"webhook-signature": "v1"}, "^webhook-signature is malformed: it holds no v1,<base64> signature$"),
+        ({"webhook-signature": "v1,AAAA,AAAA"}, "^no signature matches: another secret signed this, or the body was "),
         ({"webhook-signature": "v1,"}, "signature is malformed"),
         ({"webhook-signature": "v2,AAAA v1a,AAAA"}, "signature is malformed"),
         ({"webhook-signature": "v1,\udcff\ud800ä"}, "no signature matches"),
@@ -259,7 +275,7 @@ def test_a_changed_body_no_secret_or_no_headers_are_refused(headers: dict[str, s
         verify(headers, BODY + b" ", [CURRENT], now=NOW)
     with pytest.raises(SignatureMismatch, match="no signature matches"):
         verify(headers, BODY, [], now=NOW)
-    with pytest.raises(SignatureMismatch, match="must all be given"):
+    with pytest.raises(SignatureMismatch, match="^webhook-id, webhook-timestamp, webhook-signature must all be given$"):
         verify({}, BODY, [CURRENT], now=NOW)
 
 

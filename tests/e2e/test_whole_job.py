@@ -141,7 +141,7 @@ async def test_no_trouble_that_passes_ends_a_watch(around: World) -> None:
     async with runtime(around.database_url, around.amux_url) as bridge:
         watches = await bridge.register_many(tasks, around.receiver.url)
         await around.receiver.has(watches)
-        assert around.amux.strays == {}  # the redirect was not followed
+        assert around.amux.unknown_paths == {}  # the redirect was not followed
     check_all_ended(around.database_url, watches)
     assert {around.receiver.terminal(watch)["type"] for watch in watches} == {"video.completed"}
 
@@ -173,7 +173,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(around: World) 
         degraded = await bridge.until("GET", "/readyz", lambda answer: answer.json["status"] == "degraded")
         assert degraded.status == 200
         path = f"/wrong/v1/video/generations/{task}"
-        shown = await bridge.until("GET", f"/watch/{watch}", lambda _: around.amux.strays[path] >= 7)
+        shown = await bridge.until("GET", f"/watch/{watch}", lambda _: around.amux.unknown_paths[path] >= 7)
         assert (shown.json["state"], shown.json["last_error"]["code"]) == ("active", "http_404")
     # The setting is put right, and the service started anew.
     async with runtime(around.database_url, around.amux_url) as bridge:

@@ -88,7 +88,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_is_reported_while_it_lasts(har
     wrong = AmuxClient(f"{await _base(harness)}/wrong", user_agent="amux-bridge/test", timeout_seconds=5)
     poller = harness.poller(client=wrong)
     watch = await harness.register(harness.sandbox.create_task(DONE), poller, age=3000)
-    await harness.until(lambda: harness.sandbox.strays.total() >= 8)
+    await harness.until(lambda: harness.sandbox.unknown_paths.total() >= 8)
     assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
     assert "AMUX_BASE_URL" in poller.degraded()[0]
     await poller.drain(5)

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from bridge.core.errors import LostClaim, NotFound, WatchActive
-from bridge.core.event import event_id
+from bridge.core.ids import event_id
 from bridge.core.model import DeliveryState, EventType, Outcome, TaskStatus, Watch, WatchState
 from bridge.core.watch import Ending
 from bridge.store.store import Store

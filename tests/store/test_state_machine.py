@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bridge.core.delivery import Verdict
 from bridge.core.errors import LostClaim, NotFound, WatchConflict, WatchSettled
-from bridge.core.event import event_id
+from bridge.core.ids import event_id
 from bridge.core.model import TERMINAL_EVENTS, EventType, PendingDelivery, TaskSnapshot, Watch
 from bridge.core.watch import Ending
 from bridge.store.records import DeadFilter, RegisteredWatch

@@ -1,7 +1,6 @@
 """Registration: what it stores, which collaborators it calls, and that it finishes when its caller leaves."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, TargetRefused, WatchConflict
@@ -24,9 +21,7 @@ from bridge.watches.registration import (
     RegistrationResult,
     RegistrationService,
     TimeoutLimits,
-    WatchIds,
     WatchRequest,
-    watch_id_text,
 )
 
 if TYPE_CHECKING:
@@ -191,23 +186,3 @@ async def test_a_cancellation_calls_the_poller_the_deliverer_and_the_notifier(ha
     assert harness.looked_again == [result.view.task.row]
     assert harness.dropped == [watch_id]
     assert harness.notifier.announced == [watch_id, watch_id]
-
-
-# --- ids ----------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 2**128 - 1), min_size=2, max_size=9))
-def test_ids_sort_as_their_numbers(values: list[int]) -> None:
-    texts = [watch_id_text(value) for value in sorted(values)]
-    assert texts == sorted(texts)
-    assert {len(text) for text in texts} == {26}
-    assert len(set(texts)) == len(set(values))
-
-
-def test_ids_go_up_within_a_millisecond_and_when_the_clock_is_set_back() -> None:
-    ids = WatchIds()
-    now = time.time()
-    made = [ids.next(moment) for moment in (now, now, now, now - 600, now - 600, now + 0.002, now + 600)]
-    assert made == sorted(made)
-    assert len(set(made)) == 7
-    assert WatchIds().next(now) < WatchIds().next(now + 0.001)

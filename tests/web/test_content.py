@@ -135,7 +135,7 @@ async def test_a_bridge_without_a_key_any_more_says_so(tmp_path: Path, sandbox: 
 async def test_every_error_of_amux_is_amux_unavailable(bridge: Bridge, sandbox: Sandbox, kind: str) -> None:
     path = await completed(bridge, completed_task(sandbox, content_fault=Fault(FaultKind(kind), times=None)))
     (await bridge.get(path)).problem(502, "amux_unavailable")
-    assert sandbox.strays == {}
+    assert sandbox.unknown_paths == {}
 
 
 async def test_an_unreachable_amux_is_amux_unavailable(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def test_reading_a_task_is_passed_on(drop_in_bridge: Bridge, sandbox: Sand
         (await drop_in_bridge.get(f"/v1/videos/{invalid}")).problem(404, "not_found")
     (await drop_in_bridge.get(f"/v1/videos/{task}", headers=OPERATOR)).problem(403, "forbidden")
     assert (await drop_in_bridge.get(f"/v1/videos/{task}?variant=x")).fields() == {"variant"}
-    assert sandbox.strays == {}
+    assert sandbox.unknown_paths == {}
 
 
 async def test_a_create_call_that_amux_rejects_is_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:

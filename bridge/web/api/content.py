@@ -7,8 +7,8 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from bridge.amux import AmuxUnavailable
-from bridge.amux.proxy import passed_headers
-from bridge.core.links import link_is_good
+from bridge.amux.proxy import forwarded_headers
+from bridge.core.links import is_valid_link
 from bridge.core.model import Outcome
 from bridge.store.records import WatchView
 from bridge.web.api.streaming import CONTENT_HEADERS, pass_on, range_headers
@@ -65,7 +65,7 @@ def _visible_app(request: web.Request, context: AppContext) -> str | None:
     if query:
         now = context.store.now()
         expires, signature = (query.get(name, "") for name in LINK_PARAMETERS)
-        if link_is_good(request.match_info["id"], expires, signature, context.link_key, now):
+        if is_valid_link(request.match_info["id"], expires, signature, context.link_key, now):
             return None
         if hdrs.AUTHORIZATION not in request.headers:
             raise Forbidden("this link is invalid or expired; use a token, or the `content_url` of a newer event")
@@ -90,7 +90,7 @@ def _response_headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[s
     media_type = media_type if inline else _OCTET_STREAM
     task_id = _UNSAFE_IN_FILE_NAMES.sub("_", view.watch.task_id).lstrip(".")[-100:]
     file_name = task_id + _FILE_SUFFIXES.get(media_type, "")
-    passed = passed_headers(source.headers)
+    passed = forwarded_headers(source.headers)
     return {name: passed[name] for name in _PASSED_HEADERS if name in passed} | {
         hdrs.CONTENT_TYPE: media_type,
         hdrs.CONTENT_DISPOSITION: f'{"inline" if inline else "attachment"}; filename="{file_name}"',

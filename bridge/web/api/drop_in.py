@@ -11,8 +11,8 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.amux.created import created_task
-from bridge.amux.proxy import Upload, WholeAnswer, passed_headers, whole
+from bridge.amux.proxy import Upload, WholeAnswer, forwarded_headers, read_whole
+from bridge.amux.wire import created_task
 from bridge.core import registration as rules
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.targets import Target
@@ -80,7 +80,7 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
         target = None if watch_request is None else await context.registration.check(watch_request)
     call = _CreateCall(request.path, app, key, headers, body, watch_request, target)
     check = None if watch_request is None else context.store.check_room
-    answer, watch_headers = await context.proxy.to_its_end(lambda: _create_and_watch(context, call), check)
+    answer, watch_headers = await context.proxy.run_to_completion(lambda: _create_and_watch(context, call), check)
     return passed(answer, {**watch_headers, **CONTENT_HEADERS})
 
 
@@ -109,8 +109,8 @@ async def _read(
     accept = {name: value for name, value in _headers_for_amux(request).items() if name == hdrs.ACCEPT}
     source = await context.proxy.open(request.path, key, {**accept, **extra_headers})
     if streamed and source.status in {200, 206}:
-        return await pass_on(request, source, {**passed_headers(source.headers), **CONTENT_HEADERS})
-    return passed(await whole(source, key), CONTENT_HEADERS)
+        return await pass_on(request, source, {**forwarded_headers(source.headers), **CONTENT_HEADERS})
+    return passed(await read_whole(source, key), CONTENT_HEADERS)
 
 
 def _app_of(caller: Caller) -> str:

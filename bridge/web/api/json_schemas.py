@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from bridge.core import registration as rules
-from bridge.core.event import ID_PATTERN
+from bridge.core.ids import EVENT_ID_PATTERN, TASK_ID_PATTERN, WATCH_ID_PATTERN
 
 COMPONENTS: Final = "#/components/schemas/"
 MAX_APP_NAME: Final = 64
@@ -25,9 +25,9 @@ _REFUSED_NAMES = "|".join(
 )
 _FOUR_BASE64 = "[A-Za-z0-9+/]{4}"
 
-WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{rules.WATCH_ID_PATTERN}$"}
-DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
-TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){rules.TASK_ID_PATTERN}$"}
+WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{WATCH_ID_PATTERN}$"}
+DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{EVENT_ID_PATTERN}$"}
+TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){TASK_ID_PATTERN}$"}
 APP_NAME: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[ -~]{{1,{MAX_APP_NAME}}}$"}
 CALLBACK_URL: Final[dict[str, Any]] = {"type": "string", "format": "uri"}
 HEADERS: Final[dict[str, Any]] = {

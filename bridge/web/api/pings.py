@@ -7,7 +7,8 @@ from aiohttp import web
 
 from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
 from bridge.core.delivery import problem_of
-from bridge.core.event import ping_id, ping_payload
+from bridge.core.event import ping_payload
+from bridge.core.ids import ping_id
 from bridge.core.model import Answer, Answered, NoAnswer
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query

@@ -142,7 +142,7 @@ class WatchRequestBody(_Body):
             app,
             self.task_id,
             self.callback_url,
-            None if self.events is None else rules.wanted_events(self.events),
+            None if self.events is None else rules.events_to_send(self.events),
             self.context,
             self.timeout_seconds,
             self.headers or {},

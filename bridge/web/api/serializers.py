@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from bridge.core.event import error_view, short_enough
+from bridge.core.event import error_view, limited_url
 from bridge.core.model import (
     Attempt,
     DeliveryState,
@@ -98,7 +98,7 @@ def task_json(task: TaskSnapshot) -> TaskBody:
     return {
         "status": task.status,
         "progress": task.progress,
-        "url": short_enough(task.url),
+        "url": limited_url(task.url),
         "format": task.format,
         "metadata": None if task.metadata is None else _metadata(task.metadata),
         "error": error_json(task.error),

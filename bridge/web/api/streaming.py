@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from bridge.amux.proxy import BrokenOff, ReaderStalled, WholeAnswer
+from bridge.amux.proxy import AnswerInterrupted, ReaderStalled, WholeAnswer
 from bridge.telemetry import get_logger
 from bridge.web.context import CONTEXT
 from bridge.web.requests import secured
@@ -51,8 +51,8 @@ async def pass_on(
     try:
         await response.prepare(request)
         if request.method != hdrs.METH_HEAD:
-            await request.app[CONTEXT].proxy.pass_on(source, response.write)
-    except (BrokenOff, ReaderStalled) as error:
+            await request.app[CONTEXT].proxy.forward_body(source, response.write)
+    except (AnswerInterrupted, ReaderStalled) as error:
         _log.event("proxied_response_aborted", level=logging.WARNING, reason=str(error), path=request.path)
         # The status is already sent: only an aborted connection can show that the body is incomplete.
         if request.transport is not None:

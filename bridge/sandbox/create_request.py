@@ -1,4 +1,4 @@
-"""What a create request asks for, read from JSON or from a multipart form. Pure."""
+"""Reads a create request, which is JSON or a multipart form. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ import orjson
 
 from bridge.sandbox.behaviour import BehaviourError
 
-# Fields are looked for in a form's first MiB only: a reference image after them may be of any size.
+# Fields are read from the first MiB of a form only: a reference image after them may have any size.
 _FIELDS_WITHIN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """A create request's fields that the stand-in reads; `sandbox` is not judged yet."""
+    """The fields of a create request that the stand-in reads. `sandbox` is not checked yet."""
 
     model: str
     prompt: str
     sandbox: object
 
 
-def read_wanted(content_type: str, body: bytes) -> CreateRequest:
-    """Read a create request's body; `content_type` is the header, boundary and all.
+def read_create_request(content_type: str, body: bytes) -> CreateRequest:
+    """Reads the body of a create request. `content_type` is the whole header, with the boundary.
 
-    Raises `BehaviourError` with a sentence for people when it is neither JSON nor a form, or a field has a wrong type.
+    Raises BehaviourError if the body is neither JSON nor a form, or if a field has a wrong type.
     """
     fields = _from_form(content_type, body) if content_type.startswith("multipart/") else _from_json(body)
     model, prompt = fields.get("model") or "sandbox-video", fields.get("prompt") or ""
@@ -47,7 +47,7 @@ def _from_json(body: bytes) -> dict[str, Any]:
 
 
 def _from_form(content_type: str, body: bytes) -> dict[str, Any]:
-    """The form's text fields; `sandbox[name]` and `sandbox[name][]` (what OpenAI's SDK sends) make an object."""
+    """Returns a form's text fields. `sandbox[name]` and `sandbox[name][]`, which OpenAI's SDK sends, make an object."""
     fields: dict[str, Any] = {}
     nested: dict[str, Any] = {}
     for name, text in _text_parts(content_type, body):
@@ -63,7 +63,7 @@ def _from_form(content_type: str, body: bytes) -> dict[str, Any]:
 
 
 def _text_parts(content_type: str, body: bytes) -> Iterator[tuple[str, str]]:
-    """Name and text of each part that is no file. A form is a MIME message without its first header."""
+    """Yields name and text of each part that is no file. A form is a MIME message without its first header."""
     form = message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body[:_FIELDS_WITHIN])
     for part in form.get_payload() if form.is_multipart() else ():
         if not isinstance(part, Message) or part.get_filename() is not None:

@@ -1,4 +1,4 @@
-"""The bridge under test: the real service in a process of its own, with everything on and its log in a file."""
+"""The measured bridge: the real service in its own process, with all features on and its log in a file."""
 
 import cProfile
 import http.client
@@ -16,17 +16,18 @@ import uvloop
 from aiohttp import connector
 
 from bridge.service import process, runtime
-from bridge.settings import settings as reading
+from bridge.settings import settings as settings_module
 from bridge.store.group_commit import GroupWriter
 from tests.bench.processes import MEASURED, Child
 
 TOKEN = "bench-token-0123456789"
 KEY = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU="
 SECRET = "whsec_" + "Q" * 43 + "="
-NEVER = "86400"  # seconds: of what shall not happen in a run
+NEVER = "86400"  # seconds: longer than any run
 DRAIN_SECONDS = "5"
+INTERVALS = frozenset({"retention", "beat", "look", "deadlines", "gauges", "stuck_monitor"})
 
-# As a service would have it, but for loopback; polls are each benchmark's own to set.
+# As in production, except for loopback. Each benchmark sets the poll settings itself.
 SETTINGS: Mapping[str, str] = {
     "host": "127.0.0.1",
     "port": "0",
@@ -47,61 +48,62 @@ POLLS_NOTHING: Mapping[str, str] = {
 
 
 def every(seconds: float) -> dict[str, str]:
-    """Settings that have each task polled at one interval."""
+    """Returns settings that poll each task at one interval."""
     names = ("poll_first_delay_seconds", "poll_interval_seconds", "poll_max_interval_seconds")
     return dict.fromkeys(names, str(seconds)) | {"poll_backoff": "1"}
 
 
 class Bridge(Child):
-    """A bridge that runs. `database` is a path, or a URL as the setting has it; its log stands beside it.
+    """A running bridge. `database` is a path or a URL; its log is `bridge.log` in `folder`.
 
-    Of its hooks, `core` is the one that it runs on; the others are `bridge`'s.
+    The hook `core` chooses its core; the other hooks are those of `bridge`.
     """
 
     def __init__(self, folder: Path, database: Path | str, settings: Mapping[str, str], **hooks: Any) -> None:
         url = f"sqlite:///{database}" if isinstance(database, Path) else database
-        given = {**SETTINGS, "database_url": url, **settings}
+        all_settings = {**SETTINGS, "database_url": url, **settings}
         began = time.monotonic()
-        super().__init__(hooks.get("core", MEASURED), bridge, given, folder / "bridge.log", hooks)
+        super().__init__(hooks.get("core", MEASURED), bridge, all_settings, folder / "bridge.log", hooks)
         self.started_in = time.monotonic() - began
-        self.url = str(self.greeting)
+        self.url = str(self.ready_message)
 
     def metrics(self) -> dict[str, float]:
-        """Every sample of `/metrics`, by its name and labels."""
+        """Returns every sample of `/metrics` by its name and labels."""
         text = ask(self.url, "GET", "/metrics").decode()
         return {name: float(value) for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", text, re.MULTILINE)}
 
 
-def bridge(pipe: Connection, given: Mapping[str, str], log: Path, hooks: Mapping[str, Any]) -> None:
-    """Serve until SIGTERM, as `amux-bridge serve` does; the greeting is the URL.
+def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapping[str, Any]) -> None:
+    """Serves until SIGTERM, as `amux-bridge serve` does. The ready message is the URL.
 
-    Hooks: `profile` (a file for cProfile's figures of the event loop's thread, and `.writer` for the store's),
-    `retention`, `beat`, `look`, `deadlines`, `gauges`, `lookout` (seconds between two), `certificate` (CAs to trust).
+    Hooks: `profile` (a file for the profile of the event loop's thread; that of the store's thread ends in `.writer`),
+    INTERVALS (seconds between two runs of that job), `certificate` (a file of trusted CAs).
     """
     sys.stdout = sys.stderr = log.open("a")
-    for name in ("retention", "beat", "look", "deadlines", "gauges", "lookout"):
-        if name in hooks:
-            setattr(runtime, f"{name.upper()}_SECONDS", hooks[name])
+    for name in INTERVALS & hooks.keys():
+        constant = f"{name.upper()}_SECONDS"
+        getattr(runtime, constant)  # fails if the constant has another name now
+        setattr(runtime, constant, hooks[name])
     if "certificate" in hooks:
-        # As SSL_CERT_FILE would, but aiohttp reads that when it is imported, which was in the process we come from.
+        # Instead of SSL_CERT_FILE: aiohttp reads that at its import, and the parent process has imported it already.
         connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])
     if "profile" not in hooks:
-        uvloop.run(process.serve(reading.load(None, **given), on_ready=pipe.send))
+        uvloop.run(process.serve(settings_module.load(None, **settings), on_ready=pipe.send))
         return
-    profile = cProfile.Profile(time.thread_time)  # CPU time: what waits for the disk or for others costs nothing
+    profile = cProfile.Profile(time.thread_time)  # CPU time: waiting costs nothing
     _profile_writer(f"{hooks['profile']}.writer")
 
     def ready(url: str) -> None:
         pipe.send(url)
         profile.enable()
 
-    uvloop.run(process.serve(reading.load(None, **given), on_ready=ready))
+    uvloop.run(process.serve(settings_module.load(None, **settings), on_ready=ready))
     profile.disable()
     profile.dump_stats(hooks["profile"])
 
 
 def _profile_writer(file: str) -> None:
-    """Have the store's thread watched as well: a profile counts one thread."""
+    """Profiles the store's thread too: a profile covers one thread."""
     run = GroupWriter._run
 
     def profiled(writer: GroupWriter) -> None:
@@ -113,7 +115,7 @@ def _profile_writer(file: str) -> None:
 
 
 def ask(url: str, method: str, path: str, body: Any = None, *, seconds: float = 120.0) -> bytes:
-    """One request of the bench's own; the answer's body. RuntimeError for a refusal."""
+    """Sends one request and returns the body of the answer. Raises RuntimeError for an error status."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
     try:
