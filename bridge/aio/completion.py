@@ -31,11 +31,14 @@ class Operations:
         return task
 
     async def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
-        """Return the result of an operation. When the caller is cancelled, the operation continues.
+        """Start an operation and return its result, as `wait` does."""
+        return await self.wait(self.start(operation))
+
+    async def wait(self, task: "asyncio.Task[Result]") -> Result:
+        """Return the result of an operation that was started here. When the caller is cancelled, it continues.
 
         An error that the operation raises after that is logged: a BridgeError as a warning, any other as an error.
         """
-        task = self.start(operation)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
