@@ -13,9 +13,10 @@ from bridge import __version__
 from bridge.core.errors import BridgeError, NotFound
 from bridge.telemetry import get_logger
 from bridge.web.api.docs import API_DOCUMENT, ApiDocument
+from bridge.web.api.drop_in_routes import DROP_IN_ROUTES
 from bridge.web.api.openapi import ServerInfo, document
 from bridge.web.api.route import CallersHandler, Handler
-from bridge.web.api.routes import DROP_IN_ROUTES, GROUPS, OPEN_ROUTES, ROUTES
+from bridge.web.api.routes import GROUPS, OPEN_ROUTES, ROUTES
 from bridge.web.context import CONTEXT, AppContext
 from bridge.web.dashboard.context import DASHBOARD, DashboardContext
 from bridge.web.dashboard.overview import OVERVIEW, Overview

@@ -17,7 +17,7 @@ MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
 MAX_FIELD_ERRORS: Final = 20  # in one response: a body of 64 KiB can hold thousands of unknown fields
 JSON: Final = "application/json"
-GIVEN_TWICE: Final = "must be given only once"
+_GIVEN_TWICE: Final = "must be given only once"
 DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 
 # Server: aiohttp's own value shows the versions of Python and aiohttp.
@@ -102,7 +102,7 @@ def single_header(request: web.Request, name: str) -> str | None:
     """Returns a header's value, None without it. Raises InvalidRequest when it is given more than once."""
     values = request.headers.getall(name, [])
     if len(values) > 1:
-        raise InvalidRequest([(name, GIVEN_TWICE)])
+        raise InvalidRequest([(name, _GIVEN_TWICE)])
     return values[0] if values else None
 
 
@@ -127,7 +127,7 @@ def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str
         if name not in known:
             bad[shown(name)] = "is not a parameter of this route"
         elif name in found:
-            bad[name] = GIVEN_TWICE
+            bad[name] = _GIVEN_TWICE
         found[name] = value
     if bad:
         raise InvalidRequest(list(bad.items())[:MAX_FIELD_ERRORS])

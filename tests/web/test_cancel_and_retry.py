@@ -135,6 +135,7 @@ class Receiver:
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
+        self.url = ""
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.busy = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -148,36 +149,33 @@ class Receiver:
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
+async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
     app = web.Application()
     app.router.add_post("/hook", made.answer)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield made, f"http://127.0.0.1:{runner.addresses[0][1]}/hook?key=hidden"
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook?key=hidden"
+    yield made
     made.go_on.set()
     await runner.cleanup()
 
 
-async def test_a_ping_is_one_signed_event(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
-    received, url = receiver
-    answer = await bridge.post("/ping", {"callback_url": url})
+async def test_a_ping_is_one_signed_event(bridge: Bridge, receiver: Receiver) -> None:
+    answer = await bridge.post("/ping", {"callback_url": receiver.url})
     assert answer.status == 200
     result = answer.json
     assert result.pop("duration_seconds") > 0
     assert result == {"ok": True, "status_code": 200, "error": None}
-    [(headers, body)] = received.requests
+    [(headers, body)] = receiver.requests
     verify(headers, body, [SECRET], now=bridge.store.now())
     assert b'"bridge.ping"' in body
 
 
-async def test_a_ping_reports_the_receiver_s_status_and_not_its_body(
-    bridge: Bridge, receiver: tuple[Receiver, str]
-) -> None:
-    received, url = receiver
-    received.status = 500
-    answer = await bridge.post("/ping", {"callback_url": url})
+async def test_a_ping_reports_the_receiver_s_status_and_not_its_body(bridge: Bridge, receiver: Receiver) -> None:
+    receiver.status = 500
+    answer = await bridge.post("/ping", {"callback_url": receiver.url})
     assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, False, 500)
     assert answer.json["error"]["code"] == "http_500"
     assert b"not for the app" not in answer.body
@@ -194,9 +192,8 @@ async def test_a_ping_without_an_answer_is_a_200(bridge: Bridge) -> None:
     assert (answer.status, answer.json["ok"], answer.json["error"]["code"]) == (200, False, "name_unresolved")
 
 
-async def test_a_dry_run_sends_nothing(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
-    received, url = receiver
-    for target, ok in ((url, True), ("https://app.example/", True), ("https://nowhere.example/", False)):
+async def test_a_dry_run_sends_nothing(bridge: Bridge, receiver: Receiver) -> None:
+    for target, ok in ((receiver.url, True), ("https://app.example/", True), ("https://nowhere.example/", False)):
         answer = await bridge.post("/ping", {"callback_url": target, "dry_run": True})
         assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, ok, None)
     for target in ("http://10.0.0.1/", "https://bad.example/"):
@@ -204,47 +201,43 @@ async def test_a_dry_run_sends_nothing(bridge: Bridge, receiver: tuple[Receiver,
             body = {"callback_url": target, "dry_run": dry_run}
             (await bridge.post("/ping", body)).problem(422, "callback_refused")
     assert (await bridge.post("/ping", {"callback_url": "nonsense"})).fields() == {"callback_url"}
-    assert (await bridge.post("/ping", {"callback_url": url, "secret": SECRET.text})).fields() == {"secret"}
-    assert received.requests == []
+    assert (await bridge.post("/ping", {"callback_url": receiver.url, "secret": SECRET.text})).fields() == {"secret"}
+    assert receiver.requests == []
 
 
-async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(
-    tmp_path: Path, receiver: tuple[Receiver, str]
-) -> None:
-    received, url = receiver
+async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(tmp_path: Path, receiver: Receiver) -> None:
     now = 100.0
     async with asyncio.timeout(20), running_bridge(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
-        received.go_on.clear()
-        first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
-        await received.busy.wait()
-        refused = await bridge.post("/ping", {"callback_url": url})
+        receiver.go_on.clear()
+        first = asyncio.create_task(bridge.post("/ping", {"callback_url": receiver.url}))
+        await receiver.busy.wait()
+        refused = await bridge.post("/ping", {"callback_url": receiver.url})
         refused.problem(429, "too_many_pings")
         assert int(refused.headers["Retry-After"]) >= 1
-        received.go_on.set()
+        receiver.go_on.set()
         assert (await first).json["ok"]
         for _ in range(5):  # none of these counts
-            await bridge.post("/ping", {"callback_url": url, "dry_run": True})
+            await bridge.post("/ping", {"callback_url": receiver.url, "dry_run": True})
             await bridge.post("/ping", {"callback_url": "http://10.0.0.1/"})
         now = 130.0
         for _ in range(29):
-            assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
-        refused = await bridge.post("/ping", {"callback_url": url})
+            assert (await bridge.post("/ping", {"callback_url": receiver.url})).json["ok"]
+        refused = await bridge.post("/ping", {"callback_url": receiver.url})
         refused.problem(429, "too_many_pings")
         assert refused.headers["Retry-After"] == "30"
-        assert (await bridge.post("/ping", {"callback_url": url}, headers=OTHER)).json["ok"]
+        assert (await bridge.post("/ping", {"callback_url": receiver.url}, headers=OTHER)).json["ok"]
         now = 160.0
-        assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
-        (await bridge.post("/ping", {"callback_url": url})).problem(429, "too_many_pings")
+        assert (await bridge.post("/ping", {"callback_url": receiver.url})).json["ok"]
+        (await bridge.post("/ping", {"callback_url": receiver.url})).problem(429, "too_many_pings")
 
 
-async def test_a_caller_that_disconnects_can_ping_again(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
-    received, url = receiver
-    received.go_on.clear()
+async def test_a_caller_that_disconnects_can_ping_again(bridge: Bridge, receiver: Receiver) -> None:
+    receiver.go_on.clear()
     async with asyncio.timeout(10):
-        first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
-        await received.busy.wait()
+        first = asyncio.create_task(bridge.post("/ping", {"callback_url": receiver.url}))
+        await receiver.busy.wait()
         first.cancel()
         while bridge.context.ping_limits._in_progress:
             await asyncio.sleep(0)
-        received.go_on.set()
-        assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
+        receiver.go_on.set()
+        assert (await bridge.post("/ping", {"callback_url": receiver.url})).json["ok"]

@@ -29,8 +29,8 @@ async def bridge(tmp_path: Path, sandbox: Sandbox) -> AsyncIterator[Bridge]:
         yield running
 
 
-async def completed(bridge: Bridge, task_id: str = "task_1", **fields: Any) -> str:
-    """Returns the path of a completed watch's video."""
+async def video_path(bridge: Bridge, task_id: str = "task_1", **fields: Any) -> str:
+    """Registers a watch and settles it as completed. Returns the path of its video."""
     watch = await bridge.watch(task_id=task_id, **fields)
     await bridge.settle(watch["id"])
     return f"/watch/{watch['id']}/content"
@@ -49,7 +49,7 @@ def link(bridge: Bridge, path: str, expires: int | None = None) -> str:
 
 async def test_a_video_is_sent_with_its_type_and_a_sandboxing_policy(bridge: Bridge, sandbox: Sandbox) -> None:
     task = completed_task(sandbox)
-    path = await completed(bridge, task)
+    path = await video_path(bridge, task)
     answer = await bridge.get(path)
     assert (answer.status, answer.body) == (200, MP4)
     headers = answer.headers
@@ -64,12 +64,12 @@ async def test_a_video_is_sent_with_its_type_and_a_sandboxing_policy(bridge: Bri
 
 
 async def test_a_signed_link_works_without_a_token_until_it_expires(bridge: Bridge, sandbox: Sandbox) -> None:
-    path = await completed(bridge, completed_task(sandbox))
+    path = await video_path(bridge, completed_task(sandbox))
     good = link(bridge, path)
     assert (await bridge.get(good, headers=NO_TOKEN)).body == MP4
     cross = {**NO_TOKEN, "Sec-Fetch-Site": "cross-site", "Origin": "https://shop.example"}
     assert (await bridge.get(good, headers=cross)).status == 200
-    other = await completed(bridge, completed_task(sandbox))
+    other = await video_path(bridge, completed_task(sandbox))
     for bad in (
         link(bridge, path, int(bridge.store.now()) - 1),
         good.replace("expires=1", "expires=2"),
@@ -87,7 +87,7 @@ async def test_a_signed_link_works_without_a_token_until_it_expires(bridge: Brid
 
 
 async def test_only_the_watch_s_app_and_operators_can_read_the_video(bridge: Bridge, sandbox: Sandbox) -> None:
-    path = await completed(bridge, completed_task(sandbox))
+    path = await video_path(bridge, completed_task(sandbox))
     (await bridge.get(path, headers=NO_TOKEN)).problem(401, "unauthorized")
     (await bridge.get(path, headers=OTHER)).problem(404, "not_found")
     assert (await bridge.get(path, headers=OPERATOR)).status == 200
@@ -99,7 +99,7 @@ async def test_only_the_watch_s_app_and_operators_can_read_the_video(bridge: Bri
 
 async def test_a_bridge_without_tokens_refuses_an_invalid_link_too(tmp_path: Path, sandbox: Sandbox) -> None:
     async with running_bridge(tmp_path, tokens={}, operators={}, amux_url=await sandbox.start()) as bridge:
-        path = await completed(bridge, completed_task(sandbox))
+        path = await video_path(bridge, completed_task(sandbox))
         for asked, status in ((path, 200), (link(bridge, path), 200), (link(bridge, path, 1), 403)):
             async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{asked}") as answer:
                 assert answer.status == status
@@ -117,7 +117,7 @@ async def test_a_watch_that_is_not_completed_has_no_video(bridge: Bridge, sandbo
 async def test_the_video_is_read_with_the_watch_s_own_key(bridge: Bridge, sandbox: Sandbox) -> None:
     sandbox.keys = frozenset({"sk-own"})
     task = completed_task(sandbox)
-    own, configured = await completed(bridge, task, api_key="sk-own"), await completed(bridge, task)
+    own, configured = await video_path(bridge, task, api_key="sk-own"), await video_path(bridge, task)
     assert (await bridge.get(own)).status == 200
     problem = (await bridge.get(configured)).problem(502, "amux_unavailable")
     assert "401" in problem["detail"]
@@ -126,21 +126,21 @@ async def test_the_video_is_read_with_the_watch_s_own_key(bridge: Bridge, sandbo
 
 async def test_a_bridge_without_a_key_any_more_says_so(tmp_path: Path, sandbox: Sandbox) -> None:
     async with running_bridge(tmp_path, api_key="sk-configured") as before:
-        path = await completed(before, "task_1")
+        path = await video_path(before, "task_1")
     async with running_bridge(tmp_path, api_key=None) as bridge:
         assert "no amux key" in (await bridge.get(path)).problem(502, "amux_unavailable")["detail"]
 
 
 @pytest.mark.parametrize("kind", ["rejected", "server_error", "redirect", "bad_gateway_html", "rate_limited", "reset"])
 async def test_every_error_of_amux_is_amux_unavailable(bridge: Bridge, sandbox: Sandbox, kind: str) -> None:
-    path = await completed(bridge, completed_task(sandbox, content_fault=Fault(FaultKind(kind), times=None)))
+    path = await video_path(bridge, completed_task(sandbox, content_fault=Fault(FaultKind(kind), times=None)))
     (await bridge.get(path)).problem(502, "amux_unavailable")
     assert sandbox.unknown_paths == {}
 
 
 async def test_an_unreachable_amux_is_amux_unavailable(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
-        path = await completed(bridge)
+        path = await video_path(bridge)
         (await bridge.get(path)).problem(502, "amux_unavailable")
 
 
@@ -149,7 +149,7 @@ async def test_an_unreachable_amux_is_amux_unavailable(tmp_path: Path) -> None:
 
 async def read_video_from(handler: Any, tmp_path: Path, **headers: str) -> tuple[Any, Upstream]:
     async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
-        return await bridge.get(await completed(bridge), headers=headers), amux
+        return await bridge.get(await video_path(bridge), headers=headers), amux
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_a_range_is_passed_to_amux(tmp_path: Path) -> None:
         return web.Response(status=206, body=b"234", headers=part)
 
     async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
-        path = await completed(bridge)
+        path = await video_path(bridge)
         answer = await bridge.get(path, headers={"Range": "bytes=2-4", "If-Range": '"v1"'})
         assert (answer.status, answer.body, answer.headers["Content-Range"]) == (206, b"234", "bytes 2-4/10")
         assert (answer.headers["ETag"], answer.headers["Accept-Ranges"]) == ('"v1"', "bytes")
@@ -214,7 +214,7 @@ async def test_a_reader_that_disconnects_ends_the_request_to_amux(tmp_path: Path
             await answer.write(b"x" * 65_536)
 
     async with upstream(endless) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
-        path = await completed(bridge)
+        path = await video_path(bridge)
         async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{path}", headers=APP) as answer:
             await answer.content.readexactly(1 << 20)
             answer.close()
@@ -248,7 +248,7 @@ async def test_a_video_that_stalls_ends_the_connection(tmp_path: Path) -> None:
         return answer
 
     async with upstream(stalling) as amux, running_bridge(tmp_path, amux_url=amux.url, idle_seconds=0.2) as bridge:
-        path = await completed(bridge)
+        path = await video_path(bridge)
         with pytest.raises(aiohttp.ClientError):
             await bridge.get(path)
         async with asyncio.timeout(20):
@@ -263,7 +263,7 @@ async def test_a_reader_that_reads_nothing_is_disconnected(tmp_path: Path) -> No
             await answer.write(b"x" * 65_536)
 
     async with upstream(large) as amux, running_bridge(tmp_path, amux_url=amux.url, idle_seconds=0.3) as bridge:
-        path = await completed(bridge)
+        path = await video_path(bridge)
         reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port, limit=1024)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
@@ -290,7 +290,7 @@ async def test_streaming_a_gigabyte_needs_less_than_20_mib_of_memory(tmp_path: P
         return answer
 
     async with upstream(large) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
-        path = await completed(bridge)
+        path = await video_path(bridge)
         before, most, got = resident(), 0, 0
         async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{path}", headers=APP) as answer:
             async for chunk in answer.content.iter_any():

@@ -18,8 +18,9 @@ from pydantic import TypeAdapter
 from bridge.core.event import ping_payload
 from bridge.core.model import EventType
 from bridge.sandbox import Behaviour, Sandbox
+from bridge.web.api.drop_in_routes import DROP_IN_ROUTES
 from bridge.web.api.response_models import EventBody, PingBody
-from bridge.web.api.routes import DROP_IN_ROUTES, OPEN_ROUTES, ROUTES
+from bridge.web.api.routes import OPEN_ROUTES, ROUTES
 from bridge.web.context import DropIn, StreamTimes
 from tests.web.harness import APP, OPERATOR, Bridge, running_bridge
 

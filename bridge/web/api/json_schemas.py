@@ -25,6 +25,14 @@ _REFUSED_NAMES = "|".join(
 )
 _FOUR_BASE64 = "[A-Za-z0-9+/]{4}"
 
+TEXT: Final[dict[str, Any]] = {"type": "string"}
+PRINTABLE: Final[dict[str, Any]] = {"type": "string", "pattern": "^[ -~]*$"}
+BINARY: Final[dict[str, Any]] = {"type": "string", "format": "binary"}
+ANY_OBJECT: Final[dict[str, Any]] = {"type": "object", "additionalProperties": True}
+# The content types of a video's bytes, with their schemas.
+VIDEO: Final[dict[str, dict[str, Any]]] = dict.fromkeys(
+    ("video/*", "audio/*", "image/*", "application/octet-stream"), BINARY
+)
 WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{WATCH_ID_PATTERN}$"}
 DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{EVENT_ID_PATTERN}$"}
 TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){TASK_ID_PATTERN}$"}

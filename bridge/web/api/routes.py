@@ -10,7 +10,6 @@ from bridge.web.api import (
     content,
     deliveries,
     docs,
-    drop_in,
     event_stream,
     health,
     json_schemas,
@@ -23,7 +22,6 @@ from bridge.web.api.route import CallersHandler, Handler, Parameter, RequestBody
 from bridge.web.errors import (
     BodyTooLarge,
     Forbidden,
-    MalformedBody,
     MalformedJson,
     TooManyPings,
     UnsupportedMediaType,
@@ -44,8 +42,6 @@ GROUPS: Final = {
     SERVICE: "The bridge's health, metrics and documentation. No token is needed.",
 }
 
-_TEXT: Final[dict[str, Any]] = {"type": "string"}
-_PRINTABLE: Final[dict[str, Any]] = {"type": "string", "pattern": "^[ -~]*$"}
 _EVENT: Final[dict[str, Any]] = {
     "type": "object",
     "description": "One event.",
@@ -65,11 +61,8 @@ _EVENT: Final[dict[str, Any]] = {
         "retry": {},
     },
 }
-_BYTES: Final[dict[str, Any]] = {"type": "string", "format": "binary"}
-_ANY_OBJECT: Final[dict[str, Any]] = {"type": "object", "additionalProperties": True}
 _WATCH: Final = Parameter("id", "The watch's id.", json_schemas.WATCH_ID, "path")
 _DELIVERY: Final = Parameter("id", "The delivery's id, which is also `webhook-id`.", json_schemas.DELIVERY_ID, "path")
-_TASK: Final = Parameter("id", "The task's id.", json_schemas.TASK_ID, "path")
 _IDEMPOTENCY: Final = Parameter(
     "Idempotency-Key",
     f"The key is kept for {IDEMPOTENCY_SECONDS / 3600:g} hours. The same key with the same body gets the status of the "
@@ -77,16 +70,12 @@ _IDEMPOTENCY: Final = Parameter(
     json_schemas.IDEMPOTENCY_KEY,
     "header",
 )
-_RANGE: Final = Parameter("Range", "One range of bytes. amux may ignore it and send the whole video.", _TEXT, "header")
-_LINK: Final = (
-    Parameter("expires", "Part of a signed link.", _TEXT),
-    Parameter("signature", "Part of a signed link.", _TEXT),
+RANGE: Final = Parameter(
+    "Range", "One range of bytes. amux may ignore it and send the whole video.", json_schemas.TEXT, "header"
 )
+_LINK: Final = tuple(Parameter(name, "Part of a signed link.", json_schemas.TEXT) for name in content.LINK_PARAMETERS)
 _BODY_PROBLEMS: Final = (MalformedJson, BodyTooLarge, UnsupportedMediaType)
-_REGISTRATION_PROBLEMS: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches)
-_VIDEO: Final[dict[str, dict[str, Any]]] = dict.fromkeys(
-    ("video/*", "audio/*", "image/*", "application/octet-stream"), _BYTES
-)
+REGISTRATION_PROBLEMS: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches)
 
 # Routes without a token.
 OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
@@ -97,12 +86,12 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         WATCHES,
         "Read the video's bytes",
         {
-            200: Response("The video, streamed from amux.", media=_VIDEO),
-            206: Response("The requested range.", media=_VIDEO),
-            416: Response("The requested range is outside the video.", media=_VIDEO),
+            200: Response("The video, streamed from amux.", media=json_schemas.VIDEO),
+            206: Response("The requested range.", media=json_schemas.VIDEO),
+            416: Response("The requested range is outside the video.", media=json_schemas.VIDEO),
         },
         "Needs a token, or the signed link in an event's `content_url`.",
-        (_WATCH, *_LINK, _RANGE),
+        (_WATCH, *_LINK, RANGE),
         problems=(Forbidden, errors.NotFound, WatchNotCompleted, AmuxUnavailable),
         access="link",
     ),
@@ -135,7 +124,7 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         health.metrics,
         SERVICE,
         "Read the metrics",
-        {200: Response("The metrics in Prometheus' text format.", media={"text/plain": _TEXT})},
+        {200: Response("The metrics in Prometheus' text format.", media={"text/plain": json_schemas.TEXT})},
         access="open",
     ),
     Route(
@@ -144,7 +133,7 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         docs.openapi,
         SERVICE,
         "Read this document as OpenAPI",
-        {200: Response("The OpenAPI 3.1 document.", media={JSON: _ANY_OBJECT})},
+        {200: Response("The OpenAPI 3.1 document.", media={JSON: json_schemas.ANY_OBJECT})},
         access="open",
     ),
     Route(
@@ -153,7 +142,11 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         docs.docs,
         SERVICE,
         "Read this document as a page",
-        {200: Response("A page without scripts, which loads nothing from elsewhere.", media={"text/html": _TEXT})},
+        {
+            200: Response(
+                "A page without scripts, which loads nothing from elsewhere.", media={"text/html": json_schemas.TEXT}
+            )
+        },
         access="open",
     ),
 )
@@ -175,7 +168,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         "A task may have several watches with different callbacks. It is polled once for all of them.",
         (_IDEMPOTENCY,),
         RequestBody(request_models.WatchRequestBody),
-        (*_BODY_PROBLEMS, *_REGISTRATION_PROBLEMS, errors.WatchConflict, errors.IdempotencyConflict),
+        (*_BODY_PROBLEMS, *REGISTRATION_PROBLEMS, errors.WatchConflict, errors.IdempotencyConflict),
     ),
     Route(
         "POST",
@@ -260,7 +253,10 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         "Server-sent events: `snapshot` (the watch), `task` (its task and the polling of it), `attempt` (one POST of a"
         " delivery, and the delivery after it). The stream ends when the watch is final and no delivery is pending, or"
         f" after {LONGEST_SECONDS / 60:g} minutes.",
-        (_WATCH, Parameter(event_stream.LAST_EVENT_ID, "The id of the last event received.", _TEXT, "header")),
+        (
+            _WATCH,
+            Parameter(event_stream.LAST_EVENT_ID, "The id of the last event received.", json_schemas.TEXT, "header"),
+        ),
         problems=(errors.NotFound,),
     ),
     Route(
@@ -337,68 +333,4 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         body=RequestBody(request_models.PingRequest),
         problems=(*_BODY_PROBLEMS, errors.TargetRefused, TooManyPings),
     ),
-)
-
-
-# --- drop-in creation ---------------------------------------------------------------------------------------------
-
-_OWN_KEY: Final = Parameter(
-    drop_in.API_KEY,
-    "The caller's own amux key, used instead of the bridge's key; also for a watch of the created task.",
-    json_schemas.API_KEY,
-    "header",
-)
-_CALLBACKS: Final = tuple(
-    Parameter(name, f"The field `{option}` of `POST /watch`{note}.", _TEXT, "header")
-    for (option, name), note in zip(
-        drop_in.CALLBACK_HEADERS.items(), ("", ", as JSON", ", separated by commas", ""), strict=True
-    )
-)
-_AMUX_JSON: Final[dict[str, dict[str, Any]]] = {JSON: {}}
-_CREATED: Final = Response(
-    "amux's response, unchanged.",
-    media=_AMUX_JSON,
-    headers={
-        drop_in.WATCH_ID: "The id of the watch on the created task.",
-        drop_in.WATCH_ERROR: "The reason, if the created task is not watched.",
-    },
-)
-
-
-def _creation(path: str, summary: str) -> Route[CallersHandler]:
-    return Route(
-        "POST",
-        path,
-        drop_in.create,
-        DROP_IN,
-        summary,
-        {200: _CREATED},
-        "The body is passed to amux unchanged. The callback target, the limits and the store are checked first.",
-        (*_CALLBACKS, _OWN_KEY, Parameter("Idempotency-Key", "Passed to amux unchanged.", _PRINTABLE, "header")),
-        RequestBody(media={JSON: _ANY_OBJECT, drop_in.MULTIPART: _ANY_OBJECT}),
-        (*_REGISTRATION_PROBLEMS, MalformedBody, UnsupportedMediaType, AmuxUnavailable),
-        proxied=True,
-    )
-
-
-def _reading(path: str, summary: str, media: dict[str, dict[str, Any]], *more: Parameter) -> Route[CallersHandler]:
-    return Route(
-        "GET",
-        path,
-        drop_in.read_content if media is _VIDEO else drop_in.read_task,
-        DROP_IN,
-        summary,
-        {200: Response("amux's response, unchanged.", media=media)},
-        parameters=(_TASK, _OWN_KEY, *more),
-        problems=(Forbidden, errors.NotFound, AmuxUnavailable),
-        proxied=True,
-    )
-
-
-DROP_IN_ROUTES: Final = (
-    _creation("/v1/videos", "Create a video (OpenAI format) and watch its task"),
-    _creation("/v1/video/generations", "Create a video (amux format) and watch its task"),
-    _reading("/v1/videos/{id}", "Read a task from amux (OpenAI format)", _AMUX_JSON),
-    _reading("/v1/video/generations/{id}", "Read a task from amux (amux format)", _AMUX_JSON),
-    _reading("/v1/videos/{id}/content", "Read a video's bytes from amux", _VIDEO, _RANGE),
 )
