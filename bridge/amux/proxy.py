@@ -11,6 +11,7 @@ from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from bridge.aio.client_errors import CLIENT_ERRORS
+from bridge.aio.completion import Operations
 from bridge.amux import AmuxClient, AmuxUnavailable
 from bridge.core.errors import BridgeError
 from bridge.core.headers import HOP_BY_HOP
@@ -117,7 +118,7 @@ class AmuxProxy:
         self._idle_seconds = idle_seconds
         self._create_idle_seconds = create_idle_seconds
         self._stalled_reader_seconds = stalled_reader_seconds
-        self._running: set[asyncio.Task[Any]] = set()
+        self._operations = Operations(_log)
         self._reserved = 0
 
     def key(self, own_key: str | None) -> str | None:
@@ -174,35 +175,23 @@ class AmuxProxy:
         The argument of `check` is the number of checked calls that run, this one included: each will need a place for
         a watch that the store does not know of yet. If `check` raises, the call does not start.
         """
-        if check is not None:
-            self._reserved += 1
-            try:
-                await check(self._reserved)
-            except BaseException:
-                self._reserved -= 1
-                raise
-        task = asyncio.create_task(call())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        if check is not None:
-            task.add_done_callback(self._release_place)
+        if check is None:
+            return await self._operations.run(call())
+        self._reserved += 1
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_log_failure)
+            await check(self._reserved)
+        except BaseException:
+            self._reserved -= 1
             raise
+        task = self._operations.start(call())
+        task.add_done_callback(self._release_place)
+        return await self._operations.wait(task)
 
     async def finish(self, seconds: float) -> None:
         """Waits up to `seconds` for the running calls, then cancels and logs the rest. For a stop."""
-        if not self._running:
-            return
-        _, late = await asyncio.wait(self._running, timeout=seconds)
-        for task in late:
-            task.cancel()
-        if late:
+        if count := await self._operations.finish(seconds):
             means = "amux may have created tasks that have no watch"
-            _log.event("create_calls_cancelled", level=logging.ERROR, count=len(late), means=means)
-            await asyncio.gather(*late, return_exceptions=True)
+            _log.event("create_calls_cancelled", level=logging.ERROR, count=count, means=means)
 
     def _release_place(self, _: object) -> None:
         self._reserved -= 1
@@ -259,12 +248,3 @@ async def _next(source: aiohttp.ClientResponse) -> bytes:
         raise AnswerInterrupted("amux stopped sending its answer") from None
     except CLIENT_ERRORS:
         raise AnswerInterrupted("amux's answer ended too early") from None
-
-
-def _log_failure(task: asyncio.Task[Any]) -> None:
-    """Logs the failure of a call whose caller was cancelled."""
-    if task.cancelled() or (error := task.exception()) is None:
-        return
-    known = isinstance(error, BridgeError)
-    level = logging.WARNING if known else logging.ERROR
-    _log.event("call_failed_after_client_left", level=level, trace=None if known else error, reason=str(error))

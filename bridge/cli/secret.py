@@ -49,13 +49,13 @@ def _rotate() -> tuple[Mapping[str, Any], list[str]]:
     """Seal what is stored under the newest encryption key."""
     from bridge.settings.settings import load
     from bridge.store.database import closing
+    from bridge.store.encryption import reencrypt
     from bridge.store.open import open_database
-    from bridge.store.rotating import reseal
 
     settings = load()
     database, cipher = open_database(settings.database_url, settings.encryption_keys)
     with closing(database):
-        done = reseal(database, cipher)
+        done = reencrypt(database, cipher)
     older = max(0, len(settings.encryption_keys) - 1)
     told = f"sealed anew under the newest key: {_number(done.watches, 'watch', 'watches')} with secrets of their own, "
     told += f"{_number(done.secrets, 'secret', 'secrets')} of the database's"

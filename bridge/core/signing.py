@@ -9,6 +9,7 @@ import binascii
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -106,6 +107,35 @@ def parse_signing_key(text: str) -> SigningKey:
     return key
 
 
+class Signer:
+    """Signs events with the configured secrets, and with the Ed25519 key if there is one.
+
+    `secrets` has the current secret first. It is read at each call, so the caller may change it in place.
+    """
+
+    __slots__ = ("_key", "_secrets")
+
+    def __init__(self, secrets: Sequence[Secret], key: SigningKey | None = None) -> None:
+        self._secrets = secrets
+        self._key = key
+
+    def headers(self, event_id: str, timestamp: int, body: bytes, own_secret: str | None = None) -> dict[str, str]:
+        """Returns the three `webhook-*` headers of one attempt at `timestamp` (whole Unix seconds).
+
+        A watch's own secret (`whsec_...`) replaces the configured ones. The Ed25519 key signs in both cases. Raises
+        ValueError as `sign` does, and for an own secret that is malformed.
+        """
+        secrets = self._secrets if own_secret is None else (_parsed(own_secret),)
+        return {
+            HEADERS[0]: event_id,
+            HEADERS[1]: str(timestamp),
+            HEADERS[2]: sign(event_id, timestamp, body, secrets, self._key),
+        }
+
+
+_parsed = lru_cache(maxsize=256)(parse_secret)  # a watch's own secret is needed at each attempt
+
+
 def sign(event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], key: SigningKey | None = None) -> str:
     """Returns the value of `webhook-signature`: a `v1,...` for each secret in order, then `v1a,...` if there is a key.
 
@@ -119,17 +149,6 @@ def sign(event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], 
     if key is not None:
         signatures.append(f"v1a,{base64.b64encode(key.sign(content)).decode()}")
     return " ".join(signatures)
-
-
-def signed_headers(
-    event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], key: SigningKey | None = None
-) -> dict[str, str]:
-    """Returns the three `webhook-*` headers of an attempt at `timestamp` (whole Unix seconds). Raises as `sign`."""
-    return {
-        HEADERS[0]: event_id,
-        HEADERS[1]: str(timestamp),
-        HEADERS[2]: sign(event_id, timestamp, body, secrets, key),
-    }
 
 
 def verify(

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import unused_port
 
-from bridge.core.signing import Secret, signed_headers
+from bridge.core.signing import Secret, Signer
 from tests.cli.command_line import CALL_TIMEOUT_SECONDS, OTHER_SECRET, SECRET, Command, Ended, in_process
 
 BODY = json.dumps({"type": "video.completed", "data": {"url": "https://videos.example/\u0007.mp4"}}).encode()
@@ -24,7 +24,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def signed(secret: Secret, *, age: int = 0, name: str = "evt_1") -> dict[str, str]:
-    return signed_headers(name, int(time.time()) - age, BODY, [secret])
+    return Signer([secret]).headers(name, int(time.time()) - age, BODY)
 
 
 def listened(

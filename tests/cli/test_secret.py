@@ -9,9 +9,8 @@ from cryptography.fernet import Fernet
 
 from bridge.core.signing import SigningKey, parse_secret, parse_signing_key
 from bridge.store.database import Database, closing
-from bridge.store.encryption import Cipher
+from bridge.store.encryption import BATCH, Cipher, Reencrypted, reencrypt
 from bridge.store.open import open_database
-from bridge.store.rotating import BATCH, Resealed, reseal
 from bridge.store.schema import watches
 from tests.cli.command_line import SECRET, Command, in_process
 
@@ -81,7 +80,7 @@ def write_watches(database: Database, cipher: Cipher, count: int) -> None:
             "timeout_seconds": 1.0,
             "header_names": "",
             **{
-                name: cipher.seal(f"wat_{number:06d}", f"{name} {number}") if number >> bit & 1 else None
+                name: cipher.encrypt(f"wat_{number:06d}", f"{name} {number}") if number >> bit & 1 else None
                 for bit, name in enumerate(("headers", "secret", "api_key"))
             },
         }
@@ -94,7 +93,7 @@ def texts(database: Database, cipher: Cipher) -> dict[str, dict[str, str]]:
     rows = database.read(lambda connection: connection.execute(watches.select()).all())
     return {
         row.id: {
-            name: cipher.open(row.id, getattr(row, name))
+            name: cipher.decrypt(row.id, getattr(row, name))
             for name in ("headers", "secret", "api_key")
             if getattr(row, name) is not None
         }
@@ -107,9 +106,9 @@ def test_every_text_is_sealed_anew_in_batches_and_reads_as_before(database_url: 
     database, both = _opened(database_url, [NEW, OLD], write_under=OLD, count=count)
     with closing(database):
         before = texts(database, both)
-        assert reseal(database, both) == Resealed(count - (count + 7) // 8, 1)
+        assert reencrypt(database, both) == Reencrypted(count - (count + 7) // 8, 1)
         assert texts(database, Cipher([NEW])) == before
-        assert reseal(database, both).watches == count - (count + 7) // 8
+        assert reencrypt(database, both).watches == count - (count + 7) // 8
 
 
 def test_a_text_that_no_key_opens_is_told_and_nothing_of_its_batch_is_written(database_url: str) -> None:
@@ -118,12 +117,12 @@ def test_a_text_that_no_key_opens_is_told_and_nothing_of_its_batch_is_written(da
         stranger = Cipher([Fernet.generate_key().decode()])
         database.transaction(
             lambda connection: connection.execute(
-                watches.update().where(watches.c.id == "wat_000002").values(secret=stranger.seal("wat_000002", "x"))
+                watches.update().where(watches.c.id == "wat_000002").values(secret=stranger.encrypt("wat_000002", "x"))
             )
         )
         before = _secret_of(database, "wat_000001", "headers")
         with pytest.raises(Exception, match="does not open"):
-            reseal(database, both)
+            reencrypt(database, both)
         assert _secret_of(database, "wat_000001", "headers") == before
 
 

@@ -21,12 +21,12 @@ from svix.webhooks import Webhook as SvixWebhook
 from bridge.core.signing import (
     Secret,
     SignatureMismatch,
+    Signer,
     SigningKey,
     new_secret,
     parse_secret,
     parse_signing_key,
     sign,
-    signed_headers,
     verify,
 )
 from tests.programs import npm_install
@@ -45,7 +45,7 @@ def b64(raw: bytes) -> str:
 
 @pytest.fixture
 def headers() -> dict[str, str]:
-    return signed_headers("evt_1", NOW, BODY, [CURRENT, OLDER], KEY)
+    return Signer([CURRENT, OLDER], KEY).headers("evt_1", NOW, BODY)
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------
@@ -160,6 +160,23 @@ def test_there_is_one_signature_for_each_secret_in_order_then_the_keys(headers: 
     assert (headers["webhook-id"], headers["webhook-timestamp"]) == ("evt_1", str(NOW))
 
 
+def test_a_watchs_own_secret_replaces_the_configured_ones_and_the_key_still_signs() -> None:
+    signature = Signer([CURRENT, OLDER], KEY).headers("evt_1", NOW, BODY, UNKNOWN.text)["webhook-signature"]
+    assert signature == sign("evt_1", NOW, BODY, [UNKNOWN], KEY)
+
+
+def test_a_malformed_own_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="base64"):
+        Signer([CURRENT]).headers("evt_1", NOW, BODY, "whsec_not-base64")
+
+
+def test_a_signer_reads_its_secrets_at_each_call() -> None:
+    secrets = [OLDER]
+    signer = Signer(secrets)
+    secrets.insert(0, CURRENT)
+    assert signer.headers("evt_1", NOW, BODY)["webhook-signature"] == sign("evt_1", NOW, BODY, [CURRENT, OLDER])
+
+
 @pytest.mark.parametrize("event_id", ["", "evt.1", "evt_ä"])
 def test_an_id_that_makes_the_signed_content_ambiguous_is_refused(event_id: str) -> None:
     with pytest.raises(ValueError, match="event id"):
@@ -169,7 +186,7 @@ def test_an_id_that_makes_the_signed_content_ambiguous_is_refused(event_id: str)
 @pytest.mark.parametrize("secret", [CURRENT, OLDER])
 def test_every_python_library_accepts_either_secret(secret: Secret) -> None:
     now = int(time.time())  # the libraries read the clock themselves
-    headers = signed_headers("evt_1", now, BODY, [CURRENT, OLDER], KEY)
+    headers = Signer([CURRENT, OLDER], KEY).headers("evt_1", now, BODY)
     text = BODY.decode()
     assert StandardWebhook(secret.text).verify(text, headers) == json.loads(BODY)
     SvixWebhook(secret.text).verify(text, headers)
@@ -196,7 +213,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_javascript_library_accepts_either_secret(node_folder: Path) -> None:
-    headers = signed_headers("evt_1", int(time.time()), BODY, [CURRENT, OLDER], KEY)
+    headers = Signer([CURRENT, OLDER], KEY).headers("evt_1", int(time.time()), BODY)
     signed = json.dumps({"secrets": [CURRENT.text, OLDER.text], "headers": headers})
     done = subprocess.run(
         ["node", "-e", NODE_VERIFY],

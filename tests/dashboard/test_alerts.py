@@ -95,7 +95,7 @@ def test_many_refused_keys_of_apps_are_summed_up() -> None:
 
 
 def test_a_slowed_key_and_a_wrong_base_url_are_told() -> None:
-    key = CredentialStatus("configured", CredentialState.SLOWED, NOW - 5, NOW + 30, "Too many requests")
+    key = CredentialStatus("configured", CredentialState.THROTTLED, NOW - 5, NOW + 30, "Too many requests")
     assert "fewer polls" in one(replace(WELL, credentials=(key,))).title
     reason = "AMUX_BASE_URL looks wrong, or a proxy answers in amux's place: HTML with status 200"
     found = one(replace(WELL, readiness=Readiness("degraded", READY.checks | {"amux": "degraded"}, (reason,))))

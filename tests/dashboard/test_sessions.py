@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bridge.web.dashboard.limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Sessions, WrongToken
+from bridge.web.rate_limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
 from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Operator, staged
 
 KEY = b"k" * 32

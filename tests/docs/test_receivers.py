@@ -16,7 +16,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from openai import InvalidWebhookSignatureError
 
-from bridge.core.signing import Secret, parse_secret, signed_headers
+from bridge.core.signing import Secret, Signer, parse_secret
 from tests.docs.harness import Newcomer, block, newcomer
 from tests.e2e.bridges import Bridge, runtime
 from tests.e2e.harness import World, world
@@ -78,7 +78,7 @@ async def at(tmp_path: Path) -> AsyncIterator[Newcomer]:
 def forged() -> tuple[dict[str, str], bytes]:
     """A message that somebody else has signed."""
     body = b'{"id": "evt_1", "type": "video.completed", "data": {"url": null, "context": null}}'
-    return {"Content-Type": "application/json", **signed_headers("evt_1", int(time.time()), body, [OTHER])}, body
+    return {"Content-Type": "application/json", **Signer([OTHER]).headers("evt_1", int(time.time()), body)}, body
 
 
 async def test_the_event_that_it_shows_is_one(sender: Sender) -> None:
@@ -164,7 +164,7 @@ async def test_the_shell_check_tells_good_from_bad(sender: Sender, tmp_path: Pat
     program("openssl", "openssl")
     headers, body = await sender.envelope()
     (tmp_path / "body.json").write_bytes(body)
-    wrong = signed_headers(headers["webhook-id"], int(time.time()), body, [OTHER])
+    wrong = Signer([OTHER]).headers(headers["webhook-id"], int(time.time()), body)
     for given, said in ((headers, "verified\n"), (wrong, "not verified\n")):
         told = {name.upper().replace("-", "_"): value for name, value in given.items()}
         done = subprocess.run(

@@ -108,6 +108,7 @@ def test_the_readme_speaks_of_metrics_and_of_log_events_that_there_are() -> None
     source = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
     logged = set(re.findall(r"_log\.event\(\s*f?\"(\w+)", source))
     logged |= {f"credential_{verdict.value}" for verdict in CredentialChange}
+    logged |= {event for pair in re.findall(r"OutageLog\(\s*_log,\s*\"(\w+)\",\s*\"(\w+)\"", source) for event in pair}
     assert len(events) > 5
     assert events <= logged
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.core.signing import signed_headers
+from bridge.core.signing import Signer
 from tests.examples.harness import EXAMPLES, OTHER, SECRET, Stage, clean, install, listening, run_to_end, staged
 from tests.programs import program
 
@@ -43,7 +43,7 @@ async def test_a_receiver_takes_an_event_once_and_refuses_what_is_not_ours(
         await stage.delivered(watch, 2)
         body = b'{"id": "evt_1", "type": "video.completed", "data": {"task_id": "forged", "url": null}}'
         for secret, sent in ((OTHER, body), (SECRET, body + b" ")):
-            forged = {"Content-Type": "application/json", **signed_headers("evt_1", int(time.time()), body, [secret])}
+            forged = {"Content-Type": "application/json", **Signer([secret]).headers("evt_1", int(time.time()), body)}
             async with stage.session.post(receiver.url, data=sent, headers=forged) as answer:
                 assert answer.status == 401
         told = [line for line in await receiver.written() if not line.startswith(" * ")]  # Flask's banner

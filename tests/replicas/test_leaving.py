@@ -151,8 +151,8 @@ async def test_one_cut_off_from_postgresql_stops_in_time_and_comes_back(
         body = {"task_id": around.done(), "callback_url": around.receiver.url}
         refused = await one.bridge.ask("POST", "/watch", json=body)
         assert (refused.status, refused.seconds < 5) == (503, True), refused
-        lapsed = await one.process.logged("lease_lapsed")
-        taken = await two.process.logged("tasks_taken")
+        lapsed = await one.process.logged("lease_expired")
+        taken = await two.process.logged("tasks_adopted")
         assert lapsed["at"] < taken["at"]  # it had stopped before another began
         await owned(around, [task], two.name, TAKEN_OVER_SECONDS)
         metrics = await one.bridge.ask("GET", "/metrics", headers={"Authorization": "Bearer operator-token-1234"})

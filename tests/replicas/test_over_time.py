@@ -158,4 +158,4 @@ async def test_after_random_kills_and_freezes_every_watch_has_one_end(
                     members[place].process.signal(signal.SIGCONT)
         around.receiver.answering = accept
         await check(around, told, members)
-        assert any(one.told("tasks_taken") for one in members)
+        assert any(one.told("tasks_adopted") for one in members)

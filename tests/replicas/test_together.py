@@ -190,6 +190,6 @@ async def test_clocks_that_are_two_minutes_apart_change_nothing(around: World, c
         assert true - 1 < row.created_at < true + 30
         assert row.id in ended or row.ended_at >= row.deadline_at
     for one in members:
-        assert not [*one.told("rejoined"), *one.told("lease_lapsed"), *one.told("tasks_taken")]
+        assert not [*one.told("rejoined"), *one.told("lease_expired"), *one.told("tasks_adopted")]
         await one.stop()
     check_all_ended(around.database_url, [*ended, *late])

@@ -11,7 +11,7 @@ from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.polling.stats import PollingStats
 from bridge.store.dashboard_queries import COUNTED, Receiver, StoreFacts
 from bridge.store.records import CONFIGURED, Counts
-from bridge.telemetry.history import Minute, ended, lag_quantile
+from bridge.telemetry.history import Minute, lag_quantile, settled_by_outcome
 from bridge.web.dashboard.formatting import clock, counted, sentence, size, span, told
 
 LATE_CALLBACK_SECONDS: Final = 30.0  # a claim, its attempt and its record take 26 s at most by default
@@ -140,7 +140,7 @@ def _keys(facts: AlertInputs) -> Iterator[Alert]:
         tasks = counted(facts.stats.keys.get(one.name, 0), "task")
         asked = "" if one.resumes_at is None else f"; amux is asked again at {clock(one.resumes_at)}"
         since = "" if one.since is None else f" (since {clock(one.since)})"
-        if one.state is CredentialState.SLOWED:
+        if one.state is CredentialState.THROTTLED:
             title = f"amux asks for fewer polls ({_name(one.name)})"
             why = f"{sentence(_message(one) + since)} Polls of {tasks} rest{asked}."
             todo = "Nothing if it passes; else set BRIDGE_POLL_RATE_PER_SECOND below amux's limit."
@@ -211,7 +211,9 @@ def _deadlines(facts: AlertInputs) -> Iterator[Alert]:
         title = f"{many} {verb} near the deadline"
         yield Alert("nearing", Level.NOTE, title, why, todo, {"trouble": "nearing"})
     lost = {
-        name: count for name, count in ended(facts.minutes).items() if name in {"timed_out", "unavailable"} and count
+        name: count
+        for name, count in settled_by_outcome(facts.minutes).items()
+        if name in {"timed_out", "unavailable"} and count
     }
     for name, count in lost.items():
         said = "their deadline passed" if name == "timed_out" else "amux would not tell of the tasks"

@@ -9,8 +9,8 @@ from aiohttp import web
 from bridge.polling.state import CredentialStatus, LiveTask
 from bridge.polling.stats import PollingStats
 from bridge.telemetry.history import History
-from bridge.web.dashboard.limits import SignInLimits
 from bridge.web.dashboard.sessions import Sessions
+from bridge.web.rate_limits import SignInLimits
 
 
 class WatchedPoller(Protocol):

@@ -55,7 +55,7 @@ class Overview:
             _or_none(store.receivers()),
             _or_none(store.nearing_deadline()),
         )
-        self.stuck, self.resting = stats.stuck, stats.resting
+        self.stuck, self.resting = stats.stuck, stats.blocked_rows
         facts = AlertInputs(
             now=store.now(),
             readiness=readiness,
@@ -87,7 +87,7 @@ def figures(facts: AlertInputs) -> Mapping[str, Any]:
         "pending": None if counts is None else counts.pending_deliveries,
         "dead": None if facts.receivers is None else sum(one.dead for one in facts.receivers),
         "stuck": facts.stats.failing + facts.stats.late,
-        "held": facts.stats.held,
+        "held": facts.stats.blocked,
         "nearing": facts.nearing,
         "tasks": facts.stats.tasks,
         "lag_seconds": None if lag is None else min(lag, 60.0),
@@ -104,11 +104,11 @@ def _point(minute: Minute) -> dict[str, Any]:
     lag = lag_quantile([minute], 0.95)
     return {
         "at": minute.at,
-        "polls": round(minute.of(_POLLS, ("seen",))),
-        "failed_polls": round(minute.but(_POLLS, ("seen",))),
+        "polls": round(minute.growth(_POLLS, ("seen",))),
+        "failed_polls": round(minute.growth_except(_POLLS, ("seen",))),
         "lag_seconds": None if lag is None else min(lag, 60.0),
-        "delivered": round(minute.of(_ATTEMPTS, ("2xx",))),
-        "failed_attempts": round(minute.but(_ATTEMPTS, ("2xx",))),
+        "delivered": round(minute.growth(_ATTEMPTS, ("2xx",))),
+        "failed_attempts": round(minute.growth_except(_ATTEMPTS, ("2xx",))),
     }
 
 

@@ -37,7 +37,7 @@ def _of_key(view: WatchView, keys: Mapping[str, CredentialStatus]) -> Diagnosis 
         return None
     again = "" if key.resumes_at is None else f"; asked again at {clock(key.resumes_at)}"
     message = (key.message or "amux gave no reason").strip().rstrip(".")
-    level = Level.WARN if key.state is CredentialState.SLOWED else Level.BAD
+    level = Level.WARN if key.state is CredentialState.THROTTLED else Level.BAD
     return Diagnosis(level, f"Its polls rest: {message}{again}.")
 
 

@@ -12,9 +12,9 @@ from bridge.web.context import CONTEXT
 from bridge.web.dashboard.assets import HEADERS, document
 from bridge.web.dashboard.context import DASHBOARD, DashboardContext
 from bridge.web.dashboard.csrf import is_foreign_form, session_of
-from bridge.web.dashboard.limits import TooManySignIns
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Session, WrongToken
 from bridge.web.errors import Unauthorized
+from bridge.web.rate_limits import TooManySignIns
 from bridge.web.requests import json_answer, query_of, secured
 
 _FORM: Final = "application/x-www-form-urlencoded"
