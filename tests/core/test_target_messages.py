@@ -28,6 +28,8 @@ INVALID_PERCENT = "must have two hexadecimal digits after each %"
         ("http://a.example/%g2", INVALID_PERCENT),
         ("http://a.example/%2g", INVALID_PERCENT),
         ("http://a.example/%2]", INVALID_PERCENT),
+        ("http://a.example/[%zz", INVALID_PERCENT),
+        ("http://a.example:000080/", "must have a port from 1 to 65535"),
         ("http://a_.b-.example/", INVALID_HOST),
         (f"http://{'a.' * 123}abcdefgh/", INVALID_HOST),  # 254 characters
         ("http://xn--\u00fc.example/", INVALID_HOST),
@@ -75,6 +77,7 @@ def test_another_spelling_of_ipv4_is_refused_with_the_address(spelling: str, add
     [
         ("ftp://a.example/", "only http and https targets are reached"),
         ("http://[fe80::1%eth0]/", "addresses with a zone are not reached"),
+        ("http://[fe80::1%eth0]/[", "addresses with a zone are not reached"),
         ("http://127.0.0.1/", "127.0.0.1 is loopback (127.0.0.0/8)"),
         ("http://[::ffff:127.0.0.1]/", "::ffff:7f00:1 is loopback (127.0.0.0/8)"),
         ("http://[64:ff9b::7f00:1]/", "64:ff9b::7f00:1 holds 127.0.0.1 (NAT64), which is loopback (127.0.0.0/8)"),
@@ -102,6 +105,7 @@ def test_the_policys_refusals_have_exactly_these_messages() -> None:
     https_only = TargetPolicy(https_only=True)
     assert refusal_of("http://a.example/", https_only) == "a.example is reached by https only"
     assert refusal_of("http://8.8.8.8/", https_only) == "8.8.8.8 is reached by https only"
+    assert parse_target("https://8.8.8.8/", https_only).https
     own = TargetPolicy(own_port=80, own_addresses=frozenset({ip_address("8.8.8.8")}))
     assert refusal_of("http://8.8.8.8/", own) == "8.8.8.8 is local, and port 80 is the bridge's own"
 

@@ -4,10 +4,19 @@ from math import inf
 
 import pytest
 
-from bridge.core.model import KeyRefused, TaskRecord, TaskStatus, Throttled, TransientError
+from bridge.core.model import (
+    KeyRefused,
+    RefusalCounts,
+    TaskNotFound,
+    TaskRecord,
+    TaskSnapshot,
+    TaskStatus,
+    Throttled,
+    TransientError,
+)
 from bridge.core.schedule import PollPolicy
-from bridge.polling.schedule import DueHeap
-from bridge.polling.state import Credential, CredentialChange, CredentialState, Phase, PolledTask
+from bridge.polling.schedule import RATE_WINDOW_SECONDS, DueHeap, RateLimiter
+from bridge.polling.state import Credential, CredentialChange, CredentialState, Phase, PolledTask, shared_snapshot
 
 POLICY = PollPolicy()
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
@@ -90,6 +99,31 @@ def test_a_task_that_is_removed_from_the_heap_never_comes_up(task: PolledTask) -
     assert heap.pop_due(2.9) is None
     assert heap.pop_due(3.0) is task
     assert task.entry == 0
+
+
+def test_refusals_of_a_task_are_counted_until_a_record(task: PolledTask) -> None:
+    task.note(TaskNotFound("gone"), 10.0)
+    task.note(TaskNotFound("gone"), 11.0)
+    assert task.refusal_counts == RefusalCounts(not_found=2)
+    task.note(RUNNING, 12.0)
+    assert task.refusal_counts == RefusalCounts()
+
+
+def test_equal_simple_snapshots_are_one_object_and_others_stay_themselves() -> None:
+    first, second = (TaskSnapshot(TaskStatus.IN_PROGRESS, 40) for _ in range(2))
+    assert shared_snapshot(first) is shared_snapshot(second)
+    assert shared_snapshot(first) == first
+    with_url = TaskSnapshot(TaskStatus.IN_PROGRESS, 40, url="https://v/1")
+    assert shared_snapshot(with_url) is with_url
+    completed = TaskSnapshot(TaskStatus.COMPLETED, 100)
+    assert shared_snapshot(completed) is completed
+
+
+def test_a_rate_of_one_leaves_a_whole_window_between_two_starts() -> None:
+    limiter = RateLimiter(1.0)
+    assert limiter.opens_at(1000.0) <= 1000.0
+    limiter.begin(1000.0)
+    assert limiter.opens_at(1000.0) == 1000.0 + RATE_WINDOW_SECONDS
 
 
 def test_a_poll_with_a_record_ends_the_failures_and_keeps_the_last_error(task: PolledTask) -> None:

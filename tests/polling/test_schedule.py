@@ -379,3 +379,20 @@ async def test_the_states_of_credentials_contain_no_key() -> None:
     assert "sk-secret" not in repr(states())
     harness.credentials.remove_task(credential)
     assert [status.name for status in states()] == [CONFIGURED]
+
+
+async def test_a_removed_task_has_its_new_phase_and_waits_for_no_credential() -> None:
+    harness = ScheduleHarness()
+    first, second, third = tasks = harness.tasks(3)
+    for task in tasks:
+        harness.schedule.schedule_at(task, harness.now)
+    assert harness.take_all() == tasks
+    for task in tasks:
+        harness.answer(task, REFUSED)
+    credential = first.credential
+    assert credential.probe is first
+    assert list(credential.waiting) == [second, third]
+    harness.schedule.remove(second, Phase.DROPPED)
+    assert (second.phase, list(credential.waiting)) == (Phase.DROPPED, [third])
+    harness.schedule.remove(first, Phase.DROPPED)
+    assert (first.phase, credential.probe, list(credential.waiting)) == (Phase.DROPPED, third, [])
