@@ -1,5 +1,6 @@
 """Which task is polled next: the longest due first, spread evenly after a pause, one probe while a key is blocked."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class ScheduleHarness:
     now: float = 5000.0
     expired: list[PolledTask] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.credentials = Credentials(self.policy, self.metrics, lambda: self.now)
@@ -40,9 +42,16 @@ class ScheduleHarness:
             rate_per_second=self.rate,
             clock=lambda: self.now,
             random=self.draw,
-            wake=lambda: None,
+            wake=self.woken.set,
             expire=self.expired.append,
         )
+
+    def timer_seconds(self) -> float | None:
+        """In how many seconds the timer fires; None when it is not set."""
+        timer = self.schedule._timer
+        if timer is None or timer.cancelled():
+            return None
+        return timer.when() - asyncio.get_running_loop().time()
 
     def draw(self) -> float:
         """Evenly distributed numbers: the multiples of the golden ratio."""
@@ -83,7 +92,7 @@ class ScheduleHarness:
 
 @pytest.fixture(autouse=True)
 async def _in_a_loop() -> None:
-    """Timers need an event loop; what they call does nothing here."""
+    """Timers need an event loop."""
 
 
 async def test_the_task_that_is_due_for_longest_comes_first() -> None:
@@ -133,7 +142,84 @@ def test_the_backoff_steps_since_the_row_was_written_are_estimated(polls: int, a
 
 
 def test_the_estimate_is_bounded_for_a_backoff_that_does_not_grow() -> None:
-    assert steps_of_loaded(PollPolicy(interval=0.01, max_interval=5, backoff=1), 1, 1e9) <= 60
+    assert steps_of_loaded(PollPolicy(interval=0.01, max_interval=5, backoff=1), 1, 1e9) == 1 + 51
+
+
+def test_the_estimate_ends_at_the_last_poll_that_can_have_happened() -> None:
+    assert steps_of_loaded(PollPolicy(interval=5, backoff=1), 1, ago=15.0) == 4  # after 5, 10 and 15 s
+    assert steps_of_loaded(PollPolicy(interval=0.01, backoff=1), 1, ago=0.95) == 11  # an interval counts as 0.1 s
+
+
+async def test_adopted_tasks_are_polled_within_four_seconds_but_not_at_once() -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(100, polls=60)
+    for task in tasks:
+        harness.schedule.schedule_soon(task)
+    delays = [task.due - harness.now for task in tasks]
+    assert 0 <= min(delays) < 0.1
+    assert 3.9 < max(delays) <= 4.0
+    quick = ScheduleHarness(policy=PollPolicy(interval=1, max_interval=1))
+    [task] = quick.tasks(1, polls=1)
+    quick.schedule.schedule_soon(task)
+    assert 0 <= task.due - quick.now <= 1.0
+
+
+async def test_the_timer_is_set_for_the_next_due_task() -> None:
+    harness = ScheduleHarness()
+    later, sooner, last = harness.tasks(3)
+    harness.schedule.schedule_at(later, harness.now + 20)
+    assert harness.timer_seconds() == pytest.approx(20, abs=0.5)
+    harness.schedule.put(sooner, harness.now + 10)
+    harness.schedule.schedule_at(last, harness.now + 30)
+    assert harness.timer_seconds() == pytest.approx(10, abs=0.5)
+    harness.now += 10
+    harness.schedule._timer_fired()
+    assert harness.woken.is_set()
+    assert harness.take_all() == [sooner]
+    assert harness.timer_seconds() == pytest.approx(10, abs=0.5)
+
+
+async def test_the_timer_wakes_the_workers_no_sooner_than_in_two_milliseconds() -> None:
+    harness = ScheduleHarness()
+    [task] = harness.tasks(1)
+    harness.schedule.schedule_at(task, harness.now)
+    seconds = harness.timer_seconds()
+    assert seconds is not None
+    assert 0 < seconds <= 0.0021
+    async with asyncio.timeout(20):
+        await harness.woken.wait()
+
+
+async def test_the_timer_waits_for_the_rate_limit() -> None:
+    harness = ScheduleHarness(rate=1)
+    first, second = harness.tasks(2)
+    for task in (first, second):
+        harness.schedule.schedule_at(task, harness.now)
+    harness.schedule._timer_fired()
+    assert harness.take_all() == [first]
+    assert harness.timer_seconds() == pytest.approx(1.05, abs=0.3)
+
+
+async def test_a_schedule_that_was_stopped_returns_no_tasks_and_sets_no_timer() -> None:
+    harness = ScheduleHarness()
+    first, second = harness.tasks(2)
+    harness.schedule.schedule_at(first, harness.now)
+    harness.schedule.stop()
+    assert harness.take_all() == []
+    assert harness.timer_seconds() is None
+    harness.schedule.schedule_at(second, harness.now - 1)
+    assert harness.timer_seconds() is None
+
+
+async def test_clearing_drops_all_tasks_and_credentials() -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(3)
+    harness.schedule.schedule_evenly(tasks)
+    harness.run(10, lambda _task: REFUSED)
+    harness.schedule.clear(tasks)
+    assert {task.phase for task in tasks} == {Phase.DROPPED}
+    assert harness.run(60) == Counter()
+    assert harness.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 0
 
 
 async def test_too_many_tasks_are_polled_less_often_and_in_turn() -> None:
@@ -293,3 +379,20 @@ async def test_the_states_of_credentials_contain_no_key() -> None:
     assert "sk-secret" not in repr(states())
     harness.credentials.remove_task(credential)
     assert [status.name for status in states()] == [CONFIGURED]
+
+
+async def test_a_removed_task_has_its_new_phase_and_waits_for_no_credential() -> None:
+    harness = ScheduleHarness()
+    first, second, third = tasks = harness.tasks(3)
+    for task in tasks:
+        harness.schedule.schedule_at(task, harness.now)
+    assert harness.take_all() == tasks
+    for task in tasks:
+        harness.answer(task, REFUSED)
+    credential = first.credential
+    assert credential.probe is first
+    assert list(credential.waiting) == [second, third]
+    harness.schedule.remove(second, Phase.DROPPED)
+    assert (second.phase, list(credential.waiting)) == (Phase.DROPPED, [third])
+    harness.schedule.remove(first, Phase.DROPPED)
+    assert (first.phase, credential.probe, list(credential.waiting)) == (Phase.DROPPED, third, [])
