@@ -124,6 +124,24 @@ async def test_a_task_that_is_put_again_or_removed_is_returned_for_its_last_entr
     assert harness.take_all() == [moved]
 
 
+async def test_a_task_that_is_put_twice_is_returned_once() -> None:
+    harness = ScheduleHarness()
+    [task] = harness.tasks(1)
+    harness.schedule.put(task, harness.now + 5)
+    harness.schedule.put(task, harness.now)
+    assert harness.take_all() == [task]
+    harness.now += 5
+    assert harness.take_all() == []
+
+
+async def test_a_removed_task_is_not_returned() -> None:
+    harness = ScheduleHarness()
+    [task] = harness.tasks(1)
+    harness.schedule.put(task, harness.now)
+    harness.schedule.remove(task, Phase.DROPPED)
+    assert harness.take_all() == []
+
+
 @pytest.mark.parametrize("polls", [0, 1, 4, 60])
 @pytest.mark.parametrize("policy", [POLICY, PollPolicy(first_delay=0, interval=2, max_interval=2, backoff=1)])
 async def test_after_a_restart_no_second_has_more_than_twice_the_mean(polls: int, policy: PollPolicy) -> None:
