@@ -1,3 +1,3 @@
-"""The amux bridge: watches amux video tasks and delivers each one's end as one signed webhook."""
+"""The amux bridge: it polls amux video tasks and sends the end of each one as a signed webhook."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""`python -m bridge` is `amux-bridge`."""
+"""Lets `python -m bridge` run the `amux-bridge` command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fixtures that more than one room's tests use: a database of either kind, and a store on it."""
+"""Fixtures for the tests of several folders: databases of both kinds, and stores on them."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,25 +10,25 @@ from cryptography.fernet import Fernet
 from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from tests.databases import NoServer, PostgresServer, empty, finished, migrated_file, running_server
-from tests.programs import do_without
+from tests.databases import NoServer, PostgresServer, delete_rows, migrated_file, run, running_server
+from tests.programs import skip_or_fail
 
 KINDS = ("sqlite", "postgres")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The checks first: the longest of them takes a sixth of the run, and others shall run beside it."""
+    """Run the checks first: the longest takes a sixth of the whole run, and other tests can run beside it."""
     items.sort(key=lambda item: item.path.name != "test_checks.py")
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server for the whole session; skipped where there is none, an error under CI."""
+    """A server for the whole session. Without PostgreSQL the tests are skipped; in CI they fail."""
     try:
         with running_server() as server:
             yield server
     except NoServer as missing:
-        do_without(str(missing))
+        skip_or_fail(str(missing))
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
-    """A PostgreSQL database with today's schema and no rows; a test that changes more than rows makes its own."""
+    """A PostgreSQL database with today's schema and no rows. A test that changes more than rows makes its own."""
     return postgres_server.cleaned()
 
 
@@ -59,7 +59,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def either_url(request: pytest.FixtureRequest) -> str:
-    """The same, with PostgreSQL in the long run only: for what takes whole processes."""
+    """As `database_url`, with PostgreSQL only among the long tests: for tests that start whole processes."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
@@ -71,26 +71,26 @@ def encryption_key() -> str:
 
 @pytest.fixture(scope="session")
 def sqlite_store(migrated_sqlite: Path, encryption_key: str) -> Iterator[Store]:
-    """The store that tests use in turn: opening one and compiling its statements takes ten times a test's own time."""
+    """The store that tests use in turn: opening one and compiling its statements takes ten times as long as a test."""
     path = shutil.copyfile(migrated_sqlite, migrated_sqlite.with_name("shared.db"))
-    opened = finished(open_store(f"sqlite:///{path}", [encryption_key], Metrics()))
+    opened = run(open_store(f"sqlite:///{path}", [encryption_key], Metrics()))
     yield opened
-    finished(opened.close())
+    run(opened.close())
 
 
 @pytest.fixture(scope="session")
 def postgres_stores(postgres_server: PostgresServer, encryption_key: str) -> Iterator[list[Store]]:
-    """The same on PostgreSQL: four replicas of one bridge."""
+    """As `sqlite_store`, on PostgreSQL: four replicas of one bridge."""
     url = postgres_server.migrated()
-    opened = [finished(open_store(url, [encryption_key], Metrics())) for _ in range(4)]
+    opened = [run(open_store(url, [encryption_key], Metrics())) for _ in range(4)]
     yield opened
     for one in opened:
-        finished(one.close())
+        run(one.close())
 
 
 @pytest.fixture(scope="session")
 def postgres_store(postgres_stores: list[Store]) -> Store:
-    """The first of them."""
+    """The first of the four replicas."""
     return postgres_stores[0]
 
 
@@ -101,19 +101,19 @@ def replicas(postgres_stores: list[Store]) -> list[Store]:
 
 
 @pytest.fixture
-def crowd(postgres_stores: list[Store]) -> list[Store]:
-    """Four of them."""
+def four_replicas(postgres_stores: list[Store]) -> list[Store]:
+    """Four replicas that have just joined a database without a row in it."""
     return _joined(postgres_stores)
 
 
 def _joined(stores: list[Store]) -> list[Store]:
-    empty(stores[0])
+    delete_rows(stores[0])
     for one in stores:
-        finished(one.rejoin())
+        run(one.rejoin())
     return stores
 
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest) -> Store:
-    """A store without a row in it, on either kind; a test that closes or breaks one opens its own at `database_url`."""
+    """A store without a row in it, on both kinds of database. A test that closes or breaks one opens `database_url`."""
     return _joined([request.getfixturevalue(f"{request.param}_store")])[0]

@@ -1,4 +1,4 @@
-"""Databases for tests: SQLite files, and a PostgreSQL server of the tests' own, started once and stopped at the end."""
+"""Databases for tests: SQLite files, and a PostgreSQL server that is started once and stopped at the end."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 TEMPLATE = "migrated"
 START_SECONDS = 30
-# Nothing here has to outlive the tests: no fsync, and no autovacuum that would make a test's time vary.
+# No data has to survive the tests, so there is no fsync. There is no autovacuum, which would make a test's time vary.
 SETTINGS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off", "max_connections=200")
 
 _END_OTHERS = (
@@ -41,42 +41,42 @@ _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (
 
 
 class NoServer(Exception):
-    """PostgreSQL's binaries are not here; the text says where they were looked for."""
+    """PostgreSQL's binaries were not found; the text says where they were searched."""
 
 
 @dataclass
 class PostgresServer:
-    """A server that listens on loopback and trusts everyone there."""
+    """A server that listens on loopback and accepts every user there without a password."""
 
     port: int
     log: Path
-    restart: Callable[[], None] = lambda: None  # every connection ends
+    restart: Callable[[], None] = lambda: None  # ends every connection
     numbers: Iterator[int] = field(default_factory=count)
     _shared: str | None = None
     _cleaner: psycopg.Connection[Any] | None = None
 
     def url(self, name: str) -> str:
-        """A database's URL."""
+        """The URL of a database."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def execute(self, statement: str, *, database: str = "postgres") -> list[Any]:
-        """Run one statement outside any transaction."""
+        """Execute one statement outside any transaction; returns its rows."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
     def empty(self) -> str:
-        """A new database without a schema; its URL."""
+        """Make a database without a schema; returns its URL."""
         return self._create("template0")
 
     def migrated(self) -> str:
-        """A new database with today's schema; its URL."""
+        """Make a database with today's schema; returns its URL."""
         return self._create(TEMPLATE)
 
     def cleaned(self) -> str:
-        """The one database that most tests use in turn, without a row in it; its URL.
+        """Delete all rows of the one database that most tests use in turn; returns its URL.
 
-        Copying the template takes 100-400 ms, emptying ten small tables 5.
+        Copying the template takes 100-400 ms, deleting the rows of ten small tables 5.
         """
         if self._shared is None or self._cleaner is None:
             self._shared = self.migrated()
@@ -87,12 +87,12 @@ class PostgresServer:
         return self._shared
 
     def close(self) -> None:
-        """Let go of the one database."""
+        """Close the connection to the shared database."""
         if self._cleaner is not None:
             self._cleaner.close()
 
     def make_template(self) -> None:
-        """Migrate once what every later database is copied from."""
+        """Make and migrate the database that the others are copied from."""
         self.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0")
         migrated = PostgresDatabase(self.url(TEMPLATE))
         try:
@@ -108,7 +108,7 @@ class PostgresServer:
 
 @contextmanager
 def running_server(settings: Sequence[str] = SETTINGS) -> Iterator[PostgresServer]:
-    """Start a server in a folder of its own. Raises NoServer when there is none to start."""
+    """Start a server in a temporary folder. Raises NoServer when PostgreSQL is not installed."""
     initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
     user = _unprivileged_user()
     home = Path(tempfile.mkdtemp(prefix="bridge-postgres-"))
@@ -122,8 +122,8 @@ def running_server(settings: Sequence[str] = SETTINGS) -> Iterator[PostgresServe
         wait = ["-w", "-t", str(START_SECONDS)]
         _run([pg_ctl, "start", "-D", data, "-l", log, "-o", listening, *wait], user, home)
         try:
-            again: list[str | Path] = [pg_ctl, "restart", "-D", data, "-l", log, "-o", listening, "-m", "fast", *wait]
-            server = PostgresServer(port, log, partial(_run, again, user, home))
+            restart: list[str | Path] = [pg_ctl, "restart", "-D", data, "-l", log, "-o", listening, "-m", "fast", *wait]
+            server = PostgresServer(port, log, partial(_run, restart, user, home))
             server.make_template()
             yield server
             server.close()
@@ -134,9 +134,9 @@ def running_server(settings: Sequence[str] = SETTINGS) -> Iterator[PostgresServe
 
 
 def migrated_file(folder: Path) -> Path:
-    """An SQLite file with today's schema, for copies to be made of."""
+    """Make an SQLite file with today's schema, to be copied."""
     path = folder / "migrated.db"
-    database: Database = SqliteDatabase(created(path))
+    database: Database = SqliteDatabase(empty_file(path))
     try:
         migrate(database)
     finally:
@@ -148,20 +148,20 @@ def migrated_file(folder: Path) -> Path:
 
 
 def blocked_transactions(connection: psycopg.Connection[Any] | None) -> int:
-    """How many transactions wait for this connection's."""
+    """How many transactions wait for a lock of this connection."""
     assert connection is not None
     [count] = connection.execute(_BLOCKED).fetchall()
     return int(count[0])
 
 
-def finished(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine to its end in a loop of its own, whether or not one is running here."""
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine in the event loop of a new thread; returns its result. A loop may be running here."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+        return thread.submit(asyncio.run, coroutine).result()
 
 
-def empty(store: Store) -> None:
-    """Delete every row but the database's own secrets."""
+def delete_rows(store: Store) -> None:
+    """Delete all rows except the database's own secrets."""
     for table in metadata.tables:
         if table != "secrets":
             store._database.transaction(partial(_execute, text(_deletion(table))))
@@ -172,17 +172,17 @@ def _execute(statement: TextClause, connection: Connection) -> None:
 
 
 def _deletion(table: str) -> str:
-    return f"DELETE FROM {table}"  # noqa: S608  our own tables' names
+    return f"DELETE FROM {table}"  # noqa: S608  the names of our own tables
 
 
-def created(path: Path) -> Path:
-    """An empty file, as `open_store` would make it."""
+def empty_file(path: Path) -> Path:
+    """Make an empty file with the mode that `open_store` gives it."""
     path.touch(0o600)
     return path
 
 
 def _binary(name: str) -> str:
-    """The newest one; PATH counts first."""
+    """The path of a PostgreSQL program: from PATH, otherwise the newest one that Debian installed."""
     found = [shutil.which(name), *sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=_version, reverse=True)]
     for path in found:
         if path is not None:
@@ -195,22 +195,22 @@ def _version(path: Path) -> float:
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:
-    """Who runs the server: PostgreSQL refuses root. None: whoever runs the tests."""
+    """The user that runs the server, because PostgreSQL refuses root. None: the user of the tests."""
     if os.geteuid() != 0:
         return None
     users = {user.pw_name: user for user in pwd.getpwall()}
     for name in ("postgres", "nobody"):
         if name in users:
             return users[name]
-    raise NoServer("PostgreSQL refuses root, and there is neither a user postgres nor nobody")
+    raise NoServer("PostgreSQL refuses root, and there is no user named postgres or nobody")
 
 
 def _run(command: Sequence[str | Path], user: pwd.struct_passwd | None, folder: Path) -> None:
-    who: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    # Its output goes to a file: a server would keep a pipe open, and we would wait for its end.
+    as_user: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    # The output goes to a file: the server would keep a pipe open, and this would wait for the pipe's end.
     with (folder / "output").open("w+") as output:
         done = subprocess.run(
-            [str(word) for word in command], cwd=folder, stdout=output, stderr=output, check=False, **who
+            [str(word) for word in command], cwd=folder, stdout=output, stderr=output, check=False, **as_user
         )
         if done.returncode:
             output.seek(0)

@@ -1,4 +1,4 @@
-"""Programs of others that tests start: without one a test is skipped, and under CI, which installs them, it fails."""
+"""External programs that tests start. Without one, a test is skipped; in CI, which installs them, it fails."""
 
 import os
 import shutil
@@ -13,27 +13,27 @@ def under_ci() -> bool:
     return os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}
 
 
-def do_without(reason: str) -> NoReturn:
-    """End a test that cannot be made here."""
+def skip_or_fail(reason: str) -> NoReturn:
+    """End a test that cannot run here: it fails in CI and is skipped elsewhere."""
     if under_ci():
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def program(name: str, package: str) -> str:
-    """Where a program is; `package` is Debian's that has it."""
+    """The path of a program; `package` is the Debian package that contains it."""
     found = shutil.which(name)
     if found is None:
-        do_without(f"there is no {name} here: install Debian's `{package}`")
+        skip_or_fail(f"there is no {name} here: install Debian's `{package}`")
     return found
 
 
 def npm_install(folder: Path, *packages: str) -> None:
-    """Install packages of Node's into `folder`, without running what they bring along."""
+    """Install npm packages into `folder`, without running their scripts."""
     quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"]
     npm = program("npm", "npm")
     program("node", "nodejs")
     command = [npm, "install", "--prefix", str(folder), *quiet, *packages]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
-        do_without(f"npm could not install {' '.join(packages)}: {done.stderr.strip()[-300:]}")
+        skip_or_fail(f"npm could not install {' '.join(packages)}: {done.stderr.strip()[-300:]}")

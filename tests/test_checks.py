@@ -1,4 +1,4 @@
-"""The checks that every change passes: types, lint, format, layers, and what the tree may hold."""
+"""The checks that every change must pass: types, lint, format, layers, and which files the repository may have."""
 
 import re
 import shutil
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -16,21 +17,23 @@ CHECKS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "import-linter": ["lint-imports"],
 }
-ALLOWED_AT_THE_TOP = {
+ALLOWED_TOP_LEVEL_FILES = {
     "pyproject.toml",
     "README.md",
+    "CHANGELOG.md",
     "LICENSE",
     "requirements.lock",
     "Dockerfile",
     ".dockerignore",
     ".gitignore",
+    ".pre-commit-config.yaml",
     ".ci/run",
 }
-ALLOWED_FOLDERS = {"bridge", "tests", "examples"}
-LONGEST_FILE, LONGEST_LINE = 400, 120
+ALLOWED_FOLDERS = {"bridge", "tests", "examples", "docs", ".github"}
+MAX_LINES_OF_A_MODULE = 400
 
-# Put together here, so that this file does not hold what it looks for.
-REGISTRIES = [
+# Joined here, so that this file does not contain the names that it searches for.
+REGISTRY_HOSTS = [
     "".join(parts)
     for parts in (
         ("pypi", ".org"),
@@ -46,7 +49,7 @@ REGISTRIES = [
         ("maven", ".org"),
     )
 ]
-MACHINE_PATHS = [f"/{first}/" for first in ("work", "root", "home", "Users")]
+MACHINE_FOLDERS = [f"/{first}/" for first in ("work", "root", "home", "Users")]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -62,8 +65,8 @@ def test_the_check_passes(check: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def files() -> list[str]:
-    """What is tracked, or will be: all that git does not ignore. In a copy without git, every file of ours."""
+def repository_files() -> list[str]:
+    """The files that git tracks or would add. Skips the test where there is no git repository."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -72,34 +75,66 @@ def files() -> list[str]:
         check=False,
     )
     if listed.returncode:
-        pytest.skip("this is no work tree of git's")
+        pytest.skip("this folder is not a git work tree")
     return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
-def test_the_top_holds_what_it_may_and_nothing_else() -> None:
-    strange = [
-        name for name in files() if name not in ALLOWED_AT_THE_TOP and name.partition("/")[0] not in ALLOWED_FOLDERS
+def lines_of(path: Path) -> list[str]:
+    return path.read_bytes().decode(errors="replace").splitlines()
+
+
+def test_the_top_level_has_only_allowed_files_and_folders() -> None:
+    unexpected = [
+        name
+        for name in repository_files()
+        if name not in ALLOWED_TOP_LEVEL_FILES and name.partition("/")[0] not in ALLOWED_FOLDERS
     ]
-    assert strange == []
+    assert unexpected == []
 
 
-def test_no_file_names_a_registry_or_a_place_on_a_machine() -> None:
-    hosts = re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in REGISTRIES))
-    # A path in a URL is no path on a machine.
-    places = re.compile("|".join(rf"(?<![\w.:/-]){re.escape(place)}" for place in MACHINE_PATHS))
+def test_no_file_names_a_package_registry_or_a_folder_of_a_machine() -> None:
+    hosts = re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in REGISTRY_HOSTS))
+    # A path inside a URL is not a path of a machine.
+    folders = re.compile("|".join(rf"(?<![\w.:/-]){re.escape(folder)}" for folder in MACHINE_FOLDERS))
     found = [
         f"{name}:{number}: {line.strip()[:100]}"
-        for name in files()
-        for number, line in enumerate(_lines(ROOT / name), 1)
-        if hosts.search(line) or places.search(line)
+        for name in repository_files()
+        for number, line in enumerate(lines_of(ROOT / name), 1)
+        if hosts.search(line) or folders.search(line)
     ]
     assert found == []
 
 
-def test_no_module_is_longer_than_it_may_be() -> None:
-    sizes = {name: len(_lines(ROOT / name)) for name in files() if name.endswith(".py")}
-    assert {name: size for name, size in sizes.items() if size > LONGEST_FILE} == {}
+def test_no_module_has_more_lines_than_allowed() -> None:
+    sizes = {name: len(lines_of(ROOT / name)) for name in repository_files() if name.endswith(".py")}
+    assert {name: size for name, size in sizes.items() if size > MAX_LINES_OF_A_MODULE} == {}
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_bytes().decode(errors="replace").splitlines()
+# --- CI and pre-commit --------------------------------------------------------------------------------------------
+
+
+def test_the_workflow_tests_each_python_version_on_both_databases() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    test, everything = workflow["jobs"]["test"], workflow["jobs"]["all"]
+    assert test["strategy"]["matrix"] == {
+        "python": ["3.11", "3.12", "3.13", "3.14"],
+        "database": ["SQLite", "PostgreSQL"],
+    }
+    commands = [step["run"] for step in test["steps"] if "run" in step]
+    [pattern] = re.findall(r"sed -n '/(\^python3 .*)/p' README\.md", "\n".join(commands))
+    assert pattern in (ROOT / ".ci/run").read_text()
+    assert ".ci/run" in [step.get("run") for step in everything["steps"]]
+    for script in [step["run"] for job in (test, everything) for step in job["steps"] if "run" in step]:
+        subprocess.run(["bash", "-n"], input=re.sub(r"\$\{\{.*?\}\}", "value", script), text=True, check=True)
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_the_pre_commit_hooks_run_the_same_checks_from_the_environment() -> None:
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    hooks = {hook["name"]: hook for hook in repositories[0]["hooks"]}
+    assert hooks.keys() == CHECKS.keys()
+    for name, hook in hooks.items():
+        assert hook["language"] == "system"
+        assert hook["entry"].split() == [word for word in CHECKS[name] if word != "."]
+        assert hook.get("pass_filenames", True) is (name in {"ruff check", "ruff format"})

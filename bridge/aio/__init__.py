@@ -1,1 +1,1 @@
-"""Helpers around asyncio that know nothing of the bridge: time limits, worker pools, batching, clocks."""
+"""Small asyncio tools without knowledge of watches: clocks, timeouts, batching, worker pools and retries."""

@@ -1,52 +1,53 @@
-"""What comes in one turn of the event loop, done together: in a row it is half as dear as with others between."""
+"""Micro-batching: calls of one turn of the event loop are handled together, which costs half of handling each alone."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
-Given = TypeVar("Given")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class MicroBatcher(Generic[Given, Result]):
-    """Has `work` done for all who ask in one turn; a result for each in order.
+class MicroBatcher(Generic[Item, Result]):
+    """Calls `handler` once for all items that are submitted in one turn of the event loop.
 
-    When it raises, it is done for each alone, perhaps again: whoever brought a fault shall be alone with it. `begin`
-    makes a task of a coroutine, and keeps it.
+    `handler` returns one result per item, in order. When it raises, it is called again for each item alone, so that
+    only the caller whose item is faulty gets the error. `start` makes an asyncio task of a coroutine and keeps a
+    reference to it.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[Given]], Coroutine[Any, Any, Sequence[Result]]],
-        begin: Callable[[Coroutine[Any, Any, None]], object],
+        handler: Callable[[Sequence[Item]], Coroutine[Any, Any, Sequence[Result]]],
+        start: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
-        self._work = work
-        self._begin = begin
-        self._waiting: list[tuple[Given, asyncio.Future[Result]]] = []
+        self._handler = handler
+        self._start = start
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
 
-    async def do(self, given: Given) -> Result:
-        """Have it done; to its end, even if the caller leaves."""
+    async def submit(self, item: Item) -> Result:
+        """Return the result for an item. The item is handled even when the caller is cancelled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((given, future))
+        self._waiting.append((item, future))
         if len(self._waiting) == 1:
-            loop.call_soon(self._turn_ends)
+            loop.call_soon(self._flush)
         return await future
 
-    def _turn_ends(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        self._begin(self._do_all(waiting))
+    def _flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._start(self._handle(batch))
 
-    async def _do_all(self, waiting: Sequence[tuple[Given, "asyncio.Future[Result]"]]) -> None:
+    async def _handle(self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
-            results = await self._work([given for given, _ in waiting])
-        except Exception as error:  # noqa: BLE001  it is theirs who wait
-            if len(waiting) > 1:
-                for one in waiting:
-                    await self._do_all([one])
-            elif not (future := waiting[0][1]).done():
+            results = await self._handler([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001  the callers get it
+            if len(batch) > 1:
+                for entry in batch:
+                    await self._handle([entry])
+            elif not (future := batch[0][1]).done():
                 future.set_exception(error)
             return
-        for (_, future), result in zip(waiting, results, strict=True):
+        for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(result)

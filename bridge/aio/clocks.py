@@ -1,15 +1,28 @@
-"""Two clocks: what is due is kept by the monotonic one, what is shown and stored by the wall clock."""
+"""Clocks: what is due is kept on a monotonic clock, what is shown and stored is Unix time."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import overload
 
+# CLOCK_BOOTTIME goes on while the machine is suspended. time.monotonic() stops, so a lease would seem to last longer.
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def running_seconds() -> float:
+    """Seconds of a clock that is never set and that goes on while the machine is suspended, where the system has one.
+
+    Elsewhere the monotonic clock.
+    """
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """`monotonic` counts seconds and never goes back; `wall` is Unix seconds and may be set at any moment.
+    """Two clocks. `monotonic` counts seconds and never goes back; `wall` is Unix seconds and can be set at any time.
 
-    A moment in memory becomes a Unix time only when it is shown: a clock that was set shifts all of them alike.
+    A moment in memory becomes a Unix time only when it is shown, so a change of the wall clock shifts all of them by
+    the same amount.
     """
 
     monotonic: Callable[[], float]
@@ -20,7 +33,7 @@ class Clocks:
     @overload
     def unix(self, moment: float | None) -> float | None: ...
     def unix(self, moment: float | None) -> float | None:
-        """A moment of the monotonic clock in Unix seconds."""
+        """Converts a moment of the monotonic clock to Unix seconds."""
         return None if moment is None else self.wall() - (self.monotonic() - moment)
 
     @overload
@@ -28,5 +41,5 @@ class Clocks:
     @overload
     def moment(self, unix: float | None) -> float | None: ...
     def moment(self, unix: float | None) -> float | None:
-        """Unix seconds as a moment of the monotonic clock."""
+        """Converts Unix seconds to a moment of the monotonic clock."""
         return None if unix is None else self.monotonic() - (self.wall() - unix)

@@ -1,94 +1,103 @@
-"""A time limit on each of many calls, kept by one timer: a timer for each call is a quarter of a poll's cost."""
+"""Time limits for many calls, kept by one timer. A timer for each call costs a quarter of a poll."""
 
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-SHORTEST_TIMER_SECONDS = 0.001  # a loop counts milliseconds: a timer for less would fire at once, again and again
+# asyncio's loop counts milliseconds. A shorter timer would fire at once, again and again.
+SHORTEST_TIMER_SECONDS = 0.001
 
 
 class TimeoutSweep:
-    """The limits in force, all of `seconds` by `clock` (monotonic). Make it on the running loop, and close it."""
+    """Limits of `seconds` each, by `clock` (monotonic seconds). Use it from one event loop, and close it.
+
+    With another loop it starts anew: the limits of the earlier loop are dropped.
+    """
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self.seconds = seconds
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._in_force: dict[Limit, None] = {}  # in the order of their ends, for all are equally long
+        self._active: dict[Limit, None] = {}  # in the order of their ends, because all are equally long
 
     def limit(self) -> "Limit":
-        """A limit on what the current asyncio task does in `with`; it begins now. TimeoutError when it ends it.
+        """Returns a limit for the `with` block that the current asyncio task runs next. The time starts now.
 
-        As with `asyncio.timeout`, a cancellation from elsewhere stays one, even in the same moment.
+        The block raises TimeoutError when the limit ends it. As with `asyncio.timeout`, a cancellation from elsewhere
+        is still raised as CancelledError, even when it comes at the same moment.
         """
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("a time limit needs an asyncio task to end")
+            raise RuntimeError("a time limit needs an asyncio task to cancel")
         return Limit(self, task, self._clock() + self.seconds)
 
     def close(self) -> None:
-        """Stop the timer; limits still in force end nothing more."""
-        self._in_force.clear()
+        """Stop the timer and drop the active limits; they cancel nothing more."""
+        self._active.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def enter(self, limit: "Limit") -> None:
-        """Put a limit in force."""
-        self._in_force[limit] = None
+    def add(self, limit: "Limit") -> None:
+        """Activate a limit."""
+        if self._loop is not limit.loop:
+            self.close()
+            self._loop = limit.loop
+        self._active[limit] = None
         if self._timer is None:
-            self._wake_for(limit)
+            self._start_timer(limit)
 
-    def leave(self, limit: "Limit") -> None:
-        """Take a limit out of force."""
-        self._in_force.pop(limit, None)
+    def remove(self, limit: "Limit") -> None:
+        """Deactivate a limit."""
+        self._active.pop(limit, None)
 
     def _sweep(self) -> None:
         now = self._clock()
-        over: list[Limit] = []
-        for limit in self._in_force:
+        expired: list[Limit] = []
+        for limit in self._active:
             if limit.at > now:
                 break
-            over.append(limit)
-        for limit in over:
-            del self._in_force[limit]
+            expired.append(limit)
+        for limit in expired:
+            del self._active[limit]
             limit.expire()
-        # The timer is for the oldest limit alone. Nearly all have left by then: it fires about once in `seconds`,
-        # and an idle bridge has none.
+        # The timer is set for the oldest limit only. Nearly all limits are removed before it fires: it fires about once
+        # in `seconds`, and an idle bridge has no timer.
         self._timer = None
-        if self._in_force:
-            self._wake_for(next(iter(self._in_force)))
+        if self._active:
+            self._start_timer(next(iter(self._active)))
 
-    def _wake_for(self, limit: "Limit") -> None:
-        self._timer = self._loop.call_later(max(limit.at - self._clock(), SHORTEST_TIMER_SECONDS), self._sweep)
+    def _start_timer(self, limit: "Limit") -> None:
+        self._timer = limit.loop.call_later(max(limit.at - self._clock(), SHORTEST_TIMER_SECONDS), self._sweep)
 
 
 class Limit:
-    """One call's limit, to be used once, by `with`, in the asyncio task that asked for it. `at` is on the clock."""
+    """The limit of one call: used once, in a `with`, by the asyncio task that made it. `at` is a time of the clock."""
 
-    __slots__ = ("_cancelling", "_expired", "_limits", "_task", "at")
+    __slots__ = ("_cancelling", "_expired", "_sweep", "_task", "at", "loop")
 
-    def __init__(self, limits: TimeoutSweep, task: asyncio.Task[Any], at: float) -> None:
+    def __init__(self, sweep: TimeoutSweep, task: asyncio.Task[Any], at: float) -> None:
         self.at = at
-        self._limits = limits
+        self.loop = task.get_loop()
+        self._sweep = sweep
         self._task = task
         self._cancelling = task.cancelling()
         self._expired = False
 
     def __enter__(self) -> None:
-        self._limits.enter(self)
+        self._sweep.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._limits.leave(self)
-        # Our own request to cancel is taken back whatever came of it; one that came from elsewhere then still counts.
+        self._sweep.remove(self)
+        # Our own cancellation request is always taken back. A request from elsewhere then still counts.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
     def expire(self) -> None:
-        """End the call: its asyncio task is cancelled, and `with` makes a TimeoutError of that."""
+        """End the call: cancel its asyncio task. The `with` block turns that into a TimeoutError."""
         self._expired = True
         self._task.cancel()

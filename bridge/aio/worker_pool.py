@@ -1,7 +1,8 @@
-"""Long-lived workers: asyncio tasks that take the next piece of work themselves when they have finished one."""
+"""A pool of long-lived asyncio tasks. Each worker takes the next item itself when it has finished one."""
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -9,67 +10,81 @@ from bridge.telemetry import get_logger
 
 Item = TypeVar("Item")
 
-_log = get_logger("polling")
+_log = get_logger("worker_pool")
 
 
 class WorkerPool(Generic[Item]):
-    """At most `size` asyncio tasks, begun when they are needed and kept.
+    """At most `size` asyncio tasks. They are created when they are needed and then kept.
 
-    `take` gives the next item or None and is asked whenever a worker is free; `work` does one and never raises.
+    `take` returns the next item, or None when there is none; it is called whenever a worker is free. `handler`
+    processes one item and never raises. A worker without an item ends when `max_idle` others are idle.
     """
 
     def __init__(
-        self, size: int, take: Callable[[], Item | None], work: Callable[[Item], Awaitable[None]], name: str
+        self,
+        size: int,
+        take: Callable[[], Item | None],
+        handler: Callable[[Item], Awaitable[None]],
+        name: str,
+        *,
+        max_idle: int = sys.maxsize,
     ) -> None:
         self._size = size
         self._take = take
-        self._work = work
+        self._handler = handler
         self._name = name
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._max_idle = max_idle
+        self._workers: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[Item | None]] = []
         self._closing = False
 
     def wake(self) -> None:
-        """Begin what there is while a worker is free."""
-        while self._idle or len(self._tasks) < self._size:
+        """Start the items that `take` returns, as long as a worker is free."""
+        while self._idle or len(self._workers) < self._size:
             item = self._take()
             if item is None:
                 return
             if self._idle:
-                self._idle.pop().set_result(item)  # the one that slept shortest: its memory is warm
+                self._idle.pop().set_result(item)  # the worker that was idle for the shortest time: its memory is warm
             else:
-                self._spawn(item)
+                self._start_worker(item)
 
     async def finish(self, seconds: float) -> None:
-        """Let workers end what `take` still gives, for so many seconds; then cancel."""
+        """Process what `take` still returns, for at most so many seconds; then cancel the workers."""
         self.wake()
         self._closing = True
-        for sleeping in self._idle:
-            sleeping.set_result(None)
+        for waiting in self._idle:
+            waiting.set_result(None)
         self._idle.clear()
-        if not self._tasks:
+        if not self._workers:
             return
-        _, late = await asyncio.wait(self._tasks, timeout=max(seconds, 0.0))
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        _, unfinished = await asyncio.wait(self._workers, timeout=max(seconds, 0.0))
+        for worker in unfinished:
+            worker.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
-    def _spawn(self, item: Item) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(item), name=self._name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+    def _start_worker(self, item: Item) -> None:
+        worker = asyncio.get_running_loop().create_task(self._run(item), name=self._name)
+        self._workers.add(worker)
+        worker.add_done_callback(self._worker_ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if worker.cancelled():
+            return
+        if (error := worker.exception()) is not None:
             _log.event("worker_died", level=logging.ERROR, trace=error, worker=self._name)
+        if not self._closing:
+            self.wake()  # until now this worker counted, so an item may have found none
 
     async def _run(self, item: Item | None) -> None:
         loop = asyncio.get_running_loop()
         while item is not None:
-            await self._work(item)
+            await self._handler(item)
             item = self._take()
-            if item is None and not self._closing:
-                sleeping: asyncio.Future[Item | None] = loop.create_future()
-                self._idle.append(sleeping)
-                item = await sleeping
+            if item is not None:
+                self.wake()  # the end of one item may allow more than one to start
+            elif not self._closing and len(self._idle) < self._max_idle:
+                waiting: asyncio.Future[Item | None] = loop.create_future()
+                self._idle.append(waiting)
+                item = await waiting

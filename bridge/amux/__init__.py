@@ -1,4 +1,4 @@
-"""The only place that knows amux: its routes, its bodies, its errors."""
+"""The only folder that knows amux: its routes, its bodies and its errors."""
 
 from bridge.amux.client import AmuxClient, AmuxUnavailable
 

@@ -1,7 +1,6 @@
-"""One question to amux: limits, the key, and whatever comes back as an observation."""
+"""Sends requests to amux: polls, whose result is an observation, and requests whose answer is passed on."""
 
 import logging
-import os
 import re
 import ssl
 import time
@@ -22,12 +21,12 @@ from aiohttp.hdrs import (
     RETRY_AFTER,
     USER_AGENT,
 )
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.aio.timeouts import TimeoutSweep
-from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_WORD
+from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_STATUS
 from bridge.amux.wire import observe
 from bridge.core.errors import BridgeError
 from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, TaskRecord, TaskStatus, TransientError
@@ -35,33 +34,33 @@ from bridge.core.retry_after import retry_after_seconds
 from bridge.telemetry import get_logger, redact
 from bridge.telemetry.redaction import SHORTEST_SECRET
 
-MAX_BODY_BYTES = 1 << 20  # a record is some kilobytes; amux passes on what vendors say, and that has no bound
-KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of what proxies usually keep
-IDLE_SECONDS = 75.0  # amux gives its vendors 60 s
-_KEPT_KEYS = 1024
+MAX_BODY_BYTES = 1 << 20  # a record is a few kilobytes, but amux passes on vendors' texts, which have no limit
+KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of the usual limit of proxies
+IDLE_SECONDS = 75.0  # amux waits up to 60 s for its vendors
+_CACHED_KEYS = 1024
 
-_NO_CLOCK = aiohttp.ClientTimeout(total=None, sock_connect=None)  # our own limit is around it all
-_PLAIN_ID = re.compile(r"(?=[.]*[^.])[A-Za-z0-9._:-]+")  # as the bridge takes them: not only dots
-_REQUEST_ID = "X-Oneapi-Request-Id"  # what amux's operators find a request by; no other server gives it
+_NO_AIOHTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # TimeoutSweep limits each poll instead
+_PLAIN_ID = re.compile(r"(?=[.]*[^.])[A-Za-z0-9._:-]+")  # every id that the bridge registers: not only dots
+_REQUEST_ID = "X-Oneapi-Request-Id"  # amux's operators find a request by it; no other server sends it
 _log = get_logger("amux")
 
 
 class AmuxUnavailable(BridgeError):
-    """amux gave no answer; the message says why, without the key or a URL."""
+    """amux gave no answer. The message says why, without the key or a URL."""
 
     code = "amux_unavailable"
 
 
 class AmuxClient:
-    """Asks amux. Make it on the running loop, and close it.
+    """Sends requests to one amux server. It must be made on the running loop and closed at the end.
 
-    `base_url` has no `/v1` at its end; ValueError when it is no absolute URL. `timeout_seconds` is one poll's,
-    connection and body included, by `clock` (monotonic seconds); `wall_clock` (Unix seconds) turns a Retry-After date
-    into seconds. How many polls run at a time is the caller's to say. Without `ssl_context` the system's certificates
-    count, or those of SSL_CERT_FILE.
+    `base_url` has no `/v1` at its end; raises ValueError if it is no absolute URL. `timeout_seconds` limits one poll,
+    connection and body included, by `clock` (monotonic seconds). `wall_clock` (Unix seconds) turns a Retry-After date
+    into seconds. The caller limits how many polls run at a time. Without `ssl_context`, certificates are checked
+    against the system's, or against those of SSL_CERT_FILE.
     """
 
-    def __init__(  # noqa: PLR0913 - two clocks, to be given in tests
+    def __init__(  # noqa: PLR0913  tests pass both clocks
         self,
         base_url: str,
         *,
@@ -71,49 +70,50 @@ class AmuxClient:
         wall_clock: Callable[[], float] = time.time,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        given = URL(base_url)
-        self._origin = given.origin()
+        url = URL(base_url)
+        path = url.raw_path.rstrip("/")
+        self._origin = url.origin()
         self._host = self._origin.host_port_subcomponent or ""
-        self._base_url = f"{self._origin}{given.raw_path.rstrip('/')}"
-        self._tasks_path = f"{given.raw_path.rstrip('/')}/v1/video/generations/"
+        self._base_url = f"{self._origin}{path}"
+        self._tasks_path = f"{path}/v1/video/generations/"
         self._wall_clock = wall_clock
-        self._limits = TimeoutSweep(timeout_seconds, clock)
-        self._headers = lru_cache(_KEPT_KEYS)(_poll_headers)  # its own, so that keys are forgotten with the client
+        self._timeouts = TimeoutSweep(timeout_seconds, clock)
+        self._headers = lru_cache(_CACHED_KEYS)(_poll_headers)  # one cache a client: `close` removes the keys
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=ssl_context or True, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             headers={USER_AGENT: user_agent, ACCEPT_ENCODING: "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
-            timeout=_NO_CLOCK,
+            timeout=_NO_AIOHTTP_TIMEOUT,
         )
 
     async def poll(self, task_id: str, key: str) -> Observation:
-        """What amux says of a task, asked once with a key. Raises nothing for what amux or the way to it does.
+        """Asks once, with `key`, for the status of a task and returns the observation.
 
-        Trouble of the connection has the code `timeout`, `connection_failed`, `connection_lost`, `tls_failed` or
-        `bad_answer`; of the body `body_too_large` or `compressed_body`; other codes are `wire`'s. aiohttp asks once
-        more by itself when a connection breaks before the answer begins.
+        Failures of amux or of the network raise nothing: they are a TransientError. Its code is one of
+        `aio/client_errors.py` for the connection, `body_too_large` or `compressed_body` for the body, or one of
+        `wire.py`. aiohttp repeats the request once by itself if a kept connection breaks before the answer begins.
         """
         headers = self._headers(key)
         if headers is None:
             return KeyRefused("the key holds characters that cannot be sent")
-        # A third of what a URL read from text costs: tasks are many, and yarl remembers 128 texts.
+        # This costs a third of parsing a URL from text. There are many tasks, and yarl's cache holds 128 texts only.
         url = self._origin.with_path(self._tasks_path + _in_path(task_id), encoded=True)
         try:
-            with self._limits.limit():
+            with self._timeouts.limit():
                 response = await self._session.request(METH_GET, url, headers=headers, allow_redirects=False)
                 body = await _body(response)
-        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            return _trouble(error, self._host, self._limits.seconds)
-        observation = self._observed(response, body, task_id)
+        except (*CLIENT_ERRORS, ValueError) as error:
+            return TransientError(*explain_client_error(error, self._host, self._timeouts.seconds))
+        observation = self._observe(response, body, task_id)
         if type(observation) is not TaskRecord:
-            self._log_refusal(observation, response, task_id)
+            self._log_failure(observation, response, task_id)
         elif _has_no_text(observation):
-            return observation  # still running, as nearly always
+            return observation  # the task still runs, as in nearly all polls
         return _without_key(observation, key)
 
-    async def open(  # noqa: PLR0913 - a request has these parts
+    async def open(  # noqa: PLR0913  the parts of a request
         self,
         method: str,
         path: str,
@@ -123,84 +123,86 @@ class AmuxClient:
         data: Any = None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> aiohttp.ClientResponse:
-        """An answer of amux's as it comes, body unread and undecompressed, redirects not followed; close it.
+        """Sends a request and returns the answer with its body unread, not decompressed; the caller closes it.
 
-        `path` begins with a slash and is percent-encoded; `data` is whatever aiohttp sends, such as an asynchronous
-        iterator. The connection is given `timeout_seconds`, the answer `idle_seconds` between any two pieces; sending
-        has no limit. Raises AmuxUnavailable when no answer begins; reading the body raises aiohttp's ClientError.
+        `path` begins with a slash and is percent-encoded. `data` is anything that aiohttp sends, such as an
+        asynchronous iterator. Redirects are not followed. Connecting may take the client's `timeout_seconds`, and each
+        wait for the answer's next bytes `idle_seconds`; sending has no time limit. Raises AmuxUnavailable if no answer
+        begins. Reading the body raises aiohttp's ClientError.
         """
-        own = self._headers(key)
-        if own is None:
+        key_headers = self._headers(key)
+        if key_headers is None:
             raise AmuxUnavailable("the key holds characters that cannot be sent")
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._limits.seconds, sock_read=idle_seconds)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.seconds, sock_read=idle_seconds)
         try:
             return await self._session.request(
                 method,
                 URL(self._base_url + path, encoded=True),
-                headers={**headers, AUTHORIZATION: own[AUTHORIZATION]},
+                headers={**headers, AUTHORIZATION: key_headers[AUTHORIZATION]},
                 data=data,
                 allow_redirects=False,
                 timeout=timeout,
             )
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            raise AmuxUnavailable(_trouble(error, self._host, idle_seconds).message) from None
+        except CLIENT_ERRORS as error:
+            _code, message = explain_client_error(error, self._host, idle_seconds)
+            raise AmuxUnavailable(message) from None
 
     async def close(self) -> None:
-        """Close every connection, and forget the keys."""
-        self._limits.close()
+        """Closes all connections and removes the keys from memory."""
+        self._timeouts.close()
         self._headers.cache_clear()
         await self._session.close()
 
-    def _observed(self, response: aiohttp.ClientResponse, body: bytes | None, task_id: str) -> Observation:
-        """What a whole answer says; `body` is None when it was too long.
+    def _observe(self, response: aiohttp.ClientResponse, body: bytes | None, task_id: str) -> Observation:
+        """Returns the observation of a whole answer. `body` is None if it was too long.
 
-        Of a refusal whose body cannot be read, the status still counts.
+        If the body of an error answer cannot be read, its status still counts.
         """
         status, headers = response.status, response.headers
-        trouble = _unreadable(headers, body)
-        if trouble is not None and status < 300:
-            return trouble
+        body_error = _body_error(headers, body)
+        if body_error is not None and status < 300:
+            return body_error
         return observe(
             status,
             headers.get(CONTENT_TYPE, ""),
-            b"" if trouble or body is None else body,
+            b"" if body_error or body is None else body,
             task_id=task_id,
             base_url=self._base_url,
             retry_after=retry_after_seconds(headers.get(RETRY_AFTER), self._wall_clock()) if status == 429 else None,
         )
 
-    def _log_refusal(self, observation: Observation, response: aiohttp.ClientResponse, task_id: str) -> None:
+    def _log_failure(self, observation: Observation, response: aiohttp.ClientResponse, task_id: str) -> None:
         _log.event(
-            "amux_told_nothing",
+            "poll_without_record",
             level=logging.DEBUG,
             task_id=task_id,
             kind=type(observation).__name__,
             status=response.status,
-            request_id=response.headers.get(_REQUEST_ID),  # null: probably something in between answered
+            request_id=response.headers.get(_REQUEST_ID),  # null: a proxy or another server probably answered
         )
 
 
 def _poll_headers(key: str) -> CIMultiDict[str] | None:
-    """A poll's own headers; None for a key that no header can carry."""
+    """Returns the headers of a poll, or None if no header can carry the key."""
     if not (key and key.isascii() and key.isprintable()):
         return None
     return CIMultiDict({ACCEPT: "application/json", AUTHORIZATION: f"Bearer {key}"})
 
 
 def _in_path(task_id: str) -> str:
-    """A task id as one segment of a path, which it cannot leave, not even by dots alone."""
+    """Returns a task id as exactly one segment of a URL path, also if it consists of dots."""
     if _PLAIN_ID.fullmatch(task_id):
         return task_id
     return quote(task_id, safe="", errors="replace").replace(".", "%2E")
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body as it came; None, and the connection dropped, when it is longer than the cap."""
+    """Returns the body as it came, or None if it is too long: then the connection is closed."""
     content = response.content
     try:
         body = await content.readany()
         if content.at_eof() and len(body) <= MAX_BODY_BYTES:
-            return body  # one read is enough for nearly every record
+            return body  # one read is enough for nearly all records
         pieces = bytearray(body)
         while len(pieces) <= MAX_BODY_BYTES:
             if content.at_eof():
@@ -213,30 +215,32 @@ async def _body(response: aiohttp.ClientResponse) -> bytes | None:
     return None
 
 
-def _unreadable(headers: CIMultiDictProxy[str], body: bytes | None) -> TransientError | None:
-    """Why a body is not looked at, if so. Nothing was to be compressed, and what is may be a bomb."""
+def _body_error(headers: CIMultiDictProxy[str], body: bytes | None) -> TransientError | None:
+    """Returns why a body cannot be read, or None. A compressed body was not asked for and may be a gzip bomb."""
     if headers.get(CONTENT_ENCODING, "identity").strip().lower() not in ("identity", ""):
-        return TransientError("compressed_body", "amux answered compressed, though asked not to")
+        return TransientError("compressed_body", "amux answered with a compressed body, which was not asked for")
     if body is None:
         return TransientError("body_too_large", f"amux answered with more than {MAX_BODY_BYTES >> 20} MiB")
     return None
 
 
-def _has_no_text(seen: TaskRecord) -> bool:
-    """Whether no text of amux's is in it, which might repeat the key."""
-    return seen.error is None and seen.url is None and seen.format is None and seen.word in (None, "unknown")
+def _has_no_text(record: TaskRecord) -> bool:
+    """Whether a record holds no text of amux, which could repeat the key."""
+    return (
+        record.error is None and record.url is None and record.format is None and record.raw_status in (None, "unknown")
+    )
 
 
 def _without_key(observation: Observation, key: str) -> Observation:
-    """The observation with the key taken out of every text of amux's; a URL or a format that holds it is none."""
+    """Removes the key from all texts of amux in an observation. A URL or a format that holds the key becomes None."""
     match observation:
         case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
             return replace(observation, url=_if_without(key, url), format=_if_without(key, container))
         case TaskRecord(error=Problem(code=code, message=message)):
             code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
             return replace(observation, error=Problem(code, _redacted(message, key) if message else None))
-        case TaskRecord(word=word):
-            return replace(observation, word=_redacted(word, key, LONGEST_WORD) if word else word)
+        case TaskRecord(raw_status=status):
+            return replace(observation, raw_status=_redacted(status, key, LONGEST_STATUS) if status else status)
         case PollRejected(code=code, message=message):
             return PollRejected(_redacted(code, key, LONGEST_CODE), _redacted(message, key))
         case _:
@@ -244,45 +248,16 @@ def _without_key(observation: Observation, key: str) -> Observation:
 
 
 def _redacted(text: str, key: str, longest: int = LONGEST_MESSAGE) -> str:
-    """The text without the key, in lower case too, for so are words and codes."""
+    """Returns the text without the key, also in lower case: statuses and codes are in lower case."""
     cleaned = redact(text, (key, key.lower()))
     if len(text) < longest:
         return cleaned
-    # It was cut, perhaps within a key, of which the first part would stay. Three: each character percent-encoded.
+    # The text was cut, perhaps inside a key, whose first part would stay. The factor 3: the key may be percent-encoded.
     return cleaned[: -3 * len(key)]
 
 
 def _if_without(key: str, text: str | None) -> str | None:
-    """The text, or None where the key is in it: a URL with a redacted part would lead nowhere."""
+    """Returns the text, or None if it holds the key: a URL with a redacted part is useless."""
     if text is None or len(key) < SHORTEST_SECRET:
         return text
     return None if key in text or key in unquote(text) else text
-
-
-def _trouble(error: Exception, host: str, seconds: float) -> TransientError:
-    """Give an error of aiohttp's its code and a sentence of our own: its texts repeat URLs and Python's classes."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            code, message = "tls_failed", f"the certificate of {host} is not valid"
-        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            code, message = "tls_failed", f"TLS with {host} failed"
-        case aiohttp.ClientConnectorDNSError():
-            code, message = "connection_failed", f"no connection to {host}: the name could not be resolved"
-        case aiohttp.ClientConnectorError():
-            code, message = "connection_failed", f"no connection to {host}: {_why(error.os_error)}"
-        case aiohttp.ConnectionTimeoutError():
-            code, message = "connection_failed", f"no connection to {host}: it took too long"
-        case TimeoutError():
-            code, message = "timeout", f"{host} did not answer within {seconds:g} s"
-        case aiohttp.ClientPayloadError():
-            code, message = "connection_lost", f"the answer of {host} broke off"
-        case aiohttp.ClientConnectionError() | OSError():
-            code, message = "connection_lost", f"{host} closed the connection without an answer"
-        case _:
-            code, message = "bad_answer", f"{host} did not answer with valid HTTP"
-    return TransientError(code, message)
-
-
-def _why(error: OSError) -> str:
-    """Name an error's cause without addresses."""
-    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "it was closed"

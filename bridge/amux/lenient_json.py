@@ -1,4 +1,4 @@
-"""JSON that vendors wrote, read where it can be read at all, and its texts made fit for a payload."""
+"""Reads JSON of vendors, also JSON with errors, and cleans its texts for a payload."""
 
 import json
 import re
@@ -6,16 +6,17 @@ from typing import Any
 
 import orjson
 
-# Python makes no integer of more than 4,300 digits from text. No number of amux's that we pass on has more than 20.
+# int() refuses more than 4,300 digits. No number that the bridge passes on has more than 20.
 _LONGEST_INTEGER = 400
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json(body: bytes) -> Any:
-    """The JSON value in `body`: by orjson, and by Python's reader where orjson refuses.
+    """Returns the JSON value in `body`, read by orjson, or by Python's own reader where orjson refuses.
 
-    So numbers of any size, a BOM, lone surrogates, bare control characters and bytes that are not UTF-8 are borne with.
-    NaN, infinities and integers of absurd length become None. Raises ValueError when it is no JSON, or too deep.
+    Numbers of any size, a byte order mark, lone surrogates, control characters in texts and bytes that are not UTF-8
+    are accepted. NaN, infinities and integers of more than 400 digits become None. Raises ValueError for anything that
+    is not JSON, and for JSON that is nested too deeply.
     """
     try:
         return orjson.loads(body)
@@ -23,19 +24,19 @@ def read_json(body: bytes) -> Any:
         pass
     try:
         text = body.decode("utf-8-sig", errors="replace")
-        return json.loads(text, strict=False, parse_constant=_nothing, parse_int=_integer)
+        return json.loads(text, strict=False, parse_constant=_as_none, parse_int=_integer)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
 
 def clean(text: str) -> str:
-    """The text without NUL (PostgreSQL stores none), and with U+FFFD for lone surrogates (UTF-8 has none)."""
+    """Removes NUL, which PostgreSQL cannot store, and replaces lone surrogates, which UTF-8 lacks, by U+FFFD."""
     if not text.isascii():
         text = _SURROGATE.sub("\ufffd", text)
     return text.replace("\0", "")
 
 
-def _nothing(_name: str) -> None:
+def _as_none(_name: str) -> None:
     return None
 
 

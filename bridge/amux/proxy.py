@@ -1,4 +1,4 @@
-"""The relay: passes bytes between apps and amux, a piece at a time, so that neither side outruns the other."""
+"""The proxy between apps and amux. It forwards bytes piece by piece, so that a fast side waits for a slow one."""
 
 import asyncio
 import logging
@@ -8,40 +8,27 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from bridge.aio.client_errors import CLIENT_ERRORS
+from bridge.aio.completion import Operations
 from bridge.amux import AmuxClient, AmuxUnavailable
 from bridge.core.errors import BridgeError
+from bridge.core.headers import HOP_BY_HOP
 from bridge.telemetry import get_logger
 from bridge.telemetry.redaction import MARK, SHORTEST_SECRET
 
 Result = TypeVar("Result")
 
-MAX_ANSWER_BYTES: Final = 4 << 20  # of what is read whole: a create call's answer, a status, an error
-IDLE_SECONDS: Final = 75.0  # between two pieces; amux gives its vendors 60 s
-UPLOAD_IDLE_SECONDS: Final = 75.0  # an app that stops in the middle of a body holds a connection of amux's
-CREATE_IDLE_SECONDS: Final = 300.0  # a create call that is given up early is a paid video that nobody knows of
-# Towards the app: a browser whose player is paused reads nothing, and may for minutes.
+MAX_ANSWER_BYTES: Final = 4 << 20  # for answers that are read completely: of a create call, a status, an error
+IDLE_SECONDS: Final = 75.0  # between two pieces of an answer; amux waits up to 60 s for its vendors
+UPLOAD_IDLE_SECONDS: Final = 75.0  # an app that stops in the middle of a body occupies a connection to amux
+CREATE_IDLE_SECONDS: Final = 300.0  # long: a create call that is given up may leave a paid video without a watch
+# Towards the app. A browser reads nothing while its player is paused, which may take minutes.
 STALLED_READER_SECONDS: Final = 600.0
 
-# RFC 9110, 7.6.1, and their older kin.
-_HOP_BY_HOP: Final = frozenset(
-    {
-        "connection",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-# What would speak for the bridge's whole origin, or of watches, and is not amux's to say.
-_NOT_AMUX_S: Final = frozenset(
+# Headers that apply to the bridge's whole origin, or that only the bridge itself may set.
+_RESERVED_HEADERS: Final = frozenset(
     {
         "alt-svc",
         "clear-site-data",
@@ -65,34 +52,34 @@ _NOT_AMUX_S: Final = frozenset(
 _log = get_logger("proxy")
 
 
-class BrokenOff(BridgeError):
-    """amux's answer ended too early, after its beginning was passed on."""
+class AnswerInterrupted(BridgeError):
+    """amux's answer ended too early, after its beginning was forwarded."""
 
     code = "amux_unavailable"
 
 
 class ReaderStalled(BridgeError):
-    """The app took nothing of its answer for too long."""
+    """The app read nothing of its answer for too long."""
 
     code = "reader_stalled"
 
 
-class UploadBroken(BridgeError):
-    """An app's body that broke off, so that amux had no whole request."""
+class UploadInterrupted(BridgeError):
+    """An app's request body ended too early, so that amux got no complete request."""
 
     code = "malformed_body"
 
 
 class Upload:
-    """A request's body on its way to amux, taken as amux takes it. `broken`: it did not come to its end."""
+    """The body of an app's request, read as fast as amux accepts it. `interrupted` is true if it ended too early."""
 
     def __init__(self, source: aiohttp.StreamReader, idle_seconds: float = UPLOAD_IDLE_SECONDS) -> None:
         self._source = source
         self._idle_seconds = idle_seconds
-        self.broken = False
+        self.interrupted = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body, piece by piece; raises what breaks it, so that amux does not take what came for the whole."""
+        """Yields the body piece by piece. An error while reading is raised, so that amux sees an incomplete request."""
         while piece := await self._next():
             yield piece
 
@@ -101,13 +88,13 @@ class Upload:
             async with asyncio.timeout(self._idle_seconds):
                 return await self._source.readany()
         except Exception:
-            self.broken = True
+            self.interrupted = True
             raise
 
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
-    """An answer of amux's, read; `headers` are those that may be passed on."""
+    """A complete answer of amux. `headers` are the ones that may be forwarded."""
 
     status: int
     headers: CIMultiDict[str]
@@ -115,7 +102,7 @@ class WholeAnswer:
 
 
 class AmuxProxy:
-    """Asks amux on behalf of apps. `configured_key` gives the amux key of the settings, None when there is none."""
+    """Sends requests of apps to amux. `configured_key` returns the amux key of the settings, or None."""
 
     def __init__(
         self,
@@ -131,106 +118,103 @@ class AmuxProxy:
         self._idle_seconds = idle_seconds
         self._create_idle_seconds = create_idle_seconds
         self._stalled_reader_seconds = stalled_reader_seconds
-        self._running: set[asyncio.Task[Any]] = set()
-        self._places = 0
+        self._operations = Operations(_log)
+        self._reserved = 0
 
-    def key(self, own: str | None) -> str | None:
-        """The key to ask amux with: the caller's own, else the configured one; None without either."""
-        return own or self._configured_key()
+    def key(self, own_key: str | None) -> str | None:
+        """Returns the key for a request to amux: the caller's own key, else the configured one, else None."""
+        return own_key or self._configured_key()
 
     async def open(self, path: str, key: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """The answer to a GET, its body unread; close it. Raises AmuxUnavailable, for a redirect as well."""
-        found = await self._client.open(hdrs.METH_GET, path, key=key, headers=headers, idle_seconds=self._idle_seconds)
-        return _no_redirect(found)
+        """Sends a GET and returns the answer with its body unread; the caller closes it.
+
+        Raises AmuxUnavailable, also for a redirect.
+        """
+        answer = await self._client.open(hdrs.METH_GET, path, key=key, headers=headers, idle_seconds=self._idle_seconds)
+        return _no_redirect(answer)
 
     async def create(self, path: str, key: str, headers: Mapping[str, str], body: "bytes | Upload") -> WholeAnswer:
-        """Pass a create call on, and read amux's answer. Raises UploadBroken or AmuxUnavailable."""
+        """Forwards a create call and reads amux's answer. Raises UploadInterrupted or AmuxUnavailable."""
         data = body if isinstance(body, bytes) else body.pieces()
         try:
-            found = await self._client.open(
+            answer = await self._client.open(
                 hdrs.METH_POST, path, key=key, headers=headers, data=data, idle_seconds=self._create_idle_seconds
             )
         except AmuxUnavailable:
-            if not isinstance(body, bytes) and body.broken:
-                raise UploadBroken("the body ended too early, and nothing was created") from None
+            if not isinstance(body, bytes) and body.interrupted:
+                raise UploadInterrupted("the body ended too early, and nothing was created") from None
             raise
-        return await whole(_no_redirect(found), key)
+        return await read_whole(_no_redirect(answer), key)
 
-    async def pass_on(self, source: aiohttp.ClientResponse, write: Callable[[bytes], Awaitable[None]]) -> int:
-        """Pass an answer's body on, piece by piece; how many bytes. `write` waits while the app is slower.
+    async def forward_body(self, source: aiohttp.ClientResponse, write: Callable[[bytes], Awaitable[None]]) -> int:
+        """Forwards the body of an answer piece by piece and returns the number of bytes. Always closes the answer.
 
-        Raises BrokenOff, ReaderStalled, or what `write` raises. Closes the answer, whatever comes.
+        `write` waits while the app reads more slowly than amux sends. Raises AnswerInterrupted, ReaderStalled, or what
+        `write` raises.
         """
-        passed = 0
+        forwarded = 0
         try:
             while piece := await _next(source):
                 try:
                     async with asyncio.timeout(self._stalled_reader_seconds):
                         await write(piece)
                 except TimeoutError:
-                    raise ReaderStalled("the app took nothing of its answer for too long") from None
-                passed += len(piece)
+                    raise ReaderStalled("the app read nothing of its answer for too long") from None
+                forwarded += len(piece)
         finally:
-            source.close()  # ends the connection, unless the body has ended before
-        return passed
+            source.close()  # closes the connection too, unless the body was read to its end
+        return forwarded
 
-    # --- calls that must not be left in the middle ----------------------------------------------------------------
+    # --- calls that run to completion -----------------------------------------------------------------------------
 
-    async def to_its_end(
-        self, work: Callable[[], Coroutine[Any, Any, Result]], check: Callable[[int], Awaitable[None]] | None = None
+    async def run_to_completion(
+        self, call: Callable[[], Coroutine[Any, Any, Result]], check: Callable[[int], Awaitable[None]] | None = None
     ) -> Result:
-        """Check, and then do some work to its end, even if who asked for it leaves.
+        """Awaits `check`, then runs `call` to its end, even if the caller is cancelled meanwhile.
 
-        `check` is given how many checked works are under way, this one included: each holds a place that the store
-        does not know of yet. What it raises is raised, and the work is not begun.
+        The argument of `check` is the number of checked calls that run, this one included: each will need a place for
+        a watch that the store does not know of yet. If `check` raises, the call does not start.
         """
-        if check is not None:
-            self._places += 1
-            try:
-                await check(self._places)
-            except BaseException:
-                self._places -= 1
-                raise
-        task = asyncio.create_task(work())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        if check is not None:
-            task.add_done_callback(self._free_place)
+        if check is None:
+            return await self._operations.run(call())
+        self._reserved += 1
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_tell_alone)
+            await check(self._reserved)
+        except BaseException:
+            self._reserved -= 1
             raise
+        return await self._operations.run(self._with_place(call()))
 
     async def finish(self, seconds: float) -> None:
-        """Let what is under way come to its end; what takes longer is given up, and told. For a stop."""
-        if not self._running:
-            return
-        _, late = await asyncio.wait(self._running, timeout=seconds)
-        for task in late:
-            task.cancel()
-        if late:
-            _log.event("creates_given_up", level=logging.ERROR, count=len(late), means="their tasks may be unwatched")
-            await asyncio.gather(*late, return_exceptions=True)
+        """Waits up to `seconds` for the running calls, then cancels and logs the rest. For a stop."""
+        if count := await self._operations.finish(seconds):
+            means = "amux may have created tasks that have no watch"
+            _log.event("create_calls_cancelled", level=logging.ERROR, count=count, means=means)
 
-    def _free_place(self, _: object) -> None:
-        self._places -= 1
+    async def _with_place(self, call: Coroutine[Any, Any, Result]) -> Result:
+        try:
+            return await call
+        finally:
+            self._reserved -= 1
 
 
-async def whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
-    """An answer with its body, up to 4 MiB of it, and without the key where amux repeats it. Raises AmuxUnavailable."""
+async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
+    """Reads an answer with its body, which may have up to 4 MiB, and removes the key from both.
+
+    Raises AmuxUnavailable.
+    """
     pieces = bytearray()
     try:
         while piece := await _next(source):
             pieces += piece
             if len(pieces) > MAX_ANSWER_BYTES:
                 raise AmuxUnavailable(f"amux answered with more than {MAX_ANSWER_BYTES >> 20} MiB")
-    except BrokenOff as error:
+    except AnswerInterrupted as error:
         raise AmuxUnavailable(str(error)) from None
     finally:
         source.close()
     body = bytes(pieces)
-    headers = passed_headers(source.headers)
+    headers = forwarded_headers(source.headers)
     if len(key) >= SHORTEST_SECRET:
         body = body.replace(key.encode(), MARK.encode())
         headers = CIMultiDict((name, value) for name, value in headers.items() if key not in value)
@@ -238,38 +222,30 @@ async def whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
     return WholeAnswer(source.status, headers, body)
 
 
-def passed_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """An answer's headers, without those of its connection, cookies, and those that speak for the bridge's origin.
+def forwarded_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Returns the headers of an answer that an app may get.
 
-    Values that could not be written again are left out as well: bytes that are no UTF-8.
+    Left out are hop-by-hop headers, cookies, headers that apply to the bridge's whole origin, and values that cannot
+    be sent again, such as bytes that are not UTF-8.
     """
-    named = ",".join(headers.getall(hdrs.CONNECTION, []))
-    left = _HOP_BY_HOP | _NOT_AMUX_S | {name.strip().lower() for name in named.split(",")}
-    passed = [(name, value) for name, value in headers.items() if name.lower() not in left and value.isprintable()]
-    return CIMultiDict((name, value) for name, value in passed if not name.lower().startswith("access-control-"))
+    of_connection = ",".join(headers.getall(hdrs.CONNECTION, []))
+    left_out = HOP_BY_HOP | _RESERVED_HEADERS | {name.strip().lower() for name in of_connection.split(",")}
+    rest = [(name, value) for name, value in headers.items() if name.lower() not in left_out and value.isprintable()]
+    return CIMultiDict((name, value) for name, value in rest if not name.lower().startswith("access-control-"))
 
 
-def _no_redirect(found: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-    if 300 <= found.status < 400:
-        found.close()
-        raise AmuxUnavailable(f"amux answered {found.status}, and redirects are not followed: is the base URL right?")
-    return found
+def _no_redirect(answer: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+    if 300 <= answer.status < 400:
+        answer.close()
+        raise AmuxUnavailable(f"amux answered {answer.status}, and redirects are not followed: is the base URL right?")
+    return answer
 
 
 async def _next(source: aiohttp.ClientResponse) -> bytes:
-    """The next piece of a body, empty at its end. Raises BrokenOff."""
+    """Returns the next piece of a body, b"" at its end. Raises AnswerInterrupted."""
     try:
         return await source.content.readany()
     except TimeoutError:
-        raise BrokenOff("amux's answer stalled") from None
-    except (aiohttp.ClientError, HttpProcessingError, OSError):
-        raise BrokenOff("amux's answer broke off") from None
-
-
-def _tell_alone(task: asyncio.Task[Any]) -> None:
-    """Log how work ended that nobody waited for any more."""
-    if task.cancelled() or (error := task.exception()) is None:
-        return
-    known = isinstance(error, BridgeError)
-    level = logging.WARNING if known else logging.ERROR
-    _log.event("call_failed_alone", level=level, trace=None if known else error, reason=str(error))
+        raise AnswerInterrupted("amux stopped sending its answer") from None
+    except CLIENT_ERRORS:
+        raise AnswerInterrupted("amux's answer ended too early") from None

@@ -1,7 +1,7 @@
-"""A task's record, in any of amux's forms, read as what was seen. Pure; nothing but the model's fields leaves it.
+"""Reads a task's record, in any of amux's forms, into a TaskRecord. Pure. Only the model's fields are read.
 
-The forms A to F are those of amux's document and of its server: a bare record (A, D), one in an envelope (B, C), a
-vendor's own (E), none (F).
+The forms A to F are those of amux's documentation and of its server: a bare record (A, D), a record in an envelope
+(B, C), a vendor's own record (E), no record (F).
 """
 
 import math
@@ -16,11 +16,13 @@ from bridge.core.model import Problem, TaskRecord, TaskStatus, VideoMetadata
 
 Record: TypeAlias = Mapping[str, Any]
 
-LONGEST_MESSAGE = 4_000  # characters: twice what an event shows, so that what is redacted later is cut after that
-LONGEST_CODE = 128
-LONGEST_WORD = 64  # of a status we don't know; it is logged and counted
-_LONGEST_URL = 16_384  # an event has no room for more than a part of it
-_LONGEST_PERCENTAGE = 16
+LONGEST_MESSAGE = (
+    4_000  # characters: twice what an event shows, because keys are redacted before it is cut for an event
+)
+LONGEST_CODE = 128  # characters
+LONGEST_STATUS = 64  # characters of an unknown status; it is logged and counted
+_LONGEST_URL = 16_384  # characters; events hold only URLs of up to 4,096 bytes
+_LONGEST_PERCENTAGE = 16  # characters
 
 _STATUSES: Mapping[str, TaskStatus] = {
     **dict.fromkeys(("completed", "succeeded", "success", "succeed", "done"), TaskStatus.COMPLETED),
@@ -31,16 +33,16 @@ _STATUSES: Mapping[str, TaskStatus] = {
 _PERCENTAGE = re.compile(r"\s*([0-9]{1,9})(?:\.[0-9]*)?\s*%?\s*")
 _HTTP_URL = re.compile(r"https?://[^\s\x00-\x20\x7f]+", re.IGNORECASE)
 _FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+/_-]{0,31}")
-_INTEGERS = range(-(2**63), 2**64)  # what a JSON writer, orjson among them, can be asked to write
-_MILLISECONDS_FROM = 1e11  # as seconds the year 5138, as milliseconds 1973: Kling's times are in milliseconds
+_INTEGERS = range(-(2**63), 2**64)  # the integers that orjson can write
+_MILLISECONDS_FROM = 1e11  # in seconds the year 5138, in milliseconds the year 1973: Kling's times are in milliseconds
 _TIMES_UNTIL = 1e14
 
 
 def record_in(document: Any) -> Record | None:
-    """The record in an answer's JSON value; None when there is none (form F, or no answer of amux's).
+    """Returns the record in an answer's JSON value, or None (form F, or not an answer of amux).
 
-    `data` is it when it is an object that carries a status, unless what is around it is plainly the record itself: in
-    a record that came without its envelope, `data` is the vendor's body, and its status is a vendor's opinion.
+    The record is `data` if that is an object with a status. But if the object around it has a status and a `task_id`,
+    it is itself the record: it came without its envelope, and `data` is the vendor's body, whose status does not count.
     """
     if not isinstance(document, dict):
         return None
@@ -52,22 +54,22 @@ def record_in(document: Any) -> Record | None:
 
 
 def is_of_another_task(record: Record, task_id: str) -> bool:
-    """Whether a record names a task that is not ours.
+    """Whether a record names another task than `task_id`.
 
-    Only a string `task_id` can say so. `id` is a row's number in form C and may be a vendor's in D, one that itself
-    begins with `task_` where the vendor is another amux: refusing by it would let every watch there time out.
+    Only a string in its `task_id` counts. `id` is a row number in form C and may be the vendor's id in form D. If the
+    vendor is another amux, that id also begins with `task_`, and if it counted, every watch there would time out.
     """
-    named = record.get("task_id")
-    return named != task_id and isinstance(named, str) and clean(named).strip() not in ("", task_id)
+    own_id = record.get("task_id")
+    return own_id != task_id and isinstance(own_id, str) and clean(own_id).strip() not in ("", task_id)
 
 
 def read_record(record: Record, document: Record, *, task_id: str, base_url: str) -> TaskRecord:
-    """What a record says; `document` is the whole answer, whose `message` may be a failure's only reason.
+    """Reads a record. `document` is the whole answer: its `message` may be the only reason of a failure.
 
-    URL, format and metadata are a success's, the error is a failure's: beside other statuses they are not believed.
+    URL, format and metadata are read for a completed task only, the error for a failed one only.
     """
-    word = clean(record["status"]).strip().lower()[:LONGEST_WORD]
-    status = _STATUSES.get(word, TaskStatus.UNKNOWN)
+    raw_status = clean(record["status"]).strip().lower()[:LONGEST_STATUS]
+    status = _STATUSES.get(raw_status, TaskStatus.UNKNOWN)
     progress = _progress(record.get("progress"))
     if status is TaskStatus.COMPLETED:
         return TaskRecord(
@@ -80,28 +82,28 @@ def read_record(record: Record, document: Record, *, task_id: str, base_url: str
         )
     if status is TaskStatus.FAILED:
         return TaskRecord(status, progress, error=_failure(record, document), finished_at=_finished_at(record))
-    return _running(word, progress)
+    return _running(raw_status, progress)
 
 
 def text_of(value: Any, longest: int) -> str | None:
-    """A text made fit and cut to `longest` characters; None for anything that is no text, or blank."""
+    """Returns a text, cleaned and cut to `longest` characters; None for a blank text or any other type."""
     if not isinstance(value, str):
         return None
     return clean(value[: 2 * longest]).strip()[:longest] or None
 
 
 def code_of(value: Any) -> str | int | None:
-    """An error's code, an integer or a text of at most 128 characters; None for anything else."""
+    """Returns an error's code, an integer or a text of at most 128 characters; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if value in _INTEGERS else None
     return text_of(value, LONGEST_CODE)
 
 
 @lru_cache(maxsize=1024)
-def _running(word: str, progress: int | None) -> TaskRecord:
-    """What nearly every poll says: made once for each word and progress, for a frozen object costs 2 µs to make."""
-    status = _STATUSES.get(word, TaskStatus.UNKNOWN)
-    return TaskRecord(status, progress, word=word if status is TaskStatus.UNKNOWN else None)
+def _running(raw_status: str, progress: int | None) -> TaskRecord:
+    """Returns the result of nearly all polls. It is cached, because making a frozen object costs 2 µs."""
+    status = _STATUSES.get(raw_status, TaskStatus.UNKNOWN)
+    return TaskRecord(status, progress, raw_status=raw_status if status is TaskStatus.UNKNOWN else None)
 
 
 def _has_status(value: Record) -> bool:
@@ -110,7 +112,7 @@ def _has_status(value: Record) -> bool:
 
 
 def _progress(value: Any) -> int | None:
-    """Per cent, 0 to 100, from a number or from "30%"."""
+    """Returns per cent, 0 to 100, from a number or from a text such as "30%"."""
     match value:
         case bool():
             return None
@@ -130,7 +132,7 @@ def _percentage(text: str) -> int | None:
 
 
 def _video_url(record: Record, task_id: str, base_url: str) -> str | None:
-    """The first that is an http(s) URL; None when that is amux's own `/content`, which needs the key."""
+    """Returns the first http(s) URL of a record, or None if that is amux's own `/content`, which needs the key."""
     for candidate in _candidates(record):
         if (parts := _http_url(candidate)) is not None:
             return None if _is_own_content(parts, task_id, base_url) else clean(candidate).strip()
@@ -138,16 +140,16 @@ def _video_url(record: Record, task_id: str, base_url: str) -> str | None:
 
 
 def _candidates(record: Record) -> Iterator[Any]:
-    """Where a record may keep its video's URL, in the order of trust."""
+    """Yields the values that may be the video's URL, the most reliable first."""
     yield record.get("url")
     yield record.get("result_url")
-    yield _inside(record, "metadata", "url")
-    yield _inside(record, "content", "video_url")
-    yield _inside(record, "data", "output", "url")
+    yield _member(record, "metadata", "url")
+    yield _member(record, "content", "video_url")
+    yield _member(record, "data", "output", "url")
 
 
-def _inside(value: Any, *names: str) -> Any:
-    """A member of a member; None where there is none."""
+def _member(value: Any, *names: str) -> Any:
+    """Returns a member of nested objects by its path, or None if it does not exist."""
     for name in names:
         if not isinstance(value, dict):
             return None
@@ -156,7 +158,7 @@ def _inside(value: Any, *names: str) -> Any:
 
 
 def _http_url(value: Any) -> SplitResult | None:
-    """The parts of a text that is an http(s) URL with a host; None for any other value."""
+    """Returns the parts of an http(s) URL that has a host; None for any other value."""
     if not isinstance(value, str) or len(value) > _LONGEST_URL:
         return None
     text = clean(value).strip()
@@ -165,16 +167,16 @@ def _http_url(value: Any) -> SplitResult | None:
     try:
         parts = urlsplit(text)
         usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         return None
     return parts if usable else None
 
 
 def _is_own_content(url: SplitResult, task_id: str, base_url: str) -> bool:
-    """Whether a URL is amux's own `/content`.
+    """Whether a URL is amux's own `/content` route.
 
-    amux builds it from the public name it was given, which need not be the one we ask: of another host the task's id
-    in the path tells, of our own any id does.
+    amux builds it from its configured public name, which may differ from the host in `base_url`. On another host the
+    path must hold the task's id; on the host of `base_url` it may hold any id.
     """
     path = unquote(url.path).rstrip("/")
     if path.endswith(f"/v1/videos/{task_id}/content"):
@@ -183,13 +185,13 @@ def _is_own_content(url: SplitResult, task_id: str, base_url: str) -> bool:
 
 
 def _format(value: Any) -> str | None:
-    """A container's name such as `mp4`; what does not look like one is no format."""
+    """Returns the name of a container format such as `mp4`; None for a text that does not look like one."""
     text = text_of(value, LONGEST_CODE)
     return text if text and _FORMAT.fullmatch(text) else None
 
 
 def _metadata(value: Any) -> VideoMetadata | None:
-    """The five numbers that leave the bridge; None when there is none of them."""
+    """Returns the five numbers that leave the bridge, or None if none of them is given."""
     if not isinstance(value, dict):
         return None
     numbers = {name: _number(value.get(name)) for name in VideoMetadata.__slots__}
@@ -208,16 +210,16 @@ def _number(value: Any) -> float | None:
 
 
 def _failure(record: Record, document: Record) -> Problem:
-    """The reason amux gives: the error, object or text, else `fail_reason`, else the answer's own message."""
+    """Returns amux's reason: `error` (an object or a text), else `fail_reason`, else the answer's own message."""
     error = record.get("error")
-    of_object = error if isinstance(error, dict) else {"message": error}
-    reasons = (of_object.get("message"), record.get("fail_reason"), document.get("message"))
+    error_object = error if isinstance(error, dict) else {"message": error}
+    reasons = (error_object.get("message"), record.get("fail_reason"), document.get("message"))
     texts = (text_of(reason, LONGEST_MESSAGE) for reason in reasons)
-    return Problem(code_of(of_object.get("code")), next(filter(None, texts), None))
+    return Problem(code_of(error_object.get("code")), next(filter(None, texts), None))
 
 
 def _finished_at(record: Record) -> float | None:
-    """When it ended by amux's own clock, in Unix seconds: form C's or D's."""
+    """Returns when the task ended by amux's clock, in Unix seconds. Forms C and D hold it."""
     for name in ("finish_time", "completed_at"):
         at = _number(record.get(name))
         if at is not None and 0 < at < _TIMES_UNTIL:

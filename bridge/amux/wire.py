@@ -1,7 +1,7 @@
-"""Any HTTP answer to a poll, read as an observation. Pure, and raises nothing, whatever the bytes.
+"""Reads amux's answers: any HTTP answer to a poll becomes an observation. Pure; no bytes make it raise.
 
-amux's bodies end here: what leaves are the model's fields. Messages may repeat what amux was sent, the key included:
-whoever knows the key takes it out.
+Only the model's fields are taken from a body. Messages may repeat what was sent to amux, even the key: the caller, who
+knows the key, must remove it.
 """
 
 from dataclasses import dataclass
@@ -21,34 +21,53 @@ from bridge.core.model import (
 )
 
 _UNKNOWN_TASK = frozenset({"task_not_exist", "task_not_found"})
-_TELLING_ID = 8  # characters: a shorter task id may be a word of any message
+_SHORTEST_DISTINCT_ID = 8  # characters; a shorter task id could be a word in any message
 
 
 @dataclass(frozen=True, slots=True)
 class _AmuxError:
-    """amux's JSON error; `code` in lower case, "" for none, `message` None where it only repeats the code."""
+    """amux's JSON error. `code` is in lower case, "" if missing. `message` is None if it only repeats the code."""
 
     code: str
     message: str | None
 
 
-def observe(  # noqa: PLR0913 - an answer has these parts
+def observe(  # noqa: PLR0913  the parts of an answer
     status: int, content_type: str, body: bytes, *, task_id: str, base_url: str, retry_after: float | None = None
 ) -> Observation:
-    """What an answer to a poll of `task_id` says.
+    """Returns the observation of an answer to a poll of `task_id`.
 
-    `content_type` is the header as it came ("" for none), `body` the whole body, not compressed. `base_url` is what
-    amux is asked under: a URL there that needs the key is no video's. `retry_after` is in seconds, for a 429.
+    `content_type` is the header as it came ("" for none), `body` the whole body, not compressed. `base_url` is the base
+    URL of amux: URLs under it that need the key are not video URLs. `retry_after` is in seconds, for a 429.
     """
     if 200 <= status < 300:
-        return _told(content_type, body, task_id, base_url)
-    return _refused(status, _error_in(content_type, body), task_id, retry_after)
+        return _on_success(content_type, body, task_id, base_url)
+    return _on_error_status(status, _error_in(content_type, body), task_id, retry_after)
 
 
-def _told(content_type: str, body: bytes, task_id: str, base_url: str) -> Observation:
-    """What a 2xx says: a record, or nothing of the task."""
+def created_task(body: bytes) -> str | None:
+    """Returns the new task's id in the answer to a create call: a text in `task_id`, else in `id`, else None.
+
+    The answer may be wrapped in `data`, as on amux's other generic routes. A number is never a task's id: it is the row
+    number in amux's own table.
+    """
+    try:
+        answer = read_json(body)
+    except ValueError:
+        return None
+    wrapped = answer.get("data") if isinstance(answer, dict) else None
+    for record in (answer, wrapped):
+        if isinstance(record, dict):
+            for name in ("task_id", "id"):
+                if isinstance(record.get(name), str) and record[name]:
+                    return str(record[name])
+    return None
+
+
+def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> Observation:
+    """Reads a 2xx: a record, or an answer that says nothing about the task."""
     if not body or _media_type(content_type) != "json":
-        return _no_json(content_type, body)
+        return _not_json(content_type, body)
     try:
         document = read_json(body)
     except ValueError:
@@ -56,16 +75,17 @@ def _told(content_type: str, body: bytes, task_id: str, base_url: str) -> Observ
     record = record_in(document)
     if record is None:
         reason = text_of(document.get("message"), LONGEST_MESSAGE) if isinstance(document, dict) else None
-        return TransientError("no_record", _sentence("amux told nothing of the task", reason))
+        return TransientError("no_record", _sentence("amux answered without a record of the task", reason))
     if is_of_another_task(record, task_id):
-        return TransientError("wrong_task", "amux told of another task")
+        return TransientError("wrong_task", "amux answered with the record of another task")
     return read_record(record, document, task_id=task_id, base_url=base_url)
 
 
-def _no_json(content_type: str, body: bytes) -> TransientError:
-    """A page in the record's place is a wrong base URL's sign, or that of a proxy's sign-in.
+def _not_json(content_type: str, body: bytes) -> TransientError:
+    """Reads a 2xx without JSON.
 
-    Transient as any trouble, but the operator should hear of it as of other wrong base URLs: `misrouted`.
+    A web page comes from a wrong base URL or from the sign-in of a proxy. It is `misrouted`, so that the operator is
+    warned as of any wrong base URL.
     """
     if not body:
         return TransientError("empty_body", "amux answered without a body")
@@ -74,24 +94,24 @@ def _no_json(content_type: str, body: bytes) -> TransientError:
     return TransientError("wrong_content_type", "amux answered with something that is not JSON")
 
 
-def _refused(status: int, error: _AmuxError | None, task_id: str, retry_after: float | None) -> Observation:
-    """What any other status says, with amux's JSON error (None: the body holds none)."""
+def _on_error_status(status: int, error: _AmuxError | None, task_id: str, retry_after: float | None) -> Observation:
+    """Reads any other status, with amux's JSON error (None if the body holds none)."""
     reason = error.message if error else None
     if status == 401:
         return KeyRefused(_sentence("amux refused the key", reason))
     if status == 429:
         return Throttled(_sentence("amux asks for fewer requests", reason), retry_after)
     if 400 <= status < 500 and status not in (408, 425):
-        return _rejected(status, error, task_id)
-    # A redirect, never followed, is a wrong base URL's sign too: http for https, or a name that moved.
+        return _on_client_error(status, error, task_id)
+    # A redirect is never followed. It comes from a wrong base URL too: http instead of https, or a name that moved.
     return TransientError(f"http_{status}", _sentence(f"amux answered {status}", reason), misrouted=300 <= status < 400)
 
 
-def _rejected(status: int, error: _AmuxError | None, task_id: str) -> Observation:
-    """What a 4xx says that speaks of the request, if it is amux's.
+def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Observation:
+    """Reads a 4xx that is about the request.
 
-    Where it is no error that amux gives for a task, the base URL is wrong or something in between answered: not one
-    watch may end by that.
+    If it is not an error that amux gives for a task, the base URL is wrong or a proxy answered. Such an answer must not
+    end any watch.
     """
     if error is None or (status == 404 and error.code not in _UNKNOWN_TASK):
         message = f"amux answered {status}, not as it does for a task: is the base URL right?"
@@ -104,16 +124,16 @@ def _rejected(status: int, error: _AmuxError | None, task_id: str) -> Observatio
 
 
 def _forbidden(error: _AmuxError, task_id: str) -> Observation:
-    """A 403 speaks of the task when its code does, or, with no code, when its message names the task; else the key."""
+    """Reads a 403: it is about the task if its code says so, or if it has no code and names the task; else the key."""
     message = error.message or ""
-    names_task = not error.code and len(task_id) >= _TELLING_ID and task_id in message
+    names_task = not error.code and len(task_id) >= _SHORTEST_DISTINCT_ID and task_id in message
     if "task" in error.code or names_task:
         return TaskForbidden(_sentence("amux does not let this key see the task", error.message))
     return KeyRefused(_sentence("amux refused the key", error.message))
 
 
 def _error_in(content_type: str, body: bytes) -> _AmuxError | None:
-    """The JSON error of amux, flat or nested; None for what a proxy or another service would say."""
+    """Returns amux's JSON error, flat or nested; None for the answer of a proxy or another service."""
     if _media_type(content_type) != "json":
         return None
     try:
@@ -127,7 +147,7 @@ def _error_in(content_type: str, body: bytes) -> _AmuxError | None:
 
 
 def _nested_error(error: dict[str, Any]) -> _AmuxError | None:
-    """`{message, type, code}`; the content route's has no code, and the gateway's an empty one."""
+    """Reads `{message, type, code}`. The content route's errors have no code, the gateway's an empty one."""
     code = code_of(error.get("code"))
     if not isinstance(error.get("message"), str) or (code is None and not isinstance(error.get("type"), str)):
         return None
@@ -135,7 +155,7 @@ def _nested_error(error: dict[str, Any]) -> _AmuxError | None:
 
 
 def _flat_error(document: dict[str, Any]) -> _AmuxError | None:
-    """`{code, message, data}`; its code is always a text."""
+    """Reads `{code, message, data}`. The code is always a text."""
     code, message = code_of(document.get("code")), document.get("message")
     if not isinstance(code, str) or not (isinstance(message, str) or code.lower() in _UNKNOWN_TASK):
         return None
@@ -147,13 +167,13 @@ def _amux_error(code: str, message: Any) -> _AmuxError:
     return _AmuxError(code.lower(), None if reason == code else reason)
 
 
-def _sentence(ours: str, reason: str | None) -> str:
-    return f"{ours}: {reason}" if reason else ours
+def _sentence(start: str, reason: str | None) -> str:
+    return f"{start}: {reason}" if reason else start
 
 
 @lru_cache(maxsize=64)
 def _media_type(content_type: str) -> str:
-    """A Content-Type as "json", "html" or "" for every other, parameters aside."""
+    """Returns "json" or "html" for a Content-Type, "" for every other. Parameters are ignored."""
     kind = content_type.partition(";")[0].strip().lower()
     subtype = kind.partition("/")[2]
     if subtype == "json" or subtype.endswith("+json"):

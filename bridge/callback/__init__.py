@@ -1,1 +1,1 @@
-"""One guarded POST: look-up, judgement, sending, nothing else."""
+"""Sends one guarded POST: look-up, judgement of the target, and the request itself."""

@@ -1,4 +1,4 @@
-"""The guard: looks names up, judges every address, and judges each socket once more before it connects."""
+"""Guards callbacks: looks names up, judges every address, and judges each connection's address once more."""
 
 import asyncio
 import socket
@@ -13,32 +13,40 @@ from typing import TypeAlias
 from aiohappyeyeballs import AddrInfoType
 
 from bridge.core.errors import BridgeError, TargetRefused
-from bridge.core.targets import Address, Target, TargetPolicy, judge_address, parse_target, plain_address, refusal
+from bridge.core.targets import (
+    Address,
+    Target,
+    TargetPolicy,
+    judge_address,
+    parse_target,
+    refusal_reason,
+    unmapped_address,
+)
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
-"""Gives a name's addresses, best first; raises OSError when there are none just now."""
+"""Returns the addresses of a name, best first. Raises OSError if there are none at present."""
 
-REMEMBER_SECONDS = 5.0  # a batch of 500 registrations with one host asks once; attempts never use this
-REMEMBER_NAMES = 1024
-# With the store's 4 s an app has its answer within 5; a name that takes longer does not resolve just now.
+CACHE_SECONDS = 5.0  # a batch of 500 registrations with one host looks it up once; attempts never use the cache
+CACHE_NAMES = 1024
+# With the store's 4 s, an app has its answer within 5 s. A name that takes longer counts as not resolved.
 REGISTRATION_LOOK_UP_SECONDS = 1.0
 
 
 class NameUnresolved(BridgeError):
-    """A callback's name that has no address just now."""
+    """The host name of a callback has no address at present."""
 
     code = "name_unresolved"
 
 
 class RefusedAddressError(OSError):
-    """A connection to an address that the policy refuses; an OSError, as that is what a socket factory may raise."""
+    """A connection to an address that the policy refuses. An OSError, because a socket factory may raise only that."""
 
 
 class SystemResolver:
-    """The system's resolver (`getaddrinfo`), in threads of its own: neither asyncio's pool nor uvloop's four.
+    """The system's resolver (`getaddrinfo`) in its own threads, apart from asyncio's pool and uvloop's four threads.
 
-    One look-up at a time for each name, shared by all who ask meanwhile: a name whose servers hang holds one thread,
-    not all. A look-up outlives its caller's patience, and the thread is free again when the system gives up.
+    Each name has one look-up at a time, and all callers share its result: a name whose servers do not answer occupies
+    one thread, not all. A look-up goes on after its caller's time limit, until the system gives it up.
     """
 
     def __init__(self, threads: int = 64) -> None:
@@ -46,7 +54,7 @@ class SystemResolver:
         self._running: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Look a name up: its addresses, each once, in the system's order (RFC 6724); OSError when there is none."""
+        """Returns the addresses of a name, each once, in the system's order (RFC 6724). OSError if there is none."""
         key = (host, port)
         look_up = self._running.get(key)
         if look_up is None:
@@ -58,30 +66,30 @@ class SystemResolver:
     def _forget(self, key: tuple[str, int], done: asyncio.Future[list[str]]) -> None:
         del self._running[key]
         if not done.cancelled():
-            done.exception()  # whoever still waits gets it; with nobody left it is no news
+            done.exception()  # marks it as seen: asyncio would log an error that no caller waits for any more
 
     def close(self) -> None:
-        """Start no more look-ups; those that run are not waited for."""
+        """Starts no more look-ups. Does not wait for those that run."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _getaddrinfo(host: str, port: int) -> list[str]:
-    # Bytes: the name is ASCII already, and str would go through Python's slow IDNA 2003 codec.
+    # Bytes: the name is ASCII already, and a str would go through Python's slow IDNA 2003 codec.
     found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 @dataclass(slots=True)
 class _LookUp:
-    """A name's addresses, until when they count, and for which ports and schemes (https or not) all were let pass."""
+    """The addresses of a name, until `expires_at`. `allowed` holds each (port, https) for which all may be used."""
 
-    until: float
+    expires_at: float
     addresses: tuple[Address, ...]
-    passed: set[tuple[int, bool]] = field(default_factory=set)
+    allowed: set[tuple[int, bool]] = field(default_factory=set)
 
 
 class Guard:
-    """Judges targets by one policy, with one resolver. `clock` is monotonic, in seconds."""
+    """Judges callback targets by one policy, with one resolver. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
@@ -95,90 +103,94 @@ class Guard:
         self._resolve = resolve
         self._look_up_seconds = look_up_seconds
         self._clock = clock
-        self._remembered: OrderedDict[str, _LookUp] = OrderedDict()
+        self._cache: OrderedDict[str, _LookUp] = OrderedDict()
 
     def parse(self, url: str) -> Target:
-        """Take a URL apart; raises InvalidRequest (malformed) or TargetRefused (a rule or a literal address)."""
+        """Splits a URL. Raises InvalidRequest (malformed) or TargetRefused (a rule refuses it or a literal address)."""
         return parse_target(url, self._policy)
 
     async def addresses(self, target: Target) -> tuple[Address, ...]:
-        """Look a target up anew and judge every address of it; the ones to connect to, best first.
+        """Looks a target up, judges all its addresses, and returns those to connect to, best first.
 
-        Raises NameUnresolved, or TargetRefused: one refused address refuses the name. Takes as long as the resolver.
+        Never uses the cache. Raises NameUnresolved, or TargetRefused: one refused address refuses the name. Takes as
+        long as the resolver.
         """
         if target.address is not None:
             judge_address(target.address, self._policy, target.port, https=target.https)
-            return (plain_address(target.address),)
+            return (unmapped_address(target.address),)
         return self._judged(target, await self._look_up(target))
 
-    def known(self, url: str) -> Target | None:
-        """As `check` with `remember`, where that needs no look-up: a literal address, or a name judged a moment ago.
+    def check_cached(self, url: str) -> Target | None:
+        """Does the same as `check` with `remember`, or returns None if that needs a look-up.
 
-        Ten times as quick: what registers by the thousand names few hosts.
+        A literal address needs none, nor does a name that is in the cache. Ten times as fast: apps that register
+        thousands of watches use few hosts.
         """
         target = self.parse(url)
         if target.address is None:
-            look_up = self._remembered.get(target.host)
-            if look_up is None or (target.port, target.https) not in look_up.passed or look_up.until <= self._clock():
+            entry = self._cache.get(target.host)
+            if entry is None or (target.port, target.https) not in entry.allowed or entry.expires_at <= self._clock():
                 return None
         return target
 
     async def check(self, url: str, *, remember: bool = False) -> Target:
-        """Judge a URL at its registration: as `addresses`, but a name that does not resolve just now may pass.
+        """Judges a URL at registration: like `addresses`, but a name that does not resolve at present is accepted.
 
-        With `remember`, a look-up is good for 5 s, for batches; what is sent later is judged anew all the same.
+        With `remember`, the look-up is cached for 5 s, for batches. Each attempt judges the target again, without the
+        cache.
         """
         target = self.parse(url)
         if target.address is None:
             try:
                 async with asyncio.timeout(self._look_up_seconds):
-                    look_up = await (self._look_up_remembered(target) if remember else self._look_up_anew(target))
+                    entry = await (self._look_up_cached(target) if remember else self._look_up_fresh(target))
             except (NameUnresolved, TimeoutError):
                 return target
-            self._judged(target, look_up.addresses)
-            look_up.passed.add((target.port, target.https))
+            self._judged(target, entry.addresses)
+            entry.allowed.add((target.port, target.https))
         return target
 
     def open_socket(self, addr_info: AddrInfoType) -> socket.socket:
-        """Make the socket for one connection, for aiohttp's `socket_factory`; RefusedAddressError for a refused peer.
+        """Returns the socket for one connection, for aiohttp's `socket_factory`.
 
-        The second line of defence: whatever came before, no connection begins to an address that the policy refuses.
+        Raises RefusedAddressError for a refused peer. This is the second check: no connection to a refused address
+        begins, whatever the first check found.
         """
         family, kind, protocol, _, peer = addr_info
         host, port = peer[0], peer[1]
-        # The scheme was judged with the target and is not known here.
-        if rule := refusal(ip_address(host), self._policy, int(port), https=True):
+        # https=True: the scheme was judged with the target and is not known here.
+        if rule := refusal_reason(ip_address(host), self._policy, int(port), https=True):
             raise RefusedAddressError(f"{host} {rule}")
         return socket.socket(family, kind, protocol)
 
     def _judged(self, target: Target, found: tuple[Address, ...]) -> tuple[Address, ...]:
         for address in found:
-            if rule := refusal(address, self._policy, target.port, https=target.https):
-                # Without the address: what internal names stand for is not the app's to learn.
+            if rule := refusal_reason(address, self._policy, target.port, https=target.https):
+                # The message leaves the address out: apps must not learn the addresses of internal names.
                 raise TargetRefused(f"{target.host} resolves to an address that {rule}")
-        return tuple(map(plain_address, found))
+        return tuple(map(unmapped_address, found))
 
     async def _look_up(self, target: Target) -> tuple[Address, ...]:
         try:
             found = await self._resolve(target.host, target.port)
         except TimeoutError:
-            raise  # the caller's clock, or the resolver's own: an OSError by class, yet not "no such name"
+            raise  # a subclass of OSError, but it is the time limit of the caller or resolver, not a missing name
         except OSError as error:
             raise NameUnresolved(f"{target.host} does not resolve: {error.strerror or 'no answer'}") from error
         if not found:
             raise NameUnresolved(f"{target.host} does not resolve: it has no address")
         return tuple(map(ip_address, found))
 
-    async def _look_up_anew(self, target: Target) -> _LookUp:
+    async def _look_up_fresh(self, target: Target) -> _LookUp:
         found = await self._look_up(target)
-        return _LookUp(self._clock() + REMEMBER_SECONDS, found)
+        return _LookUp(self._clock() + CACHE_SECONDS, found)
 
-    async def _look_up_remembered(self, target: Target) -> _LookUp:
-        known = self._remembered.get(target.host)
-        if known is not None and self._clock() < known.until:
-            return known
-        found = self._remembered[target.host] = await self._look_up_anew(target)
-        self._remembered.move_to_end(target.host)
-        if len(self._remembered) > REMEMBER_NAMES:
-            self._remembered.popitem(last=False)
-        return found
+    async def _look_up_cached(self, target: Target) -> _LookUp:
+        cached = self._cache.get(target.host)
+        if cached is not None and self._clock() < cached.expires_at:
+            return cached
+        entry = self._cache[target.host] = await self._look_up_fresh(target)
+        self._cache.move_to_end(target.host)
+        if len(self._cache) > CACHE_NAMES:
+            self._cache.popitem(last=False)
+        return entry

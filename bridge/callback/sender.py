@@ -1,8 +1,7 @@
-"""One guarded POST: by one clock, to a judged address, with a capped answer and no redirects."""
+"""Sends one callback: one POST to a judged address, within one time limit, without redirects."""
 
 import asyncio
 import math
-import os
 import socket
 import ssl
 import time
@@ -19,6 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
 from bridge.core.errors import InvalidRequest, TargetRefused
@@ -26,36 +26,36 @@ from bridge.core.model import Answer, Answered, NoAnswer, RefusedTarget
 from bridge.core.retry_after import retry_after_seconds
 from bridge.core.targets import Address, Target, bracketed
 
-MAX_ANSWER_BYTES = 16 * 1024  # read at most, to keep the connection; beyond it the connection is dropped
-KEPT_BODY_BYTES = 4 * 1024  # what an attempt's log shows
-MAX_UNTIL_ANSWERED_BYTES = 64 * 1024  # of 1xx answers and heads: reading a flood of them would hold up all others
+MAX_ANSWER_BYTES = 16 * 1024  # of a body, read so that the connection can be kept; after more it is closed
+KEPT_BODY_BYTES = 4 * 1024  # the attempt log shows this much of a body
+MAX_UNTIL_ANSWERED_BYTES = 64 * 1024  # of 1xx answers and heads: reading a flood of them would delay all other work
 KEEP_ALIVE_SECONDS = 60.0
 RETRY_AFTER_STATUSES = frozenset({429, 503})
 
-_ALL_THE_CLOCK = aiohttp.ClientTimeout(total=None, sock_connect=None)  # our own clock is around it all
+_NO_AIOHTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # TimeoutSweep limits each attempt instead
 
-# Whether the request at hand opened a connection of its own. aiohttp opens it in the task that asks, and a trace,
-# which would tell as well, costs a fifth of the whole request.
+# Whether the current request opened a new connection. aiohttp opens it in the asyncio task that sends the request. An
+# aiohttp trace would report this as well, but it costs a fifth of the whole request.
 _opened: ContextVar[bool] = ContextVar("_opened")
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What came of one POST, and how long it took, look-up and body included."""
+    """The result of one POST, and how long it took, with look-up and body."""
 
     answer: Answer
     duration_seconds: float
 
 
 class Sender:
-    """Sends callbacks. Make it on the running loop, and close it.
+    """Sends callbacks. It must be made on the running loop and closed at the end.
 
-    `timeout_seconds` is one attempt's wall clock: look-up, connection, request, answer and body. `clock` measures
-    durations (monotonic seconds), `wall_clock` turns a Retry-After date into seconds. Without `ssl_context` the
-    system's certificates count, or those of SSL_CERT_FILE.
+    `timeout_seconds` limits one whole attempt: look-up, connection, request, answer and body. `clock` (monotonic
+    seconds) measures durations, `wall_clock` (Unix seconds) turns a Retry-After date into seconds. Without
+    `ssl_context`, certificates are checked against the system's, or against those of SSL_CERT_FILE.
     """
 
-    def __init__(  # noqa: PLR0913 - two clocks, to be given in tests
+    def __init__(  # noqa: PLR0913  tests pass both clocks
         self,
         guard: Guard,
         *,
@@ -68,30 +68,30 @@ class Sender:
         self._guard = guard
         self._clock = clock
         self._wall_clock = wall_clock
-        self._limits = TimeoutSweep(timeout_seconds, asyncio.get_running_loop().time)
-        self._kept = _session(self._open_socket, user_agent, ssl_context, keep=True)
-        self._single = _session(self._open_socket, user_agent, ssl_context, keep=False)
+        self._timeouts = TimeoutSweep(timeout_seconds, asyncio.get_running_loop().time)
+        self._keeping_session = _session(self._open_socket, user_agent, ssl_context, keep=True)
+        self._closing_session = _session(self._open_socket, user_agent, ssl_context, keep=False)
 
     async def send(self, target_url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
-        """POST `body` to a URL once, with `headers` beside Content-Type and User-Agent; never longer than the clock.
+        """Sends `body` once, with `headers` besides Content-Type and User-Agent, within the time limit.
 
-        Raises nothing for what the target does: Answered once its headers came, whatever the body then does; Refused
-        when a rule or a literal address refuses the URL; Unanswered with the code `timeout`, `connection_failed`,
-        `connection_lost`, `tls_failed`, `bad_answer`, `name_unresolved` or `target_refused` (a name that leads to a
-        refused address). Messages name the host, never the path or the query.
+        Failures of the target or of the network raise nothing. The answer is Answered as soon as the headers came,
+        whatever happens to the body; RefusedTarget if a rule refuses the URL or its literal address; else NoAnswer,
+        whose code is one of `aio/client_errors.py`, `name_unresolved`, or `target_refused` for a name that resolves to
+        a refused address. Messages name the host, never the path or the query.
         """
         started = self._clock()
         answer = await self._answer(target_url, headers, body)
         return SendResult(answer, max(0.0, self._clock() - started))
 
     async def close(self) -> None:
-        """Close every connection."""
-        self._limits.close()
-        await self._kept.close()
-        await self._single.close()
+        """Closes all connections."""
+        self._timeouts.close()
+        await self._keeping_session.close()
+        await self._closing_session.close()
 
     async def _answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        limit = self._limits.limit()
+        limit = self._timeouts.limit()
         try:
             target = self._guard.parse(url)
         except (TargetRefused, InvalidRequest) as refused:
@@ -103,11 +103,14 @@ class Sender:
         except (NameUnresolved, TargetRefused) as error:
             code = "target_refused" if isinstance(error, TargetRefused) else error.code
             return NoAnswer(code, str(error))
-        except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError) as error:
-            return _unanswered(error, target)
-        except TimeoutError:
-            return NoAnswer("timeout", f"{target.host_key} did not answer within {self._limits.seconds:g} s")
+        except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError, TimeoutError) as error:
+            return self._no_answer(error, target)
         return await self._read(response, limit.at)
+
+    def _no_answer(self, error: Exception, target: Target) -> NoAnswer:
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, RefusedAddressError):
+            return NoAnswer("target_refused", str(error.os_error))
+        return NoAnswer(*explain_client_error(error, target.host_key, self._timeouts.seconds))
 
     async def _first_response(
         self,
@@ -117,16 +120,19 @@ class Sender:
         body: bytes,
         deadline: float,
     ) -> aiohttp.ClientResponse:
-        """POST to the first address that can be connected to; each but the last has its share of the time left."""
+        """Sends the POST to the first address that accepts a connection.
+
+        Connecting to each address but the last may take an equal share of the time that is left.
+        """
         *others, last = addresses
         for index, address in enumerate(others):
-            left = deadline - asyncio.get_running_loop().time()
+            seconds_left = deadline - asyncio.get_running_loop().time()
             share = aiohttp.ClientTimeout(
-                total=None, sock_connect=max(left, 0.001) / (len(addresses) - index), ceil_threshold=math.inf
+                total=None, sock_connect=max(seconds_left, 0.001) / (len(addresses) - index), ceil_threshold=math.inf
             )
             with suppress(aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 return await self._post(target, address, headers, body, share)
-        return await self._post(target, last, headers, body, _ALL_THE_CLOCK)
+        return await self._post(target, last, headers, body, _NO_AIOHTTP_TIMEOUT)
 
     async def _post(
         self,
@@ -134,14 +140,15 @@ class Sender:
         address: Address,
         headers: Mapping[str, str],
         body: bytes,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - not the call's own: the connection's share of the clock
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  it limits the connection only, not this call
     ) -> aiohttp.ClientResponse:
-        """POST to one judged address; once more, on a connection of its own, if a kept one turns out dead.
+        """Sends the POST to one judged address, once more on a new connection if a kept one was dead.
 
-        That may send twice what a receiver took before it hung up: at-least-once allows it.
+        A receiver that took the first request before it closed the connection gets the event twice: delivery is
+        at-least-once.
         """
         url = _url(target, address)
-        # The pool's key is this URL's host and the server name: a kept connection leads to the judged address.
+        # aiohttp's pool keeps connections by this URL's host and the server name, so by the judged address.
         server_name = target.host if target.https and target.address is None else None
         post = partial(
             aiohttp.ClientSession.post,
@@ -154,18 +161,18 @@ class Sender:
         )
         _opened.set(False)
         try:
-            return await post(self._kept)
+            return await post(self._keeping_session)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError):
             if _opened.get():
                 raise
-        return await post(self._single)
+        return await post(self._closing_session)
 
     async def _read(self, response: aiohttp.ClientResponse, deadline: float) -> Answered:
-        """Read what the cap allows; the answer stands whatever the body does, so its troubles end the reading only."""
-        body, whole = _come_already(response)
-        if not whole:
-            body, whole = await _rest(response, body, deadline)
-        if whole:
+        """Reads up to 16 KiB of the body. An error in the body ends the reading and does not change the answer."""
+        body, complete = _body_so_far(response)
+        if not complete:
+            body, complete = await _rest_of_body(response, body, deadline)
+        if complete:
             response.release()
         else:
             response.close()
@@ -179,14 +186,17 @@ class Sender:
         return self._guard.open_socket(addr_info)
 
 
-@lru_cache(maxsize=1024)  # pure; an app's callbacks go to few URLs, and each retry to the same
+@lru_cache(maxsize=1024)  # pure; an app uses few callback URLs, and each retry uses the same one
 def _url(target: Target, address: Address) -> URL:
-    """What to ask for, by the judged address instead of the name."""
+    """Returns the target's URL with the judged address in place of the name."""
     return URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
 
 
-def _come_already(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """What came of a body with its head, and whether it is the whole of it: nearly always, and no clock is needed."""
+def _body_so_far(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """Returns the part of a body that came together with the head, and whether it is complete.
+
+    Nearly always it is, and then no timer is needed.
+    """
     content = response.content
     if not content.is_eof() or content.exception() is not None:
         return b"", False
@@ -194,9 +204,9 @@ def _come_already(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
     return body, content.at_eof() and len(body) <= MAX_ANSWER_BYTES
 
 
-async def _rest(response: aiohttp.ClientResponse, begun: bytes, deadline: float) -> tuple[bytes, bool]:
-    """The body as far as the cap allows, and whether it ended there."""
-    body = bytearray(begun)
+async def _rest_of_body(response: aiohttp.ClientResponse, start: bytes, deadline: float) -> tuple[bytes, bool]:
+    """Returns at most 16 KiB and one byte of the body, and whether that is all of it."""
+    body = bytearray(start)
     try:
         async with asyncio.timeout_at(deadline):
             while len(body) <= MAX_ANSWER_BYTES:
@@ -205,49 +215,49 @@ async def _rest(response: aiohttp.ClientResponse, begun: bytes, deadline: float)
                     return bytes(body), True
                 body += chunk
         return bytes(body), False
-    except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError):
-        return bytes(body), False  # what came counts
+    except CLIENT_ERRORS:
+        return bytes(body), False  # the part that came is kept
     except BaseException:
         response.close()
         raise
 
 
 class _HeadFirst(ResponseHandler):
-    """Feeds aiohttp's parser an answer's head before its body: of one feed that fails it keeps nothing.
+    """Feeds the head of an answer to aiohttp's parser before its body, because a failed feed loses all of its data.
 
-    So a 2xx stays one whose malformed chunks came in the same segment as its head. What comes before the answer's own
-    head is limited: aiohttp takes 1xx answers without end, and reads them without letting anything else run.
+    So a 2xx with malformed chunks in the same segment as its head is still a 2xx. The bytes before the answer's own
+    head are limited: aiohttp accepts any number of 1xx answers, and while it reads them nothing else runs.
     """
 
     _answered = False
-    _before = 0
+    _bytes_before_answer = 0
 
-    def set_response_params(self, **given: Any) -> None:
-        """Begin an answer."""
-        self._answered, self._before = False, 0
-        super().set_response_params(**given)
+    def set_response_params(self, **params: Any) -> None:
+        """Begins an answer."""
+        self._answered, self._bytes_before_answer = False, 0
+        super().set_response_params(**params)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """Note whether a message is the answer or one of those before it."""
+        """Notes whether a message is the answer itself or a 1xx before it."""
         self._answered = self._answered or data[0].code >= 200
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what came, one head at a time until there is an answer."""
+        """Passes the data to the parser, one head at a time until the answer has begun."""
         start = 0
         while start < len(data) and not self._answered:
             end = data.find(b"\r\n\r\n", start) + 4
             end = end if end >= 4 else len(data)
-            self._before += end - start
-            if self._before > MAX_UNTIL_ANSWERED_BYTES:
-                self._give_up()
+            self._bytes_before_answer += end - start
+            if self._bytes_before_answer > MAX_UNTIL_ANSWERED_BYTES:
+                self._abort()
                 return
             super().data_received(data[start:end])
             start = end
         if start < len(data) or not data:
             super().data_received(data[start:])
 
-    def _give_up(self) -> None:
+    def _abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
         self.set_exception(HttpProcessingError(message="no answer within 64 KiB"))
@@ -262,56 +272,20 @@ def _session(
 ) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         ssl=ssl_context or True,
-        limit=0,  # how many at a time is the deliverer's to say
+        limit=0,  # the deliverer limits how many attempts run at a time
         use_dns_cache=False,
         socket_factory=open_socket,
         force_close=not keep,
         keepalive_timeout=KEEP_ALIVE_SECONDS if keep else None,
     )
     handler: type[ResponseHandler] = _HeadFirst
-    connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - there is no public way
+    connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001  there is no public way
     return aiohttp.ClientSession(
         connector=connector,
         headers={"Content-Type": "application/json", "User-Agent": user_agent, "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
-        timeout=_ALL_THE_CLOCK,
-        read_bufsize=MAX_ANSWER_BYTES // 2,  # aiohttp stops reading from the socket at twice this
+        timeout=_NO_AIOHTTP_TIMEOUT,
+        read_bufsize=MAX_ANSWER_BYTES // 2,  # aiohttp stops reading from the socket at twice this size
     )
-
-
-def _unanswered(error: Exception, target: Target) -> NoAnswer:
-    """Give an error of aiohttp's its code and a sentence of our own: its texts repeat URLs and Python's classes."""
-    host = target.host_key
-    match error:
-        case aiohttp.ClientConnectorError() if isinstance(error.os_error, RefusedAddressError):
-            code, message = "target_refused", str(error.os_error)
-        case aiohttp.ClientConnectorCertificateError():
-            code, message = "tls_failed", f"the certificate of {host} is not valid: {_why(error.certificate_error)}"
-        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            code, message = "tls_failed", f"TLS with {host} failed: {_why(error)}"
-        case aiohttp.ClientConnectorError():
-            code, message = "connection_failed", f"no connection to {host}: {_why(error.os_error)}"
-        case aiohttp.ConnectionTimeoutError():
-            code, message = "connection_failed", f"no connection to {host}: it took too long"
-        case aiohttp.ClientConnectionError():
-            code, message = "connection_lost", f"{host} closed the connection without an answer"
-        case _:
-            code, message = "bad_answer", f"{host} did not answer with valid HTTP"
-    return NoAnswer(code, message)
-
-
-def _why(error: Exception) -> str:
-    """Name an error's cause without addresses, files or line numbers."""
-    match error:
-        case ssl.SSLCertVerificationError():
-            return error.verify_message
-        case aiohttp.ClientConnectorError():
-            return _why(error.os_error)
-        case ssl.SSLError():
-            return (error.reason or "protocol error").lower().replace("_", " ")
-        case OSError(errno=int(number)) if number > 0:
-            return os.strerror(number).lower()
-        case _:
-            return "it was closed"

@@ -16,9 +16,10 @@ from bridge.cli.errors import FAILED, CommandFailed
 from bridge.cli.signing_secrets import load_signing_secrets
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
-from bridge.core.event import ping_id, ping_payload
+from bridge.core.event import ping_payload
+from bridge.core.ids import ping_id
 from bridge.core.model import Answered, NoAnswer, Problem, RefusedTarget
-from bridge.core.signing import signed_headers
+from bridge.core.signing import Signer
 from bridge.core.targets import TargetPolicy
 from bridge.service.sockets import own_addresses
 from bridge.settings.settings import Settings, load
@@ -58,7 +59,7 @@ async def _ping(
         event_id = ping_id(token_bytes(20))
         now = time.time()
         payload = ping_payload(event_id, now)
-        headers = signed_headers(event_id, int(now), payload, secrets, settings.signing_key)
+        headers = Signer(secrets, settings.signing_key).headers(event_id, int(now), payload)
         try:
             result = await sender.send(url, headers, payload)
         finally:

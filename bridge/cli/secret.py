@@ -49,13 +49,13 @@ def _rotate() -> tuple[Mapping[str, Any], list[str]]:
     """Encrypts the stored values again, with the newest encryption key."""
     from bridge.settings.settings import load
     from bridge.store.database import closing
+    from bridge.store.encryption import reencrypt
     from bridge.store.open import open_database
-    from bridge.store.rotating import reseal
 
     settings = load()
     database, cipher = open_database(settings.database_url, settings.encryption_keys)
     with closing(database):
-        done = reseal(database, cipher)
+        done = reencrypt(database, cipher)
     older = max(0, len(settings.encryption_keys) - 1)
     sentence = (
         f"encrypted with the newest key: the values of {_counted(done.watches, 'watch', 'watches')} and "

@@ -15,14 +15,12 @@ def load_signing_secrets(settings: Settings) -> Sequence[Secret]:
     if settings.signing_secrets:
         return settings.signing_secrets
     from bridge.store.database import closing  # imported here: the store takes two thirds of the start-up time
+    from bridge.store.encryption import signing_secret
     from bridge.store.open import open_database
-    from bridge.store.own_secrets import signing_secret
 
     database, cipher = open_database(settings.database_url, settings.encryption_keys)
     with closing(database):
-        [found] = database.transaction(lambda connection: signing_secret(connection, [cipher]))
-    if isinstance(found, Exception):
-        raise found
+        found = database.transaction(lambda connection: signing_secret(connection, cipher))
     return [parse_secret(found)]
 
 

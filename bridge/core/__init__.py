@@ -1,1 +1,1 @@
-"""Pure decisions: values in, decisions out; no I/O, no clock, no randomness, no logging."""
+"""Pure decisions: values in, decisions out. No I/O, no clock, no randomness, no logging."""

@@ -1,24 +1,24 @@
-"""What an answer means for a pending delivery, and for the host that gave it."""
+"""What the answer to one attempt means for its delivery and for the receiver's host."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from bridge.core.model import Answer, Answered, NoAnswer, Problem, RefusedTarget
-from bridge.core.schedule import LONGEST_RETRY_AFTER, RetryPolicy, stretched
+from bridge.core.schedule import LONGEST_RETRY_AFTER, RetryPolicy, with_jitter
 
 GONE = 410
-HOST_TROUBLE = frozenset({429, 502, 503, 504})  # answers that speak of the host, not of this callback
+HOST_FAILURE_STATUSES = frozenset({429, 502, 503, 504})  # these concern the host, not only this one callback
 FAILURES_UNTIL_PROBING = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver took it."""
+    """The receiver accepted the event."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
-    """Still pending; due again at `at`."""
+    """The delivery is still pending. The next attempt is due at `at` (Unix seconds)."""
 
     at: float
     error: Problem
@@ -26,7 +26,7 @@ class RetryAt:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Given up: kept, shown, counted, sent again on request."""
+    """The delivery is given up. It is kept, shown and counted, and it can be sent again on request."""
 
     error: Problem
 
@@ -34,13 +34,17 @@ class Dead:
 Verdict: TypeAlias = Delivered | RetryAt | Dead
 
 
-def after_retry_asked(verdict: Verdict, now: float) -> Verdict:
-    """What a verdict comes to when a retry was asked for while its attempt was under way: a failure is due now."""
+def after_retry_request(verdict: Verdict, now: float) -> Verdict:
+    """Returns the verdict of an attempt during which a retry was requested: a failed delivery is due again now."""
     return verdict if isinstance(verdict, Delivered) else RetryAt(now, verdict.error)
 
 
 def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, jitter: float) -> Verdict:
-    """Decide what the answer to the `attempts`-th attempt of a round (1 is the first) means for its delivery."""
+    """Decides what an answer means for its delivery.
+
+    `attempts` is the number of this attempt in its round of the schedule (1 is the first), `now` is in Unix seconds
+    and `jitter` is a random number in [0, 1).
+    """
     match answer:
         case Answered(status=status) if 200 <= status < 300:
             return Delivered()
@@ -52,12 +56,12 @@ def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, ji
     delay = policy.delay_after(attempts)
     if delay is None:
         return Dead(error)
-    asked = min(answer.retry_after or 0.0, LONGEST_RETRY_AFTER) if isinstance(answer, Answered) else 0.0
-    return RetryAt(now + max(stretched(delay, jitter), asked), error)
+    retry_after = min(answer.retry_after or 0.0, LONGEST_RETRY_AFTER) if isinstance(answer, Answered) else 0.0
+    return RetryAt(now + max(with_jitter(delay, jitter), retry_after), error)
 
 
 def problem_of(answer: Answer) -> Problem:
-    """The error of an answer that is no success, as an attempt's log tells it."""
+    """Returns the error of an answer that is no success, as it is stored with the attempt."""
     match answer:
         case Answered(status=status):
             return Problem(f"http_{status}", f"the receiver answered {status}")
@@ -68,18 +72,19 @@ def problem_of(answer: Answer) -> Problem:
 
 
 def host_failures_after(answer: Answer, failures: int) -> int:
-    """How often in a row a host has now failed; any answer that is not trouble of the host's own clears it.
+    """Returns how often in a row a host has failed, after `failures` earlier failures and this answer.
 
-    A target that a rule refuses says nothing about the host.
+    No answer and the statuses 429, 502, 503 and 504 are failures of the host; every other answer sets the count to 0.
+    A target that a rule refuses was not sent to: the count stays.
     """
     match answer:
         case RefusedTarget():
             return failures
-        case Answered(status=status) if status not in HOST_TROUBLE:
+        case Answered(status=status) if status not in HOST_FAILURE_STATUSES:
             return 0
     return failures + 1
 
 
 def attempts_at_a_time(failures: int, limit: int) -> int:
-    """How many attempts a host may have under way: `limit`, or one while it fails (a probe)."""
+    """Returns how many attempts to one host may run at a time: `limit`, or 1 (a probe) after 3 failures in a row."""
     return 1 if failures >= FAILURES_UNTIL_PROBING else limit

@@ -1,14 +1,16 @@
-"""Everything that can go wrong and has a name. HTTP numbers are given to them in `web/errors.py`."""
+"""The bridge's named errors. `web/errors.py` gives each one its HTTP status."""
+
+from bridge.core.health import HealthCode
 
 
 class BridgeError(Exception):
-    """A trouble with a name: `code` is for programs, the message is one sentence for people."""
+    """An error with a name: `code` is for programs, the message is one sentence for people."""
 
     code = "internal_error"
 
 
 class InvalidRequest(BridgeError):
-    """A request that breaks a rule; `fields` pairs each bad field with the rule it breaks."""
+    """A request that breaks a rule. `fields` pairs each bad field with the rule that it breaks."""
 
     code = "invalid_request"
 
@@ -19,13 +21,13 @@ class InvalidRequest(BridgeError):
 
 
 class TargetRefused(BridgeError):
-    """A callback target that must not be reached; the message names the rule."""
+    """A callback target that the rules refuse. The message names the rule."""
 
     code = "callback_refused"
 
 
 class NotFound(BridgeError):
-    """Nothing of that id that this app may see."""
+    """Nothing with this id exists, or the app may not see it."""
 
     code = "not_found"
 
@@ -41,7 +43,7 @@ class WatchConflict(BridgeError):
 
 
 class IdempotencyConflict(BridgeError):
-    """An Idempotency-Key that was used with another body."""
+    """An Idempotency-Key that was used before with another body."""
 
     code = "idempotency_conflict"
 
@@ -59,26 +61,30 @@ class WatchActive(BridgeError):
 
 
 class TooManyWatches(BridgeError):
-    """The bridge holds as many active watches as it is set to."""
+    """The number of active watches has reached the configured maximum."""
 
     code = "too_many_watches"
     retry_after_seconds = 30
 
 
 class StoreUnavailable(BridgeError):
-    """The database did not answer, or refused; nothing was stored."""
+    """The database did not answer or refused the operation. Nothing was stored."""
 
     code = "store_unavailable"
     retry_after_seconds = 5
 
+    def __init__(self, message: str, cause: HealthCode = HealthCode.STORE_UNWRITABLE) -> None:
+        super().__init__(message)
+        self.cause = cause
+
 
 class LostClaim(BridgeError):
-    """The lease or ownership that a write was made under is gone; its result must be dropped."""
+    """The lease or the ownership that a write depends on was lost. The result must be dropped."""
 
     code = "lost_claim"
 
 
 class BadSetting(BridgeError):
-    """A setting that stops the start; the message names it."""
+    """A setting that stops the start. The message names it."""
 
     code = "bad_setting"

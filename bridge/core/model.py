@@ -1,6 +1,6 @@
-"""The nouns: tasks, watches, events, deliveries, and what a poll or an attempt can say.
+"""The data of the domain: tasks, watches, events, deliveries, and the results of polls and attempts.
 
-Times are Unix seconds (float, UTC), durations seconds. Nothing here knows a clock.
+Times are Unix seconds (float, UTC), durations are seconds. Nothing here reads a clock.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 
 class TaskStatus(StrEnum):
-    """A task's status in our words; amux has many more (see `amux/wire.py`)."""
+    """A task's status in the bridge's words. amux uses many more words (see `amux/record.py`)."""
 
     UNKNOWN = "unknown"
     QUEUED = "queued"
@@ -22,7 +22,7 @@ class TaskStatus(StrEnum):
 
 
 class WatchState(StrEnum):
-    """Where a watch stands; settled and cancelled are final."""
+    """The state of a watch. Settled and cancelled are final."""
 
     ACTIVE = "active"
     SETTLED = "settled"
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
 
 class EventType(StrEnum):
-    """What an app can be told; the first four end a watch."""
+    """The type of an event. The first four are terminal: they end a watch."""
 
     COMPLETED = "video.completed"
     FAILED = "video.failed"
@@ -57,7 +57,7 @@ STATUS_EVENTS: Mapping[TaskStatus, EventType] = {
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands; a retry that is asked for moves it back to pending."""
+    """The state of a delivery. A requested retry makes it pending again."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -66,7 +66,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A code for programs and a sentence for people; of amux's errors either may be missing."""
+    """An error: a code for programs and a sentence for people. In an error of amux either may be missing."""
 
     code: str | int | None
     message: str | None
@@ -83,16 +83,16 @@ class VideoMetadata:
     seed: float | None = None
 
 
-# --- what one poll said -------------------------------------------------------------------------------------------
+# --- observations: the result of one poll -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
     """A task record, in any of amux's forms.
 
-    `status` is UNKNOWN for the word "unknown" and for words we don't know; `word` then holds it (else null).
-    `url` is the video's, on success only, and null where it is amux's own `/content`.
-    `finished_at` is amux's own time of the end, where it tells it.
+    `status` is UNKNOWN for the word "unknown" and for words that the bridge does not know. `raw_status` is that word,
+    and None for every other status. `url` is the video's, for a completed task only, and None where it is amux's own
+    `/content` route. `finished_at` is when the task ended by amux's clock, if the record holds it.
     """
 
     status: TaskStatus
@@ -101,7 +101,7 @@ class TaskRecord:
     format: str | None = None
     metadata: VideoMetadata | None = None
     error: Problem | None = None
-    word: str | None = None
+    raw_status: str | None = None
     finished_at: float | None = None
 
 
@@ -114,7 +114,7 @@ class TaskNotFound:
 
 @dataclass(frozen=True, slots=True)
 class TaskForbidden:
-    """A 403 that speaks of the task: it is another account's."""
+    """A 403 that is about the task: it belongs to another account."""
 
     message: str
 
@@ -129,14 +129,14 @@ class PollRejected:
 
 @dataclass(frozen=True, slots=True)
 class KeyRefused:
-    """A 401, or a 403 that speaks of the key: the credential's trouble, not the task's."""
+    """A 401, or a 403 that is about the key: a problem of the credential, not of the task."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """A 429; `retry_after` in seconds from now, null when amux did not say."""
+    """A 429. `retry_after` is in seconds from now, None if the answer had none."""
 
     message: str
     retry_after: float | None = None
@@ -144,9 +144,10 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class TransientError:
-    """Anything that says nothing of the task: time-outs, 5xx, HTML, bad JSON, an empty record.
+    """Any result that says nothing about the task: a time-out, 5xx, HTML, bad JSON, an empty record.
 
-    `misrouted` marks answers that a wrong base URL or a proxy gives (404s and 4xx without amux's JSON error).
+    `misrouted` marks answers that come from a wrong base URL or from a proxy: HTML with status 200, redirects, and 4xx
+    without the JSON error that amux gives for a task.
     """
 
     code: str
@@ -164,7 +165,7 @@ Observation: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class RefusalCounts:
-    """How often in a row each kind of refusal came; a good answer clears them, trouble leaves them alone."""
+    """How often in a row each kind of refusal came. A task record clears the counts, a transient error keeps them."""
 
     not_found: int = 0
     forbidden: int = 0
@@ -176,7 +177,7 @@ NO_REFUSALS = RefusalCounts()
 
 @dataclass(frozen=True, slots=True)
 class TaskSnapshot:
-    """A task as last seen: what apps are shown."""
+    """A task as last seen, as apps see it."""
 
     status: TaskStatus = TaskStatus.UNKNOWN
     progress: int | None = None
@@ -191,14 +192,14 @@ UNSEEN = TaskSnapshot()
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Our promise to tell one app about one task. Secrets are not part of it: the store keeps them sealed."""
+    """The promise to notify one app about one task. It holds no secrets: the store keeps them encrypted."""
 
     id: str
     app: str
     task_id: str
     callback_url: str
     events: frozenset[EventType]
-    context: bytes  # a JSON object as the app gave it, compact UTF-8; b"null" when none was given
+    context: bytes  # the app's JSON object as compact UTF-8, or b"null" if it gave none
     created_at: float
     deadline_at: float
     timeout_seconds: float
@@ -210,7 +211,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened, as bytes that are built once and sent as they are. `id` is also `webhook-id`."""
+    """What happened. `payload` is built once, and every attempt sends these bytes. `id` is also the `webhook-id`."""
 
     id: str
     watch_id: str
@@ -229,7 +230,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A receiver's answer: its headers came in time. `retry_after` in seconds, of 429 and 503 only."""
+    """A receiver's answer whose headers came in time. `retry_after` is in seconds, for 429 and 503 only."""
 
     status: int
     retry_after: float | None = None
@@ -238,7 +239,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """No answer: a refused connection, a time-out, a reset, a name that did not resolve or resolved badly."""
+    """No answer: a refused connection, a time-out, a reset, or a name without an allowed address."""
 
     code: str
     message: str
@@ -246,7 +247,7 @@ class NoAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RefusedTarget:
-    """A literal address or a rule refuses the target: no later attempt can succeed."""
+    """A rule refuses the URL or its literal address: no later attempt can succeed."""
 
     reason: str
 
@@ -256,7 +257,7 @@ Answer: TypeAlias = Answered | NoAnswer | RefusedTarget
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One POST, as its log tells it; `body` is the first 4 KiB of the answer, redacted."""
+    """One POST, as the attempt log shows it. `body` is the first 4 KiB of the answer, with secrets redacted."""
 
     started_at: float
     duration_seconds: float
@@ -267,7 +268,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class PendingDelivery:
-    """One pending delivery that this process holds a lease on: everything its next attempt needs."""
+    """A pending delivery that this process has a lease on, with everything that its next attempt needs."""
 
     id: str
     watch_id: str
@@ -277,7 +278,7 @@ class PendingDelivery:
     host: str
     payload: bytes
     lease: str
-    round_attempts: int  # attempts in this round of the schedule; a retry that is asked for begins a new one
+    round_attempts: int  # attempts in this round of the schedule; a requested retry begins a new round
     created_at: float
     attempts: int = 0  # attempts in all rounds, before this one
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -1,7 +1,7 @@
-"""What a registration may hold, and what makes two of them the same.
+"""The rules for the fields of a registration, and for when two registrations are the same.
 
-Each check raises ValueError with the end of a sentence that begins with the field's name, and repeats no value: a
-value may be a secret.
+Each check raises ValueError. Its text continues a sentence that begins with the field's name, and it repeats no value,
+because a value may be a secret.
 """
 
 import json
@@ -12,56 +12,38 @@ from typing import Any
 
 import orjson
 
+from bridge.core.headers import HOP_BY_HOP
+from bridge.core.ids import TASK_ID_PATTERN
 from bridge.core.model import TERMINAL_EVENTS, EventType
 
-TASK_ID_PATTERN = r"[A-Za-z0-9._:-]{1,191}"
-WATCH_ID_PREFIX = "wat_"
-WATCH_ID_PATTERN = WATCH_ID_PREFIX + r"[0-9a-hjkmnp-tv-z]{26}"
 MAX_CONTEXT_BYTES = 4 * 1024
 MAX_HEADERS = 10
-MAX_HEADER_NAME = 128  # characters; receivers' own limits on a whole header block are 8 KiB and up
-MAX_HEADER_VALUE = 4 * 1024  # a signed token with many claims fits
-MAX_API_KEY = 512
-MAX_IDEMPOTENCY_KEY = 255
+MAX_HEADER_NAME = 128  # characters; receivers limit a whole block of headers to 8 KiB or more
+MAX_HEADER_VALUE = 4 * 1024  # characters; a signed token with many claims fits
+MAX_API_KEY = 512  # characters
+MAX_IDEMPOTENCY_KEY = 255  # characters
 MASK = "********"
 
 _TASK_ID = re.compile(TASK_ID_PATTERN)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[ -~]*")
 _VISIBLE = re.compile(r"[!-~]+")
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson makes floats of integers past 64 bits; these have 19 digits or more
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # an integer of more than 64 bits, which orjson reads as a float, is longer
 
-# Hop-by-hop (RFC 9110, 7.6.1, and their older kin), then those that the request itself needs.
-REFUSED_HEADERS = frozenset(
-    {
-        "connection",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "accept-encoding",
-        "expect",
-        "host",
-        "user-agent",
-    }
-)
+# The bridge sets these itself in each request.
+REFUSED_HEADERS = HOP_BY_HOP | {"accept-encoding", "expect", "host", "user-agent"}
 REFUSED_PREFIXES = ("content-", "webhook-")
 
 
 def check_task_id(text: str) -> str:
-    """A task id that cannot leave its place in amux's path."""
+    """Returns the task id if it is always one segment of amux's URL path."""
     if not _TASK_ID.fullmatch(text) or not text.strip("."):
         raise ValueError("must be 1 to 191 of the characters A-Z a-z 0-9 . _ : - and not only dots")
     return text
 
 
 def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Extra headers for callbacks: ones that HTTP can carry and that take nothing over from the request itself."""
+    """Returns the extra headers of callbacks if HTTP can carry them and the request does not set them itself."""
     if len(headers) > MAX_HEADERS:
         raise ValueError(f"must be at most {MAX_HEADERS}")
     for number, (name, value) in enumerate(headers.items(), 1):
@@ -85,14 +67,14 @@ def _check_header(number: int, name: str, value: str) -> None:
 
 
 def check_api_key(text: str) -> str:
-    """A key that an Authorization header can carry."""
+    """Returns the amux key if an Authorization header can carry it."""
     if len(text) > MAX_API_KEY or not _VISIBLE.fullmatch(text):
         raise ValueError(f"must be 1 to {MAX_API_KEY} visible ASCII characters without spaces")
     return text
 
 
 def check_idempotency_key(text: str) -> str:
-    """An Idempotency-Key that a database can hold and a header carries unchanged."""
+    """Returns the Idempotency-Key if a header can carry it unchanged and the database can hold it."""
     if len(text) > MAX_IDEMPOTENCY_KEY or not _VISIBLE.fullmatch(text):
         raise ValueError(f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters without spaces")
     return text
@@ -102,7 +84,7 @@ def check_idempotency_key(text: str) -> str:
 
 
 def read_json(body: bytes) -> Any:
-    """Read a JSON text by the letter (no NaN, no lone surrogates, no byte order mark), integers of any size exact.
+    """Reads strict JSON: no NaN, no lone surrogates, no byte order mark. Integers of any size stay exact.
 
     Raises ValueError.
     """
@@ -116,17 +98,17 @@ def read_json(body: bytes) -> Any:
 
 
 def compact(context: Mapping[str, Any]) -> bytes:
-    """A context as it is stored and sent: compact UTF-8, keys in the app's order, of at most 4 KiB."""
-    written = _written(context)
-    if len(written) > MAX_CONTEXT_BYTES:
-        raise ValueError(f"must be at most {MAX_CONTEXT_BYTES:,} bytes as compact JSON; it is {len(written):,}")
-    return written
+    """Returns a context as it is stored and sent: compact UTF-8, keys in the app's order, at most 4 KiB."""
+    encoded = _encode(context)
+    if len(encoded) > MAX_CONTEXT_BYTES:
+        raise ValueError(f"must be at most {MAX_CONTEXT_BYTES:,} bytes as compact JSON; it is {len(encoded):,}")
+    return encoded
 
 
-def _written(context: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
+def _encode(context: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
     try:
         return orjson.dumps(context, option=orjson.OPT_SORT_KEYS if sort_keys else None)
-    except orjson.JSONEncodeError:  # an integer past 64 bits, or 254 levels
+    except orjson.JSONEncodeError:  # an integer of more than 64 bits, or more than 254 levels
         pass
     try:
         text = json.dumps(context, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys)
@@ -135,15 +117,15 @@ def _written(context: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
     return text.encode()
 
 
-# --- the same? ----------------------------------------------------------------------------------------------------
+# --- equal registrations ------------------------------------------------------------------------------------------
 
 
-def wanted_events(events: Iterable[str] | None) -> frozenset[EventType]:
-    """The event types to send: those given, else the four terminal ones."""
+def events_to_send(events: Iterable[str] | None) -> frozenset[EventType]:
+    """Returns the event types to send: the given ones, or the four terminal ones if None is given."""
     return TERMINAL_EVENTS if events is None else frozenset(map(EventType, events))
 
 
-def options_text(  # noqa: PLR0913, PLR0917  what two registrations must share
+def options_text(  # noqa: PLR0913, PLR0917  the options of a registration
     events: frozenset[EventType],
     context: Mapping[str, Any] | None,
     timeout_seconds: float,
@@ -151,13 +133,14 @@ def options_text(  # noqa: PLR0913, PLR0917  what two registrations must share
     secret: str | None,
     credential: str,
 ) -> bytes:
-    """All that two registrations must share to be the same, after defaults, in one spelling.
+    """Returns the options of a registration in a canonical form: equal registrations give equal bytes.
 
-    Events are a set, an object's keys have no order, header names no case. It holds secrets: fingerprint it at once.
+    Defaults are filled in before. The order of events, of an object's keys and of headers does not count, nor does
+    the case of header names. The result holds secrets: store only a fingerprint of it.
     """
     lowered = sorted((name.lower(), value) for name, value in headers.items())
-    meant = None if context is None else orjson.Fragment(_written(context, sort_keys=True))
-    return orjson.dumps([_sorted(events), meant, float(timeout_seconds), lowered, secret, credential])
+    canonical = None if context is None else orjson.Fragment(_encode(context, sort_keys=True))
+    return orjson.dumps([_sorted(events), canonical, float(timeout_seconds), lowered, secret, credential])
 
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types

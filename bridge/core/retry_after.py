@@ -1,4 +1,4 @@
-"""What a Retry-After asks for."""
+"""Reads the Retry-After header."""
 
 import re
 from datetime import UTC
@@ -8,9 +8,9 @@ _DELAY_SECONDS = re.compile(r"[0-9]{1,12}")  # RFC 9110, 10.2.3; twelve digits a
 
 
 def retry_after_seconds(text: str | None, now: float) -> float | None:
-    """Read a Retry-After (RFC 9110, 10.2.3: seconds or an HTTP-date) as seconds from `now` (Unix), at least 0.
+    """Returns the seconds from `now` (Unix seconds) that a Retry-After asks for, at least 0.
 
-    None when it is absent or neither.
+    The text is a number of seconds or an HTTP-date (RFC 9110, 10.2.3). Returns None if it is absent or neither.
     """
     if text is None:
         return None
@@ -18,8 +18,8 @@ def retry_after_seconds(text: str | None, now: float) -> float | None:
     if _DELAY_SECONDS.fullmatch(text):
         return float(text)
     try:
-        moment = parsedate_to_datetime(text)
-        # HTTP-dates are GMT, and one without a zone is read so.
-        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)
+        date = parsedate_to_datetime(text)
+        # HTTP-dates are in GMT. A date without a zone is read as GMT too.
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return None

@@ -1,19 +1,23 @@
-"""When to poll next and when to try again; now and randomness are passed in.
+"""When to poll a task next, and when to send a delivery again.
 
-Every `jitter` is a number in [0, 1) of the caller's own drawing. Delays and times are seconds.
+The current time and random numbers are passed in: each `jitter` is a random number in [0, 1). Delays and times are in
+seconds.
 """
 
 from dataclasses import dataclass
 
-JITTER_SHARE = 0.1  # each delay is stretched by up to a tenth, never shortened: spreads load and keeps promises
-LONGEST_RETRY_AFTER = 86_400.0  # a receiver may ask for a day, not for ever
-LONGEST_SLOWDOWN = 300.0  # amux may slow a credential for five minutes at a time
-LONGEST_PAUSE = 60.0  # a refused key is asked about at least once a minute
+JITTER_SHARE = 0.1  # a delay grows by up to a tenth and never shrinks: load is spread, and no promise is broken
+LONGEST_RETRY_AFTER = 86_400.0  # a receiver may delay an attempt by up to a day
+LONGEST_THROTTLE = 300.0  # a Retry-After of amux may throttle a credential for up to five minutes
+LONGEST_PAUSE = 60.0  # a refused key is tried again at least once a minute
+# 2^32 intervals are longer than any maximum. Without a cap, a float overflows at 2^1024.
+_MAX_DOUBLINGS = 32
+_MAX_POLL_BACKOFFS = 200  # 1.2^200 is longer than any maximum; a float overflows at 1.2^3,900
 
 
 @dataclass(frozen=True, slots=True)
 class PollPolicy:
-    """How often a task is asked about, in seconds."""
+    """How often a task is polled, in seconds."""
 
     first_delay: float = 5.0
     interval: float = 5.0
@@ -21,40 +25,46 @@ class PollPolicy:
     backoff: float = 1.2
 
     def delay_after(self, polls: int, jitter: float) -> float:
-        """Until the next poll of a task that was polled `polls` times and is still running."""
+        """Returns the delay until the next poll of a task that was polled `polls` times and still runs."""
         if polls == 0:
-            return stretched(self.first_delay, jitter)
-        # The exponent is capped: 1.2^200 is past any maximum, and a float overflows at 1.2^3,900.
-        grown = self.interval * self.backoff ** min(polls - 1, 200)
-        return stretched(min(grown, self.max_interval), jitter)
+            return with_jitter(self.first_delay, jitter)
+        grown = self.interval * self.backoff ** min(polls - 1, _MAX_POLL_BACKOFFS)
+        return with_jitter(min(grown, self.max_interval), jitter)
 
-    def delay_after_trouble(self, troubles: int, jitter: float) -> float:
-        """Until the next poll after the `troubles`-th transient failure in a row (1 is the first)."""
-        return stretched(min(self.interval * 2.0 ** min(troubles - 1, 32), self.max_interval), jitter)
+    def delay_after_failure(self, failures: int, jitter: float) -> float:
+        """Returns the delay until the next poll after `failures` transient errors in a row (at least 1)."""
+        return with_jitter(min(_doubled(self.interval, failures), self.max_interval), jitter)
 
     def pause_after(self, refusals: int) -> float:
-        """How long a credential rests after its `refusals`-th refusal in a row (1 is the first)."""
-        doubled = self.max_interval * 2.0 ** min(refusals - 1, 32)
-        return min(doubled, max(self.max_interval, LONGEST_PAUSE))
+        """Returns how long a credential is paused after `refusals` refusals of its key in a row (at least 1)."""
+        return min(_doubled(self.max_interval, refusals), max(self.max_interval, LONGEST_PAUSE))
 
-    def slowdown(self, retry_after: float | None, slowdowns: int) -> float:
-        """How long a credential rests after a 429, the `slowdowns`-th in a row (1 is the first)."""
+    def throttle_after(self, retry_after: float | None, throttles: int) -> float:
+        """Returns how long a credential is throttled after `throttles` answers of 429 in a row (at least 1).
+
+        `retry_after` is what amux asked for in the last answer; it is followed up to five minutes.
+        """
         if retry_after is not None:
-            return min(max(retry_after, 0.0), LONGEST_SLOWDOWN)
-        return min(self.interval * 2.0 ** min(slowdowns - 1, 32), LONGEST_PAUSE)
+            return min(max(retry_after, 0.0), LONGEST_THROTTLE)
+        return min(_doubled(self.interval, throttles), LONGEST_PAUSE)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The pauses between a delivery's attempts, in seconds; after the last one it is dead."""
+    """The delays between the attempts of one delivery, in seconds. After the last one the delivery is dead."""
 
     delays: tuple[float, ...] = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 
     def delay_after(self, attempts: int) -> float | None:
-        """The pause after the `attempts`-th attempt of a round (1 is the first), or None when all were used."""
+        """Returns the delay after the `attempts`-th attempt of a round (1 is the first), or None after the last."""
         return self.delays[attempts - 1] if 0 < attempts <= len(self.delays) else None
 
 
-def stretched(delay: float, jitter: float) -> float:
-    """`delay` or up to a tenth longer: never earlier than promised."""
+def with_jitter(delay: float, jitter: float) -> float:
+    """Returns `delay` or up to a tenth more: never earlier than promised."""
     return delay * (1 + JITTER_SHARE * jitter)
+
+
+def _doubled(delay: float, count: int) -> float:
+    """Returns `delay` after the first time, twice that after the second, and so on."""
+    return delay * 2.0 ** min(count - 1, _MAX_DOUBLINGS)

@@ -1,7 +1,7 @@
-"""Standard Webhooks: secrets, signatures and their proof.
+"""Standard Webhooks: secrets, signatures and their verification.
 
-Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. What is signed is
-`id.timestamp.body`; `v1` is HMAC-SHA256 under a shared secret, `v1a` is Ed25519 under a key pair.
+Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. The signed content
+is `id.timestamp.body`. `v1` is HMAC-SHA256 with a shared secret, `v1a` is Ed25519 with a key pair.
 """
 
 import base64
@@ -10,16 +10,17 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
-SECRET_PREFIX = "whsec_"  # noqa: S105  a marker, not a secret
+SECRET_PREFIX = "whsec_"  # noqa: S105  a prefix, not a secret
 PRIVATE_PREFIX = "whsk_"
 PUBLIC_PREFIX = "whpk_"
-SHORTEST_SECRET, LONGEST_SECRET = 24, 64  # bytes, the standard's recommendation
-SEED_BYTES = 32  # RFC 8032: an Ed25519 seed, and its public key as well
-TOLERANCE_SECONDS = 300.0  # what every Standard Webhooks library takes
+SHORTEST_SECRET, LONGEST_SECRET = 24, 64  # bytes, as the standard recommends
+SEED_BYTES = 32  # RFC 8032: the length of an Ed25519 seed, and also of its public key
+TOLERANCE_SECONDS = 300.0  # every Standard Webhooks library uses this
 
 
 class MismatchCode(Enum):
@@ -33,7 +34,7 @@ class MismatchCode(Enum):
 
 
 class SignatureMismatch(ValueError):
-    """A message that is not proven to be the sender's; `code` and the text say which check it failed."""
+    """A message whose signature could not be verified. `code` and the text say which check failed."""
 
     def __init__(self, code: MismatchCode, sentence: str) -> None:
         super().__init__(sentence)
@@ -42,7 +43,7 @@ class SignatureMismatch(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A shared secret of 24 to 64 bytes; its repr shows nothing of it."""
+    """A shared secret of 24 to 64 bytes. Its repr does not show it."""
 
     key: bytes = field(repr=False)
 
@@ -54,38 +55,38 @@ class Secret:
 
     @property
     def text(self) -> str:
-        """`whsec_` and standard base64: the form that receivers are given."""
+        """The secret as receivers configure it: `whsec_` and standard base64."""
         return SECRET_PREFIX + base64.b64encode(self.key).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An Ed25519 key pair, from its 32-byte seed; its repr shows nothing of it."""
+    """An Ed25519 key pair, made from its 32-byte seed. Its repr does not show it."""
 
     seed: bytes = field(repr=False)
     _private: Ed25519PrivateKey = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Built once: deriving the key costs about as much as a signature.
+        # Made once: deriving the key costs about as much as a signature.
         object.__setattr__(self, "_private", Ed25519PrivateKey.from_private_bytes(self.seed))
 
     @property
     def public_text(self) -> str:
-        """`whpk_` and standard base64 of the 32-byte public key: what receivers verify `v1a` with."""
+        """`whpk_` and standard base64 of the 32-byte public key. Receivers verify `v1a` with it."""
         return PUBLIC_PREFIX + base64.b64encode(self._public_bytes()).decode()
 
     @property
     def text(self) -> str:
-        """`whsk_` and standard base64 of seed and public key: the standard's own spelling of a private key."""
+        """`whsk_` and standard base64 of seed and public key: how the standard writes a private key."""
         return PRIVATE_PREFIX + base64.b64encode(self.seed + self._public_bytes()).decode()
 
     @property
     def seed_text(self) -> str:
-        """The same without the public key, as it may be given as well."""
+        """`whsk_` and standard base64 of the seed alone: the other form that settings accept."""
         return PRIVATE_PREFIX + base64.b64encode(self.seed).decode()
 
     def sign(self, content: bytes) -> bytes:
-        """The 64-byte signature of RFC 8032."""
+        """Returns the signature of `content` (RFC 8032), 64 bytes."""
         return self._private.sign(content)
 
     def _public_bytes(self) -> bytes:
@@ -93,39 +94,68 @@ class SigningKey:
 
 
 def parse_secret(text: str) -> Secret:
-    """Read a `whsec_...` secret.
+    """Reads a `whsec_...` secret.
 
-    Raises ValueError, with a sentence that repeats nothing of the text, unless it is `whsec_` and padded standard
-    base64 of 24 to 64 bytes: the one spelling that every library reads alike.
+    The text must be `whsec_` and padded standard base64 of 24 to 64 bytes, the one form that all libraries read in the
+    same way. Else raises ValueError, whose message repeats no part of the text.
     """
     return Secret(_decoded(text, SECRET_PREFIX, "a signing secret"))
 
 
 def new_secret(random_bytes: bytes) -> Secret:
-    """A secret made of 24 to 64 bytes of the caller's own drawing; ValueError for any other length."""
+    """Returns a secret made of 24 to 64 random bytes. Raises ValueError for any other length."""
     return Secret(bytes(random_bytes))
 
 
 def parse_signing_key(text: str) -> SigningKey:
-    """Read a `whsk_...` key: base64 of the 32-byte seed, or of seed and public key (64 bytes).
+    """Reads a `whsk_...` key: base64 of the 32-byte seed, or of the seed and its public key (64 bytes).
 
-    Raises ValueError, with a sentence that repeats nothing of the text, for anything else and for halves that do not
-    belong together.
+    Raises ValueError for anything else, also if the public key is not that of the seed. The message repeats no part of
+    the text.
     """
     raw = _decoded(text, PRIVATE_PREFIX, "a signing key")
     if len(raw) not in {SEED_BYTES, 2 * SEED_BYTES}:
         raise ValueError(f"a signing key holds {SEED_BYTES} or {2 * SEED_BYTES} bytes; this one holds {len(raw)}")
     key = SigningKey(raw[:SEED_BYTES])
-    if raw[SEED_BYTES:] not in {b"", key._public_bytes()}:  # noqa: SLF001  the same module
+    if raw[SEED_BYTES:] not in {b"", key._public_bytes()}:  # noqa: SLF001  a private method of this module
         raise ValueError("the signing key's second half is not the public key of its first half")
     return key
 
 
-def sign(event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], key: SigningKey | None = None) -> str:
-    """The value of `webhook-signature`: one `v1,...` for each secret, in order, then `v1a,...` if there is a key.
+class Signer:
+    """Signs events with the configured secrets, and with the Ed25519 key if there is one.
 
-    `timestamp` is the attempt's time in whole Unix seconds. Raises ValueError for an id that is empty, not ASCII or
-    holds a full stop, which would blur where the id ends.
+    `secrets` has the current secret first. It is read at each call, so the caller may change it in place.
+    """
+
+    __slots__ = ("_key", "_secrets")
+
+    def __init__(self, secrets: Sequence[Secret], key: SigningKey | None = None) -> None:
+        self._secrets = secrets
+        self._key = key
+
+    def headers(self, event_id: str, timestamp: int, body: bytes, own_secret: str | None = None) -> dict[str, str]:
+        """Returns the three `webhook-*` headers of one attempt at `timestamp` (whole Unix seconds).
+
+        A watch's own secret (`whsec_...`) replaces the configured ones. The Ed25519 key signs in both cases. Raises
+        ValueError as `sign` does, and for an own secret that is malformed.
+        """
+        secrets = self._secrets if own_secret is None else (_parsed(own_secret),)
+        return {
+            HEADERS[0]: event_id,
+            HEADERS[1]: str(timestamp),
+            HEADERS[2]: sign(event_id, timestamp, body, secrets, self._key),
+        }
+
+
+_parsed = lru_cache(maxsize=256)(parse_secret)  # a watch's own secret is needed at each attempt
+
+
+def sign(event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], key: SigningKey | None = None) -> str:
+    """Returns the value of `webhook-signature`: a `v1,...` for each secret in order, then `v1a,...` if there is a key.
+
+    `timestamp` is the attempt's time in whole Unix seconds. Raises ValueError for an id that is empty, is not ASCII or
+    holds a full stop: the full stop separates the id from the rest of the signed content.
     """
     if not event_id or not event_id.isascii() or "." in event_id:
         raise ValueError(f"an event id is ASCII without full stops, not {event_id!r}")
@@ -136,17 +166,6 @@ def sign(event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], 
     return " ".join(signatures)
 
 
-def signed_headers(
-    event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], key: SigningKey | None = None
-) -> dict[str, str]:
-    """The three `webhook-*` headers of one attempt at `timestamp` (whole Unix seconds); errors as of `sign`."""
-    return {
-        HEADERS[0]: event_id,
-        HEADERS[1]: str(timestamp),
-        HEADERS[2]: sign(event_id, timestamp, body, secrets, key),
-    }
-
-
 def verify(
     headers: Mapping[str, str],
     body: bytes,
@@ -155,26 +174,26 @@ def verify(
     now: float,
     tolerance_seconds: float = TOLERANCE_SECONDS,
 ) -> None:
-    """Prove, by `v1`, that the holder of one of `secrets` sent this message near `now` (Unix seconds).
+    """Checks that the message has a `v1` signature by one of `secrets`, made near `now` (Unix seconds).
 
-    `headers` are the message's, in any case; others than `webhook-*` don't matter. Raises SignatureMismatch with the
-    reason: one missing, malformed, too old, too new, or no signature that matches. Signatures of versions we don't
-    know are passed over, as the standard asks. Compares in constant time.
+    `headers` are the message's headers, their names in any case. Headers other than the three `webhook-*` ones are
+    ignored, and so are signatures of unknown versions, as the standard requires. Raises SignatureMismatch with the
+    reason: a header is missing, malformed, too old or too new, or no signature matches. Compares in constant time.
     """
     lowered = {name.lower(): value for name, value in headers.items()}
     event_id, timestamp, signature = (lowered.get(name, "") for name in HEADERS)
     if not (event_id and timestamp and signature):
         raise SignatureMismatch(MismatchCode.MISSING, f"{', '.join(HEADERS)} must all be given")
     _check_time(timestamp, now, tolerance_seconds)
-    given = [value for version, _, value in (part.partition(",") for part in signature.split()) if version == "v1"]
-    if not any(given):
+    received = [value for version, _, value in (part.partition(",") for part in signature.split()) if version == "v1"]
+    if not any(received):
         raise SignatureMismatch(
             MismatchCode.MALFORMED, "webhook-signature is malformed: it holds no v1,<base64> signature"
         )
     content = _signed_content(event_id, timestamp, body)
     expected = [_hmac_base64(secret, content).encode() for secret in secrets]
-    # Bytes, for compare_digest raises on strings that are not ASCII; a list, so that no match ends the work early.
-    matches = [hmac.compare_digest(one, _as_bytes(other)) for one in expected for other in given]
+    # Bytes: compare_digest raises TypeError for a str that is not ASCII. A list: a match must not end the loop early.
+    matches = [hmac.compare_digest(one, _as_bytes(other)) for one in expected for other in received]
     if not any(matches):
         raise SignatureMismatch(
             MismatchCode.NO_MATCH,
@@ -183,7 +202,7 @@ def verify(
 
 
 def _check_time(timestamp: str, now: float, tolerance_seconds: float) -> None:
-    # int() would take signs, underscores and other scripts' digits. 12 digits reach to the year 33658.
+    # int() would accept signs, underscores and digits of other scripts. 12 digits reach to the year 33658.
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
         raise SignatureMismatch(MismatchCode.MALFORMED, "webhook-timestamp is malformed: it must be whole Unix seconds")
     age = now - int(timestamp)
@@ -202,12 +221,12 @@ def _signed_content(event_id: str, timestamp: str, body: bytes) -> bytes:
 
 
 def _hmac_base64(secret: Secret, content: bytes) -> str:
-    # One call of OpenSSL's, 1.6 µs for 700 bytes; a prepared hmac object would save 0.5 and hold state for it.
+    # One call into OpenSSL, 1.6 µs for 700 bytes. A prepared hmac object would save 0.5 µs but would keep state.
     return base64.b64encode(hmac.digest(secret.key, content, "sha256")).decode()
 
 
 def _as_bytes(text: str) -> bytes:
-    """UTF-8 that takes lone surrogates too: header parsers make them of stray bytes, and proving must not raise."""
+    """Encodes as UTF-8, lone surrogates too: header parsers make them from invalid bytes, and this must not raise."""
     return text.encode(errors="surrogatepass")
 
 
@@ -219,7 +238,7 @@ def _decoded(text: str, prefix: str, what: str) -> bytes:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    # Encoding it again finds what the decoder forgives, such as stray bits at the end.
+    # Encoding it again finds what the decoder accepts but other libraries may not, such as unused bits at the end.
     if not raw or base64.b64encode(raw).decode() != encoded:
         raise ValueError(f"{what} is {prefix} and padded standard base64 (with + and /, not - and _)")
     return raw

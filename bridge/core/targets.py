@@ -1,8 +1,8 @@
-"""Where a callback may go: the rules for URLs and the whole address table, never a name look-up.
+"""The rules for callback targets: the parts of a URL, and a table of refused addresses. No name is looked up here.
 
-The table is our own: `ipaddress.is_global` differs between Python versions and calls NAT64, 6to4 and site-local
-forms of private addresses global. Sources: IANA's IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890 and its
-updates), RFC 4291 (IPv6 addressing), and the clouds' documented metadata addresses.
+The table is the bridge's own, because `ipaddress.is_global` differs between Python versions and is true for NAT64,
+6to4 and site-local forms of private addresses. Sources: IANA's IPv4 and IPv6 Special-Purpose Address Registries
+(RFC 6890 and its updates), RFC 4291 (IPv6 addressing), and the metadata addresses that cloud providers document.
 """
 
 import re
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
@@ -28,9 +28,9 @@ _IPV4_RULES = tuple(
     for network, name in (
         ("169.254.169.254/32", "a cloud's metadata service"),
         ("100.100.100.200/32", "a cloud's metadata service"),  # Alibaba Cloud
-        ("168.63.129.16/32", "a cloud's metadata service"),  # Azure's wire server: public by number only
+        ("168.63.129.16/32", "a cloud's metadata service"),  # Azure's wire server, inside a public range
         ("0.0.0.0/32", "unspecified"),
-        ("0.0.0.0/8", "reserved for this network"),  # RFC 791; Linux connects 0.x to itself in places
+        ("0.0.0.0/8", "reserved for this network"),  # RFC 791; Linux connects some of these to itself
         ("10.0.0.0/8", "private"),
         ("100.64.0.0/10", "carrier-grade NAT"),
         ("127.0.0.0/8", "loopback"),
@@ -54,11 +54,11 @@ _IPV6_RULES = tuple(
         ("fd00:ec2::254/128", "a cloud's metadata service"),  # AWS
         ("::/128", "unspecified"),
         ("::1/128", "loopback"),
-        ("::/96", "IPv4-compatible"),  # RFC 4291: deprecated, so refused whatever it holds
-        ("::ffff:0:0:0/96", "IPv4-translated"),  # RFC 2765: never on the wire between hosts
-        ("64:ff9b:1::/48", "local NAT64"),  # RFC 8215: not global, whatever of RFC 6052's layouts it uses
+        ("::/96", "IPv4-compatible"),  # RFC 4291: deprecated, so refused whichever IPv4 address it holds
+        ("::ffff:0:0:0/96", "IPv4-translated"),  # RFC 2765: never sent between hosts
+        ("64:ff9b:1::/48", "local NAT64"),  # RFC 8215: not global, in each of RFC 6052's layouts
         ("100::/64", "discard-only"),
-        ("2001::/32", "Teredo"),  # RFC 4380: it holds a server's and an obscured client's IPv4
+        ("2001::/32", "Teredo"),  # RFC 4380: it holds a server's IPv4 and a client's inverted IPv4
         ("2001:2::/48", "for benchmarks"),
         ("2001:10::/28", "ORCHID"),
         ("2001:20::/28", "ORCHID"),
@@ -74,26 +74,28 @@ _IPV6_RULES = tuple(
 )
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052, the well-known prefix
 _SIX_TO_FOUR = IPv6Network("2002::/16")  # RFC 3056
-_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out
+_LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has allocated
 _ISATAP_MARKS = frozenset({0x0000_5EFE, 0x0200_5EFE})  # RFC 5214: the upper half of the interface identifier
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PARTS = re.compile(r"[A-Za-z]+://([^/?#]*)([^#]*)(#.*)?")
 _AUTHORITY = re.compile(r"(?:\[([^\[\]@]*)\]|([^\[\]@:]*))(?::([0-9]*))?")
 _NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER_AT_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+_ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_ASCII_AS_IS = "".join(map(chr, range(0x21, 0x7F)))
+_UNCHANGED_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True)
 class TargetPolicy:
-    """What the operator allows.
+    """The targets that the operator allows.
 
-    `allow_networks` opens exactly those networks, in either version; an IPv4-mapped address counts as its IPv4, every
-    other form that holds an IPv4 needs an entry of its own. `allow_hosts` (exact, or `*.example.com` for subdomains),
-    when not empty, refuses every other host. `ports` of None is any. `own_port` is the service's own listener: no
-    local address, nor one of `own_addresses`, is reached on it, not even in an open network.
+    `allow_networks` opens exactly these networks, IPv4 or IPv6. An IPv4-mapped address counts as its IPv4 address;
+    every other form that holds an IPv4 address needs its own entry. If `allow_hosts` is not empty, every other
+    host is refused; an entry is an exact name or `*.example.com` for subdomains. `ports` is None for any port.
+    `own_port` is the port that the service listens on: on it, local addresses and `own_addresses` are refused, even in
+    an open network.
     """
 
     allow_networks: tuple[Network, ...] = ()
@@ -106,10 +108,10 @@ class TargetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A callback URL, taken apart.
+    """The parts of a callback URL.
 
-    `url` is as it was given; `path` is path and query as they go on the wire; `host` is lower-case ASCII without
-    brackets or final dot, and `address` is set when it is a literal address.
+    `url` is the URL as the app gave it, `path` the path and query as they are sent. `host` is lower-case ASCII without
+    brackets and without a dot at its end. `address` is set if the host is a literal address.
     """
 
     url: str
@@ -121,32 +123,44 @@ class Target:
 
     @property
     def https(self) -> bool:
-        """Whether it is reached by TLS."""
+        """Whether the connection uses TLS."""
         return self.scheme == "https"
 
     @property
     def host_key(self) -> str:
-        """Host and port, always both: `example.com:443`, `[2606:4700::1]:80`. What fairness counts by."""
+        """Host and port, always both: `example.com:443`, `[2606:4700::1]:80`. Limits for each host use this key."""
         return f"{bracketed(self.host)}:{self.port}"
 
     @property
     def authority(self) -> str:
-        """The `Host` header (RFC 9110, 7.2): the port only where it is not the scheme's own."""
+        """The `Host` header (RFC 9110, 7.2): it holds the port only if it is not the scheme's default."""
         return bracketed(self.host) if self.port == DEFAULT_PORTS[self.scheme] else self.host_key
 
 
 def bracketed(host: str) -> str:
-    """Write a host as URLs do: IPv6 in brackets."""
+    """Returns a host as URLs write it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`: an address in 127.0.0.0/8, ::1, or `localhost`.
+
+    An IPv6 address has no brackets.
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return any(address in network for network in _LOOPBACK)
 
 
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 
 def embedded_ipv4(address: Address) -> Iterator[tuple[str, IPv4Address]]:
-    """Yield each IPv4 that a routable IPv6 form holds, with the form's name.
+    """Yields each IPv4 address inside an IPv6 address, with the name of the form.
 
-    IPv4-mapped, the well-known NAT64 prefix, 6to4 and ISATAP. The other forms are refused whole by the table.
+    The forms are IPv4-mapped, the well-known NAT64 prefix, 6to4 and ISATAP. The table refuses all other forms.
     """
     if isinstance(address, IPv4Address):
         return
@@ -161,14 +175,17 @@ def embedded_ipv4(address: Address) -> Iterator[tuple[str, IPv4Address]]:
         yield "ISATAP", IPv4Address(bits & 0xFFFF_FFFF)
 
 
-def plain_address(address: Address) -> Address:
-    """Turn an IPv4-mapped address into its IPv4: the kernel connects both to the same place."""
+def unmapped_address(address: Address) -> Address:
+    """Returns the IPv4 address of an IPv4-mapped one, any other address unchanged.
+
+    The kernel connects both to the same host.
+    """
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
-@lru_cache(maxsize=4096)  # pure, and 10 µs a scan: a host is judged at each of its attempts
+@lru_cache(maxsize=4096)  # pure; a scan takes 10 µs, and a host is judged at each attempt
 def special_use(address: Address) -> str | None:
-    """Say what makes an address no public one, as the end of a sentence ("is loopback (127.0.0.0/8)"), else None."""
+    """Returns why an address is not a public one, as the end of a sentence ("is loopback (127.0.0.0/8)"), else None."""
     rules = _IPV4_RULES if isinstance(address, IPv4Address) else _IPV6_RULES
     for network, name in rules:
         if address in network:
@@ -177,19 +194,19 @@ def special_use(address: Address) -> str | None:
     for form, inner in embedded:
         if rule := special_use(inner):
             return f"holds {inner} ({form}), which {rule}"
-    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST and not _carries_ipv4_only(address):
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST and not _represents_ipv4(address):
         return f"is outside global unicast ({_GLOBAL_UNICAST})"
     return None
 
 
-def _carries_ipv4_only(address: IPv6Address) -> bool:
-    """Whether the address is but an IPv4 in other clothes, outside global unicast by design."""
+def _represents_ipv4(address: IPv6Address) -> bool:
+    """Whether the address only represents an IPv4 address. These forms are outside global unicast by design."""
     return address.ipv4_mapped is not None or address in _NAT64
 
 
-def refusal(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> str | None:
-    """Say which rule refuses an address, as the end of a sentence that begins with it; None when none does."""
-    address = plain_address(address)
+def refusal_reason(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> str | None:
+    """Returns which rule refuses an address, as the end of a sentence that begins with it, or None if none does."""
+    address = unmapped_address(address)
     if port == policy.own_port and _is_local(address, policy):
         return f"is local, and port {port} is the bridge's own"
     if any(address in network for network in policy.allow_networks):
@@ -207,8 +224,8 @@ def _is_local(address: Address, policy: TargetPolicy) -> bool:
 
 
 def judge_address(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> None:
-    """Let an address pass, or raise TargetRefused with the rule ("127.0.0.1 is loopback (127.0.0.0/8)")."""
-    if rule := refusal(address, policy, port, https=https):
+    """Raises TargetRefused with the rule ("127.0.0.1 is loopback (127.0.0.0/8)") if one refuses the address."""
+    if rule := refusal_reason(address, policy, port, https=https):
         raise TargetRefused(f"{address} {rule}")
 
 
@@ -216,12 +233,12 @@ def judge_address(address: Address, policy: TargetPolicy, port: int, *, https: b
 
 
 def parse_target(url: str, policy: TargetPolicy) -> Target:
-    """Take a callback URL apart and judge all of it that needs no look-up.
+    """Splits a callback URL into its parts and judges everything that needs no look-up.
 
-    Raises InvalidRequest (field `callback_url`) for a malformed URL, TargetRefused for one that a rule refuses: the
-    scheme, the port, the host, plain http, a literal address. Neither message repeats path or query.
+    Raises InvalidRequest (field `callback_url`) for a malformed URL, and TargetRefused if a rule refuses the scheme,
+    the port, the host, plain http or a literal address. Neither message repeats the path or the query.
     """
-    target = _take_apart(url)
+    target = _split(url)
     if policy.ports is not None and target.port not in policy.ports:
         raise TargetRefused(f"port {target.port} is not among the allowed ports")
     if policy.allow_hosts and not any(_matches(target.host, pattern) for pattern in policy.allow_hosts):
@@ -229,7 +246,7 @@ def parse_target(url: str, policy: TargetPolicy) -> Target:
     if target.address is not None:
         judge_address(target.address, policy, target.port, https=target.https)
     elif policy.https_only and not target.https and not policy.allow_networks:
-        # With networks open a name may lead into one of them: its addresses tell.
+        # Where networks are open, a name may resolve to an address in one of them: the addresses decide later.
         raise TargetRefused(f"{target.host} is reached by https only")
     return target
 
@@ -243,8 +260,8 @@ def _malformed(rule: str) -> InvalidRequest:
     return InvalidRequest([("callback_url", rule)])
 
 
-@lru_cache(maxsize=1024)  # pure, and a retry takes the same URL apart again
-def _take_apart(url: str) -> Target:
+@lru_cache(maxsize=1024)  # pure, and each retry splits the same URL again
+def _split(url: str) -> Target:
     _check_characters(url)
     scheme_match = _SCHEME.match(url)
     if scheme_match is None:
@@ -263,7 +280,7 @@ def _take_apart(url: str) -> Target:
     host, address, port = _authority(authority)
     if not path.startswith("/"):
         path = "/" + path
-    wire_path = quote(path, safe=_ASCII_AS_IS)  # only what is not ASCII: the rest is the receiver's own spelling
+    wire_path = quote(path, safe=_UNCHANGED_ASCII)  # encodes only what is not ASCII: the rest stays as the app wrote it
     return Target(url, scheme, host, DEFAULT_PORTS[scheme] if port is None else port, wire_path, address)
 
 
@@ -273,12 +290,12 @@ def _check_characters(url: str) -> None:
     if not url.isprintable() or " " in url:
         raise _malformed("must have no white space, control or invisible characters")
     if _BAD_PERCENT.search(url.split("[", 1)[0] if "]" in url else url):
-        # Not inside brackets: `[fe80::1%eth0]` is refused for its zone, by that name.
+        # Not inside brackets: `[fe80::1%eth0]` is refused for its zone, and the message says so.
         raise _malformed("must have two hexadecimal digits after each %")
 
 
 def _authority(authority: str) -> tuple[str, Address | None, int | None]:
-    """Host, literal address and port (None: the scheme's) of what stands between `//` and the path."""
+    """Returns the host, the literal address and the port (None: the scheme's default) of the text before the path."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         raise _malformed("must have a valid host and port")
@@ -302,30 +319,30 @@ def _bracketed_address(text: str) -> IPv6Address:
 
 
 def _host(spelling: str) -> tuple[str, IPv4Address | None]:
-    """Read a host outside brackets: a name in ASCII, or an IPv4 address in its one canonical spelling.
+    """Reads a host without brackets: a name, which becomes ASCII, or an IPv4 address in its canonical spelling.
 
-    Every spelling that `inet_aton` would take for an address is one to us too (as in WHATWG's URL standard): short,
-    octal, hexadecimal, full-width or percent-encoded ones are refused outright, since only disguises need them.
+    Every spelling that `inet_aton` accepts is an address here too (as in the WHATWG URL standard). Short, octal,
+    hexadecimal, full-width and percent-encoded spellings are refused: only an attempt to hide an address needs them.
     """
     host = unicodedata.normalize("NFKC", unquote(spelling)).lower()
-    host = host.replace("\u3002", ".").removesuffix(".")  # the ideographic full stop is a dot to IDNA, not to NFKC
-    if _NUMBER_AT_END.fullmatch(host):
+    host = host.replace("\u3002", ".").removesuffix(".")  # IDNA reads the ideographic full stop as a dot; NFKC keeps it
+    if _ENDS_IN_NUMBER.fullmatch(host):
         address = _inet_aton(host)
         if str(address) != spelling:
-            raise TargetRefused(f"IPv4 addresses are taken in their usual spelling only: {address}")
+            raise TargetRefused(f"IPv4 addresses are accepted in their usual spelling only: {address}")
         return spelling, address
     if not host.isascii():
         host = _idna(host)
     if len(host) > 253 or not _NAME.fullmatch(host):  # RFC 1035, 2.3.4
         raise _malformed("must have a valid host name")
-    if _NUMBER_AT_END.fullmatch(host):
+    if _ENDS_IN_NUMBER.fullmatch(host):
         raise _malformed("must have a valid host name")
     return host, None
 
 
 def _idna(host: str) -> str:
-    """Encode an international name (IDNA 2008 with UTS 46 mapping, as browsers do)."""
-    import idna  # 10 ms, for the few hosts that need it
+    """Encodes an international name as browsers do (IDNA 2008 with UTS 46 mapping)."""
+    import idna  # the import takes 10 ms, and few hosts need it
 
     try:
         return idna.encode(host, uts46=True).decode("ascii")
@@ -334,7 +351,10 @@ def _idna(host: str) -> str:
 
 
 def _inet_aton(host: str) -> IPv4Address:
-    """Read an IPv4 address as `inet_aton` does: 1 to 4 numbers, decimal, octal or hexadecimal; the last fills up."""
+    """Reads an IPv4 address as `inet_aton` does: 1 to 4 decimal, octal or hexadecimal numbers.
+
+    The last number fills all remaining bytes.
+    """
     try:
         *head, tail = [_number(part) for part in host.split(".")]
     except ValueError:
@@ -349,7 +369,7 @@ def _inet_aton(host: str) -> IPv4Address:
 
 def _number(text: str) -> int:
     if not text.isascii() or not text.isalnum() or len(text) > 64:
-        raise ValueError(text)  # int() would take signs, underscores and spaces
+        raise ValueError(text)  # int() would accept signs, underscores and spaces
     if text.startswith("0x"):
         return int(text[2:] or "0", 16)
     return int(text, 8 if text.startswith("0") else 10)

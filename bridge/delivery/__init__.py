@@ -1,1 +1,1 @@
-"""The deliverer's parts: fairness between hosts, one attempt, its record, and the backlog in the outbox."""
+"""Delivery of events to receivers: fairness between hosts, claims from the outbox, attempts and their records."""

@@ -1,10 +1,11 @@
-"""Records of attempts on their way to the store: each is written once, or its claim is lost; none is forgotten."""
+"""Writes the results of attempts to the store: each is written once, or its claim is lost; none is forgotten."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bridge.aio.retry_queue import RetryQueue
 from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
 from bridge.core.model import Attempt
@@ -12,69 +13,71 @@ from bridge.delivery.fairness import ClaimedDelivery, HostQueue
 from bridge.store.records import AttemptResult
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
+from bridge.telemetry.outage_log import OutageLog
 
 _log = get_logger("delivery")
 
-MOST_UNWRITTEN = 512  # one commit of the store's takes as many; beyond it sending is ahead of the disk
-GATHER_SECONDS = 0.02  # between commits while sending goes on: at 4,000 a second 80 records share one (30 µs each)
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between tries of what the store refused
+MAX_UNWRITTEN = 512  # a commit of the store takes as many; with more, sending is faster than the disk
+BATCH_SECONDS = 0.02  # between commits under load: at 4,000 a second 80 results share one commit (30 µs each)
 
 
 @dataclass(slots=True, eq=False)
 class AttemptRecord:
     """An attempt that is over and has to be written; times are Unix seconds.
 
-    `asked_again`: a retry was asked for while it was under way, and has changed the verdict.
+    `retry_requested`: a retry was requested while the attempt was under way, and has changed the verdict.
     """
 
-    held: ClaimedDelivery
+    claimed: ClaimedDelivery
     host: HostQueue
     attempt: Attempt
     verdict: Verdict
     at: float
     host_changed: bool
-    asked_again: bool = False
+    retry_requested: bool = False
 
-    def tried(self) -> AttemptResult:
-        """The record as the store takes it, under the newest claim and with the host's newest count."""
-        owed = self.held.owed
+    def result(self) -> AttemptResult:
+        """The record as the store takes it, under the newest claim and with the host's newest failure count."""
+        delivery = self.claimed.delivery
         failures = self.host.failures if self.host_changed else None
         return AttemptResult(
-            *(owed.id, owed.lease, self.attempt, self.verdict, owed.host, self.at),
+            *(delivery.id, delivery.lease, self.attempt, self.verdict, delivery.host, self.at),
             host_failures=failures,
-            round_attempts=owed.round_attempts,
+            round_attempts=delivery.round_attempts,
         )
 
 
 class AttemptWriter:
-    """Writes records. `written` and `lost` are told of each that is done with, `healed` when the store writes again.
+    """Writes attempt records. A record ends with `on_written`, or with `on_lost` when its claim is gone.
 
-    What ends within 20 ms is written together, the first at once: a commit for each record costs 10 times as much.
-    While the store refuses, or too much is unwritten, `accepting` is False: begin nothing that could not be recorded.
+    Records that arrive within 20 ms are written together, the first at once: a commit for each record costs 10 times
+    as much. During an outage of the store, or while too many records are unwritten, `accepting` is False: begin no
+    attempt that could not be recorded. `on_recovery` is called when an outage ends.
     """
 
     def __init__(
         self,
         store: Store,
         *,
-        written: Callable[[AttemptRecord], None],
-        lost: Callable[[AttemptRecord], None],
-        healed: Callable[[], None],
+        on_written: Callable[[AttemptRecord], None],
+        on_lost: Callable[[AttemptRecord], None],
+        on_recovery: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._store = store
-        self._written = written
-        self._lost = lost
-        self._healed = healed
-        self._clock = clock
+        self._on_written = on_written
+        self._on_lost = on_lost
         self._unwritten: dict[str, AttemptRecord] = {}
-        self._fresh: list[AttemptRecord] = []  # of those, what was not tried yet
-        self._refused: dict[str, AttemptRecord] = {}  # of those, what waits for the next try
-        self._refusing = False
-        self._pause = FIRST_PAUSE
-        self._try_at = 0.0
-        self._gathering: asyncio.TimerHandle | None = None
-        self._written_at = 0.0  # by the loop's clock: when the last commit began
+        self._new: list[AttemptRecord] = []  # the unwritten records that were not tried yet
+        means = "results are kept and written later; nothing more is sent until then"
+        self._refused: RetryQueue[str, AttemptRecord] = RetryQueue(
+            store.probe,
+            OutageLog(_log, "attempts_unwritten", "store_writes_again", means=means),
+            clock=clock,
+            on_recovery=on_recovery,
+        )
+        self._batch_timer: asyncio.TimerHandle | None = None
+        self._commit_began = 0.0  # the last commit, by the loop's clock
         self.due = asyncio.Event()  # there is work
 
     @property
@@ -85,106 +88,73 @@ class AttemptWriter:
     @property
     def accepting(self) -> bool:
         """Whether another attempt could be recorded, as far as is known."""
-        return not self._refusing and len(self._unwritten) < MOST_UNWRITTEN
+        return not self._refused.outage and len(self._unwritten) < MAX_UNWRITTEN
 
     def write(self, record: AttemptRecord) -> None:
-        """Write a record soon; one that the store refuses is kept and tried again."""
-        self._unwritten[record.held.owed.id] = record
-        self._fresh.append(record)
-        if self._gathering is None:
+        """Write a record soon. A record that the store refuses is kept and tried again."""
+        self._unwritten[record.claimed.delivery.id] = record
+        self._new.append(record)
+        if self._batch_timer is None:
             loop = asyncio.get_running_loop()
-            self._gathering = loop.call_at(self._written_at + GATHER_SECONDS, self.due.set)
+            self._batch_timer = loop.call_at(self._commit_began + BATCH_SECONDS, self.due.set)
 
     def renewed(self, delivery_id: str) -> None:
-        """A new claim was taken of a delivery; if its record waits, the store may take it at once."""
-        if delivery_id in self._refused:
-            self._try_at = self._clock()
+        """A delivery was claimed again: if its record waits, the store may accept it now."""
+        if self._refused.retry_now(delivery_id):
             self.due.set()
 
     def tick(self) -> None:
         """Try again what is due."""
-        if self._refused and self._clock() >= self._try_at:
+        if self._refused.due:
             self.due.set()
 
     async def work(self) -> None:
-        """Write what came, and try again what the store refused once its time has come."""
-        if self._fresh:
-            fresh, self._fresh, self._gathering = self._fresh, [], None
-            self._written_at = asyncio.get_running_loop().time()
-            if error := await self._try(fresh):
-                self._refuse(error)
-        if self._refused and self._clock() >= self._try_at:
-            await self._try_refused()
+        """Write the new records, and those that the store refused if they are due."""
+        if self._new:
+            new, self._new, self._batch_timer = self._new, [], None
+            self._commit_began = asyncio.get_running_loop().time()
+            if error := await self._write(new, retried=False):
+                self._refused.report_failure(error, unwritten=len(self._unwritten))
+        if self._refused.due:
+            await self._write(await self._refused.take_due(), retried=True)
 
-    async def _try_refused(self) -> None:
-        try:
-            # One small write tells a store that refuses all from one that refuses this record: only then others wait.
-            await self._store.probe()
-        except StoreUnavailable:
-            self._refusing = True
-            self._rest()
-            return
-        self._heal()
-        refused = list(self._refused.values())
-        self._refused.clear()
-        await self._try(refused)
-        if self._refused:
-            self._rest()
-
-    async def _try(self, records: Sequence[AttemptRecord]) -> BridgeError | None:
-        """Write records, and put aside those that the store refuses; why it refuses the first of them."""
-        refusal: BridgeError | None = None
+    async def _write(self, records: Sequence[AttemptRecord], *, retried: bool) -> BridgeError | None:
+        """Write records and keep those that the store refuses; return why it refused the first of them."""
+        first_error: BridgeError | None = None
         while records:
-            leases = [record.held.owed.lease for record in records]
+            leases = [record.claimed.delivery.lease for record in records]
             try:
-                results = await self._store.record_attempts([record.tried() for record in records])
+                results = await self._store.record_attempts([record.result() for record in records])
             except StoreUnavailable as error:
                 results = [error] * len(records)
-            again: list[AttemptRecord] = []
+            claimed_again: list[AttemptRecord] = []
             for record, lease, result in zip(records, leases, results, strict=True):
                 if not isinstance(result, BridgeError):
-                    self._end(record, self._written, result)
+                    self._finish(record, result)
                 elif not isinstance(result, LostClaim):
-                    self._refused[record.held.owed.id] = record
-                    refusal = refusal or result
-                elif record.held.owed.lease != lease:
-                    again.append(record)  # a newer claim of ours came meanwhile
+                    self._refused.add(record.claimed.delivery.id, record, retried=retried)
+                    first_error = first_error or result
+                elif record.claimed.delivery.lease != lease:
+                    claimed_again.append(record)  # this replica claimed the delivery again during the write
                 else:
-                    self._end(record, self._lost)
-            records = again
-        return refusal
+                    self._finish(record, None)
+            records = claimed_again
+        return first_error
 
-    def _end(
-        self, record: AttemptRecord, told: Callable[[AttemptRecord], None], verdict: Verdict | None = None
-    ) -> None:
-        """A record is durable, or its claim is gone; a fault in telling so is told, and keeps no other record back."""
-        del self._unwritten[record.held.owed.id]
+    def _finish(self, record: AttemptRecord, verdict: Verdict | None) -> None:
+        """Remove a record that is durable with a verdict, or whose claim is lost (None), and report it.
+
+        An error while reporting is logged and does not delay other records.
+        """
+        del self._unwritten[record.claimed.delivery.id]
         try:
-            if verdict is not None:
-                record.asked_again, record.verdict = verdict != record.verdict, verdict
-                self._heal()
-            told(record)
+            if verdict is None:
+                self._on_lost(record)
+                return
+            record.retry_requested, record.verdict = verdict != record.verdict, verdict
+            self._refused.report_success()
+            self._on_written(record)
         except Exception as error:  # noqa: BLE001
-            _log.event("record_broke", level=logging.ERROR, trace=error, delivery_id=record.held.owed.id)
-
-    def _refuse(self, error: BridgeError) -> None:
-        if not self._refusing:
-            self._refusing = True
-            self._pause = FIRST_PAUSE
-            self._try_at = self._clock() + self._pause
             _log.event(
-                "attempts_unwritten",
-                level=logging.ERROR,
-                reason=str(error),
-                means="results are kept and written later; nothing more is sent until then",
+                "attempt_report_failed", level=logging.ERROR, trace=error, delivery_id=record.claimed.delivery.id
             )
-
-    def _rest(self) -> None:
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        self._try_at = self._clock() + self._pause
-
-    def _heal(self) -> None:
-        if self._refusing:
-            self._refusing = False
-            _log.event("store_writes_again", unwritten=len(self._unwritten))
-            self._healed()

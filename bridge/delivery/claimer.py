@@ -1,7 +1,8 @@
-"""The outbox's backlog: what is due there, claimed host by host as there is room, and claims given back."""
+"""Claims due deliveries from the outbox, host by host as there is room, and releases claims that are not used."""
 
 import asyncio
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,22 +13,24 @@ from bridge.delivery.fairness import HostQueue, HostQueues
 from bridge.store.outbox import COUNTED_PER_HOST
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
+from bridge.telemetry.outage_log import OutageLog
 
 _log = get_logger("delivery")
 
-LOOK_SECONDS = 0.25  # between looks while something is due; each waits for room only
-LOOK_SHARE = 20  # and at least this often its own duration: at most a twentieth of one reader
-LONGEST_SLEEP = 5.0  # seconds: another replica's death, or a claim whose answer was lost, makes due without a word
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds after a store that did not answer
+QUERY_SECONDS = 0.25  # between two queries while something is due: then deliveries wait only for room
+QUERY_SHARE = 20  # a pause is at least this many times the query's duration: at most a twentieth of one reader's time
+LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without notice, after another replica's death or a lost claim
+FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.5, 5.0  # seconds, after the store did not answer
 
 
 class Claimer:
-    """Claims what is due, and gives back what cannot be sent.
+    """Claims due deliveries and releases those that cannot be sent.
 
-    `accept` takes what was claimed, with the monotonic time before the claim; `open` says whether to claim at all.
+    `accept` gets the claimed deliveries and the monotonic time before the claim. `is_open` returns whether to claim at
+    all. `clock` is monotonic, in seconds.
     """
 
-    def __init__(  # noqa: PLR0913  a shell's collaborators and limits
+    def __init__(  # noqa: PLR0913  collaborators and limits
         self,
         store: Store,
         hosts: HostQueues,
@@ -43,111 +46,113 @@ class Claimer:
         self._is_open = is_open
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._known: dict[str, int] = {}  # due and unclaimed, as of the last look, less what was claimed since
-        self._returns: list[PendingDelivery] = []
-        self._asked = True
-        self._look_at = clock()
-        self._rest_until = clock()
-        self._troubles = 0
-        self.due = asyncio.Event()  # there is work
+        # By host: how many were due and unclaimed at the last query, less those claimed since.
+        self._known: dict[str, int] = {}
+        self._to_release: list[PendingDelivery] = []
+        self._requested = True
+        self._query_at = clock()
+        self._paused_until = clock()
+        self._outage = OutageLog(
+            _log,
+            "outbox_unavailable",
+            "outbox_available",
+            means="due deliveries stay pending; the outbox is queried again every few seconds",
+            repeat_seconds=math.inf,
+        )
+        self.due = asyncio.Event()  # set when there is something to do
 
     @property
-    def returning(self) -> int:
-        """Claims on their way back to the outbox."""
-        return len(self._returns)
+    def releasing(self) -> int:
+        """The number of claims that are not released yet."""
+        return len(self._to_release)
 
-    def look(self) -> None:
-        """Something became due: look at once, whatever was known."""
-        self._asked = True
+    def request(self) -> None:
+        """Queries the outbox at once: something has become due."""
+        self._requested = True
         self.due.set()
 
     def due_at(self, at: float) -> None:
-        """A delivery of ours will be due at `at` (Unix seconds)."""
-        self._look_at = min(self._look_at, self._clock() + max(0.0, at - self._store.now()))
+        """Notes that a delivery will be due at `at` (Unix seconds)."""
+        self._query_at = min(self._query_at, self._clock() + max(0.0, at - self._store.now()))
 
     def room_for(self, host: HostQueue) -> None:
-        """A slot of this host became free."""
-        if self._known.get(host.name) and self._hosts.wants_more(host) and self._clock() >= self._rest_until:
+        """Notes that a slot of this host has become free."""
+        if self._known.get(host.name) and self._hosts.wants_more(host) and self._clock() >= self._paused_until:
             self.due.set()
 
-    def give_back(self, owed: Sequence[PendingDelivery]) -> None:
-        """Release claims: due again at once, for this replica or another."""
-        if owed:
-            self._returns += owed
+    def release(self, deliveries: Sequence[PendingDelivery]) -> None:
+        """Releases claims soon: the deliveries are due again at once, for this replica or another."""
+        if deliveries:
+            self._to_release += deliveries
             self.due.set()
 
     def tick(self) -> None:
-        """Work if there is any."""
+        """Sets `due` if there is something to do."""
         now = self._clock()
-        if now >= self._rest_until and (self._asked or self._returns or self._known or now >= self._look_at):
+        pending = self._requested or self._to_release or self._known or now >= self._query_at
+        if pending and now >= self._paused_until:
             self.due.set()
 
     async def work(self) -> None:
-        """Give back, look, and claim as long as there is room; a store that does not answer is left alone a while."""
+        """Releases, queries, and claims as long as there is room. Pauses when the store does not answer."""
         try:
             await self._release()
             if self._is_open():
-                await self._look_around()
+                await self._query()
             while self._is_open() and (room := self._hosts.plan(self._known)):
                 await self._claim(room)
         except StoreUnavailable as error:
-            self._rest(error)
+            self._pause(error)
         else:
-            self._troubles = 0
+            self._outage.recovered()
 
     async def _release(self) -> None:
-        returns = self._returns[:]
-        if not returns:
+        deliveries = self._to_release[:]
+        if not deliveries:
             return
         try:
-            await self._store.release(returns)
+            await self._store.release(deliveries)
         finally:
-            # Where it failed they are due at their claims' end: no reason to keep them.
-            del self._returns[: len(returns)]
-        for one in returns:
-            self._known[one.host] = self._known.get(one.host, 0) + 1
+            # If this failed, the deliveries are due when their claims end. They need not be kept.
+            del self._to_release[: len(deliveries)]
+        for delivery in deliveries:
+            self._known[delivery.host] = self._known.get(delivery.host, 0) + 1
 
-    async def _look_around(self) -> None:
-        asked, began = self._asked, self._clock()
-        if not asked and began < self._look_at:
+    async def _query(self) -> None:
+        requested, started = self._requested, self._clock()
+        if not requested and started < self._query_at:
             return
-        self._asked = False
-        self._look_at = began + LONGEST_SLEEP  # what becomes known while we look brings it forward
-        if asked or self._known or await self._due_in() <= 0:
-            found = await self._store.due_hosts()
-            # A full count says "at least": claim until a claim comes back short.
-            self._known = {host: due if due < COUNTED_PER_HOST else sys.maxsize for host, due in found.items()}
+        self._requested = False
+        self._query_at = started + LONGEST_PAUSE  # `due_at` may move it forward during the query
+        if requested or self._known or await self._due_in() <= 0:
+            counts = await self._store.due_hosts()
+            # A full count means "at least": claim until a claim returns fewer than asked for.
+            self._known = {host: due if due < COUNTED_PER_HOST else sys.maxsize for host, due in counts.items()}
         if self._known:
             now = self._clock()
-            pause = max(LOOK_SECONDS, LOOK_SHARE * (now - began))
+            pause = max(QUERY_SECONDS, QUERY_SHARE * (now - started))
         else:
             now, pause = self._clock(), await self._due_in()
-        self._look_at = min(self._look_at, now + max(0.0, pause))
+        self._query_at = min(self._query_at, now + max(0.0, pause))
 
     async def _due_in(self) -> float:
-        """Seconds until something is due, at most five; negative: it is."""
+        """Returns the seconds until something is due, at most five. Negative: something is due."""
         next_due_at = await self._store.next_due_at()
-        return LONGEST_SLEEP if next_due_at is None else min(LONGEST_SLEEP, next_due_at - self._store.now())
+        return LONGEST_PAUSE if next_due_at is None else min(LONGEST_PAUSE, next_due_at - self._store.now())
 
     async def _claim(self, room: dict[str, int]) -> None:
-        before = self._clock()
+        claimed_from = self._clock()
         claimed = await self._store.claim(room, self._lease_seconds)
-        got = Counter(one.host for one in claimed)
-        for host, wanted in room.items():
-            self._known[host] -= got[host]
-            if got[host] < wanted or self._known[host] <= 0:
-                del self._known[host]  # no more is due, or others took it
-        self._accept(claimed, before)
+        counts = Counter(delivery.host for delivery in claimed)
+        for host, requested in room.items():
+            self._known[host] -= counts[host]
+            if counts[host] < requested or self._known[host] <= 0:
+                del self._known[host]  # no more is due, or another replica has claimed it
+        self._accept(claimed, claimed_from)
 
-    def _rest(self, error: StoreUnavailable) -> None:
-        pause = min(FIRST_PAUSE * 2.0 ** min(self._troubles, 8), LONGEST_PAUSE)
-        self._rest_until = self._clock() + pause
-        self._asked = True
-        if not self._troubles:
-            _log.event(
-                "backlog_unread",
-                level=logging.WARNING,
-                reason=str(error),
-                means="deliveries that are due stay owed; asked again every few seconds",
-            )
-        self._troubles += 1
+    def _pause(self, error: StoreUnavailable) -> None:
+        now = self._clock()
+        pause = min(FIRST_RETRY_PAUSE * 2.0 ** min(self._outage.failures, 8), LONGEST_RETRY_PAUSE)
+        self._paused_until = now + pause
+        self._requested = True
+        self._outage.failed(str(error), now, level=logging.WARNING)

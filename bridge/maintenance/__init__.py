@@ -1,1 +1,1 @@
-"""What runs beside the path of a watch: scheduled jobs, retention, the replica lease, health."""
+"""Work beside the path of a watch: scheduled jobs, retention, the replica lease, health and stuck watches."""

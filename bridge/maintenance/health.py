@@ -1,4 +1,4 @@
-"""Whether this replica can do its work: what `/readyz` answers from."""
+"""Health: whether this replica can do its work. `/readyz` answers from it."""
 
 import asyncio
 import time
@@ -7,28 +7,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridge.core.errors import StoreUnavailable
+from bridge.core.health import HealthCode, HealthReason
 from bridge.store.store import Store
 
-PROBE_SECONDS = 2.0  # a store that takes longer for one small write is no store to rely on
-PROBE_GOOD_FOR_SECONDS = 1.0  # however many ask, the store is asked once a second
-OLDEST_TICK_SECONDS = 5.0  # ticks come every 50 ms; a stalled loop or a lost job shows within seconds
+PROBE_SECONDS = 2.0  # a store that needs longer for one small write counts as not writable
+PROBE_VALID_SECONDS = 1.0  # the store is asked at most once a second, however many requests come
+MAX_TICK_AGE_SECONDS = 5.0  # a tick comes every 50 ms; a stalled loop or a lost job is seen within seconds
 
 Verdict = Literal["ready", "degraded", "unready"]
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """A verdict, each check's own, and a sentence for every one that is not ok."""
+    """A verdict, the result of each check, and a reason for each check that is not ok."""
 
     status: Verdict
     checks: dict[str, str]
-    reasons: tuple[str, ...]
+    reasons: tuple[HealthReason, ...]
 
 
 class Health:
-    """Looks at the store, the scheduler, the amux key and whether a stop was asked for.
+    """Checks the store, the scheduler, the amux key and whether the bridge is stopping.
 
-    `tick_age` gives the seconds since the scheduler's last tick, `degraded` the poller's sentences.
+    `tick_age` returns the seconds since the scheduler's last tick, `degraded` one reason for each problem that the
+    poller knows.
     """
 
     def __init__(
@@ -36,47 +38,52 @@ class Health:
         store: Store,
         *,
         tick_age: Callable[[], float],
-        degraded: Callable[[], Sequence[str]],
+        degraded: Callable[[], Sequence[HealthReason]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._tick_age = tick_age
         self._degraded = degraded
         self._clock = clock
-        self._probing = asyncio.Lock()
+        self._probe_lock = asyncio.Lock()
         self._probed_at: float | None = None
-        self._store_trouble: str | None = None
+        self._store_error: HealthReason | None = None
         self.draining = False
 
     async def readiness(self) -> Readiness:
-        """The verdict now; takes no longer than the probe may."""
-        store = await self._probe()
+        """Return the present verdict; takes at most `PROBE_SECONDS`."""
+        store_error = await self._probe()
         age = self._tick_age()
-        ticking = None if age <= OLDEST_TICK_SECONDS else f"the scheduler has not ticked for {age:.1f} s"
-        draining = "the bridge is stopping" if self.draining else None
-        hard = {"store": store, "scheduler": ticking, "drain": draining}
+        stalled = HealthReason(HealthCode.SCHEDULER_STALLED, f"the scheduler has not ticked for {age:.1f} s")
+        required = {
+            "store": store_error,
+            "scheduler": stalled if age > MAX_TICK_AGE_SECONDS else None,
+            "drain": HealthReason(HealthCode.DRAINING, "the bridge is stopping") if self.draining else None,
+        }
         amux = tuple(self._degraded())
-        checks = {name: "ok" if reason is None else "failing" for name, reason in hard.items()}
+        checks = {name: "ok" if reason is None else "failing" for name, reason in required.items()}
         checks["amux"] = "degraded" if amux else "ok"
-        failing = tuple(reason for reason in hard.values() if reason is not None)
+        failing = tuple(reason for reason in required.values() if reason is not None)
         status: Verdict = "unready" if failing else "degraded" if amux else "ready"
         return Readiness(status, checks, failing + amux)
 
-    async def store_trouble(self) -> str | None:
-        """Why the store takes no write, None when it does; takes no longer than the probe may."""
-        return await self._probe()
+    async def store_error(self) -> str | None:
+        """Return why the store accepts no write, None when it does; takes at most `PROBE_SECONDS`."""
+        error = await self._probe()
+        return None if error is None else error.message
 
-    async def _probe(self) -> str | None:
-        """What is wrong with the store, None for nothing; one probe for all who ask within a second."""
-        async with self._probing:
-            if self._probed_at is None or self._clock() - self._probed_at >= PROBE_GOOD_FOR_SECONDS:
+    async def _probe(self) -> HealthReason | None:
+        """Return what is wrong with the store. All callers within one second share one probe."""
+        async with self._probe_lock:
+            if self._probed_at is None or self._clock() - self._probed_at >= PROBE_VALID_SECONDS:
                 try:
                     async with asyncio.timeout(PROBE_SECONDS):
                         await self._store.probe()
-                    self._store_trouble = None
+                    self._store_error = None
                 except StoreUnavailable as error:
-                    self._store_trouble = f"the store is not writable: {error}"
+                    self._store_error = HealthReason(error.cause, f"the store is not writable: {error}")
                 except TimeoutError:
-                    self._store_trouble = f"the store is not writable: it did not answer within {PROBE_SECONDS:g} s"
+                    message = f"the store is not writable: it did not answer within {PROBE_SECONDS:g} s"
+                    self._store_error = HealthReason(HealthCode.STORE_UNWRITABLE, message)
                 self._probed_at = self._clock()
-            return self._store_trouble
+            return self._store_error

@@ -1,135 +1,129 @@
-"""One replica among several: renewing its lease, taking over what nobody polls, stopping in time when it is cut off."""
+"""One replica among several: it renews its lease, adopts tasks without an owner, and stops before its lease ends."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
+from bridge.aio.clocks import running_seconds
 from bridge.core.errors import LostClaim, StoreUnavailable
-from bridge.store.database import running_seconds
+from bridge.delivery.deliverer import Deliverer
+from bridge.polling.poller import Poller
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.replicas import LEASE_SECONDS, LEAVING, Replica
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
-BEAT_SECONDS = 2.5  # two beats may fail before the lease ends
-# A dead replica's tasks are polled again within its lease, one look and what the first polls are spread over: 14 s.
-# What is handed over or given to this replica waits for one look.
-LOOK_SECONDS = 1.0
-MARGIN_SECONDS = 1.0  # before the lease's end: a poll or a POST that begins now has left by then
-COMPARE_EVERY = 10  # beats between two comparisons of the clocks: 25 s, in which none drifts by a millisecond
-ADOPTED_AT_ONCE = 500
+HEARTBEAT_SECONDS = 2.5  # two heartbeats may fail before the lease ends
+# A dead replica's tasks are polled again within 14 s: its lease, one adoption interval, and the time over which their
+# first polls are spread. Tasks that another replica hands over wait for one adoption interval.
+ADOPTION_SECONDS = 1.0
+MARGIN_SECONDS = 1.0  # before the lease's end: a poll or a POST that begins now has been sent by then
+HEARTBEATS_PER_CLOCK_CHECK = 10  # compare the clocks every 25 s, in which none drifts by a millisecond
+ADOPTION_BATCH = 500
 
 _log = get_logger("replica_lease")
 
 
 class ReplicaLease:
-    """Keeps this replica's claim, and takes what is free.
+    """Keeps this replica's lease and adopts tasks. When the lease ends, polling and sending stop.
 
-    `owned` counts the tasks that are polled here, `take` is given one more with its own amux key, `lapse` stops
-    polling and sending and forgets, `resume` loads what the database says is ours and memory lacks. `clock` runs while
-    the machine sleeps.
+    `clock` is seconds and also counts while the machine sleeps.
     """
 
-    def __init__(  # noqa: PLR0913  what it tells the rooms around it
-        self,
-        store: Store,
-        *,
-        owned: Callable[[], int],
-        take: Callable[[TaskRow, str | None], None],
-        lapse: Callable[[], None],
-        resume: Callable[[], Awaitable[None]],
-        clock: Callable[[], float] = running_seconds,
+    def __init__(
+        self, store: Store, poller: Poller, deliverer: Deliverer, *, clock: Callable[[], float] = running_seconds
     ) -> None:
         self._store = store
-        self._owned = owned
-        self._take = take
-        self._lapse = lapse
-        self._resume = resume
+        self._poller = poller
+        self._deliverer = deliverer
         self._clock = clock
-        self._good_until = clock() + LEASE_SECONDS - MARGIN_SECONDS
-        self._beats = 0
+        self._valid_until = clock() + LEASE_SECONDS - MARGIN_SECONDS
+        self._heartbeats = 0
         self._unconfirmed_writes = store.unconfirmed_writes
         self._leaving = False
-        self.lapsed = False
+        self._expired = False
 
-    def is_certain(self) -> bool:
-        """Whether the lease holds at this moment: whoever was frozen may come by here before the next tick."""
-        return not self.lapsed and self._clock() < self._good_until
+    def is_valid(self) -> bool:
+        """Whether the lease is valid at this moment. A process that was frozen may call this before its next tick."""
+        return not self._expired and self._clock() < self._valid_until
 
     async def leave(self) -> None:
-        """Take nothing more, be given nothing more, and hand every task over. Raises StoreUnavailable."""
+        """Adopt no more tasks, receive none, and hand over all tasks. Raises StoreUnavailable."""
         self._leaving = True
         await self._store.hand_over()
 
-    def check(self) -> None:
-        """Stop when the lease is about to end, before anything else is begun; for every tick."""
-        if not self.lapsed and self._clock() >= self._good_until:
-            self.lapsed = True
-            self._lapse()
+    def check_expiry(self) -> None:
+        """Stop polling and sending when the lease is about to end; call it at each tick, before anything else."""
+        if not self._expired and self._clock() >= self._valid_until:
+            self._expire()
             _log.event(
-                "lease_lapsed",
+                "lease_expired",
                 level=logging.WARNING,
                 replica=self._store.replica.id,
-                next="polls and sends nothing until the database answers; others take its tasks over",
+                means="polls and sends nothing until the database answers; other replicas adopt its tasks",
             )
 
-    async def beat(self) -> None:
-        """Renew the lease; join anew when another has taken it over. Raises StoreUnavailable."""
-        self._store.cut_hanging()
-        before = self._clock()  # the lease counts from before the message left
+    async def renew(self) -> None:
+        """Renew the lease; rejoin under a new id when another replica has ended it. Raises StoreUnavailable."""
+        self._store.drop_hung_connections()
+        before = self._clock()  # the lease counts from before the renewal was sent
         try:
-            await self._store.renew(LEAVING if self._leaving else self._owned())
+            await self._store.renew(LEAVING if self._leaving else self._poller.owned)
         except LostClaim:
             await self._rejoin()
-        self._good_until = before + LEASE_SECONDS - MARGIN_SECONDS
-        if self.lapsed:
-            self.lapsed = False
+        self._valid_until = before + LEASE_SECONDS - MARGIN_SECONDS
+        if self._expired:
+            self._expired = False
             self._unconfirmed_writes = -1
             _log.event("lease_renewed", replica=self._store.replica.id)
-            await self._load_doubtful()
-        self._beats += 1
-        if self._beats % COMPARE_EVERY == 0:
+            await self._load_unconfirmed()
+        self._heartbeats += 1
+        if self._heartbeats % HEARTBEATS_PER_CLOCK_CHECK == 0:
             await self._store.synchronize()
 
-    async def look(self) -> None:
-        """Take over tasks that nobody polls, and look at those of ours that others changed. Raises StoreUnavailable."""
-        found: Sequence[TaskRow] | None = None
-        while not (self.lapsed or self._leaving) and (found is None or len(found) >= ADOPTED_AT_ONCE):
+    async def adopt(self) -> None:
+        """Adopt tasks without a live owner, and load own tasks after unconfirmed writes. Raises StoreUnavailable."""
+        rows: Sequence[TaskRow] | None = None
+        while not (self._expired or self._leaving) and (rows is None or len(rows) >= ADOPTION_BATCH):
             replica = self._store.replica
             try:
-                found = await self._store.adopt(ADOPTED_AT_ONCE)
+                rows = await self._store.adopt(ADOPTION_BATCH)
             except LostClaim:
-                return  # the next beat joins anew
-            await self._take_all(found, replica)
-        await self._load_doubtful()
+                return  # the next renewal rejoins
+            await self._poll_adopted(rows, replica)
+        await self._load_unconfirmed()
 
-    async def _take_all(self, found: Sequence[TaskRow], replica: Replica) -> None:
-        if not found:
+    async def _poll_adopted(self, rows: Sequence[TaskRow], replica: Replica) -> None:
+        if not rows:
             return
         try:
-            keys = await self._store.keys_of(sorted({row.credential for row in found} - {CONFIGURED}))
+            keys = await self._store.keys_of(sorted({row.credential for row in rows} - {CONFIGURED}))
         except StoreUnavailable:
-            self._unconfirmed_writes = -1  # they are ours by now, and nobody would look at them again
+            self._unconfirmed_writes = -1  # this replica owns the tasks by now: load them later
             raise
-        if self.lapsed or self._store.replica is not replica:
-            return  # lost meanwhile; what is still ours is loaded with the rest
-        for row in found:
-            self._take(row, keys.get(row.credential))
-        _log.event("tasks_taken", replica=replica.id, count=len(found))
+        if self._expired or self._store.replica is not replica:
+            return  # the lease ended meanwhile; tasks that are still owned are loaded with the others
+        for row in rows:
+            self._poller.add(row, keys.get(row.credential))
+        _log.event("tasks_adopted", replica=replica.id, count=len(rows))
 
-    async def _load_doubtful(self) -> None:
-        """After a write whose end is not known, load the own tasks: one may be ours without our having heard of it."""
+    async def _load_unconfirmed(self) -> None:
+        """Load the own tasks after a write whose result is not known: it may have given this replica a task."""
         unconfirmed_writes = self._store.unconfirmed_writes
         if unconfirmed_writes == self._unconfirmed_writes or self._leaving:
             return
-        await self._resume()
+        await self._poller.start()
         self._unconfirmed_writes = unconfirmed_writes
-        if self.lapsed:
-            self._lapse()  # meanwhile: what was just loaded is not certain
+        if self._expired:
+            self._expire()  # the lease ended meanwhile: the tasks that were just loaded may have another owner
 
     async def _rejoin(self) -> None:
         old = self._store.replica.id
-        if not self.lapsed:
-            self.lapsed = True
-            self._lapse()
+        if not self._expired:
+            self._expire()
         await self._store.rejoin()
         _log.event("rejoined", level=logging.WARNING, old=old, replica=self._store.replica.id)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._poller.forget_all()
+        self._deliverer.release_waiting()

@@ -1,13 +1,13 @@
-"""Retention: what ended long ago goes, in small batches, and never while it is still owed to somebody."""
+"""Retention: deletes what ended long ago, in small batches. What still has to be delivered is never deleted."""
 
 import asyncio
-from collections.abc import Callable
 
+from bridge.maintenance.health import Health
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
-BATCH = 200  # watches to a transaction: some 10 ms, which is all that a settlement can wait behind one
-REST_SECONDS = 0.02  # between batches: the writer is others' at least as long as it is ours
+BATCH = 200  # watches in a transaction: about 10 ms, which a settlement may have to wait for
+PAUSE_SECONDS = 0.02  # between batches: other writes get at least as much of the writer's time
 IDEMPOTENCY_SECONDS = 86_400.0
 
 _log = get_logger("retention")
@@ -16,22 +16,22 @@ _log = get_logger("retention")
 class Retention:
     """Deletes final watches `retention_seconds` after their end, with events, deliveries, attempts and secrets."""
 
-    def __init__(self, store: Store, *, retention_seconds: float, stopping: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, health: Health, *, retention_seconds: float) -> None:
         self._store = store
+        self._health = health
         self._retention_seconds = retention_seconds
-        self._stopping = stopping
 
     async def sweep(self) -> int:
-        """Delete all that is old enough by now; how many watches. Raises StoreUnavailable."""
+        """Delete all watches that are old enough, until the bridge stops; how many. Raises StoreUnavailable."""
         now = self._store.now()
         deleted = 0
-        while not self._stopping():
-            done = await self._store.delete_ended_before(now - self._retention_seconds, BATCH)
-            deleted += done
-            if done < BATCH:
+        while not self._health.draining:
+            count = await self._store.delete_ended_before(now - self._retention_seconds, BATCH)
+            deleted += count
+            if count < BATCH:
                 break
-            await asyncio.sleep(REST_SECONDS)
-        await self._store.forget_old_keys(now - IDEMPOTENCY_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
+        await self._store.delete_idempotency_keys_before(now - IDEMPOTENCY_SECONDS)
         if deleted:
             _log.event("retention", deleted_watches=deleted)
         return deleted

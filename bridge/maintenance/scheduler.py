@@ -1,11 +1,12 @@
-"""The regular work: APScheduler's interval jobs, kept honest by a clock that nobody sets.
+"""Regular jobs: APScheduler's interval jobs, and a check of the clocks.
 
-APScheduler goes by the wall clock: set back by a day, it would not tick for a day. A task of our own notices and
-mends it, and the age of the last tick, by the monotonic clock, is what `/readyz` asks for.
+APScheduler uses the wall clock: if it is set back by a day, no job would run for a day. An asyncio task of our own
+detects this and makes all jobs due at once. The age of the last tick, by the monotonic clock, is part of `/readyz`.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -15,111 +16,120 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from bridge.core.errors import BridgeError
 from bridge.telemetry import get_logger
+from bridge.telemetry.outage_log import OutageLog
 
-LOOK_SECONDS = 1.0  # how often the clocks are compared
-STEP_SECONDS = 2.0  # clocks that differ by more in one look were set; slewing moves half a millisecond a second
+CLOCK_CHECK_SECONDS = 1.0
+# Clocks that differ by more between two checks: one was set. Slewing moves a clock by half a millisecond a second.
+CLOCK_STEP_SECONDS = 2.0
 
 _log = get_logger("scheduler")
 
 
 class Interval(IntervalTrigger):  # type: ignore[misc]  # 3.11 ships no types
-    """An interval whose missed turns are left out at once.
+    """An interval that skips all missed runs at once.
 
-    APScheduler's own names each turn since the last one before it coalesces them: after a clock set forward by a day,
-    or a night asleep, those of a 50 ms job are 1.7 million, and the loop stands still for half a minute.
+    APScheduler's own trigger lists each run since the last one before it coalesces them. After a clock that was set
+    forward by a day, or a night of sleep, a 50 ms job has 1.7 million of them, which blocks the loop for half a minute.
     """
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """The turn after the previous one, or an interval from now when that has passed."""
+        """Return the run after the previous one, or one interval from now if that has passed."""
         following: datetime = super().get_next_fire_time(previous_fire_time, now)
         return following if following > now else now + self.interval
 
 
 class Scheduler:
-    """Runs jobs at intervals. `stepped` is called after the wall clock was set, with by how many seconds.
+    """Runs jobs at intervals. `on_clock_step` is called after the wall clock was set, with the step in seconds.
 
-    A job that raises is told once, and once more when it works again: not at each of its turns.
+    A job that fails is logged once for each reason, and once more when it succeeds again.
     """
 
     def __init__(
         self,
-        stepped: Callable[[float], Awaitable[None]],
+        on_clock_step: Callable[[float], Awaitable[None]],
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._stepped = stepped
+        self._on_clock_step = on_clock_step
         self._clock = clock
         self._wall_clock = wall_clock
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
-        self._troubles: dict[str, str] = {}
+        self._outage_logs: dict[str, OutageLog] = {}  # by the job's name
         self._last_tick = clock()
-        self._watching: asyncio.Task[None] | None = None
+        self._clock_task: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def every(self, seconds: float, name: str, work: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
-        """Run `work` at an interval; one run at a time, and a turn that it takes too long for is left out."""
+    def every(self, seconds: float, name: str, job: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
+        """Run a job at an interval, one run at a time. Runs that come due during a long run are skipped."""
         first = {"next_run_time": datetime.now(UTC)} if at_once else {}
         interval = Interval(seconds=seconds, timezone=UTC)
-        self._scheduler.add_job(self._run, interval, args=(name, work), id=name, **first)
+        self._scheduler.add_job(self._run, interval, args=(name, job), id=name, **first)
 
     def start(self) -> None:
         """Begin, on the running loop."""
         self._scheduler.start()
-        self._watching = asyncio.create_task(self._watch_clocks(), name="clockwork-clocks")
+        self._clock_task = asyncio.create_task(self._check_clocks(), name="scheduler-clocks")
 
     async def stop(self) -> None:
-        """End; a job that runs is cancelled."""
+        """Stop; a job that is running is cancelled."""
         self._stopping = True
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._clock_task is not None:
+            self._clock_task.cancel()
+            await asyncio.gather(self._clock_task, return_exceptions=True)
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     def ticked(self) -> None:
-        """Note a tick of the job that must never stop."""
+        """Record a run of the poll tick."""
         self._last_tick = self._clock()
 
     def tick_age(self) -> float:
-        """Seconds since the last noted tick."""
+        """Seconds since the last poll tick."""
         return self._clock() - self._last_tick
 
-    async def _run(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+    async def _run(self, name: str, job: Callable[[], Awaitable[object]]) -> None:
         try:
-            await work()
+            await job()
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-            # By `stop`, and the job ends here: raised on, APScheduler would log it as a fault, with its trace.
+            # Cancelled by `stop`. The job ends here: if this were raised, APScheduler would log it as an error.
         except BridgeError as error:
-            self._tell(name, str(error), None)
-        except Exception as error:  # noqa: BLE001  a job's fault must not end the others; told with its trace
-            self._tell(name, type(error).__name__, error)
+            self._log_failure(name, str(error), logging.WARNING, None)
+        except Exception as error:  # noqa: BLE001  one job's error must not end the others
+            self._log_failure(name, type(error).__name__, logging.ERROR, error)
         else:
-            if self._troubles.pop(name, None) is not None:
-                _log.event("job_recovered", job=name)
+            if (outage_log := self._outage_logs.get(name)) is not None:
+                outage_log.recovered(job=name)
 
-    def _tell(self, name: str, reason: str, trace: Exception | None) -> None:
-        if self._troubles.get(name) != reason:
-            self._troubles[name] = reason
-            level = logging.WARNING if trace is None else logging.ERROR
-            _log.event("job_failed", level=level, trace=trace, job=name, reason=reason, next="at its next turn")
+    def _log_failure(self, name: str, reason: str, level: int, trace: Exception | None) -> None:
+        outage_log = self._outage_logs.get(name)
+        if outage_log is None:
+            outage_log = self._outage_logs[name] = OutageLog(
+                _log,
+                "job_failed",
+                "job_recovered",
+                means="the job runs again at its next turn",
+                repeat_seconds=math.inf,
+                repeat_on_new_reason=True,
+            )
+        outage_log.failed(reason, self._clock(), level=level, trace=trace, job=name)
 
-    async def _watch_clocks(self) -> None:
+    async def _check_clocks(self) -> None:
         offset = self._wall_clock() - self._clock()
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            found = self._wall_clock() - self._clock()
-            step, offset = found - offset, found
-            if abs(step) > STEP_SECONDS:
-                await self._mend(step)
+            await asyncio.sleep(CLOCK_CHECK_SECONDS)
+            new_offset = self._wall_clock() - self._clock()
+            step, offset = new_offset - offset, new_offset
+            if abs(step) > CLOCK_STEP_SECONDS:
+                await self._handle_clock_step(step)
 
-    async def _mend(self, step: float) -> None:
-        _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3))
+    async def _handle_clock_step(self, step: float) -> None:
+        _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means="all jobs run now")
         for job in self._scheduler.get_jobs():
             self._scheduler.modify_job(job.id, next_run_time=datetime.now(UTC))
-        await self._run("clock", lambda: self._stepped(step))
+        await self._run("clock", lambda: self._on_clock_step(step))

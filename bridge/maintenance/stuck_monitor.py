@@ -1,61 +1,61 @@
-"""What stands still and makes no event of its own: told by figures, and by a line for each watch, once.
+"""Finds stuck watches: amux gives no answer, a poll is late, or amux refuses or throttles the key.
 
-A task that amux does not tell of, a poll that is late, a key that rests: each watch that waits for it has a line of its
-log that says so, and one when it is over. More than twenty at a look are one trouble, told in one line.
+Such watches cause no event of their own, so gauges count them, and each has a log line when it becomes stuck and one
+when it no longer is. More than twenty stuck tasks have one cause in common: then one line sums them up.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+import math
+import time
 from operator import itemgetter
 from typing import Final
 
-from bridge.polling.state import LiveTask
+from bridge.maintenance.health import Health
+from bridge.polling.poller import Poller
 from bridge.polling.stats import PollingStats
 from bridge.store.dashboard_queries import WatchSearch
 from bridge.store.records import WatchView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger, rfc3339
+from bridge.telemetry.outage_log import OutageLog
 
-EACH: Final = 20  # tasks told one by one
-MOST_WATCHES: Final = 100  # of those tasks: a hundred lines at a look
+MAX_LOGGED_TASKS: Final = 20  # with more stuck tasks, one line sums them up
+MAX_WATCHES: Final = 100  # of newly stuck tasks: at most a hundred lines at a check
 _MEANS: Final = {
-    "no_answer": "polls go on, rarer; the watch ends when amux tells, or refuses for good, or at its deadline",
-    "late": "its poll is due and has not begun or does not end; the watch ends at its deadline at the latest",
-    "key_rests": "amux refuses its key or limits it: one poll at a time asks again; the watch ends at its deadline",
+    "no_answer": "polls continue less often; the watch ends when amux answers, refuses for good, or at its deadline",
+    "late": "its poll is due and does not begin, or does not end; the watch ends at its deadline at the latest",
+    "key_rests": "amux refuses or throttles its key: one poll at a time asks again; the watch ends at its deadline",
 }
 
 _log = get_logger("stuck_monitor")
 
 
 class StuckMonitor:
-    """Looks at everything that waits. `survey` and `live` are the poller's, `store_trouble` says why a write fails."""
+    """Checks all tasks and the store: sets gauges and logs what is new."""
 
-    def __init__(
-        self,
-        store: Store,
-        metrics: Metrics,
-        *,
-        stats: Callable[[int], Awaitable[PollingStats]],
-        live: Callable[[str], LiveTask | None],
-        store_trouble: Callable[[], Awaitable[str | None]],
-    ) -> None:
+    def __init__(self, store: Store, metrics: Metrics, poller: Poller, health: Health) -> None:
         self._store = store
         self._metrics = metrics
-        self._stats = stats
-        self._live = live
-        self._store_trouble = store_trouble
-        self._refuses = False
-        self._told: dict[str, list[str]] = {}  # by the row of a stuck task, the watches that were told of
-        self._many = 0  # tasks in the line that summed them up, 0 while each is told
+        self._poller = poller
+        self._health = health
+        self._outage_log = OutageLog(
+            _log,
+            "store_unwritable",
+            "store_recovered",
+            means="registrations are answered with 503, settlements and attempts wait in memory; retried continuously",
+            repeat_seconds=math.inf,
+        )
+        self._logged: dict[str, list[str]] = {}  # by the row of a stuck task: its watches that have a log line
+        self._summed_up = 0  # tasks in the last line that summed up; 0 while each watch has its own line
 
-    async def look(self) -> None:
-        """Set the figures and tell what is new; call it every 15 s. Raises StoreUnavailable."""
+    async def check(self) -> None:
+        """Set the gauges and log what is new; call it every 15 s. Raises StoreUnavailable."""
         metrics = self._metrics
-        self._tell_store(await self._store_trouble())
-        found = await self._stats(EACH + 1)
-        for reason, count in (("no_answer", found.failing), ("late", found.late), ("key_rests", found.held)):
+        self._check_store(await self._health.store_error())
+        stats = await self._poller.stats(MAX_LOGGED_TASKS + 1)
+        for reason, count in _counts(stats):
             metrics.stuck_tasks[reason].set(count)
-        await self._tell(found)
+        await self._log_changes(stats)
         metrics.failing_receivers.set(await self._store.failing_receivers())
         metrics.near_deadline_watches.set(await self._store.nearing_deadline())
         facts = await self._store.facts()
@@ -63,56 +63,53 @@ class StuckMonitor:
         if facts.free_bytes is not None:
             metrics.store_free_bytes.set(facts.free_bytes)
 
-    def _tell_store(self, reason: str | None) -> None:
-        self._metrics.store_writable.set(reason is None)
-        if reason is not None and not self._refuses:
-            means = "registrations answer 503, endings and attempts wait in memory; tried again all the time"
-            _log.event("store_refuses", level=logging.ERROR, reason=reason, means=means)
-        elif reason is None and self._refuses:
-            _log.event("store_takes_writes")
-        self._refuses = reason is not None
+    def _check_store(self, error: str | None) -> None:
+        self._metrics.store_writable.set(error is None)
+        if error is None:
+            self._outage_log.recovered()
+        else:
+            self._outage_log.failed(error, time.monotonic())
 
-    async def _tell(self, found: PollingStats) -> None:
-        total = found.failing + found.late + found.held
-        if total > EACH:
-            self._tell_many(found, total)
+    async def _log_changes(self, stats: PollingStats) -> None:
+        total = stats.failing + stats.late + stats.blocked
+        if total > MAX_LOGGED_TASKS:
+            self._log_sum(stats, total)
             return
-        if self._many:
-            self._many = 0
-            _log.event("many_stuck_no_more", tasks=total, means="those that still are stuck are told one by one")
-        rows = {*found.stuck, *found.resting}
-        self._tell_well(rows)
-        if fresh := rows - self._told.keys():
-            wanted = WatchSearch(limit=MOST_WATCHES, tasks=tuple(sorted(fresh)))
-            views = await self._store.search(wanted)
-            self._told |= {row: [] for row in fresh}
+        if self._summed_up:
+            self._summed_up = 0
+            _log.event("many_stuck_ended", tasks=total, means="watches that are still stuck have a line each")
+        rows = {*stats.stuck, *stats.blocked_rows}
+        self._log_ended(rows)
+        if new := rows - self._logged.keys():
+            views = await self._store.search(WatchSearch(limit=MAX_WATCHES, tasks=tuple(sorted(new))))
+            self._logged |= {row: [] for row in new}
             for view in views:
-                self._tell_stuck(view, "key_rests" if view.task.row in found.resting else "")
+                self._log_stuck(view, blocked=view.task.row in stats.blocked_rows)
 
-    def _tell_many(self, found: PollingStats, total: int) -> None:
-        self._told.clear()
-        if total < 2 * self._many:
+    def _log_sum(self, stats: PollingStats, total: int) -> None:
+        self._logged.clear()
+        if total < 2 * self._summed_up:
             return
-        self._many = total
-        most = max(("no_answer", found.failing), ("late", found.late), ("key_rests", found.held), key=itemgetter(1))[0]
+        self._summed_up = total
+        most_frequent = max(_counts(stats), key=itemgetter(1))[0]
         _log.event(
             "many_stuck",
             level=logging.WARNING,
             tasks=total,
-            no_answer=found.failing,
-            late=found.late,
-            key_rests=found.held,
-            errors=dict(found.errors),
-            means=f"{_MEANS[most]}. Told again when they double",
+            no_answer=stats.failing,
+            late=stats.late,
+            key_rests=stats.blocked,
+            errors=dict(stats.errors),
+            means=f"{_MEANS[most_frequent]}. Logged again when the number has doubled",
         )
 
-    def _tell_stuck(self, view: WatchView, why: str) -> None:
-        live = self._live(view.task.row)
+    def _log_stuck(self, view: WatchView, *, blocked: bool) -> None:
+        live = self._poller.live(view.task.row)
         if live is None:
             return
-        why = why or ("no_answer" if live.failures else "late")
-        error = live.last_error if live.failures or why == "key_rests" else None
-        self._told[view.task.row].append(view.watch.id)
+        why = "key_rests" if blocked else "no_answer" if live.failures else "late"
+        error = live.last_error if live.failures or blocked else None
+        self._logged[view.task.row].append(view.watch.id)
         _log.event(
             "stuck",
             level=logging.WARNING,
@@ -128,9 +125,15 @@ class StuckMonitor:
             means=_MEANS[why],
         )
 
-    def _tell_well(self, rows: set[str]) -> None:
-        for row in self._told.keys() - rows:
-            watches = self._told.pop(row)
-            if self._live(row) is not None:  # else its watches have ended, which is told, or it is another's now
-                for watch_id in watches:
-                    _log.event("stuck_no_more", watch_id=watch_id)
+    def _log_ended(self, rows: set[str]) -> None:
+        for row in self._logged.keys() - rows:
+            watch_ids = self._logged.pop(row)
+            if self._poller.live(row) is None:
+                continue  # its watches have ended, which is logged, or another replica owns it now
+            for watch_id in watch_ids:
+                _log.event("stuck_ended", watch_id=watch_id)
+
+
+def _counts(stats: PollingStats) -> list[tuple[str, int]]:
+    """How many tasks are stuck for each reason, under the names of the metric's labels."""
+    return [("no_answer", stats.failing), ("late", stats.late), ("key_rests", stats.blocked)]

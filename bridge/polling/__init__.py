@@ -1,1 +1,1 @@
-"""The poller's parts: tasks in memory and their heap, credentials, pace, workers, endings, writes, deadlines."""
+"""Polls amux: which task is due, what its answer means, and what has to be written to the store."""

@@ -1,9 +1,10 @@
-"""The amux keys in use, what is told of them, and which of them rest."""
+"""The amux keys in use: which of them amux refuses or throttles, with one log line for each change."""
 
 import logging
 from collections.abc import Callable, Sequence
 
 from bridge.aio.clocks import Clocks
+from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, Phase, PolledTask
@@ -14,7 +15,7 @@ _log = get_logger("polling")
 
 
 class Credentials:
-    """Credentials by name. One that is a watch's own goes with its last task; the configured one stays."""
+    """Credentials by name. A watch's own credential is removed with its last task; the configured one stays."""
 
     def __init__(self, policy: PollPolicy, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._policy = policy
@@ -24,8 +25,8 @@ class Credentials:
         self._configured = Credential(CONFIGURED, None, configured=True)
         self._all = {CONFIGURED: self._configured}
 
-    def joined(self, name: str, api_key: str | None) -> Credential:
-        """The credential of one more task."""
+    def add_task(self, name: str, api_key: str | None) -> Credential:
+        """Count one more task of a credential and return the credential."""
         credential = self._all.get(name)
         if credential is None:
             credential = self._all[name] = Credential(name, api_key)
@@ -34,53 +35,52 @@ class Credentials:
         credential.tasks += 1
         return credential
 
-    def left(self, credential: Credential) -> None:
-        """A task of this credential is gone."""
+    def remove_task(self, credential: Credential) -> None:
+        """Count one task less of a credential."""
         credential.tasks -= 1
         if credential.tasks <= 0 and not credential.configured and self._all.get(credential.name) is credential:
             del self._all[credential.name]
-            self._count(-1 if credential.standing is CredentialState.PAUSED else 0)
+            self._count_paused(-1 if credential.state is CredentialState.PAUSED else 0)
 
-    def forget(self) -> None:
-        """Every task is gone."""
+    def clear(self) -> None:
+        """Remove every task."""
         self._configured = Credential(CONFIGURED, None, configured=True)
         self._all = {CONFIGURED: self._configured}
-        self._count(-self._paused)
+        self._count_paused(-self._paused)
 
-    def judge(self, task: PolledTask, said: Observation, now: float) -> bool:
-        """What an answer means for its task's credential, told once; true when it is good again."""
+    def judge(self, task: PolledTask, observation: Observation, now: float) -> bool:
+        """Apply an answer to its task's credential and log a change; true when the credential is good again."""
         credential = task.credential
-        was_paused, since = credential.standing is CredentialState.PAUSED, credential.since
-        verdict = credential.judge(task, said, now, self._policy)
-        if verdict is CredentialChange.SAME:
+        was_paused, since = credential.state is CredentialState.PAUSED, credential.since
+        change = credential.judge(task, observation, now, self._policy)
+        if change is CredentialChange.NONE:
             return False
-        self._count((verdict is CredentialChange.PAUSED) - was_paused)
-        rest = round(max(credential.resumes_at - now, 0.0), 3)
-        if verdict is CredentialChange.RESUMED:
+        self._count_paused((change is CredentialChange.PAUSED) - was_paused)
+        if change is CredentialChange.RESUMED:
             _log.event(
                 "credential_resumed",
                 credential=credential.name,
-                rested_seconds=round(now - (now if since is None else since), 3),
-                waiting=len(credential.held),
+                paused_seconds=round(now - (now if since is None else since), 3),
+                waiting=len(credential.waiting),
             )
             return True
         _log.event(
-            f"credential_{verdict.value}",
+            f"credential_{change.value}",
             level=logging.WARNING,
             credential=credential.name,
             reason=credential.message,
-            next_probe_seconds=rest,
+            next_probe_seconds=round(max(credential.resumes_at - now, 0.0), 3),
             tasks=credential.tasks,
-            means="its watches wait, one poll at a time asks again; none ends by it before its own deadline",
+            means="its watches wait; one poll at a time checks the key; no watch ends by this before its deadline",
         )
         return False
 
     def probe_of_new_key(self, configured_key: Callable[[], str | None]) -> PolledTask | None:
-        """The configured key's probe, when it waits and the key that was refused has been replaced."""
+        """Return the configured credential's probe, made due now, if the refused key has been replaced."""
         credential = self._configured
-        if credential.standing is not CredentialState.PAUSED or credential.probe is None:
+        if credential.state is not CredentialState.PAUSED or credential.probe is None:
             return None
-        if credential.probe.phase is not Phase.WAITING or credential.resumes_at <= self._clock():
+        if credential.probe.phase is not Phase.SCHEDULED or credential.resumes_at <= self._clock():
             return None
         if configured_key() == credential.refused_key:
             return None
@@ -88,24 +88,25 @@ class Credentials:
         return credential.probe
 
     def states(self, clocks: Clocks) -> Sequence[CredentialStatus]:
-        """Each credential, the configured one first."""
+        """Return each credential's state, the configured one first."""
         return [
             CredentialStatus(
-                each.name,
-                each.standing,
-                clocks.unix(each.since),
-                clocks.unix(each.resumes_at) if each.resting else None,
-                each.message,
+                credential.name,
+                credential.state,
+                clocks.unix(credential.since),
+                clocks.unix(credential.resumes_at) if credential.blocked else None,
+                credential.message,
             )
-            for each in self._all.values()
+            for credential in self._all.values()
         ]
 
-    def degraded(self) -> list[str]:
-        """A sentence while the configured key is refused."""
-        if self._configured.standing is not CredentialState.PAUSED:
+    def degraded(self) -> list[HealthReason]:
+        """Return one reason while amux refuses the configured key, else none."""
+        if self._configured.state is not CredentialState.PAUSED:
             return []
-        return [f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"]
+        message = f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"
+        return [HealthReason(HealthCode.KEY_REFUSED, message)]
 
-    def _count(self, change: int) -> None:
+    def _count_paused(self, change: int) -> None:
         self._paused += change
         self._gauge.set(self._paused)

@@ -1,65 +1,71 @@
-"""Pages through the watches whose deadline has passed, and gives each known task the latest of them."""
+"""Reads the watches whose deadline has passed, in pages, and gives each task in memory the latest of its deadlines."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from bridge.aio.clocks import Clocks
 from bridge.core.errors import StoreUnavailable
-from bridge.polling.result_writer import StoreOutageLog
 from bridge.polling.state import PolledTask
 from bridge.store.records import Overdue
 from bridge.store.store import Store
+from bridge.telemetry import get_logger
+from bridge.telemetry.outage_log import OutageLog
 
 PAGE = 500
-# While last polls of a long backlog are under way, each look begins where the last one ended: deadlines pass in their
-# order, so what is new is behind. What was flagged and is still there is looked at again this often.
-LOOK_AGAIN_SECONDS = 10.0
-STEP_SECONDS = 2.0  # clocks that differ by more between two looks: the wall clock was set, or the machine slept
+# While the last polls of a long backlog are under way, each check begins where the last one ended: deadlines pass in
+# their order, so new ones are behind. Watches that were flagged and are still active are read again this often.
+FULL_CHECK_SECONDS = 10.0
+CLOCK_STEP_SECONDS = 2.0  # if the clocks differ by more between two checks, the wall clock was set or the machine slept
+
+_log = get_logger("polling")
 
 
 class Deadlines:
-    """Looks for overdue watches of the tasks in memory."""
+    """Finds the overdue watches of the tasks in memory."""
 
     def __init__(self, store: Store, tasks: Mapping[str, PolledTask], clocks: Clocks) -> None:
         self._store = store
         self._tasks = tasks
         self._clocks = clocks
-        self._trouble = StoreOutageLog(
-            "watches past their deadline stay active until the store tells of them, asked every second"
+        self._outage_log = OutageLog(
+            _log,
+            "store_unavailable",
+            "store_available",
+            means="watches past their deadline stay active until the store answers; it is asked every second",
         )
         self._after: Overdue | None = None
-        self._whole_at = 0.0
+        self._full_check_at = 0.0
         self._wall_ahead = clocks.unix(0.0)
         self._not_before = 0.0
         self._unknown: set[str] = set()
-        self._looking = False
+        self._checking = False
 
-    async def look(self, found: Callable[[list[PolledTask]], None]) -> bool:
-        """Hand the overdue tasks over, each with its `overdue_at` set; true when open tasks are missing in memory.
+    async def check(self) -> tuple[list[PolledTask], bool]:
+        """Return the overdue tasks, with `overdue_at` set, and whether open tasks are missing in memory.
 
-        A task is missing when two looks have seen it overdue and unknown: one may just have been closed.
+        A task is missing when two checks have found it overdue and unknown: after one check it may just have closed.
+        A store that fails is logged; the tasks found before that are returned.
         """
-        if self._looking:
-            return False
-        self._looking = True
+        if self._checking:
+            return [], False
+        self._checking = True
         overdue: dict[PolledTask, None] = {}
+        missing = False
         try:
-            missing = await self._look(overdue)
+            missing = await self._read_pages(overdue)
         except StoreUnavailable as error:
-            self._trouble.failed(error, self._clocks.monotonic())
-            return False
+            self._outage_log.failed(str(error), self._clocks.monotonic())
         else:
-            self._trouble.ended()
-            return missing
+            self._outage_log.recovered()
         finally:
-            self._looking = False
-            found(list(overdue))
+            self._checking = False
+        return list(overdue), missing
 
-    async def _look(self, overdue: dict[PolledTask, None]) -> bool:
+    async def _read_pages(self, overdue: dict[PolledTask, None]) -> bool:
         now = self._clocks.monotonic()
-        self._note_step(now)
-        whole = self._after is None or now >= self._whole_at
-        if whole:
-            self._after, self._whole_at = None, now + LOOK_AGAIN_SECONDS
+        self._detect_clock_step(now)
+        full = self._after is None or now >= self._full_check_at
+        if full:
+            self._after, self._full_check_at = None, now + FULL_CHECK_SECONDS
         unknown: set[str] = set()
         page: Sequence[Overdue] = ()
         pages = 0
@@ -68,25 +74,25 @@ class Deadlines:
             pages += 1
             unknown.update(row.task for row in page if not self._flag(row, overdue))
             self._after = page[-1] if page else self._after
-        if whole and pages == 1:
-            self._after = None  # one page holds them all: so does the next look's
+        if full and pages == 1:
+            self._after = None  # one page holds all overdue watches, so the next check reads all of them again
         missing = bool(unknown & self._unknown)
         self._unknown = unknown
         return missing
 
-    def _note_step(self, now: float) -> None:
-        """Notice a wall clock that was set forward: no poll before that was after a deadline that it jumped over."""
+    def _detect_clock_step(self, now: float) -> None:
+        """Detect a wall clock that was set forward: an earlier poll was not after the deadlines that it jumped over."""
         ahead = self._clocks.unix(0.0)
-        if ahead - self._wall_ahead > STEP_SECONDS:
+        if ahead - self._wall_ahead > CLOCK_STEP_SECONDS:
             self._not_before = now
         self._wall_ahead = ahead
 
     def _flag(self, row: Overdue, overdue: dict[PolledTask, None]) -> bool:
-        """Give a watch's task its deadline; false when the task is not in memory."""
+        """Set the deadline of a watch's task; false when the task is not in memory."""
         task = self._tasks.get(row.task)
         if task is None:
             return False
-        # Not before the clock was set, nor in our future: a poll that begins from now on is the last.
+        # Not before the clock was set, and not in the future: a poll that begins from now on is the last one.
         passed = max(self._clocks.moment(row.deadline_at), self._not_before)
         passed = min(passed, self._clocks.monotonic())
         if task.overdue_at is None or passed > task.overdue_at:

@@ -1,6 +1,6 @@
-"""Due tasks → one question each → what the answer means → the store, when something changed.
+"""Polls the tasks that are due, decides what each answer means, and has changes written to the store.
 
-What the answer means is core's to say; here it is carried. When to poll next lives in memory, by the monotonic clock.
+The decisions are functions of `core/`. When a task is polled next lives in memory, by the monotonic clock.
 """
 
 import asyncio
@@ -13,16 +13,23 @@ from bridge.aio.clocks import Clocks
 from bridge.aio.worker_pool import WorkerPool
 from bridge.amux.client import AmuxClient
 from bridge.core.errors import StoreUnavailable
-from bridge.core.model import KeyRefused, Observation, PendingDelivery, TaskRecord, TransientError, Watch
+from bridge.core.health import HealthReason
+from bridge.core.model import KeyRefused, Observation, TaskRecord, TransientError
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, ending_after
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.credentials import Credentials
 from bridge.polling.deadlines import Deadlines
-from bridge.polling.endings import PendingSettlement, StatusUpdate, is_terminal
-from bridge.polling.result_writer import ResultWriter, Told
-from bridge.polling.schedule import PollSchedule
-from bridge.polling.state import CredentialState, CredentialStatus, LiveTask, Phase, PolledTask, shared, steps_of_loaded
+from bridge.polling.result_writer import (
+    ChangeListener,
+    ContentUrl,
+    DeliveryQueue,
+    PendingSettlement,
+    ResultWriter,
+    StatusUpdate,
+)
+from bridge.polling.schedule import PollSchedule, steps_of_loaded
+from bridge.polling.state import CredentialState, CredentialStatus, LiveTask, Phase, PolledTask, shared_snapshot
 from bridge.polling.stats import PollingStats, polling_stats
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
@@ -30,7 +37,7 @@ from bridge.telemetry import Metrics, get_logger
 
 __all__ = ["CredentialState", "CredentialStatus", "LiveTask", "Poller"]
 
-KEYS_AT_ONCE = 1_000
+KEYS_PER_QUERY = 1_000  # a statement takes at most 32,766 parameters
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
 _log = get_logger("polling")
@@ -39,21 +46,21 @@ _log = get_logger("polling")
 class Poller:
     """Polls the tasks that this replica owns. Use it from one event loop; nothing here blocks.
 
-    `configured_key` is asked at each poll, so a rotated key takes over every task. `content_url` is called by the
-    store's thread. `hand_over` takes deliveries that are claimed already, `announce` the ids of watches that changed.
-    `rate_per_second` 0: no limit. `clock` is monotonic seconds, `random` draws from [0, 1).
+    `configured_key` returns the amux key of the settings and is called at each poll, so a new key is used for every
+    task at once. `content_url` is called by the store's thread. `rate_per_second` 0: no limit. `clock` is monotonic
+    seconds, `random` draws from [0, 1).
     """
 
-    def __init__(  # noqa: PLR0913  the rooms around it, its limits, and what tests inject
+    def __init__(  # noqa: PLR0913  its collaborators, its limits, and what tests inject
         self,
         store: Store,
         client: AmuxClient,
+        deliverer: DeliveryQueue,
+        change_listener: ChangeListener,
         *,
         policy: PollPolicy,
         configured_key: Callable[[], str | None],
-        content_url: Callable[[Watch, float], str | None],
-        hand_over: Callable[[Sequence[PendingDelivery]], None],
-        announce: Callable[[Sequence[str]], None],
+        content_url: ContentUrl,
         metrics: Metrics,
         concurrency: int,
         rate_per_second: float = 0,
@@ -64,10 +71,10 @@ class Poller:
         self._configured_key = configured_key
         self._count = metrics.polls.count
         self._clock, self._random = clock, random
-        self._began = clock()
+        self._created_at = clock()
         self._clocks = Clocks(clock, store.now)
         self._tasks: dict[str, PolledTask] = {}
-        self._signs = Anomalies(metrics)
+        self._anomalies = Anomalies(metrics)
         self._credentials = Credentials(policy, metrics, clock)
         self._schedule = PollSchedule(
             policy,
@@ -75,93 +82,97 @@ class Poller:
             rate_per_second=rate_per_second,
             clock=clock,
             random=random,
-            ring=self._ring,
-            expired=self._expired,
+            wake=lambda: self._workers.wake(),  # noqa: PLW0108  the pool is created after the schedule
+            expire=self._expire,
         )
-        told = Told(hand_over, announce, content_url, metrics)
-        self._recorder = ResultWriter(store, told, clocks=self._clocks, written=self._written)
+        self._result_writer = ResultWriter(
+            store,
+            deliverer,
+            change_listener,
+            content_url=content_url,
+            metrics=metrics,
+            clocks=self._clocks,
+            on_written=self._on_written,
+        )
         self._deadlines = Deadlines(store, self._tasks, self._clocks)
         self._workers: WorkerPool[PolledTask] = WorkerPool(concurrency, self._schedule.take, self._poll, "poller-poll")
         self._concurrency = concurrency
-        self._to_look_at: set[PolledTask] = set()
+        self._to_recheck: set[PolledTask] = set()  # a watch was cancelled while its task was being polled or written
         self._draining = False
 
-    # --- what comes and goes --------------------------------------------------------------------------------------
+    # --- which tasks are polled here ------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Load the own open tasks and spread their first polls over one interval. Raises StoreUnavailable."""
-        self._schedule.spread([task for row in await self._load() if (task := self._new(*row)) is not None])
+        self._schedule.schedule_evenly(await self._load_new())
 
     def add(self, task: TaskRow, api_key: str | None = None) -> None:
-        """Poll a task from now on; one that is known keeps its schedule, and may owe a sight.
+        """Poll a task from now on. A task that is known keeps its schedule, but its status may have to be written.
 
         `api_key` is the key of a credential other than the configured one.
         """
         known = self._tasks.get(task.id)
         if known is not None:
-            known.sight_owed = known.sight_owed or task.sight_owed
+            known.status_update_due = known.status_update_due or task.status_update_due
             return
-        new = self._new(task, api_key)
-        if new is None:
-            return
+        new = self._create(task, api_key)
         if new.polls:
-            # It was another's: a dead replica's tasks come by the thousand, and must not all be due in 5 s.
+            # It was another replica's: a dead replica's tasks come by the thousand and must not all be due in 5 s.
             self._schedule.schedule_soon(new)
             return
         new.watched_since = self._clock()
-        self._schedule.plan(new, new.watched_since + self._policy.delay_after(0, self._random()))
+        self._schedule.schedule_at(new, new.watched_since + self._policy.delay_after(0, self._random()))
 
     def drop(self, task_row: str) -> None:
-        """Poll a task no more: it has closed in the store, or is another's."""
+        """Stop polling a task: it has closed in the store, or another replica owns it."""
         task = self._tasks.pop(task_row, None)
         if task is None:
             return
-        self._schedule.leave(task, Phase.DROPPED)
-        self._to_look_at.discard(task)
-        self._credentials.left(task.credential)
+        self._schedule.remove(task, Phase.DROPPED)
+        self._to_recheck.discard(task)
+        self._credentials.remove_task(task.credential)
 
     def look_again(self, task_row: str) -> None:
-        """A watch of the task was cancelled: ask the store whether the task has closed with it."""
+        """Ask the store whether a task has closed: one of its watches was cancelled."""
         task = self._tasks.get(task_row)
         if task is None:
             return
-        if task.phase in {Phase.WAITING, Phase.HELD}:
-            self._record(task, news=False)
+        if task.phase in {Phase.SCHEDULED, Phase.BLOCKED}:
+            self._write_status(task, changed=False)
         else:
-            self._to_look_at.add(task)
+            self._to_recheck.add(task)
 
     def forget_all(self) -> None:
-        """Ownership is lost: drop everything, also what is under way."""
-        self._schedule.forget(self._tasks.values())
+        """Drop all tasks, also those under way: this replica's lease is lost."""
+        self._schedule.clear(self._tasks.values())
         self._tasks.clear()
-        self._to_look_at.clear()
-        self._recorder.forget()
+        self._to_recheck.clear()
+        self._result_writer.clear()
 
     async def drain(self, seconds: float) -> None:
-        """Begin nothing more, let polls and writes under way end within so many seconds, then cancel them."""
+        """Begin no more polls, let polls and writes under way end within so many seconds, then cancel them."""
         until = self._clock() + seconds
         self._draining = True
         self._schedule.stop()
         await self._workers.finish(seconds)
-        await self._recorder.finish(until - self._clock())
+        await self._result_writer.finish(until - self._clock())
 
-    # --- what is due ----------------------------------------------------------------------------------------------
+    # --- regular calls --------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Begin what is due; call it every 50 ms. Between ticks a timer of our own does the same in time."""
+        """Begin the polls that are due; call it every 50 ms. Between ticks the schedule's timer does the same."""
         self._schedule.try_new_key(self._configured_key)
         self._workers.wake()
-        self._recorder.tick()
+        self._result_writer.tick()
 
     async def check_deadlines(self) -> None:
-        """Give each overdue watch its last poll, or its end; call it every second. A store that fails is logged."""
+        """Give each overdue watch its last poll, or end it; call it every second. A store that fails is logged."""
         if self._draining:
             return
-        if await self._deadlines.look(self._hurry_all):
+        overdue, missing = await self._deadlines.check()
+        self._poll_overdue(overdue)
+        if missing:
             await self._load_missing()
-
-    def _ring(self) -> None:
-        self._workers.wake()
 
     # --- one poll -------------------------------------------------------------------------------------------------
 
@@ -170,165 +181,177 @@ class Poller:
         key = self._configured_key() if credential.configured else credential.key
         task.started = started = self._clock()
         try:
-            said = NO_KEY if key is None else await self._client.poll(task.task_id, key)
-        except Exception as error:  # noqa: BLE001  a fault of ours costs one poll, never a worker or the task
+            observation = NO_KEY if key is None else await self._client.poll(task.task_id, key)
+        except Exception as error:  # noqa: BLE001  a bug costs one poll, never a worker or the task
             _log.event("poll_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
-            said = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
+            observation = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
         now = self._clock()
-        self._count(said, started - task.due, now - started)
+        self._count(observation, started - task.due, now - started)
         if task.phase is Phase.POLLING:  # not dropped meanwhile
-            if credential.configured and type(said) is KeyRefused:
+            if credential.configured and type(observation) is KeyRefused:
                 credential.refused_key = key
             task.polls += 1
             task.steps += 1
-            self._answered(task, said, started, now)
+            self._handle(task, observation, started, now)
 
-    def _answered(self, task: PolledTask, said: Observation, started: float, now: float) -> None:
-        """Carry an answer to where it belongs. Nearly every one says "still running", and that is the first branch."""
+    def _handle(self, task: PolledTask, observation: Observation, started: float, now: float) -> None:
+        """Act on an answer. Nearly every answer says "still running", and that is the first branch."""
         known = task.snapshot
         if (
-            type(said) is TaskRecord
-            and said.status is known.status
-            and said.word is None
+            type(observation) is TaskRecord
+            and observation.status is known.status
+            and observation.raw_status is None
             and known.status not in TERMINAL
         ):
             if (
-                (said.progress is not None and said.progress != known.progress)
+                (observation.progress is not None and observation.progress != known.progress)
                 or task.failures
-                or self._signs.misrouted
+                or self._anomalies.misrouted
             ):
-                self._note(task, said, now)
-            if task.credential.resting:
-                self._schedule.judge(task, said, now)
-            if not task.sight_owed and task.overdue_at is None:
+                self._note(task, observation, now)
+            if task.credential.blocked:
+                self._schedule.judge(task, observation, now)
+            if not task.status_update_due and task.overdue_at is None:
                 due = now + self._policy.delay_after(task.steps, self._random())
-                if self._to_look_at:
-                    self._free(task, due)
+                if self._to_recheck:
+                    self._reschedule(task, due)
                 else:
-                    self._schedule.plan(task, due)
+                    self._schedule.schedule_at(task, due)
                 return
             status_changed = False
         else:
-            self._note(task, said, now)
-            self._schedule.judge(task, said, now)
+            self._note(task, observation, now)
+            self._schedule.judge(task, observation, now)
             status_changed = task.snapshot.status is not known.status
-        task.due = now + self._delay(task, said)
-        began = task.watched_since
-        last = task.overdue_at is not None and started >= task.overdue_at
-        if last or ending_after(task.snapshot, task.strikes, said, began, now) is not None:
-            self._end(task, said, started, now)
-        elif type(said) is TaskRecord and (status_changed or task.sight_owed):
-            self._record(task, news=status_changed)
+        task.due = now + self._delay(task, observation)
+        if self._ends_watches(task, observation, started, now):
+            self._settle(task, observation, started, now)
+        elif type(observation) is TaskRecord and (status_changed or task.status_update_due):
+            self._write_status(task, changed=status_changed)
         else:
-            self._free(task, task.due)
+            self._reschedule(task, task.due)
 
-    def _note(self, task: PolledTask, said: Observation, now: float) -> None:
-        task.note(said, now)
-        self._signs.read(said, task.task_id)
+    def _note(self, task: PolledTask, observation: Observation, now: float) -> None:
+        task.note(observation, now)
+        self._anomalies.check(observation, task.task_id)
 
-    def _delay(self, task: PolledTask, said: Observation) -> float:
+    def _delay(self, task: PolledTask, observation: Observation) -> float:
         jitter = self._random()
         delay = self._policy.delay_after(task.steps, jitter)
-        if type(said) is TransientError:
-            # Never sooner than without trouble: 100,000 tasks that have slowed down would come back as a storm.
-            return max(delay, self._policy.delay_after_trouble(task.failures, jitter))
+        if type(observation) is TransientError:
+            # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
+            return max(delay, self._policy.delay_after_failure(task.failures, jitter))
         return delay
 
-    # --- what changes the store -----------------------------------------------------------------------------------
+    @staticmethod
+    def _ends_watches(task: PolledTask, observation: Observation, started: float, now: float) -> bool:
+        """Whether an answer may end watches: it was a last poll, or the answer ends the task's oldest watch."""
+        if task.overdue_at is not None and started >= task.overdue_at:
+            return True
+        ending = ending_after(task.snapshot, task.refusal_counts, observation, task.watched_since, now)
+        return ending is not None
 
-    def _end(self, task: PolledTask, said: Observation | None, began: float, now: float) -> None:
-        """Have the watches settled that end by an answer, or by their deadline when `said` is the last one or None."""
-        if isinstance(said, TaskRecord) and said.finished_at is not None and is_terminal(task.snapshot):
-            self._signs.detected(self._store.now() - said.finished_at, now - task.watched_since)
-        self._schedule.leave(task, Phase.WRITING)
-        if said is None or (task.overdue_at is not None and began >= task.overdue_at):
+    # --- writes to the store --------------------------------------------------------------------------------------
+
+    def _settle(self, task: PolledTask, observation: Observation | None, began: float, now: float) -> None:
+        """Settle the watches that end by an answer, or by their deadline.
+
+        With an observation of None there was no last poll: only deadlines count.
+        """
+        if (
+            isinstance(observation, TaskRecord)
+            and observation.finished_at is not None
+            and task.snapshot.status in TERMINAL
+        ):
+            self._anomalies.record_detection(self._store.now() - observation.finished_at, now - task.watched_since)
+        self._schedule.remove(task, Phase.WRITING)
+        if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
-        self._recorder.put(PendingSettlement(task, task.snapshot, task.strikes, said, began, task.present_error))
+        self._result_writer.put(
+            PendingSettlement(task, task.snapshot, task.refusal_counts, observation, began, task.present_error)
+        )
 
-    def _record(self, task: PolledTask, *, news: bool) -> None:
-        self._schedule.leave(task, Phase.WRITING)
-        self._recorder.put(StatusUpdate(task, news))
+    def _write_status(self, task: PolledTask, *, changed: bool) -> None:
+        self._schedule.remove(task, Phase.WRITING)
+        self._result_writer.put(StatusUpdate(task, changed))
 
-    def _written(self, task: PolledTask, closed: bool) -> None:  # noqa: FBT001  the recorder's one call
+    def _on_written(self, task: PolledTask, closed: bool) -> None:  # noqa: FBT001  the result writer's one call
         if closed:
             self.drop(task.row)
         else:
-            self._free(task, task.due)
+            self._reschedule(task, task.due)
 
-    # --- where a task goes next -----------------------------------------------------------------------------------
+    # --- what a task does next ------------------------------------------------------------------------------------
 
-    def _free(self, task: PolledTask, due: float) -> None:
-        """A task comes back from amux or the store."""
-        if self._to_look_at and task in self._to_look_at:
-            self._to_look_at.discard(task)
+    def _reschedule(self, task: PolledTask, due: float) -> None:
+        """Schedule a task after a poll or a write; recheck it, or give it its last poll, if that is due."""
+        if self._to_recheck and task in self._to_recheck:
+            self._to_recheck.discard(task)
             task.due = due
-            self._record(task, news=False)
+            self._write_status(task, changed=False)
         elif task.overdue_at is not None:
-            task.due, task.phase = due, Phase.HELD
-            self._hurry(task, self._clock(), 0.0)
+            task.due, task.phase = due, Phase.BLOCKED
+            self._poll_last(task, self._clock(), 0.0)
         else:
-            self._schedule.plan(task, due)
+            self._schedule.schedule_at(task, due)
 
-    def _hurry_all(self, tasks: list[PolledTask]) -> None:
-        """Last polls: at once, or over one interval when a restart finds more of them than we poll at a time."""
+    def _poll_overdue(self, tasks: list[PolledTask]) -> None:
+        """Give tasks their last poll: at once, or over one interval if there are more of them than `concurrency`."""
         now = self._clock()
-        span = self._policy.interval if len(tasks) > self._concurrency else 0.0
+        interval = self._policy.interval if len(tasks) > self._concurrency else 0.0
         for place, task in enumerate(tasks):
-            if task.phase in {Phase.WAITING, Phase.HELD}:
-                self._hurry(task, now, place / len(tasks) * span)
+            if task.phase in {Phase.SCHEDULED, Phase.BLOCKED}:
+                self._poll_last(task, now, place / len(tasks) * interval)
         self._workers.wake()
 
-    def _expired(self, task: PolledTask) -> None:
-        """An overdue task whose credential rests ends without a last poll."""
-        now = self._clock()
-        self._end(task, None, now, now)
-
-    def _hurry(self, task: PolledTask, now: float, delay: float) -> None:
-        """An overdue task's last poll, ahead of its schedule; its end at once when that poll was or cannot be."""
+    def _poll_last(self, task: PolledTask, now: float, delay: float) -> None:
+        """Schedule an overdue task's last poll early. Settle it at once if it had that poll, or cannot have it."""
         if task.overdue_at is None:
             return
-        # A poll of another life counts for nothing here: its answer is not known, and the video may be ready now.
-        had_its_last = task.started is not None and task.started >= max(task.overdue_at, self._began)
-        if had_its_last or task.credential.resting:
-            self._end(task, None, now, now)
-        elif task.phase is not Phase.WAITING or task.due > now + delay:
+        # A poll of an earlier process does not count: its answer is not known, and the video may be ready now.
+        had_last_poll = task.started is not None and task.started >= max(task.overdue_at, self._created_at)
+        if had_last_poll or task.credential.blocked:
+            self._settle(task, None, now, now)
+        elif task.phase is not Phase.SCHEDULED or task.due > now + delay:
             self._schedule.put(task, now + delay)
 
-    # --- their parts ----------------------------------------------------------------------------------------------
+    def _expire(self, task: PolledTask) -> None:
+        """Settle an overdue task without a last poll: its credential is blocked."""
+        now = self._clock()
+        self._settle(task, None, now, now)
 
-    async def _load(self) -> list[tuple[TaskRow, str | None]]:
+    # --- loading --------------------------------------------------------------------------------------------------
+
+    async def _load_new(self) -> list[PolledTask]:
+        """Load the own open tasks that memory lacks. Raises StoreUnavailable."""
         rows = await self._store.own_tasks()
-        own = sorted({row.credential for row in rows if row.credential != CONFIGURED})
+        credentials = sorted({row.credential for row in rows if row.credential != CONFIGURED})
         keys: dict[str, str] = {}
-        for first in range(0, len(own), KEYS_AT_ONCE):  # a statement takes 32,766 parameters
-            keys |= await self._store.keys_of(own[first : first + KEYS_AT_ONCE])
-        return [(row, keys.get(row.credential)) for row in rows]
+        for first in range(0, len(credentials), KEYS_PER_QUERY):
+            keys |= await self._store.keys_of(credentials[first : first + KEYS_PER_QUERY])
+        return [self._create(row, keys.get(row.credential)) for row in rows if row.id not in self._tasks]
 
     async def _load_missing(self) -> None:
-        """Load tasks that memory lacks: a registration was cut off between the store and us, and nobody polls it."""
+        """Load tasks that memory lacks: a registration was cancelled after its commit and before `add`."""
         try:
-            rows = await self._load()
+            found = await self._load_new()
         except StoreUnavailable as error:
             _log.event("tasks_not_loaded", level=logging.WARNING, reason=str(error), means="tried again within 20 s")
             return
-        found = [task for row in rows if (task := self._new(*row)) is not None]
-        _log.event("tasks_found", level=logging.WARNING, count=len(found))
-        self._schedule.spread(found)
+        _log.event("tasks_found", level=logging.WARNING, count=len(found), means="they are polled from now on")
+        self._schedule.schedule_evenly(found)
 
-    def _new(self, row: TaskRow, api_key: str | None) -> PolledTask | None:
-        """A task as it is kept in memory; None for one that is known."""
-        if row.id in self._tasks:
-            return None
-        credential = self._credentials.joined(row.credential, api_key)
-        task = PolledTask(row.id, row.task_id, credential, shared(row.snapshot), row.polls)
+    def _create(self, row: TaskRow, api_key: str | None) -> PolledTask:
+        credential = self._credentials.add_task(row.credential, api_key)
+        task = PolledTask(row.id, row.task_id, credential, shared_snapshot(row.snapshot), row.polls)
         task.started = self._clocks.moment(row.last_polled_at)
         ago = 0.0 if task.started is None else self._clock() - task.started
         task.steps = steps_of_loaded(self._policy, row.polls, ago)
-        task.sight_owed = row.sight_owed
+        task.status_update_due = row.status_update_due
         self._tasks[row.id] = task
         return task
 
-    # --- what is shown --------------------------------------------------------------------------------------------
+    # --- what others may read -------------------------------------------------------------------------------------
 
     @property
     def owned(self) -> int:
@@ -336,7 +359,7 @@ class Poller:
         return len(self._tasks)
 
     def live(self, task_row: str) -> LiveTask | None:
-        """A task as it is now; None when it is not polled here. The last error stays, with its time."""
+        """Return a task as it is now; None when it is not polled here. The last error stays, with its time."""
         task = self._tasks.get(task_row)
         if task is None:
             return None
@@ -347,20 +370,20 @@ class Poller:
         )
 
     def _next_poll(self, task: PolledTask) -> float | None:
-        if is_terminal(task.snapshot):
+        if task.snapshot.status in TERMINAL:
             return None
         if task.phase is Phase.POLLING:
             return self._clock()
         return max(task.due, task.credential.resumes_at)
 
     def credentials(self) -> Sequence[CredentialStatus]:
-        """The keys in use, by name, and how amux takes each."""
+        """Return the credentials in use and how amux treats each."""
         return self._credentials.states(self._clocks)
 
-    async def stats(self, most_stuck: int) -> PollingStats:
-        """How all tasks fare, and the rows of the worst; looked through in a thread, for there may be 100,000."""
-        return await asyncio.to_thread(polling_stats, list(self._tasks.values()), self._clock(), most_stuck)
+    async def stats(self, max_rows: int) -> PollingStats:
+        """Return statistics over all tasks, with at most `max_rows` rows; computed in a thread."""
+        return await asyncio.to_thread(polling_stats, list(self._tasks.values()), self._clock(), max_rows)
 
-    def degraded(self) -> list[str]:
-        """What an operator has to mend at amux or in the settings: a sentence each."""
-        return [*self._credentials.degraded(), *self._signs.degraded()]
+    def degraded(self) -> list[HealthReason]:
+        """Return one reason for each problem at amux or in the settings that an operator has to fix."""
+        return [*self._credentials.degraded(), *self._anomalies.degraded()]

@@ -1,201 +1,266 @@
-"""Writes what polls changed, and keeps what could not be written until it is."""
+"""Writes what polls changed: a task's new status, or the settlement of its watches with their events.
+
+A settlement that the store refuses is kept and written again until the store has it.
+"""
 
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
-from itertools import count
+from typing import Final, Protocol, TypeAlias
 
 from bridge.aio.clocks import Clocks
+from bridge.aio.retry_queue import RetryQueue
 from bridge.aio.worker_pool import WorkerPool
 from bridge.core.errors import LostClaim, StoreUnavailable
-from bridge.core.model import PendingDelivery, Problem, Watch
-from bridge.core.schedule import stretched
-from bridge.polling.endings import ContentUrl, PendingSettlement, StatusUpdate, is_terminal, settlement, status_change
+from bridge.core.event import status_event, terminal_event
+from bridge.core.model import (
+    STATUS_EVENTS,
+    Event,
+    Observation,
+    PendingDelivery,
+    Problem,
+    RefusalCounts,
+    TaskSnapshot,
+    Watch,
+)
+from bridge.core.watch import TERMINAL, Ending, ending_after, timeout_ending
 from bridge.polling.state import Phase, PolledTask
-from bridge.store.records import Changed, PollNote
+from bridge.store.records import Changed, PollNote, Settlement, StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger, without_query
+from bridge.telemetry.outage_log import OutageLog
 
-WRITERS = 256  # at a time: the cost of one in a commit is flat from 32 on, and a database that hangs keeps no more
-FIRST_RETRY_SECONDS = 0.5
-LAST_RETRY_SECONDS = 5.0
-TELL_AGAIN_SECONDS = 30.0  # an outage is told once, then twice a minute
+WRITERS = 256  # at a time: from 32 on a write costs the same in a commit, and a database that hangs holds no more
 
 _log = get_logger("polling")
 
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Who hears of what was written: the deliverer, those who wait for a watch, and the metrics."""
-
-    hand_over: Callable[[Sequence[PendingDelivery]], None]
-    announce: Callable[[Sequence[str]], None]
-    content_url: ContentUrl
-    metrics: Metrics
+ContentUrl: TypeAlias = Callable[[Watch, float], str | None]
+"""Returns the link to a watch's video; its arguments are the watch and when it settled (Unix seconds)."""
 
 
-class StoreOutageLog:
-    """A store that does not answer, told once and then now and then, however many calls fail.
+class DeliveryQueue(Protocol):
+    """Where settlements hand their deliveries over: `delivery.Deliverer`, or a test's own."""
 
-    `means` says what it means for watches, and when it is tried again.
+    def hand_over(self, deliveries: Sequence[PendingDelivery], /) -> None:
+        """Take deliveries that the store has already claimed for this replica. Never blocks."""
+
+
+class ChangeListener(Protocol):
+    """Who learns which watches changed: `watches.ChangeNotifier`, or a test's own."""
+
+    def announce(self, watch_ids: Sequence[str], /) -> None:
+        """Wake the callers that wait for these watches."""
+
+
+@dataclass(slots=True)
+class StatusUpdate:
+    """A status that has to be written. `changed` is false when only a new watch needs its first status event."""
+
+    task: PolledTask
+    changed: bool
+
+
+@dataclass(slots=True)
+class PendingSettlement:
+    """What may end a task's watches, kept until the store has it: the first terminal status counts.
+
+    `observation` is None when only deadlines count. `began` is when its poll began, by the monotonic clock. `retried`:
+    the store has refused it before.
     """
 
-    __slots__ = ("_failures", "_means", "_tell_at")
+    task: PolledTask
+    snapshot: TaskSnapshot
+    refusal_counts: RefusalCounts
+    observation: Observation | None
+    began: float
+    error: Problem | None
+    retried: bool = False
 
-    def __init__(self, means: str) -> None:
-        self._failures = 0
-        self._means = means
-        self._tell_at = 0.0
+    def ending_of(self, watch: Watch, began_at: float, now: float) -> Ending | None:
+        """Decide how a watch ends: by the observation, else by a deadline that had passed when the poll began.
 
-    def failed(self, error: StoreUnavailable, now: float, waiting: int | None = None) -> None:
-        """A call failed at a moment; `waiting` endings are kept."""
-        self._failures += 1
-        if self._failures > 1 and now < self._tell_at:
-            return
-        self._tell_at = now + TELL_AGAIN_SECONDS
-        _log.event(
-            "store_unavailable",
-            level=logging.ERROR,
-            reason=str(error),
-            failures=self._failures,
-            waiting=waiting,
-            means=self._means,
-        )
+        A poll that began before the deadline was not the last one: the watch stays active, and the next poll is the
+        last. None: the watch does not end. Times are Unix seconds. Called by the store's thread.
+        """
+        if self.observation is not None:
+            ending = ending_after(self.snapshot, self.refusal_counts, self.observation, watch.created_at, now)
+            if ending is not None:
+                return ending
+        if watch.deadline_at <= began_at:
+            return timeout_ending(self.snapshot, self.error, watch.timeout_seconds)
+        return None
 
-    def ended(self) -> None:
-        """A call succeeded."""
-        if self._failures:
-            _log.event("store_available", failures=self._failures)
-            self._failures = 0
+
+class _Retry:
+    """The work item that writes the refused settlements again."""
+
+
+_RETRY: Final = _Retry()
+Write: TypeAlias = StatusUpdate | PendingSettlement
 
 
 class ResultWriter:
-    """A queue of writes and its workers. `written(task, closed)` gives a task back, to be polled on or dropped."""
+    """A queue of writes and its workers.
 
-    def __init__(
-        self, store: Store, told: Told, *, clocks: Clocks, written: Callable[[PolledTask, bool], None]
+    `on_written(task, closed)` gives a task back: to be polled again, or to be dropped when it has closed. `content_url`
+    is called by the store's thread.
+    """
+
+    def __init__(  # noqa: PLR0913  its collaborators
+        self,
+        store: Store,
+        deliverer: DeliveryQueue,
+        change_listener: ChangeListener,
+        *,
+        content_url: ContentUrl,
+        metrics: Metrics,
+        clocks: Clocks,
+        on_written: Callable[[PolledTask, bool], None],
     ) -> None:
-        self._trouble = StoreOutageLog(
-            "what amux said is kept, and written when the store answers: each try within 5 s"
-        )
         self._store = store
-        self._told = told
+        self._deliverer = deliverer
+        self._change_listener = change_listener
+        self._content_url = content_url
+        self._metrics = metrics
         self._clocks = clocks
-        self._written = written
-        self._ready: deque[StatusUpdate | PendingSettlement] = deque()
-        self._later: list[tuple[float, int, PendingSettlement]] = []
-        self._numbers = count()
-        self._workers: WorkerPool[StatusUpdate | PendingSettlement] = WorkerPool(
-            WRITERS, self._take, self._write, "poller-write"
+        self._on_written = on_written
+        self._ready: deque[Write] = deque()
+        means = "results of polls are kept and written when the store answers; it is tried at least every 5 s"
+        self._refused: RetryQueue[PolledTask, PendingSettlement] = RetryQueue(
+            store.probe,
+            OutageLog(_log, "store_unavailable", "store_available", means=means),
+            clock=clocks.monotonic,
         )
+        self._workers: WorkerPool[Write | _Retry] = WorkerPool(WRITERS, self._take, self._handle, "poller-write")
 
-    def put(self, write: StatusUpdate | PendingSettlement) -> None:
-        """Have a task's change written; until then the task is not polled."""
+    def put(self, write: Write) -> None:
+        """Write a task's change soon; the task is not polled until then."""
         write.task.phase = Phase.WRITING
         self._ready.append(write)
         self._workers.wake()
 
     def tick(self) -> None:
-        """Try again what has waited long enough."""
-        if self._later and self._later[0][0] <= self._clocks.monotonic():
+        """Write refused settlements again when they are due."""
+        if self._refused.due:
             self._workers.wake()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop what is not written yet."""
         self._ready.clear()
-        self._later.clear()
+        self._refused.take_all()
 
     async def finish(self, seconds: float) -> None:
         """Try everything that waits once more, within so many seconds."""
-        self._ready.extend(end for _, _, end in sorted(self._later, key=lambda entry: entry[:2]))
-        self._later.clear()
+        self._ready.extend(self._refused.take_all())
         await self._workers.finish(seconds)
-        if unwritten := len(self._ready) + len(self._later):
-            means = "their tasks are open in the store: the next owner asks amux again"
-            _log.event("endings_unwritten", level=logging.ERROR, count=unwritten, means=means)
+        if unwritten := len(self._ready) + len(self._refused):
+            means = "their tasks stay open in the store: the next owner polls them again"
+            _log.event("settlements_unwritten", level=logging.ERROR, count=unwritten, means=means)
 
-    def _take(self) -> StatusUpdate | PendingSettlement | None:
-        if self._later and self._later[0][0] <= self._clocks.monotonic():
-            return heappop(self._later)[2]
+    def _take(self) -> Write | _Retry | None:
+        if self._refused.due:
+            return _RETRY
         return self._ready.popleft() if self._ready else None
 
-    async def _write(self, write: StatusUpdate | PendingSettlement) -> None:
+    async def _handle(self, item: Write | _Retry) -> None:
+        if isinstance(item, _Retry):
+            self._ready.extend(await self._refused.take_due())
+            self._workers.wake()
+        elif item.task.phase is not Phase.DROPPED:
+            await self._write(item)
+
+    async def _write(self, write: Write) -> None:
         task = write.task
-        if task.phase is Phase.DROPPED:
-            return
         try:
             if isinstance(write, StatusUpdate):
-                changed = await self._record(write)
+                changed = await self._write_status(task)
             else:
                 changed = await self._settle(write)
         except LostClaim as error:
-            # Another's now, or every watch on it was cancelled: in both cases nothing is ours to do.
-            _log.event("task_let_go", level=logging.DEBUG, task_id=task.task_id, reason=str(error))
+            # The task is another replica's now, or every watch on it was cancelled: there is nothing to do.
+            _log.event("task_released", level=logging.DEBUG, task_id=task.task_id, reason=str(error))
             self._give_back(task, closed=True)
         except StoreUnavailable as error:
-            self._failed(write, error)
-        except Exception as error:  # noqa: BLE001  a fault of ours must not end a worker, nor lose what amux said
+            self._keep(write, error)
+        except Exception as error:  # noqa: BLE001  a bug must neither end a worker nor lose what amux answered
             _log.event("write_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
-            self._failed(write, StoreUnavailable(f"{type(error).__name__} in a write"))
+            self._keep(write, StoreUnavailable(f"{type(error).__name__} in a write"))
         else:
-            self._trouble.ended()
-            self._tell(write, changed)
+            self._refused.report_success()
+            self._publish(write, changed)
             self._give_back(task, closed=changed.task_closed)
 
-    def _failed(self, write: StatusUpdate | PendingSettlement, error: StoreUnavailable) -> None:
-        now = self._clocks.monotonic()
+    def _keep(self, write: Write, error: StoreUnavailable) -> None:
         if isinstance(write, StatusUpdate):
-            write.task.sight_owed = True  # the next sight writes it
-            self._trouble.failed(error, now, waiting=len(self._later))
+            write.task.status_update_due = True  # it is written after the next poll
+            self._refused.report_failure(error, unwritten=len(self._refused))
             self._give_back(write.task, closed=False)
             return
-        write.tries += 1
-        delay = min(FIRST_RETRY_SECONDS * 2.0 ** min(write.tries - 1, 8), LAST_RETRY_SECONDS)
-        number = next(self._numbers)
-        # The writes of one outage come back a few at a time: the numbers spread what randomness would.
-        heappush(self._later, (now + stretched(delay, number % 16 / 16), number, write))
-        self._trouble.failed(error, now, waiting=len(self._later))
+        self._refused.add(write.task, write, retried=write.retried)
+        if not write.retried:
+            write.retried = True
+            self._refused.report_failure(error, unwritten=len(self._refused))
 
     def _give_back(self, task: PolledTask, *, closed: bool) -> None:
         if task.phase is Phase.WRITING:  # not dropped meanwhile
-            self._written(task, closed)
+            self._on_written(task, closed)
 
-    async def _record(self, sight: StatusUpdate) -> Changed:
-        task = sight.task
-        task.sight_owed = False  # before the write: a watch that registers during it sets it again
-        change = status_change(task.row, task.snapshot, self._note(task, task.due), self._store.now())
+    # --- the writes -----------------------------------------------------------------------------------------------
+
+    async def _write_status(self, task: PolledTask) -> Changed:
+        task.status_update_due = False  # before the write: a watch that is registered during it sets it again
+        now, snapshot, note = self._store.now(), task.snapshot, self._note(task, task.due)
+        event_type = STATUS_EVENTS.get(snapshot.status)
+        if event_type is None:
+            return await self._store.record_status(StatusChange(task.row, snapshot, note, now))
+        status_type = event_type
+
+        def build_event(watch: Watch) -> Event:
+            return status_event(watch, status_type, snapshot, now)
+
+        change = StatusChange(task.row, snapshot, note, now, status_type, build_event)
         return await self._store.record_status(change)
 
-    async def _settle(self, end: PendingSettlement) -> Changed:
+    async def _settle(self, pending: PendingSettlement) -> Changed:
         now = self._store.now()
-        next_poll = None if is_terminal(end.snapshot) else end.task.due
-        began_at = now - (self._clocks.monotonic() - end.began)
-        note = self._note(end.task, next_poll)
-        return await self._store.settle(settlement(end, note, began_at, now, self._told.content_url))
+        began_at = now - (self._clocks.monotonic() - pending.began)
+        next_poll = None if pending.snapshot.status in TERMINAL else pending.task.due
+        content_url = self._content_url
+
+        def decide_ending(watch: Watch) -> Ending | None:
+            return pending.ending_of(watch, began_at, now)
+
+        def build_event(watch: Watch, ending: Ending) -> Event:
+            return terminal_event(watch, ending, now, content_url(watch, now))
+
+        note = self._note(pending.task, next_poll)
+        settlement = Settlement(pending.task.row, pending.snapshot, note, now, decide_ending, build_event)
+        return await self._store.settle(settlement)
 
     def _note(self, task: PolledTask, next_poll: float | None) -> PollNote:
         unix = self._clocks.unix
         return PollNote(task.polls, unix(task.started), unix(next_poll), task.error, unix(task.error_at))
 
-    def _tell(self, write: StatusUpdate | PendingSettlement, changed: Changed) -> None:
-        told = self._told
-        if changed.owed:
-            told.hand_over(changed.owed)
-        if isinstance(write, StatusUpdate) and write.news:
+    # --- after a write --------------------------------------------------------------------------------------------
+
+    def _publish(self, write: Write, changed: Changed) -> None:
+        """Hand deliveries over, log the changes and announce them."""
+        if changed.claimed:
+            self._deliverer.hand_over(changed.claimed)
+        if isinstance(write, StatusUpdate) and write.changed:
             task = write.task
             for watch_id in changed.touched:
                 _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=task.snapshot.status)
         for watch in changed.settled:
-            self._tell_settled(watch, changed.errors.get(watch.id))
-        ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))
-        if ids:
-            told.announce(tuple(ids))
+            self._log_settled(watch, changed.errors.get(watch.id))
+        watch_ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))
+        if watch_ids:
+            self._change_listener.announce(tuple(watch_ids))
 
-    def _tell_settled(self, watch: Watch, error: Problem | None) -> None:
+    def _log_settled(self, watch: Watch, error: Problem | None) -> None:
         if watch.outcome is not None:
-            self._told.metrics.settled[watch.outcome].inc()
+            self._metrics.settled[watch.outcome].inc()
         _log.event(
             "settled",
             watch_id=watch.id,

@@ -1,25 +1,121 @@
-"""When each task is polled next: the heap, the pace, and the credentials that rest. One timer rings for them all."""
+"""When each task is polled next: the heap of due times, the rate limit, and the tasks that wait for their credential.
+
+Moments are seconds of the monotonic clock. One timer is set for the next due task.
+"""
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
 from math import inf
 
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
-from bridge.polling.pace import RateLimiter
-from bridge.polling.state import Credential, DueHeap, Phase, PolledTask
+from bridge.polling.state import Credential, Phase, PolledTask
 
-TAKEN_OVER_WITHIN_SECONDS = 4.0  # 9 s of a dead replica's lease and 1 s of others' looks went by before
-SHORTEST_TIMER_SECONDS = 0.002  # what falls due within it begins together: one timer for many polls
+ADOPTED_WITHIN_SECONDS = 4.0  # 9 s of the dead replica's lease and 1 s until the next adoption have passed by then
+SHORTEST_TIMER_SECONDS = 0.002  # polls that are due within it begin together: one timer for many polls
+
+# amux counts arrivals, not our starts. 50 ms more than a second absorb what connection set-up or a stalled event loop
+# bring closer together on the way; they cost 5 % of the rate.
+RATE_WINDOW_SECONDS = 1.05
+# Starts may catch up by this much after a delay: the tick is 50 ms, and a timer fires a millisecond late.
+CATCH_UP_SECONDS = 0.05
+
+_MAX_ESTIMATED_STEPS = 50  # with a backoff of 1 the delay never reaches its maximum
+
+
+def steps_of_loaded(policy: PollPolicy, polls: int, ago: float) -> int:
+    """Estimate the backoff steps of a task whose row was written after `polls` polls, `ago` seconds ago.
+
+    At least two steps more than `polls`: after a restart tasks of one age are polled in waves. From 7 s on the highest
+    wave is 1.7 times the mean of the first minute, from 5 s on twice.
+    """
+    if polls == 0:
+        return 0
+    steps = polls
+    while ago > 0 and (delay := policy.delay_after(steps, 0.0)) < policy.max_interval:
+        ago -= max(delay, 0.1)
+        steps += 1
+        if steps > polls + _MAX_ESTIMATED_STEPS:
+            break
+    return max(steps, polls + 2)
+
+
+class DueHeap:
+    """A heap of (due, number, task). An entry that its task no longer points to is skipped when it comes up."""
+
+    __slots__ = ("_entries", "_heap")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, PolledTask]] = []
+        self._entries = 0
+
+    def put(self, task: PolledTask, due: float) -> None:
+        """Make a task due at a moment; its earlier entry becomes stale."""
+        self._entries = entry = self._entries + 1
+        task.phase = Phase.SCHEDULED
+        task.due = due
+        task.entry = entry
+        heappush(self._heap, (due, entry, task))
+
+    def pop_due(self, now: float) -> PolledTask | None:
+        """Take the task that has been due for the longest time; None when no task is due."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            _, entry, task = heappop(heap)
+            if task.entry == entry:
+                task.entry = 0
+                return task
+        return None
+
+    def next_due(self) -> float:
+        """When the next task is due; infinity when the heap is empty."""
+        heap = self._heap
+        while heap and heap[0][2].entry != heap[0][1]:
+            heappop(heap)
+        return heap[0][0] if heap else inf
+
+    @staticmethod
+    def remove(task: PolledTask) -> None:
+        """Make a task's entry stale."""
+        task.entry = 0
+
+
+class RateLimiter:
+    """Limits how fast polls begin: evenly spaced, and never more than the rate in any one second.
+
+    It has no clock: moments are passed in and never go back. `rate` is starts a second, above 0. A fraction counts as
+    well: at 2.5 no second has more than 2 starts, and at 0.5 two starts are more than 2 s apart.
+    """
+
+    __slots__ = ("_earliest", "_starts", "_step", "_window")
+
+    def __init__(self, rate: float) -> None:
+        most = max(1, int(rate))
+        self._window = RATE_WINDOW_SECONDS * max(1.0, 1.0 / rate)
+        self._step = self._window / most
+        self._starts: deque[float] = deque(maxlen=most)
+        self._earliest = -inf
+
+    def opens_at(self, now: float) -> float:
+        """When the next poll may begin; at `now` or earlier: it may begin now."""
+        starts = self._starts
+        window = starts[0] + self._window if len(starts) == starts.maxlen else now
+        return max(window, self._earliest - CATCH_UP_SECONDS)
+
+    def begin(self, now: float) -> None:
+        """Count a start."""
+        self._starts.append(now)
+        self._earliest = max(self._earliest, now) + self._step
 
 
 class PollSchedule:
-    """Gives out the tasks that may be polled now, the longest due first.
+    """Returns the tasks that may be polled now, the longest due first.
 
-    `ring` is called when one is due again; `expired` gets an overdue task whose credential rests: no last poll is
-    possible. `random` draws from [0, 1).
+    `wake` is called by the timer when a task is due. `expire` gets an overdue task whose credential is blocked, for
+    which no last poll is possible. `rate_per_second` 0: no limit. `random` draws from [0, 1).
     """
 
     def __init__(  # noqa: PLR0913  a rule each
@@ -30,153 +126,153 @@ class PollSchedule:
         rate_per_second: float,
         clock: Callable[[], float],
         random: Callable[[], float],
-        ring: Callable[[], None],
-        expired: Callable[[PolledTask], None],
+        wake: Callable[[], None],
+        expire: Callable[[PolledTask], None],
     ) -> None:
         self._policy = policy
         self._credentials = credentials
         self._rate_limiter = RateLimiter(rate_per_second) if rate_per_second else None
         self._clock = clock
         self._random = random
-        self._ring = ring
-        self._expired = expired
-        self._schedule = DueHeap()
+        self._wake = wake
+        self._expire = expire
+        self._heap = DueHeap()
         self._timer: asyncio.TimerHandle | None = None
-        self._armed_for = inf
+        self._timer_at = inf
         self._stopped = False
 
     def stop(self) -> None:
-        """Give out nothing more."""
+        """Return no more tasks."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
 
     def take(self) -> PolledTask | None:
-        """The next task that may be polled now, in phase POLLING; else None, and the timer is set for it."""
+        """Return the next task that may be polled now, in phase POLLING; if there is none, set the timer for it."""
         if self._stopped:
             return None
         now = self._clock()
-        pace = self._rate_limiter
-        opens = now if pace is None else pace.opens_at(now)
+        limiter = self._rate_limiter
+        opens = now if limiter is None else limiter.opens_at(now)
         while opens <= now:
-            task = self._schedule.pop_due(now)
+            task = self._heap.pop_due(now)
             if task is None:
                 break
             credential = task.credential
-            if credential.resting and credential.probe is not task:
-                self.hold(task)
+            if credential.blocked and credential.probe is not task:
+                self._block(task)
                 continue
-            if pace is not None:
-                pace.begin(now)
+            if limiter is not None:
+                limiter.begin(now)
             task.phase = Phase.POLLING
             return task
-        self._arm(max(self._schedule.next_due(), opens), now)
+        self._set_timer(max(self._heap.next_due(), opens), now)
         return None
 
-    def plan(self, task: PolledTask, due: float) -> None:
-        """Poll a task at a moment, or later while its credential rests."""
-        if task.credential.resting:
+    def schedule_at(self, task: PolledTask, due: float) -> None:
+        """Poll a task at a moment, or later if its credential is blocked."""
+        if task.credential.blocked:
             task.due = due
-            self.hold(task)
+            self._block(task)
             return
-        self._schedule.put(task, due)  # as `put`, without its call: once a poll
-        if due < self._armed_for:
-            self._arm(due, self._clock())
+        self._heap.put(task, due)  # the same as `put`, without its call: this runs once a poll
+        if due < self._timer_at:
+            self._set_timer(due, self._clock())
 
     def put(self, task: PolledTask, due: float) -> None:
-        """Poll a task at a moment."""
-        self._schedule.put(task, due)
-        if due < self._armed_for:
-            self._arm(due, self._clock())
+        """Poll a task at a moment, even if its credential is blocked."""
+        self._heap.put(task, due)
+        if due < self._timer_at:
+            self._set_timer(due, self._clock())
 
-    def hold(self, task: PolledTask) -> None:
-        """Keep a task until its credential is good again; the first that is kept is the one that asks."""
-        credential = task.credential
-        if task.overdue_at is not None:
-            self._expired(task)
-        elif credential.probe is None or credential.probe is task:
-            credential.probe = task
-            self.put(task, max(credential.resumes_at, self._clock()))
-        else:
-            task.phase = Phase.HELD
-            credential.held[task] = None
-
-    def leave(self, task: PolledTask, phase: Phase) -> None:
-        """Take a task out of the heap and of its credential's hands, for another phase."""
-        self._schedule.withdraw(task)
+    def remove(self, task: PolledTask, phase: Phase) -> None:
+        """Take a task out of the heap and out of its credential's waiting tasks, and set its new phase."""
+        self._heap.remove(task)
         task.phase = phase
         credential = task.credential
-        if credential.resting:
-            credential.held.pop(task, None)
+        if credential.blocked:
+            credential.waiting.pop(task, None)
             if credential.probe is task:
-                self._next_probe(credential)
+                self._choose_probe(credential)
 
-    def judge(self, task: PolledTask, said: Observation, now: float) -> None:
-        """Let an answer to a poll of `task` count for its credential: rest, go on resting, or wake all it holds."""
+    def judge(self, task: PolledTask, observation: Observation, now: float) -> None:
+        """Apply an answer to the credential of `task`: block it, keep it blocked, or resume all its waiting tasks."""
         credential = task.credential
-        probing = credential.probe is task
-        resumed = self._credentials.judge(task, said, now)
-        if probing:
+        was_probe = credential.probe is task
+        resumed = self._credentials.judge(task, observation, now)
+        if was_probe:
             credential.probe = None
         if resumed:
-            held = list(credential.held)
-            credential.held.clear()
-            self.spread(held)
-        elif probing:
-            self._next_probe(credential)
+            waiting = list(credential.waiting)
+            credential.waiting.clear()
+            self.schedule_evenly(waiting)
+        elif was_probe:
+            self._choose_probe(credential)
 
-    def spread(self, tasks: list[PolledTask]) -> None:
-        """Make tasks due evenly over one interval, each over its own: as if they had never stopped.
+    def schedule_evenly(self, tasks: list[PolledTask]) -> None:
+        """Make tasks due evenly over one interval, each task over its own, as if they had been polled all the time.
 
         Over five seconds alone, tasks that are polled every 15 s would come back in three bursts a minute.
         """
         now = self._clock()
         groups: dict[float, list[PolledTask]] = defaultdict(list)
         for task in tasks:
-            groups[self._span(task)].append(task)
-        # Each interval's tasks by themselves: tasks come in the order of their age, and so do their intervals. Spread
-        # in one row, the last of the longer ones would fall among the first of the others, at twice the rate.
-        for span, group in groups.items():
+            groups[self._interval(task)].append(task)
+        # Each interval is a group of its own: tasks come in the order of their age, and so do their intervals. In one
+        # row, the last tasks of a longer interval would fall among the first of a shorter one, at twice the rate.
+        for interval, group in groups.items():
             for place, task in enumerate(group):
-                self.plan(task, now + (place + self._random()) / len(group) * span)
+                self.schedule_at(task, now + (place + self._random()) / len(group) * interval)
 
     def schedule_soon(self, task: PolledTask) -> None:
-        """Make a task due soon, but not at once: for tasks that come one by one and many at a time."""
-        self.plan(task, self._clock() + self._random() * min(self._span(task), TAKEN_OVER_WITHIN_SECONDS))
+        """Make a task due soon, but not at once: for tasks that are added one by one and many at a time."""
+        self.schedule_at(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
 
     def try_new_key(self, configured_key: Callable[[], str | None]) -> None:
-        """Ask at once when the configured key that was refused has been replaced."""
+        """Poll the configured credential's probe at once if the refused key has been replaced."""
         probe = self._credentials.probe_of_new_key(configured_key)
         if probe is not None:
             self.put(probe, self._clock())
 
-    def forget(self, tasks: Iterable[PolledTask]) -> None:
-        """Drop tasks, the credentials with them."""
+    def clear(self, tasks: Iterable[PolledTask]) -> None:
+        """Drop tasks and all credentials."""
         for task in tasks:
-            self._schedule.withdraw(task)
+            self._heap.remove(task)
             task.phase = Phase.DROPPED
-        self._credentials.forget()
+        self._credentials.clear()
 
-    def _span(self, task: PolledTask) -> float:
-        # A first delay of nothing must not make a restart a burst.
-        return max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
+    def _block(self, task: PolledTask) -> None:
+        """Keep a task until its credential is good again. The first task that is kept becomes the probe."""
+        credential = task.credential
+        if task.overdue_at is not None:
+            self._expire(task)
+        elif credential.probe is None or credential.probe is task:
+            credential.probe = task
+            self.put(task, max(credential.resumes_at, self._clock()))
+        else:
+            task.phase = Phase.BLOCKED
+            credential.waiting[task] = None
 
-    def _next_probe(self, credential: Credential) -> None:
-        """The one that has been held for longest asks next: a task with a trouble of its own must not ask for all."""
-        credential.probe = next(iter(credential.held), None)
+    def _choose_probe(self, credential: Credential) -> None:
+        """Make the task that has waited longest the probe: a task with an error of its own must not stay the probe."""
+        credential.probe = next(iter(credential.waiting), None)
         if credential.probe is not None:
-            del credential.held[credential.probe]
+            del credential.waiting[credential.probe]
             self.put(credential.probe, max(credential.resumes_at, self._clock()))
 
-    def _arm(self, moment: float, now: float) -> None:
-        if moment >= self._armed_for or self._stopped:
+    def _interval(self, task: PolledTask) -> float:
+        # Not below one interval: a first delay of 0 must not make a restart a burst.
+        return max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
+
+    def _set_timer(self, moment: float, now: float) -> None:
+        if moment >= self._timer_at or self._stopped:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._armed_for = moment
+        self._timer_at = moment
         delay = max(moment - now, SHORTEST_TIMER_SECONDS)
-        self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
 
-    def _fire(self) -> None:
-        self._timer, self._armed_for = None, inf
-        self._ring()
+    def _timer_fired(self) -> None:
+        self._timer, self._timer_at = None, inf
+        self._wake()

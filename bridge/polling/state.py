@@ -1,8 +1,7 @@
-"""The tasks in memory, and the heap of their due times. Moments are those of the monotonic clock."""
+"""The tasks and the credentials in memory. Moments are seconds of the monotonic clock."""
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from heapq import heappop, heappush
 from math import inf
 
 from bridge.core.model import (
@@ -23,10 +22,14 @@ from bridge.core.watch import problem_in, refusals_after, snapshot_after
 
 
 class Phase(Enum):
-    """Where a task is: in the heap, with its resting credential, at amux, at the store, or no longer ours."""
+    """Where a task is.
 
-    WAITING = "waiting"
-    HELD = "held"
+    SCHEDULED: in the heap. BLOCKED: not in the heap, its credential is paused or throttled. POLLING: a request to amux
+    is under way. WRITING: a write to the store is under way or waits. DROPPED: no longer polled here.
+    """
+
+    SCHEDULED = "scheduled"
+    BLOCKED = "blocked"
     POLLING = "polling"
     WRITING = "writing"
     DROPPED = "dropped"
@@ -34,7 +37,7 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class PolledTask:
-    """One open task. There may be 100,000: slots only, and what many have in common is shared between them."""
+    """One open task. There may be 100,000: it has slots, and equal snapshots are one shared object."""
 
     row: str
     task_id: str
@@ -42,29 +45,29 @@ class PolledTask:
     snapshot: TaskSnapshot = UNSEEN
     polls: int = 0
     steps: int = 0
-    """Polls as the backoff counts them: those that a row was not told of are guessed."""
+    """The number of polls for the backoff. A loaded task's is estimated: polls that changed nothing are not stored."""
     started: float | None = None
     """When its last poll began."""
     watched_since: float = -inf
-    """When its first watch began, as far as we know: a task that was loaded has been watched for long."""
-    sight_owed: bool = False
-    """Its status has to be written at the next sight, even if it is as before."""
-    phase: Phase = Phase.WAITING
+    """When its first watch began, as far as it is known. -infinity for a task that was loaded from the store."""
+    status_update_due: bool = False
+    """Its status has to be written after the next poll, even if it has not changed."""
+    phase: Phase = Phase.SCHEDULED
     due: float = 0.0
     entry: int = 0
-    """The number of its entry in the heap; any other entry is stale."""
-    strikes: RefusalCounts = NO_REFUSALS
+    """The number of its valid entry in the heap; other entries are stale."""
+    refusal_counts: RefusalCounts = NO_REFUSALS
     failures: int = 0
-    """Polls in a row that brought no record."""
+    """Polls in a row that brought no task record."""
     error: Problem | None = None
     error_at: float | None = None
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
 
     def note(self, observation: Observation, now: float) -> None:
-        """Take in what a poll said."""
-        self.snapshot = shared(snapshot_after(self.snapshot, observation))
-        self.strikes = refusals_after(self.strikes, observation)
+        """Update the task with what a poll at `now` observed."""
+        self.snapshot = shared_snapshot(snapshot_after(self.snapshot, observation))
+        self.refusal_counts = refusals_after(self.refusal_counts, observation)
         if isinstance(observation, TaskRecord):
             self.failures = 0
             return
@@ -73,15 +76,15 @@ class PolledTask:
 
     @property
     def present_error(self) -> Problem | None:
-        """What went wrong at the last poll; None when it brought a record."""
+        """The error of the last poll; None when it brought a task record."""
         return self.error if self.failures else None
 
 
 @dataclass(frozen=True, slots=True)
 class LiveTask:
-    """A task as its owner knows it: newer than its row. Times are Unix seconds.
+    """A task as its owner knows it: newer than its row in the store. Times are Unix seconds.
 
-    `failures` counts the polls in a row, up to now, that brought no record.
+    `failures` counts the latest polls in a row that brought no task record.
     """
 
     snapshot: TaskSnapshot
@@ -93,99 +96,38 @@ class LiveTask:
     failures: int = 0
 
 
-_STEPS: tuple[int | None, ...] = (None, *range(101))
-_PLAIN = {
+_SHARED_SNAPSHOTS = {
     (status, progress): TaskSnapshot(status, progress)
     for status in (TaskStatus.UNKNOWN, TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
-    for progress in _STEPS
+    for progress in (None, *range(101))
 }
 
 
-def shared(snapshot: TaskSnapshot) -> TaskSnapshot:
-    """The one copy of a snapshot that holds no more than a status and a progress: 300 of them serve every task."""
-    plain = _PLAIN.get((snapshot.status, snapshot.progress))
-    return plain if plain == snapshot else snapshot
-
-
-def steps_of_loaded(policy: PollPolicy, polls: int, ago: float) -> int:
-    """How far a task's backoff has come that had `polls` polls when its row was written, `ago` seconds since.
-
-    Two steps at least: after a restart tasks of one age are polled in waves. From 7 s on the highest is 1.7 times the
-    mean of the first minute, from 5 s on twice.
-    """
-    if polls == 0:
-        return 0
-    steps = polls
-    while ago > 0 and (delay := policy.delay_after(steps, 0.0)) < policy.max_interval:
-        ago -= max(delay, 0.1)
-        steps += 1
-        if steps > polls + _MOST_GUESSED:
-            break
-    return max(steps, polls + 2)
-
-
-_MOST_GUESSED = 50  # a backoff of 1 never comes to its maximum
-
-
-class DueHeap:
-    """A heap of (due, number, task). An entry that its task has left is passed over when its time comes."""
-
-    __slots__ = ("_entries", "_heap")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, PolledTask]] = []
-        self._entries = 0
-
-    def put(self, task: PolledTask, due: float) -> None:
-        """Make a task due at a moment; an earlier entry of it no longer counts."""
-        self._entries = entry = self._entries + 1
-        task.phase = Phase.WAITING
-        task.due = due
-        task.entry = entry
-        heappush(self._heap, (due, entry, task))
-
-    def pop_due(self, now: float) -> PolledTask | None:
-        """Take the task that has been due for longest, if any is."""
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            _, entry, task = heappop(heap)
-            if task.entry == entry:
-                task.entry = 0
-                return task
-        return None
-
-    def next_due(self) -> float:
-        """When the next task is due; infinity when none is waiting."""
-        heap = self._heap
-        while heap and heap[0][2].entry != heap[0][1]:
-            heappop(heap)
-        return heap[0][0] if heap else inf
-
-    @staticmethod
-    def withdraw(task: PolledTask) -> None:
-        """Leave a task's entry to be passed over."""
-        task.entry = 0
+def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
+    """Return the shared object for a snapshot that has only a status and a progress: 300 objects serve every task."""
+    shared = _SHARED_SNAPSHOTS.get((snapshot.status, snapshot.progress))
+    return shared if shared == snapshot else snapshot
 
 
 # --- credentials ------------------------------------------------------------------------------------------------------
 
-SHORTEST_REST = 1.0  # seconds; "Retry-After: 0" for ever would have a probe follow its answer at once
+MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0" at each answer, a probe would follow its own answer at once
 
 
 class CredentialState(StrEnum):
-    """How amux takes a key."""
+    """How amux treats a key. PAUSED: it refuses the key. THROTTLED: it answered 429. The values go to the dashboard."""
 
     GOOD = "good"
     PAUSED = "paused"
-    SLOWED = "slowed"
+    THROTTLED = "slowed"
 
 
 class CredentialChange(StrEnum):
-    """What an answer changed about a credential."""
+    """What an answer changed about a credential. The values are parts of log event names."""
 
-    SAME = "same"
+    NONE = "unchanged"
     PAUSED = "paused"
-    SLOWED = "slowed"
+    THROTTLED = "throttled"
     RESUMED = "resumed"
 
 
@@ -193,7 +135,7 @@ class CredentialChange(StrEnum):
 class CredentialStatus:
     """A credential as operators see it. `name` is a fingerprint, never the key; times are Unix seconds.
 
-    `resumes_at` is when amux is asked again, null for a good one.
+    `resumes_at` is when amux is asked again, None for a good credential.
     """
 
     name: str
@@ -204,97 +146,103 @@ class CredentialStatus:
 
 
 class Credential:
-    """One key and the tasks that wait for it. `key` is None for the configured one, which is looked up at each poll."""
+    """One amux key and the tasks that wait for it. `key` is None for the configured key, which is read at each poll.
+
+    While a credential is paused or throttled (`blocked`), one of its tasks, the `probe`, is polled at `resumes_at`;
+    its other tasks wait in `waiting`.
+    """
 
     __slots__ = (
+        "blocked",
         "configured",
-        "held",
         "key",
         "message",
         "name",
         "probe",
         "refusals",
         "refused_key",
-        "resting",
         "resumed_at",
         "resumes_at",
         "since",
-        "slowdowns",
-        "standing",
+        "state",
         "tasks",
+        "throttles",
+        "waiting",
     )
 
     def __init__(self, name: str, key: str | None, *, configured: bool = False) -> None:
         self.name = name
         self.key = key
         self.configured = configured
-        self.standing = CredentialState.GOOD
-        self.resting = False  # whether only the probe may be polled; asked three times a poll, so no property
+        self.state = CredentialState.GOOD
+        self.blocked = False  # whether the state is not GOOD; read three times a poll, so it is no property
         self.since: float | None = None
         self.resumes_at = -inf
         self.message: str | None = None
-        self.refusals = 0
-        self.slowdowns = 0
+        self.refusals = 0  # in a row
+        self.throttles = 0  # 429s in a row
         self.resumed_at = -inf
         self.refused_key: str | None = None
-        self.held: dict[PolledTask, None] = {}  # in the order they came; leaving is O(1)
+        self.waiting: dict[PolledTask, None] = {}  # in the order of arrival; a task is removed in O(1)
         self.probe: PolledTask | None = None
         self.tasks = 0
 
     def judge(self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy) -> CredentialChange:
         """Decide what an answer to a poll of `task` means for its credential.
 
-        While it rests only the probe's answer counts: all others began before, and say what is known. Whatever amux
-        says of the task (a record, not found, forbidden, rejected) it says to a key that it took.
+        While the credential is blocked only the probe's answer counts: all other polls began before, and their answers
+        add nothing. Whatever amux says about the task (a record, not found, forbidden, rejected), it has accepted the
+        key.
         """
-        if self.resting and task is not self.probe:
-            return CredentialChange.SAME
+        if self.blocked and task is not self.probe:
+            return CredentialChange.NONE
         match observation:
             case KeyRefused(message=message):
-                return self._refused(message, now, policy)
+                return self._pause(message, now, policy)
             case Throttled(message=message, retry_after=retry_after):
-                return self._slowed(message, retry_after, now, policy)
+                return self._throttle(message, retry_after, now, policy)
             case TransientError():
-                if self.resting:  # it says nothing of the key: ask again after the same rest
-                    self.resumes_at = now + self._same_rest(policy)
-                return CredentialChange.SAME
+                if self.blocked:  # it says nothing about the key: ask again after the same pause
+                    self.resumes_at = now + self._same_pause(policy)
+                return CredentialChange.NONE
             case _:
-                return self._good(now) if self.resting else CredentialChange.SAME
+                return self._resume(now) if self.blocked else CredentialChange.NONE
 
-    def _refused(self, message: str, now: float, policy: PollPolicy) -> CredentialChange:
-        known = self.standing is CredentialState.PAUSED
+    def _pause(self, message: str, now: float, policy: PollPolicy) -> CredentialChange:
+        was_paused = self.state is CredentialState.PAUSED
         self.refusals += 1
         self.resumes_at = now + policy.pause_after(self.refusals)
         self.message = message
-        if known:
-            return CredentialChange.SAME
-        self._stand(CredentialState.PAUSED, now)
+        if was_paused:
+            return CredentialChange.NONE
+        self._set_state(CredentialState.PAUSED, now)
         return CredentialChange.PAUSED
 
-    def _slowed(self, message: str, retry_after: float | None, now: float, policy: PollPolicy) -> CredentialChange:
-        # A 429 soon after the last rest belongs to the same row: a limit below our need makes polls ever rarer.
-        again = self.resting or now - self.resumed_at < policy.max_interval
-        self.slowdowns = self.slowdowns + 1 if again else 1
-        rest = policy.slowdown(retry_after, self.slowdowns)
-        self.resumes_at = now + max(rest, min(SHORTEST_REST, policy.interval))
+    def _throttle(self, message: str, retry_after: float | None, now: float, policy: PollPolicy) -> CredentialChange:
+        # A 429 soon after the last throttling counts as the next in a row: where amux's limit is lower than the rate
+        # that we need, polls become rarer and rarer.
+        in_a_row = self.blocked or now - self.resumed_at < policy.max_interval
+        self.throttles = self.throttles + 1 if in_a_row else 1
+        pause = policy.throttle_after(retry_after, self.throttles)
+        self.resumes_at = now + max(pause, min(MIN_THROTTLE_SECONDS, policy.interval))
         self.message = message
-        if self.resting:  # a paused one stays paused: a 429 may come before the key was looked at
-            return CredentialChange.SAME
-        self._stand(CredentialState.SLOWED, now)
-        return CredentialChange.SLOWED
+        if self.blocked:  # a paused credential stays paused: amux may send a 429 before it checks the key
+            return CredentialChange.NONE
+        self._set_state(CredentialState.THROTTLED, now)
+        return CredentialChange.THROTTLED
 
-    def _same_rest(self, policy: PollPolicy) -> float:
-        if self.standing is CredentialState.PAUSED:
+    def _same_pause(self, policy: PollPolicy) -> float:
+        if self.state is CredentialState.PAUSED:
             return policy.pause_after(max(self.refusals, 1))
-        return policy.slowdown(None, self.slowdowns)
+        return policy.throttle_after(None, self.throttles)
 
-    def _good(self, now: float) -> CredentialChange:
-        self._stand(CredentialState.GOOD, None)
+    def _resume(self, now: float) -> CredentialChange:
+        self._set_state(CredentialState.GOOD, None)
         self.message = None
         self.refusals, self.resumes_at, self.resumed_at = 0, -inf, now
         self.refused_key = None
         return CredentialChange.RESUMED
 
-    def _stand(self, standing: CredentialState, since: float | None) -> None:
-        self.standing, self.since = standing, since
-        self.resting = standing is not CredentialState.GOOD
+    def _set_state(self, state: CredentialState, since: float | None) -> None:
+        self.state, self.since = state, since
+        self.blocked = state is not CredentialState.GOOD

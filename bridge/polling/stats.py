@@ -1,4 +1,4 @@
-"""All tasks at a glance: how many fail, are late or wait for their key, and which are worst. Pure."""
+"""Statistics over all polled tasks: how many fail, are late or wait for their key, and which are the worst. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,74 +7,74 @@ from heapq import nlargest
 
 from bridge.polling.state import Phase, PolledTask
 
-FAILING_FROM = 2  # polls in a row without a record: one failure is the internet, two are trouble
-LATE_SECONDS = 10.0  # a poll that is due for so long has not been begun: the tick is 50 ms
-LONGEST_POLL_SECONDS = 60.0
+FAILING_FROM = 2  # polls in a row without a task record: one failure is normal on the internet, two are a problem
+LATE_SECONDS = 10.0  # a due poll has not begun for so long; a tick comes every 50 ms
+MAX_POLL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class PollingStats:
-    """What a look at all tasks found. A task is counted once: held by its key, else failing, else late.
+    """Counts of tasks. A task is counted once: as blocked by its credential, else as failing, else as late.
 
-    `errors` counts failing tasks by their last error's code, and `messages` has the message of one for each. `keys`
-    counts tasks by credential; `unwritten` are tasks whose change waits for the store. `stuck` are the row ids of
-    failing and late tasks, the worst first, cut; `resting` are those of tasks that their key holds, cut as well.
+    `errors` counts failing tasks by the code of their last error, and `messages` has one message for each code. `keys`
+    counts tasks by credential. `unwritten` tasks have a change that the store does not have yet. `stuck` holds row ids
+    of failing and late tasks, the worst first; `blocked_rows` those of blocked tasks. Both are cut to a limit.
     """
 
     tasks: int
     failing: int
     late: int
-    held: int
+    blocked: int
     unwritten: int
     errors: Mapping[str, int]
     messages: Mapping[str, str | None]
     keys: Mapping[str, int]
     stuck: Sequence[str]
-    resting: Sequence[str] = ()
+    blocked_rows: Sequence[str] = ()
 
 
-def polling_stats(tasks: Iterable[PolledTask], now: float, most_stuck: int) -> PollingStats:
-    """Look at every task once; `now` is monotonic. 100,000 take 30 ms, so not on the event loop's thread."""
+def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> PollingStats:
+    """Look at every task once; `now` is monotonic. 100,000 tasks take 30 ms, so it runs in another thread."""
     phases: Counter[Phase] = Counter()
     keys: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     messages: dict[str, str | None] = {}
     failing: list[tuple[float, str]] = []
     late: list[tuple[float, str]] = []
-    held = 0
-    resting: list[str] = []
+    blocked = 0
+    blocked_rows: list[str] = []
     for task in tasks:
         phases[task.phase] += 1
         keys[task.credential.name] += 1
-        if task.credential.resting:
-            held += 1
-            if len(resting) < most_stuck:
-                resting.append(task.row)
+        if task.credential.blocked:
+            blocked += 1
+            if len(blocked_rows) < max_rows:
+                blocked_rows.append(task.row)
         elif task.failures >= FAILING_FROM:
             failing.append((float(task.failures), task.row))
             code = "unknown" if task.error is None else str(task.error.code)
             errors[code] += 1
             messages[code] = None if task.error is None else task.error.message
-        elif _overdue_by(task, now) > 0:
-            late.append((_overdue_by(task, now), task.row))
+        elif (seconds := _late_by(task, now)) > 0:
+            late.append((seconds, task.row))
     return PollingStats(
         tasks=phases.total(),
         failing=len(failing),
         late=len(late),
-        held=held,
+        blocked=blocked,
         unwritten=phases[Phase.WRITING],
         errors=dict(errors.most_common(5)),
         messages=messages,
         keys=dict(keys),
-        stuck=[row for _, row in nlargest(most_stuck, failing) + nlargest(most_stuck, late)][:most_stuck],
-        resting=tuple(resting),
+        stuck=[row for _, row in nlargest(max_rows, failing) + nlargest(max_rows, late)][:max_rows],
+        blocked_rows=tuple(blocked_rows),
     )
 
 
-def _overdue_by(task: PolledTask, now: float) -> float:
-    """How much too late a task's poll is, seconds; not above 0 for one in time."""
-    if task.phase is Phase.WAITING:
+def _late_by(task: PolledTask, now: float) -> float:
+    """By how many seconds a task's poll is too late; 0 or less for a poll in time."""
+    if task.phase is Phase.SCHEDULED:
         return now - task.due - LATE_SECONDS
     if task.phase is Phase.POLLING and task.started is not None:
-        return now - task.started - LONGEST_POLL_SECONDS
+        return now - task.started - MAX_POLL_SECONDS
     return 0.0

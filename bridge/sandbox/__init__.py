@@ -1,7 +1,7 @@
-"""A stand-in for amux, for the demo, for tests and for development; everything is in memory.
+"""A stand-in for amux, for the demo, for tests and for development. It keeps everything in memory.
 
-It answers as amux's server really does, in every form one task may take from poll to poll, and misbehaves on request:
-how a task goes is chosen when it is created. It stands apart and imports nothing else of the bridge.
+It answers as amux's server does, in every form that a task may have from poll to poll, and it makes errors on request.
+The request that creates a task chooses how the task behaves. This folder imports nothing else of the bridge.
 
 Over HTTP, in the create request (`POST /v1/video/generations` or `/v1/videos`, any bearer key):
 
@@ -12,8 +12,8 @@ Over HTTP, in the create request (`POST /v1/video/generations` or `/v1/videos`, 
 `expire` or `never` chooses the outcome. In a multipart body `sandbox` is a field that holds the same JSON, or
 `sandbox[outcome]=failed` and the like.
 
-Nobody has to create first: an unknown id `sandbox_<queue ms>_<run ms>_<outcome>_<anything>`, such as
-`sandbox_0_1000_completed_17`, is a task that begins when it is first asked for.
+A create request is not needed: an unknown id `sandbox_<queue ms>_<run ms>_<outcome>_<anything>`, such as
+`sandbox_0_1000_completed_17`, is a task that begins at its first poll.
 
 In code:
 
@@ -23,20 +23,20 @@ In code:
     await sandbox.polled(task_id, times=3)
     await sandbox.stop()
 
-What amux tells of the account and the prompt holds `PRIVATE_MARK` or is one of `PRIVATE_NUMBERS`: a test searches for
-them in all that leaves the bridge.
+Fields about the account and the prompt hold `PRIVATE_MARK` or are one of `PRIVATE_NUMBERS`: a test searches for them in
+everything that leaves the bridge.
 """
 
 from bridge.sandbox.behaviour import Behaviour, BehaviourError, Fault, FaultKind, Outcome
 from bridge.sandbox.forms import PRIVATE_MARK, PRIVATE_NUMBERS
-from bridge.sandbox.server import Creation, Sandbox
+from bridge.sandbox.server import CreateCall, Sandbox
 
 __all__ = [
     "PRIVATE_MARK",
     "PRIVATE_NUMBERS",
     "Behaviour",
     "BehaviourError",
-    "Creation",
+    "CreateCall",
     "Fault",
     "FaultKind",
     "Outcome",

@@ -1,4 +1,4 @@
-"""How a sandbox task goes: its times, its end, the forms it is told in, and what goes wrong while it is asked for."""
+"""How a sandbox task behaves: its times, its outcome, the forms of its answers, and the errors of its polls."""
 
 import re
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class BehaviourError(ValueError):
-    """A `sandbox` object that cannot be followed; the message names each bad field."""
+    """An invalid `sandbox` object. The message names each bad field."""
 
 
 class Outcome(StrEnum):
-    """How a task ends; `never` runs on for ever."""
+    """How a task ends. `never` means that it never ends."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -27,19 +27,19 @@ class Outcome(StrEnum):
 
 
 class FaultKind(StrEnum):
-    """What can go wrong with one answer. "Good" is the answer that would have been given."""
+    """What can go wrong with one answer. The "good" answer is the one without the fault."""
 
-    # Answers in the good one's place.
+    # Answers that replace the good one.
     HTML_200 = "html_200"  # a page with status 200: a wrong base URL, or a proxy's sign-in
     EMPTY_BODY = "empty_body"  # 200, JSON's content type, no body
     DATA_NULL = "data_null"  # form F
-    NOT_FOUND_400 = "not_found_400"  # the server's: flat, task_not_exist
-    NOT_FOUND_404 = "not_found_404"  # the document's: task_not_found
+    NOT_FOUND_400 = "not_found_400"  # of amux's server: flat, task_not_exist
+    NOT_FOUND_404 = "not_found_404"  # of amux's documentation: task_not_found
     WRONG_BASE_404 = "wrong_base_404"
     UNAUTHORIZED = "unauthorized"  # 401, the key is wrong
     QUOTA = "quota"  # 401 too, the key's quota is used up
-    FORBIDDEN_KEY = "forbidden_key"  # a 403 that speaks of the key
-    FORBIDDEN_TASK = "forbidden_task"  # a 403 that speaks of the task
+    FORBIDDEN_KEY = "forbidden_key"  # a 403 about the key
+    FORBIDDEN_TASK = "forbidden_task"  # a 403 about the task
     REJECTED = "rejected"  # amux's JSON error with 400, or with any `status`
     RATE_LIMITED = "rate_limited"  # 429; `retry_after`, `as_date`, `empty`
     SERVER_ERROR = "server_error"
@@ -50,7 +50,7 @@ class FaultKind(StrEnum):
     REDIRECT = "redirect"  # 302, or any `status`, to /moved here
     GZIP_BOMB = "gzip_bomb"  # 64 KB that unpack to 64 MiB
 
-    # The good answer, twisted.
+    # Changes of the good answer.
     TRUNCATED_JSON = "truncated_json"
     WRONG_CONTENT_TYPE = "wrong_content_type"
     WRONG_TASK = "wrong_task"  # the record of another task
@@ -62,19 +62,19 @@ class FaultKind(StrEnum):
     LONE_SURROGATE = "lone_surrogate"
     DEEP_JSON = "deep_json"
 
-    # The connection's own troubles.
+    # Failures of the connection.
     SLOW = "slow"  # the good answer, `seconds` late
     STALLED_BODY = "stalled_body"  # half of the good body, then nothing for `seconds`, then the rest
     ENDLESS_BODY = "endless_body"  # a body that goes on until the client leaves
     CUT_BODY = "cut_body"  # half of the good body, then the connection is reset
-    # The connection is reset instead of an answer. aiohttp's client then asks once more by itself (GET only), and that
-    # is a poll as well: `times=2` is one failure for it.
+    # A reset of the connection instead of an answer. aiohttp's client then repeats a GET by itself, and the stand-in
+    # counts that as a poll too: `times=2` is one failure for the client.
     RESET = "reset"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One trouble, for `times` answers in a row (None: for ever). The other fields serve the kinds that name them."""
+    """One fault, for `times` answers in a row (None: for all). The other fields apply to the kinds that name them."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -90,22 +90,22 @@ class Fault:
     """No body."""
 
 
-def _one_fault(given: object) -> object:
-    """A fault may be its bare name."""
-    return {"kind": given} if isinstance(given, str) else given
+def _fault_from_name(value: object) -> object:
+    """Accepts the name of a kind as a fault."""
+    return {"kind": value} if isinstance(value, str) else value
 
 
-def _joined(given: object) -> object:
-    """Forms may come as a list of letters."""
-    return "".join(map(str, given)) if isinstance(given, list) else given
+def _joined(value: object) -> object:
+    """Accepts forms as a list of letters."""
+    return "".join(map(str, value)) if isinstance(value, list) else value
 
 
-AnyFault = Annotated[Fault, BeforeValidator(_one_fault)]
+AnyFault = Annotated[Fault, BeforeValidator(_fault_from_name)]
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """All that is chosen about a task when it is created; every field has a default. Times are seconds."""
+    """How one task behaves, chosen when it is created. Every field has a default. Times are in seconds."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -113,36 +113,36 @@ class Behaviour:
     run_seconds: Seconds = 2.0
     outcome: Outcome = Outcome.COMPLETED
     late_seconds: Seconds = 0.0
-    """How long after its creation the task is still unknown."""
+    """How long after its creation polls do not find the task."""
     form: Annotated[str, Field(pattern="^[A-F]+$"), BeforeValidator(_joined)] = "C"
-    """One letter, or several that take turns, one a poll. F tells nothing. The alias tells D, whatever is here."""
+    """One letter, or several that alternate from poll to poll. F has no record. `/v1/videos` always answers in D."""
     faults: tuple[AnyFault, ...] = ()
-    """For the first status polls, in this order; a fault for ever is the last that counts."""
+    """The faults of the first status polls, in this order. Faults after one with `times=None` never happen."""
     create_fault: AnyFault | None = None
-    """For the answer of the create call; the task exists all the same."""
+    """For the answer of the create call. The task exists nevertheless."""
     content_fault: AnyFault | None = None
     """For every answer of the content route."""
     url: str | None = "file"
-    """A success's URL: "file" (served here, no key), "content" (the content route), None, or any text as it is."""
+    """The video's URL: "file" (served here without a key), "content" (the content route), None, or any other text."""
     error_code: int | str = 50001
     error_message: str = "Upstream model rejected the prompt due to content policy."
     error_in_url: bool = False
-    """A failure's message stands in `result_url` and `metadata.url`, as with amux's older records."""
+    """A failure's message is in `result_url` and `metadata.url`, as in amux's older records."""
     error_always: bool = False
-    """An error stands beside statuses that are not failures, too."""
+    """The record has an error also when its status is not a failure."""
     running_word: str | None = None
-    """The status while running, instead of the form's own word."""
+    """The status while the task runs, instead of the form's own word."""
     final_word: str | None = None
     """The status at the end, instead of the form's own word."""
     milliseconds: bool = False
-    """The record's times are in milliseconds, as Kling's."""
+    """The record's times are in milliseconds, as with Kling."""
 
     def form_at(self, poll: int) -> str:
-        """The letter for one poll, counted from 0; a poll that meets a fault counts as well."""
+        """Returns the letter of the form for a poll. Polls are counted from 0, those with a fault too."""
         return self.form[poll % len(self.form)]
 
     def fault_at(self, poll: int) -> Fault | None:
-        """The fault for one poll, counted from 0, if any."""
+        """Returns the fault of a poll, or None. Polls are counted from 0."""
         for fault in self.faults:
             if fault.times is None or poll < fault.times:
                 return fault
@@ -160,37 +160,37 @@ _PROMPT_WORDS = {
 _IMPLICIT = re.compile(rf"sandbox_(\d{{1,9}})_(\d{{1,9}})_({'|'.join(Outcome)})_.+")
 
 
-def parse(given: object, prompt: str = "", default: Behaviour | None = None) -> Behaviour:
-    """Read a create request's `sandbox` object (None: nothing was chosen); what it leaves out is as in `default`.
+def parse(value: object, prompt: str = "", default: Behaviour | None = None) -> Behaviour:
+    """Reads the `sandbox` object of a create request (None: there is none). Missing fields are as in `default`.
 
-    Raises `BehaviourError` for anything but an object with known fields and fitting values.
+    Raises BehaviourError for anything but an object with known fields and valid values.
     """
-    if not isinstance(given, Mapping | None):
+    if not isinstance(value, Mapping | None):
         raise BehaviourError("sandbox: should be an object")
     chosen: dict[str, Any] = asdict(default or Behaviour())
     words = prompt.split(maxsplit=1)
     if words and (outcome := _PROMPT_WORDS.get(words[0].lower())):
         chosen["outcome"] = outcome
     try:
-        return _BEHAVIOUR.validate_python(chosen | dict(given or {}))
+        return _BEHAVIOUR.validate_python(chosen | dict(value or {}))
     except ValidationError as error:
         raise BehaviourError("; ".join(_sentences(error))) from None
 
 
 def _sentences(error: ValidationError) -> list[str]:
-    """Each bad field with its rule, without the value and the link that pydantic adds."""
+    """Returns each bad field with its rule, without the value and the link that pydantic adds."""
     return [f"sandbox.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
 
 
 @lru_cache(maxsize=1024)
-def _told(queue_ms: str, run_ms: str, outcome: str, default: Behaviour) -> Behaviour:
-    """One behaviour for all ids that say the same: a load test asks for 100,000 of them."""
+def _behaviour_from_id(queue_ms: str, run_ms: str, outcome: str, default: Behaviour) -> Behaviour:
+    """Returns one object for all ids with the same values: a load test uses 100,000 of them."""
     return replace(
         default, queue_seconds=int(queue_ms) / 1000, run_seconds=int(run_ms) / 1000, outcome=Outcome(outcome)
     )
 
 
 def implied_by(task_id: str, default: Behaviour) -> Behaviour | None:
-    """What an id of the form `sandbox_<queue ms>_<run ms>_<outcome>_<anything>` says; None for any other id."""
+    """Returns the behaviour in an id `sandbox_<queue ms>_<run ms>_<outcome>_<anything>`; None for any other id."""
     match = _IMPLICIT.fullmatch(task_id)
-    return _told(match[1], match[2], match[3], default) if match else None
+    return _behaviour_from_id(match[1], match[2], match[3], default) if match else None

@@ -1,4 +1,4 @@
-"""Answers, and what a fault makes of a good one. Pure; the connection's own troubles are `server.py`'s."""
+"""Answers, and how a fault changes a good one. Pure. `server.py` handles the failures of the connection."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer before it is sent. `by_amux` is false for what something in between would have said."""
+    """An answer before it is sent. `by_amux` is false for an answer as a proxy would give it."""
 
     status: int
     body: bytes
@@ -30,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What an answer may need to know of the request; `now` is Unix seconds."""
+    """The parts of a request that an answer may depend on. `now` is in Unix seconds."""
 
     base_url: str
     task_id: str
@@ -38,20 +38,20 @@ class Call:
     now: float
 
 
-def told(body: Any, status: int = 200) -> Answer:
-    """JSON, as amux sends it."""
+def json_answer(body: Any, status: int = 200) -> Answer:
+    """Returns an answer with JSON, as amux sends it."""
     return Answer(status, orjson.dumps(body))
 
 
 def flat_error(status: int, code: str, message: str) -> Answer:
-    """The error of amux's task routes."""
-    return told({"code": code, "message": message, "data": None}, status)
+    """Returns an error in the form of amux's task routes."""
+    return json_answer({"code": code, "message": message, "data": None}, status)
 
 
 def nested_error(status: int, message: str, kind: str, code: str | None = None) -> Answer:
-    """The error of amux's gateway, and of its document; without a code it has no such member (the content route's)."""
+    """Returns an error in the form of amux's gateway and its documentation; without `code` as on the content route."""
     error = {"message": message, "type": kind}
-    return told({"error": error if code is None else error | {"code": code}}, status)
+    return json_answer({"error": error if code is None else error | {"code": code}}, status)
 
 
 TASK_NOT_EXIST = flat_error(400, "task_not_exist", "task_not_exist")
@@ -61,7 +61,7 @@ NO_SUCH_ROUTE = nested_error(404, "Invalid URL", "invalid_request_error", "")
 _FIXED: Mapping[FaultKind, Answer] = {
     FaultKind.HTML_200: Answer(200, _PAGE % (b"Amux", b"Amux"), _HTML_TYPE, by_amux=False),
     FaultKind.EMPTY_BODY: Answer(200, b""),
-    FaultKind.DATA_NULL: told({"code": "success", "data": None}),
+    FaultKind.DATA_NULL: json_answer({"code": "success", "data": None}),
     FaultKind.NOT_FOUND_400: TASK_NOT_EXIST,
     FaultKind.NOT_FOUND_404: nested_error(404, "The task does not exist", "invalid_request_error", "task_not_found"),
     FaultKind.WRONG_BASE_404: NO_SUCH_ROUTE,
@@ -80,16 +80,16 @@ _FIXED: Mapping[FaultKind, Answer] = {
 
 
 def answer_for(fault: Fault, good: Answer, call: Call) -> Answer:
-    """What a fault makes of the good answer; the connection's own troubles leave it as it is."""
+    """Returns the answer with the fault. Failures of the connection leave the good answer as it is."""
     if fixed := _FIXED.get(fault.kind):
-        return _dressed(fixed, fault, call)
-    if twist := _TWISTS.get(fault.kind):
-        return twist(good, call)
+        return _with_options(fixed, fault, call)
+    if change := _CHANGES.get(fault.kind):
+        return change(good, call)
     return good
 
 
-def _dressed(answer: Answer, fault: Fault, call: Call) -> Answer:
-    """A fixed answer with the fault's own status and headers, and without a body where it says so."""
+def _with_options(answer: Answer, fault: Fault, call: Call) -> Answer:
+    """Returns a fixed answer with the fault's status and headers, and without a body if the fault says so."""
     headers = {}
     if fault.retry_after is not None:
         headers["Retry-After"] = _retry_after(fault, call.now)
@@ -104,24 +104,24 @@ def _retry_after(fault: Fault, now: float) -> str:
     return formatdate(now + seconds, usegmt=True) if fault.as_date else f"{seconds:g}"
 
 
-# --- the good answer, twisted -------------------------------------------------------------------------------------
+# --- changes of the good answer -----------------------------------------------------------------------------------
 
 
-def _spliced(raw: bytes) -> Callable[[Answer, Call], Answer]:
-    """A twist that puts one more member into the body, in bytes that no JSON writer would make."""
+def _with_member(raw: bytes) -> Callable[[Answer, Call], Answer]:
+    """Returns a change that adds one member to the body, whose value is `raw`, bytes that no JSON writer makes."""
 
-    def twist(good: Answer, _call: Call) -> Answer:
+    def change(good: Answer, _call: Call) -> Answer:
         rest = good.body.partition(b"{")[2]
         return replace(good, body=b'{"vendor":' + raw + b"," + rest)
 
-    return twist
+    return change
 
 
 def _truncated(good: Answer, _call: Call) -> Answer:
     return replace(good, body=good.body[: len(good.body) // 2])
 
 
-def _mistyped(good: Answer, _call: Call) -> Answer:
+def _with_wrong_type(good: Answer, _call: Call) -> Answer:
     return replace(good, content_type="text/plain; charset=utf-8")
 
 
@@ -134,7 +134,7 @@ def _with_nul(good: Answer, _call: Call) -> Answer:
 
 
 def _nul_in(value: Any) -> Any:
-    """The value with a NUL after the first character of every text."""
+    """Returns the value with a NUL after the first character of every text."""
     match value:
         case str():
             return f"{value[:1]}\0{value[1:]}" if value else value
@@ -150,34 +150,34 @@ def _with_bom(good: Answer, _call: Call) -> Answer:
     return replace(good, body=b"\xef\xbb\xbf" + good.body)
 
 
-def _echoing(_good: Answer, call: Call) -> Answer:
+def _with_key(_good: Answer, call: Call) -> Answer:
     return flat_error(500, "get_task_failed", f"upstream refused Authorization: Bearer {call.key}")
 
 
-def _bomb(_good: Answer, _call: Call) -> Answer:
-    return Answer(200, _bomb_bytes(), headers={"Content-Encoding": "gzip"})
+def _gzip_bomb(_good: Answer, _call: Call) -> Answer:
+    return Answer(200, _gzip_bomb_bytes(), headers={"Content-Encoding": "gzip"})
 
 
 @cache
-def _bomb_bytes() -> bytes:
-    """Gzip of a JSON record with 64 MiB of blanks in it: made when first wanted, piece by piece."""
-    packer = zlib.compressobj(wbits=31)  # 31: with gzip's header
-    pieces = [packer.compress(b'{"task_id":"bomb",')]
-    pieces += [packer.compress(b" " * _MIB) for _ in range(64)]
-    return b"".join([*pieces, packer.compress(b'"status":"completed"}'), packer.flush()])
+def _gzip_bomb_bytes() -> bytes:
+    """Returns a gzipped JSON record that holds 64 MiB of spaces. It is made at the first use, piece by piece."""
+    compressor = zlib.compressobj(wbits=31)  # 31: with gzip's header
+    pieces = [compressor.compress(b'{"task_id":"bomb",')]
+    pieces += [compressor.compress(b" " * _MIB) for _ in range(64)]
+    return b"".join([*pieces, compressor.compress(b'"status":"completed"}'), compressor.flush()])
 
 
-_TWISTS: Mapping[FaultKind, Callable[[Answer, Call], Answer]] = {
+_CHANGES: Mapping[FaultKind, Callable[[Answer, Call], Answer]] = {
     FaultKind.TRUNCATED_JSON: _truncated,
-    FaultKind.WRONG_CONTENT_TYPE: _mistyped,
+    FaultKind.WRONG_CONTENT_TYPE: _with_wrong_type,
     FaultKind.WRONG_TASK: _of_another_task,
-    FaultKind.HUGE_BODY: _spliced(b'"' + b"x" * (2 * _MIB) + b'"'),
+    FaultKind.HUGE_BODY: _with_member(b'"' + b"x" * (2 * _MIB) + b'"'),
     FaultKind.NUL_IN_STRINGS: _with_nul,
     FaultKind.BOM: _with_bom,
-    FaultKind.NAN: _spliced(b"NaN"),
-    FaultKind.HUGE_NUMBER: _spliced(b"9" * 400),
-    FaultKind.LONE_SURROGATE: _spliced(rb'"\ud800"'),
-    FaultKind.DEEP_JSON: _spliced(b"[" * 5000 + b"]" * 5000),
-    FaultKind.ECHO_KEY: _echoing,
-    FaultKind.GZIP_BOMB: _bomb,
+    FaultKind.NAN: _with_member(b"NaN"),
+    FaultKind.HUGE_NUMBER: _with_member(b"9" * 400),
+    FaultKind.LONE_SURROGATE: _with_member(rb'"\ud800"'),
+    FaultKind.DEEP_JSON: _with_member(b"[" * 5000 + b"]" * 5000),
+    FaultKind.ECHO_KEY: _with_key,
+    FaultKind.GZIP_BOMB: _gzip_bomb,
 }

@@ -1,4 +1,4 @@
-"""A task at one moment, in each of the forms that amux tells it in. Pure: values in, JSON values out."""
+"""A task at one moment, in each form of amux's answers. Pure: values in, JSON values out."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from bridge.sandbox.behaviour import Behaviour, Outcome
 Body: TypeAlias = dict[str, Any]
 
 PRIVATE_MARK = "sandbox-private"
-"""Part of every text of a record that is nobody's business but the account's."""
+"""Part of every text of a record that only the account's owner may see."""
 
 PRIVATE_NUMBERS = (770_013_771, 909_919_902, 660_660_663)
-"""A record's user, channel and quota: numbers that turn up nowhere else."""
+"""A record's user, channel and quota. These numbers occur nowhere else."""
 
 _USER, _CHANNEL, _QUOTA = PRIVATE_NUMBERS
-_SPOKEN: Body = {"duration": 5.0, "fps": 24, "width": 1280, "height": 720, "seed": 20231234}
+_METADATA: Body = {"duration": 5.0, "fps": 24, "width": 1280, "height": 720, "seed": 20231234}
 _USAGE: Body = {"completion_tokens": 108_900, "total_tokens": 108_900}
 
 
-class TaskStage(StrEnum):
-    """Where a task stands, in the stand-in's own words."""
+class TaskPhase(StrEnum):
+    """The phase of a task, in the stand-in's own words."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -31,21 +31,21 @@ class TaskStage(StrEnum):
     EXPIRED = "expired"
 
 
-_ENDS: Mapping[Outcome, TaskStage] = {
-    Outcome.COMPLETED: TaskStage.SUCCEEDED,
-    Outcome.FAILED: TaskStage.FAILED,
-    Outcome.CANCELLED: TaskStage.CANCELLED,
-    Outcome.EXPIRED: TaskStage.EXPIRED,
+_END_PHASES: Mapping[Outcome, TaskPhase] = {
+    Outcome.COMPLETED: TaskPhase.SUCCEEDED,
+    Outcome.FAILED: TaskPhase.FAILED,
+    Outcome.CANCELLED: TaskPhase.CANCELLED,
+    Outcome.EXPIRED: TaskPhase.EXPIRED,
 }
-_FAILURES = frozenset({TaskStage.FAILED, TaskStage.CANCELLED, TaskStage.EXPIRED})
+_FAILURES = frozenset({TaskPhase.FAILED, TaskPhase.CANCELLED, TaskPhase.EXPIRED})
 
 
-def _words(queued: str, running: str, succeeded: str, failed: str, *others: str) -> Mapping[TaskStage, str]:
-    """A form's words; where it has none of its own for cancelled and expired, they are failures."""
-    return dict(zip(TaskStage, (queued, running, succeeded, failed, *(others or (failed, failed))), strict=True))
+def _words(queued: str, running: str, succeeded: str, failed: str, *others: str) -> Mapping[TaskPhase, str]:
+    """Returns the words of a form. A form without words for cancelled and expired calls them failures."""
+    return dict(zip(TaskPhase, (queued, running, succeeded, failed, *(others or (failed, failed))), strict=True))
 
 
-_WORDS: Mapping[str, Mapping[TaskStage, str]] = {
+_WORDS: Mapping[str, Mapping[TaskPhase, str]] = {
     "A": _words("queued", "in_progress", "completed", "failed"),
     "B": _words("queued", "processing", "succeeded", "failed"),
     "C": _words("QUEUED", "IN_PROGRESS", "SUCCESS", "FAILURE"),
@@ -56,75 +56,76 @@ _WORDS: Mapping[str, Mapping[TaskStage, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as it was created. `born` is on the server's clock, `created_at` in Unix seconds."""
+    """A task as it was created. `created_clock` is by the server's clock, `created_at` in Unix seconds."""
 
     task_id: str
     row_id: int
     model: str
     prompt: str
     behaviour: Behaviour
-    born: float
+    created_clock: float
     created_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """A task at one moment; times are Unix seconds, 0 for what has not come yet."""
+    """A task at one moment. Times are Unix seconds, 0 for a moment that has not come yet."""
 
     task: Task
-    stage: TaskStage
+    phase: TaskPhase
     queue_word: str
-    """Form C's word for a task that waits: it has three."""
+    """Form C's word for a queued task: it has three."""
     progress: int
     started_at: float
     finished_at: float
     url: str | None
-    """The video's, on success only."""
+    """The video's URL, on success only."""
 
     @property
     def failed(self) -> bool:
-        """Whether it ended badly."""
-        return self.stage in _FAILURES
+        """Whether the task ended without success."""
+        return self.phase in _FAILURES
 
     @property
     def shows_error(self) -> bool:
-        """Whether the error is told: on failure, and always where the behaviour says so."""
+        """Whether the answer has an error: on failure, and always if the behaviour says so."""
         return self.failed or self.task.behaviour.error_always
 
     def word(self, form: str) -> str:
-        """The status in a form's words."""
-        chosen = self.task.behaviour
-        if self.stage is TaskStage.RUNNING:
-            return chosen.running_word or _WORDS[form][self.stage]
-        if self.stage is not TaskStage.QUEUED:
-            return chosen.final_word or _WORDS[form][self.stage]
-        return self.queue_word if form == "C" else _WORDS[form][self.stage]
+        """Returns the status in the words of a form."""
+        behaviour = self.task.behaviour
+        if self.phase is TaskPhase.RUNNING:
+            return behaviour.running_word or _WORDS[form][self.phase]
+        if self.phase is not TaskPhase.QUEUED:
+            return behaviour.final_word or _WORDS[form][self.phase]
+        return self.queue_word if form == "C" else _WORDS[form][self.phase]
 
-    def stamp(self, at: float) -> int:
-        """A time as the record writes it."""
+    def time(self, at: float) -> int:
+        """Returns a time as the record holds it."""
         return int(at * 1000) if self.task.behaviour.milliseconds else int(at)
 
 
-def look(task: Task, age: float, base_url: str) -> TaskView:
-    """The task `age` seconds after its creation; `base_url` is where its URLs point to."""
-    chosen = task.behaviour
-    ran = age - chosen.queue_seconds
+def view_at(task: Task, age: float, base_url: str) -> TaskView:
+    """Returns the task `age` seconds after its creation. Its URLs begin with `base_url`."""
+    behaviour = task.behaviour
+    ran = age - behaviour.queue_seconds
     if ran < 0:
-        waited = age / chosen.queue_seconds if age > 0 else 0.0
-        waiting = ("NOT_START", "SUBMITTED", "QUEUED")[min(2, int(3 * waited))]
-        return TaskView(task, TaskStage.QUEUED, waiting, 0, 0, 0, None)
-    started_at = task.created_at + chosen.queue_seconds
-    if chosen.outcome is Outcome.NEVER:
-        return TaskView(task, TaskStage.RUNNING, "QUEUED", 50, started_at, 0, None)
-    if ran < chosen.run_seconds:
-        return TaskView(task, TaskStage.RUNNING, "QUEUED", int(10 + 80 * ran / chosen.run_seconds), started_at, 0, None)
-    end = _ENDS[chosen.outcome]
-    url = video_url(task, base_url) if end is TaskStage.SUCCEEDED else None
-    return TaskView(task, end, "QUEUED", 100, started_at, started_at + chosen.run_seconds, url)
+        share = age / behaviour.queue_seconds if age > 0 else 0.0
+        queue_word = ("NOT_START", "SUBMITTED", "QUEUED")[min(2, int(3 * share))]
+        return TaskView(task, TaskPhase.QUEUED, queue_word, 0, 0, 0, None)
+    started_at = task.created_at + behaviour.queue_seconds
+    if behaviour.outcome is Outcome.NEVER:
+        return TaskView(task, TaskPhase.RUNNING, "QUEUED", 50, started_at, 0, None)
+    if ran < behaviour.run_seconds:
+        progress = int(10 + 80 * ran / behaviour.run_seconds)
+        return TaskView(task, TaskPhase.RUNNING, "QUEUED", progress, started_at, 0, None)
+    end = _END_PHASES[behaviour.outcome]
+    url = video_url(task, base_url) if end is TaskPhase.SUCCEEDED else None
+    return TaskView(task, end, "QUEUED", 100, started_at, started_at + behaviour.run_seconds, url)
 
 
 def video_url(task: Task, base_url: str) -> str | None:
-    """Where a success's video is said to be."""
+    """Returns the URL of a completed task's video, as its behaviour says."""
     match task.behaviour.url:
         case "file":
             return f"{base_url}/files/{task.task_id}.mp4"
@@ -134,120 +135,120 @@ def video_url(task: Task, base_url: str) -> str | None:
             return other
 
 
-def document(sight: TaskView) -> Body:
-    """Form A, as amux's document has it."""
-    chosen = sight.task.behaviour
-    body: Body = {"task_id": sight.task.task_id, "status": sight.word("A")}
-    if sight.stage is TaskStage.SUCCEEDED:
-        if sight.url is not None:
-            body["url"] = sight.url
-        body |= {"format": "mp4", "metadata": _SPOKEN}
-    if sight.shows_error:
-        body["error"] = {"code": chosen.error_code, "message": chosen.error_message}
+def documented_record(view: TaskView) -> Body:
+    """Returns form A, the record of amux's documentation."""
+    behaviour = view.task.behaviour
+    body: Body = {"task_id": view.task.task_id, "status": view.word("A")}
+    if view.phase is TaskPhase.SUCCEEDED:
+        if view.url is not None:
+            body["url"] = view.url
+        body |= {"format": "mp4", "metadata": _METADATA}
+    if view.shows_error:
+        body["error"] = {"code": behaviour.error_code, "message": behaviour.error_message}
     return body
 
 
-def live(sight: TaskView) -> Body:
-    """Form B: a fresh answer of the vendor's; a failure's reason is the top-level message."""
-    done = sight.stage is TaskStage.SUCCEEDED
+def live_record(view: TaskView) -> Body:
+    """Returns form B, a fresh answer of the vendor. A failure's reason is the top-level message."""
+    done = view.phase is TaskPhase.SUCCEEDED
     data: Body = {
-        "task_id": sight.task.task_id,
-        "status": sight.word("B"),
-        "url": sight.url or "",
+        "task_id": view.task.task_id,
+        "status": view.word("B"),
+        "url": view.url or "",
         "format": "mp4" if done else "",
         "metadata": None,
         "error": None,
     }
     if done:
         data["usage"] = _USAGE
-    return {"code": "success", "message": sight.task.behaviour.error_message if sight.shows_error else "", "data": data}
+    return {"code": "success", "message": view.task.behaviour.error_message if view.shows_error else "", "data": data}
 
 
-def record(sight: TaskView) -> Body:
-    """Form C: the row of amux's database, with all that must never be passed on."""
-    task, chosen = sight.task, sight.task.behaviour
+def database_record(view: TaskView) -> Body:
+    """Returns form C, the row of amux's database, with fields that must never be passed on."""
+    task, behaviour = view.task, view.task.behaviour
     data: Body = {
         "id": task.row_id,
         "task_id": task.task_id,
-        "status": sight.word("C"),
-        "fail_reason": chosen.error_message if sight.shows_error else "",
-        "result_url": _url_or_error(sight) or "",
-        "progress": f"{sight.progress}%",
-        "submit_time": sight.stamp(task.created_at),
-        "start_time": sight.stamp(sight.started_at),
-        "finish_time": sight.stamp(sight.finished_at),
+        "status": view.word("C"),
+        "fail_reason": behaviour.error_message if view.shows_error else "",
+        "result_url": _url_or_error(view) or "",
+        "progress": f"{view.progress}%",
+        "submit_time": view.time(task.created_at),
+        "start_time": view.time(view.started_at),
+        "finish_time": view.time(view.finished_at),
         "created_at": int(task.created_at),
-        "updated_at": int(sight.finished_at or sight.started_at or task.created_at),
+        "updated_at": int(view.finished_at or view.started_at or task.created_at),
         "user_id": _USER,
         "channel_id": _CHANNEL,
         "quota": _QUOTA,
         "properties": {"input": f"{PRIVATE_MARK} {task.prompt}", "origin_model_name": f"{PRIVATE_MARK}-{task.model}"},
-        "data": volcano(sight),
+        "data": vendor_record(view),
     }
     return {"code": "success", "message": "", "data": data}
 
 
-def openai_video(sight: TaskView) -> Body:
-    """Form D: OpenAI's video object, also what a create call answers."""
-    task = sight.task
+def openai_video(view: TaskView) -> Body:
+    """Returns form D, OpenAI's video object. Create calls are answered with it too."""
+    task = view.task
     body: Body = {
         "id": task.task_id,
         "task_id": task.task_id,
         "object": "video",
         "model": task.model,
-        "status": sight.word("D"),
-        "progress": sight.progress,
-        "created_at": sight.stamp(task.created_at),
+        "status": view.word("D"),
+        "progress": view.progress,
+        "created_at": view.time(task.created_at),
     }
-    if sight.finished_at:
-        body["completed_at"] = sight.stamp(sight.finished_at)
-    if sight.stage is TaskStage.SUCCEEDED:
+    if view.finished_at:
+        body["completed_at"] = view.time(view.finished_at)
+    if view.phase is TaskPhase.SUCCEEDED:
         body |= {"seconds": "5", "size": "1280x720", "usage": _USAGE}
-    if url := _url_or_error(sight):
+    if url := _url_or_error(view):
         body["metadata"] = {"url": url}
-    if sight.shows_error:
+    if view.shows_error:
         body["error"] = {"message": task.behaviour.error_message, "code": str(task.behaviour.error_code)}
     return body
 
 
-def volcano(sight: TaskView) -> Body:
-    """Form E: a vendor's raw body, as it stands inside form C's `data`."""
-    task = sight.task
+def vendor_record(view: TaskView) -> Body:
+    """Returns form E, the raw body of a vendor (Volcano), as in the `data` of form C."""
+    task = view.task
     body: Body = {
         "id": f"cgt-{PRIVATE_MARK}-{task.row_id}",
         "model": f"{PRIVATE_MARK}-vendor-model",
-        "status": _WORDS["E"][sight.stage],
+        "status": _WORDS["E"][view.phase],
         "created_at": int(task.created_at),
     }
-    if sight.url is not None:
-        body["content"] = {"video_url": sight.url}
-    if sight.shows_error:
+    if view.url is not None:
+        body["content"] = {"video_url": view.url}
+    if view.shows_error:
         body["error"] = {"code": str(task.behaviour.error_code), "message": task.behaviour.error_message}
     return body
 
 
-def nothing(_sight: TaskView) -> Body:
-    """Form F: amux has a record and tells nothing of it."""
+def no_record(_view: TaskView) -> Body:
+    """Returns form F: amux has a record but does not send it."""
     return {"code": "success", "data": None}
 
 
-def _url_or_error(sight: TaskView) -> str | None:
-    """The video's URL, or the error's text where older records keep it."""
-    if sight.failed and sight.task.behaviour.error_in_url:
-        return sight.task.behaviour.error_message
-    return sight.url
+def _url_or_error(view: TaskView) -> str | None:
+    """Returns the video's URL, or the error's text if the record keeps it there as older records do."""
+    if view.failed and view.task.behaviour.error_in_url:
+        return view.task.behaviour.error_message
+    return view.url
 
 
 _FORMS: Mapping[str, Callable[[TaskView], Body]] = {
-    "A": document,
-    "B": live,
-    "C": record,
+    "A": documented_record,
+    "B": live_record,
+    "C": database_record,
     "D": openai_video,
-    "E": volcano,
-    "F": nothing,
+    "E": vendor_record,
+    "F": no_record,
 }
 
 
-def render(form: str, sight: TaskView) -> Body:
-    """The task in one form, by its letter, A to F."""
-    return _FORMS[form](sight)
+def render(form: str, view: TaskView) -> Body:
+    """Returns the task in one form, given by its letter, A to F."""
+    return _FORMS[form](view)

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from bridge import __version__
+from bridge.aio.clocks import running_seconds
 from bridge.amux.client import AmuxClient
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard, Resolver, SystemResolver
@@ -22,11 +23,11 @@ from bridge.core.errors import BridgeError
 from bridge.core.links import content_link
 from bridge.core.model import Watch
 from bridge.core.schedule import PollPolicy, RetryPolicy
-from bridge.core.signing import Secret, parse_secret
+from bridge.core.signing import Signer, parse_secret
 from bridge.core.targets import TargetPolicy
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
 from bridge.maintenance.health import Health
-from bridge.maintenance.replica_lease import BEAT_SECONDS, LOOK_SECONDS, ReplicaLease
+from bridge.maintenance.replica_lease import ADOPTION_SECONDS, HEARTBEAT_SECONDS, ReplicaLease
 from bridge.maintenance.retention import Retention
 from bridge.maintenance.scheduler import Scheduler
 from bridge.maintenance.stuck_monitor import StuckMonitor
@@ -34,7 +35,6 @@ from bridge.polling.poller import Poller
 from bridge.service.sockets import bind, own_addresses
 from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
-from bridge.store.database import running_seconds
 from bridge.store.open import open_store
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
@@ -148,7 +148,7 @@ class Runtime:
         self._store = await self._open_store()
         self._closing.push_async_callback(self._store.close)
         await self._correct_times()  # the clock may have been set back while no bridge was running
-        secrets = await self._signing_secrets()
+        signer = await self._make_signer()
         guard = self._make_guard(port)
         self._sender = Sender(guard, user_agent=USER_AGENT, timeout_seconds=settings.delivery_timeout_seconds)
         self._closing.push_async_callback(self._sender.close)
@@ -160,20 +160,21 @@ class Runtime:
         )
         self._closing.push_async_callback(self._client.close)
         self._waiting = ChangeNotifier(self._store)
-        self._deliverer = self._make_deliverer(secrets)
+        self._deliverer = self._make_deliverer(signer)
         self._poller = self._make_poller()
         self._registration = self._make_registration(guard)
         if self._store.shared:
-            self._replica_lease = self._make_replica_lease()
+            self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer)
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
         self._history = History(self.metrics, self._store.now)
-        self._scheduler = self._make_scheduler()
+        self._scheduler = Scheduler(self._on_clock_step)
         self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
+        self._schedule_jobs()
         self._store.on_late_task = self._late_tasks.append
         await self._deliverer.start()
         await self._poller.start()
         self._scheduler.start()
-        await self._listen(self._make_app_context(guard, secrets), sockets)
+        await self._listen(self._make_app_context(guard, signer), sockets)
         _log.event("listening", url=self.url, host=settings.host, port=port, version=__version__)
 
     async def _open_store(self) -> Store:
@@ -186,12 +187,13 @@ class Runtime:
             delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
         )
 
-    async def _signing_secrets(self) -> list[Secret]:
-        if self._settings.signing_secrets:
-            return list(self._settings.signing_secrets)
+    async def _make_signer(self) -> Signer:
+        settings = self._settings
+        if settings.signing_secrets:
+            return Signer(settings.signing_secrets, settings.signing_key)
         own = await self._store.own_signing_secret()
         REDACTOR.add(own)
-        return [parse_secret(own)]
+        return Signer([parse_secret(own)], settings.signing_key)
 
     def _make_guard(self, port: int) -> Guard:
         settings = self._settings
@@ -209,21 +211,20 @@ class Runtime:
         self._closing.callback(system.close)
         return Guard(policy, system)
 
-    def _make_deliverer(self, secrets: list[Secret]) -> Deliverer:
+    def _make_deliverer(self, signer: Signer) -> Deliverer:
         settings = self._settings
         return Deliverer(
             self._store,
             self._sender,
+            signer,
             policy=RetryPolicy(settings.delivery_retry_delays_seconds),
-            secrets=secrets,
-            signing_key=settings.signing_key,
             announce=self._waiting.announce,
             metrics=self.metrics,
             concurrency=settings.delivery_concurrency,
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
             clock=running_seconds,
-            may_send=lambda: self._replica_lease is None or self._replica_lease.is_certain(),
+            may_send=lambda: self._replica_lease is None or self._replica_lease.is_valid(),
         )
 
     def _make_poller(self) -> Poller:
@@ -231,6 +232,8 @@ class Runtime:
         return Poller(
             self._store,
             self._client,
+            self._deliverer,
+            self._waiting,
             policy=PollPolicy(
                 settings.poll_first_delay_seconds,
                 settings.poll_interval_seconds,
@@ -239,8 +242,6 @@ class Runtime:
             ),
             configured_key=self._configured_key,
             content_url=self._content_url(),
-            hand_over=self._deliverer.hand_over,
-            announce=self._waiting.announce,
             metrics=self.metrics,
             concurrency=settings.poll_concurrency,
             rate_per_second=settings.poll_rate_per_second,
@@ -251,10 +252,9 @@ class Runtime:
         return RegistrationService(
             self._store,
             guard,
-            poll=self._poller.add,
-            look_again=self._poller.look_again,
-            stop_sending=self._deliverer.forget,
-            announce=self._waiting.announce,
+            self._poller,
+            self._deliverer,
+            self._waiting,
             metrics=self.metrics,
             configured_key=self._configured_key,
             timeouts=TimeoutLimits(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
@@ -272,7 +272,7 @@ class Runtime:
             return lambda watch, _: f"{settings.amux_base_url}/v1/videos/{watch.task_id}/content"
         return lambda watch, at: content_link(public, watch.id, int(at + settings.content_link_seconds), key)
 
-    def _make_app_context(self, guard: Guard, secrets: list[Secret]) -> AppContext:
+    def _make_app_context(self, guard: Guard, signer: Signer) -> AppContext:
         settings = self._settings
         return AppContext(
             store=self._store,
@@ -281,12 +281,11 @@ class Runtime:
             deliverer=self._deliverer,
             guard=guard,
             sender=self._sender,
-            waiting=self._waiting,
+            change_notifier=self._waiting,
             metrics=self.metrics,
             health=self._health,
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),
-            secrets=secrets,
-            signing_key=settings.signing_key,
+            signer=signer,
             link_key=self._store.cipher.key(LINK_PURPOSE),
             proxy=self._proxy,
             drop_in=DropIn() if settings.drop_in else None,
@@ -313,57 +312,31 @@ class Runtime:
 
     # --- regular work ---------------------------------------------------------------------------------------------
 
-    def _make_scheduler(self) -> Scheduler:
-        retention = Retention(
-            self._store,
-            retention_seconds=self._settings.retention_seconds,
-            stopping=lambda: self._health.draining,
-        )
-        scheduler = Scheduler(self._on_clock_step)
+    def _schedule_jobs(self) -> None:
+        retention = Retention(self._store, self._health, retention_seconds=self._settings.retention_seconds)
+        stuck_monitor = StuckMonitor(self._store, self.metrics, self._poller, self._health)
+        scheduler = self._scheduler
         scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
         scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
         scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
         scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
-        scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", self._make_stuck_monitor().look, at_once=True)
+        scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
         scheduler.every(RETENTION_SECONDS, "retention", retention.sweep)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
         if self._replica_lease is not None:
-            scheduler.every(BEAT_SECONDS, "heartbeat", self._replica_lease.beat)
-            scheduler.every(LOOK_SECONDS, "adoption", self._replica_lease.look, at_once=True)
+            scheduler.every(HEARTBEAT_SECONDS, "heartbeat", self._replica_lease.renew)
+            scheduler.every(ADOPTION_SECONDS, "adoption", self._replica_lease.adopt, at_once=True)
         self.metrics.scheduler_tick_age_seconds.set_function(scheduler.tick_age)
         self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
         self._closing.push_async_callback(scheduler.stop)
-        return scheduler
-
-    def _make_stuck_monitor(self) -> StuckMonitor:
-        return StuckMonitor(
-            self._store,
-            self.metrics,
-            stats=self._poller.stats,
-            live=self._poller.live,
-            store_trouble=lambda: self._health.store_trouble(),  # noqa: PLW0108  created after this
-        )
 
     async def _poll_tick(self) -> None:
         self._scheduler.ticked()
         if self._replica_lease is not None:
-            self._replica_lease.check()
+            self._replica_lease.check_expiry()
         self._poller.tick()
-
-    def _make_replica_lease(self) -> ReplicaLease:
-        return ReplicaLease(
-            self._store,
-            owned=lambda: self._poller.owned,
-            take=self._poller.add,
-            lapse=self._on_lease_lost,
-            resume=self._poller.start,
-        )
-
-    def _on_lease_lost(self) -> None:
-        self._poller.forget_all()
-        self._deliverer.let_go()
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()
@@ -391,5 +364,5 @@ class Runtime:
 
     async def _correct_times(self) -> None:
         """Corrects due times and deadlines that are too far in the future because the clock was set back."""
-        if rows := await self._store.mend_clock():
+        if rows := await self._store.correct_future_times():
             _log.event("times_corrected", rows=rows)

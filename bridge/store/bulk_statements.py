@@ -1,7 +1,7 @@
-"""Many rows by one statement: prebuilt, and executed with plain values.
+"""Statements for many rows at once, compiled in advance and executed with plain values.
 
-`executemany` gives the interpreter's lock away for each row, and the event loop takes it: a commit of 30 registrations
-took 60 turns. And what Core does with each row's parameters costs twice what the database does with the row.
+`executemany` releases the interpreter's lock for each row, and the event loop takes it: a commit of 30 registrations
+took 60 turns. And Core's handling of each row's parameters costs twice as much as the database's work on the row.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,61 +13,61 @@ from sqlalchemy import BindParameter, Connection, Table, Update, bindparam, cast
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import Dialect
 
-Binds: TypeAlias = Sequence[dict[str, BindParameter[Any]]]  # a row's parameters by their columns, for each row
+Binds: TypeAlias = Sequence[dict[str, BindParameter[Any]]]  # for each row, its parameters by their columns
 
-# How many rows go at once, the largest that fits first: each is a text to compile and to keep prepared.
+# How many rows one statement takes; the largest size that fits comes first. Each size is compiled and prepared once.
 _SIZES = (32, 8, 1)
 
 
-class Bulk:
-    """A statement for any number of rows, each a tuple of values that the driver takes, in the columns' order."""
+class BulkStatement:
+    """A statement for any number of rows. A row is a tuple of the driver's values, in the columns' order."""
 
     def __init__(self, columns: Sequence[str], statement: Callable[[Binds], Insert | Update]) -> None:
         self._columns = columns
         self._statement = statement
-        self._prepared: dict[tuple[str, int], _Prepared] = {}
+        self._compiled: dict[tuple[str, int], _Compiled] = {}
 
     def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Execute it for these rows, in their order; how many the database says that it changed."""
+        """Execute the statement for these rows, in their order; returns how many rows the database changed."""
         changed = done = 0
         for size in _SIZES:
             while len(rows) - done >= size:
-                changed += self._of(connection.dialect, size).execute(connection, rows[done : done + size])
+                changed += self._of_size(connection.dialect, size).execute(connection, rows[done : done + size])
                 done += size
         return changed
 
-    def _of(self, dialect: Dialect, size: int) -> "_Prepared":
-        found = self._prepared.get((dialect.name, size))
-        if found is None:
+    def _of_size(self, dialect: Dialect, size: int) -> "_Compiled":
+        compiled = self._compiled.get((dialect.name, size))
+        if compiled is None:
             names = [[f"{name}_{number}" for name in self._columns] for number in range(size)]
             binds: Binds = [dict(zip(self._columns, map(bindparam, row), strict=True)) for row in names]
-            found = _Prepared(self._statement(binds), dialect, list(chain.from_iterable(names)))
-            self._prepared[dialect.name, size] = found
-        return found
+            compiled = _Compiled(self._statement(binds), dialect, list(chain.from_iterable(names)))
+            self._compiled[dialect.name, size] = compiled
+        return compiled
 
 
-class _Prepared:
-    """A statement's text for one size, and how its parameters are given."""
+class _Compiled:
+    """The text of a statement for one number of rows, and the order of its parameters."""
 
     def __init__(self, statement: Insert | Update, dialect: Dialect, names: Sequence[str]) -> None:
         compiled = statement.compile(dialect=dialect)
         self._text = str(compiled)
         self._names = names
-        self._places = None
+        self._positions = None  # set where the driver takes parameters by position
         if compiled.positiontup is not None:
-            self._places = itemgetter(*map(names.index, compiled.positiontup))
+            self._positions = itemgetter(*map(names.index, compiled.positiontup))
 
     def execute(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> int:
         flat = list(chain.from_iterable(rows))
-        given = dict(zip(self._names, flat, strict=True)) if self._places is None else self._places(flat)
-        return connection.exec_driver_sql(self._text, given).rowcount
+        parameters = dict(zip(self._names, flat, strict=True)) if self._positions is None else self._positions(flat)
+        return connection.exec_driver_sql(self._text, parameters).rowcount
 
 
 def inserting(
-    table: Table, columns: Sequence[str], but: Callable[[Insert], Insert] = lambda statement: statement
-) -> Bulk:
-    """Insert rows of these columns; `but` says what a conflict does."""
-    return Bulk(columns, lambda binds: but(insert(table).values(list(binds))))
+    table: Table, columns: Sequence[str], on_conflict: Callable[[Insert], Insert] = lambda statement: statement
+) -> BulkStatement:
+    """Insert rows with these columns; `on_conflict` adds the clause for rows that exist already."""
+    return BulkStatement(columns, lambda binds: on_conflict(insert(table).values(list(binds))))
 
 
 def updating(
@@ -76,17 +76,17 @@ def updating(
     *where: Any,
     once: Collection[str] = (),
     also: Mapping[str, Any] | None = None,
-) -> Bulk:
-    """Set columns of the rows that the first one, a key, names, of those that are `where`.
+) -> BulkStatement:
+    """Update the rows that the first column, a key, names and that meet `where`; the other columns are set.
 
-    Those in `once` keep what they hold, `also` is the same for all. A key may come once: of two rows with one key the
-    database takes any.
+    Columns in `once` keep a value that they have. `also` is set to the same expression in all rows. No key may come
+    twice: of two rows with one key the database takes either.
     """
 
     def statement(binds: Binds) -> Update:
         types = [table.c[name].type for name in columns]
         first, *others = ([row[name] for name in columns] for row in binds)
-        # The first row tells PostgreSQL the columns' types, which it cannot see from nulls.
+        # The first row states the columns' types, which PostgreSQL cannot derive from nulls.
         data = [tuple(cast(bind, type_) for bind, type_ in zip(first, types, strict=True)), *map(tuple, others)]
         heads = (column(name, type_) for name, type_ in zip(columns, types, strict=True))
         given = values(*heads, name="given").data(data).cte("given")
@@ -95,4 +95,4 @@ def updating(
         new |= {name: func.coalesce(table.c[name], given.c[name]) for name in once}
         return update(table).where(table.c[key] == given.c[key], *where).values(new)
 
-    return Bulk(columns, statement)
+    return BulkStatement(columns, statement)

@@ -1,6 +1,6 @@
-"""The operators' page's questions: what nears its deadline, which receivers fail, a table to search, one watch's life.
+"""Queries of the dashboard: the searchable table, watches near their deadline, failing receivers, a watch's history.
 
-Each reads one page, or counts up to a bound: nothing here grows with what is kept, but for what is pending or dead.
+Each reads one page or counts up to a bound. Only what is pending or dead makes them slower, not all that is stored.
 """
 
 import re
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_c
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import NotFound
+from bridge.core.ids import WATCH_ID_PATTERN
 from bridge.core.model import (
     TERMINAL_EVENTS,
     Attempt,
@@ -26,7 +27,6 @@ from bridge.core.model import (
     TaskStatus,
     WatchState,
 )
-from bridge.core.registration import WATCH_ID_PATTERN
 from bridge.store import queries
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import WatchView
@@ -46,10 +46,10 @@ from bridge.store.schema import (
     watches,
 )
 
-COUNTED = 1_000  # of what nears its deadline: beyond, the page says "1,000 and more"
-LAST_PART = 0.1  # a watch nears its deadline in the last tenth of its time
+COUNTED = 1_000  # watches near their deadline: for more the dashboard says "1,000 and more"
+LAST_PART = 0.1  # a watch is near its deadline in the last tenth of its time
 MOST_HOSTS = 20
-MOST_ATTEMPTS = 200  # of one watch, the newest: ten a round, and nobody reads twenty rounds
+MOST_ATTEMPTS = 200  # of one watch, the newest: a schedule makes ten, and more than twenty schedules are not read
 
 _WATCH_ID = re.compile(WATCH_ID_PATTERN)
 
@@ -59,11 +59,11 @@ _WATCH_ID = re.compile(WATCH_ID_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class WatchSearch:
-    """A page of the operators' table; `cursor` is the last id of the page before.
+    """A page of the operators' table. `cursor` is the last id of the previous page.
 
-    `text` is looked for at the beginning of watch ids, task ids and apps, and anywhere in callback hosts. `host` is a
-    name with its port. `tasks` are task rows. `nearing` is the moment (Unix seconds) at which watches are in the last
-    tenth of their time.
+    `text` is searched at the beginning of watch ids, task ids and apps, and anywhere in callback hosts. `host` is a
+    name with its port. `tasks` are row ids of tasks. `nearing` is a moment (Unix seconds): it finds the watches that
+    are in the last tenth of their time then.
     """
 
     limit: int
@@ -78,74 +78,74 @@ class WatchSearch:
     nearing: float | None = None
 
 
-def search(connection: Connection, wanted: WatchSearch) -> list[WatchView]:
-    """A page of watches, newest first unless asked otherwise."""
-    order = watches.c.id.asc() if wanted.oldest_first else watches.c.id.desc()
-    page = queries.WITH_TASK.where(*_conditions(wanted)).order_by(order).limit(wanted.limit)
+def search(connection: Connection, query: WatchSearch) -> list[WatchView]:
+    """A page of watches, newest first unless `oldest_first`."""
+    order = watches.c.id.asc() if query.oldest_first else watches.c.id.desc()
+    page = queries.WITH_TASK.where(*_conditions(query)).order_by(order).limit(query.limit)
     return queries.views(connection, connection.execute(page).all())
 
 
-def _conditions(wanted: WatchSearch) -> list[ColumnElement[bool]]:
+def _conditions(query: WatchSearch) -> list[ColumnElement[bool]]:
     found: list[Any] = []
-    if wanted.cursor is not None:
-        found.append(watches.c.id > wanted.cursor if wanted.oldest_first else watches.c.id < wanted.cursor)
-    if wanted.text is not None:
-        found.append(_matches(wanted.text))
-    if wanted.host is not None:
-        found.append(watches.c.host == wanted.host)
-    if wanted.state is not None:
-        found.append(queries.in_state(wanted.state))
-    if wanted.outcome is not None:
-        found.append(watches.c.outcome == wanted.outcome)
-    if wanted.delivery_state is not None:
-        found.append(_owes(wanted.delivery_state))
-    if wanted.tasks is not None:
-        found += [IS_ACTIVE, watches.c.task.in_(wanted.tasks)]
-    if wanted.nearing is not None:
-        found += [queries.in_state(WatchState.ACTIVE), _nearing(wanted.nearing)]
+    if query.cursor is not None:
+        found.append(watches.c.id > query.cursor if query.oldest_first else watches.c.id < query.cursor)
+    if query.text is not None:
+        found.append(_matches(query.text))
+    if query.host is not None:
+        found.append(watches.c.host == query.host)
+    if query.state is not None:
+        found.append(queries.in_state(query.state))
+    if query.outcome is not None:
+        found.append(watches.c.outcome == query.outcome)
+    if query.delivery_state is not None:
+        found.append(_has_delivery(query.delivery_state))
+    if query.tasks is not None:
+        found += [IS_ACTIVE, watches.c.task.in_(query.tasks)]
+    if query.nearing is not None:
+        found += [queries.in_state(WatchState.ACTIVE), _near_deadline(query.nearing)]
     return found
 
 
-def _matches(given: str) -> ColumnElement[bool]:
-    if _WATCH_ID.fullmatch(given):
-        return watches.c.id == given
+def _matches(searched: str) -> ColumnElement[bool]:
+    if _WATCH_ID.fullmatch(searched):
+        return watches.c.id == searched
     return or_(
-        watches.c.id.startswith(given, autoescape=True),
-        watches.c.task_id.startswith(given, autoescape=True),
-        watches.c.app.startswith(given, autoescape=True),
-        watches.c.host.contains(given.lower(), autoescape=True),
+        watches.c.id.startswith(searched, autoescape=True),
+        watches.c.task_id.startswith(searched, autoescape=True),
+        watches.c.app.startswith(searched, autoescape=True),
+        watches.c.host.contains(searched.lower(), autoescape=True),
     )
 
 
-def _owes(state: DeliveryState) -> ColumnElement[bool]:
+def _has_delivery(state: DeliveryState) -> ColumnElement[bool]:
     if state == DeliveryState.DEAD:
         return watches.c.id.in_(select(deliveries.c.watch_id).where(IS_DEAD, GIVEN_UP))
-    return queries.owes(state)
+    return queries.has_delivery(state)
 
 
-def _nearing(now: float | ColumnElement[float]) -> ColumnElement[bool]:
+def _near_deadline(now: float | ColumnElement[float]) -> ColumnElement[bool]:
     return watches.c.deadline_at - now <= watches.c.timeout_seconds * LAST_PART
 
 
-_NEARING = select(func.count()).select_from(
+_COUNT_NEAR_DEADLINE = select(func.count()).select_from(
     select(literal_column("1").label("one"))
-    .where(IS_ACTIVE, _nearing(bindparam("now")))
+    .where(IS_ACTIVE, _near_deadline(bindparam("now")))
     .limit(COUNTED)
     .select_from(watches)
     .subquery()
 )
 
 
-def nearing(connection: Connection, now: float) -> int:
+def nearing_deadline(connection: Connection, now: float) -> int:
     """How many active watches are in the last tenth of their time, counted up to 1,000."""
-    count: int = connection.execute(_NEARING, {"now": now}).scalar_one()
+    count: int = connection.execute(_COUNT_NEAR_DEADLINE, {"now": now}).scalar_one()
     return count
 
 
 # --- receivers ----------------------------------------------------------------------------------------------------
 
 
-_FAILING = (
+_COUNT_FAILING = (
     select(func.count(outbox.c.host.distinct()))
     .join(deliveries, deliveries.c.id == unindexed(outbox.c.id))
     .where(deliveries.c.error.is_not(None))
@@ -154,16 +154,17 @@ _FAILING = (
 
 def failing_receivers(connection: Connection) -> int:
     """How many callback hosts have a pending delivery that has failed already."""
-    count: int = connection.execute(_FAILING).scalar_one()
+    count: int = connection.execute(_COUNT_FAILING).scalar_one()
     return count
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """A callback host (with its port) that fails, or has dead deliveries. Times are Unix seconds.
+    """A callback host (with its port) that fails or has dead deliveries. Times are Unix seconds.
 
-    `failures` is how often in a row it gave no answer of its own, or 429, 502, 503, 504; `waiting` are its pending
-    deliveries and `next_at` when the next of them is due; `dead` are those given up, the last of them at `dead_at`.
+    `failures` is how often in a row it gave no answer of its own, or 429, 502, 503 or 504. `waiting` counts its pending
+    deliveries, and `next_at` is when the next of them is due. `dead` counts those that were given up, the last of them
+    at `dead_at`.
     """
 
     host: str
@@ -177,7 +178,7 @@ class Receiver:
 
 
 def _waiting_by_host() -> Select[Any]:
-    """Hosts with pending deliveries of which one has failed, or that failed lately; each with its worst error."""
+    """Hosts with pending deliveries, where one of these failed or the host failed lately; each with its worst error."""
     failed = case((deliveries.c.error.is_not(None), 1), else_=0)
     rows = (
         select(
@@ -220,15 +221,15 @@ _DEAD_BY_HOST = _dead_by_host()
 
 
 def receivers(connection: Connection) -> list[Receiver]:
-    """The hosts that need a look, those with most to lose first; up to 20 that fail and 20 with dead deliveries."""
+    """Up to 20 hosts that fail and 20 with dead deliveries; those with the most pending and dead deliveries first."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in connection.execute(_WAITING_BY_HOST):
-        told = {"waiting": row.waiting, "failures": row.failures, "next_at": row.next_at}
-        found[row.host] |= told | {"waiting_error": problem_of(row.error)}
+        values = {"waiting": row.waiting, "failures": row.failures, "next_at": row.next_at}
+        found[row.host] |= values | {"waiting_error": problem_of(row.error)}
     for row in connection.execute(_DEAD_BY_HOST):
         found[row.host] |= {"dead": row.dead, "dead_at": row.dead_at, "dead_error": problem_of(row.error)}
-    known = [Receiver(host, **values) for host, values in found.items()]
-    return sorted(known, key=lambda one: (-one.dead - one.waiting, one.host))
+    result = [Receiver(host, **values) for host, values in found.items()]
+    return sorted(result, key=lambda one: (-one.dead - one.waiting, one.host))
 
 
 # --- one watch ----------------------------------------------------------------------------------------------------
@@ -236,9 +237,9 @@ def receivers(connection: Connection) -> list[Receiver]:
 
 @dataclass(frozen=True, slots=True)
 class WatchHistory:
-    """A watch, when it ended (cancelled ones too), the events built for it, and each delivery's newest attempts.
+    """A watch, when it ended (cancelled ones too), its events, and each delivery's newest attempts.
 
-    `seen` is when its task was first seen in a status, and `end_error` the error that its terminal event tells.
+    `seen` is when each status of its task was first seen, and `end_error` is the error in its terminal event.
     """
 
     view: WatchView
@@ -266,23 +267,23 @@ _ATTEMPTS = (
 
 
 def history(connection: Connection, watch_id: str) -> WatchHistory:
-    """Everything that is kept of a watch's life. Raises NotFound."""
+    """Everything that is stored about a watch. Raises NotFound."""
     view = queries.one_watch(connection, watch_id, None)
     ended_at = connection.execute(_ENDED, {"an_id": watch_id}).scalar_one_or_none()
-    told = connection.execute(_EVENTS, {"an_id": watch_id}).all()
-    built = [(EventType(row.type), row.created_at) for row in told]
-    end_error = next((_error_in(row.payload) for row in told if row.type in TERMINAL_EVENTS), None)
-    tried: dict[str, list[Attempt]] = defaultdict(list)
+    rows = connection.execute(_EVENTS, {"an_id": watch_id}).all()
+    built = [(EventType(row.type), row.created_at) for row in rows]
+    end_error = next((_error_in(row.payload) for row in rows if row.type in TERMINAL_EVENTS), None)
+    by_delivery: dict[str, list[Attempt]] = defaultdict(list)
     for row in reversed(connection.execute(_ATTEMPTS, {"an_id": watch_id}).all()):
         attempt = Attempt(row.started_at, row.duration_seconds, row.status_code, problem_of(row.error), row.body)
-        tried[row.delivery_id].append(attempt)
-    return WatchHistory(view, ended_at, built, tried, end_error, _seen(connection, view.task.row))
+        by_delivery[row.delivery_id].append(attempt)
+    return WatchHistory(view, ended_at, built, by_delivery, end_error, _seen(connection, view.task.row))
 
 
 def _seen(connection: Connection, task_row: str) -> list[tuple[TaskStatus, float]]:
     times = connection.execute(_SEEN, {"row": task_row}).one()
-    known = zip((TaskStatus.QUEUED, TaskStatus.IN_PROGRESS), times, strict=True)
-    return [(status, at) for status, at in known if at is not None]
+    times_seen = zip((TaskStatus.QUEUED, TaskStatus.IN_PROGRESS), times, strict=True)
+    return [(status, at) for status, at in times_seen if at is not None]
 
 
 def _error_in(payload: bytes) -> Problem | None:
@@ -295,9 +296,9 @@ def _error_in(payload: bytes) -> Problem | None:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """A replica as its row tells it; its claim to its tasks ends at `expires_at` unless it renews.
+    """A replica as its row has it. Its claim to its tasks ends at `expires_at` unless it renews.
 
-    `leaving`: it was told to stop, has handed its tasks over and takes no more.
+    `leaving`: it is stopping, has handed its tasks over and takes no more.
     """
 
     id: str
@@ -309,7 +310,7 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """What the store takes up, in bytes. `place`, `disk_bytes` and `free_bytes` are known for SQLite only."""
+    """The store's size in bytes. `place` (the file), `disk_bytes` and `free_bytes` are known for SQLite only."""
 
     kind: str
     size_bytes: int
@@ -325,17 +326,17 @@ _SQLITE_FILE = text("PRAGMA database_list")
 
 
 def facts(connection: Connection) -> StoreFacts:
-    """How large the store is, how much room its disk has, and who shares it. Raises NotFound when its file is gone."""
-    known = [_replica_view(row) for row in connection.execute(_REPLICAS)]
+    """How large the store is, how much space its disk has, and its replicas. Raises NotFound when its file is gone."""
+    views = [_replica_view(row) for row in connection.execute(_REPLICAS)]
     if connection.dialect.name != "sqlite":
-        return StoreFacts("PostgreSQL", connection.execute(_POSTGRES_SIZE).scalar_one(), known)
+        return StoreFacts("PostgreSQL", connection.execute(_POSTGRES_SIZE).scalar_one(), views)
     [path] = [Path(row.file) for row in connection.execute(_SQLITE_FILE) if row.name == "main"]
     try:
         sizes = [file.stat().st_size for file in (path, path.with_name(path.name + "-wal")) if file.exists()]
         disk = shutil.disk_usage(path.parent)
     except OSError as error:
         raise NotFound(f"the database's folder cannot be read: {error.strerror}") from None
-    return StoreFacts("SQLite", sum(sizes), known, str(path), disk.total, disk.free)
+    return StoreFacts("SQLite", sum(sizes), views, str(path), disk.total, disk.free)
 
 
 def _replica_view(row: Row[Any]) -> ReplicaView:

@@ -1,4 +1,4 @@
-"""One database: its engines, its transactions, its clock. SQLite and PostgreSQL differ here and nowhere else."""
+"""One database: its engines, transactions and clock. Only this module knows how SQLite and PostgreSQL differ."""
 
 import os
 import socket
@@ -7,31 +7,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-Arguments = ParamSpec("Arguments")
+from bridge.aio.clocks import running_seconds
+from bridge.core.health import HealthCode
+
+Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-BUSY_SECONDS = 2.5  # a lock held longer is trouble: with the queue before it a caller has its answer within 4 s
-STATEMENT_SECONDS = 3.5  # on PostgreSQL; the largest of ours takes some 50 ms
-HANGS_AFTER_SECONDS = 10.0  # three statements that the server itself would have ended
-TRIES = 5  # of a transaction that PostgreSQL ended for a deadlock or a serialization failure
-
-# CLOCK_BOOTTIME runs while the machine is suspended; monotonic() stops, and a lease would seem to last.
-_RUNNING = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-def running_seconds() -> float:
-    """A clock that nobody sets and that runs while the machine is suspended, where the system has one."""
-    return time.monotonic() if _RUNNING is None else time.clock_gettime(_RUNNING)
+BUSY_SECONDS = 2.5  # the longest wait for a lock: together with the queue before it a caller has its answer within 4 s
+STATEMENT_SECONDS = 3.5  # on PostgreSQL; the longest of our statements takes about 50 ms
+HUNG_AFTER_SECONDS = 10.0  # three statements that the server itself would have ended
+TRIES = 5  # of a transaction that PostgreSQL ended because of a deadlock or a serialization failure
 
 
 class Database:
-    """What both kinds share. `transaction` is for the writer's thread only."""
+    """What both kinds of database share. Only the writer's thread may call `transaction`."""
 
     shared = False
 
@@ -43,36 +38,31 @@ class Database:
         """Unix seconds."""
         return time.time()
 
-    def transaction(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` in one transaction and commit."""
+    def transaction(self, function: Callable[[Connection], Result]) -> Result:
+        """Call `function` in one transaction and commit."""
         self.check()  # before a connection is made, which would write to whatever file is there now
         with self._writing.connect() as connection, connection.begin():
-            result = work(connection)
+            result = function(connection)
             self.check()
         return result
 
-    def read(
-        self,
-        question: Callable[Concatenate[Connection, Arguments], Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
-        """Ask in a transaction that writes nothing."""
+    def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+        """Call `query` in a transaction that writes nothing."""
         self.check()
-        return self._ask(lambda connection: question(connection, *args, **kwargs))
+        return self._read(lambda connection: query(connection, *arguments))
 
-    def _ask(self, question: Callable[[Connection], Result]) -> Result:
+    def _read(self, query: Callable[[Connection], Result]) -> Result:
         with self._reading.connect() as connection, connection.begin():
-            return question(connection)
+            return query(connection)
 
     def check(self) -> None:
-        """Raise OperationalError when the database is not where it was opened."""
+        """Raise OperationalError when the database is no longer where it was opened."""
 
     def synchronize(self) -> None:
-        """Compare clocks with the database."""
+        """Compare our clock with the database's."""
 
-    def cut_hanging(self, seconds: float = HANGS_AFTER_SECONDS) -> None:
-        """End the connections that have been in use for so long."""
+    def drop_hung_connections(self, seconds: float = HUNG_AFTER_SECONDS) -> None:
+        """Shut down the connections that have been in use for `seconds`."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -81,7 +71,7 @@ class Database:
 
 
 class SqliteDatabase(Database):
-    """A file. WAL, so that reading and writing do not wait for one another; a commit is on the disk."""
+    """A file in WAL mode, so that readers and the writer do not wait for each other. A commit is on the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -89,7 +79,7 @@ class SqliteDatabase(Database):
         self._identity = self._identify()
 
     def check(self) -> None:
-        """Raise OperationalError when the file is gone or another: SQLite itself would go on writing to the old one."""
+        """Raise OperationalError when the file is gone or another one: SQLite itself would go on with the old file."""
         found = self._identify()
         if found == self._identity:
             return
@@ -97,7 +87,7 @@ class SqliteDatabase(Database):
             raise _unusable("the database file is gone")
         self._writing.dispose()
         self._reading.dispose()
-        raise _unusable("the database file was replaced; start the bridge anew")
+        raise _unusable("the database file was replaced; restart the bridge")
 
     def _identify(self) -> tuple[int, int] | None:
         try:
@@ -108,86 +98,102 @@ class SqliteDatabase(Database):
 
 
 class PostgresDatabase(Database):
-    """A server that replicas share. Its clock is everybody's: replicas' own may be a minute apart."""
+    """A server that replicas share. All replicas use its clock, because their own may differ by a minute."""
 
     shared = True
 
     def __init__(self, url: str) -> None:
         engine = _postgres_engine(url)
-        # A question needs no BEGIN and COMMIT: under READ COMMITTED each statement sees a moment of its own anyhow.
+        # A read needs no BEGIN and COMMIT: under READ COMMITTED each statement has its own snapshot anyway.
         super().__init__(engine, engine.execution_options(isolation_level="AUTOCOMMIT"))
         self._epoch_offset = time.time() - running_seconds()
-        self._in_use: dict[int, tuple[float, Any]] = {}
+        self._in_use: dict[int, tuple[float, Any]] = {}  # by the connection's id: since when, and the connection
 
         @event.listens_for(engine, "checkout")
-        def note(connection: Any, _record: object, _proxy: object) -> None:
+        def add(connection: Any, _record: object, _proxy: object) -> None:
             self._in_use[id(connection)] = (running_seconds(), connection)
 
         @event.listens_for(engine, "checkin")
-        def forget(connection: Any, _record: object) -> None:
+        def remove(connection: Any, _record: object) -> None:
             self._in_use.pop(id(connection), None)
 
     def now(self) -> float:
-        """Unix seconds by the server's clock, as of the last comparison."""
+        """Unix seconds of the server's clock, as of the last `synchronize`."""
         return running_seconds() + self._epoch_offset
 
     def synchronize(self) -> None:
-        """Take the server's time over; the way there and back is shared out evenly."""
+        """Take over the server's time. Both directions of the round trip are assumed to take equally long."""
         with self._reading.connect() as connection, connection.begin():
             before = running_seconds()
-            served = connection.execute(_SERVER_TIME).scalar_one()
-            self._epoch_offset = float(served) - (before + running_seconds()) / 2
+            server_time = connection.execute(_SERVER_TIME).scalar_one()
+            self._epoch_offset = float(server_time) - (before + running_seconds()) / 2
 
-    def cut_hanging(self, seconds: float = HANGS_AFTER_SECONDS) -> None:
-        """End the connections in use for so long: something on the way took the question and passes no answer on."""
+    def drop_hung_connections(self, seconds: float = HUNG_AFTER_SECONDS) -> None:
+        """Shut down the connections in use for `seconds`: something on the way took the query and returns no answer."""
         for key, (since, connection) in list(self._in_use.items()):
             if running_seconds() - since < seconds:
                 continue
             self._in_use.pop(key, None)
             if not connection.closed:
-                with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as shared:
-                    shared.shutdown(socket.SHUT_RDWR)  # whoever waits on it reads its end
+                with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+                    duplicate.shutdown(socket.SHUT_RDWR)  # the thread that waits on it then reads the end
 
-    def transaction(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` in one transaction; once more when it was the victim of a deadlock, or the server came back."""
+    def transaction(self, function: Callable[[Connection], Result]) -> Result:
+        """Call `function` in one transaction; again after a deadlock, and once after the server came back."""
         for turn in range(1, TRIES):
             try:
-                return super().transaction(work)
+                return super().transaction(function)
             except OperationalError as error:
-                if not (_may_work_again(error) or (error.connection_invalidated and turn == 1)):
+                if not (_may_succeed_again(error) or (error.connection_invalidated and turn == 1)):
                     raise
-        return super().transaction(work)
+        return super().transaction(function)
 
-    def _ask(self, question: Callable[[Connection], Result]) -> Result:
-        """Ask; once more when the server came back and the pool's connections were of its former life."""
+    def _read(self, query: Callable[[Connection], Result]) -> Result:
+        """Call `query`; once more when the server was restarted and the pool still had its old connections."""
         try:
-            return super()._ask(question)
+            return super()._read(query)
         except OperationalError as error:
             if not error.connection_invalidated:
                 raise
-        return super()._ask(question)
+        return super()._read(query)
 
 
 _SERVER_TIME = select(func.extract("epoch", func.clock_timestamp()))
 
 
-def _may_work_again(error: DBAPIError) -> bool:
+def _may_succeed_again(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in {"40001", "40P01"}  # serialization failure, deadlock
 
 
 def reason_of(error: DBAPIError) -> str:
-    """What the database says is wrong, as the end of a sentence: without the statement, whose values may be secret."""
+    """The database's message, as the end of a sentence. Without the statement, whose values may be secret."""
     return " ".join(str(error.orig).split())[:200]
 
 
+def cause_of(error: DBAPIError) -> HealthCode:
+    """Which failure this is, by the driver's own codes (SQLite's result code, PostgreSQL's SQLSTATE)."""
+    original = error.orig
+    if isinstance(original, _DatabaseFileMissing):
+        return HealthCode.DATABASE_FILE_MISSING
+    # The low byte of an extended result code is the primary one.
+    sqlite_full = (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL
+    if sqlite_full or getattr(original, "sqlstate", None) == "53100":  # disk_full
+        return HealthCode.DISK_FULL
+    return HealthCode.STORE_UNWRITABLE
+
+
+class _DatabaseFileMissing(OSError):
+    """The database file is gone, or another file has its name."""
+
+
 def _unusable(reason: str) -> OperationalError:
-    return OperationalError("", None, OSError(reason))
+    return OperationalError("", None, _DatabaseFileMissing(reason))
 
 
 def _sqlite_engine(path: Path, begin: str) -> Engine:
     # isolation_level=None: the driver begins nothing by itself, and BEGIN IMMEDIATE takes the lock before it reads.
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),  # not as a text, which would read a `?` or a `%` in it
+        URL.create("sqlite", database=str(path)),  # not as a text, in which `?` and `%` would have a meaning
         connect_args={"isolation_level": None, "timeout": BUSY_SECONDS, "check_same_thread": False},
         pool_size=4,
         query_cache_size=200,
@@ -206,7 +212,7 @@ def _sqlite_engine(path: Path, begin: str) -> Engine:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Turn the file over to a write-ahead log, once for good; of two that do it at once SQLite lets neither wait."""
+    """Switch the file to a write-ahead log, which it then keeps. When two do it at once, SQLite makes neither wait."""
     end = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -230,12 +236,13 @@ def _postgres_engine(url: str) -> Engine:
         pool_size=5,
         max_overflow=0,
         pool_timeout=BUSY_SECONDS,
-        pool_use_lifo=True,  # a connection prepares what it is asked for the fifth time: the same one, again and again
+        # A connection prepares a statement at its fifth execution: the same connection is used again and again.
+        pool_use_lifo=True,
         query_cache_size=200,
         connect_args={
             "connect_timeout": 3,
             "application_name": "amux-bridge",
-            # A server that is cut off must not hold the writer's thread: nobody else would write meanwhile.
+            # A server that is cut off must not block the writer's thread: nothing else could be written meanwhile.
             "tcp_user_timeout": 4000,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -247,7 +254,7 @@ def _postgres_engine(url: str) -> Engine:
 
 @contextmanager
 def closing(database: Database) -> Iterator[Database]:
-    """Close a database at the end of a block."""
+    """Close a database at the end of the block."""
     try:
         yield database
     finally:
@@ -255,7 +262,7 @@ def closing(database: Database) -> Iterator[Database]:
 
 
 def connect(database_url: str) -> Database:
-    """A database by its URL; nothing is opened yet."""
+    """Returns the database of a URL; nothing is opened yet."""
     if database_url.startswith("sqlite:"):
         return SqliteDatabase(sqlite_path(database_url))
     return PostgresDatabase(database_url)

@@ -1,65 +1,191 @@
-"""What is stored encrypted, and keyed fingerprints: Fernet, with each row's id bound in.
+"""Encryption: what is stored encrypted, the database's own secrets, and re-encryption under a new key.
 
-Fernet has no associated data, so the id stands before the text inside: a blob moved to another row does not open.
+Texts are encrypted with Fernet. Fernet has no associated data, so the row's id precedes the text inside: a ciphertext
+that was moved to another row does not decrypt.
 """
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from secrets import token_bytes
+from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from sqlalchemy import Connection, bindparam, inspect, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 
-from bridge.core.errors import BadSetting
+from bridge.core.errors import BadSetting, StoreUnavailable
+from bridge.core.signing import new_secret
+from bridge.store.database import Database, cause_of, reason_of
+from bridge.store.schema import secrets, watches
 
-WRONG_KEY = (
-    "BRIDGE_ENCRYPTION_KEYS: the key does not open what is stored in this database; give the one it was made with"
-)
+WRONG_KEY = "BRIDGE_ENCRYPTION_KEYS: the key does not decrypt the data in this database; give the key that encrypted it"
 _FINGERPRINT_BYTES = 16
 
 
 class Cipher:
-    """Seals and opens texts, and makes fingerprints under keys that every replica derives from one root."""
+    """Encrypts and decrypts texts, and derives keys and fingerprints from a root key that all replicas share."""
 
     def __init__(self, keys: Sequence[str], root: bytes = b"") -> None:
-        self._texts = tuple(keys)
+        self._fernet_keys = tuple(keys)
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         self._root = root
-        self._keys: dict[str, bytes] = {}
+        self._derived: dict[str, bytes] = {}
 
     def with_root_key(self, root: bytes) -> "Cipher":
-        """The same sealer with the database's root secret."""
-        return Cipher(self._texts, root)
+        """Returns the same cipher with the database's root key."""
+        return Cipher(self._fernet_keys, root)
 
-    def seal(self, row_id: str, text: str) -> bytes:
-        """Encrypt a text for one row, under the newest key."""
+    def encrypt(self, row_id: str, text: str) -> bytes:
+        """Encrypt a text for one row, with the newest key."""
         return self._fernet.encrypt(f"{row_id}\n{text}".encode())
 
-    def open(self, row_id: str, blob: bytes) -> str:
-        """Decrypt a row's text. Raises BadSetting when no key opens it, or it is another row's."""
+    def decrypt(self, row_id: str, ciphertext: bytes) -> str:
+        """Decrypt the text of a row. Raises BadSetting when no key fits or when it was encrypted for another row."""
         try:
-            owner, _, text = self._fernet.decrypt(bytes(blob)).decode().partition("\n")
+            owner, _, text = self._fernet.decrypt(bytes(ciphertext)).decode().partition("\n")
         except InvalidToken:
             raise BadSetting(WRONG_KEY) from None
         if owner != row_id:
             raise BadSetting("the database holds a secret under a row that it was not made for")
         return text
 
-    def rotate(self, blob: bytes) -> bytes:
-        """The same text under the newest key. Raises BadSetting when no key opens it."""
+    def rotate(self, ciphertext: bytes) -> bytes:
+        """Encrypt the same text with the newest key. Raises BadSetting when no key fits."""
         try:
-            return self._fernet.rotate(bytes(blob))
+            return self._fernet.rotate(bytes(ciphertext))
         except InvalidToken:
             raise BadSetting(WRONG_KEY) from None
 
     def key(self, purpose: str) -> bytes:
-        """A key of 32 bytes for one purpose, the same on every replica and for the database's life."""
-        if purpose not in self._keys:
-            self._keys[purpose] = hmac.digest(self._root, f"amux-bridge {purpose}".encode(), "sha256")
-        return self._keys[purpose]
+        """A key of 32 bytes for one purpose: the same on every replica, as long as the database exists."""
+        if purpose not in self._derived:
+            self._derived[purpose] = hmac.digest(self._root, f"amux-bridge {purpose}".encode(), "sha256")
+        return self._derived[purpose]
 
     def fingerprint(self, purpose: str, data: bytes) -> bytes:
-        """16 bytes that tell two data apart and nothing about either.
+        """16 bytes that differ when the data differs, and reveal nothing about it.
 
-        Keyed BLAKE2b (RFC 7693, 2.9): a fifth of the cost of an HMAC, and every registration has one.
+        Keyed BLAKE2b (RFC 7693, section 2.9): it costs a fifth of an HMAC, and every registration computes one.
         """
         return hashlib.blake2b(data, key=self.key(purpose), digest_size=_FINGERPRINT_BYTES).digest()
+
+
+# --- the database's own secrets -----------------------------------------------------------------------------------
+
+ROOT, SIGNING = "root", "signing"  # names in the table `secrets`
+
+_FIND_SECRET = select(secrets.c.encrypted).where(secrets.c.name == bindparam("a_name"))
+_INSERT_SECRET = insert(secrets).on_conflict_do_nothing(index_elements=["name"])
+
+
+def has_encrypted_data(database: Database) -> bool:
+    """Whether this database already holds encrypted data, which a new key could not decrypt."""
+
+    def query(connection: Connection) -> bool:
+        exists = inspect(connection).has_table("secrets")
+        return exists and connection.execute(_FIND_SECRET, {"a_name": ROOT}).first() is not None
+
+    return database.read(query)
+
+
+def with_root_key(database: Database, cipher: Cipher) -> Cipher:
+    """Returns the cipher with the database's root key, which is made when there is none yet.
+
+    Raises BadSetting for a wrong encryption key: the root key does not decrypt then.
+    """
+    root = database.transaction(lambda connection: _own_secret(connection, cipher, ROOT, token_bytes(32).hex()))
+    return cipher.with_root_key(bytes.fromhex(root))
+
+
+def signing_secret(connection: Connection, cipher: Cipher) -> str:
+    """The `whsec_...` that signs when none is configured: made once and stored encrypted."""
+    return _own_secret(connection, cipher, SIGNING, new_secret(token_bytes(32)).text)
+
+
+def _own_secret(connection: Connection, cipher: Cipher, name: str, new: str) -> str:
+    """The stored secret of this name; without one, `new` is stored. Raises BadSetting for a wrong key."""
+    ciphertext = connection.execute(_FIND_SECRET, {"a_name": name}).scalar_one_or_none()
+    if ciphertext is None:
+        connection.execute(_INSERT_SECRET, {"name": name, "encrypted": cipher.encrypt(name, new)})
+        ciphertext = connection.execute(_FIND_SECRET, {"a_name": name}).scalar_one()  # another replica may be first
+    return cipher.decrypt(name, ciphertext)
+
+
+# --- re-encryption ------------------------------------------------------------------------------------------------
+
+BATCH = 200  # rows in a transaction: at most 600 texts, about 40 ms; the writes of a service wait no longer than that
+
+_ENCRYPTED = (watches.c.headers, watches.c.secret, watches.c.api_key)
+_NEXT_WATCHES = (
+    select(watches.c.id, *_ENCRYPTED)
+    .where(watches.c.id > bindparam("after"), or_(*(column.is_not(None) for column in _ENCRYPTED)))
+    .order_by(watches.c.id)
+    .limit(BATCH)
+)
+_UPDATE_WATCH = (
+    update(watches)
+    .where(watches.c.id == bindparam("an_id"))
+    .values({column: bindparam(f"new_{column.name}") for column in _ENCRYPTED})
+)
+_ALL_SECRETS = select(secrets.c.name, secrets.c.encrypted).order_by(secrets.c.name)
+_UPDATE_SECRET = (
+    update(secrets)
+    .where(secrets.c.name == bindparam("a_name"), secrets.c.encrypted == bindparam("old"))
+    .values(encrypted=bindparam("new"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reencrypted:
+    """How many rows were encrypted again: watches, and secrets of the database's own."""
+
+    watches: int
+    secrets: int
+
+
+def reencrypt(database: Database, cipher: Cipher) -> Reencrypted:
+    """Encrypt every stored text with the cipher's newest key, in small batches, while services go on.
+
+    It can be repeated, and a finished batch stays done. A service without the newest key cannot decrypt what this
+    writes: give the key to all services first. New watches are encrypted by their service, and the texts of a watch
+    never change, so none is missed or overwritten.
+
+    Raises BadSetting when no key fits a text, StoreUnavailable when the database does not answer.
+    """
+    try:
+        own = database.transaction(lambda connection: _reencrypt_secrets(connection, cipher))
+        return Reencrypted(sum(_reencrypt_watches(database, cipher)), own)
+    except DBAPIError as error:
+        raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
+
+
+def _reencrypt_secrets(connection: Connection, cipher: Cipher) -> int:
+    rows = connection.execute(_ALL_SECRETS).all()
+    for row in rows:
+        old = bytes(row.encrypted)
+        connection.execute(_UPDATE_SECRET, {"a_name": row.name, "old": old, "new": cipher.rotate(old)})
+    return len(rows)
+
+
+def _reencrypt_watches(database: Database, cipher: Cipher) -> Iterator[int]:
+    """Yields the number of watches of each batch."""
+    last = ""
+    while ids := database.transaction(partial(_reencrypt_batch, cipher=cipher, after=last)):
+        yield len(ids)
+        last = ids[-1]
+
+
+def _reencrypt_batch(connection: Connection, cipher: Cipher, after: str) -> list[str]:
+    rows = connection.execute(_NEXT_WATCHES, {"after": after}).all()
+    if rows:
+        connection.execute(_UPDATE_WATCH, [_reencrypted_values(row, cipher) for row in rows])
+    return [row.id for row in rows]
+
+
+def _reencrypted_values(row: Any, cipher: Cipher) -> dict[str, Any]:
+    values = {f"new_{column.name}": getattr(row, column.name) for column in _ENCRYPTED}
+    return {"an_id": row.id} | {name: None if old is None else cipher.rotate(old) for name, old in values.items()}

@@ -1,244 +1,262 @@
-"""Group commit: units of work that wait for the writer share one transaction, and none fails its neighbours."""
+"""Group commit: calls that wait for the writer share one transaction, and no call fails because of another one.
+
+An *operation* is a function that writes. Its first argument is the connection of a transaction; it does not commit.
+Most operations serve one caller: they return a result or raise a BridgeError. A *bulk operation* serves many callers
+at once: its second argument is a sequence of items, and it returns a result or a BridgeError for each item, in order.
+
+An operation decides before it writes: where the result is a BridgeError, nothing was written for that caller. This is
+why the transaction goes on for the others.
+"""
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
+from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.errors import BridgeError, StoreUnavailable
-from bridge.store.database import reason_of
+from bridge.store.database import cause_of, reason_of
 from bridge.telemetry import Metrics, get_logger
 
-Given = TypeVar("Given")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-Unit: TypeAlias = Callable[[Connection, Sequence[Given]], Sequence[Result | BridgeError]]
-"""Does one kind of work for many callers in one transaction: a result, or a BridgeError, for each in order.
-
-A unit decides before it writes: a caller that gets a BridgeError has written nothing.
-"""
+Arguments = TypeVarTuple("Arguments")
 
 Transaction: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
-"""Runs a function in one transaction and commits; raises what the database raises."""
+"""Runs a function in one transaction and commits. Raises what the database raises."""
 
 CALL_TIMEOUT_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 503 within 5 s
-BEGIN_WITHIN_SECONDS = 3.0  # what has not begun by then is not begun: its caller would not see the end
-# A commit costs as much as ten registrations in it. A writer that takes what waits at once gets 28 of 64 callers' to a
-# commit; one that lets as many come together again as it just had, for at most twice as long as they took, gets 60.
+BEGIN_WITHIN_SECONDS = 3.0  # a call that has not begun by then is dropped: its caller would not see the end
+# A commit costs as much as ten registrations in it. A writer that takes what waits at once gets 28 of 64 callers into
+# a commit. One that waits until as many have come as it just served, for at most twice as long as that took, gets 60.
 GATHER_FROM = 12
 GATHER_TURNS = 2.0
 GATHER_AT_MOST_SECONDS = 0.025
-_SWEEP_SECONDS = 0.1
-MOST_AT_ONCE = 512  # things to a commit, or little more: each costs the same from 32 on, and a caller waits for all
-_ROW_TROUBLE = (DataError, IntegrityError, ProgrammingError)  # of what was given; all else is the database's own
+MOST_AT_ONCE = 512  # items in a commit, or few more: from 32 on each costs the same, and a caller waits for all of them
+_ITEM_ERRORS = (DataError, IntegrityError, ProgrammingError)  # caused by an item; all others come from the database
 
 _log = get_logger("store")
 
 
-class _Work(Generic[Given, Result]):
-    """One caller's work: what its unit is given, the results in the same order, and until when it may begin."""
+class _Call:
+    """The call of one caller: an operation, its items, and when it must have begun (monotonic seconds).
 
-    __slots__ = ("begins_before", "future", "given", "results", "unit")
+    For an operation that is not bulk, the one item is its arguments. `results` has one entry for each item, or is the
+    error of the whole call.
+    """
 
-    def __init__(
+    __slots__ = ("arguments", "begins_before", "bulk", "future", "items", "operation", "results")
+
+    def __init__(  # noqa: PLR0913  a call's parts
         self,
-        unit: Unit[Given, Result],
-        given: Sequence[Given],
-        future: "asyncio.Future[Sequence[Result | BridgeError]]",
+        operation: Callable[..., Any],
+        items: Sequence[Any],
+        arguments: tuple[Any, ...],
+        future: "asyncio.Future[Sequence[Any]]",
         begins_before: float,
+        *,
+        bulk: bool,
     ) -> None:
-        self.unit = unit
-        self.given = given
+        self.operation = operation
+        self.items = items
+        self.arguments = arguments
+        self.bulk = bulk
         self.future = future
         self.begins_before = begins_before
-        self.results: Sequence[Result | BridgeError] | BridgeError = StoreUnavailable("the database was too busy")
+        self.results: Sequence[Any] | BridgeError = ()
+
+    def execute(self, connection: Connection, items: Sequence[Any]) -> Sequence[Any]:
+        """Execute the operation for the items of this call, or of all calls with the same operation and arguments."""
+        if self.bulk:
+            results: Sequence[Any] = self.operation(connection, items, *self.arguments)
+            return results
+        return [_result(self.operation, connection, arguments) for arguments in items]
 
 
 class GroupWriter:
-    """One thread that writes. `transaction` runs a function on the database's one writing connection."""
+    """The one thread that writes. `transaction` runs a function on the database's one writing connection."""
 
     def __init__(self, transaction: Transaction, metrics: Metrics) -> None:
         self._transaction = transaction
         self._metrics = metrics
-        self._waiting: deque[_Work[Any, Any]] = deque()
-        self._weight = 0  # how many things to do wait in all
-        self._enough = 1  # how many the thread waits for
-        self._wake = threading.Condition()
+        self._waiting: deque[_Call] = deque()
+        self._waiting_items = 0
+        self._enough = 1  # the thread waits until so many items are there
+        self._changed = threading.Condition()
         self._closing = False
-        self._patience = _Patience()
-        self.late: Callable[[object], None] = lambda _: None
-        self.unconfirmed_writes = 0  # transactions that failed: of some it is not known whether they were committed
+        self.limits = TimeoutSweep(CALL_TIMEOUT_SECONDS, time.monotonic)
+        self.on_late_result: Callable[[object], None] = lambda _: None
+        self.unconfirmed_writes = 0  # failed transactions: some of them may have been committed
         self._thread = threading.Thread(target=self._run, name="bridge-writer", daemon=True)
         self._thread.start()
 
-    async def do(self, unit: Unit[Given, Result], given: Given) -> Result:
-        """Have a unit done, durably; raises its BridgeError, or StoreUnavailable within 4 s when nothing was written.
+    async def run(self, operation: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+        """Run an operation, durably. Raises its BridgeError, or StoreUnavailable within 4 s.
 
-        A caller that was told StoreUnavailable because time ran out may find its work done later: `late` is then
-        called with the result, on the caller's loop.
+        After StoreUnavailable nothing was written, except when the time ran out: the operation may then still succeed.
+        `on_late_result` is called with its result, on the caller's loop.
         """
-        [result] = await self.do_all(unit, [given])
+        [result] = await self._submit(operation, [arguments], (), bulk=False)
         if isinstance(result, BridgeError):
             raise result
-        return result
+        returned: Result = result
+        return returned
 
-    async def do_all(self, unit: Unit[Given, Result], given: Sequence[Given]) -> Sequence[Result | BridgeError]:
-        """Have a unit done for several, in one transaction unless one of them spoils it; a result for each in order.
+    async def run_all(
+        self,
+        operation: Callable[[Connection, Sequence[Item], *Arguments], Sequence[Result | BridgeError]],
+        items: Sequence[Item],
+        *arguments: *Arguments,
+    ) -> Sequence[Result | BridgeError]:
+        """Run a bulk operation, durably; returns a result for each item, in order. Raises StoreUnavailable as `run`.
 
-        Raises StoreUnavailable as `do` does, for them all.
+        The items share one transaction with the items of other calls of the same operation with equal arguments. When
+        the transaction fails because of an item, each item is tried again alone.
         """
-        loop = asyncio.get_running_loop()
-        now = time.monotonic()
-        work = _Work(unit, given, loop.create_future(), now + BEGIN_WITHIN_SECONDS)
-        with self._wake:
+        return await self._submit(operation, items, arguments, bulk=True) if items else []
+
+    async def _submit(
+        self, operation: Callable[..., Any], items: Sequence[Any], arguments: tuple[Any, ...], *, bulk: bool
+    ) -> Sequence[Any]:
+        future: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
+        call = _Call(operation, items, arguments, future, time.monotonic() + BEGIN_WITHIN_SECONDS, bulk=bulk)
+        with self._changed:
             if self._closing:
                 raise StoreUnavailable("the bridge is stopping")
-            self._waiting.append(work)
-            self._weight += len(given)
-            if self._weight >= self._enough:
-                self._wake.notify()
-        self._patience.give(work.future, now + CALL_TIMEOUT_SECONDS)
-        results: Sequence[Result | BridgeError] = await work.future
-        return results
+            self._waiting.append(call)
+            self._waiting_items += len(items)
+            if self._waiting_items >= self._enough:
+                self._changed.notify()
+        try:
+            with self.limits.limit():
+                return await future
+        except TimeoutError:
+            if not future.cancelled():  # the results came in the same turn of the loop
+                return future.result()
+            raise StoreUnavailable("the database does not answer") from None
 
     def close(self) -> None:
-        """Finish what waits and end the thread."""
-        with self._wake:
+        """Finish the waiting calls and end the thread."""
+        with self._changed:
             self._closing = True
-            self._wake.notify()
+            self._changed.notify()
         self._thread.join(CALL_TIMEOUT_SECONDS + 1)
+
+    # --- the writer's thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while batch := self._next_batch():
             began = time.perf_counter()
-            self._do_together(batch)
+            self._execute(batch)
             seconds = time.perf_counter() - began
-            for name in {work.unit.__name__ for work in batch}:
+            for name in {call.operation.__name__ for call in batch}:
                 self._metrics.store_seconds.labels(name).observe(seconds)
             self._answer(batch)
-            if (done := sum(len(work.given) for work in batch)) >= GATHER_FROM:
+            if (done := sum(len(call.items) for call in batch)) >= GATHER_FROM:
                 self._gather(done, min(GATHER_TURNS * seconds, GATHER_AT_MOST_SECONDS))
 
     def _gather(self, enough: int, seconds: float) -> None:
-        """Let so many come, for so long."""
-        with self._wake:
+        """Wait until `enough` items have come, for at most `seconds`."""
+        with self._changed:
             self._enough = enough
-            self._wake.wait_for(lambda: self._closing or self._weight >= enough, seconds)
+            self._changed.wait_for(lambda: self._closing or self._waiting_items >= enough, seconds)
             self._enough = 1
 
-    def _next_batch(self) -> list[_Work[Any, Any]]:
-        """What waits and may still begin; an empty list ends the thread."""
+    def _next_batch(self) -> list[_Call]:
+        """Returns the waiting calls that may still begin; an empty list ends the thread."""
         while True:
-            with self._wake:
+            with self._changed:
                 while not self._waiting:
                     if self._closing:
                         return []
-                    self._wake.wait()
+                    self._changed.wait()
                 batch, left = [], MOST_AT_ONCE
                 while self._waiting and left > 0:
                     batch.append(self._waiting.popleft())
-                    left -= len(batch[-1].given)
-                self._weight -= MOST_AT_ONCE - left
+                    left -= len(batch[-1].items)
+                self._waiting_items -= MOST_AT_ONCE - left
             now = time.monotonic()
-            live = [work for work in batch if work.begins_before > now and not work.future.cancelled()]
-            if late := [work for work in batch if work.begins_before <= now]:
+            if late := [call for call in batch if call.begins_before <= now]:
+                for call in late:
+                    call.results = StoreUnavailable("the database was too busy")
                 self._answer(late)
-            if live:
+            if live := [call for call in batch if call.begins_before > now and not call.future.cancelled()]:
                 return live
 
-    def _do_together(self, batch: list[_Work[Any, Any]]) -> None:
+    def _execute(self, batch: list[_Call]) -> None:
+        """Execute calls in one transaction. When an item spoils it, execute each call alone."""
         try:
-            self._transaction(lambda connection: _run_kinds(connection, batch))
-        except Exception as error:  # noqa: BLE001  one bad row among many: each has another chance, alone
-            if isinstance(error, DBAPIError) and not isinstance(error, _ROW_TROUBLE):
+            self._transaction(lambda connection: _execute_grouped(connection, batch))
+        except Exception as error:  # noqa: BLE001  one bad item among many: each call is tried again, alone
+            if isinstance(error, DBAPIError) and not isinstance(error, _ITEM_ERRORS):
                 self.unconfirmed_writes += 1
-                _fail(batch, error)
+                for call in batch:
+                    call.results = StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error))
             elif len(batch) > 1:
-                for work in batch:
-                    self._do_together([work])
+                for call in batch:
+                    self._execute([call])
             else:
-                self._do_one_by_one(batch[0], error)
+                self._execute_items(batch[0], error)
 
-    def _do_one_by_one(self, work: _Work[Any, Any], error: Exception) -> None:
-        """Do each of a work's parts by itself, for together they failed."""
-        if len(work.given) == 1:
-            _log.event("write_failed", level=40, trace=error, unit=work.unit.__name__)
-            work.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]
+    def _execute_items(self, call: _Call, error: Exception) -> None:
+        """Execute each item of a call alone, because together they failed with `error`."""
+        if len(call.items) == 1:
+            _log.event("write_failed", level=logging.ERROR, trace=error, unit=call.operation.__name__)
+            call.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]
             return
-        parts = [_Work(work.unit, [given], work.future, work.begins_before) for given in work.given]
+        parts = [
+            _Call(call.operation, [item], call.arguments, call.future, call.begins_before, bulk=call.bulk)
+            for item in call.items
+        ]
         for part in parts:
-            self._do_together([part])
-        work.results = [part.results if isinstance(part.results, BridgeError) else part.results[0] for part in parts]
+            self._execute([part])
+        call.results = [part.results if isinstance(part.results, BridgeError) else part.results[0] for part in parts]
 
-    def _answer(self, batch: list[_Work[Any, Any]]) -> None:
-        """Hand the results over to the callers' loops, one call for each loop."""
-        loops: dict[asyncio.AbstractEventLoop, list[_Work[Any, Any]]] = {}
-        for work in batch:
-            loops.setdefault(work.future.get_loop(), []).append(work)
-        for loop, works in loops.items():
+    def _answer(self, batch: list[_Call]) -> None:
+        """Pass the results to the callers' loops, one callback for each loop."""
+        loops: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+        for call in batch:
+            loops.setdefault(call.future.get_loop(), []).append(call)
+        for loop, calls in loops.items():
             try:
-                loop.call_soon_threadsafe(self._resolve, works)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._resolve, calls)
+            except RuntimeError:  # the loop is closed, so no caller waits any more
                 continue
 
-    def _resolve(self, works: list[_Work[Any, Any]]) -> None:
-        for work in works:
-            results = work.results
-            if work.future.done():
+    def _resolve(self, calls: list[_Call]) -> None:
+        for call in calls:
+            results = call.results
+            if call.future.done():
                 for result in () if isinstance(results, BridgeError) else results:
                     if not isinstance(result, BridgeError):
-                        self.late(result)
+                        self.on_late_result(result)
             elif isinstance(results, BridgeError):
-                work.future.set_exception(results)
+                call.future.set_exception(results)
             else:
-                work.future.set_result(results)
+                call.future.set_result(results)
 
 
-class _Patience:
-    """Ends what is waited for too long, by one timer for all: one for each costs as much as the rest of a call."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()  # by their ends, for all wait equally long
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one whose timer runs
-
-    def give(self, future: "asyncio.Future[Any]", until: float) -> None:
-        """Let a future of the running loop wait until a moment (monotonic seconds), or a little less."""
-        self._waiting.append((until, future))
-        loop = future.get_loop()
-        if self._loop is not loop:
-            self._loop = loop
-            loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
-
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        next_sweep = time.monotonic() + _SWEEP_SECONDS
-        waiting = self._waiting
-        while waiting and (waiting[0][1].done() or waiting[0][0] < next_sweep):
-            _, future = waiting.popleft()
-            if not future.done():
-                future.set_exception(StoreUnavailable("the database does not answer"))
-        if waiting:
-            loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
-        else:
-            self._loop = None
+def _execute_grouped(connection: Connection, batch: list[_Call]) -> None:
+    """Execute each operation once for all calls with the same arguments, in the order of the first calls."""
+    groups: dict[tuple[Any, ...], list[_Call]] = {}
+    for call in batch:
+        groups.setdefault((call.operation, call.arguments), []).append(call)
+    for calls in groups.values():
+        results = iter(calls[0].execute(connection, list(chain.from_iterable(call.items for call in calls))))
+        for call in calls:
+            call.results = list(islice(results, len(call.items)))
 
 
-def _run_kinds(connection: Connection, batch: list[_Work[Any, Any]]) -> None:
-    """Each kind of work once, for all who want it; kinds in the order of their first."""
-    kinds: dict[Unit[Any, Any], list[_Work[Any, Any]]] = {}
-    for work in batch:
-        kinds.setdefault(work.unit, []).append(work)
-    for unit, works in kinds.items():
-        results = iter(unit(connection, list(chain.from_iterable(work.given for work in works))))
-        for work in works:
-            work.results = list(islice(results, len(work.given)))
-
-
-def _fail(batch: list[_Work[Any, Any]], error: DBAPIError) -> None:
-    for work in batch:
-        work.results = StoreUnavailable(f"the database refuses: {reason_of(error)}")
+def _result(operation: Callable[..., Any], connection: Connection, arguments: tuple[Any, ...]) -> Any:
+    """What an operation returns; the BridgeError that it raises is the result of its caller alone."""
+    try:
+        return operation(connection, *arguments)
+    except BridgeError as error:
+        return error

@@ -1,7 +1,7 @@
-"""Bringing the schema up to date, once, whoever starts at the same time.
+"""Brings the schema up to date: once, even when several bridges start at the same time.
 
-A new database gets today's tables as they are, and an old one the revisions that it lacks: both are the same schema,
-and Alembic, which takes 300 ms and 9 MB to import, is the old one's alone.
+A new database gets today's tables directly, an older one the revisions that it lacks; both have the same schema then.
+Only an older database needs Alembic, whose import takes 300 ms and 9 MB.
 """
 
 from importlib.resources import files
@@ -15,19 +15,19 @@ from bridge.store.schema import metadata
 
 PACKAGE = "bridge.store.migrations"
 _VERSION = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))  # as Alembic's
-_LOCK = 7_351_882_046_311  # any number that nobody else's advisory locks use
+_LOCK = 7_351_882_046_311  # any number that no other program uses for its advisory locks
 
 
 def head() -> str:
-    """The newest revision of the package: revisions are numbered, and so are their files."""
+    """The newest revision of the package. Revisions are numbered, and their files' names begin with the number."""
     names = [file.name for file in files(PACKAGE).joinpath("versions").iterdir() if file.name[:4].isdigit()]
     return max(names)[:4]
 
 
 def migrate(database: Database) -> None:
-    """Make the tables or run the revisions that are missing, in one transaction.
+    """Make the tables or run the missing revisions, in one transaction.
 
-    Raises BadSetting for a schema newer than this bridge.
+    Raises BadSetting for a schema that is newer than this bridge.
     """
     if database.read(_revision) != head():
         database.transaction(_bring_up_to_date)
@@ -56,7 +56,7 @@ def _bring_up_to_date(connection: Connection) -> None:
 
 
 def upgrade(connection: Connection) -> None:
-    """Run the revisions that are missing, all of them in an empty database."""
+    """Run the missing revisions; in an empty database all of them."""
     from alembic import command
     from alembic.config import Config
 

@@ -1,4 +1,4 @@
-"""Opening a store: files and their modes, the one-process lock, the key, migrations, the root secret, joining."""
+"""Opens a store: files and their modes, the lock of the one process, the key, migrations, the root key, joining."""
 
 import asyncio
 import os
@@ -11,9 +11,9 @@ from cryptography.fernet import Fernet
 from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting, StoreUnavailable
-from bridge.store import own_secrets, replicas
+from bridge.store import replicas
 from bridge.store.database import Database, SqliteDatabase, connect, reason_of, sqlite_path
-from bridge.store.encryption import Cipher
+from bridge.store.encryption import Cipher, has_encrypted_data, with_root_key
 from bridge.store.group_commit import GroupWriter
 from bridge.store.migrate import migrate
 from bridge.store.registration import ActiveLimit
@@ -22,7 +22,7 @@ from bridge.telemetry import Metrics
 
 try:
     import fcntl
-except ImportError:  # Windows: there the operator sees to it that one process serves a file
+except ImportError:  # Windows: there the operator must take care that one process serves a file
     fcntl = None  # type: ignore[assignment]
 
 _CAN_LOCK = fcntl is not None
@@ -39,10 +39,10 @@ async def open_store(
     max_active_watches: int = 100_000,
     delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
 ) -> Store:
-    """Open a store to serve from; the schema is brought up to date.
+    """Open a store to serve from, and bring its schema up to date.
 
-    Raises BadSetting with one sentence for a wrong key, a loose key file, a folder that is not there and a file that
-    another process serves; StoreUnavailable when the database does not answer.
+    Raises BadSetting with one sentence for a wrong key, a key file that others may read, a missing folder and a file
+    that another process serves; StoreUnavailable when the database does not answer.
     """
     return await asyncio.to_thread(
         _open, database_url, encryption_keys, metrics, max_active_watches, delivery_lease_seconds
@@ -52,13 +52,13 @@ async def open_store(
 def _open(
     database_url: str, encryption_keys: Sequence[str], metrics: Metrics, max_active_watches: int, lease_seconds: float
 ) -> Store:
-    with ExitStack() as opened:  # whatever fails, nothing stays open
+    with ExitStack() as opened:  # when a step fails, everything before it is closed
         if database_url.startswith("sqlite:"):
             opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
         database, cipher = open_database(database_url, encryption_keys)
         opened.callback(database.close)
         try:
-            replica = database.transaction(lambda connection: replicas.joined(connection, database))
+            replica = database.transaction(lambda connection: replicas.join(connection, database))
         except DBAPIError as error:
             raise _refused(error) from None
         writer, limit = GroupWriter(database.transaction, metrics), ActiveLimit(max_active_watches)
@@ -66,7 +66,7 @@ def _open(
 
 
 def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
-    """The database and its sealer, for commands that work beside a service. Raises as `open_store`."""
+    """The database and its cipher, for commands that run beside a service. Raises as `open_store`."""
     if database_url.startswith("sqlite:"):
         _prepare(sqlite_path(database_url))
     database = connect(database_url)
@@ -76,9 +76,9 @@ def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Da
             database.synchronize()
             keys = encryption_keys
             if isinstance(database, SqliteDatabase) and not keys:
-                keys = [_key_of_file(database.path, is_used=own_secrets.any_kept(database))]
+                keys = [_key_of_file(database.path, is_used=has_encrypted_data(database))]
             migrate(database)
-            cipher = own_secrets.with_root_key(database, Cipher(keys))
+            cipher = with_root_key(database, Cipher(keys))
             opened.pop_all()
             return database, cipher
     except DBAPIError as error:
@@ -94,7 +94,7 @@ def _refused(error: DBAPIError) -> StoreUnavailable:
 
 
 def _prepare(path: Path) -> None:
-    """See to the file and its mode: what SQLite puts beside it takes the same."""
+    """Make the file if there is none, and set its mode. SQLite gives the files beside it the same mode."""
     if not path.parent.is_dir():
         raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
     try:
@@ -107,7 +107,7 @@ def _prepare(path: Path) -> None:
 
 
 def _serve_lock(path: Path) -> int | None:
-    """Take the lock that says "a service uses this file"; SQLite's own locks are left to SQLite's tools."""
+    """Take the lock that says "a service uses this file". SQLite's own locks stay free for SQLite's tools."""
     if not _CAN_LOCK or not path.parent.is_dir():
         return None
     try:
@@ -128,16 +128,16 @@ def _unlock(lock: int | None) -> None:
 
 
 def _key_of_file(database_path: Path, *, is_used: bool) -> str:
-    """The key file's key; a new one for a new database, never one over what another key has sealed."""
+    """The key in the key file. For a new database a new key is made, but never for one that holds encrypted data."""
     path = database_path.with_name(KEY_FILE)
     key = _read_key(path)
     if not key and not is_used:
-        with _alone_in(path.parent):
+        with _locked_folder(path.parent):
             key = _read_key(path) or _new_key(path)
     if not key:
         raise BadSetting(
-            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing or empty, and the database holds what it has "
-            "sealed; put it back or give the key"
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing or empty, and the database holds data that "
+            "was encrypted with it; put the file back or give the key"
         )
     try:
         Fernet(key)
@@ -147,7 +147,7 @@ def _key_of_file(database_path: Path, *, is_used: bool) -> str:
 
 
 def _read_key(path: Path) -> str:
-    """What the key file holds; nothing when there is none, or when the power went before it was written."""
+    """The text of the key file; empty when there is no file, or when the power failed before it was written."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -170,15 +170,15 @@ def _new_key(path: Path) -> str:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, OWNER_ONLY), "w") as file:
             file.write(key + "\n")
             file.flush()
-            os.fsync(file.fileno())  # before anything is sealed with it
+            os.fsync(file.fileno())  # before anything is encrypted with it
     except OSError as error:
         raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}") from None
     return key
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep others from making a key file here meanwhile; the name of what was made outlives a loss of power."""
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from making a key file here meanwhile. The new file's name survives a power failure."""
     if not _CAN_LOCK:
         yield
         return

@@ -1,16 +1,19 @@
-"""The outbox: what is due, claiming it, recording attempts, sending again."""
+"""The outbox: which deliveries are due, claiming them, recording attempts, retrying on request.
+
+Operations and queries; group_commit.py says what an operation is.
+"""
 
 import logging
 import secrets as randomness
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_asked
+from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
 from bridge.core.model import Event, EventType, PendingDelivery
 from bridge.store import replicas
@@ -19,22 +22,20 @@ from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import AttemptResult, DeadFilter
 from bridge.store.replicas import Replica
-from bridge.store.row_mapping import owed, problem_text
+from bridge.store.row_mapping import pending_delivery, problem_text
 from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, unindexed, watches
 from bridge.telemetry import get_logger
 
-Nothing: TypeAlias = None
-
 COUNTED_PER_HOST = 1_000
-RETRIED_AT_ONCE = 2_000  # dead deliveries to a transaction: 20 ms, so that nobody waits long behind them
+RETRIED_AT_ONCE = 2_000  # dead deliveries in a transaction: 20 ms, so that other writes do not wait long
 
 _log = get_logger("store")
 
 
 # --- what is due --------------------------------------------------------------------------------------------------
 
-# A loose index scan: from one host's name to the next, so that a host with a million deliveries costs as little as
-# one with a single one, and nobody's backlog stands before another's callback.
+# A loose index scan: from one host's name to the next. A host with a million deliveries costs as little as a host with
+# one, and no host's backlog delays another's callback.
 _host_names = select(func.min(outbox.c.host).label("host")).cte("host_names", recursive=True)
 _host_names = _host_names.union_all(
     select(
@@ -44,7 +45,7 @@ _host_names = _host_names.union_all(
         .scalar_subquery()
     ).where(_host_names.c.host.is_not(None))
 )
-_due_here: Select[Any] = (
+_due_at_host: Select[Any] = (
     select(literal_column("1").label("one"))
     .where(outbox.c.host == _host_names.c.host, outbox.c.due_at <= bindparam("now"))
     .limit(COUNTED_PER_HOST)
@@ -52,40 +53,29 @@ _due_here: Select[Any] = (
 )
 _DUE_HOSTS = select(
     _host_names.c.host,
-    select(func.count()).select_from(_due_here.subquery()).correlate(_host_names).scalar_subquery().label("due"),
+    select(func.count()).select_from(_due_at_host.subquery()).correlate(_host_names).scalar_subquery().label("due"),
 ).where(_host_names.c.host.is_not(None))
 _NEXT_DUE = select(func.min(outbox.c.due_at))
-_FAILING = select(hosts.c.host, hosts.c.failures)
+_FAILING_HOSTS = select(hosts.c.host, hosts.c.failures)
 
 
 def due_hosts(connection: Connection, now: float) -> dict[str, int]:
-    """Hosts with something due, and how much, counted up to 1,000."""
+    """The hosts with due deliveries, and how many each has, counted up to 1,000."""
     return {row.host: row.due for row in connection.execute(_DUE_HOSTS, {"now": now}) if row.due}
 
 
 def next_due_at(connection: Connection) -> float | None:
-    """The earliest due time of all that is pending."""
+    """When the next pending delivery is due (Unix seconds); None: there is none."""
     earliest: float | None = connection.execute(_NEXT_DUE).scalar_one()
     return earliest
 
 
-def failing_hosts(connection: Connection) -> dict[str, int]:
-    """Hosts' failures in a row."""
-    return {row.host: row.failures for row in connection.execute(_FAILING)}
+def host_failures(connection: Connection) -> dict[str, int]:
+    """The hosts that failed lately, and how often in a row."""
+    return {row.host: row.failures for row in connection.execute(_FAILING_HOSTS)}
 
 
 # --- claiming -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Claiming:
-    """How much of each host's to claim, for how long."""
-
-    replica: Replica
-    cipher: Cipher
-    now: float
-    lease_seconds: float
-    room: dict[str, int]
 
 
 _DUE = (
@@ -115,201 +105,181 @@ _LOAD: Select[Any] = (
 )
 
 
-def claim(connection: Connection, works: Sequence[Claiming]) -> Sequence[list[PendingDelivery] | BridgeError]:
-    """Claim what is due, the oldest of each host first."""
-    return [_claimed(connection, work) for work in works]
+def claim(
+    connection: Connection, replica: Replica, cipher: Cipher, lease_seconds: float, room: Mapping[str, int]
+) -> list[PendingDelivery]:
+    """Claim due deliveries, the oldest of each host first, at most `room[host]` for each host.
 
-
-def _claimed(connection: Connection, work: Claiming) -> list[PendingDelivery]:
-    if not replicas.holds(connection, work.replica):
+    Returns none when this replica's claim to its tasks is lost.
+    """
+    if not replicas.holds_claim(connection, replica):
         return []
+    now = replica.now()
     found: list[str] = []
-    for host, most in work.room.items():
-        found += connection.execute(_DUE, {"a_host": host, "now": work.now, "most": most}).scalars()
+    for host, most in room.items():
+        found += connection.execute(_DUE, {"a_host": host, "now": now, "most": most}).scalars()
     if not found:
         return []
     lease = randomness.token_hex(8)
-    claimed = {"those": sorted(found), "a_lease": lease, "replica": work.replica.id, "now": work.now}
-    connection.execute(_CLAIM, claimed | {"until": work.now + work.lease_seconds})
-    return [one for row in connection.execute(_LOAD, {"those": found}) for one in _opened(row, lease, work.cipher)]
+    parameters = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
+    connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
+    return [one for row in connection.execute(_LOAD, {"those": found}) for one in _decrypted(row, lease, cipher)]
 
 
-def _opened(row: Row[Any], lease: str, cipher: Cipher) -> list[PendingDelivery]:
-    """The delivery with its watch's secrets; none when they don't open: nobody else's waits for that."""
+def _decrypted(row: Row[Any], lease: str, cipher: Cipher) -> list[PendingDelivery]:
+    """The delivery with its watch's secrets. None when they do not decrypt: the other deliveries do not wait for it."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.payload)
     try:
-        return [owed(row, event, lease, (row.round_attempts, row.attempts), cipher)]
+        return [pending_delivery(row, event, lease, (row.round_attempts, row.attempts), cipher)]
     except BadSetting as error:
-        means = "it is not sent; tried again when its claim ends"
-        told = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}
-        _log.event("delivery_unreadable", level=logging.ERROR, **told, reason=str(error), means=means)
+        means = "the delivery is not sent; it is tried again when its lease ends"
+        ids = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}
+        _log.event("delivery_unreadable", level=logging.ERROR, **ids, reason=str(error), means=means)
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class Releasing:
-    """Claims to be given back."""
-
-    owed: Sequence[PendingDelivery]
-    now: float
-
-
-_GIVE_BACK = (
+_RELEASE = (
     update(outbox)
     .where(outbox.c.id == bindparam("an_id"), outbox.c.lease == bindparam("a_lease"))
     .values(lease=None, holder=None, due_at=bindparam("now"), set_at=bindparam("now"))
 )
 
 
-def release(connection: Connection, works: Sequence[Releasing]) -> Sequence[Nothing | BridgeError]:
-    """Make them due again, those whose claim still stands."""
-    rows = [{"an_id": one.id, "a_lease": one.lease, "now": work.now} for work in works for one in work.owed]
-    if rows:
-        connection.execute(_GIVE_BACK, sorted(rows, key=lambda row: str(row["an_id"])))
-    return [None] * len(works)
+def release(connection: Connection, items: Sequence[PendingDelivery], replica: Replica) -> Sequence[None]:
+    """Make claimed deliveries due now. Claims that are lost are passed over."""
+    now = replica.now()
+    rows = [{"an_id": item.id, "a_lease": item.lease, "now": now} for item in items]
+    connection.execute(_RELEASE, sorted(rows, key=lambda row: str(row["an_id"])))
+    return [None] * len(items)
 
 
 # --- attempts -----------------------------------------------------------------------------------------------------
 
-# A claim by one name: PostgreSQL plans 512 pairs as so many alternatives, and takes 21 ms for them instead of 11.
-_CLAIM_NAME = outbox.c.id + outbox.c.lease
-_STANDING = (
+# Id and lease as one text: PostgreSQL plans 512 pairs as as many alternatives, and takes 21 ms for them instead of 11.
+_CLAIM_KEY = outbox.c.id + outbox.c.lease
+_HELD = (
     select(outbox.c.id)
-    .where(outbox.c.id.in_(bindparam("those", expanding=True)), _CLAIM_NAME.in_(bindparam("claims", expanding=True)))
-    .order_by(outbox.c.id)  # the order that everybody keeps
+    .where(outbox.c.id.in_(bindparam("those", expanding=True)), _CLAIM_KEY.in_(bindparam("claims", expanding=True)))
+    .order_by(outbox.c.id)  # the order that all transactions keep
     .with_for_update()
 )
-# Both rows locked: else the second could be one that a retry, which this waited for, has changed.
-_ROUNDS = (
-    _STANDING.with_only_columns(_CLAIM_NAME.label("claim"), deliveries.c.round_attempts)
+# Both rows are locked: otherwise a retry that this transaction waited for may have changed the second row.
+_HELD_WITH_ROUNDS = (
+    _HELD.with_only_columns(_CLAIM_KEY.label("claim"), deliveries.c.round_attempts)
     .join_from(outbox, deliveries, deliveries.c.id == outbox.c.id)
     .with_for_update(of=[outbox, deliveries])
 )
-_DONE = delete(outbox).where(outbox.c.id.in_(_STANDING)).returning(_CLAIM_NAME)
-_WRITE_ATTEMPTS = inserting(attempts, ("delivery_id", "started_at", "duration_seconds", "status_code", "error", "body"))
-_STEP = updating(
+_REMOVE = delete(outbox).where(outbox.c.id.in_(_HELD)).returning(_CLAIM_KEY)
+_INSERT_ATTEMPTS = inserting(
+    attempts, ("delivery_id", "started_at", "duration_seconds", "status_code", "error", "body")
+)
+_UPDATE_DELIVERIES = updating(
     deliveries,
     ("id", "state", "next_attempt_at", "delivered_at", "dead_at", "error"),
     also={name: deliveries.c[name] + literal_column("1") for name in ("attempts", "round_attempts")},
 )
-_LATER = updating(outbox, ("id", "due_at", "set_at", "lease", "holder"))
-_host = insert(hosts)
-_HOST_FAILED = _host.on_conflict_do_update(
-    index_elements=["host"], set_={"failures": _host.excluded.failures, "at": _host.excluded.at}
+_POSTPONE = updating(outbox, ("id", "due_at", "set_at", "lease", "holder"))
+_insert_host = insert(hosts)
+_HOST_FAILED = _insert_host.on_conflict_do_update(
+    index_elements=["host"], set_={"failures": _insert_host.excluded.failures, "at": _insert_host.excluded.at}
 )
-# All of them at first, in one order: one that fails here may be well at another replica, and the other way round.
+# All hosts are locked first, in one order: one that fails here may answer at another replica, and the other way round.
 _LOCK_HOSTS = (
     select(hosts.c.host)
     .where(hosts.c.host.in_(bindparam("those", expanding=True)))
     .order_by(hosts.c.host)
     .with_for_update()
 )
-_HOST_WELL = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
+_HOSTS_ANSWERED = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
 
 
-def record_attempts(connection: Connection, works: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
-    """Write each attempt and its delivery's next step, where the claim still stands; the verdict that was written."""
-    firsts: dict[str, AttemptResult] = {}  # a claim is good for one attempt
-    for work in works:
-        firsts.setdefault(work.delivery_id + work.lease, work)
-    given = {claim: id(work) for claim, work in firsts.items()}
+def record_attempts(connection: Connection, items: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
+    """Write each attempt and its delivery's next step; returns the verdicts that were written.
+
+    The result is LostClaim when the delivery is claimed by another, or no longer pending.
+    """
+    firsts: dict[str, AttemptResult] = {}  # by claim; a claim is good for one attempt
+    for item in items:
+        firsts.setdefault(item.delivery_id + item.lease, item)
+    item_ids = {claim: id(item) for claim, item in firsts.items()}
     held = _end_claims(connection, firsts)
-    standing = [work for claim, work in firsts.items() if claim in held]
-    if standing:
-        _WRITE_ATTEMPTS.execute(connection, [_attempt_row(work) for work in standing])
-        _STEP.execute(connection, [_step(work) for work in standing])
-    _write_hosts(connection, works)
-    written = {given[claim]: work.verdict for claim, work in firsts.items() if claim in held}
-    return [written.get(id(work)) or _lost() for work in works]
+    valid = [item for claim, item in firsts.items() if claim in held]
+    if valid:
+        _INSERT_ATTEMPTS.execute(connection, [_attempt_row(item) for item in valid])
+        _UPDATE_DELIVERIES.execute(connection, [_delivery_row(item) for item in valid])
+    _write_hosts(connection, items)
+    written = {item_ids[claim]: item.verdict for claim, item in firsts.items() if claim in held}
+    return [written.get(id(item)) or _lost() for item in items]
 
 
 def _lost() -> LostClaim:
-    return LostClaim("the delivery is claimed anew, or no longer owed")
+    return LostClaim("the delivery is claimed anew, or no longer pending")
 
 
-def _end_claims(connection: Connection, works: dict[str, AttemptResult]) -> set[str]:
-    """Take what is done out of the outbox, put off what is to be sent again; the claims that stood.
+def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> set[str]:
+    """Remove final deliveries from the outbox and postpone the others; returns the claims that were still held.
 
-    What failed while a retry was asked for gets the verdict that this means.
+    `items` are by claim. A failed attempt during which a retry was requested gets another verdict here.
     """
-    if all(isinstance(work.verdict, Delivered) or _gives_up_at_once(work) for work in works.values()):
-        return set(connection.execute(_DONE, _claims(works)).scalars())
+    if all(isinstance(item.verdict, Delivered) or _gives_up_at_once(item) for item in items.values()):
+        return set(connection.execute(_REMOVE, _claims(items)).scalars())
     held: set[str] = set()
-    for claim, attempts_now in connection.execute(_ROUNDS, _claims(works)):
+    for claim, round_attempts in connection.execute(_HELD_WITH_ROUNDS, _claims(items)):
         held.add(claim)
-        if attempts_now < works[claim].round_attempts:
-            work = works[claim]
-            works[claim] = replace(work, verdict=after_retry_asked(work.verdict, work.at))
-    again = {claim: work.verdict.at for claim, work in works.items() if isinstance(work.verdict, RetryAt)}
-    later = [
-        (works[claim].delivery_id, at, works[claim].at, None, None) for claim, at in again.items() if claim in held
+        if round_attempts < items[claim].round_attempts:
+            item = items[claim]
+            items[claim] = replace(item, verdict=after_retry_request(item.verdict, item.at))
+    again = {claim: item.verdict.at for claim, item in items.items() if isinstance(item.verdict, RetryAt)}
+    postponed = [
+        (items[claim].delivery_id, at, items[claim].at, None, None) for claim, at in again.items() if claim in held
     ]
-    _LATER.execute(connection, later)
-    if done := {claim: works[claim] for claim in held - again.keys()}:
-        connection.execute(_DONE, _claims(done))
+    _POSTPONE.execute(connection, postponed)
+    if final := {claim: items[claim] for claim in held - again.keys()}:
+        connection.execute(_REMOVE, _claims(final))
     return held
 
 
-def _gives_up_at_once(work: AttemptResult) -> bool:
-    return isinstance(work.verdict, Dead) and not work.round_attempts
+def _gives_up_at_once(item: AttemptResult) -> bool:
+    return isinstance(item.verdict, Dead) and not item.round_attempts
 
 
-def _claims(works: Mapping[str, AttemptResult]) -> dict[str, list[str]]:
-    return {"those": sorted({work.delivery_id for work in works.values()}), "claims": sorted(works)}
+def _claims(items: Mapping[str, AttemptResult]) -> dict[str, list[str]]:
+    return {"those": sorted({item.delivery_id for item in items.values()}), "claims": sorted(items)}
 
 
-def _attempt_row(work: AttemptResult) -> tuple[Any, ...]:
-    attempt, error = work.attempt, problem_text(work.attempt.error)
+def _attempt_row(item: AttemptResult) -> tuple[Any, ...]:
+    attempt, error = item.attempt, problem_text(item.attempt.error)
     return (
-        *(work.delivery_id, attempt.started_at, attempt.duration_seconds),
+        *(item.delivery_id, attempt.started_at, attempt.duration_seconds),
         *(attempt.status_code, error, attempt.body),
     )
 
 
-def _step(work: AttemptResult) -> tuple[Any, ...]:
-    match work.verdict:
+def _delivery_row(item: AttemptResult) -> tuple[Any, ...]:
+    match item.verdict:
         case Delivered():
-            return work.delivery_id, "delivered", None, work.at, None, None
+            return item.delivery_id, "delivered", None, item.at, None, None
         case RetryAt(at=at, error=error):
-            return work.delivery_id, "pending", at, None, None, problem_text(error)
+            return item.delivery_id, "pending", at, None, None, problem_text(error)
         case Dead(error=error):
-            return work.delivery_id, "dead", None, None, work.at, problem_text(error)
+            return item.delivery_id, "dead", None, None, item.at, problem_text(error)
 
 
-def _write_hosts(connection: Connection, works: Sequence[AttemptResult]) -> None:
-    failures = {work.host: (work.host_failures, work.at) for work in works if work.host_failures is not None}
-    failing = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
-    well = sorted(host for host, (count, _) in failures.items() if not count)
+def _write_hosts(connection: Connection, items: Sequence[AttemptResult]) -> None:
+    failures = {item.host: (item.host_failures, item.at) for item in items if item.host_failures is not None}
+    failed = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
+    answered = sorted(host for host, (count, _) in failures.items() if not count)
     if len(failures) > 1:
         connection.execute(_LOCK_HOSTS, {"those": sorted(failures)}).all()
-    if failing:
-        connection.execute(_HOST_FAILED, failing)
-    if well:
-        connection.execute(_HOST_WELL, {"those": well})
+    if failed:
+        connection.execute(_HOST_FAILED, failed)
+    if answered:
+        connection.execute(_HOSTS_ANSWERED, {"those": answered})
 
 
-# --- sending again ------------------------------------------------------------------------------------------------
+# --- retries on request -------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class Retrying:
-    """Whose delivery to send again; an app of None may any."""
-
-    delivery_id: str
-    app: str | None
-    now: float
-
-
-@dataclass(frozen=True, slots=True)
-class RetryingMany:
-    """Which dead deliveries to send again: those after an id, in the order of their ids."""
-
-    wanted: DeadFilter
-    after: str
-    now: float
-
-
-# Their watches are locked against retention, which would else delete one that is about to owe something.
+# The watches are locked against retention, which could otherwise delete one that is about to have a pending delivery.
 _FIND = (
     select(deliveries.c.id, watches.c.app, watches.c.host)
     .join(watches, watches.c.id == deliveries.c.watch_id)
@@ -321,26 +291,31 @@ _PENDING_AGAIN = (
     .where(deliveries.c.id.in_(bindparam("those", expanding=True)))
     .values(state="pending", round_attempts=0, next_attempt_at=bindparam("now"), delivered_at=None, dead_at=None)
 )
-_due_again = insert(outbox)
-_DUE_AGAIN = _due_again.on_conflict_do_update(
+_insert_due = insert(outbox)
+_DUE_AGAIN = _insert_due.on_conflict_do_update(
     index_elements=["id"],
-    set_={"due_at": _due_again.excluded.due_at, "set_at": _due_again.excluded.set_at},
-    where=outbox.c.lease.is_(None),  # one that is under way is the retry, unless it fails: see after_retry_asked
+    set_={"due_at": _insert_due.excluded.due_at, "set_at": _insert_due.excluded.set_at},
+    where=outbox.c.lease.is_(None),  # an attempt in progress is the retry, unless it fails: see after_retry_request
 )
 
 
-def retry(connection: Connection, works: Sequence[Retrying]) -> Sequence[Nothing | BridgeError]:
-    """Make each delivery due now."""
-    results: list[Nothing | BridgeError] = []
+def retry(
+    connection: Connection, items: Sequence[tuple[str, str | None]], replica: Replica
+) -> Sequence[BridgeError | None]:
+    """Make deliveries due now, each given as its id and the app that may retry it (None: any app's delivery).
+
+    The result is NotFound for another app's delivery.
+    """
+    results: list[BridgeError | None] = []
     found: dict[str, str] = {}
-    for work in works:
-        row = connection.execute(_FIND, {"an_id": work.delivery_id}).one_or_none()
-        if row is None or work.app not in {None, row.app}:
+    for delivery_id, app in items:
+        row = connection.execute(_FIND, {"an_id": delivery_id}).one_or_none()
+        if row is None or app not in {None, row.app}:
             results.append(NotFound("there is no such delivery"))
             continue
         found[row.id] = row.host
         results.append(None)
-    _make_due(connection, found, works[0].now)
+    _make_due(connection, found, replica.now())
     return results
 
 
@@ -348,44 +323,42 @@ def _make_due(connection: Connection, found: dict[str, str], now: float) -> None
     if not found:
         return
     those = sorted(found)
-    # The outbox first, as in recording attempts: two replicas that take both rows in one order cannot deadlock.
+    # The outbox first, as in recording attempts: two replicas that lock both rows in one order cannot deadlock.
     connection.execute(_DUE_AGAIN, [{"id": one, "host": found[one], "due_at": now, "set_at": now} for one in those])
     connection.execute(_PENDING_AGAIN, {"those": those, "now": now})
 
 
-# The dead are few: neither the key of every delivery nor an app's watches may serve.
+# Dead deliveries are few: neither the primary key of all deliveries nor the index of an app's watches may be used.
 _ID = unindexed(deliveries.c.id)
 
 
-def count_dead(connection: Connection, wanted: DeadFilter) -> int:
-    """How many a filter finds."""
-    count: int = connection.execute(_dead(wanted, func.count())).scalar_one()
+def count_dead(connection: Connection, dead: DeadFilter) -> int:
+    """How many dead deliveries the filter finds."""
+    count: int = connection.execute(_dead(dead, func.count())).scalar_one()
     return count
 
 
-def retry_dead(connection: Connection, works: Sequence[RetryingMany]) -> Sequence[list[str] | BridgeError]:
-    """Make up to 2,000 of what each filter finds due now; their ids, in order."""
-    return [_retried(connection, work) for work in works]
+def retry_dead(connection: Connection, dead: DeadFilter, after: str, now: float) -> list[str]:
+    """Make up to 2,000 of the dead deliveries that the filter finds due now: the first ones with an id above `after`.
 
-
-def _retried(connection: Connection, work: RetryingMany) -> list[str]:
-    wanted = _dead(work.wanted, deliveries.c.id, watches.c.host).where(work.after < _ID)
-    first = wanted.order_by(_ID).limit(RETRIED_AT_ONCE)
+    Returns their ids, in order.
+    """
+    first = _dead(dead, deliveries.c.id, watches.c.host).where(after < _ID).order_by(_ID).limit(RETRIED_AT_ONCE)
     locked = first.with_for_update(read=True, key_share=True, of=watches)
     found = {row.id: row.host for row in connection.execute(locked)}
-    _make_due(connection, found, work.now)
+    _make_due(connection, found, now)
     return list(found)
 
 
-def _dead(wanted: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
-    question = select(*columns).select_from(deliveries).join(watches, watches.c.id == deliveries.c.watch_id)
-    question = question.where(IS_DEAD, GIVEN_UP)
-    if wanted.app is not None:
-        question = question.where(unindexed(watches.c.app) == wanted.app)
-    if wanted.since is not None:
-        question = question.where(deliveries.c.dead_at >= wanted.since)
-    if wanted.until is not None:
-        question = question.where(deliveries.c.dead_at <= wanted.until)
-    if wanted.host is not None:
-        question = question.where(watches.c.host.startswith(f"{wanted.host.lower()}:", autoescape=True))
-    return question
+def _dead(dead: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
+    query = select(*columns).select_from(deliveries).join(watches, watches.c.id == deliveries.c.watch_id)
+    query = query.where(IS_DEAD, GIVEN_UP)
+    if dead.app is not None:
+        query = query.where(unindexed(watches.c.app) == dead.app)
+    if dead.since is not None:
+        query = query.where(deliveries.c.dead_at >= dead.since)
+    if dead.until is not None:
+        query = query.where(deliveries.c.dead_at <= dead.until)
+    if dead.host is not None:
+        query = query.where(watches.c.host.startswith(f"{dead.host.lower()}:", autoescape=True))
+    return query

@@ -1,4 +1,4 @@
-"""Questions: nothing here writes."""
+"""Queries; nothing here writes."""
 
 import logging
 from collections import defaultdict
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, o
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
-from bridge.core.event import id_in
+from bridge.core.event import event_id_in
 from bridge.core.model import Attempt, DeliveryState, Outcome, WatchState
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -51,7 +51,7 @@ def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchVi
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
-    """A page, newest first."""
+    """A page of watches, newest first."""
     return views(connection, connection.execute(_page(query)).all())
 
 
@@ -59,7 +59,7 @@ def _page(query: WatchQuery) -> Select[Any]:
     page = WITH_TASK
     if query.before is not None:
         page = page.where(watches.c.id < query.before)
-    # Of the terms the rarest alone has an index: see `unindexed`.
+    # Only the condition that the fewest rows meet may use an index: see `unindexed`.
     few = query.task_id is not None or query.delivery_state in {DeliveryState.PENDING, DeliveryState.DEAD}
     if query.state is not None:
         page = page.where(watches.c.state == query.state if few else in_state(query.state))
@@ -70,23 +70,26 @@ def _page(query: WatchQuery) -> Select[Any]:
     if query.task_id is not None:
         page = page.where(watches.c.task_id == query.task_id)
     if query.delivery_state is not None:
-        page = page.where(owes(query.delivery_state))
+        page = page.where(has_delivery(query.delivery_state))
     if query.app is not None:
         page = page.where((unindexed(watches.c.app) if few else watches.c.app) == query.app)
     return page.order_by(watches.c.id.desc()).limit(query.limit)
 
 
 def in_state(state: WatchState) -> ColumnElement[bool]:
-    """That a watch is in a state; those that never settled come from their own index."""
-    found = watches.c.state == state
-    return found if state is WatchState.SETTLED else and_(IS_UNSETTLED, found)
+    """The condition that a watch is in a state. Active and cancelled watches are found by an index of their own."""
+    condition = watches.c.state == state
+    return condition if state is WatchState.SETTLED else and_(IS_UNSETTLED, condition)
 
 
-def owes(state: DeliveryState) -> ColumnElement[bool]:
-    """That a watch has a delivery in a state. The few come from their own index, the many are looked for at each."""
+def has_delivery(state: DeliveryState) -> ColumnElement[bool]:
+    """The condition that a watch has a delivery in a state.
+
+    Pending and dead deliveries are few and found by an index of their own; the others are looked up for each watch.
+    """
     of_watch = select(deliveries.c.watch_id)
     match state:
-        case DeliveryState.PENDING:  # the outbox holds these and no others
+        case DeliveryState.PENDING:  # exactly those in the outbox
             return watches.c.id.in_(of_watch.join(outbox, deliveries.c.id == unindexed(outbox.c.id)))
         case DeliveryState.DEAD:
             return watches.c.id.in_(of_watch.where(IS_DEAD))
@@ -94,26 +97,26 @@ def owes(state: DeliveryState) -> ColumnElement[bool]:
 
 
 def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
-    """Watches of rows of `WITH_TASK`, each with its task and its deliveries."""
+    """The watches of rows of `WITH_TASK`, each with its task and its deliveries."""
     apps = {row.id: row.app for row in rows}
-    owed: dict[str, list[DeliveryView]] = defaultdict(list)
+    by_watch: dict[str, list[DeliveryView]] = defaultdict(list)
     if apps:
         for row in connection.execute(_DELIVERIES, {"those": list(apps)}):
-            owed[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
-    return [WatchView(watch_of(row), task_view(row, row.task), tuple(owed[row.id])) for row in rows]
+            by_watch[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
+    return [WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id])) for row in rows]
 
 
-_MARKS = (
+_VERSIONS = (
     select(watches.c.id, watches.c.state, tasks.c.status, tasks.c.polls)
     .join(tasks, tasks.c.id == watches.c.task)
     .where(watches.c.id.in_(bindparam("those", expanding=True)))
 )
 
 
-def marks(connection: Connection, watch_ids: Sequence[str]) -> dict[str, str]:
-    """A text for each watch that differs whenever anything about it does."""
+def versions(connection: Connection, watch_ids: Sequence[str]) -> dict[str, str]:
+    """A text for each watch that changes whenever the watch, its task or one of its deliveries does."""
     found = {
-        row.id: f"{row.state} {row.status} {row.polls}" for row in connection.execute(_MARKS, {"those": watch_ids})
+        row.id: f"{row.state} {row.status} {row.polls}" for row in connection.execute(_VERSIONS, {"those": watch_ids})
     }
     for row in connection.execute(_DELIVERIES, {"those": watch_ids}):
         if row.watch_id in found:
@@ -129,7 +132,7 @@ _TERMINAL = (
     .where(watches.c.id == bindparam("an_id"))
 )
 _API_KEY = select(watches.c.api_key).where(watches.c.id == bindparam("an_id"))
-_HOLDERS = (
+_KEY_WATCHES = (
     select(tasks.c.credential, func.min(watches.c.id).label("watch_id"))
     .join(watches, watches.c.task == tasks.c.id)
     .where(
@@ -141,44 +144,44 @@ _HOLDERS = (
     .group_by(tasks.c.credential)
     .subquery()
 )
-_KEYS = select(_HOLDERS.c.credential, watches.c.id, watches.c.api_key).join(
-    _HOLDERS, _HOLDERS.c.watch_id == watches.c.id
+_KEYS = select(_KEY_WATCHES.c.credential, watches.c.id, watches.c.api_key).join(
+    _KEY_WATCHES, _KEY_WATCHES.c.watch_id == watches.c.id
 )
 
 
 def terminal_event(connection: Connection, cipher: Cipher, watch_id: str, app: str | None) -> StoredEvent:
-    """The bytes that a receiver gets. Raises NotFound, or WatchActive while there are none."""
+    """The terminal event of a watch as a receiver gets it. Raises NotFound, or WatchActive while there is none."""
     row = connection.execute(_TERMINAL, {"an_id": watch_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
     if row.payload is None:
         raise WatchActive("the watch has no terminal event")
-    secret = None if row.secret is None else cipher.open(watch_id, row.secret)
-    return StoredEvent(id_in(row.payload), row.payload, secret)
+    secret = None if row.secret is None else cipher.decrypt(watch_id, row.secret)
+    return StoredEvent(event_id_in(row.payload), row.payload, secret)
 
 
 def api_key_of(connection: Connection, cipher: Cipher, watch_id: str) -> str | None:
-    """A watch's own amux key, opened."""
-    blob = connection.execute(_API_KEY, {"an_id": watch_id}).scalar_one_or_none()
-    return None if blob is None else cipher.open(watch_id, blob)
+    """A watch's own amux key, decrypted; None when it has none."""
+    ciphertext = connection.execute(_API_KEY, {"an_id": watch_id}).scalar_one_or_none()
+    return None if ciphertext is None else cipher.decrypt(watch_id, ciphertext)
 
 
 def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) -> dict[str, str]:
-    """One key for each credential that is watches' own, however many watches share it; those that open."""
+    """The key of each credential that belongs to watches. Keys that do not decrypt are logged and left out."""
     found: dict[str, str] = {}
     for row in connection.execute(_KEYS, {"those": credentials}):
         try:
-            found[row.credential] = cipher.open(row.id, row.api_key)
+            found[row.credential] = cipher.decrypt(row.id, row.api_key)
         except BadSetting as error:
-            means = "the tasks under this key can't be polled; their watches time out"
+            means = "the tasks of this key cannot be polled; their watches time out"
             _log.event("key_unreadable", level=logging.ERROR, watch_id=row.id, reason=str(error), means=means)
     return found
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------
 
-_TAKEN_UP = ("id", "task_id", "credential", *SNAPSHOT, "polls", "last_polled_at", "wants_status")
-_OWN = select(*(tasks.c[name] for name in _TAKEN_UP)).where(
+_LOADED = ("id", "task_id", "credential", *SNAPSHOT, "polls", "last_polled_at", "wants_status")
+_OWN = select(*(tasks.c[name] for name in _LOADED)).where(
     tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)
 )
 _OVERDUE = (
@@ -199,24 +202,24 @@ _OVERDUE = (
 
 
 def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
-    """Every open task of a replica; 100,000 wait at a start, so rows are taken apart in one go, by place."""
+    """Every open task of a replica. A start loads up to 100,000, so rows are unpacked by position, which is faster."""
     rows = connection.execute(_OWN, {"replica": replica.id}).all()
     return [
-        TaskRow(row, task_id, credential, snapshot_from(*snapshot), polls, polled_at, wanted)
-        for row, task_id, credential, *snapshot, polls, polled_at, wanted in rows
+        TaskRow(row, task_id, credential, snapshot_from(*snapshot), polls, polled_at, wants_status)
+        for row, task_id, credential, *snapshot, polls, polled_at, wants_status in rows
     ]
 
 
 def overdue(connection: Connection, replica: Replica, now: float, after: Overdue | None, limit: int) -> list[Overdue]:
-    """A page of watches past their deadline, by (deadline, id)."""
-    place = (
+    """A page of active watches whose deadline has passed, of a replica's own tasks, by (deadline, id)."""
+    start = (
         {"after": -1.0, "after_id": ""} if after is None else {"after": after.deadline_at, "after_id": after.watch_id}
     )
-    rows = connection.execute(_OVERDUE, {"now": now, "replica": replica.id, "most": limit} | place)
+    rows = connection.execute(_OVERDUE, {"now": now, "replica": replica.id, "most": limit} | start)
     return [Overdue(row.deadline_at, row.id, row.task) for row in rows]
 
 
-# --- deliveries and figures ---------------------------------------------------------------------------------------
+# --- deliveries and counts ----------------------------------------------------------------------------------------
 
 _DELIVERY = (
     select(deliveries, watches.c.app)
@@ -231,11 +234,11 @@ def one_delivery(connection: Connection, delivery_id: str, app: str | None) -> t
     row = connection.execute(_DELIVERY, {"an_id": delivery_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such delivery")
-    tried = [
+    attempts_made = [
         Attempt(found.started_at, found.duration_seconds, found.status_code, problem_of(found.error), found.body)
         for found in connection.execute(_ATTEMPTS, {"an_id": delivery_id})
     ]
-    return delivery_view(row, row.app), tried
+    return delivery_view(row, row.app), attempts_made
 
 
 _COUNTS = select(

@@ -1,8 +1,7 @@
-"""What goes into the store and comes out of it: plain values, no SQL."""
+"""What callers pass to the store and get from it: plain values, no SQL."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from bridge.core.delivery import Verdict
 from bridge.core.model import (
@@ -21,12 +20,12 @@ from bridge.core.model import (
 from bridge.core.watch import Ending
 
 CONFIGURED = "configured"
-"""The credential that is the key in AMUX_API_KEY, looked up at each poll."""
+"""The credential whose key is AMUX_API_KEY; the key itself is looked up at each poll."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptedFields:
-    """A watch's secrets as they lie in the database: encrypted, bound to the watch's id."""
+    """A watch's secrets as they are stored: encrypted, and bound to the watch's id."""
 
     headers: bytes | None = None
     secret: bytes | None = None
@@ -35,7 +34,7 @@ class EncryptedFields:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """An app's Idempotency-Key, and the digest of the body it came with."""
+    """An app's Idempotency-Key, and the digest of the request body that it came with."""
 
     key: str
     body: bytes
@@ -45,9 +44,9 @@ class Idempotency:
 class NewWatch:
     """A watch to be registered.
 
-    `task` is the row id its task gets if none is open for (credential, task_id); `options` is the keyed fingerprint
-    of all that two registrations must share to be the same; `host` is the callback's host and port. `beyond_limit`:
-    the limit of active watches does not refuse it.
+    `task` is the row id of its task if none is open yet for (credential, task_id). `options` is the keyed fingerprint
+    of everything that must be equal in two equal registrations. `host` is the callback's host and port. With
+    `beyond_limit` it is registered even when the limit of active watches is reached.
     """
 
     watch: Watch
@@ -55,16 +54,16 @@ class NewWatch:
     task: str
     options: bytes
     host: str
-    sealed: EncryptedFields = EncryptedFields()
+    encrypted: EncryptedFields = EncryptedFields()
     idempotency: Idempotency | None = None
     beyond_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """An open task as its owner loads it. Times are Unix seconds; `first_watched_at` is its first watch's beginning.
+    """An open task as its owner loads it. Times are Unix seconds.
 
-    `sight_owed`: a watch that asked for status events has not had its first sight yet.
+    `status_update_due`: a watch that asked for status events has not got the task's present status yet.
     """
 
     id: str
@@ -73,14 +72,14 @@ class TaskRow:
     snapshot: TaskSnapshot = UNSEEN
     polls: int = 0
     last_polled_at: float | None = None
-    sight_owed: bool = False
+    status_update_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredWatch:
-    """What registering came to: the watch as it is now; `created` decides between 201 and 200.
+    """The result of a registration: the watch as it is now. `created` decides between 201 and 200.
 
-    `task` is set when this replica has to poll it from now on (it may know it already).
+    `task` is set when this replica polls it from now on (it may know the task already). `task_row` is its row id.
     """
 
     watch: Watch
@@ -91,7 +90,7 @@ class RegisteredWatch:
 
 @dataclass(frozen=True, slots=True)
 class PollNote:
-    """What a poll leaves behind on its task's row, beside the status: for who reads it elsewhere or later."""
+    """What a poll writes to its task's row besides the status. Times are Unix seconds."""
 
     polls: int
     last_polled_at: float | None
@@ -102,9 +101,9 @@ class PollNote:
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """A task's status as an owner saw it change (or seen by a watch for the first time).
+    """A task's new status, or its present one for a watch that has not got it yet. `task` is the task's row id.
 
-    `event` is built for each active watch that asked for `event_type` and has not had it.
+    `event` builds the event of each active watch that asked for `event_type` and does not have it yet.
     """
 
     task: str
@@ -117,10 +116,10 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A task's watches that may end now.
+    """A task's last observation, and which of its watches end. `task` is the task's row id.
 
-    `ending` decides for each active watch (None: it stays), `event` builds the terminal event of one that ends.
-    With no active watch left the task closes.
+    `ending` decides for each active watch (None: it stays active), `event` builds the terminal event of one that ends.
+    When no active watch is left, the task closes.
     """
 
     task: str
@@ -133,22 +132,25 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a status change or a settlement did.
+    """What a status change or a settlement did: the watches that settled, and the ids of all that it concerns.
 
-    `owed` deliveries are already claimed for this replica: send them or release them. `task_closed`: poll no more.
-    `errors` are those of settled watches, by id.
+    `claimed` are the new deliveries, already claimed for this replica: send them or release them. `task_closed`: poll
+    it no more. `errors` are the errors of settled watches, by watch id.
     """
 
     settled: tuple[Watch, ...] = ()
     touched: tuple[str, ...] = ()
-    owed: tuple[PendingDelivery, ...] = ()
+    claimed: tuple[PendingDelivery, ...] = ()
     task_closed: bool = False
     errors: Mapping[str, Problem] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """An active watch of an own task whose deadline has passed; `deadline_at` and `watch_id` make the page's key."""
+    """An active watch whose deadline has passed, of a task that this replica owns.
+
+    `deadline_at` and `watch_id` are the key of the page. `task` is the task's row id.
+    """
 
     deadline_at: float
     watch_id: str
@@ -157,9 +159,9 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """One attempt and what it came to. `host_failures` is written when given: the host's failures in a row now.
+    """One attempt and the verdict on it. `host_failures`, the host's failures in a row, is written unless it is None.
 
-    `round_attempts` is the claim's: the delivery has fewer by now when a retry was asked for meanwhile.
+    `round_attempts` is the claim's count. The delivery has fewer by now when a retry was requested meanwhile.
     """
 
     delivery_id: str
@@ -174,7 +176,7 @@ class AttemptResult:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """A delivery as apps see it. `attempts` counts all, over all rounds."""
+    """A delivery as apps see it. `attempts` counts all of them, whatever retries were requested."""
 
     id: str
     watch_id: str
@@ -191,7 +193,7 @@ class DeliveryView:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """A task as its row tells it."""
+    """A task as its row has it. `row` is the row id, `owner` the id of the replica that polls it."""
 
     row: str
     owner: str | None
@@ -212,7 +214,7 @@ class WatchView:
 
 @dataclass(frozen=True, slots=True)
 class WatchQuery:
-    """A page of watches, newest first; `before` is the last id of the page before."""
+    """A page of watches, newest first. `before` is the last id of the previous page."""
 
     limit: int
     before: str | None = None
@@ -225,7 +227,7 @@ class WatchQuery:
 
 @dataclass(frozen=True, slots=True)
 class DeadFilter:
-    """Which dead deliveries to send again; times are when they became dead. `host` is a name without a port."""
+    """Which dead deliveries to send again. `since` and `until` are when they became dead; `host` is a name, no port."""
 
     app: str | None = None
     since: float | None = None
@@ -235,7 +237,7 @@ class DeadFilter:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What gauges and the page show."""
+    """What the gauges and the dashboard show."""
 
     active_watches: int
     pending_deliveries: int
@@ -245,11 +247,8 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """A terminal event's bytes, and the watch's own sealed secret if it has one."""
+    """A terminal event's bytes, and the watch's own secret, decrypted, if it has one."""
 
     event_id: str
     payload: bytes
     secret: str | None = field(default=None, repr=False)
-
-
-HostFailures: TypeAlias = Mapping[str, int]

@@ -1,241 +1,215 @@
-"""Who polls what: leases, epochs, taking over and handing over."""
+"""Which replica polls which task: leases, epochs, taking over and handing over.
+
+Operations (see group_commit.py) and the locks that other operations take.
+"""
 
 import secrets as randomness
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, true, update
 
-from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
+from bridge.core.errors import LostClaim, StoreUnavailable
 from bridge.store.database import Database
 from bridge.store.records import TaskRow
 from bridge.store.row_mapping import task_row
 from bridge.store.schema import outbox, replicas, tasks
 
 LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart
-LEASE_SECONDS = 9.0  # a dead replica's tasks are polled by others within 15 s: its lease, then a look every second
-LEAVING = -1  # told instead of how many tasks it owns, by a replica that takes no more
-
-Nothing: TypeAlias = None
+LEASE_SECONDS = 9.0  # another replica polls a dead one's tasks within 15 s: after the lease it looks every second
+LEAVING = -1  # stands in `owned_tasks` for a replica that takes no more tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """This process, as the database knows it."""
+    """This process, as the database knows it. Its claim to its tasks holds while its row has this epoch."""
 
     id: str
     epoch: int
     shared: bool
-    now: Callable[[], float]  # the database's clock
+    now: Callable[[], float]  # Unix seconds by the database's clock
 
 
-_FENCE = (
+_LOCK_EPOCH = (
     select(replicas.c.epoch)
     .where(replicas.c.id == bindparam("replica"))
-    .with_for_update(read=True)  # shared: whoever raises the epoch waits for the writes that still rely on it
+    .with_for_update(read=True)  # shared: a replica that raises the epoch waits for the writes that still rely on it
 )
-_STANDING = (
+_LOCKED_REPLICA = (
     select(replicas.c.id, replicas.c.epoch)
-    .where(replicas.c.id.in_(bindparam("replicas", expanding=True)))
-    .order_by(replicas.c.id)
+    .where(replicas.c.id == bindparam("replica"))
     .with_for_update(read=True)
-    .cte("standing")
+    .cte("locked_replica")
 )
 _LOCK_OWN = (
-    select(tasks.c.id, tasks.c.owner, _STANDING.c.epoch)
-    .join(_STANDING, _STANDING.c.id == tasks.c.owner)
-    .where(tasks.c.closed_at.is_(None), tasks.c.id.in_(bindparam("those", expanding=True)))
+    select(tasks.c.id)
+    .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)
+    .where(
+        tasks.c.closed_at.is_(None),
+        tasks.c.id.in_(bindparam("those", expanding=True)),
+        _LOCKED_REPLICA.c.epoch == bindparam("epoch"),
+    )
     .order_by(tasks.c.id)
     .with_for_update(of=tasks)
 )
 
 
-def holds(connection: Connection, replica: Replica) -> bool:
-    """Whether the replica's claim to its tasks stands, and will until this transaction ends."""
-    epoch = connection.execute(_FENCE, {"replica": replica.id}).scalar_one_or_none()
+def holds_claim(connection: Connection, replica: Replica) -> bool:
+    """Whether the replica's claim to its tasks holds; if so, it holds until this transaction ends."""
+    epoch = connection.execute(_LOCK_EPOCH, {"replica": replica.id}).scalar_one_or_none()
     return epoch == replica.epoch
 
 
-def lock_own(connection: Connection, claims: Sequence[tuple[Replica, str]]) -> list[bool]:
-    """For each claim, whether its task is open and still its replica's; both stay so until this transaction ends."""
-    holders, those = {replica.id for replica, _ in claims}, {task for _, task in claims}
-    found = connection.execute(_LOCK_OWN, {"replicas": sorted(holders), "those": sorted(those)})
-    held = {row.id: (row.owner, row.epoch) for row in found}
-    return [held.get(task) == (replica.id, replica.epoch) for replica, task in claims]
+def lock_own(connection: Connection, replica: Replica, task_rows: Sequence[str]) -> set[str]:
+    """Returns those of the tasks that are open and the replica's own; both stay so until this transaction ends."""
+    parameters = {"replica": replica.id, "epoch": replica.epoch, "those": sorted(set(task_rows))}
+    return set(connection.execute(_LOCK_OWN, parameters).scalars())
 
 
 _FIND_EPOCH = select(replicas.c.epoch).where(replicas.c.id == bindparam("replica"))
-_JOIN = insert(replicas)
-_BUMP = update(replicas).where(replicas.c.id == bindparam("replica")).values(epoch=replicas.c.epoch + 1)
-_RELEASE = (
+_INSERT = insert(replicas)
+_RAISE_EPOCH = update(replicas).where(replicas.c.id == bindparam("replica")).values(epoch=replicas.c.epoch + 1)
+_RELEASE_CLAIMS = (
     update(outbox)
     .where(outbox.c.holder == bindparam("replica"))
     .values(lease=None, holder=None, due_at=bindparam("now"), set_at=bindparam("now"))
 )
 
 
-def join(connection: Connection, works: Sequence[Database]) -> Sequence[Replica | BridgeError]:
-    """Take part anew, for each of the callers."""
-    return [joined(connection, database) for database in works]
-
-
-def joined(connection: Connection, database: Database) -> Replica:
-    """Take part: under the local name and the next epoch, or under a new id where there may be others."""
+def join(connection: Connection, database: Database) -> Replica:
+    """Join: with a new id where there may be other replicas, else under the local name with the next epoch."""
     name = f"rep_{randomness.token_hex(8)}" if database.shared else LOCAL
     now = database.now()
     epoch = connection.execute(_FIND_EPOCH, {"replica": name}).scalar_one_or_none()
     if epoch is None:
         row = {"id": name, "epoch": 1, "started_at": now, "owned_tasks": 0, "probed": 0}
-        connection.execute(_JOIN, row | {"expires_at": now + LEASE_SECONDS})
+        connection.execute(_INSERT, row | {"expires_at": now + LEASE_SECONDS})
         return Replica(name, 1, database.shared, database.now)
-    connection.execute(_BUMP, {"replica": name})
-    # Nobody else sends from this file: what was claimed when the last process died is due now.
-    connection.execute(_RELEASE, {"replica": name, "now": now})
+    connection.execute(_RAISE_EPOCH, {"replica": name})
+    # No other process sends from this file: what the last process had claimed when it ended is due now.
+    connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})
     return Replica(name, epoch + 1, database.shared, database.now)
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """A lease to be renewed, and the load to tell the others."""
-
-    replica: Replica
-    owned_tasks: int
 
 
 _RENEW = (
     update(replicas)
-    .where(replicas.c.id == bindparam("replica"), replicas.c.epoch == bindparam("held"))
+    .where(replicas.c.id == bindparam("replica"), replicas.c.epoch == bindparam("our_epoch"))
     .values(expires_at=bindparam("until"), owned_tasks=bindparam("owned"))
 )
 
 
-def renew(connection: Connection, works: Sequence[Renewal]) -> Sequence[Nothing | BridgeError]:
-    """One row, however many tasks."""
-    results: list[Nothing | BridgeError] = []
-    for work in works:
-        replica = work.replica
-        given = {"replica": replica.id, "held": replica.epoch, "owned": work.owned_tasks}
-        done = connection.execute(_RENEW, given | {"until": replica.now() + LEASE_SECONDS})
-        results.append(None if done.rowcount else LostClaim("another replica has taken this one's tasks over"))
-    return results
+def renew(connection: Connection, replica: Replica, owned_tasks: int) -> None:
+    """Renew the replica's lease, one row however many tasks. Raises LostClaim when another has taken its tasks over."""
+    parameters = {"replica": replica.id, "our_epoch": replica.epoch, "owned": owned_tasks}
+    if not connection.execute(_RENEW, parameters | {"until": replica.now() + LEASE_SECONDS}).rowcount:
+        raise _taken_over()
+
+
+def _taken_over() -> LostClaim:
+    return LostClaim("another replica has taken this one's tasks over")
 
 
 _PROBE = update(replicas).where(replicas.c.id == bindparam("replica")).values(probed=1 - replicas.c.probed)
 
 
-def probe(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing | BridgeError]:
-    """Write one small thing, to learn whether writing works."""
-    for replica in set(works):
-        if not connection.execute(_PROBE, {"replica": replica.id}).rowcount:
-            return [StoreUnavailable("this replica is unknown to the database")] * len(works)
-    return [None] * len(works)
+def probe(connection: Connection, replica: Replica) -> None:
+    """Write one small value, to see whether writing works. Raises StoreUnavailable without the replica's row."""
+    if not connection.execute(_PROBE, {"replica": replica.id}).rowcount:
+        raise StoreUnavailable("this replica is unknown to the database")
 
 
 # --- taking over --------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class Adoption:
-    """How many tasks a replica takes over at a time."""
-
-    replica: Replica
-    limit: int
-
-
-_DEAD = (
+_LOCK_DEAD = (
     select(replicas.c.id)
     .where(replicas.c.expires_at < bindparam("now"), replicas.c.id != bindparam("replica"))
     .order_by(replicas.c.id)
     .with_for_update(skip_locked=True)
 )
-# By the index on owners: ordered otherwise, PostgreSQL reads every open task to find the few, 11 ms of 20,000.
-_FREE = (
+# By the index on owners: in another order PostgreSQL reads every open task to find the few, 11 ms for 20,000.
+_LOCK_UNOWNED = (
     select(tasks.c.id)
     .where(tasks.c.closed_at.is_(None), tasks.c.owner.is_(None))
     .order_by(tasks.c.owner)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_LEFT = (
+_LOCK_ORPHANED = (
     select(tasks.c.id)
     .where(tasks.c.closed_at.is_(None), tasks.c.owner.in_(bindparam("dead", expanding=True)))
     .order_by(tasks.c.owner)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_TAKE = (
-    update(tasks)
-    .where(tasks.c.id.in_(bindparam("ids", expanding=True)))
-    .values(owner=bindparam("replica"), news=False)
-    .returning(tasks)
-)
-_NEWS = (
+_LOCK_CHANGED = (
     select(tasks.c.id)
-    .where(tasks.c.owner == bindparam("replica"), tasks.c.news, tasks.c.closed_at.is_(None))
+    .where(tasks.c.owner == bindparam("replica"), tasks.c.changed_elsewhere, tasks.c.closed_at.is_(None))
     .order_by(tasks.c.id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_FORGET = delete(replicas).where(
+_TAKE_OVER = (
+    update(tasks)
+    .where(tasks.c.id.in_(bindparam("ids", expanding=True)))
+    .values(owner=bindparam("replica"), changed_elsewhere=False)
+    .returning(tasks)
+)
+_DELETE_DEAD = delete(replicas).where(
     replicas.c.id.in_(bindparam("dead", expanding=True)),
     ~exists(select(tasks.c.id).where(tasks.c.owner == replicas.c.id, tasks.c.closed_at.is_(None))),
 )
 
 
-def adopt(connection: Connection, works: Sequence[Adoption]) -> Sequence[list[TaskRow] | BridgeError]:
-    """Take tasks that nobody polls, and those of our own that others have changed."""
-    return [_adopted(connection, work) for work in works]
+def adopt(connection: Connection, replica: Replica, limit: int) -> list[TaskRow]:
+    """Take over tasks that no replica polls, and reload own tasks that others changed: up to `limit` of each kind.
 
-
-def _adopted(connection: Connection, work: Adoption) -> list[TaskRow] | BridgeError:
-    replica, now = work.replica, work.replica.now()
-    if not holds(connection, replica):
-        return LostClaim("another replica has taken this one's tasks over")
-    dead = list(connection.execute(_DEAD, {"now": now, "replica": replica.id}).scalars())
-    for name in dead:  # first of all: from here on the dead replica, should it wake, writes nothing
-        connection.execute(_BUMP, {"replica": name})
-        connection.execute(_RELEASE, {"replica": name, "now": now})
-    found = set(connection.execute(_FREE, {"most": work.limit}).scalars())
+    Raises LostClaim when another replica has taken this one's tasks over.
+    """
+    now = replica.now()
+    if not holds_claim(connection, replica):
+        raise _taken_over()
+    dead = list(connection.execute(_LOCK_DEAD, {"now": now, "replica": replica.id}).scalars())
+    for name in dead:  # before all else: from now on the dead replica, should it continue, writes nothing
+        connection.execute(_RAISE_EPOCH, {"replica": name})
+        connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})
+    found = set(connection.execute(_LOCK_UNOWNED, {"most": limit}).scalars())
     if dead:
-        found.update(connection.execute(_LEFT, {"dead": dead, "most": work.limit}).scalars())
-    found.update(connection.execute(_NEWS, {"replica": replica.id, "most": work.limit}).scalars())
-    taken = connection.execute(_TAKE, {"ids": sorted(found), "replica": replica.id}).all() if found else []
+        found.update(connection.execute(_LOCK_ORPHANED, {"dead": dead, "most": limit}).scalars())
+    found.update(connection.execute(_LOCK_CHANGED, {"replica": replica.id, "most": limit}).scalars())
+    rows = connection.execute(_TAKE_OVER, {"ids": sorted(found), "replica": replica.id}).all() if found else []
     if dead:
-        connection.execute(_FORGET, {"dead": dead})
-    return [task_row(row, sight_owed=row.wants_status) for row in taken]
+        connection.execute(_DELETE_DEAD, {"dead": dead})
+    return [task_row(row, status_update_due=row.wants_status) for row in rows]
 
 
 # --- handing over -------------------------------------------------------------------------------------------------
 
-_LET_GO = update(tasks).where(tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)).values(owner=None)
-_TAKES_NO_MORE = update(replicas).where(replicas.c.id == bindparam("replica")).values(owned_tasks=LEAVING)
-_LEAVE = delete(replicas).where(replicas.c.id == bindparam("replica"))
+_GIVE_UP_TASKS = (
+    update(tasks).where(tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)).values(owner=None)
+)
+_TAKE_NO_MORE = update(replicas).where(replicas.c.id == bindparam("replica")).values(owned_tasks=LEAVING)
+_DELETE = delete(replicas).where(replicas.c.id == bindparam("replica"))
 
 
-def hand_over(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing | BridgeError]:
-    """Let the tasks go, and be given no more; what is being sent stays claimed."""
-    for replica in works:
-        connection.execute(_TAKES_NO_MORE, {"replica": replica.id})
-        connection.execute(_LET_GO, {"replica": replica.id})
-    return [None] * len(works)
+def hand_over(connection: Connection, replica: Replica) -> None:
+    """Give every task up, and get no new ones. Claims on deliveries stay."""
+    connection.execute(_TAKE_NO_MORE, {"replica": replica.id})
+    connection.execute(_GIVE_UP_TASKS, {"replica": replica.id})
 
 
-def leave(connection: Connection, works: Sequence[Replica]) -> Sequence[Nothing | BridgeError]:
-    """Release every claim; where there may be others, the tasks and the name as well."""
-    for replica in works:
-        connection.execute(_RELEASE, {"replica": replica.id, "now": replica.now()})
-        if replica.shared:
-            # The name first: that waits for those who are giving a task to it, and their tasks are let go as well.
-            connection.execute(_LEAVE, {"replica": replica.id})
-            connection.execute(_LET_GO, {"replica": replica.id})
-    return [None] * len(works)
+def leave(connection: Connection, replica: Replica) -> None:
+    """Release every claim. Where there may be other replicas, give up the tasks and the id as well."""
+    connection.execute(_RELEASE_CLAIMS, {"replica": replica.id, "now": replica.now()})
+    if replica.shared:
+        # The row first: this waits for replicas that are giving it a task, and those tasks are then given up as well.
+        connection.execute(_DELETE, {"replica": replica.id})
+        connection.execute(_GIVE_UP_TASKS, {"replica": replica.id})
 
 
-# --- sharing out --------------------------------------------------------------------------------------------------
+# --- the owner of a new task --------------------------------------------------------------------------------------
 
 _others = replicas.alias("others")
-_lightest_other = (
+_least_loaded = (
     select(_others.c.id, _others.c.owned_tasks)
     .where(
         _others.c.id != bindparam("replica"),
@@ -244,38 +218,39 @@ _lightest_other = (
     )
     .order_by(_others.c.owned_tasks, _others.c.id)
     .limit(literal_column("1"))
-    .subquery("lightest")
+    .subquery("least_loaded")
 )
 _LOADS = (
     select(
         *(replicas.c.epoch, replicas.c.expires_at, replicas.c.owned_tasks),
-        *(_lightest_other.c.id.label("other"), _lightest_other.c.owned_tasks.label("others_tasks")),
+        *(_least_loaded.c.id.label("other"), _least_loaded.c.owned_tasks.label("others_tasks")),
     )
-    .join_from(replicas, _lightest_other, true(), isouter=True)
+    .join_from(replicas, _least_loaded, true(), isouter=True)
     .where(replicas.c.id == bindparam("replica"))
-    .with_for_update(read=True, of=replicas)  # as in _FENCE
+    .with_for_update(read=True, of=replicas)  # as in _LOCK_EPOCH
 )
-# Until the task is committed nobody may forget its owner, or it would never be taken over. Renewing is not held up.
-_STAYS = (
+# Until the task is committed no replica may delete its owner's row, or the task would never be taken over. A renewal of
+# the row does not have to wait.
+_LOCK_LIVE = (
     select(replicas.c.id)
     .where(replicas.c.id == bindparam("replica"), replicas.c.expires_at > bindparam("now"))
     .with_for_update(read=True, key_share=True)
 )
 UNEVEN = 1.25  # a replica gives new tasks away when it has a quarter more than the least loaded one
-SMALL = 20  # and this many more: a handful of tasks is not worth another replica's look-up
+SMALL = 20  # and at least so many more: for a handful of tasks another replica need not look
 
 
 def owner_of_new(connection: Connection, replica: Replica) -> str | None:
-    """Who should poll a new task: this replica, or one that is clearly less loaded; None when this one's claim is lost.
+    """The replica that is to poll a new task: this one, or one that has clearly less; None when the claim is lost.
 
-    The claim stands until this transaction ends.
+    The owner's claim holds until this transaction ends.
     """
     now = replica.now()
-    known = connection.execute(_LOADS, {"replica": replica.id, "now": now}).one_or_none()
-    if known is None or known.epoch != replica.epoch:
+    loads = connection.execute(_LOADS, {"replica": replica.id, "now": now}).one_or_none()
+    if loads is None or loads.epoch != replica.epoch:
         return None
-    stays = known.owned_tasks > LEAVING and known.expires_at > now
-    if known.other is None or (stays and known.owned_tasks <= known.others_tasks * UNEVEN + SMALL):
+    may_own = loads.owned_tasks > LEAVING and loads.expires_at > now
+    if loads.other is None or (may_own and loads.owned_tasks <= loads.others_tasks * UNEVEN + SMALL):
         return replica.id
-    taken = connection.execute(_STAYS, {"replica": known.other, "now": now}).first()
-    return replica.id if taken is None else str(known.other)
+    locked = connection.execute(_LOCK_LIVE, {"replica": loads.other, "now": now}).first()
+    return replica.id if locked is None else str(loads.other)

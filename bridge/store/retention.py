@@ -1,24 +1,8 @@
-"""Upkeep: deleting what is old, in small batches, and mending what a clock that was set back has done."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+"""Upkeep operations: deleting old rows in small batches, and correcting times after the clock was set back."""
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, literal_column, select, update
 
-from bridge.core.errors import BridgeError
 from bridge.store.schema import IS_ACTIVE, attempts, deliveries, events, idempotency, outbox, tasks, watches
-
-Nothing: TypeAlias = None
-
-
-@dataclass(frozen=True, slots=True)
-class Deleting:
-    """How much to delete at a time, of what ended before a moment."""
-
-    before: float
-    limit: int
-
 
 _OLD = (
     select(watches.c.id, watches.c.task)
@@ -33,8 +17,8 @@ _OLD = (
     .with_for_update(skip_locked=True)
 )
 _THOSE: BindParameter[str] = bindparam("those", expanding=True)
-# Once more when they are locked: a retry may have come between looking and locking.
-_OWING = select(deliveries.c.watch_id).where(
+# Asked again once the watches are locked: a retry may have come between reading and locking.
+_WITH_PENDING = select(deliveries.c.watch_id).where(
     deliveries.c.watch_id.in_(_THOSE), deliveries.c.state == literal_column("'pending'")
 )
 _DELIVERY_IDS = select(deliveries.c.id).where(deliveries.c.watch_id.in_(_THOSE))
@@ -49,21 +33,20 @@ _DELETE_TASKS = delete(tasks).where(
 )
 
 
-def delete_ended(connection: Connection, works: Sequence[Deleting]) -> Sequence[int | BridgeError]:
-    """Delete final watches with all that belongs to them, their secrets too; one that owes a delivery stays."""
-    return [_deleted(connection, work) for work in works]
+def delete_ended(connection: Connection, before: float, limit: int) -> int:
+    """Delete up to `limit` watches that ended before a moment, with everything that belongs to them; returns how many.
 
-
-def _deleted(connection: Connection, work: Deleting) -> int:
-    old = connection.execute(_OLD, {"before": work.before, "most": work.limit}).all()
-    owing = set(connection.execute(_OWING, {"those": [row.id for row in old]}).scalars()) if old else set()
-    found = [row for row in old if row.id not in owing]
+    A watch with a pending delivery stays.
+    """
+    old = connection.execute(_OLD, {"before": before, "most": limit}).all()
+    pending = set(connection.execute(_WITH_PENDING, {"those": [row.id for row in old]}).scalars()) if old else set()
+    found = [row for row in old if row.id not in pending]
     if not found:
         return 0
     those = {"those": sorted(row.id for row in found)}
-    sent = sorted(connection.execute(_DELIVERY_IDS, those).scalars())
-    if sent:
-        connection.execute(_DELETE_ATTEMPTS, {"those": sent})
+    delivery_ids = sorted(connection.execute(_DELIVERY_IDS, those).scalars())
+    if delivery_ids:
+        connection.execute(_DELETE_ATTEMPTS, {"those": delivery_ids})
     connection.execute(_DELETE_DELIVERIES, those)
     connection.execute(_DELETE_EVENTS, those)
     connection.execute(_DELETE_WATCHES, those)
@@ -74,25 +57,25 @@ def _deleted(connection: Connection, work: Deleting) -> int:
 _DELETE_KEYS = delete(idempotency).where(idempotency.c.created_at < bindparam("before"))
 
 
-def delete_idempotency(connection: Connection, works: Sequence[float]) -> Sequence[Nothing | BridgeError]:
-    """Delete the Idempotency-Keys used before the latest of the moments."""
-    connection.execute(_DELETE_KEYS, {"before": max(works)})
-    return [None] * len(works)
+def delete_idempotency(connection: Connection, before: float) -> None:
+    """Delete the Idempotency-Keys that were used before a moment."""
+    connection.execute(_DELETE_KEYS, {"before": before})
 
 
-# A row written in the future was written before the clock was set back: it keeps its delay, counted from now.
-_MEND_OUTBOX = (
+# A row that was written in the future was written before the clock was set back. It keeps its delay, counted from now.
+_CORRECT_OUTBOX = (
     update(outbox)
     .where(outbox.c.set_at > bindparam("later"))
     .values(due_at=bindparam("now") + (outbox.c.due_at - outbox.c.set_at), set_at=bindparam("now"))
 )
-_MEND_DELIVERIES = (
+_CORRECT_DELIVERIES = (
     update(deliveries)
     .where(deliveries.c.id.in_(select(outbox.c.id).where(outbox.c.set_at == bindparam("now"))))
     .values(next_attempt_at=select(outbox.c.due_at).where(outbox.c.id == deliveries.c.id).scalar_subquery())
 )
-# Not those registered in the future: what is mended would count as such until then, and get its whole time anew.
-_MEND_WATCHES = (
+# Not those that were registered in the future: a corrected watch would meet that condition until then, and each
+# correction would give it its whole time again.
+_CORRECT_WATCHES = (
     update(watches)
     .where(IS_ACTIVE, watches.c.deadline_at > bindparam("later") + watches.c.timeout_seconds)
     .values(deadline_at=bindparam("now") + watches.c.timeout_seconds)
@@ -100,12 +83,11 @@ _MEND_WATCHES = (
 TOLERANCE_SECONDS = 1.0
 
 
-def mend_clock(connection: Connection, works: Sequence[float]) -> Sequence[int | BridgeError]:
-    """Bring due times and deadlines that lie too far ahead back to where they belong; how many."""
-    now = max(works)
-    given = {"now": now, "later": now + TOLERANCE_SECONDS}
-    mended = connection.execute(_MEND_OUTBOX, given).rowcount
-    if mended:
-        connection.execute(_MEND_DELIVERIES, {"now": now})
-    mended += connection.execute(_MEND_WATCHES, given).rowcount
-    return [mended] * len(works)
+def correct_future_times(connection: Connection, now: float) -> int:
+    """Correct due times and deadlines that are too far ahead because the clock was set back; returns how many rows."""
+    parameters = {"now": now, "later": now + TOLERANCE_SECONDS}
+    corrected = connection.execute(_CORRECT_OUTBOX, parameters).rowcount
+    if corrected:
+        connection.execute(_CORRECT_DELIVERIES, {"now": now})
+    corrected += connection.execute(_CORRECT_WATCHES, parameters).rowcount
+    return corrected

@@ -1,4 +1,4 @@
-"""Between rows and records."""
+"""Converts rows to records, and values to what columns hold."""
 
 import hashlib
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from bridge.core.model import (
 from bridge.store.encryption import Cipher
 from bridge.store.records import DeliveryView, PollNote, TaskRow, TaskView
 
-# Calling an enum takes 0.4 µs, a look-up 0.05; a row holds up to six.
+# Calling an enum takes 0.4 µs, a dictionary 0.05; a row holds up to six of them.
 _STATES: Mapping[str, WatchState] = {state.value: state for state in WatchState}
 _OUTCOMES: Mapping[str | None, Outcome | None] = {None: None} | {outcome.value: outcome for outcome in Outcome}
 
@@ -35,12 +35,12 @@ SUPERSEDED = Problem("superseded", "the watch became final before this event was
 
 
 def digest(*parts: str) -> str:
-    """A narrow key for parts that may be long."""
+    """A key of 32 characters for texts that may be long."""
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def problem_text(problem: Problem | None) -> str | None:
-    """A problem as it is stored."""
+    """A problem as it is stored: JSON, an array of its code and message."""
     return None if problem is None else orjson.dumps([problem.code, problem.message]).decode()
 
 
@@ -50,7 +50,7 @@ def problem_of(text: str | None) -> Problem | None:
 
 
 def watch_of(row: Row[Any]) -> Watch:
-    """A row of `watches` as a watch."""
+    """A row of `watches`."""
     return Watch(
         id=row.id,
         app=row.app,
@@ -70,19 +70,19 @@ def watch_of(row: Row[Any]) -> Watch:
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types
 def events_of(text: str) -> frozenset[EventType]:
-    """The event types of a stored list."""
+    """The event types in a stored list."""
     return frozenset(map(EventType, text.split(",")))
 
 
 @lru_cache(maxsize=64)
 def events_text(events: frozenset[EventType]) -> str:
-    """Event types as they are stored."""
+    """Event types as they are stored: comma-separated and sorted."""
     return ",".join(sorted(events))
 
 
 @lru_cache(maxsize=64)
 def wants_status(events: frozenset[EventType]) -> bool:
-    """Whether a watch asked for events of a task that waits or runs."""
+    """Whether a watch asked for the events of a queued or a running task."""
     return not events.isdisjoint(STATUS_EVENTS.values())
 
 
@@ -91,41 +91,43 @@ NOTE = ("polls", "last_polled_at", "next_poll_at", "poll_error")
 
 
 def snapshot_values(snapshot: TaskSnapshot) -> tuple[Any, ...]:
-    """A snapshot as the columns of SNAPSHOT."""
+    """The values of the columns in SNAPSHOT."""
     metadata = None if snapshot.metadata is None else orjson.dumps(asdict(snapshot.metadata)).decode()
     error = problem_text(snapshot.error)
     return snapshot.status.value, snapshot.progress, snapshot.url, snapshot.format, metadata, error
 
 
 def note_values(note: PollNote, *, last: bool) -> tuple[Any, ...]:
-    """What a poll, perhaps the last one, leaves behind, as the columns of NOTE."""
+    """The values of the columns in NOTE. After the `last` poll there is no next one."""
     error = note.last_error
-    told = None if error is None else orjson.dumps([error.code, error.message, note.last_error_at]).decode()
-    return note.polls, note.last_polled_at, None if last else note.next_poll_at, told
+    error_text = None if error is None else orjson.dumps([error.code, error.message, note.last_error_at]).decode()
+    return note.polls, note.last_polled_at, None if last else note.next_poll_at, error_text
 
 
 def snapshot_of(row: Row[Any]) -> TaskSnapshot:
-    """A task's columns as a snapshot."""
+    """The snapshot in a row of `tasks`."""
     return snapshot_from(row.status, row.progress, row.url, row.format, row.metadata, row.error)
 
 
 def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
     status: str, progress: int | None, url: str | None, container: str | None, metadata: str | None, error: str | None
 ) -> TaskSnapshot:
-    """The columns of SNAPSHOT as one; the same object for all that nobody has seen, for there may be 100,000."""
+    """The snapshot of these columns. All tasks not polled yet, perhaps 100,000, share one object."""
     if status == "unknown" and progress is None:
         return UNSEEN
     read = None if metadata is None else VideoMetadata(**orjson.loads(metadata))
     return TaskSnapshot(TaskStatus(status), progress, url, container, read, problem_of(error))
 
 
-def task_row(row: Row[Any], *, sight_owed: bool) -> TaskRow:
-    """A row of `tasks` as its owner takes it up."""
-    return TaskRow(row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, sight_owed)
+def task_row(row: Row[Any], *, status_update_due: bool) -> TaskRow:
+    """A row of `tasks` as its owner loads it."""
+    return TaskRow(
+        row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, status_update_due
+    )
 
 
 def task_view(row: Row[Any], row_id: str) -> TaskView:
-    """A row of `tasks` as a watch shows it."""
+    """A row of `tasks` as it is shown in a watch."""
     code, message, at = (None, None, None) if row.poll_error is None else orjson.loads(row.poll_error)
     error = None if row.poll_error is None else Problem(code, message)
     note = PollNote(row.polls, row.last_polled_at, row.next_poll_at, error, at)
@@ -149,10 +151,12 @@ def delivery_view(row: Row[Any], app: str) -> DeliveryView:
     )
 
 
-def owed(row: Row[Any], event: Event, lease: str, tried: tuple[int, int], cipher: Cipher) -> PendingDelivery:
-    """A delivery to be attempted: its event, and its watch's row, whose secrets are opened here.
+def pending_delivery(
+    row: Row[Any], event: Event, lease: str, attempts: tuple[int, int], cipher: Cipher
+) -> PendingDelivery:
+    """A claimed delivery, made of its event and of its watch's row, whose secrets are decrypted here.
 
-    `tried` is how often: in this round of the schedule, and in all.
+    `attempts` counts those since the last retry request, and all. Raises BadSetting when a secret does not decrypt.
     """
     return PendingDelivery(
         id=event.id,
@@ -163,9 +167,9 @@ def owed(row: Row[Any], event: Event, lease: str, tried: tuple[int, int], cipher
         host=row.host,
         payload=event.payload,
         lease=lease,
-        round_attempts=tried[0],
-        attempts=tried[1],
+        round_attempts=attempts[0],
+        attempts=attempts[1],
         created_at=event.created_at,
-        headers={} if row.headers is None else orjson.loads(cipher.open(event.watch_id, row.headers)),
-        secret=None if row.secret is None else cipher.open(event.watch_id, row.secret),
+        headers={} if row.headers is None else orjson.loads(cipher.decrypt(event.watch_id, row.headers)),
+        secret=None if row.secret is None else cipher.decrypt(event.watch_id, row.secret),
     )

@@ -1,4 +1,7 @@
-"""The tables. What each holds and why it is shaped so; the migrations build exactly this (a test compares them)."""
+"""The tables, what each holds and why. The migrations build exactly these; a test compares them.
+
+A column whose name in the database is not plain has another one in Python (`key`).
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -19,21 +22,22 @@ from sqlalchemy.sql import ColumnElement
 
 metadata = MetaData()
 
-# Literals, not parameters: an index over a part of a table serves only statements that say the same words.
+# Literals, not parameters: a partial index is used only by statements that contain its condition literally.
 IS_ACTIVE = text("watches.state = 'active'")
 IS_UNSETTLED = text("watches.state <> 'settled'")
 IS_DEAD = text("deliveries.state = 'dead'")
 
 
 def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
-    """A text column as no index knows it, for a term that is true of many.
+    """A text column in a form that no index covers, for a condition that many rows meet.
 
-    SQLite keeps no statistics: of two indexes it may take the one of what is many, and pass over the one of the few.
+    SQLite keeps no statistics: of two indexes it may choose the one that finds many rows, not the one that finds few.
     """
     return func.coalesce(column, "")
 
 
-# One row for each polling life of (credential, task_id): it closes with its last watch, a later watch opens another.
+# One row for each time that (credential, task_id) is polled: it closes with its last watch, and a later watch opens
+# another row.
 tasks = Table(
     "tasks",
     metadata,
@@ -42,7 +46,7 @@ tasks = Table(
     Column("task_id", Text, nullable=False),
     Column("credential", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("queued_at", Double),  # when it was first seen so, for its watches' time lines; the next as well
+    Column("queued_at", Double),  # when this status was first seen, for the timeline of a watch; so is the next
     Column("in_progress_at", Double),
     Column("progress", Integer),
     Column("url", Text),
@@ -53,8 +57,9 @@ tasks = Table(
     Column("last_polled_at", Double),
     Column("next_poll_at", Double),
     Column("poll_error", Text),
-    Column("owner", Text),  # the replica that polls it; null: free to take
-    Column("news", Boolean, nullable=False),  # its owner has to look again: another replica changed something
+    Column("owner", Text),  # the replica that polls it; null: any may take it
+    # Another replica changed something, so the owner has to load the row again.
+    Column("news", Boolean, nullable=False, key="changed_elsewhere"),
     Column("wants_status", Boolean, nullable=False),  # some watch asked for status events
     Column("opened_at", Double, nullable=False),
     Column("closed_at", Double),
@@ -74,16 +79,16 @@ tasks = Table(
 watches = Table(
     "watches",
     metadata,
-    Column("id", Text, primary_key=True),  # ordered by time, so the newest are at one end of the index
+    Column("id", Text, primary_key=True),  # ordered by time: the newest are at one end of the index
     Column("app", Text, nullable=False),
     Column("task", Text, nullable=False),
     Column("task_id", Text, nullable=False),
     Column("callback_url", Text, nullable=False),
-    Column("host", Text, nullable=False),  # host and port of the callback: what fairness counts by
-    Column("endpoint", Text, nullable=False),  # a hash of app, task_id and callback_url: what may be active once
+    Column("host", Text, nullable=False),  # host and port of the callback: fairness counts by them
+    Column("endpoint", Text, nullable=False),  # a hash of app, task_id and callback_url: one active watch each
     Column("events", Text, nullable=False),  # types, comma-separated, sorted
     Column("context", LargeBinary, nullable=False),
-    Column("options", LargeBinary, nullable=False),  # keyed fingerprint of all that must agree in a repetition
+    Column("options", LargeBinary, nullable=False),  # keyed fingerprint of what makes two registrations equal
     Column("state", Text, nullable=False),
     Column("outcome", Text),
     Column("created_at", Double, nullable=False),
@@ -91,7 +96,7 @@ watches = Table(
     Column("timeout_seconds", Double, nullable=False),
     Column("ended_at", Double),
     Column("header_names", Text, nullable=False),
-    Column("headers", LargeBinary),  # sealed, as the next two; they go with the row
+    Column("headers", LargeBinary),  # encrypted, as the next two; deleted with the row
     Column("secret", LargeBinary),
     Column("api_key", LargeBinary),
     Index(
@@ -107,7 +112,7 @@ watches = Table(
         sqlite_where=text("state = 'active'"),
         postgresql_where=text("state = 'active'"),
     ),
-    Index(  # lists of the active and the cancelled, who are few among those that settled
+    Index(  # for lists of active and of cancelled watches, which are few beside the settled ones
         "ix_watches_unsettled",
         "state",
         "id",
@@ -132,7 +137,7 @@ watches = Table(
     ),
 )
 
-# The promise of one terminal event is this table's second index. An event's id is made of its key, so it is no column.
+# The unique index guarantees one terminal event for each watch. An event's id is made of its key, so it is no column.
 events = Table(
     "events",
     metadata,
@@ -167,15 +172,15 @@ deliveries = Table(
     ),
 )
 
-# The pending deliveries, narrow: claiming from it costs the same at any size. A claim moves `due_at` to its own end,
-# so a row is free exactly when it is due, and a claim whose holder died becomes due by itself.
+# The pending deliveries, in a narrow table: claiming costs the same at any size. A claim moves `due_at` to the end of
+# its lease. So a row can be claimed exactly when it is due, and a claim whose holder died becomes due by itself.
 outbox = Table(
     "outbox",
     metadata,
     Column("id", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("due_at", Double, nullable=False),
-    Column("set_at", Double, nullable=False),  # when due_at was written: tells what a clock set back has done
+    Column("set_at", Double, nullable=False),  # when due_at was written: shows when the clock was set back
     Column("lease", Text),
     Column("holder", Text),
     Index("ix_outbox_host", "host", "due_at"),
@@ -201,7 +206,7 @@ attempts = Table(
     Index("ix_attempts_delivery", "delivery_id"),
 )
 
-# Hosts that failed without an answer of their own; one that answers again has no row.
+# Hosts that failed without an answer of their own. A host that answers again has no row.
 hosts = Table(
     "hosts",
     metadata,
@@ -223,7 +228,7 @@ idempotency = Table(
     Index("ix_idempotency_created", "created_at"),
 )
 
-# Who polls. A replica holds its tasks while its epoch stands; whoever takes them over raises the epoch first.
+# The replicas. A replica owns its tasks while its epoch is unchanged; one that takes them over raises the epoch first.
 replicas = Table(
     "replicas",
     metadata,
@@ -235,10 +240,11 @@ replicas = Table(
     Column("probed", Integer, nullable=False),
 )
 
-# Sealed: the root that keys are derived from (it is the canary too), and a signing secret of our own making.
+# Secrets of the database's own, encrypted: the root key (it also shows whether the encryption key is the right one) and
+# the signing secret that is used when none is configured.
 secrets = Table(
     "secrets",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("sealed", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary, nullable=False, key="encrypted"),
 )

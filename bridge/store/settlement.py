@@ -1,18 +1,18 @@
-"""What a poll changes: statuses and endings. Watch, event and owed delivery are one transaction.
+"""What ends watches or changes a task's status: settlements, status changes and cancellations.
 
-Rows are locked in one order everywhere: the task first, so that no watch is left active on a finished task, then its
-watches, then the outbox, then deliveries.
+A watch's end, its event and its delivery are one transaction. Rows are locked in one order everywhere: the task first,
+so that no watch stays active on a finished task, then its watches, then the outbox, then deliveries.
 """
 
 import secrets as randomness
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
-from bridge.core.errors import BadSetting, BridgeError, LostClaim
+from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchSettled
 from bridge.core.model import Event, PendingDelivery, Problem, TaskStatus, Watch, WatchState
 from bridge.store import replicas
 from bridge.store.bulk_statements import inserting, updating
@@ -20,26 +20,19 @@ from bridge.store.encryption import Cipher
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.replicas import Replica
-from bridge.store.row_mapping import NOTE, SNAPSHOT, note_values, owed, snapshot_values, wants_status, watch_of
+from bridge.store.row_mapping import (
+    NOTE,
+    SNAPSHOT,
+    events_of,
+    note_values,
+    pending_delivery,
+    snapshot_values,
+    wants_status,
+    watch_of,
+)
 from bridge.store.schema import IS_ACTIVE, deliveries, events, outbox, tasks, watches
-from bridge.telemetry import get_logger
 
-Given = TypeVar("Given", Settlement, StatusChange)
-
-_log = get_logger("store")
-
-
-@dataclass(frozen=True, slots=True)
-class Owned(Generic[Given]):
-    """A change to a task, under a replica's claim; what it makes owed is claimed for `lease_seconds`."""
-
-    replica: Replica
-    cipher: Cipher
-    change: Given
-    lease_seconds: float
-
-
-LOCK_WATCHES = (
+_LOCK_WATCHES = (
     select(watches)
     .where(IS_ACTIVE, watches.c.task.in_(bindparam("those", expanding=True)))
     .order_by(watches.c.id)
@@ -47,24 +40,35 @@ LOCK_WATCHES = (
 )
 
 
-def settle(connection: Connection, works: Sequence[Owned[Settlement]]) -> Sequence[Changed | BridgeError]:
-    """End what may end on each task; a task without an active watch closes."""
-    held = _held(connection, works)
-    active = _active_watches(connection, works, held)
-    writes = _Writes()
-    results = [_settled(work, active, writes) if own else _lost() for work, own in zip(works, held, strict=True)]
-    writes.write(connection)
+def settle(
+    connection: Connection, items: Sequence[Settlement], replica: Replica, cipher: Cipher, lease_seconds: float
+) -> Sequence[Changed | BridgeError]:
+    """End the watches that end on each task; a task without an active watch closes.
+
+    The new deliveries are claimed for this replica, for `lease_seconds`. The result is LostClaim for a task that this
+    replica does not own, or that is closed.
+    """
+    owned = replicas.lock_own(connection, replica, [item.task for item in items])
+    active = _active_watches(connection, owned)
+    writes = _Writes(replica, cipher, lease_seconds)
+    results = [_settled(item, active, writes) if item.task in owned else _lost() for item in items]
+    writes.execute(connection)
     return results
 
 
-def record_statuses(connection: Connection, works: Sequence[Owned[StatusChange]]) -> Sequence[Changed | BridgeError]:
-    """Write what a task's status is now, and the status events that watches asked for and have not had."""
-    held = _held(connection, works)
-    active = _active_watches(connection, works, held)
-    told = _told_before(connection, works, active)
-    writes = _Writes()
-    results = [_recorded(work, active, told, writes) if own else _lost() for work, own in zip(works, held, strict=True)]
-    writes.write(connection)
+def record_statuses(
+    connection: Connection, items: Sequence[StatusChange], replica: Replica, cipher: Cipher, lease_seconds: float
+) -> Sequence[Changed | BridgeError]:
+    """Write each task's status, and the status events that its watches asked for and do not have yet.
+
+    Claims and LostClaim as for `settle`.
+    """
+    owned = replicas.lock_own(connection, replica, [item.task for item in items])
+    active = _active_watches(connection, owned)
+    existing = _existing_events(connection, items, active)
+    writes = _Writes(replica, cipher, lease_seconds)
+    results = [_recorded(item, active, existing, writes) if item.task in owned else _lost() for item in items]
+    writes.execute(connection)
     return results
 
 
@@ -72,97 +76,91 @@ def _lost() -> LostClaim:
     return LostClaim("the task is another replica's now, or has ended")
 
 
-def _held(connection: Connection, works: Sequence[Owned[Given]]) -> list[bool]:
-    """Which tasks are still open and still their replica's; they are locked until the end."""
-    return replicas.lock_own(connection, [(work.replica, work.change.task) for work in works])
-
-
-def _active_watches(
-    connection: Connection, works: Sequence[Owned[Given]], held: Sequence[bool]
-) -> dict[str, list[Row[Any]]]:
+def _active_watches(connection: Connection, owned: set[str]) -> dict[str, list[Row[Any]]]:
+    """The active watches of tasks, locked, by task."""
     found: dict[str, list[Row[Any]]] = defaultdict(list)
-    if those := sorted({work.change.task for work, own in zip(works, held, strict=True) if own}):
-        for row in connection.execute(LOCK_WATCHES, {"those": those}):
+    if owned:
+        for row in connection.execute(_LOCK_WATCHES, {"those": sorted(owned)}):
             found[row.task].append(row)
     return found
 
 
-# --- deciding -----------------------------------------------------------------------------------------------------
+# --- decisions ----------------------------------------------------------------------------------------------------
 
 
-def _settled(work: Owned[Settlement], active: dict[str, list[Row[Any]]], writes: "_Writes") -> Changed:
-    change = work.change
-    left: list[Row[Any]] = []
-    ended: list[Watch] = []
+def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writes") -> Changed:
+    remaining: list[Row[Any]] = []
+    settled: list[Watch] = []
     claimed: list[PendingDelivery] = []
     errors: dict[str, Problem] = {}
-    for row in active[change.task]:
+    for row in active[item.task]:
         watch = watch_of(row)
-        ending = change.ending(watch)
+        ending = item.ending(watch)
         if ending is None:
-            left.append(row)
+            remaining.append(row)
             continue
-        watch = replace(watch, state=WatchState.SETTLED, outcome=ending.outcome, settled_at=change.at)
-        event = change.event(watch, ending)
+        watch = replace(watch, state=WatchState.SETTLED, outcome=ending.outcome, settled_at=item.at)
+        event = item.event(watch, ending)
         writes.ends.append(
-            WatchEnd(watch.id, WatchState.SETTLED, ending.outcome, change.at, owed_status=wants_status(watch.events))
+            WatchEnd(watch.id, WatchState.SETTLED, ending.outcome, item.at, wants_status=wants_status(watch.events))
         )
         writes.events.append(event)
         if event.type in watch.events:
-            claimed += writes.owe(work, row, event)
-        ended.append(watch)
+            claimed += writes.add_delivery(row, event)
+        settled.append(watch)
         if ending.error is not None:
             errors[watch.id] = ending.error
-    active[change.task] = left  # for another change of the same task in this transaction
-    writes.see(change, closed=not left)
-    return Changed(tuple(ended), tuple(watch.id for watch in ended), tuple(claimed), not left, errors)
+    active[item.task] = remaining  # for another settlement of the same task in this transaction
+    writes.set_task(item, closed=not remaining)
+    return Changed(tuple(settled), tuple(watch.id for watch in settled), tuple(claimed), not remaining, errors)
 
 
 def _recorded(
-    work: Owned[StatusChange],
-    active: Mapping[str, Sequence[Row[Any]]],
-    told: set[tuple[str, str]],
-    writes: "_Writes",
+    item: StatusChange, active: Mapping[str, Sequence[Row[Any]]], existing: set[tuple[str, str]], writes: "_Writes"
 ) -> Changed:
-    change, rows = work.change, active.get(work.change.task, ())
+    rows = active.get(item.task, ())
     claimed: list[PendingDelivery] = []
-    for row in _asking(change, rows):
-        if change.event is None or (row.id, change.event_type) in told:
+    for row in _asked_for(item, rows):
+        if item.event is None or (row.id, item.event_type) in existing:
             continue
-        event = change.event(watch_of(row))
-        told.add((row.id, event.type))
+        event = item.event(watch_of(row))
+        existing.add((row.id, event.type))
         writes.events.append(event)
-        claimed += writes.owe(work, row, event)
+        claimed += writes.add_delivery(row, event)
     closed = not rows  # every watch was cancelled meanwhile
-    writes.see(change, closed=closed)
+    writes.set_task(item, closed=closed)
     return Changed((), tuple(row.id for row in rows), tuple(claimed), closed)
 
 
-def _asking(change: StatusChange, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
-    return [row for row in rows if change.event_type in row.events.split(",")]
+def _asked_for(item: StatusChange, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    return [row for row in rows if item.event_type in row.events.split(",")]
 
 
-_HAD = select(events.c.watch_id, events.c.type).where(events.c.watch_id.in_(bindparam("those", expanding=True)))
+_EXISTING_EVENTS = select(events.c.watch_id, events.c.type).where(
+    events.c.watch_id.in_(bindparam("those", expanding=True))
+)
 
 
-def _told_before(
-    connection: Connection, works: Sequence[Owned[StatusChange]], active: Mapping[str, Sequence[Row[Any]]]
+def _existing_events(
+    connection: Connection, items: Sequence[StatusChange], active: Mapping[str, Sequence[Row[Any]]]
 ) -> set[tuple[str, str]]:
-    """Which of the watches that could be told now have been told what."""
-    those = sorted({row.id for work in works for row in _asking(work.change, active.get(work.change.task, ()))})
-    return {(row.watch_id, row.type) for row in connection.execute(_HAD, {"those": those})} if those else set()
+    """The events (watch id, type) that exist already for the watches that asked for one of these."""
+    those = sorted({row.id for item in items for row in _asked_for(item, active.get(item.task, ()))})
+    if not those:
+        return set()
+    return {(row.watch_id, row.type) for row in connection.execute(_EXISTING_EVENTS, {"those": those})}
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
-_SEE_TASKS = updating(
+_UPDATE_TASKS = updating(
     tasks,
     ("id", "closed_at", *SNAPSHOT, *NOTE, "queued_at", "in_progress_at"),
     once=("queued_at", "in_progress_at"),
 )
-_WRITE_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload"))
-_WRITE_OUTBOX = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
-_WRITE_DELIVERIES = inserting(
+_INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload"))
+_INSERT_OUTBOX = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
+_INSERT_DELIVERIES = inserting(
     deliveries,
     ("id", "watch_id", "type", "state", "attempts", "round_attempts", "created_at", "next_attempt_at"),
 )
@@ -170,41 +168,44 @@ _WRITE_DELIVERIES = inserting(
 
 @dataclass(slots=True)
 class _Writes:
-    """What a transaction is to write, gathered for one statement to each table."""
+    """What a transaction writes, collected so that each table takes one statement."""
 
+    replica: Replica
+    cipher: Cipher
+    lease_seconds: float
+    lease: str = field(default_factory=lambda: randomness.token_hex(8))
     ends: list[WatchEnd] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    sent: list[Event] = field(default_factory=list)
+    sent_events: list[Event] = field(default_factory=list)
     outbox: list[tuple[Any, ...]] = field(default_factory=list)
-    sights: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by task: of several the last one counts
-    lease: str = field(default_factory=lambda: randomness.token_hex(8))
+    tasks: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by row id: of several values the last is written
 
-    def see(self, change: Settlement | StatusChange, *, closed: bool) -> None:
-        """Note a task as it was seen, and its end."""
-        status, earlier = change.snapshot.status, self.sights.get(change.task, (None, None))
-        queued = earlier[-2] or (change.at if status is TaskStatus.QUEUED else None)
-        in_progress = earlier[-1] or (change.at if status is TaskStatus.IN_PROGRESS else None)
-        seen = *snapshot_values(change.snapshot), *note_values(change.note, last=closed)
-        self.sights[change.task] = (change.task, change.at if closed else None, *seen, queued, in_progress)
+    def set_task(self, item: Settlement | StatusChange, *, closed: bool) -> None:
+        """Add a task's new values."""
+        status, earlier = item.snapshot.status, self.tasks.get(item.task, (None, None))
+        queued = earlier[-2] or (item.at if status is TaskStatus.QUEUED else None)
+        in_progress = earlier[-1] or (item.at if status is TaskStatus.IN_PROGRESS else None)
+        values = *snapshot_values(item.snapshot), *note_values(item.note, last=closed)
+        self.tasks[item.task] = (item.task, item.at if closed else None, *values, queued, in_progress)
 
-    def owe(self, work: Owned[Given], row: Row[Any], event: Event) -> list[PendingDelivery]:
-        """Note a delivery of an event, claimed; none when its watch's secrets don't open: it is left to be claimed."""
-        now, claimed = work.replica.now(), []
+    def add_delivery(self, row: Row[Any], event: Event) -> list[PendingDelivery]:
+        """Add a claimed delivery of an event. One whose secrets do not decrypt is not claimed, and not returned."""
+        now, claimed = self.replica.now(), []
         try:
-            claimed.append(owed(row, event, self.lease, (0, 0), work.cipher))
-            self.outbox.append((event.id, row.host, now + work.lease_seconds, now, self.lease, work.replica.id))
-        except BadSetting:  # told when it is claimed
+            claimed.append(pending_delivery(row, event, self.lease, (0, 0), self.cipher))
+            self.outbox.append((event.id, row.host, now + self.lease_seconds, now, self.lease, self.replica.id))
+        except BadSetting:  # logged when the delivery is claimed
             self.outbox.append((event.id, row.host, now, now, None, None))
-        self.sent.append(event)
+        self.sent_events.append(event)
         return claimed
 
-    def write(self, connection: Connection) -> None:
-        """Write it all, each table's rows in the order that everybody keeps."""
+    def execute(self, connection: Connection) -> None:
+        """Write everything, the tables in the order that all transactions keep."""
         end_watches(connection, self.ends)
-        _WRITE_EVENTS.execute(connection, [_event_row(event) for event in self.events])
-        _WRITE_OUTBOX.execute(connection, self.outbox)
-        _WRITE_DELIVERIES.execute(connection, [_delivery_row(event) for event in self.sent])
-        _SEE_TASKS.execute(connection, list(self.sights.values()))
+        _INSERT_EVENTS.execute(connection, [_event_row(event) for event in self.events])
+        _INSERT_OUTBOX.execute(connection, self.outbox)
+        _INSERT_DELIVERIES.execute(connection, [_delivery_row(event) for event in self.sent_events])
+        _UPDATE_TASKS.execute(connection, list(self.tasks.values()))
 
 
 def _event_row(event: Event) -> tuple[Any, ...]:
@@ -213,3 +214,61 @@ def _event_row(event: Event) -> tuple[Any, ...]:
 
 def _delivery_row(event: Event) -> tuple[Any, ...]:
     return event.id, event.watch_id, event.type.value, "pending", 0, 0, event.created_at, event.created_at
+
+
+# --- cancelling ---------------------------------------------------------------------------------------------------
+
+_FIND_WATCHES = (
+    select(watches.c.id, watches.c.app, watches.c.state, watches.c.task, watches.c.events)
+    .where(watches.c.id.in_(bindparam("those", expanding=True)))
+    .order_by(watches.c.id)
+)
+_LOCK_TASKS = (
+    select(tasks.c.id)
+    .where(tasks.c.closed_at.is_(None), tasks.c.id.in_(bindparam("those", expanding=True)))
+    .order_by(tasks.c.id)
+    .with_for_update()
+)
+_CLOSE_UNWATCHED = (
+    update(tasks)
+    .where(
+        tasks.c.id.in_(bindparam("those", expanding=True)),
+        tasks.c.closed_at.is_(None),
+        ~exists().where(watches.c.task == tasks.c.id, IS_ACTIVE),
+    )
+    .values(closed_at=bindparam("at"), next_poll_at=None)
+)
+
+
+def cancel(
+    connection: Connection, items: Sequence[tuple[str, str | None]], replica: Replica
+) -> Sequence[BridgeError | None]:
+    """Cancel active watches, each given as its id and the app that may cancel it (None: any app's watch).
+
+    A watch that is cancelled already stays as it is. A task without an active watch closes. The result is NotFound for
+    another app's watch and WatchSettled for a settled one.
+    """
+    those = {"those": sorted({watch_id for watch_id, _ in items})}
+    task_rows = sorted({row.task for row in connection.execute(_FIND_WATCHES, those)})
+    if task_rows:  # the tasks first, as in settling; what is read after that stays true
+        connection.execute(_LOCK_TASKS, {"those": task_rows}).all()
+        connection.execute(_LOCK_WATCHES, {"those": task_rows}).all()
+    rows = {row.id: row for row in connection.execute(_FIND_WATCHES, those)}
+    now = replica.now()
+    results: list[BridgeError | None] = []
+    ends: dict[str, WatchEnd] = {}
+    for watch_id, app in items:
+        row = rows.get(watch_id)
+        if row is None or app not in {None, row.app}:
+            results.append(NotFound("there is no such watch"))
+        elif row.state == WatchState.SETTLED:
+            results.append(WatchSettled("the watch is settled; only an active one can be cancelled"))
+        else:
+            results.append(None)
+            if row.state == WatchState.ACTIVE:
+                asked = wants_status(events_of(row.events))
+                ends[row.id] = WatchEnd(row.id, WatchState.CANCELLED, None, now, wants_status=asked)
+    end_watches(connection, [ends[watch_id] for watch_id in sorted(ends)])
+    if ends:
+        connection.execute(_CLOSE_UNWATCHED, {"those": task_rows, "at": now})
+    return results

@@ -1,43 +1,43 @@
-"""The store's face: what the other rooms ask of it. Each call is one durable unit of work, off the event loop.
+"""The store as other folders use it. Each call is one durable unit of work, off the event loop.
 
-Every call raises StoreUnavailable when the database does not answer within 4 s; then nothing was stored, or it is not
-known. Calls that write under a claim name it, and come back empty or raise LostClaim when it is gone.
+Every call raises StoreUnavailable when the database does not answer within 4 s. Then nothing was written, or it is not
+known whether it was. Calls that write under a claim name that claim; they return nothing or raise LostClaim when the
+claim is lost.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.core.model import Attempt, PendingDelivery
 from bridge.store import (
-    cancelling,
     dashboard_queries,
+    encryption,
     outbox,
-    own_secrets,
     queries,
     registration,
     replicas,
     retention,
     settlement,
 )
-from bridge.store.database import Database, reason_of
+from bridge.store.database import Database, cause_of, reason_of
 from bridge.store.encryption import Cipher
-from bridge.store.group_commit import CALL_TIMEOUT_SECONDS, GroupWriter
+from bridge.store.group_commit import GroupWriter
 from bridge.store.records import (
     AttemptResult,
     Changed,
     Counts,
     DeadFilter,
     DeliveryView,
-    HostFailures,
     NewWatch,
     Overdue,
     RegisteredWatch,
@@ -49,7 +49,8 @@ from bridge.store.records import (
     WatchView,
 )
 
-Arguments = ParamSpec("Arguments")
+Arguments = TypeVarTuple("Arguments")
+Change = TypeVar("Change", Settlement, StatusChange)
 Result = TypeVar("Result")
 
 LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten, and a start may wait for them
@@ -57,7 +58,7 @@ READERS = 3  # threads; a page of watches takes a millisecond, so few are enough
 
 
 class Store:
-    """One database, one replica. Made by `opening.open_store`; use it from one event loop, and close it."""
+    """One database, one replica. `open_store` makes it; use it from one event loop, and close it."""
 
     def __init__(  # noqa: PLR0913, PLR0917  its parts
         self,
@@ -73,14 +74,16 @@ class Store:
         self._database = database
         self._writer = writer
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="bridge-reader")
+        self._limits = writer.limits
+        self._loading_limits = TimeoutSweep(LOADING_SECONDS, time.monotonic)
         self._active_limit = active_limit
         self.cipher = cipher
         self.replica = replica
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
-        self._unheard = 0  # writes that were done when their caller had given up
+        self._late_results = 0  # writes that succeeded after their caller had given up
         self.on_late_task: Callable[[TaskRow], None] = lambda _: None  # registered after its caller had given up
-        writer.late = self._late
+        writer.on_late_result = self._add_late_result
 
     @property
     def shared(self) -> bool:
@@ -89,56 +92,50 @@ class Store:
 
     @property
     def unconfirmed_writes(self) -> int:
-        """Grows with each write of which it is not known whether it was done."""
-        return self._writer.unconfirmed_writes + self._unheard
+        """Grows with each write whose caller does not know whether it succeeded."""
+        return self._writer.unconfirmed_writes + self._late_results
 
     def now(self) -> float:
-        """Unix seconds by the clock that all replicas share: the database's, or this machine's for SQLite."""
+        """Unix seconds by the clock that all replicas share: the database's; for SQLite this machine's."""
         return self._database.now()
 
     async def close(self) -> None:
-        """Finish what waits, and let go of the database."""
-        self.cut_hanging()
+        """Finish the waiting writes and close the database."""
+        self.drop_hung_connections()
         await asyncio.to_thread(self._writer.close)
-        self._database.cut_hanging(0.0)  # nobody waits for a question any more, and one without an answer would keep us
+        # No caller waits for a read any more, and a read without an answer would keep the process from ending.
+        self._database.drop_hung_connections(0.0)
         await asyncio.to_thread(self._readers.shutdown, cancel_futures=True)
+        self._limits.close()
+        self._loading_limits.close()
         await asyncio.to_thread(self._on_close)
 
     # --- watches --------------------------------------------------------------------------------------------------
 
-    async def register(self, new: NewWatch) -> RegisteredWatch:
-        """Register one watch; raises WatchConflict, IdempotencyConflict or TooManyWatches."""
-        [result] = await self.register_all([new])
-        if isinstance(result, BridgeError):
-            raise result
-        return result
+    async def register_all(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
+        """Register watches in one commit; returns a result for each, in order.
 
-    async def register_all(self, news: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
-        """Register many in one commit; each has its own result, in order."""
-        return await self._writer.do(
-            registration.register, registration.Registration(self.replica, self._active_limit, news)
-        )
-
-    async def register_each(self, news: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
-        """Register watches of callers who have nothing to do with each other: none fails for another's sake.
-
-        Raises nothing: StoreUnavailable is a result as well, each caller's own.
+        Errors are WatchConflict, IdempotencyConflict and TooManyWatches.
         """
-        works = [registration.Registration(self.replica, self._active_limit, (new,)) for new in news]
-        try:
-            results = await self._writer.do_all(registration.register, works)
-        except StoreUnavailable as error:
-            return [StoreUnavailable(str(error)) for _ in news]
-        return [result if isinstance(result, BridgeError) else result[0] for result in results]
+        return await self._writer.run_all(registration.register, new_watches, self.replica, self._active_limit)
 
-    async def check_room(self, wanted: int) -> None:
-        """See that the store can be written and that so many more watches fit. Raises TooManyWatches."""
+    async def register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
+        """As `register_all`, for watches of different callers. Raises nothing: StoreUnavailable is a result of each."""
+        try:
+            return await self.register_all(new_watches)
+        except StoreUnavailable as error:
+            return [StoreUnavailable(str(error)) for _ in new_watches]
+
+    async def check_room(self, count: int) -> None:
+        """Raise StoreUnavailable unless the store can be written, TooManyWatches unless `count` more watches fit."""
         await self.probe()
-        await self._writer.do(registration.check_room, (self._active_limit, wanted))
+        await self._writer.run(registration.check_room, self._active_limit, count)
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
-        """Cancel an active watch (of one app, or None: of any); repeatable. Raises NotFound or WatchSettled."""
-        await self._writer.do(cancelling.cancel, cancelling.Cancelling(self.replica, watch_id, app, self.now()))
+        """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled."""
+        [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app)], self.replica)
+        if isinstance(result, BridgeError):
+            raise result
         return await self.watch(watch_id, app)
 
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
@@ -149,108 +146,104 @@ class Store:
         """A page of watches, newest first."""
         return await self._read(queries.page_of_watches, query)
 
-    async def states(self, watch_ids: Sequence[str]) -> dict[str, str]:
-        """A mark for each watch that exists; it changes whenever the watch, its task or a delivery does."""
-        return await self._read(queries.marks, watch_ids)
+    async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
+        """A text for each watch that exists; it changes whenever the watch, its task or one of its deliveries does."""
+        return await self._read(queries.versions, watch_ids)
 
     async def terminal_event(self, watch_id: str, app: str | None) -> StoredEvent:
         """The terminal event of a watch. Raises NotFound, or WatchActive while there is none."""
         return await self._read(queries.terminal_event, self.cipher, watch_id, app)
 
     async def api_key_of(self, watch_id: str) -> str | None:
-        """The caller's own amux key of a watch, opened; None when the configured one counts."""
+        """A watch's own amux key, decrypted; None when it uses the configured one."""
         return await self._read(queries.api_key_of, self.cipher, watch_id)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     async def own_tasks(self) -> Sequence[TaskRow]:
-        """Every open task that this replica owns: what it polls after a start."""
-        asked = partial(self._database.read, queries.own_tasks, self.replica)
-        return await self._answer_of(asked, LOADING_SECONDS)
+        """Every open task that this replica owns: what it polls after a start. May take 60 s."""
+        return await self._run_reader(
+            partial(self._database.read, queries.own_tasks, self.replica), self._loading_limits
+        )
 
     async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
-        """The amux keys, opened, of credentials that are watches' own."""
+        """The amux keys, decrypted, of credentials that belong to watches."""
         return await self._read(queries.keys_of, self.cipher, credentials)
 
     async def overdue(self, after: Overdue | None, limit: int) -> Sequence[Overdue]:
-        """A page of active watches of own tasks whose deadline has passed, in the deadlines' order."""
+        """A page of active watches of own tasks whose deadline has passed, by deadline."""
         return await self._read(queries.overdue, self.replica, self.now(), after, limit)
 
     async def record_status(self, change: StatusChange) -> Changed:
-        """Write a task's new status and the status events owed. Raises LostClaim when the task is another's now."""
-        return await self._writer.do(
-            settlement.record_statuses, settlement.Owned(self.replica, self.cipher, change, self.delivery_lease_seconds)
-        )
+        """Write a task's new status and its status events. Raises LostClaim when the task is another replica's now."""
+        return await self._change_task(settlement.record_statuses, change)
 
     async def settle(self, ended: Settlement) -> Changed:
-        """End the watches that may end: state, event and owed delivery in one transaction. Raises LostClaim."""
-        return await self._writer.do(
-            settlement.settle, settlement.Owned(self.replica, self.cipher, ended, self.delivery_lease_seconds)
-        )
+        """End the watches that end: state, event and delivery in one transaction. Raises LostClaim."""
+        return await self._change_task(settlement.settle, ended)
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
     async def due_hosts(self) -> dict[str, int]:
-        """Hosts with deliveries due now, unclaimed, each with how many (counted up to 1,000)."""
+        """The hosts with unclaimed deliveries that are due, and how many each has, counted up to 1,000."""
         return await self._read(outbox.due_hosts, self.now())
 
     async def next_due_at(self) -> float | None:
-        """When the next pending delivery is due (Unix seconds), claimed ones at their claim's end; None: none."""
+        """When the next pending delivery is due (Unix seconds), a claimed one at its lease's end; None: no delivery."""
         return await self._read(outbox.next_due_at)
 
     async def claim(self, room: dict[str, int], lease_seconds: float) -> Sequence[PendingDelivery]:
-        """Claim due deliveries, the oldest first, at most `room[host]` for each host named."""
-        return await self._writer.do(
-            outbox.claim, outbox.Claiming(self.replica, self.cipher, self.now(), lease_seconds, room)
-        )
+        """Claim due deliveries, the oldest first, at most `room[host]` for each host."""
+        return await self._writer.run(outbox.claim, self.replica, self.cipher, lease_seconds, room)
 
-    async def release(self, owed: Sequence[PendingDelivery]) -> None:
-        """Give claimed deliveries back, due at once; claims that are lost are passed over."""
-        await self._writer.do(outbox.release, outbox.Releasing(owed, self.now()))
+    async def release(self, claimed: Sequence[PendingDelivery]) -> None:
+        """Make claimed deliveries due at once. Claims that are lost are passed over."""
+        await self._writer.run_all(outbox.release, claimed, self.replica)
 
-    async def record_attempts(self, tried: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
-        """Write attempts and their deliveries' next steps; for each, in order, the verdict that was written.
+    async def record_attempts(self, results: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
+        """Write attempts and the next steps of their deliveries; returns the verdicts that were written, in order.
 
-        It is another than the given one when a retry was asked for meanwhile, and LostClaim when the claim is
-        another's now.
+        A verdict differs from the given one when a retry was requested meanwhile. The result is LostClaim when another
+        has claimed the delivery.
         """
-        return await self._writer.do_all(outbox.record_attempts, tried)
+        return await self._writer.run_all(outbox.record_attempts, results)
 
-    async def hosts(self) -> HostFailures:
-        """The hosts that failed lately, with how often in a row."""
-        return await self._read(outbox.failing_hosts)
+    async def host_failures(self) -> Mapping[str, int]:
+        """The hosts that failed lately, and how often in a row."""
+        return await self._read(outbox.host_failures)
 
     async def delivery(self, delivery_id: str, app: str | None) -> tuple[DeliveryView, Sequence[Attempt]]:
         """A delivery and its attempts, oldest first. Raises NotFound."""
         return await self._read(queries.one_delivery, delivery_id, app)
 
     async def retry(self, delivery_id: str, app: str | None) -> DeliveryView:
-        """Make a delivery due now, with a new schedule; the id stays. Raises NotFound."""
-        await self._writer.do(outbox.retry, outbox.Retrying(delivery_id, app, self.now()))
+        """Make a delivery due now, with a new schedule; its id stays the same. Raises NotFound."""
+        [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
+        if isinstance(result, BridgeError):
+            raise result
         return (await self.delivery(delivery_id, app))[0]
 
-    async def count_dead(self, wanted: DeadFilter) -> int:
-        """How many dead deliveries a filter finds."""
-        return await self._read(outbox.count_dead, wanted)
+    async def count_dead(self, dead: DeadFilter) -> int:
+        """How many dead deliveries the filter finds."""
+        return await self._read(outbox.count_dead, dead)
 
-    async def retry_dead(self, wanted: DeadFilter) -> int:
-        """Make the dead deliveries that a filter finds due now; how many."""
-        # From id to id, for it must end, though those sent again die again meanwhile.
-        work = outbox.RetryingMany(wanted, "", self.now())
-        total = 0
-        while done := await self._writer.do(outbox.retry_dead, work):
-            total += len(done)
-            work = replace(work, after=done[-1])
+    async def retry_dead(self, dead: DeadFilter) -> int:
+        """Make the dead deliveries that the filter finds due now; returns how many."""
+        # From id to id, because it must end even when retried deliveries become dead again meanwhile.
+        total, last, now = 0, "", self.now()
+        while ids := await self._writer.run(outbox.retry_dead, dead, last, now):
+            total += len(ids)
+            last = ids[-1]
         return total
 
-    # --- the operators' page ---------------------------------------------------------------------------------------
+    # --- the dashboard --------------------------------------------------------------------------------------------
 
-    async def search(self, wanted: dashboard_queries.WatchSearch) -> Sequence[WatchView]:
+    async def search(self, search: dashboard_queries.WatchSearch) -> Sequence[WatchView]:
         """A page of every app's watches, for the operators' table."""
-        return await self._read(dashboard_queries.search, wanted)
+        return await self._read(dashboard_queries.search, search)
 
     async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
-        """A watch's life: its events and every delivery's attempts. Raises NotFound."""
+        """What happened to a watch: its events and every delivery's attempts. Raises NotFound."""
         return await self._read(dashboard_queries.history, watch_id)
 
     async def receivers(self) -> Sequence[dashboard_queries.Receiver]:
@@ -263,10 +256,10 @@ class Store:
 
     async def nearing_deadline(self) -> int:
         """How many active watches are in the last tenth of their time, counted up to 1,000."""
-        return await self._read(dashboard_queries.nearing, self.now())
+        return await self._read(dashboard_queries.nearing_deadline, self.now())
 
     async def facts(self) -> dashboard_queries.StoreFacts:
-        """The store's size, its disk's room, its replicas."""
+        """The store's size, the free space of its disk, its replicas."""
         return await self._read(dashboard_queries.facts)
 
     # --- upkeep ---------------------------------------------------------------------------------------------------
@@ -276,81 +269,89 @@ class Store:
         return await self._read(queries.counts)
 
     async def delete_ended_before(self, moment: float, limit: int) -> int:
-        """Delete up to `limit` final watches that ended before `moment` and owe nothing; how many."""
-        return await self._writer.do(retention.delete_ended, retention.Deleting(moment, limit))
+        """Delete up to `limit` watches that ended before `moment` and have no pending delivery; returns how many."""
+        return await self._writer.run(retention.delete_ended, moment, limit)
 
-    async def forget_old_keys(self, moment: float) -> None:
+    async def delete_idempotency_keys_before(self, moment: float) -> None:
         """Delete the Idempotency-Keys that were used before `moment`."""
-        await self._writer.do(retention.delete_idempotency, moment)
+        await self._writer.run(retention.delete_idempotency, moment)
 
-    async def mend_clock(self) -> int:
-        """Bring times that lie ahead because the clock was set back to where they belong; how many rows."""
-        return await self._writer.do(retention.mend_clock, self.now())
+    async def correct_future_times(self) -> int:
+        """Correct times that are too far ahead because the clock was set back; returns how many rows."""
+        return await self._writer.run(retention.correct_future_times, self.now())
 
     async def probe(self) -> None:
-        """Write something small: raises StoreUnavailable with the reason when it does not work."""
-        await self._writer.do(replicas.probe, self.replica)
+        """Write a small value. Raises StoreUnavailable with the reason when that does not work."""
+        await self._writer.run(replicas.probe, self.replica)
 
     async def own_signing_secret(self) -> str:
         """The `whsec_...` that signs when none is configured: made at the first start and kept."""
-        return await self._writer.do(own_secrets.signing_secret, self.cipher)
+        return await self._writer.run(encryption.signing_secret, self.cipher)
 
     async def synchronize(self) -> None:
-        """Compare clocks with the database."""
-        await self._answer_of(self._database.synchronize)
+        """Compare our clock with the database's."""
+        await self._run_reader(self._database.synchronize, self._limits)
 
     # --- replicas -------------------------------------------------------------------------------------------------
 
     async def renew(self, owned_tasks: int) -> None:
-        """Renew this replica's lease. Raises LostClaim when another has taken its tasks over: rejoin."""
-        await self._writer.do(replicas.renew, replicas.Renewal(self.replica, owned_tasks))
+        """Renew this replica's lease. Raises LostClaim when another has taken its tasks over: rejoin then."""
+        await self._writer.run(replicas.renew, self.replica, owned_tasks)
 
     async def rejoin(self) -> None:
-        """Take part under a new id, owning nothing."""
-        self.replica = await self._writer.do(replicas.join, self._database)
+        """Join under a new id, owning no task."""
+        self.replica = await self._writer.run(replicas.join, self._database)
 
     async def adopt(self, limit: int) -> Sequence[TaskRow]:
-        """Take over up to `limit` open tasks that nobody polls any more, and note what others left to do on ours."""
-        return await self._writer.do(replicas.adopt, replicas.Adoption(self.replica, limit))
+        """Take over up to `limit` open tasks that no replica polls, and reload own tasks that others changed."""
+        return await self._writer.run(replicas.adopt, self.replica, limit)
 
     async def hand_over(self) -> None:
-        """Let every task go: others poll them from now on; claims on deliveries stay."""
-        await self._writer.do(replicas.hand_over, self.replica)
+        """Give every task up, so that other replicas poll them from now on. Claims on deliveries stay."""
+        await self._writer.run(replicas.hand_over, self.replica)
 
-    def cut_hanging(self) -> None:
-        """End the connections that have been silent for long: their threads would never write again."""
-        self._database.cut_hanging()
+    def drop_hung_connections(self) -> None:
+        """Shut down the connections that have not answered for 10 s: their threads would never go on."""
+        self._database.drop_hung_connections()
 
     async def leave(self) -> None:
-        """Hand every task over and release every claim: others take them at once."""
-        await self._writer.do(replicas.leave, self.replica)
+        """Give every task up and release every claim: others take them at once."""
+        await self._writer.run(replicas.leave, self.replica)
 
-    # --- their parts ----------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
-    def _late(self, result: object) -> None:
-        self._unheard += 1
-        for one in result if isinstance(result, list) else ():
-            if isinstance(one, RegisteredWatch) and one.task is not None:
-                self.on_late_task(one.task)
-
-    async def _read(
+    async def _change_task(
         self,
-        question: Callable[Concatenate[Connection, Arguments], Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
-        return await self._answer_of(partial(self._database.read, question, *args, **kwargs))
+        operation: Callable[
+            [Connection, Sequence[Change], replicas.Replica, Cipher, float], Sequence[Changed | BridgeError]
+        ],
+        change: Change,
+    ) -> Changed:
+        arguments = (self.replica, self.cipher, self.delivery_lease_seconds)
+        [result] = await self._writer.run_all(operation, [change], *arguments)
+        if isinstance(result, BridgeError):
+            raise result
+        return result
 
-    async def _answer_of(self, asked: Callable[[], Result], seconds: float = CALL_TIMEOUT_SECONDS) -> Result:
+    def _add_late_result(self, result: object) -> None:
+        self._late_results += 1
+        if isinstance(result, RegisteredWatch) and result.task is not None:
+            self.on_late_task(result.task)
+
+    async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+        return await self._run_reader(partial(self._database.read, query, *arguments), self._limits)
+
+    async def _run_reader(self, function: Callable[[], Result], limits: TimeoutSweep) -> Result:
+        """Call a function in a reader's thread. Raises StoreUnavailable at the limit."""
         try:
-            answer = self._readers.submit(asked)
+            answer = self._readers.submit(function)
         except RuntimeError:
             raise StoreUnavailable("the bridge is stopping") from None
         try:
-            # A question whose caller has given up before its turn is not asked at all.
-            async with asyncio.timeout(seconds):
+            # When the caller has given up before its turn, the function is not called at all.
+            with limits.limit():
                 return await asyncio.wrap_future(answer)
         except TimeoutError:
             raise StoreUnavailable("the database does not answer") from None
         except DBAPIError as error:
-            raise StoreUnavailable(f"the database refuses: {reason_of(error)}") from None
+            raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None

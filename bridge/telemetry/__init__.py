@@ -1,4 +1,4 @@
-"""What an operator is told: JSON logs, metrics, and no secret in either."""
+"""Telemetry: JSON logs, metrics and the charts' history. None of them contains a secret."""
 
 from bridge.telemetry.logs import Log, configure_logging, get_logger, rfc3339
 from bridge.telemetry.metrics import CONTENT_TYPE, Metrics

@@ -1,8 +1,8 @@
-"""Metrics in Prometheus' text format, in a registry of their own; no label takes a watch's, task's or host's name.
+"""Metrics in Prometheus' text format, in a registry for each runtime. No label has the name of a watch, task or host.
 
-Names and units follow https://prometheus.io/docs/practices/naming/: seconds, `_total` for counters. What happens at
-every poll and attempt is counted in plain integers by the event loop's thread and read when Prometheus asks: 0.3 µs a
-poll in all (measured), where prometheus_client's locked counter and two histograms take 1.5.
+Names and units follow https://prometheus.io/docs/practices/naming/: seconds, and `_total` for counters. Polls and
+attempts are counted in plain integers by the event loop's thread, and the integers are read at each scrape: this costs
+0.3 µs a poll (measured), while prometheus_client's locked counter and two histograms cost 1.5 µs.
 """
 
 import math
@@ -36,7 +36,7 @@ from bridge.core.model import (
     TransientError,
 )
 
-CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # what every Prometheus and every agent reads
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # every Prometheus and every agent reads it
 
 POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
     TaskRecord: "seen",
@@ -50,7 +50,7 @@ POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
 STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
 
-# Seconds. On time is under 50 ms (the poll tick); what is later than a minute is one thing: broken.
+# Seconds. A poll is on time below 50 ms (the poll tick). One that is over a minute late needs no finer bucket.
 _LAG_BOUNDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _CALL_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 _STORE_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -58,8 +58,8 @@ _DETECTION_BOUNDS: Final = (0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 300
 _DELIVERED_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0)
 
 
-class Tally(Collector):
-    """A histogram of plain integers, for one thread. `bounds` are the buckets' upper ends, ascending, without +Inf."""
+class PlainHistogram(Collector):
+    """A histogram of plain integers, for one thread. `bounds` are the buckets' upper bounds, ascending, no +Inf."""
 
     __slots__ = ("_bounds", "_counts", "_documentation", "_name", "_sum")
 
@@ -71,34 +71,34 @@ class Tally(Collector):
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one value; a bucket holds what is at most its bound."""
+        """Counts one value. A bucket counts the values up to and including its bound."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def collect(self) -> Iterator[Metric]:
-        """The counts so far, as Prometheus has them: each bucket with all below it."""
+        """Returns the counts so far. Prometheus' buckets are cumulative."""
         ends = [*map(floatToGoString, self._bounds), "+Inf"]
         buckets = list(zip(ends, map(float, accumulate(self._counts)), strict=True))
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
 
 
-class PollTally(Collector):
-    """What polls count, without a lock: only the event loop's thread may call `count`."""
+class PollMetrics(Collector):
+    """The metrics of polls, without a lock: only the event loop's thread may call `count`."""
 
     def __init__(self) -> None:
         self.results: defaultdict[str, int] = defaultdict(int, dict.fromkeys(POLL_RESULTS.values(), 0))
-        self.lag = Tally("poll_lag_seconds", "From a poll's due time to its start.", _LAG_BOUNDS)
-        self.seconds = Tally("poll_seconds", "How long a poll took.", _CALL_BOUNDS)
+        self.lag = PlainHistogram("poll_lag_seconds", "From a poll's due time to its start.", _LAG_BOUNDS)
+        self.seconds = PlainHistogram("poll_seconds", "How long a poll took.", _CALL_BOUNDS)
 
     def count(self, observation: Observation, lag_seconds: float, seconds: float) -> None:
-        """One poll: what it said, how long after it was due it began, and how long it took."""
+        """Counts one poll: its observation, how long after its due time it started, and how long it took."""
         self.results[POLL_RESULTS[type(observation)]] += 1
         self.lag.observe(lag_seconds)
         self.seconds.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """The families, as the registry asks for them."""
-        polls = CounterMetricFamily("amux_bridge_polls", "Polls, by what they said.", labels=["result"])
+        """Returns the families for the registry."""
+        polls = CounterMetricFamily("amux_bridge_polls", "Polls, by their result.", labels=["result"])
         for result, count in self.results.items():
             polls.add_metric([result], count)
         yield polls
@@ -107,57 +107,57 @@ class PollTally(Collector):
 
 
 class Metrics:
-    """Every metric of one runtime: prometheus_client's, and for what happens often tallies of our own."""
+    """All metrics of one runtime: those of prometheus_client, and cheaper ones of our own for frequent events."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.polls = PollTally()
+        self.polls = PollMetrics()
         self.registry.register(self.polls)
         ProcessCollector(registry=self.registry)
-        build = Info("amux_bridge_build", "What runs here.", registry=self.registry)
+        build = Info("amux_bridge_build", "The running version.", registry=self.registry)
         build.info({"version": __version__, "python": platform.python_version()})
         self._watches()
         self._deliveries()
-        self._machinery()
+        self._store_and_scheduler()
 
     def _watches(self) -> None:
         self.registered = self._counter("registered", "Watches registered.")
         settled = self._counter("settled", "Watches settled, by outcome.", "outcome")
         self.settled: Mapping[Outcome, Counter] = {outcome: settled.labels(outcome.value) for outcome in Outcome}
-        self.detection_seconds = self._tally(
-            "detection_seconds", "From amux's own time of a task's end to the poll that saw it.", _DETECTION_BOUNDS
+        self.detection_seconds = self._histogram(
+            "detection_seconds", "From a task's end by amux's own time to the poll that saw it.", _DETECTION_BOUNDS
         )
-        self.unknown_status_words = self._counter(
-            "unknown_status_words", "Task records with a status word unknown to us."
-        )
+        self.unknown_status_words = self._counter("unknown_status_words", "Task records with an unknown status word.")
         self.active_watches = self._gauge("active_watches", "Watches that are neither settled nor cancelled.")
         self.near_deadline_watches = self._gauge(
             "near_deadline_watches", "Active watches in the last tenth of their time, counted up to 1,000."
         )
         self.owned_tasks = self._gauge("owned_tasks", "Tasks that this replica polls.")
-        stuck = self._gauge("stuck_tasks", "Tasks of this replica's whose polls bring nothing.", "reason")
+        stuck = self._gauge("stuck_tasks", "Tasks of this replica whose polls have no result.", "reason")
         self.stuck_tasks: Mapping[str, Gauge] = {reason: stuck.labels(reason) for reason in STUCK_REASONS}
-        self.paused_credentials = self._gauge("paused_credentials", "amux keys that rest because amux refuses them.")
+        self.paused_credentials = self._gauge(
+            "paused_credentials", "amux keys that are paused because amux refuses them."
+        )
 
     def _deliveries(self) -> None:
         attempts = self._counter("attempts", "Callback attempts, by the class of the answer.", "result")
         self._attempts: Mapping[str, Counter] = {result: attempts.labels(result) for result in ATTEMPT_RESULTS}
-        self.attempt_seconds = self._tally("attempt_seconds", "How long a callback attempt took.", _CALL_BOUNDS)
-        self.settle_to_first_attempt_seconds = self._tally(
-            "settle_to_first_attempt_seconds", "From a watch's settling to the very first attempt.", _DELIVERED_BOUNDS
+        self.attempt_seconds = self._histogram("attempt_seconds", "How long a callback attempt took.", _CALL_BOUNDS)
+        self.settle_to_first_attempt_seconds = self._histogram(
+            "settle_to_first_attempt_seconds", "From a watch's settlement to its first attempt.", _DELIVERED_BOUNDS
         )
-        self.settle_to_delivered_seconds = self._tally(
+        self.settle_to_delivered_seconds = self._histogram(
             "settle_to_delivered_seconds",
-            "From a watch's settling to the receiver's 2xx, unless it was sent again on request.",
+            "From a watch's settlement to the receiver's 2xx, without deliveries that were sent again on request.",
             _DELIVERED_BOUNDS,
         )
-        self.pending_deliveries = self._gauge("pending_deliveries", "Deliveries owed.")
-        self.dead_deliveries = self._gauge("dead_deliveries", "Deliveries given up and kept.")
+        self.pending_deliveries = self._gauge("pending_deliveries", "Pending deliveries.")
+        self.dead_deliveries = self._gauge("dead_deliveries", "Deliveries that were given up and are kept.")
         self.failing_receivers = self._gauge(
-            "failing_receivers", "Receivers (host and port) with a pending delivery that has failed already."
+            "failing_receivers", "Receivers (host and port) with a pending delivery that has failed at least once."
         )
 
-    def _machinery(self) -> None:
+    def _store_and_scheduler(self) -> None:
         self.store_seconds = Histogram(
             "amux_bridge_store_seconds",
             "How long a unit of work of the store took.",
@@ -165,22 +165,24 @@ class Metrics:
             buckets=_STORE_BOUNDS,
             registry=self.registry,
         )
-        self.store_writable = self._gauge("store_writable", "1 while the store takes writes, 0 while it does not.")
-        self.store_writable.set(1)  # a store that opens has written
-        self.store_size_bytes = self._gauge("store_size_bytes", "What the database takes up.")
+        self.store_writable = self._gauge("store_writable", "1 while the store can be written, 0 while it cannot.")
+        self.store_writable.set(1)  # opening a store has written to it
+        self.store_size_bytes = self._gauge("store_size_bytes", "The size of the database.")
         self.store_free_bytes = self._gauge(
-            "store_free_bytes", "Room on the disk of a SQLite database; NaN where that is not ours to know."
+            "store_free_bytes", "Free space on the disk of a SQLite database. NaN for PostgreSQL."
         )
         self.store_free_bytes.set(math.nan)
-        # Its owner gives it a clock: `scheduler_tick_age_seconds.set_function(age)`, asked at each scrape.
-        self.scheduler_tick_age_seconds = self._gauge("scheduler_tick_age_seconds", "Since the scheduler's last tick.")
+        # The runtime sets the function that returns its value at each scrape.
+        self.scheduler_tick_age_seconds = self._gauge(
+            "scheduler_tick_age_seconds", "Time since the scheduler's last tick."
+        )
 
     def count_attempt(self, answer: Answer) -> None:
-        """One callback attempt, by what came of it."""
+        """Counts one callback attempt by its answer."""
         self._attempts[attempt_result(answer)].inc()
 
     def render(self) -> bytes:
-        """Everything in Prometheus' text format; its content type is CONTENT_TYPE."""
+        """Returns all metrics in Prometheus' text format. The content type is CONTENT_TYPE."""
         return generate_latest(_WithoutCreated(self.registry))
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
@@ -189,14 +191,14 @@ class Metrics:
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
         return Gauge(f"amux_bridge_{name}", documentation, labels, registry=self.registry)
 
-    def _tally(self, name: str, documentation: str, bounds: Sequence[float]) -> Tally:
-        tally = Tally(name, documentation, bounds)
-        self.registry.register(tally)
-        return tally
+    def _histogram(self, name: str, documentation: str, bounds: Sequence[float]) -> PlainHistogram:
+        histogram = PlainHistogram(name, documentation, bounds)
+        self.registry.register(histogram)
+        return histogram
 
 
 def attempt_result(answer: Answer) -> str:
-    """The label of an attempt's answer, one of ATTEMPT_RESULTS."""
+    """Returns the label for an attempt's answer, one of ATTEMPT_RESULTS."""
     match answer:
         case Answered(status=status):
             return f"{status // 100}xx" if 200 <= status < 600 else "other"
@@ -207,9 +209,9 @@ def attempt_result(answer: Answer) -> str:
 
 
 class _WithoutCreated(Collector):
-    """A registry without OpenMetrics' `_created` samples: they would double the lines and tell nothing.
+    """A registry without OpenMetrics' `_created` samples, which would double the lines and are not needed.
 
-    prometheus_client can leave them out as well, but only by a switch of the whole process.
+    prometheus_client can leave them out only for the whole process.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -1,6 +1,6 @@
-"""Taking secrets out of text: those we know by heart, and what looks like one.
+"""Redaction: removes known secrets, and what looks like a secret, from texts.
 
-Redact before cutting a text to length: half a secret is not recognised.
+Redact a text before you cut it to length: a part of a secret is not recognised.
 """
 
 import json
@@ -9,30 +9,38 @@ from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
 MARK = "[redacted]"
-SHORTEST_SECRET = 6  # characters; shorter ones are found in any text, and redacting them would tell them
+SHORTEST_SECRET = 6  # characters; a shorter one occurs in any text, and redacting it would reveal it
 
-# What a value is made of: all up to white space, quotes, and the marks that end it in JSON, URLs and headers.
+# A value's characters: all but white space, quotes, and the characters that end it in JSON, URLs and headers.
 _VALUE = r"""[^\s"'\\,;&<>\]}]"""
 _PATTERNS = (
     (re.compile(r"whs(?:ec|k)_(?:[A-Za-z0-9+/_-]|%2[BFbf]|\\/){16,}(?:=|%3[Dd]){0,2}"), MARK),
     (re.compile(rf"\bBearer(\s+|%20|\+)(?!\[redacted){_VALUE}{{6,}}"), rf"Bearer\1{MARK}"),
-    # In lower case they are words as well, and amux's messages repeat prompts: a token here holds a digit or "=".
-    # Looking for it is bounded, as a text that repeats the word would be read once for each.
+    # In lower case these are also ordinary words, and amux's messages repeat prompts. So a token here must contain a
+    # digit or "=". The look-ahead is limited: otherwise a text that repeats the word would be read once for each.
     (
         re.compile(rf"\b(bearer|basic)(\s+|%20|\+)(?={_VALUE}{{0,64}}[0-9=]){_VALUE}{{6,}}", re.IGNORECASE),
         rf"\1\2{MARK}",
     ),
     (re.compile(r"(?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{6,}"), MARK),  # not the end of "task-..."
-    (re.compile(rf"([?&]signature=)(?!\[redacted){_VALUE}+"), rf"\1{MARK}"),  # a content link is as good as a token
-    (re.compile(r"""(://)[^\s/?#@"'\\]+@"""), rf"\1{MARK}@"),  # user and password of a URL
+    (re.compile(rf"([?&]signature=)(?!\[redacted){_VALUE}+"), rf"\1{MARK}"),  # a content link works like a token
+    (re.compile(r"""(://)[^\s/?#@"'\\]+@"""), rf"\1{MARK}@"),  # user and password in a URL
 )
-_HINTS = ("whsec_", "whsk_", "bearer", "basic", "sk-", "signature=", "@")  # each pattern needs one of them
-_FRONT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^/]*@")
+_HINTS = (
+    "whsec_",
+    "whsk_",
+    "bearer",
+    "basic",
+    "sk-",
+    "signature=",
+    "@",
+)  # each pattern can only match a text that contains one of these
+_SCHEME_AND_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^/]*@")
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 
 
 class Redactor:
-    """Replaces secrets by `[redacted]`. Any thread may clean while one adds."""
+    """Replaces secrets by `[redacted]`. Threads may call `clean` while another calls `add`."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known: frozenset[str] = frozenset()
@@ -41,14 +49,14 @@ class Redactor:
             self.add(secret)
 
     def add(self, secret: str) -> None:
-        """Know one more secret; one of fewer than 6 characters is passed over."""
-        known = self._known | _spellings(secret)
+        """Adds a known secret. One of fewer than 6 characters is ignored."""
+        known = self._known | _forms(secret)
         self._known, self._pattern = known, _any_of(known)
 
     def suspects(self, text: str) -> bool:
-        """Whether `clean` might change the text, or any text that it is joined of by white space."""
-        folded = text.casefold()  # as IGNORECASE: the long s counts as one
-        for hint in _HINTS:  # loops: `any` over a generator takes half as long again, for every line
+        """Whether `clean` might change the text, or one of the texts that were joined to it by white space."""
+        folded = text.casefold()  # like IGNORECASE, which treats the long s as an s
+        for hint in _HINTS:  # a loop: `any` with a generator takes 1.5 times as long, for every line
             if hint in folded:
                 return True
         for secret in self._known:  # noqa: SIM110
@@ -57,54 +65,54 @@ class Redactor:
         return False
 
     def clean(self, text: str, extra: Iterable[str] = ()) -> str:
-        """The text without the secrets that are known, those in `extra`, and what looks like a key or token."""
+        """Returns the text without the known secrets, those in `extra`, and what looks like a key or token."""
         extra = tuple(extra)
         if not extra and not self.suspects(text):
-            return text  # nearly always: looking for words takes a tenth of what the patterns do
+            return text  # nearly always: the search for words takes a tenth of the time of the patterns
         if self._pattern is not None:
             text = self._pattern.sub(MARK, text)
-        for spelling in _longest_first(frozenset().union(*map(_spellings, extra))):
-            text = text.replace(spelling, MARK)  # a pattern for one text would cost more than it saves
+        for form in _longest_first(frozenset().union(*map(_forms, extra))):
+            text = text.replace(form, MARK)  # to compile a pattern for one text would cost more than it saves
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
         return text
 
 
-REDACTOR = Redactor()  # the process's own: log lines come from everywhere, also from libraries
+REDACTOR = Redactor()  # one for the process, because log lines come from everywhere, also from libraries
 
 
 def redact(text: str, extra: Iterable[str] = ()) -> str:
-    """The text without the process's secrets and without those in `extra` (such as a watch's header values)."""
+    """Returns the text without the process's secrets and those in `extra`, such as a watch's header values."""
     return REDACTOR.clean(text, extra)
 
 
 def without_query(url: str) -> str:
-    """The URL as it may be logged: no query, fragment or user info, which is where callbacks carry tokens.
+    """Returns the URL as it may be logged: without query, fragment and user info, which may contain tokens.
 
-    Never raises, whatever the text.
+    Never raises, even if the text is not a URL.
     """
     bare = re.split(r"[?#]", url, maxsplit=1)[0]
-    front = _FRONT.match(bare)
+    front = _SCHEME_AND_USER.match(bare)
     return bare if front is None else f"{front[1] or ''}//{bare[front.end() :]}"
 
 
-def _spellings(secret: str) -> frozenset[str]:
-    """A secret as texts may repeat it: as it is, percent-encoded, in JSON, and without its prefix or scheme."""
-    bodies = {secret, secret.strip(), secret.rpartition(" ")[2]}  # "Basic abc": the last is "abc"
+def _forms(secret: str) -> frozenset[str]:
+    """Returns the forms of a secret in texts: unchanged, percent-encoded, in JSON, without its prefix or scheme."""
+    bodies = {secret, secret.strip(), secret.rpartition(" ")[2]}  # "Basic abc": the last one is "abc"
     bodies |= {body.partition("_")[2] for body in bodies if body.startswith(("whsec_", "whsk_"))}
-    spelled = {body for body in bodies if len(body) >= SHORTEST_SECRET}
-    for body in tuple(spelled):
+    forms = {body for body in bodies if len(body) >= SHORTEST_SECRET}
+    for body in tuple(forms):
         in_json = json.dumps(body, ensure_ascii=False)[1:-1]
         in_url = quote(body, safe="", errors="replace")
-        spelled |= {
+        forms |= {
             in_json,
             in_json.replace("/", "\\/"),
             json.dumps(body)[1:-1],
             in_url,
-            _PERCENT.sub(lambda found: found[0].lower(), in_url),
+            _PERCENT.sub(lambda match: match[0].lower(), in_url),
         }
-        spelled |= {quote(body, errors="replace"), quote_plus(body, errors="replace")}
-    return frozenset(spelled)
+        forms |= {quote(body, errors="replace"), quote_plus(body, errors="replace")}
+    return frozenset(forms)
 
 
 def _any_of(secrets: frozenset[str]) -> re.Pattern[str] | None:
@@ -112,5 +120,5 @@ def _any_of(secrets: frozenset[str]) -> re.Pattern[str] | None:
 
 
 def _longest_first(secrets: frozenset[str]) -> list[str]:
-    # Where one secret begins another, nothing of the longer one may be left.
+    # If one secret is the start of another, no part of the longer one may remain.
     return sorted(secrets, key=len, reverse=True)

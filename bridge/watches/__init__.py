@@ -1,1 +1,1 @@
-"""Registration of watches, and the notice of their changes to those who wait for it."""
+"""Registration and cancellation of watches, and notification of callers that wait for a watch to change."""

@@ -1,4 +1,4 @@
-"""Waiting for a watch to change: told by this process at once, and by the store where others may change it."""
+"""Notifies callers that wait for a watch to change: at once of changes in this process, by a query of all others."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -7,82 +7,88 @@ from contextlib import contextmanager, suppress
 from bridge.core.errors import StoreUnavailable
 from bridge.store.store import Store
 
-ASK_EVERY_SECONDS = 1.0  # one query for all who wait; a change at another replica is seen within it
+QUERY_SECONDS = 1.0  # between the queries, one for all callers; a change by another replica is noticed within this time
 
 
 class ChangeNotifier:
-    """Who waits for which watch. `ask_every_seconds` counts with a shared store only. Use it from one event loop."""
+    """Knows which callers wait for which watch. Use it from one event loop.
 
-    def __init__(self, store: Store, *, ask_every_seconds: float = ASK_EVERY_SECONDS) -> None:
+    With a store that other replicas share, the watches' states are queried every `query_seconds` while a caller waits.
+    """
+
+    def __init__(self, store: Store, *, query_seconds: float = QUERY_SECONDS) -> None:
         self._store = store
-        self._ask_every_seconds = ask_every_seconds
-        self._listeners: dict[str, set[asyncio.Event]] = {}
-        self._marks: dict[str, str | None] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._query_seconds = query_seconds
+        self._listeners: dict[str, set[asyncio.Event]] = {}  # by watch
+        self._states: dict[str, str | None] = {}  # by watch, as of the last query
+        self._querying: asyncio.Task[None] | None = None
         self.ended = False
 
     def announce(self, watch_ids: Sequence[str]) -> None:
-        """Wake who waits for these watches: something about them has changed."""
+        """Wakes the callers that wait for these watches, because something about them has changed."""
         if not self._listeners:
             return
         for watch_id in watch_ids:
-            for heard in self._listeners.get(watch_id, ()):
-                heard.set()
+            for changed in self._listeners.get(watch_id, ()):
+                changed.set()
 
     def end(self) -> None:
-        """Wake everyone for good: the bridge stops, and who waits answers with what is so now."""
+        """Wakes all callers: the bridge stops, and each answers with the present state. Later waits end at once."""
         self.ended = True
         for listeners in self._listeners.values():
-            for heard in listeners:
-                heard.set()
+            for changed in listeners:
+                changed.set()
 
     async def close(self) -> None:
-        """End, and stop asking the store."""
+        """Wakes all callers and stops the queries."""
         self.end()
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._querying is not None:
+            self._querying.cancel()
             with suppress(asyncio.CancelledError):
-                await self._asking
+                await self._querying
 
     @contextmanager
     def listening(self, watch_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at each change from now on; clear it, then look, so that no change is missed."""
-        heard = asyncio.Event()
-        self._listeners.setdefault(watch_id, set()).add(heard)
+        """Gives an event that is set at each change from now on.
+
+        Clear the event before you read the watch, not after: then no change is missed.
+        """
+        changed = asyncio.Event()
+        self._listeners.setdefault(watch_id, set()).add(changed)
         if self._store.shared:
-            self._marks.pop(watch_id, None)  # the next answer wakes this one: a change may lie between look and query
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._ask())
+            # The next query wakes this caller in any case: the watch may change between its reading and the query.
+            self._states.pop(watch_id, None)
+            if self._querying is None or self._querying.done():
+                self._querying = asyncio.create_task(self._query())
         try:
-            yield heard
+            yield changed
         finally:
             listeners = self._listeners[watch_id]
-            listeners.discard(heard)
+            listeners.discard(changed)
             if not listeners:
                 del self._listeners[watch_id]
-                self._marks.pop(watch_id, None)
+                self._states.pop(watch_id, None)
 
-    async def change(self, heard: asyncio.Event, seconds: float) -> bool:
-        """Wait up to `seconds` for an event of `listening`; whether it came. At an end it comes at once."""
+    async def wait(self, changed: asyncio.Event, seconds: float) -> bool:
+        """Waits up to `seconds` for an event of `listening`. Returns whether it came; False at once after the end."""
         if self.ended:
             return False
         try:
             async with asyncio.timeout(seconds):
-                await heard.wait()
+                await changed.wait()
         except TimeoutError:
             return False
         return not self.ended
 
-    async def _ask(self) -> None:
-        """Ask the store for all who wait, once a second, until nobody does."""
+    async def _query(self) -> None:
+        """Queries the states of all watches that callers wait for, once a second, as long as there are any."""
         while self._listeners and not self.ended:
-            await asyncio.sleep(self._ask_every_seconds)
-            asked = list(self._listeners)
-            with suppress(StoreUnavailable):  # asked again in a second; who waits ends by its own time at the latest
-                marks = await self._store.states(asked)
-                self._compare(asked, marks)
+            await asyncio.sleep(self._query_seconds)
+            watch_ids = list(self._listeners)
+            with suppress(StoreUnavailable):  # the next query is in a second, and each wait has its own time limit
+                self._compare(watch_ids, await self._store.versions(watch_ids))
 
-    def _compare(self, asked: Sequence[str], marks: dict[str, str]) -> None:
-        changed = [one for one in asked if one not in self._marks or self._marks[one] != marks.get(one)]
-        self._marks |= {one: marks.get(one) for one in asked if one in self._listeners}
+    def _compare(self, watch_ids: Sequence[str], states: dict[str, str]) -> None:
+        changed = [one for one in watch_ids if one not in self._states or self._states[one] != states.get(one)]
+        self._states |= {one: states.get(one) for one in watch_ids if one in self._listeners}
         self.announce(changed)

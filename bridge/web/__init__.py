@@ -1,1 +1,1 @@
-"""The HTTP API: parse, call, answer."""
+"""The HTTP server: the API for apps and operators, and the operators' dashboard."""

@@ -1,4 +1,4 @@
-"""The application: its routes, what stands around each of them, and the server that hostile callers meet."""
+"""The aiohttp application: its routes, the authentication and error handling around each, the server's settings."""
 
 import logging
 from functools import wraps
@@ -12,14 +12,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 from bridge import __version__
 from bridge.core.errors import BridgeError, NotFound
 from bridge.telemetry import get_logger
-from bridge.web.api.documents import DOCUMENT, Document
-from bridge.web.api.openapi import About, document
+from bridge.web.api.docs import API_DOCUMENT, ApiDocument
+from bridge.web.api.drop_in_routes import DROP_IN_ROUTES
+from bridge.web.api.openapi import ServerInfo, document
 from bridge.web.api.route import CallersHandler, Handler
-from bridge.web.api.routes import DROP_IN_ROUTES, GROUPS, OPEN_ROUTES, ROUTES
+from bridge.web.api.routes import GROUPS, OPEN_ROUTES, ROUTES
 from bridge.web.context import CONTEXT, AppContext
 from bridge.web.dashboard.context import DASHBOARD, DashboardContext
 from bridge.web.dashboard.overview import OVERVIEW, Overview
-from bridge.web.dashboard.routes import ROUTES as PAGE_ROUTES
+from bridge.web.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from bridge.web.errors import (
     NoSuchMethod,
     UnknownExpectation,
@@ -30,62 +31,61 @@ from bridge.web.errors import (
 )
 from bridge.web.requests import secured, shown
 
-ANYWHERE = "/{rest}"
+_ANY_PATH = "/{rest}"
 
 _log = get_logger("web")
 
 
-def make_app(services: AppContext, page: DashboardContext | None = None) -> web.Application:
-    """The whole API over these services, and the operators' page if there is one. Serve it by `make_runner`."""
-    app = web.Application(middlewares=[_answered])
-    app[CONTEXT] = services
-    for_apps = (*ROUTES, *(DROP_IN_ROUTES if services.drop_in is not None else ()))
-    app[DOCUMENT] = Document(lambda: document((*for_apps, *OPEN_ROUTES), GROUPS, _about(services)))
-    for route in OPEN_ROUTES:
-        _add(app, route.method, route.path, route.handler)
-    for for_app in for_apps:
-        _add(app, for_app.method, for_app.path, _signed_in(for_app.handler))
-    if page is not None:
-        app[DASHBOARD], app[OVERVIEW] = page, Overview(services, page)
-        for method, path, handler in PAGE_ROUTES:
+def make_app(context: AppContext, dashboard: DashboardContext | None = None) -> web.Application:
+    """Returns the API, and the operators' dashboard if one is given. Serve it with `make_runner`."""
+    app = web.Application(middlewares=[_errors_as_responses])
+    app[CONTEXT] = context
+    routes = (*ROUTES, *(DROP_IN_ROUTES if context.drop_in is not None else ()))
+    app[API_DOCUMENT] = ApiDocument(lambda: document((*routes, *OPEN_ROUTES), GROUPS, _server_info(context)))
+    for open_route in OPEN_ROUTES:
+        _add(app, open_route.method, open_route.path, open_route.handler)
+    for route in routes:
+        _add(app, route.method, route.path, _authenticated(route.handler))
+    if dashboard is not None:
+        app[DASHBOARD], app[OVERVIEW] = dashboard, Overview(context, dashboard)
+        for method, path, handler in DASHBOARD_ROUTES:
             _add(app, method, path, handler)
-    # Other methods of a fixed path are not those of a path with an id in its place, such as `/watch/batch`.
+    # A fixed path such as `/watch/batch` must not answer with the methods of `/watch/{id}`.
     for path in {resource.canonical for resource in app.router.resources() if "{" not in resource.canonical}:
-        app.router.add_route(hdrs.METH_ANY, path, _nowhere, expect_handler=_expected)
-    app.router.add_route(hdrs.METH_ANY, "/{rest:.*}", _nowhere, expect_handler=_expected)
-    app.on_shutdown.append(_end_waiting)
+        app.router.add_route(hdrs.METH_ANY, path, _no_such_route, expect_handler=_check_expectation)
+    app.router.add_route(hdrs.METH_ANY, "/{rest:.*}", _no_such_route, expect_handler=_check_expectation)
+    app.on_shutdown.append(_end_held_requests)
     return app
 
 
 def make_runner(app: web.Application, *, shutdown_seconds: float = 5.0) -> web.AppRunner:
-    """A runner for the API: a caller that leaves ends its handler, bodies come as they were sent.
+    """Returns a runner for the API. A caller that disconnects cancels its handler; bodies are read as they were sent.
 
-    At a stop, open requests have `shutdown_seconds` to end; held ones have ended before, by themselves.
+    At a stop, open requests have `shutdown_seconds` to end. Held answers and event streams have ended before that.
     """
     return web.AppRunner(
         app,
         handler_cancellation=True,
         access_log=None,
-        auto_decompress=False,  # a small body must not become a large one; handlers refuse encodings they can't read
+        auto_decompress=False,  # a small body must not become a large one: handlers refuse every Content-Encoding
         logger=_server_log(),
         shutdown_timeout=shutdown_seconds,
     )
 
 
-def _about(services: AppContext) -> About:
-    server = services.public_url or "/"
-    return About(__version__, server, services.access.open, services.registration.timeouts)
+def _server_info(context: AppContext) -> ServerInfo:
+    return ServerInfo(__version__, context.public_url or "/", context.access.open, context.registration.timeouts)
 
 
 def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
-    # aiohttp adds HEAD to GET only by `add_get`; both share one resource.
-    app.router.add_route(method, path, handler, expect_handler=_expected)
-    if method == "GET":
-        app.router.add_route("HEAD", path, handler, expect_handler=_expected)
+    # `add_route` does not add HEAD to GET, as `add_get` does. Both methods share one resource.
+    app.router.add_route(method, path, handler, expect_handler=_check_expectation)
+    if method == hdrs.METH_GET:
+        app.router.add_route(hdrs.METH_HEAD, path, handler, expect_handler=_check_expectation)
 
 
-def _signed_in(handler: CallersHandler) -> Handler:
-    """Tell the caller before anything of the request is read."""
+def _authenticated(handler: CallersHandler) -> Handler:
+    """Returns a handler that finds the caller before it reads anything else of the request."""
 
     @wraps(handler)
     async def with_caller(request: web.Request) -> web.StreamResponse:
@@ -95,66 +95,66 @@ def _signed_in(handler: CallersHandler) -> Handler:
 
 
 @web.middleware
-async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Make an answer of whatever a handler raises."""
+async def _errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns whatever a handler raises into a response."""
     try:
         return await handler(request)
     except BridgeError as error:
         if status_of(error) is HTTPStatus.INTERNAL_SERVER_ERROR:
-            _tell(request, error)
+            _log_failure(request, error)
         return secured(problem_answer(error))
-    except web.HTTPException as error:  # aiohttp's own; none is known to come, for our routes leave it none
+    except web.HTTPException as error:  # aiohttp's own; no known request causes one, since our routes match every path
         status = HTTPStatus(error.status)
         return secured(as_response(problem(status, status.phrase.lower().replace(" ", "_"), status.description)))
     except ConnectionError:
-        raise  # the caller is gone, and nothing can be told any more
-    except Exception as error:  # noqa: BLE001  a fault of ours: the caller gets a problem, the log the trace
-        _tell(request, error)
+        raise  # the caller has disconnected: no response can be sent
+    except Exception as error:  # noqa: BLE001  a bug: the caller gets a problem, the log the traceback
+        _log_failure(request, error)
         return secured(problem_answer(BridgeError()))
 
 
-def _tell(request: web.Request, error: Exception) -> None:
+def _log_failure(request: web.Request, error: Exception) -> None:
     route = request.match_info.route.resource
     path = route.canonical if route is not None else None
     _log.event("request_failed", level=logging.ERROR, trace=error, method=shown(request.method), route=path)
 
 
-async def _expected(request: web.Request) -> web.StreamResponse | None:
-    """Answer an Expect header (RFC 9110, 10.1.1): go on for 100-continue, 417 for any other; HTTP/1.0 has none."""
+async def _check_expectation(request: web.Request) -> web.StreamResponse | None:
+    """Answers an Expect header (RFC 9110, 10.1.1): 100 for 100-continue, 417 for any other. HTTP/1.0 has no Expect."""
     if request.version < HttpVersion11:
         return None
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
-        return secured(problem_answer(UnknownExpectation("the only expectation that is met is 100-continue")))
+        return secured(problem_answer(UnknownExpectation("Expect must be 100-continue")))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # what is counted is the answer's own
+    request.writer.output_size = 0  # aiohttp counts the final response's bytes only
     return None
 
 
-async def _nowhere(request: web.Request) -> web.StreamResponse:
-    """Any other path or method: 404, or 405 where another method would be right; aiohttp's own is plain text."""
-    here: set[str] = set()
-    around: set[str] = set()
+async def _no_such_route(request: web.Request) -> web.StreamResponse:
+    """Answers every other path with 404, and every other method with 405; aiohttp's own answers are plain text."""
+    exact: set[str] = set()
+    by_pattern: set[str] = set()
     for resource in request.app.router.resources():
-        if resource.canonical != ANYWHERE:
+        if resource.canonical != _ANY_PATH:
             methods = (await resource.resolve(request))[1]
-            (here if resource.canonical == request.path else around).update(methods)
-    allowed = (here or around) - {hdrs.METH_ANY}  # `/watch/batch` is not a watch
+            (exact if resource.canonical == request.path else by_pattern).update(methods)
+    allowed = (exact or by_pattern) - {hdrs.METH_ANY}  # `/watch/batch` also matches `/watch/{id}`
     if allowed:
         raise NoSuchMethod(sorted(allowed))
-    raise NotFound("there is nothing at this path")
+    raise NotFound("no route has this path")
 
 
-async def _end_waiting(app: web.Application) -> None:
-    services = app[CONTEXT]
-    services.health.draining = True
-    await services.waiting.close()
+async def _end_held_requests(app: web.Application) -> None:
+    context = app[CONTEXT]
+    context.health.draining = True
+    await context.change_notifier.close()
 
 
-# --- what the server says of strangers ----------------------------------------------------------------------------
+# --- the server's log ---------------------------------------------------------------------------------------------
 
 
-class _StrangersAreNoErrors(logging.Filter):
-    """Broken HTTP is the caller's doing: told at DEBUG and without a trace, whatever aiohttp makes of it."""
+class _CallerErrorsAreDebug(logging.Filter):
+    """Lowers aiohttp's records of broken HTTP to DEBUG, without a traceback: the caller caused them, not the bridge."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error: Any = record.exc_info[1] if record.exc_info else None
@@ -167,6 +167,6 @@ class _StrangersAreNoErrors(logging.Filter):
 
 def _server_log() -> logging.Logger:
     logger = logging.getLogger("bridge.http")
-    if not any(isinstance(known, _StrangersAreNoErrors) for known in logger.filters):
-        logger.addFilter(_StrangersAreNoErrors())
+    if not any(isinstance(known, _CallerErrorsAreDebug) for known in logger.filters):
+        logger.addFilter(_CallerErrorsAreDebug())
     return logger

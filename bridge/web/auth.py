@@ -1,40 +1,45 @@
-"""Who may: apps and operators by their tokens; everyone on this machine when no token is configured."""
+"""Authentication: apps and operators by their tokens; every local caller where no token is configured."""
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from aiohttp import hdrs
 from multidict import CIMultiDictProxy
 
+from bridge.core.targets import is_loopback
 from bridge.web.errors import Forbidden, Unauthorized
 
 DEFAULT_APP = "default"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
-_SAME_SITE = frozenset({"same-origin", "none"})  # "none": the user's own doing, such as an address typed in
+_SAME_SITE = frozenset({"same-origin", "none"})  # "none": started by the user, such as an address typed in
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `app` is None for an operator, who registers nothing; `sees` is None for who sees every app's."""
+    """The sender of a request.
+
+    `app` is the app that its new watches belong to, None for an operator, who cannot register any. `visible_app` is
+    the app whose watches it may see, None for the watches of every app.
+    """
 
     name: str
     app: str | None
-    sees: str | None
+    visible_app: str | None
 
     @property
     def key(self) -> str:
-        """What limits count by; an operator may bear an app's name."""
+        """The key that rate limits count by. An operator and an app may have the same name."""
         return f"app {self.name}" if self.app is not None else f"operator {self.name}"
 
     def registering(self) -> str:
-        """The app that a new watch belongs to. Raises Forbidden for operators."""
+        """Returns the app that a new watch belongs to. Raises Forbidden for operators."""
         if self.app is None:
-            raise Forbidden("operators see, cancel and resend; only apps register")
+            raise Forbidden("operators can read, cancel and retry; only apps can register watches")
         return self.app
 
 
@@ -42,10 +47,11 @@ _ANYONE = Caller(DEFAULT_APP, DEFAULT_APP, None)
 
 
 class Access:
-    """Tells callers by what `tokens` (token → app) and `operator_tokens` (token → name) say.
+    """Finds the caller of a request by `tokens` (token → app) and `operator_tokens` (token → operator's name).
 
-    With neither, everyone who is local is app `default` and sees all, and a browser that another site has turned
-    against the bridge is refused: by `Host` (a name of the site's own that leads here), `Origin`, `Sec-Fetch-Site`.
+    With neither, every local caller is app `default` and sees every watch. A browser that another site uses against
+    the bridge is then refused by three headers: `Host` (that site may own a name that resolves to this machine),
+    `Origin` and `Sec-Fetch-Site`.
     """
 
     def __init__(
@@ -54,59 +60,55 @@ class Access:
         self._key = secrets.token_bytes(32)
         apps = {self._digest(token): (token, Caller(app, app, app)) for token, app in tokens.items()}
         operators = {self._digest(token): (token, Caller(name, None, None)) for token, name in operator_tokens.items()}
-        self._known = {digest: (token.encode(), caller) for digest, (token, caller) in (apps | operators).items()}
+        self._callers = {digest: (token.encode(), caller) for digest, (token, caller) in (apps | operators).items()}
         public = urlsplit(public_url or "")
         self._public_host = public.hostname
         self._public_origin = f"{public.scheme}://{public.netloc}".lower() if public_url else None
 
     @property
     def open(self) -> bool:
-        """Whether no token is configured at all."""
-        return not self._known
+        """Whether no token is configured."""
+        return not self._callers
 
     def caller(self, headers: CIMultiDictProxy[str]) -> Caller:
-        """Who sent these headers. Raises Unauthorized, or Forbidden for a request that is not local."""
+        """Returns the caller who sent these headers.
+
+        Raises Unauthorized; without tokens, Forbidden for a request that is not local.
+        """
         if self.open:
             self._check_local(headers)
             return _ANYONE
-        given = headers.getall("Authorization", [])
-        if len(given) != 1:
-            raise Unauthorized("give a token once, as Authorization: Bearer <token>")
-        scheme, _, token = given[0].partition(" ")
+        values = headers.getall(hdrs.AUTHORIZATION, [])
+        if len(values) != 1:
+            raise Unauthorized("send one Authorization header: Authorization: Bearer <token>")
+        scheme, _, token = values[0].partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthorized("give a token as Authorization: Bearer <token>")
+            raise Unauthorized("send the token as Authorization: Bearer <token>")
         token = token.strip(" ")
-        # The digest is under a key that nobody knows, so the time of its look-up tells nothing of any token.
-        expected, caller = self._known.get(self._digest(token), (b"", None))
+        # The digest uses a random key, so the time of this look-up reveals nothing about any token.
+        expected, caller = self._callers.get(self._digest(token), (b"", None))
         if caller is None or not hmac.compare_digest(expected, _as_bytes(token)):
-            raise Unauthorized("this token is not known here")
+            raise Unauthorized("this token is not known")
         return caller
 
     def _digest(self, token: str) -> bytes:
         return hashlib.blake2b(_as_bytes(token), key=self._key, digest_size=16).digest()
 
     def _check_local(self, headers: CIMultiDictProxy[str]) -> None:
-        hosts = headers.getall("Host", [])
+        hosts = headers.getall(hdrs.HOST, [])
         host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if host is None or not (_is_loopback(host[1]) or host[1].lower() == self._public_host):
-            raise Forbidden("without tokens this bridge answers to a loopback Host or to BRIDGE_PUBLIC_URL's only")
+        if host is None or not (is_loopback(host[1].strip("[]")) or host[1].lower() == self._public_host):
+            raise Forbidden(
+                "without tokens the Host header must be a loopback address or the host of BRIDGE_PUBLIC_URL"
+            )
         for site in headers.getall("Sec-Fetch-Site", []):
             if site.lower() not in _SAME_SITE:
-                raise Forbidden("without tokens this bridge refuses what a browser sends for another site")
-        for origin in headers.getall("Origin", []):
+                raise Forbidden("without tokens the bridge refuses requests that a browser sends for another site")
+        for origin in headers.getall(hdrs.ORIGIN, []):
             if origin.lower().partition("://")[2] != hosts[0].lower() and origin.lower() != self._public_origin:
-                raise Forbidden("without tokens this bridge refuses requests of another origin")
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+                raise Forbidden("without tokens the bridge refuses requests whose Origin is another site")
 
 
 def _as_bytes(text: str) -> bytes:
-    """Bytes of whatever a header holds; aiohttp makes lone surrogates of those that are not UTF-8."""
+    """Returns a header's text as bytes. aiohttp decodes bytes that are not UTF-8 as lone surrogates."""
     return text.encode(errors="surrogatepass")

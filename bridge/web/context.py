@@ -1,6 +1,5 @@
-"""What handlers need, and where they find it."""
+"""The objects that the API's handlers use, in one value stored in the aiohttp application."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -9,101 +8,80 @@ from aiohttp import web
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
-from bridge.core.model import Problem, TaskSnapshot
-from bridge.core.signing import Secret, SigningKey
+from bridge.core.signing import Signer
 from bridge.maintenance.health import Health
+from bridge.polling.state import LiveTask
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import RegistrationService
 from bridge.web.auth import Access
 from bridge.web.rate_limits import PingLimits
-
-
-class LiveTask(Protocol):
-    """A task as its poller knows it, fresher than its row. Times are Unix seconds."""
-
-    @property
-    def snapshot(self) -> TaskSnapshot:
-        """The task as last seen."""
-
-    @property
-    def polls(self) -> int:
-        """How often it was asked about."""
-
-    @property
-    def last_polled_at(self) -> float | None:
-        """When it was asked about last."""
-
-    @property
-    def next_poll_at(self) -> float | None:
-        """When it will be asked about next."""
-
-    @property
-    def last_error(self) -> Problem | None:
-        """What went wrong last: kept, with its time, when a good poll follows; None when nothing ever did."""
-
-    @property
-    def last_error_at(self) -> float | None:
-        """When that was, None with it."""
+from bridge.web.sse import HEARTBEAT_SECONDS, LONGEST_SECONDS
 
 
 class LivePoller(Protocol):
-    """The poller, as far as handlers go."""
+    """What handlers use of the poller."""
 
     def live(self, task_row: str) -> LiveTask | None:
-        """A task of this replica's, None for any other."""
+        """Returns what this replica knows of a task; None for a task that it does not poll."""
 
 
-class WakefulDeliverer(Protocol):
-    """The deliverer, as far as handlers go."""
+class WakeableDeliverer(Protocol):
+    """What handlers use of the deliverer."""
 
     def wake(self) -> None:
-        """Look for due deliveries now."""
+        """Looks for due deliveries now."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTimes:
-    """Seconds: between looks at what the poller knows, of silence before a comment, and of a whole stream."""
+    """Times of an event stream, in seconds.
 
-    look: float = 1.0
-    heartbeat: float = 15.0  # proxies let go of connections that are silent for a minute
-    longest: float = 3600.0
+    `check_seconds` is between two looks at what the poller knows, `heartbeat_seconds` the longest silence,
+    `longest_seconds` the longest life of a stream.
+    """
+
+    check_seconds: float = 1.0
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+    longest_seconds: float = LONGEST_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class DropIn:
-    """Drop-in creation is on. Seconds: between tries to store a watch whose task is paid for."""
+    """Drop-in creation is on.
 
-    pauses: tuple[float, ...] = (0.5, 2.0)
+    `retry_delays` are the seconds between the tries to store a watch whose task already exists and is paid for.
+    """
+
+    retry_delays: tuple[float, ...] = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """Everything that handlers call. `secrets` are the configured signing secrets, the current one first.
+    """The objects that handlers use.
 
-    `link_key` signs content links; `drop_in` is None while drop-in creation is off; `public_url` is what the API's
-    document names as its server, None where it is read.
+    `signer` signs pings and envelopes, `link_key` content links. `drop_in` is None while drop-in creation is off.
+    `public_url` is the server's URL in the OpenAPI document, None for a relative one.
     """
 
     store: Store
     registration: RegistrationService
     poller: LivePoller
-    deliverer: WakefulDeliverer
+    deliverer: WakeableDeliverer
     guard: Guard
     sender: Sender
-    waiting: ChangeNotifier
+    change_notifier: ChangeNotifier
     metrics: Metrics
     health: Health
     access: Access
-    secrets: Sequence[Secret] = field(repr=False)
-    signing_key: SigningKey | None = None
-    link_key: bytes = field(kw_only=True, repr=False)
-    proxy: AmuxProxy = field(kw_only=True)
+    signer: Signer
+    link_key: bytes = field(repr=False)
+    proxy: AmuxProxy
     drop_in: DropIn | None = None
     public_url: str | None = None
     stream_times: StreamTimes = StreamTimes()
     ping_limits: PingLimits = field(default_factory=PingLimits)
 
 
-CONTEXT: Final = web.AppKey("SERVICES", AppContext)
+CONTEXT: Final = web.AppKey("CONTEXT", AppContext)

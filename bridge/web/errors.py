@@ -1,4 +1,4 @@
-"""From errors to answers: one table, and problem details as RFC 9457 has them."""
+"""Errors as HTTP responses: the table of statuses and titles, and problem details (RFC 9457)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,22 +6,22 @@ from http import HTTPStatus
 from typing import Annotated, Final, NotRequired
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from bridge.amux import AmuxUnavailable
-from bridge.amux.proxy import UploadBroken
+from bridge.amux.proxy import UploadInterrupted
 from bridge.core import errors
 from bridge.core.errors import BridgeError, InvalidRequest, WatchConflict
-from bridge.core.registration import WATCH_ID_PATTERN
+from bridge.core.ids import WATCH_ID_PATTERN
 
 PROBLEM_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:amux-bridge:problem:"
 
 
 class FieldError(TypedDict):
-    """A field, and the rule that it breaks."""
+    """A field and the rule that it breaks."""
 
     field: str
     message: str
@@ -37,70 +37,72 @@ class ProblemBody(TypedDict):
     code: Annotated[str, Field(examples=["invalid_request"])]
     errors: NotRequired[Annotated[list[FieldError], Field(description="With `invalid_request`: the bad fields.")]]
     watch_id: NotRequired[
-        Annotated[str, Field(pattern=WATCH_ID_PATTERN, description="With `watch_conflict`: the existing watch.")]
+        Annotated[
+            str, Field(pattern=f"^{WATCH_ID_PATTERN}$", description="With `watch_conflict`: the existing watch's id.")
+        ]
     ]
 
 
 class MalformedJson(BridgeError):
-    """A body that cannot be read as JSON."""
+    """The body is not valid JSON."""
 
     code = "malformed_json"
 
 
 class MalformedBody(BridgeError):
-    """A body that is not what its HTTP headers say."""
+    """The body is not what the request's headers announce."""
 
     code = "malformed_body"
 
 
 class Unauthorized(BridgeError):
-    """No token, or none that is known."""
+    """The request has no token, or an unknown one."""
 
     code = "unauthorized"
 
 
 class Forbidden(BridgeError):
-    """Known, or local, and still not allowed."""
+    """The caller is known, or local, and may not do this."""
 
     code = "forbidden"
 
 
 class NoSuchMethod(BridgeError):
-    """A path that is there, asked by a method that it has not."""
+    """The path exists and does not support the request's method."""
 
     code = "method_not_allowed"
 
     def __init__(self, allowed: Sequence[str]) -> None:
-        super().__init__(f"this path takes {', '.join(allowed)}")
+        super().__init__(f"this path supports {', '.join(allowed)}")
         self.allowed = allowed
 
 
 class BodyTooLarge(BridgeError):
-    """A body over the route's limit."""
+    """The body is larger than the route's limit."""
 
     code = "body_too_large"
 
 
 class UnsupportedMediaType(BridgeError):
-    """A body that does not say it is JSON."""
+    """The body has a content type or an encoding that the route does not accept."""
 
     code = "unsupported_media_type"
 
 
 class UnknownExpectation(BridgeError):
-    """An Expect header other than 100-continue."""
+    """The request has an Expect header other than 100-continue."""
 
     code = "expectation_failed"
 
 
 class WatchNotCompleted(BridgeError):
-    """A watch whose video is not there, or not yet."""
+    """The watch has not ended as completed: there is no video, or not yet."""
 
     code = "watch_not_completed"
 
 
 class TooManyPings(BridgeError):
-    """A ping too many; `retry_after_seconds` is until the next may be sent."""
+    """The caller's limit of pings is reached; `retry_after_seconds` is the time until the next one is allowed."""
 
     code = "too_many_pings"
 
@@ -112,7 +114,7 @@ class TooManyPings(BridgeError):
 STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     MalformedJson: HTTPStatus.BAD_REQUEST,
     MalformedBody: HTTPStatus.BAD_REQUEST,
-    UploadBroken: HTTPStatus.BAD_REQUEST,
+    UploadInterrupted: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
@@ -133,51 +135,51 @@ STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 TITLES: Final[Mapping[str, str]] = {
-    "malformed_json": "The body is not JSON",
-    "malformed_body": "The body is not whole",
-    "unauthorized": "A token is needed",
+    "malformed_json": "The body is not valid JSON",
+    "malformed_body": "The body does not match its headers",
+    "unauthorized": "A valid token is required",
     "forbidden": "Not allowed",
     "not_found": "Not found",
-    "method_not_allowed": "The method is not allowed here",
-    "watch_conflict": "A watch on this task and callback has other options",
+    "method_not_allowed": "The path does not support this method",
+    "watch_conflict": "A watch with this task and callback exists with other options",
     "idempotency_conflict": "The Idempotency-Key was used with another body",
     "watch_settled": "The watch is settled",
     "watch_active": "The watch is still active",
     "watch_not_completed": "The watch has no video",
     "body_too_large": "The body is too large",
-    "unsupported_media_type": "The body is of a type that is not taken here",
-    "expectation_failed": "The expectation cannot be met",
-    "invalid_request": "The request breaks a rule",
-    "no_api_key": "An amux key is needed",
+    "unsupported_media_type": "The body's content type is not supported",
+    "expectation_failed": "The Expect header is not supported",
+    "invalid_request": "The request is invalid",
+    "no_api_key": "An amux key is required",
     "callback_refused": "The callback target is not allowed",
     "too_many_watches": "Too many active watches",
     "too_many_pings": "Too many pings",
-    "amux_unavailable": "amux does not answer as it should",
+    "amux_unavailable": "amux did not answer as expected",
     "store_unavailable": "The store does not answer",
-    "internal_error": "Something is wrong here",
+    "internal_error": "Internal error",
 }
 
 
 def status_of(error: BridgeError) -> HTTPStatus:
-    """The status of an error; 500 for one that no request can come to."""
+    """Returns the status of an error; 500 for an error that is not in the table."""
     return STATUSES.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def problem_of(error: BridgeError) -> ProblemBody:
-    """An error as problem details; one without a status is told as `internal_error`, without its message."""
+    """Returns an error as problem details; one that is not in the table is `internal_error`, without its message."""
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
-        return problem(status, "internal_error", "the bridge could not answer; its log says why")
-    told = problem(status, error.code, str(error))
+        return problem(status, "internal_error", "the bridge failed to answer this request; its log has the reason")
+    details = problem(status, error.code, str(error))
     if isinstance(error, InvalidRequest):
-        told["errors"] = [{"field": name, "message": rule} for name, rule in error.fields]
+        details["errors"] = [{"field": name, "message": rule} for name, rule in error.fields]
     if isinstance(error, WatchConflict):
-        told["watch_id"] = error.watch_id
-    return told
+        details["watch_id"] = error.watch_id
+    return details
 
 
 def problem(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
-    """Problem details: `type`, `title`, `status`, `detail`, `code`."""
+    """Returns problem details with `type`, `title`, `status`, `detail` and `code`."""
     return {
         "type": TYPE_PREFIX + code,
         "title": TITLES.get(code, status.phrase),
@@ -188,19 +190,19 @@ def problem(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
 
 
 def problem_answer(error: BridgeError) -> web.Response:
-    """The answer that an error comes to, with Retry-After, Allow or WWW-Authenticate where they belong."""
-    headers = {}
+    """Returns the response for an error, with Retry-After, Allow or WWW-Authenticate where the error has one."""
+    headers: dict[str, str] = {}
     if (seconds := getattr(error, "retry_after_seconds", None)) is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(seconds)))
     if isinstance(error, NoSuchMethod):
-        headers["Allow"] = ", ".join(error.allowed)
+        headers[hdrs.ALLOW] = ", ".join(error.allowed)
     if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="amux-bridge"'
+        headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="amux-bridge"'
     return as_response(problem_of(error), headers)
 
 
 def as_response(details: ProblemBody, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Problem details as an answer of their own status."""
+    """Returns a response of problem details, with their status."""
     return web.Response(
         body=orjson.dumps(details), status=details["status"], headers=headers, content_type=PROBLEM_TYPE
     )

@@ -1,38 +1,100 @@
-"""How many pings an app may send: one at a time, and 30 a minute."""
+"""Rate limits kept in memory, for one process: pings of a caller, and wrong tokens at the dashboard's sign-in."""
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from bridge.core.errors import BridgeError
 from bridge.web.errors import TooManyPings
 
 PINGS_A_MINUTE = 30
+FAILURES_A_MINUTE = 10  # from one address
+FAILURES_IN_ALL = 100  # a minute, from all addresses together: using many addresses does not avoid the limit
+ADDRESSES_KEPT = 1_000
 _MINUTE = 60.0
 
 
+class TooManySignIns(BridgeError):
+    """Too many wrong tokens within a minute; `retry_after_seconds` is the time until the next try is allowed."""
+
+    code = "too_many_sign_ins"
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"Too many wrong tokens. Try again in {max(1, round(retry_after_seconds))} seconds.")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class _MinuteWindow:
+    """The times of the last `limit` events, in seconds of a monotonic clock: a sliding window of one minute."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self, limit: int) -> None:
+        self._times: deque[float] = deque(maxlen=limit)
+
+    def add(self, now: float) -> None:
+        """Counts an event."""
+        self._times.append(now)
+
+    def seconds_until_free(self, now: float) -> float:
+        """Returns the seconds until another event is within the limit; 0 or less when it is now."""
+        if len(self._times) < (self._times.maxlen or 0):
+            return 0.0
+        return self._times[0] + _MINUTE - now
+
+
 class PingLimits:
-    """Counts each caller's pings. `clock` is monotonic, in seconds; callers are as many as there are tokens."""
+    """Allows each caller one ping at a time and 30 a minute.
+
+    `clock` is monotonic, in seconds. There are as many callers as tokens, so none is ever removed.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._begun: dict[str, deque[float]] = {}
-        self._under_way: set[str] = set()
+        self._windows: dict[str, _MinuteWindow] = {}
+        self._in_progress: set[str] = set()
 
     @contextmanager
     def one(self, caller: str) -> Iterator[None]:
-        """Hold a caller's only place for one ping, and count it. Raises TooManyPings."""
+        """Counts one ping of a caller, and keeps the caller's next one out until it ends. Raises TooManyPings."""
         now = self._clock()
-        begun = self._begun.setdefault(caller, deque())
-        while begun and now - begun[0] >= _MINUTE:
-            begun.popleft()
-        if caller in self._under_way:
-            raise TooManyPings("a ping is under way; pings go one at a time", 1.0)
-        if len(begun) >= PINGS_A_MINUTE:
-            raise TooManyPings(f"{PINGS_A_MINUTE} pings were sent within a minute", begun[0] + _MINUTE - now)
-        begun.append(now)
-        self._under_way.add(caller)
+        window = self._windows.setdefault(caller, _MinuteWindow(PINGS_A_MINUTE))
+        if caller in self._in_progress:
+            raise TooManyPings("a ping is in progress; only one at a time is allowed", 1.0)
+        if (seconds := window.seconds_until_free(now)) > 0:
+            raise TooManyPings(f"{PINGS_A_MINUTE} pings were sent within a minute, which is the limit", seconds)
+        window.add(now)
+        self._in_progress.add(caller)
         try:
             yield
         finally:
-            self._under_way.discard(caller)
+            self._in_progress.discard(caller)
+
+
+class SignInLimits:
+    """Counts wrong tokens by address: guessing is slow, and a person who mistypes waits a minute at most.
+
+    `clock` is monotonic, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._by_address: OrderedDict[str, _MinuteWindow] = OrderedDict()
+        self._all = _MinuteWindow(FAILURES_IN_ALL)
+
+    def check(self, address: str) -> None:
+        """Checks the limits before a token is looked at. Raises TooManySignIns."""
+        now = self._clock()
+        for window in (self._by_address.get(address), self._all):
+            if window is not None and (seconds := window.seconds_until_free(now)) > 0:
+                raise TooManySignIns(seconds)
+
+    def failed(self, address: str) -> None:
+        """Counts a wrong token from an address."""
+        now = self._clock()
+        self._all.add(now)
+        self._by_address.setdefault(address, _MinuteWindow(FAILURES_A_MINUTE)).add(now)
+        self._by_address.move_to_end(address)
+        while len(self._by_address) > ADDRESSES_KEPT:
+            self._by_address.popitem(last=False)

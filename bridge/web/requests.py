@@ -1,4 +1,4 @@
-"""Reading requests: bodies within a limit, JSON by the letter, queries without strangers."""
+"""Reading requests: bodies up to a size limit, strict JSON, known query parameters only. Writing JSON responses."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -9,106 +9,133 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.core.errors import InvalidRequest, NotFound
-from bridge.core.event import ID_PATTERN
-from bridge.core.registration import WATCH_ID_PATTERN, check_idempotency_key, read_json
+from bridge.core.ids import EVENT_ID_PATTERN, WATCH_ID_PATTERN
+from bridge.core.registration import check_idempotency_key, read_json
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
+MAX_FIELD_ERRORS: Final = 20  # in one response: a body of 64 KiB can hold thousands of unknown fields
 JSON: Final = "application/json"
-
-# Server: without the versions of Python and aiohttp that would stand there otherwise.
-_SECURITY: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", hdrs.SERVER: "amux-bridge"}
-_WATCH_ID = re.compile(WATCH_ID_PATTERN)
-_DELIVERY_ID = re.compile(ID_PATTERN)
+_GIVEN_TWICE: Final = "must be given only once"
 DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
-_MOST_SHOWN = 64  # characters of a name that we don't know
+
+# Server: aiohttp's own value shows the versions of Python and aiohttp.
+_SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    hdrs.SERVER: "amux-bridge",
+}
+_WATCH_ID = re.compile(WATCH_ID_PATTERN)
+_DELIVERY_ID = re.compile(EVENT_ID_PATTERN)
+_MAX_SHOWN_CHARACTERS = 64  # of an unknown name
 
 
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON answer that no browser guesses about and no cache keeps."""
-    all_headers = (
-        {hdrs.CONTENT_TYPE: JSON, **_SECURITY} if headers is None else {hdrs.CONTENT_TYPE: JSON, **_SECURITY, **headers}
-    )
+    """Returns a JSON response with the security headers: no type sniffing, no caching."""
+    all_headers = {hdrs.CONTENT_TYPE: JSON, **_SECURITY_HEADERS}
+    if headers is not None:
+        all_headers |= headers
     return web.Response(body=orjson.dumps(value), status=status, headers=all_headers)
 
 
 def secured(response: web.StreamResponse) -> web.StreamResponse:
-    """The same answer with the headers that every one of ours has."""
-    for name, value in _SECURITY.items():
+    """Adds the security headers that every response has, where they are not set yet. Returns the same response."""
+    for name, value in _SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     return response
 
 
-async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:
-    """A JSON request's body as bytes.
+# --- bodies -------------------------------------------------------------------------------------------------------
 
-    Raises UnsupportedMediaType, BodyTooLarge (by Content-Length before anything is read, else once `limit` is passed)
-    or MalformedJson when HTTP itself is broken off or badly chunked.
+
+async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:
+    """Reads the body of a JSON request.
+
+    Raises UnsupportedMediaType; BodyTooLarge, by Content-Length before anything is read, else as soon as more than
+    `limit` bytes were read; MalformedJson when the connection breaks off or the chunked encoding is wrong.
     """
-    media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
-    if media_type != JSON:
+    if media_type_of(request.headers) != JSON:
         raise UnsupportedMediaType(f"send the body as Content-Type: {JSON}")
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise UnsupportedMediaType("send the body without a Content-Encoding")
+    check_not_encoded(request)
     if (request.content_length or 0) > limit:
-        raise BodyTooLarge(f"a body is at most {limit:,} bytes here")
+        raise BodyTooLarge(f"the body must be at most {limit:,} bytes")
     chunks = []
     size = 0
     try:
         while chunk := await request.content.readany():
             size += len(chunk)
             if size > limit:
-                raise BodyTooLarge(f"a body is at most {limit:,} bytes here")
+                raise BodyTooLarge(f"the body must be at most {limit:,} bytes")
             chunks.append(chunk)
     except (HttpProcessingError, web.RequestPayloadError):
-        raise MalformedJson("the body is not what its HTTP headers say") from None
+        raise MalformedJson("the body is incomplete or its chunked encoding is wrong") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+def media_type_of(headers: Mapping[str, str]) -> str:
+    """Returns the media type in Content-Type, in lower case and without parameters; empty without the header."""
+    return headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+
+
+def check_not_encoded(request: web.Request) -> None:
+    """Raises UnsupportedMediaType for a compressed body: a small body must not become a large one."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise UnsupportedMediaType("send the body without Content-Encoding")
+
+
 def parsed(body: bytes) -> Any:
-    """A body's JSON value. Raises MalformedJson, which repeats nothing of it."""
+    """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body."""
     try:
         return read_json(body)
     except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({where})") from None
+        place = f"line {error.lineno}, column {error.colno}"
+        raise MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({place})") from None
     except ValueError as error:
-        raise MalformedJson(f"the body is not JSON that can be read here: {error}") from None
+        raise MalformedJson(f"the JSON of the body cannot be read: {error}") from None
+
+
+# --- headers and parameters ---------------------------------------------------------------------------------------
+
+
+def single_header(request: web.Request, name: str) -> str | None:
+    """Returns a header's value, None without it. Raises InvalidRequest when it is given more than once."""
+    values = request.headers.getall(name, [])
+    if len(values) > 1:
+        raise InvalidRequest([(name, _GIVEN_TWICE)])
+    return values[0] if values else None
 
 
 def idempotency_key(request: web.Request) -> str | None:
-    """The Idempotency-Key of a request, None without one. Raises InvalidRequest."""
-    given = request.headers.getall("Idempotency-Key", [])
-    if not given:
+    """Returns the Idempotency-Key of a request, None without one. Raises InvalidRequest."""
+    value = single_header(request, "Idempotency-Key")
+    if value is None:
         return None
-    if len(given) > 1:
-        raise InvalidRequest([("Idempotency-Key", "must be given once")])
     try:
-        return check_idempotency_key(given[0])
+        return check_idempotency_key(value)
     except ValueError as error:
         raise InvalidRequest([("Idempotency-Key", str(error))]) from None
 
 
 def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str]:
-    """The query's parameters, each known and given once. Raises InvalidRequest that names those that are not."""
+    """Returns the query parameters. Raises InvalidRequest for parameters that are unknown or given twice."""
     if not request.query_string:
         return {}
     found: dict[str, str] = {}
     bad: dict[str, str] = {}
     for name, value in request.query.items():
         if name not in known:
-            bad[shown(name)] = "is not a parameter here"
+            bad[shown(name)] = "is not a parameter of this route"
         elif name in found:
-            bad[name] = "must be given once"
+            bad[name] = _GIVEN_TWICE
         found[name] = value
     if bad:
-        raise InvalidRequest(list(bad.items())[:20])
+        raise InvalidRequest(list(bad.items())[:MAX_FIELD_ERRORS])
     return found
 
 
 def number_of(text: str, name: str, *, least: float, most: float, whole: bool = False) -> float:
-    """A decimal number within bounds. Raises InvalidRequest."""
+    """Returns a decimal number from `least` to `most`. Raises InvalidRequest, which names the parameter."""
     if DECIMAL.fullmatch(text) and least <= float(text) <= most and not (whole and not text.isdigit()):
         return float(text)
     kind = "a whole number" if whole else "a number"
@@ -116,29 +143,29 @@ def number_of(text: str, name: str, *, least: float, most: float, whole: bool = 
 
 
 def watch_id_of(request: web.Request) -> str:
-    """The watch id in the path. Raises NotFound for what can be none, without asking the store."""
+    """Returns the watch id in the path. Raises NotFound for text that is no watch id, without asking the store."""
     return _id_of(request, _WATCH_ID, "watch")
 
 
 def delivery_id_of(request: web.Request) -> str:
-    """The delivery id in the path. Raises NotFound for what can be none."""
+    """Returns the delivery id in the path. Raises NotFound for text that is no delivery id."""
     return _id_of(request, _DELIVERY_ID, "delivery")
 
 
 def check_watch_id(text: str, name: str) -> str:
-    """A watch id given elsewhere. Raises InvalidRequest."""
+    """Returns a watch id from the parameter `name`. Raises InvalidRequest."""
     if not _WATCH_ID.fullmatch(text):
-        raise InvalidRequest([(name, "is not one that this bridge has given")])
+        raise InvalidRequest([(name, "must be a watch id")])
     return text
 
 
-def _id_of(request: web.Request, pattern: re.Pattern[str], what: str) -> str:
-    found = request.match_info["id"]
-    if not pattern.fullmatch(found):
-        raise NotFound(f"there is no such {what}")
-    return found
+def _id_of(request: web.Request, pattern: re.Pattern[str], kind: str) -> str:
+    text = request.match_info["id"]
+    if not pattern.fullmatch(text):
+        raise NotFound(f"there is no such {kind}")
+    return text
 
 
 def shown(text: str) -> str:
-    """A stranger's name, short and in UTF-8 whatever it holds."""
-    return text[:_MOST_SHOWN].encode(errors="backslashreplace").decode()
+    """Returns a caller's text for an error message or a log: its first 64 characters, always valid UTF-8."""
+    return text[:_MAX_SHOWN_CHARACTERS].encode(errors="backslashreplace").decode()

@@ -1,5 +1,5 @@
-// An app in Node (18 or newer) with nothing installed: creates a video at amux, has the bridge watch it, and waits for
-// the callback.
+// An app in Node (18 or newer) without packages. It creates a video at amux, registers a watch at the bridge, and waits
+// for the callback.
 //
 // AMUX_API_KEY=sk-... WEBHOOK_SECRET=whsec_... node app_fetch.mjs
 
@@ -8,10 +8,10 @@ import { createServer } from "node:http";
 
 const amux = process.env.AMUX_BASE_URL ?? "https://api.amux.ai";
 const bridge = process.env.BRIDGE_URL ?? "http://127.0.0.1:8080";
-const token = process.env.BRIDGE_TOKEN; // a sidecar without tokens needs none
+const token = process.env.BRIDGE_TOKEN; // not needed for a sidecar without tokens
 const key = Buffer.from(process.env.WEBHOOK_SECRET.replace("whsec_", ""), "base64");
 
-// What the npm package standardwebhooks does as well.
+// The npm package standardwebhooks does the same.
 function verified(headers, body) {
   const id = headers["webhook-id"], timestamp = headers["webhook-timestamp"];
   if (!(Math.abs(Date.now() / 1000 - Number(timestamp)) < 300)) return false;
@@ -30,16 +30,16 @@ async function post(url, bearer, body) {
   return answer.json();
 }
 
-let tell;
-const told = new Promise((resolve) => (tell = resolve));
+let resolveEvent;
+const received = new Promise((resolve) => (resolveEvent = resolve));
 const server = createServer((request, response) => {
   const chunks = [];
   request.on("data", (chunk) => chunks.push(chunk));
   request.on("end", () => {
     const body = Buffer.concat(chunks);
-    const good = verified(request.headers, body);
-    response.writeHead(good ? 204 : 401).end();
-    if (good) tell(JSON.parse(body));
+    const valid = verified(request.headers, body);
+    response.writeHead(valid ? 204 : 401).end();
+    if (valid) resolveEvent(JSON.parse(body));
   });
 });
 await new Promise((resolve) => server.listen(Number(process.env.PORT ?? 9000), "127.0.0.1", resolve));
@@ -55,7 +55,7 @@ const watch = await post(`${bridge}/watch`, token, {
 });
 console.log("watching", watch.id);
 
-const event = await told; // a web app would go on with its work here
+const event = await received; // a web app would start its work here
 console.log(event.type, event.data.url, JSON.stringify(event.data.context));
 server.close();
 server.closeAllConnections();

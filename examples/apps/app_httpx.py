@@ -1,4 +1,4 @@
-"""An app with httpx: creates a video at amux, has the bridge watch it, and waits for the callback.
+"""An app with httpx. It creates a video at amux, registers a watch at the bridge, and waits for the callback.
 
 pip install httpx standardwebhooks
 AMUX_API_KEY=sk-... WEBHOOK_SECRET=whsec_... python app_httpx.py
@@ -15,13 +15,13 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 AMUX = os.environ.get("AMUX_BASE_URL", "https://api.amux.ai")
 BRIDGE = os.environ.get("BRIDGE_URL", "http://127.0.0.1:8080")
-TOKEN = os.environ.get("BRIDGE_TOKEN")  # a sidecar without tokens needs none
+TOKEN = os.environ.get("BRIDGE_TOKEN")  # not needed for a sidecar without tokens
 webhook = Webhook(os.environ["WEBHOOK_SECRET"])
 events: Queue[dict[str, Any]] = Queue()
 
 
 class Hook(BaseHTTPRequestHandler):
-    """The receiver; ../receivers has it for your framework, and with repetitions told apart."""
+    """The receiver. The receivers in ../receivers are for web frameworks, and handle a repeated event once."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -33,7 +33,7 @@ class Hook(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     watched.raise_for_status()
     print("watching", watched.json()["id"], flush=True)
 
-    event = events.get()  # a web app would go on with its work here
+    event = events.get()  # a web app would start its work here
     print(event["type"], event["data"]["url"], event["data"]["context"])
 
 

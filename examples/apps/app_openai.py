@@ -1,4 +1,6 @@
-"""An app with the OpenAI SDK, through the bridge in amux's place (BRIDGE_DROP_IN=true): one call creates and watches.
+"""An app with the OpenAI SDK, which uses the bridge as its base URL. One call creates a video and registers a watch.
+
+The bridge needs BRIDGE_DROP_IN=true.
 
 pip install openai
 BRIDGE_TOKEN=... WEBHOOK_SECRET=whsec_... python app_openai.py
@@ -12,7 +14,7 @@ from typing import Any
 
 from openai import InvalidWebhookSignatureError, OpenAI
 
-# The bridge holds the amux key; the app has the bridge's token only (any text where there are none).
+# The bridge has the amux key. The app has only a token of the bridge, or any text if the bridge has no tokens.
 client = OpenAI(
     base_url=os.environ.get("BRIDGE_URL", "http://127.0.0.1:8080") + "/v1",
     api_key=os.environ.get("BRIDGE_TOKEN", "none"),
@@ -22,7 +24,7 @@ events: Queue[Any] = Queue()
 
 
 class Hook(BaseHTTPRequestHandler):
-    """The receiver; ../receivers has it for your framework, and with repetitions told apart."""
+    """The receiver. The receivers in ../receivers are for web frameworks, and handle a repeated event once."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -34,7 +36,7 @@ class Hook(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 def main() -> None:
@@ -49,12 +51,12 @@ def main() -> None:
             "X-Callback-Context": '{"order": 17}',
         },
     )
-    if "X-Watch-Id" not in answer.headers:  # the video is being made, but nobody will tell: poll, or register it again
+    if "X-Watch-Id" not in answer.headers:  # the video is created, but not watched: register again, or poll
         raise SystemExit(f"not watched: {answer.headers.get('X-Watch-Error')}")
     video = answer.parse()
     print("watching", answer.headers["X-Watch-Id"], flush=True)
 
-    event = events.get()  # a web app would go on with its work here
+    event = events.get()  # a web app would start its work here
     print(event.type, event.data.url, event.data.context)
     if event.type == "video.completed":
         print(len(client.videos.download_content(video.id).read()), "bytes")

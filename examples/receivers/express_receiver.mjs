@@ -12,7 +12,7 @@ const webhook = new Webhook(process.env.WEBHOOK_SECRET);
 const seen = process.env.SEEN_DIR ?? "seen";
 mkdirSync(seen, { recursive: true });
 
-// Whether this event is new. In an app: a unique column, in the transaction that does the work.
+// Whether this event is new. An app uses a unique column, in the transaction that does the work.
 function firstTime(eventId) {
   try {
     writeFileSync(join(seen, eventId), "", { flag: "wx" });
@@ -24,7 +24,7 @@ function firstTime(eventId) {
 }
 
 const app = express();
-// raw, not json: the signature is over the bytes as they came.
+// raw, not json: the signature is over the bytes as they arrived.
 app.post("/hooks/video", express.raw({ type: "application/json" }), (request, response) => {
   let event;
   try {
@@ -33,6 +33,6 @@ app.post("/hooks/video", express.raw({ type: "application/json" }), (request, re
     return response.status(401).end();
   }
   if (firstTime(event.id)) console.log(event.type, event.data.task_id, event.data.url);
-  response.status(204).end(); // for a repetition as well, or it comes again
+  response.status(204).end(); // also for a repeated event, else it is sent again
 });
 app.listen(Number(process.env.PORT ?? 9000), "127.0.0.1");

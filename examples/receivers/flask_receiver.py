@@ -16,7 +16,7 @@ webhook = Webhook(os.environ["WEBHOOK_SECRET"])
 
 
 def first_time(event_id: str) -> bool:
-    """Whether this event is new. In an app: in the transaction that does the work, so that a crash loses neither."""
+    """Whether this event is new. An app does this in the transaction of its work, so a crash loses neither."""
     with closing(sqlite3.connect(os.environ.get("SEEN_DB", "seen.db"))) as seen, seen:
         seen.execute("CREATE TABLE IF NOT EXISTS seen (event_id TEXT PRIMARY KEY)")
         return seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (event_id,)).rowcount == 1
@@ -24,14 +24,14 @@ def first_time(event_id: str) -> bool:
 
 @app.post("/hooks/video")
 def hook() -> Response:
-    body = request.get_data()  # not request.json: the signature is over the bytes as they came
+    body = request.get_data()  # not request.json: the signature is over the bytes as they arrived
     try:
         event = webhook.verify(body, dict(request.headers))
     except WebhookVerificationError:
         return Response(status=401)
     if first_time(event["id"]):
         print(event["type"], event["data"]["task_id"], event["data"]["url"], flush=True)
-    return Response(status=204)  # for a repetition as well, or it comes again
+    return Response(status=204)  # also for a repeated event, else it is sent again
 
 
 if __name__ == "__main__":

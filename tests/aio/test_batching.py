@@ -1,4 +1,4 @@
-"""Work that is gathered: who shares it, whose results and faults are whose, and callers that leave."""
+"""Micro-batching: which items share a call, who gets which result or error, and callers that are cancelled."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -9,55 +9,55 @@ import pytest
 from bridge.aio.batching import MicroBatcher
 
 
-class Bench:
-    """Doubles numbers; a negative one is a fault."""
+class Doubler:
+    """Doubles numbers in batches; a negative number is an error."""
 
     def __init__(self) -> None:
-        self.done: list[list[int]] = []
+        self.batches: list[list[int]] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.gathered = MicroBatcher(self.double, self.begin)
+        self.batcher = MicroBatcher(self.double, self.start)
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self.tasks.append(asyncio.create_task(work))
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.create_task(coroutine))
 
     async def double(self, numbers: Sequence[int]) -> list[int]:
         await self.open.wait()
         if any(number < 0 for number in numbers):
             raise ValueError("negative")
-        self.done.append(list(numbers))
+        self.batches.append(list(numbers))
         return [2 * number for number in numbers]
 
-    async def all_of(self, *numbers: int) -> list[int | BaseException]:
-        return await asyncio.gather(*map(self.gathered.do, numbers), return_exceptions=True)
+    async def submit_all(self, *numbers: int) -> list[int | BaseException]:
+        return await asyncio.gather(*map(self.batcher.submit, numbers), return_exceptions=True)
 
 
 @pytest.fixture
-async def bench() -> Bench:
-    return Bench()
+async def doubler() -> Doubler:
+    return Doubler()
 
 
-async def test_who_asks_in_one_turn_shares_the_work_and_the_next_turn_has_its_own(bench: Bench) -> None:
-    assert await bench.all_of(3, 1, 2) == [6, 2, 4]
-    assert await bench.all_of(5) == [10]
-    assert bench.done == [[3, 1, 2], [5]]
+async def test_items_of_one_turn_share_a_call_and_those_of_the_next_turn_do_not(doubler: Doubler) -> None:
+    assert await doubler.submit_all(3, 1, 2) == [6, 2, 4]
+    assert await doubler.submit_all(5) == [10]
+    assert doubler.batches == [[3, 1, 2], [5]]
 
 
-async def test_a_fault_is_its_bringers_alone(bench: Bench) -> None:
-    one, fault, two = await bench.all_of(1, -1, 2)
+async def test_only_the_caller_of_a_faulty_item_gets_the_error(doubler: Doubler) -> None:
+    one, fault, two = await doubler.submit_all(1, -1, 2)
     assert (one, two) == (2, 4)
     assert isinstance(fault, ValueError)
-    assert bench.done == [[1], [2]]
+    assert doubler.batches == [[1], [2]]
 
 
-async def test_what_was_asked_by_one_who_left_is_done_and_keeps_nobody_back(bench: Bench) -> None:
-    bench.open.clear()
-    leaving, staying = (asyncio.create_task(bench.gathered.do(number)) for number in (1, 2))
+async def test_the_item_of_a_cancelled_caller_is_handled_and_delays_no_other(doubler: Doubler) -> None:
+    doubler.open.clear()
+    cancelled, waiting = (asyncio.create_task(doubler.batcher.submit(number)) for number in (1, 2))
     await asyncio.sleep(0)
-    leaving.cancel()
-    bench.open.set()
-    assert await staying == 4
-    assert leaving.cancelled()
-    assert bench.done == [[1, 2]]
-    await asyncio.gather(*bench.tasks)
+    cancelled.cancel()
+    doubler.open.set()
+    assert await waiting == 4
+    assert cancelled.cancelled()
+    assert doubler.batches == [[1, 2]]
+    await asyncio.gather(*doubler.tasks)

@@ -1,4 +1,4 @@
-"""One timer over many time limits: each ends its own call, and no cancellation from elsewhere is lost."""
+"""TimeoutSweep: one timer ends each call at its own limit, and no cancellation from elsewhere is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,79 +24,81 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def limits(clock: Clock) -> AsyncIterator[TimeoutSweep]:
-    """Limits of 0.04 s; the clock stands until a test moves it."""
+async def sweep(clock: Clock) -> AsyncIterator[TimeoutSweep]:
+    """Limits of 0.04 s. Only the test moves the clock."""
     made = TimeoutSweep(0.04, clock)
     yield made
     made.close()
 
 
-async def stall(limits: TimeoutSweep) -> str:
+async def stall(sweep: TimeoutSweep) -> str:
     try:
-        with limits.limit():
+        with sweep.limit():
             await asyncio.Event().wait()
     except TimeoutError:
-        return "over"
-    return "never"
+        return "timeout"
+    return "no timeout"
 
 
-async def started(limits: TimeoutSweep, calls: int) -> list[asyncio.Task[str]]:
-    stalled = [asyncio.ensure_future(stall(limits)) for _ in range(calls)]
+async def start(sweep: TimeoutSweep, calls: int) -> list[asyncio.Task[str]]:
+    stalled = [asyncio.ensure_future(stall(sweep)) for _ in range(calls)]
     await asyncio.sleep(0)
     return stalled
 
 
-def ticking(limits: TimeoutSweep) -> bool:
-    return limits._timer is not None
+def timer_is_set(sweep: TimeoutSweep) -> bool:
+    return sweep._timer is not None
 
 
-async def test_each_call_ends_by_its_own_limit(limits: TimeoutSweep, clock: Clock) -> None:
-    first = await started(limits, 3)
+async def test_each_call_ends_by_its_own_limit(sweep: TimeoutSweep, clock: Clock) -> None:
+    first = await start(sweep, 3)
     clock.now += 0.03
-    second = await started(limits, 2)
+    second = await start(sweep, 2)
     clock.now += 0.01
-    assert await asyncio.gather(*first) == ["over"] * 3
+    assert await asyncio.gather(*first) == ["timeout"] * 3
     assert not any(call.done() for call in second)
     clock.now += 0.03
-    assert await asyncio.gather(*second) == ["over"] * 2
+    assert await asyncio.gather(*second) == ["timeout"] * 2
 
 
-async def test_a_call_that_ends_in_time_is_left_alone(limits: TimeoutSweep, clock: Clock) -> None:
-    with limits.limit():
+async def test_a_call_that_ends_in_time_is_not_cancelled(sweep: TimeoutSweep, clock: Clock) -> None:
+    with sweep.limit():
         await asyncio.sleep(0)
-    [later] = await started(limits, 1)
+    [later] = await start(sweep, 1)
     clock.now += 0.05
-    assert await later == "over"
+    assert await later == "timeout"
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
 
 
-async def test_an_error_of_the_call_is_its_own(limits: TimeoutSweep) -> None:
-    with pytest.raises(KeyError), limits.limit():
+async def test_an_error_of_the_call_is_raised_unchanged(sweep: TimeoutSweep) -> None:
+    with pytest.raises(KeyError), sweep.limit():
         raise KeyError
 
 
-async def test_a_cancellation_from_elsewhere_stays_one(limits: TimeoutSweep) -> None:
-    [stalled] = await started(limits, 1)
+async def test_a_cancellation_from_elsewhere_is_raised_as_such(sweep: TimeoutSweep) -> None:
+    [stalled] = await start(sweep, 1)
     stalled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stalled
 
 
-async def test_a_cancellation_in_the_same_moment_is_not_lost(limits: TimeoutSweep, clock: Clock) -> None:
-    [stalled] = await started(limits, 1)
+async def test_a_cancellation_at_the_same_moment_is_not_lost(sweep: TimeoutSweep, clock: Clock) -> None:
+    [stalled] = await start(sweep, 1)
     clock.now += 1
-    limits._sweep()
+    sweep._sweep()
     stalled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stalled
 
 
-async def test_a_call_that_swallows_the_end_is_not_cancelled_for_it_later(limits: TimeoutSweep, clock: Clock) -> None:
+async def test_a_call_that_suppresses_its_cancellation_is_not_cancelled_later(
+    sweep: TimeoutSweep, clock: Clock
+) -> None:
     task = asyncio.current_task()
     assert task is not None
-    with limits.limit():
+    with sweep.limit():
         clock.now += 1
         try:
             await asyncio.Event().wait()
@@ -105,49 +107,49 @@ async def test_a_call_that_swallows_the_end_is_not_cancelled_for_it_later(limits
     assert task.cancelling() == 0
 
 
-async def test_limits_nest_in_a_timeout_of_asyncios(limits: TimeoutSweep, clock: Clock) -> None:
+async def test_a_limit_works_inside_asyncios_timeout(sweep: TimeoutSweep, clock: Clock) -> None:
     async with asyncio.timeout(5):
         clock.now += 1
-        [stalled] = await started(limits, 1)
+        [stalled] = await start(sweep, 1)
         clock.now += 1
-        assert await stalled == "over"
+        assert await stalled == "timeout"
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(stall(limits), 0.001)
+        await asyncio.wait_for(stall(sweep), 0.001)
 
 
-async def test_one_timer_serves_all_and_comes_no_more_often_than_they_end(
-    limits: TimeoutSweep, clock: Clock, monkeypatch: pytest.MonkeyPatch
+async def test_one_timer_serves_all_limits_and_fires_no_more_often_than_they_end(
+    sweep: TimeoutSweep, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    woken: list[float] = []
+    delays: list[float] = []
     call_later = asyncio.get_running_loop().call_later
 
-    def noted(delay: float, *rest: Any) -> asyncio.TimerHandle:
-        woken.append(delay)
+    def call_later_noted(delay: float, *rest: Any) -> asyncio.TimerHandle:
+        delays.append(delay)
         return call_later(delay, *rest)
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", noted)
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later_noted)
     for _ in range(100):
-        with limits.limit():
+        with sweep.limit():
             clock.now += 0.0001
-    [stalled] = await started(limits, 1)
+    [stalled] = await start(sweep, 1)
     clock.now += 0.04
-    assert await stalled == "over"
-    assert len(woken) <= 2  # for the first of all, and once more for the one that was left
+    assert await stalled == "timeout"
+    assert len(delays) <= 2  # for the first limit, and once more for the last one
 
 
-async def test_nothing_wakes_an_idle_loop(limits: TimeoutSweep, clock: Clock) -> None:
-    assert not ticking(limits)
-    [stalled] = await started(limits, 1)
-    assert ticking(limits)
+async def test_an_idle_loop_has_no_timer(sweep: TimeoutSweep, clock: Clock) -> None:
+    assert not timer_is_set(sweep)
+    [stalled] = await start(sweep, 1)
+    assert timer_is_set(sweep)
     clock.now += 1
-    assert await stalled == "over"
-    assert not ticking(limits)
+    assert await stalled == "timeout"
+    assert not timer_is_set(sweep)
 
 
-async def test_closed_limits_end_nothing(limits: TimeoutSweep, clock: Clock) -> None:
-    [stalled] = await started(limits, 1)
-    limits.close()
-    assert not ticking(limits)
+async def test_a_closed_sweep_cancels_nothing(sweep: TimeoutSweep, clock: Clock) -> None:
+    [stalled] = await start(sweep, 1)
+    sweep.close()
+    assert not timer_is_set(sweep)
     clock.now += 1
     stalled.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -159,16 +161,37 @@ def test_a_limit_needs_a_task(clock: Clock) -> None:
         return TimeoutSweep(1, clock)
 
     loop = asyncio.new_event_loop()
-    limits = loop.run_until_complete(make())
+    sweep = loop.run_until_complete(make())
     failures: list[BaseException] = []
 
-    def outside_of_any_task() -> None:
+    def outside_any_task() -> None:
         try:
-            limits.limit()
+            sweep.limit()
         except RuntimeError as error:
             failures.append(error)
 
-    loop.call_soon(outside_of_any_task)
+    loop.call_soon(outside_any_task)
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     assert len(failures) == 1
+
+
+def test_a_new_loop_starts_anew(clock: Clock) -> None:
+    """A loop that was closed with an active limit does not keep later limits from ending their calls."""
+    sweep = TimeoutSweep(0.01, clock)
+
+    async def leave_a_limit_active() -> None:
+        await start(sweep, 1)
+
+    async def stall_and_expire() -> str:
+        [stalled] = await start(sweep, 1)
+        clock.now += 1
+        return await stalled
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_a_limit_active())
+    [abandoned] = asyncio.all_tasks(loop)
+    assert asyncio.run(stall_and_expire()) == "timeout"
+    abandoned.cancel()
+    loop.run_until_complete(asyncio.wait([abandoned]))
+    loop.close()

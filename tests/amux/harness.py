@@ -1,4 +1,4 @@
-"""Servers that answer amux's requests with any bytes, on real sockets, and clients that ask them."""
+"""Servers in amux's place that answer with any bytes, on real sockets, and clients that send requests to them."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ KEY = "sk-amux-0123456789abcdef"
 NOW = 1_795_446_245.0  # Mon, 23 Nov 2026 15:04:05 GMT
 RECORD = b'{"task_id":"task_1","status":"running"}'
 
-Answering = Callable[[asyncio.StreamWriter], Awaitable[None]]
+WriteAnswer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 def answer(body: bytes = RECORD, status: str = "200 OK", **headers: str) -> bytes:
@@ -25,8 +25,8 @@ def answer(body: bytes = RECORD, status: str = "200 OK", **headers: str) -> byte
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
 
 
-def raw(*parts: bytes, then_close: bool = False) -> Answering:
-    """Answer with these bytes, as they are."""
+def raw(*parts: bytes, then_close: bool = False) -> WriteAnswer:
+    """Answers with exactly these bytes."""
 
     async def send(writer: asyncio.StreamWriter) -> None:
         for part in parts:
@@ -39,38 +39,38 @@ def raw(*parts: bytes, then_close: bool = False) -> Answering:
 
 
 async def reset(writer: asyncio.StreamWriter) -> None:
-    """End the connection with a TCP reset."""
+    """Ends the connection with a TCP reset."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 async def silence(writer: asyncio.StreamWriter) -> None:
-    """Say nothing; the connection stays."""
+    """Sends nothing and keeps the connection open."""
 
 
-def endless(start: bytes, piece: bytes) -> Answering:
-    """Answer with a start, and then with one piece again and again until the client leaves."""
+def endless(start: bytes, piece: bytes) -> WriteAnswer:
+    """Answers with `start`, then with `piece` again and again until the client leaves."""
 
     async def send(writer: asyncio.StreamWriter) -> None:
         writer.write(start)
         while not writer.is_closing():
             writer.write(piece)
             await writer.drain()
-            await asyncio.sleep(0)  # another turn for the client
+            await asyncio.sleep(0)  # lets the client run
 
     return send
 
 
 @dataclass
 class Server:
-    """Answers each request with the next of `answers`, the last again and again. `requests` are heads, bodies apart."""
+    """Answers each request with the next of `answers`, and repeats the last. `requests` holds heads without bodies."""
 
-    answers: list[Answering]
+    answers: list[WriteAnswer]
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,7 +80,7 @@ class Server:
             while True:
                 self.requests.append(await reader.readuntil(b"\r\n\r\n"))
                 self.bodies.append(await reader.readexactly(int((self.header("Content-Length") or ["0"])[0])))
-                self.asked.set()
+                self.requested.set()
                 await (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])(writer)
 
     @property
@@ -96,36 +96,36 @@ class Server:
         return [value for line in lines for key, _, value in [line.partition(": ")] if key.lower() == name.lower()]
 
 
-Starting = Callable[..., Awaitable[Server]]
-Asking = Callable[..., AmuxClient]
+StartServer = Callable[..., Awaitable[Server]]
+MakeClient = Callable[..., AmuxClient]
 
 
 @asynccontextmanager
-async def servers() -> AsyncIterator[Starting]:
-    """Start servers; all their connections end with it."""
+async def servers() -> AsyncIterator[StartServer]:
+    """Yields a function that starts a server. At the end all servers and connections are closed."""
     async with AsyncExitStack() as stack:
 
-        async def start(*answers: Answering | bytes, tls: ssl.SSLContext | None = None) -> Server:
-            made = Server([raw(each) if isinstance(each, bytes) else each for each in answers or (answer(),)])
-            server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
-            made.port = server.sockets[0].getsockname()[1]
+        async def start(*answers: WriteAnswer | bytes, tls: ssl.SSLContext | None = None) -> Server:
+            server = Server([raw(each) if isinstance(each, bytes) else each for each in answers or (answer(),)])
+            listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+            server.port = listener.sockets[0].getsockname()[1]
 
             async def stop() -> None:
-                server.close()
-                for writer in made.writers:
+                listener.close()
+                for writer in server.writers:
                     writer.transport.abort()
-                await asyncio.gather(*(w.wait_closed() for w in made.writers), return_exceptions=True)
-                await server.wait_closed()
+                await asyncio.gather(*(w.wait_closed() for w in server.writers), return_exceptions=True)
+                await listener.wait_closed()
 
             stack.push_async_callback(stop)
-            return made
+            return server
 
         yield start
 
 
 @asynccontextmanager
-async def clients() -> AsyncIterator[Asking]:
-    """Make clients; they are closed with it."""
+async def clients() -> AsyncIterator[MakeClient]:
+    """Yields a function that makes a client. At the end all clients are closed."""
     async with AsyncExitStack() as stack:
 
         def make(base_url: str, **options: Any) -> AmuxClient:

@@ -1,4 +1,4 @@
-"""One poll against amuxes of every kind: the question, the answer, and no answer."""
+"""One poll of amux: the request, every kind of answer, and no answer."""
 
 import asyncio
 import gzip
@@ -24,32 +24,18 @@ from bridge.sandbox import Behaviour, Fault, FaultKind, Sandbox
 from tests.amux.harness import (
     KEY,
     RECORD,
-    Answering,
-    Asking,
+    MakeClient,
     Server,
-    Starting,
+    StartServer,
+    WriteAnswer,
     answer,
-    clients,
     endless,
     raw,
     reset,
-    servers,
     silence,
 )
 
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Starting]:
-    async with servers() as start:
-        yield start
-
-
-@pytest.fixture
-async def asking() -> AsyncIterator[Asking]:
-    async with clients() as make:
-        yield make
 
 
 @pytest.fixture
@@ -59,33 +45,34 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     await amux.stop()
 
 
-def code_of(observation: Observation, got: Server | None = None) -> str:
+def code_of(observation: Observation, server: Server | None = None) -> str:
     assert isinstance(observation, TransientError), observation
     assert not observation.misrouted
     for hidden in (KEY, "task_1", "generations", "://"):
         assert hidden not in observation.message
-    if got is not None and not observation.code.startswith(("body", "compressed")):
-        assert f"127.0.0.1:{got.port}" in observation.message
+    if server is not None and not observation.code.startswith(("body", "compressed")):
+        assert f"127.0.0.1:{server.port}" in observation.message
     return observation.code
 
 
-# --- the question -------------------------------------------------------------------------------------------------
+# --- the request --------------------------------------------------------------------------------------------------
 
 
-async def test_what_amux_is_asked(server: Starting, asking: Asking) -> None:
-    got = await server()
-    assert await asking(got.url).poll("task_1", KEY) == RUNNING
-    assert got.requests == [
-        f"GET /v1/video/generations/task_1 HTTP/1.1\r\nHost: 127.0.0.1:{got.port}\r\nUser-Agent: amux-bridge/test\r\n"
-        f"Accept-Encoding: identity\r\nAccept: application/json\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
+async def test_a_poll_sends_exactly_this_request(start_server: StartServer, make_client: MakeClient) -> None:
+    server = await start_server()
+    assert await make_client(server.url).poll("task_1", KEY) == RUNNING
+    assert server.requests == [
+        f"GET /v1/video/generations/task_1 HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        "User-Agent: amux-bridge/test\r\nAccept-Encoding: identity\r\nAccept: application/json\r\n"
+        f"Authorization: Bearer {KEY}\r\n\r\n".encode()
     ]
 
 
-async def test_a_base_url_may_have_a_path(server: Starting, asking: Asking) -> None:
-    got = await server()
-    for base in (f"{got.url}/proxy/a%20b", f"{got.url}/proxy/a%20b/"):
-        await asking(base).poll("task_1", KEY)
-    assert got.targets == ["/proxy/a%20b/v1/video/generations/task_1"] * 2
+async def test_a_base_url_may_have_a_path(start_server: StartServer, make_client: MakeClient) -> None:
+    server = await start_server()
+    for base in (f"{server.url}/proxy/a%20b", f"{server.url}/proxy/a%20b/"):
+        await make_client(base).poll("task_1", KEY)
+    assert server.targets == ["/proxy/a%20b/v1/video/generations/task_1"] * 2
 
 
 @pytest.mark.parametrize(
@@ -100,53 +87,61 @@ async def test_a_base_url_may_have_a_path(server: Starting, asking: Asking) -> N
         ("ü\ud800", "%C3%BC%3F"),
     ],
 )
-async def test_no_task_id_leaves_its_place(server: Starting, asking: Asking, task_id: str, segment: str) -> None:
-    got = await server()
-    await asking(got.url).poll(task_id, KEY)
-    assert got.targets == [f"/v1/video/generations/{segment}"]
+async def test_every_task_id_is_one_segment_of_the_path(
+    start_server: StartServer, make_client: MakeClient, task_id: str, segment: str
+) -> None:
+    server = await start_server()
+    await make_client(server.url).poll(task_id, KEY)
+    assert server.targets == [f"/v1/video/generations/{segment}"]
 
 
-async def test_each_poll_carries_its_own_key_on_one_connection(server: Starting, asking: Asking) -> None:
-    got = await server()
-    client = asking(got.url)
+async def test_each_poll_sends_its_own_key_on_one_connection(
+    start_server: StartServer, make_client: MakeClient
+) -> None:
+    server = await start_server()
+    client = make_client(server.url)
     for key in (KEY, "sk-another", KEY):
         assert await client.poll("task_1", key) == RUNNING
-    assert [got.header("Authorization", number) for number in range(3)] == [
+    assert [server.header("Authorization", number) for number in range(3)] == [
         [f"Bearer {KEY}"],
         ["Bearer sk-another"],
         [f"Bearer {KEY}"],
     ]
-    assert got.connections == 1
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize("key", ["", "a\r\nX: y", "clé", "a\0"])
-async def test_a_key_that_no_header_can_carry_is_refused_here(server: Starting, asking: Asking, key: str) -> None:
-    got = await server()
-    assert await asking(got.url).poll("task_1", key) == KeyRefused("the key holds characters that cannot be sent")
-    assert got.connections == 0
+async def test_a_key_that_no_header_can_carry_is_never_sent(
+    start_server: StartServer, make_client: MakeClient, key: str
+) -> None:
+    server = await start_server()
+    assert await make_client(server.url).poll("task_1", key) == KeyRefused(
+        "the key holds characters that cannot be sent"
+    )
+    assert server.connections == 0
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirects_are_not_followed(server: Starting, asking: Asking, status: int) -> None:
-    elsewhere = await server()
-    got = await server(answer(b"", f"{status} Moved", Location=elsewhere.url))
-    assert await asking(got.url).poll("task_1", KEY) == TransientError(
+async def test_redirects_are_not_followed(start_server: StartServer, make_client: MakeClient, status: int) -> None:
+    elsewhere = await start_server()
+    server = await start_server(answer(b"", f"{status} Moved", Location=elsewhere.url))
+    assert await make_client(server.url).poll("task_1", KEY) == TransientError(
         f"http_{status}", f"amux answered {status}", True
     )
     assert elsewhere.connections == 0
 
 
 async def test_proxies_from_the_environment_and_cookies_are_not_used(
-    server: Starting, asking: Asking, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    got, proxy = await server(answer(Set_Cookie="a=b; Path=/")), await server()
+    server, proxy = await start_server(answer(Set_Cookie="a=b; Path=/")), await start_server()
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, proxy.url)
     monkeypatch.delenv("no_proxy", raising=False)
-    client = asking(f"http://localhost:{got.port}")  # a name: cookies of addresses are never kept
+    client = make_client(f"http://localhost:{server.port}")  # a name: cookies of addresses are never kept
     for _ in range(2):
         assert await client.poll("task_1", KEY) == RUNNING
-    assert (got.header("Cookie"), proxy.connections) == ([], 0)
+    assert (server.header("Cookie"), proxy.connections) == ([], 0)
 
 
 # --- every fault of the stand-in ----------------------------------------------------------------------------------
@@ -193,19 +188,19 @@ FAULTS: dict[FaultKind, Observation | str] = {
 
 
 @pytest.mark.parametrize("kind", FaultKind)
-async def test_every_fault_is_one_observation_and_then_all_is_well(
-    sandbox: Sandbox, asking: Asking, kind: FaultKind
+async def test_every_fault_gives_one_observation_and_the_next_poll_is_good(
+    sandbox: Sandbox, make_client: MakeClient, kind: FaultKind
 ) -> None:
     url = await sandbox.start()
-    client = asking(url)
-    fault = Fault(kind, seconds=3600, times=2 if kind is K.RESET else 1)  # 2: aiohttp asks once more by itself
+    client = make_client(url)
+    fault = Fault(kind, seconds=3600, times=2 if kind is K.RESET else 1)  # 2: aiohttp repeats the request by itself
     task_id = sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0, faults=(fault,)))
     good = await client.poll(sandbox.create_task(), KEY)
     assert isinstance(good, TaskRecord)
     assert good.status is TaskStatus.COMPLETED
-    # Short only for answers that never come: a busy machine may take its time over the others.
-    patience = 0.2 if FAULTS[kind] == "timeout" else 5.0
-    observation = await asking(url, timeout_seconds=patience).poll(task_id, KEY)
+    # Short only for answers that never come: the others may be slow on a busy machine.
+    timeout = 0.2 if FAULTS[kind] == "timeout" else 5.0
+    observation = await make_client(url, timeout_seconds=timeout).poll(task_id, KEY)
     match FAULTS[kind]:
         case "good":
             assert isinstance(observation, TaskRecord)
@@ -217,7 +212,7 @@ async def test_every_fault_is_one_observation_and_then_all_is_well(
     again = await client.poll(task_id, KEY)
     assert isinstance(again, TaskRecord)
     assert again.status is TaskStatus.COMPLETED
-    assert sandbox.strays == {}
+    assert sandbox.unknown_paths == {}
 
 
 @pytest.mark.parametrize(
@@ -228,16 +223,18 @@ async def test_every_fault_is_one_observation_and_then_all_is_well(
         (Fault(K.RATE_LIMITED), None),
     ],
 )
-async def test_what_a_429_asks_for(sandbox: Sandbox, asking: Asking, fault: Fault, retry_after: float | None) -> None:
-    client = asking(await sandbox.start())
+async def test_the_retry_after_of_a_429_is_kept(
+    sandbox: Sandbox, make_client: MakeClient, fault: Fault, retry_after: float | None
+) -> None:
+    client = make_client(await sandbox.start())
     observation = await client.poll(sandbox.create_task(Behaviour(faults=(fault,))), KEY)
     assert isinstance(observation, Throttled)
     assert observation.retry_after == retry_after
 
 
-async def test_a_429_may_name_a_date(server: Starting, asking: Asking) -> None:
-    got = await server(answer(b"", "429 X", Retry_After="Mon, 23 Nov 2026 15:04:35 GMT"))
-    assert await asking(got.url).poll("task_1", KEY) == Throttled("amux asks for fewer requests", 30.0)
+async def test_the_retry_after_of_a_429_may_be_a_date(start_server: StartServer, make_client: MakeClient) -> None:
+    server = await start_server(answer(b"", "429 X", Retry_After="Mon, 23 Nov 2026 15:04:35 GMT"))
+    assert await make_client(server.url).poll("task_1", KEY) == Throttled("amux asks for fewer requests", 30.0)
 
 
 # --- bodies and connections ---------------------------------------------------------------------------------------
@@ -246,13 +243,13 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encodi
 
 
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("write_answer", "code"),
     [
         pytest.param(endless(CHUNKED, b"10000\r\n" + b" " * 65536 + b"\r\n"), "body_too_large", id="endless"),
         pytest.param(endless(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65536), "body_too_large", id="endless, no length"),
         pytest.param(raw(answer(RECORD + b" " * (1 << 20))), "body_too_large", id="over 1 MiB"),
         pytest.param(raw(answer(gzip.compress(RECORD), Content_Encoding="gzip")), "compressed_body", id="gzip"),
-        pytest.param(raw(answer(RECORD, Content_Encoding="br")), "compressed_body", id="not even compressed"),
+        pytest.param(raw(answer(RECORD, Content_Encoding="br")), "compressed_body", id="header without compression"),
         pytest.param(raw(answer(RECORD)[:-9], then_close=True), "connection_lost", id="cut"),
         pytest.param(raw(CHUNKED + b"ZZ\r\n"), "bad_answer", id="bad chunks"),
         pytest.param(reset, "connection_lost", id="reset"),
@@ -262,19 +259,21 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encodi
         pytest.param(raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 9999 + b"\r\n"), "bad_answer", id="many headers"),
     ],
 )
-async def test_what_is_no_answer(server: Starting, asking: Asking, given: Answering, code: str) -> None:
-    got = await server(given, answer())
-    got.answers.insert(0, given)  # twice: aiohttp asks once more by itself when the connection breaks
-    client = asking(got.url)
+async def test_every_broken_answer_has_its_code(
+    start_server: StartServer, make_client: MakeClient, write_answer: WriteAnswer, code: str
+) -> None:
+    server = await start_server(write_answer, answer())
+    server.answers.insert(0, write_answer)  # twice: aiohttp repeats the request by itself when the connection breaks
+    client = make_client(server.url)
     observation = await client.poll("task_1", KEY)
-    assert code_of(observation, got) == code
-    got.answers[:] = [raw(answer())]
+    assert code_of(observation, server) == code
+    server.answers[:] = [raw(answer())]
     assert await client.poll("task_1", KEY) == RUNNING
-    assert len(got.requests) <= 3
+    assert len(server.requests) <= 3
 
 
 @pytest.mark.parametrize(
-    "given",
+    "write_answer",
     [
         pytest.param(silence, id="silence"),
         pytest.param(raw(b"HTTP/1.1 200 OK\r\nX-Slow: "), id="unfinished head"),
@@ -283,107 +282,111 @@ async def test_what_is_no_answer(server: Starting, asking: Asking, given: Answer
         pytest.param(endless(CHUNKED, b"1\r\n \r\n"), id="trickle"),
     ],
 )
-async def test_no_poll_outlasts_its_limit(server: Starting, asking: Asking, given: Answering) -> None:
-    got = await server(given)
+async def test_no_poll_takes_longer_than_its_limit(
+    start_server: StartServer, make_client: MakeClient, write_answer: WriteAnswer
+) -> None:
+    server = await start_server(write_answer)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    observation = await asking(got.url, timeout_seconds=0.2).poll("task_1", KEY)
-    assert observation == TransientError("timeout", f"127.0.0.1:{got.port} did not answer within 0.2 s")
+    observation = await make_client(server.url, timeout_seconds=0.2).poll("task_1", KEY)
+    assert observation == TransientError("timeout", f"127.0.0.1:{server.port} did not answer within 0.2 s")
     assert 0.19 < loop.time() - began < 2
 
 
 @pytest.mark.parametrize("status", ["401 X", "429 X", "404 X", "502 X"])
-@pytest.mark.parametrize("given", [answer(b"x" * (2 << 20), "S"), answer(b"x", "S", Content_Encoding="gzip")])
-async def test_a_refusal_counts_though_its_body_cannot_be_read(
-    server: Starting, asking: Asking, status: str, given: bytes
+@pytest.mark.parametrize("error_answer", [answer(b"x" * (2 << 20), "S"), answer(b"x", "S", Content_Encoding="gzip")])
+async def test_an_error_status_counts_even_if_its_body_cannot_be_read(
+    start_server: StartServer, make_client: MakeClient, status: str, error_answer: bytes
 ) -> None:
-    got = await server(given.replace(b" S\r", b" %b\r" % status.encode(), 1))
-    observation = await asking(got.url).poll("task_1", KEY)
+    server = await start_server(error_answer.replace(b" S\r", b" %b\r" % status.encode(), 1))
+    observation = await make_client(server.url).poll("task_1", KEY)
     expected = {"401 X": KeyRefused, "429 X": Throttled}.get(status, TransientError)
     assert type(observation) is expected
     assert getattr(observation, "code", "-") in ("-", f"http_{status[:3]}")
 
 
-async def test_a_body_just_under_the_cap_is_read_in_many_pieces(server: Starting, asking: Asking) -> None:
+async def test_a_body_just_under_the_limit_is_read_in_many_pieces(
+    start_server: StartServer, make_client: MakeClient
+) -> None:
     body = RECORD + b" " * ((1 << 20) - len(RECORD))
     head, pieces = answer(body)[: -len(body)], [body[at : at + 99_999] for at in range(0, len(body), 99_999)]
-    got = await server(raw(head, *pieces))
-    client = asking(got.url)
+    server = await start_server(raw(head, *pieces))
+    client = make_client(server.url)
     for _ in range(2):
         assert await client.poll("task_1", KEY) == RUNNING
-    assert got.connections == 1
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize("end", [reset, raw(then_close=True)])
-async def test_a_kept_connection_that_died_is_replaced_in_silence(
-    server: Starting, asking: Asking, end: Answering
+async def test_a_dead_kept_connection_is_replaced(
+    start_server: StartServer, make_client: MakeClient, end: WriteAnswer
 ) -> None:
-    got = await server(answer(), end, answer())
-    client = asking(got.url)
+    server = await start_server(answer(), end, answer())
+    client = make_client(server.url)
     for _ in range(2):
         assert await client.poll("task_1", KEY) == RUNNING
-    assert (got.connections, len(got.requests)) == (2, 3)
+    assert (server.connections, len(server.requests)) == (2, 3)
 
 
-async def test_nobody_listens(asking: Asking) -> None:
+async def test_a_port_without_a_listener(make_client: MakeClient) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{bound.getsockname()[1]}"
-        observation = await asking(f"http://{host}").poll("task_1", KEY)
+        observation = await make_client(f"http://{host}").poll("task_1", KEY)
     assert observation == TransientError("connection_failed", f"no connection to {host}: connection refused")
 
 
-async def test_a_name_that_cannot_be_resolved(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_cannot_be_resolved(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     async def no_name(*_args: object, **_options: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_name)
-    observation = await asking("http://amux.invalid").poll("task_1", KEY)
+    observation = await make_client("http://amux.invalid").poll("task_1", KEY)
     assert observation == TransientError(
         "connection_failed", "no connection to amux.invalid: the name could not be resolved"
     )
 
 
-async def test_tls_that_is_none(asking: Asking) -> None:
+async def test_a_server_without_tls(make_client: MakeClient) -> None:
     async def speak_plainly(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
 
     async with await asyncio.start_server(speak_plainly, "127.0.0.1", 0) as plain:
         host = f"127.0.0.1:{plain.sockets[0].getsockname()[1]}"
-        observation = await asking(f"https://{host}", ssl_context=ssl.create_default_context()).poll("task_1", KEY)
-        assert observation == TransientError("tls_failed", f"TLS with {host} failed")
+        observation = await make_client(f"https://{host}", ssl_context=ssl.create_default_context()).poll("task_1", KEY)
+        assert observation == TransientError("tls_failed", f"TLS with {host} failed: wrong version number")
 
 
 # --- time limits and cancelling -----------------------------------------------------------------------------------
 
 
-async def test_cancelling_a_poll_is_no_observation(server: Starting, asking: Asking) -> None:
-    got = await server(silence)
-    polling = asyncio.ensure_future(asking(got.url).poll("task_1", KEY))
-    await got.asked.wait()
+async def test_a_cancelled_poll_raises_cancelled_error(start_server: StartServer, make_client: MakeClient) -> None:
+    server = await start_server(silence)
+    polling = asyncio.ensure_future(make_client(server.url).poll("task_1", KEY))
+    await server.requested.wait()
     polling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await polling
 
 
-async def test_the_limit_runs_by_the_clock_that_was_given(server: Starting, asking: Asking) -> None:
-    got, now = await server(silence), [100.0]
-    client = asking(got.url, timeout_seconds=0.1, clock=lambda: now[0])
+async def test_the_time_limit_uses_the_given_clock(start_server: StartServer, make_client: MakeClient) -> None:
+    server, now = await start_server(silence), [100.0]
+    client = make_client(server.url, timeout_seconds=0.1, clock=lambda: now[0])
     polling = asyncio.ensure_future(client.poll("task_1", KEY))
-    await got.asked.wait()
+    await server.requested.wait()
     _, unfinished = await asyncio.wait([polling], timeout=0.2)
-    assert unfinished  # the clock stands
+    assert unfinished  # the given clock has not moved
     now[0] += 0.1
-    assert code_of(await asyncio.wait_for(polling, 5), got) == "timeout"
+    assert code_of(await asyncio.wait_for(polling, 5), server) == "timeout"
 
 
-async def test_the_log_keeps_amuxs_name_for_a_refused_request(
-    server: Starting, asking: Asking, caplog: pytest.LogCaptureFixture
+async def test_a_failed_poll_is_logged_with_amuxs_request_id(
+    start_server: StartServer, make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    got = await server(answer(b"", "502 X", X_Oneapi_Request_Id="20261123abc"))
+    server = await start_server(answer(b"", "502 X", X_Oneapi_Request_Id="20261123abc"))
     with caplog.at_level(logging.DEBUG, "bridge.amux"):
-        await asking(got.url).poll("task_1", KEY)
+        await make_client(server.url).poll("task_1", KEY)
     [line] = [record for record in caplog.records if record.name == "bridge.amux"]
     assert getattr(line, "bridge_fields", {}) == {
         "task_id": "task_1",

@@ -1,4 +1,4 @@
-"""The relay by itself: work that goes on to its end, places that are held, headers that may pass."""
+"""The proxy alone: calls that run to completion, reserved places, and the headers that are forwarded."""
 
 import asyncio
 import logging
@@ -8,8 +8,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from bridge.amux import AmuxClient
-from bridge.amux.created import created_task
-from bridge.amux.proxy import AmuxProxy, passed_headers
+from bridge.amux.proxy import AmuxProxy, forwarded_headers
 from bridge.core.errors import StoreUnavailable, TooManyWatches
 
 
@@ -20,26 +19,26 @@ async def proxy() -> AsyncIterator[AmuxProxy]:
     await client.close()
 
 
-async def test_work_goes_on_when_who_asked_leaves(proxy: AmuxProxy) -> None:
-    go_on, begun, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_a_call_runs_to_completion_when_its_caller_is_cancelled(proxy: AmuxProxy) -> None:
+    proceed, started, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def work() -> None:
-        begun.set()
-        await go_on.wait()
+    async def call() -> None:
+        started.set()
+        await proceed.wait()
         done.set()
 
-    asking = asyncio.create_task(proxy.to_its_end(work))
-    await begun.wait()
-    asking.cancel()
+    caller = asyncio.create_task(proxy.run_to_completion(call))
+    await started.wait()
+    caller.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asking
-    go_on.set()
+        await caller
+    proceed.set()
     await proxy.finish(20)
     assert done.is_set()
 
 
-async def test_work_that_is_refused_is_not_begun(proxy: AmuxProxy) -> None:
-    async def work() -> None:
+async def test_a_call_whose_check_fails_does_not_start(proxy: AmuxProxy) -> None:
+    async def call() -> None:
         raise AssertionError
 
     async def check(_: int) -> None:
@@ -47,64 +46,66 @@ async def test_work_that_is_refused_is_not_begun(proxy: AmuxProxy) -> None:
 
     for _ in range(2):
         with pytest.raises(TooManyWatches):
-            await proxy.to_its_end(work, check)
+            await proxy.run_to_completion(call, check)
 
 
-async def test_each_check_knows_of_the_places_that_are_held(proxy: AmuxProxy) -> None:
+async def test_each_check_gets_the_number_of_reserved_places(proxy: AmuxProxy) -> None:
     seen: list[int] = []
-    go_on = asyncio.Event()
+    proceed = asyncio.Event()
 
     async def check(places: int) -> None:
         seen.append(places)
 
-    asking = [asyncio.create_task(proxy.to_its_end(go_on.wait, check)) for _ in range(3)]
+    callers = [asyncio.create_task(proxy.run_to_completion(proceed.wait, check)) for _ in range(3)]
     async with asyncio.timeout(20):
         while len(seen) < 3:
             await asyncio.sleep(0)
-        go_on.set()
-        await asyncio.gather(*asking)
-        await proxy.to_its_end(go_on.wait, check)
+        proceed.set()
+        await asyncio.gather(*callers)
+        await proxy.run_to_completion(proceed.wait, check)
     assert seen == [1, 2, 3, 1]
 
 
-async def test_a_failure_that_nobody_waits_for_is_told(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:
-    go_on = asyncio.Event()
+async def test_a_failure_after_the_caller_left_is_logged(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:
+    proceed = asyncio.Event()
 
-    async def work(error: Exception) -> None:
-        await go_on.wait()
+    async def call(error: Exception) -> None:
+        await proceed.wait()
         raise error
 
     for error, level in ((StoreUnavailable("gone"), logging.WARNING), (RuntimeError("a fault"), logging.ERROR)):
-        go_on.clear()
-        asking = asyncio.create_task(proxy.to_its_end(lambda error=error: work(error)))  # type: ignore[misc]
+        proceed.clear()
+        caller = asyncio.create_task(proxy.run_to_completion(lambda error=error: call(error)))  # type: ignore[misc]
         await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
-        go_on.set()
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        proceed.set()
         await proxy.finish(20)
-        told = caplog.records[-1]
-        assert (told.message, told.levelno) == ("call_failed_alone", level)
+        record = caplog.records[-1]
+        assert (record.message, record.levelno) == ("abandoned_call_failed", level)
 
 
-async def test_a_stop_gives_up_what_takes_too_long(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:
-    asking = asyncio.create_task(proxy.to_its_end(asyncio.Event().wait))
+async def test_a_stop_cancels_calls_that_take_too_long(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:
+    caller = asyncio.create_task(proxy.run_to_completion(asyncio.Event().wait))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await proxy.finish(0.01)
     with pytest.raises(asyncio.CancelledError):
-        await asking
-    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["creates_given_up"]
+        await caller
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
+        "create_calls_cancelled"
+    ]
     await proxy.finish(0.01)
 
 
-def test_the_caller_s_own_key_comes_first() -> None:
+def test_the_callers_own_key_has_priority() -> None:
     proxy = AmuxProxy(None, configured_key=lambda: "sk-configured")  # type: ignore[arg-type]
     assert [proxy.key(own) for own in ("sk-own", None, "")] == ["sk-own", "sk-configured", "sk-configured"]
     assert AmuxProxy(None, configured_key=lambda: None).key(None) is None  # type: ignore[arg-type]
 
 
-def test_headers_of_the_connection_and_of_the_origin_stay_behind() -> None:
-    given = [
+def test_headers_of_the_connection_and_of_the_origin_are_not_forwarded() -> None:
+    received = [
         ("Content-Type", "video/mp4"),
         ("X-Oneapi-Request-Id", "r1"),
         ("Cache-Control", "private"),
@@ -120,23 +121,5 @@ def test_headers_of_the_connection_and_of_the_origin_stay_behind() -> None:
         ("X-Control", "a\x0bb"),
         ("X-Name", "Zoë"),
     ]
-    passed = passed_headers(CIMultiDictProxy(CIMultiDict(given)))
-    assert list(passed) == ["Content-Type", "X-Oneapi-Request-Id", "Cache-Control", "X-Name"]
-
-
-@pytest.mark.parametrize(
-    ("body", "task"),
-    [
-        (b'{"task_id": "a", "id": "b"}', "a"),
-        (b'{"task_id": null, "id": "b"}', "b"),
-        (b'{"task_id": 7, "id": "b"}', "b"),
-        (b'{"id": 7, "data": {"task_id": "a"}}', "a"),
-        (b'{"data": [{"task_id": "a"}]}', None),
-        (b'["a"]', None),
-        (b"", None),
-        (b"<html>", None),
-        (b"[" * 100_000, None),
-    ],
-)
-def test_where_a_created_task_is_named(body: bytes, task: str | None) -> None:
-    assert created_task(body) == task
+    forwarded = forwarded_headers(CIMultiDictProxy(CIMultiDict(received)))
+    assert list(forwarded) == ["Content-Type", "X-Oneapi-Request-Id", "Cache-Control", "X-Name"]

@@ -1,4 +1,4 @@
-"""The oddities of amux's records, one by one: which part is the record, what its fields may be, what is no JSON."""
+"""The unusual forms of amux's records: which part is the record, what its fields may hold, and broken JSON."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ def read(body: Any) -> Observation:
     return observe(200, "application/json", raw, task_id=TASK, base_url=BASE)
 
 
-def seen(body: Any) -> TaskRecord:
+def record_of(body: Any) -> TaskRecord:
     observation = read(body)
     assert isinstance(observation, TaskRecord), observation
     return observation
@@ -40,18 +40,18 @@ def seen(body: Any) -> TaskRecord:
         {"id": 7, "status": "running", "data": "succeeded"},
     ],
 )
-def test_the_record_is_what_carries_the_tasks_status(body: Any) -> None:
-    assert seen(body) == TaskRecord(TaskStatus.IN_PROGRESS)
+def test_the_record_is_the_object_with_the_tasks_status(body: Any) -> None:
+    assert record_of(body) == TaskRecord(TaskStatus.IN_PROGRESS)
 
 
 @pytest.mark.parametrize("task_id", ["task_other", "TASK_1:A", "x"])
-def test_a_record_of_another_task_is_trouble(task_id: str) -> None:
+def test_a_record_of_another_task_is_a_transient_error(task_id: str) -> None:
     for body in (DONE | {"task_id": task_id}, {"data": DONE | {"task_id": task_id}}):
-        assert read(body) == TransientError("wrong_task", "amux told of another task")
+        assert read(body) == TransientError("wrong_task", "amux answered with the record of another task")
 
 
 @pytest.mark.parametrize(
-    "named",
+    "ids",
     [
         {},
         {"task_id": None},
@@ -64,8 +64,8 @@ def test_a_record_of_another_task_is_trouble(task_id: str) -> None:
         {"id": "task_other", "task_id": TASK},
     ],
 )
-def test_a_record_that_names_no_other_task_is_ours(named: Any) -> None:
-    assert seen({"status": "completed"} | named).status is TaskStatus.COMPLETED
+def test_a_record_that_names_no_other_task_is_accepted(ids: Any) -> None:
+    assert record_of({"status": "completed"} | ids).status is TaskStatus.COMPLETED
 
 
 # --- statuses -----------------------------------------------------------------------------------------------------
@@ -80,17 +80,17 @@ def test_a_record_that_names_no_other_task_is_ours(named: Any) -> None:
         (TaskStatus.IN_PROGRESS, "in_progress processing running"),
     ],
 )
-def test_every_word_in_any_case(status: TaskStatus, words: str) -> None:
+def test_every_status_word_is_known_in_any_case(status: TaskStatus, words: str) -> None:
     for word in words.split():
         for spelled in (word, word.upper(), word.title(), f" {word}\n", f"{word[:1]}\0{word[1:]}"):
-            observation = seen({"status": spelled})
-            assert (observation.status, observation.word) == (status, None)
+            observation = record_of({"status": spelled})
+            assert (observation.status, observation.raw_status) == (status, None)
 
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "Preparing", "rendering…", "completed?"])
-def test_a_word_we_do_not_know_ends_nothing(word: str) -> None:
-    assert seen({"status": word, "url": URL, "progress": "100%"}) == TaskRecord(
-        TaskStatus.UNKNOWN, 100, word=word.lower()
+def test_an_unknown_status_word_ends_no_watch(word: str) -> None:
+    assert record_of({"status": word, "url": URL, "progress": "100%"}) == TaskRecord(
+        TaskStatus.UNKNOWN, 100, raw_status=word.lower()
     )
 
 
@@ -106,28 +106,28 @@ PLACES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_url_is_found_wherever_amux_keeps_it(place: dict[str, Any]) -> None:
-    assert seen(DONE | place).url == URL
-    assert seen({"data": DONE | place}).url == URL
+def test_the_url_is_found_in_each_of_its_places(place: dict[str, Any]) -> None:
+    assert record_of(DONE | place).url == URL
+    assert record_of({"data": DONE | place}).url == URL
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("word", ["failed", "running", "queued", "unknown", "odd"])
 def test_there_is_no_url_without_success(place: dict[str, Any], word: str) -> None:
-    assert seen({"data": DONE | place | {"status": word}}).url is None
+    assert record_of({"data": DONE | place | {"status": word}}).url is None
 
 
-def test_the_first_place_wins() -> None:
+def test_the_first_place_of_the_url_counts() -> None:
     record: dict[str, Any] = {}
     for number, place in reversed(list(enumerate(PLACES))):
         for name, value in place.items():
-            record[name] = read_url(value, f"https://v.example/{number}")
-        assert seen(DONE | record).url == f"https://v.example/{number}"
+            record[name] = with_url(value, f"https://v.example/{number}")
+        assert record_of(DONE | record).url == f"https://v.example/{number}"
 
 
-def read_url(value: Any, url: str) -> Any:
-    """The same place with another URL in it."""
-    return url if isinstance(value, str) else {name: read_url(inner, url) for name, inner in value.items()}
+def with_url(value: Any, url: str) -> Any:
+    """The same place with another URL."""
+    return url if isinstance(value, str) else {name: with_url(inner, url) for name, inner in value.items()}
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def read_url(value: Any, url: str) -> Any:
         "https://v.example/\u2028a",
     ],
 )
-def test_what_is_no_http_url_is_passed_over(useless: Any) -> None:
-    assert seen(DONE | {"url": useless}).url is None
-    assert seen(DONE | {"url": useless, "result_url": URL}).url == URL
+def test_a_value_that_is_no_http_url_is_ignored(useless: Any) -> None:
+    assert record_of(DONE | {"url": useless}).url is None
+    assert record_of(DONE | {"url": useless, "result_url": URL}).url == URL
 
 
 @pytest.mark.parametrize("url", ["HTTP://v.example/a", "http://[2001:db8::1]:8/a", "https://v.example", URL])
-def test_any_http_url_is_one(url: str) -> None:
-    assert seen(DONE | {"url": f" {url}\n"}).url == url
+def test_every_http_url_is_accepted(url: str) -> None:
+    assert record_of(DONE | {"url": f" {url}\n"}).url == url
 
 
 @pytest.mark.parametrize(
@@ -170,15 +170,15 @@ def test_any_http_url_is_one(url: str) -> None:
         f"{BASE}/v1/videos/{TASK}/content/",
     ],
 )
-def test_a_url_that_needs_the_key_is_none(own: str) -> None:
-    assert seen(DONE | {"url": own, "result_url": URL}).url is None
+def test_a_url_that_needs_the_key_becomes_none(own: str) -> None:
+    assert record_of(DONE | {"url": own, "result_url": URL}).url is None
 
 
 @pytest.mark.parametrize(
     "other", ["https://vendor.example/v1/videos/video_7/content", "https://api.amux.example/files/content"]
 )
-def test_a_url_that_only_looks_like_it_is_kept(other: str) -> None:
-    assert seen(DONE | {"url": other}).url == other
+def test_a_url_that_only_looks_like_the_content_route_is_kept(other: str) -> None:
+    assert record_of(DONE | {"url": other}).url == other
 
 
 # --- errors, progress, metadata, times ----------------------------------------------------------------------------
@@ -203,17 +203,17 @@ def test_a_url_that_only_looks_like_it_is_kept(other: str) -> None:
         ({}, None, Problem(None, None)),
     ],
 )
-def test_a_failure_tells_why(record: Any, message: Any, expected: Problem) -> None:
+def test_a_failure_has_its_reason(record: Any, message: Any, expected: Problem) -> None:
     failed = {"task_id": TASK, "status": "failed"} | record
-    assert seen({"code": "success", "message": message, "data": failed}).error == expected
+    assert record_of({"code": "success", "message": message, "data": failed}).error == expected
 
 
-def test_a_bare_record_tells_why_by_its_own_message() -> None:
-    assert seen({"status": "failed", "message": "m"}).error == Problem(None, "m")
+def test_a_bare_record_has_its_reason_in_its_message() -> None:
+    assert record_of({"status": "failed", "message": "m"}).error == Problem(None, "m")
 
 
 @pytest.mark.parametrize(
-    ("told", "progress"),
+    ("value", "progress"),
     [
         (0, 0),
         (30, 30),
@@ -238,13 +238,13 @@ def test_a_bare_record_tells_why_by_its_own_message() -> None:
         ([30], None),
     ],
 )
-def test_progress_is_per_cent_or_nothing(told: Any, progress: int | None) -> None:
+def test_progress_is_per_cent_or_none(value: Any, progress: int | None) -> None:
     for word in ("running", "completed", "failed"):
-        assert seen({"status": word, "progress": told}).progress == progress
+        assert record_of({"status": word, "progress": value}).progress == progress
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("value", "expected"),
     [
         ({"duration": 5, "seed": 2**64 - 1}, VideoMetadata(duration=5, seed=2**64 - 1)),
         ({"fps": 23.97, "width": "1280", "height": None}, VideoMetadata(fps=23.97)),
@@ -256,15 +256,15 @@ def test_progress_is_per_cent_or_nothing(told: Any, progress: int | None) -> Non
         ([5], None),
     ],
 )
-def test_metadata_is_five_numbers(told: Any, expected: VideoMetadata | None) -> None:
-    assert seen(DONE | {"metadata": told}).metadata == expected
+def test_metadata_is_five_numbers(value: Any, expected: VideoMetadata | None) -> None:
+    assert record_of(DONE | {"metadata": value}).metadata == expected
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"), [("mp4", "mp4"), (" MP4\0 ", "MP4"), ("", None), (4, None), ("<b>", None), ("m" * 33, None)]
+    ("value", "expected"), [("mp4", "mp4"), (" MP4\0 ", "MP4"), ("", None), (4, None), ("<b>", None), ("m" * 33, None)]
 )
-def test_format_is_a_short_name(told: Any, expected: str | None) -> None:
-    assert seen(DONE | {"format": told}).format == expected
+def test_format_is_a_short_name(value: Any, expected: str | None) -> None:
+    assert record_of(DONE | {"format": value}).format == expected
 
 
 @pytest.mark.parametrize(
@@ -281,12 +281,12 @@ def test_format_is_a_short_name(told: Any, expected: str | None) -> None:
         ({"updated_at": 1_795_446_245}, None),
     ],
 )
-def test_the_end_is_dated_where_amux_dates_it(record: Any, expected: float | None) -> None:
-    assert seen(DONE | record).finished_at == expected
-    assert seen(DONE | record | {"status": "running"}).finished_at is None
+def test_the_time_of_the_end_is_read_where_amux_gives_it(record: Any, expected: float | None) -> None:
+    assert record_of(DONE | record).finished_at == expected
+    assert record_of(DONE | record | {"status": "running"}).finished_at is None
 
 
-# --- what is hardly JSON ------------------------------------------------------------------------------------------
+# --- JSON with errors ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -306,13 +306,13 @@ def test_the_end_is_dated_where_amux_dates_it(record: Any, expected: float | Non
         b"[" * 900 + b"]" * 900,
     ],
 )
-def test_vendors_json_is_borne_with(vendor: bytes) -> None:
+def test_json_with_errors_of_vendors_is_read(vendor: bytes) -> None:
     body = b'{"data":{"data":%b,"progress":NaN,"status":"completed","metadata":{"fps":%b}}}' % (vendor, vendor)
-    assert seen(body) == TaskRecord(TaskStatus.COMPLETED)
-    assert seen(b"\xef\xbb\xbf" + body) == TaskRecord(TaskStatus.COMPLETED)
+    assert record_of(body) == TaskRecord(TaskStatus.COMPLETED)
+    assert record_of(b"\xef\xbb\xbf" + body) == TaskRecord(TaskStatus.COMPLETED)
 
 
-def test_patience_has_its_values() -> None:
+def test_values_that_json_cannot_hold_are_replaced() -> None:
     assert read_json(b'[NaN, Infinity, 9%s, "\\ud800", "\xff"]' % (b"9" * 4400)) == [
         None,
         None,
@@ -324,10 +324,10 @@ def test_patience_has_its_values() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 5000 + b"]" * 5000, b"nan", b"\xff\xfe[\0]\0", b"[] []"])
-def test_patience_has_an_end(body: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - JSONDecodeError or our own
+def test_text_that_is_not_json_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  JSONDecodeError or a plain ValueError
         read_json(body)
 
 
-def test_texts_are_made_fit() -> None:
+def test_texts_are_cleaned() -> None:
     assert clean("a\0b\ud800\udfffc\U0001f600") == "ab\ufffd\ufffdc\U0001f600"

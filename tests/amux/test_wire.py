@@ -1,4 +1,4 @@
-"""Every form that amux tells a task in, and every error, read as what it means for a watch."""
+"""Every form of amux's records and every error answer, and the observation that each one gives."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.amux.wire import observe
+from bridge.amux.wire import created_task, observe
 from bridge.core.model import (
     KeyRefused,
     Observation,
@@ -23,7 +23,7 @@ from bridge.core.model import (
     VideoMetadata,
 )
 from bridge.sandbox import PRIVATE_MARK, PRIVATE_NUMBERS, Behaviour, Outcome
-from bridge.sandbox.forms import Task, look, render
+from bridge.sandbox.forms import Task, render, view_at
 
 TASK = "task_0123456789abcdef0123456789abcdef"
 BASE = "https://api.amux.example"
@@ -38,13 +38,13 @@ def poll(body: Any, status: int = 200, content_type: str = JSON, retry_after: fl
     return observe(status, content_type, raw, task_id=TASK, base_url=BASE, retry_after=retry_after)
 
 
-def seen(body: Any) -> TaskRecord:
+def record_of(body: Any) -> TaskRecord:
     observation = poll(body)
     assert isinstance(observation, TaskRecord), observation
     return observation
 
 
-def trouble(body: Any, status: int = 200, content_type: str = JSON) -> tuple[str, bool]:
+def transient_error(body: Any, status: int = 200, content_type: str = JSON) -> tuple[str, bool]:
     observation = poll(body, status, content_type)
     assert isinstance(observation, TransientError), observation
     assert observation.message.startswith("amux ")
@@ -54,22 +54,22 @@ def trouble(body: Any, status: int = 200, content_type: str = JSON) -> tuple[str
 # --- the forms ----------------------------------------------------------------------------------------------------
 
 
-def told(form: str, age: float, **chosen: Any) -> Any:
-    """A task that waits for 10 s and runs for 10 s, told in a form at an age."""
+def answer_in(form: str, age: float, **chosen: Any) -> Any:
+    """The answer, in a form, for a task of that age which is queued for 10 s and runs for 10 s."""
     behaviour = Behaviour(queue_seconds=10, run_seconds=10, **chosen)
     task = Task(TASK, 770_000_001, "model", "a cat", behaviour, 0.0, 1_795_446_200.0)
-    return render(form, look(task, age, BASE))
+    return render(form, view_at(task, age, BASE))
 
 
 @pytest.mark.parametrize("form", "ABCDE")
 @pytest.mark.parametrize("age", [0, 4, 8])
-def test_a_task_that_waits(form: str, age: float) -> None:
-    assert seen(told(form, age)) == TaskRecord(TaskStatus.QUEUED, 0 if form in "CD" else None)
+def test_a_queued_task(form: str, age: float) -> None:
+    assert record_of(answer_in(form, age)) == TaskRecord(TaskStatus.QUEUED, 0 if form in "CD" else None)
 
 
 @pytest.mark.parametrize("form", "ABCDE")
-def test_a_task_that_runs(form: str) -> None:
-    assert seen(told(form, 15)) == TaskRecord(TaskStatus.IN_PROGRESS, 50 if form in "CD" else None)
+def test_a_running_task(form: str) -> None:
+    assert record_of(answer_in(form, 15)) == TaskRecord(TaskStatus.IN_PROGRESS, 50 if form in "CD" else None)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_task_that_runs(form: str) -> None:
         ("E", TaskRecord(TaskStatus.COMPLETED, None, VIDEO)),
     ],
 )
-def test_a_task_that_succeeded(form: str, expected: TaskRecord) -> None:
-    assert seen(told(form, 30)) == expected
+def test_a_completed_task(form: str, expected: TaskRecord) -> None:
+    assert record_of(answer_in(form, 30)) == expected
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED, Outcome.EXPIRED])
@@ -98,37 +98,37 @@ def test_a_task_that_succeeded(form: str, expected: TaskRecord) -> None:
         ("E", "50001", None),
     ],
 )
-def test_a_task_that_failed(
+def test_a_failed_task(
     form: str, code: str | int | None, finished_at: float | None, outcome: Outcome, *, error_in_url: bool
 ) -> None:
-    observation = seen(told(form, 30, outcome=outcome, error_in_url=error_in_url))
+    observation = record_of(answer_in(form, 30, outcome=outcome, error_in_url=error_in_url))
     assert observation.status is TaskStatus.FAILED
     assert observation.error == Problem(code, REASON)
     assert (observation.url, observation.finished_at) == (None, finished_at)
 
 
-def test_form_f_tells_nothing() -> None:
-    assert trouble(told("F", 30)) == ("no_record", False)
+def test_form_f_holds_no_record() -> None:
+    assert transient_error(answer_in("F", 30)) == ("no_record", False)
 
 
 @pytest.mark.parametrize("form", "ABCDE")
 @pytest.mark.parametrize("age", [5, 15, 30])
-def test_an_error_beside_a_status_that_is_no_failure_is_not_believed(form: str, age: float) -> None:
-    assert seen(told(form, age, error_always=True)).error is None
+def test_an_error_is_ignored_unless_the_status_is_a_failure(form: str, age: float) -> None:
+    assert record_of(answer_in(form, age, error_always=True)).error is None
 
 
 @pytest.mark.parametrize("form", "CD")
-def test_milliseconds_are_told_from_seconds(form: str) -> None:
-    assert seen(told(form, 30, milliseconds=True)).finished_at == 1_795_446_220.0
+def test_times_in_milliseconds_are_recognised(form: str) -> None:
+    assert record_of(answer_in(form, 30, milliseconds=True)).finished_at == 1_795_446_220.0
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 @pytest.mark.parametrize("form", "ABCDE")
 @pytest.mark.parametrize("age", [5, 15, 30])
-def test_nothing_private_leaves_a_record(outcome: Outcome, form: str, age: float) -> None:
-    what_leaves = repr(seen(told(form, age, outcome=outcome, error_always=True)))
-    assert PRIVATE_MARK not in what_leaves
-    assert not any(str(number) in what_leaves for number in (*PRIVATE_NUMBERS, 770_000_001))
+def test_nothing_private_is_read_from_a_record(outcome: Outcome, form: str, age: float) -> None:
+    shown = repr(record_of(answer_in(form, age, outcome=outcome, error_always=True)))
+    assert PRIVATE_MARK not in shown
+    assert not any(str(number) in shown for number in (*PRIVATE_NUMBERS, 770_000_001))
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -178,11 +178,11 @@ REFUSED = "amux refused the key"
         (422, nested(), PollRejected("http_422", "amux answered 422: why")),
     ],
 )
-def test_a_refusal_of_amux_is_what_its_status_and_code_say(status: int, body: Any, expected: Observation) -> None:
+def test_status_and_code_of_an_error_give_the_observation(status: int, body: Any, expected: Observation) -> None:
     assert poll(body, status) == expected
 
 
-def test_a_429_keeps_what_it_asks_for_and_nothing_else_does() -> None:
+def test_only_a_429_keeps_its_retry_after() -> None:
     assert poll(b"", 429, "", 17.5) == Throttled("amux asks for fewer requests", 17.5)
     assert poll(b"", 503, "", 17.5) == TransientError("http_503", "amux answered 503")
 
@@ -208,28 +208,28 @@ def test_a_429_keeps_what_it_asks_for_and_nothing_else_does() -> None:
     ],
 )
 def test_a_4xx_without_an_error_of_amux_ends_no_watch(status: int, body: Any, content_type: str) -> None:
-    assert trouble(body, status, content_type) == (f"http_{status}", True)
+    assert transient_error(body, status, content_type) == (f"http_{status}", True)
 
 
 @pytest.mark.parametrize("body", [nested("Invalid URL", code=""), nested("Invalid URL"), flat("not_found")])
-def test_a_404_that_knows_no_task_is_a_wrong_base_url(body: Any) -> None:
-    assert trouble(body, 404) == ("http_404", True)
+def test_a_404_that_is_not_about_a_task_is_a_wrong_base_url(body: Any) -> None:
+    assert transient_error(body, 404) == ("http_404", True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_a_wrong_base_url(status: int) -> None:
-    assert trouble(b"", status, "text/html") == (f"http_{status}", True)
+    assert transient_error(b"", status, "text/html") == (f"http_{status}", True)
 
 
 @pytest.mark.parametrize(
     "status", [408, 425, 500, 501, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 599, 101, 999]
 )
 @pytest.mark.parametrize("body", [b"", PAGE, flat("task_not_exist"), nested(code="task_not_found")])
-def test_a_server_in_trouble_says_nothing_of_the_task(status: int, body: Any) -> None:
-    assert trouble(body, status) == (f"http_{status}", False)
+def test_a_server_error_says_nothing_about_the_task(status: int, body: Any) -> None:
+    assert transient_error(body, status) == (f"http_{status}", False)
 
 
-def test_trouble_keeps_the_reason_amux_gave() -> None:
+def test_a_transient_error_keeps_amuxs_reason() -> None:
     assert poll(flat("get_task_failed", "database is locked"), 500) == TransientError(
         "http_500", "amux answered 500: database is locked"
     )
@@ -237,7 +237,7 @@ def test_trouble_keeps_the_reason_amux_gave() -> None:
         "http_500", "amux answered 500: Panic detected"
     )
     assert poll(flat("fail_to_fetch", "no channel")) == TransientError(
-        "no_record", "amux told nothing of the task: no channel"
+        "no_record", "amux answered without a record of the task: no channel"
     )
 
 
@@ -271,16 +271,39 @@ def test_trouble_keeps_the_reason_amux_gave() -> None:
         (flat("task_not_exist"), JSON, ("no_record", False)),
     ],
 )
-def test_a_2xx_that_tells_nothing(status: int, body: Any, content_type: str, expected: tuple[str, bool]) -> None:
-    assert trouble(body, status, content_type) == expected
+def test_a_2xx_without_a_record_is_a_transient_error(
+    status: int, body: Any, content_type: str, expected: tuple[str, bool]
+) -> None:
+    assert transient_error(body, status, content_type) == expected
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON ;charset=x", "application/hal+json"])
-def test_every_json_type_is_read(content_type: str) -> None:
+def test_every_json_content_type_is_read(content_type: str) -> None:
     assert isinstance(poll({"status": "queued"}, 200, content_type), TaskRecord)
 
 
-# --- whatever the bytes -------------------------------------------------------------------------------------------
+# --- create calls -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "task"),
+    [
+        (b'{"task_id": "a", "id": "b"}', "a"),
+        (b'{"task_id": null, "id": "b"}', "b"),
+        (b'{"task_id": 7, "id": "b"}', "b"),
+        (b'{"id": 7, "data": {"task_id": "a"}}', "a"),
+        (b'{"data": [{"task_id": "a"}]}', None),
+        (b'["a"]', None),
+        (b"", None),
+        (b"<html>", None),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_the_task_id_of_a_create_call_is_in_task_id_or_id(body: bytes, task: str | None) -> None:
+    assert created_task(body) == task
+
+
+# --- any bytes ----------------------------------------------------------------------------------------------------
 
 WORDS = ["completed", "SUCCESS", "failed", "queued", "unknown", "", "nonsense\ud800\0"]
 NAMES = (
@@ -309,25 +332,25 @@ def test_no_answer_raises_and_only_a_success_has_a_url(status: int, content_type
         assert 200 <= status < 300
         assert observation.url is None or observation.status is TaskStatus.COMPLETED
         assert (observation.error is None) is (observation.status is not TaskStatus.FAILED)
-        assert (observation.word is None) is (observation.status is not TaskStatus.UNKNOWN)
+        assert (observation.raw_status is None) is (observation.status is not TaskStatus.UNKNOWN)
     for text in repr(observation), orjson.dumps(observation).decode():
         assert "\\u0000" not in text
         text.encode()
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), LEAVES, max_size=8), st.sampled_from(WORDS))
-def test_any_record_is_read(record: dict[str, Any], word: str) -> None:
+def test_every_record_is_read(record: dict[str, Any], word: str) -> None:
     body = json.dumps({"code": "success", "data": record | {"task_id": TASK, "status": word or "x"}}).encode()
     assert isinstance(poll(body), TaskRecord)
 
 
-def test_texts_of_absurd_length_are_bounded() -> None:
+def test_very_long_texts_are_cut() -> None:
     long = "x" * 900_000
-    failed = seen({"status": "failed", "error": {"code": long, "message": long}})
+    failed = record_of({"status": "failed", "error": {"code": long, "message": long}})
     assert failed.error == Problem("x" * 128, "x" * 4000)
-    unknown = seen({"status": long, "progress": long})
-    assert unknown == TaskRecord(TaskStatus.UNKNOWN, word="x" * 64)
-    done = seen({"status": "completed", "format": long, "url": f"https://v.example/{long}"})
+    unknown = record_of({"status": long, "progress": long})
+    assert unknown == TaskRecord(TaskStatus.UNKNOWN, raw_status="x" * 64)
+    done = record_of({"status": "completed", "format": long, "url": f"https://v.example/{long}"})
     assert done == TaskRecord(TaskStatus.COMPLETED)
     rejected = poll(flat(long, long), 400)
     assert isinstance(rejected, PollRejected)

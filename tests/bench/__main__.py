@@ -1,7 +1,7 @@
-"""`python tests/bench [NAME ...] [--full] [--picture FILE]`: the bridge beside the least that its parts can do.
+"""`python tests/bench [NAME ...] [--full] [--picture FILE]`: compares the bridge with bare loops of the same libraries.
 
-Small by default: all of it in about six minutes. Trust CPU times and ratios; wall clocks are those of this machine
-and of whoever shares it.
+The default size takes about six minutes for all benchmarks. Trust CPU times and ratios: wall-clock times depend on
+this machine and on the other programs that run on it.
 """
 
 import argparse
@@ -16,53 +16,59 @@ from pathlib import Path
 if not __package__:  # run as a folder: `python tests/bench`
     sys.path[0] = str(Path(__file__).parents[2])
 
+from tests.bench.harness import Bench, Size
 from tests.bench.picture import picture
 from tests.bench.processes import LOADING
-from tests.bench.stage import Size, Stage
 from tests.bench.table import Row, table
 
 NAMES = ("polls", "registrations", "deliveries", "memory", "flat", "spread", "replicas", "cost")
 
 
 def main() -> int:
-    """Run what is asked for; 0 when every target holds."""
-    given = _arguments()
+    """Runs the chosen benchmarks and returns 0 if every target holds, else 1."""
+    arguments = _arguments()
     os.sched_setaffinity(0, {LOADING})
     began = time.monotonic()
-    if given.profile is not None:
-        given.profile.mkdir(parents=True, exist_ok=True)
+    if arguments.profile is not None:
+        arguments.profile.mkdir(parents=True, exist_ok=True)
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(f"[{time.monotonic() - began:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
-        stage = Stage(Path(folder), given.size, say, given.profile)
-        modules = [importlib.import_module(f"tests.bench.{name}") for name in given.names or NAMES]
+        bench = Bench(Path(folder), arguments.size, log, arguments.profile)
+        modules = [importlib.import_module(f"tests.bench.{name}") for name in arguments.names or NAMES]
         gc.collect()
-        gc.freeze()  # what is here now is every child's: it need not be copied because a collector looked at it
+        gc.freeze()  # the children share these objects; a collection in a child would copy their pages
         for module in modules:
-            for row in module.run(stage):
-                say("  ".join(filter(None, row.cells())))
+            for row in module.run(bench):
+                log("  ".join(filter(None, row.cells())))
                 rows.append(row)
     print(table(rows))
-    if given.picture is not None:
-        given.picture.write_text(picture(rows))
+    if arguments.picture is not None:
+        arguments.picture.write_text(picture(rows))
     return 1 if any(row.verdict == "MISSED" for row in rows) else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python tests/bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which benchmarks, of {', '.join(NAMES)}: else all")
-    parser.add_argument("--full", dest="size", action="store_const", const=Size.FULL, help="with the promise's numbers")
-    parser.add_argument("--tiny", dest="size", action="store_const", const=Size.TINY, help="only to see that it works")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the figures that have a target, as SVG")
-    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="have cProfile watch the bridges' event loops")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "--full", dest="size", action="store_const", const=Size.FULL, help="run with the sizes of the promises"
+    )
+    parser.add_argument(
+        "--tiny", dest="size", action="store_const", const=Size.TINY, help="only check that the benchmarks work"
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="write a chart of the figures that have a target, as SVG"
+    )
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profile the bridges' event loops with cProfile")
     parser.set_defaults(size=Size.SMALL)
-    given = parser.parse_args()
-    if strange := set(given.names) - set(NAMES):
-        parser.error(f"no benchmark is called {', '.join(sorted(strange))}")
-    return given
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+    return arguments
 
 
 if __name__ == "__main__":

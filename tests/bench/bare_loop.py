@@ -1,6 +1,6 @@
-"""The yardsticks: the least that aiohttp, uvloop and orjson can do for a poll, a registration and a callback.
+"""Baselines: the least work that aiohttp, uvloop and orjson need for a poll, a registration and a callback.
 
-No schedule, no limits, no store. Each is measured beside the bridge in the same run, on the same core.
+They have no schedule, no limits and no store. Each is measured in the same run as the bridge, on the same core.
 """
 
 import asyncio
@@ -22,49 +22,49 @@ from aiohttp import web
 
 from bridge.core.errors import InvalidRequest
 from bridge.web.api.request_models import WatchRequestBody
-from tests.bench.processes import MEASURED, Child, Meter, Spent, answer_for_ever, own_cpu, run_once
+from tests.bench.processes import MEASURED, Child, Meter, Usage, own_cpu, run_once, serve
 
 
 @dataclass(frozen=True)
-class Done:
-    """How much was done, and what it took."""
+class Work:
+    """How many items were processed, and the time that they took."""
 
     count: int
-    spent: Spent
+    usage: Usage
 
     @property
     def microseconds(self) -> float:
-        """CPU µs of one."""
-        return self.spent.cpu / max(self.count, 1) * 1e6
+        """CPU µs for one item."""
+        return self.usage.cpu / max(self.count, 1) * 1e6
 
     @property
     def rate(self) -> float:
-        """How many a second, by the wall clock."""
-        return self.count / self.spent.wall
+        """Items in a second, by the wall clock."""
+        return self.count / self.usage.wall
 
-    def less(self, idle: float) -> "Done":
-        """Without what the process spends doing nothing, `idle` CPU seconds a second."""
-        return Done(self.count, Spent(self.spent.wall, self.spent.cpu - idle * self.spent.wall))
+    def without_idle(self, idle: float) -> "Work":
+        """Returns the work without the CPU time of an idle process, `idle` CPU seconds a second."""
+        return Work(self.count, Usage(self.usage.wall, self.usage.cpu - idle * self.usage.wall))
 
 
 class Rounds:
-    """The same thing done several times. Their median counts: now and then others have the machine."""
+    """Several measurements of the same work. Their median counts, because other programs disturb some of them."""
 
     def __init__(self) -> None:
-        self._done: list[Done] = []
+        self._works: list[Work] = []
 
-    def add(self, done: Done) -> None:
-        self._done.append(done)
+    def add(self, work: Work) -> None:
+        self._works.append(work)
 
     @property
     def microseconds(self) -> float:
-        """CPU µs of one."""
-        return median(done.microseconds for done in self._done)
+        """CPU µs for one item."""
+        return median(work.microseconds for work in self._works)
 
     @property
     def rate(self) -> float:
-        """How many a second, by the wall clock."""
-        return median(done.rate for done in self._done)
+        """Items in a second, by the wall clock."""
+        return median(work.rate for work in self._works)
 
 
 def _session(authority: str | None = None) -> aiohttp.ClientSession:
@@ -76,14 +76,14 @@ def _session(authority: str | None = None) -> aiohttp.ClientSession:
     )
 
 
-def polls(base: str, concurrency: int, seconds: float, authority: str | None = None) -> Done:
-    """Ask, read, parse, look at the status; as often as it goes. `authority` is a file of CAs to trust."""
-    done = run_once(MEASURED, _polls, base, concurrency, seconds, authority)
-    assert isinstance(done, Done)
-    return done
+def polls(base: str, concurrency: int, seconds: float, authority: str | None = None) -> Work:
+    """Polls as fast as possible: request, read, parse, check the status. `authority` is a file of trusted CAs."""
+    work = run_once(MEASURED, _polls, base, concurrency, seconds, authority)
+    assert isinstance(work, Work)
+    return work
 
 
-async def _polls(base: str, concurrency: int, seconds: float, authority: str | None) -> Done:
+async def _polls(base: str, concurrency: int, seconds: float, authority: str | None) -> Work:
     async with _session(authority) as session:
 
         async def poll(number: int) -> None:
@@ -93,12 +93,12 @@ async def _polls(base: str, concurrency: int, seconds: float, authority: str | N
             if not (record.get("status") or record["data"]["status"]):
                 raise ValueError("an answer without a status")
 
-        return await _busy(poll, concurrency, seconds)
+        return await _repeat(poll, concurrency, seconds)
 
 
-async def _busy(work: Callable[[int], Awaitable[None]], concurrency: int, seconds: float) -> Done:
-    """Keep so many workers busy; the connections are there before the clock starts."""
-    await asyncio.gather(*map(work, range(concurrency)))
+async def _repeat(handle: Callable[[int], Awaitable[None]], concurrency: int, seconds: float) -> Work:
+    """Calls `handle` in `concurrency` workers for some seconds. The connections are open before the clock starts."""
+    await asyncio.gather(*map(handle, range(concurrency)))
     done = 0
     gc.collect()
     gc.freeze()
@@ -108,21 +108,21 @@ async def _busy(work: Callable[[int], Awaitable[None]], concurrency: int, second
     async def worker(number: int) -> None:
         nonlocal done
         while time.monotonic() < end:
-            await work(number)
+            await handle(number)
             done += 1
 
     await asyncio.gather(*map(worker, range(concurrency)))
-    return Done(done, meter.read())
+    return Work(done, meter.read())
 
 
-def posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Done:
-    """Sign, POST and read the answer, over kept connections."""
-    done = run_once(MEASURED, _posts, urls, concurrency, seconds, body)
-    assert isinstance(done, Done)
-    return done
+def posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Work:
+    """Signs, sends and reads the answer, over kept connections."""
+    work = run_once(MEASURED, _posts, urls, concurrency, seconds, body)
+    assert isinstance(work, Work)
+    return work
 
 
-async def _posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Done:
+async def _posts(urls: list[str], concurrency: int, seconds: float, body: bytes) -> Work:
     secret = b"k" * 32
     numbers = count()
     async with _session() as session:
@@ -139,28 +139,28 @@ async def _posts(urls: list[str], concurrency: int, seconds: float, body: bytes)
             async with session.post(urls[number % len(urls)], data=body, headers=headers) as response:
                 await response.read()
 
-        return await _busy(post, concurrency, seconds)
+        return await _repeat(post, concurrency, seconds)
 
 
 def handler() -> Child:
-    """A server that validates a registration by the bridge's own model and stores nothing; its greeting is its URL."""
+    """Starts a server that validates registrations with the bridge's own model and stores nothing."""
     return Child(MEASURED, _serve_handler)
 
 
 def _serve_handler(pipe: Connection) -> None:
     async def register(request: web.Request) -> web.Response:
         try:
-            wanted = WatchRequestBody.read(orjson.loads(await request.read()))
+            watch = WatchRequestBody.read(orjson.loads(await request.read()))
         except InvalidRequest:
             return web.Response(status=422)
-        body = orjson.dumps({"task_id": wanted.task_id, "callback_url": wanted.callback_url})
+        body = orjson.dumps({"task_id": watch.task_id, "callback_url": watch.callback_url})
         return web.Response(body=body, status=201, content_type="application/json")
 
-    answer_for_ever(pipe, lambda: listen(register), lambda question: question)
+    serve(pipe, lambda: listen(register), lambda question: question)
 
 
 async def listen(register: Callable[[web.Request], Awaitable[web.Response]]) -> str:
-    """Serve `POST /watch` and no more, on the running loop; the URL."""
+    """Serves only `POST /watch` on the running loop and returns the URL."""
     app = web.Application()
     app.router.add_post("/watch", register)
     runner = web.AppRunner(app, access_log=None)

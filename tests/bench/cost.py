@@ -1,7 +1,7 @@
-"""What PostgreSQL does for a watch's whole life, by its own count: registered, polled, settled, delivered, recorded.
+"""What one watch costs PostgreSQL, by its own statistics: registered, polled, settled, delivered, recorded.
 
-One life at a time, so that no two share a transaction: under load they do, and each costs less. What replicas ask
-with nothing to do is measured by itself and taken off.
+One watch at a time, so that no two share a transaction. Under load they do, and each costs less. The statements of
+idle replicas are measured separately and subtracted.
 """
 
 import time
@@ -10,24 +10,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.postgres import ELSEWHERE, Cost, accounts, fill, server
+from tests.bench.bridge_process import POLLS_NOTHING, Bridge, ask
+from tests.bench.harness import Bench, wait_until
+from tests.bench.postgres import ELSEWHERE, Cost, database_meter, fill, server
 from tests.bench.processes import OTHERS, Child
-from tests.bench.receiver import Ports, receiver
-from tests.bench.stage import Stage, until
-from tests.bench.subject import POLLS_NOTHING, Bridge, ask
+from tests.bench.receiver import Ports, start_receivers
 from tests.bench.table import Row
 from tests.bench.upstream import upstream
 from tests.databases import NoServer, PostgresServer
 
-STATEMENTS = 25.0  # of a life with one status in between: four transactions; tests/store/test_statements.py names each
-SLACK = 1.02  # what replicas ask by themselves comes once a second: now and then once more than was taken off
+STATEMENTS = 25.0  # of a watch with one status change: four transactions; tests/store/test_statements.py lists them
+SLACK = 1.02  # idle replicas send statements once a second: sometimes once more than was subtracted
 MOST_GROWTH = 1.4
-RUNS_SECONDS = 0.12  # a task: long enough to be seen running, at the first tick or the second
+RUNS_SECONDS = 0.12  # of a task: long enough that its first or second poll finds it running
 FEW = 100
 SELDOM = 86_400.0
-ALONE = dict.fromkeys(("look", "deadlines", "gauges", "lookout"), SELDOM)
-"""What else a replica asks now and then: no part of a life, and measured by itself."""
-QUICK = {
+NO_PERIODIC_WORK = dict.fromkeys(("look", "deadlines", "gauges", "stuck_monitor"), SELDOM)
+"""Other periodic work of a replica, which is no part of a watch's cost and is measured separately."""
+FAST_POLLS = {
     "poll_first_delay_seconds": "0.02",
     "poll_interval_seconds": "0.05",
     "poll_max_interval_seconds": "0.05",
@@ -43,104 +43,106 @@ class _Case:
         return f"{self.replicas} {'replica' if self.replicas == 1 else 'replicas'}, {self.active:,} active"
 
 
-def run(stage: Stage) -> Iterator[Row]:
-    """A life's cost with more replicas and more active watches; then a heartbeat's with more tasks."""
-    many = stage.pick(1_000, 20_000, 100_000)
+def run(bench: Bench) -> Iterator[Row]:
+    """The cost of a watch with more replicas and more active watches, then the cost of a heartbeat with more tasks."""
+    many = bench.pick(1_000, 20_000, 100_000)
     try:
-        with server() as started, upstream() as amux, receiver(1) as there:
+        with server() as started, upstream() as amux, start_receivers(1) as receivers:
             cases = [_Case(1, FEW), _Case(2, FEW), _Case(4, FEW), _Case(4, many)]
-            costs = {case: _life(stage, started, amux, there, case) for case in cases}
-            yield from _lives(costs)
-            yield from _heartbeats(stage, started, many)
+            costs = {case: _watch_cost(bench, started, amux, receivers, case) for case in cases}
+            yield from _watch_rows(costs)
+            yield from _heartbeats(bench, started, many)
     except NoServer as missing:
-        yield Row("cost", f"left out: {missing}", "")
+        yield Row("cost", f"skipped: {missing}", "")
 
 
-def _life(stage: Stage, on: PostgresServer, amux: Child, there: Child, case: _Case) -> Cost:
-    """What one life costs: the times of the best of some rounds, for others use the machine as well."""
-    rounds, lives, url = stage.pick(1, 5, 9), stage.pick(5, 6, 40), on.migrated()
+def _watch_cost(bench: Bench, on: PostgresServer, amux: Child, receivers: Child, case: _Case) -> Cost:
+    """Returns the cost of one watch. The times are those of the best round: other programs disturb the others."""
+    rounds, watches, url = bench.pick(1, 5, 9), bench.pick(5, 6, 40), on.migrated()
     fill(url, [f"task_{number}" for number in range(case.active)], ELSEWHERE)
-    settings = {"amux_base_url": str(amux.greeting), **QUICK}
-    done: list[Cost] = []
+    settings = {"amux_base_url": str(amux.ready_message), **FAST_POLLS}
+    costs: list[Cost] = []
     with ExitStack() as stack:
         bridges = [
-            stack.enter_context(Bridge(stage.folder, url, settings, core=OTHERS[place % len(OTHERS)], **ALONE))
+            stack.enter_context(
+                Bridge(bench.folder, url, settings, core=OTHERS[place % len(OTHERS)], **NO_PERIODIC_WORK)
+            )
             for place in range(case.replicas)
         ]
-        # The fifth time a statement is prepared, the tenth it is planned for good.
-        _live(bridges, there, 10 * case.replicas)
-        with accounts(on, url) as idle:
-            time.sleep(stage.pick(1.0, 2.0, 10.0))
-            seconds, waiting = idle.read()
+        # A statement is prepared at its fifth use, and its plan becomes final at the tenth.
+        _complete_watches(bridges, receivers, 10 * case.replicas)
+        with database_meter(on, url) as idle:
+            time.sleep(bench.pick(1.0, 2.0, 10.0))
+            idle_seconds, idle_cost = idle.read()
         for _ in range(rounds):
-            with accounts(on, url) as busy:
-                _live(bridges, there, lives)
+            with database_meter(on, url) as busy:
+                _complete_watches(bridges, receivers, watches)
                 time.sleep(0.1)  # the last attempt is recorded
-                spent, cost = busy.read()
-            done.append(cost.less(waiting, spent / seconds).each(lives))
-    statements = median(cost.statements for cost in done)
-    return Cost(statements, min(cost.busy for cost in done), min(cost.cpu for cost in done))
+                busy_seconds, cost = busy.read()
+            costs.append(cost.less(idle_cost, busy_seconds / idle_seconds).each(watches))
+    statements = median(cost.statements for cost in costs)
+    return Cost(statements, min(cost.busy for cost in costs), min(cost.cpu for cost in costs))
 
 
-def _live(bridges: list[Bridge], there: Child, lives: int) -> None:
-    """So many watches' whole lives, one after another, at each bridge in turn."""
-    ports: Ports = there.greeting
+def _complete_watches(bridges: list[Bridge], receivers: Child, count: int) -> None:
+    """Registers watches one after another, at each bridge in turn, and waits for the callback of each."""
+    ports: Ports = receivers.ready_message
     [url] = ports.urls()
-    there.ask("forget")
-    for number in range(lives):
+    receivers.ask("reset")
+    for number in range(count):
         now = time.time()
         task = f"task_{now:.6f}-{(now + RUNS_SECONDS) * 1000:.0f}"
         ask(bridges[number % len(bridges)].url, "POST", "/watch", {"task_id": task, "callback_url": url})
         end = time.monotonic() + 30
-        while int(there.ask("count")) <= number:
+        while int(receivers.ask("count")) <= number:
             if time.monotonic() > end:
                 raise RuntimeError("a watch has no callback")
             time.sleep(0.002)
 
 
-def _lives(costs: dict[_Case, Cost]) -> Iterator[Row]:
+def _watch_rows(costs: dict[_Case, Cost]) -> Iterator[Row]:
     (first, alone), *others = costs.items()
     for case, cost in costs.items():
-        what = f"a watch's life, {case}: statements"
+        what = f"one watch, {case}: statements"
         yield Row("cost", what, f"{cost.statements:.1f}", measured=cost.statements, target=STATEMENTS * SLACK)
-    yield Row("cost", f"the same, {first}: time of statements, and CPU of all its processes", _told(alone))
+    yield Row("cost", f"the same, {first}: time of statements, and CPU of all its processes", _cell(alone))
     for case, cost in others:
         what = f"the same, {case}: time of statements, CPU"
-        yield Row("cost", what, _told(cost), f"{alone.busy * 1e6:.0f} µs (first)", cost.busy / alone.busy, MOST_GROWTH)
+        yield Row("cost", what, _cell(cost), f"{alone.busy * 1e6:.0f} µs (first)", cost.busy / alone.busy, MOST_GROWTH)
 
 
-def _told(cost: Cost) -> str:
+def _cell(cost: Cost) -> str:
     return f"{cost.busy * 1e6:.0f} µs, {cost.cpu * 1e6:.0f} µs"
 
 
 # --- heartbeats ---------------------------------------------------------------------------------------------------
 
 
-def _heartbeats(stage: Stage, on: PostgresServer, many: int) -> Iterator[Row]:
+def _heartbeats(bench: Bench, on: PostgresServer, many: int) -> Iterator[Row]:
     beats: dict[int, float] = {}
-    rest: dict[int, Cost] = {}
+    idle: dict[int, Cost] = {}
     for tasks in (FEW, many):
-        beats[tasks], rest[tasks] = _at_rest(stage, on, tasks)
-    what = f"a heartbeat with {many:,} tasks beside {FEW}: time of its statement"
-    yield _beside(what, beats[many], beats[FEW])
-    what = f"all that a replica asks by itself in a second, {many:,} tasks beside {FEW}"
-    yield _beside(what, rest[many].busy, rest[FEW].busy)
-    yield Row("cost", "the same: statements, CPU of PostgreSQL", f"{rest[many].statements:.0f}, {_told(rest[many])}")
+        beats[tasks], idle[tasks] = _idle_cost(bench, on, tasks)
+    what = f"a heartbeat with {many:,} tasks and with {FEW}: time of its statement"
+    yield _growth(what, beats[many], beats[FEW])
+    what = f"all statements of an idle replica in a second, {many:,} tasks and {FEW}"
+    yield _growth(what, idle[many].busy, idle[FEW].busy)
+    yield Row("cost", "the same: statements, CPU of PostgreSQL", f"{idle[many].statements:.0f}, {_cell(idle[many])}")
 
 
-def _beside(what: str, many: float, few: float) -> Row:
+def _growth(what: str, many: float, few: float) -> Row:
     return Row("cost", what, f"{many * 1e6:.0f} µs", f"{few * 1e6:.0f} µs (few)", many / few, MOST_GROWTH)
 
 
-def _at_rest(stage: Stage, on: PostgresServer, tasks: int) -> tuple[float, Cost]:
-    """Seconds that a heartbeat's statement takes, and what a replica with so many tasks asks for in a second."""
+def _idle_cost(bench: Bench, on: PostgresServer, tasks: int) -> tuple[float, Cost]:
+    """Returns the seconds of a heartbeat's statement, and the cost of a second of an idle replica."""
     url = on.migrated()
     fill(url, [f"task_{number}" for number in range(tasks)], None)
-    with Bridge(stage.folder, url, POLLS_NOTHING, gauges=SELDOM, stuck_monitor=SELDOM, beat=0.05) as bridge:
-        until(lambda: bridge.metrics()["amux_bridge_owned_tasks"] == tasks, 120, "every task taken")
+    with Bridge(bench.folder, url, POLLS_NOTHING, gauges=SELDOM, stuck_monitor=SELDOM, beat=0.05) as bridge:
+        wait_until(lambda: bridge.metrics()["amux_bridge_owned_tasks"] == tasks, 120, "every task owned")
         time.sleep(1.0)
-        with accounts(on, url, "UPDATE replicas%") as beats, accounts(on, url) as rest:
-            time.sleep(stage.pick(1.0, 4.0, 20.0))
+        with database_meter(on, url, "UPDATE replicas%") as beats, database_meter(on, url) as everything:
+            time.sleep(bench.pick(1.0, 4.0, 20.0))
             _, beat = beats.read()
-            seconds, all_of_it = rest.read()
-    return beat.each(beat.statements).busy, all_of_it.each(seconds)
+            seconds, total = everything.read()
+    return beat.each(beat.statements).busy, total.each(seconds)

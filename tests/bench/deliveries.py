@@ -1,4 +1,4 @@
-"""Callbacks: their rate beside a bare signed POST loop, how soon they begin, and what a hanging host does to others."""
+"""Callbacks: their rate compared with a bare loop, how soon they begin, and how a hanging host delays the others."""
 
 import sqlite3
 import time
@@ -7,96 +7,96 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.bench import bare_loop
-from tests.bench.bare_loop import Done, Rounds
+from tests.bench.bare_loop import Rounds, Work
+from tests.bench.bridge_process import POLLS_NOTHING, Bridge, every
+from tests.bench.harness import Bench, wait_until
 from tests.bench.processes import Child
-from tests.bench.receiver import Ports, receiver, url_of
+from tests.bench.receiver import Ports, start_receivers, url_of
 from tests.bench.seeding import payload
-from tests.bench.stage import Stage, until
-from tests.bench.subject import POLLS_NOTHING, Bridge, every
 from tests.bench.table import Row
 from tests.bench.upstream import upstream
 
-HOSTS = 16  # times eight at a time each: every slot of the default
+HOSTS = 16  # with eight attempts at a time each: all of the default concurrency
 GOOD_HOSTS = 50
 PROMISED_RATE = 300.0
-PROMISED_SHARE = 0.04  # of the bare loop's rate: what 300 a second are of 7,500
+PROMISED_SHARE = 0.04  # of the bare loop's rate: 300 a second of 7,500
 
 
-def run(stage: Stage) -> Iterator[Row]:
-    """The rate, then the clock, then the clock with a hanging host."""
-    with receiver(HOSTS) as there:
-        bare, row = _rate(stage, there)
+def run(bench: Bench) -> Iterator[Row]:
+    """The rate, then the delays, then the delays with a hanging host."""
+    with start_receivers(HOSTS) as receivers:
+        bare, row = _rate(bench, receivers)
         yield row
     rate = min(PROMISED_RATE, PROMISED_SHARE * bare.rate)
-    with receiver(GOOD_HOSTS, 1) as there:
-        ports: Ports = there.greeting
-        alone = _latencies(stage, there, ports.urls(), rate)
-        yield from _clock(f"{rate:.0f} completions a second", alone, 0.015, 0.1)
-        # One in fifty: what a hanging host of fifty-one gets.
-        mixed = _latencies(stage, there, [*ports.urls(), url_of(ports.hanging[0])], rate)
-        yield from _clock(f"{GOOD_HOSTS} good hosts beside one that hangs", mixed, None, 0.25)
-        times = _at(mixed, 0.99) / _at(alone, 0.99)
-        yield Row("deliveries", "the same, in times of without it, p99", "", measured=times, target=1.5)
+    with start_receivers(GOOD_HOSTS, 1) as receivers:
+        ports: Ports = receivers.ready_message
+        alone = _latencies(bench, receivers, ports.urls(), rate)
+        yield from _delays(f"{rate:.0f} completions a second", alone, 0.015, 0.1)
+        # The hanging host gets one in fifty-one.
+        mixed = _latencies(bench, receivers, [*ports.urls(), url_of(ports.hanging[0])], rate)
+        yield from _delays(f"{GOOD_HOSTS} good hosts and one that hangs", mixed, None, 0.25)
+        times = _quantile(mixed, 0.99) / _quantile(alone, 0.99)
+        yield Row("deliveries", "the same divided by that without it, p99", "", measured=times, target=1.5)
 
 
-def _rate(stage: Stage, there: Child) -> tuple[Rounds, Row]:
-    """A backlog of owed deliveries, sent as fast as it goes; the bare loop before and after."""
-    ports: Ports = there.greeting
-    seconds, backlog = stage.pick(0.5, 3.0, 5.0), stage.pick(200, 4_000, 40_000)
+def _rate(bench: Bench, receivers: Child) -> tuple[Rounds, Row]:
+    """Pending deliveries are sent as fast as possible; the bare loop runs before and after."""
+    ports: Ports = receivers.ready_message
+    seconds, backlog = bench.pick(0.5, 3.0, 5.0), bench.pick(200, 4_000, 40_000)
     bare = Rounds()
-    for _ in range(stage.pick(1, 2, 3)):
+    for _ in range(bench.pick(1, 2, 3)):
         bare.add(bare_loop.posts(ports.urls(), 8 * HOSTS, seconds, payload()))
-    there.ask("forget")
+    receivers.ask("reset")
     urls = ports.urls()
-    database = stage.seeds.file(pending=[urls[number % HOSTS] for number in range(backlog)])
-    with Bridge(stage.folder, database, POLLS_NOTHING, **stage.profile("deliveries")) as bridge:
-        meter, helper, before = bridge.meter(), there.meter(), int(there.ask("count"))
-        until(lambda: int(there.ask("count")) >= backlog, 120, "every delivery sent")
-        done = Done(backlog - before, meter.read()).less(stage.idle)
-        stage.helper("deliveries", there, helper.read())
+    database = bench.seeds.file(pending=[urls[number % HOSTS] for number in range(backlog)])
+    with Bridge(bench.folder, database, POLLS_NOTHING, **bench.profile("deliveries")) as bridge:
+        meter, helper, before = bridge.meter(), receivers.meter(), int(receivers.ask("count"))
+        wait_until(lambda: int(receivers.ask("count")) >= backlog, 120, "every delivery sent")
+        done = Work(backlog - before, meter.read()).without_idle(bench.idle)
+        bench.helper("deliveries", receivers, helper.read())
     bare.add(bare_loop.posts(ports.urls(), 8 * HOSTS, seconds, payload()))
     ratio = bare.microseconds / done.microseconds
-    told = f"{done.microseconds:.0f} µs"
+    cell = f"{done.microseconds:.0f} µs"
     what = f"{backlog:,} to {HOSTS} hosts: rate by CPU time"
-    return bare, Row("deliveries", what, told, f"{bare.microseconds:.0f} µs", ratio, 0.6, at_least=True)
+    return bare, Row("deliveries", what, cell, f"{bare.microseconds:.0f} µs", ratio, 0.6, at_least=True)
 
 
-def _latencies(stage: Stage, there: Child, urls: list[str], rate: float) -> list[float]:
-    """Seconds from each settlement to its callback's first byte, sorted; of good hosts only.
+def _latencies(bench: Bench, receivers: Child, urls: list[str], rate: float) -> list[float]:
+    """Returns the seconds from each settlement to its callback's first byte, sorted, of good hosts only.
 
-    Every task is completed already at its first poll, and first polls are spread evenly over one interval.
+    Every task is completed before its first poll, and first polls are spread evenly over one interval.
     """
-    seconds = stage.pick(1.0, 10.0, 30.0)
+    seconds = bench.pick(1.0, 10.0, 30.0)
     tasks = max(len(urls), int(rate * seconds))
-    there.ask("forget")
+    receivers.ask("reset")
     active = [f"task_x{number}-1000 {urls[number % len(urls)]}" for number in range(tasks)]
-    database = stage.seeds.file(active=active)
+    database = bench.seeds.file(active=active)
     answered = sum(not one.endswith(urls[-1]) for one in active)
     expected = answered if len(urls) > GOOD_HOSTS else tasks
     with upstream() as amux:
-        settings = {"amux_base_url": str(amux.greeting), **every(seconds)}
-        with Bridge(stage.folder, database, settings, **stage.profile("latency")):
-            until(lambda: int(there.ask("count")) >= expected, 10 * seconds + 60, "every callback")
+        settings = {"amux_base_url": str(amux.ready_message), **every(seconds)}
+        with Bridge(bench.folder, database, settings, **bench.profile("latency")):
+            wait_until(lambda: int(receivers.ask("count")) >= expected, 10 * seconds + 60, "every callback")
             time.sleep(0.2)
-    arrived: dict[str, float] = there.ask("arrivals")
-    settled = _settled_at(database)
+    arrived: dict[str, float] = receivers.ask("arrivals")
+    settled = _settled_quantile(database)
     return sorted(at - settled[name] for name, at in arrived.items())
 
 
-def _settled_at(database: Path) -> dict[str, float]:
-    """When each owed event's watch settled, Unix seconds."""
-    question = "SELECT id, created_at FROM deliveries"
+def _settled_quantile(database: Path) -> dict[str, float]:
+    """Returns when the watch of each delivery settled, by delivery id, in Unix seconds."""
+    query = "SELECT id, created_at FROM deliveries"
     with closing(sqlite3.connect(database)) as connection:
-        return dict(connection.execute(question).fetchall())
+        return dict(connection.execute(query).fetchall())
 
 
-def _at(seconds: list[float], share: float) -> float:
+def _quantile(seconds: list[float], share: float) -> float:
     return seconds[min(len(seconds) - 1, int(share * len(seconds)))]
 
 
-def _clock(what: str, seconds: list[float], p50: float | None, p99: float) -> Iterator[Row]:
+def _delays(what: str, seconds: list[float], p50: float | None, p99: float) -> Iterator[Row]:
     for share, target in ((0.5, p50), (0.99, p99)):
-        measured = 1000 * _at(seconds, share)
+        measured = 1000 * _quantile(seconds, share)
         limit = None if target is None else 1000 * target
         name = f"{what}: settlement to first byte, p{share * 100:.0f}"
         yield Row("deliveries", name, f"{measured:.1f} ms", measured=measured, target=limit, unit=" ms")

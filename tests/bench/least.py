@@ -1,6 +1,7 @@
-"""The least that a durable registration can cost: a bare handler, and sqlite3 by hand with one commit for all who wait.
+"""The lowest possible cost of a durable registration: a bare handler, and plain sqlite3 with group commit.
 
-No token, no look for the same watch, no limits, no fingerprints, no log, no metrics, no poll, and a short answer.
+It has no tokens, no search for an equal watch, no limits, no fingerprints, no log, no metrics, no polls, and a short
+answer.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHE
 from bridge.store.row_mapping import digest
 from bridge.web.api.request_models import WatchRequestBody
 from tests.bench.bare_loop import listen
-from tests.bench.processes import MEASURED, Child, answer_for_ever
+from tests.bench.processes import MEASURED, Child, serve
 
 Row = tuple[tuple[object, ...], tuple[object, ...], "asyncio.Future[None]"]
 
@@ -34,12 +35,12 @@ VALUES (?, 'bench', ?, ?, ?, 'localhost:9', ?, 'video.completed', ?, ?, 'active'
 
 
 def storing_handler(database: Path) -> Child:
-    """A server that validates and stores; its greeting is its URL."""
+    """Starts a server that validates and stores registrations."""
     return Child(MEASURED, _serve, database)
 
 
 class _Writer:
-    """One thread, one connection, one commit for all who wait."""
+    """One thread and one connection. Each commit covers all waiting rows."""
 
     def __init__(self, database: Path, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
@@ -67,7 +68,7 @@ class _Writer:
             execute_many(_WATCH, [watch for _, watch, _ in batch])
             execute("COMMIT")
             self._loop.call_soon_threadsafe(_done, [future for _, _, future in batch])
-            if len(batch) >= GATHER_FROM:  # as the bridge's own
+            if len(batch) >= GATHER_FROM:  # as the bridge's own writer does
                 time.sleep(min(GATHER_TURNS * (time.perf_counter() - began), GATHER_AT_MOST_SECONDS))
 
 
@@ -84,17 +85,17 @@ def _serve(pipe: Connection, database: Path) -> None:
         writer = _Writer(database, loop)
 
         async def register(request: web.Request) -> web.Response:
-            wanted = WatchRequestBody.read(orjson.loads(await request.read()))
+            request_body = WatchRequestBody.read(orjson.loads(await request.read()))
             name, now, stored = str(next(numbers)), time.time(), loop.create_future()
-            key = digest("configured", wanted.task_id)
-            endpoint = digest("bench", wanted.task_id, wanted.callback_url)
-            watch = (name, name, wanted.task_id, wanted.callback_url, endpoint)
-            rest = orjson.dumps(wanted.context), b"o" * 16, now, now + 3600.0
-            writer.put(((name, key, wanted.task_id, now), (*watch, *rest), stored))
+            key = digest("configured", request_body.task_id)
+            endpoint = digest("bench", request_body.task_id, request_body.callback_url)
+            watch = (name, name, request_body.task_id, request_body.callback_url, endpoint)
+            rest = orjson.dumps(request_body.context), b"o" * 16, now, now + 3600.0
+            writer.put(((name, key, request_body.task_id, now), (*watch, *rest), stored))
             await stored
-            body = orjson.dumps({"task_id": wanted.task_id, "callback_url": wanted.callback_url})
+            body = orjson.dumps({"task_id": request_body.task_id, "callback_url": request_body.callback_url})
             return web.Response(body=body, status=201, content_type="application/json")
 
         return await listen(register)
 
-    answer_for_ever(pipe, start, lambda question: question)
+    serve(pipe, start, lambda question: question)

@@ -1,4 +1,4 @@
-"""Apps that register: a bare protocol on kept connections, in a process of its own, as light as can be."""
+"""Apps that register watches: a bare protocol on kept connections, in its own process, with little CPU time."""
 
 import asyncio
 import time
@@ -9,8 +9,8 @@ from itertools import count
 from typing import cast
 from urllib.parse import urlsplit
 
-from tests.bench.processes import LOADING, Meter, Spent, own_cpu, run_once
-from tests.bench.subject import TOKEN
+from tests.bench.bridge_process import TOKEN
+from tests.bench.processes import LOADING, Meter, Usage, own_cpu, run_once
 
 _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
@@ -21,21 +21,21 @@ _WATCH = '{"task_id":"task_%s%012d","callback_url":"http://localhost:%d/hooks/vi
 
 @dataclass(frozen=True)
 class Registered:
-    """How many watches were registered in which time, the client's own share, and the longest answer in seconds."""
+    """The number of registered watches, the time of the client, and the longest wait for an answer in seconds."""
 
     watches: int
-    spent: Spent
+    usage: Usage
     longest: float
 
 
-def register(  # noqa: PLR0917  a load has these numbers
+def register(  # noqa: PLR0917  the numbers of a load
     urls: str | Sequence[str], connections: int, seconds: float, run: str, batch: int = 1, port: int = 9
 ) -> Registered:
-    """Register as fast as the answers come, at one bridge or several in turn; `run` makes the tasks' ids its own."""
-    given = [urls] if isinstance(urls, str) else list(urls)
-    done = run_once(LOADING, _register, given, connections, seconds, run, batch, port)
-    assert isinstance(done, Registered)
-    return done
+    """Registers as fast as answers come, at one bridge or at several in turn. `run` makes the task ids unique."""
+    all_urls = [urls] if isinstance(urls, str) else list(urls)
+    result = run_once(LOADING, _register, all_urls, connections, seconds, run, batch, port)
+    assert isinstance(result, Registered)
+    return result
 
 
 async def _register(  # noqa: PLR0917
@@ -69,7 +69,7 @@ def _itself(app: "_App") -> "_App":
 
 
 class _App(asyncio.Protocol):
-    """One connection: the next request goes when the answer is there."""
+    """One connection. It sends the next request when the answer has come."""
 
     def __init__(self, request: Callable[[], bytes], until: float, done: "asyncio.Future[None]") -> None:
         self._request = request
@@ -78,7 +78,7 @@ class _App(asyncio.Protocol):
         self.answers = 0
         self.longest = 0.0
         self._began = 0.0
-        self._got = b""
+        self._received = b""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -87,17 +87,17 @@ class _App(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
-            self.done.set_exception(exc or ConnectionError("the server hung up"))
+            self.done.set_exception(exc or ConnectionError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        self._got += data
-        head, found, body = self._got.partition(b"\r\n\r\n")
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
         if not found or len(body) < _length(head):
             return
         if not head.startswith((b"HTTP/1.1 201", b"HTTP/1.1 200")):
-            self.done.set_exception(RuntimeError(f"refused: {self._got[:500]!r}"))
+            self.done.set_exception(RuntimeError(f"refused: {self._received[:500]!r}"))
             return
-        self._got = b""
+        self._received = b""
         self.answers += 1
         now = time.monotonic()
         self.longest = max(self.longest, now - self._began)

@@ -1,17 +1,22 @@
-"""The figures that have a target, drawn: how much of what each target allows is used."""
+"""A chart of the figures that have a target: how much of the target each one uses."""
 
 from collections.abc import Sequence
 from html import escape
 
 from tests.bench.table import Row
 
-_LINE, _LEFT, _UNIT, _RIGHT = 30, 460, 220, 260  # pixels: a line's height, the labels, what is allowed, the figures
-_MOST = 2.0  # of what is allowed: longer bars are cut
+_LINE, _LEFT, _UNIT, _RIGHT = (
+    30,
+    460,
+    220,
+    260,
+)  # pixels: the height of a line; the widths of labels, a whole target, figures
+_MOST = 2.0  # targets: longer bars are cut
 _HOLDS, _MISSED, _INK, _RULE = "#2f7d5b", "#b3402e", "#1f2328", "#8c959f"
 
 
 def picture(rows: Sequence[Row]) -> str:
-    """An SVG: a bar for each figure, and the line that it must not cross."""
+    """Returns an SVG with a bar for each figure and the line that it must not cross."""
     drawn = [(row, row.used) for row in rows if row.used is not None]
     height = _LINE * (len(drawn) + 2)
     width = int(_LEFT + _UNIT * _MOST + _RIGHT)
@@ -20,7 +25,7 @@ def picture(rows: Sequence[Row]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
         "<style>text { font: 13px system-ui, sans-serif }</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        _text(limit, 20, "what the target allows", "middle", _RULE),
+        _text(limit, 20, "the target", "middle", _RULE),
     ]
     for number, (row, used) in enumerate(drawn, 1):
         top = _LINE * number

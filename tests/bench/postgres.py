@@ -1,4 +1,4 @@
-"""PostgreSQL as a service has it, durable, on all cores; it counts its statements, and its processes are measured."""
+"""PostgreSQL with durable settings, on all cores. It counts its statements, and its processes' CPU is measured."""
 
 import os
 import time
@@ -19,7 +19,7 @@ SETTINGS = (
     "max_connections=200",
 )
 ELSEWHERE = "rep_elsewhere"
-"""A replica that owns tasks, lives for ever, takes none and polls nothing."""
+"""The id of a replica that owns tasks, never expires, adopts none and polls nothing."""
 _AT_ONCE = 5_000
 
 _STATEMENTS = """
@@ -32,7 +32,7 @@ _PROCESSES = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND
 
 @dataclass(frozen=True)
 class Cost:
-    """What a database did: statements, their time, and its processes' CPU time, both in seconds."""
+    """The cost of a database: the number of statements, their time, and its processes' CPU time, both in seconds."""
 
     statements: float
     busy: float
@@ -44,42 +44,42 @@ class Cost:
         )
 
     def each(self, count: float) -> "Cost":
-        """Of one of so many."""
+        """Returns the cost divided by `count`."""
         return Cost(self.statements / count, self.busy / count, self.cpu / count)
 
 
-class Accounts:
-    """One database's costs since it was made; `like` chooses statements by their text, not the CPU time."""
+class DatabaseMeter:
+    """Measures one database from now on. `like` selects statements by their text; the CPU time is that of all."""
 
     def __init__(self, server: PostgresServer, url: str, like: str = "%") -> None:
-        self._wanted = url.rpartition("/")[2], like
+        self._parameters = url.rpartition("/")[2], like
         self._connection = psycopg.connect(server.url("postgres"), autocommit=True)
-        self._began = time.monotonic(), self._statements(), self._cpu()
+        self._start = time.monotonic(), self._statements(), self._cpu()
 
     def read(self) -> tuple[float, Cost]:
-        """Seconds, and the cost in them."""
-        began, (statements, busy), cpu = self._began
+        """Returns the seconds since the start and the cost in them."""
+        began, (statements, busy), cpu = self._start
         seconds, (statements_now, busy_now) = time.monotonic() - began, self._statements()
-        used = sum(spent - cpu.get(pid, 0.0) for pid, spent in self._cpu().items())
+        used = sum(seconds_now - cpu.get(pid, 0.0) for pid, seconds_now in self._cpu().items())
         return seconds, Cost(statements_now - statements, busy_now - busy, used)
 
     def close(self) -> None:
         self._connection.close()
 
     def _statements(self) -> tuple[float, float]:
-        row = self._connection.execute(_STATEMENTS, self._wanted).fetchone()
+        row = self._connection.execute(_STATEMENTS, self._parameters).fetchone()
         assert row is not None
         return float(row[0]), float(row[1]) / 1000
 
     def _cpu(self) -> dict[int, float]:
-        """Seconds of each process, by the kernel's clock (clock_getcpuclockid, which Python has not)."""
+        """Returns the CPU seconds of each process. Python lacks clock_getcpuclockid, so the clock's id is computed."""
         pids = [row[0] for row in self._connection.execute(_PROCESSES)]
         return {pid: time.clock_gettime(~pid << 3 | 2) for pid in pids}
 
 
 @contextmanager
 def server() -> Iterator[PostgresServer]:
-    """A server; raises NoServer where there is none."""
+    """Runs a server. Raises NoServer if PostgreSQL is not installed."""
     os.sched_setaffinity(0, {*OTHERS, LOADING})
     try:
         with running_server(SETTINGS) as started:
@@ -91,17 +91,17 @@ def server() -> Iterator[PostgresServer]:
 
 
 @contextmanager
-def accounts(on: PostgresServer, url: str, like: str = "%") -> Iterator[Accounts]:
-    """Costs from here on."""
-    made = Accounts(on, url, like)
+def database_meter(on: PostgresServer, url: str, like: str = "%") -> Iterator[DatabaseMeter]:
+    """Measures a database while the block runs."""
+    meter = DatabaseMeter(on, url, like)
     try:
-        yield made
+        yield meter
     finally:
-        made.close()
+        meter.close()
 
 
 def fill(url: str, tasks: Sequence[str], owner: str | None) -> None:
-    """An active watch for each task; nobody's, or a replica's that is elsewhere."""
+    """Inserts an active watch for each task, owned by no replica (None) or by a replica that does not run."""
     with psycopg.connect(url) as connection:
         if owner is not None:
             connection.execute(

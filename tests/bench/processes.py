@@ -1,4 +1,4 @@
-"""The bench's processes: forked from one that has imported everything, each pinned to a core, measured from outside."""
+"""Child processes: forked from one that has imported everything, each pinned to a core, measured from outside."""
 
 import asyncio
 import ctypes
@@ -20,9 +20,9 @@ import uvloop
 _FORK = multiprocessing.get_context("fork")
 _ALLOWED = sorted(os.sched_getaffinity(0))
 MEASURED, LOADING = _ALLOWED[0], _ALLOWED[-1]
-"""The core of what is measured, and that of what loads it: upstream, receivers, clients and the bench itself."""
+"""The core of the measured process, and that of its load: upstream, receivers, clients and the bench itself."""
 OTHERS = _ALLOWED[:-1] or _ALLOWED
-"""The cores that several measured ones share out among themselves."""
+"""The cores for several measured processes."""
 
 _DIES_WITH_ITS_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 _STOP_SECONDS = 40.0
@@ -30,65 +30,65 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What some work took, in seconds; `cpu` is the process's own, all threads together."""
+class Usage:
+    """The wall-clock and CPU seconds of some work. `cpu` is that of one process with all its threads."""
 
     wall: float
     cpu: float
 
     @property
     def share(self) -> float:
-        """How much of a core it took."""
+        """The share of one core."""
         return self.cpu / self.wall
 
 
 class Meter:
-    """Seconds since it was made."""
+    """Measures wall-clock and CPU seconds from its construction on."""
 
     def __init__(self, cpu: Callable[[], float]) -> None:
         self._cpu = cpu
-        self._began = time.monotonic(), cpu()
+        self._start = time.monotonic(), cpu()
 
-    def read(self) -> Spent:
-        return Spent(time.monotonic() - self._began[0], self._cpu() - self._began[1])
+    def read(self) -> Usage:
+        return Usage(time.monotonic() - self._start[0], self._cpu() - self._start[1])
 
 
 def own_cpu() -> float:
-    """CPU seconds of this process, all threads together."""
+    """Returns the CPU seconds of this process with all its threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 class Child:
-    """A forked process that answers questions. `work(pipe, *given)` is run in it, on the core that is named.
+    """A forked process on one core, which runs `target(pipe, *arguments)` and answers requests.
 
-    Its first message is its greeting: where it listens, or whatever its maker waits for.
+    `ready_message` is its first message: its URL, or whatever its creator waits for.
     """
 
-    def __init__(self, core: int, work: Callable[..., None], *given: Any, greets_within: float = 120.0) -> None:
-        self._pipe, theirs = _FORK.Pipe()
-        self._process = _FORK.Process(target=_begin, args=(core, theirs, work, given), daemon=True)
+    def __init__(self, core: int, target: Callable[..., None], *arguments: Any, start_seconds: float = 120.0) -> None:
+        self._pipe, childs_end = _FORK.Pipe()
+        self._process = _FORK.Process(target=_begin, args=(core, childs_end, target, arguments), daemon=True)
         self._process.start()
-        theirs.close()
+        childs_end.close()
         self.pid = self._process.pid or 0
-        self.name = work.__name__
+        self.name = target.__name__
         try:
-            self.greeting = self._answer(greets_within)
+            self.ready_message = self._answer(start_seconds)
         except BaseException:
             self.stop()
             raise
 
-    def ask(self, question: Any, seconds: float = 60.0) -> Any:
-        """Its answer to a question."""
-        self._pipe.send(question)
+    def ask(self, request: Any, seconds: float = 60.0) -> Any:
+        """Sends a request and returns the answer."""
+        self._pipe.send(request)
         return self._answer(seconds)
 
     def cpu(self) -> float:
-        """CPU seconds so far: the kernel's clock of another process (clock_getcpuclockid, which Python has not)."""
+        """Returns its CPU seconds so far. Python lacks clock_getcpuclockid, so the clock's id is computed."""
         return time.clock_gettime(~self.pid << 3 | 2)
 
     def rss(self) -> int:
-        """Resident bytes."""
+        """Returns its resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
     def meter(self) -> Meter:
@@ -96,7 +96,7 @@ class Child:
 
     @contextmanager
     def halted(self) -> Iterator[None]:
-        """Halt it, so that another has its core for itself."""
+        """Stops it while the block runs, so that another process has the core alone."""
         os.kill(self.pid, signal.SIGSTOP)
         try:
             yield
@@ -107,7 +107,7 @@ class Child:
         self._process.terminate()
         self._process.join(_STOP_SECONDS)
         if self._process.is_alive():
-            print(f"{self.name} does not end and is killed", file=sys.stderr)
+            print(f"{self.name} does not stop and is killed", file=sys.stderr)
         self._process.kill()
         self._process.join()
         self._pipe.close()
@@ -123,35 +123,35 @@ class Child:
             if self._pipe.poll(seconds):
                 return self._pipe.recv()
         except EOFError:
-            raise RuntimeError(f"{self.name} died; what it said is above, or in its log") from None
+            raise RuntimeError(f"{self.name} ended unexpectedly; see its output above, or its log") from None
         raise RuntimeError(f"{self.name} does not answer")
 
 
-def _begin(core: int, pipe: Connection, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+def _begin(core: int, pipe: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     ctypes.CDLL(None).prctl(_DIES_WITH_ITS_PARENT, signal.SIGKILL)
     os.sched_setaffinity(0, {core})
-    work(pipe, *given)
+    target(pipe, *arguments)
 
 
-def answer_for_ever(
-    pipe: Connection, start: Callable[[], Coroutine[Any, Any, Any]], answer: Callable[[Any], Any]
-) -> None:
-    """Run a server in this process: `start` makes its greeting, `answer` answers each question of the bench."""
+def serve(pipe: Connection, start: Callable[[], Coroutine[Any, Any, Any]], answer: Callable[[Any], Any]) -> None:
+    """Runs a server in this process. `start` returns the ready message, `answer` answers each request of the bench."""
 
-    async def serve() -> None:
+    async def run() -> None:
         pipe.send(await start())
         asyncio.get_running_loop().add_reader(pipe.fileno(), lambda: pipe.send(answer(pipe.recv())))
         await asyncio.Event().wait()
 
-    uvloop.run(serve())
+    uvloop.run(run())
 
 
-def once(pipe: Connection, work: Callable[..., Coroutine[Any, Any, Any]], *given: Any) -> None:
-    """Run one piece of work in this process; its result is the greeting."""
-    pipe.send(uvloop.run(work(*given)))
+def once(pipe: Connection, coroutine: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
+    """Runs one coroutine in this process and sends its result as the ready message."""
+    pipe.send(uvloop.run(coroutine(*arguments)))
 
 
-def run_once(core: int, work: Callable[..., Coroutine[Any, Any, Any]], *given: Any, seconds: float = 120.0) -> Any:
-    """What a coroutine comes to in a process of its own."""
-    with Child(core, once, work, *given, greets_within=seconds) as child:
-        return child.greeting
+def run_once(
+    core: int, coroutine: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any, seconds: float = 120.0
+) -> Any:
+    """Runs a coroutine in its own process and returns the result."""
+    with Child(core, once, coroutine, *arguments, start_seconds=seconds) as child:
+        return child.ready_message

@@ -1,4 +1,4 @@
-"""Receivers of callbacks: bare protocols on many ports, which note when each callback's first byte came."""
+"""Receivers of callbacks: bare protocols on many ports, which record when the first byte of each callback came."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
-from tests.bench.processes import LOADING, Child, answer_for_ever
+from tests.bench.processes import LOADING, Child, serve
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 _ID = b"webhook-id: "
@@ -15,42 +15,42 @@ _LENGTH = b"content-length: "
 
 @dataclass
 class Ports:
-    """Where receivers listen: `good` answer at once, `hanging` never do."""
+    """The ports of receivers: `good` ones answer at once, `hanging` ones never."""
 
     good: list[int] = field(default_factory=list)
     hanging: list[int] = field(default_factory=list)
 
     def urls(self) -> list[str]:
-        """A callback URL of each good one."""
+        """Returns a callback URL of each good receiver."""
         return [url_of(port) for port in self.good]
 
 
 def url_of(port: int) -> str:
-    """A receiver's callback URL."""
+    """Returns the callback URL of a receiver."""
     return f"http://127.0.0.1:{port}/hooks/video"
 
 
 @dataclass
 class _Arrivals:
-    """Callbacks by their ids: Unix seconds of the first byte."""
+    """The Unix time of each callback's first byte, by its id, and the number of callbacks."""
 
     at: dict[str, float] = field(default_factory=dict)
     calls: int = 0
 
-    def answer(self, question: Any) -> Any:
-        if question == "arrivals":
+    def answer(self, request: Any) -> Any:
+        if request == "arrivals":
             return self.at
-        if question == "forget":
+        if request == "reset":
             self.at, self.calls = {}, 0
         return self.calls
 
 
 class _Receiver(asyncio.Protocol):
-    """One kept connection; a request may come in pieces."""
+    """One kept connection. A request may come in pieces."""
 
     def __init__(self, arrivals: _Arrivals) -> None:
         self._arrivals = arrivals
-        self._got = b""
+        self._received = b""
         self._since = 0.0
         self._transport: asyncio.Transport
 
@@ -58,23 +58,23 @@ class _Receiver(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self._got:
+        if not self._received:
             self._since = time.time()
-        self._got += data
-        head, found, body = self._got.partition(b"\r\n\r\n")
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
         if not found:
             return
         lowered = head.lower() + b"\r\n"
         if len(body) < int(_value(lowered, _LENGTH)):
             return
-        self._got = b""
+        self._received = b""
         self._arrivals.calls += 1
         self._arrivals.at.setdefault(_value(lowered, _ID).decode(), self._since)
         self._transport.write(_ANSWER)
 
 
 class _Hanging(asyncio.Protocol):
-    """Takes everything and never answers."""
+    """Reads everything and never answers."""
 
 
 def _value(head: bytes, name: bytes) -> bytes:
@@ -82,8 +82,8 @@ def _value(head: bytes, name: bytes) -> bytes:
     return head[at : head.index(b"\r\n", at)]
 
 
-def receivers(pipe: Connection, good: int, hanging: int) -> None:
-    """Listen until the process is ended; the greeting is the ports."""
+def serve_receivers(pipe: Connection, good: int, hanging: int) -> None:
+    """Listens until the process ends. The ready message is the ports."""
     arrivals = _Arrivals()
 
     async def start() -> Ports:
@@ -97,9 +97,9 @@ def receivers(pipe: Connection, good: int, hanging: int) -> None:
             ports.hanging.append(server.sockets[0].getsockname()[1])
         return ports
 
-    answer_for_ever(pipe, start, arrivals.answer)
+    serve(pipe, start, arrivals.answer)
 
 
-def receiver(good: int, hanging: int = 0) -> Child:
-    """Receivers in a process of their own; its greeting is their ports."""
-    return Child(LOADING, receivers, good, hanging)
+def start_receivers(good: int, hanging: int = 0) -> Child:
+    """Starts receivers in their own process. Its ready message is their ports."""
+    return Child(LOADING, serve_receivers, good, hanging)

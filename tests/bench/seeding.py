@@ -1,7 +1,7 @@
-"""Databases that are full already: active watches, settled ones, and deliveries that are owed. SQLite files only.
+"""SQLite databases with rows: active and settled watches, dead and pending deliveries.
 
-Rows are written past the store, in bulk and with the indexes made afterwards: a million settled watches would take an
-hour through the front door.
+Rows are inserted directly and in bulk, and the indexes are made afterwards: a million settled watches would take an
+hour through the bridge.
 """
 
 import shutil
@@ -13,15 +13,16 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-from bridge.core.event import event_id, terminal_event
+from bridge.core.event import terminal_event
+from bridge.core.ids import event_id
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskSnapshot, TaskStatus, Watch
 from bridge.core.watch import Ending
 from bridge.store.open import open_database
 from bridge.store.row_mapping import digest, events_text
-from tests.bench.subject import KEY
+from tests.bench.bridge_process import KEY
 
 CALLBACK = "http://127.0.0.1:9/hooks/video"
-OLD_SECONDS = 10 * 86_400.0  # how long ago settled watches ended: retention leaves them, unless it is set to less
+OLD_SECONDS = 10 * 86_400.0  # the age of settled watches: retention keeps them unless its setting is shorter
 _AT_ONCE = 5_000
 _EVENTS = events_text(TERMINAL_EVENTS)
 _PAYLOAD_AT = 1_764_000_000.0
@@ -30,7 +31,7 @@ Row = dict[str, Any]
 
 
 class Seeds:
-    """Makes database files in a folder, each a copy of one that was migrated once."""
+    """Makes database files in a folder. Each is a copy of one that was migrated once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,7 +45,7 @@ class Seeds:
     def file(
         self, *, active: Sequence[str] = (), settled: int = 0, dead: Sequence[str] = (), pending: Sequence[str] = ()
     ) -> Path:
-        """A database with a watch for each task id and settled ones; a dead and a pending delivery for each URL."""
+        """Makes a database: a watch for each task id, settled watches, and a dead or pending delivery for each URL."""
         self._made += 1
         path = self._folder / f"seeded-{self._made}.db"
         shutil.copyfile(self._template, path)
@@ -54,7 +55,7 @@ class Seeds:
             connection.execute("BEGIN")
             _fill(connection, active_rows(active))
             _fill(connection, _ended(settled, dead))
-            _fill(connection, _owed(pending))
+            _fill(connection, _pending(pending))
             for statement in indexes:
                 connection.execute(statement)
             connection.execute("COMMIT")
@@ -63,7 +64,7 @@ class Seeds:
 
 
 def _drop_indexes(connection: sqlite3.Connection) -> list[str]:
-    """Drop what can be made again; the statements that do so."""
+    """Drops all indexes and returns the statements that make them again."""
     found = connection.execute(
         "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
     ).fetchall()
@@ -77,10 +78,10 @@ def _fill(connection: sqlite3.Connection, rows: Iterator[tuple[str, Row]]) -> No
         tables: dict[str, list[Row]] = {}
         for table, row in part:
             tables.setdefault(table, []).append(row)
-        for table, those in tables.items():
-            names = list(those[0])
+        for table, table_rows in tables.items():
+            names = list(table_rows[0])
             statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"  # noqa: S608
-            connection.executemany(statement, those)
+            connection.executemany(statement, table_rows)
 
 
 def _watch_id(number: int, kind: str) -> str:
@@ -128,17 +129,17 @@ def _watch(watch_id: str, row_id: str, task_id: str, now: float, url: str = CALL
 
 
 def active_rows(tasks: Sequence[str], owner: str | None = "local") -> Iterator[tuple[str, Row]]:
-    """One watch for each task, which was seen to run; `task id, URL` says where its callback goes."""
+    """Yields a watch for each task, which is in progress. `task_id URL` chooses the callback URL."""
     now = time.time()
-    for number, given in enumerate(tasks):
-        task_id, _, url = given.partition(" ")
+    for number, entry in enumerate(tasks):
+        task_id, _, url = entry.partition(" ")
         row_id = f"a{number:015x}"
         yield _task(row_id, task_id, now, owner=owner, status="in_progress", polls=1)
         yield _watch(_watch_id(number, "a"), row_id, task_id, now, url or CALLBACK)
 
 
 def _ended(settled: int, dead: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    """Settled watches whose events were delivered, then one for each URL whose event was given up."""
+    """Yields settled watches whose events were delivered, then one with a dead delivery for each URL."""
     ended_at = time.time() - OLD_SECONDS
     for number, url in enumerate(chain(repeat(CALLBACK, settled), dead)):
         state, when = ("delivered", "delivered_at") if number < settled else ("dead", "dead_at")
@@ -150,7 +151,7 @@ def _ended(settled: int, dead: Sequence[str]) -> Iterator[tuple[str, Row]]:
         yield "attempts", {"delivery_id": event_id(watch_id, EventType.COMPLETED), **attempt}
 
 
-def _owed(urls: Iterable[str]) -> Iterator[tuple[str, Row]]:
+def _pending(urls: Iterable[str]) -> Iterator[tuple[str, Row]]:
     """Settled watches whose event is due now, one for each URL."""
     now = time.time()
     for number, url in enumerate(urls):
@@ -181,15 +182,15 @@ def _delivery(watch_id: str, at: float, **more: Any) -> tuple[str, Row]:
     return "deliveries", row | more
 
 
-_made: list[bytes] = []
+_payloads: list[bytes] = []
 
 
 def payload() -> bytes:
-    """A completed event's bytes, as the bridge makes them."""
-    if not _made:
+    """Returns the bytes of a completed event, as the bridge makes them."""
+    if not _payloads:
         events = frozenset({EventType.COMPLETED})
         watch = Watch("wat_" + "0" * 26, "bench", "task_1", CALLBACK, events, b'{"order":"4711"}', 0.0, 0.0, 0.0)
         snapshot = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://cdn.example.com/v/4711.mp4")
         link = "https://api.amux.ai/v1/videos/task_1/content"
-        _made.append(terminal_event(watch, Ending(Outcome.COMPLETED, snapshot), _PAYLOAD_AT, link).payload)
-    return _made[0]
+        _payloads.append(terminal_event(watch, Ending(Outcome.COMPLETED, snapshot), _PAYLOAD_AT, link).payload)
+    return _payloads[0]

@@ -1,4 +1,4 @@
-"""What the bench found, as rows of one table."""
+"""The results of the benchmarks as rows of one table."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ _TITLES = ("benchmark", "what", "bridge", "bare loop", "ratio", "target", "")
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `measured` and `target` are in one unit; `at_least` says on which side of the target it has to be."""
+    """One figure. `measured` and `target` have the same unit. `at_least`: the target is a minimum, else a maximum."""
 
     bench: str
     what: str
@@ -21,7 +21,7 @@ class Row:
 
     @property
     def used(self) -> float | None:
-        """How much of what the target allows is used: 1 is the limit, less is better."""
+        """How much of the target is used: 1 is the limit, less is better."""
         if self.measured is None or self.target is None:
             return None
         if self.at_least:
@@ -41,7 +41,7 @@ class Row:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows as text, columns aligned."""
+    """Returns the rows as text with aligned columns."""
     lines: list[Sequence[str]] = [_TITLES, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_TITLES))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -1,6 +1,6 @@
-"""A bare stand-in for amux: a protocol that looks for the task's id and answers at once, or after a while.
+"""A bare stand-in for amux: a protocol that reads the task's id and answers at once, or after a delay.
 
-A task whose id ends in `-<Unix milliseconds>` is completed from then on, every other one runs for ever.
+A task whose id ends in `-<Unix milliseconds>` is completed from then on. Every other task never ends.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
-from tests.bench.processes import LOADING, Child, answer_for_ever
+from tests.bench.processes import LOADING, Child, serve
 
 PATH = b"/v1/video/generations/"
 # Form C, as the server answers for most channels (see `bridge/amux/record.py`).
@@ -25,16 +25,16 @@ _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
     b"X-Oneapi-Request-Id: 20261123150405000000000bench\r\n\r\n"
 )
-_LOOK_SECONDS = 0.01
+_STALL_CHECK_SECONDS = 0.01
 _VIDEO = b"https://cdn.example.com/v/4711.mp4"
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What the stand-in saw: requests, how many at a time, the tasks asked about since the last `forget`.
+class Counts:
+    """The counts of the stand-in: requests, the most at a time, and the tasks polled since the last `reset`.
 
-    `widest_gap` is the longest time between two questions about one task, `stall` the longest that the stand-in did
-    not look at its sockets, both in seconds; `arrivals` are monotonic seconds.
+    `widest_gap` is the longest time between two polls of one task, `stall` the longest time that its event loop was
+    blocked, both in seconds. `arrivals` are monotonic seconds.
     """
 
     requests: int
@@ -45,40 +45,40 @@ class Counted:
     arrivals: list[float] = field(default_factory=list)
 
 
-class _Station:
-    """What all connections share."""
+class _State:
+    """The state that all connections share."""
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
         self.requests = 0
         self.at_a_time = 0
         self.most_at_a_time = 0
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.last: dict[bytes, float] = {}
         self.widest_gap = 0.0
         self.arrivals: list[float] = []
         self.most_at_a_time = self.at_a_time
         self.stall = 0.0
-        self._looked = time.monotonic()
+        self._last_check = time.monotonic()
 
-    def look(self) -> None:
-        """Note how long the loop did not turn; every few milliseconds."""
+    def check_stall(self) -> None:
+        """Records how long the event loop was blocked. Calls itself every 10 ms."""
         now = time.monotonic()
-        self.stall = max(self.stall, now - self._looked)
-        self._looked = now
-        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self.look)
+        self.stall = max(self.stall, now - self._last_check)
+        self._last_check = now
+        asyncio.get_running_loop().call_later(_STALL_CHECK_SECONDS, self.check_stall)
 
-    def answer(self, question: Any) -> Any:
-        if question == "forget":
-            self.forget()
+    def answer(self, request: Any) -> Any:
+        if request == "reset":
+            self.reset()
             return None
-        arrivals = self.arrivals if question == "arrivals" else []
-        return Counted(self.requests, self.most_at_a_time, len(self.last), self.widest_gap, self.stall, arrivals)
+        arrivals = self.arrivals if request == "arrivals" else []
+        return Counts(self.requests, self.most_at_a_time, len(self.last), self.widest_gap, self.stall, arrivals)
 
     def record(self, task: bytes) -> bytes:
-        """Count a question; its answer."""
+        """Counts a poll and returns its answer."""
         now = time.monotonic()
         self.requests += 1
         self.arrivals.append(now)
@@ -95,35 +95,35 @@ class _Station:
 
 
 class _Connection(asyncio.Protocol):
-    """One kept connection; requests have no body and come one at a time."""
+    """One kept connection. Requests have no body and come one at a time."""
 
-    def __init__(self, station: _Station) -> None:
-        self._station = station
+    def __init__(self, state: _State) -> None:
+        self._state = state
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, which is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, which does not inherit from it
 
     def data_received(self, data: bytes) -> None:
-        station = self._station
+        state = self._state
         at = data.index(PATH) + len(PATH)
-        answer = station.record(data[at : data.index(b" ", at)])
-        if not station.delay:
+        answer = state.record(data[at : data.index(b" ", at)])
+        if not state.delay:
             self._transport.write(answer)
             return
-        station.at_a_time += 1
-        station.most_at_a_time = max(station.most_at_a_time, station.at_a_time)
-        self._loop.call_later(station.delay, self._late, answer)
+        state.at_a_time += 1
+        state.most_at_a_time = max(state.most_at_a_time, state.at_a_time)
+        self._loop.call_later(state.delay, self._send_late, answer)
 
-    def _late(self, answer: bytes) -> None:
-        self._station.at_a_time -= 1
+    def _send_late(self, answer: bytes) -> None:
+        self._state.at_a_time -= 1
         self._transport.write(answer)
 
 
 def amux(pipe: Connection, delay: float, certificate: tuple[str, str] | None) -> None:
-    """Listen on loopback until the process is ended; the greeting is the base URL."""
-    station = _Station(delay)
+    """Listens on loopback until the process ends. The ready message is the base URL."""
+    state = _State(delay)
 
     async def start() -> str:
         context = None
@@ -131,21 +131,21 @@ def amux(pipe: Connection, delay: float, certificate: tuple[str, str] | None) ->
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
         loop = asyncio.get_running_loop()
-        station.look()
-        server = await loop.create_server(lambda: _Connection(station), "127.0.0.1", 0, ssl=context, backlog=4096)
+        state.check_stall()
+        server = await loop.create_server(lambda: _Connection(state), "127.0.0.1", 0, ssl=context, backlog=4096)
         port = server.sockets[0].getsockname()[1]
         return f"http{'s' if certificate else ''}://127.0.0.1:{port}"
 
-    answer_for_ever(pipe, start, station.answer)
+    serve(pipe, start, state.answer)
 
 
 def upstream(*, delay: float = 0.0, certificate: tuple[str, str] | None = None) -> Child:
-    """A stand-in in its own process; its greeting is its base URL."""
+    """Starts a stand-in in its own process. Its ready message is its base URL."""
     return Child(LOADING, amux, delay, certificate)
 
 
-def counted(child: Child, question: str = "count") -> Counted:
-    """What a stand-in saw so far; "arrivals" has it tell each one's time."""
-    answer = child.ask(question)
-    assert isinstance(answer, Counted)
+def counts_of(child: Child, request: str = "count") -> Counts:
+    """Returns the counts of a stand-in so far, with "arrivals" also the time of each poll."""
+    answer = child.ask(request)
+    assert isinstance(answer, Counts)
     return answer

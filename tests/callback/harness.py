@@ -1,4 +1,4 @@
-"""Receivers that answer by script, on real sockets, and senders that reach them: for the tests of sending."""
+"""Receivers that answer with given bytes, on real sockets, and senders for them."""
 
 import asyncio
 import socket
@@ -18,11 +18,11 @@ ALL_LOOPBACK = TargetPolicy(allow_networks=(ip_network("127.0.0.0/8"),))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BODY = b'{"id":"evt_1"}'
 
-Answering = Callable[[asyncio.StreamWriter], Awaitable[None]]
+WriteAnswer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-def raw(*parts: bytes, then_close: bool = False) -> Answering:
-    """Answer with these bytes, as they are."""
+def raw(*parts: bytes, then_close: bool = False) -> WriteAnswer:
+    """Answers with exactly these bytes."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         for part in parts:
@@ -39,14 +39,14 @@ async def reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def silence(writer: asyncio.StreamWriter) -> None:
-    """Say nothing; the connection stays."""
+    """Sends nothing and keeps the connection open."""
 
 
 @dataclass
 class Receiver:
-    """A server that answers each request on a connection with the next of `answers`, the last again and again."""
+    """A server that answers each request with the next of `answers`, and repeats the last."""
 
-    answers: list[Answering]
+    answers: list[WriteAnswer]
     port: int = 0
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
@@ -71,40 +71,40 @@ class Receiver:
         return [value for line in lines for key, _, value in [line.partition(": ")] if key.lower() == name.lower()]
 
 
-Starting = Callable[..., Awaitable[Receiver]]
-Sending = Callable[..., Sender]
+StartReceiver = Callable[..., Awaitable[Receiver]]
+MakeSender = Callable[..., Sender]
 
 
 @asynccontextmanager
-async def receivers() -> AsyncIterator[Starting]:
-    """Start receivers; all their connections end with it."""
+async def receivers() -> AsyncIterator[StartReceiver]:
+    """Yields a function that starts a receiver. At the end all receivers and connections are closed."""
     async with AsyncExitStack() as stack:
 
         async def start(
-            *answers: Answering, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+            *answers: WriteAnswer, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
         ) -> Receiver:
-            made = Receiver(list(answers), port)
+            receiver = Receiver(list(answers), port)
             if tls is not None:
-                tls.sni_callback = lambda _socket, name, _context: made.server_names.append(str(name))
-            server = await asyncio.start_server(made.serve, host, made.port, ssl=tls)
-            made.port = server.sockets[0].getsockname()[1]
+                tls.sni_callback = lambda _socket, name, _context: receiver.server_names.append(str(name))
+            server = await asyncio.start_server(receiver.serve, host, receiver.port, ssl=tls)
+            receiver.port = server.sockets[0].getsockname()[1]
 
             async def stop() -> None:
                 server.close()
-                for writer in made.writers:
+                for writer in receiver.writers:
                     writer.transport.abort()
-                await asyncio.gather(*(w.wait_closed() for w in made.writers), return_exceptions=True)
+                await asyncio.gather(*(w.wait_closed() for w in receiver.writers), return_exceptions=True)
                 await server.wait_closed()
 
             stack.push_async_callback(stop)
-            return made
+            return receiver
 
         yield start
 
 
 @asynccontextmanager
-async def senders() -> AsyncIterator[Sending]:
-    """Make senders; they are closed with it. Names resolve by the table given."""
+async def senders() -> AsyncIterator[MakeSender]:
+    """Yields a function that makes a sender, whose names resolve by a table. At the end all senders are closed."""
     async with AsyncExitStack() as stack:
 
         def make(

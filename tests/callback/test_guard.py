@@ -1,4 +1,4 @@
-"""The guard: look-ups, judgement of every address, the socket check."""
+"""The guard: look-ups, the judgement of every address, and the check of each socket."""
 
 import asyncio
 import socket
@@ -17,21 +17,21 @@ LOOPBACK_OPEN = TargetPolicy(allow_networks=(ip_network("127.0.0.0/8"),))
 
 
 class Names:
-    """A resolver by table: each look-up takes the next answer of its name, the last one again and again."""
+    """A resolver with a table: each look-up gets the next answer of its name, and the last one is repeated."""
 
     def __init__(self, **answers: list[list[str]]) -> None:
         self.answers = {name.replace("_", "."): list(lists) for name, lists in answers.items()}
-        self.asked: list[str] = []
+        self.looked_up: list[str] = []
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        self.asked.append(host)
+        self.looked_up.append(host)
         answers = self.answers.get(host)
         if answers is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
-async def hangs(host: str, port: int) -> list[str]:
+async def never_resolves(host: str, port: int) -> list[str]:
     await asyncio.Event().wait()
     raise AssertionError
 
@@ -48,17 +48,17 @@ async def test_a_literal_needs_no_look_up() -> None:
     guard = Guard(TargetPolicy(), names)
     assert await guard.addresses(guard.parse("https://8.8.8.8/")) == (ip_address("8.8.8.8"),)
     assert await guard.addresses(guard.parse("https://[::ffff:8.8.8.8]/")) == (ip_address("8.8.8.8"),)
-    assert names.asked == []
+    assert names.looked_up == []
 
 
-async def test_every_address_of_a_name_is_given_in_order() -> None:
+async def test_all_addresses_of_a_name_are_returned_in_order() -> None:
     guard = Guard(TargetPolicy(), Names(a_example=[["2606:4700::1", "8.8.8.8", "::ffff:8.8.4.4"]]))
     found = await guard.addresses(guard.parse("https://A.example./"))
     assert [str(address) for address in found] == ["2606:4700::1", "8.8.8.8", "8.8.4.4"]
 
 
 @pytest.mark.parametrize("bad", ["127.0.0.1", "10.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "fe80::1%1"])
-async def test_one_refused_address_refuses_the_name_and_is_not_told(bad: str) -> None:
+async def test_one_refused_address_refuses_the_name_and_is_not_in_the_message(bad: str) -> None:
     guard = Guard(TargetPolicy(), Names(a_example=[["8.8.8.8", bad]]))
     with pytest.raises(TargetRefused, match=r"^a\.example resolves to an address that ") as refused:
         await guard.addresses(guard.parse("https://a.example/"))
@@ -74,14 +74,14 @@ async def test_https_only_is_judged_by_the_addresses_of_a_name() -> None:
         await guard.check("http://a.example/")
 
 
-async def test_names_without_an_address() -> None:
+async def test_a_name_without_an_address_is_unresolved() -> None:
     guard = Guard(TargetPolicy(), Names(empty_example=[[]]))
     for url in ("https://nowhere.example/", "https://empty.example/"):
         with pytest.raises(NameUnresolved, match="does not resolve"):
             await guard.addresses(guard.parse(url))
 
 
-async def test_registration_refuses_what_is_bad_now() -> None:
+async def test_registration_refuses_bad_targets() -> None:
     guard = Guard(TargetPolicy(), Names(bad_example=[["10.0.0.1"]]))
     with pytest.raises(InvalidRequest):
         await guard.check("nonsense")
@@ -90,28 +90,28 @@ async def test_registration_refuses_what_is_bad_now() -> None:
             await guard.check(url)
 
 
-async def test_registration_takes_a_name_that_does_not_resolve_just_now() -> None:
+async def test_registration_accepts_a_name_that_does_not_resolve_at_present() -> None:
     assert (await Guard(TargetPolicy(), Names()).check("https://nowhere.example/")).host == "nowhere.example"
-    assert await Guard(TargetPolicy(), hangs, look_up_seconds=0.02).check("https://slow.example/")
+    assert await Guard(TargetPolicy(), never_resolves, look_up_seconds=0.02).check("https://slow.example/")
 
 
-async def test_registration_remembers_for_five_seconds_and_attempts_never() -> None:
+async def test_registration_caches_look_ups_for_five_seconds_and_attempts_never_do() -> None:
     now = 100.0
     names = Names(a_example=[["8.8.8.8"]])
     guard = Guard(TargetPolicy(), names, clock=lambda: now)
     for _ in range(3):
         await guard.check("https://a.example/1", remember=True)
     await guard.check("http://a.example:81/2", remember=True)
-    assert len(names.asked) == 1
+    assert len(names.looked_up) == 1
     await guard.addresses(guard.parse("https://a.example/"))
     await guard.check("https://a.example/")
-    assert len(names.asked) == 3
+    assert len(names.looked_up) == 3
     now += 5.0
     await guard.check("https://a.example/", remember=True)
-    assert len(names.asked) == 4
+    assert len(names.looked_up) == 4
 
 
-async def test_what_is_remembered_is_judged_for_each_target() -> None:
+async def test_cached_addresses_are_judged_for_each_target() -> None:
     policy = TargetPolicy(allow_networks=LOOPBACK_OPEN.allow_networks, own_port=8080)
     guard = Guard(policy, Names(sidecar=[["127.0.0.1"]]))
     assert await guard.check("http://sidecar:9000/", remember=True)
@@ -119,19 +119,19 @@ async def test_what_is_remembered_is_judged_for_each_target() -> None:
         await guard.check("http://sidecar:8080/", remember=True)
 
 
-async def test_memory_is_bounded() -> None:
+async def test_the_cache_has_a_maximum_size() -> None:
     names = Names(**{f"n{number}": [["8.8.8.8"]] for number in range(1025)})
     guard = Guard(TargetPolicy(), names)
     for host in [*names.answers, "n1024", "n0"]:
         await guard.check(f"http://{host}/", remember=True)
-    assert names.asked[1025:] == ["n0"]
+    assert names.looked_up[1025:] == ["n0"]
 
 
 # --- sockets ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "::1", "::ffff:127.0.0.1"])
-def test_no_socket_for_a_refused_peer(host: str) -> None:
+def test_a_refused_peer_gets_no_socket(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     peer = (host, 80, 0, 0) if ":" in host else (host, 80)
     with pytest.raises(RefusedAddressError):
@@ -139,7 +139,7 @@ def test_no_socket_for_a_refused_peer(host: str) -> None:
 
 
 async def test_aiohttp_asks_the_guard_for_each_socket() -> None:
-    """Whatever reaches aiohttp, names and literals alike, no connection to a refused address begins."""
+    """No connection to a refused address begins, for names and for literal addresses."""
     connected: list[str] = []
 
     async def on_connection(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,35 +160,35 @@ async def test_aiohttp_asks_the_guard_for_each_socket() -> None:
 # --- the system's resolver ----------------------------------------------------------------------------------------
 
 
-async def test_the_system_resolves(system_resolver: SystemResolver) -> None:
+async def test_the_system_resolver_resolves_localhost(system_resolver: SystemResolver) -> None:
     assert set(await system_resolver("localhost", 80)) <= {"127.0.0.1", "::1"}
 
 
-async def test_a_name_that_hangs_holds_one_thread(
+async def test_a_name_that_does_not_answer_occupies_one_thread(
     system_resolver: SystemResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Look-ups of one name are shared, another's go on beside it, and a caller's patience ends on its own."""
-    go_on, asked = threading.Event(), list[bytes]()
+    """Look-ups of one name are shared, another name's are not delayed, and each caller has its own time limit."""
+    proceed, looked_up = threading.Event(), list[bytes]()
 
     def getaddrinfo(host: bytes, port: int, **_: object) -> list[tuple[object, ...]]:
-        asked.append(host)
+        looked_up.append(host)
         if host == b"slow.example":
-            go_on.wait(10)
+            proceed.wait(10)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))] * 2
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)  # the system's own, which cannot be made to hang
-    impatient = [asyncio.wait_for(system_resolver("slow.example", 80), 0.02) for _ in range(8)]
-    assert all(isinstance(end, TimeoutError) for end in await asyncio.gather(*impatient, return_exceptions=True))
-    patient = asyncio.create_task(system_resolver("slow.example", 80))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)  # the system's own function cannot be delayed
+    timed_out = [asyncio.wait_for(system_resolver("slow.example", 80), 0.02) for _ in range(8)]
+    assert all(isinstance(end, TimeoutError) for end in await asyncio.gather(*timed_out, return_exceptions=True))
+    waiting = asyncio.create_task(system_resolver("slow.example", 80))
     assert await system_resolver("fast.example", 80) == ["8.8.8.8"]
-    go_on.set()
-    assert await patient == ["8.8.8.8"]
-    assert sorted(asked) == [b"fast.example", b"slow.example"]
+    proceed.set()
+    assert await waiting == ["8.8.8.8"]
+    assert sorted(looked_up) == [b"fast.example", b"slow.example"]
     await system_resolver("slow.example", 80)
-    assert len(asked) == 3
+    assert len(looked_up) == 3
 
 
-async def test_the_systems_failure_is_a_name_that_does_not_resolve(
+async def test_a_failure_of_the_system_resolver_is_an_unresolved_name(
     system_resolver: SystemResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:

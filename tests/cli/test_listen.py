@@ -12,14 +12,14 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import unused_port
 
-from bridge.core.signing import Secret, signed_headers
+from bridge.core.signing import Secret, Signer
 from tests.cli.harness import CALL_TIMEOUT_SECONDS, OTHER_SECRET, SECRET, Command, CommandResult
 
 BODY = json.dumps({"type": "video.completed", "data": {"url": "https://videos.example/\u0007.mp4"}}).encode()
 
 
 def signed(secret: Secret, *, age: int = 0, name: str = "evt_1") -> dict[str, str]:
-    return signed_headers(name, int(time.time()) - age, BODY, [secret])
+    return Signer([secret]).headers(name, int(time.time()) - age, BODY)
 
 
 def run_listen(

@@ -9,9 +9,8 @@ from cryptography.fernet import Fernet
 
 from bridge.core.signing import SigningKey, parse_secret, parse_signing_key
 from bridge.store.database import Database, closing
-from bridge.store.encryption import Cipher
+from bridge.store.encryption import BATCH, Cipher, Reencrypted, reencrypt
 from bridge.store.open import open_database
-from bridge.store.rotating import BATCH, Resealed, reseal
 from bridge.store.schema import watches
 from tests.cli.harness import SECRET, Command
 
@@ -45,7 +44,7 @@ def test_a_wrong_key_is_one_sentence_and_exit_code_2(command: Command, sqlite_ur
     assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD).code == 0
     result = command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=NEW)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("amux-bridge: BRIDGE_ENCRYPTION_KEYS: the key does not open")
+    assert result.err.startswith("amux-bridge: BRIDGE_ENCRYPTION_KEYS: the key does not decrypt")
 
 
 def test_rotate_says_that_the_old_key_can_be_removed(command: Command, sqlite_url: str) -> None:
@@ -76,7 +75,7 @@ def write_watches(database: Database, cipher: Cipher, count: int) -> None:
             "timeout_seconds": 1.0,
             "header_names": "",
             **{
-                name: cipher.seal(f"wat_{number:06d}", f"{name} {number}") if number >> bit & 1 else None
+                name: cipher.encrypt(f"wat_{number:06d}", f"{name} {number}") if number >> bit & 1 else None
                 for bit, name in enumerate(("headers", "secret", "api_key"))
             },
         }
@@ -89,7 +88,7 @@ def decrypted_values(database: Database, cipher: Cipher) -> dict[str, dict[str, 
     rows = database.read(lambda connection: connection.execute(watches.select()).all())
     return {
         row.id: {
-            name: cipher.open(row.id, getattr(row, name))
+            name: cipher.decrypt(row.id, getattr(row, name))
             for name in ("headers", "secret", "api_key")
             if getattr(row, name) is not None
         }
@@ -102,9 +101,9 @@ def test_every_value_is_encrypted_again_in_batches_and_stays_the_same(database_u
     database, both = _open_with_watches(database_url, [NEW, OLD], write_under=OLD, count=count)
     with closing(database):
         before = decrypted_values(database, both)
-        assert reseal(database, both) == Resealed(count - (count + 7) // 8, 1)
+        assert reencrypt(database, both) == Reencrypted(count - (count + 7) // 8, 1)
         assert decrypted_values(database, Cipher([NEW])) == before
-        assert reseal(database, both).watches == count - (count + 7) // 8
+        assert reencrypt(database, both).watches == count - (count + 7) // 8
 
 
 def test_a_value_that_no_key_decrypts_is_an_error_and_its_batch_is_not_written(database_url: str) -> None:
@@ -113,12 +112,14 @@ def test_a_value_that_no_key_decrypts_is_an_error_and_its_batch_is_not_written(d
         unknown_key = Cipher([Fernet.generate_key().decode()])
         database.transaction(
             lambda connection: connection.execute(
-                watches.update().where(watches.c.id == "wat_000002").values(secret=unknown_key.seal("wat_000002", "x"))
+                watches.update()
+                .where(watches.c.id == "wat_000002")
+                .values(secret=unknown_key.encrypt("wat_000002", "x"))
             )
         )
         before = _encrypted_value(database, "wat_000001", "headers")
-        with pytest.raises(Exception, match="does not open"):
-            reseal(database, both)
+        with pytest.raises(Exception, match="does not decrypt"):
+            reencrypt(database, both)
         assert _encrypted_value(database, "wat_000001", "headers") == before
 
 

@@ -11,7 +11,7 @@ from aiohttp.test_utils import unused_port
 
 from bridge.cli.errors import CommandFailed
 from bridge.cli.retry import parse_time
-from bridge.core.event import event_id
+from bridge.core.ids import event_id
 from bridge.core.model import EventType
 from tests.cli.harness import SECRET, BridgeInThread, Command, bridge_in_thread
 

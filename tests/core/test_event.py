@@ -1,6 +1,7 @@
-"""The payload: exactly the contract's fields, the same bytes always, and never more than 20 KB."""
+"""The payload: exactly the fields of the contract, always the same bytes, and less than 20 KB."""
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.event import MAX_URL, cut, event_id, ping_payload, short_enough, status_event, terminal_event
+from bridge.core.event import (
+    cut,
+    error_view,
+    event_id_in,
+    limited_url,
+    ping_payload,
+    status_event,
+    terminal_event,
+)
+from bridge.core.ids import event_id
 from bridge.core.model import (
     TERMINAL_EVENTS,
     Event,
@@ -27,14 +37,14 @@ WATCH = Watch("wat_1", "app", "task_1", "https://r/hook", TERMINAL_EVENTS, b'{"o
 DONE = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://v/1.mp4", "mp4", VideoMetadata(5.0, 24, 1280, 720, 20231234))
 
 
-def told(event: Event) -> dict[str, Any]:
+def payload_of(event: Event) -> dict[str, Any]:
     payload: dict[str, Any] = json.loads(event.payload)
     return payload
 
 
-def test_a_completed_video_as_the_contract_shows_it() -> None:
+def test_the_event_of_a_completed_video_is_as_in_the_contract() -> None:
     event = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, "https://b/watch/wat_1/content?x")
-    assert told(event) == {
+    assert payload_of(event) == {
         "id": event.id,
         "object": "event",
         "type": "video.completed",
@@ -55,35 +65,55 @@ def test_a_completed_video_as_the_contract_shows_it() -> None:
     }
 
 
+def test_an_event_names_its_watch_and_its_time() -> None:
+    event = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, None)
+    assert (event.watch_id, event.type, event.created_at) == ("wat_1", EventType.COMPLETED, AT)
+
+
+def test_the_timestamp_is_in_utc_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        assert json.loads(ping_payload("evt_p", AT))["timestamp"] == "2026-11-23T15:04:05Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("error", "view"),
+    [
+        (Problem("c" * 200, "m"), {"code": "c" * 200, "message": "m"}),
+        (Problem("c" * 201, "m" * 2_001), {"code": "c" * 200, "message": cut("m" * 2_001)}),
+        (Problem(10**30, None), {"code": 10**30, "message": None}),
+        (Problem(None, ""), {"code": None, "message": ""}),
+    ],
+)
+def test_an_error_is_shown_with_limited_lengths(error: Problem, view: dict[str, Any]) -> None:
+    assert error_view(error) == view
+
+
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.UNAVAILABLE])
 def test_only_a_completed_video_has_a_content_url(outcome: Outcome) -> None:
     event = terminal_event(WATCH, Ending(outcome, TaskSnapshot(), Problem("c", "m")), AT, "https://b/content")
     assert event.type == f"video.{outcome}"
     assert event.terminal
-    assert told(event)["data"]["content_url"] is None
-    assert told(event)["data"]["error"] == {"code": "c", "message": "m"}
+    assert payload_of(event)["data"]["content_url"] is None
+    assert payload_of(event)["data"]["error"] == {"code": "c", "message": "m"}
 
 
-def test_a_status_event_has_neither_error_nor_link() -> None:
+def test_a_status_event_has_no_error_and_no_link() -> None:
     event = status_event(WATCH, EventType.QUEUED, TaskSnapshot(TaskStatus.QUEUED), AT)
     assert not event.terminal
-    data = told(event)["data"]
+    data = payload_of(event)["data"]
     assert (data["status"], data["error"], data["content_url"], data["url"]) == ("queued", None, None, None)
 
 
-def test_an_id_is_made_of_watch_and_type_and_of_nothing_else() -> None:
+def test_an_event_id_depends_on_watch_and_type_only() -> None:
     one = terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, None)
     again = terminal_event(WATCH, Ending(Outcome.COMPLETED, TaskSnapshot()), AT + 9, "https://b")
     assert one.id == again.id == event_id("wat_1", EventType.COMPLETED)
-    ids = {event_id(watch, kind) for watch in ("wat_1", "wat_2") for kind in EventType}
-    assert len(ids) == 2 * len(EventType)
-    assert all(name.startswith("evt_") and name.isascii() and "." not in name for name in ids)
-
-
-def test_ids_come_in_the_order_of_their_watches() -> None:
-    watches = ["wat_01ka", "wat_01kb", "wat_01kc"]
-    ids = [event_id(watch, kind) for watch in watches for kind in (EventType.TIMED_OUT, EventType.COMPLETED)]
-    assert sorted(ids) == [name for pair in zip(ids[1::2], ids[::2], strict=True) for name in pair]
+    assert event_id_in(one.payload) == one.id
 
 
 def test_a_ping_has_no_data() -> None:
@@ -91,7 +121,7 @@ def test_a_ping_has_no_data() -> None:
     assert (ping["type"], ping["id"], ping["data"]) == ("bridge.ping", "evt_p", {})
 
 
-def test_a_long_message_is_cut_and_says_so() -> None:
+def test_a_long_message_is_cut_and_ends_with_a_note() -> None:
     assert cut("x" * 2_000) == "x" * 2_000
     shorter = cut("x" * 2_001)
     assert len(shorter) == 2_000
@@ -102,10 +132,12 @@ def test_control_characters_become_spaces() -> None:
     assert cut("a\x00b\x1b[31mc\nd\x7f") == "a b [31mc\nd "
 
 
-def test_a_url_that_is_too_long_is_none_and_never_half_of_one() -> None:
-    assert short_enough("h" * MAX_URL) == "h" * MAX_URL
-    assert short_enough("h" * (MAX_URL + 1)) is None
-    assert short_enough(None) is None
+def test_a_url_that_is_too_long_becomes_none() -> None:
+    assert limited_url("h" * 4_096) == "h" * 4_096
+    assert limited_url("h" * 4_097) is None
+    assert limited_url("é" * 2_048) == "é" * 2_048
+    assert limited_url("é" * 2_049) is None, "the limit is in bytes"
+    assert limited_url(None) is None
 
 
 @given(

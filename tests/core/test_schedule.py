@@ -1,4 +1,4 @@
-"""When to poll and when to try again: never earlier than promised, never later than a tenth."""
+"""When to poll and when to try again: never earlier than promised, and at most a tenth later."""
 
 import pytest
 from hypothesis import given
@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 
 from bridge.core.schedule import (
     LONGEST_PAUSE,
-    LONGEST_SLOWDOWN,
+    LONGEST_THROTTLE,
     PollPolicy,
     RetryPolicy,
-    stretched,
+    with_jitter,
 )
 
 JITTER = st.floats(0, 1, exclude_max=True)
 POLICY = PollPolicy()
 
 
-def test_polls_grow_rarer_up_to_the_maximum() -> None:
+def test_the_poll_interval_grows_up_to_the_maximum() -> None:
     delays = [POLICY.delay_after(polls, 0.0) for polls in range(12)]
     assert delays[:3] == [5.0, 5.0, 6.0]
     assert delays == sorted(delays)
@@ -31,31 +31,49 @@ def test_a_poll_is_never_early_and_at_most_a_tenth_late(polls: int, jitter: floa
 
 
 @given(st.integers(1, 10**6), JITTER)
-def test_trouble_backs_off_to_the_maximum_and_no_further(troubles: int, jitter: float) -> None:
-    assert POLICY.interval <= POLICY.delay_after_trouble(troubles, jitter) <= POLICY.max_interval * 1.1
+def test_the_delay_after_failures_is_between_the_interval_and_the_maximum(failures: int, jitter: float) -> None:
+    assert POLICY.interval <= POLICY.delay_after_failure(failures, jitter) <= POLICY.max_interval * 1.1
 
 
-def test_a_refused_key_is_asked_about_after_the_longest_interval_doubling_to_a_minute() -> None:
+def test_the_delay_after_failures_doubles_from_the_interval_up_to_the_maximum() -> None:
+    assert [POLICY.delay_after_failure(failures, 0.0) for failures in range(1, 5)] == [5.0, 10.0, 15.0, 15.0]
+    policy = PollPolicy(interval=3.0, max_interval=1e12)
+    assert [policy.delay_after_failure(failures, 0.5) for failures in range(1, 5)] == pytest.approx(
+        [3.15, 6.3, 12.6, 25.2]
+    )
+    assert policy.delay_after_failure(33, 0.0) == policy.delay_after_failure(34, 0.0) == 3.0 * 2**32
+
+
+def test_a_refused_key_is_paused_for_the_longest_interval_doubling_to_a_minute() -> None:
     assert [POLICY.pause_after(refusals) for refusals in range(1, 6)] == [15.0, 30.0, 60.0, 60.0, 60.0]
     slow = PollPolicy(max_interval=90.0)
     assert slow.pause_after(1) == slow.pause_after(9) == 90.0
 
 
 @given(st.floats(allow_nan=False) | st.none(), st.integers(1, 10**6))
-def test_a_slowdown_is_bounded_whatever_amux_asks_for(retry_after: float | None, slowdowns: int) -> None:
-    rest = POLICY.slowdown(retry_after, slowdowns)
-    assert 0 <= rest <= (LONGEST_PAUSE if retry_after is None else LONGEST_SLOWDOWN)
+def test_a_throttle_is_limited_whatever_amux_asks_for(retry_after: float | None, throttles: int) -> None:
+    seconds = POLICY.throttle_after(retry_after, throttles)
+    assert 0 <= seconds <= (LONGEST_PAUSE if retry_after is None else LONGEST_THROTTLE)
 
 
-def test_retry_after_is_honoured_to_the_second() -> None:
-    assert POLICY.slowdown(7.0, 3) == 7.0
+def test_a_throttle_without_retry_after_doubles_from_the_interval_to_a_minute() -> None:
+    assert [POLICY.throttle_after(None, throttles) for throttles in range(1, 7)] == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [(-1.0, 0.0), (0.0, 0.0), (300.0, 300.0), (300.5, 300.0)])
+def test_a_throttle_with_retry_after_is_between_0_and_five_minutes(retry_after: float, seconds: float) -> None:
+    assert POLICY.throttle_after(retry_after, 1) == seconds
+
+
+def test_retry_after_is_followed_exactly() -> None:
+    assert POLICY.throttle_after(7.0, 3) == 7.0
 
 
 @pytest.mark.parametrize(("attempts", "delay"), [(1, 5), (2, 300), (9, 86_400), (10, None), (0, None), (-1, None)])
-def test_the_retry_schedule_is_the_contract_s(attempts: int, delay: float | None) -> None:
+def test_the_retry_schedule_is_as_in_the_contract(attempts: int, delay: float | None) -> None:
     assert RetryPolicy().delay_after(attempts) == delay
 
 
 @given(st.floats(0, 1e6), JITTER)
-def test_stretching_never_shortens(delay: float, jitter: float) -> None:
-    assert delay <= stretched(delay, jitter) <= delay * 1.1 + 1e-9
+def test_jitter_never_shortens_a_delay(delay: float, jitter: float) -> None:
+    assert delay <= with_jitter(delay, jitter) <= delay * 1.1 + 1e-9

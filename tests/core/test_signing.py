@@ -1,8 +1,9 @@
-"""Our signatures against everyone else's verifiers, and our verifier against forgeries."""
+"""The bridge's signatures against other libraries' verifiers, and its verifier against forgeries."""
 
 import base64
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -20,12 +21,12 @@ from svix.webhooks import Webhook as SvixWebhook
 from bridge.core.signing import (
     Secret,
     SignatureMismatch,
+    Signer,
     SigningKey,
     new_secret,
     parse_secret,
     parse_signing_key,
     sign,
-    signed_headers,
     verify,
 )
 from tests.programs import npm_install
@@ -34,7 +35,7 @@ NOW = 1_795_446_245
 BODY = '{"type":"video.completed","data":{"prompt":"öäü 🎬"}}'.encode()
 CURRENT = new_secret(b"\xfb\xff" * 16)  # its base64 holds "+" and "/"
 OLDER = new_secret(bytes(range(24)))
-STRANGER = new_secret(b"s" * 64)
+UNKNOWN = new_secret(b"s" * 64)
 KEY = SigningKey(bytes(range(32)))
 
 
@@ -44,7 +45,7 @@ def b64(raw: bytes) -> str:
 
 @pytest.fixture
 def headers() -> dict[str, str]:
-    return signed_headers("evt_1", NOW, BODY, [CURRENT, OLDER], KEY)
+    return Signer([CURRENT, OLDER], KEY).headers("evt_1", NOW, BODY)
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------
@@ -74,11 +75,23 @@ def test_a_secret_is_read_back_from_its_text(raw: bytes) -> None:
         ("whsec_" + b64(b"x" * 65), "this one holds 65"),
     ],
 )
-def test_other_spellings_are_refused_and_not_repeated(text: str, reason: str) -> None:
+def test_other_forms_of_a_secret_are_refused_and_not_repeated(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as refused:
         parse_secret(text)
     if len(text) > 10:
         assert text.removeprefix("whsec_") not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("secret", "a signing secret begins with whsec_"),
+        ("whsec_?", "a signing secret is whsec_ and padded standard base64 (with + and /, not - and _)"),
+    ],
+)
+def test_the_message_for_a_refused_secret_says_what_is_expected(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        parse_secret(text)
 
 
 @pytest.mark.parametrize("size", [0, 23, 65])
@@ -87,7 +100,7 @@ def test_new_secrets_have_the_standard_length(size: int) -> None:
         new_secret(b"x" * size)
 
 
-def test_reprs_hold_nothing_secret() -> None:
+def test_reprs_show_no_secret() -> None:
     assert repr(CURRENT) == "Secret()"
     assert repr(KEY) == "SigningKey()"
 
@@ -100,7 +113,7 @@ def public_raw() -> bytes:
     return Ed25519PrivateKey.from_private_bytes(KEY.seed).public_key().public_bytes_raw()
 
 
-def test_a_signing_key_is_its_seed_or_seed_and_public_key(public_raw: bytes) -> None:
+def test_a_signing_key_is_read_from_its_seed_or_from_seed_and_public_key(public_raw: bytes) -> None:
     assert parse_signing_key("whsk_" + b64(KEY.seed)) == KEY
     assert parse_signing_key("whsk_" + b64(KEY.seed + public_raw)) == KEY
     assert parse_signing_key(KEY.text) == KEY
@@ -110,10 +123,10 @@ def test_a_signing_key_is_its_seed_or_seed_and_public_key(public_raw: bytes) -> 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("whsec_" + b64(b"x" * 32), "begins with whsk_"),
-        ("whsk_" + b64(b"x" * 31), "32 or 64 bytes"),
-        ("whsk_" + b64(b"x" * 64), "not the public key"),
-        ("whsk_?", "base64"),
+        ("whsec_" + b64(b"x" * 32), "^a signing key begins with whsk_$"),
+        ("whsk_" + b64(b"x" * 31), "^a signing key holds 32 or 64 bytes; this one holds 31$"),
+        ("whsk_" + b64(b"x" * 64), "^the signing key's second half is not the public key of its first half$"),
+        ("whsk_?", "^a signing key is whsk_ and padded standard base64"),
     ],
 )
 def test_other_signing_keys_are_refused(text: str, reason: str) -> None:
@@ -140,15 +153,32 @@ def test_the_standards_own_example() -> None:
     )
 
 
-def test_one_signature_for_each_secret_in_order_then_the_keys(headers: Mapping[str, str]) -> None:
+def test_there_is_one_signature_for_each_secret_in_order_then_the_keys(headers: Mapping[str, str]) -> None:
     signatures = headers["webhook-signature"].split(" ")
     assert signatures[:2] == [sign("evt_1", NOW, BODY, [CURRENT]), sign("evt_1", NOW, BODY, [OLDER])]
     assert [signature.split(",")[0] for signature in signatures] == ["v1", "v1", "v1a"]
     assert (headers["webhook-id"], headers["webhook-timestamp"]) == ("evt_1", str(NOW))
 
 
+def test_a_watchs_own_secret_replaces_the_configured_ones_and_the_key_still_signs() -> None:
+    signature = Signer([CURRENT, OLDER], KEY).headers("evt_1", NOW, BODY, UNKNOWN.text)["webhook-signature"]
+    assert signature == sign("evt_1", NOW, BODY, [UNKNOWN], KEY)
+
+
+def test_a_malformed_own_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="base64"):
+        Signer([CURRENT]).headers("evt_1", NOW, BODY, "whsec_not-base64")
+
+
+def test_a_signer_reads_its_secrets_at_each_call() -> None:
+    secrets = [OLDER]
+    signer = Signer(secrets)
+    secrets.insert(0, CURRENT)
+    assert signer.headers("evt_1", NOW, BODY)["webhook-signature"] == sign("evt_1", NOW, BODY, [CURRENT, OLDER])
+
+
 @pytest.mark.parametrize("event_id", ["", "evt.1", "evt_ä"])
-def test_an_id_that_blurs_the_signed_content_is_refused(event_id: str) -> None:
+def test_an_id_that_makes_the_signed_content_ambiguous_is_refused(event_id: str) -> None:
     with pytest.raises(ValueError, match="event id"):
         sign(event_id, NOW, BODY, [CURRENT])
 
@@ -156,7 +186,7 @@ def test_an_id_that_blurs_the_signed_content_is_refused(event_id: str) -> None:
 @pytest.mark.parametrize("secret", [CURRENT, OLDER])
 def test_every_python_library_accepts_either_secret(secret: Secret) -> None:
     now = int(time.time())  # the libraries read the clock themselves
-    headers = signed_headers("evt_1", now, BODY, [CURRENT, OLDER], KEY)
+    headers = Signer([CURRENT, OLDER], KEY).headers("evt_1", now, BODY)
     text = BODY.decode()
     assert StandardWebhook(secret.text).verify(text, headers) == json.loads(BODY)
     SvixWebhook(secret.text).verify(text, headers)
@@ -183,7 +213,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_javascript_library_accepts_either_secret(node_folder: Path) -> None:
-    headers = signed_headers("evt_1", int(time.time()), BODY, [CURRENT, OLDER], KEY)
+    headers = Signer([CURRENT, OLDER], KEY).headers("evt_1", int(time.time()), BODY)
     signed = json.dumps({"secrets": [CURRENT.text, OLDER.text], "headers": headers})
     done = subprocess.run(
         ["node", "-e", NODE_VERIFY],
@@ -200,9 +230,11 @@ def test_the_javascript_library_accepts_either_secret(node_folder: Path) -> None
 # --- verifying ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("secrets", [[CURRENT], [OLDER], [STRANGER, OLDER]])
+@pytest.mark.parametrize("secrets", [[CURRENT], [OLDER], [UNKNOWN, OLDER]])
 @pytest.mark.parametrize("late", [-300, 0, 299.9, 300])
-def test_what_we_signed_is_proven(headers: dict[str, str], secrets: list[Secret], late: float) -> None:
+def test_a_signed_message_is_verified_for_five_minutes_before_and_after(
+    headers: dict[str, str], secrets: list[Secret], late: float
+) -> None:
     verify(headers, BODY, secrets, now=NOW + late)
     verify({name.title(): value for name, value in headers.items()}, BODY, secrets, now=NOW + late)
 
@@ -218,32 +250,37 @@ def test_what_we_signed_is_proven(headers: dict[str, str], secrets: list[Secret]
         ({"webhook-timestamp": "-1"}, "timestamp is malformed"),
         ({"webhook-timestamp": "١٧٩٥٤٤٦٢٤٥"}, "timestamp is malformed"),
         ({"webhook-timestamp": "9" * 5000}, "timestamp is malformed"),
+        ({"webhook-timestamp": "9" * 13}, "^webhook-timestamp is malformed: it must be whole Unix seconds$"),
+        ({"webhook-timestamp": "9" * 12}, "^webhook-timestamp is too new: by "),
         ({"webhook-timestamp": str(NOW - 301)}, "too old: by 1 s"),
         ({"webhook-timestamp": str(NOW + 310)}, "too new: by 10 s"),
         ({"webhook-signature": ""}, "must all be given"),
-        ({"webhook-signature": "v1"}, "signature is malformed"),
+        ({"webhook-signature": "v1"}, "^webhook-signature is malformed: it holds no v1,<base64> signature$"),
+        ({"webhook-signature": "v1,AAAA,AAAA"}, "^no signature matches: another secret signed this, or the body was "),
         ({"webhook-signature": "v1,"}, "signature is malformed"),
         ({"webhook-signature": "v2,AAAA v1a,AAAA"}, "signature is malformed"),
         ({"webhook-signature": "v1,\udcff\ud800ä"}, "no signature matches"),
-        ({"webhook-signature": sign("evt_1", NOW, BODY, [STRANGER])}, "no signature matches"),
+        ({"webhook-signature": sign("evt_1", NOW, BODY, [UNKNOWN])}, "no signature matches"),
     ],
 )
-def test_what_was_changed_is_not_and_says_why(headers: dict[str, str], changed: dict[str, str], reason: str) -> None:
+def test_a_changed_message_is_refused_with_the_reason(
+    headers: dict[str, str], changed: dict[str, str], reason: str
+) -> None:
     with pytest.raises(SignatureMismatch, match=reason):
         verify(headers | changed, BODY, [CURRENT], now=NOW)
 
 
-def test_a_changed_body_a_missing_header_and_no_secret_prove_nothing(headers: dict[str, str]) -> None:
+def test_a_changed_body_no_secret_or_no_headers_are_refused(headers: dict[str, str]) -> None:
     with pytest.raises(SignatureMismatch, match="no signature matches"):
         verify(headers, BODY + b" ", [CURRENT], now=NOW)
     with pytest.raises(SignatureMismatch, match="no signature matches"):
         verify(headers, BODY, [], now=NOW)
-    with pytest.raises(SignatureMismatch, match="must all be given"):
+    with pytest.raises(SignatureMismatch, match="^webhook-id, webhook-timestamp, webhook-signature must all be given$"):
         verify({}, BODY, [CURRENT], now=NOW)
 
 
 @given(st.text(), st.text(), st.text(), st.binary())
-def test_nothing_that_comes_in_raises_anything_else(event_id: str, timestamp: str, signature: str, body: bytes) -> None:
+def test_verify_raises_nothing_but_a_mismatch(event_id: str, timestamp: str, signature: str, body: bytes) -> None:
     headers = {"webhook-id": event_id, "webhook-timestamp": timestamp, "webhook-signature": signature}
     with pytest.raises(SignatureMismatch):
         verify(headers, body, [CURRENT], now=NOW)

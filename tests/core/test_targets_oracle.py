@@ -1,4 +1,4 @@
-"""The address table against an implementation of others' (ssrfguard): nothing that it blocks gets through ours."""
+"""The address table against another implementation (ssrfguard): every address that it blocks is refused here too."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_network
 

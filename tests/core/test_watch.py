@@ -1,4 +1,4 @@
-"""What polls and deadlines mean for a watch: the last table of amux's answers, row by row, and in any order."""
+"""What polls and deadlines mean for a watch: each kind of observation, alone and in any order."""
 
 import pytest
 from hypothesis import given
@@ -23,22 +23,21 @@ from bridge.core.model import (
     VideoMetadata,
 )
 from bridge.core.watch import (
-    NOT_FOUND_GRACE,
     Ending,
     ending_after,
     problem_in,
     refusals_after,
     snapshot_after,
-    timed_out,
+    timeout_ending,
 )
 
 BEGAN = 1_000.0
-LATER = BEGAN + NOT_FOUND_GRACE
+LATER = BEGAN + 60.0
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS, progress=40)
 COMPLETED = TaskRecord(TaskStatus.COMPLETED, url="https://v/1", format="mp4", metadata=VideoMetadata(5.0))
 FAILED = TaskRecord(TaskStatus.FAILED, error=Problem(7, "no"))
 NOT_FOUND, FORBIDDEN, REJECTED = TaskNotFound("gone"), TaskForbidden("theirs"), PollRejected("bad", "no such thing")
-SILENT = [
+UNRELATED = [
     TransientError("timeout", "t"),
     TransientError("http_404", "t", misrouted=True),
     Throttled("s", 3.0),
@@ -47,11 +46,11 @@ SILENT = [
 
 
 def after(observations: list[Observation], now: float = LATER) -> Ending | None:
-    """The first ending that a run of observations comes to, as a poller carries them."""
-    task, strikes = UNSEEN, NO_REFUSALS
+    """The first ending in a series of observations, processed as the poller does."""
+    task, refusals = UNSEEN, NO_REFUSALS
     for observation in observations:
-        task, strikes = snapshot_after(task, observation), refusals_after(strikes, observation)
-        if ending := ending_after(task, strikes, observation, BEGAN, now):
+        task, refusals = snapshot_after(task, observation), refusals_after(refusals, observation)
+        if ending := ending_after(task, refusals, observation, BEGAN, now):
             return ending
     return None
 
@@ -63,13 +62,15 @@ def after(observations: list[Observation], now: float = LATER) -> Ending | None:
         ([RUNNING, COMPLETED], Outcome.COMPLETED, None),
         ([FAILED], Outcome.FAILED, 7),
         ([NOT_FOUND] * 3, Outcome.UNAVAILABLE, "task_not_found"),
-        ([NOT_FOUND, *SILENT, NOT_FOUND, *SILENT, NOT_FOUND], Outcome.UNAVAILABLE, "task_not_found"),
+        ([NOT_FOUND, *UNRELATED, NOT_FOUND, *UNRELATED, NOT_FOUND], Outcome.UNAVAILABLE, "task_not_found"),
         ([FORBIDDEN] * 3, Outcome.UNAVAILABLE, "task_forbidden"),
         ([REJECTED] * 5, Outcome.UNAVAILABLE, "poll_rejected"),
         ([NOT_FOUND, NOT_FOUND, COMPLETED], Outcome.COMPLETED, None),
     ],
 )
-def test_what_ends_a_watch(observations: list[Observation], outcome: Outcome, code: str | int | None) -> None:
+def test_these_observations_end_a_watch(
+    observations: list[Observation], outcome: Outcome, code: str | int | None
+) -> None:
     ending = after(observations)
     assert ending is not None
     assert ending.outcome is outcome
@@ -77,51 +78,91 @@ def test_what_ends_a_watch(observations: list[Observation], outcome: Outcome, co
 
 
 @pytest.mark.parametrize(
+    ("observations", "ending"),
+    [
+        ([FAILED], Ending(Outcome.FAILED, TaskSnapshot(TaskStatus.FAILED, error=Problem(7, "no")), Problem(7, "no"))),
+        ([NOT_FOUND] * 3, Ending(Outcome.UNAVAILABLE, TaskSnapshot(), Problem("task_not_found", "gone"))),
+        ([FORBIDDEN] * 3, Ending(Outcome.UNAVAILABLE, TaskSnapshot(), Problem("task_forbidden", "theirs"))),
+        (
+            [RUNNING] + [REJECTED] * 5,
+            Ending(
+                Outcome.UNAVAILABLE,
+                TaskSnapshot(),
+                Problem("poll_rejected", "amux rejects the poll: no such thing"),
+            ),
+        ),
+        (
+            [PollRejected("bad", "")] * 5,
+            Ending(Outcome.UNAVAILABLE, TaskSnapshot(), Problem("poll_rejected", "amux rejects the poll: bad")),
+        ),
+    ],
+)
+def test_an_ending_has_the_task_and_the_error_of_its_event(observations: list[Observation], ending: Ending) -> None:
+    assert after(observations) == ending
+
+
+def test_a_completed_watch_ends_with_the_snapshot_of_its_task() -> None:
+    ending = after([RUNNING, COMPLETED])
+    assert ending == Ending(
+        Outcome.COMPLETED, TaskSnapshot(TaskStatus.COMPLETED, 100, "https://v/1", "mp4", VideoMetadata(5.0)), None
+    )
+
+
+@pytest.mark.parametrize(
     "observations",
     [
         [RUNNING] * 50,
-        [TaskRecord(TaskStatus.UNKNOWN, word="dreaming")] * 50,
+        [TaskRecord(TaskStatus.UNKNOWN, raw_status="dreaming")] * 50,
         [NOT_FOUND] * 2,
         [NOT_FOUND, NOT_FOUND, RUNNING, NOT_FOUND, NOT_FOUND],
         [FORBIDDEN, FORBIDDEN, RUNNING, FORBIDDEN, FORBIDDEN],
         [REJECTED] * 4,
         [REJECTED] * 4 + [RUNNING] + [REJECTED] * 4,
         [NOT_FOUND, FORBIDDEN, REJECTED, NOT_FOUND, FORBIDDEN],
-        SILENT * 50,
+        UNRELATED * 50,
     ],
 )
-def test_what_leaves_a_watch_active(observations: list[Observation]) -> None:
+def test_these_observations_leave_a_watch_active(observations: list[Observation]) -> None:
     assert after(observations) is None
 
 
-def test_a_fresh_task_may_be_unknown_for_a_minute() -> None:
+def test_a_new_task_may_be_not_found_for_a_minute() -> None:
     assert after([NOT_FOUND] * 9, now=LATER - 0.001) is None
     assert after([NOT_FOUND] * 9, now=LATER) is not None
 
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "Unknown"])
-def test_unknown_before_anything_else_is_a_task_that_waits(word: str) -> None:
-    unknown = TaskRecord(TaskStatus.UNKNOWN, word=word)
+def test_a_first_status_of_unknown_means_queued(word: str) -> None:
+    unknown = TaskRecord(TaskStatus.UNKNOWN, raw_status=word)
     assert snapshot_after(UNSEEN, unknown).status is TaskStatus.QUEUED
     assert snapshot_after(TaskSnapshot(TaskStatus.IN_PROGRESS), unknown).status is TaskStatus.IN_PROGRESS
 
 
-def test_a_word_we_do_not_know_says_nothing() -> None:
-    assert snapshot_after(UNSEEN, TaskRecord(TaskStatus.UNKNOWN, word="dreaming")).status is TaskStatus.UNKNOWN
+def test_an_unknown_status_word_changes_nothing() -> None:
+    assert snapshot_after(UNSEEN, TaskRecord(TaskStatus.UNKNOWN, raw_status="dreaming")).status is TaskStatus.UNKNOWN
 
 
-def test_an_answer_without_progress_keeps_the_last_one() -> None:
+def test_a_record_without_progress_keeps_the_last_one() -> None:
     seen = snapshot_after(TaskSnapshot(TaskStatus.QUEUED, progress=10), TaskRecord(TaskStatus.IN_PROGRESS))
     assert seen == TaskSnapshot(TaskStatus.IN_PROGRESS, progress=10)
 
 
-def test_a_completed_task_has_gone_all_the_way_and_has_no_error() -> None:
+def test_a_record_with_progress_replaces_the_last_one() -> None:
+    before = TaskSnapshot(TaskStatus.IN_PROGRESS, progress=10)
+    assert snapshot_after(before, RUNNING) == TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
+    failed = TaskRecord(TaskStatus.FAILED, error=Problem(7, "no"))
+    assert snapshot_after(before, failed) == TaskSnapshot(TaskStatus.FAILED, 10, error=Problem(7, "no"))
+    completed = TaskRecord(TaskStatus.COMPLETED, progress=99, error=Problem(7, "no"))
+    assert snapshot_after(before, completed) == TaskSnapshot(TaskStatus.COMPLETED, 99)
+
+
+def test_a_completed_task_has_progress_100_and_no_error() -> None:
     seen = snapshot_after(TaskSnapshot(TaskStatus.IN_PROGRESS, progress=90), COMPLETED)
     assert seen == TaskSnapshot(TaskStatus.COMPLETED, 100, "https://v/1", "mp4", VideoMetadata(5.0), None)
 
 
-@pytest.mark.parametrize("observation", [NOT_FOUND, FORBIDDEN, REJECTED, *SILENT])
-def test_only_a_record_changes_what_was_seen(observation: Observation) -> None:
+@pytest.mark.parametrize("observation", [NOT_FOUND, FORBIDDEN, REJECTED, *UNRELATED])
+def test_only_a_record_changes_the_snapshot(observation: Observation) -> None:
     task = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
     assert snapshot_after(task, observation) is task
 
@@ -134,13 +175,42 @@ def test_only_a_record_changes_what_was_seen(observation: Observation) -> None:
         (TaskStatus.UNKNOWN, Problem("http_502", None), ["was not seen", "http_502"]),
     ],
 )
-def test_a_timed_out_watch_says_what_was_last_seen(status: TaskStatus, error: Problem | None, parts: list[str]) -> None:
-    ending = timed_out(TaskSnapshot(status, 40), error, 90.0)
+def test_the_ending_at_the_deadline_says_what_was_last_seen(
+    status: TaskStatus, error: Problem | None, parts: list[str]
+) -> None:
+    ending = timeout_ending(TaskSnapshot(status, 40), error, 90.0)
     assert (ending.outcome, ending.task.status) == (Outcome.TIMED_OUT, status)
     assert ending.error is not None
     assert ending.error.code == "watch_timed_out"
     for part in parts:
         assert part in (ending.error.message or "")
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "status", "message"),
+    [
+        (TaskSnapshot(), None, TaskStatus.UNKNOWN, "the task was not seen"),
+        (TaskSnapshot(TaskStatus.QUEUED, 3), None, TaskStatus.QUEUED, "the task was last seen queued"),
+        (
+            TaskSnapshot(TaskStatus.FAILED, 40, error=Problem(7, "no")),
+            Problem("http_502", None),
+            TaskStatus.UNKNOWN,
+            "the task was last seen failed; the last poll failed: http_502",
+        ),
+        (
+            TaskSnapshot(TaskStatus.IN_PROGRESS, 40, url="https://v/1"),
+            Problem("timeout", "amux was silent"),
+            TaskStatus.IN_PROGRESS,
+            "the task was last seen in_progress; the last poll failed: amux was silent",
+        ),
+    ],
+)
+def test_the_ending_at_the_deadline_is_exactly_this(
+    task: TaskSnapshot, error: Problem | None, status: TaskStatus, message: str
+) -> None:
+    text = f"the watch ended after 90.5 s: {message}; it may still finish at amux"
+    shown = TaskSnapshot(status, task.progress)
+    assert timeout_ending(task, error, 90.5) == Ending(Outcome.TIMED_OUT, shown, Problem("watch_timed_out", text))
 
 
 @pytest.mark.parametrize(
@@ -156,16 +226,16 @@ def test_a_timed_out_watch_says_what_was_last_seen(status: TaskStatus, error: Pr
         (KeyRefused("k"), Problem("key_refused", "k")),
     ],
 )
-def test_what_a_watch_shows_of_a_bad_answer(observation: Observation, problem: Problem | None) -> None:
+def test_each_bad_observation_has_its_problem(observation: Observation, problem: Problem | None) -> None:
     assert problem_in(observation) == problem
 
 
-OBSERVATIONS = st.sampled_from([RUNNING, COMPLETED, FAILED, NOT_FOUND, FORBIDDEN, REJECTED, *SILENT])
+OBSERVATIONS = st.sampled_from([RUNNING, COMPLETED, FAILED, NOT_FOUND, FORBIDDEN, REJECTED, *UNRELATED])
 
 
 @given(st.lists(OBSERVATIONS, max_size=40))
-def test_whatever_comes_a_watch_ends_by_the_first_rule_that_is_met(observations: list[Observation]) -> None:
-    """Against a count done by hand: refusals since the last record, and the first record that is terminal."""
+def test_a_watch_ends_by_the_first_rule_that_applies(observations: list[Observation]) -> None:
+    """Compares with a simple count: refusals since the last record, and the first terminal record."""
     counts = {TaskNotFound: 0, TaskForbidden: 0, PollRejected: 0}
     expected = None
     for observation in observations:
@@ -184,8 +254,8 @@ def test_whatever_comes_a_watch_ends_by_the_first_rule_that_is_met(observations:
 
 
 @given(st.lists(OBSERVATIONS, max_size=40))
-def test_strikes_never_outlast_a_record(observations: list[Observation]) -> None:
-    strikes = RefusalCounts(2, 2, 4)
+def test_a_record_clears_all_refusals(observations: list[Observation]) -> None:
+    refusals = RefusalCounts(2, 2, 4)
     for observation in observations:
-        strikes = refusals_after(strikes, observation)
-    assert refusals_after(strikes, RUNNING) == NO_REFUSALS
+        refusals = refusals_after(refusals, observation)
+    assert refusals_after(refusals, RUNNING) == NO_REFUSALS

@@ -1,4 +1,4 @@
-"""A real Chromium, and a tab that notices what it should not do."""
+"""A real Chromium, and a tab that collects errors and requests to other sites."""
 
 import os
 import shutil
@@ -11,22 +11,22 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.dashboard.harness import OPERATOR_TOKEN, SAFETY_SECONDS, Stage
+from tests.dashboard.harness import OPERATOR_TOKEN, TIMEOUT_SECONDS, Bridge
 
 FLAGS = (
     *("--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e"
-WAIT = SAFETY_SECONDS * 1000  # milliseconds, for what Playwright waits for
-expect.set_options(timeout=WAIT)
+WAIT_MILLISECONDS = TIMEOUT_SECONDS * 1000  # of Playwright
+expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
 def chromium_or_skip() -> str:
-    """Where Chromium is."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is not None:
-        return found
+    """The path of Chromium. Without one the test is skipped; under CI that is an error."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is not None:
+        return path
     reason = "there is no Chromium in PATH: install Debian's `chromium`"
     if os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}:
         raise AssertionError(reason)
@@ -35,41 +35,41 @@ def chromium_or_skip() -> str:
 
 @pytest_asyncio.fixture(name="browser", scope="module", loop_scope="module")
 async def browser_fixture() -> AsyncIterator[Browser]:
-    """One for all tests; each has a context, which is a profile, of its own."""
+    """One browser for all tests. Each test has its own context (profile)."""
     path = chromium_or_skip()
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=path, args=list(FLAGS), timeout=60_000)
-        yield started
-        await started.close()
+        browser = await playwright.chromium.launch(executable_path=path, args=list(FLAGS), timeout=60_000)
+        yield browser
+        await browser.close()
 
 
 @dataclass
 class Tab:
-    """A page of a browser, and what it did that it should not."""
+    """A page of a browser. `faults` are its errors, its dialogs and its requests to other sites."""
 
     page: Page
-    stage: Stage
+    bridge: Bridge
     faults: list[str] = field(default_factory=list)
 
     async def sign_in(self) -> None:
-        await self.page.goto(self.stage.url)
-        await self.page.get_by_label("Operator's token").fill(OPERATOR_TOKEN)
+        await self.page.goto(self.bridge.url)
+        await self.page.get_by_label("Operator token").fill(OPERATOR_TOKEN)
         await self.page.keyboard.press("Enter")
-        await expect(self.page.locator("#link")).to_have_attribute("data-state", "on")
+        await expect(self.page.locator("#connection")).to_have_attribute("data-state", "on")
 
     async def open(self, watch_id: str) -> None:
-        """Open a watch by its row."""
+        """Open a watch with a click on its row."""
         await self.page.locator(".row", has_text=watch_id).get_by_role("link").click()
         await expect(self.page.locator("#timeline li").first).to_be_visible()
 
     async def focused(self) -> str:
-        """What has the focus: an id, a name or a text."""
-        script = "(() => { const at = document.activeElement; return at.id || at.name || at.textContent; })()"
+        """The focused element: its id, its name or its text."""
+        script = "(({ id, name, textContent }) => id || name || textContent)(document.activeElement)"
         found: str = await self.page.evaluate(script)
         return found
 
-    async def too_wide(self, part: str = "html") -> int:
-        """By how much a part's content is wider than its place, in pixels."""
+    async def overflow(self, part: str = "html") -> int:
+        """How much wider a part's content is than the part itself, in pixels."""
         script = "(part) => (({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector(part))"
         found: int = await self.page.evaluate(script, part)
         return found
@@ -77,17 +77,17 @@ class Tab:
 
 @asynccontextmanager
 async def tab_of(
-    browser: Browser, stage: Stage, width: int = 1440, height: int = 900, theme: str = "light"
+    browser: Browser, bridge: Bridge, width: int = 1440, height: int = 900, theme: str = "light"
 ) -> AsyncIterator[Tab]:
-    """A tab; at its end it must have asked nobody else, logged no error and raised no dialog."""
+    """A tab. At the end it must have no faults."""
     scheme: Literal["dark", "light"] = "dark" if theme == "dark" else "light"
     context = await browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    tab = Tab(await context.new_page(), stage)
-    tab.page.set_default_timeout(WAIT)
+    tab = Tab(await context.new_page(), bridge)
+    tab.page.set_default_timeout(WAIT_MILLISECONDS)
     tab.page.on("pageerror", lambda error: tab.faults.append(f"error: {error}"))
     tab.page.on("dialog", lambda dialog: tab.faults.append(f"dialog: {dialog.message}"))
-    tab.page.on("console", lambda said: tab.faults.append(said.text) if said.type in {"error", "warning"} else None)
-    tab.page.on("request", lambda asked: None if asked.url.startswith(stage.url) else tab.faults.append(asked.url))
+    tab.page.on("console", lambda entry: tab.faults.append(entry.text) if entry.type in {"error", "warning"} else None)
+    tab.page.on("request", lambda sent: None if sent.url.startswith(bridge.url) else tab.faults.append(sent.url))
     try:
         yield tab
     finally:

@@ -1,4 +1,4 @@
-"""A whole bridge with amux's stand-in and a receiver, and an operator who is signed in to its page."""
+"""A whole bridge with amux's stand-in and a receiver, and an operator who is signed in to the dashboard."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ from aiohttp import web
 
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.service.runtime import Runtime
-from bridge.settings import settings as reading
+from bridge.settings import settings as bridge_settings
 from bridge.web.dashboard.context import DashboardContext
 
-SAFETY_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0  # far more than any step takes: a test that waits so long has failed
 KEY = "sk-configured-0123456789"
 APP_TOKEN = "app-token-1234"
 OPERATOR_TOKEN = "operator-token-1234"
-SHORT: Mapping[str, str] = {
+FAST_SETTINGS: Mapping[str, str] = {
     "host": "127.0.0.1",
     "port": "0",
     "amux_api_key": KEY,
@@ -35,12 +35,12 @@ SHORT: Mapping[str, str] = {
     "delivery_timeout_seconds": "5",
     "drain_timeout_seconds": "2",
 }
-Told = Callable[[Any], bool]
+Condition = Callable[[Any], bool]
 
 
 @dataclass
 class Answer:
-    """An answer, read."""
+    """An HTTP answer whose body has been read."""
 
     status: int
     headers: Mapping[str, str]
@@ -58,57 +58,62 @@ class Answer:
 
 @dataclass
 class Receiver:
-    """Answers what its path says: `/answer/500`. `bodies` is what it says beside, by status."""
+    """A receiver that answers with the status in its path: `/answer/500`. `bodies` are its answers' bodies by status.
+
+    `statuses` replaces a status of the path by another one. `received` are the webhook-ids of all requests.
+    """
 
     url: str = ""
     bodies: dict[int, str] = field(default_factory=dict)
-    statuses: dict[int, int] = field(default_factory=dict)  # what is answered in a status' stead
-    taken: list[str] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    received: list[str] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         status = int(request.match_info["status"])
         status = self.statuses.get(status, status)
-        self.taken.append(request.headers["webhook-id"])
-        return web.Response(status=status, text=self.bodies.get(status, "said"))
+        self.received.append(request.headers["webhook-id"])
+        return web.Response(status=status, text=self.bodies.get(status, "answered"))
 
 
 @dataclass
 class Operator:
-    """Who is signed in: the cookie, and what proves his changes."""
+    """A signed-in operator: the session's cookie and its CSRF token."""
 
-    stage: "Stage"
+    bridge: "Bridge"
     cookie: str
     csrf: str
 
     async def get(self, path: str, **headers: str) -> Answer:
-        return await self.stage.ask("GET", path, headers={"Cookie": self.cookie, **headers})
+        return await self.bridge.request("GET", path, headers={"Cookie": self.cookie, **headers})
 
     async def post(self, path: str, body: Any = None, **headers: str) -> Answer:
-        """As the page's script does it; a header given as "" is left out."""
-        proof = {"Origin": self.stage.url, "X-CSRF-Token": self.csrf, "Cookie": self.cookie} | headers
-        kept = {name: value for name, value in proof.items() if value}
-        return await self.stage.ask("POST", path, headers=kept, **({} if body is None else {"json": body}))
+        """A change as the page's script requests it. A header given as "" is left out."""
+        all_headers = {"Origin": self.bridge.url, "X-CSRF-Token": self.csrf, "Cookie": self.cookie} | headers
+        sent = {name: value for name, value in all_headers.items() if value}
+        return await self.bridge.request("POST", path, headers=sent, **({} if body is None else {"json": body}))
 
-    async def sees(self, event: str, told: Told, query: str = "") -> Any:
-        """What the live stream tells once `told` holds of it."""
-        options: Any = {"headers": {"Cookie": self.cookie}, "timeout": aiohttp.ClientTimeout(sock_read=SAFETY_SECONDS)}
-        async with self.stage.session.get(f"{self.stage.url}/page/live{query}", **options) as answer:
+    async def wait_for(self, event: str, condition: Condition, query: str = "") -> Any:
+        """The data of the live stream's first event with this name for which `condition` is true."""
+        options: Any = {"headers": {"Cookie": self.cookie}, "timeout": aiohttp.ClientTimeout(sock_read=TIMEOUT_SECONDS)}
+        async with self.bridge.session.get(f"{self.bridge.url}/page/live{query}", **options) as answer:
             assert answer.status == 200, await answer.text()
             last: Any = None
             try:
-                async with asyncio.timeout(SAFETY_SECONDS):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
                     async for name, data in events_of(answer):
                         last = data if name == event else last
-                        if name == event and told(data):
+                        if name == event and condition(data):
                             return data
             except TimeoutError:
                 pass
             raise AssertionError(f"the last {event} was {last}")
 
-    async def trouble(self, key: str) -> Any:
-        """A trouble of the overview, once it is told."""
-        found = await self.sees("overview", lambda told: any(one["key"].startswith(key) for one in told["troubles"]))
-        return next(one for one in found["troubles"] if one["key"].startswith(key))
+    async def alert(self, key: str) -> Any:
+        """The first alert whose key starts with `key`, as soon as the overview contains one."""
+        overview = await self.wait_for(
+            "overview", lambda found: any(alert["key"].startswith(key) for alert in found["alerts"])
+        )
+        return next(alert for alert in overview["alerts"] if alert["key"].startswith(key))
 
 
 async def events_of(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:
@@ -123,8 +128,8 @@ async def events_of(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, 
 
 
 @dataclass
-class Stage:
-    """What a test asks and looks into."""
+class Bridge:
+    """A running bridge with amux's stand-in and a receiver."""
 
     runtime: Runtime
     amux: Sandbox
@@ -135,57 +140,57 @@ class Stage:
     def url(self) -> str:
         return self.runtime.url
 
-    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+    async def request(self, method: str, path: str, **options: Any) -> Answer:
         options.setdefault("allow_redirects", False)
         async with self.session.request(method, self.url + path, **options) as answer:
             cookies = answer.headers.getall("Set-Cookie", [])
             return Answer(answer.status, answer.headers, await answer.read(), cookies)
 
     async def sign_in(self, token: str = OPERATOR_TOKEN, **headers: str) -> Answer:
-        return await self.ask("POST", "/page/sign-in", data={"token": token}, headers=headers)
+        return await self.request("POST", "/page/sign-in", data={"token": token}, headers=headers)
 
     async def operator(self) -> Operator:
         [cookie] = (await self.sign_in()).cookies
         pair = cookie.partition(";")[0]
-        session = await self.ask("GET", "/page/session", headers={"Cookie": pair})
+        session = await self.request("GET", "/page/session", headers={"Cookie": pair})
         return Operator(self, pair, session.json["csrf"])
 
-    async def watch(self, behaviour: Behaviour | None = None, status: int = 200, **fields: Any) -> Any:
-        """A watch on a new task at amux, whose receiver answers with a status."""
+    async def register(self, behaviour: Behaviour | None = None, status: int = 200, **fields: Any) -> Any:
+        """Register a watch on a new task at amux. Its receiver answers with `status`."""
         body = {
             "task_id": self.amux.create_task(behaviour or Behaviour(queue_seconds=0, run_seconds=0)),
             "callback_url": f"{self.receiver.url}/answer/{status}?token=hidden-query",
         } | fields
         headers = {"Authorization": f"Bearer {APP_TOKEN}"}
-        answer = await self.ask("POST", "/watch", json=body, headers=headers)
+        answer = await self.request("POST", "/watch", json=body, headers=headers)
         assert answer.status == 201, answer
         return answer.json
 
-    async def dead(self, count: int = 1) -> list[str]:
-        """Watches whose callbacks the receiver refused for good."""
-        ids = [(await self.watch(status=410))["id"] for _ in range(count)]
+    async def register_dead(self, count: int = 1) -> list[str]:
+        """Register watches whose callbacks the receiver answers with 410, and wait until these are dead."""
+        ids = [(await self.register(status=410))["id"] for _ in range(count)]
         operator = await self.operator()
-        await operator.sees("overview", lambda told: told["figures"]["dead"] == count)
+        await operator.wait_for("overview", lambda overview: overview["figures"]["dead"] == count)
         return ids
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-class QuickRuntime(Runtime):
-    """A bridge whose page looks five times a second: tests wait for what it sees."""
+class FastRuntime(Runtime):
+    """A bridge whose dashboard refreshes five times a second, because tests wait for it."""
 
     def _make_dashboard_context(self) -> DashboardContext:
-        return replace(super()._make_dashboard_context(), beat_seconds=0.2, overview_good_for_seconds=0.2)
+        return replace(super()._make_dashboard_context(), refresh_seconds=0.2, overview_max_age_seconds=0.2)
 
 
 @asynccontextmanager
-async def staged(folder: Path, *, keys: frozenset[str] | None = None, **settings: str) -> AsyncIterator[Stage]:
-    """Everything starts and ends with it; `settings` are texts, as an environment has them."""
+async def running_bridge(folder: Path, *, keys: frozenset[str] | None = None, **settings: str) -> AsyncIterator[Bridge]:
+    """Start everything, and stop it at the end. `settings` are texts, as in environment variables."""
     amux, receiver = Sandbox(keys=keys), Receiver()
     app = web.Application()
     app.router.add_post("/answer/{status}", receiver.answer)
@@ -195,11 +200,11 @@ async def staged(folder: Path, *, keys: frozenset[str] | None = None, **settings
     receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         places = {"amux_base_url": await amux.start(), "database_url": f"sqlite:///{folder}/bridge.db"}
-        given = {name: value for name, value in {**SHORT, **places, **settings}.items() if value}
-        runtime = await QuickRuntime.start(reading.load(env_file=None, **given))
+        values = {name: value for name, value in {**FAST_SETTINGS, **places, **settings}.items() if value}
+        runtime = await FastRuntime.start(bridge_settings.load(env_file=None, **values))
         try:
             async with aiohttp.ClientSession() as session:
-                yield Stage(runtime, amux, receiver, session)
+                yield Bridge(runtime, amux, receiver, session)
         finally:
             await runtime.stop()
     finally:

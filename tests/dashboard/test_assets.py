@@ -1,3 +1,5 @@
+"""The dashboard's static files: their headers, their content policy and the rules for their code."""
+
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -5,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bridge.core.model import DeliveryState, Outcome
+from bridge.polling.state import CredentialState
+from bridge.web.dashboard.alerts import Level
 from bridge.web.dashboard.assets import FOLDER
-from tests.dashboard.harness import staged
+from tests.dashboard.harness import running_bridge
 
 CODE = sorted(path for path in FOLDER.iterdir() if path.suffix in {".js", ".css", ".html", ".svg"})
 POLICY = {
@@ -22,7 +27,7 @@ POLICY = {
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes."""
+    """Collects every tag with its attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,47 +43,47 @@ def tags() -> Iterator[tuple[str, dict[str, str | None]]]:
     yield from parser.found
 
 
-async def test_the_page_is_for_everyone_the_same_and_under_a_strict_policy(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
+async def test_the_document_and_its_files_have_a_strict_content_policy(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
         for path in ("/", "/page/static/app.js", "/page/static/style.css"):
-            answer = await stage.ask("GET", path)
+            answer = await bridge.request("GET", path)
             assert answer.status == 200
             policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
             assert policy == POLICY
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["Referrer-Policy"] == "no-referrer"
-        document = await stage.ask("GET", "/")
+        document = await bridge.request("GET", "/")
         assert document.headers["Cache-Control"] == "no-store"
         assert document.headers["Content-Type"] == "text/html; charset=utf-8"
         assert 'method="post" action="page/sign-in"' in document.text
         assert "{" not in re.sub(r"<script.*?</script>", "", document.text)
 
 
-async def test_files_are_kept_by_browsers_and_asked_about_each_time(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        first = await stage.ask("GET", "/page/static/style.css")
+async def test_files_are_cached_and_revalidated(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        first = await bridge.request("GET", "/page/static/style.css")
         assert first.headers["Cache-Control"] == "no-cache"
-        again = await stage.ask("GET", "/page/static/style.css", headers={"If-None-Match": first.headers["ETag"]})
+        again = await bridge.request("GET", "/page/static/style.css", headers={"If-None-Match": first.headers["ETag"]})
         assert (again.status, again.body) == (304, b"")
 
 
 @pytest.mark.parametrize(
     "name", ["..%2fpage.py", "%2e%2e%2fpage.py", "index.html", "nothing.js", "..%5cpage.py", "%00"]
 )
-async def test_no_other_file_can_be_had(tmp_path: Path, name: str) -> None:
-    async with staged(tmp_path) as stage:
-        assert (await stage.ask("GET", f"/page/static/{name}")).status == 404
+async def test_no_other_file_is_served(tmp_path: Path, name: str) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        assert (await bridge.request("GET", f"/page/static/{name}")).status == 404
 
 
-async def test_what_a_reader_types_under_page_leads_to_the_page(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
+async def test_paths_that_a_user_may_open_lead_to_the_document(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
         for path in ("/page", "/page/", "/page/sign-in"):
-            answer = await stage.ask("GET", path, allow_redirects=True)
+            answer = await bridge.request("GET", path, allow_redirects=True)
             assert answer.status == 200
             assert 'id="sign-in"' in answer.text
 
 
-def test_nothing_is_inline_and_nothing_comes_from_outside() -> None:
+def test_no_code_is_inline_and_nothing_is_loaded_from_another_site() -> None:
     for tag, attributes in tags():
         assert tag != "style"
         assert "style" not in attributes
@@ -89,7 +94,7 @@ def test_nothing_is_inline_and_nothing_comes_from_outside() -> None:
             assert url.startswith("http://www.w3.org/"), f"{path.name}: {url}"
 
 
-def test_markup_is_never_made_of_text() -> None:
+def test_no_script_parses_markup() -> None:
     for path in CODE:
         if path.suffix == ".js":
             used = re.findall(
@@ -98,7 +103,7 @@ def test_markup_is_never_made_of_text() -> None:
             assert used == [], path.name
 
 
-def test_every_control_has_a_name_and_every_reference_its_target() -> None:
+def test_every_control_has_a_name_and_every_reference_has_a_target() -> None:
     ids = {attributes["id"] for _, attributes in tags() if "id" in attributes}
     text = (FOLDER / "index.html").read_text()
     for tag, attributes in tags():
@@ -111,6 +116,78 @@ def test_every_control_has_a_name_and_every_reference_its_target() -> None:
         if path.suffix == ".js":
             built = {"watch-message", "watch-title"} | set(re.findall(r'id: "([a-z-]+)"', path.read_text()))
             assert set(re.findall(r'byId\("([a-z-]+)"\)', path.read_text())) <= ids | built, path.name
+
+
+# --- the scripts' imports -----------------------------------------------------------------------------------------
+
+# From top to bottom: each file imports only files of the layers below its own.
+SCRIPT_LAYERS = (
+    {"app.js"},
+    {"overview.js", "table.js", "watch.js", "charts.js"},
+    {"dialogs.js"},
+    {"time.js"},
+    {"dom.js", "format.js", "net.js", "state.js", "theme.js"},
+)
+
+
+def imports_of(name: str) -> set[str]:
+    """The files that a script imports: `import ... from "./dom.js"`."""
+    return set(re.findall(r'^(?:import|export) .*? from "\./([^"]+)";$', (FOLDER / name).read_text(), re.MULTILINE))
+
+
+def test_every_script_imports_only_scripts_of_lower_layers_so_that_there_is_no_cycle() -> None:
+    scripts = {path.name for path in FOLDER.glob("*.js")}
+    assert scripts == set().union(*SCRIPT_LAYERS)
+    for place, layer in enumerate(SCRIPT_LAYERS):
+        below = set().union(*SCRIPT_LAYERS[place + 1 :])
+        for name in layer:
+            assert imports_of(name) <= below, name
+            assert len(imports_of(name)) == len(
+                re.findall(r"\b(?:from|import)\b[^\n]*\./", (FOLDER / name).read_text())
+            )
+
+
+def test_every_script_begins_with_a_comment_that_says_what_it_does() -> None:
+    for path in FOLDER.glob("*.js"):
+        assert re.match(r"// [A-Z].*\.$", path.read_text().splitlines()[0]), path.name
+
+
+def test_every_import_of_a_script_is_exported_and_every_export_is_imported() -> None:
+    imported: set[tuple[str, str]] = set()
+    exported: set[tuple[str, str]] = set()
+    for path in FOLDER.glob("*.js"):
+        text = path.read_text()
+        for names, source in re.findall(r'^import \{ (.*?) \} from "\./([^"]+)";$', text, re.MULTILINE):
+            imported |= {(source, name) for name in names.split(", ")}
+            assert all(len(re.findall(rf"\b{name}\b", text)) > 1 for name in names.split(", ")), path.name
+        declared = re.findall(r"^export (?:async )?(?:function|const|let|class) (\w+)", text, re.MULTILINE)
+        exported |= {(path.name, name) for name in declared}
+    assert imported <= exported
+    assert exported - imported == set()
+
+
+def test_every_enum_member_that_a_script_shows_has_its_text_or_icon() -> None:
+    for table, file, states in (
+        ("KEY_STATES", "overview.js", CredentialState),
+        ("DELIVERY_ICONS", "watch.js", DeliveryState),
+        ("OUTCOME_ICONS", "format.js", Outcome),
+        ("LEVEL_NAMES", "overview.js", Level),
+    ):
+        found = re.search(rf"const {table} = {{(.*?)}};", (FOLDER / file).read_text(), re.DOTALL)
+        assert found is not None
+        assert set(re.findall(r"(\w+): ", found[1])) == {str(state) for state in states}
+
+
+def test_every_class_and_icon_that_the_code_uses_is_defined() -> None:
+    style = (FOLDER / "style.css").read_text()
+    document = (FOLDER / "index.html").read_text()
+    defined = set(re.findall(r"\.([a-z][a-z-]*)", style))
+    code = document + "".join(path.read_text() for path in FOLDER.glob("*.js"))
+    used = {name for names in re.findall(r'class(?:: |=)"([a-z -]+)"', code) for name in names.split()}
+    assert used <= defined
+    icons = set(re.findall(r'id="icon-([a-z]+)"', document))
+    assert set(re.findall(r'icon\("([a-z]+)"\)', code)) <= icons
+    assert {str(level) for level in Level} <= icons
 
 
 def test_every_file_is_small() -> None:

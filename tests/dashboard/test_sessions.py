@@ -1,3 +1,5 @@
+"""Signing in and out, session cookies, sign-in limits and the proofs that a change needs."""
+
 import asyncio
 import re
 from pathlib import Path
@@ -5,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bridge.web.dashboard.limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Sessions, WrongToken
-from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Operator, staged
+from bridge.web.rate_limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
+from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Operator, running_bridge
 
 KEY = b"k" * 32
 T0 = 1_795_446_245.0
@@ -25,7 +27,7 @@ def sessions(at: float = T0, key: bytes = KEY, **operators: str) -> Sessions:
 # --- the cookie ---------------------------------------------------------------------------------------------------
 
 
-def test_a_session_is_known_again_by_every_replica_until_its_hours_are_over() -> None:
+def test_every_replica_accepts_a_session_until_it_expires() -> None:
     value, begun = sessions().sign_in("tok-ops")
     read = sessions(T0 + SESSION_SECONDS - 1).read(value)
     assert read == begun
@@ -34,13 +36,13 @@ def test_a_session_is_known_again_by_every_replica_until_its_hours_are_over() ->
     assert sessions(T0 + SESSION_SECONDS).read(value) is None
 
 
-def test_a_session_dies_with_its_token_and_with_no_other() -> None:
+def test_a_session_ends_with_its_own_token_only() -> None:
     value, _ = sessions(ops="tok-ops", lea="tok-lea").sign_in("tok-ops")
     assert sessions(ops="tok-new", lea="tok-lea").read(value) is None
     assert sessions(ops="tok-ops").read(value) is not None
 
 
-def test_a_cookie_holds_nothing_of_its_token_and_counts_only_as_it_was_made() -> None:
+def test_a_cookie_contains_nothing_of_its_token_and_no_changed_cookie_is_valid() -> None:
     value, _ = sessions().sign_in("tok-ops")
     assert "tok-ops" not in value
     for place in range(0, len(value), 7):
@@ -51,35 +53,35 @@ def test_a_cookie_holds_nothing_of_its_token_and_counts_only_as_it_was_made() ->
         assert sessions().read(nonsense) is None
 
 
-def test_an_expiry_that_was_moved_is_refused() -> None:
+def test_a_cookie_with_a_changed_expiry_is_refused() -> None:
     fingerprint, expires, nonce, mac = sessions().sign_in("tok-ops")[0].split(".")
     assert sessions().read(f"{fingerprint}.{int(expires) + 1}.{nonce}.{mac}") is None
 
 
-def test_two_sessions_of_one_operator_prove_changes_by_different_tokens() -> None:
+def test_two_sessions_of_one_operator_have_different_csrf_tokens() -> None:
     one, other = sessions().sign_in("tok-ops")[1], sessions().sign_in("tok-ops")[1]
-    assert one.proved_by(one.csrf)
-    assert not one.proved_by(other.csrf)
-    assert not one.proved_by("")
-    assert not one.proved_by("\udcff")
+    assert one.has_csrf_token(one.csrf)
+    assert not one.has_csrf_token(other.csrf)
+    assert not one.has_csrf_token("")
+    assert not one.has_csrf_token("\udcff")
 
 
-def test_an_apps_token_signs_nobody_in_and_the_sentence_says_why() -> None:
-    with pytest.raises(WrongToken, match="an app's token"):
+def test_an_app_token_is_refused_with_the_reason() -> None:
+    with pytest.raises(WrongToken, match="an app token"):
         sessions().sign_in("tok-app")
-    with pytest.raises(WrongToken, match="not known"):
-        sessions().sign_in("tok-nobody")
+    with pytest.raises(WrongToken, match="not valid"):
+        sessions().sign_in("tok-unknown")
 
 
-def test_bridges_on_one_machine_have_cookies_of_different_names() -> None:
-    assert sessions().cookie != sessions(key=b"x" * 32).cookie
-    assert sessions().cookie == sessions(T0 + 9).cookie
+def test_bridges_on_one_machine_have_different_cookie_names() -> None:
+    assert sessions().cookie_name != sessions(key=b"x" * 32).cookie_name
+    assert sessions().cookie_name == sessions(T0 + 9).cookie_name
 
 
-# --- guessing -----------------------------------------------------------------------------------------------------
+# --- sign-in limits -----------------------------------------------------------------------------------------------
 
 
-def test_ten_wrong_tokens_a_minute_and_then_that_address_waits() -> None:
+def test_after_ten_wrong_tokens_in_a_minute_an_address_has_to_wait() -> None:
     clock = [100.0]
     limits = SignInLimits(lambda: clock[0])
     for _ in range(FAILURES_A_MINUTE):
@@ -93,7 +95,7 @@ def test_ten_wrong_tokens_a_minute_and_then_that_address_waits() -> None:
     limits.check("10.0.0.1")
 
 
-def test_many_addresses_are_no_way_around() -> None:
+def test_wrong_tokens_from_many_addresses_are_limited_together() -> None:
     limits = SignInLimits(lambda: 100.0)
     for number in range(FAILURES_IN_ALL):
         limits.failed(f"10.0.1.{number}")
@@ -101,11 +103,11 @@ def test_many_addresses_are_no_way_around() -> None:
         limits.check("10.0.2.1")
 
 
-async def test_guessing_is_answered_with_429_and_the_form_even_for_the_right_token(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
+async def test_too_many_wrong_tokens_are_answered_with_429_even_for_the_right_token(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
         for _ in range(FAILURES_A_MINUTE):
-            assert (await stage.sign_in("wrong")).status == 401
-        answer = await stage.sign_in(OPERATOR_TOKEN)
+            assert (await bridge.sign_in("wrong")).status == 401
+        answer = await bridge.sign_in(OPERATOR_TOKEN)
         assert answer.status == 429
         assert 1 <= int(answer.headers["Retry-After"]) <= 60
         assert "Too many wrong tokens" in answer.text
@@ -115,9 +117,9 @@ async def test_guessing_is_answered_with_429_and_the_form_even_for_the_right_tok
 # --- over HTTP ----------------------------------------------------------------------------------------------------
 
 
-async def test_an_operators_token_becomes_a_cookie_that_scripts_and_other_sites_never_see(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        answer = await stage.sign_in()
+async def test_an_operator_token_is_exchanged_for_a_strict_http_only_cookie(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        answer = await bridge.sign_in()
         assert (answer.status, answer.headers["Location"]) == (303, "../")
         [cookie] = answer.cookies
         assert re.fullmatch(r"amux_bridge_[0-9a-f]{8}=[0-9a-f.]+; Max-Age=43200; HttpOnly; SameSite=Strict", cookie)
@@ -125,80 +127,80 @@ async def test_an_operators_token_becomes_a_cookie_that_scripts_and_other_sites_
 
 
 async def test_behind_tls_the_cookie_is_secure(tmp_path: Path) -> None:
-    async with staged(tmp_path, public_url="https://bridge.example/amux") as stage:
-        [cookie] = (await stage.sign_in()).cookies
+    async with running_bridge(tmp_path, public_url="https://bridge.example/amux") as bridge:
+        [cookie] = (await bridge.sign_in()).cookies
         assert cookie.endswith("; Secure")
 
 
 @pytest.mark.parametrize(
-    ("token", "says"), [("wrong", "not known here"), (APP_TOKEN, "an app&#x27;s token"), ("", "Give an operator")]
+    ("token", "reason"), [("wrong", "not valid"), (APP_TOKEN, "an app token"), ("", "Enter an operator token")]
 )
-async def test_another_token_brings_the_form_again_with_a_sentence(tmp_path: Path, token: str, says: str) -> None:
-    async with staged(tmp_path) as stage:
-        answer = await stage.sign_in(token)
+async def test_a_wrong_token_shows_the_form_again_with_the_reason(tmp_path: Path, token: str, reason: str) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        answer = await bridge.sign_in(token)
         assert answer.status == 401
         assert answer.headers["Content-Type"].startswith("text/html")
         assert answer.headers["Cache-Control"] == "no-store"
-        assert says in answer.text
+        assert reason in answer.text
         assert 'action="../page/sign-in"' in answer.text
         assert answer.cookies == []
         assert not token or token not in answer.text
 
 
-async def test_without_an_operators_token_in_the_settings_the_form_says_so(tmp_path: Path) -> None:
-    async with staged(tmp_path, operator_tokens="") as stage:
-        assert "BRIDGE_OPERATOR_TOKENS" in (await stage.sign_in("anything")).text
+async def test_the_form_names_the_setting_when_no_operator_token_is_configured(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, operator_tokens="") as bridge:
+        assert "BRIDGE_OPERATOR_TOKENS" in (await bridge.sign_in("anything")).text
 
 
-async def test_a_form_that_is_none_or_too_large_signs_nobody_in(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
+async def test_a_request_that_is_not_the_form_or_too_large_is_refused(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
         for options in ({"json": {"token": OPERATOR_TOKEN}}, {"data": b"\xff"}, {"data": {"token": "x" * 9000}}):
-            answer = await stage.ask("POST", "/page/sign-in", **options)
+            answer = await bridge.request("POST", "/page/sign-in", **options)
             assert (answer.status, answer.cookies) == (401, [])
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
-async def test_another_sites_form_signs_nobody_in(tmp_path: Path, headers: dict[str, str]) -> None:
-    async with staged(tmp_path) as stage:
-        answer = await stage.sign_in(OPERATOR_TOKEN, **headers)
+async def test_a_form_of_another_site_is_refused(tmp_path: Path, headers: dict[str, str]) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        answer = await bridge.sign_in(OPERATOR_TOKEN, **headers)
         assert (answer.status, answer.cookies) == (403, [])
 
 
-async def test_our_own_form_has_a_null_origin_where_no_referrer_is_given(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        answer = await stage.sign_in(OPERATOR_TOKEN, **{"Origin": "null", "Sec-Fetch-Site": "same-origin"})
+async def test_our_own_form_may_have_a_null_origin(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        answer = await bridge.sign_in(OPERATOR_TOKEN, **{"Origin": "null", "Sec-Fetch-Site": "same-origin"})
         assert answer.status == 303
 
 
-async def test_the_api_does_not_take_the_cookie(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        operator = await stage.operator()
+async def test_the_api_does_not_accept_the_cookie(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        operator = await bridge.operator()
         for path in ("/watch", "/watch/wat_00000000000000000000000000", f"/deliveries/evt_{'a' * 32}"):
             assert (await operator.get(path)).status == 401
         assert (await operator.post("/deliveries/retry", {"state": "dead"})).status == 401
 
 
-async def test_the_page_does_not_take_a_bearer_token(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        answer = await stage.ask("GET", "/page/watches", headers={"Authorization": f"Bearer {OPERATOR_TOKEN}"})
+async def test_the_dashboard_does_not_accept_a_bearer_token(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        answer = await bridge.request("GET", "/page/watches", headers={"Authorization": f"Bearer {OPERATOR_TOKEN}"})
         assert answer.status == 401
 
 
 PROTECTED = ("/page/overview", "/page/watches", "/page/watches/wat_00000000000000000000000000", "/page/live")
 
 
-async def test_nothing_is_shown_without_a_session_or_to_another_site(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        assert (await stage.ask("GET", "/page/session")).json == {"operator": None}
-        operator = await stage.operator()
+async def test_no_data_is_shown_without_a_session_or_to_another_site(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        assert (await bridge.request("GET", "/page/session")).json == {"operator": None}
+        operator = await bridge.operator()
         for path in PROTECTED:
-            assert (await stage.ask("GET", path)).status == 401, path
+            assert (await bridge.request("GET", path)).status == 401, path
             assert (await operator.get(path, **{"Sec-Fetch-Site": "cross-site"})).status == 403, path
 
 
 # --- changes ------------------------------------------------------------------------------------------------------
 
-UNPROVED: list[dict[str, Any]] = [
+MISSING_PROOFS: list[dict[str, Any]] = [
     {"Origin": ""},
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
@@ -210,11 +212,11 @@ UNPROVED: list[dict[str, Any]] = [
 ]
 
 
-async def test_a_change_without_every_proof_changes_nothing(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        watch = await stage.watch(status=200, task_id="sandbox_0_900000_never_1")
-        operator, other = await stage.operator(), await stage.operator()
-        for missing in [*UNPROVED, {"X-CSRF-Token": other.csrf}]:
+async def test_a_change_without_every_proof_is_refused(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        watch = await bridge.register(status=200, task_id="sandbox_0_900000_never_1")
+        operator, other = await bridge.operator(), await bridge.operator()
+        for missing in [*MISSING_PROOFS, {"X-CSRF-Token": other.csrf}]:
             answer = await operator.post(f"/page/watches/{watch['id']}/cancel", **missing)
             assert answer.status == 403, missing
             assert answer.json["code"] == "forbidden"
@@ -223,43 +225,43 @@ async def test_a_change_without_every_proof_changes_nothing(tmp_path: Path) -> N
         assert (await operator.post(f"/page/watches/{watch['id']}/cancel")).json["state"] == "cancelled"
 
 
-async def test_sec_fetch_site_alone_is_a_proof_and_the_public_urls_origin_is_ours(tmp_path: Path) -> None:
-    async with staged(tmp_path, public_url="https://bridge.example") as stage:
-        operator = await stage.operator()
+async def test_sec_fetch_site_alone_is_enough_and_the_public_urls_origin_is_accepted(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, public_url="https://bridge.example") as bridge:
+        operator = await bridge.operator()
         path, body = "/page/deliveries/retry", {"state": "dead", "dry_run": True}
         assert (await operator.post(path, body, **{"Origin": "", "Sec-Fetch-Site": "same-origin"})).status == 200
         assert (await operator.post(path, body, Origin="https://bridge.example")).status == 200
         assert (await operator.post(path, body, Origin="http://bridge.example")).status == 403
 
 
-def test_a_session_that_was_ended_is_no_longer_known_and_its_hours_over_forgotten() -> None:
+def test_an_ended_session_is_refused_and_is_forgotten_after_its_expiry() -> None:
     clock = [T0]
-    known = Sessions(KEY, {"tok-ops": "ops"}, {}, now=lambda: clock[0])
-    (value, begun), (other, _) = known.sign_in("tok-ops"), known.sign_in("tok-ops")
-    known.end(begun)
-    assert known.read(value) is None
-    assert known.read(other) is not None
+    replica = Sessions(KEY, {"tok-ops": "ops"}, {}, now=lambda: clock[0])
+    (value, begun), (other, _) = replica.sign_in("tok-ops"), replica.sign_in("tok-ops")
+    replica.end(begun)
+    assert replica.read(value) is None
+    assert replica.read(other) is not None
     clock[0] += SESSION_SECONDS
-    known.end(known.sign_in("tok-ops")[1])
-    assert len(known._ended) == 1
+    replica.end(replica.sign_in("tok-ops")[1])
+    assert len(replica._ended) == 1
 
 
-async def test_signing_out_ends_the_session_and_makes_the_browser_forget(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        operator = await stage.operator()
+async def test_signing_out_ends_the_session_and_deletes_the_cookie(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        operator = await bridge.operator()
         answer = await operator.post("/page/sign-out")
         assert answer.status == 204
         assert answer.cookies[0].startswith(f"{operator.cookie.partition('=')[0]}=; Max-Age=0;")
         for path in PROTECTED:
             assert (await operator.get(path)).status == 401, path
         assert (await operator.post("/page/deliveries/retry", {"state": "dead", "dry_run": True})).status == 401
-        assert (await stage.operator()).cookie != operator.cookie
+        assert (await bridge.operator()).cookie != operator.cookie
 
 
-async def test_a_live_page_ends_with_its_session(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        operator = await stage.operator()
-        async with stage.session.get(f"{stage.url}/page/live", headers={"Cookie": operator.cookie}) as answer:
+async def test_a_live_stream_ends_with_its_session(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        operator = await bridge.operator()
+        async with bridge.session.get(f"{bridge.url}/page/live", headers={"Cookie": operator.cookie}) as answer:
             await answer.content.readline()
             await operator.post("/page/sign-out")
             async with asyncio.timeout(10):
@@ -269,15 +271,15 @@ async def test_a_live_page_ends_with_its_session(tmp_path: Path) -> None:
 # --- with no token at all -----------------------------------------------------------------------------------------
 
 
-async def test_with_no_token_configured_everyone_here_is_signed_in_and_nobody_from_elsewhere(tmp_path: Path) -> None:
-    async with staged(tmp_path, tokens="", operator_tokens="") as stage:
-        session = await stage.ask("GET", "/page/session")
+async def test_with_no_token_configured_only_local_requests_have_a_session(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, tokens="", operator_tokens="") as bridge:
+        session = await bridge.request("GET", "/page/session")
         assert session.json["open"]
-        anyone = Operator(stage, "", session.json["csrf"])
-        assert (await anyone.get("/page/watches")).status == 200
-        assert (await anyone.get("/page/session", Host="evil.example")).status == 403
-        assert (await anyone.get("/page/watches", **{"Sec-Fetch-Site": "cross-site"})).status == 403
+        local = Operator(bridge, "", session.json["csrf"])
+        assert (await local.get("/page/watches")).status == 200
+        assert (await local.get("/page/session", Host="evil.example")).status == 403
+        assert (await local.get("/page/watches", **{"Sec-Fetch-Site": "cross-site"})).status == 403
         path, body = "/page/deliveries/retry", {"state": "dead", "dry_run": True}
-        assert (await anyone.post(path, body)).status == 200
-        for missing in UNPROVED:
-            assert (await anyone.post(path, body, **missing)).status == 403, missing
+        assert (await local.post(path, body)).status == 200
+        for missing in MISSING_PROOFS:
+            assert (await local.post(path, body, **missing)).status == 403, missing

@@ -1,4 +1,4 @@
-"""One watch's life as the page tells it, decided without a bridge."""
+"""The timeline of one watch, computed from values."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,26 +31,26 @@ def history(watch: Watch, note: PollNote, end_error: Problem | None = None, stat
     return WatchHistory(view, ended_at, built, {}, end_error=end_error)
 
 
-def entry(told: WatchHistory, kind: str, live: LiveTask | None = None) -> dict[str, Any]:
-    [found] = [one for one in timeline(told, live) if one["kind"] == kind]
+def entry(of: WatchHistory, kind: str, live: LiveTask | None = None) -> dict[str, Any]:
+    [found] = [one for one in timeline(of, live) if one["kind"] == kind]
     return found
 
 
-def test_an_end_says_why_in_the_words_that_its_app_was_told() -> None:
+def test_the_settled_entry_has_the_terminal_events_error() -> None:
     note = PollNote(8, T0 + 69, None, UNKNOWN_TASK, T0 + 69.5)
     settled = entry(history(ENDED, note, UNKNOWN_TASK), "settled")
-    assert settled["title"] == "Settled: amux will not tell of the task"
+    assert settled["title"] == "Settled: amux no longer gives the task's status"
     assert settled["text"] == "amux knows no such task."
 
 
-def test_a_last_poll_that_failed_says_so_after_the_end_too() -> None:
+def test_a_failed_last_poll_is_shown_after_the_end_too() -> None:
     polled = entry(history(ENDED, PollNote(8, T0 + 69, None, UNKNOWN_TASK, T0 + 69.5)), "polled")
-    assert (polled["title"], polled["level"]) == ("Poll 8: no answer about the task", "warn")
+    assert (polled["title"], polled["level"]) == ("Poll 8: failed", "warn")
     assert polled["text"] == "amux knows no such task."
 
 
-def test_an_error_that_a_good_poll_followed_is_not_told_of_that_poll() -> None:
+def test_an_error_before_a_successful_poll_is_not_shown() -> None:
     note = PollNote(9, T0 + 80, None, UNKNOWN_TASK, T0 + 69.5)
     polled = entry(history(replace(ENDED, outcome=Outcome.COMPLETED), note, status="completed"), "polled")
-    assert (polled["title"], polled["level"]) == ("Poll 9: last seen completed", "")
+    assert (polled["title"], polled["level"]) == ("Poll 9: completed", "")
     assert "text" not in polled

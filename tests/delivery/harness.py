@@ -1,4 +1,4 @@
-"""A stage for the deliverer's tests: a real store on a file, receivers on real sockets, and a clock to move."""
+"""The deliverer under test, with a store in a file, receivers on real sockets and a clock that tests move."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from bridge.callback.sender import Sender
 from bridge.core.event import status_event, terminal_event
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, PendingDelivery, TaskSnapshot, TaskStatus, Watch
 from bridge.core.schedule import RetryPolicy
-from bridge.core.signing import Secret, SigningKey, new_secret
+from bridge.core.signing import Secret, Signer, SigningKey, new_secret
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.delivery.deliverer import Deliverer
@@ -34,10 +34,10 @@ SECRET = new_secret(b"s" * 32)
 LOOPBACK = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),))
 AT_ONCE = RetryPolicy(delays=(0, 0, 0))
 DONE = TaskSnapshot(status=TaskStatus.COMPLETED, url="https://videos.example/1.mp4")
-SAFETY_SECONDS = 30.0  # against hanging for ever, not a limit: a busy machine may take its time
+SAFETY_SECONDS = 30.0  # ends a test that hangs; a busy machine may need long
 TICK_SECONDS = 0.01
 
-Answering = Callable[["Receiver"], Awaitable[web.Response]]
+Answer = Callable[["Receiver"], Awaitable[web.Response]]
 _numbers = count(1)
 
 
@@ -45,7 +45,7 @@ async def ok(_receiver: "Receiver") -> web.Response:
     return web.Response(text="ok")
 
 
-def status(code: int, text: str = "", **headers: str) -> Answering:
+def status(code: int, text: str = "", **headers: str) -> Answer:
     async def answer(_receiver: "Receiver") -> web.Response:
         return web.Response(status=code, text=text, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
@@ -53,7 +53,7 @@ def status(code: int, text: str = "", **headers: str) -> Answering:
 
 
 async def hang(receiver: "Receiver") -> web.Response:
-    """Answer 200 once the receiver is let go."""
+    """Answers 200 when the test sets `released`."""
     await receiver.released.wait()
     return web.Response(text="late")
 
@@ -70,9 +70,9 @@ class Call:
 
 @dataclass
 class Receiver:
-    """Answers with the next of `answers`, the last again and again; counts what is under way."""
+    """Answers with the next of `answers`, and repeats the last one. Counts the requests under way."""
 
-    answers: list[Answering]
+    answers: list[Answer]
     changed: asyncio.Event
     port: int = 0
     calls: list[Call] = field(default_factory=list)
@@ -104,8 +104,8 @@ class Receiver:
             self.changed.set()
 
 
-class Told(logging.Handler):
-    """The deliverer's log lines, as (event, fields)."""
+class LogLines(logging.Handler):
+    """Collects the deliverer's log lines as (event, fields)."""
 
     def __init__(self, changed: asyncio.Event) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Told(logging.Handler):
 
 @dataclass
 class Clock:
-    """Monotonic seconds that can be moved on."""
+    """A monotonic clock that the test can move forward."""
 
     ahead: float = 0.0
 
@@ -131,7 +131,7 @@ class Clock:
 
 
 @dataclass
-class Stage:
+class Harness:
     path: Path
     stack: AsyncExitStack
     store: Store
@@ -140,38 +140,35 @@ class Stage:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     announced: Counter[str] = field(default_factory=Counter)
     tickers: list[asyncio.TimerHandle] = field(default_factory=list)
-    told: Told = field(init=False)
+    log: LogLines = field(init=False)
 
     def __post_init__(self) -> None:
-        self.told = Told(self.changed)
-        logger, before = (
-            logging.getLogger("bridge.delivery"),
-            logging.getLogger("bridge.delivery").level,
-        )
-        logger.addHandler(self.told)
+        self.log = LogLines(self.changed)
+        logger = logging.getLogger("bridge.delivery")
+        self.stack.callback(logger.setLevel, logger.level)
+        self.stack.callback(logger.removeHandler, self.log)
+        logger.addHandler(self.log)
         logger.setLevel(logging.INFO)
-        self.stack.callback(logger.setLevel, before)
-        self.stack.callback(logger.removeHandler, self.told)
 
     def sql(self, statement: str, *values: Any) -> list[Any]:
-        """Work on the file behind the store's back: what another replica, or trouble with the disk, would do."""
+        """Changes the file directly, as another replica or a disk error would."""
         with sqlite3.connect(self.path, timeout=2, isolation_level=None) as connection:
             rows = connection.execute(statement, values).fetchall()
         connection.close()
         return rows
 
-    def lease_of(self, owed: PendingDelivery) -> str:
-        [(lease,)] = self.sql("SELECT lease FROM outbox WHERE id = ?", owed.id)
+    def lease_of(self, delivery: PendingDelivery) -> str:
+        [(lease,)] = self.sql("SELECT lease FROM outbox WHERE id = ?", delivery.id)
         return str(lease)
 
-    def take_file_away(self) -> None:
-        """From now on the store refuses to read and to write."""
+    def remove_file(self) -> None:
+        """From now on the store cannot read or write."""
         self.path.rename(self.path.with_suffix(".away"))
 
-    def bring_file_back(self) -> None:
+    def restore_file(self) -> None:
         self.path.with_suffix(".away").rename(self.path)
 
-    async def receiver(self, *answers: Answering) -> Receiver:
+    async def receiver(self, *answers: Answer) -> Receiver:
         made = Receiver(list(answers) or [ok], self.changed)
         app = web.Application()
         app.router.add_post("/hook", made.handle)
@@ -207,9 +204,8 @@ class Stage:
         made = Deliverer(
             store or self.store,
             sender,
+            Signer(secrets, signing_key),
             policy=policy,
-            secrets=secrets,
-            signing_key=signing_key,
             announce=self.announce,
             metrics=self.metrics,
             concurrency=concurrency,
@@ -229,7 +225,7 @@ class Stage:
         self.changed.set()
 
     def keep_ticking(self, deliverer: Deliverer) -> None:
-        """Tick as the scheduler does, but faster."""
+        """Ticks as the scheduler does, but more often."""
         place = len(self.tickers)
 
         def tick() -> None:
@@ -242,34 +238,34 @@ class Stage:
         for handle in self.tickers:
             handle.cancel()
 
-    async def until(self, true: Callable[[], Any]) -> None:
-        """Wait until something holds; looked at whenever a receiver is called or an attempt is recorded."""
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Waits until a condition holds. It is checked at each request, record and log line."""
         async with asyncio.timeout(SAFETY_SECONDS):
-            while not true():
+            while not condition():
                 self.changed.clear()
                 await self.changed.wait()
 
-    async def recorded(self, *owed: PendingDelivery, times: int = 1) -> list[DeliveryView]:
-        """Wait until these deliveries' attempts are recorded; as they are then."""
-        await self.until(lambda: all(self.announced[one.watch_id] >= times for one in owed))
-        return list(await asyncio.gather(*(self.view(one.id) for one in owed)))
+    async def recorded(self, *deliveries: PendingDelivery, times: int = 1) -> list[DeliveryView]:
+        """Waits until that many attempts of each delivery are recorded. Returns the deliveries as they are then."""
+        await self.until(lambda: all(self.announced[one.watch_id] >= times for one in deliveries))
+        return list(await asyncio.gather(*(self.view(one.id) for one in deliveries)))
 
     async def view(self, delivery_id: str) -> DeliveryView:
         return (await self.store.delivery(delivery_id, None))[0]
 
-    async def owed(self, url: str, many: int = 1, **wanted: Any) -> list[PendingDelivery]:
-        """Register watches and settle their tasks: deliveries that this replica has a claim on."""
-        tasks = await self.watched(url, many, **wanted)
+    async def claimed(self, url: str, many: int = 1, **options: Any) -> list[PendingDelivery]:
+        """Registers watches and settles their tasks. Returns deliveries that this replica has claimed."""
+        tasks = await self.watch(url, many, **options)
         changed = await asyncio.gather(*(self.store.settle(settlement(task, self.store.now())) for task in tasks))
-        return [one for change in changed for one in change.owed]
+        return [one for change in changed for one in change.claimed]
 
-    async def due(self, url: str, many: int = 1, **wanted: Any) -> list[PendingDelivery]:
-        """Deliveries that wait in the outbox, due and unclaimed; as they were when they were claimed."""
-        owed = await self.owed(url, many, **wanted)
-        await self.store.release(owed)
-        return owed
+    async def due(self, url: str, many: int = 1, **options: Any) -> list[PendingDelivery]:
+        """Makes deliveries that are due and unclaimed. Returns them as they were when they were claimed."""
+        deliveries = await self.claimed(url, many, **options)
+        await self.store.release(deliveries)
+        return deliveries
 
-    async def watched(
+    async def watch(
         self,
         url: str,
         many: int = 1,
@@ -278,38 +274,38 @@ class Stage:
         secret: str | None = None,
         events: frozenset[EventType] = TERMINAL_EVENTS,
     ) -> list[str]:
-        """Register watches; their tasks' row ids."""
+        """Registers watches. Returns the row ids of their tasks."""
         news = [self._new(url, next(_numbers), headers, secret, events) for _ in range(many)]
         await self.store.register_all(news)
         return [new.task for new in news]
 
-    async def sighted(self, task: str) -> list[PendingDelivery]:
-        """Record that a task is in progress; the status events owed."""
+    async def status_events(self, task: str) -> list[PendingDelivery]:
+        """Records that a task is in progress. Returns the deliveries of the status events."""
         now = self.store.now()
-        seen = TaskSnapshot(status=TaskStatus.IN_PROGRESS)
+        snapshot = TaskSnapshot(status=TaskStatus.IN_PROGRESS)
 
         def event(watch: Watch) -> Any:
-            return status_event(watch, EventType.IN_PROGRESS, seen, now)
+            return status_event(watch, EventType.IN_PROGRESS, snapshot, now)
 
-        change = StatusChange(task, seen, PollNote(1, now, now + 5), now, EventType.IN_PROGRESS, event)
-        return list((await self.store.record_status(change)).owed)
+        change = StatusChange(task, snapshot, PollNote(1, now, now + 5), now, EventType.IN_PROGRESS, event)
+        return list((await self.store.record_status(change)).claimed)
 
     def _new(
         self, url: str, number: int, headers: dict[str, str] | None, secret: str | None, events: frozenset[EventType]
     ) -> NewWatch:
         watch_id, now = f"wat_{number:08}", self.store.now()
         watch = Watch(watch_id, "app", f"task_{number}", url, events, b"{}", now, now + 3600, 3600)
-        seal = self.store.cipher.seal
-        sealed = EncryptedFields(
+        seal = self.store.cipher.encrypt
+        encrypted = EncryptedFields(
             headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
             secret=None if secret is None else seal(watch_id, secret),
         )
         host = url.split("/")[2]
-        return NewWatch(watch, "configured", f"tsk_{number}", b"options", host, sealed)
+        return NewWatch(watch, "configured", f"tsk_{number}", b"options", host, encrypted)
 
 
 def settlement(task: str, at: float) -> Settlement:
-    """A task's success, which ends every watch on it."""
+    """A task's success, which settles every watch on it."""
     return Settlement(
         task,
         DONE,
@@ -321,13 +317,13 @@ def settlement(task: str, at: float) -> Settlement:
 
 
 @asynccontextmanager
-async def stages(folder: Path) -> AsyncIterator[Stage]:
-    """One stage; all that was made on it ends with it."""
+async def delivery_harness(folder: Path) -> AsyncIterator[Harness]:
+    """Opens a store in the folder. Everything that the harness has started ends with it."""
     metrics = Metrics()
     path = folder / "bridge.db"
     async with AsyncExitStack() as stack:
         store = await open_store(f"sqlite:///{path}", [], metrics)
         stack.push_async_callback(store.close)
-        made = Stage(path, stack, store, metrics)
+        made = Harness(path, stack, store, metrics)
         stack.callback(made.stop_ticking)
         yield made

@@ -1,4 +1,4 @@
-"""Fairness between hosts, by its rules alone."""
+"""The rules of fairness between hosts, without deliveries or time."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,11 +7,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bridge.core.model import PendingDelivery
 from bridge.delivery.fairness import (
-    HOSTS_IN_A_CLAIM,
+    HOSTS_PER_CLAIM,
     HOSTS_REMEMBERED,
-    READY_IN_ALL,
-    READY_OF_NEW_HOST,
-    READY_OF_ONE_HOST,
+    WAITING_IN_ALL,
+    WAITING_PER_HOST,
+    WAITING_PER_NEW_HOST,
     ClaimedDelivery,
     HostHealth,
     HostQueue,
@@ -19,13 +19,13 @@ from bridge.delivery.fairness import (
 )
 
 
-def held(host: str, number: int = 0, begins_before: float = 100.0) -> ClaimedDelivery:
+def claimed(host: str, number: int = 0, begins_before: float = 100.0) -> ClaimedDelivery:
     return ClaimedDelivery(
         PendingDelivery(f"evt_{number}", "wat_1", "app", "video.completed", "", host, b"", "", 0, 0), begins_before
     )
 
 
-def prove(hosts: HostQueues, name: str, seconds: float = 0.01) -> HostQueue:
+def make_healthy(hosts: HostQueues, name: str, seconds: float = 0.01) -> HostQueue:
     host = hosts.get(name)
     hosts.begin(host)
     hosts.end(host, 0, seconds, answered=True)
@@ -45,14 +45,14 @@ def fill(hosts: HostQueues, many: int, prefix: str = "hangs") -> None:
         begin_all(hosts, hosts.get(f"{prefix}{number}"))
 
 
-def test_one_host_has_eight_attempts_at_a_time() -> None:
+def test_one_host_gets_eight_attempts_at_a_time() -> None:
     hosts = HostQueues(128, 8)
     assert begin_all(hosts, hosts.get("a")) == 8
 
 
-def test_one_host_alone_never_holds_more_than_half() -> None:
+def test_one_host_alone_never_gets_more_than_half_of_the_slots() -> None:
     hosts = HostQueues(16, 16)
-    assert begin_all(hosts, prove(hosts, "a")) == 8
+    assert begin_all(hosts, make_healthy(hosts, "a")) == 8
 
 
 def test_a_single_slot_is_used() -> None:
@@ -61,70 +61,70 @@ def test_a_single_slot_is_used() -> None:
 
 
 @pytest.mark.parametrize("hanging", [1, 16, 17, 40, 70])
-def test_hanging_hosts_leave_room_for_one_that_is_new(hanging: int) -> None:
+def test_hosts_that_hang_leave_room_for_a_new_host(hanging: int) -> None:
     hosts = HostQueues(128, 8)
     fill(hosts, hanging)
     assert hosts.may_begin(hosts.get("new"))
 
 
 @pytest.mark.parametrize("hanging", [17, 128, 1000])
-def test_hosts_that_hang_never_take_the_last_slots_of_those_that_answer(hanging: int) -> None:
+def test_hosts_that_hang_never_take_the_last_slots_of_healthy_hosts(hanging: int) -> None:
     hosts = HostQueues(128, 8)
-    well = prove(hosts, "well")
+    healthy = make_healthy(hosts, "healthy")
     fill(hosts, hanging)
-    assert begin_all(hosts, well) >= 2
+    assert begin_all(hosts, healthy) >= 2
 
 
-def test_hosts_that_answered_and_then_hang_leave_room_as_well() -> None:
+def test_healthy_hosts_that_begin_to_hang_leave_room_for_another() -> None:
     hosts = HostQueues(128, 8)
     for number in range(25):
-        prove(hosts, f"hangs{number}")
-    well = prove(hosts, "well")
+        make_healthy(hosts, f"hangs{number}")
+    healthy = make_healthy(hosts, "healthy")
     fill(hosts, 25)
-    assert hosts.may_begin(well)
+    assert hosts.may_begin(healthy)
 
 
 @pytest.mark.parametrize(("busy", "each"), [(2, 8), (8, 8), (16, 5), (100, 1)])
-def test_busy_hosts_that_answer_share_the_slots(busy: int, each: int) -> None:
+def test_busy_healthy_hosts_share_the_slots(busy: int, each: int) -> None:
     hosts = HostQueues(128, 8)
-    those = [prove(hosts, f"h{number}") for number in range(busy)]
+    busy_hosts = [make_healthy(hosts, f"h{number}") for number in range(busy)]
     begun = True
-    while begun:  # one after the other, as their turns come
+    while begun:  # one attempt of each host in turn
         begun = False
-        for host in those:
+        for host in busy_hosts:
             if hosts.may_begin(host):
                 hosts.begin(host)
                 begun = True
-    assert min(host.busy for host in those) >= each
+    assert min(host.busy for host in busy_hosts) >= each
 
 
-def test_failing_hosts_have_one_attempt_each_and_half_of_the_slots_together() -> None:
+def test_failing_hosts_get_one_attempt_each_and_half_of_the_slots_together() -> None:
     hosts = HostQueues(128, 8)
     hosts.load({f"down{number}": 3 for number in range(1000)})
     fill(hosts, 1000, "down")
     assert hosts.busy == 64
-    assert begin_all(hosts, prove(hosts, "well")) == 8
+    assert begin_all(hosts, make_healthy(hosts, "healthy")) == 8
     assert hosts.may_begin(hosts.get("new"))
 
 
-def test_a_host_fails_from_the_third_failure_until_it_answers() -> None:
+def test_a_host_is_failing_from_its_third_failure_until_it_answers() -> None:
     hosts = HostQueues(128, 8)
     host = hosts.get("a")
-    for failures, standing in ((1, HostHealth.DOUBTED), (2, HostHealth.DOUBTED), (3, HostHealth.FAILING)):
+    for failures, health in ((1, HostHealth.DOUBTFUL), (2, HostHealth.DOUBTFUL), (3, HostHealth.FAILING)):
         hosts.begin(host)
         hosts.end(host, failures, 15.0, answered=False)
-        assert host.standing is standing
+        assert host.health is health
     assert begin_all(hosts, host) == 1
     hosts.end(host, 0, 0.1, answered=True)
     assert begin_all(hosts, host) == 8
 
 
-def test_a_refused_target_says_nothing_of_a_new_host() -> None:
+def test_a_refused_target_leaves_the_health_of_a_new_host_unknown() -> None:
     hosts = HostQueues(128, 8)
     host = hosts.get("a")
     hosts.begin(host)
     hosts.end(host, 0, 0.0, answered=False)
-    assert host.standing is HostHealth.NEW
+    assert host.health is HostHealth.UNKNOWN
 
 
 def test_nothing_waits_for_a_failing_host() -> None:
@@ -133,54 +133,54 @@ def test_nothing_waits_for_a_failing_host() -> None:
     assert not hosts.may_wait(hosts.get("down"))
 
 
-@pytest.mark.parametrize(("seconds", "many"), [(0.001, READY_OF_ONE_HOST), (1.0, 40), (15.0, 2)])
-def test_as_many_wait_as_a_host_takes_in_five_seconds(seconds: float, many: int) -> None:
+@pytest.mark.parametrize(("seconds", "many"), [(0.001, WAITING_PER_HOST), (1.0, 40), (15.0, 2)])
+def test_as_many_deliveries_wait_as_a_host_receives_in_five_seconds(seconds: float, many: int) -> None:
     hosts = HostQueues(128, 8)
-    host = prove(hosts, "a", seconds)
+    host = make_healthy(hosts, "a", seconds)
     while hosts.may_wait(host):
-        hosts.put(host, held("a"))
+        hosts.put(host, claimed("a"))
     assert hosts.ready == many
 
 
-def test_the_waiting_room_is_shared_as_the_slots_are() -> None:
+def test_the_room_for_waiting_deliveries_is_shared_between_hosts() -> None:
     hosts = HostQueues(128, 8)
     for number in range(20):
-        host = prove(hosts, f"busy{number}")
+        host = make_healthy(hosts, f"busy{number}")
         while hosts.may_wait(host):
-            hosts.put(host, held(host.name))
-    assert hosts.ready < READY_IN_ALL
+            hosts.put(host, claimed(host.name))
+    assert hosts.ready < WAITING_IN_ALL
     assert hosts.may_wait(hosts.get("new"))
 
 
-def test_late_ones_are_taken_out_and_the_others_keep_their_order() -> None:
+def test_late_deliveries_are_removed_and_the_others_keep_their_order() -> None:
     hosts = HostQueues(128, 8)
-    waiting = [held("a", 1, 50.0), held("a", 2, 10.0), held("a", 3, 50.0), held("b", 4, 10.0)]
+    waiting = [claimed("a", 1, 50.0), claimed("a", 2, 10.0), claimed("a", 3, 50.0), claimed("b", 4, 10.0)]
     for one in waiting:
-        hosts.put(hosts.get(one.owed.host), one)
-    assert {one.owed.id for one in hosts.take_late(10.0)} == {"evt_2", "evt_4"}
-    assert [one.owed.id for one in hosts.take_all_waiting()] == ["evt_1", "evt_3"]
+        hosts.put(hosts.get(one.delivery.host), one)
+    assert {one.delivery.id for one in hosts.remove_late(10.0)} == {"evt_2", "evt_4"}
+    assert [one.delivery.id for one in hosts.remove_all_waiting()] == ["evt_1", "evt_3"]
     assert (hosts.ready, hosts.next()) == (0, None)
 
 
-def test_one_that_waits_can_be_taken_out() -> None:
+def test_a_waiting_delivery_can_be_removed() -> None:
     hosts = HostQueues(128, 8)
-    first, second = held("a", 1), held("a", 2)
+    first, second = claimed("a", 1), claimed("a", 2)
     hosts.put(hosts.get("a"), first)
     hosts.put(hosts.get("a"), second)
-    assert hosts.take(first)
-    assert not hosts.take(first)
-    assert hosts.take(second)
+    assert hosts.remove(first)
+    assert not hosts.remove(first)
+    assert hosts.remove(second)
     assert (hosts.ready, hosts.next()) == (0, None)
 
 
-def test_a_plan_claims_for_those_first_that_began_longest_ago() -> None:
+def test_a_plan_starts_with_the_hosts_whose_last_attempt_is_oldest() -> None:
     hosts = HostQueues(4, 4)
     for name in ("b", "a"):
-        prove(hosts, name)
+        make_healthy(hosts, name)
     assert list(hosts.plan({"a": 1, "b": 1, "c": 1})) == ["c", "b", "a"]
 
 
-def test_a_plan_gives_a_probe_to_a_failing_host_and_nothing_while_it_runs() -> None:
+def test_a_plan_claims_one_probe_for_a_failing_host_and_nothing_during_it() -> None:
     hosts = HostQueues(128, 8)
     hosts.load({"down": 5})
     assert hosts.plan({"down": 500}) == {"down": 1}
@@ -188,30 +188,30 @@ def test_a_plan_gives_a_probe_to_a_failing_host_and_nothing_while_it_runs() -> N
     assert hosts.plan({"down": 500}) == {}
 
 
-def test_a_plan_claims_no_more_than_is_due() -> None:
+def test_a_plan_claims_at_most_what_is_due() -> None:
     hosts = HostQueues(128, 8)
-    prove(hosts, "a")
-    assert hosts.plan({"a": 3, "b": 1_000}) == {"a": 3, "b": 8 + READY_OF_NEW_HOST}
+    make_healthy(hosts, "a")
+    assert hosts.plan({"a": 3, "b": 1_000}) == {"a": 3, "b": 8 + WAITING_PER_NEW_HOST}
 
 
-def test_a_plan_waits_until_half_of_what_was_claimed_has_gone() -> None:
+def test_a_plan_claims_nothing_until_half_of_the_queue_is_sent() -> None:
     hosts = HostQueues(128, 8)
-    host = prove(hosts, "a")
-    for number in range(READY_OF_ONE_HOST // 2 + 1):
-        hosts.put(host, held("a", number))
+    host = make_healthy(hosts, "a")
+    for number in range(WAITING_PER_HOST // 2 + 1):
+        hosts.put(host, claimed("a", number))
     assert hosts.plan({"a": 1_000}) == {}
-    hosts.take_late(100.0)
-    assert hosts.plan({"a": 1_000})["a"] == 8 + READY_OF_ONE_HOST
+    hosts.remove_late(100.0)
+    assert hosts.plan({"a": 1_000})["a"] == 8 + WAITING_PER_HOST
 
 
-def test_a_host_that_finds_every_slot_taken_has_one_delivery_wait() -> None:
+def test_a_host_that_finds_every_slot_taken_gets_one_waiting_delivery() -> None:
     hosts = HostQueues(128, 8)
     fill(hosts, 200)
     assert hosts.plan({"new": 50}) == {"new": 1}
 
 
-def test_a_plan_names_a_bounded_number_of_hosts() -> None:
-    assert len(HostQueues(10_000, 8).plan({f"h{number}": 1 for number in range(1_000)})) == HOSTS_IN_A_CLAIM
+def test_a_plan_has_a_limited_number_of_hosts() -> None:
+    assert len(HostQueues(10_000, 8).plan({f"h{number}": 1 for number in range(1_000)})) == HOSTS_PER_CLAIM
 
 
 def test_idle_hosts_are_forgotten_but_failing_and_busy_ones_are_not() -> None:
@@ -219,17 +219,17 @@ def test_idle_hosts_are_forgotten_but_failing_and_busy_ones_are_not() -> None:
     hosts.load({"down": 3})
     busy = hosts.get("busy")
     hosts.begin(busy)
-    hosts.put(hosts.get("waits"), held("waits"))
+    hosts.put(hosts.get("waits"), claimed("waits"))
     for number in range(HOSTS_REMEMBERED):
         hosts.get(f"h{number}")
     hosts.forget_idle()
     assert hosts.get("down").failures == 3
     assert hosts.get("busy") is busy
-    assert hosts.take(next(iter(hosts.get("waits").waiting)))
+    assert hosts.remove(next(iter(hosts.get("waits").waiting)))
 
 
 class Traffic(RuleBasedStateMachine):
-    """Any order of beginnings, endings and waitings, with any answers."""
+    """Attempts start and end and deliveries wait in any order, with any answers."""
 
     names = st.sampled_from([f"h{number}" for number in range(6)])
 
@@ -244,7 +244,7 @@ class Traffic(RuleBasedStateMachine):
         host = self.hosts.get(name)
         if self.hosts.may_wait(host) or (not host.waiting and self.hosts.may_begin(host)):
             self.number += 1
-            self.hosts.put(host, held(name, self.number, float(self.number)))
+            self.hosts.put(host, claimed(name, self.number, float(self.number)))
 
     @rule()
     def begins(self) -> None:
@@ -256,7 +256,7 @@ class Traffic(RuleBasedStateMachine):
             return
         host, _ = found
         assert self.hosts.may_begin(host)
-        assert host.standing is not HostHealth.FAILING or host.busy == 0
+        assert host.health is not HostHealth.FAILING or host.busy == 0
         self.hosts.begin(host)
         self.busy[host.name] = self.busy.get(host.name, 0) + 1
 
@@ -269,22 +269,22 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(now=st.floats(0, 50))
     def late(self, now: float) -> None:
-        assert all(one.begins_before <= now for one in self.hosts.take_late(now))
+        assert all(one.begins_before <= now for one in self.hosts.remove_late(now))
 
     @rule(due=st.dictionaries(names, st.integers(1, 1_000)))
     def plans(self, due: dict[str, int]) -> None:
         plan = self.hosts.plan(due)
         assert all(0 < room <= due[name] for name, room in plan.items())
-        assert sum(plan.values()) <= READY_IN_ALL + 8
+        assert sum(plan.values()) <= WAITING_IN_ALL + 8
         for name in plan:
             host = self.hosts.get(name)
-            assert host.standing is not HostHealth.FAILING or (plan[name] == 1 and not host.busy)
+            assert host.health is not HostHealth.FAILING or (plan[name] == 1 and not host.busy)
 
     @invariant()
     def limits_hold(self) -> None:
         assert self.hosts.busy == sum(self.busy.values()) <= 8
         assert all(count <= 3 for count in self.busy.values())
-        assert self.hosts.ready == sum(len(self.hosts.get(f"h{n}").waiting) for n in range(6)) <= READY_IN_ALL
+        assert self.hosts.ready == sum(len(self.hosts.get(f"h{n}").waiting) for n in range(6)) <= WAITING_IN_ALL
 
 
 TestTraffic = Traffic.TestCase
@@ -298,15 +298,15 @@ TestTraffic.settings = settings(max_examples=40, stateful_step_count=40, deadlin
     per_host=st.integers(1, 8),
     failing=st.sets(st.integers(0, 29)),
 )
-def test_whoever_waits_is_served_whatever_the_others_have(
+def test_every_waiting_delivery_is_sent_whatever_the_other_hosts_have(
     waiting: list[int], concurrency: int, per_host: int, failing: set[int]
 ) -> None:
-    """First in, first out among attempts; every host's next turn comes before anyone's turn after next."""
+    """The oldest attempt ends first, until no delivery waits."""
     hosts = HostQueues(concurrency, per_host)
     hosts.load({f"h{number}": 3 for number in failing})
     for number, many in enumerate(waiting):
         for one in range(many):
-            hosts.put(hosts.get(f"h{number}"), held(f"h{number}", one))
+            hosts.put(hosts.get(f"h{number}"), claimed(f"h{number}", one))
     under_way: list[HostQueue] = []
     left = sum(waiting)
     while left:
@@ -314,22 +314,22 @@ def test_whoever_waits_is_served_whatever_the_others_have(
             hosts.begin(found[0])
             under_way.append(found[0])
             left -= 1
-        assert under_way, "nobody may begin, and nobody is under way"
+        assert under_way, "no attempt may start, and none is under way"
         first = under_way.pop(0)
         hosts.end(first, first.failures, 0.1, answered=not first.failures)
     assert hosts.ready == 0
 
 
 @settings(max_examples=50, deadline=None)
-@given(healthy=st.integers(1, 60), hogs=st.integers(0, 200))
-def test_with_scarce_slots_every_host_has_its_turn_in_each_round(healthy: int, hogs: int) -> None:
+@given(healthy=st.integers(1, 60), hanging=st.integers(0, 200))
+def test_with_few_slots_every_host_gets_one_attempt_in_each_round(healthy: int, hanging: int) -> None:
     hosts = HostQueues(32, 8)
     names = [f"h{number}" for number in range(healthy)]
     for name in names:
-        host = prove(hosts, name)
+        host = make_healthy(hosts, name)
         for number in range(3):
-            hosts.put(host, held(name, number))
-    fill(hosts, hogs)  # new hosts that hang for good
+            hosts.put(host, claimed(name, number))
+    fill(hosts, hanging)  # new hosts that hang until the end
     order: list[str] = []
     while found := hosts.next():
         hosts.begin(found[0])

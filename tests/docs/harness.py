@@ -1,6 +1,7 @@
-"""The README's blocks, and a newcomer who types them: a folder, a shell, and amux's stand-in where amux would be.
+"""The pages of the documentation, their code blocks, and a shell that runs the blocks.
 
-Only places are changed in what is typed: ports, a task's id, a callback's address. The rest is the README's.
+A block runs as a reader would paste it. Only addresses and ids are replaced: ports, the id of a task, the URL of a
+callback. The stand-in for amux takes the place of amux.
 """
 
 import asyncio
@@ -22,34 +23,66 @@ from bridge.sandbox import Behaviour, Sandbox
 from tests.e2e.receiver import SAFETY_SECONDS
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [
+    README,
+    *sorted(DOCS.glob("*.md")),
+    ROOT / "examples/README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / ".github").glob("*.md")),
+]
 TASK = "task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2"
-# Times that a test need not wait for; what the README says of settings is said in its own blocks.
+# Short delays, so that a test does not wait for the defaults. The blocks still set what they document.
 QUICK = {
     "BRIDGE_POLL_FIRST_DELAY_SECONDS": "0.1",
     "BRIDGE_POLL_INTERVAL_SECONDS": "0.1",
     "BRIDGE_POLL_MAX_INTERVAL_SECONDS": "0.1",
-    "BRIDGE_DELIVERY_RETRY_DELAYS_SECONDS": "0.2,0.2,0.2,0.2,0.2",
+    "BRIDGE_DELIVERY_RETRY_DELAYS_SECONDS": ",".join(["0.2"] * 50),
 }
 
 
-def text() -> str:
-    return README.read_text("utf-8")
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-def blocks(language: str) -> list[str]:
-    """The README's fenced blocks in one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text(), re.MULTILINE | re.DOTALL)
+def text(page: Path) -> str:
+    return page.read_text("utf-8")
 
 
-def block(language: str, holding: str) -> str:
-    [found] = [one for one in blocks(language) if holding in one]
+def all_text() -> str:
+    """The text of every page, one after the other."""
+    return "\n".join(map(text, PAGES))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
+
+
+def block(page: Path, language: str, containing: str) -> str:
+    """The one block of a page that contains these words."""
+    [found] = [one for one in blocks(page, language) if containing in one]
     return found
 
 
+def section(page: Path, heading: str) -> str:
+    """What a page has below a heading, up to the next heading of the same level or a higher one."""
+    level = heading.partition(" ")[0]
+    _, found, rest = text(page).partition(f"\n{heading}\n")
+    assert found, f"{page_name(page)} has no heading {heading!r}"
+    return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def table_rows(markdown: str) -> list[list[str]]:
+    """The cells of each row of the first table, without its header."""
+    [table] = re.findall(r"(?:^\|.*\|\n)+", markdown, re.MULTILINE)[:1]
+    rows = [[cell.strip() for cell in line.strip("|").split(" |")] for line in table.splitlines()]
+    return rows[2:]
+
+
 @dataclass
-class Going:
-    """A block that goes on. `lines` are what it wrote, stderr as well."""
+class RunningCommand:
+    """A block that continues to run. `lines` are its stdout and stderr so far."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
@@ -62,27 +95,27 @@ class Going:
             self._more.set()
         self._more.set()
 
-    async def says(self, what: str) -> str:
-        """Wait for a line that holds this; it."""
+    async def line_with(self, words: str) -> str:
+        """Wait for a line that contains these words, and return it."""
         try:
             async with asyncio.timeout(SAFETY_SECONDS):
-                while not (found := [line for line in self.lines if what in line]):
+                while not (found := [line for line in self.lines if words in line]):
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
-            raise AssertionError(f"waited for {what!r}:\n" + "\n".join(self.lines)) from None
+            raise AssertionError(f"waited for {words!r}:\n" + "\n".join(self.lines)) from None
         return found[0]
 
     def signal(self, number: int) -> None:
-        """To the shell and to what it started."""
-        with suppress(ProcessLookupError):  # it may have ended, and we not heard of it yet
+        """Send a signal to the shell and to the programs that it started."""
+        with suppress(ProcessLookupError):  # it may have ended before we noticed
             if self.process.returncode is None:
                 os.killpg(self.process.pid, number)
 
 
 @dataclass
-class Newcomer:
-    """Somebody in a folder, with `amux-bridge` in PATH."""
+class Workspace:
+    """A folder and a shell in it, with `amux-bridge` in PATH."""
 
     folder: Path
     amux: Sandbox
@@ -98,59 +131,60 @@ class Newcomer:
     def hook_url(self) -> str:
         return f"http://127.0.0.1:{self.hook_port}/hooks/video"
 
-    def typed(self, words: str, task: str = TASK) -> str:
-        """A block as it is typed here."""
-        here = {
+    def localized(self, script: str, task: str = TASK) -> str:
+        """A block with the addresses and the task of this workspace."""
+        replacements = {
             TASK: task,
             "https://app.example.com/hooks/video": self.hook_url,
             "127.0.0.1:8080": f"127.0.0.1:{self.port}",
             "127.0.0.1:9000": f"127.0.0.1:{self.hook_port}",
             "--port 9000": f"--port {self.hook_port}",
         }
-        for there, ours in here.items():
-            words = words.replace(there, ours)
-        return words
+        for documented, ours in replacements.items():
+            script = script.replace(documented, ours)
+        return script
 
-    async def run(self, words: str, task: str = TASK, **environ: str) -> str:
-        """Type a block that must go well; what it wrote."""
-        process = await self._start(self.typed(words, task), environ)
+    async def run(self, script: str, task: str = TASK, **environ: str) -> str:
+        """Run a block that must succeed, and return its output."""
+        process = await self._start(self.localized(script, task), environ)
         try:
             async with asyncio.timeout(SAFETY_SECONDS):
                 out, _ = await process.communicate()
         finally:
-            if process.returncode is None:
+            # The whole group: a block may start programs in the background.
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await process.wait()
         assert process.returncode == 0, out.decode()
         return out.decode()
 
-    def built(self, *words: str, **environ: str) -> None:
-        """Run a compiler, which takes longer than what a newcomer types, and must have nothing to say."""
+    def compile(self, *command: str, **environ: str) -> None:
+        """Run a compiler, which must print nothing. It may take longer than a block."""
         done = subprocess.run(
-            words, cwd=self.folder, env={**self.environ, **environ}, capture_output=True, text=True, check=False
+            command, cwd=self.folder, env={**self.environ, **environ}, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
     @asynccontextmanager
-    async def going(self, words: str, until: str, task: str = TASK, **environ: str) -> AsyncIterator[Going]:
-        """Type a block that goes on, and wait for a line of it; ended by SIGTERM."""
-        process = await self._start(self.typed(words, task), environ)
-        going = Going(process)
-        reading = asyncio.create_task(going.read())
+    async def running(self, script: str, until: str, task: str = TASK, **environ: str) -> AsyncIterator[RunningCommand]:
+        """Run a block that continues, wait for a line with the words `until`, and end it with SIGTERM."""
+        process = await self._start(self.localized(script, task), environ)
+        command = RunningCommand(process)
+        reading = asyncio.create_task(command.read())
         try:
-            await going.says(until)
-            yield going
-            going.signal(signal.SIGTERM)
+            await command.line_with(until)
+            yield command
+            command.signal(signal.SIGTERM)
             async with asyncio.timeout(SAFETY_SECONDS):
                 await process.wait()
                 await reading
         finally:
-            going.signal(signal.SIGKILL)
+            command.signal(signal.SIGKILL)
             await process.wait()
             await reading
 
-    async def asked(self, method: str, path: str, token: str = "", **body: Any) -> Any:
-        """What the bridge answers to a request that it takes."""
+    async def request(self, method: str, path: str, token: str = "", **body: Any) -> Any:
+        """The JSON answer of the bridge to a request that must succeed."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
@@ -159,16 +193,16 @@ class Newcomer:
             assert answer.ok, await answer.text()
             return await answer.json()
 
-    async def registered(self, hook_url: str, token: str = "", **fields: str) -> str:
-        """Register a watch, on a task that is over if none is given; its id."""
+    async def register(self, hook_url: str, token: str = "", **fields: str) -> str:
+        """Register a watch and return its id. The default task has already completed."""
         body = {"task_id": self.amux.create_task(), "callback_url": hook_url, **fields}
-        return str((await self.asked("POST", "/watch", token, **body))["id"])
+        return str((await self.request("POST", "/watch", token, **body))["id"])
 
-    async def _start(self, words: str, environ: Mapping[str, str]) -> asyncio.subprocess.Process:
+    async def _start(self, script: str, environ: Mapping[str, str]) -> asyncio.subprocess.Process:
         pipe, stdout = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
-        # A session of its own: a signal reaches what the shell started.
+        # A session of its own, so that a signal reaches every program that the shell started.
         return await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-ec", words),
+            *("/bin/sh", "-ec", script),
             cwd=self.folder,
             env={**self.environ, **environ},
             stdin=asyncio.subprocess.DEVNULL,
@@ -179,8 +213,8 @@ class Newcomer:
 
 
 @asynccontextmanager
-async def newcomer(folder: Path) -> AsyncIterator[Newcomer]:
-    """A newcomer to an empty folder."""
+async def open_workspace(folder: Path) -> AsyncIterator[Workspace]:
+    """A workspace in an empty folder, and the stand-in for amux, for as long as the context is open."""
     amux = Sandbox(default=Behaviour(queue_seconds=0, run_seconds=0))
     amux_url = await amux.start()
     port = unused_port()
@@ -194,6 +228,6 @@ async def newcomer(folder: Path) -> AsyncIterator[Newcomer]:
         "BRIDGE_PORT": str(port),
     }
     try:
-        yield Newcomer(folder, amux, environ, port, unused_port())
+        yield Workspace(folder, amux, environ, port, unused_port())
     finally:
         await amux.stop()

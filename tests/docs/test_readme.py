@@ -1,74 +1,90 @@
-"""What the README says is what is: its table of settings, its commands and the tests that it names.
+"""The commands of the README, pasted as they are, beside the stand-in for amux."""
 
-`python tests/docs/test_readme.py` writes the table of settings anew.
-"""
-
-import os
+import asyncio
+import json
 import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
-from bridge.cli.main import build_parser
-from bridge.settings.settings import describe
-from tests.docs.harness import README, ROOT, blocks, text
+import pytest
 
-BEGIN, END = (
-    "<!-- settings: made of bridge/settings/settings.py, held to it by tests/docs/test_readme.py -->",
-    "<!-- end of settings -->",
-)
+from bridge.sandbox import Behaviour
+from tests.docs.harness import README, ROOT, Workspace, all_text, block, text
+from tests.programs import program
 
-
-def settings_table() -> str:
-    rows = ["| name | default | |", "|---|---|---|"]
-    for name, default, description in describe():
-        shown = f"`{default}`".replace(",", ", ") if default else ""
-        rows.append(f"| `{name}` | {shown} | {description.replace('|', chr(92) + '|')} |")
-    return "\n".join(rows)
+# The README says in words how to stop what the commands with a key have started.
+STOP = "kill $receiver $bridge; wait $receiver $bridge || true\n"
 
 
-# --- words --------------------------------------------------------------------------------------------------------
+@pytest.mark.long
+def test_the_demo_command_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    for name in ("bridge", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    # The interpreter of this run may have another name than the reader's.
+    script = block(README, "sh", "amux-bridge demo").replace("python3 ", f"{sys.executable} ")
+    done = subprocess.run(["/bin/sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = {masked(line) for line in done.stdout.splitlines()}
+    [sample] = re.findall(r"^```\n(  \.\.\..*?)^```$", text(README), re.MULTILINE | re.DOTALL)
+    shown = [masked(line) for line in sample.splitlines() if masked(line) not in {"...", ""}]
+    assert [line for line in shown if line not in printed] == []
+    assert len(shown) > 5
 
 
-def test_the_table_of_settings_is_the_codes() -> None:
-    written = text().partition(BEGIN)[2].partition(END)[0].strip()
-    assert written == settings_table(), "run: python tests/docs/test_readme.py"
+def masked(line: str) -> str:
+    """A line without the parts that differ from run to run, and without the widths of columns."""
+    line = re.sub(r"task_[0-9a-f]+", "task", re.sub(r"127\.0\.0\.1:\d+", "host", line))
+    return " ".join(re.sub(r"\b\d+\.\d s\b", "seconds", line).split())
 
 
-def test_it_begins_with_three_sentences_and_ends_with_what_changed() -> None:
-    first = text().split("\n\n")[1]
-    assert len(re.findall(r"[.!?](?:\s|$)", first)) == 3
-    assert re.findall(r"^## (.*)$", text(), re.MULTILINE)[-1] == "What changed"
+async def test_the_commands_without_a_key_work_when_pasted_in_one_terminal(workspace: Workspace) -> None:
+    program("curl", "curl")
+    script = block(README, "sh", "serve --sandbox") + block(README, "sh", "kill $bridge; wait")
+    printed = await workspace.run(script)
+    assert '"status":"ready"' in printed
+    assert re.search(r"^verified .*video\.completed", printed, re.MULTILINE), printed
+    assert json.loads((workspace.folder / "bridge.log").read_text().splitlines()[-1])["event"] == "stopped"
 
 
-def test_every_command_that_it_names_is_there() -> None:
-    commands = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]  # argparse's own
-    assert commands is not None
-    named = set(re.findall(r"amux-bridge ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`", text()) + blocks("sh"))))
-    assert named - {"amux"} <= set(commands)
-    assert {"demo", "serve", "listen", "watch", "secret"} <= named
+async def test_the_commands_with_a_key_work_when_pasted_in_one_terminal(workspace: Workspace) -> None:
+    program("curl", "curl")
+    first, second = (workspace.amux.create_task(Behaviour(queue_seconds=0, run_seconds=0.5)) for _ in range(2))
+    register = block(README, "sh", "8080/watch").replace("task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2", second)
+    wait_for_second = f"until grep -q {second} callbacks.log; do sleep 0.1; done\n"
+    # The first poll of this test is 50 times earlier than the default, so wait until the receiver listens.
+    wait_for_receiver = "until grep -q 'listening on' callbacks.log; do sleep 0.1; done\n"
+    script = block(README, "sh", "listen --port") + wait_for_receiver + block(README, "sh", "watch task_") + register
+    printed = await workspace.run(f"{script}{wait_for_second}echo; cat callbacks.log; {STOP}", first)
+    assert f"{first} completed\nvideo.completed was delivered\n" in printed
+    [answer] = [line for line in printed.splitlines() if line.startswith('{"id":"wat_')]
+    watch = json.loads(answer)
+    assert (watch["task_id"], watch["state"], watch["context"]) == (second, "active", {"order": 17})
+    assert watch["deliveries"] == []
+    assert printed.count("verified  video.completed") == 2
+    assert "NOT VERIFIED" not in printed
+    assert json.loads((workspace.folder / "bridge.log").read_text().splitlines()[-1])["event"] == "stopped"
 
 
-def test_every_place_in_it_that_it_points_to_is_there() -> None:
-    headings = re.findall(r"^## (.*)$", text(), re.MULTILINE)
-    places = {"#" + re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    targets = set(re.findall(r"\]\(([^)]+)\)", text()))
-    assert {target for target in targets if target.startswith("#")} <= places
-    assert not [it for it in targets if not it.startswith(("#", "https://")) and not (ROOT / it).is_file()]
+async def test_check_and_ping_work_beside_a_running_bridge(workspace: Workspace) -> None:
+    serve = "AMUX_API_KEY=sk-... BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8 amux-bridge serve"
+    async with (
+        workspace.running(serve, '"listening"'),
+        workspace.running("amux-bridge listen --port 9000", "listening on"),
+    ):
+        opened = {"BRIDGE_CALLBACK_ALLOW_NETWORKS": "127.0.0.0/8"}
+        ping = workspace.run(f"amux-bridge ping {workspace.hook_url}", **opened)
+        await asyncio.gather(workspace.run("amux-bridge check"), ping)
 
 
-def test_every_test_that_it_names_is_there() -> None:
-    named = set(re.findall(r"`(tests/[^`]+\.py)`", README.read_text("utf-8")))
-    assert len(named) > 20
-    assert not [name for name in named if not (ROOT / name).is_file()]
-
-
-def test_ci_runs_the_readmes_own_test_command() -> None:
-    [command] = re.findall(r"^python3 -m venv .*pytest -n 3$", text(), re.MULTILINE)
-    [pattern] = re.findall(r"sed -n '/(\^python3 .*)/p' README\.md", (ROOT / ".ci/run").read_text())
-    assert re.fullmatch(pattern, command)
-    assert os.access(ROOT / ".ci/run", os.X_OK)
-
-
-if __name__ == "__main__":
-    before, _, rest = text().partition(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{settings_table()}\n{END}{rest.partition(END)[2]}", "utf-8")
-    sys.stdout.write("README.md has the settings as they are\n")
+async def test_the_other_commands_that_the_pages_name_work(workspace: Workspace) -> None:
+    named = set(re.findall(r"`(amux-bridge [^`\n]+)`", all_text()))
+    needs_more = {"amux-bridge check", "amux-bridge ping URL", "amux-bridge ping", "amux-bridge retry"}
+    needs_more |= {"amux-bridge secret rotate", "amux-bridge/<version>"}
+    starts = {command for command in named if re.match(r"amux-bridge (serve|demo|sandbox|listen)", command)}
+    run = sorted(named - needs_more - starts)
+    assert len(run) >= 5
+    for command in run:
+        assert await workspace.run(command), command

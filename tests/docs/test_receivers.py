@@ -1,4 +1,4 @@
-"""The README's receivers, each given what a real bridge sends, and what it does not."""
+"""The receivers of the pages: each gets real callbacks of a bridge, and forged ones."""
 
 import asyncio
 import json
@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,98 +15,50 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from openai import InvalidWebhookSignatureError
 
-from bridge.core.signing import Secret, parse_secret, signed_headers
-from tests.docs.harness import Newcomer, block, newcomer
-from tests.e2e.bridges import Bridge, runtime
-from tests.e2e.harness import Environment, environment
+from bridge.core.signing import Secret, Signer, parse_secret
+from tests.docs.harness import DOCS, README, Workspace, block
+from tests.docs.sender import CONTEXT, Sender
 from tests.e2e.receiver import SAFETY_SECONDS, SECRET
 from tests.programs import program
 
+RECEIVERS = DOCS / "receivers.md"
 OTHER = Secret(b"x" * 32)
-# Bytes that shells and JSON parsers like to change.
-CONTEXT = {"note": "caf\u00e9 $HOME \\ %s"}
-
-
-@dataclass
-class Sender:
-    """A bridge with amux's stand-in."""
-
-    env: Environment
-    bridge: Bridge
-
-    async def sends(self, hook_url: str, form: str = "C") -> Any:
-        """The watch whose end was told there, once it was taken."""
-        watch = await self.bridge.register(self.env.finished_task(form), hook_url, context=CONTEXT)
-        return await self.again(await self.bridge.final(watch), 1)
-
-    async def again(self, watch: Any, attempts: int) -> Any:
-        """The watch once so many attempts were made, and the last was taken."""
-        if attempts > 1:
-            await self.bridge.ask("POST", f"/deliveries/{watch['deliveries'][0]['id']}/retry")
-        answer = await self.bridge.until(
-            "GET",
-            f"/watch/{watch['id']}",
-            lambda it: (
-                [(owed["state"], owed["attempts"]) for owed in it.json["deliveries"]] == [("delivered", attempts)]
-            ),
-        )
-        return answer.json
-
-    async def envelope(self, form: str = "C") -> tuple[Mapping[str, str], bytes]:
-        """An event as a receiver gets it: headers and bytes."""
-        watch = await self.sends(self.env.receiver.url, form)
-        answer = await self.bridge.ask("GET", f"/watch/{watch['id']}/envelope")
-        return {name: value for name, value in answer.headers.items() if name.startswith("webhook-")}, answer.body
-
-    def line(self, watch: Any, after: str = "") -> str:
-        return f"video.completed {self.env.video_url(watch['task_id'])}{after}"
-
-
-@pytest.fixture
-async def sender(sqlite_url: str) -> AsyncIterator[Sender]:
-    async with environment(sqlite_url) as env, runtime(sqlite_url, env.amux_url) as bridge:
-        yield Sender(env, bridge)
-
-
-@pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Newcomer]:
-    async with newcomer(tmp_path) as made:
-        yield made
 
 
 def forged() -> tuple[dict[str, str], bytes]:
-    """A message that somebody else has signed."""
+    """A message that is signed with another secret."""
     body = b'{"id": "evt_1", "type": "video.completed", "data": {"url": null, "context": null}}'
-    return {"Content-Type": "application/json", **signed_headers("evt_1", int(time.time()), body, [OTHER])}, body
+    return {"Content-Type": "application/json", **Signer([OTHER]).headers("evt_1", int(time.time()), body)}, body
 
 
-async def test_the_event_that_it_shows_is_one(sender: Sender) -> None:
-    _, body = await sender.envelope("A")  # the form of amux's document, with all that it may tell
-    shown, sent = json.loads(block("json", "video.completed")), json.loads(body)
+@pytest.mark.parametrize("page", [README, RECEIVERS], ids=["readme", "receivers"])
+async def test_the_event_on_the_page_has_the_fields_of_a_real_event(page: Path, sender: Sender) -> None:
+    _, body = await sender.envelope("A")  # the form of the documentation of amux, which has every field
+    shown, sent = json.loads(block(page, "json", "video.completed")), json.loads(body)
     assert (list(shown), list(shown["data"])) == (list(sent), list(sent["data"]))
     assert list(shown["data"]["metadata"]) == list(sent["data"]["metadata"])
 
 
-def run_block(holding: str) -> dict[str, Any]:
-    """What a Python block defines, with our secret in it."""
-    defined: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(block("python", holding).replace("whsec_...", SECRET), "README.md", "exec"), defined)  # noqa: S102
+def run_block(page: Path, containing: str) -> dict[str, Any]:
+    """The names that a Python block defines, after our secret was put in."""
+    defined: dict[str, Any] = {"__name__": "page"}
+    exec(compile(block(page, "python", containing).replace("whsec_...", SECRET), str(page), "exec"), defined)  # noqa: S102
     return defined
 
 
-async def test_the_python_receiver_takes_good_messages_once_and_refuses_bad_ones(
+async def test_the_python_receiver_accepts_an_event_once_and_refuses_a_forged_one(
     sender: Sender, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with TestClient(TestServer(run_block("standardwebhooks")["app"])) as client:
-        watch = await sender.sends(str(client.make_url("/hooks/video")))
-        await sender.again(watch, 2)
+    async with TestClient(TestServer(run_block(RECEIVERS, "standardwebhooks")["app"])) as client:
+        watch = await sender.send(str(client.make_url("/hooks/video")))
+        await sender.delivered(watch, 2)
         headers, body = forged()
         assert (await client.post("/hooks/video", data=body, headers=headers)).status == 401
     assert capsys.readouterr().out.splitlines() == [sender.line(watch, f" {CONTEXT}")]
 
 
-async def test_the_openai_sdk_unwraps_our_messages(sender: Sender) -> None:
-    on_hook = run_block("OpenAI")["on_hook"]
+async def test_the_openai_sdk_unwraps_a_callback(sender: Sender) -> None:
+    on_hook = run_block(RECEIVERS, "OpenAI")["on_hook"]
     headers, body = await sender.envelope()
     kind, data = on_hook(body, dict(headers))
     assert kind == "video.completed"
@@ -117,62 +68,66 @@ async def test_the_openai_sdk_unwraps_our_messages(sender: Sender) -> None:
         on_hook(body, headers)
 
 
-async def test_the_node_receiver_takes_good_messages_and_refuses_bad_ones(sender: Sender, at: Newcomer) -> None:
+async def test_the_node_receiver_accepts_a_callback_and_refuses_a_forged_one(
+    sender: Sender, workspace: Workspace
+) -> None:
     program("node", "nodejs")
-    (at.folder / "receiver.mjs").write_text(block("js", "createHmac"))
-    environ = {"PORT": str(at.hook_port), "WEBHOOK_SECRET": SECRET}
-    async with at.going("exec node receiver.mjs", "listening", **environ) as receiver:
-        watch = await sender.sends(at.hook_url)
+    (workspace.folder / "receiver.mjs").write_text(block(RECEIVERS, "js", "createHmac"))
+    environ = {"PORT": str(workspace.hook_port), "WEBHOOK_SECRET": SECRET}
+    async with workspace.running("exec node receiver.mjs", "listening", **environ) as receiver:
+        watch = await sender.send(workspace.hook_url)
         headers, body = forged()
         async with aiohttp.ClientSession() as session:
             for given in (headers, {}):
-                async with session.post(at.hook_url, data=body, headers=given) as answer:
+                async with session.post(workspace.hook_url, data=body, headers=given) as answer:
                     assert answer.status == 401
         receiver.signal(signal.SIGTERM)
     assert receiver.lines == ["listening", sender.line(watch)]
 
 
-@pytest.mark.long  # the compiler takes half a minute, the first time
-async def test_the_go_receiver_takes_good_messages_and_refuses_bad_ones(sender: Sender, at: Newcomer) -> None:
+@pytest.mark.long  # the first compilation takes half a minute
+async def test_the_go_receiver_accepts_a_callback_and_refuses_a_forged_one(
+    sender: Sender, workspace: Workspace
+) -> None:
     program("go", "golang-go")
-    (at.folder / "receiver.go").write_text(at.typed(block("go", "hmac.Equal")))
-    alone = {"GOPROXY": "off", "GOTOOLCHAIN": "local"}  # nothing to install, as the README says
-    await asyncio.to_thread(at.built, "go", "vet", "receiver.go", **alone)
-    await asyncio.to_thread(at.built, "go", "build", "receiver.go", **alone)
-    async with at.going("echo started; exec ./receiver", "started", WEBHOOK_SECRET=SECRET) as receiver:
+    (workspace.folder / "receiver.go").write_text(workspace.localized(block(RECEIVERS, "go", "hmac.Equal")))
+    alone = {"GOPROXY": "off", "GOTOOLCHAIN": "local"}  # the page says that the standard library is enough
+    await asyncio.to_thread(workspace.compile, "go", "vet", "receiver.go", **alone)
+    await asyncio.to_thread(workspace.compile, "go", "build", "receiver.go", **alone)
+    async with workspace.running("echo started; exec ./receiver", "started", WEBHOOK_SECRET=SECRET) as receiver:
         headers, body = forged()
         async with aiohttp.ClientSession() as session:
-            assert await refused(session, at.hook_url, body, headers) == 401
-            watch = await sender.sends(at.hook_url)
-            assert await refused(session, at.hook_url, body, {}) == 401
+            assert await status_of(session, workspace.hook_url, body, headers) == 401
+            watch = await sender.send(workspace.hook_url)
+            assert await status_of(session, workspace.hook_url, body, {}) == 401
         receiver.signal(signal.SIGTERM)
     assert receiver.lines == ["started", sender.line(watch)]
 
 
-async def refused(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-    """The status that a message gets, once somebody listens."""
+async def status_of(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """The status of the answer to a message, after the receiver has started."""
     async with asyncio.timeout(SAFETY_SECONDS):
         while True:
             try:
                 async with session.post(url, data=body, headers=headers) as answer:
                     return answer.status
             except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.02)  # a pause between questions
+                await asyncio.sleep(0.02)  # a pause between two requests
 
 
-async def test_the_shell_check_tells_good_from_bad(sender: Sender, tmp_path: Path) -> None:
+async def test_the_shell_check_accepts_a_good_signature_and_refuses_a_bad_one(sender: Sender, tmp_path: Path) -> None:
     program("openssl", "openssl")
     headers, body = await sender.envelope()
     (tmp_path / "body.json").write_bytes(body)
-    wrong = signed_headers(headers["webhook-id"], int(time.time()), body, [OTHER])
-    for given, said in ((headers, "verified\n"), (wrong, "not verified\n")):
-        told = {name.upper().replace("-", "_"): value for name, value in given.items()}
+    wrong = Signer([OTHER]).headers(headers["webhook-id"], int(time.time()), body)
+    for given, printed in ((headers, "verified\n"), (wrong, "not verified\n")):
+        variables = {name.upper().replace("-", "_"): value for name, value in given.items()}
         done = subprocess.run(
-            ["/bin/sh", "-c", block("sh", "openssl dgst")],
+            ["/bin/sh", "-c", block(RECEIVERS, "sh", "openssl dgst")],
             cwd=tmp_path,
-            env={**os.environ, **told, "WEBHOOK_SECRET": parse_secret(SECRET).text},
+            env={**os.environ, **variables, "WEBHOOK_SECRET": parse_secret(SECRET).text},
             capture_output=True,
             text=True,
             check=False,
         )
-        assert (done.stdout, done.stderr, done.returncode == 0) == (said, "", said == "verified\n")
+        assert (done.stdout, done.stderr, done.returncode == 0) == (printed, "", printed == "verified\n")

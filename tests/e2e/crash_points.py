@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 from bridge.callback.sender import Sender
-from bridge.store import cancelling, migrate, outbox, registration, settlement
+from bridge.store import migrate, outbox, registration, settlement
 from bridge.store import open as store_open
 from bridge.store.store import Store
 
@@ -96,7 +96,7 @@ POINTS: dict[str, Callable[[Reached], None]] = {
     "an attempt is about to be recorded": partial(_before, Store, "record_attempts"),
     "an attempt is written, not committed": partial(_after, outbox, "record_attempts"),
     "an attempt is recorded": partial(_after, Store, "record_attempts"),
-    "a cancellation is written, not committed": partial(_after, cancelling, "cancel"),
+    "a cancellation is written, not committed": partial(_after, settlement, "cancel"),
     "a cancellation is committed, not answered": partial(_after, Store, "cancel"),
     "a stopping bridge has left": partial(_after, Store, "leave"),
 }

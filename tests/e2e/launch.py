@@ -113,7 +113,7 @@ def set_lease(seconds: float) -> None:
     from bridge.store import replicas
 
     scale = seconds / replicas.LEASE_SECONDS
-    names = ("LEASE_SECONDS", "MARGIN_SECONDS", "BEAT_SECONDS", "LOOK_SECONDS")
+    names = ("LEASE_SECONDS", "MARGIN_SECONDS", "HEARTBEAT_SECONDS", "ADOPTION_SECONDS")
     for module, name in product((replicas, replica_lease, runtime), names):
         if hasattr(module, name):
             setattr(module, name, getattr(module, name) * scale)

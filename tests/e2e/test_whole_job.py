@@ -137,7 +137,7 @@ async def test_no_transient_error_ends_a_watch(env: Environment) -> None:
     async with runtime(env.database_url, env.amux_url) as bridge:
         watches = await bridge.register_many(tasks, env.receiver.url)
         await env.receiver.wait_for_events(watches)
-        assert env.amux.strays == {}  # the redirect was not followed
+        assert env.amux.unknown_paths == {}  # the redirect was not followed
     check_all_delivered(env.database_url, watches)
     assert {env.receiver.terminal(watch)["type"] for watch in watches} == {"video.completed"}
 
@@ -169,7 +169,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(env: Environmen
         degraded = await bridge.until("GET", "/readyz", lambda answer: answer.json["status"] == "degraded")
         assert degraded.status == 200
         path = f"/wrong/v1/video/generations/{task}"
-        shown = await bridge.until("GET", f"/watch/{watch}", lambda _: env.amux.strays[path] >= 7)
+        shown = await bridge.until("GET", f"/watch/{watch}", lambda _: env.amux.unknown_paths[path] >= 7)
         assert (shown.json["state"], shown.json["last_error"]["code"]) == ("active", "http_404")
     # The setting is corrected and the bridge started again.
     async with runtime(env.database_url, env.amux_url) as bridge:

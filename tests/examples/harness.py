@@ -1,4 +1,4 @@
-"""Where examples run: a bridge with the stand-in in this process, and programs of their own that use them."""
+"""A bridge with the stand-in for amux in this process, and the example programs that use them."""
 
 import asyncio
 import os
@@ -26,12 +26,12 @@ EXAMPLES = ROOT / "examples"
 SECRET, OTHER = Secret(b"e" * 32), Secret(b"x" * 32)
 TOKEN = "shop-token-1"
 AMUX_KEY = "sk-example"
-CALL_TIMEOUT_SECONDS = 60.0  # for programs, which take seconds to start on a busy machine
+PROGRAM_TIMEOUT_SECONDS = 60.0  # a program takes seconds to start on a busy machine
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A bridge that lets callbacks through to loopback, and amux's stand-in."""
+class BridgeHarness:
+    """A bridge that sends callbacks to loopback, and the stand-in for amux."""
 
     url: str
     amux: Sandbox
@@ -40,40 +40,46 @@ class Stage:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What an app is told of them."""
-        told = {"BRIDGE_URL": self.url, "BRIDGE_TOKEN": TOKEN, "AMUX_BASE_URL": self.amux_url, "AMUX_API_KEY": AMUX_KEY}
-        return clean({**told, "WEBHOOK_SECRET": SECRET.text, "PORT": "0"})
+        """The environment of an app that uses them."""
+        variables = {
+            "BRIDGE_URL": self.url,
+            "BRIDGE_TOKEN": TOKEN,
+            "AMUX_BASE_URL": self.amux_url,
+            "AMUX_API_KEY": AMUX_KEY,
+        }
+        return environment({**variables, "WEBHOOK_SECRET": SECRET.text, "PORT": "0"})
 
-    def done_task(self) -> str:
+    def completed_task(self) -> str:
         return self.amux.create_task(Behaviour(queue_seconds=0, run_seconds=0))
 
-    async def ask(self, method: str, path: str, **body: Any) -> Any:
+    async def request(self, method: str, path: str, **body: Any) -> Any:
         async with self.session.request(method, self.url + path, json=body or None) as answer:
             assert answer.ok, await answer.text()
             return await answer.json()
 
     async def register(self, task_id: str, callback_url: str) -> str:
-        watch = await self.ask("POST", "/watch", task_id=task_id, callback_url=callback_url, context={"order": 17})
+        watch = await self.request("POST", "/watch", task_id=task_id, callback_url=callback_url, context={"order": 17})
         return str(watch["id"])
 
     async def delivered(self, watch_id: str, attempts: int) -> Any:
-        """The watch's one delivery, once so many attempts are over and the last was taken."""
-        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+        """The only delivery of the watch, after this number of attempts, of which the last one succeeded."""
+        async with asyncio.timeout(PROGRAM_TIMEOUT_SECONDS):
             while True:
-                watch = await self.ask("GET", f"/watch/{watch_id}?wait_seconds=30")
+                watch = await self.request("GET", f"/watch/{watch_id}?wait_seconds=30")
                 if [(it["state"], it["attempts"]) for it in watch["deliveries"]] == [("delivered", attempts)]:
                     return watch["deliveries"][0]
-                await asyncio.sleep(0.05)  # a pause between questions
+                await asyncio.sleep(0.05)  # a pause between two requests
 
 
-def clean(environ: Mapping[str, str]) -> dict[str, str]:
-    """The process's environment without settings of a bridge, and with these."""
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of this process without settings of a bridge, and with these variables."""
     own = ("BRIDGE_", "AMUX_")
     return {**{name: value for name, value in os.environ.items() if not name.startswith(own)}, **environ}
 
 
 @asynccontextmanager
-async def staged(folder: Path) -> AsyncIterator[Stage]:
+async def start_bridge(folder: Path) -> AsyncIterator[BridgeHarness]:
+    """A harness with its database in this folder, for as long as the context is open."""
     amux = Sandbox(keys=frozenset({AMUX_KEY}), default=Behaviour(queue_seconds=0.1, run_seconds=0.1))
     amux_url = await amux.start()
     runtime = await Runtime.start(
@@ -96,7 +102,7 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
     )
     try:
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
-            yield Stage(runtime.url, amux, amux_url, session)
+            yield BridgeHarness(runtime.url, amux, amux_url, session)
     finally:
         await runtime.stop()
         await amux.stop()
@@ -105,22 +111,22 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
 # --- programs -----------------------------------------------------------------------------------------------------
 
 
-def installs(example: Path) -> list[str]:
-    """The packages that an example's own first lines say to install."""
+def packages_of(example: Path) -> list[str]:
+    """The packages that the first lines of an example say to install."""
     [packages] = re.findall(r"^(?:// )?(?:pip|npm) install (.*)$", example.read_text(), re.MULTILINE)
     return str(packages).split()
 
 
 def install(example: Path, folder: Path) -> tuple[Path, dict[str, str]]:
-    """Install what an example asks for into `folder`: where to start it, and what it needs in its environment."""
+    """Install the packages of an example into `folder`. Returns the file to start and the variables that it needs."""
     if example.suffix == ".mjs":
-        # Node looks for packages beside the script, so the script goes where they are.
+        # Node looks for packages beside the script, so the script is copied to them.
         copy = folder / example.name
         copy.write_bytes(example.read_bytes())
-        npm_install(folder, *installs(example))
+        npm_install(folder, *packages_of(example))
         return copy, {}
     target = folder / "packages"
-    command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(target), *installs(example)]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(target), *packages_of(example)]
     subprocess.run(command, check=True)
     return example, {"PYTHONPATH": str(target)}
 
@@ -132,12 +138,12 @@ def interpreter(example: Path) -> str:
 
 
 async def run_to_end(example: Path, *arguments: str, folder: Path, environ: Mapping[str, str]) -> tuple[int, str, str]:
-    """Its exit code, what it wrote, and what it said beside it."""
+    """Its exit code, its stdout and its stderr."""
     pipe = asyncio.subprocess.PIPE
     command = (interpreter(example), str(example), *arguments)
     program = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environ, stdout=pipe, stderr=pipe)
     try:
-        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+        async with asyncio.timeout(PROGRAM_TIMEOUT_SECONDS):
             out, err = await program.communicate()
     finally:
         if program.returncode is None:
@@ -148,39 +154,40 @@ async def run_to_end(example: Path, *arguments: str, folder: Path, environ: Mapp
 
 
 @dataclass(frozen=True)
-class Listening:
-    """A receiver's program that takes connections."""
+class RunningReceiver:
+    """The program of a receiver, which accepts connections."""
 
     url: str
     program: asyncio.subprocess.Process
 
-    async def written(self) -> list[str]:
-        """End it; the lines that it wrote."""
+    async def stop(self) -> list[str]:
+        """Stop it and return the lines that it wrote."""
         self.program.terminate()
         out, _ = await self.program.communicate()
         return out.decode().splitlines()
 
 
 @asynccontextmanager
-async def listening(example: Path, folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Listening]:
+async def running_receiver(example: Path, folder: Path, environ: Mapping[str, str]) -> AsyncIterator[RunningReceiver]:
+    """Start a receiver and wait until it accepts connections."""
     port = unused_port()
-    given = clean({**environ, "WEBHOOK_SECRET": SECRET.text, "PORT": str(port)})
+    variables = environment({**environ, "WEBHOOK_SECRET": SECRET.text, "PORT": str(port)})
     program = await asyncio.create_subprocess_exec(
-        interpreter(example), str(example), cwd=folder, env=given, stdout=asyncio.subprocess.PIPE
+        interpreter(example), str(example), cwd=folder, env=variables, stdout=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
-            while not await _answers(port):
+        async with asyncio.timeout(PROGRAM_TIMEOUT_SECONDS):
+            while not await _accepts_connections(port):
                 assert program.returncode is None, f"{example.name} ended with {program.returncode}"
-                await asyncio.sleep(0.05)  # a pause between questions
-        yield Listening(f"http://127.0.0.1:{port}/hooks/video", program)
+                await asyncio.sleep(0.05)  # a pause between two requests
+        yield RunningReceiver(f"http://127.0.0.1:{port}/hooks/video", program)
     finally:
         if program.returncode is None:
             program.kill()
             await program.communicate()
 
 
-async def _answers(port: int) -> bool:
+async def _accepts_connections(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

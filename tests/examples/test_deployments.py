@@ -1,4 +1,4 @@
-"""The examples for an engine, a cluster or an init system, held to their schemas, our settings and our commands."""
+"""The examples for a container engine, a cluster or an init system: their schemas, settings and commands."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from tests.examples.harness import EXAMPLES, SECRET
 COMPOSE, KUBERNETES = EXAMPLES / "compose", EXAMPLES / "kubernetes"
 UNIT = EXAMPLES / "systemd/amux-bridge.service"
 IMAGE = {"BRIDGE_HOST": "0.0.0.0", "BRIDGE_PORT": "8080", "BRIDGE_DATABASE_URL": "sqlite:////data/bridge.db"}  # noqa: S104
-# What an operator puts beside an example: a .env file, or a Kubernetes secret.
-GIVEN = {
+# What an operator provides for an example: a .env file, or a Kubernetes secret.
+PROVIDED = {
     "AMUX_API_KEY": "sk-example",
     "BRIDGE_TOKENS": "shop:shop-token-1",
     "BRIDGE_OPERATOR_TOKENS": "ops:ops-token-1",
@@ -33,8 +33,8 @@ GIVEN = {
 }
 
 
-def check_settings(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> Any:
-    """What a bridge reads of an environment, in the image; no name in it may be a typo."""
+def settings_of(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> Any:
+    """The settings that a bridge reads from this environment in the image. Every name must be a setting."""
     for name in [name for name in os.environ if name.startswith(("BRIDGE_", "AMUX_"))]:
         monkeypatch.delenv(name)
     for name, value in {**IMAGE, **environ}.items():
@@ -47,38 +47,38 @@ def check_settings(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) 
 
 
 def compose(name: str) -> Any:
-    """A compose file with its variables filled in."""
+    """A Compose file with the values of its variables."""
 
     def fill(match: re.Match[str]) -> str:
-        return GIVEN.get(match[1]) or match[2] or pytest.fail(f"{match[1]} is not among what an operator gives")
+        return PROVIDED.get(match[1]) or match[2] or pytest.fail(f"{match[1]} is not provided by an operator")
 
     text = re.sub(r"(?<!\$)\$\{(\w+)(?::\?|:-([^}]*))?\}", fill, (COMPOSE / name).read_text())
     return yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "replicas.yaml"])
-def test_the_bridges_of_a_compose_file_are_safe_and_their_settings_are_taken(
+def test_the_bridges_of_a_compose_file_are_hardened_and_have_valid_settings(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = compose(name)["services"]
     bridges = [it for it in services.values() if it.get("image") == "amux-bridge" and "environment" in it]
     assert len(bridges) == (2 if name == "replicas.yaml" else 1)
     for service in bridges:
-        settings = check_settings(monkeypatch, service["environment"])
+        settings = settings_of(monkeypatch, service["environment"])
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert float(service["stop_grace_period"].removesuffix("s")) > settings.drain_timeout_seconds
-        # The folders that are built and copied from are there.
+        # The build context exists.
         assert (COMPOSE / service["build"] / "Dockerfile").is_file()
     for service in services.values():
         for other in service.get("depends_on", []):
             assert other in services
 
 
-def test_the_sidecar_of_compose_is_reached_by_its_app_and_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_app_and_the_sidecar_of_compose_reach_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     services = compose("compose.yaml")["services"]
     bridge, app, amux = services["bridge"], services["app"], services["amux"]
-    settings = check_settings(monkeypatch, bridge["environment"])
+    settings = settings_of(monkeypatch, bridge["environment"])
     assert app["network_mode"] == "service:bridge"
     assert app["environment"]["BRIDGE_URL"] == f"http://{settings.host}:{settings.port}"
     assert app["environment"]["WEBHOOK_SECRET"] == settings.signing_secrets[0].text
@@ -90,13 +90,13 @@ def test_the_sidecar_of_compose_is_reached_by_its_app_and_reaches_it(monkeypatch
     assert f"install --no-cache-dir {re.findall('^pip install (.*)$', example.read_text(), re.MULTILINE)[0]}" in recipe
 
 
-def test_the_balancer_of_compose_knows_each_replica() -> None:
+def test_the_load_balancer_of_compose_has_each_replica() -> None:
     made = compose("replicas.yaml")
     proxied = set(re.findall(r"server (\S+):8080", made["configs"]["nginx"]["content"]))
     assert proxied == {name for name, it in made["services"].items() if it["image"] == "amux-bridge"}
 
 
-def _has_compose() -> bool:
+def has_docker_compose() -> bool:
     return (
         shutil.which("docker") is not None
         and subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
@@ -104,24 +104,24 @@ def _has_compose() -> bool:
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "replicas.yaml"])
-def test_compose_itself_takes_the_file(name: str) -> None:
-    if not _has_compose():
-        pytest.skip("there is no docker compose here")
+def test_docker_compose_accepts_the_file(name: str) -> None:
+    if not has_docker_compose():
+        pytest.skip("docker compose is not installed")
     command = ["docker", "compose", "--file", str(COMPOSE / name), "config", "--quiet"]
-    done = subprocess.run(command, env={**os.environ, **GIVEN}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env={**os.environ, **PROVIDED}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- Kubernetes ---------------------------------------------------------------------------------------------------
 
 
-def documents(name: str) -> list[Any]:
+def documents_in(name: str) -> list[Any]:
     return list(yaml.safe_load_all((KUBERNETES / name).read_text()))
 
 
 def pods() -> Iterator[tuple[str, Any]]:
     for name in ("sidecar.yaml", "replicas.yaml"):
-        [deployment] = [it for it in documents(name) if it["kind"] == "Deployment"]
+        [deployment] = [it for it in documents_in(name) if it["kind"] == "Deployment"]
         yield name, deployment["spec"]["template"]["spec"]
 
 
@@ -131,23 +131,23 @@ def bridge_of(pod: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["sidecar.yaml", "replicas.yaml"])
-@pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])  # 1.29: sidecars are on
-def test_kubernetes_knows_every_field(name: str, version: str) -> None:
-    found = documents(name)
+@pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])  # 1.29: native sidecars
+def test_kubernetes_accepts_every_field(name: str, version: str) -> None:
+    found = documents_in(name)
     for document in found:
         kubernetes_validate.validate(document, version, strict=True)
     assert {"Deployment", "NetworkPolicy"} <= {it["kind"] for it in found}
 
 
 @pytest.mark.parametrize(("name", "pod"), list(pods()))
-def test_a_bridge_in_a_pod_is_safe_and_its_settings_are_taken(
+def test_a_bridge_in_a_pod_is_hardened_and_has_valid_settings(
     name: str, pod: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bridge = bridge_of(pod)
     environ = {it["name"]: it["value"] for it in bridge["env"]}
-    told = re.findall(r"--from-literal=(\w+)=", (KUBERNETES / name).read_text())
-    secret = {key: GIVEN.get(key, "postgresql://bridge:x@postgres.db.svc/bridge") for key in told}
-    settings = check_settings(monkeypatch, {**secret, **environ})
+    names = re.findall(r"--from-literal=(\w+)=", (KUBERNETES / name).read_text())
+    secret = {key: PROVIDED.get(key, "postgresql://bridge:x@postgres.db.svc/bridge") for key in names}
+    settings = settings_of(monkeypatch, {**secret, **environ})
     assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout_seconds
     assert pod["enableServiceLinks"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -158,7 +158,7 @@ def test_a_bridge_in_a_pod_is_safe_and_its_settings_are_taken(
     assert {"startupProbe", "livenessProbe"} <= bridge.keys()
 
 
-def test_the_sidecar_starts_before_its_app_and_is_asked_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sidecar_starts_before_its_app_and_is_probed_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     pod = dict(pods())["sidecar.yaml"]
     bridge = bridge_of(pod)
     assert bridge in pod["initContainers"]
@@ -170,13 +170,13 @@ def test_the_sidecar_starts_before_its_app_and_is_asked_on_loopback(monkeypatch:
         assert (program, option) == ("python3", "-c")
         compile(code, probe, "exec")
         assert f"'http://127.0.0.1:8080{path}'" in code
-    [deployment] = [it for it in documents("sidecar.yaml") if it["kind"] == "Deployment"]
+    [deployment] = [it for it in documents_in("sidecar.yaml") if it["kind"] == "Deployment"]
     assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]["type"]) == (1, "Recreate")
 
 
-def test_what_selects_the_pods_of_a_file_finds_them() -> None:
+def test_every_selector_matches_the_pods_of_its_file() -> None:
     for name in ("sidecar.yaml", "replicas.yaml"):
-        found = documents(name)
+        found = documents_in(name)
         [deployment] = [it for it in found if it["kind"] == "Deployment"]
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert deployment["spec"]["selector"]["matchLabels"] == labels
@@ -187,56 +187,58 @@ def test_what_selects_the_pods_of_a_file_finds_them() -> None:
 # --- systemd ------------------------------------------------------------------------------------------------------
 
 
-def unit_of_this_machine(folder: Path) -> Path:
-    """The unit with the command where it is here: systemd wants the program to be there."""
+def installed_unit(folder: Path) -> Path:
+    """The unit with the path of the command on this machine, because systemd checks that the program exists."""
     copy = folder / UNIT.name
     command = Path(sys.executable).with_name("amux-bridge")
     copy.write_text(UNIT.read_text().replace("/opt/amux-bridge/bin/amux-bridge serve", f"{command} serve"))
     return copy
 
 
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
 @needs_systemd
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    command = ["systemd-analyze", "verify", "--man=no", str(unit_of_this_machine(tmp_path))]
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    command = ["systemd-analyze", "verify", "--man=no", str(installed_unit(tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if UNIT.name in line]
     assert (done.returncode, ours) == (0, [])
 
 
 @needs_systemd
-def test_systemd_finds_little_that_the_unit_may_do(tmp_path: Path) -> None:
-    unit = str(unit_of_this_machine(tmp_path))
+def test_systemd_rates_the_unit_as_well_protected(tmp_path: Path) -> None:
+    unit = str(installed_unit(tmp_path))
     command = ["systemd-analyze", "security", "--offline=yes", "--json=short", "--threshold=20", unit]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     exposed = [it["name"] for it in json.loads(done.stdout) if it["set"] is False]
     assert done.returncode == 0, exposed
 
 
-def test_the_unit_stops_later_than_the_bridge_and_its_settings_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unit_waits_for_the_drain_and_has_valid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.partition("=")[::2] for line in UNIT.read_text().splitlines() if re.match(r"[A-Z]\w*=", line)]
     unit = dict(lines)
     environ = dict(value.partition("=")[::2] for name, value in lines if name == "Environment")
-    settings = check_settings(monkeypatch, {"BRIDGE_HOST": "127.0.0.1", **environ})
+    settings = settings_of(monkeypatch, {"BRIDGE_HOST": "127.0.0.1", **environ})
     assert int(unit["TimeoutStopSec"]) > settings.drain_timeout_seconds
     assert build_parser().parse_args(unit["ExecStart"].split()[1:]).command == "serve"
 
 
-# --- the table ----------------------------------------------------------------------------------------------------
+# --- the list ----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_examples_names_each_of_them_once() -> None:
+def test_the_list_of_examples_names_each_file_once() -> None:
     named = re.findall(r"\]\(([\w./-]+)\)", (EXAMPLES / "README.md").read_text())
-    there = [str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*") if path.is_file() and path.suffix != ".md"]
+    existing = [
+        str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*") if path.is_file() and path.suffix != ".md"
+    ]
     assert sorted(name for name in named if not name.startswith("..")) == sorted(
-        name for name in there if "__pycache__" not in name
+        name for name in existing if "__pycache__" not in name
     )
     assert all((EXAMPLES / name).exists() for name in named)
 
 
-def test_every_example_is_small() -> None:
+def test_every_example_has_at_most_100_lines() -> None:
     for path in EXAMPLES.rglob("*"):
         if path.suffix in {".py", ".mjs", ".sh"}:
             assert len(path.read_text().splitlines()) <= 100, path

@@ -1,6 +1,6 @@
-"""What builds the image and runs it: Docker, or Buildah with runc. Both have one face, `Engine`.
+"""The engines that build and run the image: Docker, or Buildah with runc. Both implement `Engine`.
 
-A container has no network but a loopback of its own, so whatever talks to the bridge is started inside of it.
+A container has no network except its own loopback, so every client of the bridge runs inside the container.
 """
 
 import json
@@ -17,24 +17,24 @@ from typing import Any, Protocol
 
 ROOT = Path(__file__).parents[2]
 IMAGE, BASE = "localhost/amux-bridge-under-test", "localhost/amux-bridge-base"
-CALL_TIMEOUT_SECONDS = 900.0  # for a build, which installs every dependency
+COMMAND_TIMEOUT_SECONDS = 900.0  # a build installs every dependency
 USER = 10001
-# As Docker mounts them; what of them can be written to is in memory.
+# The mounts of Docker. The writable ones are in memory.
 MOUNTS = (
     ("/proc", "proc", ["nosuid", "noexec", "nodev"]),
     ("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-    ("/dev/shm", "tmpfs", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),  # noqa: S108  the container's
+    ("/dev/shm", "tmpfs", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),  # noqa: S108  of the container
     ("/sys", "sysfs", ["nosuid", "noexec", "nodev", "ro"]),
 )
 
 
 class NoEngine(Exception):
-    """What is not here that would be needed; the text names it."""
+    """There is no engine to build or run the image; the text names what is missing."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container that runs: read-only, without capabilities, on a /data that outlives it."""
+    """A running container: read-only, without capabilities, with a /data volume that the next one uses again."""
 
     process: "subprocess.Popen[str]"
     enter: Sequence[str]
@@ -42,18 +42,18 @@ class Container:
     kill: Sequence[str]
 
     def command(self, *words: str, environ: Mapping[str, str] | None = None) -> list[str]:
-        """The command that starts another one inside, as PID 1's user, with its environment and this."""
+        """The command that runs a program inside, as the user of PID 1, with its environment and these variables."""
         given = [f"--env={name}={value}" for name, value in (environ or {}).items()]
         return [*self.enter, *given, self.name, *words]
 
     def run(self, *words: str, environ: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-        """Run a command inside to its end."""
+        """Run a command inside and wait for its end."""
         return subprocess.run(
             self.command(*words, environ=environ), capture_output=True, text=True, check=False, timeout=60
         )
 
     def until(self, event: str) -> None:
-        """Read the bridge's log up to a line."""
+        """Read the log of the bridge until this event."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if json.loads(line)["event"] == event:
@@ -61,41 +61,41 @@ class Container:
         raise AssertionError(f"the bridge ended, and {event!r} was not in its log")
 
     def terminate(self) -> tuple[int, list[Any]]:
-        """Send SIGTERM to PID 1: its exit code, and what it logged since."""
+        """Send SIGTERM to PID 1. Returns its exit code, and the log lines since."""
         run(*self.kill)
         out, _ = self.process.communicate(timeout=60)
         return self.process.returncode, [json.loads(line) for line in out.splitlines()]
 
 
 class Engine(Protocol):
-    """Builds the image and runs it."""
+    """Builds and runs the image."""
 
     def pull(self, name: str) -> bool:
-        """Whether an image could be had."""
+        """Whether this image could be pulled."""
 
     def take(self, archive: Path) -> None:
-        """Make an image called `BASE` of a root file system."""
+        """Make the image `BASE` from the archive of a root file system."""
 
     def build(self, base: str) -> None:
-        """Make `IMAGE` by the Dockerfile."""
+        """Build `IMAGE` with the Dockerfile."""
 
     def config(self) -> Mapping[str, Any]:
-        """`IMAGE`'s own settings, in Docker's words."""
+        """The configuration of `IMAGE`, with the names of Docker."""
 
     def megabytes(self, name: str) -> float:
-        """What an image takes unpacked."""
+        """The unpacked size of an image."""
 
     def running(self, *arguments: str, environ: Mapping[str, str]) -> AbstractContextManager[Container]:
-        """A container of `IMAGE` for as long as it is needed; the next one finds the same /data."""
+        """A container of `IMAGE` for as long as the context is open. The next one has the same /data."""
 
     def forget(self) -> None:
-        """Leave nothing of this test's; a base that was pulled stays."""
+        """Remove what this test made. A base image that was pulled is kept."""
 
 
 def run(*command: str | Path) -> str:
-    """Run a command that must go well; what it wrote."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False, timeout=CALL_TIMEOUT_SECONDS
+        [str(word) for word in command], capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_SECONDS
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{(done.stdout + done.stderr)[-3000:]}")
@@ -106,7 +106,7 @@ def run(*command: str | Path) -> str:
 
 
 class Docker:
-    """By its own engine."""
+    """The engine of Docker."""
 
     volume = "amux-bridge-under-test"
 
@@ -147,7 +147,7 @@ class Docker:
 
 
 class Buildah:
-    """Buildah builds; runc runs, for `buildah run` knows no read-only root. All of it lies in `folder`."""
+    """Buildah builds and runc runs, because `buildah run` has no read-only root. All files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -163,7 +163,7 @@ class Buildah:
         run(*self._buildah, "commit", "--rm", working, BASE)
 
     def build(self, base: str) -> None:
-        # A HEALTHCHECK is Docker's; isolation by chroot needs no other namespaces than those that are here anyway.
+        # Only the format of Docker has a HEALTHCHECK. The isolation by chroot needs no new namespaces.
         how = ["--isolation=chroot", "--format=docker", f"--build-arg=PYTHON_IMAGE={base}", f"--tag={IMAGE}"]
         run(*self._buildah, "bud", *how, ROOT)
 
@@ -179,12 +179,12 @@ class Buildah:
     def running(self, *arguments: str, environ: Mapping[str, str]) -> Iterator[Container]:
         data, bundle, name = self._folder / "data", self._folder / "bundle", f"under-test-{os.getpid()}"
         bundle.mkdir(exist_ok=True)
-        if not data.exists():  # as a fresh volume is: the image's /data
+        if not data.exists():  # with the owner and mode of /data in the image, like a new volume
             data.mkdir(mode=0o700)
             os.chown(data, USER, USER)
         with self._mounted(IMAGE) as root:
-            described = description(self.config(), arguments, environ, root, data)
-            (bundle / "config.json").write_text(json.dumps(described))
+            config = runtime_config(self.config(), arguments, environ, root, data)
+            (bundle / "config.json").write_text(json.dumps(config))
             command = [*self._runc, "run", f"--bundle={bundle}", name]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                 try:
@@ -199,16 +199,16 @@ class Buildah:
         try:
             yield run(*self._buildah, "mount", working).strip()
         finally:
-            run(*self._buildah, "rm", working)  # unmounts it as well
+            run(*self._buildah, "rm", working)  # this unmounts it as well
 
     def forget(self) -> None:
         subprocess.run([*self._buildah, "rmi", "--all", "--force"], capture_output=True, check=False)
 
 
-def description(
+def runtime_config(
     image: Mapping[str, Any], arguments: Sequence[str], environ: Mapping[str, str], root: str, data: Path
 ) -> Mapping[str, Any]:
-    """What runc is told: the image's own settings, and no right that a container can be without."""
+    """The configuration for runc: the settings of the image, and no right that a container can work without."""
     user, group = map(int, image["User"].split(":"))
     mounts = [{"destination": to, "type": kind, "source": kind, "options": options} for to, kind, options in MOUNTS]
     own = {"destination": "/data", "type": "bind", "source": str(data), "options": ["bind", "rw", "nosuid", "nodev"]}
@@ -229,35 +229,35 @@ def description(
     }
 
 
-# --- what is here -------------------------------------------------------------------------------------------------
+# --- the available engine -----------------------------------------------------------------------------------------
 
 
 def found_engine(folder: Path) -> Engine:
-    """An engine that answers; Docker's client is often there without one. Raises NoEngine."""
-    asked = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False)
-    if asked and asked.returncode == 0:
+    """An engine that answers. The client of Docker is often installed without an engine. Raises NoEngine."""
+    answer = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False)
+    if answer and answer.returncode == 0:
         return Docker()
     if shutil.which("buildah") is None:
         raise NoEngine("there is neither a Docker engine that answers nor buildah")
     if shutil.which("runc") is None:
-        raise NoEngine("buildah is here, but no runc to run the image with")
+        raise NoEngine("buildah is installed, but runc is not")
     if os.geteuid() != 0:
-        raise NoEngine("buildah is here, but only root can mount what it builds")
+        raise NoEngine("buildah is installed, but only root can mount its images")
     return Buildah(folder)
 
 
 def base_image(engine: Engine, folder: Path) -> str:
-    """PYTHON_IMAGE, else the Dockerfile's own, else one made of Debian's packages. Raises NoEngine."""
+    """PYTHON_IMAGE, else the default of the Dockerfile, else an image of Debian packages. Raises NoEngine."""
     if given := os.environ.get("PYTHON_IMAGE"):
         return given
     [name] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     if engine.pull(name):
         return str(name)
     if shutil.which("mmdebstrap") is None:
-        raise NoEngine(f"{name} cannot be pulled, and there is no mmdebstrap to make another base; set PYTHON_IMAGE")
+        raise NoEngine(f"{name} cannot be pulled, and mmdebstrap is not installed to make a base; set PYTHON_IMAGE")
     archive, trusted = folder / "base.tar", "/etc/ssl/certs/ca-certificates.crt"
     packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
-    # With what this machine trusts: packages may come through a proxy with a certificate of its own.
+    # With the certificates of this machine: packages may come through a proxy with its own certificate.
     hooks = [f"--customize-hook=upload {trusted} {trusted}"] if Path(trusted).exists() else []
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     run("mmdebstrap", "--variant=minbase", packages, *hooks, release, archive)

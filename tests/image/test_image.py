@@ -1,4 +1,4 @@
-"""The image, as far as it can be proven without an engine: the linter, the rules, and the Dockerfile's own steps."""
+"""What can be tested of the image without an engine: the linter, its rules, and the steps of the Dockerfile."""
 
 import json
 import re
@@ -19,58 +19,58 @@ from bridge import __version__
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
 HOME = "/opt/amux-bridge"
-MOST_MEGABYTES = 160
+MAX_MEGABYTES = 160
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Each instruction and its text, continued lines joined."""
+    """The name and the text of each instruction, with continued lines joined."""
     joined = re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE))
     return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
 
 
-def of(kind: str) -> list[str]:
+def instructions_named(kind: str) -> list[str]:
     return [rest for name, rest in instructions() if name == kind]
 
 
-def allowed(path: str) -> bool:
-    """Whether `.dockerignore` lets a path into a build: the last rule that names it, or a folder of it, counts."""
+def reaches_build(path: str) -> bool:
+    """Whether `.dockerignore` lets a path into a build. The last rule that matches it, or a folder of it, decides."""
     verdict = True
     for rule in (ROOT / ".dockerignore").read_text().splitlines():
         if not rule or rule.startswith("#"):
             continue
         pattern = rule.removeprefix("!")
         folders = [path, *(str(folder) for folder in Path(path).parents)][: path.count("/") + 1]
-        if any(_named(folder, pattern) for folder in folders):
+        if any(_matches(folder, pattern) for folder in folders):
             verdict = rule.startswith("!")
     return verdict
 
 
-def _named(path: str, pattern: str) -> bool:
+def _matches(path: str, pattern: str) -> bool:
     if pattern.startswith("**/"):
         return any(fnmatch(part, pattern[3:]) for part in path.split("/"))
     return fnmatch(path, pattern) and path.count("/") == pattern.count("/")
 
 
 def copied_sources() -> list[str]:
-    """What COPY takes from the build's context."""
-    words = [shlex.split(rest) for rest in of("COPY") if not rest.startswith("--from")]
+    """The files and folders that COPY takes from the build context."""
+    words = [shlex.split(rest) for rest in instructions_named("COPY") if not rest.startswith("--from")]
     return [source for copy in words for source in copy[:-1]]
 
 
-# --- its rules ----------------------------------------------------------------------------------------------------
+# --- rules ----------------------------------------------------------------------------------------------------
 
 
-def test_hadolint_finds_nothing() -> None:
+def test_hadolint_finds_no_problem() -> None:
     hadolint = shutil.which("hadolint", path=sysconfig.get_path("scripts")) or "hadolint"
     done = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_what_is_copied_exists_and_reaches_the_build() -> None:
+def test_every_copied_file_exists_and_reaches_the_build() -> None:
     for source in copied_sources():
         assert (ROOT / source).exists(), source
-        assert allowed(source), source
-    assert allowed("bridge/store/migrations/versions/0001_first.py")
+        assert reaches_build(source), source
+    assert reaches_build("bridge/store/migrations/versions/0001_first.py")
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_what_is_copied_exists_and_reaches_the_build() -> None:
         "tests/image/test_image.py",
     ],
 )
-def test_nothing_secret_or_needless_reaches_a_build(path: str) -> None:
-    assert not allowed(path)
+def test_secrets_and_unneeded_files_do_not_reach_a_build(path: str) -> None:
+    assert not reaches_build(path)
 
 
-def test_it_runs_as_a_number_writes_to_data_only_and_starts_without_a_shell() -> None:
+def test_the_image_has_a_numeric_user_one_volume_and_no_shell_in_its_entrypoint() -> None:
     final = instructions()[max(number for number, (name, _) in enumerate(instructions()) if name == "FROM") :]
     last = dict(final)
     assert last["USER"] == "10001:10001"
@@ -101,19 +101,19 @@ def test_it_runs_as_a_number_writes_to_data_only_and_starts_without_a_shell() ->
     assert environ["BRIDGE_HOST"] == "0.0.0.0"  # noqa: S104
     assert environ["PYTHONDONTWRITEBYTECODE"] == "1"
     assert "org.opencontainers.image.title" in last["LABEL"]
-    assert dict(pair.split("=") for pair in of("ARG"))["VERSION"] == __version__
+    assert dict(pair.split("=") for pair in instructions_named("ARG"))["VERSION"] == __version__
     assert not any("pip" in rest for name, rest in final if name == "RUN")
 
 
-def test_the_health_check_is_python_that_compiles_and_no_shell() -> None:
-    [check] = of("HEALTHCHECK")
+def test_the_health_check_is_valid_python_without_a_shell() -> None:
+    [check] = instructions_named("HEALTHCHECK")
     program, option, code = json.loads(check.partition("CMD ")[2])
     assert (program, option) == ("python3", "-c")
     compile(code, "HEALTHCHECK", "exec")
     assert "/healthz" in code
 
 
-def test_the_lock_names_versions_only_and_every_package_that_the_bridge_needs() -> None:
+def test_the_lock_file_has_only_versions_and_every_package_that_the_bridge_needs() -> None:
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .*)?", line)] == []
     pinned = dict(line.partition(" ")[0].split("==") for line in lines)
@@ -123,15 +123,15 @@ def test_the_lock_names_versions_only_and_every_package_that_the_bridge_needs() 
     assert [str(each) for each in wanted if pinned.get(each.name, "0") not in each.specifier] == []
 
 
-# --- its steps ----------------------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
-def test_the_dockerfiles_own_steps_make_a_bridge_that_runs(tmp_path: Path) -> None:
-    """Every COPY and RUN up to the package's, from a copy that holds only what a build sees, at places of our own."""
+def test_the_steps_of_the_dockerfile_make_a_bridge_that_runs(tmp_path: Path) -> None:
+    """Runs every COPY and RUN up to the package, on a copy of the build context, in temporary folders."""
     context = tmp_path / "context"
     for name in _files():
-        if allowed(name):
+        if reaches_build(name):
             (context / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, context / name)
     home, build = tmp_path / "home", tmp_path / "build"
@@ -146,11 +146,11 @@ def test_the_dockerfiles_own_steps_make_a_bridge_that_runs(tmp_path: Path) -> No
                 _copy(context / source, Path(target))
         if name == "RUN":
             subprocess.run(["/bin/sh", "-ec", here.replace("python3 ", f"{sys.executable} ")], check=True)
-    told = subprocess.run([home / "bin/amux-bridge", "--version"], capture_output=True, text=True, check=True)
-    assert told.stdout == f"amux-bridge {__version__}\n"
+    printed = subprocess.run([home / "bin/amux-bridge", "--version"], capture_output=True, text=True, check=True)
+    assert printed.stdout == f"amux-bridge {__version__}\n"
     assert not list(home.rglob("pip"))
     megabytes = sum(file.stat().st_size for file in home.rglob("*") if file.is_file() and not file.is_symlink()) / 2**20
-    assert megabytes < MOST_MEGABYTES
+    assert megabytes < MAX_MEGABYTES
     subprocess.run([home / "bin/amux-bridge", "demo"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -1,4 +1,4 @@
-"""The image, built and run as it is meant to be, wherever there is an engine."""
+"""The image is built and run as docs/operations.md says, where a container engine is installed."""
 
 import subprocess
 import sys
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.run_image import NOTHING_TO_RUN_WITH
+from tests.image.run_image import NO_ENGINE_EXIT_CODE
 
 
 @pytest.mark.long
-def test_the_image_is_built_and_runs_without_any_right() -> None:
+def test_the_image_is_built_and_runs_without_rights() -> None:
     script = Path(__file__).with_name("run_image.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    if done.returncode == NOTHING_TO_RUN_WITH:
+    if done.returncode == NO_ENGINE_EXIT_CODE:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 7

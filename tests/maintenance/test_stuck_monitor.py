@@ -1,155 +1,152 @@
-"""What stands still is told: by figures, and by a line for each watch, once."""
+"""Stuck watches are counted by gauges and logged, each watch once."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from bridge.maintenance.stuck_monitor import EACH, StuckMonitor
+from bridge.maintenance.health import Health
+from bridge.maintenance.stuck_monitor import MAX_LOGGED_TASKS, StuckMonitor
 from bridge.polling.poller import Poller
 from bridge.polling.stats import FAILING_FROM
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import RegisteredWatch
-from tests.polling.harness import (
-    RUNNING,
-    Rig,
-    rig_fixture,  # noqa: F401  a fixture
-)
+from tests.polling.harness import RUNNING, Harness
 
 BROKEN = Behaviour(queue_seconds=0, faults=(Fault(FaultKind.BAD_GATEWAY_HTML, times=None),))
 
 
-async def writes() -> None:
-    """Nothing is wrong with the store."""
+class ScriptedHealth(Health):
+    """A health whose store has given errors, one at each check; after them, and None, the store is writable."""
+
+    def __init__(self, harness: Harness, errors: Sequence[str | None] = ()) -> None:
+        super().__init__(harness.store, tick_age=lambda: 0.0, degraded=lambda: ())
+        self.errors = list(errors)
+
+    async def store_error(self) -> str | None:
+        return self.errors.pop(0) if self.errors else None
 
 
-def stuck_monitor(rig: Rig, poller: Poller, store_trouble: Callable[[], Any] = writes) -> StuckMonitor:
-    return StuckMonitor(rig.store, rig.metrics, stats=poller.stats, live=poller.live, store_trouble=store_trouble)
+def stuck_monitor(harness: Harness, poller: Poller, errors: Sequence[str | None] = ()) -> StuckMonitor:
+    return StuckMonitor(harness.store, harness.metrics, poller, ScriptedHealth(harness, errors))
 
 
-def figure(rig: Rig, name: str, labels: Mapping[str, str] | None = None) -> float | None:
-    return rig.metrics.registry.get_sample_value(f"amux_bridge_{name}", dict(labels or {}))
+def gauge(harness: Harness, name: str, labels: Mapping[str, str] | None = None) -> float | None:
+    return harness.metrics.registry.get_sample_value(f"amux_bridge_{name}", dict(labels or {}))
 
 
-def stuck(rig: Rig, reason: str) -> float | None:
-    return figure(rig, "stuck_tasks", {"reason": reason})
+def stuck(harness: Harness, reason: str) -> float | None:
+    return gauge(harness, "stuck_tasks", {"reason": reason})
 
 
-def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    ours = [one for one in caplog.records if one.name == "bridge.stuck_monitor" and one.getMessage() == event]
-    return [one.__dict__["bridge_fields"] for one in ours]
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    records = [one for one in caplog.records if one.name == "bridge.stuck_monitor" and one.getMessage() == event]
+    return [record.__dict__["bridge_fields"] for record in records]
 
 
 def failures(poller: Poller, watch: RegisteredWatch) -> int:
-    """How often in a row a watch's task brought no record."""
+    """How many polls in a row brought no task record for a watch's task."""
     live = poller.live(watch.task_row)
     assert live is not None
     return live.failures
 
 
-async def failing(rig: Rig, poller: Poller, *watches: RegisteredWatch) -> None:
-    await rig.until(lambda: all(failures(poller, watch) >= FAILING_FROM for watch in watches))
+async def until_failing(harness: Harness, poller: Poller, *watches: RegisteredWatch) -> None:
+    await harness.until(lambda: all(failures(poller, watch) >= FAILING_FROM for watch in watches))
 
 
-async def well(rig: Rig, poller: Poller, *watches: RegisteredWatch) -> None:
+async def until_running(harness: Harness, poller: Poller, *watches: RegisteredWatch) -> None:
     for watch in watches:
-        rig.sandbox.change(watch.watch.task_id, RUNNING)
-    await rig.until(lambda: not any(failures(poller, watch) for watch in watches))
+        harness.sandbox.change(watch.watch.task_id, RUNNING)
+    await harness.until(lambda: not any(failures(poller, watch) for watch in watches))
 
 
-async def test_a_stuck_watch_is_told_once_with_what_it_means_and_again_when_it_is_over(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+async def test_a_stuck_watch_is_logged_once_with_what_it_means_and_again_when_it_ends(
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    poller = rig.poller()
-    watch = await rig.register(rig.sandbox.create_task(BROKEN), poller)
-    await rig.register(rig.sandbox.create_task(RUNNING), poller)
-    await failing(rig, poller, watch)
-    look = stuck_monitor(rig, poller)
-    await look.look()
-    await look.look()
-    [line] = told(caplog, "stuck")
+    poller = harness.poller()
+    watch = await harness.register(harness.sandbox.create_task(BROKEN), poller)
+    await harness.register(harness.sandbox.create_task(RUNNING), poller)
+    await until_failing(harness, poller, watch)
+    monitor = stuck_monitor(harness, poller)
+    await monitor.check()
+    await monitor.check()
+    [line] = logged(caplog, "stuck")
     assert (line["watch_id"], line["task_id"], line["app"]) == (watch.watch.id, watch.watch.task_id, "app")
     assert (line["why"], line["error"], line["reason"]) == ("no_answer", "http_502", "amux answered 502")
     assert line["failures"] >= 2
     assert str(line["next_poll_at"]).endswith("Z")
     assert str(line["deadline_at"]).endswith("Z")
     assert "at its deadline" in line["means"]
-    assert (stuck(rig, "no_answer"), stuck(rig, "late"), stuck(rig, "key_rests")) == (1, 0, 0)
-    await well(rig, poller, watch)
-    await look.look()
-    await look.look()
-    assert [line["watch_id"] for line in told(caplog, "stuck_no_more")] == [watch.watch.id]
-    assert stuck(rig, "no_answer") == 0
+    assert (stuck(harness, "no_answer"), stuck(harness, "late"), stuck(harness, "key_rests")) == (1, 0, 0)
+    await until_running(harness, poller, watch)
+    await monitor.check()
+    await monitor.check()
+    assert [line["watch_id"] for line in logged(caplog, "stuck_ended")] == [watch.watch.id]
+    assert stuck(harness, "no_answer") == 0
 
 
-async def test_a_watch_whose_own_key_is_refused_is_told_too(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    rig.sandbox.keys = frozenset()
-    poller = rig.poller()
-    watch = await rig.register(rig.sandbox.create_task(RUNNING), poller, api_key="sk-revoked")
-    await rig.until(lambda: rig.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 1)
-    await stuck_monitor(rig, poller).look()
-    [line] = told(caplog, "stuck")
+async def test_a_watch_whose_own_key_is_refused_is_logged(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    harness.sandbox.keys = frozenset()
+    poller = harness.poller()
+    watch = await harness.register(harness.sandbox.create_task(RUNNING), poller, api_key="sk-revoked")
+    await harness.until(lambda: harness.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 1)
+    await stuck_monitor(harness, poller).check()
+    [line] = logged(caplog, "stuck")
     assert (line["watch_id"], line["why"], line["error"]) == (watch.watch.id, "key_rests", "key_refused")
-    assert (stuck(rig, "no_answer"), stuck(rig, "key_rests")) == (0, 1)
+    assert (stuck(harness, "no_answer"), stuck(harness, "key_rests")) == (0, 1)
 
 
-async def test_many_at_once_are_summed_up_in_one_line_until_they_double(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+async def test_many_stuck_watches_are_summed_up_in_one_line_until_their_number_doubles(
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    poller = rig.poller()
-    look = stuck_monitor(rig, poller)
+    poller = harness.poller()
+    monitor = stuck_monitor(harness, poller)
     watches: list[RegisteredWatch] = []
-    for total in (EACH + 1, EACH + 2, 2 * EACH + 2):
+    for total in (MAX_LOGGED_TASKS + 1, MAX_LOGGED_TASKS + 2, 2 * MAX_LOGGED_TASKS + 2):
         while len(watches) < total:
-            watches.append(await rig.register(rig.sandbox.create_task(BROKEN), poller))
-        await failing(rig, poller, *watches)
-        await look.look()
-    assert [(line["tasks"], line["errors"]) for line in told(caplog, "many_stuck")] == [
-        (EACH + 1, {"http_502": EACH + 1}),
-        (2 * EACH + 2, {"http_502": 2 * EACH + 2}),
+            watches.append(await harness.register(harness.sandbox.create_task(BROKEN), poller))
+        await until_failing(harness, poller, *watches)
+        await monitor.check()
+    assert [(line["tasks"], line["errors"]) for line in logged(caplog, "many_stuck")] == [
+        (MAX_LOGGED_TASKS + 1, {"http_502": MAX_LOGGED_TASKS + 1}),
+        (2 * MAX_LOGGED_TASKS + 2, {"http_502": 2 * MAX_LOGGED_TASKS + 2}),
     ]
-    await well(rig, poller, *watches)
-    await look.look()
-    assert len(told(caplog, "many_stuck_no_more")) == 1
-    assert told(caplog, "stuck") == told(caplog, "stuck_no_more") == []
+    await until_running(harness, poller, *watches)
+    await monitor.check()
+    assert len(logged(caplog, "many_stuck_ended")) == 1
+    assert logged(caplog, "stuck") == logged(caplog, "stuck_ended") == []
 
 
-async def test_the_store_and_what_nears_its_deadline_are_figures(rig: Rig) -> None:
-    poller = rig.poller()
-    assert math.isnan(figure(rig, "store_free_bytes") or 0)  # nobody has looked yet, and no rule fires for it
-    await rig.register("task_1", age=95, lasts=100)
-    await stuck_monitor(rig, poller).look()
-    assert figure(rig, "store_writable") == 1
-    assert figure(rig, "near_deadline_watches") == 1
-    assert figure(rig, "failing_receivers") == 0
-    assert (figure(rig, "store_free_bytes") or 0) > 0
-    assert (figure(rig, "store_size_bytes") or 0) > 0
+async def test_the_store_and_watches_near_their_deadline_have_gauges(harness: Harness) -> None:
+    poller = harness.poller()
+    # The gauge is not set before the first check, and no alert rule fires for that.
+    assert math.isnan(gauge(harness, "store_free_bytes") or 0)
+    await harness.register("task_1", age=95, lasts=100)
+    await stuck_monitor(harness, poller).check()
+    assert gauge(harness, "store_writable") == 1
+    assert gauge(harness, "near_deadline_watches") == 1
+    assert gauge(harness, "failing_receivers") == 0
+    assert (gauge(harness, "store_free_bytes") or 0) > 0
+    assert (gauge(harness, "store_size_bytes") or 0) > 0
 
 
-async def test_a_store_that_takes_no_writes_is_told_once_and_when_it_does_again(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+async def test_a_store_that_is_not_writable_is_logged_once_and_again_when_it_recovers(
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    found: list[str | None] = [
-        "the store is not writable: disk is full",
-        "the store is not writable: disk is full",
-        None,
-    ]
-
-    async def trouble() -> str | None:
-        return found.pop(0)
-
-    look = stuck_monitor(rig, rig.poller(), trouble)
-    await look.look()
-    assert figure(rig, "store_writable") == 0
-    await look.look()
-    [line] = told(caplog, "store_refuses")
-    assert line["reason"] == "the store is not writable: disk is full"
+    error = "the store is not writable: disk is full"
+    monitor = stuck_monitor(harness, harness.poller(), [error, error, None])
+    await monitor.check()
+    assert gauge(harness, "store_writable") == 0
+    await monitor.check()
+    [line] = logged(caplog, "store_unwritable")
+    assert line["reason"] == error
     assert "503" in line["means"]
-    await look.look()
-    assert figure(rig, "store_writable") == 1
-    assert len(told(caplog, "store_takes_writes")) == 1
+    await monitor.check()
+    assert gauge(harness, "store_writable") == 1
+    assert len(logged(caplog, "store_recovered")) == 1

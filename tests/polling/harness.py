@@ -1,4 +1,4 @@
-"""A poller with a real store, a real client and the stand-in for amux, and hands to hold them by."""
+"""A poller with a real store, a real amux client and the sandbox, and helpers to control and observe them."""
 
 import asyncio
 import itertools
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
-import pytest
 
 from bridge.amux.client import AmuxClient
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, PendingDelivery, Watch
@@ -21,17 +20,18 @@ from bridge.store.open import open_store
 from bridge.store.records import CONFIGURED, EncryptedFields, NewWatch, RegisteredWatch, WatchView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from tests.store.builders import register
 
 KEY = "sk-configured-key"
 QUICK = PollPolicy(first_delay=0.01, interval=0.02, max_interval=0.05)
 RUNNING = Behaviour(queue_seconds=0, outcome=End.NEVER)
 DONE = Behaviour(queue_seconds=0, run_seconds=0)
-PATIENCE = 30.0  # seconds; only a failing test waits so long
+WAIT_SECONDS = 30.0  # only a failing test waits so long
 
 
 @dataclass
-class Rig:
-    """What a test looks at: deliveries handed over, watches announced."""
+class Harness:
+    """A store, a sandbox and pollers. It is the pollers' delivery queue and change listener, and keeps what it gets."""
 
     store: Store
     sandbox: Sandbox
@@ -39,11 +39,11 @@ class Rig:
     metrics: Metrics
     path: Path
     key: str | None = KEY
-    owed: list[PendingDelivery] = field(default_factory=list)
+    deliveries: list[PendingDelivery] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
     pollers: list[Poller] = field(default_factory=list)
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def poller(
         self, policy: PollPolicy = QUICK, *, concurrency: int = 16, rate: float = 0, client: AmuxClient | None = None
@@ -51,11 +51,11 @@ class Rig:
         poller = Poller(
             self.store,
             client or self.client,
+            self,
+            self,
             policy=policy,
             configured_key=lambda: self.key,
             content_url=lambda watch, at: f"https://bridge.example/{watch.id}?{at:.0f}",
-            hand_over=self._hand_over,
-            announce=self._announce,
             metrics=self.metrics,
             concurrency=concurrency,
             rate_per_second=rate,
@@ -64,22 +64,22 @@ class Rig:
         self.pollers.append(poller)
         return poller
 
-    def _hand_over(self, owed: Sequence[PendingDelivery]) -> None:
-        self.owed += owed
-        self._news.set()
+    def hand_over(self, deliveries: Sequence[PendingDelivery]) -> None:
+        self.deliveries += deliveries
+        self._changed.set()
 
-    def _announce(self, ids: Sequence[str]) -> None:
-        self.announced += ids
-        self._news.set()
+    def announce(self, watch_ids: Sequence[str]) -> None:
+        self.announced += watch_ids
+        self._changed.set()
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for the poller's next word until something holds. Looks at it at least 100 times a second."""
-        async with asyncio.timeout(PATIENCE):
-            while not holds():
-                self._news.clear()
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds. It is checked after each change, and at least 100 times a second."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not condition():
+                self._changed.clear()
                 try:
                     async with asyncio.timeout(0.01):
-                        await self._news.wait()
+                        await self._changed.wait()
                 except TimeoutError:
                     continue
 
@@ -93,9 +93,9 @@ class Rig:
         lasts: float = 3600.0,
         api_key: str | None = None,
     ) -> RegisteredWatch:
-        """Register a watch that began `age` seconds ago, and have it polled."""
+        """Register a watch that began `age` seconds ago, and add its task to a poller."""
         new = self.new_watch(task_id, events=events, age=age, lasts=lasts, api_key=api_key)
-        registered = await self.store.register(new)
+        registered = await register(self.store, new)
         if poller is not None and registered.task is not None:
             poller.add(registered.task, api_key)
         return registered
@@ -124,7 +124,9 @@ class Rig:
             timeout_seconds=lasts,
         )
         sealed = (
-            EncryptedFields() if api_key is None else EncryptedFields(api_key=self.store.cipher.seal(watch_id, api_key))
+            EncryptedFields()
+            if api_key is None
+            else EncryptedFields(api_key=self.store.cipher.encrypt(watch_id, api_key))
         )
         return NewWatch(
             watch=watch,
@@ -132,12 +134,12 @@ class Rig:
             task=f"tsk_{number:06d}",
             options=watch_id.encode(),
             host="receiver.example:443",
-            sealed=sealed,
+            encrypted=sealed,
         )
 
     async def past_deadline(self) -> None:
         """Wait until the store has an overdue watch."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_SECONDS):
             while not await self.store.overdue(None, 1):
                 await asyncio.sleep(0.01)
 
@@ -147,26 +149,30 @@ class Rig:
     async def outcome(self, registered: RegisteredWatch) -> Outcome | None:
         return (await self.view(registered)).watch.outcome
 
-    def told(self, registered: RegisteredWatch) -> list[dict[str, object]]:
+    def event_data(self, registered: RegisteredWatch) -> list[dict[str, object]]:
         """The data of the events handed over for a watch, in order."""
-        return [orjson.loads(one.payload)["data"] for one in self.owed if one.watch_id == registered.watch.id]
+        return [
+            orjson.loads(delivery.payload)["data"]
+            for delivery in self.deliveries
+            if delivery.watch_id == registered.watch.id
+        ]
 
-    def types(self, registered: RegisteredWatch) -> list[str]:
-        return [one.type for one in self.owed if one.watch_id == registered.watch.id]
+    def event_types(self, registered: RegisteredWatch) -> list[str]:
+        return [delivery.type for delivery in self.deliveries if delivery.watch_id == registered.watch.id]
 
-    def take_over(self) -> None:
-        """Do what another replica does when it takes this one for dead."""
+    def adopt_as_other_replica(self) -> None:
+        """Do what another replica does when it considers this one dead."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE replicas SET epoch = epoch + 1")
 
     def break_store(self) -> Callable[[], None]:
-        """Take the database's file away; the function returned brings it back."""
-        away = self.path.with_name("away.db")
-        self.path.rename(away)
-        return lambda: (away.rename(self.path), None)[1]
+        """Move the database's file away; the returned function moves it back."""
+        moved = self.path.with_name("moved.db")
+        self.path.rename(moved)
+        return lambda: (moved.rename(self.path), None)[1]
 
-    async def ticking(self) -> None:
-        """What the scheduler does, quicker."""
+    async def tick_pollers(self) -> None:
+        """Do what the scheduler does, at shorter intervals."""
         while True:
             for poller in self.pollers:
                 poller.tick()
@@ -174,8 +180,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def rigged(folder: Path, sandbox: Sandbox | None = None) -> AsyncIterator[Rig]:
-    """A rig on a database of its own; its pollers are drained with it."""
+async def open_harness(folder: Path, sandbox: Sandbox | None = None) -> AsyncIterator[Harness]:
+    """Open a harness on a new database; its pollers are drained at the end."""
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         path = folder / "bridge.db"
@@ -186,16 +192,9 @@ async def rigged(folder: Path, sandbox: Sandbox | None = None) -> AsyncIterator[
         stack.push_async_callback(sandbox.stop)
         client = AmuxClient(base_url, user_agent="amux-bridge/test", timeout_seconds=5)
         stack.push_async_callback(client.close)
-        rig = Rig(store, sandbox, client, metrics, path)
-        ticking = asyncio.create_task(rig.ticking())
-        yield rig
+        harness = Harness(store, sandbox, client, metrics, path)
+        ticking = asyncio.create_task(harness.tick_pollers())
+        yield harness
         ticking.cancel()
-        for poller in rig.pollers:
+        for poller in harness.pollers:
             await poller.drain(0.5)
-
-
-@pytest.fixture(name="rig")
-async def rig_fixture(tmp_path: Path) -> AsyncIterator[Rig]:
-    """The rig; a test file takes it by importing this."""
-    async with rigged(tmp_path) as made:
-        yield made

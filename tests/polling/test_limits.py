@@ -1,4 +1,4 @@
-"""What holds under load and trouble: concurrency, the rate, and a store that is away."""
+"""Under load and during outages: the concurrency, the rate, and a store that is not available."""
 
 import asyncio
 import logging
@@ -11,35 +11,29 @@ from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus
 from bridge.core.schedule import PollPolicy
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.sandbox import Outcome as End
-from tests.polling.harness import (
-    DONE,
-    QUICK,
-    RUNNING,
-    Rig,
-    rig_fixture,  # noqa: F401  a fixture
-)
+from tests.polling.harness import DONE, QUICK, RUNNING, Harness
 
 
-async def test_never_more_polls_at_a_time_than_the_concurrency(rig: Rig) -> None:
-    server = Counting()
-    rig_client = await server.start()
-    poller = rig.poller(PollPolicy(first_delay=0, interval=0.01, max_interval=0.01), concurrency=5, client=rig_client)
+async def test_there_are_never_more_polls_at_a_time_than_the_concurrency(harness: Harness) -> None:
+    server = CountingServer()
+    client = await server.start()
+    poller = harness.poller(PollPolicy(first_delay=0, interval=0.01, max_interval=0.01), concurrency=5, client=client)
     for number in range(40):
-        await rig.register(f"task_{number}", poller)
-    await rig.until(lambda: server.answered >= 200)
+        await harness.register(f"task_{number}", poller)
+    await harness.until(lambda: server.answered >= 200)
     assert server.most == 5
     await poller.drain(5)
-    await rig_client.close()
+    await client.close()
     await server.stop()
 
 
-async def test_the_rate_holds_at_the_server(rig: Rig) -> None:
-    server = Counting()
+async def test_the_server_sees_no_more_polls_a_second_than_the_rate(harness: Harness) -> None:
+    server = CountingServer()
     client = await server.start()
-    poller = rig.poller(PollPolicy(first_delay=0, interval=0.01, max_interval=0.01), rate=40, client=client)
+    poller = harness.poller(PollPolicy(first_delay=0, interval=0.01, max_interval=0.01), rate=40, client=client)
     for number in range(40):
-        await rig.register(f"task_{number}", poller)
-    await rig.until(lambda: server.answered >= 85)
+        await harness.register(f"task_{number}", poller)
+    await harness.until(lambda: server.answered >= 85)
     times = server.times
     assert max(sum(1 for later in times if start <= later < start + 1) for start in times) <= 40
     await poller.drain(5)
@@ -47,90 +41,91 @@ async def test_the_rate_holds_at_the_server(rig: Rig) -> None:
     await server.stop()
 
 
-async def test_a_store_that_is_away_loses_no_end_and_the_first_status_wins(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+async def test_no_settlement_is_lost_while_the_store_is_unavailable_and_the_first_status_counts(
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    poller = rig.poller()
-    tasks = [rig.sandbox.create_task(RUNNING) for _ in range(20)]
-    watches = [await rig.register(task_id, poller) for task_id in tasks]
-    await asyncio.gather(*(rig.sandbox.polled(task_id, 2) for task_id in tasks))
-    mend = rig.break_store()
+    poller = harness.poller()
+    tasks = [harness.sandbox.create_task(RUNNING) for _ in range(20)]
+    watches = [await harness.register(task_id, poller) for task_id in tasks]
+    await asyncio.gather(*(harness.sandbox.polled(task_id, 2) for task_id in tasks))
+    repair = harness.break_store()
     for task_id in tasks:
-        rig.sandbox.change(task_id, DONE)
-    await rig.until(lambda: "store_unavailable" in caplog.text)
-    await rig.until(lambda: all((live := poller.live(w.task_row)) and _ended(live.snapshot.status) for w in watches))
-    polls = rig.sandbox.polls.total()
+        harness.sandbox.change(task_id, DONE)
+    await harness.until(lambda: "store_unavailable" in caplog.text)
+    await harness.until(
+        lambda: all((live := poller.live(w.task_row)) and _ended(live.snapshot.status) for w in watches)
+    )
+    polls = harness.sandbox.polls.total()
     for task_id in tasks:  # amux rewrites its record
-        rig.sandbox.change(task_id, Behaviour(queue_seconds=0, run_seconds=0, outcome=End.FAILED))
-    mend()
-    await rig.until(lambda: poller.owned == 0)
-    assert rig.sandbox.polls.total() == polls
-    assert {await rig.outcome(watch) for watch in watches} == {Outcome.COMPLETED}
-    assert sorted(one.watch_id for one in rig.owed) == sorted(watch.watch.id for watch in watches)
-    told = [record.getMessage() for record in caplog.records]
-    assert told.count("store_unavailable") == 1
-    assert told.count("store_available") == 1
+        harness.sandbox.change(task_id, Behaviour(queue_seconds=0, run_seconds=0, outcome=End.FAILED))
+    repair()
+    await harness.until(lambda: poller.owned == 0)
+    assert harness.sandbox.polls.total() == polls
+    assert {await harness.outcome(watch) for watch in watches} == {Outcome.COMPLETED}
+    assert sorted(delivery.watch_id for delivery in harness.deliveries) == sorted(watch.watch.id for watch in watches)
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged.count("store_unavailable") == 1
+    assert logged.count("store_available") == 1
 
 
 def _ended(status: TaskStatus) -> bool:
     return status is TaskStatus.COMPLETED
 
 
-async def test_a_status_that_could_not_be_written_is_written_at_the_next_sight(rig: Rig) -> None:
-    poller = rig.poller()
-    task_id = rig.sandbox.create_task(RUNNING)
-    mend = None
-    watch = await rig.register(task_id, events=TERMINAL_EVENTS | {EventType.IN_PROGRESS})
+async def test_a_status_that_could_not_be_written_is_written_after_the_next_poll(harness: Harness) -> None:
+    poller = harness.poller()
+    task_id = harness.sandbox.create_task(RUNNING)
+    watch = await harness.register(task_id, events=TERMINAL_EVENTS | {EventType.IN_PROGRESS})
     assert watch.task is not None
-    mend = rig.break_store()
+    repair = harness.break_store()
     poller.add(watch.task)
-    await rig.sandbox.polled(task_id, 3)
-    await poller.check_deadlines()  # told, and no more
-    mend()
-    await rig.until(lambda: bool(rig.owed))
-    assert rig.types(watch) == ["video.in_progress"]
-    await rig.sandbox.polled(task_id, rig.sandbox.polls[task_id] + 3)
-    assert rig.types(watch) == ["video.in_progress"]
+    await harness.sandbox.polled(task_id, 3)
+    await poller.check_deadlines()  # the failure is logged, and nothing else happens
+    repair()
+    await harness.until(lambda: bool(harness.deliveries))
+    assert harness.event_types(watch) == ["video.in_progress"]
+    await harness.sandbox.polled(task_id, harness.sandbox.polls[task_id] + 3)
+    assert harness.event_types(watch) == ["video.in_progress"]
 
 
-async def test_a_drain_with_the_store_away_ends_in_time_and_says_what_is_left(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+async def test_a_drain_without_a_store_ends_in_time_and_logs_what_is_unwritten(
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    poller = rig.poller()
-    watch = await rig.register(rig.sandbox.create_task(RUNNING), poller)
-    await rig.sandbox.polled(watch.watch.task_id, 2)
-    mend = rig.break_store()
-    rig.sandbox.change(watch.watch.task_id, DONE)
-    await rig.until(lambda: "store_unavailable" in caplog.text)
+    poller = harness.poller()
+    watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
+    await harness.sandbox.polled(watch.watch.task_id, 2)
+    repair = harness.break_store()
+    harness.sandbox.change(watch.watch.task_id, DONE)
+    await harness.until(lambda: "store_unavailable" in caplog.text)
     async with asyncio.timeout(3):
         await poller.drain(1)
-    assert "endings_unwritten" in caplog.text
-    mend()
-    successor = rig.poller(QUICK)
+    assert "settlements_unwritten" in caplog.text
+    repair()
+    successor = harness.poller(QUICK)
     await successor.start()
-    await rig.until(lambda: successor.owned == 0)
-    assert await rig.outcome(watch) is Outcome.COMPLETED
+    await harness.until(lambda: successor.owned == 0)
+    assert await harness.outcome(watch) is Outcome.COMPLETED
 
 
-async def test_a_drain_cancels_what_does_not_end_in_time(rig: Rig) -> None:
-    poller = rig.poller()
+async def test_a_drain_cancels_polls_that_do_not_end_in_time(harness: Harness) -> None:
+    poller = harness.poller()
     stalled = Behaviour(faults=(Fault(FaultKind.SLOW, seconds=30, times=None),))
-    watch = await rig.register(rig.sandbox.create_task(stalled), poller)
-    await rig.sandbox.polled(watch.watch.task_id)
+    watch = await harness.register(harness.sandbox.create_task(stalled), poller)
+    await harness.sandbox.polled(watch.watch.task_id)
     began = time.monotonic()
     await poller.drain(0.1)
     assert time.monotonic() - began < 2
 
 
-class Counting:
-    """A server that says "running" a little later, and counts how many ask at a time."""
+class CountingServer:
+    """A server that answers "in_progress" after 5 ms, and counts requests and how many come at a time."""
 
     def __init__(self) -> None:
-        self.now = self.most = self.answered = 0
+        self.open_requests = self.most = self.answered = 0
         self.times: list[float] = []
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> AmuxClient:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -140,19 +135,19 @@ class Counting:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in self._open:
+        for writer in self._writers:
             writer.transport.abort()
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        self._writers.add(writer)
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 self.times.append(time.monotonic())
-                self.now += 1
-                self.most = max(self.most, self.now)
+                self.open_requests += 1
+                self.most = max(self.most, self.open_requests)
                 await asyncio.sleep(0.005)
-                self.now -= 1
+                self.open_requests -= 1
                 self.answered += 1
                 body = b'{"task_id":"t","status":"in_progress"}'
                 writer.write(

@@ -1,4 +1,4 @@
-"""A key that amux refuses, a 429, a wrong base URL: watches wait, and none ends by it."""
+"""A refused key, a 429 or a wrong base URL makes watches wait, and ends none of them."""
 
 import logging
 
@@ -10,126 +10,119 @@ from bridge.core.schedule import PollPolicy
 from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
-from tests.polling.harness import (
-    DONE,
-    KEY,
-    QUICK,
-    RUNNING,
-    Rig,
-    rig_fixture,  # noqa: F401  a fixture
-)
+from tests.polling.harness import DONE, KEY, QUICK, RUNNING, Harness
 
 
 def events_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "bridge.polling"]
 
 
-async def test_a_refused_key_ends_no_watch_and_a_good_one_settles_all(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+async def test_a_refused_key_ends_no_watch_and_an_accepted_key_settles_all(
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    rig.sandbox.keys = frozenset({"sk-another"})
-    poller = rig.poller()
-    watches = [await rig.register(rig.sandbox.create_task(DONE), poller) for _ in range(30)]
-    await rig.until(lambda: rig.sandbox.polls.total() >= 4)
+    harness.sandbox.keys = frozenset({"sk-another"})
+    poller = harness.poller()
+    watches = [await harness.register(harness.sandbox.create_task(DONE), poller) for _ in range(30)]
+    await harness.until(lambda: harness.sandbox.polls.total() >= 4)
     [state] = poller.credentials()
     assert (state.name, state.state) == (CONFIGURED, CredentialState.PAUSED)
-    assert rig.sandbox.polls.total() <= 24  # sixteen that were under way, then probes
-    assert [word in poller.degraded()[0] for word in ("AMUX_API_KEY", "refuses")] == [True, True]
-    assert not any([await rig.outcome(watch) for watch in watches])
-    rig.sandbox.keys = None
-    await rig.until(lambda: poller.owned == 0)
-    assert {await rig.outcome(watch) for watch in watches} == {Outcome.COMPLETED}
+    assert harness.sandbox.polls.total() <= 24  # sixteen polls that were under way, then probes
+    assert [word in poller.degraded()[0].message for word in ("AMUX_API_KEY", "refuses")] == [True, True]
+    assert not any([await harness.outcome(watch) for watch in watches])
+    harness.sandbox.keys = None
+    await harness.until(lambda: poller.owned == 0)
+    assert {await harness.outcome(watch) for watch in watches} == {Outcome.COMPLETED}
     assert poller.degraded() == []
-    told = events_of(caplog)
-    assert (told.count("credential_paused"), told.count("credential_resumed")) == (1, 1)
+    logged = events_of(caplog)
+    assert (logged.count("credential_paused"), logged.count("credential_resumed")) == (1, 1)
     assert KEY not in caplog.text
 
 
-async def test_a_key_of_a_watch_s_own_rests_alone(rig: Rig) -> None:
-    rig.sandbox.keys = frozenset({KEY})
-    poller = rig.poller()
-    own = await rig.register(rig.sandbox.create_task(DONE), poller, api_key="sk-revoked")
-    other = await rig.register(rig.sandbox.create_task(DONE), poller)
-    await rig.until(lambda: len(rig.owed) == 1)
-    await rig.sandbox.polled(own.watch.task_id, 2)
-    assert await rig.outcome(other) is Outcome.COMPLETED
-    assert (await rig.view(own)).watch.state is WatchState.ACTIVE
-    assert [each.state for each in poller.credentials()] == [CredentialState.GOOD, CredentialState.PAUSED]
+async def test_a_watch_s_own_key_is_paused_without_the_configured_key(harness: Harness) -> None:
+    harness.sandbox.keys = frozenset({KEY})
+    poller = harness.poller()
+    own = await harness.register(harness.sandbox.create_task(DONE), poller, api_key="sk-revoked")
+    other = await harness.register(harness.sandbox.create_task(DONE), poller)
+    await harness.until(lambda: len(harness.deliveries) == 1)
+    await harness.sandbox.polled(own.watch.task_id, 2)
+    assert await harness.outcome(other) is Outcome.COMPLETED
+    assert (await harness.view(own)).watch.state is WatchState.ACTIVE
+    assert [credential.state for credential in poller.credentials()] == [CredentialState.GOOD, CredentialState.PAUSED]
     assert poller.degraded() == []
     assert "sk-revoked" not in repr(poller.credentials())
 
 
-async def test_without_a_key_watches_wait_for_one(rig: Rig) -> None:
-    rig.key = None
-    poller = rig.poller(PollPolicy(first_delay=0.01, interval=0.02, max_interval=60))
-    watch = await rig.register(rig.sandbox.create_task(DONE), poller)
-    await rig.until(lambda: bool(poller.degraded()))
-    assert rig.sandbox.polls.total() == 0
-    rig.key = KEY  # and not after a pause of 60 s
-    await rig.until(lambda: poller.owned == 0)
-    assert await rig.outcome(watch) is Outcome.COMPLETED
+async def test_watches_wait_while_there_is_no_key(harness: Harness) -> None:
+    harness.key = None
+    poller = harness.poller(PollPolicy(first_delay=0.01, interval=0.02, max_interval=60))
+    watch = await harness.register(harness.sandbox.create_task(DONE), poller)
+    await harness.until(lambda: bool(poller.degraded()))
+    assert harness.sandbox.polls.total() == 0
+    harness.key = KEY  # and not after a pause of 60 s
+    await harness.until(lambda: poller.owned == 0)
+    assert await harness.outcome(watch) is Outcome.COMPLETED
 
 
-async def test_a_429_has_all_rest_for_as_long_as_it_says(rig: Rig) -> None:
-    poller = rig.poller(PollPolicy(first_delay=0.01, interval=0.05, max_interval=0.1))
-    slowed = rig.sandbox.create_task(
+async def test_after_a_429_all_tasks_wait_for_the_time_that_amux_asks_for(harness: Harness) -> None:
+    poller = harness.poller(PollPolicy(first_delay=0.01, interval=0.05, max_interval=0.1))
+    throttled = harness.sandbox.create_task(
         Behaviour(
             queue_seconds=0,
             run_seconds=0,
             faults=(Fault(FaultKind.RATE_LIMITED, retry_after=1),),
         )
     )
-    await rig.register(slowed, poller)
-    await rig.sandbox.polled(slowed)
-    await rig.until(lambda: poller.credentials()[0].state is CredentialState.SLOWED)
-    began = rig.store.now()
-    others = [await rig.register(rig.sandbox.create_task(DONE), poller) for _ in range(10)]
-    await rig.until(lambda: poller.owned == 0)
-    assert rig.store.now() - began > 0.9
-    assert {await rig.outcome(watch) for watch in others} == {Outcome.COMPLETED}
-    assert sum(rig.sandbox.polls.values()) == 12
+    await harness.register(throttled, poller)
+    await harness.sandbox.polled(throttled)
+    await harness.until(lambda: poller.credentials()[0].state is CredentialState.THROTTLED)
+    began = harness.store.now()
+    others = [await harness.register(harness.sandbox.create_task(DONE), poller) for _ in range(10)]
+    await harness.until(lambda: poller.owned == 0)
+    assert harness.store.now() - began > 0.9
+    assert {await harness.outcome(watch) for watch in others} == {Outcome.COMPLETED}
+    assert sum(harness.sandbox.polls.values()) == 12
 
 
-async def test_a_wrong_base_url_ends_no_watch_and_is_told_while_it_lasts(rig: Rig) -> None:
-    wrong = AmuxClient(f"{await _base(rig)}/wrong", user_agent="amux-bridge/test", timeout_seconds=5)
-    poller = rig.poller(client=wrong)
-    watch = await rig.register(rig.sandbox.create_task(DONE), poller, age=3000)
-    await rig.until(lambda: rig.sandbox.strays.total() >= 8)
-    assert (await rig.view(watch)).watch.state is WatchState.ACTIVE
-    assert "AMUX_BASE_URL" in poller.degraded()[0]
+async def test_a_wrong_base_url_ends_no_watch_and_is_reported_while_it_lasts(harness: Harness) -> None:
+    wrong = AmuxClient(f"{await _base(harness)}/wrong", user_agent="amux-bridge/test", timeout_seconds=5)
+    poller = harness.poller(client=wrong)
+    watch = await harness.register(harness.sandbox.create_task(DONE), poller, age=3000)
+    await harness.until(lambda: harness.sandbox.unknown_paths.total() >= 8)
+    assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
+    assert "AMUX_BASE_URL" in poller.degraded()[0].message
     await poller.drain(5)
     await wrong.close()
-    right = rig.poller()
+    right = harness.poller()
     await right.start()
-    await rig.until(lambda: right.owned == 0)
+    await harness.until(lambda: right.owned == 0)
     assert right.degraded() == []
 
 
-async def test_answers_that_are_amux_s_again_end_the_warning(rig: Rig) -> None:
-    poller = rig.poller(QUICK)
+async def test_answers_that_come_from_amux_again_end_the_warning(harness: Harness) -> None:
+    poller = harness.poller(QUICK)
     faults = (Fault(FaultKind.WRONG_BASE_404, times=3), Fault(FaultKind.SERVER_ERROR))
-    task_id = rig.sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=3600, faults=faults))
-    await rig.register(task_id, poller)
-    await rig.until(lambda: bool(poller.degraded()))
-    await rig.until(lambda: not poller.degraded())
-    assert rig.sandbox.polls[task_id] >= 5
+    task_id = harness.sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=3600, faults=faults))
+    await harness.register(task_id, poller)
+    await harness.until(lambda: bool(poller.degraded()))
+    await harness.until(lambda: not poller.degraded())
+    assert harness.sandbox.polls[task_id] >= 5
 
 
-async def _base(rig: Rig) -> str:
-    return rig.client._base_url
+async def _base(harness: Harness) -> str:
+    return harness.client._base_url
 
 
-async def test_polls_that_fail_are_backed_off(rig: Rig) -> None:
-    poller = rig.poller(PollPolicy(first_delay=0.01, interval=0.01, max_interval=10))
-    rig.sandbox.outage = Fault(FaultKind.BAD_GATEWAY_HTML, times=None)
-    task_id = rig.sandbox.create_task(RUNNING)
-    watch = await rig.register(task_id, poller)
-    await rig.sandbox.polled(task_id, 6)
-    await rig.until(lambda: (live := poller.live(watch.task_row)) is not None and live.polls >= 6)
+async def test_failing_polls_are_made_less_and_less_often(harness: Harness) -> None:
+    poller = harness.poller(PollPolicy(first_delay=0.01, interval=0.01, max_interval=10))
+    harness.sandbox.outage = Fault(FaultKind.BAD_GATEWAY_HTML, times=None)
+    task_id = harness.sandbox.create_task(RUNNING)
+    watch = await harness.register(task_id, poller)
+    await harness.sandbox.polled(task_id, 6)
+    await harness.until(lambda: (live := poller.live(watch.task_row)) is not None and live.polls >= 6)
     live = poller.live(watch.task_row)
     assert live is not None
     assert live.next_poll_at is not None
-    assert live.next_poll_at - rig.store.now() > 0.15  # 10 ms, doubled five times
+    assert live.next_poll_at - harness.store.now() > 0.15  # 10 ms, doubled five times
     assert live.last_error is not None
-    assert live.last_error_at == pytest.approx(rig.store.now(), abs=2)
+    assert live.last_error_at == pytest.approx(harness.store.now(), abs=2)

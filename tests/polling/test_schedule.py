@@ -1,7 +1,7 @@
-"""What is polled next: the longest due first, spread after a rest, one probe while a credential rests."""
+"""Which task is polled next: the longest due first, spread evenly after a pause, one probe while a key is blocked."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -11,19 +11,19 @@ from bridge.aio.clocks import Clocks
 from bridge.core.model import KeyRefused, Observation, TaskNotFound, TaskRecord, TaskStatus, Throttled, TransientError
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
-from bridge.polling.schedule import PollSchedule
-from bridge.polling.state import CredentialState, Phase, PolledTask, steps_of_loaded
+from bridge.polling.schedule import PollSchedule, steps_of_loaded
+from bridge.polling.state import CredentialState, CredentialStatus, Phase, PolledTask
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics
 
-RUNS = TaskRecord(TaskStatus.IN_PROGRESS)
+RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
 REFUSED = KeyRefused("no")
 POLICY = PollPolicy()
 
 
 @dataclass
-class Bench:
-    """A timetable whose clock is a number."""
+class ScheduleHarness:
+    """A schedule whose clock is a number."""
 
     rate: float = 0
     policy: PollPolicy = POLICY
@@ -40,85 +40,87 @@ class Bench:
             rate_per_second=self.rate,
             clock=lambda: self.now,
             random=self.draw,
-            ring=lambda: None,
-            expired=self.expired.append,
+            wake=lambda: None,
+            expire=self.expired.append,
         )
 
     def draw(self) -> float:
-        """As even as chance: the multiples of the golden ratio."""
+        """Evenly distributed numbers: the multiples of the golden ratio."""
         self.drawn += 1
         return self.drawn * 0.6180339887 % 1
 
     def tasks(self, count: int, polls: int = 0) -> list[PolledTask]:
         return [
-            PolledTask(f"row{n}", f"task{n}", self.credentials.joined(CONFIGURED, None), steps=polls)
+            PolledTask(f"row{n}", f"task{n}", self.credentials.add_task(CONFIGURED, None), steps=polls)
             for n in range(count)
         ]
 
-    def taken(self) -> list[PolledTask]:
-        found = []
+    def take_all(self) -> list[PolledTask]:
+        tasks = []
         while (task := self.schedule.take()) is not None:
-            found.append(task)
-        return found
+            tasks.append(task)
+        return tasks
 
-    def answer(self, task: PolledTask, said: Observation) -> None:
+    def answer(self, task: PolledTask, observation: Observation) -> None:
         task.polls += 1
         task.steps += 1
-        self.schedule.judge(task, said, self.now)
-        self.schedule.plan(task, self.now + self.policy.delay_after(task.steps, self.draw()))
+        self.schedule.judge(task, observation, self.now)
+        self.schedule.schedule_at(task, self.now + self.policy.delay_after(task.steps, self.draw()))
 
-    def run(self, seconds: float, says: Callable[[PolledTask], Observation] = lambda _task: RUNS) -> Counter[int]:
-        """Answer every poll at once; how many began in each second."""
+    def run(
+        self, seconds: float, answer_of: Callable[[PolledTask], Observation] = lambda _task: RUNNING
+    ) -> Counter[int]:
+        """Answer each poll at once; return how many polls began in each second."""
         begun: Counter[int] = Counter()
         start = self.now
         for step in range(1, int(seconds * 100) + 1):
             self.now = start + step / 100
-            for task in self.taken():
+            for task in self.take_all():
                 begun[int((step - 1) / 100)] += 1
-                self.answer(task, says(task))
+                self.answer(task, answer_of(task))
         return begun
 
 
 @pytest.fixture(autouse=True)
 async def _in_a_loop() -> None:
-    """Timers need one; what they ring is nobody's here."""
+    """Timers need an event loop; what they call does nothing here."""
 
 
-async def test_the_longest_due_comes_first() -> None:
-    bench = Bench()
-    first, second, third = tasks = bench.tasks(3)
+async def test_the_task_that_is_due_for_longest_comes_first() -> None:
+    harness = ScheduleHarness()
+    first, second, third = tasks = harness.tasks(3)
     for task, due in zip(tasks, (4003.0, 4001.0, 4002.0), strict=True):
-        bench.schedule.plan(task, due)
-    assert bench.taken() == [second, third, first]
+        harness.schedule.schedule_at(task, due)
+    assert harness.take_all() == [second, third, first]
 
 
-async def test_what_is_not_due_is_not_given_out() -> None:
-    bench = Bench()
-    [task] = bench.tasks(1)
-    bench.schedule.plan(task, bench.now + 1)
-    assert bench.taken() == []
-    bench.now += 1
-    assert bench.taken() == [task]
+async def test_a_task_that_is_not_due_is_not_returned() -> None:
+    harness = ScheduleHarness()
+    [task] = harness.tasks(1)
+    harness.schedule.schedule_at(task, harness.now + 1)
+    assert harness.take_all() == []
+    harness.now += 1
+    assert harness.take_all() == [task]
 
 
-async def test_a_task_that_is_put_anew_or_leaves_is_given_out_by_its_last_entry_only() -> None:
-    bench = Bench()
-    moved, left = bench.tasks(2)
-    bench.schedule.put(moved, bench.now)
-    bench.schedule.put(moved, bench.now + 5)
-    bench.schedule.put(left, bench.now)
-    bench.schedule.leave(left, Phase.DROPPED)
-    assert bench.taken() == []
-    bench.now += 5
-    assert bench.taken() == [moved]
+async def test_a_task_that_is_put_again_or_removed_is_returned_for_its_last_entry_only() -> None:
+    harness = ScheduleHarness()
+    moved, removed = harness.tasks(2)
+    harness.schedule.put(moved, harness.now)
+    harness.schedule.put(moved, harness.now + 5)
+    harness.schedule.put(removed, harness.now)
+    harness.schedule.remove(removed, Phase.DROPPED)
+    assert harness.take_all() == []
+    harness.now += 5
+    assert harness.take_all() == [moved]
 
 
 @pytest.mark.parametrize("polls", [0, 1, 4, 60])
 @pytest.mark.parametrize("policy", [POLICY, PollPolicy(first_delay=0, interval=2, max_interval=2, backoff=1)])
-async def test_a_restart_has_no_second_of_more_than_twice_the_mean(polls: int, policy: PollPolicy) -> None:
-    bench = Bench(policy=policy)
-    bench.schedule.spread(bench.tasks(1000, steps_of_loaded(policy, polls, ago=0.0)))
-    seconds = bench.run(60)
+async def test_after_a_restart_no_second_has_more_than_twice_the_mean(polls: int, policy: PollPolicy) -> None:
+    harness = ScheduleHarness(policy=policy)
+    harness.schedule.schedule_evenly(harness.tasks(1000, steps_of_loaded(policy, polls, ago=0.0)))
+    seconds = harness.run(60)
     assert max(seconds.values()) <= 2 * sum(seconds.values()) / 60
     assert sum(seconds.values()) >= 1000 * 60 / (policy.max_interval * 1.1)
 
@@ -126,19 +128,19 @@ async def test_a_restart_has_no_second_of_more_than_twice_the_mean(polls: int, p
 @pytest.mark.parametrize(
     ("polls", "ago", "steps"), [(0, 0, 0), (0, 999, 0), (1, 0, 3), (1, 12, 4), (1, 3600, 8), (9, 3600, 11), (40, 5, 42)]
 )
-def test_a_backoff_went_on_while_nobody_wrote_it_down(polls: int, ago: float, steps: int) -> None:
+def test_the_backoff_steps_since_the_row_was_written_are_estimated(polls: int, ago: float, steps: int) -> None:
     assert steps_of_loaded(POLICY, polls, ago) == steps
 
 
-def test_a_backoff_without_growth_is_no_endless_guess() -> None:
+def test_the_estimate_is_bounded_for_a_backoff_that_does_not_grow() -> None:
     assert steps_of_loaded(PollPolicy(interval=0.01, max_interval=5, backoff=1), 1, 1e9) <= 60
 
 
-async def test_too_many_tasks_are_polled_rarer_and_each_in_its_turn() -> None:
-    bench = Bench(rate=20)
-    tasks = bench.tasks(400)  # they ask for 80 a second
-    bench.schedule.spread(tasks)
-    seconds = bench.run(120)
+async def test_too_many_tasks_are_polled_less_often_and_in_turn() -> None:
+    harness = ScheduleHarness(rate=20)
+    tasks = harness.tasks(400)  # they need 80 polls a second
+    harness.schedule.schedule_evenly(tasks)
+    seconds = harness.run(120)
     assert max(seconds.values()) <= 20
     assert sum(seconds.values()) >= 120 * 18
     polls = [task.polls for task in tasks]
@@ -146,148 +148,148 @@ async def test_too_many_tasks_are_polled_rarer_and_each_in_its_turn() -> None:
     assert max(polls) - min(polls) <= 3
 
 
-async def test_a_refused_key_has_one_probe_at_a_time_ever_rarer() -> None:
-    bench = Bench()
-    bench.schedule.spread(bench.tasks(500))
+async def test_a_refused_key_has_one_probe_at_a_time_at_growing_intervals() -> None:
+    harness = ScheduleHarness()
+    harness.schedule.schedule_evenly(harness.tasks(500))
     began: list[float] = []
 
     def refuses(_task: PolledTask) -> Observation:
-        began.append(bench.now)
+        began.append(harness.now)
         return REFUSED
 
-    bench.run(200, refuses)
+    harness.run(200, refuses)
     gaps = [round(later - earlier) for earlier, later in pairwise(began)]
     assert gaps == [15, 30, 60, 60]
-    assert bench.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 1
+    assert harness.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 1
 
 
-async def test_a_good_answer_wakes_all_without_a_storm() -> None:
-    bench = Bench()
-    tasks = bench.tasks(1000, polls=60)
-    bench.schedule.spread(tasks)
-    bench.run(40, lambda _task: REFUSED)
-    seconds = bench.run(60)
-    awake = [seconds[second] for second in sorted(seconds) if seconds[second] > 1]
-    assert max(awake) <= 2 * 1000 / 15
+async def test_an_accepted_key_resumes_all_tasks_without_a_burst() -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(1000, polls=60)
+    harness.schedule.schedule_evenly(tasks)
+    harness.run(40, lambda _task: REFUSED)
+    seconds = harness.run(60)
+    resumed = [seconds[second] for second in sorted(seconds) if seconds[second] > 1]
+    assert max(resumed) <= 2 * 1000 / 15
     assert min(task.polls for task in tasks) >= 2
-    assert bench.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 0
+    assert harness.metrics.registry.get_sample_value("amux_bridge_paused_credentials") == 0
 
 
-async def test_a_probe_with_a_trouble_of_its_own_does_not_ask_for_all() -> None:
-    bench = Bench()
-    tasks = bench.tasks(3)
-    bench.schedule.spread(tasks)
-    bench.run(10, lambda _task: REFUSED)
+async def test_a_probe_with_an_error_of_its_own_is_replaced() -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(3)
+    harness.schedule.schedule_evenly(tasks)
+    harness.run(10, lambda _task: REFUSED)
     probe = tasks[0].credential.probe
-    asked: list[PolledTask] = []
+    polled: list[PolledTask] = []
 
     def answers(task: PolledTask) -> Observation:
-        asked.append(task)
-        return TransientError("http_500", "broken") if task is probe else RUNS
+        polled.append(task)
+        return TransientError("http_500", "broken") if task is probe else RUNNING
 
-    bench.run(60, answers)
-    assert asked[0] is probe
-    assert asked[1] is not probe
-    assert tasks[0].credential.standing is CredentialState.GOOD
+    harness.run(60, answers)
+    assert polled[0] is probe
+    assert polled[1] is not probe
+    assert tasks[0].credential.state is CredentialState.GOOD
 
 
-async def test_a_probe_that_leaves_is_followed_by_another() -> None:
-    bench = Bench()
-    tasks = bench.tasks(3)
-    bench.schedule.spread(tasks)
-    bench.run(10, lambda _task: REFUSED)
+async def test_a_probe_that_is_removed_is_replaced() -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(3)
+    harness.schedule.schedule_evenly(tasks)
+    harness.run(10, lambda _task: REFUSED)
     probe = tasks[0].credential.probe
     assert probe is not None
-    bench.schedule.leave(probe, Phase.DROPPED)
-    bench.run(20)
-    assert tasks[0].credential.standing is CredentialState.GOOD
+    harness.schedule.remove(probe, Phase.DROPPED)
+    harness.run(20)
+    assert tasks[0].credential.state is CredentialState.GOOD
     assert probe.polls == 1
 
 
-async def test_answers_from_before_a_rest_do_not_count() -> None:
-    bench = Bench()
-    first, second, third = tasks = bench.tasks(3)
+async def test_answers_to_polls_from_before_the_pause_do_not_count() -> None:
+    harness = ScheduleHarness()
+    first, second, third = tasks = harness.tasks(3)
     for task in tasks:
-        bench.schedule.plan(task, bench.now)
-    assert bench.taken() == tasks
-    bench.answer(first, REFUSED)
-    bench.answer(second, REFUSED)
-    bench.answer(third, RUNS)
+        harness.schedule.schedule_at(task, harness.now)
+    assert harness.take_all() == tasks
+    harness.answer(first, REFUSED)
+    harness.answer(second, REFUSED)
+    harness.answer(third, RUNNING)
     credential = first.credential
-    assert (credential.refusals, credential.standing) == (1, CredentialState.PAUSED)
+    assert (credential.refusals, credential.state) == (1, CredentialState.PAUSED)
     assert credential.probe is first
-    assert list(credential.held) == [second, third]
+    assert list(credential.waiting) == [second, third]
 
 
-async def test_a_task_that_amux_does_not_know_proves_the_key() -> None:
-    bench = Bench()
-    [task] = bench.tasks(1)
-    bench.schedule.plan(task, bench.now)
-    bench.run(1, lambda _task: REFUSED)
-    bench.run(20, lambda _task: TaskNotFound("?"))
-    assert task.credential.standing is CredentialState.GOOD
+async def test_a_not_found_answer_shows_that_the_key_is_accepted() -> None:
+    harness = ScheduleHarness()
+    [task] = harness.tasks(1)
+    harness.schedule.schedule_at(task, harness.now)
+    harness.run(1, lambda _task: REFUSED)
+    harness.run(20, lambda _task: TaskNotFound("?"))
+    assert task.credential.state is CredentialState.GOOD
 
 
-@pytest.mark.parametrize(("retry_after", "rests"), [(7.0, 7), (None, 5), (0.0, 1), (9000.0, 300)])
-async def test_a_429_has_the_whole_credential_rest(retry_after: float | None, rests: float) -> None:
-    bench = Bench()
-    tasks = bench.tasks(50)
-    bench.schedule.spread(tasks)
-    bench.run(0.2, lambda _task: Throttled("slowly", retry_after))
-    assert tasks[0].credential.standing is CredentialState.SLOWED
-    began = bench.now
-    while bench.schedule.take() is None:
-        bench.now += 0.01
-    assert bench.now - began == pytest.approx(rests, abs=0.25)
-    assert bench.taken() == []  # the probe alone
+@pytest.mark.parametrize(("retry_after", "pause"), [(7.0, 7), (None, 5), (0.0, 1), (9000.0, 300)])
+async def test_a_429_throttles_the_whole_credential(retry_after: float | None, pause: float) -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(50)
+    harness.schedule.schedule_evenly(tasks)
+    harness.run(0.2, lambda _task: Throttled("slowly", retry_after))
+    assert tasks[0].credential.state is CredentialState.THROTTLED
+    began = harness.now
+    while harness.schedule.take() is None:
+        harness.now += 0.01
+    assert harness.now - began == pytest.approx(pause, abs=0.25)
+    assert harness.take_all() == []  # the probe alone
 
 
-async def test_429s_that_follow_one_another_make_the_rests_longer() -> None:
-    bench = Bench()
-    bench.schedule.spread(bench.tasks(10))
+async def test_429s_in_a_row_make_the_pauses_longer() -> None:
+    harness = ScheduleHarness()
+    harness.schedule.schedule_evenly(harness.tasks(10))
     began: list[float] = []
 
-    def slows(_task: PolledTask) -> Observation:
-        began.append(bench.now)
+    def throttles(_task: PolledTask) -> Observation:
+        began.append(harness.now)
         return Throttled("slowly")
 
-    bench.run(160, slows)
+    harness.run(160, throttles)
     gaps = [round(later - earlier) for earlier, later in pairwise(began)]
     assert gaps == [5, 10, 20, 40, 60]
 
 
-async def test_an_overdue_task_of_a_resting_credential_expires() -> None:
-    bench = Bench()
-    first, second = bench.tasks(2)
-    bench.schedule.plan(first, bench.now)
-    bench.schedule.plan(second, bench.now + 1)
-    bench.run(0.1, lambda _task: REFUSED)
-    second.overdue_at = bench.now
-    bench.run(2)
-    assert bench.expired == [second]
+async def test_an_overdue_task_of_a_paused_credential_expires() -> None:
+    harness = ScheduleHarness()
+    first, second = harness.tasks(2)
+    harness.schedule.schedule_at(first, harness.now)
+    harness.schedule.schedule_at(second, harness.now + 1)
+    harness.run(0.1, lambda _task: REFUSED)
+    second.overdue_at = harness.now
+    harness.run(2)
+    assert harness.expired == [second]
 
 
-async def test_a_replaced_key_is_tried_at_once() -> None:
-    bench = Bench()
-    [task] = bench.tasks(1)
-    bench.schedule.plan(task, bench.now)
-    bench.run(0.1, lambda _task: REFUSED)
+async def test_a_new_key_is_tried_at_once() -> None:
+    harness = ScheduleHarness()
+    [task] = harness.tasks(1)
+    harness.schedule.schedule_at(task, harness.now)
+    harness.run(0.1, lambda _task: REFUSED)
     task.credential.refused_key = "old"
-    bench.schedule.try_new_key(lambda: "old")
-    assert bench.taken() == []
-    bench.schedule.try_new_key(lambda: "new")
-    assert bench.taken() == [task]
+    harness.schedule.try_new_key(lambda: "old")
+    assert harness.take_all() == []
+    harness.schedule.try_new_key(lambda: "new")
+    assert harness.take_all() == [task]
 
 
-async def test_the_states_of_credentials_hold_no_key() -> None:
-    bench = Bench()
-    credential = bench.credentials.joined("fingerprint", "sk-secret")
+async def test_the_states_of_credentials_contain_no_key() -> None:
+    harness = ScheduleHarness()
+
+    def states() -> Sequence[CredentialStatus]:
+        return harness.credentials.states(Clocks(lambda: harness.now, lambda: harness.now + 1_000_000))
+
+    credential = harness.credentials.add_task("fingerprint", "sk-secret")
     assert credential.key == "sk-secret"
-    assert [each.name for each in bench.credentials.states(_clocks(bench))] == [CONFIGURED, "fingerprint"]
-    assert "sk-secret" not in repr(bench.credentials.states(_clocks(bench)))
-    bench.credentials.left(credential)
-    assert [each.name for each in bench.credentials.states(_clocks(bench))] == [CONFIGURED]
-
-
-def _clocks(bench: Bench) -> Clocks:
-    return Clocks(lambda: bench.now, lambda: bench.now + 1_000_000)
+    assert [status.name for status in states()] == [CONFIGURED, "fingerprint"]
+    assert "sk-secret" not in repr(states())
+    harness.credentials.remove_task(credential)
+    assert [status.name for status in states()] == [CONFIGURED]

@@ -1,4 +1,4 @@
-"""The stand-in's forms and behaviours, as values: what each form looks like, and what a create request may choose."""
+"""The stand-in's forms and behaviours: the content of each form, and what a create request may choose."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from bridge.sandbox import PRIVATE_MARK, PRIVATE_NUMBERS, Behaviour, BehaviourError, Fault, FaultKind, Outcome
 from bridge.sandbox.behaviour import implied_by, parse
-from bridge.sandbox.forms import Task, TaskStage, look, render
+from bridge.sandbox.forms import Task, TaskPhase, render, view_at
 
 BASE = "http://amux.test"
 
@@ -17,7 +17,7 @@ def task_of(behaviour: Behaviour) -> Task:
 
 
 def at(age: float, form: str, behaviour: Behaviour) -> Any:
-    return render(form, look(task_of(behaviour), age, BASE))
+    return render(form, view_at(task_of(behaviour), age, BASE))
 
 
 # --- forms --------------------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def test_each_form_has_its_own_words(form: str) -> None:
     assert tuple(body.get("data", body)["status"] for body in seen) == WORDS[form]
 
 
-def test_form_a_is_the_documents() -> None:
+def test_form_a_is_that_of_amuxs_documentation() -> None:
     assert at(0, "A", Behaviour()) == {"task_id": "task_1", "status": "queued"}
     assert at(3, "A", Behaviour(url="https://cdn.test/v.mp4")) == {
         "task_id": "task_1",
@@ -51,7 +51,7 @@ def test_form_a_is_the_documents() -> None:
     assert failed == {"task_id": "task_1", "status": "failed", "error": {"code": 7, "message": "no"}}
 
 
-def test_form_b_tells_a_failures_reason_beside_the_data() -> None:
+def test_form_b_has_a_failures_reason_beside_the_data() -> None:
     body = at(3, "B", Behaviour(outcome=Outcome.FAILED, error_message="no"))
     assert body == {
         "code": "success",
@@ -61,7 +61,7 @@ def test_form_b_tells_a_failures_reason_beside_the_data() -> None:
     assert at(3, "B", Behaviour())["data"]["usage"]
 
 
-def test_form_c_is_the_row_with_all_that_is_private() -> None:
+def test_form_c_is_the_database_row_with_its_private_fields() -> None:
     data = at(2, "C", Behaviour())["data"]
     assert set(data) == {
         *("id", "task_id", "status", "fail_reason", "result_url", "progress", "user_id", "channel_id", "quota"),
@@ -75,18 +75,18 @@ def test_form_c_is_the_row_with_all_that_is_private() -> None:
     assert data["data"]["status"] == "running"
 
 
-def test_form_c_waits_in_three_words() -> None:
+def test_form_c_has_three_words_for_queued() -> None:
     waiting = Behaviour(queue_seconds=3)
     assert [at(age, "C", waiting)["data"]["status"] for age in range(3)] == ["NOT_START", "SUBMITTED", "QUEUED"]
 
 
-def test_form_c_in_milliseconds() -> None:
+def test_form_c_can_hold_times_in_milliseconds() -> None:
     data = at(3, "C", Behaviour(milliseconds=True))["data"]
     assert data["finish_time"] == 1_795_446_248_000
     assert data["created_at"] == 1_795_446_245
 
 
-def test_form_d_is_openais_video() -> None:
+def test_form_d_is_openais_video_object() -> None:
     body = at(3, "D", Behaviour(url="content"))
     assert body.pop("usage")
     assert body == {
@@ -106,25 +106,25 @@ def test_form_d_is_openais_video() -> None:
     assert at(3, "D", Behaviour(outcome=Outcome.CANCELLED))["status"] == "cancelled"
 
 
-def test_form_e_and_f() -> None:
+def test_form_e_is_the_vendors_body_and_form_f_has_no_record() -> None:
     assert at(3, "E", Behaviour())["content"] == {"video_url": f"{BASE}/files/task_1.mp4"}
     assert at(3, "F", Behaviour()) == {"code": "success", "data": None}
 
 
 @pytest.mark.parametrize("form", "ABCDE")
-def test_a_success_without_a_url(form: str) -> None:
+def test_a_completed_task_may_have_no_url(form: str) -> None:
     text = json.dumps(at(3, form, Behaviour(url=None)))
     assert "http" not in text
     assert WORDS[form][2] in text
 
 
 @pytest.mark.parametrize(("form", "field"), [("C", "result_url"), ("D", "metadata")])
-def test_a_failures_text_where_the_url_would_be(form: str, field: str) -> None:
+def test_a_failures_text_can_be_in_place_of_the_url(form: str, field: str) -> None:
     body = at(3, form, Behaviour(outcome=Outcome.FAILED, error_in_url=True, error_message="https://not.a.video"))
     assert "https://not.a.video" in json.dumps(body.get("data", body)[field])
 
 
-def test_odd_words_and_stray_errors() -> None:
+def test_other_status_words_and_errors_without_a_failure() -> None:
     odd = Behaviour(running_word="rendering", final_word="done", error_always=True)
     assert at(0, "A", odd)["error"]
     assert at(1, "A", odd)["status"] == "rendering"
@@ -132,17 +132,17 @@ def test_odd_words_and_stray_errors() -> None:
     assert at(3, "C", odd)["data"]["fail_reason"]
 
 
-def test_never_ends() -> None:
-    assert look(task_of(Behaviour(outcome=Outcome.NEVER)), 1e9, BASE).stage is TaskStage.RUNNING
+def test_a_task_with_outcome_never_does_not_end() -> None:
+    assert view_at(task_of(Behaviour(outcome=Outcome.NEVER)), 1e9, BASE).phase is TaskPhase.RUNNING
 
 
 # --- behaviour ----------------------------------------------------------------------------------------------------
 
 
 def test_parse_reads_every_kind_of_field() -> None:
-    given = {"run_seconds": 5, "outcome": "failed", "form": ["A", "B"], "url": None, "error_code": "policy"}
+    fields = {"run_seconds": 5, "outcome": "failed", "form": ["A", "B"], "url": None, "error_code": "policy"}
     faults = ["html_200", {"kind": "rate_limited", "times": None, "retry_after": 2, "as_date": True}]
-    assert parse(given | {"faults": faults, "content_fault": "reset"}) == Behaviour(
+    assert parse(fields | {"faults": faults, "content_fault": "reset"}) == Behaviour(
         run_seconds=5,
         outcome=Outcome.FAILED,
         form="AB",
@@ -154,7 +154,7 @@ def test_parse_reads_every_kind_of_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("value", "named"),
     [
         ({"run_seconds": -1}, "sandbox.run_seconds"),
         ({"run_seconds": "soon"}, "sandbox.run_seconds"),
@@ -167,27 +167,27 @@ def test_parse_reads_every_kind_of_field() -> None:
         ("failed", "should be an object"),
     ],
 )
-def test_parse_names_what_is_bad(given: object, named: str) -> None:
+def test_parse_names_the_bad_field(value: object, named: str) -> None:
     with pytest.raises(BehaviourError, match=named):
-        parse(given)
+        parse(value)
 
 
 @pytest.mark.parametrize(
     ("prompt", "outcome"),
     [("fail politely", "failed"), ("Never end", "never"), ("cancel", "cancelled"), ("do not fail", "completed")],
 )
-def test_a_prompts_first_word_chooses_unless_told_otherwise(prompt: str, outcome: str) -> None:
+def test_the_first_word_of_a_prompt_chooses_the_outcome_unless_it_is_given(prompt: str, outcome: str) -> None:
     assert parse(None, prompt).outcome == outcome
     assert parse({"outcome": "expired"}, prompt).outcome == "expired"
 
 
-def test_faults_in_order_then_for_ever() -> None:
-    twice, ever = Fault(FaultKind.RESET, times=2), Fault(FaultKind.PANIC, times=None)
+def test_faults_come_in_order_and_one_without_times_stays() -> None:
+    twice, always = Fault(FaultKind.RESET, times=2), Fault(FaultKind.PANIC, times=None)
     assert [Behaviour(faults=(twice,)).fault_at(poll) for poll in range(3)] == [twice, twice, None]
-    assert [Behaviour(faults=(twice, ever)).fault_at(poll) for poll in (1, 2, 99)] == [twice, ever, ever]
+    assert [Behaviour(faults=(twice, always)).fault_at(poll) for poll in (1, 2, 99)] == [twice, always, always]
 
 
-def test_ids_that_say_how_they_go() -> None:
+def test_an_id_can_hold_the_behaviour_of_its_task() -> None:
     default = Behaviour(form="A")
     assert implied_by("sandbox_0_1500_failed_17", default) == Behaviour(0, 1.5, Outcome.FAILED, form="A")
     for other in ("sandbox_0_1500_great_17", "sandbox_0_1500_failed_", "task_1", "xsandbox_0_0_failed_1"):

@@ -1,12 +1,12 @@
-"""What tests of the store do again and again, in short words; and a look behind the store's back."""
+"""Builders and short cuts for the store's tests, and SQL that bypasses the store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict
 from bridge.core.errors import BridgeError
@@ -39,19 +39,22 @@ from bridge.store.records import (
 )
 from bridge.store.store import Store
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 ALL_EVENTS = TERMINAL_EVENTS | frozenset(STATUS_EVENTS.values())
 HOST = "app.example:443"
 DONE = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://videos.example/1.mp4", "mp4")
 RUNNING = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
 QUEUED = TaskSnapshot(TaskStatus.QUEUED)
-TROUBLE = Problem("http_500", "the receiver answered 500")
+SERVER_ERROR = Problem("http_500", "the receiver answered 500")
 DELIVERED: Verdict = Delivered()
-DEAD: Verdict = Dead(TROUBLE)
+DEAD: Verdict = Dead(SERVER_ERROR)
 
 _numbers = count(1)
 
 
-def new_watch(  # a registration's parts
+def new_watch(
     store: Store,
     *,
     number: int | None = None,
@@ -69,9 +72,9 @@ def new_watch(  # a registration's parts
     secret: str | None = None,
     api_key: str | None = None,
 ) -> NewWatch:
-    """A watch to register, unlike every other one unless told; `age` sets when it was registered, seconds ago."""
+    """A watch to register, different from all others by default. It was registered `age` seconds ago."""
     number = next(_numbers) if number is None else number
-    began, watch_id, seal = store.now() - age, f"wat_{number:08}", store.cipher.seal
+    created_at, watch_id, encrypt = store.now() - age, f"wat_{number:08}", store.cipher.encrypt
     watch = Watch(
         id=watch_id,
         app=app,
@@ -79,33 +82,41 @@ def new_watch(  # a registration's parts
         callback_url=f"https://{host.removesuffix(':443')}/{number if path is None else path}",
         events=events,
         context=b'{"order":7}',
-        created_at=began,
-        deadline_at=began + timeout,
+        created_at=created_at,
+        deadline_at=created_at + timeout,
         timeout_seconds=timeout,
         header_names=tuple(headers or ()),
     )
-    sealed = EncryptedFields(
-        headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
-        secret=None if secret is None else seal(watch_id, secret),
-        api_key=None if api_key is None else seal(watch_id, api_key),
+    encrypted = EncryptedFields(
+        headers=None if headers is None else encrypt(watch_id, orjson.dumps(headers).decode()),
+        secret=None if secret is None else encrypt(watch_id, secret),
+        api_key=None if api_key is None else encrypt(watch_id, api_key),
     )
     idempotency = None if key is None else Idempotency(*key)
-    return NewWatch(watch, credential, f"tsk_{number:08}", options, host, sealed, idempotency)
+    return NewWatch(watch, credential, f"tsk_{number:08}", options, host, encrypted, idempotency)
 
 
-def again(new: NewWatch, **changes: Any) -> NewWatch:
-    """The same registration once more, as another request: under ids of its own."""
+def repeat_of(new: NewWatch, **changes: Any) -> NewWatch:
+    """An equal registration, as another request makes it: with other ids."""
     number = next(_numbers)
     return replace(new, watch=replace(new.watch, id=f"wat_{number:08}"), task=f"tsk_{number:08}", **changes)
 
 
-async def watched(store: Store, **wanted: Any) -> RegisteredWatch:
-    """Register a watch."""
-    return await store.register(new_watch(store, **wanted))
+async def register(store: Store, new: NewWatch) -> RegisteredWatch:
+    """Register one watch. Raises its WatchConflict, IdempotencyConflict or TooManyWatches."""
+    [result] = await store.register_all([new])
+    if isinstance(result, BridgeError):
+        raise result
+    return result
 
 
-def note(store: Store, polls: int = 1) -> PollNote:
-    """What a poll just now leaves behind."""
+async def register_watch(store: Store, **fields: Any) -> RegisteredWatch:
+    """Register a new watch."""
+    return await register(store, new_watch(store, **fields))
+
+
+def poll_note(store: Store, polls: int = 1) -> PollNote:
+    """The note of a poll that was made now."""
     now = store.now()
     return PollNote(polls, now, now + 5.0)
 
@@ -135,60 +146,60 @@ def settlement(
     snapshot: TaskSnapshot = DONE,
     at: float | None = None,
 ) -> Settlement:
-    """A poll's result that ends what `ending` says."""
+    """The result of a poll after which the watches end as `ending` says."""
     moment = store.now() if at is None else at
 
     def event(watch: Watch, how: Ending) -> Event:
         return terminal_event(watch, how, moment, None)
 
-    return Settlement(task, snapshot, note(store), moment, ending, event)
+    return Settlement(task, snapshot, poll_note(store), moment, ending, event)
 
 
-async def settled(
-    store: Store, registered: RegisteredWatch, ending: Callable[[Watch], Ending | None] = completed, **told: Any
+async def settle(
+    store: Store, registered: RegisteredWatch, ending: Callable[[Watch], Ending | None] = completed, **options: Any
 ) -> Changed:
     """Settle a watch's task."""
-    return await store.settle(settlement(store, registered.task_row, ending, **told))
+    return await store.settle(settlement(store, registered.task_row, ending, **options))
 
 
 def status_change(store: Store, task: str, snapshot: TaskSnapshot = RUNNING, *, polls: int = 1) -> StatusChange:
-    """A poll's result that ends nothing."""
+    """The result of a poll that ends no watch."""
     at, event_type = store.now(), STATUS_EVENTS[snapshot.status]
 
     def event(watch: Watch) -> Event:
         return status_event(watch, event_type, snapshot, at)
 
-    return StatusChange(task, snapshot, note(store, polls), at, event_type, event)
+    return StatusChange(task, snapshot, poll_note(store, polls), at, event_type, event)
 
 
-async def sighted(
+async def record_status(
     store: Store, registered: RegisteredWatch, snapshot: TaskSnapshot = RUNNING, *, polls: int = 1
 ) -> Changed:
     """Record a task's status."""
     return await store.record_status(status_change(store, registered.task_row, snapshot, polls=polls))
 
 
-async def owed(store: Store, **wanted: Any) -> PendingDelivery:
-    """A delivery of a completed watch, claimed."""
-    [one] = (await settled(store, await watched(store, **wanted))).owed
+async def claimed_delivery(store: Store, **fields: Any) -> PendingDelivery:
+    """The delivery of a completed watch, claimed."""
+    [one] = (await settle(store, await register_watch(store, **fields))).claimed
     return one
 
 
-async def due(store: Store, **wanted: Any) -> PendingDelivery:
-    """A delivery of a completed watch, due and unclaimed; as it was when it was claimed."""
-    one = await owed(store, **wanted)
+async def due_delivery(store: Store, **fields: Any) -> PendingDelivery:
+    """The delivery of a completed watch, due and unclaimed; returned as it was when it was claimed."""
+    one = await claimed_delivery(store, **fields)
     await store.release([one])
     return one
 
 
-async def dead(store: Store, *, at: float | None = None, **wanted: Any) -> PendingDelivery:
+async def dead_delivery(store: Store, *, at: float | None = None, **fields: Any) -> PendingDelivery:
     """A delivery that was given up."""
-    one = await owed(store, **wanted)
-    await recorded(store, tried(store, one, DEAD, at=at))
+    one = await claimed_delivery(store, **fields)
+    await record_attempt(store, attempt_result(store, one, DEAD, at=at))
     return one
 
 
-def tried(  # an attempt's parts
+def attempt_result(
     store: Store,
     one: PendingDelivery,
     verdict: Verdict = DELIVERED,
@@ -196,36 +207,47 @@ def tried(  # an attempt's parts
     at: float | None = None,
     host_failures: int | None = None,
 ) -> AttemptResult:
-    """An attempt that just ended."""
+    """The result of an attempt that ended now, or at `at`."""
     now = store.now() if at is None else at
     good = isinstance(verdict, Delivered)
-    attempt = Attempt(now - 0.25, 0.25, 204 if good else 500, None if good else TROUBLE, None if good else "oops")
+    attempt = Attempt(now - 0.25, 0.25, 204 if good else 500, None if good else SERVER_ERROR, None if good else "oops")
     return AttemptResult(one.id, one.lease, attempt, verdict, one.host, now, host_failures, one.round_attempts)
 
 
-async def recorded(store: Store, given: AttemptResult) -> Verdict:
-    """Write one attempt; the verdict that was written. Raises what the store says of it."""
-    [result] = await store.record_attempts([given])
+async def record_attempt(store: Store, attempt: AttemptResult) -> Verdict:
+    """Write one attempt; returns the verdict that was written. Raises LostClaim."""
+    [result] = await store.record_attempts([attempt])
     if isinstance(result, BridgeError):
         raise result
     return result
 
 
 def retry_at(at: float) -> Verdict:
-    return RetryAt(at, TROUBLE)
+    return RetryAt(at, SERVER_ERROR)
 
 
-def rows(store: Store, statement: str, **given: Any) -> list[Any]:
-    """Read behind the store's back."""
-    return list(store._database.read(lambda connection: connection.execute(text(statement), given).all()))
+async def run_one(
+    store: Store, operation: Callable[[Connection, Sequence[Item]], Sequence[Result | BridgeError]], item: Item
+) -> Result:
+    """Run a bulk operation for one item; raises its BridgeError."""
+    [result] = await store._writer.run_all(operation, [item])
+    if isinstance(result, BridgeError):
+        raise result
+    returned: Result = result
+    return returned
 
 
-def change(store: Store, statement: str, **given: Any) -> int:
-    """Write behind the store's back, as another process would; how many rows."""
-    return int(store._database.transaction(lambda connection: connection.execute(text(statement), given).rowcount))
+def rows(store: Store, statement: str, **parameters: Any) -> list[Any]:
+    """Read with SQL."""
+    return list(store._database.read(lambda connection: connection.execute(text(statement), parameters).all()))
 
 
-def one_row(store: Store, statement: str, **given: Any) -> Any:
+def execute(store: Store, statement: str, **parameters: Any) -> int:
+    """Write with SQL, as another process would; returns how many rows."""
+    return int(store._database.transaction(lambda connection: connection.execute(text(statement), parameters).rowcount))
+
+
+def one_row(store: Store, statement: str, **parameters: Any) -> Any:
     """The one row, or its one column."""
-    [row] = rows(store, statement, **given)
+    [row] = rows(store, statement, **parameters)
     return row[0] if len(row) == 1 else row

@@ -1,4 +1,4 @@
-"""Attempts: each is written with what it came to, under its claim; and what was given up can be sent again."""
+"""Attempts: each is written with its result, under its claim; final deliveries can be retried."""
 
 import asyncio
 
@@ -15,27 +15,27 @@ from tests.store.builders import (
     DEAD,
     DELIVERED,
     HOST,
-    TROUBLE,
-    change,
-    dead,
-    due,
+    SERVER_ERROR,
+    attempt_result,
+    claimed_delivery,
+    dead_delivery,
+    due_delivery,
+    execute,
     one_row,
-    owed,
-    recorded,
+    record_attempt,
+    record_status,
+    register_watch,
     retry_at,
     rows,
-    sighted,
-    tried,
-    watched,
 )
 
 MINUTE = 60.0
 
 
 async def test_success_ends_a_delivery(store: Store) -> None:
-    one = await owed(store)
+    one = await claimed_delivery(store)
     now = store.now()
-    await recorded(store, tried(store, one, DELIVERED, at=now))
+    await record_attempt(store, attempt_result(store, one, DELIVERED, at=now))
     view, [attempt] = await store.delivery(one.id, "app")
     assert (view.state, view.attempts, view.delivered_at) == (DeliveryState.DELIVERED, 1, now)
     assert (view.next_attempt_at, view.last_error) == (None, None)
@@ -43,53 +43,57 @@ async def test_success_ends_a_delivery(store: Store) -> None:
     assert rows(store, "SELECT id FROM outbox") == []
 
 
-async def test_a_failure_is_due_again_when_the_verdict_says(store: Store) -> None:
-    one = await owed(store)
+async def test_a_failed_delivery_is_due_again_at_the_verdicts_time(store: Store) -> None:
+    one = await claimed_delivery(store)
     at = store.now() + MINUTE
-    await recorded(store, tried(store, one, retry_at(at)))
+    await record_attempt(store, attempt_result(store, one, retry_at(at)))
     view, [attempt] = await store.delivery(one.id, "app")
     assert (view.state, view.attempts, view.next_attempt_at) == (DeliveryState.PENDING, 1, at)
-    assert view.last_error == TROUBLE
-    assert (attempt.status_code, attempt.error, attempt.body) == (500, TROUBLE, "oops")
+    assert view.last_error == SERVER_ERROR
+    assert (attempt.status_code, attempt.error, attempt.body) == (500, SERVER_ERROR, "oops")
     assert one_row(store, "SELECT due_at, lease FROM outbox") == (at, None)
 
 
 async def test_giving_up_keeps_the_delivery_and_its_error(store: Store) -> None:
-    one = await owed(store)
+    one = await claimed_delivery(store)
     now = store.now()
-    await recorded(store, tried(store, one, DEAD, at=now))
+    await record_attempt(store, attempt_result(store, one, DEAD, at=now))
     view, _ = await store.delivery(one.id, "app")
     assert (view.state, view.dead_at, view.next_attempt_at) == (DeliveryState.DEAD, now, None)
-    assert view.last_error == TROUBLE
+    assert view.last_error == SERVER_ERROR
     assert rows(store, "SELECT id FROM outbox") == []
 
 
 async def test_a_success_clears_the_error_before_it(store: Store) -> None:
-    one = await owed(store)
-    await recorded(store, tried(store, one, retry_at(store.now() - 1)))
+    one = await claimed_delivery(store)
+    await record_attempt(store, attempt_result(store, one, retry_at(store.now() - 1)))
     [again] = await store.claim({HOST: 1}, MINUTE)
     assert again.round_attempts == 1
-    await recorded(store, tried(store, again))
+    await record_attempt(store, attempt_result(store, again))
     view, attempts = await store.delivery(one.id, None)
     assert (view.attempts, view.last_error) == (2, None)
     assert [attempt.status_code for attempt in attempts] == [500, 204]
 
 
 async def test_one_claim_is_good_for_one_attempt(store: Store) -> None:
-    one = await owed(store)
+    one = await claimed_delivery(store)
     results = await asyncio.gather(
-        *(recorded(store, tried(store, one, retry_at(store.now()))) for _ in range(3)), return_exceptions=True
+        *(record_attempt(store, attempt_result(store, one, retry_at(store.now()))) for _ in range(3)),
+        return_exceptions=True,
     )
     assert sorted(type(result).__name__ for result in results) == ["LostClaim", "LostClaim", "RetryAt"]
     assert one_row(store, "SELECT count(*) FROM attempts") == 1
 
 
 async def test_many_attempts_in_one_commit_each_have_their_own_verdict(store: Store) -> None:
-    ones = [await owed(store) for _ in range(6)]
+    ones = [await claimed_delivery(store) for _ in range(6)]
     at = store.now() + MINUTE
     verdicts = [DELIVERED, retry_at(at), DEAD] * 2
     written = await asyncio.gather(
-        *(recorded(store, tried(store, one, verdict)) for one, verdict in zip(ones, verdicts, strict=True))
+        *(
+            record_attempt(store, attempt_result(store, one, verdict))
+            for one, verdict in zip(ones, verdicts, strict=True)
+        )
     )
     assert written == verdicts
     states = [(await store.delivery(one.id, None))[0].state for one in ones]
@@ -97,32 +101,34 @@ async def test_many_attempts_in_one_commit_each_have_their_own_verdict(store: St
     assert {row.id for row in rows(store, "SELECT id FROM outbox")} == {ones[1].id, ones[4].id}
 
 
-async def test_a_lost_claim_among_others_fails_alone(store: Store) -> None:
-    good, bad = await owed(store), await owed(store)
-    change(store, "UPDATE outbox SET lease = 'another' WHERE id = :id", id=bad.id)
+async def test_a_lost_claim_does_not_affect_the_others(store: Store) -> None:
+    good, bad = await claimed_delivery(store), await claimed_delivery(store)
+    execute(store, "UPDATE outbox SET lease = 'another' WHERE id = :id", id=bad.id)
     results = await asyncio.gather(
-        recorded(store, tried(store, bad)), recorded(store, tried(store, good)), return_exceptions=True
+        record_attempt(store, attempt_result(store, bad)),
+        record_attempt(store, attempt_result(store, good)),
+        return_exceptions=True,
     )
     assert isinstance(results[0], LostClaim)
     assert results[1] == DELIVERED
     assert (await store.delivery(bad.id, None))[0].state is DeliveryState.PENDING
 
 
-async def test_hosts_that_fail_are_remembered_until_they_answer(store: Store) -> None:
-    first, second = await owed(store), await owed(store, host="two.example:80")
-    await recorded(store, tried(store, first, retry_at(store.now()), host_failures=3))
-    await recorded(store, tried(store, second, retry_at(store.now())))  # nothing new about this host
-    assert await store.hosts() == {HOST: 3}
+async def test_failing_hosts_are_stored_until_they_answer(store: Store) -> None:
+    first, second = await claimed_delivery(store), await claimed_delivery(store, host="two.example:80")
+    await record_attempt(store, attempt_result(store, first, retry_at(store.now()), host_failures=3))
+    await record_attempt(store, attempt_result(store, second, retry_at(store.now())))  # no news of this host
+    assert await store.host_failures() == {HOST: 3}
     [again] = await store.claim({HOST: 1}, MINUTE)
-    await recorded(store, tried(store, again, retry_at(store.now()), host_failures=4))
-    assert await store.hosts() == {HOST: 4}
+    await record_attempt(store, attempt_result(store, again, retry_at(store.now()), host_failures=4))
+    assert await store.host_failures() == {HOST: 4}
     [again] = await store.claim({HOST: 1}, MINUTE)
-    await recorded(store, tried(store, again, host_failures=0))
-    assert await store.hosts() == {}
+    await record_attempt(store, attempt_result(store, again, host_failures=0))
+    assert await store.host_failures() == {}
 
 
-async def test_a_delivery_is_its_apps_own(store: Store) -> None:
-    one = await owed(store)
+async def test_another_apps_delivery_is_not_found(store: Store) -> None:
+    one = await claimed_delivery(store)
     for delivery_id, app in ((one.id, "other"), ("evt_none", None)):
         with pytest.raises(NotFound):
             await store.delivery(delivery_id, app)
@@ -130,13 +136,13 @@ async def test_a_delivery_is_its_apps_own(store: Store) -> None:
             await store.retry(delivery_id, app)
 
 
-# --- sending again ------------------------------------------------------------------------------------------------
+# --- retries on request -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verdict", [DEAD, DELIVERED])
-async def test_what_ended_is_sent_again_under_its_own_id_with_a_new_schedule(store: Store, verdict: object) -> None:
-    one = await owed(store)
-    await recorded(store, tried(store, one, verdict))  # type: ignore[arg-type]
+async def test_a_final_delivery_is_retried_with_the_same_id_and_a_new_schedule(store: Store, verdict: object) -> None:
+    one = await claimed_delivery(store)
+    await record_attempt(store, attempt_result(store, one, verdict))  # type: ignore[arg-type]
     view = await store.retry(one.id, "app")
     assert (view.id, view.state, view.attempts) == (one.id, DeliveryState.PENDING, 1)
     assert (view.dead_at, view.delivered_at) == (None, None)
@@ -144,41 +150,41 @@ async def test_what_ended_is_sent_again_under_its_own_id_with_a_new_schedule(sto
     assert (again.id, again.payload, again.round_attempts) == (one.id, one.payload, 0)
 
 
-async def test_what_waits_is_made_due_now(store: Store) -> None:
-    one = await owed(store)
-    await recorded(store, tried(store, one, retry_at(store.now() + MINUTE)))
+async def test_a_retry_makes_a_postponed_delivery_due_now(store: Store) -> None:
+    one = await claimed_delivery(store)
+    await record_attempt(store, attempt_result(store, one, retry_at(store.now() + MINUTE)))
     view = await store.retry(one.id, "app")
     assert view.next_attempt_at == pytest.approx(store.now(), abs=10)
     assert [again.id for again in await store.claim({HOST: 1}, MINUTE)] == [one.id]
 
 
-async def test_what_is_under_way_is_not_sent_twice_at_once(store: Store) -> None:
-    one = await owed(store)
+async def test_a_retry_during_an_attempt_does_not_send_twice(store: Store) -> None:
+    one = await claimed_delivery(store)
     await store.retry(one.id, "app")
     assert await store.claim({HOST: 1}, MINUTE) == []
-    await recorded(store, tried(store, one))
+    await record_attempt(store, attempt_result(store, one))
     assert (await store.delivery(one.id, None))[0].state is DeliveryState.DELIVERED
 
 
 @pytest.mark.parametrize("verdict", [DEAD, retry_at(5e9)])
-async def test_a_retry_asked_for_while_an_attempt_fails_is_owed_still(store: Store, verdict: Verdict) -> None:
-    """Whatever the old schedule says: that it is used up, or that the next attempt is hours away."""
-    first = await owed(store)
-    await recorded(store, tried(store, first, retry_at(store.now() - 1)))
+async def test_a_retry_requested_during_a_failing_attempt_is_still_made(store: Store, verdict: Verdict) -> None:
+    """Also when the old schedule is used up, or when its next attempt is hours away."""
+    first = await claimed_delivery(store)
+    await record_attempt(store, attempt_result(store, first, retry_at(store.now() - 1)))
     [one] = await store.claim({HOST: 1}, MINUTE)
     await store.retry(one.id, "app")
     now = store.now()
-    assert await recorded(store, tried(store, one, verdict, at=now)) == retry_at(now)
+    assert await record_attempt(store, attempt_result(store, one, verdict, at=now)) == retry_at(now)
     [again] = await store.claim({HOST: 1}, MINUTE)
     assert (again.id, again.attempts, again.round_attempts) == (one.id, 2, 1)
 
 
-async def test_dead_ones_are_found_by_time_host_and_app(store: Store) -> None:
+async def test_dead_deliveries_are_found_by_time_host_and_app(store: Store) -> None:
     now = store.now()
-    await dead(store, at=now - 100)
-    young = await dead(store, at=now - 10, host="two.example:8443")
-    other = await dead(store, at=now - 50, app="other")
-    longer = await dead(store, at=now - 5, host="two.example.org:443")
+    await dead_delivery(store, at=now - 100)
+    young = await dead_delivery(store, at=now - 10, host="two.example:8443")
+    other = await dead_delivery(store, at=now - 50, app="other")
+    longer = await dead_delivery(store, at=now - 5, host="two.example.org:443")
     found = {
         DeadFilter(): 4,
         DeadFilter(app="other"): 1,
@@ -190,37 +196,37 @@ async def test_dead_ones_are_found_by_time_host_and_app(store: Store) -> None:
         DeadFilter(host="two_example"): 0,
         DeadFilter(host="two.example", app="other"): 0,
     }
-    assert {wanted: await store.count_dead(wanted) for wanted in found} == found
+    assert {dead: await store.count_dead(dead) for dead in found} == found
     assert await store.retry_dead(DeadFilter(since=now - 60, until=now - 20)) == 1
     assert [again.id for again in await store.claim({HOST: 9, young.host: 9, longer.host: 9}, MINUTE)] == [other.id]
 
 
-async def test_many_dead_ones_are_sent_again_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_dead_deliveries_are_retried_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "RETRIED_AT_ONCE", 2)
     for _ in range(5):
-        await dead(store)
+        await dead_delivery(store)
     assert await store.retry_dead(DeadFilter()) == 5
     assert await store.retry_dead(DeadFilter()) == 0
     assert await store.due_hosts() == {HOST: 5}
 
 
-async def test_one_that_died_by_a_clock_since_set_back_is_sent_again(store: Store) -> None:
-    await dead(store, at=store.now() + MINUTE)
+async def test_a_delivery_that_died_before_the_clock_was_set_back_is_retried(store: Store) -> None:
+    await dead_delivery(store, at=store.now() + MINUTE)
     assert await store.count_dead(DeadFilter()) == 1
     assert await store.retry_dead(DeadFilter()) == 1
 
 
-async def test_those_that_live_are_not_sent_again_with_the_dead(store: Store) -> None:
-    waiting, sent = await due(store), await owed(store)
-    await recorded(store, tried(store, sent))
+async def test_pending_and_delivered_deliveries_are_not_retried_with_the_dead_ones(store: Store) -> None:
+    waiting, sent = await due_delivery(store), await claimed_delivery(store)
+    await record_attempt(store, attempt_result(store, sent))
     assert await store.retry_dead(DeadFilter()) == 0
     assert (await store.delivery(waiting.id, None))[0].state is DeliveryState.PENDING
 
 
-async def test_a_superseded_status_is_not_what_all_dead_ones_means(store: Store) -> None:
-    """Its watch has ended since: telling the receiver now that the task is in progress would be untrue."""
-    registered = await watched(store, events=ALL_EVENTS)
-    [status] = (await sighted(store, registered)).owed
+async def test_superseded_status_events_do_not_count_as_dead_deliveries(store: Store) -> None:
+    """The watch has ended since, so the event would be wrong."""
+    registered = await register_watch(store, events=ALL_EVENTS)
+    [status] = (await record_status(store, registered)).claimed
     await store.cancel(registered.watch.id, None)
     assert await store.count_dead(DeadFilter()) == 0
     assert await store.retry_dead(DeadFilter()) == 0

@@ -1,4 +1,4 @@
-"""Cancelling: final, repeatable, and only an app's own."""
+"""Cancelling a watch: it is final, can be repeated, and is possible for an app's own watches only."""
 
 import asyncio
 
@@ -7,36 +7,36 @@ import pytest
 from bridge.core.errors import LostClaim, NotFound, WatchActive, WatchSettled
 from bridge.core.model import WatchState
 from bridge.store.store import Store
-from tests.store.builders import again, new_watch, one_row, rows, settled, watched
+from tests.store.builders import new_watch, one_row, register, register_watch, repeat_of, rows, settle
 
 
-async def test_a_cancelled_watch_is_final_and_owes_nothing(store: Store) -> None:
-    registered = await watched(store)
+async def test_a_cancelled_watch_is_final_and_has_no_delivery(store: Store) -> None:
+    registered = await register_watch(store)
     view = await store.cancel(registered.watch.id, "app")
     assert (view.watch.state, view.watch.outcome, view.watch.settled_at) == (WatchState.CANCELLED, None, None)
     assert (view.deliveries, view.task.closed, view.task.note.next_poll_at) == ((), True, None)
     assert await store.own_tasks() == []
     with pytest.raises(LostClaim):
-        await settled(store, registered)
+        await settle(store, registered)
     with pytest.raises(WatchActive):
         await store.terminal_event(registered.watch.id, "app")
 
 
-async def test_cancelling_again_answers_the_same(store: Store) -> None:
-    registered = await watched(store)
+async def test_cancelling_twice_returns_the_same_watch(store: Store) -> None:
+    registered = await register_watch(store)
     first = await store.cancel(registered.watch.id, "app")
     assert await store.cancel(registered.watch.id, "app") == first
 
 
 async def test_a_settled_watch_is_not_cancelled(store: Store) -> None:
-    registered = await watched(store)
-    await settled(store, registered)
+    registered = await register_watch(store)
+    await settle(store, registered)
     with pytest.raises(WatchSettled):
         await store.cancel(registered.watch.id, "app")
 
 
-async def test_only_its_app_or_an_operator_may(store: Store) -> None:
-    registered = await watched(store)
+async def test_only_its_app_or_an_operator_can_cancel_a_watch(store: Store) -> None:
+    registered = await register_watch(store)
     for watch_id, app in ((registered.watch.id, "other"), ("wat_none", None)):
         with pytest.raises(NotFound):
             await store.cancel(watch_id, app)
@@ -44,25 +44,25 @@ async def test_only_its_app_or_an_operator_may(store: Store) -> None:
 
 
 async def test_the_task_stays_open_while_another_watch_is_on_it(store: Store) -> None:
-    first = await watched(store, task_id="shared")
-    second = await watched(store, task_id="shared", app="other")
+    first = await register_watch(store, task_id="shared")
+    second = await register_watch(store, task_id="shared", app="other")
     assert not (await store.cancel(first.watch.id, None)).task.closed
-    changed = await settled(store, second)
+    changed = await settle(store, second)
     assert [watch.id for watch in changed.settled] == [second.watch.id]
 
 
-async def test_a_cancelled_watch_makes_room_for_the_same_again(store: Store) -> None:
+async def test_an_equal_watch_can_be_registered_after_a_cancellation(store: Store) -> None:
     new = new_watch(store)
-    await store.register(new)
+    await register(store, new)
     await store.cancel(new.watch.id, None)
-    second = await store.register(again(new))
+    second = await register(store, repeat_of(new))
     assert second.created
     assert second.task is not None
 
 
-async def test_many_at_once_each_have_their_own_answer(store: Store) -> None:
-    active, ended = await watched(store), await watched(store)
-    await settled(store, ended)
+async def test_many_cancellations_at_once_each_have_their_own_result(store: Store) -> None:
+    active, ended = await register_watch(store), await register_watch(store)
+    await settle(store, ended)
     results = await asyncio.gather(
         store.cancel(active.watch.id, "app"),
         store.cancel(active.watch.id, "other"),
@@ -74,12 +74,10 @@ async def test_many_at_once_each_have_their_own_answer(store: Store) -> None:
     assert one_row(store, "SELECT count(*) FROM watches WHERE state = 'cancelled'") == 1
 
 
-async def test_settling_and_cancelling_at_once_leave_one_end(store: Store) -> None:
+async def test_settling_and_cancelling_at_once_end_the_watch_once(store: Store) -> None:
     for _ in range(5):
-        registered = await watched(store)
-        await asyncio.gather(
-            settled(store, registered), store.cancel(registered.watch.id, None), return_exceptions=True
-        )
+        registered = await register_watch(store)
+        await asyncio.gather(settle(store, registered), store.cancel(registered.watch.id, None), return_exceptions=True)
         view = await store.watch(registered.watch.id, None)
         ended = view.watch.state is WatchState.SETTLED
         assert view.watch.state is not WatchState.ACTIVE

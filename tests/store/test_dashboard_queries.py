@@ -1,4 +1,4 @@
-"""The questions of the operators' page, on either kind of database."""
+"""The queries of the dashboard, on both kinds of database."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,31 +14,32 @@ from tests.store.builders import (
     DEAD,
     QUEUED,
     RUNNING,
-    TROUBLE,
-    change,
-    dead,
-    due,
+    SERVER_ERROR,
+    attempt_result,
+    claimed_delivery,
+    dead_delivery,
+    due_delivery,
+    execute,
     new_watch,
-    owed,
-    recorded,
+    record_attempt,
+    record_status,
+    register,
+    register_watch,
     retry_at,
-    settled,
-    sighted,
-    tried,
+    settle,
     unavailable,
-    watched,
 )
 
 
-async def ids(store: Store, limit: int = 50, **wanted: Any) -> list[str]:
-    return [view.watch.id for view in await store.search(WatchSearch(limit, **wanted))]
+async def ids(store: Store, limit: int = 50, **conditions: Any) -> list[str]:
+    return [view.watch.id for view in await store.search(WatchSearch(limit, **conditions))]
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
-async def test_pages_go_on_where_the_last_one_ended_either_way(store: Store) -> None:
-    known = [(await watched(store)).watch.id for _ in range(5)]
+async def test_pages_continue_after_the_previous_one_in_both_directions(store: Store) -> None:
+    known = [(await register_watch(store)).watch.id for _ in range(5)]
     newest = await ids(store, 2)
     assert newest == known[:2:-1]
     assert await ids(store, 9, cursor=newest[-1]) == known[2::-1]
@@ -59,24 +60,24 @@ async def test_pages_go_on_where_the_last_one_ended_either_way(store: Store) -> 
     ],
 )
 async def test_a_watch_is_found_by_its_ids_its_app_and_its_host(store: Store, text: Callable[[Any], str]) -> None:
-    found = (await watched(store, app="papers", task_id="video-42", host="hooks.example:8443", number=77)).watch
-    await watched(store, app="other", number=88)
+    found = (await register_watch(store, app="papers", task_id="video-42", host="hooks.example:8443", number=77)).watch
+    await register_watch(store, app="other", number=88)
     assert await ids(store, text=text(found)) == [found.id]
 
 
 @pytest.mark.parametrize("text", ["%", "_", "\\", "%%%", "' OR 1=1 --", "[a-z]", "näh", "😀"])
-async def test_what_a_pattern_would_mean_is_looked_for_as_it_stands(store: Store, text: str) -> None:
-    await watched(store)
+async def test_pattern_characters_are_searched_literally(store: Store, text: str) -> None:
+    await register_watch(store)
     assert await ids(store, text=text) == []
 
 
 async def test_filters_find_states_outcomes_hosts_and_callbacks(store: Store) -> None:
-    active = (await watched(store, host="one.example:443")).watch.id
-    waiting = (await due(store)).watch_id
-    given_up = (await dead(store)).watch_id
-    [sent] = (await settled(store, await watched(store))).owed
-    await recorded(store, tried(store, sent))
-    cancelled = (await watched(store)).watch.id
+    active = (await register_watch(store, host="one.example:443")).watch.id
+    waiting = (await due_delivery(store)).watch_id
+    given_up = (await dead_delivery(store)).watch_id
+    [sent] = (await settle(store, await register_watch(store))).claimed
+    await record_attempt(store, attempt_result(store, sent))
+    cancelled = (await register_watch(store)).watch.id
     await store.cancel(cancelled, None)
     assert await ids(store, state=WatchState.ACTIVE) == [active]
     assert await ids(store, state=WatchState.CANCELLED) == [cancelled]
@@ -88,28 +89,28 @@ async def test_filters_find_states_outcomes_hosts_and_callbacks(store: Store) ->
     assert await ids(store, delivery_state=DeliveryState.DEAD, state=WatchState.ACTIVE) == []
 
 
-async def test_a_status_event_that_the_end_overtook_is_no_dead_callback(store: Store) -> None:
-    one = await watched(store, events=ALL_EVENTS)
-    await sighted(store, one)
-    await settled(store, one)
+async def test_a_superseded_status_event_is_not_shown_as_dead(store: Store) -> None:
+    one = await register_watch(store, events=ALL_EVENTS)
+    await record_status(store, one)
+    await settle(store, one)
     assert (await store.history(one.watch.id)).view.deliveries[0].state is DeliveryState.DEAD
     assert await ids(store, delivery_state=DeliveryState.DEAD) == []
     assert [receiver for receiver in await store.receivers() if receiver.dead] == []
 
 
-async def test_watches_of_given_tasks_are_those_that_are_active(store: Store) -> None:
-    one, other, ended = await watched(store), await watched(store), await watched(store)
-    await settled(store, ended)
+async def test_a_search_by_tasks_finds_their_active_watches(store: Store) -> None:
+    one, other, ended = await register_watch(store), await register_watch(store), await register_watch(store)
+    await settle(store, ended)
     rows = (one.task_row, ended.task_row, "tsk_none")
     assert await ids(store, tasks=rows) == [one.watch.id]
     assert await ids(store, tasks=()) == []
     assert other.watch.id in await ids(store)
 
 
-async def test_a_watch_nears_its_deadline_in_the_last_tenth_of_its_time(store: Store) -> None:
-    await watched(store, age=800.0, timeout=1000.0)
-    late = (await watched(store, age=910.0, timeout=1000.0)).watch.id
-    await settled(store, await watched(store, age=990.0, timeout=1000.0))
+async def test_a_watch_is_near_its_deadline_in_the_last_tenth_of_its_time(store: Store) -> None:
+    await register_watch(store, age=800.0, timeout=1000.0)
+    late = (await register_watch(store, age=910.0, timeout=1000.0)).watch.id
+    await settle(store, await register_watch(store, age=990.0, timeout=1000.0))
     assert await store.nearing_deadline() == 1
     assert await ids(store, nearing=store.now()) == [late]
 
@@ -117,26 +118,31 @@ async def test_a_watch_nears_its_deadline_in_the_last_tenth_of_its_time(store: S
 # --- receivers ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_receiver_that_fails_is_told_with_all_that_waits_for_it(store: Store) -> None:
-    await due(store, host="well.example:443")
-    first = await owed(store, host="bad.example:443")
+async def test_a_failing_receiver_is_listed_with_its_pending_deliveries(store: Store) -> None:
+    await due_delivery(store, host="well.example:443")
+    first = await claimed_delivery(store, host="bad.example:443")
     for _ in range(2):
-        await due(store, host="bad.example:443")
+        await due_delivery(store, host="bad.example:443")
     soon = store.now() + 60.0
-    await recorded(store, tried(store, first, retry_at(soon), host_failures=4))
+    await record_attempt(store, attempt_result(store, first, retry_at(soon), host_failures=4))
     assert await store.failing_receivers() == 1
-    [told] = await store.receivers()
-    assert (told.host, told.waiting, told.failures, told.waiting_error) == ("bad.example:443", 3, 4, TROUBLE)
-    assert told.next_at is not None
-    assert told.next_at < soon
-    assert (told.dead, told.dead_error) == (0, None)
+    [receiver] = await store.receivers()
+    assert (receiver.host, receiver.waiting, receiver.failures, receiver.waiting_error) == (
+        "bad.example:443",
+        3,
+        4,
+        SERVER_ERROR,
+    )
+    assert receiver.next_at is not None
+    assert receiver.next_at < soon
+    assert (receiver.dead, receiver.dead_error) == (0, None)
 
 
-async def test_dead_callbacks_are_counted_by_host_with_the_last_ones_error(store: Store) -> None:
+async def test_dead_deliveries_are_counted_by_host_with_the_last_error(store: Store) -> None:
     now = store.now()
     for age in (50.0, 10.0, 30.0):
-        await dead(store, host="gone.example:443", at=now - age)
-    await dead(store, host="less.example:80")
+        await dead_delivery(store, host="gone.example:443", at=now - age)
+    await dead_delivery(store, host="less.example:80")
     assert [(one.host, one.dead) for one in await store.receivers()] == [
         ("gone.example:443", 3),
         ("less.example:80", 1),
@@ -148,13 +154,13 @@ async def test_dead_callbacks_are_counted_by_host_with_the_last_ones_error(store
 
 
 async def test_a_watchs_history_has_its_events_and_every_attempt_in_order(store: Store) -> None:
-    one = await watched(store, events=ALL_EVENTS)
-    [status] = (await sighted(store, one)).owed
-    await recorded(store, tried(store, status))
-    [end] = (await settled(store, one)).owed
-    await recorded(store, tried(store, end, retry_at(store.now())))
+    one = await register_watch(store, events=ALL_EVENTS)
+    [status] = (await record_status(store, one)).claimed
+    await record_attempt(store, attempt_result(store, status))
+    [end] = (await settle(store, one)).claimed
+    await record_attempt(store, attempt_result(store, end, retry_at(store.now())))
     [again] = await store.claim({end.host: 1}, 60.0)
-    await recorded(store, tried(store, again, DEAD))
+    await record_attempt(store, attempt_result(store, again, DEAD))
     history = await store.history(one.watch.id)
     assert [event for event, _ in history.events] == [EventType.IN_PROGRESS, EventType.COMPLETED]
     assert [attempt.status_code for attempt in history.attempts[status.id]] == [204]
@@ -163,39 +169,39 @@ async def test_a_watchs_history_has_its_events_and_every_attempt_in_order(store:
     assert history.end_error is None
 
 
-async def test_a_watchs_history_has_when_each_status_was_seen_first_and_why_it_ended(store: Store) -> None:
-    one = await watched(store)
+async def test_a_watchs_history_has_when_each_status_was_first_seen_and_the_error_at_its_end(store: Store) -> None:
+    one = await register_watch(store)
     times = []
     for snapshot in (QUEUED, RUNNING, QUEUED, RUNNING):
         times.append(store.now())
-        await sighted(store, one, snapshot)
-    await settled(store, one, unavailable)
+        await record_status(store, one, snapshot)
+    await settle(store, one, unavailable)
     history = await store.history(one.watch.id)
     assert [status for status, _ in history.seen] == [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS]
     assert all(at <= later for (_, at), later in zip(history.seen, times[1:3], strict=True))
     assert history.end_error == Problem("task_not_found", "no such task")
 
 
-async def test_a_cancelled_watch_tells_when_and_an_unknown_one_nothing(store: Store) -> None:
-    one = await watched(store)
+async def test_a_cancelled_watchs_history_has_its_end_and_an_unknown_watch_is_not_found(store: Store) -> None:
+    one = await register_watch(store)
     await store.cancel(one.watch.id, None)
     assert (await store.history(one.watch.id)).ended_at == pytest.approx(store.now(), abs=5)
     with pytest.raises(NotFound):
         await store.history("wat_99999999")
 
 
-async def test_only_the_newest_attempts_are_told(store: Store) -> None:
-    one = await dead(store)
-    for _ in range(8):  # one becomes 256
-        change(
+async def test_a_history_has_the_newest_attempts_only(store: Store) -> None:
+    one = await dead_delivery(store)
+    for _ in range(8):  # doubles the attempts: 1 becomes 256
+        execute(
             store,
             "INSERT INTO attempts (delivery_id, started_at, duration_seconds) SELECT delivery_id, 1, 1 FROM attempts",
         )
     assert len((await store.history(one.watch_id)).attempts[one.id]) == 200
 
 
-async def test_the_store_knows_its_size_and_who_shares_it(store: Store) -> None:
-    await store.register(new_watch(store))
+async def test_the_facts_have_the_stores_size_and_its_replicas(store: Store) -> None:
+    await register(store, new_watch(store))
     facts = await store.facts()
     assert facts.size_bytes > 10_000
     assert store.replica.id in {replica.id for replica in facts.replicas}
@@ -208,11 +214,11 @@ async def test_the_store_knows_its_size_and_who_shares_it(store: Store) -> None:
         assert 0 < facts.free_bytes <= facts.disk_bytes
 
 
-async def test_a_replica_that_hands_its_tasks_over_is_told_as_leaving_with_none(store: Store) -> None:
-    await store.register(new_watch(store))
+async def test_a_replica_that_handed_its_tasks_over_is_shown_as_leaving_without_tasks(store: Store) -> None:
+    await register(store, new_watch(store))
     await store.renew(1)
-    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
-    assert (told.owned_tasks, told.leaving) == (1, False)
+    [shown] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (shown.owned_tasks, shown.leaving) == (1, False)
     await store.hand_over()
-    [told] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
-    assert (told.owned_tasks, told.leaving) == (0, True)
+    [shown] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    assert (shown.owned_tasks, shown.leaving) == (0, True)

@@ -1,60 +1,216 @@
-"""Work that shares a commit: how much comes together, and that nobody's trouble is his neighbours'."""
+"""Calls that share a commit: how many come together, and that an item that fails does not affect the others."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event, text
 
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
 from bridge.store import group_commit
 from bridge.store.store import Store
-from tests.store.builders import new_watch
+from tests.store.builders import new_watch, one_row, register, register_watch, run_one
 
 SAFETY_SECONDS = 8.0
 
 
-async def test_after_a_commit_of_many_the_writer_waits_for_as_many(
+class Gate:
+    """An operation that blocks the writer's thread until `go` is set."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, connection: Connection, items: Sequence[object]) -> Sequence[BridgeError | None]:
+        self.entered.set()
+        assert self.go.wait(SAFETY_SECONDS)
+        return [None] * len(items)
+
+    __name__ = "gate"
+
+    async def close(self, store: Store) -> "asyncio.Task[None]":
+        """Block the writer from now on."""
+        blocked = asyncio.create_task(run_one(store, self, None))
+        assert await asyncio.to_thread(self.entered.wait, SAFETY_SECONDS)
+        return blocked
+
+
+async def test_waiting_calls_share_one_transaction(store: Store) -> None:
+    gate = Gate()
+    commits: list[Connection] = []
+    blocked = await gate.close(store)
+    waiting = [asyncio.create_task(register_watch(store)) for _ in range(20)]
+    await asyncio.sleep(0)
+
+    def add_commit(connection: Connection) -> None:
+        commits.append(connection)
+
+    event.listen(store._database._writing, "commit", add_commit)
+    gate.go.set()
+    await blocked
+    assert all(one.created for one in await asyncio.gather(*waiting))
+    event.remove(store._database._writing, "commit", add_commit)
+    assert len(commits) == 2  # the gate's, and that of the waiting calls
+
+
+async def test_a_bridge_error_reaches_its_own_caller_only(store: Store) -> None:
+    registered = await register_watch(store)
+    results = await asyncio.gather(
+        store.cancel("wat_none", None), store.cancel(registered.watch.id, None), return_exceptions=True
+    )
+    assert isinstance(results[0], NotFound)
+    assert not isinstance(results[1], BaseException)
+
+
+async def test_a_failing_call_is_tried_alone_and_the_others_succeed(store: Store) -> None:
+    def break_some(connection: Connection, items: Sequence[str]) -> Sequence[str | BridgeError]:
+        connection.execute(text("UPDATE replicas SET probed = 7"))
+        if "bad" in items:
+            raise ZeroDivisionError
+        return items
+
+    gate = Gate()
+    blocked = await gate.close(store)
+    waiting = [asyncio.create_task(run_one(store, break_some, item)) for item in ("one", "bad", "two")]
+    await asyncio.sleep(0)
+    gate.go.set()
+    await blocked
+    one, bad, two = await asyncio.gather(*waiting, return_exceptions=True)
+    assert (one, two) == ("one", "two")
+    assert isinstance(bad, StoreUnavailable)
+    assert "ZeroDivisionError" in str(bad)
+
+
+async def test_a_failing_operation_writes_nothing(store: Store) -> None:
+    def write_and_break(connection: Connection, items: Sequence[None]) -> Sequence[BridgeError | None]:
+        connection.execute(text("UPDATE replicas SET probed = 7"))
+        raise ZeroDivisionError
+
+    with pytest.raises(StoreUnavailable):
+        await run_one(store, write_and_break, None)
+    assert one_row(store, "SELECT probed FROM replicas") == 0
+
+
+async def test_a_write_whose_caller_was_cancelled_before_its_turn_is_not_executed(store: Store) -> None:
+    gate = Gate()
+    blocked = await gate.close(store)
+    new = new_watch(store)
+    caller = asyncio.create_task(register(store, new))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.go.set()
+    await blocked
+    await store.probe()
+    with pytest.raises(NotFound):
+        await store.watch(new.watch.id, None)
+
+
+async def test_a_read_whose_caller_was_cancelled_before_its_turn_is_not_executed(store: Store) -> None:
+    gate = threading.Event()
+    busy = [store._readers.submit(gate.wait, SAFETY_SECONDS) for _ in range(store._readers._max_workers)]
+    executed = threading.Event()
+
+    def query(_connection: Connection) -> None:
+        executed.set()
+
+    caller = asyncio.create_task(store._read(query))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.set()
+    await asyncio.gather(*map(asyncio.wrap_future, busy))
+    await store.counts()
+    assert not executed.is_set()
+
+
+async def test_a_registration_that_succeeds_after_its_callers_timeout_passes_its_task_on(
+    short_limit_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the stored watch would not be polled before the next start."""
+    store = short_limit_store
+    late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(store, "on_late_task", late.set_result)
+    began, go = threading.Event(), threading.Event()
+
+    @event.listens_for(store._database._writing, "commit", once=True)
+    def slow(_connection: object) -> None:
+        began.set()
+        assert go.wait(SAFETY_SECONDS)
+
+    new = new_watch(store)
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await register(store, new)
+    assert began.is_set()
+    go.set()
+    async with asyncio.timeout(SAFETY_SECONDS):
+        assert (await late).id == new.task
+    assert one_row(store, "SELECT id FROM watches") == new.watch.id
+
+
+async def test_results_that_come_in_the_same_turn_as_the_timeout_are_returned(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the caller of a write that succeeded would get StoreUnavailable, and no late result would follow."""
+    resolve = store._writer._resolve
+
+    def resolve_and_expire(calls: list[Any]) -> None:
+        resolve(calls)
+        for limit in list(store._writer.limits._active):
+            limit.expire()
+
+    monkeypatch.setattr(store._writer, "_resolve", resolve_and_expire)
+    assert (await register_watch(store)).created
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_after_a_commit_of_many_items_the_writer_waits_for_as_many(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits: list[int] = []
 
-    def count(_: Connection, works: Sequence[None]) -> Sequence[BridgeError | None]:
-        commits.append(len(works))
-        return works
+    def count(_: Connection, items: Sequence[None]) -> Sequence[BridgeError | None]:
+        commits.append(len(items))
+        return items
 
     monkeypatch.setattr(group_commit, "GATHER_TURNS", 1e9)
     monkeypatch.setattr(group_commit, "GATHER_AT_MOST_SECONDS", SAFETY_SECONDS)
     many = [None] * group_commit.GATHER_FROM
     began = time.monotonic()
-    await store._writer.do_all(count, many)
-    early = asyncio.create_task(store._writer.do(count, None))
+    await store._writer.run_all(count, many)
+    early = asyncio.create_task(run_one(store, count, None))
     await asyncio.sleep(0)
-    await store._writer.do_all(count, many[1:])
+    await store._writer.run_all(count, many[1:])
     await early
     assert commits == [len(many), len(many)]
     assert time.monotonic() - began < SAFETY_SECONDS / 2
     monkeypatch.setattr(group_commit, "GATHER_AT_MOST_SECONDS", 0.01)
-    await store._writer.do_all(count, many)  # and no longer than it may
-    await store._writer.do(count, None)
+    await store._writer.run_all(count, many)  # it waits no longer than the constant allows
+    await run_one(store, count, None)
     assert commits[2:] == [len(many), 1]
 
 
-async def test_of_works_given_together_one_that_fails_is_alone_too(store: Store) -> None:
-    def break_some(connection: Connection, works: Sequence[str]) -> Sequence[str | BridgeError]:
-        if "bad" in works:
+async def test_one_failing_item_of_a_call_fails_alone(store: Store) -> None:
+    def break_some(connection: Connection, items: Sequence[str]) -> Sequence[str | BridgeError]:
+        if "bad" in items:
             raise ZeroDivisionError
-        return [NotFound("not there") if given == "none" else given.upper() for given in works]
+        return [NotFound("not there") if item == "none" else item.upper() for item in items]
 
-    assert await store._writer.do_all(break_some, ["one", "two"]) == ["ONE", "TWO"]
-    one, none, bad, two = await store._writer.do_all(break_some, ["one", "none", "bad", "two"])
+    assert await store._writer.run_all(break_some, ["one", "two"]) == ["ONE", "TWO"]
+    one, none, bad, two = await store._writer.run_all(break_some, ["one", "none", "bad", "two"])
     assert (one, two) == ("ONE", "TWO")
     assert isinstance(none, NotFound)
     assert isinstance(bad, StoreUnavailable)
 
 
-async def test_of_registrations_that_come_together_a_row_that_the_database_refuses_is_alone(store: Store) -> None:
+async def test_one_registration_of_a_batch_that_the_database_refuses_fails_alone(store: Store) -> None:
     bad = new_watch(store, task_id="task_\0" if store.shared else "task_\ud800")
     first, second = new_watch(store), new_watch(store)
     results = await store.register_each([first, bad, second])

@@ -1,4 +1,4 @@
-"""Migrations: exactly the tables of `schema.py`, once whoever starts, whole or not at all, and never backwards."""
+"""Migrations: exactly the tables of `schema.py`, once, completely or not at all, and never to an older schema."""
 
 import shutil
 import subprocess
@@ -22,14 +22,14 @@ from bridge.store.database import Database, PostgresDatabase, SqliteDatabase, cl
 from bridge.store.migrate import head, migrate, upgrade
 from bridge.store.open import open_database
 from bridge.store.schema import metadata
-from tests.databases import PostgresServer, created
+from tests.databases import PostgresServer, empty_file
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without a schema."""
     if request.param == "sqlite":
-        return f"sqlite:///{created(tmp_path / 'bridge.db')}"
+        return f"sqlite:///{empty_file(tmp_path / 'bridge.db')}"
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.empty()
 
@@ -38,19 +38,19 @@ def tables(database: Database) -> set[str]:
     return database.read(lambda connection: set(inspect(connection).get_table_names()))
 
 
-def definitions(connection: Connection) -> set[tuple[str, str]]:
-    """Every index of ours as the database has it, conditions included, which alembic does not compare."""
+def index_definitions(connection: Connection) -> set[tuple[str, str]]:
+    """The names and definitions of all indexes. Alembic does not compare the conditions of partial indexes."""
     sqlite = connection.dialect.name == "sqlite"
-    question = (
+    query = (
         "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
         if sqlite
         else "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
     )
-    return {(row[0], " ".join(row[1].split())) for row in connection.execute(text(question))}
+    return {(row[0], " ".join(row[1].split())) for row in connection.execute(text(query))}
 
 
 def differences(connection: Connection) -> list[Any]:
-    """Between a database and `schema.py`."""
+    """The differences between a database and `schema.py`, as Alembic sees them."""
     context = MigrationContext.configure(connection, opts={"compare_type": True})
     return list(compare_metadata(context, metadata))
 
@@ -59,13 +59,13 @@ def test_the_revisions_build_what_a_new_database_gets(empty_url: str) -> None:
     with closing(connect(empty_url)) as database:
         database.transaction(upgrade)
         assert database.read(differences) == []
-        built = database.read(definitions)
+        built = database.read(index_definitions)
         versions = database.read(lambda connection: connection.execute(text("SELECT * FROM alembic_version")).all())
         database.transaction(lambda connection: connection.execute(text("DROP TABLE alembic_version")))
         database.transaction(metadata.drop_all)
         migrate(database)
         assert database.read(differences) == []
-        assert database.read(definitions) == built
+        assert database.read(index_definitions) == built
         again = database.read(lambda connection: connection.execute(text("SELECT * FROM alembic_version")).all())
         assert again == versions == [(head(),)]
 
@@ -76,13 +76,13 @@ import sys
 from pathlib import Path
 from bridge.store.database import SqliteDatabase
 from bridge.store.migrate import migrate
-migrate(SqliteDatabase(Path({str(created(tmp_path / "bridge.db"))!r})))
+migrate(SqliteDatabase(Path({str(empty_file(tmp_path / "bridge.db"))!r})))
 sys.exit("alembic" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_a_database_is_migrated_once_and_then_left_alone(empty_url: str) -> None:
+def test_a_database_is_migrated_once(empty_url: str) -> None:
     with closing(connect(empty_url)) as database:
         migrate(database)
         assert tables(database) == {*metadata.tables, "alembic_version"}
@@ -91,7 +91,7 @@ def test_a_database_is_migrated_once_and_then_left_alone(empty_url: str) -> None
         assert not any("CREATE" in one or ("alembic" in one.lower() and "INSERT" in one) for one in seen)
 
 
-def test_several_that_start_at_once_migrate_once(empty_url: str, encryption_key: str) -> None:
+def test_several_bridges_that_start_at_once_migrate_once(empty_url: str, encryption_key: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(lambda _: open_database(empty_url, [encryption_key]), range(4)))
     fingerprints = {cipher.fingerprint("test", b"data") for _, cipher in opened}
@@ -102,22 +102,22 @@ def test_several_that_start_at_once_migrate_once(empty_url: str, encryption_key:
     assert len(fingerprints) == 1
 
 
-def test_those_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
-    """A service and commands beside it; SQLite answers "locked" at once where two turn one file over to its log."""
+def test_several_processes_can_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """A service and commands beside it. SQLite fails at once with "locked" when two switch one file to WAL."""
 
     def use(database: SqliteDatabase) -> None:
         database.transaction(lambda connection: connection.execute(text("CREATE TABLE IF NOT EXISTS used (n)")))
 
     with ThreadPoolExecutor(6) as pool:
         for number in range(60):
-            path = created(tmp_path / f"{number}.db")
+            path = empty_file(tmp_path / f"{number}.db")
             databases = [SqliteDatabase(path) for _ in range(6)]
             list(pool.map(use, databases))
             for database in databases:
                 database.close()
 
 
-def test_a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds(empty_url: str) -> None:
+def test_a_database_of_the_first_version_is_migrated_with_its_rows(empty_url: str) -> None:
     first = import_module("bridge.store.migrations.versions.0001_first")
 
     def begin(connection: Connection) -> None:
@@ -130,8 +130,8 @@ def test_a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds
     with closing(connect(empty_url)) as database:
         database.transaction(begin)
         migrate(database)
-        kept = database.read(lambda connection: connection.execute(text("SELECT host, failures FROM hosts")).all())
-        assert kept == [("a.example:443", 3)]
+        stored = database.read(lambda connection: connection.execute(text("SELECT host, failures FROM hosts")).all())
+        assert stored == [("a.example:443", 3)]
         assert database.read(differences) == []
 
 
@@ -149,9 +149,11 @@ def test_a_newer_schema_is_refused_in_one_sentence(database_url: str, encryption
         )
 
 
-def test_power_lost_in_the_middle_leaves_nothing_and_the_next_start_does_it_all(tmp_path: Path) -> None:
-    """What is on the disk in the middle, opened anew, is what a killed process leaves."""
-    path = created(tmp_path / "bridge.db")
+def test_a_migration_cut_short_by_a_power_failure_leaves_nothing_and_the_next_start_completes_it(
+    tmp_path: Path,
+) -> None:
+    """A copy of the files in the middle of the migration is what a killed process leaves."""
+    path = empty_file(tmp_path / "bridge.db")
     left = tmp_path / "left"
     left.mkdir()
 
@@ -167,7 +169,7 @@ def test_power_lost_in_the_middle_leaves_nothing_and_the_next_start_does_it_all(
         assert tables(database) == {*metadata.tables, "alembic_version"}
 
 
-def test_a_connection_lost_in_the_middle_leaves_nothing_and_the_next_start_does_it_all(
+def test_a_migration_cut_short_by_a_lost_connection_leaves_nothing_and_the_next_start_completes_it(
     postgres_server: PostgresServer,
 ) -> None:
     url = postgres_server.empty()
@@ -184,8 +186,8 @@ def test_a_connection_lost_in_the_middle_leaves_nothing_and_the_next_start_does_
         assert tables(database) == {*metadata.tables, "alembic_version"}
 
 
-def test_a_migration_may_take_longer_than_any_other_work(postgres_server: PostgresServer) -> None:
-    """An index on a large table takes minutes; what else is asked of the server has 3.5 s."""
+def test_a_migration_has_no_statement_timeout(postgres_server: PostgresServer) -> None:
+    """An index on a large table takes minutes; every other statement has 3.5 s."""
     found: dict[str, str] = {}
     with closing(PostgresDatabase(postgres_server.empty())) as database:
 
@@ -198,29 +200,29 @@ def test_a_migration_may_take_longer_than_any_other_work(postgres_server: Postgr
         migrate(database)
         assert found == dict.fromkeys(found, "0")
         assert len(found) == 3
-        kept = database.read(lambda connection: connection.execute(text("SHOW statement_timeout")).scalar_one())
-        assert kept == "3500ms"
+        stored = database.read(lambda connection: connection.execute(text("SHOW statement_timeout")).scalar_one())
+        assert stored == "3500ms"
 
 
 @contextmanager
 def statements(database: Database) -> Iterator[list[str]]:
-    """What is sent to a database meanwhile."""
+    """The statements that a database executes during the block."""
     seen: list[str] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+    def add(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         seen.append(statement)
 
     engines = {database._writing, database._reading}
     for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
+        event.listen(engine, "before_cursor_execute", add)
     yield seen
     for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", add)
 
 
 @contextmanager
 def at_statement(database: Database, number: int, act: Any, *, times: int = 1) -> Iterator[None]:
-    """Do something before every `number`-th table or index is made, so many times."""
+    """Call `act` before every `number`-th table or index is made, `times` times."""
     made = 0
     acted = 0
 

@@ -1,4 +1,4 @@
-"""Opening: one sentence for whatever stands in the way, nothing left open after it, and no key over ciphertext."""
+"""Opening: one sentence for each error, nothing left open after it, and no new key for encrypted data."""
 
 import asyncio
 import stat
@@ -13,13 +13,13 @@ from bridge.store.encryption import Cipher
 from bridge.store.open import open_database, open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from tests.databases import PostgresServer, created
-from tests.store.builders import change, one_row, owed, watched
+from tests.databases import PostgresServer, empty_file
+from tests.store.builders import claimed_delivery, execute, one_row, register_watch
 
 
 @pytest.fixture
 def path(migrated_sqlite: Path, tmp_path: Path) -> Path:
-    """Where a database with today's schema is, without any secret in it."""
+    """A database file with today's schema and no secrets in it."""
     file = tmp_path / "bridge.db"
     file.write_bytes(migrated_sqlite.read_bytes())
     return file
@@ -36,10 +36,10 @@ async def opened(path: Path, *keys: str) -> Store:
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_first_start_makes_everything_for_its_owner_alone(tmp_path: Path) -> None:
+async def test_a_first_start_makes_all_files_private_to_their_owner(tmp_path: Path) -> None:
     path = tmp_path / "bridge.db"
     store = await opened(path)
-    await watched(store)
+    await register_watch(store)
     files = {file.name for file in tmp_path.iterdir()}
     assert {"bridge.db", "bridge.db-wal", "bridge.db-shm", "bridge.key"} <= files
     assert {file.name: mode(file) for file in tmp_path.iterdir()} == dict.fromkeys(files, 0o600)
@@ -47,19 +47,19 @@ async def test_a_first_start_makes_everything_for_its_owner_alone(tmp_path: Path
     await store.close()
 
 
-async def test_a_file_that_is_open_to_others_is_closed_to_them(path: Path, encryption_key: str) -> None:
+async def test_a_file_that_others_can_read_is_made_private(path: Path, encryption_key: str) -> None:
     path.chmod(0o644)
     store = await opened(path, encryption_key)
     assert mode(path) == 0o600
     await store.close()
 
 
-async def test_a_place_with_odd_characters_is_where_the_file_is(tmp_path: Path, encryption_key: str) -> None:
+async def test_a_path_with_special_characters_is_used_unchanged(tmp_path: Path, encryption_key: str) -> None:
     folder = tmp_path / "a b%20#c&d=é"
     folder.mkdir()
     path = folder / "bridge.db"
     store = await opened(path, encryption_key)
-    await watched(store)
+    await register_watch(store)
     await store.close()
     assert path.stat().st_size > 0
     assert [file.name for file in tmp_path.iterdir()] == [folder.name]
@@ -77,7 +77,7 @@ async def test_a_second_service_on_one_file_is_refused_until_the_first_ends(path
 
 async def test_commands_work_beside_a_service(path: Path, encryption_key: str) -> None:
     store = await opened(path, encryption_key)
-    await watched(store)
+    await register_watch(store)
     database, cipher = open_database(f"sqlite:///{path}", [encryption_key])
     assert cipher.fingerprint("test", b"data") == store.cipher.fingerprint("test", b"data")
     database.close()
@@ -86,19 +86,21 @@ async def test_commands_work_beside_a_service(path: Path, encryption_key: str) -
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [
         ("nowhere/bridge.db", "the folder .*nowhere does not exist"),
         ("folder", "folder cannot be written: Is a directory"),
     ],
 )
-async def test_a_place_where_no_file_can_be_is_told(tmp_path: Path, encryption_key: str, place: str, told: str) -> None:
+async def test_a_path_where_no_file_can_be_made_is_reported(
+    tmp_path: Path, encryption_key: str, place: str, message: str
+) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(BadSetting, match=f"^BRIDGE_DATABASE_URL: .*{told}$"):
+    with pytest.raises(BadSetting, match=f"^BRIDGE_DATABASE_URL: .*{message}$"):
         await opened(tmp_path / place, encryption_key)
 
 
-async def test_a_file_that_is_no_database_is_told(tmp_path: Path, encryption_key: str) -> None:
+async def test_a_file_that_is_no_database_is_reported(tmp_path: Path, encryption_key: str) -> None:
     path = tmp_path / "bridge.db"
     path.write_text("Dear diary, " * 100)
     with pytest.raises(StoreUnavailable, match="^the database does not open: file is not a database$"):
@@ -106,7 +108,7 @@ async def test_a_file_that_is_no_database_is_told(tmp_path: Path, encryption_key
     assert path.read_text().startswith("Dear diary")
 
 
-async def test_closing_twice_is_closing_once(path: Path, encryption_key: str) -> None:
+async def test_a_store_can_be_closed_twice(path: Path, encryption_key: str) -> None:
     store = await opened(path, encryption_key)
     await store.close()
     await store.close()
@@ -115,25 +117,25 @@ async def test_closing_twice_is_closing_once(path: Path, encryption_key: str) ->
 # --- the key ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_wrong_key_stops_the_start_and_the_right_one_does_not(database_url: str, encryption_key: str) -> None:
+async def test_a_wrong_key_stops_the_start(database_url: str, encryption_key: str) -> None:
     store = await open_store(database_url, [encryption_key], Metrics())
     await store.close()
-    with pytest.raises(BadSetting, match="^BRIDGE_ENCRYPTION_KEYS: the key does not open"):
+    with pytest.raises(BadSetting, match="^BRIDGE_ENCRYPTION_KEYS: the key does not decrypt"):
         await open_store(database_url, [Fernet.generate_key().decode()], Metrics())
     store = await open_store(database_url, [encryption_key], Metrics())
     await store.close()
 
 
-async def test_the_key_file_opens_what_it_sealed(path: Path) -> None:
+async def test_a_second_start_decrypts_with_the_same_key_file(path: Path) -> None:
     first = await opened(path)
-    one = await owed(first, secret="whsec_own")
+    one = await claimed_delivery(first, secret="whsec_own")
     await first.close()
     second = await opened(path)
     assert (await second.terminal_event(one.watch_id, None)).secret == "whsec_own"
     await second.close()
 
 
-async def test_no_key_is_made_over_what_another_has_sealed(path: Path) -> None:
+async def test_no_key_is_made_for_a_database_with_encrypted_data(path: Path) -> None:
     await (await opened(path)).close()
     key = path.with_name("bridge.key")
     text = key.read_text()
@@ -145,14 +147,14 @@ async def test_no_key_is_made_over_what_another_has_sealed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("loose", [0o640, 0o604, 0o660])
-async def test_a_key_file_that_others_may_read_is_refused_with_the_remedy(path: Path, loose: int) -> None:
+async def test_a_key_file_that_others_can_read_is_refused_with_the_command_that_helps(path: Path, loose: int) -> None:
     await (await opened(path)).close()
     path.with_name("bridge.key").chmod(loose)
     with pytest.raises(BadSetting, match=rf"open to others \(mode 0{loose:o}\); make it yours alone: chmod 600"):
         await opened(path)
 
 
-async def test_a_key_file_without_a_key_is_told(path: Path) -> None:
+async def test_a_key_file_without_a_key_is_reported(path: Path) -> None:
     key = path.with_name("bridge.key")
     key.touch(0o600)
     key.write_text("secret\n")
@@ -160,21 +162,21 @@ async def test_a_key_file_without_a_key_is_told(path: Path) -> None:
         await opened(path)
 
 
-async def test_a_key_file_that_a_lost_start_left_empty_is_filled(path: Path) -> None:
-    """Power went between making the file and writing it; nothing is sealed with it yet."""
+async def test_an_empty_key_file_of_an_interrupted_start_gets_a_key(path: Path) -> None:
+    """The power failed between making the file and writing it; nothing is encrypted with it yet."""
     path.with_name("bridge.key").touch(0o600)
     await (await opened(path)).close()
     Fernet(path.with_name("bridge.key").read_text().strip())
 
 
-async def test_an_empty_key_file_is_not_filled_once_something_is_sealed(path: Path) -> None:
+async def test_an_empty_key_file_gets_no_key_when_data_is_encrypted(path: Path) -> None:
     await (await opened(path)).close()
     path.with_name("bridge.key").write_text("")
     with pytest.raises(BadSetting, match="is missing or empty"):
         await opened(path)
 
 
-async def test_several_that_make_the_key_file_at_once_have_one_key(path: Path) -> None:
+async def test_several_processes_that_make_the_key_file_at_once_get_one_key(path: Path) -> None:
     url = f"sqlite:///{path}"
     found = await asyncio.gather(*(asyncio.to_thread(open_database, url, []) for _ in range(4)))
     assert len({cipher.fingerprint("test", b"data") for _, cipher in found}) == 1
@@ -182,28 +184,28 @@ async def test_several_that_make_the_key_file_at_once_have_one_key(path: Path) -
         database.close()
 
 
-async def test_the_newest_key_seals_and_older_ones_open(path: Path, encryption_key: str) -> None:
+async def test_the_newest_key_encrypts_and_older_ones_decrypt(path: Path, encryption_key: str) -> None:
     first = await opened(path, encryption_key)
-    one = await owed(first, secret="whsec_own")
+    one = await claimed_delivery(first, secret="whsec_own")
     await first.close()
     newer = Fernet.generate_key().decode()
     second = await opened(path, newer, encryption_key)
     assert (await second.terminal_event(one.watch_id, None)).secret == "whsec_own"
-    sealed = second.cipher.seal("row", "text")
-    assert Cipher([newer]).open("row", sealed) == "text"
+    ciphertext = second.cipher.encrypt("row", "text")
+    assert Cipher([newer]).decrypt("row", ciphertext) == "text"
     await second.close()
 
 
-def test_a_text_moved_to_another_row_does_not_open(encryption_key: str) -> None:
+def test_a_ciphertext_moved_to_another_row_does_not_decrypt(encryption_key: str) -> None:
     cipher = Cipher([encryption_key])
-    sealed = cipher.seal("wat_1", "secret\nwith a line")
-    assert cipher.open("wat_1", sealed) == "secret\nwith a line"
+    ciphertext = cipher.encrypt("wat_1", "secret\nwith a line")
+    assert cipher.decrypt("wat_1", ciphertext) == "secret\nwith a line"
     with pytest.raises(BadSetting, match="under a row that it was not made for"):
-        cipher.open("wat_2", sealed)
-    with pytest.raises(BadSetting, match="the key does not open"):
-        cipher.open("wat_1", b"noise")
-    with pytest.raises(BadSetting, match="the key does not open"):
-        Cipher([Fernet.generate_key().decode()]).rotate(sealed)
+        cipher.decrypt("wat_2", ciphertext)
+    with pytest.raises(BadSetting, match="the key does not decrypt"):
+        cipher.decrypt("wat_1", b"noise")
+    with pytest.raises(BadSetting, match="the key does not decrypt"):
+        Cipher([Fernet.generate_key().decode()]).rotate(ciphertext)
 
 
 def test_fingerprints_and_keys_differ_by_purpose_and_root(encryption_key: str) -> None:
@@ -218,7 +220,7 @@ def test_fingerprints_and_keys_differ_by_purpose_and_root(encryption_key: str) -
 # --- secrets of the database's own --------------------------------------------------------------------------------
 
 
-async def test_the_own_signing_secret_is_made_once_and_kept(database_url: str, encryption_key: str) -> None:
+async def test_the_databases_own_signing_secret_is_made_once_and_kept(database_url: str, encryption_key: str) -> None:
     first = await open_store(database_url, [encryption_key], Metrics())
     secret = await first.own_signing_secret()
     link_key = first.cipher.key("content link")
@@ -231,32 +233,34 @@ async def test_the_own_signing_secret_is_made_once_and_kept(database_url: str, e
     await second.close()
 
 
-async def test_replicas_that_ask_at_once_have_one_signing_secret(crowd: list[Store]) -> None:
-    change(crowd[0], "DELETE FROM secrets WHERE name = 'signing'")
-    assert len(set(await asyncio.gather(*(store.own_signing_secret() for store in crowd)))) == 1
-    assert len({store.cipher.fingerprint("options", b"x") for store in crowd}) == 1
+async def test_replicas_that_ask_at_once_get_one_signing_secret(four_replicas: list[Store]) -> None:
+    execute(four_replicas[0], "DELETE FROM secrets WHERE name = 'signing'")
+    assert len(set(await asyncio.gather(*(store.own_signing_secret() for store in four_replicas)))) == 1
+    assert len({store.cipher.fingerprint("options", b"x") for store in four_replicas}) == 1
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_is_not_there_is_told_without_the_password(encryption_key: str) -> None:
+async def test_an_unreachable_server_is_reported_without_the_password(encryption_key: str) -> None:
     with pytest.raises(StoreUnavailable, match="^the database does not open: ") as caught:
         await open_store("postgresql://bridge:hushhush@127.0.0.1:1/bridge", [encryption_key], Metrics())
     assert "hushhush" not in str(caught.value)
 
 
-async def test_a_start_that_fails_leaves_no_connection(postgres_server: PostgresServer, encryption_key: str) -> None:
+async def test_a_failed_start_leaves_no_connection_open(postgres_server: PostgresServer, encryption_key: str) -> None:
     url = postgres_server.migrated()
     await (await open_store(url, [encryption_key], Metrics())).close()
     with pytest.raises(BadSetting):
         await open_store(url, [Fernet.generate_key().decode()], Metrics())
     name = url.rpartition("/")[2]
-    left = postgres_server.execute(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
-    assert left == []
+    query = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608
+    async with asyncio.timeout(8):  # the server needs a moment to end the process of a closed connection
+        while postgres_server.execute(query):
+            await asyncio.sleep(0)
 
 
-async def test_a_start_that_fails_leaves_no_file_open(path: Path, encryption_key: str) -> None:
+async def test_a_failed_start_leaves_no_file_open(path: Path, encryption_key: str) -> None:
     await (await opened(path, encryption_key)).close()
     with pytest.raises(BadSetting):
         await opened(path, Fernet.generate_key().decode())
@@ -266,5 +270,5 @@ async def test_a_start_that_fails_leaves_no_file_open(path: Path, encryption_key
         assert not [name for name in names if name.startswith(str(path))]
 
 
-def test_an_empty_file_is_what_the_tests_think(tmp_path: Path) -> None:
-    assert mode(created(tmp_path / "bridge.db")) == 0o600
+def test_the_tests_empty_file_has_the_mode_of_a_real_one(tmp_path: Path) -> None:
+    assert mode(empty_file(tmp_path / "bridge.db")) == 0o600

@@ -1,7 +1,6 @@
-"""How SQLite looks for things: it keeps no statistics, so what it does with ten rows it does with a million.
+"""SQLite's query plans. SQLite keeps no statistics, so the plan for ten rows is the plan for a million.
 
-What is few must be found by its own index: by none of these questions may it go through all that ever settled, nor
-through all of an app's watches.
+Few rows must be found by an index of their own: no query here may read all settled watches or all watches of an app.
 """
 
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from bridge.store.dashboard_queries import WatchSearch
 from bridge.store.records import DeadFilter, WatchQuery
 from bridge.store.store import Store
 
-OF_ALL = (
+READS_ALL = (
     "SCAN watches",
     "SCAN watches USING INDEX sqlite_autoindex_watches_1",
     "SEARCH watches USING INDEX sqlite_autoindex_watches_1 (id<?)",
@@ -31,12 +30,12 @@ OF_ALL = (
 
 @contextmanager
 def plans(store: Store) -> Iterator[list[str]]:
-    """The steps of every SELECT that runs inside."""
+    """The steps of the plans of every SELECT in the block."""
     found: list[str] = []
 
-    def explain(_connection: Any, cursor: Any, statement: str, given: Any, *_: Any) -> None:
+    def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if statement.startswith("SELECT"):
-            found.extend(row[3] for row in cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", given))
+            found.extend(row[3] for row in cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
 
     engines = store._database._writing, store._database._reading
     for engine in engines:
@@ -50,7 +49,7 @@ def plans(store: Store) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("app", [None, "app"])
 @pytest.mark.parametrize(
-    "wanted",
+    "conditions",
     [
         {"task_id": "task_1"},
         {"task_id": "task_1", "state": WatchState.ACTIVE},
@@ -67,24 +66,26 @@ def plans(store: Store) -> Iterator[list[str]]:
     ],
     ids=str,
 )
-async def test_a_list_of_few_looks_at_few(sqlite_store: Store, wanted: dict[str, Any], app: str | None) -> None:
+async def test_a_list_of_few_watches_reads_few_rows(
+    sqlite_store: Store, conditions: dict[str, Any], app: str | None
+) -> None:
     with plans(sqlite_store) as steps:
-        await sqlite_store.watches(WatchQuery(limit=50, before="wat_z", app=app, **wanted))
+        await sqlite_store.watches(WatchQuery(limit=50, before="wat_z", app=app, **conditions))
     assert steps
-    assert not set(steps).intersection(OF_ALL)
+    assert not set(steps).intersection(READS_ALL)
 
 
-@pytest.mark.parametrize("wanted", [{}, {"app": "app"}, {"app": "app", "host": "127.0.0.1"}], ids=str)
-async def test_the_dead_are_found_among_the_dead(sqlite_store: Store, wanted: dict[str, Any]) -> None:
+@pytest.mark.parametrize("conditions", [{}, {"app": "app"}, {"app": "app", "host": "127.0.0.1"}], ids=str)
+async def test_dead_deliveries_are_found_by_their_own_index(sqlite_store: Store, conditions: dict[str, Any]) -> None:
     with plans(sqlite_store) as steps:
-        await sqlite_store.count_dead(DeadFilter(**wanted))
-        await sqlite_store.retry_dead(DeadFilter(**wanted))
+        await sqlite_store.count_dead(DeadFilter(**conditions))
+        await sqlite_store.retry_dead(DeadFilter(**conditions))
     assert steps.count("SCAN deliveries USING INDEX ix_deliveries_dead") == 2
-    assert not set(steps).intersection(OF_ALL)
+    assert not set(steps).intersection(READS_ALL)
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "conditions",
     [
         {"state": WatchState.ACTIVE},
         {"state": WatchState.CANCELLED},
@@ -96,14 +97,16 @@ async def test_the_dead_are_found_among_the_dead(sqlite_store: Store, wanted: di
     ],
     ids=str,
 )
-async def test_the_operators_table_of_few_looks_at_few(sqlite_store: Store, wanted: dict[str, Any]) -> None:
+async def test_the_operators_table_of_few_watches_reads_few_rows(
+    sqlite_store: Store, conditions: dict[str, Any]
+) -> None:
     with plans(sqlite_store) as steps:
-        await sqlite_store.search(WatchSearch(limit=50, cursor="wat_z", **wanted))
+        await sqlite_store.search(WatchSearch(limit=50, cursor="wat_z", **conditions))
     assert steps
-    assert not set(steps).intersection(OF_ALL)
+    assert not set(steps).intersection(READS_ALL)
 
 
-async def test_what_is_asked_every_few_seconds_looks_at_few(sqlite_store: Store) -> None:
+async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:
     with plans(sqlite_store) as steps:
         await sqlite_store.counts()
         await sqlite_store.receivers()
@@ -114,4 +117,4 @@ async def test_what_is_asked_every_few_seconds_looks_at_few(sqlite_store: Store)
         await sqlite_store.overdue(None, 100)
         await sqlite_store.own_tasks()
     assert steps
-    assert not set(steps).intersection(OF_ALL)
+    assert not set(steps).intersection(READS_ALL)

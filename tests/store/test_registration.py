@@ -1,4 +1,4 @@
-"""Registering: durable, once, and never in another's way."""
+"""Registration: durable, once for equal watches, and independent of other callers."""
 
 import asyncio
 from dataclasses import replace
@@ -12,13 +12,24 @@ from bridge.store.open import open_store
 from bridge.store.records import NewWatch, RegisteredWatch
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from tests.store.builders import ALL_EVENTS, again, change, completed, new_watch, one_row, rows, settled, watched
+from tests.store.builders import (
+    ALL_EVENTS,
+    completed,
+    execute,
+    new_watch,
+    one_row,
+    register,
+    register_watch,
+    repeat_of,
+    rows,
+    settle,
+)
 
 
-async def test_what_is_registered_is_there_after_a_restart(database_url: str, encryption_key: str) -> None:
+async def test_a_registered_watch_is_there_after_a_restart(database_url: str, encryption_key: str) -> None:
     first = await open_store(database_url, [encryption_key], Metrics())
     new = new_watch(first, events=ALL_EVENTS, headers={"X-One": "1"})
-    registered = await first.register(new)
+    registered = await register(first, new)
     await first.close()
     second = await open_store(database_url, [encryption_key], Metrics())
     view = await second.watch(new.watch.id, "app")
@@ -29,60 +40,60 @@ async def test_what_is_registered_is_there_after_a_restart(database_url: str, en
     assert view.deliveries == ()
 
 
-async def test_a_new_watch_hands_its_task_to_this_replica(store: Store) -> None:
+async def test_this_replica_owns_the_task_of_a_new_watch(store: Store) -> None:
     new = new_watch(store, events=ALL_EVENTS)
-    registered = await store.register(new)
+    registered = await register(store, new)
     assert registered.task is not None
     assert (registered.task.task_id, registered.task.credential) == (new.watch.task_id, "configured")
-    assert registered.task.sight_owed
+    assert registered.task.status_update_due
     assert registered.task.id == registered.task_row
     [row] = await store.own_tasks()
     assert row == registered.task
 
 
 async def test_two_watches_on_one_task_share_its_row(store: Store) -> None:
-    first = await watched(store, task_id="shared")
-    second = await watched(store, task_id="shared", app="other")
+    first = await register_watch(store, task_id="shared")
+    second = await register_watch(store, task_id="shared", app="other")
     assert second.created
     assert second.task_row == first.task_row
     assert len(await store.own_tasks()) == 1
 
 
-async def test_another_key_is_another_task(store: Store) -> None:
-    first = await watched(store, task_id="shared")
-    second = await watched(store, task_id="shared", credential="own")
+async def test_another_credential_means_another_task(store: Store) -> None:
+    first = await register_watch(store, task_id="shared")
+    second = await register_watch(store, task_id="shared", credential="own")
     assert second.task_row != first.task_row
 
 
-async def test_the_same_registration_again_finds_the_first(store: Store) -> None:
+async def test_an_equal_registration_finds_the_first_watch(store: Store) -> None:
     new = new_watch(store)
-    first = await store.register(new)
-    second = await store.register(again(new))
+    first = await register(store, new)
+    second = await register(store, repeat_of(new))
     assert (second.created, second.watch, second.task_row) == (False, first.watch, first.task_row)
 
 
-async def test_other_options_are_a_conflict_that_names_the_first(store: Store) -> None:
+async def test_other_options_are_a_conflict_that_names_the_first_watch(store: Store) -> None:
     new = new_watch(store)
-    await store.register(new)
+    await register(store, new)
     with pytest.raises(WatchConflict) as caught:
-        await store.register(again(new, options=b"others"))
+        await register(store, repeat_of(new, options=b"others"))
     assert caught.value.watch_id == new.watch.id
 
 
-async def test_each_app_has_its_own(store: Store) -> None:
+async def test_each_app_has_its_own_watches(store: Store) -> None:
     new = new_watch(store)
-    await store.register(new)
-    other = again(new, options=b"others")
-    assert (await store.register(replace(other, watch=replace(other.watch, app="other")))).created
+    await register(store, new)
+    other = repeat_of(new, options=b"others")
+    assert (await register(store, replace(other, watch=replace(other.watch, app="other")))).created
     with pytest.raises(NotFound):
         await store.watch(new.watch.id, "other")
 
 
-async def test_a_watch_that_ended_makes_room_for_the_same_again(store: Store) -> None:
+async def test_an_equal_watch_can_be_registered_after_the_first_settled(store: Store) -> None:
     new = new_watch(store)
-    first = await store.register(new)
-    await settled(store, first)
-    second = await store.register(again(new))
+    first = await register(store, new)
+    await settle(store, first)
+    second = await register(store, repeat_of(new))
     assert second.created
     assert second.task_row != first.task_row
     assert [row.id for row in await store.own_tasks()] == [second.task_row]
@@ -90,7 +101,7 @@ async def test_a_watch_that_ended_makes_room_for_the_same_again(store: Store) ->
 
 async def test_a_batch_has_a_result_for_each_in_order(store: Store) -> None:
     one, other = new_watch(store), new_watch(store)
-    results = await store.register_all([one, again(one), again(one, options=b"others"), other])
+    results = await store.register_all([one, repeat_of(one), repeat_of(one, options=b"others"), other])
     assert [getattr(result, "created", type(result)) for result in results] == [True, False, WatchConflict, True]
     assert [result.watch.id for result in results if isinstance(result, RegisteredWatch)] == [
         one.watch.id,
@@ -99,50 +110,51 @@ async def test_a_batch_has_a_result_for_each_in_order(store: Store) -> None:
     ]
 
 
-async def test_many_callers_at_once_have_their_own_results(store: Store) -> None:
-    news = [new_watch(store, task_id=f"task_{number % 7}") for number in range(40)]
-    registered = await asyncio.gather(*map(store.register, news))
-    assert [one.watch for one in registered] == [new.watch for new in news]
+async def test_many_callers_at_once_get_their_own_results(store: Store) -> None:
+    new_watches = [new_watch(store, task_id=f"task_{number % 7}") for number in range(40)]
+    registered = await asyncio.gather(*(register(store, new) for new in new_watches))
+    assert [one.watch for one in registered] == [new.watch for new in new_watches]
     assert all(one.created for one in registered)
     assert len(await store.own_tasks()) == 7
 
 
 async def test_a_refused_watch_leaves_no_task_behind(store: Store) -> None:
-    """The same endpoint under two keys, at once: the second is a conflict, and its task would have no watch."""
+    """One endpoint with two amux keys at once: the second is a conflict, and its task would have no watch."""
     one = new_watch(store)
-    results = await store.register_all([one, again(one, credential="own", options=b"others")])
+    results = await store.register_all([one, repeat_of(one, credential="own", options=b"others")])
     assert isinstance(results[1], WatchConflict)
     assert one_row(store, "SELECT count(*) FROM tasks") == 1
 
 
-async def test_no_more_than_the_limit_are_active(database_url: str, encryption_key: str) -> None:
+async def test_no_more_watches_than_the_limit_are_active(database_url: str, encryption_key: str) -> None:
     store = await open_store(database_url, [encryption_key], Metrics(), max_active_watches=3)
-    news = [new_watch(store) for _ in range(4)]
-    results = await store.register_all(news)
+    new_watches = [new_watch(store) for _ in range(4)]
+    results = await store.register_all(new_watches)
     assert [type(result) for result in results] == [RegisteredWatch] * 3 + [TooManyWatches]
     with pytest.raises(TooManyWatches, match="3 watches are active"):
-        await watched(store)
-    assert not (await store.register(again(news[0]))).created
-    await store.cancel(news[0].watch.id, "app")
-    assert (await watched(store)).created
+        await register_watch(store)
+    assert not (await register(store, repeat_of(new_watches[0]))).created
+    await store.cancel(new_watches[0].watch.id, "app")
+    assert (await register_watch(store)).created
     assert one_row(store, "SELECT count(*) FROM watches WHERE state = 'active'") == 3
     await store.close()
 
 
-async def test_a_commit_of_unknown_end_done_again_answers_as_the_first(store: Store) -> None:
-    """PostgreSQL's connection may break between a commit and its answer: the unit is then run once more."""
+async def test_a_registration_repeated_after_an_unconfirmed_commit_has_the_same_result(store: Store) -> None:
+    """PostgreSQL's connection may break between a commit and its answer: the operation then runs once more."""
     new = new_watch(store, key=("key", b"body"))
-    work = registration.Registration(store.replica, store._active_limit, [new])
-    [first] = await store._writer.do(registration.register, work)
-    [second] = await store._writer.do(registration.register, work)
+    first, second = [
+        (await store._writer.run_all(registration.register, [new], store.replica, store._active_limit))[0]
+        for _ in range(2)
+    ]
     assert second == first
     assert isinstance(second, RegisteredWatch)
     assert second.task is not None
 
 
-async def test_without_its_claim_a_replica_leaves_a_new_task_to_whoever_comes(store: Store) -> None:
-    change(store, "UPDATE replicas SET epoch = epoch + 1")
-    registered = await watched(store)
+async def test_a_replica_that_lost_its_claim_leaves_a_new_task_without_an_owner(store: Store) -> None:
+    execute(store, "UPDATE replicas SET epoch = epoch + 1")
+    registered = await register_watch(store)
     assert registered.created
     assert registered.task is None
     assert one_row(store, "SELECT owner FROM tasks") is None
@@ -150,20 +162,20 @@ async def test_without_its_claim_a_replica_leaves_a_new_task_to_whoever_comes(st
     assert [row.id for row in await store.adopt(10)] == [registered.task_row]
 
 
-async def test_a_watch_on_a_known_task_is_handed_over_with_what_was_seen(store: Store) -> None:
-    first = await watched(store, task_id="shared")
-    change(store, "UPDATE tasks SET status = 'in_progress', progress = 40, polls = 3")
-    second = await watched(store, task_id="shared", events=ALL_EVENTS)
+async def test_a_watch_on_an_existing_task_returns_the_tasks_status(store: Store) -> None:
+    first = await register_watch(store, task_id="shared")
+    execute(store, "UPDATE tasks SET status = 'in_progress', progress = 40, polls = 3")
+    second = await register_watch(store, task_id="shared", events=ALL_EVENTS)
     assert second.task is not None
     assert (second.task.snapshot.status, second.task.snapshot.progress, second.task.polls) == ("in_progress", 40, 3)
-    assert second.task.sight_owed
+    assert second.task.status_update_due
     assert second.task.id == first.task_row
 
 
-async def test_a_text_that_the_database_cannot_hold_fails_alone(store: Store) -> None:
+async def test_a_watch_that_the_database_cannot_store_fails_alone(store: Store) -> None:
     bad: NewWatch = new_watch(store, task_id="lone\ud800")
     good = new_watch(store)
-    failed, fine = await asyncio.gather(store.register(bad), store.register(good), return_exceptions=True)
+    failed, fine = await asyncio.gather(register(store, bad), register(store, good), return_exceptions=True)
     assert isinstance(failed, Exception)
     assert isinstance(fine, RegisteredWatch)
     assert (await store.watch(good.watch.id, None)).watch.state is WatchState.ACTIVE
@@ -171,9 +183,9 @@ async def test_a_text_that_the_database_cannot_hold_fails_alone(store: Store) ->
 
 
 async def test_settling_and_registering_at_once_leave_no_watch_on_a_closed_task(store: Store) -> None:
-    first = await watched(store, task_id="shared")
+    first = await register_watch(store, task_id="shared")
     others = [new_watch(store, task_id="shared") for _ in range(5)]
-    await asyncio.gather(settled(store, first, completed), *map(store.register, others))
+    await asyncio.gather(settle(store, first, completed), *(register(store, new) for new in others))
     stranded = rows(
         store,
         "SELECT watches.id FROM watches JOIN tasks ON tasks.id = watches.task "

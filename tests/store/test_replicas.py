@@ -1,4 +1,4 @@
-"""Several replicas on one PostgreSQL: each task has one owner, and a dead one's are taken over by the living."""
+"""Several replicas on one PostgreSQL database: each task has one owner, and others take over a dead replica's tasks."""
 
 import asyncio
 
@@ -12,26 +12,27 @@ from tests.databases import blocked_transactions
 from tests.store.builders import (
     ALL_EVENTS,
     HOST,
-    again,
-    change,
-    due,
+    attempt_result,
+    claimed_delivery,
+    due_delivery,
+    execute,
     new_watch,
     one_row,
-    owed,
-    recorded,
+    record_attempt,
+    record_status,
+    register,
+    register_watch,
+    repeat_of,
     rows,
-    settled,
-    sighted,
-    tried,
-    watched,
+    settle,
 )
 
 MINUTE = 60.0
 
 
 def kill(store: Store) -> None:
-    """Let a replica's lease run out, as if it were gone."""
-    change(store, "UPDATE replicas SET expires_at = 0 WHERE id = :id", id=store.replica.id)
+    """End a replica's lease, as if it were dead."""
+    execute(store, "UPDATE replicas SET expires_at = 0 WHERE id = :id", id=store.replica.id)
 
 
 def owner_of(store: Store, task_row: str) -> str | None:
@@ -39,10 +40,10 @@ def owner_of(store: Store, task_row: str) -> str | None:
     return owner
 
 
-async def test_a_task_is_polled_by_who_registered_it_first(replicas: list[Store]) -> None:
+async def test_the_replica_that_registers_a_task_first_polls_it(replicas: list[Store]) -> None:
     one, two = replicas
-    first = await watched(one, task_id="shared")
-    second = await watched(two, task_id="shared", app="other")
+    first = await register_watch(one, task_id="shared")
+    second = await register_watch(two, task_id="shared", app="other")
     assert second.created
     assert second.task is None
     assert second.task_row == first.task_row
@@ -51,11 +52,11 @@ async def test_a_task_is_polled_by_who_registered_it_first(replicas: list[Store]
     assert await two.own_tasks() == []
 
 
-async def test_settling_serves_the_watches_of_every_replica(replicas: list[Store]) -> None:
+async def test_settling_ends_the_watches_of_every_replica(replicas: list[Store]) -> None:
     one, two = replicas
-    first = await watched(one, task_id="shared")
-    second = await watched(two, task_id="shared", app="other")
-    changed = await settled(one, first)
+    first = await register_watch(one, task_id="shared")
+    second = await register_watch(two, task_id="shared", app="other")
+    changed = await settle(one, first)
     assert {watch.id for watch in changed.settled} == {first.watch.id, second.watch.id}
     assert (await two.watch(second.watch.id, None)).watch.state is WatchState.SETTLED
 
@@ -63,106 +64,106 @@ async def test_settling_serves_the_watches_of_every_replica(replicas: list[Store
 async def test_the_same_registration_at_two_replicas_is_one_watch(replicas: list[Store]) -> None:
     one, two = replicas
     new = new_watch(one)
-    await one.register(new)
-    assert not (await two.register(again(new))).created
+    await register(one, new)
+    assert not (await register(two, repeat_of(new))).created
     with pytest.raises(WatchConflict):
-        await two.register(again(new, options=b"others"))
+        await register(two, repeat_of(new, options=b"others"))
 
 
 async def test_only_the_owner_settles_and_records(replicas: list[Store]) -> None:
     one, two = replicas
-    registered = await watched(one)
-    for act in (settled, sighted):
+    registered = await register_watch(one)
+    for act in (settle, record_status):
         with pytest.raises(LostClaim):
             await act(two, registered)
 
 
-async def test_a_status_wanted_elsewhere_is_news_to_the_owner(replicas: list[Store]) -> None:
+async def test_the_owner_loads_a_task_again_when_a_watch_elsewhere_asks_for_its_status(replicas: list[Store]) -> None:
     one, two = replicas
-    first = await watched(one, task_id="shared")
+    first = await register_watch(one, task_id="shared")
     assert await one.adopt(10) == []
-    await watched(two, task_id="shared", app="plain")
+    await register_watch(two, task_id="shared", app="plain")
     assert await one.adopt(10) == []
-    await watched(two, task_id="shared", app="asking", events=ALL_EVENTS)
-    [news] = await one.adopt(10)
-    assert (news.id, news.sight_owed) == (first.task_row, True)
+    await register_watch(two, task_id="shared", app="asking", events=ALL_EVENTS)
+    [changed] = await one.adopt(10)
+    assert (changed.id, changed.status_update_due) == (first.task_row, True)
     assert await one.adopt(10) == []
 
 
 async def test_a_dead_replicas_tasks_are_taken_over_once(replicas: list[Store]) -> None:
     one, two = replicas
-    registered = [await watched(one) for _ in range(3)]
+    registered = [await register_watch(one) for _ in range(3)]
     assert await two.adopt(10) == []
     kill(one)
     adopted = await two.adopt(10)
     assert {row.id for row in adopted} == {found.task_row for found in registered}
     assert await two.adopt(10) == []
-    assert (await settled(two, registered[0])).task_closed
+    assert (await settle(two, registered[0])).task_closed
 
 
-async def test_tasks_are_taken_over_in_parts_of_the_size_asked_for(replicas: list[Store]) -> None:
+async def test_tasks_are_taken_over_in_parts_of_the_requested_size(replicas: list[Store]) -> None:
     one, two = replicas
     for _ in range(5):
-        await watched(one)
+        await register_watch(one)
     kill(one)
     assert [len(await two.adopt(2)) for _ in range(4)] == [2, 2, 1, 0]
     assert [row.id for row in rows(two, "SELECT id FROM replicas")] == [two.replica.id]
 
 
-async def test_a_replica_that_was_thought_dead_writes_nothing_more(replicas: list[Store]) -> None:
+async def test_a_replica_that_others_took_over_writes_nothing_more(replicas: list[Store]) -> None:
     one, two = replicas
-    registered = await watched(one)
-    later = await watched(one)
-    claimed = await owed(one)
+    registered = await register_watch(one)
+    later = await register_watch(one)
+    claimed = await claimed_delivery(one)
     kill(one)
-    await two.adopt(1)  # of three tasks: even those that are not taken yet are lost to it
+    await two.adopt(1)  # of three tasks: the replica has lost even those that are not taken over yet
     for found in (registered, later):
         with pytest.raises(LostClaim):
-            await settled(one, found)
+            await settle(one, found)
     with pytest.raises(LostClaim):
         await one.renew(3)
     with pytest.raises(LostClaim):
         await one.adopt(10)
     with pytest.raises(LostClaim):
-        await recorded(one, tried(one, claimed))
+        await record_attempt(one, attempt_result(one, claimed))
     assert await one.claim({HOST: 5}, MINUTE) == []
 
 
-async def test_who_rejoins_has_a_new_name_and_owns_nothing(replicas: list[Store]) -> None:
+async def test_a_replica_that_rejoins_has_a_new_id_and_owns_nothing(replicas: list[Store]) -> None:
     one, _ = replicas
-    registered = await watched(one)
+    registered = await register_watch(one)
     old = one.replica.id
     await one.rejoin()
     assert one.replica.id != old
     assert await one.own_tasks() == []
     with pytest.raises(LostClaim):
-        await settled(one, registered)
+        await settle(one, registered)
     await one.renew(0)
     await one.probe()
 
 
 async def test_a_dead_replicas_deliveries_are_due_at_once(replicas: list[Store]) -> None:
     one, two = replicas
-    claimed = await owed(one)
+    claimed = await claimed_delivery(one)
     assert await two.claim({HOST: 5}, MINUTE) == []
     kill(one)
     await two.adopt(10)
     assert [found.id for found in await two.claim({HOST: 5}, MINUTE)] == [claimed.id]
 
 
-async def test_who_renews_is_not_taken_over(replicas: list[Store]) -> None:
+async def test_a_replica_that_renews_is_not_taken_over(replicas: list[Store]) -> None:
     one, two = replicas
-    await watched(one)
+    await register_watch(one)
     kill(one)
     await one.renew(1)
     assert await two.adopt(10) == []
     await one.probe()
 
 
-async def test_who_leaves_hands_everything_over(replicas: list[Store]) -> None:
+async def test_a_replica_that_leaves_hands_everything_over(replicas: list[Store]) -> None:
     one, two = replicas
-    registered = await watched(one)
-    claimed = await owed(one)
+    registered = await register_watch(one)
+    claimed = await claimed_delivery(one)
     await one.leave()
     assert [row.id for row in await two.adopt(10)] == [registered.task_row]
     assert [found.id for found in await two.claim({HOST: 5}, MINUTE)] == [claimed.id]
@@ -171,63 +172,62 @@ async def test_who_leaves_hands_everything_over(replicas: list[Store]) -> None:
         await one.probe()
 
 
-async def test_who_is_about_to_leave_hands_its_tasks_over_and_is_given_no_more(replicas: list[Store]) -> None:
+async def test_a_stopping_replica_hands_its_tasks_over_and_gets_no_new_ones(replicas: list[Store]) -> None:
     one, two = replicas
-    registered = await watched(two)
-    await owed(two)
+    registered = await register_watch(two)
+    await claimed_delivery(two)
     await one.renew(1_000)
     await two.hand_over()
     assert [row.id for row in await one.adopt(10)] == [registered.task_row]
-    assert (await watched(one)).task is not None
-    assert owner_of(one, (await watched(two)).task_row) == one.replica.id
-    assert await one.claim({HOST: 5}, MINUTE) == []  # what is being sent stays claimed
+    assert (await register_watch(one)).task is not None
+    assert owner_of(one, (await register_watch(two)).task_row) == one.replica.id
+    assert await one.claim({HOST: 5}, MINUTE) == []  # a delivery that is being sent stays claimed
     await two.renew(0)
 
 
 async def test_one_delivery_is_claimed_by_one_replica(replicas: list[Store]) -> None:
     for _ in range(8):
-        await due(replicas[0])
+        await due_delivery(replicas[0])
     found = await asyncio.gather(*(store.claim({HOST: 8}, MINUTE) for store in replicas))
     ids = [one.id for claimed in found for one in claimed]
     assert len(ids) == len(set(ids)) == 8
 
 
-async def test_the_busy_give_new_tasks_to_the_idle(replicas: list[Store]) -> None:
+async def test_a_busy_replica_gives_new_tasks_to_an_idle_one(replicas: list[Store]) -> None:
     one, two = replicas
     await one.renew(1_000)
     await two.renew(10)
-    registered = await watched(one)
+    registered = await register_watch(one)
     assert registered.created
     assert registered.task is None
     assert owner_of(one, registered.task_row) == two.replica.id
     assert [row.id for row in await two.adopt(10)] == [registered.task_row]
-    assert (await settled(two, registered)).task_closed
+    assert (await settle(two, registered)).task_closed
 
 
-async def test_a_small_difference_is_not_worth_a_look_up(replicas: list[Store]) -> None:
+async def test_a_replica_with_a_few_tasks_more_keeps_new_tasks(replicas: list[Store]) -> None:
     one, two = replicas
     await one.renew(25)
     await two.renew(10)
-    assert (await watched(one)).task is not None
+    assert (await register_watch(one)).task is not None
 
 
-async def test_the_dead_are_given_nothing(replicas: list[Store]) -> None:
+async def test_a_dead_replica_gets_no_new_task(replicas: list[Store]) -> None:
     one, two = replicas
     await one.renew(1_000)
     kill(two)
-    assert (await watched(one)).task is not None
+    assert (await register_watch(one)).task is not None
 
 
-async def test_a_task_given_to_one_that_leaves_at_that_moment_is_not_lost(replicas: list[Store]) -> None:
-    """Between choosing an owner and the commit the chosen one goes: it must take the task along or be refused it."""
+async def test_a_task_given_to_a_replica_that_is_leaving_is_not_lost(replicas: list[Store]) -> None:
+    """The chosen owner leaves between the choice and the commit: it gives the task up, or the choice fails."""
     one, two = replicas
     await one.renew(1_000)
     new = new_watch(one)
-    work = registration.Registration(one.replica, one._active_limit, [new])
     with one._database._writing.connect() as connection, connection.begin() as transaction:
-        registration.register(connection, [work])
+        registration.register(connection, [new], one.replica, one._active_limit)
         leaving = asyncio.create_task(two.leave())
-        # Whether it waits for us or is done: then we commit.
+        # Commit as soon as it waits for us or is done.
         while not leaving.done() and not blocked_transactions(connection.connection.driver_connection):
             await asyncio.sleep(0)
         transaction.commit()
@@ -236,24 +236,23 @@ async def test_a_task_given_to_one_that_leaves_at_that_moment_is_not_lost(replic
     assert [row.id for row in await one.adopt(10)] == [new.task]
 
 
-async def test_a_task_given_to_one_that_is_taken_for_dead_at_that_moment_is_not_lost(replicas: list[Store]) -> None:
+async def test_a_task_given_to_a_replica_that_is_being_taken_over_is_not_lost(replicas: list[Store]) -> None:
     one, two = replicas
     await one.renew(1_000)
     new = new_watch(one)
-    work = registration.Registration(one.replica, one._active_limit, [new])
     with one._database._writing.connect() as connection, connection.begin() as transaction:
-        registration.register(connection, [work])
+        registration.register(connection, [new], one.replica, one._active_limit)
         kill(two)
         await two.rejoin()
-        await two.adopt(10)  # of its own former self, which new tasks are just being given to
+        await two.adopt(10)  # of its former id, which the open transaction gives a task to
         transaction.commit()
     assert [row.id for row in await two.adopt(10)] == [new.task]
 
 
-async def test_clocks_are_the_databases(replicas: list[Store]) -> None:
+async def test_all_replicas_use_the_databases_clock(replicas: list[Store]) -> None:
     one, two = replicas
     for store in replicas:
         await store.synchronize()
-    served = float(one_row(one, "SELECT extract(epoch FROM clock_timestamp())"))
-    assert one.now() == pytest.approx(served, abs=1)
+    server_time = float(one_row(one, "SELECT extract(epoch FROM clock_timestamp())"))
+    assert one.now() == pytest.approx(server_time, abs=1)
     assert two.now() == pytest.approx(one.now(), abs=0.5)

@@ -1,4 +1,4 @@
-"""Settling: one terminal event for each watch, with its state and its delivery in one transaction."""
+"""Settling: one terminal event for each watch, written with its state and its delivery in one transaction."""
 
 import asyncio
 
@@ -7,23 +7,23 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from bridge.core.errors import LostClaim, NotFound, WatchActive
-from bridge.core.event import event_id
+from bridge.core.ids import event_id
 from bridge.core.model import DeliveryState, EventType, Outcome, TaskStatus, Watch, WatchState
 from bridge.core.watch import Ending
 from bridge.store.store import Store
 from tests.store.builders import (
     ALL_EVENTS,
     DONE,
-    change,
     completed,
+    execute,
     failed,
     one_row,
+    register_watch,
     rows,
-    settled,
+    settle,
     settlement,
     timed_out,
     unavailable,
-    watched,
 )
 
 
@@ -36,9 +36,9 @@ from tests.store.builders import (
         (unavailable, Outcome.UNAVAILABLE),
     ],
 )
-async def test_each_ending_is_kept_as_it_was_decided(store: Store, ending: object, outcome: Outcome) -> None:
-    registered = await watched(store)
-    changed = await settled(store, registered, ending)  # type: ignore[arg-type]
+async def test_each_ending_is_stored_as_it_was_decided(store: Store, ending: object, outcome: Outcome) -> None:
+    registered = await register_watch(store)
+    changed = await settle(store, registered, ending)  # type: ignore[arg-type]
     view = await store.watch(registered.watch.id, "app")
     assert changed.settled == (view.watch,)
     assert changed.touched == (view.watch.id,)
@@ -50,31 +50,31 @@ async def test_each_ending_is_kept_as_it_was_decided(store: Store, ending: objec
     assert (payload["type"], payload["data"]["context"]) == (f"video.{outcome}", {"order": 7})
 
 
-async def test_what_is_owed_comes_claimed_and_complete(store: Store) -> None:
-    registered = await watched(store, headers={"X-Token": "t"}, secret="whsec_own")
-    changed = await settled(store, registered)
-    [owed] = changed.owed
-    assert (owed.app, owed.type, owed.host) == ("app", "video.completed", "app.example:443")
-    assert owed.callback_url == registered.watch.callback_url
-    assert (owed.headers, owed.secret, owed.round_attempts) == ({"X-Token": "t"}, "whsec_own", 0)
-    assert owed.payload == (await store.terminal_event(owed.watch_id, "app")).payload
+async def test_new_deliveries_are_returned_claimed_and_complete(store: Store) -> None:
+    registered = await register_watch(store, headers={"X-Token": "t"}, secret="whsec_own")
+    changed = await settle(store, registered)
+    [claimed] = changed.claimed
+    assert (claimed.app, claimed.type, claimed.host) == ("app", "video.completed", "app.example:443")
+    assert claimed.callback_url == registered.watch.callback_url
+    assert (claimed.headers, claimed.secret, claimed.round_attempts) == ({"X-Token": "t"}, "whsec_own", 0)
+    assert claimed.payload == (await store.terminal_event(claimed.watch_id, "app")).payload
     assert await store.due_hosts() == {}
     lease, holder = one_row(store, "SELECT lease, holder FROM outbox")
-    assert (lease, holder) == (owed.lease, store.replica.id)
+    assert (lease, holder) == (claimed.lease, store.replica.id)
 
 
-async def test_every_watch_on_the_task_ends_with_it(store: Store) -> None:
-    first = await watched(store, task_id="shared")
-    await watched(store, task_id="shared", app="other")
-    changed = await settled(store, first)
+async def test_every_watch_on_a_task_ends_with_it(store: Store) -> None:
+    first = await register_watch(store, task_id="shared")
+    await register_watch(store, task_id="shared", app="other")
+    changed = await settle(store, first)
     assert changed.task_closed
-    assert len(changed.settled) == len(changed.owed) == 2
+    assert len(changed.settled) == len(changed.claimed) == 2
     assert await store.own_tasks() == []
 
 
-async def test_a_closed_task_shows_what_was_seen_last_and_no_next_poll(store: Store) -> None:
-    registered = await watched(store)
-    await settled(store, registered, timed_out, snapshot=DONE)
+async def test_a_closed_task_has_its_last_status_and_no_next_poll(store: Store) -> None:
+    registered = await register_watch(store)
+    await settle(store, registered, timed_out, snapshot=DONE)
     task = (await store.watch(registered.watch.id, None)).task
     assert task.closed
     assert task.snapshot == DONE
@@ -82,13 +82,13 @@ async def test_a_closed_task_shows_what_was_seen_last_and_no_next_poll(store: St
 
 
 async def test_a_watch_that_does_not_end_keeps_its_task_open(store: Store) -> None:
-    old = await watched(store, task_id="shared")
-    young = await watched(store, task_id="shared", app="other")
+    old = await register_watch(store, task_id="shared")
+    young = await register_watch(store, task_id="shared", app="other")
 
     def only_the_old(watch: Watch) -> Ending | None:
         return timed_out(watch) if watch.id == old.watch.id else None
 
-    changed = await settled(store, old, only_the_old)
+    changed = await settle(store, old, only_the_old)
     assert [watch.id for watch in changed.settled] == [old.watch.id]
     assert not changed.task_closed
     view = await store.watch(young.watch.id, None)
@@ -97,26 +97,26 @@ async def test_a_watch_that_does_not_end_keeps_its_task_open(store: Store) -> No
 
 
 async def test_settling_again_changes_nothing(store: Store) -> None:
-    registered = await watched(store)
-    await settled(store, registered)
+    registered = await register_watch(store)
+    await settle(store, registered)
     before = await store.watch(registered.watch.id, None)
     with pytest.raises(LostClaim):
-        await settled(store, registered, failed)
+        await settle(store, registered, failed)
     assert await store.watch(registered.watch.id, None) == before
 
 
-async def test_two_endings_of_one_task_at_once_are_one(store: Store) -> None:
-    registered = await watched(store)
-    await asyncio.gather(settled(store, registered), settled(store, registered, failed), return_exceptions=True)
+async def test_two_settlements_of_one_task_at_once_end_it_once(store: Store) -> None:
+    registered = await register_watch(store)
+    await asyncio.gather(settle(store, registered), settle(store, registered, failed), return_exceptions=True)
     assert one_row(store, "SELECT count(*) FROM events") == 1
     assert one_row(store, "SELECT count(*) FROM outbox") == 1
 
 
 async def test_the_database_itself_refuses_a_second_terminal_event(store: Store) -> None:
-    registered = await watched(store)
-    await settled(store, registered)
+    registered = await register_watch(store)
+    await settle(store, registered)
     with pytest.raises(IntegrityError):
-        change(
+        execute(
             store,
             "INSERT INTO events (watch_id, type, terminal, created_at, payload) VALUES (:id, 'x', :yes, 1, :payload)",
             id=registered.watch.id,
@@ -126,25 +126,25 @@ async def test_the_database_itself_refuses_a_second_terminal_event(store: Store)
 
 
 async def test_an_event_that_is_not_to_be_sent_can_be_pulled(store: Store) -> None:
-    registered = await watched(store, events=frozenset({EventType.FAILED}))
-    changed = await settled(store, registered)
-    assert changed.owed == ()
+    registered = await register_watch(store, events=frozenset({EventType.FAILED}))
+    changed = await settle(store, registered)
+    assert changed.claimed == ()
     assert (await store.watch(registered.watch.id, None)).deliveries == ()
     assert b"video.completed" in (await store.terminal_event(registered.watch.id, None)).payload
     assert rows(store, "SELECT * FROM outbox") == []
 
 
 async def test_the_event_comes_with_the_watchs_own_secret(store: Store) -> None:
-    registered = await watched(store, secret="whsec_own")
-    await settled(store, registered)
+    registered = await register_watch(store, secret="whsec_own")
+    await settle(store, registered)
     event = await store.terminal_event(registered.watch.id, "app")
     assert event.secret == "whsec_own"
     assert event.event_id == event_id(registered.watch.id, EventType.COMPLETED)
     assert "whsec_own" not in repr(event)
 
 
-async def test_there_is_no_event_of_an_active_watch_nor_of_anothers(store: Store) -> None:
-    registered = await watched(store)
+async def test_an_active_watch_has_no_event_and_another_apps_is_not_found(store: Store) -> None:
+    registered = await register_watch(store)
     with pytest.raises(WatchActive):
         await store.terminal_event(registered.watch.id, "app")
     with pytest.raises(NotFound):
@@ -153,60 +153,60 @@ async def test_there_is_no_event_of_an_active_watch_nor_of_anothers(store: Store
         await store.terminal_event("wat_none", None)
 
 
-async def test_a_claim_that_is_lost_writes_nothing(store: Store) -> None:
-    registered = await watched(store, events=ALL_EVENTS)
-    change(store, "UPDATE replicas SET epoch = epoch + 1")
+async def test_a_replica_that_lost_its_claim_settles_nothing(store: Store) -> None:
+    registered = await register_watch(store, events=ALL_EVENTS)
+    execute(store, "UPDATE replicas SET epoch = epoch + 1")
     with pytest.raises(LostClaim):
-        await settled(store, registered)
+        await settle(store, registered)
     view = await store.watch(registered.watch.id, None)
     assert (view.watch.state, view.task.snapshot.status) == (WatchState.ACTIVE, TaskStatus.UNKNOWN)
 
 
-async def test_another_owners_task_is_left_alone(store: Store) -> None:
-    registered = await watched(store)
-    change(store, "UPDATE tasks SET owner = 'another'")
+async def test_another_replicas_task_is_not_settled(store: Store) -> None:
+    registered = await register_watch(store)
+    execute(store, "UPDATE tasks SET owner = 'another'")
     with pytest.raises(LostClaim):
-        await settled(store, registered)
+        await settle(store, registered)
 
 
-async def test_a_lost_claim_is_told_anew_to_each(store: Store) -> None:
-    """One exception raised again and again would grow a traceback that is never freed."""
-    registered = await watched(store)
-    await settled(store, registered)
-    told = await asyncio.gather(*(settled(store, registered) for _ in range(5)), return_exceptions=True)
-    assert all(isinstance(one, LostClaim) for one in told)
-    assert len({id(one) for one in told}) == 5
+async def test_each_caller_gets_its_own_lost_claim(store: Store) -> None:
+    """The traceback of one exception that is raised again and again would grow and never be freed."""
+    registered = await register_watch(store)
+    await settle(store, registered)
+    results = await asyncio.gather(*(settle(store, registered) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(one, LostClaim) for one in results)
+    assert len({id(one) for one in results}) == 5
 
 
 async def test_many_tasks_settle_in_one_commit_each_with_its_own_result(store: Store) -> None:
-    registered = await asyncio.gather(*(watched(store) for _ in range(20)))
+    registered = await asyncio.gather(*(register_watch(store) for _ in range(20)))
     gone = registered[7]
     await store.cancel(gone.watch.id, None)
-    results = await asyncio.gather(*(settled(store, one) for one in registered), return_exceptions=True)
+    results = await asyncio.gather(*(settle(store, one) for one in registered), return_exceptions=True)
     assert [type(result).__name__ for result in results] == ["Changed"] * 7 + ["LostClaim"] + ["Changed"] * 12
     assert len(rows(store, "SELECT id FROM outbox")) == 19
 
 
-async def test_an_event_that_cannot_be_built_holds_up_nobody_else(store: Store) -> None:
-    bad, good = await watched(store), await watched(store)
+async def test_an_event_that_cannot_be_built_does_not_affect_the_others(store: Store) -> None:
+    bad, good = await register_watch(store), await register_watch(store)
 
     def breaks(_watch: Watch) -> Ending | None:
         raise ZeroDivisionError
 
     results = await asyncio.gather(
-        store.settle(settlement(store, bad.task_row, breaks)), settled(store, good), return_exceptions=True
+        store.settle(settlement(store, bad.task_row, breaks)), settle(store, good), return_exceptions=True
     )
     assert isinstance(results[0], Exception)
     assert (await store.watch(bad.watch.id, None)).watch.state is WatchState.ACTIVE
     assert (await store.watch(good.watch.id, None)).watch.state is WatchState.SETTLED
 
 
-async def test_a_secret_that_does_not_open_keeps_nobody_from_settling(store: Store) -> None:
-    """Bytes on a disk decay; the watch still ends, and its delivery waits for whoever can open it."""
-    bad = await watched(store, task_id="shared", secret="whsec_own")
-    good = await watched(store, task_id="shared", app="other")
-    change(store, "UPDATE watches SET secret = :noise WHERE id = :id", noise=b"noise", id=bad.watch.id)
-    changed = await settled(store, good)
+async def test_a_watch_settles_although_its_secret_does_not_decrypt(store: Store) -> None:
+    """The bytes may be damaged. The watch still ends, and its delivery waits unclaimed."""
+    bad = await register_watch(store, task_id="shared", secret="whsec_own")
+    good = await register_watch(store, task_id="shared", app="other")
+    execute(store, "UPDATE watches SET secret = :noise WHERE id = :id", noise=b"noise", id=bad.watch.id)
+    changed = await settle(store, good)
     assert len(changed.settled) == 2
-    assert [owed.watch_id for owed in changed.owed] == [good.watch.id]
+    assert [claimed.watch_id for claimed in changed.claimed] == [good.watch.id]
     assert one_row(store, "SELECT count(*) FROM outbox WHERE lease IS NULL") == 1

@@ -1,4 +1,4 @@
-"""Anything an owner, an app, a receiver or a crash may do, in any order, on a real file: what must always hold does."""
+"""Operations of owners, apps and receivers, and crashes, in any order on a real file: the invariants always hold."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,28 +11,28 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bridge.core.delivery import Verdict
 from bridge.core.errors import LostClaim, NotFound, WatchConflict, WatchSettled
-from bridge.core.event import event_id
+from bridge.core.ids import event_id
 from bridge.core.model import TERMINAL_EVENTS, EventType, PendingDelivery, TaskSnapshot, Watch
 from bridge.core.watch import Ending
 from bridge.store.records import DeadFilter, RegisteredWatch
 from bridge.store.store import Store
-from tests.databases import empty
+from tests.databases import delete_rows
 from tests.store.builders import (
     DEAD,
     DELIVERED,
     HOST,
     QUEUED,
     RUNNING,
+    attempt_result,
     completed,
     failed,
     new_watch,
-    recorded,
+    record_attempt,
     retry_at,
     rows,
     settlement,
     status_change,
     timed_out,
-    tried,
 )
 
 T0 = 1_795_446_245.0
@@ -44,12 +44,12 @@ EVENTS = st.sampled_from(
 )
 ENDINGS: list[Callable[[Watch], Ending | None]] = [lambda _: None, completed, failed, timed_out]
 
-# Each finds what must not be.
-NEVER = {
+# Each query finds rows that must not exist.
+FORBIDDEN = {
     "an active watch without an open task": """
         SELECT watches.id FROM watches LEFT JOIN tasks ON tasks.id = watches.task AND tasks.closed_at IS NULL
         WHERE watches.state = 'active' AND tasks.id IS NULL""",
-    "an open task that nobody watches or polls": """
+    "an open task without an active watch or an owner": """
         SELECT id FROM tasks WHERE closed_at IS NULL AND (owner IS NOT 'local' OR NOT EXISTS
         (SELECT 1 FROM watches WHERE watches.task = tasks.id AND watches.state = 'active'))""",
     "two open tasks of one key": "SELECT key FROM tasks WHERE closed_at IS NULL GROUP BY key HAVING count(*) > 1",
@@ -58,18 +58,18 @@ NEVER = {
         GROUP BY watches.id HAVING count(events.type) <> (watches.state = 'settled')
         OR (watches.state = 'settled') <> (watches.outcome IS NOT NULL)
         OR (watches.state = 'active') <> (watches.ended_at IS NULL)""",
-    "a delivery that is pending but not owed, or owed but not pending": """
+    "a pending delivery that is not in the outbox, or the other way round": """
         SELECT id FROM deliveries WHERE (state = 'pending') <> (id IN (SELECT id FROM outbox))
         UNION ALL SELECT id FROM outbox WHERE id NOT IN (SELECT id FROM deliveries)""",
-    "a delivery that shows what its state does not have": """
+    "a delivery with a time that its state does not have": """
         SELECT id FROM deliveries WHERE (state = 'delivered') <> (delivered_at IS NOT NULL)
         OR (state = 'dead') <> (dead_at IS NOT NULL) OR (state = 'pending') <> (next_attempt_at IS NOT NULL)""",
-    "a delivery due before it was put off, or half claimed": """
+    "a delivery due before it was postponed, or with half a claim": """
         SELECT id FROM outbox WHERE due_at < set_at OR (lease IS NULL) <> (holder IS NULL)""",
-    "an attempt that is not counted": """
+    "a delivery with a wrong count of attempts": """
         SELECT id FROM deliveries WHERE attempts <> (SELECT count(*) FROM attempts WHERE delivery_id = deliveries.id)
         OR round_attempts > attempts""",
-    "something whose watch is gone": """
+    "a row whose watch is gone": """
         SELECT id FROM deliveries WHERE watch_id NOT IN (SELECT id FROM watches)
         UNION ALL SELECT watch_id FROM events WHERE watch_id NOT IN (SELECT id FROM watches)
         UNION ALL SELECT delivery_id FROM attempts WHERE delivery_id NOT IN (SELECT id FROM deliveries)
@@ -78,7 +78,7 @@ NEVER = {
 
 
 class Clock:
-    """Unix seconds, moved by hand."""
+    """Unix seconds that the test sets."""
 
     def __init__(self) -> None:
         self.at = T0
@@ -88,21 +88,21 @@ class Clock:
 
 
 class Bridge(RuleBasedStateMachine):
-    """What may happen to a store."""
+    """The operations on a store, and the invariants."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         super().__init__()
         self.store = store
         self.clock = clock
         self.runner = asyncio.Runner()
-        self.number = 0  # ids are the machine's own, so that a sequence can be run again
+        self.number = 0  # ids are numbered here, so that a sequence can be repeated
         self.tasks: list[str] = []
         self.watches: list[str] = []
-        self.claims: list[PendingDelivery] = []  # held, lost and used ones alike
+        self.claims: list[PendingDelivery] = []  # valid, lost and used ones
         self.final: dict[str, tuple[Any, ...]] = {}
-        self.asked: set[str] = set()  # deliveries to be sent again
+        self.retried: set[str] = set()  # deliveries that were retried on request
         self.payloads: dict[tuple[str, str], bytes] = {}
-        empty(store)
+        delete_rows(store)
         self.runner.run(store.rejoin())
 
     def teardown(self) -> None:
@@ -144,12 +144,12 @@ class Bridge(RuleBasedStateMachine):
         try:
             view = self.runner.run(self.store.cancel(watch_id, "app"))
         except NotFound:
-            assert watch_id not in self.final  # retention has taken it
+            assert watch_id not in self.final  # retention has deleted it
         except WatchSettled:
             assert self.final[watch_id][0] == "settled"
         else:
             assert view.watch.state == "cancelled"
-            assert all(delivery.state != "pending" or delivery.id in self.asked for delivery in view.deliveries)
+            assert all(delivery.state != "pending" or delivery.id in self.retried for delivery in view.deliveries)
 
     # --- the poller -----------------------------------------------------------------------------------------------
 
@@ -161,16 +161,18 @@ class Bridge(RuleBasedStateMachine):
         def ending(watch: Watch) -> Ending | None:
             return endings[int(watch.id[-2:]) % 3](watch)
 
-        self.owe(self.store.settle(settlement(self.store, task, ending)))
+        self.add_claims(self.store.settle(settlement(self.store, task, ending)))
 
     @precondition(lambda self: self.tasks)
     @rule(pick=PICKS, snapshot=st.sampled_from([QUEUED, RUNNING]))
-    def sight(self, pick: int, snapshot: TaskSnapshot) -> None:
-        self.owe(self.store.record_status(status_change(self.store, self.tasks[pick % len(self.tasks)], snapshot)))
+    def record_status(self, pick: int, snapshot: TaskSnapshot) -> None:
+        self.add_claims(
+            self.store.record_status(status_change(self.store, self.tasks[pick % len(self.tasks)], snapshot))
+        )
 
-    def owe(self, change: Any) -> None:
+    def add_claims(self, change: Any) -> None:
         try:
-            self.claims += self.runner.run(change).owed
+            self.claims += self.runner.run(change).claimed
         except LostClaim:
             return
 
@@ -186,14 +188,14 @@ class Bridge(RuleBasedStateMachine):
     @rule(pick=PICKS, verdict=st.sampled_from([DELIVERED, DEAD, None]), seconds=SECONDS)
     def record(self, pick: int, verdict: Verdict | None, seconds: float) -> None:
         one = self.claims[pick % len(self.claims)]
-        held = rows(self.store, "SELECT lease FROM outbox WHERE id = :id", id=one.id)
+        leases = rows(self.store, "SELECT lease FROM outbox WHERE id = :id", id=one.id)
         verdict = retry_at(self.clock.at + seconds) if verdict is None else verdict
         try:
-            self.runner.run(recorded(self.store, tried(self.store, one, verdict)))
+            self.runner.run(record_attempt(self.store, attempt_result(self.store, one, verdict)))
         except LostClaim:
-            assert held != [(one.lease,)]
+            assert leases != [(one.lease,)]
         else:
-            assert held == [(one.lease,)]
+            assert leases == [(one.lease,)]
             view = self.runner.run(self.store.delivery(one.id, None))[0]
             assert view.next_attempt_at is None or view.next_attempt_at >= self.clock.at
 
@@ -204,22 +206,22 @@ class Bridge(RuleBasedStateMachine):
 
     @precondition(lambda self: self.claims)
     @rule(pick=PICKS)
-    def send_again(self, pick: int) -> None:
+    def retry(self, pick: int) -> None:
         one = self.claims[pick % len(self.claims)]
         try:
             view = self.runner.run(self.store.retry(one.id, "app"))
         except NotFound:
             return
-        self.asked.add(one.id)
+        self.retried.add(one.id)
         assert view.state == "pending"
 
     @rule()
-    def send_all_dead_again(self) -> None:
+    def retry_all_dead(self) -> None:
         count = self.runner.run(self.store.count_dead(DeadFilter()))
         assert self.runner.run(self.store.retry_dead(DeadFilter())) == count
         assert self.runner.run(self.store.count_dead(DeadFilter())) == 0
 
-    # --- time and fate --------------------------------------------------------------------------------------------
+    # --- time and crashes -----------------------------------------------------------------------------------------
 
     @rule(seconds=SECONDS)
     def wait(self, seconds: float) -> None:
@@ -228,40 +230,42 @@ class Bridge(RuleBasedStateMachine):
     @rule(seconds=SECONDS)
     def set_clock_back(self, seconds: float) -> None:
         self.clock.at -= seconds
-        self.runner.run(self.store.mend_clock())
+        self.runner.run(self.store.correct_future_times())
         assert rows(self.store, "SELECT id FROM outbox WHERE set_at > :later", later=self.clock.at + 1) == []
 
     @rule()
     def crash(self) -> None:
-        """Start anew: what the last process had claimed is due now, and its claims are worth nothing."""
+        """Restart: what the last process had claimed is due now, and its claims are lost."""
         self.runner.run(self.store.rejoin())
         assert rows(self.store, "SELECT id FROM outbox WHERE lease IS NOT NULL") == []
 
     @rule(seconds=SECONDS)
     def sweep(self, seconds: float) -> None:
         before = self.clock.at - seconds
-        owing = {row.watch_id for row in rows(self.store, "SELECT watch_id FROM deliveries WHERE state = 'pending'")}
+        with_pending = {
+            row.watch_id for row in rows(self.store, "SELECT watch_id FROM deliveries WHERE state = 'pending'")
+        }
         self.runner.run(self.store.delete_ended_before(before, 100))
         left = {row.id for row in rows(self.store, "SELECT id FROM watches")}
-        assert owing <= left
+        assert with_pending <= left
         for watch_id in self.final.keys() - left:
             del self.final[watch_id]
 
-    # --- what always holds ----------------------------------------------------------------------------------------
+    # --- invariants -----------------------------------------------------------------------------------------------
 
     @invariant()
-    def nothing_is_that_must_not_be(self) -> None:
-        assert {name: found for name, question in NEVER.items() if (found := rows(self.store, question))} == {}
+    def no_forbidden_rows(self) -> None:
+        assert {name: found for name, query in FORBIDDEN.items() if (found := rows(self.store, query))} == {}
 
     @invariant()
-    def final_stays_final(self) -> None:
+    def final_watches_do_not_change(self) -> None:
         found = rows(self.store, "SELECT id, state, outcome, ended_at FROM watches WHERE state <> 'active'")
         now = {row.id: tuple(row[1:]) for row in found}
         assert {watch_id: now.get(watch_id) for watch_id in self.final} == self.final
         self.final = now
 
     @invariant()
-    def an_event_never_changes_and_is_owed_to_who_asked_only(self) -> None:
+    def events_never_change_and_are_sent_only_where_asked_for(self) -> None:
         found = rows(self.store, "SELECT watch_id, type, payload FROM events")
         now = {(row.watch_id, row.type): row.payload for row in found}
         assert all(now.get(key, payload) == payload for key, payload in self.payloads.items())
@@ -283,20 +287,20 @@ def machine(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
 
 
 def run(machine: Any, examples: int, steps: int) -> None:
-    # A step takes 10 ms and more; how long is no property of the store.
-    told = settings(
+    # A step takes 10 ms and more; its time is not what is tested.
+    options = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
-    run_state_machine_as_test(machine, settings=told)
+    run_state_machine_as_test(machine, settings=options)
 
 
-def test_what_must_hold_does_whatever_happens(machine: Callable[[], Bridge]) -> None:
+def test_the_invariants_hold_in_any_order_of_operations(machine: Callable[[], Bridge]) -> None:
     run(machine, examples=8, steps=16)
 
 
 @pytest.mark.long
-def test_what_must_hold_does_whatever_happens_for_long(machine: Callable[[], Bridge]) -> None:
+def test_the_invariants_hold_in_long_sequences(machine: Callable[[], Bridge]) -> None:
     run(machine, examples=60, steps=50)

@@ -1,4 +1,4 @@
-"""What one watch's whole life costs the database, by the statements that PostgreSQL itself logs."""
+"""How many statements a watch takes, from registration to delivery, by PostgreSQL's own log."""
 
 import re
 from collections.abc import AsyncIterator, Callable
@@ -6,23 +6,22 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from sqlalchemy import Connection, text
 
-from bridge.core.errors import BridgeError
 from bridge.store.open import open_store
-from bridge.store.replicas import Adoption, adopt
+from bridge.store.replicas import adopt
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.databases import PostgresServer
 from tests.store.builders import (
     ALL_EVENTS,
     DEAD,
-    change,
+    attempt_result,
+    execute,
     new_watch,
-    recorded,
+    record_attempt,
+    record_status,
+    register_watch,
     retry_at,
-    settled,
-    sighted,
-    tried,
-    watched,
+    settle,
 )
 
 Logged = Callable[[], list[str]]
@@ -33,7 +32,7 @@ _TABLE = re.compile(r"(?:FROM|INTO|UPDATE) (?!\()(\w+)")
 
 @pytest.fixture
 def logging_url(postgres_server: PostgresServer) -> str:
-    """A database whose every statement is logged."""
+    """A database that logs every statement."""
     url = postgres_server.migrated()
     postgres_server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET log_statement = 'all'")
     return url
@@ -42,23 +41,23 @@ def logging_url(postgres_server: PostgresServer) -> str:
 @pytest.fixture
 async def store(logging_url: str, encryption_key: str) -> AsyncIterator[Store]:
     opened = await open_store(logging_url, [encryption_key], Metrics())
-    await watched(opened)  # the first counts the active watches
+    await register_watch(opened)  # the first registration counts the active watches
     yield opened
     await opened.close()
 
 
 @pytest.fixture
 def logged(postgres_server: PostgresServer, store: Store) -> Logged:
-    """What was logged since the last look: each statement's first word and its table."""
+    """The statements since the last call: the first word of each and its table."""
     seen = len(postgres_server.log.read_text())
 
-    def look() -> list[str]:
+    def read_new() -> list[str]:
         nonlocal seen
         text = postgres_server.log.read_text()
         new, seen = text[seen:], len(text)
         return [_short(statement) for statement in _LOGGED.findall(new)]
 
-    return look
+    return read_new
 
 
 def _short(statement: str) -> str:
@@ -68,41 +67,41 @@ def _short(statement: str) -> str:
     return " ".join([words.partition(" ")[0], *_TABLE.findall(main)[:1]])
 
 
-async def test_a_watchs_life_is_four_transactions_of_the_fewest_statements(store: Store, logged: Logged) -> None:
-    one = await watched(store)
+async def test_a_watch_takes_four_transactions_with_the_fewest_statements(store: Store, logged: Logged) -> None:
+    one = await register_watch(store)
     assert logged() == ["BEGIN", "SELECT watches", "SELECT replicas", "INSERT tasks", "INSERT watches", "COMMIT"]
-    await sighted(store, one)
+    await record_status(store, one)
     assert logged() == ["BEGIN", "WITH tasks", "SELECT watches", "UPDATE tasks", "COMMIT"]
-    [end] = (await settled(store, one)).owed
+    [end] = (await settle(store, one)).claimed
     claimed = ["BEGIN", "WITH tasks", "SELECT watches"]
     ended = ["UPDATE watches", "INSERT events", "INSERT outbox", "INSERT deliveries", "UPDATE tasks", "COMMIT"]
     assert logged() == [*claimed, *ended]
-    await recorded(store, tried(store, end))
+    await record_attempt(store, attempt_result(store, end))
     assert logged() == ["BEGIN", "DELETE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
 
 
-async def test_only_a_watch_that_asked_for_its_status_is_looked_at_for_what_it_still_owes(
+async def test_pending_status_events_are_looked_up_only_for_a_watch_that_asked_for_them(
     store: Store, logged: Logged
 ) -> None:
-    one = await watched(store, events=ALL_EVENTS)
-    await sighted(store, one)
+    one = await register_watch(store, events=ALL_EVENTS)
+    await record_status(store, one)
     logged()
-    await settled(store, one)
+    await settle(store, one)
     assert logged().count("SELECT outbox") == 1
 
 
-async def test_an_attempt_that_failed_takes_as_few(store: Store, logged: Logged) -> None:
-    [end] = (await settled(store, await watched(store))).owed
+async def test_a_failed_attempt_takes_as_few_statements(store: Store, logged: Logged) -> None:
+    [end] = (await settle(store, await register_watch(store))).claimed
     logged()
-    await recorded(store, tried(store, end, retry_at(store.now() - 1)))
+    await record_attempt(store, attempt_result(store, end, retry_at(store.now() - 1)))
     assert logged() == ["BEGIN", "SELECT outbox", "UPDATE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
     [again] = await store.claim({end.host: 1}, 60.0)
     logged()
-    await recorded(store, tried(store, again, DEAD))
+    await record_attempt(store, attempt_result(store, again, DEAD))
     assert logged() == ["BEGIN", "SELECT outbox", "DELETE outbox", "INSERT attempts", "UPDATE deliveries", "COMMIT"]
 
 
-async def test_a_heartbeat_is_one_row_however_many_tasks_it_keeps(store: Store, logged: Logged) -> None:
+async def test_a_heartbeat_is_one_row_however_many_tasks_there_are(store: Store, logged: Logged) -> None:
     for tasks in (1, 100):
         await store.register_all([new_watch(store) for _ in range(tasks)])
         logged()
@@ -110,8 +109,8 @@ async def test_a_heartbeat_is_one_row_however_many_tasks_it_keeps(store: Store, 
         assert logged() == ["BEGIN", "UPDATE replicas", "COMMIT"]
 
 
-async def test_a_question_is_no_transaction(store: Store, logged: Logged) -> None:
-    one = await watched(store)
+async def test_a_read_takes_no_transaction(store: Store, logged: Logged) -> None:
+    one = await register_watch(store)
     logged()
     await store.watch(one.watch.id, None)
     assert logged() == ["SELECT watches", "SELECT deliveries"]
@@ -119,8 +118,8 @@ async def test_a_question_is_no_transaction(store: Store, logged: Logged) -> Non
     assert logged() == ["SELECT watches"]
 
 
-async def test_many_lives_share_their_transactions_and_every_look(store: Store, logged: Logged) -> None:
-    """Two rows each are written at registration, 32, 8 or one at once; what is asked is asked once for all."""
+async def test_many_registrations_share_one_transaction_and_its_queries(store: Store, logged: Logged) -> None:
+    """Each registration inserts two rows, 32, 8 or one at once; each SELECT runs once for all of them."""
     await store.register_all([new_watch(store) for _ in range(50)])
     statements = logged()
     assert statements.count("COMMIT") == 1
@@ -136,20 +135,19 @@ OWNED = """
 READ = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'tasks'")
 
 
-async def test_a_look_reads_what_is_free_and_not_every_open_task(store: Store) -> None:
-    """Whatever PostgreSQL believes of the owners: its figures may be those of a moment when all tasks were free."""
-    change(store, OWNED, owner=None)
-    change(store, "ANALYZE tasks")
-    change(store, "TRUNCATE tasks")  # which leaves the figures as they are
-    change(store, OWNED, owner="rep_elsewhere")
-    one = await watched(store)
-    change(store, "UPDATE tasks SET owner = NULL WHERE id = :id", id=one.task_row)
+async def test_adopting_reads_the_unowned_tasks_and_not_every_open_one(store: Store) -> None:
+    """Whatever PostgreSQL's statistics say: they may date from a moment when no task had an owner."""
+    execute(store, OWNED, owner=None)
+    execute(store, "ANALYZE tasks")
+    execute(store, "TRUNCATE tasks")  # this keeps the statistics
+    execute(store, OWNED, owner="rep_elsewhere")
+    one = await register_watch(store)
+    execute(store, "UPDATE tasks SET owner = NULL WHERE id = :id", id=one.task_row)
 
-    def look(connection: Connection) -> tuple[int, int]:
-        [found] = adopt(connection, [Adoption(store.replica, 500)])
-        assert not isinstance(found, BridgeError)
+    def adopt_and_count(connection: Connection) -> tuple[int, int]:
+        found = adopt(connection, store.replica, 500)
         return len(found), connection.execute(READ).scalar_one()
 
-    taken, read = store._database.transaction(look)
-    assert taken == 1
+    adopted, read = store._database.transaction(adopt_and_count)
+    assert adopted == 1
     assert read < 100

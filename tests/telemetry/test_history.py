@@ -1,9 +1,11 @@
+"""The history of counters: minutes, the lag's quantile, outcomes and the store's times."""
+
 from bridge.core.model import Answered, NoAnswer, Outcome, TaskRecord, TaskStatus, TransientError
 from bridge.telemetry import Metrics
-from bridge.telemetry.history import MINUTES, History, ended, lag_quantile, store_milliseconds
+from bridge.telemetry.history import MINUTES, History, lag_quantile, settled_by_outcome, store_milliseconds
 from bridge.web.dashboard.overview import charts
 
-T0 = 1_795_446_240.0  # a minute's beginning
+T0 = 1_795_446_240.0  # the start of a minute
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
 
 
@@ -18,10 +20,10 @@ class Hour:
         await self.history.sample()
 
 
-async def test_each_minute_has_what_the_counters_did_in_it() -> None:
+async def test_each_minute_has_the_growth_of_the_counters() -> None:
     hour = Hour()
     hour.metrics.polls.count(RUNNING, 0.0, 0.1)
-    await hour.at(0)  # what was before the first sample is nobody's minute
+    await hour.at(0)  # the growth before the first sample counts for no minute
     hour.metrics.polls.count(RUNNING, 0.0, 0.1)
     hour.metrics.polls.count(TransientError("http_502", "no"), 0.0, 0.1)
     await hour.at(50)
@@ -34,7 +36,7 @@ async def test_each_minute_has_what_the_counters_did_in_it() -> None:
     assert (second["polls"], second["delivered"], second["failed_attempts"]) == (1, 1, 1)
 
 
-async def test_an_hour_is_kept_and_no_more() -> None:
+async def test_only_the_last_hour_is_kept() -> None:
     hour = Hour()
     for minute in range(MINUTES + 20):
         await hour.at(60.0 * minute)
@@ -43,7 +45,7 @@ async def test_an_hour_is_kept_and_no_more() -> None:
     assert len(hour.history.minutes()) == MINUTES - 10
 
 
-async def test_lag_is_told_by_the_bound_that_nineteen_of_twenty_polls_keep() -> None:
+async def test_a_quantile_of_the_lag_is_the_bound_of_its_bucket() -> None:
     hour = Hour()
     await hour.at(0)
     assert lag_quantile(hour.history.minutes(), 0.95) is None
@@ -60,7 +62,7 @@ async def test_lag_is_told_by_the_bound_that_nineteen_of_twenty_polls_keep() -> 
     assert charts(hour.history.minutes())[-1]["lag_seconds"] == 60.0
 
 
-async def test_outcomes_and_the_stores_times_are_summed() -> None:
+async def test_outcomes_are_summed_and_the_stores_time_is_averaged() -> None:
     hour = Hour()
     await hour.at(0)
     assert store_milliseconds(hour.history.minutes()) is None
@@ -68,7 +70,7 @@ async def test_outcomes_and_the_stores_times_are_summed() -> None:
     for seconds in (0.001, 0.003):
         hour.metrics.store_seconds.labels("settle").observe(seconds)
     await hour.at(10)
-    assert ended(hour.history.minutes())["timed_out"] == 3
+    assert settled_by_outcome(hour.history.minutes())["timed_out"] == 3
     found = store_milliseconds(hour.history.minutes())
     assert found is not None
     assert round(found, 6) == 2.0

@@ -1,4 +1,4 @@
-"""Attacks the log's way out: its order, whoever writes, and a stream that takes nothing more."""
+"""How log lines are written: their order, writes from threads, and a stream that fails."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ from bridge.telemetry.logs import JsonFormatter
 
 
 class Stream(io.StringIO):
-    """Remembers each write; refuses them while it is `full`."""
+    """Records each write, and refuses writes while it is `full`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,22 +46,22 @@ def stream() -> Iterator[Stream]:
 log = get_logger("lines")
 
 
-def tell(*numbers: int, level: int = logging.INFO) -> None:
+def log_numbers(*numbers: int, level: int = logging.INFO) -> None:
     for number in numbers:
         log.event("counted", level=level, number=number)
 
 
 async def test_the_lines_of_one_turn_are_one_write_and_the_next_turns_another(stream: Stream) -> None:
-    tell(1, 2, 3)
+    log_numbers(1, 2, 3)
     assert stream.writes == []
     await asyncio.sleep(0)
     assert stream.writes == [[1, 2, 3]]
-    tell(4)
+    log_numbers(4)
     await asyncio.sleep(0)
     assert stream.writes == [[1, 2, 3], [4]]
 
 
-async def test_a_secret_is_taken_out_of_its_line_and_the_turns_others_are_as_ever(stream: Stream) -> None:
+async def test_a_secret_is_redacted_and_the_other_lines_of_the_turn_are_unchanged(stream: Stream) -> None:
     log.event("counted", number=1)
     log.event("counted", number=2, said="Bearer abcdef0123456789")
     log.event("counted", number=3, odd={"a": [1]})
@@ -71,52 +71,52 @@ async def test_a_secret_is_taken_out_of_its_line_and_the_turns_others_are_as_eve
     assert list(first) == list(second)[:-1] == ["at", "level", "event", "logger", "number"]
 
 
-async def test_a_warning_is_written_at_once_after_what_waits(stream: Stream) -> None:
-    tell(1)
-    tell(2, level=logging.WARNING)
+async def test_a_warning_is_written_at_once_after_the_waiting_lines(stream: Stream) -> None:
+    log_numbers(1)
+    log_numbers(2, level=logging.WARNING)
     assert stream.writes == [[1, 2]]
     await asyncio.sleep(0)
     assert stream.writes == [[1, 2]]
 
 
-async def test_a_thread_s_line_comes_after_those_that_were_there(stream: Stream) -> None:
-    tell(1)
-    await asyncio.to_thread(tell, 2)
+async def test_a_line_of_a_thread_is_written_after_the_waiting_lines(stream: Stream) -> None:
+    log_numbers(1)
+    await asyncio.to_thread(log_numbers, 2)
     assert [number for write in stream.writes for number in write] == [1, 2]
 
 
-def test_without_a_loop_each_line_is_written_as_it_comes(stream: Stream) -> None:
-    tell(1, 2)
+def test_without_a_loop_each_line_is_written_at_once(stream: Stream) -> None:
+    log_numbers(1, 2)
     assert stream.writes == [[1], [2]]
 
 
-def test_what_waited_for_a_loop_that_is_gone_comes_with_the_next_line(stream: Stream) -> None:
+def test_lines_that_waited_for_a_closed_loop_are_written_with_the_next_line(stream: Stream) -> None:
     loop = asyncio.new_event_loop()
 
-    async def leave() -> None:
-        tell(1)
+    async def log_one() -> None:
+        log_numbers(1)
 
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(leave())
-    tell(2)
+        runner.run(log_one())
+    log_numbers(2)
     assert [number for write in stream.writes for number in write] == [1, 2]
 
 
-def test_at_the_end_of_the_process_nothing_waits(stream: Stream) -> None:
+def test_a_flush_writes_the_waiting_lines(stream: Stream) -> None:
     [handler] = [one for one in logging.getLogger("bridge.lines").handlers if isinstance(one, LineHandler)]
 
-    async def tell_and_end() -> None:
-        tell(1)
-        handler.flush()  # as `logging.shutdown` does
+    async def log_and_flush() -> None:
+        log_numbers(1)
+        handler.flush()  # `logging.shutdown` does the same at the end of the process
 
-    asyncio.run(tell_and_end())
+    asyncio.run(log_and_flush())
     assert stream.writes == [[1]]
 
 
-def test_a_full_disk_fails_nobody_and_is_told_once(stream: Stream, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_raises_nothing_and_is_reported_once(stream: Stream, capsys: pytest.CaptureFixture[str]) -> None:
     stream.full = True
-    tell(1, 2)
+    log_numbers(1, 2)
     assert capsys.readouterr().err == "the log cannot be written: [Errno 28] No space left on device\n"
     stream.full = False
-    tell(3)
+    log_numbers(3)
     assert stream.writes == [[3]]

@@ -1,4 +1,4 @@
-"""Logs that are always one JSON object, metrics that Prometheus reads, and no secret in either."""
+"""Each log line is one JSON object, Prometheus can parse the metrics, and neither contains a secret."""
 
 import asyncio
 import io
@@ -30,8 +30,8 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.telemetry import CONTENT_TYPE, Log, Metrics, Redactor, redact, without_query
-from bridge.telemetry.logs import ConsoleFormatter, JsonFormatter, log_loop_errors, plain
-from bridge.telemetry.metrics import ATTEMPT_RESULTS, Tally, attempt_result
+from bridge.telemetry.logs import ConsoleFormatter, JsonFormatter, json_value, log_loop_errors
+from bridge.telemetry.metrics import ATTEMPT_RESULTS, PlainHistogram, attempt_result
 
 SECRET = "whsec_" + "c2VjcmV0" * 5
 AMUX_KEY = "amux/key+with=marks"
@@ -48,7 +48,7 @@ AMUX_KEY = "amux/key+with=marks"
         ("?key=amux%2fkey%2bwith%3dmarks&b", "?key=[redacted]&b"),
         (r'{"k":"amux\/key+with=marks"}', '{"k":"[redacted]"}'),
         ("longer-one and long-er", "[redacted] and long-er"),
-        ("tiny is too short to be told from a word", "tiny is too short to be told from a word"),
+        ("tiny is too short: it may be a word", "tiny is too short: it may be a word"),
         (f"secret {SECRET}.", "secret [redacted]."),
         (SECRET.removeprefix("whsec_"), "[redacted]"),
         ("whsec_" + "QUJD" * 8 + " unknown", "[redacted] unknown"),
@@ -65,20 +65,20 @@ AMUX_KEY = "amux/key+with=marks"
         ("postgresql://user:pa55@host/db", "postgresql://[redacted]@host/db"),
     ],
 )
-def test_secrets_are_taken_out(text: str, cleaned: str) -> None:
+def test_secrets_are_redacted(text: str, cleaned: str) -> None:
     redactor = Redactor([AMUX_KEY, "longer-one", "longer", "tiny", SECRET])
     assert redactor.clean(text) == cleaned
     assert redactor.clean(cleaned) == cleaned
 
 
-def test_extra_secrets_are_for_one_text_only() -> None:
+def test_extra_secrets_are_redacted_in_one_text_only() -> None:
     assert redact("receiver says hunter-22", ["Token hunter-22"]) == "receiver says [redacted]"
     assert redact("receiver says hunter-22") == "receiver says hunter-22"
 
 
 @given(st.text(min_size=6), st.text(), st.text())
-def test_whatever_the_secret_it_is_gone(secret: str, before: str, after: str) -> None:
-    # What is left may still spell it by way of the mark itself; such secrets are no secrets.
+def test_any_secret_is_redacted(secret: str, before: str, after: str) -> None:
+    # A secret that is part of the mark itself may remain; it is not a real secret.
     cleaned = Redactor([secret]).clean(before + secret + after)
     assert secret not in cleaned.replace("[redacted]", "\0")
 
@@ -109,7 +109,7 @@ def stream() -> io.StringIO:
 
 @pytest.fixture
 def logger(stream: io.StringIO) -> Iterator[logging.Logger]:
-    logger = logging.Logger("bridge.polling", logging.DEBUG)  # noqa: LOG001  of no tree: nothing else changes it
+    logger = logging.Logger("bridge.polling", logging.DEBUG)  # noqa: LOG001  outside the tree, so that nothing else changes it
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter(Redactor([AMUX_KEY])))
     logger.addHandler(handler)
@@ -117,7 +117,7 @@ def logger(stream: io.StringIO) -> Iterator[logging.Logger]:
     handler.close()
 
 
-def test_a_line_of_ours_has_its_event_and_fields(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_a_line_of_the_bridge_has_its_event_and_fields(logger: logging.Logger, stream: io.StringIO) -> None:
     Log(logger).event(
         "task_settled", level=logging.WARNING, task_id="task_1", lag_seconds=0.5, status=TaskStatus.FAILED
     )
@@ -141,7 +141,7 @@ def test_at_is_rfc_3339_with_milliseconds(logger: logging.Logger) -> None:
     assert json.loads(JsonFormatter().format(record))["at"] == "2026-11-23T15:04:05.000Z"
 
 
-def test_a_level_that_is_off_costs_no_line(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_an_event_below_the_level_writes_no_line(logger: logging.Logger, stream: io.StringIO) -> None:
     logger.setLevel(logging.INFO)
     Log(logger).event("polled", level=logging.DEBUG)
     assert stream.getvalue() == ""
@@ -184,7 +184,7 @@ def test_any_field_can_be_logged(logger: logging.Logger, stream: io.StringIO, va
     assert json.loads(stream.getvalue())["field"] == shown
 
 
-def test_a_cycle_ends(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_a_cycle_is_cut(logger: logging.Logger, stream: io.StringIO) -> None:
     Log(logger).event("seen", field=CYCLE)
     assert '"..."' in stream.getvalue()
 
@@ -194,10 +194,10 @@ SCALARS = st.none() | st.text() | st.binary() | st.floats() | st.integers()
 
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(SCALARS, inner)))
 def test_anything_becomes_json(value: object) -> None:
-    json.dumps(plain(value), allow_nan=False).encode()
+    json.dumps(json_value(value), allow_nan=False).encode()
 
 
-def test_a_field_cannot_take_a_lines_own_key(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_a_field_cannot_replace_a_key_that_every_line_has(logger: logging.Logger, stream: io.StringIO) -> None:
     Log(logger).event("seen", event="mine", at="mine", name="fine", trace=None)
     line = json.loads(stream.getvalue())
     assert (line["event"], line["event_"], line["at_"], line["name"]) == ("seen", "mine", "mine", "fine")
@@ -213,20 +213,18 @@ def test_a_traceback_is_one_redacted_field(logger: logging.Logger, stream: io.St
     assert trace.endswith("ValueError: invalid literal for int() with base 10: '[redacted]'")
 
 
-def test_a_librarys_line_is_an_object_too(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_a_librarys_line_is_a_json_object_too(logger: logging.Logger, stream: io.StringIO) -> None:
     logger.info("GET %s\nwith %s", "/x", AMUX_KEY)
     logger.info("%d", "not a number")
     logger.info("100 % sure")
-    said = [json.loads(text) for text in stream.getvalue().splitlines()]
-    assert [line["event"] for line in said] == ["log"] * 3
-    assert said[0]["message"] == "GET /x\nwith [redacted]"
-    assert "not a number" in said[1]["message"]
-    assert said[2]["message"] == "100 % sure"
+    lines = [json.loads(text) for text in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["log"] * 3
+    assert lines[0]["message"] == "GET /x\nwith [redacted]"
+    assert "not a number" in lines[1]["message"]
+    assert lines[2]["message"] == "100 % sure"
 
 
-def test_the_console_shows_control_characters_instead_of_sending_them(
-    logger: logging.Logger, stream: io.StringIO
-) -> None:
+def test_the_console_format_escapes_control_characters(logger: logging.Logger, stream: io.StringIO) -> None:
     logger.handlers[0].setFormatter(ConsoleFormatter(Redactor([AMUX_KEY])))
     Log(logger).event("seen", task_id="task_1", said="two words", bad="\x1b[31m\nfake line", key=AMUX_KEY, none=None)
     [text] = stream.getvalue().splitlines()
@@ -234,14 +232,14 @@ def test_the_console_shows_control_characters_instead_of_sending_them(
     assert "seen logger=polling task_id=task_1 said=\"two words\" bad='\\x1b[31m\\nfake line' key=[redacted]" in text
 
 
-async def test_what_asyncio_reports_is_an_event(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_that_asyncio_reports_is_logged_as_an_event(caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
     log_loop_errors(loop)
-    loop.call_exception_handler({"message": "nobody fetched it", "exception": ValueError("x"), "future": "f"})
+    loop.call_exception_handler({"message": "never retrieved", "exception": ValueError("x"), "future": "f"})
     loop.set_exception_handler(None)
     [record] = caplog.records
     line = json.loads(JsonFormatter().format(record))
-    assert (line["event"], line["what"], line["future"]) == ("asyncio_error", "nobody fetched it", "f")
+    assert (line["event"], line["what"], line["future"]) == ("asyncio_error", "never retrieved", "f")
     assert line["trace"] == "ValueError: x"
 
 
@@ -290,7 +288,7 @@ def test_every_line_of_a_process_is_one_json_object(encoding: str) -> None:
     assert (done.stderr, done.returncode) == (b"", 1)
 
 
-def test_what_would_turn_a_line_round_on_a_terminal_is_spelled() -> None:
+def test_bidirectional_control_characters_are_escaped() -> None:
     record = logging.makeLogRecord({"name": "bridge.polling", "levelname": "INFO", "msg": "settled"})
     record.__dict__["bridge_fields"] = {"reason": "no\u202eoops \u2066x\u2069 h\xe4\xdf"}
     line = JsonFormatter(Redactor()).format(record)
@@ -313,21 +311,21 @@ stuck_tasks near_deadline_watches failing_receivers store_writable store_size_by
 """
 
 
-def test_every_metric_is_there_before_anything_happened() -> None:
+def test_every_metric_exists_from_the_start() -> None:
     names = {name for name, _ in samples(Metrics())}
     assert not {f"amux_bridge_{name}" for name in NAMES.split()} - names
     assert not [name for name in names if name.endswith("_created")]
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
 
 
-def test_two_runtimes_count_apart() -> None:
+def test_two_runtimes_have_separate_metrics() -> None:
     one, other = Metrics(), Metrics()
     one.registered.inc()
     assert samples(one)["amux_bridge_registered_total", ()] == 1
     assert samples(other)["amux_bridge_registered_total", ()] == 0
 
 
-def test_polls_are_counted_by_what_they_said() -> None:
+def test_polls_are_counted_by_their_result() -> None:
     metrics = Metrics()
     metrics.polls.count(TaskRecord(TaskStatus.QUEUED), 0.02, 0.1)
     metrics.polls.count(TransientError("timeout", "slow"), 3.0, 10.0)
@@ -344,12 +342,12 @@ def test_polls_are_counted_by_what_they_said() -> None:
 
 
 @given(st.lists(st.floats(0, 100)))
-def test_a_tallys_buckets_grow_to_the_count(values: list[float]) -> None:
+def test_a_histograms_buckets_are_cumulative(values: list[float]) -> None:
     bounds = (0.1, 1.0, 10.0)
-    tally = Tally("x", "X.", bounds)
+    histogram = PlainHistogram("x", "X.", bounds)
     for value in values:
-        tally.observe(value)
-    [family] = tally.collect()
+        histogram.observe(value)
+    [family] = histogram.collect()
     counts = [sample.value for sample in family.samples if sample.name == "amux_bridge_x_bucket"]
     assert counts == [sum(value <= bound for value in values) for bound in (*bounds, math.inf)]
     assert all(lower <= upper for lower, upper in pairwise(counts))
@@ -368,7 +366,7 @@ def test_a_tallys_buckets_grow_to_the_count(values: list[float]) -> None:
         (RefusedTarget("loopback"), "refused"),
     ],
 )
-def test_attempts_are_counted_by_class(answer: Answer, result: str) -> None:
+def test_attempts_are_counted_by_the_class_of_the_answer(answer: Answer, result: str) -> None:
     metrics = Metrics()
     metrics.count_attempt(answer)
     assert attempt_result(answer) == result
@@ -377,7 +375,7 @@ def test_attempts_are_counted_by_class(answer: Answer, result: str) -> None:
     }
 
 
-def test_children_are_bound_and_ages_asked_for() -> None:
+def test_labels_are_bound_and_the_tick_age_is_read_at_each_scrape() -> None:
     metrics = Metrics()
     metrics.settled[Outcome.TIMED_OUT].inc()
     metrics.store_seconds.labels("register").observe(0.002)

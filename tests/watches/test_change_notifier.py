@@ -1,4 +1,4 @@
-"""Waiting with a store that other replicas change as well: one query for all who wait."""
+"""Waiting with a store that other replicas change too: one query for all callers that wait."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 class SharedStore:
-    """Stands for PostgreSQL: answers with the marks that the test sets, and counts the questions."""
+    """Stands for PostgreSQL: returns the states that the test sets, and records the queries."""
 
     shared = True
 
     def __init__(self) -> None:
-        self.marks: dict[str, str] = {}
-        self.asked: list[list[str]] = []
+        self.states_by_id: dict[str, str] = {}
+        self.queries: list[list[str]] = []
         self.fails = False
 
-    async def states(self, watch_ids: Sequence[str]) -> dict[str, str]:
-        self.asked.append(sorted(watch_ids))
+    async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
+        self.queries.append(sorted(watch_ids))
         if self.fails:
             raise StoreUnavailable("gone")
-        return {one: self.marks[one] for one in watch_ids if one in self.marks}
+        return {one: self.states_by_id[one] for one in watch_ids if one in self.states_by_id}
 
 
 @pytest.fixture
@@ -36,55 +36,55 @@ def store() -> SharedStore:
 
 
 @pytest.fixture
-async def waiting(store: SharedStore) -> AsyncIterator[ChangeNotifier]:
-    made = ChangeNotifier(cast("Store", store), ask_every_seconds=0.005)
+async def notifier(store: SharedStore) -> AsyncIterator[ChangeNotifier]:
+    made = ChangeNotifier(cast("Store", store), query_seconds=0.005)
     yield made
     await made.close()
 
 
-async def asked_again(store: SharedStore) -> None:
-    before = len(store.asked)
+async def two_more_queries(store: SharedStore) -> None:
+    before = len(store.queries)
     async with asyncio.timeout(10):
-        while len(store.asked) < before + 2:
+        while len(store.queries) < before + 2:
             await asyncio.sleep(0.001)
 
 
-async def test_one_query_serves_all_who_wait(store: SharedStore, waiting: ChangeNotifier) -> None:
-    store.marks = {"a": "1", "b": "1"}
-    with waiting.listening("a") as a, waiting.listening("b") as b, waiting.listening("b") as b2:
-        await asked_again(store)
-        assert store.asked[-1] == ["a", "b"]
-        assert a.is_set()  # the first answer wakes: a change may have come before it
-        for heard in (a, b, b2):
-            heard.clear()
-        await asked_again(store)
-        assert [heard.is_set() for heard in (a, b, b2)] == [False, False, False]
-        store.marks["b"] = "2"
-        assert await waiting.change(b, 10)
-        assert await waiting.change(b2, 10)
+async def test_one_query_serves_all_callers_that_wait(store: SharedStore, notifier: ChangeNotifier) -> None:
+    store.states_by_id = {"a": "1", "b": "1"}
+    with notifier.listening("a") as a, notifier.listening("b") as b, notifier.listening("b") as b2:
+        await two_more_queries(store)
+        assert store.queries[-1] == ["a", "b"]
+        assert a.is_set()  # the first query wakes the callers: the watch may have changed before it
+        for event in (a, b, b2):
+            event.clear()
+        await two_more_queries(store)
+        assert [event.is_set() for event in (a, b, b2)] == [False, False, False]
+        store.states_by_id["b"] = "2"
+        assert await notifier.wait(b, 10)
+        assert await notifier.wait(b2, 10)
         assert not a.is_set()
         b.clear()
-        del store.marks["b"]
-        assert await waiting.change(b, 10)
+        del store.states_by_id["b"]
+        assert await notifier.wait(b, 10)
     async with asyncio.timeout(10):
-        assert waiting._asking is not None
-        await waiting._asking
-    assert waiting._marks == {}
+        assert notifier._querying is not None
+        await notifier._querying
+    assert notifier._states == {}
 
 
-async def test_a_store_that_fails_is_asked_again(store: SharedStore, waiting: ChangeNotifier) -> None:
-    store.marks = {"a": "1"}
+async def test_a_store_that_fails_is_queried_again(store: SharedStore, notifier: ChangeNotifier) -> None:
+    store.states_by_id = {"a": "1"}
     store.fails = True
-    with waiting.listening("a") as heard:
-        await asked_again(store)
-        assert not heard.is_set()
+    with notifier.listening("a") as changed:
+        await two_more_queries(store)
+        assert not changed.is_set()
         store.fails = False
-        assert await waiting.change(heard, 10)
+        assert await notifier.wait(changed, 10)
 
 
-async def test_time_and_the_end(waiting: ChangeNotifier) -> None:
-    with waiting.listening("a") as heard:
-        assert not await waiting.change(heard, 0.0)
-        waiting.end()
-        assert heard.is_set()
-        assert not await waiting.change(heard, 60)
+async def test_a_wait_ends_with_its_time_and_with_the_notifier(notifier: ChangeNotifier) -> None:
+    with notifier.listening("a") as changed:
+        assert not await notifier.wait(changed, 0.0)
+        notifier.end()
+        assert changed.is_set()
+        assert not await notifier.wait(changed, 60)

@@ -1,16 +1,13 @@
-"""Intake: what it stores, whom it tells, and that it goes on when its caller leaves."""
+"""Registration: what it stores, which collaborators it calls, and that it finishes when its caller leaves."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, TargetRefused, WatchConflict
@@ -19,93 +16,109 @@ from bridge.core.targets import TargetPolicy
 from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import (
     RegistrationResult,
     RegistrationService,
     TimeoutLimits,
-    WatchIds,
     WatchRequest,
-    watch_id_text,
 )
 
 if TYPE_CHECKING:
     from bridge.store.records import TaskRow
 
-WANTED = WatchRequest("task_1", "https://app.example/hook")
+REQUEST = WatchRequest("shop", "task_1", "https://app.example/hook")
 
 
-class Rooms:
-    """Intake and what it tells the rooms around it."""
+class Notifier(ChangeNotifier):
+    """Records which watches are announced."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.announced: list[str] = []
+
+    def announce(self, watch_ids: Sequence[str]) -> None:
+        self.announced.extend(watch_ids)
+
+
+class Harness:
+    """The service under test. It is its own poller and deliverer, and records their calls."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.key: str | None = "sk-configured"
         self.polled: list[tuple[TaskRow, str | None]] = []
         self.looked_again: list[str] = []
-        self.announced: list[str] = []
-        self.asked: list[str] = []
-        self.go_on = asyncio.Event()
-        self.go_on.set()
+        self.dropped: list[str] = []
+        self.notifier = Notifier(store)
+        self.looked_up: list[str] = []
         policy = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),))
-        self.registration = RegistrationService(
+        self.service = RegistrationService(
             store,
             Guard(policy, self.resolve),
-            poll=lambda task, key: self.polled.append((task, key)),
-            look_again=self.looked_again.append,
-            stop_sending=lambda _: None,
-            announce=self.announced.extend,
+            self,
+            self,
+            self.notifier,
             metrics=Metrics(),
             configured_key=lambda: self.key,
             timeouts=TimeoutLimits(600.0, 3600.0),
         )
 
+    def add(self, task: "TaskRow", api_key: str | None = None) -> None:
+        self.polled.append((task, api_key))
+
+    def look_again(self, task_row: str) -> None:
+        self.looked_again.append(task_row)
+
+    def drop_status_events(self, watch_ids: Iterable[str]) -> None:
+        self.dropped.extend(watch_ids)
+
     async def resolve(self, host: str, _: int) -> list[str]:
-        self.asked.append(host)
-        await self.go_on.wait()
+        self.looked_up.append(host)
         return ["10.0.0.1"] if host == "bad.example" else ["93.184.216.34"]
 
-    async def all_of(self, *wanted: WatchRequest) -> Sequence[RegistrationResult | BridgeError]:
-        return await self.registration.register_all(wanted, "shop")
+    async def all_of(self, *requests: WatchRequest) -> Sequence[RegistrationResult | BridgeError]:
+        return await self.service.register_all(requests)
 
 
 @pytest.fixture
-async def rooms(tmp_path: Path) -> AsyncIterator[Rooms]:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     store = await open_store(f"sqlite:///{tmp_path}/bridge.db", [], Metrics())
-    made = Rooms(store)
+    made = Harness(store)
     yield made
-    await made.registration.finish()
+    await made.service.finish()
     await store.close()
 
 
-async def test_defaults_are_filled_and_the_rooms_are_told(rooms: Rooms) -> None:
-    taken = await rooms.registration.register(WANTED, "shop")
-    watch = taken.view.watch
-    assert taken.created
+async def test_defaults_are_filled_in_and_the_collaborators_are_called(harness: Harness) -> None:
+    result = await harness.service.register(REQUEST)
+    watch = result.view.watch
+    assert result.created
     assert (watch.app, watch.events, watch.context, watch.header_names) == ("shop", TERMINAL_EVENTS, b"null", ())
     assert watch.deadline_at == watch.created_at + 600
-    assert rooms.announced == [watch.id]
-    [(task, key)] = rooms.polled
-    assert (task.id, key) == (taken.view.task.row, None)
-    assert (await rooms.store.watch(watch.id, "shop")).watch == watch
+    assert harness.notifier.announced == [watch.id]
+    [(task, key)] = harness.polled
+    assert (task.id, key) == (result.view.task.row, None)
+    assert (await harness.store.watch(watch.id, "shop")).watch == watch
 
 
-async def test_the_same_again_is_announced_and_counted_once(rooms: Rooms) -> None:
-    first = await rooms.registration.register(WANTED, "shop")
-    again = await rooms.registration.register(replace(WANTED, events=TERMINAL_EVENTS), "shop")
+async def test_a_repeated_registration_is_announced_once(harness: Harness) -> None:
+    first = await harness.service.register(REQUEST)
+    again = await harness.service.register(replace(REQUEST, events=TERMINAL_EVENTS))
     assert (again.created, again.view.watch) == (False, first.view.watch)
-    assert len(rooms.announced) == 1
+    assert len(harness.notifier.announced) == 1
     with pytest.raises(WatchConflict):
-        await rooms.registration.register(replace(WANTED, secret="whsec_other"), "shop")
+        await harness.service.register(replace(REQUEST, secret="whsec_other"))
 
 
-async def test_one_look_up_serves_a_batch_and_each_entry_has_its_result(rooms: Rooms) -> None:
-    results = await rooms.all_of(
-        WANTED,
-        replace(WANTED, callback_url="https://bad.example/"),
-        replace(WANTED, task_id="task_2"),
-        replace(WANTED, timeout_seconds=3601.0),
-        replace(WANTED, callback_url="nonsense"),
-        WANTED,
+async def test_one_look_up_serves_a_batch_and_each_entry_has_its_result(harness: Harness) -> None:
+    results = await harness.all_of(
+        REQUEST,
+        replace(REQUEST, callback_url="https://bad.example/"),
+        replace(REQUEST, task_id="task_2"),
+        replace(REQUEST, timeout_seconds=3601.0),
+        replace(REQUEST, callback_url="nonsense"),
+        REQUEST,
     )
     kinds = [type(result) for result in results]
     assert kinds == [
@@ -118,77 +131,58 @@ async def test_one_look_up_serves_a_batch_and_each_entry_has_its_result(rooms: R
     ]
     assert [result.created for result in results if isinstance(result, RegistrationResult)].count(True) in {2, 3}
     assert len({result.view.watch.id for result in results if isinstance(result, RegistrationResult)}) == 2
-    await rooms.all_of(*[replace(WANTED, task_id=f"more_{number}") for number in range(50)])
-    assert rooms.asked.count("app.example") <= 3
-    assert await rooms.all_of(replace(WANTED, callback_url="nonsense")) != []
-    assert await rooms.all_of() == []
+    await harness.all_of(*[replace(REQUEST, task_id=f"more_{number}") for number in range(50)])
+    assert harness.looked_up.count("app.example") <= 3
+    assert await harness.all_of(replace(REQUEST, callback_url="nonsense")) != []
+    assert await harness.all_of() == []
 
 
-async def test_secrets_are_sealed_for_their_watch(rooms: Rooms) -> None:
-    wanted = replace(WANTED, headers={"X-Key": "hush"}, secret="whsec_s", api_key="sk-mine")
-    taken = await rooms.registration.register(wanted, "shop")
-    assert taken.view.watch.header_names == ("X-Key",)
-    assert await rooms.store.api_key_of(taken.view.watch.id) == "sk-mine"
-    [(task, key)] = rooms.polled
+async def test_secrets_are_encrypted_for_their_watch(harness: Harness) -> None:
+    request = replace(REQUEST, headers={"X-Key": "hush"}, secret="whsec_s", api_key="sk-mine")
+    result = await harness.service.register(request)
+    assert result.view.watch.header_names == ("X-Key",)
+    assert await harness.store.api_key_of(result.view.watch.id) == "sk-mine"
+    [(task, key)] = harness.polled
     assert key == "sk-mine"
-    assert await rooms.store.keys_of([task.credential]) == {task.credential: "sk-mine"}
+    assert await harness.store.keys_of([task.credential]) == {task.credential: "sk-mine"}
 
 
-async def test_own_keys_are_tasks_of_their_own(rooms: Rooms) -> None:
+async def test_each_api_key_has_its_own_task(harness: Harness) -> None:
     for number, api_key in enumerate((None, "sk-a", "sk-a", "sk-b")):
         url = f"https://app.example/{number}"
-        await rooms.registration.register(replace(WANTED, api_key=api_key, callback_url=url), "shop")
-    assert len({task.id for task, _ in rooms.polled}) == 3
+        await harness.service.register(replace(REQUEST, api_key=api_key, callback_url=url))
+    assert len({task.id for task, _ in harness.polled}) == 3
 
 
-async def test_without_a_key_nothing_is_looked_up(rooms: Rooms) -> None:
-    rooms.key = None
+async def test_without_a_key_nothing_is_looked_up(harness: Harness) -> None:
+    harness.key = None
     with pytest.raises(InvalidRequest) as refused:
-        await rooms.registration.register(WANTED, "shop")
+        await harness.service.register(REQUEST)
     assert refused.value.code == "no_api_key"
-    assert rooms.asked == []
-    rooms.key = "sk-new"  # looked up anew at each registration
-    assert (await rooms.registration.register(WANTED, "shop")).created
+    assert harness.looked_up == []
+    harness.key = "sk-new"  # it is read at each registration
+    assert (await harness.service.register(REQUEST)).created
 
 
-async def test_a_watch_that_is_stored_is_polled_even_if_its_caller_has_left(rooms: Rooms) -> None:
-    caller = asyncio.create_task(rooms.registration.register(WANTED, "shop"))
+async def test_a_stored_watch_is_polled_even_if_its_caller_has_left(harness: Harness) -> None:
+    caller = asyncio.create_task(harness.service.register(REQUEST))
     async with asyncio.timeout(10):
-        while not rooms.registration._running:
+        while not harness.service._operations.running:
             await asyncio.sleep(0)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
-        await rooms.registration.finish()
-    assert len(rooms.polled) == len(rooms.announced) == 1
+        await harness.service.finish()
+    assert len(harness.polled) == len(harness.notifier.announced) == 1
 
 
-async def test_cancelling_tells_the_poller_and_who_waits(rooms: Rooms) -> None:
-    taken = await rooms.registration.register(WANTED, "shop")
-    watch_id = taken.view.watch.id
+async def test_a_cancellation_calls_the_poller_the_deliverer_and_the_notifier(harness: Harness) -> None:
+    result = await harness.service.register(REQUEST)
+    watch_id = result.view.watch.id
     with pytest.raises(NotFound):
-        await rooms.registration.cancel(watch_id, "lab")
-    view = await rooms.registration.cancel(watch_id, "shop")
+        await harness.service.cancel(watch_id, "lab")
+    view = await harness.service.cancel(watch_id, "shop")
     assert view.watch.state is WatchState.CANCELLED
-    assert rooms.looked_again == [taken.view.task.row]
-    assert rooms.announced == [watch_id, watch_id]
-
-
-# --- ids ----------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 2**128 - 1), min_size=2, max_size=9))
-def test_ids_sort_as_their_numbers(values: list[int]) -> None:
-    texts = [watch_id_text(value) for value in sorted(values)]
-    assert texts == sorted(texts)
-    assert {len(text) for text in texts} == {26}
-    assert len(set(texts)) == len(set(values))
-
-
-def test_ids_go_up_within_a_millisecond_and_when_the_clock_is_set_back() -> None:
-    ids = WatchIds()
-    now = time.time()
-    made = [ids.next(moment) for moment in (now, now, now, now - 600, now - 600, now + 0.002, now + 600)]
-    assert made == sorted(made)
-    assert len(set(made)) == 7
-    assert WatchIds().next(now) < WatchIds().next(now + 0.001)
+    assert harness.looked_again == [result.view.task.row]
+    assert harness.dropped == [watch_id]
+    assert harness.notifier.announced == [watch_id, watch_id]

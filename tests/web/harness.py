@@ -1,7 +1,7 @@
-"""A real application over a real store on a temporary file, served on loopback: for the tests of the routes."""
+"""A bridge for the tests of the routes: the real application on loopback, over a real store in a temporary folder."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,11 +19,13 @@ from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.delivery import Dead
 from bridge.core.event import terminal_event
+from bridge.core.health import HealthReason
 from bridge.core.model import Attempt, Event, Outcome, PendingDelivery, Problem, TaskSnapshot, TaskStatus, Watch
-from bridge.core.signing import Secret
+from bridge.core.signing import Secret, Signer
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.maintenance.health import Health
+from bridge.polling.state import LiveTask
 from bridge.store.open import open_database, open_store
 from bridge.store.records import AttemptResult, Changed, PollNote, Settlement, TaskRow
 from bridge.store.store import Store
@@ -32,7 +34,7 @@ from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import RegistrationService, TimeoutLimits
 from bridge.web.app import make_app, make_runner
 from bridge.web.auth import Access
-from bridge.web.context import AppContext, DropIn, LiveTask, StreamTimes
+from bridge.web.context import AppContext, DropIn, StreamTimes
 from bridge.web.rate_limits import PingLimits
 
 APP = {"Authorization": "Bearer app-token"}
@@ -48,21 +50,20 @@ BODY: dict[str, Any] = {"task_id": "task_1", "callback_url": "https://app.exampl
 RUNNING = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a poller knows of a task."""
-
-    snapshot: TaskSnapshot = RUNNING
-    polls: int = 7
-    last_polled_at: float | None = 1_795_446_245.123
-    next_poll_at: float | None = 1_795_446_250.5
-    last_error: Problem | None = None
-    last_error_at: float | None = None
+def live_task(
+    snapshot: TaskSnapshot = RUNNING,
+    polls: int = 7,
+    *,
+    last_error: Problem | None = None,
+    last_error_at: float | None = None,
+) -> LiveTask:
+    """Returns what a poller knows of a task."""
+    return LiveTask(snapshot, polls, 1_795_446_245.123, 1_795_446_250.5, last_error, last_error_at)
 
 
 @dataclass
-class Poller:
-    """Remembers what it is told."""
+class FakePoller:
+    """Records the tasks that it gets. `tasks` has what it knows of each, by the task's row."""
 
     added: list[tuple[TaskRow, str | None]] = field(default_factory=list)
     looked_again: list[str] = field(default_factory=list)
@@ -79,10 +80,13 @@ class Poller:
 
 
 @dataclass
-class Deliverer:
-    """Counts how often it was woken."""
+class FakeDeliverer:
+    """Counts the calls of `wake`."""
 
     wakes: int = 0
+
+    def drop_status_events(self, watch_ids: Iterable[str]) -> None:
+        """No status event waits here."""
 
     def wake(self) -> None:
         self.wakes += 1
@@ -90,7 +94,7 @@ class Deliverer:
 
 @dataclass
 class Answer:
-    """An answer, read."""
+    """A response and its body."""
 
     status: int
     headers: Mapping[str, str]
@@ -101,38 +105,38 @@ class Answer:
         return json.loads(self.body)
 
     def problem(self, status: int, code: str) -> Any:
-        """The problem that this must be."""
+        """Checks that this is a problem with a status and a code. Returns its body."""
         assert (self.status, self.headers["Content-Type"]) == (status, "application/problem+json"), self
-        told = self.json
-        assert (told["status"], told["code"]) == (status, code), told
-        assert told["type"]
-        assert told["title"]
-        assert told["detail"]
+        body = self.json
+        assert (body["status"], body["code"]) == (status, code), body
+        assert body["type"]
+        assert body["title"]
+        assert body["detail"]
         assert self.headers["X-Content-Type-Options"] == "nosniff"
         assert self.headers["Cache-Control"] == "no-store"
-        return told
+        return body
 
     def fields(self) -> set[str]:
-        """The fields that a 422 names."""
+        """Checks that this is a 422 `invalid_request`. Returns the fields that it names."""
         return {error["field"] for error in self.problem(422, "invalid_request")["errors"]}
 
 
 @dataclass
 class Bridge:
-    """What a test asks, and what it looks into."""
+    """A running bridge: requests to it, and the objects inside it."""
 
-    services: AppContext
-    poller: Poller
-    deliverer: Deliverer
+    context: AppContext
+    poller: FakePoller
+    deliverer: FakeDeliverer
     session: aiohttp.ClientSession
     port: int
 
     @property
     def store(self) -> Store:
-        return self.services.store
+        return self.context.store
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
-        """One request as app `shop`, unless `headers` says otherwise."""
+        """Sends one request, as app `shop` unless `headers` has another token."""
         options["headers"] = {**APP, **(options.pop("headers", None) or {})}
         async with self.session.request(method, f"http://127.0.0.1:{self.port}{path}", **options) as response:
             return Answer(response.status, response.headers, await response.read())
@@ -144,43 +148,46 @@ class Bridge:
         return await self.ask("GET", path, **options)
 
     async def watch(self, headers: Mapping[str, str] = APP, /, **fields: Any) -> Any:
-        """A watch, registered."""
+        """Registers a watch. Returns its JSON."""
         answer = await self.post("/watch", BODY | fields, headers=headers)
         assert answer.status == 201, answer
         return answer.json
 
     async def settle(self, watch_id: str) -> Changed:
-        """End a watch as a poller would that saw its task complete."""
+        """Settles a watch as completed, as a poller does."""
         view = await self.store.watch(watch_id, None)
         return await settle(self.store, view.task.row)
 
     async def dead(self, watch_id: str, at: float | None = None) -> str:
-        """End a watch, and give its delivery up; the delivery's id."""
-        [owed] = (await self.settle(watch_id)).owed
-        await give_up(self.store, owed, self.store.now() if at is None else at)
-        return owed.id
+        """Settles a watch and gives its delivery up, at `at` in Unix seconds. Returns the delivery's id."""
+        [pending] = (await self.settle(watch_id)).claimed
+        await give_up(self.store, pending, self.store.now() if at is None else at)
+        return pending.id
 
 
 async def settle(store: Store, task_row: str) -> Changed:
-    seen = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://cdn.example/v.mp4", "mp4")
+    """Settles a task's watches as completed."""
+    completed = TaskSnapshot(TaskStatus.COMPLETED, 100, "https://cdn.example/v.mp4", "mp4")
     now = store.now()
 
     def event(watch: Watch, ending: Ending) -> Event:
         return terminal_event(watch, ending, now, None)
 
     def ending(_: Watch) -> Ending:
-        return Ending(Outcome.COMPLETED, seen)
+        return Ending(Outcome.COMPLETED, completed)
 
-    return await store.settle(Settlement(task_row, seen, PollNote(3, now, None), now, ending, event))
+    return await store.settle(Settlement(task_row, completed, PollNote(3, now, None), now, ending, event))
 
 
-async def give_up(store: Store, owed: PendingDelivery, at: float) -> None:
+async def give_up(store: Store, pending: PendingDelivery, at: float) -> None:
+    """Makes a pending delivery dead, after one attempt that was answered 410."""
     gone = Problem("gone", "the receiver answered 410 Gone")
     attempt = Attempt(at, 0.25, 410, gone, "no more")
-    await store.record_attempts([AttemptResult(owed.id, owed.lease, attempt, Dead(gone), owed.host, at)])
+    await store.record_attempts([AttemptResult(pending.id, pending.lease, attempt, Dead(gone), pending.host, at)])
 
 
 async def resolve(host: str, _: int) -> list[str]:
+    """Resolves the names in NAMES; every other name is unknown."""
     if host not in NAMES:
         raise OSError(-2, "Name or service not known")
     return NAMES[host]
@@ -188,15 +195,15 @@ async def resolve(host: str, _: int) -> list[str]:
 
 @cache
 def blank_store() -> Mapping[str, bytes]:
-    """The files of a store that is new: migrating takes longer than most tests."""
+    """Returns the files of a new store. They are made once: migrating takes longer than most tests."""
     with TemporaryDirectory() as folder:
         database, _ = open_database(f"sqlite:///{folder}/bridge.db", [])
         database.close()
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def lay_out(folder: Path) -> str:
-    """A new store's files in a folder; the database's URL."""
+def write_blank_store(folder: Path) -> str:
+    """Writes a new store's files into a folder, if it has none. Returns the database's URL."""
     for name, content in blank_store().items():
         path = folder / name
         if not path.exists():
@@ -206,14 +213,14 @@ def lay_out(folder: Path) -> str:
 
 
 @asynccontextmanager
-async def served(
+async def running_bridge(
     folder: Path,
     *,
     tokens: Mapping[str, str] = TOKENS,
     operators: Mapping[str, str] = OPERATORS,
     public_url: str | None = None,
     api_key: str | None = "sk-configured",
-    degraded: Sequence[str] = (),
+    degraded: Sequence[HealthReason] = (),
     tick_age: float = 0.0,
     ping_limits: PingLimits | None = None,
     max_active_watches: int = 1000,
@@ -222,19 +229,18 @@ async def served(
     times: StreamTimes = StreamTimes(),  # noqa: B008  frozen
     idle_seconds: float = 10.0,
 ) -> AsyncIterator[Bridge]:
-    """Serve; everything ends with it."""
+    """Serves a bridge, and closes everything at the end."""
     metrics = Metrics()
-    store = await open_store(lay_out(folder), [], metrics, max_active_watches=max_active_watches)
+    store = await open_store(write_blank_store(folder), [], metrics, max_active_watches=max_active_watches)
     guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
     sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
-    poller, deliverer, waiting = Poller(), Deliverer(), ChangeNotifier(store)
+    poller, deliverer, notifier = FakePoller(), FakeDeliverer(), ChangeNotifier(store)
     registration = RegistrationService(
         store,
         guard,
-        poll=poller.add,
-        look_again=poller.look_again,
-        stop_sending=lambda _: None,
-        announce=waiting.announce,
+        poller,
+        deliverer,
+        notifier,
         metrics=metrics,
         configured_key=lambda: api_key,
         timeouts=TimeoutLimits(600.0, 3600.0),
@@ -247,18 +253,18 @@ async def served(
         create_idle_seconds=idle_seconds,
         stalled_reader_seconds=idle_seconds,
     )
-    services = AppContext(
+    context = AppContext(
         store=store,
         registration=registration,
         poller=poller,
         deliverer=deliverer,
         guard=guard,
         sender=sender,
-        waiting=waiting,
+        change_notifier=notifier,
         metrics=metrics,
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),
-        secrets=[SECRET],
+        signer=Signer([SECRET]),
         link_key=store.cipher.key("content link"),
         proxy=proxy,
         drop_in=drop_in,
@@ -266,14 +272,14 @@ async def served(
         stream_times=times,
         ping_limits=ping_limits or PingLimits(),
     )
-    runner = make_runner(make_app(services), shutdown_seconds=1.0)
+    runner = make_runner(make_app(context), shutdown_seconds=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
     try:
         async with aiohttp.ClientSession() as session:
-            yield Bridge(services, poller, deliverer, session, port)
+            yield Bridge(context, poller, deliverer, session, port)
     finally:
         await runner.cleanup()
         await proxy.finish(5.0)

@@ -1,4 +1,4 @@
-"""Who may: tokens, and no token at all."""
+"""Authentication: with tokens, and on a bridge without tokens."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from bridge.web.api.routes import ROUTES
 from bridge.web.auth import Access, Caller
 from bridge.web.errors import Forbidden, Unauthorized
-from tests.web.harness import BODY, Bridge, served
+from tests.web.harness import BODY, Bridge, running_bridge
 
 
 def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
     return CIMultiDictProxy(CIMultiDict(pairs))
 
 
-async def test_every_route_but_the_open_ones_wants_a_token(tmp_path: Path) -> None:
-    async with served(tmp_path) as bridge:
+async def test_every_route_except_the_open_ones_requires_a_token(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
         for method, path in [(route.method, route.path) for route in ROUTES]:
             for token in ("", "Bearer", "Bearer nonsense", "Bearer app-token x", "Token app-token", "app-token"):
                 answer = await bridge.ask(method, path.format(id="x"), headers={"Authorization": token})
@@ -30,23 +30,23 @@ async def test_every_route_but_the_open_ones_wants_a_token(tmp_path: Path) -> No
 def test_a_token_names_its_app_or_operator() -> None:
     access = Access({"t1": "shop", "t2": "shop"}, {"o1": "shop"})
     assert access.caller(headers(("authorization", "BEARER  t1 "))) == Caller("shop", "shop", "shop")
-    assert access.caller(headers(("Authorization", "Bearer t2"))).sees == "shop"
+    assert access.caller(headers(("Authorization", "Bearer t2"))).visible_app == "shop"
     operator = access.caller(headers(("Authorization", "Bearer o1")))
-    assert (operator.app, operator.sees) == (None, None)
+    assert (operator.app, operator.visible_app) == (None, None)
     assert operator.key != access.caller(headers(("Authorization", "Bearer t1"))).key
     with pytest.raises(Forbidden):
         operator.registering()
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer é", "Bearer \udcff", "\udcff t1", "Bearer T1", "Bearer t1,t2"])
-def test_what_is_no_token(value: str) -> None:
+def test_an_invalid_authorization_header_is_refused(value: str) -> None:
     access = Access({"t1": "shop"}, {})
-    for given in ([("Authorization", value)], [], [("Authorization", "Bearer t1")] * 2):
+    for pairs in ([("Authorization", value)], [], [("Authorization", "Bearer t1")] * 2):
         with pytest.raises(Unauthorized):
-            access.caller(headers(*given))
+            access.caller(headers(*pairs))
 
 
-def test_operators_alone_close_the_door_too() -> None:
+def test_operator_tokens_alone_also_require_a_token() -> None:
     with pytest.raises(Unauthorized):
         Access({}, {"o1": "ops"}).caller(headers(("Host", "127.0.0.1")))
 
@@ -70,7 +70,7 @@ PUBLIC = "https://Bridge.example:8443"
         [("Host", "localhost:8080"), ("Sec-Fetch-Site", "none")],
     ],
 )
-def test_who_is_local_is_the_default_app(pairs: list[tuple[str, str]]) -> None:
+def test_a_local_caller_without_tokens_is_the_default_app(pairs: list[tuple[str, str]]) -> None:
     assert Access({}, {}, PUBLIC).caller(headers(*pairs)) == Caller("default", "default", None)
 
 
@@ -98,13 +98,13 @@ def test_who_is_local_is_the_default_app(pairs: list[tuple[str, str]]) -> None:
         [("Host", "localhost"), ("Sec-Fetch-Site", "")],
     ],
 )
-def test_a_browser_is_not_turned_against_the_bridge(pairs: list[tuple[str, str]]) -> None:
+def test_a_request_from_another_site_is_refused(pairs: list[tuple[str, str]]) -> None:
     with pytest.raises(Forbidden):
         Access({}, {}, PUBLIC).caller(headers(*pairs))
 
 
-async def test_an_open_bridge_serves_who_is_local(tmp_path: Path) -> None:
-    async with served(tmp_path, tokens={}, operators={}) as bridge:
+async def test_a_bridge_without_tokens_serves_local_callers_only(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, tokens={}, operators={}) as bridge:
         watch = await bridge.watch()
         assert watch["app"] == "default"
         assert (await bridge.get("/watch?app=default")).json["items"] == [watch]

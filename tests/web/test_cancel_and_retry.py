@@ -1,4 +1,4 @@
-"""Cancelling watches, sending deliveries again, pings."""
+"""Cancelling watches, retrying deliveries, pings."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,16 +10,10 @@ from aiohttp import web
 
 from bridge.core.signing import verify
 from bridge.web.rate_limits import PingLimits
-from tests.web.harness import BODY, OPERATOR, OTHER, SECRET, Bridge, served
+from tests.web.harness import BODY, OPERATOR, OTHER, SECRET, Bridge, running_bridge
 
 
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
-
-
-async def test_cancelling_is_repeatable_and_told_to_the_poller(bridge: Bridge) -> None:
+async def test_cancelling_is_repeatable_and_reaches_the_poller(bridge: Bridge) -> None:
     watch = await bridge.watch()
     for _ in range(2):
         answer = await bridge.ask("DELETE", f"/watch/{watch['id']}")
@@ -31,13 +25,13 @@ async def test_cancelling_is_repeatable_and_told_to_the_poller(bridge: Bridge) -
     assert (await bridge.post("/watch", BODY)).status == 201
 
 
-async def test_a_settled_watch_is_not_cancelled(bridge: Bridge) -> None:
+async def test_a_settled_watch_cannot_be_cancelled(bridge: Bridge) -> None:
     watch = await bridge.watch()
     await bridge.settle(watch["id"])
     (await bridge.ask("DELETE", f"/watch/{watch['id']}")).problem(409, "watch_settled")
 
 
-async def test_operators_cancel_any(bridge: Bridge) -> None:
+async def test_operators_can_cancel_every_watch(bridge: Bridge) -> None:
     watch = await bridge.watch()
     assert (await bridge.ask("DELETE", f"/watch/{watch['id']}", headers=OPERATOR)).json["state"] == "cancelled"
 
@@ -71,7 +65,7 @@ async def test_a_delivery_is_shown_with_its_attempts(bridge: Bridge) -> None:
     }
 
 
-async def test_a_dead_delivery_is_sent_again_under_its_id(bridge: Bridge) -> None:
+async def test_a_dead_delivery_is_retried_with_the_same_id(bridge: Bridge) -> None:
     watch = await bridge.watch()
     delivery_id = await bridge.dead(watch["id"])
     for headers in ({}, OPERATOR):  # pending too
@@ -82,7 +76,7 @@ async def test_a_dead_delivery_is_sent_again_under_its_id(bridge: Bridge) -> Non
     assert bridge.deliverer.wakes == 2
 
 
-async def test_dead_deliveries_are_counted_and_sent_again_by_filter(bridge: Bridge) -> None:
+async def test_dead_deliveries_are_counted_and_retried_by_filter(bridge: Bridge) -> None:
     shop = [await bridge.watch(task_id=f"s{number}") for number in range(3)]
     far = await bridge.watch(callback_url="http://[2606:4700::1]:8443/", task_id="far")
     lab = await bridge.watch(OTHER)
@@ -128,7 +122,7 @@ BAD_FILTERS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_a_bad_filter_is_named(bridge: Bridge) -> None:
+async def test_a_bad_retry_filter_is_named(bridge: Bridge) -> None:
     for fields, field in BAD_FILTERS:
         assert (await bridge.post("/deliveries/retry", {"state": "dead", **fields})).fields() == {field}, fields
 
@@ -137,59 +131,57 @@ async def test_a_bad_filter_is_named(bridge: Bridge) -> None:
 
 
 class Receiver:
-    """Answers each ping with the next status, once it is let go; remembers what came."""
+    """Answers each ping with `status`, once `go_on` is set. `requests` are the headers and bodies that arrived."""
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
-        self.came: list[tuple[dict[str, str], bytes]] = []
+        self.url = ""
+        self.requests: list[tuple[dict[str, str], bytes]] = []
         self.busy = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.came.append((dict(request.headers), await request.read()))
+        self.requests.append((dict(request.headers), await request.read()))
         self.busy.set()
         await self.go_on.wait()
         return web.Response(status=self.status, text="not for the app")
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
+async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
     app = web.Application()
     app.router.add_post("/hook", made.answer)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield made, f"http://127.0.0.1:{runner.addresses[0][1]}/hook?key=hidden"
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook?key=hidden"
+    yield made
     made.go_on.set()
     await runner.cleanup()
 
 
-async def test_a_ping_is_one_signed_event(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
-    got, url = receiver
-    answer = await bridge.post("/ping", {"callback_url": url})
+async def test_a_ping_is_one_signed_event(bridge: Bridge, receiver: Receiver) -> None:
+    answer = await bridge.post("/ping", {"callback_url": receiver.url})
     assert answer.status == 200
-    told = answer.json
-    assert told.pop("duration_seconds") > 0
-    assert told == {"ok": True, "status_code": 200, "error": None}
-    [(headers, body)] = got.came
+    result = answer.json
+    assert result.pop("duration_seconds") > 0
+    assert result == {"ok": True, "status_code": 200, "error": None}
+    [(headers, body)] = receiver.requests
     verify(headers, body, [SECRET], now=bridge.store.now())
     assert b'"bridge.ping"' in body
 
 
-async def test_what_a_receiver_answers_is_told_and_its_body_is_not(
-    bridge: Bridge, receiver: tuple[Receiver, str]
-) -> None:
-    got, url = receiver
-    got.status = 500
-    answer = await bridge.post("/ping", {"callback_url": url})
+async def test_a_ping_reports_the_receiver_s_status_and_not_its_body(bridge: Bridge, receiver: Receiver) -> None:
+    receiver.status = 500
+    answer = await bridge.post("/ping", {"callback_url": receiver.url})
     assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, False, 500)
     assert answer.json["error"]["code"] == "http_500"
     assert b"not for the app" not in answer.body
 
 
-async def test_no_answer_is_an_answer(bridge: Bridge) -> None:
+async def test_a_ping_without_an_answer_is_a_200(bridge: Bridge) -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
@@ -200,9 +192,8 @@ async def test_no_answer_is_an_answer(bridge: Bridge) -> None:
     assert (answer.status, answer.json["ok"], answer.json["error"]["code"]) == (200, False, "name_unresolved")
 
 
-async def test_a_dry_run_only_judges(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
-    got, url = receiver
-    for target, ok in ((url, True), ("https://app.example/", True), ("https://nowhere.example/", False)):
+async def test_a_dry_run_sends_nothing(bridge: Bridge, receiver: Receiver) -> None:
+    for target, ok in ((receiver.url, True), ("https://app.example/", True), ("https://nowhere.example/", False)):
         answer = await bridge.post("/ping", {"callback_url": target, "dry_run": True})
         assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, ok, None)
     for target in ("http://10.0.0.1/", "https://bad.example/"):
@@ -210,47 +201,43 @@ async def test_a_dry_run_only_judges(bridge: Bridge, receiver: tuple[Receiver, s
             body = {"callback_url": target, "dry_run": dry_run}
             (await bridge.post("/ping", body)).problem(422, "callback_refused")
     assert (await bridge.post("/ping", {"callback_url": "nonsense"})).fields() == {"callback_url"}
-    assert (await bridge.post("/ping", {"callback_url": url, "secret": SECRET.text})).fields() == {"secret"}
-    assert got.came == []
+    assert (await bridge.post("/ping", {"callback_url": receiver.url, "secret": SECRET.text})).fields() == {"secret"}
+    assert receiver.requests == []
 
 
-async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(
-    tmp_path: Path, receiver: tuple[Receiver, str]
-) -> None:
-    got, url = receiver
+async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(tmp_path: Path, receiver: Receiver) -> None:
     now = 100.0
-    async with asyncio.timeout(20), served(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
-        got.go_on.clear()
-        first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
-        await got.busy.wait()
-        refused = await bridge.post("/ping", {"callback_url": url})
+    async with asyncio.timeout(20), running_bridge(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
+        receiver.go_on.clear()
+        first = asyncio.create_task(bridge.post("/ping", {"callback_url": receiver.url}))
+        await receiver.busy.wait()
+        refused = await bridge.post("/ping", {"callback_url": receiver.url})
         refused.problem(429, "too_many_pings")
         assert int(refused.headers["Retry-After"]) >= 1
-        got.go_on.set()
+        receiver.go_on.set()
         assert (await first).json["ok"]
         for _ in range(5):  # none of these counts
-            await bridge.post("/ping", {"callback_url": url, "dry_run": True})
+            await bridge.post("/ping", {"callback_url": receiver.url, "dry_run": True})
             await bridge.post("/ping", {"callback_url": "http://10.0.0.1/"})
         now = 130.0
         for _ in range(29):
-            assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
-        refused = await bridge.post("/ping", {"callback_url": url})
+            assert (await bridge.post("/ping", {"callback_url": receiver.url})).json["ok"]
+        refused = await bridge.post("/ping", {"callback_url": receiver.url})
         refused.problem(429, "too_many_pings")
         assert refused.headers["Retry-After"] == "30"
-        assert (await bridge.post("/ping", {"callback_url": url}, headers=OTHER)).json["ok"]
+        assert (await bridge.post("/ping", {"callback_url": receiver.url}, headers=OTHER)).json["ok"]
         now = 160.0
-        assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
-        (await bridge.post("/ping", {"callback_url": url})).problem(429, "too_many_pings")
+        assert (await bridge.post("/ping", {"callback_url": receiver.url})).json["ok"]
+        (await bridge.post("/ping", {"callback_url": receiver.url})).problem(429, "too_many_pings")
 
 
-async def test_a_caller_that_leaves_gives_its_place_back(bridge: Bridge, receiver: tuple[Receiver, str]) -> None:
-    got, url = receiver
-    got.go_on.clear()
+async def test_a_caller_that_disconnects_can_ping_again(bridge: Bridge, receiver: Receiver) -> None:
+    receiver.go_on.clear()
     async with asyncio.timeout(10):
-        first = asyncio.create_task(bridge.post("/ping", {"callback_url": url}))
-        await got.busy.wait()
+        first = asyncio.create_task(bridge.post("/ping", {"callback_url": receiver.url}))
+        await receiver.busy.wait()
         first.cancel()
-        while bridge.services.ping_limits._under_way:
+        while bridge.context.ping_limits._in_progress:
             await asyncio.sleep(0)
-        got.go_on.set()
-        assert (await bridge.post("/ping", {"callback_url": url})).json["ok"]
+        receiver.go_on.set()
+        assert (await bridge.post("/ping", {"callback_url": receiver.url})).json["ok"]

@@ -1,4 +1,4 @@
-"""amux's own routes, passed on, and a watch on what they create."""
+"""Drop-in creation: create calls are passed to amux, and the created tasks are watched."""
 
 import asyncio
 import hashlib
@@ -15,15 +15,15 @@ from aiohttp import web
 
 from bridge.core.errors import StoreUnavailable
 from bridge.sandbox import Sandbox
-from tests.web.drop_in_harness import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
-from tests.web.harness import OPERATOR, Bridge, served
+from tests.web.drop_in_harness import CALLBACK, CREATE, DROP_IN, KEY, PATHS, create, watches
+from tests.web.harness import OPERATOR, Bridge, running_bridge
 from tests.web.upstream import upstream
 
-# --- what comes of a create call ----------------------------------------------------------------------------------
+# --- create calls ------------------------------------------------------------------------------------------------
 
 
-async def test_it_is_off_unless_it_is_switched_on(tmp_path: Path, sandbox: Sandbox) -> None:
-    async with served(tmp_path, amux_url=await sandbox.start()) as bridge:
+async def test_drop_in_creation_is_off_by_default(tmp_path: Path, sandbox: Sandbox) -> None:
+    async with running_bridge(tmp_path, amux_url=await sandbox.start()) as bridge:
         for path in PATHS:
             (await bridge.post(path, CREATE)).problem(404, "not_found")
             (await bridge.get(f"{path}/task_1")).problem(404, "not_found")
@@ -32,8 +32,8 @@ async def test_it_is_off_unless_it_is_switched_on(tmp_path: Path, sandbox: Sandb
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_what_is_created_is_watched(bridge: Bridge, sandbox: Sandbox, path: str) -> None:
-    answer = await bridge.post(
+async def test_a_created_task_is_watched(drop_in_bridge: Bridge, sandbox: Sandbox, path: str) -> None:
+    answer = await drop_in_bridge.post(
         path,
         CREATE,
         headers={
@@ -48,11 +48,11 @@ async def test_what_is_created_is_watched(bridge: Bridge, sandbox: Sandbox, path
     )
     assert answer.status == 200, answer
     task = answer.json.get("task_id") or answer.json["id"]
-    watch = (await bridge.get(f"/watch/{answer.headers['X-Watch-Id']}")).json
+    watch = (await drop_in_bridge.get(f"/watch/{answer.headers['X-Watch-Id']}")).json
     assert (watch["task_id"], watch["app"], watch["callback_url"]) == (task, "shop", CALLBACK["X-Callback-Url"])
     assert watch["context"] == {"order": 7, "name": "Zoë"}
     assert watch["events"] == ["video.completed", "video.failed"]
-    assert [row.task_id for row, _ in bridge.poller.added] == [task]
+    assert [row.task_id for row, _ in drop_in_bridge.poller.added] == [task]
     [created] = sandbox.creates
     assert (created.path, created.query, created.body) == (path, "", json.dumps(CREATE).encode())
     assert created.headers["Authorization"] == f"Bearer {KEY}"
@@ -62,15 +62,15 @@ async def test_what_is_created_is_watched(bridge: Bridge, sandbox: Sandbox, path
     assert "app-token" not in str(created.headers)
 
 
-async def test_without_a_callback_it_is_only_passed_on(bridge: Bridge, sandbox: Sandbox) -> None:
-    answer = await create(bridge)
+async def test_a_call_without_a_callback_is_only_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+    answer = await create(drop_in_bridge)
     assert answer.status == 200
     assert not {"X-Watch-Id", "X-Watch-Error"} & set(answer.headers)
-    assert await watches(bridge) == []
+    assert await watches(drop_in_bridge) == []
     assert len(sandbox.creates) == 1
 
 
-async def test_a_form_of_any_size_is_streamed_unchanged(bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_a_form_of_any_size_is_streamed_unchanged(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     image = b"pixels" * (1 << 19)
     form = aiohttp.FormData({"model": "sora-2", "prompt": "a fox"})
     form.add_field("input_reference", io.BytesIO(image), filename="fox.png", content_type="image/png")
@@ -87,7 +87,7 @@ async def test_a_form_of_any_size_is_streamed_unchanged(bridge: Bridge, sandbox:
 
     for body in (form, io.BytesIO(whole), pieces()):
         headers = CALLBACK if isinstance(body, aiohttp.FormData) else {**CALLBACK, **kind}
-        answer = await bridge.ask("POST", "/v1/videos", data=body, headers=headers)
+        answer = await drop_in_bridge.ask("POST", "/v1/videos", data=body, headers=headers)
         assert answer.status == 200, answer
         assert answer.headers["X-Watch-Id"]
     _, sized, chunked = sandbox.creates
@@ -97,30 +97,30 @@ async def test_a_form_of_any_size_is_streamed_unchanged(bridge: Bridge, sandbox:
     assert chunked.headers["Transfer-Encoding"] == "chunked"
 
 
-async def test_the_caller_s_own_key_is_the_watch_s_as_well(bridge: Bridge, sandbox: Sandbox) -> None:
-    answer = await create(bridge, **CALLBACK, X_Amux_Api_Key="sk-own")
+async def test_the_watch_uses_the_caller_s_own_key(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+    answer = await create(drop_in_bridge, **CALLBACK, X_Amux_Api_Key="sk-own")
     assert sandbox.creates[0].headers["Authorization"] == "Bearer sk-own"
-    assert bridge.poller.added[0][1] == "sk-own"
-    assert await bridge.store.api_key_of(answer.headers["X-Watch-Id"]) == "sk-own"
+    assert drop_in_bridge.poller.added[0][1] == "sk-own"
+    assert await drop_in_bridge.store.api_key_of(answer.headers["X-Watch-Id"]) == "sk-own"
     assert "X-Amux-Api-Key" not in sandbox.creates[0].headers
 
 
-async def test_a_bridge_without_a_key_needs_the_caller_s(tmp_path: Path, sandbox: Sandbox) -> None:
-    async with served(tmp_path, amux_url=await sandbox.start(), drop_in=ON, api_key=None) as bridge:
+async def test_a_bridge_without_a_key_requires_the_caller_s(tmp_path: Path, sandbox: Sandbox) -> None:
+    async with running_bridge(tmp_path, amux_url=await sandbox.start(), drop_in=DROP_IN, api_key=None) as bridge:
         for headers in ({}, CALLBACK):
-            told = (await create(bridge, **headers)).problem(422, "no_api_key")
-            assert [error["field"] for error in told["errors"]] == ["X-Amux-Api-Key"]
+            problem = (await create(bridge, **headers)).problem(422, "no_api_key")
+            assert [error["field"] for error in problem["errors"]] == ["X-Amux-Api-Key"]
         assert (await create(bridge, **CALLBACK, X_Amux_Api_Key="sk-own")).headers["X-Watch-Id"]
         (await bridge.get("/v1/videos/task_1")).problem(422, "no_api_key")
 
 
-async def test_the_same_task_again_is_the_same_watch(tmp_path: Path) -> None:
-    """As with an Idempotency-Key that amux knows."""
+async def test_a_task_that_amux_returns_again_is_the_same_watch(tmp_path: Path) -> None:
+    """amux returns a task again for an Idempotency-Key that it knows."""
 
-    async def answering(_: web.Request) -> web.Response:
+    async def handler(_: web.Request) -> web.Response:
         return web.json_response({"task_id": "task_1"})
 
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         first, again = await create(bridge, **CALLBACK), await create(bridge, **CALLBACK)
         assert first.headers["X-Watch-Id"] == again.headers["X-Watch-Id"]
         other = await create(bridge, **CALLBACK, X_Callback_Timeout="5")
@@ -128,7 +128,7 @@ async def test_the_same_task_again_is_the_same_watch(tmp_path: Path) -> None:
         assert other.headers["X-Watch-Error"].startswith("watch_conflict: ")
 
 
-# --- nothing is paid for what could not be watched ----------------------------------------------------------------
+# --- nothing is created that cannot be watched --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,51 +152,55 @@ async def test_the_same_task_again_is_the_same_watch(tmp_path: Path) -> None:
     ],
 )
 async def test_bad_options_are_named_and_amux_is_not_asked(
-    bridge: Bridge, sandbox: Sandbox, headers: dict[str, str], field: str
+    drop_in_bridge: Bridge, sandbox: Sandbox, headers: dict[str, str], field: str
 ) -> None:
-    answer = await bridge.post("/v1/videos", CREATE, headers=headers)
+    answer = await drop_in_bridge.post("/v1/videos", CREATE, headers=headers)
     assert answer.fields() == {field}
     assert not sandbox.creates
 
 
-async def test_what_else_is_refused_before_amux_is_asked(bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_invalid_calls_are_refused_before_amux_is_asked(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     refused = {"X-Callback-Url": "http://10.0.0.1/"}
-    (await create(bridge, **refused)).problem(422, "callback_refused")
-    (await create(bridge, **{"X-Callback-Url": "https://bad.example/"})).problem(422, "callback_refused")
-    (await bridge.post("/v1/videos", CREATE, headers={**CALLBACK, **OPERATOR})).problem(403, "forbidden")
-    (await bridge.post("/v1/videos", CREATE, headers={"Authorization": "Bearer x"})).problem(401, "unauthorized")
-    assert (await bridge.post("/v1/videos?a=1", CREATE)).fields() == {"a"}
+    (await create(drop_in_bridge, **refused)).problem(422, "callback_refused")
+    (await create(drop_in_bridge, **{"X-Callback-Url": "https://bad.example/"})).problem(422, "callback_refused")
+    (await drop_in_bridge.post("/v1/videos", CREATE, headers={**CALLBACK, **OPERATOR})).problem(403, "forbidden")
+    (await drop_in_bridge.post("/v1/videos", CREATE, headers={"Authorization": "Bearer x"})).problem(
+        401, "unauthorized"
+    )
+    assert (await drop_in_bridge.post("/v1/videos?a=1", CREATE)).fields() == {"a"}
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
-        answer = await bridge.ask("POST", "/v1/videos", data=b"{}", headers={"Content-Type": kind})
+        answer = await drop_in_bridge.ask("POST", "/v1/videos", data=b"{}", headers={"Content-Type": kind})
         answer.problem(415, "unsupported_media_type")
     packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    (await bridge.ask("POST", "/v1/videos", data=b"x", headers=packed)).problem(415, "unsupported_media_type")
+    (await drop_in_bridge.ask("POST", "/v1/videos", data=b"x", headers=packed)).problem(415, "unsupported_media_type")
     assert not sandbox.creates
 
 
-async def test_a_full_bridge_pays_for_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
-    async with served(tmp_path, amux_url=await sandbox.start(), drop_in=ON, max_active_watches=1) as bridge:
+async def test_a_full_bridge_creates_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
+    async with running_bridge(
+        tmp_path, amux_url=await sandbox.start(), drop_in=DROP_IN, max_active_watches=1
+    ) as bridge:
         await bridge.watch()
         (await create(bridge, **CALLBACK)).problem(429, "too_many_watches")
         assert not sandbox.creates
         assert (await create(bridge)).status == 200
 
 
-async def test_creates_under_way_hold_a_place_each(tmp_path: Path) -> None:
-    """With room for one, one of two at a time is refused; what was paid for is stored whatever came in between."""
+async def test_each_create_call_in_progress_counts_towards_the_limit(tmp_path: Path) -> None:
+    """With room for one watch, the second of two calls is refused. A paid task is watched even beyond the limit."""
     go_on = asyncio.Event()
 
-    async def answering(_: web.Request) -> web.Response:
+    async def handler(_: web.Request) -> web.Response:
         await go_on.wait()
         return web.json_response({"id": "task_9"})
 
     async with (
-        upstream(answering) as amux,
-        served(tmp_path, amux_url=amux.url, drop_in=ON, max_active_watches=1) as bridge,
+        upstream(handler) as amux,
+        running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN, max_active_watches=1) as bridge,
     ):
         first = asyncio.create_task(create(bridge, **CALLBACK))
         async with asyncio.timeout(20):
-            await amux.asked.wait()
+            await amux.requested.wait()
         (await create(bridge, **CALLBACK)).problem(429, "too_many_watches")
         await bridge.watch()
         go_on.set()
@@ -205,59 +209,59 @@ async def test_creates_under_way_hold_a_place_each(tmp_path: Path) -> None:
         assert len(await watches(bridge)) == 2
 
 
-async def test_a_store_that_does_not_answer_pays_for_nothing(
-    bridge: Bridge, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+async def test_nothing_is_created_while_the_store_does_not_answer(
+    drop_in_bridge: Bridge, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def down() -> None:
         raise StoreUnavailable("the database does not answer")
 
-    monkeypatch.setattr(bridge.store, "probe", down)
-    (await create(bridge, **CALLBACK)).problem(503, "store_unavailable")
+    monkeypatch.setattr(drop_in_bridge.store, "probe", down)
+    (await create(drop_in_bridge, **CALLBACK)).problem(503, "store_unavailable")
     assert not sandbox.creates
 
 
-# --- nothing that was paid for is lost ----------------------------------------------------------------------------
+# --- every created task is watched --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [10, 300_000])
-async def test_a_caller_that_leaves_loses_nothing(tmp_path: Path, size: int) -> None:
+async def test_the_task_of_a_caller_that_disconnects_is_watched(tmp_path: Path, size: int) -> None:
     go_on = asyncio.Event()
 
-    async def answering(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.Response:
         await request.read()
         read.set()
         await go_on.wait()
         return web.json_response({"object": "video", "id": "task_left"})
 
     read = asyncio.Event()
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         asking = asyncio.create_task(create(bridge, body={"prompt": "x" * size}, **CALLBACK))
         async with asyncio.timeout(20):
             await read.wait()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            # The server's side has noticed once its handler has gone.
-            while not any(task.get_coro().__name__ == "_create" for task in asyncio.all_tasks()):  # type: ignore[union-attr]
+            # `_with_place`, which runs `_create_and_watch`, goes on after the server has cancelled the handler.
+            while not any(task.get_coro().__name__ == "_with_place" for task in asyncio.all_tasks()):  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             go_on.set()
             while not (found := await watches(bridge)):
                 await asyncio.sleep(0)
         assert [watch["task_id"] for watch in found] == ["task_left"]
-        assert not amux.left.is_set()
+        assert not amux.disconnected.is_set()
 
 
-async def test_a_caller_that_leaves_in_the_middle_of_its_body_creates_nothing(tmp_path: Path) -> None:
+async def test_a_caller_that_disconnects_within_its_body_creates_nothing(tmp_path: Path) -> None:
     whole: list[bytes] = []
 
-    async def answering(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.Response:
         whole.append(await request.read())
         return web.json_response({"id": "task_1"})
 
     heads = (b"Content-Length: 200000", b"Transfer-Encoding: chunked")
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         for head, piece in zip(heads, (b"{" * 100_000, b"186a0\r\n" + b"{" * 100_000 + b"\r\n"), strict=True):
-            amux.asked.clear()
-            amux.left.clear()
+            amux.requested.clear()
+            amux.disconnected.clear()
             _, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
             lines = [
                 b"POST /v1/videos HTTP/1.1",
@@ -269,16 +273,16 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_body_creates_nothing(tm
             ]
             writer.write(b"\r\n".join([*lines, b"", piece]))
             async with asyncio.timeout(20):
-                await amux.asked.wait()
+                await amux.requested.wait()
                 writer.transport.abort()
-                await amux.left.wait()
-        await bridge.services.proxy.finish(20)
+                await amux.disconnected.wait()
+        await bridge.context.proxy.finish(20)
         assert await watches(bridge) == []
     assert whole == []
 
 
-async def test_a_broken_body_is_the_caller_s_fault(bridge: Bridge, sandbox: Sandbox) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+async def test_a_broken_body_is_a_400(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", drop_in_bridge.port)
     writer.write(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n")
     writer.write(b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{    \r\nzz\r\n")
     async with asyncio.timeout(20):
@@ -288,46 +292,48 @@ async def test_a_broken_body_is_the_caller_s_fault(bridge: Bridge, sandbox: Sand
     assert not sandbox.creates
 
 
-async def test_a_store_that_comes_back_has_the_watch(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    register, fails = bridge.store.register_each, [True, True]
+async def test_registering_is_retried_while_the_store_does_not_answer(
+    drop_in_bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register, fails = drop_in_bridge.store.register_each, [True, True]
 
-    async def sometimes(news: Any) -> Any:
+    async def fail_twice(new_watches: Any) -> Any:
         if fails:
             fails.pop()
             raise StoreUnavailable("the database does not answer")
-        return await register(news)
+        return await register(new_watches)
 
-    monkeypatch.setattr(bridge.store, "register_each", sometimes)
-    answer = await create(bridge, **CALLBACK)
-    assert [watch["id"] for watch in await watches(bridge)] == [answer.headers["X-Watch-Id"]]
+    monkeypatch.setattr(drop_in_bridge.store, "register_each", fail_twice)
+    answer = await create(drop_in_bridge, **CALLBACK)
+    assert [watch["id"] for watch in await watches(drop_in_bridge)] == [answer.headers["X-Watch-Id"]]
 
 
-async def test_a_watch_that_cannot_be_stored_is_told(
-    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_watch_that_cannot_be_stored_is_reported_and_logged(
+    drop_in_bridge: Bridge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def never(_: Any) -> Any:
+    async def fail(_: Any) -> Any:
         raise StoreUnavailable("the database does not answer")
 
-    monkeypatch.setattr(bridge.store, "register_each", never)
-    answer = await create(bridge, **CALLBACK)
+    monkeypatch.setattr(drop_in_bridge.store, "register_each", fail)
+    answer = await create(drop_in_bridge, **CALLBACK)
     assert answer.status == 200
     assert answer.json["id"]
     assert answer.headers["X-Watch-Error"] == "store_unavailable: the database does not answer"
     assert "X-Watch-Id" not in answer.headers
-    [told] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert told.message == "created_unwatched"
-    assert told.bridge_fields["task_id"] == answer.json["id"]  # type: ignore[attr-defined]
+    [logged] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert logged.message == "created_task_unwatched"
+    assert logged.bridge_fields["task_id"] == answer.json["id"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"no json", b"[]", b'{"id": 7}', b'{"task_id": "../x"}', b'{"task_id": ""}', b'{"data": null}', b"\xff"],
 )
-async def test_an_answer_that_names_no_task(tmp_path: Path, body: bytes) -> None:
-    async def answering(_: web.Request) -> web.Response:
+async def test_an_answer_without_a_task_id_is_reported(tmp_path: Path, body: bytes) -> None:
+    async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         answer = await create(bridge, **CALLBACK)
         assert (answer.status, answer.body) == (200, body)
         assert answer.headers["X-Watch-Error"].startswith("no_task: ")
@@ -341,10 +347,10 @@ async def test_an_answer_that_names_no_task(tmp_path: Path, body: bytes) -> None
         b'\xef\xbb\xbf{"code": "success", "data": {"id": 7, "task_id": "a"}}',
     ],
 )
-async def test_where_the_task_is_named(tmp_path: Path, body: bytes) -> None:
-    async def answering(_: web.Request) -> web.Response:
+async def test_the_task_id_is_found_in_every_form_of_answer(tmp_path: Path, body: bytes) -> None:
+    async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201, body=body, content_type="application/json")
 
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         assert (await create(bridge, **CALLBACK)).status == 201
         assert [watch["task_id"] for watch in await watches(bridge)] == ["a"]

@@ -1,4 +1,4 @@
-"""Drop-in creation: what comes back of amux's answer, and to the clients that people use."""
+"""Drop-in creation: amux's answers, and the SDKs of OpenAI."""
 
 import asyncio
 import json
@@ -13,16 +13,16 @@ from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox.behaviour import Fault, FaultKind
 from bridge.sandbox.video import MP4
 from tests.programs import npm_install
-from tests.web.drop_in_harness import CALLBACK, CREATE, KEY, ON, PATHS, bridge_fixture, create, sandbox_fixture, watches  # noqa: F401  fixtures
-from tests.web.harness import OPERATOR, OTHER, Bridge, served
+from tests.web.drop_in_harness import CALLBACK, CREATE, DROP_IN, KEY, create, watches
+from tests.web.harness import OPERATOR, OTHER, Bridge, running_bridge
 from tests.web.upstream import upstream
 
 # --- amux's answer ------------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_comes_back_as_it_was(tmp_path: Path) -> None:
-    async def answering(_: web.Request) -> web.Response:
-        spoken = {
+async def test_amux_s_answer_is_passed_on_unchanged(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        headers = {
             "Content-Type": "application/json; charset=utf-8",
             "X-Oneapi-Request-Id": "r1",
             "Set-Cookie": "a=b",
@@ -34,9 +34,9 @@ async def test_the_answer_comes_back_as_it_was(tmp_path: Path) -> None:
             "Content-Security-Policy": "default-src *",
             "X-Watch-Id": "wat_forged",
         }
-        return web.Response(status=402, body=b'{ "error" : {} }', headers=spoken)
+        return web.Response(status=402, body=b'{ "error" : {} }', headers=headers)
 
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         answer = await create(bridge, **CALLBACK)
         assert (answer.status, answer.body) == (402, b'{ "error" : {} }')
         assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
@@ -47,75 +47,75 @@ async def test_the_answer_comes_back_as_it_was(tmp_path: Path) -> None:
         assert await watches(bridge) == []
 
 
-async def test_a_redirect_is_no_answer(tmp_path: Path) -> None:
-    async def answering(_: web.Request) -> web.Response:
+async def test_a_redirect_of_amux_is_amux_unavailable(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
         return web.Response(status=307, headers={"Location": "https://elsewhere.example/"})
 
-    async with upstream(answering) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         (await create(bridge, **CALLBACK)).problem(502, "amux_unavailable")
         for path in ("/v1/videos/task_1", "/v1/video/generations/task_1", "/v1/videos/task_1/content"):
             (await bridge.get(path)).problem(502, "amux_unavailable")
     assert len(amux.requests) == 4
 
 
-async def test_amux_that_does_not_answer(tmp_path: Path) -> None:
+async def test_an_amux_that_does_not_answer_is_amux_unavailable(tmp_path: Path) -> None:
     async def huge(_: web.Request) -> web.Response:
         return web.Response(body=b" " * (5 << 20))
 
-    async with served(tmp_path, drop_in=ON) as bridge:
+    async with running_bridge(tmp_path, drop_in=DROP_IN) as bridge:
         (await create(bridge, **CALLBACK)).problem(502, "amux_unavailable")
         (await bridge.get("/v1/videos/task_1")).problem(502, "amux_unavailable")
-    async with upstream(huge) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(huge) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         (await create(bridge, **CALLBACK)).problem(502, "amux_unavailable")
         (await bridge.get("/v1/videos/task_1")).problem(502, "amux_unavailable")
 
 
-async def test_a_key_that_amux_repeats_is_taken_out(tmp_path: Path, sandbox: Sandbox) -> None:
+async def test_a_key_that_amux_repeats_is_redacted(tmp_path: Path, sandbox: Sandbox) -> None:
     async def echo(request: web.Request) -> web.Response:
-        said = request.headers["Authorization"]
-        return web.json_response({"error": said}, status=500, headers={"X-Said": said})
+        authorization = request.headers["Authorization"]
+        return web.json_response({"error": authorization}, status=500, headers={"X-Said": authorization})
 
-    async with upstream(echo) as amux, served(tmp_path, amux_url=amux.url, drop_in=ON) as bridge:
+    async with upstream(echo) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         for answer in (await create(bridge), *[await bridge.get(f"/v1/videos/t{end}") for end in ("", "/content")]):
             assert (answer.status, answer.json) == (500, {"error": "Bearer [redacted]"})
             assert KEY not in str(answer.headers)
 
 
-async def test_reading_passes_through(bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_reading_a_task_is_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     task = sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0))
-    generic = (await bridge.get(f"/v1/video/generations/{task}")).json
+    generic = (await drop_in_bridge.get(f"/v1/video/generations/{task}")).json
     assert (generic["code"], generic["data"]["status"]) == ("success", "SUCCESS")
-    alias = await bridge.get(f"/v1/videos/{task}", headers={"X-Amux-Api-Key": "sk-own", **OTHER})
+    alias = await drop_in_bridge.get(f"/v1/videos/{task}", headers={"X-Amux-Api-Key": "sk-own", **OTHER})
     assert (alias.json["id"], alias.json["object"]) == (task, "video")
     assert sandbox.last_key[task] == "sk-own"
-    content = await bridge.get(f"/v1/videos/{task}/content")
+    content = await drop_in_bridge.get(f"/v1/videos/{task}/content")
     assert (content.status, content.body, content.headers["Content-Type"]) == (200, MP4, "video/mp4")
     assert "sandbox" in content.headers["Content-Security-Policy"]
-    unknown = await bridge.get("/v1/videos/task_unknown")
+    unknown = await drop_in_bridge.get("/v1/videos/task_unknown")
     assert (unknown.status, unknown.json["code"]) == (400, "task_not_exist")
-    head = await bridge.ask("HEAD", f"/v1/videos/{task}")
+    head = await drop_in_bridge.ask("HEAD", f"/v1/videos/{task}")
     assert (head.status, head.body) == (200, b"")
-    for strange in ("..", "%2e%2e", "a%2Fb", "a%20b", "a" * 192):
-        (await bridge.get(f"/v1/videos/{strange}")).problem(404, "not_found")
-    (await bridge.get(f"/v1/videos/{task}", headers=OPERATOR)).problem(403, "forbidden")
-    assert (await bridge.get(f"/v1/videos/{task}?variant=x")).fields() == {"variant"}
-    assert sandbox.strays == {}
+    for invalid in ("..", "%2e%2e", "a%2Fb", "a%20b", "a" * 192):
+        (await drop_in_bridge.get(f"/v1/videos/{invalid}")).problem(404, "not_found")
+    (await drop_in_bridge.get(f"/v1/videos/{task}", headers=OPERATOR)).problem(403, "forbidden")
+    assert (await drop_in_bridge.get(f"/v1/videos/{task}?variant=x")).fields() == {"variant"}
+    assert sandbox.unknown_paths == {}
 
 
-async def test_a_create_call_s_own_fault_is_passed_on(bridge: Bridge, sandbox: Sandbox) -> None:
-    answer = await create(bridge, body=CREATE | {"sandbox": {"create_fault": "rejected"}}, **CALLBACK)
+async def test_a_create_call_that_amux_rejects_is_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
+    answer = await create(drop_in_bridge, body=CREATE | {"sandbox": {"create_fault": "rejected"}}, **CALLBACK)
     assert answer.status == 400
     assert not {"X-Watch-Id", "X-Watch-Error"} & set(answer.headers)
     assert Fault(FaultKind.REJECTED).kind == "rejected"
 
 
-# --- clients of others --------------------------------------------------------------------------------------------
+# --- SDKs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:The Sora API")
-async def test_the_openai_sdk_needs_a_base_url_and_one_header(bridge: Bridge, sandbox: Sandbox) -> None:
+async def test_the_openai_sdk_needs_a_base_url_and_one_header(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     async with openai.AsyncOpenAI(
-        api_key="app-token", base_url=f"http://127.0.0.1:{bridge.port}/v1", max_retries=0
+        api_key="app-token", base_url=f"http://127.0.0.1:{drop_in_bridge.port}/v1", max_retries=0
     ) as client:
         raw = await client.videos.with_raw_response.create(model="sora-2", prompt="a fox", extra_headers=CALLBACK)
         video = raw.parse()
@@ -130,7 +130,7 @@ async def test_the_openai_sdk_needs_a_base_url_and_one_header(bridge: Bridge, sa
         with pytest.raises(openai.UnprocessableEntityError) as refused:
             await client.videos.create(prompt="a fox", extra_headers={"X-Callback-Url": "http://10.0.0.1/"})
         assert refused.value.code == "callback_refused" or "callback_refused" in str(refused.value)
-    assert {watch["task_id"] for watch in await watches(bridge)} == {video.id, with_image.id}
+    assert {watch["task_id"] for watch in await watches(drop_in_bridge)} == {video.id, with_image.id}
     assert len(sandbox.creates) == 2
 
 
@@ -149,15 +149,15 @@ console.log(JSON.stringify({ id: data.id, watch: response.headers.get("x-watch-i
 
 
 @pytest.mark.long
-async def test_the_node_sdk_needs_no_more(bridge: Bridge, tmp_path: Path) -> None:
+async def test_the_node_sdk_needs_a_base_url_and_one_header(drop_in_bridge: Bridge, tmp_path: Path) -> None:
     await asyncio.to_thread(npm_install, tmp_path, "openai")
     script = tmp_path / "drop_in.mjs"
     script.write_text(NODE)
     node = await asyncio.create_subprocess_exec(
-        "node", str(script), f"http://127.0.0.1:{bridge.port}/v1", stdout=asyncio.subprocess.PIPE, cwd=tmp_path
+        "node", str(script), f"http://127.0.0.1:{drop_in_bridge.port}/v1", stdout=asyncio.subprocess.PIPE, cwd=tmp_path
     )
     out, _ = await node.communicate()
-    told = json.loads(out)
-    assert (told["status"], told["bytes"]) == ("completed", len(MP4))
-    [watch] = await watches(bridge)
-    assert (watch["id"], watch["task_id"]) == (told["watch"], told["id"])
+    result = json.loads(out)
+    assert (result["status"], result["bytes"]) == ("completed", len(MP4))
+    [watch] = await watches(drop_in_bridge)
+    assert (watch["id"], watch["task_id"]) == (result["watch"], result["id"])

@@ -1,4 +1,4 @@
-"""Alive, ready, and what Prometheus reads."""
+"""`/healthz`, `/readyz` and `/metrics`."""
 
 from pathlib import Path
 
@@ -6,34 +6,39 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.errors import StoreUnavailable
+from bridge.core.health import HealthCode, HealthReason
 from bridge.maintenance.health import Health
-from tests.web.harness import OTHER, Bridge, served
+from tests.web.harness import OTHER, Bridge, running_bridge
 
 
 async def ready(bridge: Bridge) -> tuple[int, str, dict[str, str], list[str]]:
     answer = await bridge.get("/readyz", headers={"Authorization": ""})
     assert answer.headers["Cache-Control"] == "no-store"
-    told = answer.json
-    return answer.status, told["status"], told["checks"], told["reasons"]
+    body = answer.json
+    return answer.status, body["status"], body["checks"], body["reasons"]
 
 
-async def test_alive_and_ready(tmp_path: Path) -> None:
-    async with served(tmp_path) as bridge:
+async def test_a_healthy_bridge_is_alive_and_ready(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
         assert (await bridge.get("/healthz")).json == {"status": "alive"}
         checks = {"store": "ok", "scheduler": "ok", "drain": "ok", "amux": "ok"}
         assert await ready(bridge) == (200, "ready", checks, [])
 
 
-async def test_a_refused_key_is_degraded_and_still_200(tmp_path: Path) -> None:
-    async with served(tmp_path, degraded=["amux refuses the configured key"]) as bridge:
+async def test_a_refused_key_is_degraded_with_status_200(tmp_path: Path) -> None:
+    async with running_bridge(
+        tmp_path, degraded=[HealthReason(HealthCode.KEY_REFUSED, "amux refuses the configured key")]
+    ) as bridge:
         status, verdict, checks, reasons = await ready(bridge)
         assert (status, verdict, checks["amux"]) == (200, "degraded", "degraded")
         assert reasons == ["amux refuses the configured key"]
 
 
-async def test_every_no_has_its_reason(tmp_path: Path) -> None:
-    async with served(tmp_path, tick_age=12.34, degraded=["wrong base URL"]) as bridge:
-        bridge.services.health.draining = True
+async def test_every_failing_check_has_a_reason(tmp_path: Path) -> None:
+    async with running_bridge(
+        tmp_path, tick_age=12.34, degraded=[HealthReason(HealthCode.NOT_AMUX, "wrong base URL")]
+    ) as bridge:
+        bridge.context.health.draining = True
         bridge.store._writer.close()
         status, verdict, checks, reasons = await ready(bridge)
         assert (status, verdict) == (503, "unready")
@@ -45,9 +50,9 @@ async def test_every_no_has_its_reason(tmp_path: Path) -> None:
         assert (await bridge.get("/healthz")).status == 200
 
 
-async def test_the_store_is_asked_once_a_second(tmp_path: Path) -> None:
+async def test_the_store_is_probed_at_most_once_a_second(tmp_path: Path) -> None:
     now = 100.0
-    async with served(tmp_path) as bridge:
+    async with running_bridge(tmp_path) as bridge:
         health = Health(bridge.store, tick_age=lambda: 0.0, degraded=lambda: (), clock=lambda: now)
         assert (await health.readiness()).status == "ready"
         bridge.store._writer.close()
@@ -60,7 +65,7 @@ async def test_the_store_is_asked_once_a_second(tmp_path: Path) -> None:
 
 
 async def test_metrics_are_prometheus_text(tmp_path: Path) -> None:
-    async with served(tmp_path) as bridge:
+    async with running_bridge(tmp_path) as bridge:
         await bridge.watch()
         await bridge.watch(OTHER)
         answer = await bridge.get("/metrics", headers={"Authorization": ""})

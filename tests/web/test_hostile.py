@@ -1,12 +1,10 @@
-"""Callers that send anything: never a 5xx, never a trace, always a problem."""
+"""Malformed and random requests: never a 5xx, never a traceback in the log, always a problem."""
 
 import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,28 +16,23 @@ from bridge.core.errors import InvalidRequest
 from bridge.web.api.request_models import BatchRequest, PingRequest, RetryRequest, WatchRequestBody
 from bridge.web.errors import MalformedJson
 from bridge.web.requests import parsed
-from tests.web.harness import APP, BODY, Answer, Bridge, served
+from tests.web.harness import APP, BODY, Answer, Bridge
 
 JSON = {**APP, "Content-Type": "application/json"}
-POSTED = ("/watch", "/watch/batch", "/ping", "/deliveries/retry")
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
+POST_PATHS = ("/watch", "/watch/batch", "/ping", "/deliveries/retry")
 
 
 @pytest.fixture(autouse=True)
-def _no_trace(caplog: pytest.LogCaptureFixture) -> Any:
+def _no_traceback(caplog: pytest.LogCaptureFixture) -> Any:
+    """Every test of this file fails if a warning or a traceback is logged."""
     with caplog.at_level(logging.INFO):
         yield
-    told = [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
-    assert told == []
+    logged = [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
+    assert logged == []
 
 
 async def raw(bridge: Bridge, *parts: bytes, more_after_continue: bytes = b"") -> Answer:
-    """Send bytes as they are, and read one answer until the server closes or its body ends."""
+    """Sends raw bytes and reads one response. `more_after_continue` is sent after a 100 Continue."""
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
         for part in parts:
@@ -68,7 +61,7 @@ def chunk(data: bytes) -> bytes:
 # --- bodies -------------------------------------------------------------------------------------------------------
 
 
-async def test_bodies_that_are_no_json(bridge: Bridge) -> None:
+async def test_a_body_that_is_not_json_is_refused(bridge: Bridge) -> None:
     good = orjson.dumps(BODY)
     for body in (
         b"",
@@ -89,12 +82,12 @@ async def test_bodies_that_are_no_json(bridge: Bridge) -> None:
         b'{"timeout_seconds": ' + b"1" * 5000 + b"}",
         b"\x00",
     ):
-        for path in POSTED:
+        for path in POST_PATHS:
             (await bridge.ask("POST", path, data=body, headers=JSON)).problem(400, "malformed_json")
 
 
-async def test_deep_but_readable_contexts(bridge: Bridge) -> None:
-    """What can be read can be stored and shown again, or is refused by name."""
+async def test_a_deep_context_is_stored_unchanged_or_refused(bridge: Bridge) -> None:
+    """JSON that can be parsed is stored and returned unchanged, or refused with the field's name."""
     for depth in (100, 250, 254, 255, 260, 500, 900):
         deep = b'{"a":' * depth + b"1" + b"}" * depth
         body = b'{"task_id":"deep%d","callback_url":"https://app.example/","context":%s}' % (depth, deep)
@@ -105,12 +98,12 @@ async def test_deep_but_readable_contexts(bridge: Bridge) -> None:
             assert deep in (await bridge.get(answer.headers["Location"])).body
 
 
-async def test_nul_in_a_context_is_given_back(bridge: Bridge) -> None:
+async def test_control_characters_in_a_context_are_stored_unchanged(bridge: Bridge) -> None:
     watch = await bridge.watch(context={"a\x00": "\x00\x01\x7f"})
     assert (await bridge.get(f"/watch/{watch['id']}")).json["context"] == {"a\x00": "\x00\x01\x7f"}
 
 
-async def test_bodies_that_are_too_large(bridge: Bridge) -> None:
+async def test_a_body_over_the_limit_is_refused(bridge: Bridge) -> None:
     for path, limit in (("/watch", 65_536), ("/watch/batch", 2_097_152), ("/ping", 65_536)):
         for size, status in ((limit, 422), (limit + 1, 413)):
             body = orjson.dumps({"x": ""})
@@ -119,7 +112,7 @@ async def test_bodies_that_are_too_large(bridge: Bridge) -> None:
             answer.problem(status, "body_too_large" if status == 413 else "invalid_request")
 
 
-async def test_a_chunked_body_is_held_to_the_limit_as_well(bridge: Bridge) -> None:
+async def test_a_chunked_body_over_the_limit_is_refused(bridge: Bridge) -> None:
     lines = (b"Content-Type: application/json", b"Transfer-Encoding: chunked")
     good = orjson.dumps(BODY)
     answer = await raw(bridge, request("/watch", *lines), chunk(good[:9]), chunk(good[9:]), b"0\r\n\r\n")
@@ -130,12 +123,12 @@ async def test_a_chunked_body_is_held_to_the_limit_as_well(bridge: Bridge) -> No
     assert answer.status == 400
 
 
-async def test_a_large_content_length_is_refused_before_the_body_comes(bridge: Bridge) -> None:
+async def test_a_large_content_length_is_refused_before_the_body_is_read(bridge: Bridge) -> None:
     lines = (b"Content-Type: application/json", b"Content-Length: 9000000000")
     (await raw(bridge, request("/watch", *lines))).problem(413, "body_too_large")
 
 
-async def test_bodies_of_other_types(bridge: Bridge) -> None:
+async def test_other_content_types_and_encodings_are_refused(bridge: Bridge) -> None:
     body = orjson.dumps(BODY)
     for kind in ("", "text/plain", "application/jsonx", "application/problem+json", "json", ";", "é"):
         answer = await bridge.ask("POST", "/watch", data=body, headers={"Content-Type": kind})
@@ -151,7 +144,7 @@ async def test_bodies_of_other_types(bridge: Bridge) -> None:
 # --- lines and headers --------------------------------------------------------------------------------------------
 
 
-async def test_expectations(bridge: Bridge) -> None:
+async def test_only_the_expectation_100_continue_is_supported(bridge: Bridge) -> None:
     for path in ("/watch", "/nowhere", "/healthz"):
         for value in (b"\xff\xfe", "é".encode(), b"200-ok", b"100-continue, x"):
             answer = await raw(bridge, request(path, b"Expect: " + value, b"Content-Length: 0"))
@@ -161,7 +154,7 @@ async def test_expectations(bridge: Bridge) -> None:
     assert (await raw(bridge, request("/watch", *lines), more_after_continue=body)).status == 201
 
 
-async def test_headers_that_are_not_ascii(bridge: Bridge) -> None:
+async def test_headers_that_are_not_ascii_cause_no_error(bridge: Bridge) -> None:
     body = orjson.dumps(BODY)
     length = b"Content-Length: %d" % len(body)
     for name in (b"Idempotency-Key", b"Content-Type", b"Content-Encoding", b"Origin", b"X-Other", b"Accept", b"Cookie"):
@@ -173,13 +166,13 @@ async def test_headers_that_are_not_ascii(bridge: Bridge) -> None:
             assert answer.status in {200, 201, 415, 422}, (name, value, answer)
 
 
-async def test_tokens_that_are_not_ascii(bridge: Bridge) -> None:
+async def test_tokens_that_are_not_ascii_are_refused(bridge: Bridge) -> None:
     for value in (b"Bearer \xff\xfe", "Bearer app-tokén".encode(), b"\xff", b"Bearer", b"Bearer ", b"Basic app-token"):
         line = b"GET /watch HTTP/1.1\r\nHost: x\r\nAuthorization: " + value + b"\r\n\r\n"
         (await raw(bridge, line)).problem(401, "unauthorized")
 
 
-async def test_broken_http_is_400(bridge: Bridge) -> None:
+async def test_malformed_http_is_refused(bridge: Bridge) -> None:
     for line in (
         b"GET /watch\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         b"nonsense\r\n\r\n",
@@ -192,7 +185,7 @@ async def test_broken_http_is_400(bridge: Bridge) -> None:
         assert 400 <= (await raw(bridge, line)).status < 500, line[:40]
 
 
-async def test_other_methods(bridge: Bridge) -> None:
+async def test_other_methods_are_refused_with_those_that_are_allowed(bridge: Bridge) -> None:
     for path, allowed in {
         "/watch": "GET, HEAD, POST",
         "/watch/batch": "POST",
@@ -209,7 +202,7 @@ async def test_other_methods(bridge: Bridge) -> None:
     (await raw(bridge, request("*", method="OPTIONS"))).problem(404, "not_found")
 
 
-async def test_head_is_get_without_a_body(bridge: Bridge) -> None:
+async def test_head_answers_as_get_without_a_body(bridge: Bridge) -> None:
     watch = await bridge.watch()
     for path in ("/watch", f"/watch/{watch['id']}", "/healthz", "/readyz", "/metrics"):
         answer = await bridge.ask("HEAD", path)
@@ -217,7 +210,7 @@ async def test_head_is_get_without_a_body(bridge: Bridge) -> None:
     assert (await bridge.ask("HEAD", "/watch/wat_x")).status == 404
 
 
-async def test_no_route_takes_a_parameter_that_it_does_not_know(bridge: Bridge) -> None:
+async def test_every_route_refuses_unknown_parameters(bridge: Bridge) -> None:
     watch = await bridge.watch()
     path = f"/watch/{watch['id']}"
     for method, asked in (
@@ -234,7 +227,7 @@ async def test_no_route_takes_a_parameter_that_it_does_not_know(bridge: Bridge) 
         assert (await bridge.ask(method, f"{asked}?x=1&x=2&y")).fields() == {"x", "y"}
 
 
-# --- anything at all ----------------------------------------------------------------------------------------------
+# --- random bodies ------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 VALUES = st.recursive(
@@ -243,19 +236,19 @@ VALUES = st.recursive(
     max_leaves=10,
 )
 FIELDS = ("task_id", "callback_url", "events", "context", "timeout_seconds", "headers", "secret", "api_key")
-MORE = ("watches", "state", "since", "until", "callback_host", "dry_run")
+OTHER_FIELDS = ("watches", "state", "since", "until", "callback_host", "dry_run")
 LIKELY = st.sampled_from(
     [
         *("task_1", "https://app.example/", "dead", "2026-11-23T15:04:05Z", "video.failed", "whsec_" + "a" * 32),
         *([], {}, ["video.failed"], {"X-A": "b"}, 10, 0.5, 2**63, 10**30, 10**300, True, [BODY], "http://[::1"),
     ]
 )
-BODIES = VALUES | st.dictionaries(st.sampled_from((*FIELDS, *MORE)) | TEXT, VALUES | LIKELY, max_size=9)
+BODIES = VALUES | st.dictionaries(st.sampled_from((*FIELDS, *OTHER_FIELDS)) | TEXT, VALUES | LIKELY, max_size=9)
 
 
 @given(BODIES)
 @settings(max_examples=300, deadline=None)
-def test_any_json_is_a_request_or_names_its_fields(value: Any) -> None:
+def test_any_json_is_accepted_or_its_bad_fields_are_named(value: Any) -> None:
     try:
         read = parsed(json.dumps(value).encode())
     except MalformedJson:
@@ -274,22 +267,22 @@ def test_any_json_is_a_request_or_names_its_fields(value: Any) -> None:
 
 @given(st.binary(max_size=64) | BODIES.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=150, deadline=None)
-def test_any_bytes_are_json_or_refused(body: bytes) -> None:
+def test_any_bytes_are_json_or_malformed_json(body: bytes) -> None:
     with suppress(MalformedJson):
         parsed(body)
 
 
-async def test_junk_never_makes_a_5xx(bridge: Bridge) -> None:
+async def test_no_body_causes_a_5xx(bridge: Bridge) -> None:
     bodies: list[bytes] = []
 
-    @given(BODIES | st.dictionaries(st.sampled_from(FIELDS), LIKELY, max_size=8).map(lambda given: {**BODY, **given}))
+    @given(BODIES | st.dictionaries(st.sampled_from(FIELDS), LIKELY, max_size=8).map(lambda fields: {**BODY, **fields}))
     @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def draw(value: Any) -> None:
         bodies.append(json.dumps(value).encode())
 
     draw()
     for number, body in enumerate(bodies):
-        answer = await bridge.ask("POST", POSTED[number % 4], data=body, headers=JSON)
+        answer = await bridge.ask("POST", POST_PATHS[number % 4], data=body, headers=JSON)
         assert answer.status < 500, body
         watch = await bridge.ask("POST", "/watch", data=body, headers=JSON)
         assert watch.status < 500, body

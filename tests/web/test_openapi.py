@@ -1,4 +1,4 @@
-"""The API's document, the page that shows it, and a stranger's tool that holds the bridge to it."""
+"""The OpenAPI document, the page made of it, and schemathesis, which tests the bridge against the document."""
 
 import asyncio
 import base64
@@ -18,18 +18,13 @@ from pydantic import TypeAdapter
 from bridge.core.event import ping_payload
 from bridge.core.model import EventType
 from bridge.sandbox import Behaviour, Sandbox
+from bridge.web.api.drop_in_routes import DROP_IN_ROUTES
 from bridge.web.api.response_models import EventBody, PingBody
-from bridge.web.api.routes import DROP_IN_ROUTES, OPEN_ROUTES, ROUTES
+from bridge.web.api.routes import OPEN_ROUTES, ROUTES
 from bridge.web.context import DropIn, StreamTimes
-from tests.web.harness import APP, OPERATOR, Bridge, served
+from tests.web.harness import APP, OPERATOR, Bridge, running_bridge
 
 NO_TOKEN = {"Authorization": ""}
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
 
 
 async def document(bridge: Bridge) -> Any:
@@ -38,52 +33,52 @@ async def document(bridge: Bridge) -> Any:
     return answer.json
 
 
-async def test_every_route_of_the_table_is_told_and_no_other(bridge: Bridge) -> None:
-    told = await document(bridge)
-    assert told["openapi"] == "3.1.0"
-    assert told["servers"] == [{"url": "/"}]
+async def test_the_document_has_every_route_of_the_table_and_no_other(bridge: Bridge) -> None:
+    openapi = await document(bridge)
+    assert openapi["openapi"] == "3.1.0"
+    assert openapi["servers"] == [{"url": "/"}]
     routes = {(route.method, route.path) for route in ROUTES} | {(route.method, route.path) for route in OPEN_ROUTES}
-    assert {(method.upper(), path) for path, methods in told["paths"].items() for method in methods} == routes
-    names = [operation["operationId"] for methods in told["paths"].values() for operation in methods.values()]
+    assert {(method.upper(), path) for path, methods in openapi["paths"].items() for method in methods} == routes
+    names = [operation["operationId"] for methods in openapi["paths"].values() for operation in methods.values()]
     assert len(set(names)) == len(names)
 
 
-async def test_drop_in_creation_is_told_where_it_is_on(tmp_path: Path) -> None:
-    async with served(tmp_path, drop_in=DropIn(), public_url="https://bridge.example") as bridge:
-        told = await document(bridge)
-    assert {route.path for route in DROP_IN_ROUTES} < told["paths"].keys()
-    assert told["servers"] == [{"url": "https://bridge.example"}]
-    headers = {one["name"] for one in told["paths"]["/v1/videos"]["post"]["parameters"]}
+async def test_the_document_has_drop_in_creation_when_it_is_on(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, drop_in=DropIn(), public_url="https://bridge.example") as bridge:
+        openapi = await document(bridge)
+    assert {route.path for route in DROP_IN_ROUTES} < openapi["paths"].keys()
+    assert openapi["servers"] == [{"url": "https://bridge.example"}]
+    headers = {one["name"] for one in openapi["paths"]["/v1/videos"]["post"]["parameters"]}
     assert {"X-Callback-Url", "X-Callback-Context", "X-Callback-Events", "X-Callback-Timeout"} < headers
 
 
-async def test_callbacks_are_webhooks(bridge: Bridge) -> None:
-    told = await document(bridge)
-    assert list(told["webhooks"]) == [*EventType, "bridge.ping"]
+async def test_the_document_has_every_event_as_a_webhook(bridge: Bridge) -> None:
+    openapi = await document(bridge)
+    assert list(openapi["webhooks"]) == [*EventType, "bridge.ping"]
     watch = await bridge.watch(context={"a": 1})
     await bridge.settle(watch["id"])
     event = (await bridge.get(f"/watch/{watch['id']}/envelope")).body
     for model, body in ((EventBody, event), (PingBody, ping_payload("evt_" + "a" * 32, 1_795_446_245.5))):
         assert TypeAdapter(model).validate_json(body, strict=True)
-        schema = told["components"]["schemas"][model.__name__]
+        schema = openapi["components"]["schemas"][model.__name__]
         assert set(schema["properties"]) == set(json.loads(body))
         assert set(schema["required"]) == set(json.loads(body))
 
 
-async def test_who_needs_a_token_is_told(bridge: Bridge) -> None:
-    told = (await document(bridge))["paths"]
-    assert told["/watch"]["post"]["security"] == [{"token": []}]
-    assert told["/watch/{id}/content"]["get"]["security"] == [{"token": []}, {}]
-    assert told["/healthz"]["get"]["security"] == []
+async def test_the_document_says_which_routes_require_a_token(bridge: Bridge) -> None:
+    openapi = (await document(bridge))["paths"]
+    assert openapi["/watch"]["post"]["security"] == [{"token": []}]
+    assert openapi["/watch/{id}/content"]["get"]["security"] == [{"token": []}, {}]
+    assert openapi["/healthz"]["get"]["security"] == []
 
 
-async def test_an_open_bridge_asks_for_no_token(tmp_path: Path) -> None:
-    async with served(tmp_path, tokens={}, operators={}) as bridge:
-        told = await document(bridge)
-    assert all(not one["security"] for methods in told["paths"].values() for one in methods.values())
+async def test_the_document_of_a_bridge_without_tokens_requires_none(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, tokens={}, operators={}) as bridge:
+        openapi = await document(bridge)
+    assert all(not one["security"] for methods in openapi["paths"].values() for one in methods.values())
 
 
-async def test_the_bridge_s_own_bounds_are_told(bridge: Bridge) -> None:
+async def test_the_document_has_the_configured_limits(bridge: Bridge) -> None:
     request = (await document(bridge))["components"]["schemas"]["WatchRequestBody"]
     seconds = request["properties"]["timeout_seconds"]
     assert (seconds["default"], seconds["anyOf"][0]["maximum"]) == (600.0, 3600.0)
@@ -92,7 +87,7 @@ async def test_the_bridge_s_own_bounds_are_told(bridge: Bridge) -> None:
     assert request["properties"]["secret"]["anyOf"][0]["writeOnly"]
 
 
-async def test_an_app_finds_nothing_under_anothers_name(bridge: Bridge) -> None:
+async def test_an_app_that_filters_by_another_app_finds_nothing(bridge: Bridge) -> None:
     watch = await bridge.watch()
     assert (await bridge.get("/watch?app=shop")).json["items"] == [watch]
     assert (await bridge.get("/watch?app=lab")).json == {"items": [], "next_cursor": None}
@@ -103,7 +98,7 @@ async def test_an_app_finds_nothing_under_anothers_name(bridge: Bridge) -> None:
 
 
 class _Page(HTMLParser):
-    """Collects what a page holds; raises on a tag that closes what is not open."""
+    """Collects a page's tags, links and anchors. Fails on a closing tag without its opening tag."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,12 +109,12 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        given = dict(attrs)
-        assert not {"src", "style", "onclick"} & set(given)
-        if "id" in given:
-            self.anchors.append(given["id"] or "")
-        if "href" in given:
-            self.links.add(given["href"] or "")
+        attributes = dict(attrs)
+        assert not {"src", "style", "onclick"} & set(attributes)
+        if "id" in attributes:
+            self.anchors.append(attributes["id"] or "")
+        if "href" in attributes:
+            self.links.add(attributes["href"] or "")
         if tag not in {"meta", "br"}:
             self.open.append(tag)
 
@@ -128,10 +123,10 @@ class _Page(HTMLParser):
 
 
 @pytest.mark.parametrize("drop_in", [None, DropIn()])
-async def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, drop_in: DropIn | None) -> None:
-    async with served(tmp_path, drop_in=drop_in) as bridge:
+async def test_the_page_loads_nothing_and_its_links_resolve(tmp_path: Path, drop_in: DropIn | None) -> None:
+    async with running_bridge(tmp_path, drop_in=drop_in) as bridge:
         answer = await bridge.get("/docs", headers=NO_TOKEN)
-        told = await document(bridge)
+        openapi = await document(bridge)
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     text = answer.body.decode()
     assert len(answer.body) < 300_000
@@ -150,14 +145,14 @@ async def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, drop_in: Dr
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith(f"default-src 'none'; style-src 'sha256-{allowed}'")
     assert "prefers-color-scheme: dark" in style
-    for path in told["paths"]:
+    for path in openapi["paths"]:
         assert f"<code>{path}</code>" in text
     assert "`" not in text
 
 
-# --- a stranger's tool --------------------------------------------------------------------------------------------
+# --- schemathesis -------------------------------------------------------------------------------------------------
 
-# What is passed on is amux's to take or refuse, and that a header needs another one beside it no schema can say.
+# amux decides about the calls that are passed to it. No schema can say that one header requires another.
 CONFIG = """
 hooks = "beyond_schemas"
 
@@ -172,29 +167,29 @@ import schemathesis
 
 @schemathesis.hook
 def filter_body(context, body):
-    headers = body.get("headers") if isinstance(body, dict) else None  # one header twice, in two spellings
+    headers = body.get("headers") if isinstance(body, dict) else None  # the same header in two spellings
     return not isinstance(headers, dict) or len({name.lower() for name in headers}) == len(headers)
 """
 
 
 @asynccontextmanager
-async def asked_by_a_stranger(folder: Path) -> AsyncIterator[str]:
-    """A bridge with something to find; where its document is."""
+async def document_url(folder: Path) -> AsyncIterator[str]:
+    """Serves a bridge with a watch and a delivery. Yields the URL of its document."""
     sandbox = Sandbox(default=Behaviour(queue_seconds=0, run_seconds=0))
-    times = StreamTimes(look=0.05, longest=0.2)
+    times = StreamTimes(check_seconds=0.05, longest_seconds=0.2)
     amux_url = await sandbox.start()
     try:
-        async with served(folder, amux_url=amux_url, drop_in=DropIn(), times=times) as bridge:
+        async with running_bridge(folder, amux_url=amux_url, drop_in=DropIn(), times=times) as bridge:
             watch = await bridge.watch(task_id=sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0)))
             await bridge.dead(watch["id"])
-            bridge.services.waiting.end()  # held answers come at once: the tool waits ten seconds and no more
+            bridge.context.change_notifier.end()  # held answers end at once: schemathesis waits at most ten seconds
             yield f"http://127.0.0.1:{bridge.port}/openapi.json"
     finally:
         await sandbox.stop()
 
 
-def glance(url: str) -> int:
-    """Ask each operation once, and hold its answer to the document; how many operations."""
+def call_each_operation_once(url: str) -> int:
+    """Calls each operation once and checks the response against the document. Returns the number of operations."""
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
 
@@ -213,25 +208,28 @@ def glance(url: str) -> int:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        def hold(case: Any) -> None:
-            without = [schemathesis.checks.positive_data_acceptance] if case.path.startswith("/v1/") else []
-            case.call_and_validate(headers=APP, excluded_checks=without, timeout=60)
+        def check(case: Any) -> None:
+            excluded = [schemathesis.checks.positive_data_acceptance] if case.path.startswith("/v1/") else []
+            case.call_and_validate(headers=APP, excluded_checks=excluded, timeout=60)
 
-        hold()
+        check()
     return found
 
 
-async def test_schemathesis_finds_nothing_at_a_glance(tmp_path: Path) -> None:
-    async with asked_by_a_stranger(tmp_path) as url:
-        # All but the document's own route, which it has asked already.
-        assert await asyncio.to_thread(glance, url) == len(ROUTES) + len(OPEN_ROUTES) + len(DROP_IN_ROUTES) - 1
+async def test_schemathesis_finds_nothing_in_one_request_for_each_operation(tmp_path: Path) -> None:
+    async with document_url(tmp_path) as url:
+        # All routes except `/openapi.json`, which schemathesis reads to begin with.
+        assert (
+            await asyncio.to_thread(call_each_operation_once, url)
+            == len(ROUTES) + len(OPEN_ROUTES) + len(DROP_IN_ROUTES) - 1
+        )
 
 
 @pytest.mark.long
 async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     (tmp_path / "beyond_schemas.py").write_text(HOOKS)
-    async with asked_by_a_stranger(tmp_path) as url:
+    async with document_url(tmp_path) as url:
         process = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml", "run", url),
             *("-H", f"Authorization: {APP['Authorization']}", "--max-examples", "40"),

@@ -1,28 +1,18 @@
-"""Reading watches: one, a page, held until it is final, and the event as a receiver gets it."""
+"""Reading watches: one, a page, one held until it is final, and the terminal event as a receiver gets it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from bridge.core.model import Problem
 from bridge.core.signing import verify
-from tests.web.harness import APP, OPERATOR, OTHER, OWN_SECRET, SECRET, Bridge, Seen, served
+from tests.web.harness import APP, OPERATOR, OTHER, OWN_SECRET, SECRET, Bridge, live_task
 
 NO_WATCH = "wat_" + "0" * 26
 
 
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
-
-
 async def test_an_active_watch_is_shown_as_its_poller_knows_it(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    trouble = Seen(last_error=Problem("http_503", "amux answered\n503"), last_error_at=1_795_446_245.0)
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = trouble
+    known = live_task(last_error=Problem("http_503", "amux answered\n503"), last_error_at=1_795_446_245.0)
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = known
     for shown in ((await bridge.get(f"/watch/{watch['id']}")).json, (await bridge.get("/watch")).json["items"][0]):
         assert shown["task"]["status"] == "in_progress"
         assert shown["polls"] == 7
@@ -35,9 +25,9 @@ async def test_an_active_watch_is_shown_as_its_poller_knows_it(bridge: Bridge) -
         }
 
 
-async def test_a_settled_watch_is_shown_as_its_row_tells(bridge: Bridge) -> None:
+async def test_a_settled_watch_is_shown_from_its_row(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = Seen()
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
     await bridge.settle(watch["id"])
     shown = (await bridge.get(f"/watch/{watch['id']}")).json
     assert (shown["state"], shown["outcome"], shown["polls"]) == ("settled", "completed", 3)
@@ -56,7 +46,7 @@ async def test_a_settled_watch_is_shown_as_its_row_tells(bridge: Bridge) -> None
     }
 
 
-async def test_anothers_watch_is_not_found(bridge: Bridge) -> None:
+async def test_the_watch_of_another_app_is_not_found(bridge: Bridge) -> None:
     watch = await bridge.watch()
     dead = await bridge.dead(watch["id"])
     for method, path in (
@@ -73,13 +63,13 @@ async def test_anothers_watch_is_not_found(bridge: Bridge) -> None:
     assert (await bridge.post("/deliveries/retry", body, headers=OTHER)).json == {"count": 0}
 
 
-async def test_another_token_of_the_app_and_operators_see_it(bridge: Bridge) -> None:
+async def test_every_token_of_the_app_and_operators_see_a_watch(bridge: Bridge) -> None:
     watch = await bridge.watch()
     for headers in (APP, {"Authorization": "bearer app-token-2"}, OPERATOR):
         assert (await bridge.get(f"/watch/{watch['id']}", headers=headers)).json["id"] == watch["id"]
 
 
-NOWHERE = [
+UNKNOWN_PATHS = [
     f"/watch/{NO_WATCH}",
     f"/watch/{NO_WATCH}/envelope",
     "/watch/wat_x",
@@ -97,15 +87,15 @@ NOWHERE = [
 ]
 
 
-async def test_what_is_not_there_is_not_found(bridge: Bridge) -> None:
-    for path in NOWHERE:
+async def test_an_unknown_path_or_id_is_not_found(bridge: Bridge) -> None:
+    for path in UNKNOWN_PATHS:
         (await bridge.get(path)).problem(404, "not_found")
 
 
 # --- pages --------------------------------------------------------------------------------------------------------
 
 
-async def test_pages_go_on_where_the_last_one_ended_while_rows_come_and_go(bridge: Bridge) -> None:
+async def test_a_page_begins_after_the_previous_one_while_rows_are_added_and_removed(bridge: Bridge) -> None:
     made = [(await bridge.watch(task_id=f"task_{number}"))["id"] for number in range(7)]
     first = (await bridge.get("/watch?limit=3")).json
     assert [watch["id"] for watch in first["items"]] == made[:3:-1]
@@ -120,14 +110,14 @@ async def test_pages_go_on_where_the_last_one_ended_while_rows_come_and_go(bridg
     assert (await bridge.get("/watch?limit=1")).json["items"][0]["id"] == newest["id"]
 
 
-async def test_a_page_that_ends_with_the_last_watch_has_no_next(bridge: Bridge) -> None:
+async def test_a_page_that_ends_with_the_last_watch_has_no_next_cursor(bridge: Bridge) -> None:
     for number in range(2):
         await bridge.watch(task_id=f"task_{number}")
     assert (await bridge.get("/watch?limit=2")).json["next_cursor"] is None
     assert (await bridge.get("/watch?limit=1")).json["next_cursor"] is not None
 
 
-async def test_filters(bridge: Bridge) -> None:
+async def test_the_list_is_filtered(bridge: Bridge) -> None:
     active = (await bridge.watch(task_id="a"))["id"]
     cancelled = (await bridge.watch(task_id="c"))["id"]
     dead = (await bridge.watch(task_id="d"))["id"]
@@ -185,21 +175,23 @@ async def test_a_bad_parameter_is_named(bridge: Bridge) -> None:
 # --- held answers -------------------------------------------------------------------------------------------------
 
 
-async def test_a_held_answer_comes_when_the_watch_is_final(bridge: Bridge) -> None:
+async def test_a_held_answer_is_sent_when_the_watch_is_final(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = Seen()
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
     async with asyncio.timeout(10):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])
-        bridge.services.waiting.announce([watch["id"], NO_WATCH])  # a change that is not the end
+        bridge.context.change_notifier.announce(
+            [watch["id"], NO_WATCH]
+        )  # a change after which the watch is still active
         await bridge.settle(watch["id"])
         assert not held.done()
-        bridge.services.waiting.announce([watch["id"]])
+        bridge.context.change_notifier.announce([watch["id"]])
         assert (await held).json["outcome"] == "completed"
-    assert bridge.services.waiting._listeners == {}
+    assert bridge.context.change_notifier._listeners == {}
 
 
-async def test_a_cancelled_watch_is_final_to_who_waits(bridge: Bridge) -> None:
+async def test_a_held_answer_is_sent_when_the_watch_is_cancelled(bridge: Bridge) -> None:
     watch = await bridge.watch()
     async with asyncio.timeout(10):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
@@ -208,24 +200,24 @@ async def test_a_cancelled_watch_is_final_to_who_waits(bridge: Bridge) -> None:
         assert (await held).json["state"] == "cancelled"
 
 
-async def test_a_held_answer_comes_when_the_time_is_up(bridge: Bridge) -> None:
+async def test_a_held_answer_is_sent_when_the_time_is_up(bridge: Bridge) -> None:
     watch = await bridge.watch()
     async with asyncio.timeout(10):
         answer = await bridge.get(f"/watch/{watch['id']}?wait_seconds=0.05")
     assert (answer.status, answer.json["state"]) == (200, "active")
 
 
-async def test_a_stop_ends_a_held_answer(bridge: Bridge) -> None:
+async def test_a_stop_of_the_bridge_ends_a_held_answer(bridge: Bridge) -> None:
     watch = await bridge.watch()
     async with asyncio.timeout(10):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])
-        bridge.services.waiting.end()
+        bridge.context.change_notifier.end()
         assert (await held).json["state"] == "active"
         assert (await bridge.get(f"/watch/{watch['id']}?wait_seconds=60")).status == 200
 
 
-async def test_a_caller_that_leaves_is_waited_for_no_more(bridge: Bridge) -> None:
+async def test_a_held_request_whose_caller_disconnects_is_removed(bridge: Bridge) -> None:
     watch = await bridge.watch()
     async with asyncio.timeout(10):
         _, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
@@ -233,24 +225,24 @@ async def test_a_caller_that_leaves_is_waited_for_no_more(bridge: Bridge) -> Non
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\r\n".encode())
         await _until_held(bridge, watch["id"])
         writer.close()
-        while bridge.services.waiting._listeners:
+        while bridge.context.change_notifier._listeners:
             await asyncio.sleep(0)
 
 
-async def test_bad_waits(bridge: Bridge) -> None:
+async def test_invalid_wait_seconds_are_refused(bridge: Bridge) -> None:
     for seconds in ("61", "-1", "nan", "inf", "1e2", "1e", "", "0x10", "60.1", "%D9%A1", "1,5", "1" * 400):
         assert (await bridge.get(f"/watch/{NO_WATCH}?wait_seconds={seconds}")).fields() == {"wait_seconds"}
 
 
 async def _until_held(bridge: Bridge, watch_id: str) -> None:
-    while watch_id not in bridge.services.waiting._listeners:
+    while watch_id not in bridge.context.change_notifier._listeners:
         await asyncio.sleep(0)
 
 
 # --- the envelope -------------------------------------------------------------------------------------------------
 
 
-async def test_the_envelope_is_the_event_signed_now(bridge: Bridge) -> None:
+async def test_the_envelope_is_the_terminal_event_signed_now(bridge: Bridge) -> None:
     for fields, secret in (({}, SECRET), ({"task_id": "task_2", "secret": OWN_SECRET.text}, OWN_SECRET)):
         watch = await bridge.watch(**fields, events=["video.failed"], context={"order": 7})
         path = f"/watch/{watch['id']}/envelope"

@@ -1,20 +1,13 @@
-"""`POST /watch`: what it takes, what it refuses and how it answers a second time."""
+"""`POST /watch` and `POST /watch/batch`: valid and invalid requests, repeated requests."""
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bridge.core.model import TaskStatus
-from tests.web.harness import APP, BODY, OPERATOR, OTHER, OWN_SECRET, Bridge, Seen, served
-
-
-@pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with served(tmp_path) as running:
-        yield running
+from tests.web.harness import APP, BODY, OPERATOR, OTHER, OWN_SECRET, Bridge, live_task, running_bridge
 
 
 async def test_a_watch_is_registered_shown_and_polled(bridge: Bridge) -> None:
@@ -46,10 +39,10 @@ async def test_a_watch_is_registered_shown_and_polled(bridge: Bridge) -> None:
     }
     [(task, key)] = bridge.poller.added
     assert (task.task_id, task.credential, key) == ("task_1", "configured", None)
-    assert bridge.services.metrics.registered._value.get() == 1
+    assert bridge.context.metrics.registered._value.get() == 1
 
 
-async def test_all_fields_are_kept_and_secrets_are_not_shown(bridge: Bridge) -> None:
+async def test_all_fields_are_stored_and_secrets_are_not_shown(bridge: Bridge) -> None:
     fields = {
         "events": ["video.failed", "video.queued", "video.failed"],
         "context": {"order": 7, "ü": ["é", None, 1.5, 2**70]},
@@ -77,7 +70,7 @@ async def test_all_fields_are_kept_and_secrets_are_not_shown(bridge: Bridge) -> 
     assert stored == task.credential
 
 
-async def test_the_same_again_is_the_same_watch(bridge: Bridge) -> None:
+async def test_the_same_options_return_the_same_watch(bridge: Bridge) -> None:
     fields = {"context": {"a": 1, "b": [2]}, "headers": {"X-A": "1", "x-b": "2"}, "secret": OWN_SECRET.text}
     first = await bridge.watch(**fields, events=["video.failed", "video.completed"], timeout_seconds=60)
     same = {
@@ -93,9 +86,9 @@ async def test_the_same_again_is_the_same_watch(bridge: Bridge) -> None:
     assert len((await bridge.get("/watch")).json["items"]) == 1
 
 
-async def test_defaults_are_the_same_as_what_they_stand_for(bridge: Bridge) -> None:
+async def test_a_default_equals_its_explicit_value(bridge: Bridge) -> None:
     first = await bridge.watch()
-    spelled = {
+    explicit = {
         "events": ["video.unavailable", "video.timed_out", "video.failed", "video.completed"],
         "timeout_seconds": 600,
         "context": None,
@@ -103,7 +96,7 @@ async def test_defaults_are_the_same_as_what_they_stand_for(bridge: Bridge) -> N
         "secret": None,
         "api_key": None,
     }
-    second = await bridge.post("/watch", BODY | spelled)
+    second = await bridge.post("/watch", BODY | explicit)
     assert (second.status, second.json["id"]) == (200, first["id"])
 
 
@@ -121,11 +114,11 @@ async def test_defaults_are_the_same_as_what_they_stand_for(bridge: Bridge) -> N
 )
 async def test_other_options_are_a_conflict_that_names_the_watch(bridge: Bridge, other: dict[str, Any]) -> None:
     first = await bridge.watch()
-    told = (await bridge.post("/watch", BODY | other)).problem(409, "watch_conflict")
-    assert told["watch_id"] == first["id"]
+    problem = (await bridge.post("/watch", BODY | other)).problem(409, "watch_conflict")
+    assert problem["watch_id"] == first["id"]
 
 
-async def test_two_callbacks_are_two_watches_and_one_poll(bridge: Bridge) -> None:
+async def test_two_callbacks_are_two_watches_and_one_polled_task(bridge: Bridge) -> None:
     first = await bridge.watch()
     second = await bridge.watch(callback_url="https://app.example/other")
     third = await bridge.watch(OTHER)
@@ -133,9 +126,9 @@ async def test_two_callbacks_are_two_watches_and_one_poll(bridge: Bridge) -> Non
     assert len({task.id for task, _ in bridge.poller.added}) == 1
 
 
-async def test_a_second_watch_shows_what_is_known_of_the_task(bridge: Bridge) -> None:
+async def test_a_second_watch_shows_the_task_as_its_poller_knows_it(bridge: Bridge) -> None:
     await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = Seen()
+    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
     second = await bridge.watch(callback_url="https://app.example/other")
     assert second["task"]["status"] == TaskStatus.IN_PROGRESS
     assert second["task"]["progress"] == 40
@@ -145,7 +138,7 @@ async def test_a_second_watch_shows_what_is_known_of_the_task(bridge: Bridge) ->
 # --- Idempotency-Key ----------------------------------------------------------------------------------------------
 
 
-async def test_an_idempotency_key_gives_the_first_answer_again(bridge: Bridge) -> None:
+async def test_an_idempotency_key_returns_the_first_status_again(bridge: Bridge) -> None:
     keyed = {"Idempotency-Key": "k" * 255}
     first = await bridge.post("/watch", BODY, headers=keyed)
     await bridge.settle(first.json["id"])
@@ -158,7 +151,7 @@ async def test_an_idempotency_key_gives_the_first_answer_again(bridge: Bridge) -
     assert (unkeyed.status, unkeyed.json["id"] != first.json["id"]) == (201, True)
 
 
-async def test_an_idempotency_key_keeps_a_200_as_well(bridge: Bridge) -> None:
+async def test_an_idempotency_key_returns_a_first_200_again(bridge: Bridge) -> None:
     await bridge.watch()
     for _ in range(2):
         assert (await bridge.post("/watch", BODY, headers={"Idempotency-Key": "one"})).status == 200
@@ -173,7 +166,7 @@ async def test_an_idempotency_key_with_another_body_is_a_conflict(bridge: Bridge
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "a b", "é", "\x80"])
-async def test_bad_idempotency_keys(bridge: Bridge, key: str) -> None:
+async def test_an_invalid_idempotency_key_is_refused(bridge: Bridge, key: str) -> None:
     assert (await bridge.post("/watch", BODY, headers={"Idempotency-Key": key})).fields() == {"Idempotency-Key"}
 
 
@@ -224,9 +217,9 @@ async def test_a_bad_field_is_named(bridge: Bridge, field: str) -> None:
     ],
     ids=repr,
 )
-async def test_what_a_bad_field_holds_is_not_repeated(bridge: Bridge, fields: dict[str, Any]) -> None:
-    for given in (fields, fields | {"task_id": "hidden value"}, {name: [value] for name, value in fields.items()}):
-        answer = await bridge.post("/watch", BODY | given)
+async def test_the_value_of_a_bad_field_is_not_repeated(bridge: Bridge, fields: dict[str, Any]) -> None:
+    for bad_fields in (fields, fields | {"task_id": "hidden value"}, {name: [value] for name, value in fields.items()}):
+        answer = await bridge.post("/watch", BODY | bad_fields)
         answer.problem(422, "invalid_request")
         assert b"hidden" not in answer.body
         assert b"value" not in answer.body.replace(b"the value of", b"")
@@ -248,12 +241,12 @@ async def test_every_bad_field_is_named(bridge: Bridge, body: Any, fields: set[s
     assert (await bridge.post("/watch", body)).fields() == fields
 
 
-async def test_thousands_of_bad_fields_are_not_all_told(bridge: Bridge) -> None:
+async def test_at_most_20_bad_fields_are_named(bridge: Bridge) -> None:
     answer = await bridge.post("/watch", BODY | {f"f{number}": 0 for number in range(5000)})
     assert len(answer.fields()) == 20
 
 
-async def test_refused_targets_say_by_which_rule(bridge: Bridge) -> None:
+async def test_a_refused_target_names_the_rule(bridge: Bridge) -> None:
     for url, rule in {
         "ftp://app.example/": "http",
         "http://10.0.0.1/": "private",
@@ -263,17 +256,17 @@ async def test_refused_targets_say_by_which_rule(bridge: Bridge) -> None:
         "https://bad.example/": "private",
         "http://169.254.169.254/latest": "metadata",
     }.items():
-        told = (await bridge.post("/watch", BODY | {"callback_url": url})).problem(422, "callback_refused")
-        assert rule in told["detail"]
-        assert "errors" not in told
+        problem = (await bridge.post("/watch", BODY | {"callback_url": url})).problem(422, "callback_refused")
+        assert rule in problem["detail"]
+        assert "errors" not in problem
 
 
-async def test_a_name_that_does_not_resolve_just_now_is_taken(bridge: Bridge) -> None:
+async def test_a_name_that_does_not_resolve_is_accepted(bridge: Bridge) -> None:
     await bridge.watch(callback_url="https://nowhere.example/")
 
 
-async def test_limits_are_within(bridge: Bridge) -> None:
-    """The largest of everything that is still allowed."""
+async def test_values_at_their_limits_are_accepted(bridge: Bridge) -> None:
+    """Every field has the largest value that is allowed."""
     await bridge.watch(
         task_id="A-z0._:-" + "a" * 183,
         callback_url="https://app.example/" + "a" * 2028,
@@ -284,15 +277,15 @@ async def test_limits_are_within(bridge: Bridge) -> None:
     )
 
 
-async def test_without_a_key_a_watch_brings_its_own(tmp_path: Path) -> None:
-    async with served(tmp_path, api_key=None) as bridge:
-        told = (await bridge.post("/watch", BODY)).problem(422, "no_api_key")
-        assert [error["field"] for error in told["errors"]] == ["api_key"]
+async def test_a_bridge_without_a_key_requires_the_watch_s_own(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, api_key=None) as bridge:
+        problem = (await bridge.post("/watch", BODY)).problem(422, "no_api_key")
+        assert [error["field"] for error in problem["errors"]] == ["api_key"]
         assert (await bridge.post("/watch", BODY | {"api_key": "sk-mine"})).status == 201
 
 
-async def test_too_many_watches(tmp_path: Path) -> None:
-    async with served(tmp_path, max_active_watches=1) as bridge:
+async def test_a_full_bridge_refuses_new_watches(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, max_active_watches=1) as bridge:
         await bridge.watch()
         answer = await bridge.post("/watch", BODY | {"task_id": "task_2"})
         answer.problem(429, "too_many_watches")
@@ -300,14 +293,14 @@ async def test_too_many_watches(tmp_path: Path) -> None:
         assert (await bridge.post("/watch", BODY)).status == 200
 
 
-async def test_a_store_that_is_gone_is_503(bridge: Bridge) -> None:
+async def test_a_closed_store_is_503(bridge: Bridge) -> None:
     bridge.store._writer.close()
     answer = await bridge.post("/watch", BODY)
     answer.problem(503, "store_unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-async def test_operators_register_nothing(bridge: Bridge) -> None:
+async def test_operators_cannot_register(bridge: Bridge) -> None:
     for path in ("/watch", "/watch/batch"):
         (await bridge.post(path, BODY, headers=OPERATOR)).problem(403, "forbidden")
 
@@ -315,7 +308,7 @@ async def test_operators_register_nothing(bridge: Bridge) -> None:
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_bad_entry_of_a_batch_fails_alone(bridge: Bridge) -> None:
+async def test_a_bad_entry_of_a_batch_does_not_affect_the_others(bridge: Bridge) -> None:
     known = await bridge.watch(task_id="known")
     entries = [
         BODY | {"task_id": "new"},
@@ -339,7 +332,7 @@ async def test_a_bad_entry_of_a_batch_fails_alone(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize("watches", [[], {}, None, [BODY] * 501])
-async def test_a_batch_holds_1_to_500(bridge: Bridge, watches: Any) -> None:
+async def test_a_batch_has_1_to_500_entries(bridge: Bridge, watches: Any) -> None:
     assert (await bridge.post("/watch/batch", {"watches": watches})).fields() == {"watches"}
 
 
@@ -352,7 +345,7 @@ async def test_a_full_batch_is_listed_newest_first(bridge: Bridge) -> None:
     assert len(bridge.poller.added) == 500
 
 
-async def test_an_idempotency_key_holds_for_a_whole_batch(bridge: Bridge) -> None:
+async def test_an_idempotency_key_applies_to_every_entry_of_a_batch(bridge: Bridge) -> None:
     body = {"watches": [BODY | {"task_id": "one"}, BODY | {"task_id": "a/b"}, BODY | {"task_id": "two"}]}
     keyed = {**APP, "Idempotency-Key": "batch"}
     first = (await bridge.post("/watch/batch", body, headers=keyed)).json

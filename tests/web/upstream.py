@@ -1,4 +1,4 @@
-"""An amux that answers as a test says, piece by piece if it likes, and tells when who asked has left."""
+"""A scripted amux: its handler is the test's, and it reports when a client disconnects too early."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,33 +7,33 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
 class Upstream:
-    """`asked` is set by a request's head, `left` when its caller went before the answer was over."""
+    """`requested` is set when a request's head arrives, `disconnected` when a client leaves too early."""
 
-    answering: Answering
+    handler: Handler
     url: str = ""
     requests: list[web.Request] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
+    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
-        self.asked.set()
+        self.requested.set()
         try:
-            return await self.answering(request)
+            return await self.handler(request)
         except (asyncio.CancelledError, ConnectionError, web.RequestPayloadError):
-            self.left.set()
+            self.disconnected.set()
             raise
 
 
 @asynccontextmanager
-async def upstream(answering: Answering) -> AsyncIterator[Upstream]:
-    made = Upstream(answering)
+async def upstream(handler: Handler) -> AsyncIterator[Upstream]:
+    """Serves a scripted amux on loopback."""
+    made = Upstream(handler)
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", made.handle)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)

@@ -1,4 +1,4 @@
-"""Runs revisions on the connection, and in the transaction, that `migrating.py` gives."""
+"""Runs revisions on the connection that `bridge/store/migrate.py` passes, in its transaction."""
 
 from alembic import context
 

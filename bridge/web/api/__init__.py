@@ -1,1 +1,1 @@
-"""The HTTP API: routes, handlers, request and response models, OpenAPI."""
+"""The HTTP API: routes, handlers, request and response models, serializers, JSON schemas, OpenAPI."""

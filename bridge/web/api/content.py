@@ -1,4 +1,4 @@
-"""`GET /watch/{id}/content`: a completed video's bytes, from amux, for who has a token or a signed link."""
+"""`GET /watch/{id}/content`: a completed video's bytes, streamed from amux, for a token or a signed link."""
 
 import re
 from typing import Final
@@ -7,21 +7,20 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from bridge.amux import AmuxUnavailable
-from bridge.amux.proxy import passed_headers
-from bridge.core.links import link_is_good
+from bridge.amux.proxy import forwarded_headers
+from bridge.core.links import is_valid_link
 from bridge.core.model import Outcome
 from bridge.store.records import WatchView
-from bridge.web.api.streaming import CONTENT_POLICY, pass_on, range_of
+from bridge.web.api.streaming import CONTENT_HEADERS, pass_on, range_headers
 from bridge.web.context import CONTEXT, AppContext
 from bridge.web.errors import Forbidden, WatchNotCompleted
-from bridge.web.requests import query_of, watch_id_of
+from bridge.web.requests import media_type_of, query_of, watch_id_of
 
-LINK: Final = ("expires", "signature")
-# Types that a browser shows without running anything; SVG is an image that can.
+LINK_PARAMETERS: Final = ("expires", "signature")
 _MEDIA = re.compile(r"(?:video|audio|image)/[a-z0-9][a-z0-9.+-]{0,60}")
-_ACTIVE: Final = frozenset({"image/svg+xml", "image/svg"})
-_OCTETS: Final = "application/octet-stream"
-_ENDINGS: Final = {
+_SCRIPTABLE: Final = frozenset({"image/svg+xml", "image/svg"})  # SVG is an image type that can run scripts
+_OCTET_STREAM: Final = "application/octet-stream"
+_FILE_SUFFIXES: Final = {
     "video/mp4": ".mp4",
     "video/webm": ".webm",
     "video/quicktime": ".mov",
@@ -32,7 +31,7 @@ _ENDINGS: Final = {
     "audio/mpeg": ".mp3",
     "audio/wav": ".wav",
 }
-_AS_THEY_ARE: Final = (
+_PASSED_HEADERS: Final = (
     hdrs.ACCEPT_RANGES,
     hdrs.CONTENT_ENCODING,
     hdrs.CONTENT_LENGTH,
@@ -40,56 +39,60 @@ _AS_THEY_ARE: Final = (
     hdrs.ETAG,
     hdrs.LAST_MODIFIED,
 )
-_UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
+_UNSAFE_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 
 async def read_content(request: web.Request) -> web.StreamResponse:
     """`GET /watch/{id}/content`."""
-    services = request.app[CONTEXT]
-    sees = _may_see(request, services)
-    view = await services.store.watch(watch_id_of(request), sees)
+    context = request.app[CONTEXT]
+    visible_app = _visible_app(request, context)
+    view = await context.store.watch(watch_id_of(request), visible_app)
     if view.watch.outcome is not Outcome.COMPLETED:
-        raise WatchNotCompleted("there is a video once the watch has ended as completed, and no other way")
-    source = await _open(services, view, range_of(request))
+        raise WatchNotCompleted("the watch must have the outcome `completed` before its video can be read")
+    source = await _open(context, view, range_headers(request))
     if source.status not in {200, 206, 416}:
         source.close()
-        raise AmuxUnavailable(f"amux answered {source.status} when it was asked for the video")
-    return await pass_on(request, source, _headers(view, source))
+        raise AmuxUnavailable(f"amux answered {source.status} to the request for the video")
+    return await pass_on(request, source, _response_headers(view, source))
 
 
-def _may_see(request: web.Request, services: AppContext) -> str | None:
-    """Whose watches this request may see: all, for who has a good link, for it names the watch.
+def _visible_app(request: web.Request, context: AppContext) -> str | None:
+    """Returns the app whose watches this request may see: None, which is every app, with a valid link to this watch.
 
-    Raises Forbidden for a link that is not good, unless there is a token as well.
+    Raises Forbidden for an invalid link, unless the request also has a token.
     """
-    query = query_of(request, LINK)
+    query = query_of(request, LINK_PARAMETERS)
     if query:
-        now = services.store.now()
-        expires, signature = (query.get(name, "") for name in LINK)
-        if link_is_good(request.match_info["id"], expires, signature, services.link_key, now):
+        now = context.store.now()
+        expires, signature = (query.get(name, "") for name in LINK_PARAMETERS)
+        if is_valid_link(request.match_info["id"], expires, signature, context.link_key, now):
             return None
         if hdrs.AUTHORIZATION not in request.headers:
-            raise Forbidden("this link is not valid, or its time is over; a fresh one needs a token to be read")
-    return services.access.caller(request.headers).sees
+            raise Forbidden("this link is invalid or expired; use a token, or the `content_url` of a newer event")
+    return context.access.caller(request.headers).visible_app
 
 
-async def _open(services: AppContext, view: WatchView, part: dict[str, str]) -> aiohttp.ClientResponse:
-    key = services.proxy.key(await services.store.api_key_of(view.watch.id))
+async def _open(context: AppContext, view: WatchView, conditions: dict[str, str]) -> aiohttp.ClientResponse:
+    key = context.proxy.key(await context.store.api_key_of(view.watch.id))
     if key is None:
-        raise AmuxUnavailable("this bridge has no amux key any more to ask for the video with")
-    headers = {hdrs.ACCEPT: "*/*", **part}
-    return await services.proxy.open(f"/v1/videos/{view.watch.task_id}/content", key, headers)
+        raise AmuxUnavailable("there is no amux key to ask for the video: neither the watch nor the bridge has one")
+    headers = {hdrs.ACCEPT: "*/*", **conditions}
+    return await context.proxy.open(f"/v1/videos/{view.watch.task_id}/content", key, headers)
 
 
-def _headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:
-    kind = source.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
-    shown = _MEDIA.fullmatch(kind) is not None and kind not in _ACTIVE and source.status != 416
-    kind = kind if shown else _OCTETS
-    name = _UNSAFE_IN_NAMES.sub("_", view.watch.task_id).lstrip(".")[-100:] + _ENDINGS.get(kind, "")
-    passed = passed_headers(source.headers)
-    found = {name: passed[name] for name in _AS_THEY_ARE if name in passed}
-    return found | {
-        hdrs.CONTENT_TYPE: kind,
-        hdrs.CONTENT_DISPOSITION: f'{"inline" if shown else "attachment"}; filename="{name}"',
-        "Content-Security-Policy": CONTENT_POLICY,
+def _response_headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:
+    """Returns our headers, and those of amux that are passed on.
+
+    Only types that a browser shows without running anything keep their type; others become octet-stream.
+    """
+    media_type = media_type_of(source.headers)
+    inline = _MEDIA.fullmatch(media_type) is not None and media_type not in _SCRIPTABLE and source.status != 416
+    media_type = media_type if inline else _OCTET_STREAM
+    task_id = _UNSAFE_IN_FILE_NAMES.sub("_", view.watch.task_id).lstrip(".")[-100:]
+    file_name = task_id + _FILE_SUFFIXES.get(media_type, "")
+    passed = forwarded_headers(source.headers)
+    return {name: passed[name] for name in _PASSED_HEADERS if name in passed} | {
+        hdrs.CONTENT_TYPE: media_type,
+        hdrs.CONTENT_DISPOSITION: f'{"inline" if inline else "attachment"}; filename="{file_name}"',
+        **CONTENT_HEADERS,
     }

@@ -1,4 +1,4 @@
-"""The routes of deliveries: one with its attempts, and sending again."""
+"""The routes of deliveries: reading one with its attempts, and sending again."""
 
 from aiohttp import web
 
@@ -17,35 +17,36 @@ _log = get_logger("web")
 async def read_delivery(request: web.Request, caller: Caller) -> web.Response:
     """`GET /deliveries/{id}`."""
     query_of(request)
-    delivery, attempts = await request.app[CONTEXT].store.delivery(delivery_id_of(request), caller.sees)
+    delivery, attempts = await request.app[CONTEXT].store.delivery(delivery_id_of(request), caller.visible_app)
     return json_answer(delivery_with_log(delivery, attempts))
 
 
 async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /deliveries/{id}/retry`: due now, with a new schedule and the same `webhook-id`."""
-    services = request.app[CONTEXT]
+    """`POST /deliveries/{id}/retry`: makes the delivery due now, with a new schedule and the same `webhook-id`."""
+    context = request.app[CONTEXT]
     query_of(request)
-    delivery = await services.store.retry(delivery_id_of(request), caller.sees)
-    services.deliverer.wake()
-    services.waiting.announce([delivery.watch_id])
-    _log.event("retry_asked", delivery_id=delivery.id, watch_id=delivery.watch_id, app=delivery.app, by=caller.key)
+    delivery = await context.store.retry(delivery_id_of(request), caller.visible_app)
+    context.deliverer.wake()
+    context.change_notifier.announce([delivery.watch_id])
+    _log.event("retry_requested", delivery_id=delivery.id, watch_id=delivery.watch_id, app=delivery.app, by=caller.key)
     return json_answer(owned_delivery(delivery), 202)
 
 
 async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /deliveries/retry`: all dead ones that a filter finds, or their number only."""
-    services = request.app[CONTEXT]
+    """`POST /deliveries/retry`: makes all dead deliveries that a filter matches due now; with `dry_run` counts them."""
+    context = request.app[CONTEXT]
     query_of(request)
-    asked = RetryRequest.read(parsed(await read_body(request)))
-    since, until = asked.moments()
-    wanted = DeadFilter(caller.sees, since, until, asked.callback_host)
-    dead = await services.store.count_dead(wanted)
-    if asked.dry_run:
+    body = RetryRequest.read(parsed(await read_body(request)))
+    since, until = body.time_range()
+    dead_filter = DeadFilter(caller.visible_app, since, until, body.callback_host)
+    dead = await context.store.count_dead(dead_filter)
+    if body.dry_run:
         return json_answer(Count(count=dead))
     count = 0
-    # The store takes a few thousand at a time. Those that die again meanwhile are not this request's any more.
-    while count < dead and (resent := await services.store.retry_dead(wanted)):
-        count += resent
-        services.deliverer.wake()
-    _log.event("retries_asked", count=count, app=caller.sees, by=caller.key)
+    # The store retries up to 2,000 at a time. The loop stops at the number counted before it: a delivery that dies
+    # again meanwhile does not belong to this request.
+    while count < dead and (retried := await context.store.retry_dead(dead_filter)):
+        count += retried
+        context.deliverer.wake()
+    _log.event("retries_requested", count=count, app=caller.visible_app, by=caller.key)
     return json_answer(Count(count=count), 202)

@@ -1,178 +1,255 @@
-"""The API's document as a page: no script, and nothing from elsewhere. Everything on it comes from the document."""
+"""`GET /openapi.json` and `GET /docs`: the API's document as JSON, and as an HTML page made of it.
 
+The page has no script and loads nothing: its style is inline, and allowed by its hash.
+"""
+
+import base64
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from html import escape
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
-STYLE: Final = files("bridge.web.api").joinpath("docs.css").read_text(encoding="utf-8")
+import orjson
+from aiohttp import web
 
-_REFERENCE: Final = "#/components/schemas/"
-_WORDS = re.compile(r"`([^`]+)`|\*([^*\n]+)\*")
-_UNSAFE = re.compile(r"[^A-Za-z0-9]+")
-_WEBHOOKS: Final = "webhooks"
-_TYPES: Final = "types"
+from bridge.web.api.json_schemas import COMPONENTS
+from bridge.web.requests import JSON, query_of, secured
 
-Json = Mapping[str, Any]
+JsonObject: TypeAlias = Mapping[str, Any]
+
+_STYLE: Final = files("bridge.web.api").joinpath("docs.css").read_text(encoding="utf-8")
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+_MARKUP = re.compile(r"`([^`]+)`|\*([^*\n]+)\*")
+_UNSAFE_IN_ANCHORS = re.compile(r"[^A-Za-z0-9]+")
 
 
-def page_of(document: Json) -> str:
-    """The whole page."""
+class ApiDocument:
+    """The API's document. `build` is called at the first request: building takes longer than the rest of a start."""
+
+    def __init__(self, build: Callable[[], JsonObject]) -> None:
+        self._build = build
+
+    @cached_property
+    def openapi(self) -> bytes:
+        """The document as JSON (OpenAPI 3.1)."""
+        return orjson.dumps(self._document)
+
+    @cached_property
+    def page(self) -> bytes:
+        """The document as HTML."""
+        return page_of(self._document).encode()
+
+    @cached_property
+    def _document(self) -> JsonObject:
+        return self._build()
+
+
+API_DOCUMENT: Final = web.AppKey("API_DOCUMENT", ApiDocument)
+
+
+async def openapi(request: web.Request) -> web.StreamResponse:
+    """`GET /openapi.json`."""
+    query_of(request)
+    return secured(web.Response(body=request.app[API_DOCUMENT].openapi, content_type=JSON))
+
+
+async def docs(request: web.Request) -> web.StreamResponse:
+    """`GET /docs`."""
+    query_of(request)
+    page = request.app[API_DOCUMENT].page
+    return secured(web.Response(body=page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS))
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+class _Operation(NamedTuple):
+    """An operation of the document, with its method and path."""
+
+    method: str
+    path: str
+    details: JsonObject
+
+
+class _Group(NamedTuple):
+    """A tag of the document, with its operations."""
+
+    name: str
+    description: str
+    operations: list[_Operation]
+
+
+def page_of(document: JsonObject) -> str:
+    """Returns the whole page."""
     info = document["info"]
-    groups = [(tag["name"], tag["description"], list(_of_group(document, tag["name"]))) for tag in document["tags"]]
+    groups = [_group_of(document, tag) for tag in document["tags"]]
     parts = [
         "<!doctype html>",
         '<html lang="en">',
         '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(info['title'])}: API</title><style>{STYLE}</style></head>",
-        '<body><a class="skip" href="#content">To the content</a><div class="frame">',
-        _contents(document, groups),
+        f"<title>{escape(info['title'])}: API</title><style>{_STYLE}</style></head>",
+        '<body><a class="skip" href="#content">Skip to the content</a><div class="frame">',
+        _table_of_contents(document, groups),
         f'<main id="content"><h1>{escape(info["title"])}</h1>',
         f'<p class="soft">Version {escape(info["version"])} · <a href="openapi.json">OpenAPI 3.1</a></p>',
-        *(f"<p>{_text(part)}</p>" for part in info["description"].strip().split("\n\n")),
-        *(_group(document, *group) for group in groups),
-        _hooks(document),
-        _types(document),
+        *(f"<p>{_text(paragraph)}</p>" for paragraph in info["description"].strip().split("\n\n")),
+        *(_group_section(document, group) for group in groups),
+        _webhooks_section(document),
+        _types_section(document),
         "</main></div></body></html>",
     ]
     return "\n".join(parts)
 
 
-def _of_group(document: Json, group: str) -> Iterable[tuple[str, str, Json]]:
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            if group in operation["tags"]:
-                yield method.upper(), path, operation
-
-
-def _contents(document: Json, groups: list[tuple[str, str, list[tuple[str, str, Json]]]]) -> str:
-    blocks = [
-        (name, ((_anchor(operation["operationId"]), operation["summary"]) for _, _, operation in found))
-        for name, _, found in groups
+def _group_of(document: JsonObject, tag: JsonObject) -> _Group:
+    operations = [
+        _Operation(method.upper(), path, details)
+        for path, methods in document["paths"].items()
+        for method, details in methods.items()
+        if tag["name"] in details["tags"]
     ]
-    hooks = ((_anchor(name), f"<code>{escape(name)}</code>") for name in document["webhooks"])
-    types = ((_anchor(name), escape(name)) for name in document["components"]["schemas"])
-    shown = [(name, [(anchor, escape(text)) for anchor, text in links]) for name, links in blocks]
-    shown += [("Webhooks", list(hooks)), ("Types", list(types))]
-    lists = (f"<h2>{escape(name)}</h2><ul>{''.join(map(_link, links))}</ul>" for name, links in shown)
+    return _Group(tag["name"], tag["description"], operations)
+
+
+def _table_of_contents(document: JsonObject, groups: Iterable[_Group]) -> str:
+    lists = [
+        _link_list(
+            group.name, ((one.details["operationId"], escape(one.details["summary"])) for one in group.operations)
+        )
+        for group in groups
+    ]
+    lists.append(_link_list("Webhooks", ((name, f"<code>{escape(name)}</code>") for name in document["webhooks"])))
+    lists.append(_link_list("Types", ((name, escape(name)) for name in document["components"]["schemas"])))
     return f'<nav aria-label="Contents">{"".join(lists)}</nav>'
 
 
-def _link(link: tuple[str, str]) -> str:
-    anchor, text = link
-    return f'<li><a href="#{anchor}">{text}</a></li>'
+def _link_list(title: str, links: Iterable[tuple[str, str]]) -> str:
+    """Returns a titled list of links, each from a name and the HTML to show."""
+    items = "".join(f'<li><a href="#{_anchor(name)}">{html}</a></li>' for name, html in links)
+    return f"<h2>{escape(title)}</h2><ul>{items}</ul>"
 
 
-def _group(document: Json, name: str, told: str, operations: list[tuple[str, str, Json]]) -> str:
-    articles = "".join(_operation(document, *one) for one in operations)
-    return f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2><p class="soft">{_text(told)}</p>{articles}</section>'
+def _group_section(document: JsonObject, group: _Group) -> str:
+    articles = "".join(_operation(document, operation) for operation in group.operations)
+    return (
+        f'<section id="{_anchor(group.name)}"><h2>{escape(group.name)}</h2>'
+        f'<p class="soft">{_text(group.description)}</p>{articles}</section>'
+    )
 
 
-def _operation(document: Json, method: str, path: str, operation: Json) -> str:
-    security = operation["security"]
-    mark = "open to all" if not security else "token or link" if {} in security else "token"
+def _operation(document: JsonObject, operation: _Operation) -> str:
+    method, path, details = operation
+    security = details["security"]
+    access = "no token" if not security else "token or link" if {} in security else "token"
     parts = [
-        f'<article id="{_anchor(operation["operationId"])}"><h3>{escape(operation["summary"])}</h3>',
+        f'<article id="{_anchor(details["operationId"])}"><h3>{escape(details["summary"])}</h3>',
         f'<p class="route"><span class="verb {method}">{method}</span><code>{escape(path)}</code>',
-        f'<span class="mark">{mark}</span></p>',
+        f'<span class="mark">{access}</span></p>',
     ]
-    if told := operation.get("description"):
-        parts.append(f"<p>{_text(told)}</p>")
-    parts += [_parameters(operation), _body(document, operation), _answers(operation), "</article>"]
+    if description := details.get("description"):
+        parts.append(f"<p>{_text(description)}</p>")
+    parts += [_parameters(details), _request_body(document, details), _responses(details), "</article>"]
     return "".join(parts)
 
 
-def _hooks(document: Json) -> str:
+def _webhooks_section(document: JsonObject) -> str:
     articles = []
     for name, methods in document["webhooks"].items():
-        operation = methods["post"]
+        details = methods["post"]
         articles.append(
-            f'<article id="{_anchor(name)}"><h3>{_text(operation["summary"])}</h3>'
+            f'<article id="{_anchor(name)}"><h3>{_text(details["summary"])}</h3>'
             f'<p class="route"><span class="verb HOOK">POST</span><code>{escape(name)}</code></p>'
-            f"<p>{_text(operation['description'])}</p>{_parameters(operation)}"
-            f"<h4>Body</h4>{_bodies(operation)}{_answers(operation)}</article>"
+            f"<p>{_text(details['description'])}</p>{_parameters(details)}"
+            f"<h4>Body</h4>{_content_types(details)}{_responses(details)}</article>"
         )
-    told = "What your receiver is sent, signed as Standard Webhooks has it."
-    return f'<section id="{_WEBHOOKS}"><h2>Webhooks</h2><p class="soft">{told}</p>{"".join(articles)}</section>'
+    intro = "The requests that the bridge sends to receivers, signed as Standard Webhooks defines."
+    return f'<section id="webhooks"><h2>Webhooks</h2><p class="soft">{intro}</p>{"".join(articles)}</section>'
 
 
-def _types(document: Json) -> str:
+def _types_section(document: JsonObject) -> str:
     articles = (
         f'<article id="{_anchor(name)}"><h3>{escape(name)}</h3><p>{_text(schema.get("description", ""))}</p>'
         f"{_fields(schema)}</article>"
         for name, schema in document["components"]["schemas"].items()
     )
-    return f'<section id="{_TYPES}"><h2>Types</h2>{"".join(articles)}</section>'
+    return f'<section id="types"><h2>Types</h2>{"".join(articles)}</section>'
 
 
 # --- parts of an operation ----------------------------------------------------------------------------------------
 
 
-def _parameters(operation: Json) -> str:
+def _parameters(details: JsonObject) -> str:
     rows = [
-        (f"<code>{escape(one['name'])}</code>", _kind(one["schema"]), f"{_text(one['description'])} {_place(one)}")
-        for one in operation.get("parameters", ())
+        (
+            f"<code>{escape(one['name'])}</code>",
+            _type(one["schema"]),
+            f'{_text(one["description"])} <span class="mark">{escape(one["in"])}</span>',
+        )
+        for one in details.get("parameters", ())
     ]
     return f"<h4>Parameters</h4>{_table(rows)}" if rows else ""
 
 
-def _place(parameter: Json) -> str:
-    return f'<span class="mark">{escape(parameter["in"])}</span>'
-
-
-def _body(document: Json, operation: Json) -> str:
-    """What a request carries; its fields stand here, for that is what is looked for first."""
-    if "requestBody" not in operation:
+def _request_body(document: JsonObject, details: JsonObject) -> str:
+    """Returns a request's content types and its fields. The fields are repeated here: readers look for them first."""
+    if "requestBody" not in details:
         return ""
-    shown = [f"<h4>Body</h4>{_bodies(operation)}"]
-    for content in operation["requestBody"]["content"].values():
+    parts = [f"<h4>Body</h4>{_content_types(details)}"]
+    for content in details["requestBody"]["content"].values():
         reference = content["schema"].get("$ref", "")
         if reference:
-            shown.append(_fields(document["components"]["schemas"][reference.removeprefix(_REFERENCE)]))
-    return "".join(shown)
+            parts.append(_fields(document["components"]["schemas"][reference.removeprefix(COMPONENTS)]))
+    return "".join(parts)
 
 
-def _bodies(operation: Json) -> str:
-    rows = [(f"<code>{escape(kind)}</code>", _kind(one["schema"]), "") for kind, one in _contents_of(operation)]
-    return _table(rows)
+def _content_types(details: JsonObject) -> str:
+    contents = details["requestBody"]["content"].items()
+    return _table((f"<code>{escape(name)}</code>", _type(content["schema"]), "") for name, content in contents)
 
 
-def _contents_of(operation: Json) -> Iterable[tuple[str, Json]]:
-    found: Mapping[str, Json] = operation["requestBody"]["content"]
-    return found.items()
-
-
-def _answers(operation: Json) -> str:
+def _responses(details: JsonObject) -> str:
     rows = []
-    for status, answer in operation["responses"].items():
-        content = answer.get("content", {})
-        kinds = dict.fromkeys(_kind(one["schema"]) if one.get("schema") else "anything" for one in content.values())
+    for status, response in details["responses"].items():
+        contents = response.get("content", {}).values()
+        types = dict.fromkeys(_type(content["schema"]) if content.get("schema") else "any" for content in contents)
         headers = "".join(
-            f"<br><code>{escape(name)}</code>: {_text(one['description'])}"
-            for name, one in answer.get("headers", {}).items()
+            f"<br><code>{escape(name)}</code>: {_text(header['description'])}"
+            for name, header in response.get("headers", {}).items()
         )
-        rows.append((f"<code>{escape(status)}</code>", ", ".join(kinds), _text(answer["description"]) + headers))
-    return f"<h4>Answers</h4>{_table(rows)}"
+        rows.append((f"<code>{escape(status)}</code>", ", ".join(types), _text(response["description"]) + headers))
+    return f"<h4>Responses</h4>{_table(rows)}"
 
 
-def _fields(schema: Json) -> str:
-    needed = schema.get("required", ())
+def _fields(schema: JsonObject) -> str:
+    """Returns the table of an object's fields, or the type of a schema without fields.
+
+    Only request models forbid other fields, and only theirs are marked as required: responses have all their fields.
+    """
+    required = schema.get("required", ()) if "additionalProperties" in schema else ()
     rows = []
-    for name, one in schema.get("properties", {}).items():
-        mark = '<span class="needed">required</span>' if name in needed and "additionalProperties" in schema else ""
-        rows.append((f"<code>{escape(name)}</code>{mark}", _kind(one), _field_text(one)))
+    for name, field in schema.get("properties", {}).items():
+        mark = '<span class="needed">required</span>' if name in required else ""
+        rows.append((f"<code>{escape(name)}</code>{mark}", _type(field), _field_text(field)))
     if rows:
         return _table(rows)
-    return f"<p>{_kind(schema)}</p>"
+    return f"<p>{_type(schema)}</p>"
 
 
-def _field_text(schema: Json) -> str:
-    told = [_text(schema["description"])] if schema.get("description") else []
-    told += [f"For example <code>{escape(str(one))}</code>." for one in schema.get("examples", ())]
+def _field_text(schema: JsonObject) -> str:
+    sentences = [_text(schema["description"])] if schema.get("description") else []
+    sentences += [f"Example: <code>{escape(str(one))}</code>." for one in schema.get("examples", ())]
     if schema.get("default") is not None:
-        told.append(f"Default: <code>{escape(str(schema['default']))}</code>.")
-    return " ".join(told)
+        sentences.append(f"Default: <code>{escape(str(schema['default']))}</code>.")
+    return " ".join(sentences)
 
 
 def _table(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -182,48 +259,48 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> str:
 
 # --- a schema in a few words --------------------------------------------------------------------------------------
 
+_BOUNDS: Final = (
+    ("exclusiveMinimum", "above {:g}"),
+    ("minimum", "from {:g}"),
+    ("maximum", "to {:g}"),
+    ("minLength", "of at least {:g} characters"),
+    ("maxLength", "of at most {:g} characters"),
+)
 
-def _kind(schema: Json) -> str:
-    """A schema's type in HTML, with its bounds."""
+
+def _type(schema: JsonObject) -> str:
+    """Returns a schema's type and bounds as HTML."""
     if reference := schema.get("$ref"):
-        name = reference.removeprefix(_REFERENCE)
+        name = reference.removeprefix(COMPONENTS)
         return f'<a href="#{_anchor(name)}">{escape(name)}</a>'
-    for several in ("anyOf", "oneOf", "allOf"):
-        if several in schema:
-            return " or ".join(dict.fromkeys(_kind(one) for one in schema[several]))
+    for combination in ("anyOf", "oneOf", "allOf"):
+        if combination in schema:
+            return " or ".join(dict.fromkeys(_type(one) for one in schema[combination]))
     if "enum" in schema or "const" in schema:
-        words = schema.get("enum", [schema.get("const")])
-        return ", ".join(f"<code>{escape(str(word))}</code>" for word in words)
-    return _plain_kind(schema)
+        values = schema.get("enum", [schema.get("const")])
+        return ", ".join(f"<code>{escape(str(value))}</code>" for value in values)
+    return _simple_type(schema)
 
 
-def _plain_kind(schema: Json) -> str:
-    kind = schema.get("type", "anything")
-    told = " or ".join(kind) if isinstance(kind, list) else str(kind)
-    if kind == "array":
-        return f"list of {_kind(schema.get('items', {}))}"
-    if isinstance(inner := schema.get("additionalProperties"), Mapping):
-        return f"object of {_kind(inner)}"
+def _simple_type(schema: JsonObject) -> str:
+    name = schema.get("type", "any")
+    if name == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    if isinstance(values := schema.get("additionalProperties"), Mapping):
+        return f"object of {_type(values)}"
+    text = " or ".join(name) if isinstance(name, list) else str(name)
     if form := schema.get("format"):
-        told = f"{told} ({escape(form)})"
-    bounds = (
-        ("exclusiveMinimum", "above"),
-        ("minimum", "from"),
-        ("maximum", "to"),
-        ("minLength", "at least"),
-        ("maxLength", "at most"),
-    )
-    return " ".join([told, *(f"{word} {schema[name]:g}" for name, word in bounds if name in schema)])
+        text = f"{text} ({escape(form)})"
+    return " ".join([text, *(words.format(schema[bound]) for bound, words in _BOUNDS if bound in schema)])
 
 
 def _text(text: str) -> str:
-    """Our own descriptions: `code` and *emphasis*, all else as it is."""
-    return _WORDS.sub(lambda found: _word(found[1], found[2]), escape(text, quote=False))
-
-
-def _word(code: str | None, stressed: str | None) -> str:
-    return f"<code>{code}</code>" if code is not None else f"<em>{stressed}</em>"
+    """Returns a description as HTML. Its markup is `code` and *emphasis*; everything else is escaped."""
+    return _MARKUP.sub(
+        lambda found: f"<em>{found[2]}</em>" if found[1] is None else f"<code>{found[1]}</code>",
+        escape(text, quote=False),
+    )
 
 
 def _anchor(name: str) -> str:
-    return _UNSAFE.sub("-", name).strip("-")
+    return _UNSAFE_IN_ANCHORS.sub("-", name).strip("-")

@@ -1,4 +1,4 @@
-"""Drop-in creation: amux's own routes, and a watch on what they create for who names a callback in a header."""
+"""Drop-in creation: amux's own routes, and a watch on each task that a call with callback headers creates."""
 
 import asyncio
 import json
@@ -11,67 +11,77 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.amux.created import created_task
-from bridge.amux.proxy import Upload, WholeAnswer, passed_headers, whole
+from bridge.amux.proxy import Upload, WholeAnswer, forwarded_headers, read_whole
+from bridge.amux.wire import created_task
 from bridge.core import registration as rules
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
 from bridge.watches.registration import NO_KEY, WatchRequest
 from bridge.web.api.request_models import WatchRequestBody
-from bridge.web.api.streaming import CONTENT_POLICY, pass_on, passed, range_of
+from bridge.web.api.streaming import CONTENT_HEADERS, pass_on, passed, range_headers
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT, AppContext, DropIn
 from bridge.web.errors import Forbidden, MalformedBody, UnsupportedMediaType
-from bridge.web.requests import DECIMAL, query_of, shown
+from bridge.web.requests import (
+    DECIMAL,
+    JSON,
+    MAX_FIELD_ERRORS,
+    check_not_encoded,
+    media_type_of,
+    query_of,
+    shown,
+    single_header,
+)
 
 WATCH_ID: Final = "X-Watch-Id"
 WATCH_ERROR: Final = "X-Watch-Error"
 API_KEY: Final = "X-Amux-Api-Key"
-# The header for each option of `POST /watch` that a create call can carry.
+MULTIPART: Final = "multipart/form-data"
+# The request header for each field of `POST /watch` that a create call can have.
 CALLBACK_HEADERS: Final[Mapping[str, str]] = {
     "callback_url": "X-Callback-Url",
     "context": "X-Callback-Context",
     "events": "X-Callback-Events",
     "timeout_seconds": "X-Callback-Timeout",
 }
-_HEADER_OF: Final = {**CALLBACK_HEADERS, "api_key": API_KEY}
-_PREFIX: Final = "x-callback-"
-_PASSED: Final = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH, hdrs.ACCEPT, "Idempotency-Key")
-_TYPES: Final = frozenset({"application/json", "multipart/form-data"})
-_TAKEN_WHOLE: Final = 64 * 1024  # bytes: read first, so that an app that leaves cannot break the call off
-_NOT_YET: Final = "task"  # stands for the id that amux will give
-_LONGEST_ERROR: Final = 300
+_HEADER_OF_FIELD: Final = {**CALLBACK_HEADERS, "api_key": API_KEY}
+_CALLBACK_PREFIX: Final = "x-callback-"
+_PASSED_HEADERS: Final = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH, hdrs.ACCEPT, "Idempotency-Key")
+_MEDIA_TYPES: Final = frozenset({JSON, MULTIPART})
+_MAX_BUFFERED_BODY: Final = 64 * 1024  # bytes: read before amux is asked, so a disconnect cannot break the call off
+_PLACEHOLDER_TASK_ID: Final = "task"  # until amux has answered with the real one
+_MAX_ERROR_HEADER: Final = 300  # characters
 
 _log = get_logger("drop_in")
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """A create call that may be made: all of it was checked."""
+class _CreateCall:
+    """A create call after all checks. `watch_request` and `target` are None without callback headers."""
 
     path: str
     app: str
     key: str = field(repr=False)
     headers: Mapping[str, str]
     body: bytes | Upload = field(repr=False)
-    wanted: WatchRequest | None
+    watch_request: WatchRequest | None
     target: Target | None
 
 
 async def create(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /v1/videos` and `POST /v1/video/generations`. From the moment amux is asked it goes on to its end."""
-    services, app = request.app[CONTEXT], _app_of(caller)
+    """`POST /v1/videos` and `POST /v1/video/generations`. Once amux is asked, the call runs to its end."""
+    context, app = request.app[CONTEXT], _app_of(caller)
     query_of(request)
-    with _as_headers():
-        wanted, own_key = _read_headers(request)
-        key = _key(services, own_key)
+    with _errors_name_headers():
+        watch_request, own_key = _read_headers(request, app)
+        key = _amux_key(context, own_key)
         headers, body = await _read_body(request)
-        target = None if wanted is None else await services.registration.judge(wanted)
-    call = _Call(request.path, app, key, headers, body, wanted, target)
-    check = None if wanted is None else services.store.check_room
-    answer, watch = await services.proxy.to_its_end(lambda: _create(services, call), check)
-    return passed(answer, {**watch, "Content-Security-Policy": CONTENT_POLICY})
+        target = None if watch_request is None else await context.registration.check(watch_request)
+    call = _CreateCall(request.path, app, key, headers, body, watch_request, target)
+    check = None if watch_request is None else context.store.check_room
+    answer, watch_headers = await context.proxy.run_to_completion(lambda: _create_and_watch(context, call), check)
+    return passed(answer, {**watch_headers, **CONTENT_HEADERS})
 
 
 async def read_task(request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -81,30 +91,31 @@ async def read_task(request: web.Request, caller: Caller) -> web.StreamResponse:
 
 async def read_content(request: web.Request, caller: Caller) -> web.StreamResponse:
     """`GET /v1/videos/{id}/content`."""
-    return await _read(request, caller, range_of(request), streamed=True)
+    return await _read(request, caller, range_headers(request), streamed=True)
 
 
-async def _read(request: web.Request, caller: Caller, part: Mapping[str, str], *, streamed: bool) -> web.StreamResponse:
-    services = request.app[CONTEXT]
+async def _read(
+    request: web.Request, caller: Caller, extra_headers: Mapping[str, str], *, streamed: bool
+) -> web.StreamResponse:
+    context = request.app[CONTEXT]
     _app_of(caller)
     query_of(request)
-    with _as_headers():
-        key = _key(services, _own_key(request))
+    with _errors_name_headers():
+        key = _amux_key(context, _own_key(request))
     try:
         rules.check_task_id(request.match_info["id"])
     except ValueError:
-        raise NotFound("no task of amux's has such an id") from None
-    accept = {name: value for name, value in _passed_on(request).items() if name == hdrs.ACCEPT}
-    source = await services.proxy.open(request.path, key, {**accept, **part})
-    policy = {"Content-Security-Policy": CONTENT_POLICY}
+        raise NotFound("there is no such task: this is not a task id") from None
+    accept = {name: value for name, value in _headers_for_amux(request).items() if name == hdrs.ACCEPT}
+    source = await context.proxy.open(request.path, key, {**accept, **extra_headers})
     if streamed and source.status in {200, 206}:
-        return await pass_on(request, source, {**passed_headers(source.headers), **policy})
-    return passed(await whole(source, key), policy)
+        return await pass_on(request, source, {**forwarded_headers(source.headers), **CONTENT_HEADERS})
+    return passed(await read_whole(source, key), CONTENT_HEADERS)
 
 
 def _app_of(caller: Caller) -> str:
     if caller.app is None:
-        raise Forbidden("operators see, cancel and resend; amux's own routes are for apps")
+        raise Forbidden("operators can read, cancel and retry; only apps can use amux's own routes")
     return caller.app
 
 
@@ -112,76 +123,69 @@ def _app_of(caller: Caller) -> str:
 
 
 @contextmanager
-def _as_headers() -> Iterator[None]:
-    """Name the headers in place of the fields of `POST /watch`, whose rules these are."""
+def _errors_name_headers() -> Iterator[None]:
+    """Replaces the fields of `POST /watch` in an InvalidRequest by the headers that they come from."""
     try:
         yield
     except InvalidRequest as error:
         fields = []
         for name, rule in error.fields:
             first, _, rest = name.partition(".")
-            header = _HEADER_OF.get(first, first)
+            header = _HEADER_OF_FIELD.get(first, first)
             fields.append((f"{header}.{rest}" if rest else header, rule))
         raise InvalidRequest(fields, code=error.code) from None
 
 
-def _read_headers(request: web.Request) -> tuple[WatchRequest | None, str | None]:
-    """The watch that is wanted, if any, and the caller's own amux key. Raises InvalidRequest."""
+def _read_headers(request: web.Request, app: str) -> tuple[WatchRequest | None, str | None]:
+    """Returns the watch request, if there is one, and the caller's own amux key. Raises InvalidRequest."""
     known = {name.lower() for name in CALLBACK_HEADERS.values()}
-    given = {name.lower() for name in request.headers if name.lower().startswith(_PREFIX)}
-    if strange := sorted(given - known):
-        raise InvalidRequest([(shown(name), "is not a header of this route") for name in strange[:20]])
+    present = {name.lower() for name in request.headers if name.lower().startswith(_CALLBACK_PREFIX)}
+    if unknown := sorted(present - known):
+        raise InvalidRequest([(shown(name), "is not a header of this route") for name in unknown[:MAX_FIELD_ERRORS]])
     own_key = _own_key(request)
-    url = _once(request, CALLBACK_HEADERS["callback_url"])
+    url = single_header(request, CALLBACK_HEADERS["callback_url"])
     if url is None:
-        if given:
-            raise InvalidRequest([("callback_url", "is required beside the other X-Callback headers")])
+        if present:
+            raise InvalidRequest([("callback_url", "is required when another X-Callback header is given")])
         return None, own_key
-    fields: dict[str, Any] = {"task_id": _NOT_YET, "callback_url": url, "api_key": own_key}
-    if (context := _once(request, CALLBACK_HEADERS["context"])) is not None:
-        fields["context"] = _json(context)
-    if (events := _once(request, CALLBACK_HEADERS["events"])) is not None:
+    fields: dict[str, Any] = {"task_id": _PLACEHOLDER_TASK_ID, "callback_url": url, "api_key": own_key}
+    if (context := single_header(request, CALLBACK_HEADERS["context"])) is not None:
+        fields["context"] = _json_or_text(context)
+    if (events := single_header(request, CALLBACK_HEADERS["events"])) is not None:
         fields["events"] = [name.strip() for name in events.split(",")]
-    if (seconds := _once(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
+    if (seconds := single_header(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
         fields["timeout_seconds"] = float(seconds) if DECIMAL.fullmatch(seconds) else seconds
-    return WatchRequestBody.read(fields).wanted(), own_key
+    return WatchRequestBody.read(fields).watch_request(app), own_key
 
 
 def _own_key(request: web.Request) -> str | None:
-    given = _once(request, API_KEY)
-    if given is not None:
+    key = single_header(request, API_KEY)
+    if key is not None:
         try:
-            rules.check_api_key(given)
+            rules.check_api_key(key)
         except ValueError as error:
             raise InvalidRequest([("api_key", str(error))]) from None
-    return given
+    return key
 
 
-def _key(services: AppContext, own_key: str | None) -> str:
-    key = services.proxy.key(own_key)
+def _amux_key(context: AppContext, own_key: str | None) -> str:
+    key = context.proxy.key(own_key)
     if key is None:
         raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
     return key
 
 
-def _once(request: web.Request, name: str) -> str | None:
-    given = request.headers.getall(name, [])
-    if len(given) > 1:
-        raise InvalidRequest([(name, "must be given once")])
-    return given[0] if given else None
-
-
-def _json(text: str) -> Any:
-    """A header's JSON; what cannot be read stays a text, which is no object."""
+def _json_or_text(text: str) -> Any:
+    """Returns a header's JSON value, or the text itself if it is not JSON: the model then refuses it as no object."""
     try:
         return rules.read_json(text.encode(errors="surrogateescape"))
     except (ValueError, json.JSONDecodeError):
         return text
 
 
-def _passed_on(request: web.Request) -> dict[str, str]:
-    """The request's headers that amux gets."""
-    found = {name: request.headers[name] for name in _PASSED if name in request.headers}
+def _headers_for_amux(request: web.Request) -> dict[str, str]:
+    """Returns the request's headers that are passed to amux. Raises InvalidRequest."""
+    found = {name: request.headers[name] for name in _PASSED_HEADERS if name in request.headers}
     for name, value in found.items():
         if not (value.isascii() and value.isprintable()):
             raise InvalidRequest([(name, "must be printable ASCII")])
@@ -189,63 +193,64 @@ def _passed_on(request: web.Request) -> dict[str, str]:
 
 
 async def _read_body(request: web.Request) -> tuple[dict[str, str], bytes | Upload]:
-    """The headers and the body for amux: a small body is read now, any other as amux takes it."""
-    kind = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
-    if kind not in _TYPES:
-        raise UnsupportedMediaType("send the body as Content-Type: application/json or multipart/form-data")
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise UnsupportedMediaType("send the body without a Content-Encoding")
-    headers = _passed_on(request)
+    """Returns the headers and the body for amux: a small body is read now, a larger one is streamed."""
+    if media_type_of(request.headers) not in _MEDIA_TYPES:
+        raise UnsupportedMediaType(f"send the body as Content-Type: {JSON} or {MULTIPART}")
+    check_not_encoded(request)
+    headers = _headers_for_amux(request)
     length = request.content_length
-    if length is None or length > _TAKEN_WHOLE:
+    if length is None or length > _MAX_BUFFERED_BODY:
         return headers, Upload(request.content)
     try:
         return headers, await request.content.read()
     except (HttpProcessingError, web.RequestPayloadError):
-        raise MalformedBody("the body is not what its HTTP headers say") from None
+        raise MalformedBody("the body is incomplete or its chunked encoding is wrong") from None
 
 
-# --- from here on a video is paid for -----------------------------------------------------------------------------
+# --- from here on the video is paid for ---------------------------------------------------------------------------
 
 
-async def _create(services: AppContext, call: _Call) -> tuple[WholeAnswer, dict[str, str]]:
-    """Ask amux, and watch what it created; its answer, and a header that says what came of the watch."""
-    answer = await services.proxy.create(call.path, call.key, call.headers, call.body)
-    if call.wanted is None or call.target is None or not 200 <= answer.status < 300:
+async def _create_and_watch(context: AppContext, call: _CreateCall) -> tuple[WholeAnswer, dict[str, str]]:
+    """Asks amux and watches the task that it created. Returns amux's answer and the X-Watch header."""
+    answer = await context.proxy.create(call.path, call.key, call.headers, call.body)
+    if call.watch_request is None or call.target is None or not 200 <= answer.status < 300:
         return answer, {}
     try:
         task_id = rules.check_task_id(created_task(answer.body) or "")
     except ValueError:
-        return answer, _not_watched(call, None, "no_task", "amux's answer names no task that can be watched")
-    wanted = replace(call.wanted, task_id=task_id)
+        return answer, _not_watched(call, None, "no_task", "amux's answer has no task id that can be watched")
+    watch_request = replace(call.watch_request, task_id=task_id, beyond_limit=True)
     try:
-        return answer, {WATCH_ID: await _watch(services, wanted, call.target, call.app)}
+        return answer, {WATCH_ID: await _register(context, watch_request, call.target)}
     except BridgeError as error:
         return answer, _not_watched(call, task_id, error.code, str(error))
 
 
-async def _watch(services: AppContext, wanted: WatchRequest, target: Target, app: str) -> str:
-    """Register the watch, and try again where the store does not answer: what was stored after all is found then."""
-    pauses = (services.drop_in or DropIn()).pauses
-    for pause in pauses:
+async def _register(context: AppContext, watch_request: WatchRequest, target: Target) -> str:
+    """Registers the watch, and retries while the store does not answer. Returns the watch's id.
+
+    A try that was stored although it failed is found by the next one: the options are the same.
+    """
+    for seconds in (context.drop_in or DropIn()).retry_delays:
         try:
-            return (await services.registration.register_judged(wanted, target, app)).view.watch.id
+            return (await context.registration.register_checked(watch_request, target)).view.watch.id
         except StoreUnavailable:
-            await asyncio.sleep(pause)
-    return (await services.registration.register_judged(wanted, target, app)).view.watch.id
+            await asyncio.sleep(seconds)
+    return (await context.registration.register_checked(watch_request, target)).view.watch.id
 
 
-def _not_watched(call: _Call, task_id: str | None, code: str, reason: str) -> dict[str, str]:
-    url = call.wanted.callback_url if call.wanted is not None else ""
+def _not_watched(call: _CreateCall, task_id: str | None, code: str, reason: str) -> dict[str, str]:
+    """Logs that a created task is not watched. Returns the X-Watch-Error header."""
+    url = call.watch_request.callback_url if call.watch_request is not None else ""
     _log.event(
-        "created_unwatched",
+        "created_task_unwatched",
         level=logging.ERROR,
         task_id=task_id,
         app=call.app,
         callback_url=without_query(url),
         code=code,
         reason=reason,
-        next="the app is told in X-Watch-Error, and may register the task itself",
+        next=f"the app gets the reason in {WATCH_ERROR} and can register the watch itself",
     )
-    told = f"{code}: {reason}".encode("ascii", "replace").decode()
-    return {WATCH_ERROR: told[:_LONGEST_ERROR]}
+    value = f"{code}: {reason}".encode("ascii", "replace").decode()
+    return {WATCH_ERROR: value[:_MAX_ERROR_HEADER]}

@@ -1,4 +1,4 @@
-"""The routes that are open to all: alive, ready, metrics."""
+"""The routes for probes and Prometheus, which need no token: `/healthz`, `/readyz` and `/metrics`."""
 
 from aiohttp import hdrs, web
 
@@ -9,22 +9,22 @@ from bridge.web.requests import json_answer, secured
 
 
 async def healthz(_: web.Request) -> web.Response:
-    """`GET /healthz`: the event loop answers."""
+    """`GET /healthz`: 200 whenever the event loop runs."""
     return json_answer(Alive(status="alive"))
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """`GET /readyz`: 200 while this replica can do its work, 503 with a reason for each no."""
+    """`GET /readyz`: 200 while this replica can work, 503 with a reason for each failing check."""
     readiness = await request.app[CONTEXT].health.readiness()
-    told: Ready = {
+    body: Ready = {
         "status": readiness.status,
         "checks": readiness.checks,
-        "reasons": list(readiness.reasons),
+        "reasons": [reason.message for reason in readiness.reasons],
     }
-    return json_answer(told, 503 if readiness.status == "unready" else 200)
+    return json_answer(body, 503 if readiness.status == "unready" else 200)
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """`GET /metrics`: Prometheus' text format."""
+    """`GET /metrics`: the metrics in Prometheus' text format."""
     rendered = request.app[CONTEXT].metrics.render()
     return secured(web.Response(body=rendered, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE}))

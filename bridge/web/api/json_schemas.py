@@ -1,30 +1,48 @@
-"""JSON Schemas of texts whose rules are code's: as exact as a pattern can be, and never stricter than the code."""
+"""JSON Schemas of values whose rules are code: as exact as a pattern can be, and never stricter than the code."""
 
 from typing import Any, Final
 
 from bridge.core import registration as rules
-from bridge.core.event import ID_PATTERN
+from bridge.core.ids import EVENT_ID_PATTERN, TASK_ID_PATTERN, WATCH_ID_PATTERN
+
+COMPONENTS: Final = "#/components/schemas/"
+MAX_APP_NAME: Final = 64
+_MAX_HOST_NAME: Final = 253  # RFC 1035, 2.3.4: 255 bytes on the wire
+
+
+def reference_to(model: type) -> dict[str, str]:
+    """Returns a reference to a model's schema in the OpenAPI document."""
+    return {"$ref": COMPONENTS + model.__name__}
 
 
 def _any_case(word: str) -> str:
-    """A pattern for a word in any case: JSON Schema's patterns know no flags."""
+    """Returns a pattern that matches a word in any case: JSON Schema's patterns have no flags."""
     return "".join(f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in word)
 
 
-_REFUSED = "|".join(
+_REFUSED_NAMES = "|".join(
     [*(f"{_any_case(name)}$" for name in sorted(rules.REFUSED_HEADERS)), *map(_any_case, rules.REFUSED_PREFIXES)]
 )
-_QUAD = "[A-Za-z0-9+/]{4}"
+_FOUR_BASE64 = "[A-Za-z0-9+/]{4}"
 
-WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{rules.WATCH_ID_PATTERN}$"}
-DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
-TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){rules.TASK_ID_PATTERN}$"}
+TEXT: Final[dict[str, Any]] = {"type": "string"}
+PRINTABLE: Final[dict[str, Any]] = {"type": "string", "pattern": "^[ -~]*$"}
+BINARY: Final[dict[str, Any]] = {"type": "string", "format": "binary"}
+ANY_OBJECT: Final[dict[str, Any]] = {"type": "object", "additionalProperties": True}
+# The content types of a video's bytes, with their schemas.
+VIDEO: Final[dict[str, dict[str, Any]]] = dict.fromkeys(
+    ("video/*", "audio/*", "image/*", "application/octet-stream"), BINARY
+)
+WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{WATCH_ID_PATTERN}$"}
+DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{EVENT_ID_PATTERN}$"}
+TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){TASK_ID_PATTERN}$"}
+APP_NAME: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[ -~]{{1,{MAX_APP_NAME}}}$"}
 CALLBACK_URL: Final[dict[str, Any]] = {"type": "string", "format": "uri"}
 HEADERS: Final[dict[str, Any]] = {
     "type": "object",
     "maxProperties": rules.MAX_HEADERS,
     "propertyNames": {
-        "pattern": f"^(?!{_REFUSED})[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{rules.MAX_HEADER_NAME}}}$",
+        "pattern": f"^(?!{_REFUSED_NAMES})[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{rules.MAX_HEADER_NAME}}}$",
     },
     "additionalProperties": {
         "type": "string",
@@ -32,13 +50,13 @@ HEADERS: Final[dict[str, Any]] = {
         "maxLength": rules.MAX_HEADER_VALUE,
     },
 }
-# 24 to 64 bytes in padded base64, its spare bits zero.
+# 24 to 64 bytes in padded base64. The unused bits of the last character are zero.
 SECRET: Final[dict[str, Any]] = {
     "type": "string",
     "format": "password",
     "writeOnly": True,
-    "pattern": f"^whsec_(({_QUAD}){{8,21}}|({_QUAD}){{8,21}}[A-Za-z0-9+/][AQgw]==|"
-    f"({_QUAD}){{8,20}}[A-Za-z0-9+/]{{2}}[AEIMQUYcgkosw048]=)$",
+    "pattern": f"^whsec_(({_FOUR_BASE64}){{8,21}}|({_FOUR_BASE64}){{8,21}}[A-Za-z0-9+/][AQgw]==|"
+    f"({_FOUR_BASE64}){{8,20}}[A-Za-z0-9+/]{{2}}[AEIMQUYcgkosw048]=)$",
 }
 API_KEY: Final[dict[str, Any]] = {
     "type": "string",
@@ -48,5 +66,5 @@ API_KEY: Final[dict[str, Any]] = {
 }
 IDEMPOTENCY_KEY: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[!-~]{{1,{rules.MAX_IDEMPOTENCY_KEY}}}$"}
 HOST: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "string", "format": form, "maxLength": 253} for form in ("hostname", "ipv4", "ipv6")]
+    "anyOf": [{"type": "string", "format": form, "maxLength": _MAX_HOST_NAME} for form in ("hostname", "ipv4", "ipv6")]
 }

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1, made from the route table and from the types that the handlers take and answer with."""
+"""The OpenAPI 3.1 document, made from the route table and from the request and response models."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,35 +8,40 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
+from bridge.core.event import PING_TYPE
 from bridge.core.model import TERMINAL_EVENTS, EventType
 from bridge.watches.registration import TimeoutLimits
+from bridge.web.api.json_schemas import COMPONENTS
 from bridge.web.api.request_models import WatchRequestBody
 from bridge.web.api.response_models import AttemptEvent, EventBody, PingBody, Polling
-from bridge.web.api.route import JSON, Answer, Body, Parameter, Route
+from bridge.web.api.route import Parameter, RequestBody, Response, Route
 from bridge.web.errors import PROBLEM_TYPE, STATUSES, ProblemBody, Unauthorized
+from bridge.web.requests import JSON
 
-_REFERENCE: Final = "#/components/schemas/{model}"
-_ALWAYS: Final = (EventBody, PingBody, Polling, AttemptEvent, ProblemBody, WatchRequestBody)
-_NOISE: Final = {("title", str), ("default", type(None))}
+# Models that no route has as its body or response: events, problems, and the entries of a batch.
+_OTHER_MODELS: Final = (EventBody, PingBody, Polling, AttemptEvent, ProblemBody, WatchRequestBody)
+_DROPPED_KEYS: Final = {("title", str), ("default", type(None))}
 _ABOUT: Final = """\
-The amux bridge polls amux's video tasks and tells your app once when each has ended, by a signed webhook that is \
-tried again until it arrives.
+The amux bridge polls amux's video tasks. When a task has ended, it sends your app one signed webhook, and retries it \
+until it is delivered.
 
-Register a watch by `POST /watch`; receive the events under *Webhooks*. Every error is a problem document (RFC 9457) \
-with a `code` for programs. Times are RFC 3339 in UTC, durations are seconds. Unknown fields and parameters are refused.
+Register a watch with `POST /watch`, and receive the events under *Webhooks*. Every error is a problem document \
+(RFC 9457) with a `code` for programs. Times are RFC 3339 in UTC, durations are seconds. Unknown fields and parameters \
+are refused.
 """
+_ONCE: Final = "Sent at most once, and only if the watch's `events` has it."
 _EVENTS: Final = {
-    EventType.COMPLETED: "amux says success.",
-    EventType.FAILED: "amux says failure; `data.error` is amux's.",
-    EventType.TIMED_OUT: "The watch's deadline has passed; `data.error` tells what was last seen.",
-    EventType.UNAVAILABLE: "amux will not tell of the task; `data.error` tells why.",
-    EventType.QUEUED: "The task waits. Sent only if a watch's `events` asks for it, and once.",
-    EventType.IN_PROGRESS: "The task runs. Sent only if a watch's `events` asks for it, and once.",
+    EventType.COMPLETED: "amux reports success.",
+    EventType.FAILED: "amux reports failure; `data.error` is amux's error.",
+    EventType.TIMED_OUT: "The watch's deadline passed; `data.error` says what was last seen.",
+    EventType.UNAVAILABLE: "amux does not report on the task; `data.error` says why.",
+    EventType.QUEUED: f"The task is queued. {_ONCE}",
+    EventType.IN_PROGRESS: f"The task runs. {_ONCE}",
 }
-_TOKEN: Final = {"type": "http", "scheme": "bearer", "description": "An app's token, or an operator's."}
+_TOKEN: Final = {"type": "http", "scheme": "bearer", "description": "An app's token, or an operator's token."}
 _WEBHOOK_HEADERS: Final = (
     Parameter("webhook-id", "The event's id: the same on every attempt.", {"type": "string"}, "header"),
-    Parameter("webhook-timestamp", "Unix seconds, of this attempt.", {"type": "string"}, "header"),
+    Parameter("webhook-timestamp", "The time of this attempt, in Unix seconds.", {"type": "string"}, "header"),
     Parameter(
         "webhook-signature",
         "`v1,` and the base64 HMAC-SHA256 of `id.timestamp.body`, one for each active secret, separated by spaces.",
@@ -47,106 +52,106 @@ _WEBHOOK_HEADERS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What the document says of this bridge. `open_to_all`: no token is configured."""
+class ServerInfo:
+    """What the document says about this bridge. `open_to_all`: no token is configured."""
 
     version: str
-    server: str
+    url: str
     open_to_all: bool
     timeouts: TimeoutLimits
 
 
-def document(routes: Sequence[Route[Any]], groups: Mapping[str, str], about: About) -> Mapping[str, Any]:
-    """The whole document."""
+def document(routes: Sequence[Route[Any]], groups: Mapping[str, str], server: ServerInfo) -> Mapping[str, Any]:
+    """Returns the whole document. `groups` are the routes' groups with their descriptions."""
     schemas = _Schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, about)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, server)
     used = {route.group for route in routes}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "The amux bridge", "version": about.version, "description": _ABOUT},
-        "servers": [{"url": about.server}],
-        "tags": [{"name": name, "description": told} for name, told in groups.items() if name in used],
+        "info": {"title": "The amux bridge", "version": server.version, "description": _ABOUT},
+        "servers": [{"url": server.url}],
+        "tags": [{"name": name, "description": text} for name, text in groups.items() if name in used],
         "paths": paths,
         "webhooks": _webhooks(schemas),
         "components": {
-            "schemas": schemas.all(about.timeouts),
+            "schemas": schemas.all(server.timeouts),
             "securitySchemes": {"token": _TOKEN},
         },
     }
 
 
 class _Schemas:
-    """The schema of each type that a route names."""
+    """The JSON Schemas of the models that routes name."""
 
     def __init__(self, routes: Iterable[Route[Any]]) -> None:
-        models = {model: None for route in routes for model in _models(route)} | dict.fromkeys(_ALWAYS)
+        models = {model: None for route in routes for model in _models(route)} | dict.fromkeys(_OTHER_MODELS)
         found, self._definitions = TypeAdapter.json_schemas(
-            [(model, "validation", TypeAdapter(model)) for model in models], ref_template=_REFERENCE
+            [(model, "validation", TypeAdapter(model)) for model in models], ref_template=COMPONENTS + "{model}"
         )
         self._of = {model: found[model, "validation"] for model in models}
 
     def of(self, model: Any) -> Mapping[str, Any]:
-        """A reference to a type's schema."""
+        """Returns a reference to a model's schema."""
         return self._of[model]
 
     def all(self, timeouts: TimeoutLimits) -> Mapping[str, Any]:
-        """Every schema by name, in the order of names."""
+        """Returns every schema by name, in alphabetical order, with the configured limits of `timeout_seconds`."""
         schemas: dict[str, Any] = _plain(dict(sorted(self._definitions["$defs"].items())))
-        seconds = schemas["WatchRequestBody"]["properties"]["timeout_seconds"]
+        seconds = schemas[WatchRequestBody.__name__]["properties"]["timeout_seconds"]
         seconds["anyOf"][0]["maximum"] = timeouts.most
         seconds["default"] = timeouts.default
         return schemas
 
 
 def _plain(schema: Any) -> Any:
-    """A schema without what pydantic adds and nobody reads: titles made of names, defaults that are null."""
+    """Returns a schema without what pydantic adds and no reader needs: titles made of names, defaults that are null."""
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    kept = {key: one for key, one in schema.items() if (key, type(one)) not in _NOISE}
-    return {key: _plain(one) for key, one in kept.items()}
+    return {key: _plain(one) for key, one in schema.items() if (key, type(one)) not in _DROPPED_KEYS}
 
 
 def _models(route: Route[Any]) -> Iterable[Any]:
     if route.body is not None and route.body.model is not None:
         yield route.body.model
-    for answer in route.answers.values():
-        if answer.model is not None:
-            yield answer.model
+    for response in route.responses.values():
+        if response.model is not None:
+            yield response.model
 
 
 # --- one operation ------------------------------------------------------------------------------------------------
 
 
-def _operation(route: Route[Any], schemas: _Schemas, about: About) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "operationId": route.handler.__name__ if not route.path.startswith("/v1/") else _plain_name(route),
+def _operation(route: Route[Any], schemas: _Schemas, server: ServerInfo) -> dict[str, Any]:
+    # Client generators make method names of operation ids: renaming a handler renames a client's method.
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__ if not route.path.startswith("/v1/") else _proxied_id(route),
         "tags": [route.group],
         "summary": route.summary,
     }
     if route.description:
-        told["description"] = route.description
+        operation["description"] = route.description
     if route.parameters:
-        told["parameters"] = [_parameter(one) for one in route.parameters]
+        operation["parameters"] = [_parameter(one) for one in route.parameters]
     if route.body is not None:
-        told["requestBody"] = {"required": True, "content": _content(route.body, schemas)}
-    told["responses"] = {str(status): _answer(one, schemas) for status, one in sorted(route.answers.items())}
-    told["responses"] |= _problems(route, schemas)
-    told["security"] = _security(route, about)
-    return told
+        operation["requestBody"] = {"required": True, "content": _content(route.body, schemas)}
+    operation["responses"] = {str(status): _response(one, schemas) for status, one in sorted(route.responses.items())}
+    operation["responses"] |= _problems(route, schemas)
+    operation["security"] = _security(route, server)
+    return operation
 
 
-def _plain_name(route: Route[Any]) -> str:
-    """A name for one of amux's own routes, several of which share a handler."""
+def _proxied_id(route: Route[Any]) -> str:
+    """Returns the operation id of one of amux's own routes, several of which share a handler."""
     words = route.path.removeprefix("/v1/").replace("{id}", "").replace("/", " ").split()
     return "_".join([route.method.lower(), "amux", *words])
 
 
-def _security(route: Route[Any], about: About) -> list[dict[str, list[str]]]:
-    if route.access == "open" or about.open_to_all:
+def _security(route: Route[Any], server: ServerInfo) -> list[dict[str, list[str]]]:
+    if route.access == "open" or server.open_to_all:
         return []
     return [{"token": []}, {}] if route.access == "link" else [{"token": []}]
 
@@ -161,47 +166,47 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def _content(body: Body | Answer, schemas: _Schemas) -> dict[str, Any]:
-    content: dict[str, Any] = {kind: {"schema": dict(schema)} for kind, schema in body.media.items()}
+def _content(body: RequestBody | Response, schemas: _Schemas) -> dict[str, Any]:
+    content: dict[str, Any] = {media_type: {"schema": dict(schema)} for media_type, schema in body.media.items()}
     if body.model is not None:
         content[JSON] = {"schema": schemas.of(body.model)}
     return content
 
 
-def _answer(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
-    told: dict[str, Any] = {"description": answer.description}
-    if answer.headers:
-        told["headers"] = {
-            name: {"description": text, "schema": {"type": "string"}} for name, text in answer.headers.items()
+def _response(response: Response, schemas: _Schemas) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": response.description}
+    if response.headers:
+        described["headers"] = {
+            name: {"description": text, "schema": {"type": "string"}} for name, text in response.headers.items()
         }
-    if content := _content(answer, schemas):
-        told["content"] = content
-    return told
+    if content := _content(response, schemas):
+        described["content"] = content
+    return described
 
 
 def _problems(route: Route[Any], schemas: _Schemas) -> dict[str, Any]:
-    """The problems by status, each with its codes; `default` for those that may come to any route."""
-    kinds: list[type[BridgeError]] = [InvalidRequest, *route.problems]
+    """Returns the problems by status, each with its codes; `default` is for those that any route can have."""
+    errors: list[type[BridgeError]] = [InvalidRequest, *route.problems]
     if route.access != "open":
-        kinds += [Unauthorized, StoreUnavailable]
+        errors += [Unauthorized, StoreUnavailable]
     if any(one.place == "path" for one in route.parameters):
-        kinds.append(NotFound)
+        errors.append(NotFound)
     codes: dict[HTTPStatus, dict[str, None]] = {}
-    for kind in kinds:
-        codes.setdefault(STATUSES[kind], {})[kind.code] = None
+    for error in errors:
+        codes.setdefault(STATUSES[error], {})[error.code] = None
     content: dict[str, Any] = {PROBLEM_TYPE: {"schema": schemas.of(ProblemBody)}}
-    if route.passes_on:
+    if route.proxied:
         content[JSON] = {}
-    told = {
-        str(int(status)): {"description": _told(status, names), "content": content}
+    problems = {
+        str(int(status)): {"description": _codes_text(status, names), "content": content}
         for status, names in sorted(codes.items())
-        if int(status) not in route.answers
+        if int(status) not in route.responses
     }
-    rest = "amux's answer, or any other trouble." if route.passes_on else "Any other trouble."
-    return {**told, "default": {"description": rest, "content": content}}
+    other = "amux's response, or any other error." if route.proxied else "Any other error."
+    return {**problems, "default": {"description": other, "content": content}}
 
 
-def _told(status: HTTPStatus, codes: Iterable[str]) -> str:
+def _codes_text(status: HTTPStatus, codes: Iterable[str]) -> str:
     return f"{status.phrase}: {', '.join(f'`{code}`' for code in codes)}"
 
 
@@ -210,22 +215,24 @@ def _told(status: HTTPStatus, codes: Iterable[str]) -> str:
 
 def _webhooks(schemas: _Schemas) -> dict[str, Any]:
     body = schemas.of(EventBody)
-    told = {str(event): _webhook(text, body, ends=event in TERMINAL_EVENTS) for event, text in _EVENTS.items()}
-    return told | {"bridge.ping": _webhook("What `POST /ping` sends.", schemas.of(PingBody), ends=False)}
+    webhooks = {str(event): _webhook(text, body, terminal=event in TERMINAL_EVENTS) for event, text in _EVENTS.items()}
+    return webhooks | {PING_TYPE: _webhook("The event that `POST /ping` sends.", schemas.of(PingBody), terminal=False)}
 
 
-def _webhook(text: str, schema: Mapping[str, Any], *, ends: bool) -> dict[str, Any]:
-    answers = {
-        "2XX": {"description": "Had: it is not sent again."},
-        "410": {"description": "Gone: this event is not tried again."},
-        "default": {"description": "Anything else, a redirect too: it is tried again, for about three days."},
+def _webhook(text: str, schema: Mapping[str, Any], *, terminal: bool) -> dict[str, Any]:
+    responses = {
+        "2XX": {"description": "Delivered: the event is not sent again."},
+        "410": {"description": "Gone: the delivery is dead, and the event is not sent again."},
+        "default": {
+            "description": "Any other status, a redirect too: the event is sent again, by default for about three days."
+        },
     }
     return {
         "post": {
             "summary": text,
-            "description": "Ends its watch: each has exactly one such event." if ends else "",
+            "description": "A terminal event. A watch that is not cancelled has exactly one." if terminal else "",
             "parameters": [_parameter(one) for one in _WEBHOOK_HEADERS],
             "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
-            "responses": answers,
+            "responses": responses,
         }
     }

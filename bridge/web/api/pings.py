@@ -1,4 +1,4 @@
-"""`POST /ping`: judge a target, then send it one signed `bridge.ping`."""
+"""`POST /ping`: checks a callback target, then sends it one signed `bridge.ping`."""
 
 import asyncio
 import secrets
@@ -7,9 +7,9 @@ from aiohttp import web
 
 from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
 from bridge.core.delivery import problem_of
-from bridge.core.event import ping_id, ping_payload
+from bridge.core.event import ping_payload
+from bridge.core.ids import ping_id
 from bridge.core.model import Answer, Answered, NoAnswer
-from bridge.core.signing import signed_headers
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
 from bridge.web.api.request_models import PingRequest
@@ -23,49 +23,50 @@ _log = get_logger("web")
 
 
 async def ping(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /ping`; what the receiver does, or fails to do, is a 200."""
-    services = request.app[CONTEXT]
+    """`POST /ping`. Whatever the receiver answers, and no answer at all, is a 200."""
+    context = request.app[CONTEXT]
     query_of(request)
-    asked = PingRequest.read(parsed(await read_body(request)))
-    loop_time = asyncio.get_running_loop().time
-    began = loop_time()
-    unresolved = await _judge(services, services.guard.parse(asked.callback_url))
-    if asked.dry_run:
-        return json_answer(_outcome(unresolved, loop_time() - began))
-    with services.ping_limits.one(caller.key):
-        answer, seconds = await _send(services, asked.callback_url)
+    body = PingRequest.read(parsed(await read_body(request)))
+    clock = asyncio.get_running_loop().time
+    started_at = clock()
+    unresolved = await _check_target(context, context.guard.parse(body.callback_url))
+    if body.dry_run:
+        return json_answer(_outcome(unresolved, clock() - started_at))
+    with context.ping_limits.one(caller.key):
+        answer, seconds = await _send(context, body.callback_url)
     outcome = _outcome(answer, seconds)
-    _log.event("pinged", callback_url=without_query(asked.callback_url), by=caller.key, ok=outcome["ok"])
+    _log.event("pinged", callback_url=without_query(body.callback_url), by=caller.key, ok=outcome["ok"])
     return json_answer(outcome)
 
 
-async def _judge(services: AppContext, target: Target) -> Answer | None:
-    """None for a target that may be sent to; a name that has no address just now is no refusal.
+async def _check_target(context: AppContext, target: Target) -> Answer | None:
+    """Returns None for an allowed target, and the failed look-up for a name that does not resolve just now.
 
     Raises TargetRefused.
     """
     try:
         async with asyncio.timeout(REGISTRATION_LOOK_UP_SECONDS):
-            await services.guard.addresses(target)
+            await context.guard.addresses(target)
     except NameUnresolved as error:
         return NoAnswer(error.code, str(error))
     except TimeoutError:
-        return NoAnswer(NameUnresolved.code, f"{target.host} does not resolve: its look-up takes too long")
+        seconds = f"{REGISTRATION_LOOK_UP_SECONDS:g}"
+        return NoAnswer(NameUnresolved.code, f"{target.host} was not resolved within {seconds} s")
     return None
 
 
-async def _send(services: AppContext, callback_url: str) -> tuple[Answer, float]:
+async def _send(context: AppContext, callback_url: str) -> tuple[Answer, float]:
     event_id = ping_id(secrets.token_bytes(20))
-    now = services.store.now()
+    now = context.store.now()
     payload = ping_payload(event_id, now)
-    headers = signed_headers(event_id, int(now), payload, services.secrets, services.signing_key)
-    result = await services.sender.send(callback_url, headers, payload)
+    headers = context.signer.headers(event_id, int(now), payload)
+    result = await context.sender.send(callback_url, headers, payload)
     return result.answer, result.duration_seconds
 
 
 def _outcome(answer: Answer | None, seconds: float) -> PingOutcome:
-    """What came of it; never the receiver's body. None: a dry run's target that may be sent to."""
+    """Returns the response's body, without the receiver's body. None: the target of a dry run is allowed."""
     status = answer.status if isinstance(answer, Answered) else None
-    good = answer is None or (status is not None and 200 <= status < 300)
-    error = None if good or answer is None else error_json(problem_of(answer))
-    return {"ok": good, "status_code": status, "error": error, "duration_seconds": round(seconds, 6)}
+    ok = answer is None or (status is not None and 200 <= status < 300)
+    error = None if ok or answer is None else error_json(problem_of(answer))
+    return {"ok": ok, "status_code": status, "error": error, "duration_seconds": round(seconds, 6)}

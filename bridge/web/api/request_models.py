@@ -1,29 +1,28 @@
-"""The bodies that apps send: their fields, rules and descriptions. OpenAPI is made from these models."""
+"""Request models: the JSON bodies that apps send. The OpenAPI document has their fields, rules and descriptions."""
 
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import ip_network
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails
 
 from bridge.core import registration as rules
 from bridge.core.errors import InvalidRequest, TargetRefused
-from bridge.core.signing import parse_secret
-from bridge.core.targets import TargetPolicy, bracketed, parse_target
+from bridge.core.model import EventType
+from bridge.core.signing import SECRET_PREFIX, parse_secret
+from bridge.core.targets import MAX_URL_CHARACTERS, TargetPolicy, bracketed, parse_target
 from bridge.store.records import Idempotency
 from bridge.watches.registration import WatchRequest
 from bridge.web.api import json_schemas
-from bridge.web.requests import shown
+from bridge.web.requests import MAX_FIELD_ERRORS, shown
 
-EventName = Literal[
-    "video.completed", "video.failed", "video.timed_out", "video.unavailable", "video.queued", "video.in_progress"
-]
-EVENT_NAMES: Final[tuple[str, ...]] = get_args(EventName)
+# The rest of a body is strict. A strict enum would refuse strings and accept only its own members.
+EventName = Annotated[EventType, Field(strict=False)]
 MAX_BATCH: Final = 500
-_MOST_ERRORS = 20  # of one answer: a body of 64 KiB can hold thousands of unknown fields
+_CONTEXT_KIB: Final = rules.MAX_CONTEXT_BYTES // 1024
 _ANY_TARGET = TargetPolicy(allow_networks=(ip_network("0.0.0.0/0"), ip_network("::/0")))
 _HOST_RULE = "must be a host name or an address, without scheme, port or path"
 _RFC3339 = re.compile(
@@ -31,34 +30,34 @@ _RFC3339 = re.compile(
 )
 
 
-def _secret(text: str) -> str:
+def _check_secret(text: str) -> str:
     parse_secret(text)
     return text
 
 
-def _context(context: dict[str, Any]) -> dict[str, Any]:
+def _check_context(context: dict[str, Any]) -> dict[str, Any]:
     rules.compact(context)
     return context
 
 
-def _headers(headers: dict[str, str]) -> dict[str, str]:
+def _check_headers(headers: dict[str, str]) -> dict[str, str]:
     rules.check_headers(headers)
     return headers
 
 
-def _moment(text: str) -> float:
-    """RFC 3339 (section 5.6) as Unix seconds."""
+def _unix_seconds(text: str) -> float:
+    """Returns an RFC 3339 time (section 5.6) as Unix seconds. Raises ValueError."""
     if _RFC3339.fullmatch(text):
         try:
-            # Seven to nine digits of a second are more than a datetime holds, and Python 3.11 cuts them.
+            # Python 3.11 drops digits of a second past the sixth, which a datetime cannot hold.
             return datetime.fromisoformat(text.upper().replace(" ", "T")).timestamp()
         except (ValueError, OverflowError):
             pass
-    raise ValueError("must be a time as RFC 3339 has it, such as 2026-11-23T15:04:05.123Z")
+    raise ValueError("must be an RFC 3339 time, such as 2026-11-23T15:04:05.123Z")
 
 
-def _host(text: str) -> str:
-    """A host in the spelling that targets are stored under: IPv6 in brackets."""
+def _stored_host(text: str) -> str:
+    """Returns a host as targets are stored: in lower case, IPv6 in brackets. Raises ValueError."""
     literal = text.strip("[]")
     is_ipv6 = literal.count(":") > 1
     if any(mark in text for mark in "/?#@%\\") or (":" in text and not is_ipv6):
@@ -69,55 +68,64 @@ def _host(text: str) -> str:
         raise ValueError(_HOST_RULE) from None
 
 
-Moment = Annotated[
+Rfc3339 = Annotated[
     str,
-    AfterValidator(_moment),
+    AfterValidator(_unix_seconds),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
 
 class _Body(BaseModel):
-    """A JSON object of known fields; null is the same as not given."""
+    """A JSON object. Unknown fields are refused; null counts as not given."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
     def read(cls, value: Any) -> Self:
-        """A body from its JSON value. Raises InvalidRequest that names each bad field and repeats no value."""
+        """Returns the model of a JSON value. Raises InvalidRequest, which names each bad field and repeats no value."""
         try:
             return cls.model_validate(value)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-            # `from None`: the cause holds the values, and may reach a log.
-            raise InvalidRequest([_finding(detail) for detail in found[:_MOST_ERRORS]]) from None
+            # `from None`: the cause has the values, and could reach a log.
+            raise InvalidRequest([_field_error(detail) for detail in found[:MAX_FIELD_ERRORS]]) from None
 
 
 class WatchRequestBody(_Body):
-    """A watch to be registered: tell `callback_url` once when amux's task `task_id` has ended."""
+    """A watch to register: the bridge calls `callback_url` when amux's task `task_id` has ended."""
 
     task_id: Annotated[
         str,
         AfterValidator(rules.check_task_id),
         WithJsonSchema(json_schemas.TASK_ID),
-    ] = Field(description="The task's id as amux gave it.", examples=["task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2"])
+    ] = Field(description="The task's id, as amux returned it.", examples=["task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2"])
     callback_url: Annotated[str, WithJsonSchema(json_schemas.CALLBACK_URL)] = Field(
-        description="Where events are sent: http(s), at most 2,048 characters, without user info or fragment.",
+        description=f"Where events are sent: an http or https URL of at most {MAX_URL_CHARACTERS:,} characters, "
+        "without user info and without a fragment.",
         examples=["https://app.example.com/hooks/video"],
     )
     events: Annotated[list[EventName], Field(min_length=1)] | None = Field(
-        None, description="The event types to send; the four terminal ones when not given."
+        None, description="The event types to send, at least one. Default: the four terminal types."
     )
-    context: Annotated[dict[str, Any], AfterValidator(_context)] | None = Field(
-        None, description="Given back in every event; at most 4 KiB as compact UTF-8."
+    context: Annotated[dict[str, Any], AfterValidator(_check_context)] | None = Field(
+        None,
+        description=f"Any JSON object, returned in every event. At most {_CONTEXT_KIB} KiB as compact JSON in UTF-8.",
     )
     timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="From now until the watch times out; default and upper bound are the bridge's settings."
+        None,
+        description="The time from now until the watch times out. The bridge's settings have its default and maximum.",
     )
-    headers: Annotated[dict[str, str], AfterValidator(_headers), WithJsonSchema(json_schemas.HEADERS)] | None = Field(
-        None, description="Up to 10 extra headers on callbacks. Stored encrypted, shown masked."
+    headers: Annotated[dict[str, str], AfterValidator(_check_headers), WithJsonSchema(json_schemas.HEADERS)] | None = (
+        Field(
+            None,
+            description=f"Up to {rules.MAX_HEADERS} extra headers for the callbacks. "
+            "They are stored encrypted, and their values are masked in responses.",
+        )
     )
-    secret: Annotated[str, AfterValidator(_secret), WithJsonSchema(json_schemas.SECRET)] | None = Field(
-        None, repr=False, description="`whsec_...` that signs this watch's events instead of the configured ones."
+    secret: Annotated[str, AfterValidator(_check_secret), WithJsonSchema(json_schemas.SECRET)] | None = Field(
+        None,
+        repr=False,
+        description=f"The `{SECRET_PREFIX}...` secret that signs this watch's events, instead of the bridge's secrets.",
     )
     api_key: (
         Annotated[
@@ -126,14 +134,15 @@ class WatchRequestBody(_Body):
             WithJsonSchema(json_schemas.API_KEY),
         ]
         | None
-    ) = Field(None, repr=False, description="The amux key to ask about this task with, instead of the configured one.")
+    ) = Field(None, repr=False, description="The amux key that the task is polled with, instead of the bridge's key.")
 
-    def wanted(self, idempotency: Idempotency | None = None) -> WatchRequest:
-        """The same, as intake takes it."""
+    def watch_request(self, app: str, idempotency: Idempotency | None = None) -> WatchRequest:
+        """Returns the request as `RegistrationService` takes it."""
         return WatchRequest(
+            app,
             self.task_id,
             self.callback_url,
-            None if self.events is None else rules.wanted_events(self.events),
+            None if self.events is None else rules.events_to_send(self.events),
             self.context,
             self.timeout_seconds,
             self.headers or {},
@@ -144,7 +153,7 @@ class WatchRequestBody(_Body):
 
 
 class BatchRequest(_Body):
-    """Up to 500 watches to be registered in one commit; a bad one fails alone."""
+    """Watches to register in one commit. A bad entry does not affect the others."""
 
     watches: Annotated[
         list[Any],
@@ -152,45 +161,45 @@ class BatchRequest(_Body):
         WithJsonSchema(
             {
                 "type": "array",
-                # Any entry is taken: a bad one fails alone.
-                "items": {"anyOf": [{"$ref": "#/components/schemas/WatchRequest"}, {}]},
+                # `{}`: the request is valid with bad entries; each of them gets its own problem.
+                "items": {"anyOf": [json_schemas.reference_to(WatchRequestBody), {}]},
                 "minItems": 1,
                 "maxItems": MAX_BATCH,
             }
         ),
-    ] = Field(description="What `POST /watch` takes, each.")
+    ] = Field(description=f"1 to {MAX_BATCH} entries, each as the body of `POST /watch`.")
 
 
 class PingRequest(_Body):
-    """A target to be judged and, unless it is a dry run, sent one signed `bridge.ping`."""
+    """A callback target to check and, without `dry_run`, to send one signed `bridge.ping`."""
 
     callback_url: Annotated[str, WithJsonSchema(json_schemas.CALLBACK_URL)] = Field(
-        description="Where the ping goes; the same rules as for a watch."
+        description="Where the ping is sent. The rules are those of a watch's `callback_url`."
     )
-    dry_run: bool | None = Field(None, description="Only judge the target.")
+    dry_run: bool | None = Field(None, description="Only check the target; send nothing.")
 
 
 class RetryRequest(_Body):
-    """Which dead deliveries are sent again."""
+    """A filter for the dead deliveries to send again."""
 
-    state: Literal["dead"] = Field(description="Only dead deliveries are resent in bulk.")
-    since: Moment | None = Field(None, description="Those that became dead at this time or later.")
-    until: Moment | None = Field(None, description="Those that became dead at this time or before.")
-    callback_host: Annotated[str, AfterValidator(_host), WithJsonSchema(json_schemas.HOST)] | None = Field(
-        None, description="Those to this host: a name, no port."
+    state: Literal["dead"] = Field(description="Must be `dead`: only dead deliveries are sent again by a filter.")
+    since: Rfc3339 | None = Field(None, description="Only deliveries that became dead at this time or later.")
+    until: Rfc3339 | None = Field(None, description="Only deliveries that became dead at this time or earlier.")
+    callback_host: Annotated[str, AfterValidator(_stored_host), WithJsonSchema(json_schemas.HOST)] | None = Field(
+        None, description="Only deliveries to this host: a host name or an address, without a port."
     )
-    dry_run: bool | None = Field(None, description="Only count.")
+    dry_run: bool | None = Field(None, description="Only count the deliveries; send nothing.")
 
-    def moments(self) -> tuple[float | None, float | None]:
-        """`since` and `until` in Unix seconds."""
+    def time_range(self) -> tuple[float | None, float | None]:
+        """Returns `since` and `until` in Unix seconds: their validator has replaced the text with a number."""
         since: Any = self.since
         until: Any = self.until
         return since, until
 
 
-# --- pydantic's findings as sentences of ours ---------------------------------------------------------------------
+# --- pydantic's errors as our sentences ---------------------------------------------------------------------------
 
-_SENTENCES: Final[Mapping[str, str]] = {
+_MESSAGES: Final[Mapping[str, str]] = {
     "missing": "is required",
     "extra_forbidden": "is not a field of this request",
     "string_type": "must be a string",
@@ -204,8 +213,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
 }
 
 
-def _finding(detail: ErrorDetails) -> tuple[str, str]:
-    """One bad field and the end of the sentence that begins with its name."""
+def _field_error(detail: ErrorDetails) -> tuple[str, str]:
+    """Returns the field of one pydantic error, and the rule as the end of a sentence that begins with the field."""
     field = ".".join(shown(str(part)) for part in detail["loc"])
     context = detail.get("ctx", {})
     match detail["type"]:
@@ -213,11 +222,15 @@ def _finding(detail: ErrorDetails) -> tuple[str, str]:
             return field or "body", str(context["error"])
         case "greater_than":
             return field, f"must be above {context['gt']:g}"
-        case "literal_error":
+        case "literal_error" | "enum":
             return field, f"must be one of {context['expected']}"
         case "too_short":
-            return field, f"must hold at least {context['min_length']}"
+            return field, f"must have at least {_entries(context['min_length'])}"
         case "too_long":
-            return field, f"must hold at most {context['max_length']}"
+            return field, f"must have at most {_entries(context['max_length'])}"
         case kind:
-            return field or "body", _SENTENCES.get(kind, "is not of the kind that belongs here")
+            return field or "body", _MESSAGES.get(kind, "has the wrong type")
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"

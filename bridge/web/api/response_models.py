@@ -1,6 +1,7 @@
-"""The bodies that apps are answered with: their fields, types and descriptions. OpenAPI is made from these types.
+"""Response models: the JSON bodies of responses and events. The OpenAPI document has their fields and descriptions.
 
-They are dictionaries, for what is answered is built once and written at once; the type checker holds the views to them.
+They are typed dictionaries: a serializer builds each one once, orjson writes it, and the type checker compares the two.
+The classes' names are the names of the schemas in the OpenAPI document, which client generators use.
 """
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias
@@ -12,7 +13,7 @@ from bridge.core.model import DeliveryState, EventType, Outcome, TaskStatus, Wat
 from bridge.web.api import json_schemas
 from bridge.web.errors import ProblemBody
 
-# typing_extensions: pydantic reads `typing`'s own TypedDict from Python 3.12 on only.
+# typing_extensions: pydantic reads `typing.TypedDict` from Python 3.12 on only.
 
 Time: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 WatchId: TypeAlias = Annotated[
@@ -24,21 +25,21 @@ DeliveryId: TypeAlias = Annotated[
 AnyJsonObject: TypeAlias = Annotated[Any, WithJsonSchema({"type": "object"})]
 
 
-class ErrorView(TypedDict):
-    """What went wrong: a code for programs and a sentence for people. Of amux's own errors either may be null."""
+class ErrorBody(TypedDict):
+    """An error: a code for programs and a sentence for people. In an error from amux either may be null."""
 
     code: str | int | None
     message: str | None
 
 
-class LastError(ErrorView):
-    """What went wrong at the last poll, and when."""
+class LastError(ErrorBody):
+    """The error of the last failed poll, and its time."""
 
     at: Time | None
 
 
 class Metadata(TypedDict):
-    """What amux tells of the video itself."""
+    """The video's properties, as amux reports them."""
 
     duration: Annotated[float | None, Field(description="Seconds.")]
     fps: float | None
@@ -47,49 +48,56 @@ class Metadata(TypedDict):
     seed: float | None
 
 
-class TaskView(TypedDict):
-    """amux's task as it was last seen."""
+class TaskBody(TypedDict):
+    """amux's task, as it was last seen."""
 
     status: Annotated[TaskStatus, Field(description="`unknown` before the first poll.")]
     progress: Annotated[int | None, Field(description="Percent.")]
-    url: Annotated[str | None, Field(description="The video's, once there is one that anybody can open.")]
+    url: Annotated[str | None, Field(description="The video's URL, if there is one that needs no key.")]
     format: Annotated[str | None, Field(examples=["mp4"])]
     metadata: Metadata | None
-    error: ErrorView | None
+    error: ErrorBody | None
 
 
 class Polling(TypedDict):
-    """A task, and how asking amux about it goes."""
+    """A task, and the polling of it."""
 
-    task: TaskView
-    polls: Annotated[int, Field(description="How often amux was asked.", ge=0)]
+    task: TaskBody
+    polls: Annotated[int, Field(description="The number of polls.", ge=0)]
     last_polled_at: Time | None
     next_poll_at: Annotated[Time | None, Field(description="Null once the watch is final.")]
-    last_error: Annotated[LastError | None, Field(description="Null when the last poll was good.")]
+    last_error: Annotated[
+        LastError | None,
+        Field(description="The error of the last failed poll, kept when later polls succeed. Null if none failed."),
+    ]
 
 
 class DeliveryBody(TypedDict):
-    """One event owed to one receiver. Its id is the event's and `webhook-id`."""
+    """One event for one receiver. Its id is the event's id and the `webhook-id`."""
 
     id: DeliveryId
     type: EventType
-    state: Annotated[DeliveryState, Field(description="`dead`: given up, kept, and sent again on request.")]
-    attempts: Annotated[int, Field(description="All of them, over all rounds of the schedule.", ge=0)]
+    state: Annotated[
+        DeliveryState, Field(description="`dead`: given up. A dead delivery is kept, and sent again on request.")
+    ]
+    attempts: Annotated[int, Field(description="The number of attempts, those before a retry included.", ge=0)]
     next_attempt_at: Time | None
     delivered_at: Time | None
-    last_error: ErrorView | None
+    last_error: ErrorBody | None
 
 
 class WatchHead(TypedDict):
-    """A watch as it was asked for, and how it stands."""
+    """A watch's options, state and outcome."""
 
     id: WatchId
     app: str
     task_id: str
     callback_url: str
     events: Annotated[list[EventType], Field(description="The event types to send.")]
-    context: Annotated[Any, WithJsonSchema({"type": ["object", "null"]}), Field(description="Given back in events.")]
-    headers: Annotated[dict[str, str] | None, Field(description="Extra headers on callbacks, their values masked.")]
+    context: Annotated[Any, WithJsonSchema({"type": ["object", "null"]}), Field(description="Returned in every event.")]
+    headers: Annotated[
+        dict[str, str] | None, Field(description="Extra headers for the callbacks. The values are masked.")
+    ]
     state: WatchState
     outcome: Annotated[Outcome | None, Field(description="How a settled watch ended.")]
 
@@ -107,7 +115,7 @@ class WatchPage(TypedDict):
     """A page of watches, newest first."""
 
     items: list[WatchBody]
-    next_cursor: Annotated[WatchId | None, Field(description="The next page's `cursor`; null on the last.")]
+    next_cursor: Annotated[WatchId | None, Field(description="The `cursor` of the next page; null on the last page.")]
 
 
 class AttemptBody(TypedDict):
@@ -116,63 +124,63 @@ class AttemptBody(TypedDict):
     started_at: Time | None
     duration_seconds: float
     status_code: int | None
-    error: ErrorView | None
-    body: Annotated[str | None, Field(description="The first 4 KiB of the answer, secrets redacted.")]
+    error: ErrorBody | None
+    body: Annotated[str | None, Field(description="The first 4 KiB of the receiver's response, with secrets redacted.")]
 
 
 class OwnedDelivery(DeliveryBody):
-    """A delivery, and the watch it belongs to."""
+    """A delivery and the id of its watch."""
 
     watch_id: WatchId
 
 
 class DeliveryWithLog(OwnedDelivery):
-    """A delivery with its attempts, the oldest first."""
+    """A delivery with its attempts, oldest first."""
 
     attempt_log: list[AttemptBody]
 
 
 class AttemptEvent(AttemptBody):
-    """An attempt as the event stream tells it, and the delivery as it stands after it."""
+    """An attempt in the event stream, and the delivery after it."""
 
-    number: Annotated[int, Field(description="Of the delivery's attempts, counted from 1.", ge=1)]
+    number: Annotated[int, Field(description="The attempt's number within its delivery, from 1.", ge=1)]
     delivery: DeliveryBody
 
 
 class Count(TypedDict):
-    """How many dead deliveries were made due, or, of a dry run, would be."""
+    """The number of dead deliveries that are due now; in a dry run, of those that the filter matches."""
 
     count: Annotated[int, Field(ge=0)]
 
 
 class PingOutcome(TypedDict):
-    """What came of a ping; of a dry run, whether the target may be sent to."""
+    """The result of a ping; in a dry run, whether the target is allowed and its name resolves."""
 
-    ok: Annotated[bool, Field(description="The receiver answered 2xx.")]
+    ok: Annotated[bool, Field(description="Whether the receiver answered 2xx.")]
     status_code: int | None
-    error: ErrorView | None
+    error: ErrorBody | None
     duration_seconds: float
 
 
 class Alive(TypedDict):
-    """The event loop answers."""
+    """The event loop runs."""
 
     status: Literal["alive"]
 
 
 class Ready(TypedDict):
-    """Whether this replica can do its work."""
+    """Whether this replica can work."""
 
     status: Literal["ready", "degraded", "unready"]
-    checks: Annotated[dict[str, str], Field(description="`ok`, `degraded` or `failing` for each.")]
-    reasons: Annotated[list[str], Field(description="A sentence for every check that is not ok.")]
+    checks: Annotated[dict[str, str], Field(description="`ok`, `degraded` or `failing` for each check.")]
+    reasons: Annotated[list[str], Field(description="A sentence for each check that is not `ok`.")]
 
 
-# --- problems -----------------------------------------------------------------------------------------------------
+# --- batches ------------------------------------------------------------------------------------------------------
 
 
 class BatchResult(TypedDict):
-    """What came of one entry: `watch` with 200 or 201, else `problem`."""
+    """The result of one entry: a `watch` with 200 or 201, or a `problem`."""
 
     status: int
     watch: NotRequired[WatchBody]
@@ -180,7 +188,7 @@ class BatchResult(TypedDict):
 
 
 class BatchResults(TypedDict):
-    """One result for each entry, in their order."""
+    """One result for each entry, in the entries' order."""
 
     results: list[BatchResult]
 
@@ -189,24 +197,26 @@ class BatchResults(TypedDict):
 
 
 class EventData(TypedDict):
-    """The task, as it ended or changed."""
+    """The task when it ended or changed."""
 
-    id: Annotated[str, Field(description="The task's id, as in `task_id`.")]
+    id: Annotated[str, Field(description="The task's id, the same as `task_id`.")]
     task_id: str
     watch_id: WatchId
     status: TaskStatus
     url: str | None
     format: str | None
     metadata: Metadata | None
-    content_url: Annotated[str | None, Field(description="Of a completed video: where its bytes are.")]
-    error: ErrorView | None
-    context: Annotated[Any, WithJsonSchema({"type": ["object", "null"]}), Field(description="The watch's own.")]
+    content_url: Annotated[str | None, Field(description="For a completed video: the URL of its bytes.")]
+    error: ErrorBody | None
+    context: Annotated[Any, WithJsonSchema({"type": ["object", "null"]}), Field(description="The watch's `context`.")]
 
 
 class EventBody(TypedDict):
-    """An event, as every attempt sends it."""
+    """An event. Every attempt sends the same bytes."""
 
-    id: Annotated[DeliveryId, Field(description="The same on every attempt: a receiver drops what it has had.")]
+    id: Annotated[
+        DeliveryId, Field(description="The same on every attempt: a receiver ignores an id that it has processed.")
+    ]
     object: Literal["event"]
     type: EventType
     created_at: Annotated[int, Field(description="Unix seconds.")]
@@ -215,7 +225,7 @@ class EventBody(TypedDict):
 
 
 class PingBody(TypedDict):
-    """What `POST /ping` sends."""
+    """The event that `POST /ping` sends."""
 
     id: DeliveryId
     object: Literal["event"]

@@ -1,8 +1,8 @@
-"""What a route is: where it stands, who answers it, and all that the API's document says of it."""
+"""The description of a route: its method, path and handler, and everything that the OpenAPI document says about it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from aiohttp import web
 
@@ -13,43 +13,48 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CallersHandler: TypeAlias = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 AnyHandler = TypeVar("AnyHandler", Handler, CallersHandler)
 
-JSON: Final = "application/json"
+JsonSchema: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a query, a path or the headers; `schema` is JSON Schema."""
+    """A parameter in the query, the path or the headers."""
 
     name: str
     description: str
-    schema: Mapping[str, Any]
+    schema: JsonSchema
     place: Literal["query", "path", "header"] = "query"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer that is no problem: `model` is the type of its JSON; `media` its other types, with their schemas."""
+class Response:
+    """A response that is no problem.
+
+    `model` is the type of its JSON. `media` are its other content types with their schemas. `headers` are names with
+    descriptions.
+    """
 
     description: str
     model: Any = None
-    media: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    media: Mapping[str, JsonSchema] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """What a request carries: `model` is the type of its JSON; `media` its other types, with their schemas."""
+class RequestBody:
+    """A request's body: `model` is the type of its JSON, `media` are its other content types with their schemas."""
 
     model: Any = None
-    media: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    media: Mapping[str, JsonSchema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Route(Generic[AnyHandler]):
-    """One method on one path. `problems` are the errors that are this route's own; others may come to any route.
+    """One method on one path.
 
-    `access`: open to all, for who bears a token, or for who bears a token or a signed link. `passes_on`: whatever amux
-    answers is an answer here.
+    `problems` are the errors of this route; those that any route can have are added to the document by `openapi.py`.
+    `access` is `open` for everyone, `token` for callers with a token, `link` for a token or a signed link.
+    `proxied`: any status of amux's is passed on.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -57,10 +62,10 @@ class Route(Generic[AnyHandler]):
     handler: AnyHandler
     group: str
     summary: str
-    answers: Mapping[int, Answer]
+    responses: Mapping[int, Response]
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
-    body: Body | None = None
+    body: RequestBody | None = None
     problems: tuple[type[BridgeError], ...] = ()
     access: Literal["open", "token", "link"] = "token"
-    passes_on: bool = False
+    proxied: bool = False

@@ -1,15 +1,15 @@
-"""The one table of the API's routes: the application answers by it, and the API's document is made from it."""
+"""The table of the API's routes. The application and the OpenAPI document are made from it."""
 
 from typing import Any, Final
 
 from bridge.amux import AmuxUnavailable
 from bridge.core import errors
 from bridge.core.model import DeliveryState, Outcome, WatchState
+from bridge.maintenance.retention import IDEMPOTENCY_SECONDS
 from bridge.web.api import (
     content,
     deliveries,
-    documents,
-    drop_in,
+    docs,
     event_stream,
     health,
     json_schemas,
@@ -18,87 +18,80 @@ from bridge.web.api import (
     response_models,
     watches,
 )
-from bridge.web.api.route import Answer, Body, CallersHandler, Handler, Parameter, Route
+from bridge.web.api.route import CallersHandler, Handler, Parameter, RequestBody, Response, Route
 from bridge.web.errors import (
     BodyTooLarge,
     Forbidden,
-    MalformedBody,
     MalformedJson,
     TooManyPings,
     UnsupportedMediaType,
     WatchNotCompleted,
 )
+from bridge.web.rate_limits import PINGS_A_MINUTE
+from bridge.web.requests import JSON
+from bridge.web.sse import EVENT_STREAM, LONGEST_SECONDS
 
 WATCHES: Final = "Watches"
 DELIVERIES: Final = "Deliveries"
 DROP_IN: Final = "Drop-in creation"
 SERVICE: Final = "The service"
 GROUPS: Final = {
-    WATCHES: "Ask for callbacks on amux's tasks, and see how they go.",
-    DELIVERIES: "The callbacks that are owed or were sent, and sending them again.",
-    DROP_IN: "amux's own routes, for clients that know only those: with `X-Callback-Url`, what they create is watched.",
-    SERVICE: "Whether the bridge is well, and what it can do. Open to all.",
+    WATCHES: "Register watches on amux's tasks, read them and cancel them.",
+    DELIVERIES: "Read the deliveries of events, and send them again.",
+    DROP_IN: "amux's own routes, for clients made for amux. With `X-Callback-Url` the created task is watched.",
+    SERVICE: "The bridge's health, metrics and documentation. No token is needed.",
 }
 
-_TEXT: Final[dict[str, Any]] = {"type": "string"}
-_PRINTABLE: Final[dict[str, Any]] = {"type": "string", "pattern": "^[ -~]*$"}
 _EVENT: Final[dict[str, Any]] = {
     "type": "object",
     "description": "One event.",
     "properties": {
-        "event": {"enum": ["snapshot", "task", "attempt"]},
+        "event": {"enum": [event_stream.SNAPSHOT, event_stream.TASK, event_stream.ATTEMPT]},
         "id": {"type": "string"},
         "data": {
             "type": "string",
-            "contentMediaType": "application/json",
+            "contentMediaType": JSON,
             "contentSchema": {
                 "anyOf": [
-                    {"$ref": "#/components/schemas/WatchBody"},
-                    {"$ref": "#/components/schemas/Polling"},
-                    {"$ref": "#/components/schemas/AttemptEvent"},
+                    json_schemas.reference_to(model)
+                    for model in (response_models.WatchBody, response_models.Polling, response_models.AttemptEvent)
                 ]
             },
         },
         "retry": {},
     },
 }
-_BYTES: Final[dict[str, Any]] = {"type": "string", "format": "binary"}
-_ANYTHING: Final[dict[str, Any]] = {"type": "object", "additionalProperties": True}
 _WATCH: Final = Parameter("id", "The watch's id.", json_schemas.WATCH_ID, "path")
 _DELIVERY: Final = Parameter("id", "The delivery's id, which is also `webhook-id`.", json_schemas.DELIVERY_ID, "path")
-_TASK: Final = Parameter("id", "The task's id.", json_schemas.TASK_ID, "path")
 _IDEMPOTENCY: Final = Parameter(
     "Idempotency-Key",
-    "Kept for 24 hours: the same key with the same body is answered as the first time, with the watch as it is now.",
+    f"The key is kept for {IDEMPOTENCY_SECONDS / 3600:g} hours. The same key with the same body gets the status of the "
+    "first response, with the watch as it is now.",
     json_schemas.IDEMPOTENCY_KEY,
     "header",
 )
-_RANGE: Final = Parameter("Range", "One range of bytes, where amux honours it.", _TEXT, "header")
-_LINK: Final = (
-    Parameter("expires", "Of a signed link.", _TEXT),
-    Parameter("signature", "Of a signed link.", _TEXT),
+RANGE: Final = Parameter(
+    "Range", "One range of bytes. amux may ignore it and send the whole video.", json_schemas.TEXT, "header"
 )
-_OF_JSON: Final = (MalformedJson, BodyTooLarge, UnsupportedMediaType)
-_OF_REGISTERING: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches)
-_VIDEO: Final[dict[str, dict[str, Any]]] = dict.fromkeys(
-    ("video/*", "audio/*", "image/*", "application/octet-stream"), _BYTES
-)
+_LINK: Final = tuple(Parameter(name, "Part of a signed link.", json_schemas.TEXT) for name in content.LINK_PARAMETERS)
+_BODY_PROBLEMS: Final = (MalformedJson, BodyTooLarge, UnsupportedMediaType)
+REGISTRATION_PROBLEMS: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches)
 
-# For all, without a token.
+# Routes without a token.
 OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
     Route(
         "GET",
         "/watch/{id}/content",
         content.read_content,
         WATCHES,
-        "The video's bytes",
+        "Read the video's bytes",
         {
-            200: Answer("The video, streamed from amux.", media=_VIDEO),
-            206: Answer("The part that was asked for.", media=_VIDEO),
-            416: Answer("amux has no such part.", media=_VIDEO),
+            200: Response("The video, streamed from amux.", media=json_schemas.VIDEO),
+            206: Response("The requested range.", media=json_schemas.VIDEO),
+            416: Response("The requested range is outside the video.", media=json_schemas.VIDEO),
         },
-        "For a token, or for whoever has the signed link in an event's `content_url`.",
-        (_WATCH, *_LINK, _RANGE),
+        "Needs a token, or the signed link in an event's `content_url`.",
+        (_WATCH, *_LINK, RANGE),
         problems=(Forbidden, errors.NotFound, WatchNotCompleted, AmuxUnavailable),
         access="link",
     ),
@@ -107,8 +100,8 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         "/healthz",
         health.healthz,
         SERVICE,
-        "Alive",
-        {200: Answer("Alive.", response_models.Alive)},
+        "Check that the process is alive",
+        {200: Response("The event loop runs.", response_models.Alive)},
         access="open",
     ),
     Route(
@@ -116,10 +109,12 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         "/readyz",
         health.readyz,
         SERVICE,
-        "Ready",
+        "Check that the bridge is ready",
         {
-            200: Answer("Ready, or ready and `degraded`: amux refuses the configured key, say.", response_models.Ready),
-            503: Answer("Not ready, with a reason for each no.", response_models.Ready),
+            200: Response(
+                "Ready; or `degraded`, for example while amux refuses the configured key.", response_models.Ready
+            ),
+            503: Response("Not ready, with a reason for each failing check.", response_models.Ready),
         },
         access="open",
     ),
@@ -128,31 +123,35 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         "/metrics",
         health.metrics,
         SERVICE,
-        "Metrics",
-        {200: Answer("Prometheus' text format.", media={"text/plain": _TEXT})},
+        "Read the metrics",
+        {200: Response("The metrics in Prometheus' text format.", media={"text/plain": json_schemas.TEXT})},
         access="open",
     ),
     Route(
         "GET",
         "/openapi.json",
-        documents.openapi,
+        docs.openapi,
         SERVICE,
-        "This document",
-        {200: Answer("OpenAPI 3.1.", media={"application/json": _ANYTHING})},
+        "Read this document as OpenAPI",
+        {200: Response("The OpenAPI 3.1 document.", media={JSON: json_schemas.ANY_OBJECT})},
         access="open",
     ),
     Route(
         "GET",
         "/docs",
-        documents.docs,
+        docs.docs,
         SERVICE,
-        "This document as a page",
-        {200: Answer("A page without scripts, with nothing from elsewhere.", media={"text/html": _TEXT})},
+        "Read this document as a page",
+        {
+            200: Response(
+                "A page without scripts, which loads nothing from elsewhere.", media={"text/html": json_schemas.TEXT}
+            )
+        },
         access="open",
     ),
 )
 
-# For apps and operators.
+# Routes for callers with a token: apps and operators.
 ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
     Route(
         "POST",
@@ -161,15 +160,15 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         WATCHES,
         "Watch a task",
         {
-            201: Answer(
-                "The watch; it is stored.", response_models.WatchBody, headers={"Location": "The watch's path."}
+            201: Response(
+                "The new watch, stored durably.", response_models.WatchBody, headers={"Location": "The watch's path."}
             ),
-            200: Answer("The watch was there already, with the same options.", response_models.WatchBody),
+            200: Response("An active watch with the same options exists. This is it.", response_models.WatchBody),
         },
-        "Two watches on one task with different callbacks are two watches and one poll.",
+        "A task may have several watches with different callbacks. It is polled once for all of them.",
         (_IDEMPOTENCY,),
-        Body(request_models.WatchRequestBody),
-        (*_OF_JSON, *_OF_REGISTERING, errors.WatchConflict, errors.IdempotencyConflict),
+        RequestBody(request_models.WatchRequestBody),
+        (*_BODY_PROBLEMS, *REGISTRATION_PROBLEMS, errors.WatchConflict, errors.IdempotencyConflict),
     ),
     Route(
         "POST",
@@ -177,11 +176,11 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         watches.create_watches,
         WATCHES,
         "Watch many tasks",
-        {200: Answer("What came of each.", response_models.BatchResults)},
-        "One commit, and a bad entry fails alone.",
+        {200: Response("One result for each entry, in order.", response_models.BatchResults)},
+        f"Up to {request_models.MAX_BATCH} watches are stored in one commit. A bad entry does not affect the others.",
         (_IDEMPOTENCY,),
-        Body(request_models.BatchRequest),
-        (*_OF_JSON, Forbidden),
+        RequestBody(request_models.BatchRequest),
+        (*_BODY_PROBLEMS, Forbidden),
     ),
     Route(
         "GET",
@@ -189,27 +188,27 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         watches.list_watches,
         WATCHES,
         "List watches",
-        {200: Answer("A page, newest first.", response_models.WatchPage)},
+        {200: Response("A page of watches, newest first.", response_models.WatchPage)},
         parameters=(
             Parameter("state", "Only watches in this state.", {"enum": list(WatchState)}),
-            Parameter("outcome", "Only watches that ended so.", {"enum": list(Outcome)}),
-            Parameter("task_id", "Only watches on this task.", json_schemas.TASK_ID),
-            Parameter("delivery_state", "Only watches with such a delivery.", {"enum": list(DeliveryState)}),
+            Parameter("outcome", "Only watches with this outcome.", {"enum": list(Outcome)}),
+            Parameter("task_id", "Only watches of this task.", json_schemas.TASK_ID),
+            Parameter("delivery_state", "Only watches with a delivery in this state.", {"enum": list(DeliveryState)}),
             Parameter(
                 "limit",
-                "How many.",
+                "The largest number of watches in the page.",
                 {
                     "type": "integer",
                     "minimum": 1,
-                    "maximum": watches.MOST_ON_A_PAGE,
+                    "maximum": watches.MAX_LIMIT,
                     "default": watches.DEFAULT_LIMIT,
                 },
             ),
-            Parameter("cursor", "`next_cursor` of the page before.", json_schemas.WATCH_ID),
+            Parameter("cursor", "The `next_cursor` of the previous page.", json_schemas.WATCH_ID),
             Parameter(
                 "app",
-                "Only this app's, for operators: an app sees its own anyway.",
-                {"type": "string", "pattern": "^[ -~]{1,64}$"},
+                "Only watches of this app. For operators: an app sees only its own watches.",
+                json_schemas.APP_NAME,
             ),
         ),
     ),
@@ -219,13 +218,13 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         watches.read_watch,
         WATCHES,
         "Read a watch",
-        {200: Answer("The watch, its task as last seen, its deliveries.", response_models.WatchBody)},
+        {200: Response("The watch, its task as it was last seen, and its deliveries.", response_models.WatchBody)},
         parameters=(
             _WATCH,
             Parameter(
                 "wait_seconds",
-                "Hold the answer until the watch is final, or so long.",
-                {"type": "number", "minimum": 0, "maximum": watches.LONGEST_WAIT_SECONDS},
+                "Hold the response until the watch is final, or for this time.",
+                {"type": "number", "minimum": 0, "maximum": watches.MAX_WAIT_SECONDS},
             ),
         ),
         problems=(errors.NotFound,),
@@ -236,7 +235,8 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         watches.cancel_watch,
         WATCHES,
         "Cancel a watch",
-        {200: Answer("The watch, cancelled: no more polls, nothing more sent. Repeatable.", response_models.WatchBody)},
+        {200: Response("The cancelled watch. It is not polled, and nothing more is sent.", response_models.WatchBody)},
+        "Can be repeated.",
         parameters=(_WATCH,),
         problems=(errors.NotFound, errors.WatchSettled),
     ),
@@ -247,12 +247,16 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         WATCHES,
         "Follow a watch",
         {
-            200: Answer("Events, until the watch is over.", media={"text/event-stream": _EVENT}),
-            204: Answer("`Last-Event-ID` says that all of it was had: a browser then asks no more."),
+            200: Response("The event stream.", media={EVENT_STREAM: _EVENT}),
+            204: Response("`Last-Event-ID` is the last event of a watch that is over. A browser stops reconnecting."),
         },
-        "Server-sent events: `snapshot` (a watch), `task` (its task and polls), `attempt` (one POST of a delivery, and"
-        " the delivery after it). They end when the watch is final and nothing is pending, or after an hour.",
-        (_WATCH, Parameter("Last-Event-ID", "The last event that was had.", _TEXT, "header")),
+        "Server-sent events: `snapshot` (the watch), `task` (its task and the polling of it), `attempt` (one POST of a"
+        " delivery, and the delivery after it). The stream ends when the watch is final and no delivery is pending, or"
+        f" after {LONGEST_SECONDS / 60:g} minutes.",
+        (
+            _WATCH,
+            Parameter(event_stream.LAST_EVENT_ID, "The id of the last event received.", json_schemas.TEXT, "header"),
+        ),
         problems=(errors.NotFound,),
     ),
     Route(
@@ -260,15 +264,15 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         "/watch/{id}/envelope",
         watches.read_envelope,
         WATCHES,
-        "The terminal event as it is sent",
+        "Read the terminal event as a receiver gets it",
         {
-            200: Answer(
+            200: Response(
                 "The event's exact bytes, signed now.",
                 response_models.EventBody,
                 headers={
                     "webhook-id": "The event's id.",
-                    "webhook-timestamp": "Unix seconds, of this answer.",
-                    "webhook-signature": "As of a callback.",
+                    "webhook-timestamp": "The time of this response, in Unix seconds.",
+                    "webhook-signature": "The signatures, as in a callback.",
                 },
             )
         },
@@ -281,7 +285,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         deliveries.read_delivery,
         DELIVERIES,
         "Read a delivery",
-        {200: Answer("The delivery and its attempts.", response_models.DeliveryWithLog)},
+        {200: Response("The delivery and its attempts.", response_models.DeliveryWithLog)},
         parameters=(_DELIVERY,),
         problems=(errors.NotFound,),
     ),
@@ -291,7 +295,11 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         deliveries.retry_delivery,
         DELIVERIES,
         "Send a delivery again",
-        {202: Answer("Due now, with a new schedule and the same `webhook-id`.", response_models.OwnedDelivery)},
+        {
+            202: Response(
+                "The delivery: due now, with a new schedule and the same `webhook-id`.", response_models.OwnedDelivery
+            )
+        },
         parameters=(_DELIVERY,),
         problems=(errors.NotFound,),
     ),
@@ -302,85 +310,27 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         DELIVERIES,
         "Send dead deliveries again",
         {
-            202: Answer("How many are due now.", response_models.Count),
-            200: Answer("Of a dry run: how many there are.", response_models.Count),
+            202: Response("The number of deliveries that are due now.", response_models.Count),
+            200: Response("In a dry run: the number of deliveries that match.", response_models.Count),
         },
-        body=Body(request_models.RetryRequest),
-        problems=_OF_JSON,
+        body=RequestBody(request_models.RetryRequest),
+        problems=_BODY_PROBLEMS,
     ),
     Route(
         "POST",
         "/ping",
         pings.ping,
         DELIVERIES,
-        "Try a callback",
-        {200: Answer("What came of it. No answer of the receiver's is `ok` false.", response_models.PingOutcome)},
-        "Judges the target, then sends one signed `bridge.ping`. One at a time, 30 a minute.",
-        body=Body(request_models.PingRequest),
-        problems=(*_OF_JSON, errors.TargetRefused, TooManyPings),
+        "Test a callback",
+        {
+            200: Response(
+                "The result. `ok` is false when the receiver does not answer 2xx, or not at all.",
+                response_models.PingOutcome,
+            )
+        },
+        "Checks the target, then sends one signed `bridge.ping`. An app or operator can send one ping at a time, and"
+        f" {PINGS_A_MINUTE} a minute.",
+        body=RequestBody(request_models.PingRequest),
+        problems=(*_BODY_PROBLEMS, errors.TargetRefused, TooManyPings),
     ),
-)
-
-
-# --- drop-in creation ---------------------------------------------------------------------------------------------
-
-_OWN_KEY: Final = Parameter(
-    drop_in.API_KEY,
-    "The caller's own amux key, instead of the bridge's; it is then the watch's as well.",
-    json_schemas.API_KEY,
-    "header",
-)
-_CALLBACKS: Final = tuple(
-    Parameter(name, f"As `{option}` of `POST /watch`{note}.", _TEXT, "header")
-    for (option, name), note in zip(
-        drop_in.CALLBACK_HEADERS.items(), ("", ", in JSON", ", separated by commas", ""), strict=True
-    )
-)
-_AS_AMUX: Final[dict[str, dict[str, Any]]] = {"application/json": {}}
-_CREATED: Final = Answer(
-    "amux's answer, as it was.",
-    media=_AS_AMUX,
-    headers={
-        drop_in.WATCH_ID: "The watch on the new task.",
-        drop_in.WATCH_ERROR: "Why the new task is not watched, should that be so.",
-    },
-)
-
-
-def _creation(path: str, summary: str) -> Route[CallersHandler]:
-    return Route(
-        "POST",
-        path,
-        drop_in.create,
-        DROP_IN,
-        summary,
-        {200: _CREATED},
-        "The body goes to amux unchanged. Target, limits and store are checked before amux is asked.",
-        (*_CALLBACKS, _OWN_KEY, Parameter("Idempotency-Key", "Passed to amux.", _PRINTABLE, "header")),
-        Body(media={"application/json": _ANYTHING, "multipart/form-data": _ANYTHING}),
-        (*_OF_REGISTERING, MalformedBody, UnsupportedMediaType, AmuxUnavailable),
-        passes_on=True,
-    )
-
-
-def _reading(path: str, summary: str, media: dict[str, dict[str, Any]], *more: Parameter) -> Route[CallersHandler]:
-    return Route(
-        "GET",
-        path,
-        drop_in.read_content if media is _VIDEO else drop_in.read_task,
-        DROP_IN,
-        summary,
-        {200: Answer("amux's answer, as it was.", media=media)},
-        parameters=(_TASK, _OWN_KEY, *more),
-        problems=(Forbidden, errors.NotFound, AmuxUnavailable),
-        passes_on=True,
-    )
-
-
-DROP_IN_ROUTES: Final = (
-    _creation("/v1/videos", "Create a video, and watch its task"),
-    _creation("/v1/video/generations", "Create and watch, the generic way"),
-    _reading("/v1/videos/{id}", "Ask amux about a task", _AS_AMUX),
-    _reading("/v1/video/generations/{id}", "Ask amux about a task, the generic way", _AS_AMUX),
-    _reading("/v1/videos/{id}/content", "The video's bytes from amux", _VIDEO, _RANGE),
 )

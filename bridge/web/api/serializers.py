@@ -1,4 +1,4 @@
-"""Watches, deliveries and attempts as apps see them. Times are RFC 3339 UTC with milliseconds."""
+"""Serializers: watches, deliveries and attempts as response models. Times are RFC 3339 UTC with milliseconds."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from bridge.core.event import error_view, short_enough
+from bridge.core.event import error_view, limited_url
 from bridge.core.model import (
     Attempt,
     DeliveryState,
@@ -17,34 +17,37 @@ from bridge.core.model import (
     WatchState,
 )
 from bridge.core.registration import MASK
+from bridge.polling.state import LiveTask
 from bridge.store.records import DeliveryView, WatchView
 from bridge.telemetry import rfc3339
 from bridge.web.api.response_models import (
     AttemptBody,
     DeliveryBody,
     DeliveryWithLog,
-    ErrorView,
+    ErrorBody,
     LastError,
     Metadata,
     OwnedDelivery,
     Polling,
-    TaskView,
+    TaskBody,
     WatchBody,
 )
-from bridge.web.context import LiveTask
 
 _ORDER = {event_type: number for number, event_type in enumerate(EventType)}
 
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types
 def _in_order(events: frozenset[EventType]) -> list[EventType]:
-    # As plain strings: of an enum's members orjson asks each for its value, which takes Python half a µs.
+    # Plain strings: orjson reads the value of each enum member through Python, which costs half a µs each.
     plain: list[Any] = [event.value for event in sorted(events, key=_ORDER.__getitem__)]
     return plain
 
 
 def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> WatchBody:
-    """A watch with its task and its deliveries, for orjson; while it is active, as its poller knows the task."""
+    """Returns a watch with its task and its deliveries, for orjson.
+
+    `live` gives what this replica's poller knows of a task; it is used while the watch is active.
+    """
     watch = view.watch
     return {
         "id": watch.id,
@@ -65,9 +68,9 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Watch
 
 
 def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Polling:
-    """A watch's task, and how asking about it goes."""
+    """Returns a watch's task and the polling of it: from the poller while the watch is active, else from its row."""
     active = view.watch.state is WatchState.ACTIVE
-    task = (live(view.task.row) if active else None) or _Row(view)
+    task = (live(view.task.row) if active else None) or _stored_task(view)
     return {
         "task": task_json(task.snapshot),
         "polls": task.polls,
@@ -77,27 +80,25 @@ def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Pol
     }
 
 
-class _Row:
-    """A task as its row tells it, in the poller's words."""
-
-    __slots__ = ("last_error", "last_error_at", "last_polled_at", "next_poll_at", "polls", "snapshot")
-
-    def __init__(self, view: WatchView) -> None:
-        note = view.task.note
-        self.snapshot = view.task.snapshot
-        self.polls = note.polls
-        self.last_polled_at = note.last_polled_at
-        self.next_poll_at = note.next_poll_at
-        self.last_error = note.last_error
-        self.last_error_at = note.last_error_at
+def _stored_task(view: WatchView) -> LiveTask:
+    """Returns a task as its row has it."""
+    note = view.task.note
+    return LiveTask(
+        view.task.snapshot,
+        note.polls,
+        note.last_polled_at,
+        note.next_poll_at,
+        note.last_error,
+        note.last_error_at,
+    )
 
 
-def task_json(task: TaskSnapshot) -> TaskView:
-    """A task as last seen."""
+def task_json(task: TaskSnapshot) -> TaskBody:
+    """Returns a task as it was last seen."""
     return {
         "status": task.status,
         "progress": task.progress,
-        "url": short_enough(task.url),
+        "url": limited_url(task.url),
         "format": task.format,
         "metadata": None if task.metadata is None else _metadata(task.metadata),
         "error": error_json(task.error),
@@ -105,7 +106,7 @@ def task_json(task: TaskSnapshot) -> TaskView:
 
 
 def delivery_json(delivery: DeliveryView) -> DeliveryBody:
-    """A delivery as it stands in its watch."""
+    """Returns a delivery as it is shown in its watch."""
     pending = delivery.state is DeliveryState.PENDING
     return {
         "id": delivery.id,
@@ -119,17 +120,17 @@ def delivery_json(delivery: DeliveryView) -> DeliveryBody:
 
 
 def owned_delivery(delivery: DeliveryView) -> OwnedDelivery:
-    """A delivery and the watch it belongs to."""
+    """Returns a delivery and the id of its watch."""
     return {**delivery_json(delivery), "watch_id": delivery.watch_id}
 
 
 def delivery_with_log(delivery: DeliveryView, attempts: Sequence[Attempt]) -> DeliveryWithLog:
-    """A delivery, the watch it belongs to, and its attempts, oldest first."""
+    """Returns a delivery, the id of its watch, and its attempts, oldest first."""
     return {**owned_delivery(delivery), "attempt_log": [attempt_json(attempt) for attempt in attempts]}
 
 
 def attempt_json(attempt: Attempt) -> AttemptBody:
-    """One POST of a delivery."""
+    """Returns one attempt."""
     return {
         "started_at": rfc3339(attempt.started_at),
         "duration_seconds": round(attempt.duration_seconds, 6),
@@ -149,8 +150,8 @@ def _metadata(metadata: VideoMetadata) -> Metadata:
     }
 
 
-def error_json(problem: Problem | None) -> ErrorView | None:
-    """An error's code and message; None of None."""
+def error_json(problem: Problem | None) -> ErrorBody | None:
+    """Returns an error's code and message; None for None."""
     if problem is None:
         return None
     view = error_view(problem)

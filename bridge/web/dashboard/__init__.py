@@ -1,1 +1,1 @@
-"""The operators' page: who may see it, what it asks, what it can do, and its files."""
+"""The operators' dashboard: sign-in, data, actions and its static files."""

@@ -1,54 +1,76 @@
-"""What an operator has to know: each trouble with why it is one, in a sentence, and what to do. Pure."""
+"""The alerts above the table: what an operator has to know, why, and what to do. Pure.
+
+Each alert has a title, an explanation and a next step. What it is about is decided by codes, never by messages.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from bridge.core.model import Problem
+from bridge.core.health import HealthCode, HealthReason
+from bridge.core.model import Outcome, Problem
 from bridge.maintenance.health import Readiness
 from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.polling.stats import PollingStats
 from bridge.store.dashboard_queries import COUNTED, Receiver, StoreFacts
 from bridge.store.records import CONFIGURED, Counts
-from bridge.telemetry.history import Minute, ended, lag_quantile
-from bridge.web.dashboard.formatting import clock, counted, sentence, size, span, told
+from bridge.telemetry.history import Minute, lag_quantile, settled_by_outcome
+from bridge.web.dashboard.formatting import (
+    clock,
+    counted,
+    message_of,
+    relative_time,
+    sentence,
+    size,
+    span,
+)
 
 LATE_CALLBACK_SECONDS: Final = 30.0  # a claim, its attempt and its record take 26 s at most by default
-LATE_POLL_SECONDS: Final = 5.0  # the 95th percentile of what should be 50 ms
-LITTLE_ROOM: Final = 512 << 20  # bytes: 200,000 watches with their deliveries
-HARDLY_ROOM: Final = 64 << 20
-MOST_RECEIVERS: Final = 4  # told one by one; the page's list has the others
-MOST_KEYS: Final = 3
+LATE_POLL_SECONDS: Final = 5.0  # for the 95th percentile, which should be 50 ms
+LOW_DISK_BYTES: Final = 512 << 20  # 200,000 watches with their deliveries
+CRITICAL_DISK_BYTES: Final = 64 << 20
+EXPIRED_REPLICA_SECONDS: Final = 30.0  # its tasks are taken over within 15 s
+MAX_RECEIVER_ALERTS: Final = 4  # the page's list of receivers has the others
+MAX_KEY_ALERTS: Final = 3
+
+_STORE_CODES: Final = (HealthCode.DISK_FULL, HealthCode.DATABASE_FILE_MISSING, HealthCode.STORE_UNWRITABLE)
 
 
 class Level(StrEnum):
-    """How bad: something is failing, something needs a look, or only worth knowing."""
+    """How severe: something fails, something needs attention, or information only."""
 
     BAD = "bad"
     WARN = "warn"
     NOTE = "note"
 
 
-ORDER: Final = tuple(Level)
+LEVELS: Final = tuple(Level)
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One trouble. `show` is a filter of the table that lists what it is about; `resend` a host with dead callbacks."""
+    """One alert. `key` identifies it from one refresh to the next.
+
+    `filters` are the table's filters that list the watches concerned. `resend_host` is a host with dead callbacks.
+    """
 
     key: str
     level: Level
     title: str
-    why: str
-    todo: str
-    show: Mapping[str, str] = field(default_factory=dict)
-    resend: str | None = None
+    explanation: str
+    next_step: str
+    filters: Mapping[str, str] = field(default_factory=dict)
+    resend_host: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AlertInputs:
-    """All that troubles are told from; what the store could not say is None. `shared`: other replicas may exist."""
+    """Everything that alerts are computed from. None is what the store could not answer.
+
+    `now` is in Unix seconds. `shared`: the database can have several replicas. `nearing_deadline` is a number of
+    watches, counted up to 1,000.
+    """
 
     now: float
     readiness: Readiness
@@ -59,228 +81,284 @@ class AlertInputs:
     counts: Counts | None = None
     store: StoreFacts | None = None
     receivers: Sequence[Receiver] | None = None
-    nearing: int | None = None
+    nearing_deadline: int | None = None
+
+    def reason(self, *codes: HealthCode) -> HealthReason | None:
+        """The first readiness reason with one of these codes."""
+        return next((reason for reason in self.readiness.reasons if reason.code in codes), None)
 
 
-def current_alerts(facts: AlertInputs) -> list[Alert]:
-    """Every trouble, the worst first."""
-    parts = (_store, _room, _machinery, _keys, _routing, _polls, _receivers, _late_callbacks, _deadlines, _replicas)
-    found = [trouble for part in parts for trouble in part(facts)]
-    return sorted(found, key=lambda trouble: ORDER.index(trouble.level))
+def current_alerts(inputs: AlertInputs) -> list[Alert]:
+    """Every alert, the most severe first."""
+    checks = (
+        *(_store_alerts, _disk_alerts, _process_alerts, _key_alerts, _routing_alerts, _poll_alerts),
+        *(_receiver_alerts, _late_callback_alerts, _deadline_alerts, _lost_outcome_alerts, _replica_alerts),
+    )
+    alerts = [alert for check in checks for alert in check(inputs)]
+    return sorted(alerts, key=lambda alert: LEVELS.index(alert.level))
 
 
 # --- the bridge itself --------------------------------------------------------------------------------------------
 
 
-def _store(facts: AlertInputs) -> Iterator[Alert]:
-    if facts.readiness.checks.get("store") != "failing":
+def _store_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    reason = inputs.reason(*_STORE_CODES)
+    if reason is None:
         return
-    reason = next((one for one in facts.readiness.reasons if one.startswith("the store")), "the store does not answer")
-    place = facts.store.place if facts.store is not None and facts.store.place else "the database"
-    if _tells_of_room(reason):
-        title = "The disk is full: the store takes no writes"
-        todo = f"Free space on the disk of {place}; the bridge goes on by itself within seconds."
-    elif "gone" in reason or "replaced" in reason:
-        title = "The database file is gone"
-        todo = f"Put {place} back where it was; if the bridge does not go on within seconds, start it anew."
-    else:
-        title = "The store takes no writes"
-        todo = "Look at the database and the way to it; the bridge goes on by itself once it answers."
-    waiting = counted(facts.stats.unwritten, "change of a task waits", "changes of tasks wait")
-    kept = f" {waiting} in memory." if facts.stats.unwritten else ""
-    means = "Registrations answer 503, and callbacks that are not under way wait; what was accepted is safe."
-    yield Alert("store", Level.BAD, title, f"{sentence(reason)} {means}{kept}", todo)
+    place = inputs.store.place if inputs.store is not None and inputs.store.place else "the database"
+    match reason.code:
+        case HealthCode.DISK_FULL:
+            title = "The disk is full: the store cannot write"
+            next_step = f"Free space on the disk of {place}. The bridge then continues within seconds."
+        case HealthCode.DATABASE_FILE_MISSING:
+            title = "The database file is missing"
+            next_step = f"Restore {place}. If the bridge does not continue within seconds, restart it."
+        case _:
+            title = "The store cannot write"
+            next_step = "Check the database and the connection to it. The bridge continues when the database answers."
+    effect = "New registrations get a 503, and pending callbacks wait. Nothing that was accepted is lost."
+    unwritten = inputs.stats.unwritten
+    waiting = counted(unwritten, "task update waits", "task updates wait")
+    in_memory = f" {waiting} in memory." if unwritten else ""
+    yield Alert("store", Level.BAD, title, f"{sentence(reason.message)} {effect}{in_memory}", next_step)
 
 
-def _tells_of_room(reason: str) -> bool:
-    return "full" in reason.lower() or "no space" in reason.lower()
-
-
-def _room(facts: AlertInputs) -> Iterator[Alert]:
-    store = facts.store
-    if store is None or store.free_bytes is None or store.free_bytes >= LITTLE_ROOM:
+def _disk_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    store = inputs.store
+    if store is None or store.free_bytes is None or store.free_bytes >= LOW_DISK_BYTES:
         return
-    if facts.readiness.checks.get("store") == "failing" and any(map(_tells_of_room, facts.readiness.reasons)):
-        return  # told already, and "nearly" would be untrue
-    level = Level.BAD if store.free_bytes < HARDLY_ROOM else Level.WARN
-    why = f"{size(store.free_bytes)} are free where {store.place} lies; the database takes {size(store.size_bytes)}."
-    todo = "Free space, or shorten BRIDGE_RETENTION_SECONDS; with a full disk the bridge registers and settles nothing."
-    yield Alert("room", level, "The disk is nearly full", why, todo)
+    if inputs.reason(HealthCode.DISK_FULL) is not None:
+        return  # there is an alert already, and "nearly full" would be wrong
+    level = Level.BAD if store.free_bytes < CRITICAL_DISK_BYTES else Level.WARN
+    explanation = (
+        f"The disk of {store.place} has {size(store.free_bytes)} of free space. "
+        f"The database uses {size(store.size_bytes)}."
+    )
+    next_step = (
+        "Free space or reduce BRIDGE_RETENTION_SECONDS. When the disk is full, the bridge cannot store anything."
+    )
+    yield Alert("disk", level, "The disk is nearly full", explanation, next_step)
 
 
-def _machinery(facts: AlertInputs) -> Iterator[Alert]:
-    checks, reasons = facts.readiness.checks, facts.readiness.reasons
-    if checks.get("scheduler") == "failing":
-        reason = next((one for one in reasons if "scheduler" in one), "the scheduler does not tick")
-        todo = "Look at this process' CPU and log; restart it if this lasts: nothing is lost by that."
-        yield Alert("scheduler", Level.BAD, "The scheduler stalls", sentence(reason), todo)
-    if checks.get("drain") == "failing":
-        why = "It was told to stop: it takes nothing new, and ends what is under way."
-        yield Alert("drain", Level.NOTE, "This bridge is stopping", why, "Nothing; another start goes on from here.")
+def _process_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    stalled = inputs.reason(HealthCode.SCHEDULER_STALLED)
+    if stalled is not None:
+        next_step = "Check the CPU and the log of this process. If this continues, restart it: nothing is lost."
+        yield Alert("scheduler", Level.BAD, "The scheduler does not run", sentence(stalled.message), next_step)
+    if inputs.reason(HealthCode.DRAINING) is not None:
+        explanation = "A stop was requested. This process accepts nothing new and finishes what has begun."
+        next_step = "Nothing. After the next start, the work continues."
+        yield Alert("drain", Level.NOTE, "This bridge is stopping", explanation, next_step)
 
 
-def _replicas(facts: AlertInputs) -> Iterator[Alert]:
-    if not facts.shared or facts.store is None:
+def _replica_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    if not inputs.shared or inputs.store is None:
         return
-    gone = [one for one in facts.store.replicas if one.expires_at < facts.now - 30 and one.owned_tasks]
-    if gone:
-        one = gone[0]
-        why = f"{one.id} was last heard of before {clock(one.expires_at)} and owned {counted(one.owned_tasks, 'task')}."
-        todo = "Nothing at once: the other replicas take its tasks over within 15 s. Find out why it died."
-        yield Alert("replicas", Level.WARN, f"{counted(len(gone), 'replica')} gone", why, todo)
+    oldest_lease = inputs.now - EXPIRED_REPLICA_SECONDS
+    lost = [one for one in inputs.store.replicas if one.expires_at < oldest_lease and one.owned_tasks]
+    if lost:
+        one = lost[0]
+        tasks = counted(one.owned_tasks, "task")
+        explanation = f"The lease of {one.id} ended at {clock(one.expires_at)}. It owned {tasks}."
+        next_step = "Find out why it stopped. The other replicas take over its tasks within 15 s."
+        title = f"{counted(len(lost), 'replica does', 'replicas do')} not answer"
+        yield Alert("replicas", Level.WARN, title, explanation, next_step)
 
 
 # --- amux ---------------------------------------------------------------------------------------------------------
 
 
-def _keys(facts: AlertInputs) -> Iterator[Alert]:
-    resting = [one for one in facts.credentials if one.state is not CredentialState.GOOD]
-    own = [one for one in resting if one.name != CONFIGURED and one.state is CredentialState.PAUSED]
-    for one in resting:
-        tasks = counted(facts.stats.keys.get(one.name, 0), "task")
-        asked = "" if one.resumes_at is None else f"; amux is asked again at {clock(one.resumes_at)}"
-        since = "" if one.since is None else f" (since {clock(one.since)})"
-        if one.state is CredentialState.SLOWED:
-            title = f"amux asks for fewer polls ({_name(one.name)})"
-            why = f"{sentence(_message(one) + since)} Polls of {tasks} rest{asked}."
-            todo = "Nothing if it passes; else set BRIDGE_POLL_RATE_PER_SECOND below amux's limit."
-            yield Alert(f"slowed {one.name}", Level.WARN, title, why, todo)
-        elif one.name == CONFIGURED:
-            why = f"{sentence(_message(one) + since)} Polls of {tasks} rest{asked}; watches end by their deadline only."
-            todo = "Put a working key into AMUX_API_KEY and restart, or mend the account at amux: then polls resume."
-            yield Alert("key", Level.BAD, "amux refuses the configured key", why, todo, {"state": "active"})
-    for one in own[:MOST_KEYS]:
-        tasks = counted(facts.stats.keys.get(one.name, 0), "task")
-        why = f"{sentence(_message(one))} Polls of {tasks} rest; their watches end by their deadline only."
-        todo = "Tell the app that gave this key: it can cancel and register anew with a working one."
-        title, show = f"amux refuses an app's own key ({_name(one.name)})", {"trouble": "key"}
-        yield Alert(f"key {one.name}", Level.WARN, title, why, todo, show)
-    if len(own) > MOST_KEYS:
-        more = counted(len(own) - MOST_KEYS, "more own key", "more own keys")
-        yield Alert("keys", Level.WARN, f"amux refuses {more}", "They are listed below.", "As above, for each.")
+def _key_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    own_keys = []
+    for key in inputs.credentials:
+        tasks = counted(inputs.stats.keys.get(key.name, 0), "task")
+        since = "" if key.since is None else f" (since {clock(key.since)})"
+        if key.state is CredentialState.THROTTLED:
+            yield _throttled_alert(key, tasks, since)
+        elif key.state is CredentialState.PAUSED and key.name == CONFIGURED:
+            retry = "" if key.resumes_at is None else f" The next try is at {clock(key.resumes_at)}."
+            explanation = (
+                f"{sentence(amux_message(key) + since)} The polls of {tasks} are paused.{retry} "
+                "Until the key works, their watches can only time out."
+            )
+            next_step = "Set a valid AMUX_API_KEY and restart, or fix the account at amux. Then the polls resume."
+            title = "amux refuses the configured key"
+            yield Alert("key", Level.BAD, title, explanation, next_step, {"state": "active"})
+        elif key.state is CredentialState.PAUSED:
+            own_keys.append((key, tasks))
+    for key, tasks in own_keys[:MAX_KEY_ALERTS]:
+        explanation = (
+            f"{sentence(amux_message(key))} The polls of {tasks} are paused. "
+            "Until the key works, their watches can only time out."
+        )
+        next_step = "Inform the app that sent this key. It can cancel the watch and register again with a valid key."
+        title = f"amux refuses an app's own key ({_key_name(key.name)})"
+        yield Alert(f"key {key.name}", Level.WARN, title, explanation, next_step, {"trouble": "key"})
+    if len(own_keys) > MAX_KEY_ALERTS:
+        title = f"amux refuses {counted(len(own_keys) - MAX_KEY_ALERTS, 'more own key', 'more own keys')}"
+        next_step = "The same as above, for each key."
+        yield Alert("keys", Level.WARN, title, "The list of amux keys below shows them.", next_step)
 
 
-def _name(credential: str) -> str:
+def _throttled_alert(key: CredentialStatus, tasks: str, since: str) -> Alert:
+    retry = "" if key.resumes_at is None else f" The next try is at {clock(key.resumes_at)}."
+    explanation = f"{sentence(amux_message(key) + since)} The polls of {tasks} are paused.{retry}"
+    next_step = "Nothing if it passes. If it returns, set BRIDGE_POLL_RATE_PER_SECOND below amux's limit."
+    title = f"amux asks for fewer polls ({_key_name(key.name)})"
+    return Alert(f"throttled {key.name}", Level.WARN, title, explanation, next_step)
+
+
+def _key_name(credential: str) -> str:
     return "the configured key" if credential == CONFIGURED else f"key {credential[:8]}"
 
 
-def _message(one: CredentialStatus) -> str:
-    return (one.message or "amux gave no reason").strip().rstrip(".")
+def amux_message(key: CredentialStatus) -> str:
+    """Why amux refuses a key, without a full stop."""
+    return (key.message or "amux gave no reason").strip().rstrip(".")
 
 
-def _routing(facts: AlertInputs) -> Iterator[Alert]:
-    for reason in facts.readiness.reasons:
-        if reason.startswith("AMUX_BASE_URL"):
-            why = f"{sentence(reason)} Polls go on, rarer; no watch ends by it."
-            todo = "Check AMUX_BASE_URL, and what stands between this machine and amux."
-            yield Alert("routing", Level.BAD, "The answers are not amux's", why, todo, {"trouble": "stuck"})
+def _routing_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    reason = inputs.reason(HealthCode.NOT_AMUX)
+    if reason is not None:
+        explanation = f"{sentence(reason.message)} Polls continue at longer intervals. No watch ends because of this."
+        next_step = "Check AMUX_BASE_URL, and the proxies between this machine and amux."
+        title = "The answers do not come from amux"
+        yield Alert("routing", Level.BAD, title, explanation, next_step, {"trouble": "stuck"})
 
 
-def _polls(facts: AlertInputs) -> Iterator[Alert]:
-    stats = facts.stats
+def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    stats = inputs.stats
     if stats.failing:
         most = stats.failing * 2 >= stats.tasks and stats.failing >= 10
-        said = "; ".join(
+        errors = "; ".join(
             f"{(stats.messages.get(code) or code).strip().rstrip('.')[:200]} ({code}, {counted(count, 'task')})"
             for code, count in list(stats.errors.items())[:2]
         )
-        why = f"Two polls or more in a row brought no answer about the task. {sentence(said)}"
-        todo = "Polls go on by themselves, rarer. If it is amux, see its status page; a watch ends at its deadline."
-        title = f"{counted(stats.failing, 'task is', 'tasks are')} stuck: amux does not tell"
-        yield Alert("stuck", Level.BAD if most else Level.WARN, title, why, todo, {"trouble": "stuck"})
+        explanation = f"At least two polls in a row failed. Last errors: {sentence(errors)}"
+        next_step = (
+            "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline at the latest."
+        )
+        title = f"{counted(stats.failing, 'task is', 'tasks are')} stuck: polls fail"
+        level = Level.BAD if most else Level.WARN
+        yield Alert("stuck", level, title, explanation, next_step, {"trouble": "stuck"})
     if stats.late:
-        why = f"{counted(stats.late, 'poll is', 'polls are')} due for more than 10 s and not begun or not answered."
-        todo = "Raise BRIDGE_POLL_CONCURRENCY, lift BRIDGE_POLL_RATE_PER_SECOND, or add a replica; check the CPU."
-        yield Alert("late", Level.BAD, "Polls are late", why, todo, {"trouble": "stuck"})
+        polls = counted(stats.late, "poll has", "polls have")
+        explanation = f"{polls} been due for more than 10 s without an answer."
+        next_step = (
+            "Raise BRIDGE_POLL_CONCURRENCY or BRIDGE_POLL_RATE_PER_SECOND, or add a replica. Check the CPU as well."
+        )
+        yield Alert("late", Level.BAD, "Polls are late", explanation, next_step, {"trouble": "stuck"})
         return
-    lag = lag_quantile(facts.minutes[-2:], 0.95)
+    lag = lag_quantile(inputs.minutes[-2:], 0.95)
     if lag is not None and lag > LATE_POLL_SECONDS:
-        why = f"In the last two minutes one poll in twenty began {span(min(lag, 60))} or more after it was due."
-        todo = "Look at the CPU, amux's answer times, BRIDGE_POLL_CONCURRENCY and BRIDGE_POLL_RATE_PER_SECOND."
-        yield Alert("lag", Level.WARN, "Polls lag", why, todo)
+        explanation = f"In the last two minutes, 5 % of the polls began {span(min(lag, 60))} or more after their time."
+        next_step = (
+            "Check the CPU and amux's response times. Check BRIDGE_POLL_CONCURRENCY and BRIDGE_POLL_RATE_PER_SECOND."
+        )
+        yield Alert("lag", Level.WARN, "Polls begin late", explanation, next_step)
 
 
-def _deadlines(facts: AlertInputs) -> Iterator[Alert]:
-    if facts.nearing:
-        many = (
-            f"{COUNTED:,} and more watches" if facts.nearing >= COUNTED else counted(facts.nearing, "watch", "watches")
-        )
-        verb = "is" if facts.nearing == 1 else "are"
-        why = "Nine tenths of their time have passed, and amux has not said that the video is done."
-        todo = "Look at how far they are; an app that needs longer registers with a larger timeout_seconds."
-        title = f"{many} {verb} near the deadline"
-        yield Alert("nearing", Level.NOTE, title, why, todo, {"trouble": "nearing"})
-    lost = {
-        name: count for name, count in ended(facts.minutes).items() if name in {"timed_out", "unavailable"} and count
-    }
-    for name, count in lost.items():
-        said = "their deadline passed" if name == "timed_out" else "amux would not tell of the tasks"
-        todo = "Each one's time line says what was last seen; the apps were told the same."
-        title = f"{counted(count, 'watch', 'watches')} ended {name.replace('_', ' ')} within the hour"
-        yield Alert(
-            name,
-            Level.NOTE,
-            title,
-            sentence(f"{said} before any end of the video was seen"),
-            todo,
-            {"outcome": name},
-        )
+def _deadline_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    count = inputs.nearing_deadline
+    if count:
+        watches = f"{COUNTED:,} or more watches" if count >= COUNTED else counted(count, "watch", "watches")
+        title = f"{watches} {'is' if count == 1 else 'are'} near the deadline"
+        explanation = "Nine tenths of the time have passed, and amux has not reported the end of the task."
+        next_step = "Check their progress. An app that needs more time registers with a larger timeout_seconds."
+        yield Alert("nearing", Level.NOTE, title, explanation, next_step, {"trouble": "nearing"})
+
+
+_LOST_OUTCOMES: Final[Mapping[Outcome, tuple[str, str]]] = {
+    Outcome.TIMED_OUT: ("timed out", "The deadline passed before amux reported the end of the task."),
+    Outcome.UNAVAILABLE: ("ended as unavailable", "amux no longer gives the status of these tasks."),
+}
+
+
+def _lost_outcome_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    counts = settled_by_outcome(inputs.minutes)
+    for outcome, (title, explanation) in _LOST_OUTCOMES.items():
+        if count := counts.get(outcome, 0):
+            next_step = "The timeline of each watch shows its last known status. The apps got the same message."
+            watches = counted(count, "watch", "watches")
+            filters = {"outcome": str(outcome)}
+            yield Alert(
+                str(outcome), Level.NOTE, f"{watches} {title} in the last hour", explanation, next_step, filters
+            )
 
 
 # --- receivers ----------------------------------------------------------------------------------------------------
 
 
-def _receivers(facts: AlertInputs) -> Iterator[Alert]:
-    found = facts.receivers or ()
-    for one in found[:MOST_RECEIVERS]:
-        waits = (
-            ""
-            if not one.waiting
-            else (
-                f"{counted(one.waiting, 'callback waits', 'callbacks wait')}"
-                f"{'' if one.next_at is None else _next(one.next_at, facts.now)}: {told(one.waiting_error)}. "
-            )
-        )
-        row = f"It has failed {one.failures} times in a row. " if one.failures > 1 else ""
-        if one.dead:
-            when = "" if one.dead_at is None else f" The last was given up at {clock(one.dead_at)}:"
-            why = f"{_final(one.dead_error)}{when} {told(one.dead_error)}. {waits}"
-            todo = f"Mend {one.host}, then send them again: they keep their webhook-id, so twice does no harm."
-            title = f"{counted(one.dead, 'callback')} to {one.host} {'is' if one.dead == 1 else 'are'} dead"
-            show = {"host": one.host, "delivery_state": "dead"}
-            yield Alert(f"host {one.host}", Level.BAD, title, why.strip(), todo, show, one.host)
-        elif one.waiting:
-            todo = f"Mend {one.host}. Sends go on by themselves up to the last retry; then they are dead, and kept."
-            show = {"host": one.host, "delivery_state": "pending"}
-            title = f"{one.host} does not take its callbacks"
-            yield Alert(f"host {one.host}", Level.WARN, title, f"{sentence(waits)} {row}".strip(), todo, show)
-    if len(found) > MOST_RECEIVERS:
-        more = counted(len(found) - MOST_RECEIVERS, "more receiver")
+def _receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    receivers = inputs.receivers or ()
+    for receiver in receivers[:MAX_RECEIVER_ALERTS]:
+        if receiver.dead:
+            yield _dead_receiver_alert(receiver, inputs.now)
+        elif receiver.waiting:
+            yield _failing_receiver_alert(receiver, inputs.now)
+    if len(receivers) > MAX_RECEIVER_ALERTS:
+        more = len(receivers) - MAX_RECEIVER_ALERTS
+        title = f"{counted(more, 'more receiver fails', 'more receivers fail')}"
         yield Alert(
-            "hosts", Level.WARN, f"{more} need a look", "They are listed under Receivers.", "As above, for each."
+            "hosts", Level.WARN, title, "The list of receivers shows them.", "The same as above, for each receiver."
         )
 
 
-def _final(error: Problem | None) -> str:
-    """Why nothing more is tried."""
-    match error.code if error is not None else None:
+def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:
+    one = receiver.dead == 1
+    at = "" if receiver.dead_at is None else f" at {clock(receiver.dead_at)}"
+    waiting = f" {_pending(receiver, now)}" if receiver.waiting else ""
+    return Alert(
+        f"host {receiver.host}",
+        Level.BAD,
+        f"{counted(receiver.dead, 'callback')} to {receiver.host} {'is' if one else 'are'} dead",
+        f"{_why_dead(receiver.dead_error)} Last error{at}: {message_of(receiver.dead_error)}.{waiting}",
+        f"Fix {receiver.host}, then send the {'callback' if one else 'callbacks'} again. "
+        "The webhook-id stays the same, so a receiver can detect duplicates.",
+        {"host": receiver.host, "delivery_state": "dead"},
+        receiver.host,
+    )
+
+
+def _failing_receiver_alert(receiver: Receiver, now: float) -> Alert:
+    in_a_row = f" {receiver.failures} attempts in a row failed." if receiver.failures > 1 else ""
+    return Alert(
+        f"host {receiver.host}",
+        Level.WARN,
+        f"{receiver.host} does not accept its callbacks",
+        f"{_pending(receiver, now)}{in_a_row}",
+        f"Fix {receiver.host}. Retries continue automatically. "
+        "After the last retry a callback is dead; it is kept and can be sent again.",
+        {"host": receiver.host, "delivery_state": "pending"},
+    )
+
+
+def _pending(receiver: Receiver, now: float) -> str:
+    callbacks = counted(receiver.waiting, "callback is pending", "callbacks are pending")
+    retry = ""
+    if receiver.next_at is not None:
+        retry = f", next attempt {relative_time(receiver.next_at, now)}"
+    return f"{callbacks}{retry}. Error: {message_of(receiver.waiting_error)}."
+
+
+def _why_dead(error: Problem | None) -> str:
+    match None if error is None else error.code:
         case "gone":
-            return "The receiver refused for good."
+            return "A 410 answer ends all retries."
         case "callback_refused":
-            return "A rule here refuses this target."
-    return "Every retry was used."
+            return "A rule of this bridge refuses this target."
+    return "All retries were used."
 
 
-def _next(at: float, now: float) -> str:
-    return f", the next try in {span(at - now)}" if at > now else ", one is tried now"
-
-
-def _late_callbacks(facts: AlertInputs) -> Iterator[Alert]:
-    oldest = facts.counts.oldest_due_at if facts.counts is not None else None
-    if oldest is None or facts.now - oldest < LATE_CALLBACK_SECONDS:
+def _late_callback_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    oldest = inputs.counts.oldest_due_at if inputs.counts is not None else None
+    if oldest is None or inputs.now - oldest < LATE_CALLBACK_SECONDS:
         return
-    if any(one.next_at == oldest for one in facts.receivers or ()):
-        return  # its host fails, and is asked by one attempt at a time: told already
-    why = f"The oldest of those that are due has waited for {span(facts.now - oldest)}, and its receiver is well."
-    todo = "Look at the CPU, the store's times and BRIDGE_DELIVERY_CONCURRENCY."
-    yield Alert("late callbacks", Level.WARN, "Callbacks are late", why, todo, {"delivery_state": "pending"})
+    if any(receiver.next_at == oldest for receiver in inputs.receivers or ()):
+        return  # this receiver fails and gets one attempt at a time: it has an alert already
+    waited = span(inputs.now - oldest)
+    explanation = f"The oldest due callback has waited for {waited}, and its receiver has not failed."
+    next_step = "Check the CPU, the store's write time and BRIDGE_DELIVERY_CONCURRENCY."
+    yield Alert(
+        "late callbacks", Level.WARN, "Callbacks are late", explanation, next_step, {"delivery_state": "pending"}
+    )

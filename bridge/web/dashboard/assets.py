@@ -1,4 +1,4 @@
-"""The page's files: read once, served from memory, under a policy that lets nothing from outside in."""
+"""The page's files: read once, served from memory, with a policy that allows no resource of another origin."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-HEADERS: Final[Mapping[str, str]] = {
+_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -37,7 +37,7 @@ _TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file's bytes, its content type, and the tag that changes with it."""
+    """A file's bytes, its content type, and an entity tag made from the bytes."""
 
     content: bytes
     content_type: str
@@ -46,7 +46,7 @@ class File:
 
 @cache
 def files() -> Mapping[str, File]:
-    """Every file by name. About 60 KB in all."""
+    """Every file by name. About 80 KB in total."""
     return {path.name: _read(path) for path in FOLDER.iterdir() if path.suffix in _TYPES}
 
 
@@ -56,32 +56,39 @@ def _read(path: Path) -> File:
 
 
 def document(root: str = "", message: str = "", status: int = 200) -> web.Response:
-    """The page; nothing in it is anybody's. `root` leads from where it is served to `/`, `message` is for the form."""
+    """The page's document, the same for everyone.
+
+    `root` is the relative path from the request's URL to `/`. `message` is shown in the sign-in form.
+    """
     text = files()[DOCUMENT].content.decode()
     text = text.replace("{root}", root).replace("{message}", escape(message))
-    headers = {**HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: _TYPES[".html"]}
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.CONTENT_TYPE: _TYPES[".html"]}
     return web.Response(body=text.encode(), status=status, headers=headers)
 
 
 async def index(_: web.Request) -> web.Response:
-    """`GET /`: for everyone the same; its script asks who is there."""
+    """`GET /`: the document. Its script asks for the session."""
     return document()
 
 
 async def to_index(request: web.Request) -> web.Response:
-    """What is under `/page` for scripts and forms, asked for by a reader."""
-    up = "./" if request.path == "/page" else "../"
-    return web.Response(status=303, headers={**HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.LOCATION: up})
+    """Redirect a user who opens a path of the page's script or form to the document."""
+    return redirect("./" if request.path == "/page" else "../")
+
+
+def redirect(location: str) -> web.Response:
+    """A 303 to a relative location, with the page's headers."""
+    return web.Response(status=303, headers={**_HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.LOCATION: location})
 
 
 async def static(request: web.Request) -> web.Response:
-    """`GET /page/static/{name}`: kept by browsers, and asked about each time."""
+    """`GET /page/static/{name}`: cached by browsers and revalidated at each use. Raises NotFound."""
     query_of(request)
     name = request.match_info["name"]
     file = files().get(name)
     if file is None or name == DOCUMENT:
-        raise NotFound("there is no such file")
-    headers = {**HEADERS, hdrs.CACHE_CONTROL: "no-cache", hdrs.ETAG: file.etag}
+        raise NotFound("no file has this name")
+    headers = {**_HEADERS, hdrs.CACHE_CONTROL: "no-cache", hdrs.ETAG: file.etag}
     if file.etag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
         return web.Response(status=304, headers=headers)
     return web.Response(body=file.content, headers={**headers, hdrs.CONTENT_TYPE: file.content_type})

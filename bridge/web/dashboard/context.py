@@ -1,6 +1,6 @@
-"""What the page's handlers need beside the API's services, and where they find it."""
+"""What the dashboard's handlers need besides the API's context."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -9,42 +9,42 @@ from aiohttp import web
 from bridge.polling.state import CredentialStatus, LiveTask
 from bridge.polling.stats import PollingStats
 from bridge.telemetry.history import History
-from bridge.web.dashboard.limits import SignInLimits
 from bridge.web.dashboard.sessions import Sessions
+from bridge.web.rate_limits import SignInLimits
+
+MAX_STUCK_TASKS: Final = 200  # task rows that the filter for stuck tasks lists
 
 
-class WatchedPoller(Protocol):
-    """The poller, as far as the page goes."""
+class DashboardPoller(Protocol):
+    """The part of the poller that the dashboard uses."""
 
     def live(self, task_row: str) -> LiveTask | None:
-        """A task of this replica's, None for any other."""
+        """A task that this replica polls; None for any other."""
 
     def credentials(self) -> Sequence[CredentialStatus]:
-        """The amux keys in use, by name, and how amux takes each."""
+        """The state of each amux key in use, by name."""
 
     async def stats(self, most_stuck: int) -> PollingStats:
-        """How all tasks fare."""
+        """The statistics of all tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class DashboardContext:
-    """The operators' page. `public_url` is the bridge's own, if it has one; it may have a path."""
+    """The dashboard's collaborators. `public_url` is the bridge's own URL, if it has one; it may have a path."""
 
     sessions: Sessions
     history: History
-    poller: WatchedPoller
+    poller: DashboardPoller
     public_url: str | None = None
     limits: SignInLimits = field(default_factory=SignInLimits)
     version: str = ""
-    beat_seconds: float = 1.0  # between two looks of a live page at its table
-    overview_good_for_seconds: float = 2.0  # however many pages are open, the store is asked once
+    refresh_seconds: float = 1.0  # between two reads of the table for one live stream
+    overview_max_age_seconds: float = 2.0  # any number of open pages share one overview
 
     @property
     def secure(self) -> bool:
-        """Whether browsers reach the bridge over TLS, as far as it knows."""
+        """Whether browsers reach the bridge over TLS, according to `public_url`."""
         return (self.public_url or "").startswith("https://")
 
 
-DASHBOARD: Final = web.AppKey("PAGE", DashboardContext)
-MOST_STUCK: Final = 200
-Live = Callable[[str], LiveTask | None]
+DASHBOARD: Final = web.AppKey("DASHBOARD", DashboardContext)

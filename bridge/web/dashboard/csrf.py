@@ -1,4 +1,4 @@
-"""Who may: a session for all that is shown, and the same origin's proof and its CSRF token for all that is changed."""
+"""Access to the dashboard: every read needs a session; every change also needs the same origin and a CSRF token."""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -14,13 +14,13 @@ from bridge.web.dashboard.sessions import CSRF_HEADER, Session
 from bridge.web.errors import Forbidden, Unauthorized
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-SessionsHandler: TypeAlias = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+SessionHandler: TypeAlias = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 
-_OWN_SITE: Final = frozenset({"same-origin", "none"})  # "none": the user's own doing, such as an address typed in
+_OWN_SITE: Final = frozenset({"same-origin", "none"})  # "none": the user's own action, such as typing an address
 
 
-def reading(handler: SessionsHandler) -> Handler:
-    """A route that shows something: it needs a session, and no other site may ask."""
+def reading(handler: SessionHandler) -> Handler:
+    """A route that shows data: it needs a session, and requests from other sites are refused."""
 
     @wraps(handler)
     async def with_session(request: web.Request) -> web.StreamResponse:
@@ -29,62 +29,63 @@ def reading(handler: SessionsHandler) -> Handler:
     return with_session
 
 
-def changing(handler: SessionsHandler) -> Handler:
-    """A route that changes something: a session, proof of the same origin, and the session's CSRF token."""
+def changing(handler: SessionHandler) -> Handler:
+    """A route that changes something: it needs a session, the same origin and the session's CSRF token."""
 
     @wraps(handler)
     async def with_proof(request: web.Request) -> web.StreamResponse:
         session = session_of(request)
         if not comes_from_page(request.headers, request.app[DASHBOARD].public_url):
-            raise Forbidden("a change must come from the page itself: its Origin or Sec-Fetch-Site does not say so")
-        if not session.proved_by(request.headers.get(CSRF_HEADER, "")):
-            raise Forbidden(f"a change must carry the session's {CSRF_HEADER}; reload the page")
+            raise Forbidden("a change must come from this page; the request's Origin or Sec-Fetch-Site is not its own")
+        if not session.has_csrf_token(request.headers.get(CSRF_HEADER, "")):
+            raise Forbidden(f"a change needs the session's {CSRF_HEADER}; reload the page")
         return await handler(request, session)
 
     return with_proof
 
 
 def session_of(request: web.Request) -> Session:
-    """The session that a request's cookie names. Raises Unauthorized, or Forbidden for what another site sends.
+    """The session of a request's cookie. Raises Unauthorized, or Forbidden for a request from another site.
 
-    Without any token configured everyone who is local has one, under the checks that the API makes as well.
+    Without any configured token every local caller has a session, after the same checks as in the API.
     """
-    services, page = request.app[CONTEXT], request.app[DASHBOARD]
-    if services.access.open:
-        services.access.caller(request.headers)
-        return page.sessions.anyone()
+    context, dashboard = request.app[CONTEXT], request.app[DASHBOARD]
+    if context.access.open:
+        context.access.caller(request.headers)
+        return dashboard.sessions.anyone()
     if any(site.lower() not in _OWN_SITE for site in request.headers.getall("Sec-Fetch-Site", [])):
-        raise Forbidden("another site asks for this page's data")
-    session = page.sessions.read(request.cookies.get(page.sessions.cookie))
+        raise Forbidden("another site requests this page's data")
+    session = dashboard.sessions.read(request.cookies.get(dashboard.sessions.cookie_name))
     if session is None:
-        raise Unauthorized("sign in with an operator's token; a session lasts 12 hours and ends with its token")
+        raise Unauthorized("sign in with an operator token; a session lasts 12 hours and ends with its token")
     return session
 
 
 def comes_from_page(headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether the browser itself says that our own page sends this; what says nothing is no browser's."""
+    """Whether the browser states that this page sent the request. Without any such header the answer is no."""
     sites = headers.getall("Sec-Fetch-Site", [])
     origins = headers.getall("Origin", [])
     if any(site.lower() != "same-origin" for site in sites):
         return False
-    if not all(is_own(origin, headers, public_url) for origin in origins):
+    if not all(_is_own_origin(origin, headers, public_url) for origin in origins):
         return False
     return bool(sites or origins)
 
 
 def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether a browser says that another site sends this form.
+    """Whether the browser states that another site sent this form.
 
-    "null" is what browsers make of our own origin in a form's request, for the page gives no referrer.
+    "null" is allowed: browsers send it as the Origin of our own form, because the page's referrer policy is
+    `no-referrer`.
     """
     if any(site.lower() not in _OWN_SITE for site in headers.getall("Sec-Fetch-Site", [])):
         return True
     origins = [origin for origin in headers.getall("Origin", []) if origin.lower() != "null"]
-    return not all(is_own(origin, headers, public_url) for origin in origins)
+    return not all(_is_own_origin(origin, headers, public_url) for origin in origins)
 
 
-def is_own(origin: str, headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether an Origin is the bridge's: the Host that was asked, or that of the public URL."""
+def _is_own_origin(origin: str, headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
+    """Whether an Origin is the bridge's: that of the request's Host or of the public URL."""
     hosts = headers.getall("Host", [])
     scheme, _, place = origin.lower().partition("://")
     if len(hosts) == 1 and scheme in {"http", "https"} and place == hosts[0].lower():

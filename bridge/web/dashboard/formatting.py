@@ -1,56 +1,69 @@
-"""Numbers, times and errors as the page's sentences have them. Pure."""
+"""Numbers, times and errors, formatted for the page's sentences. Pure."""
 
 from datetime import UTC, datetime
 
 from bridge.core.event import cut
 from bridge.core.model import Problem
+from bridge.store.records import DeliveryView
+from bridge.store.row_mapping import SUPERSEDED
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
+_NO_REASON = "no reason was given"
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """`1 callback`, `2,048 callbacks`."""
+    """A number with its noun: `1 callback`, `2,048 callbacks`. `many` defaults to `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def span(seconds: float) -> str:
-    """A duration, short: `45 s`, `3 min`, `2 h 5 min`."""
+    """A duration in at most two units: `45 s`, `3 min`, `2 h 5 min`."""
     left = max(0, round(seconds))
     if left < 60:
         return f"{left} s"
-    for number, (size, unit) in enumerate(_UNITS):
-        if left >= size:
-            rest, below = left % size, _UNITS[number + 1 : number + 2]
+    for number, (unit_seconds, unit) in enumerate(_UNITS):
+        if left >= unit_seconds:
+            rest, below = left % unit_seconds, _UNITS[number + 1 : number + 2]
             small = f" {rest // below[0][0]} {below[0][1]}" if below and rest >= below[0][0] else ""
-            return f"{left // size} {unit}{small}"
+            return f"{left // unit_seconds} {unit}{small}"
     raise AssertionError("a minute is the smallest unit")
 
 
+def relative_time(at: float, now: float) -> str:
+    """A time in the future, as `in 5 min`; `now` when it has passed."""
+    return f"in {span(at - now)}" if at > now else "now"
+
+
 def clock(seconds: float) -> str:
-    """A moment as logs have it: `02:13:05 UTC`."""
+    """A time of day, as in the logs: `02:13:05 UTC`. `seconds` are Unix seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S UTC")
 
 
 def size(count: float) -> str:
-    """Bytes: `3.2 GiB`."""
+    """A number of bytes: `3.2 GiB`."""
     for unit in _SIZES:
         if count < 1024 or unit == _SIZES[-1]:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
-    raise AssertionError("the last unit takes all")
+    raise AssertionError("the last unit takes every size")
 
 
-def told(problem: Problem | None) -> str:
-    """An error as the end of a sentence, without a full stop of its own."""
+def message_of(problem: Problem | None) -> str:
+    """An error's message, or its code, without the final full stop."""
     if problem is None:
-        return "nothing was said"
-    text = problem.message or str(problem.code or "nothing was said")
-    return cut(text).strip().rstrip(".") or "nothing was said"
+        return _NO_REASON
+    text = problem.message or str(problem.code or _NO_REASON)
+    return cut(text).strip().rstrip(".") or _NO_REASON
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """A text with a capital letter and a full stop. The name amux keeps its small letter."""
     text = text.strip()
     first = text[:1] if text.startswith("amux") else text[:1].upper()
     return f"{first}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
+def is_superseded(delivery: DeliveryView) -> bool:
+    """Whether a status event was not sent because its watch became final first."""
+    return delivery.last_error is not None and delivery.last_error.code == SUPERSEDED.code

@@ -1,4 +1,4 @@
-"""The overview: asked of the store, the poller and the metrics once, however many pages are open."""
+"""The overview: read from the store, the poller and the metrics once, however many pages are open."""
 
 import asyncio
 import time
@@ -11,105 +11,110 @@ from bridge.core.errors import BridgeError
 from bridge.telemetry.history import Minute, lag_quantile, store_milliseconds
 from bridge.web.context import AppContext
 from bridge.web.dashboard.alerts import AlertInputs, current_alerts
-from bridge.web.dashboard.context import MOST_STUCK, DashboardContext
+from bridge.web.dashboard.context import MAX_STUCK_TASKS, DashboardContext
 from bridge.web.dashboard.serializers import overview_json
 
 Result = TypeVar("Result")
 
 _POLLS: Final = "amux_bridge_polls_total"
 _ATTEMPTS: Final = "amux_bridge_attempts_total"
+_MAX_LAG_SECONDS: Final = 60.0  # what is shown for the histogram's last bucket, which has no upper bound
 
 
 class Overview:
-    """Keeps the last answer for two seconds, and the rows of the tasks that were found stuck or wait for their key."""
+    """Keeps the last overview for two seconds, and the rows of tasks that are stuck or wait for their key."""
 
     def __init__(
-        self, services: AppContext, page: DashboardContext, clock: Callable[[], float] = time.monotonic
+        self, context: AppContext, dashboard: DashboardContext, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._services = services
-        self._page = page
+        self._context = context
+        self._dashboard = dashboard
         self._clock = clock
-        self._asking = asyncio.Lock()
-        self._asked_at: float | None = None
-        self._known: dict[str, Any] = {}
-        self.stuck: Sequence[str] = ()
-        self.resting: Sequence[str] = ()
+        self._lock = asyncio.Lock()
+        self._read_at: float | None = None
+        self._last: dict[str, Any] = {}
+        self.stuck_tasks: Sequence[str] = ()
+        self.tasks_waiting_for_key: Sequence[str] = ()
 
     async def look(self) -> dict[str, Any]:
-        """The overview, at most two seconds old; a store that does not answer leaves its parts empty."""
-        async with self._asking:
-            asked_at = self._asked_at
-            if asked_at is None or self._clock() - asked_at >= self._page.overview_good_for_seconds:
-                self._known = await self._ask()
-                self._asked_at = self._clock()
-            return self._known
+        """The overview, at most two seconds old. When the store does not answer, its parts are null."""
+        async with self._lock:
+            read_at = self._read_at
+            if read_at is None or self._clock() - read_at >= self._dashboard.overview_max_age_seconds:
+                self._last = await self._read()
+                self._read_at = self._clock()
+            return self._last
 
-    async def _ask(self) -> dict[str, Any]:
-        services, page = self._services, self._page
-        store = services.store
-        readiness, stats, counts, room, receivers, nearing = await asyncio.gather(
-            services.health.readiness(),
-            page.poller.stats(MOST_STUCK),
+    async def _read(self) -> dict[str, Any]:
+        context, dashboard = self._context, self._dashboard
+        store = context.store
+        readiness, stats, counts, store_facts, receivers, nearing_deadline = await asyncio.gather(
+            context.health.readiness(),
+            dashboard.poller.stats(MAX_STUCK_TASKS),
             _or_none(store.counts()),
             _or_none(store.facts()),
             _or_none(store.receivers()),
             _or_none(store.nearing_deadline()),
         )
-        self.stuck, self.resting = stats.stuck, stats.resting
-        facts = AlertInputs(
+        self.stuck_tasks, self.tasks_waiting_for_key = stats.stuck, stats.blocked_rows
+        inputs = AlertInputs(
             now=store.now(),
             readiness=readiness,
             stats=stats,
-            credentials=page.poller.credentials(),
-            minutes=page.history.minutes(),
+            credentials=dashboard.poller.credentials(),
+            minutes=dashboard.history.minutes(),
             shared=store.shared,
             counts=counts,
-            store=room,
+            store=store_facts,
             receivers=receivers,
-            nearing=nearing,
+            nearing_deadline=nearing_deadline,
         )
-        return overview_json(facts, current_alerts(facts), figures(facts))
+        return overview_json(inputs, current_alerts(inputs), figures(inputs))
 
 
-async def _or_none(question: Awaitable[Result]) -> Result | None:
+async def _or_none(query: Awaitable[Result]) -> Result | None:
     try:
-        return await question
-    except BridgeError:  # told by the store's own probe, which is asked at the same time
+        return await query
+    except BridgeError:  # `readiness` probes the store at the same time and gives the reason
         return None
 
 
-def figures(facts: AlertInputs) -> Mapping[str, Any]:
-    """The numbers of the page's strip; null where the store could not say."""
-    counts, late = facts.counts, facts.minutes[-2:]
-    lag = lag_quantile(late, 0.95)
+def figures(inputs: AlertInputs) -> Mapping[str, Any]:
+    """The numbers above the table; null where the store did not answer."""
+    counts, recent = inputs.counts, inputs.minutes[-2:]
     return {
         "active": None if counts is None else counts.active_watches,
         "pending": None if counts is None else counts.pending_deliveries,
-        "dead": None if facts.receivers is None else sum(one.dead for one in facts.receivers),
-        "stuck": facts.stats.failing + facts.stats.late,
-        "held": facts.stats.held,
-        "nearing": facts.nearing,
-        "tasks": facts.stats.tasks,
-        "lag_seconds": None if lag is None else min(lag, 60.0),
-        "store_milliseconds": store_milliseconds(late),
+        "dead": None if inputs.receivers is None else sum(receiver.dead for receiver in inputs.receivers),
+        "stuck": inputs.stats.failing + inputs.stats.late,
+        "waiting_for_key": inputs.stats.blocked,
+        "nearing_deadline": inputs.nearing_deadline,
+        "tasks": inputs.stats.tasks,
+        "lag_seconds": _lag_seconds(recent),
+        "store_milliseconds": store_milliseconds(recent),
     }
 
 
 def charts(minutes: Sequence[Minute]) -> list[dict[str, Any]]:
-    """The last hour for the charts: a point a minute."""
+    """The last hour for the charts, one point for each minute."""
     return [_point(minute) for minute in minutes]
 
 
 def _point(minute: Minute) -> dict[str, Any]:
-    lag = lag_quantile([minute], 0.95)
     return {
         "at": minute.at,
-        "polls": round(minute.of(_POLLS, ("seen",))),
-        "failed_polls": round(minute.but(_POLLS, ("seen",))),
-        "lag_seconds": None if lag is None else min(lag, 60.0),
-        "delivered": round(minute.of(_ATTEMPTS, ("2xx",))),
-        "failed_attempts": round(minute.but(_ATTEMPTS, ("2xx",))),
+        "polls": round(minute.growth(_POLLS, ("seen",))),
+        "failed_polls": round(minute.growth_except(_POLLS, ("seen",))),
+        "lag_seconds": _lag_seconds([minute]),
+        "delivered": round(minute.growth(_ATTEMPTS, ("2xx",))),
+        "failed_attempts": round(minute.growth_except(_ATTEMPTS, ("2xx",))),
     }
+
+
+def _lag_seconds(minutes: Sequence[Minute]) -> float | None:
+    """The 95th percentile of the polls' lag; None without polls."""
+    lag = lag_quantile(minutes, 0.95)
+    return None if lag is None else min(lag, _MAX_LAG_SECONDS)
 
 
 OVERVIEW: Final = web.AppKey("OVERVIEW", Overview)

@@ -1,4 +1,4 @@
-"""What the page's script is given: JSON with times in Unix seconds, callbacks without their queries, headers masked."""
+"""The JSON for the page's script: times in Unix seconds, callback URLs without queries, header values masked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,23 +6,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bridge.core.event import error_view
-from bridge.core.model import DeliveryState, Problem, WatchState
+from bridge.core.model import DeliveryState
 from bridge.core.registration import MASK
 from bridge.polling.state import CredentialStatus, LiveTask
-from bridge.store.dashboard_queries import WatchHistory
+from bridge.store.dashboard_queries import Receiver, StoreFacts, WatchHistory
 from bridge.store.records import DeliveryView, WatchView
-from bridge.store.row_mapping import SUPERSEDED
 from bridge.telemetry import without_query
 from bridge.web.dashboard.alerts import Alert, AlertInputs
-from bridge.web.dashboard.plight import Diagnosis
+from bridge.web.dashboard.diagnosis import Diagnosis
+from bridge.web.dashboard.formatting import is_superseded
 from bridge.web.dashboard.timeline import tenths, timeline
 
 
-def row_json(view: WatchView, live: LiveTask | None, found: Diagnosis | None) -> dict[str, Any]:
-    """A watch as the table has it."""
+def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
+    """A watch as a row of the table."""
     watch, note = view.watch, live or view.task.note
     snapshot = live.snapshot if live is not None else view.task.snapshot
-    active = watch.state is WatchState.ACTIVE
     return {
         "id": watch.id,
         "app": watch.app,
@@ -34,40 +33,38 @@ def row_json(view: WatchView, live: LiveTask | None, found: Diagnosis | None) ->
         "progress": snapshot.progress,
         "polls": note.polls,
         "last_polled_at": tenths(note.last_polled_at),
-        "next_poll_at": tenths(note.next_poll_at) if active else None,
         "created_at": watch.created_at,
         "deadline_at": watch.deadline_at,
         "settled_at": watch.settled_at,
-        "deliveries": _summary(view.deliveries),
-        "trouble": None if found is None else asdict(found),
+        "deliveries": _delivery_counts(view.deliveries),
+        "diagnosis": None if diagnosis is None else asdict(diagnosis),
     }
 
 
-def _summary(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
+def _delivery_counts(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
     counts = dict.fromkeys(map(str, DeliveryState), 0)
     for one in deliveries:
-        if one.last_error != SUPERSEDED:
+        if not is_superseded(one):
             counts[one.state] += 1
     return counts
 
 
-def watch_json(history: WatchHistory, live: LiveTask | None, found: Diagnosis | None) -> dict[str, Any]:
-    """A watch with all that is known of it, and its time line."""
+def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
+    """A watch with all its fields and its timeline."""
     watch, task = history.view.watch, history.view.task
     snapshot = live.snapshot if live is not None else task.snapshot
     metadata = None if snapshot.metadata is None else asdict(snapshot.metadata)
-    return row_json(history.view, live, found) | {
+    return row_json(history.view, live, diagnosis) | {
         "events": sorted(watch.events),
         "context": watch.context.decode(errors="replace"),
         "headers": dict.fromkeys(watch.header_names, MASK),
         "timeout_seconds": watch.timeout_seconds,
-        "ended_at": history.ended_at,
         "credential": task.credential,
         "owner": task.owner,
         "video": None if snapshot.url is None else without_query(snapshot.url),
         "format": snapshot.format,
         "metadata": metadata,
-        "error": _problem(snapshot.error),
+        "error": None if snapshot.error is None else dict(error_view(snapshot.error)),
         "deliveries": [_delivery(one) for one in history.view.deliveries],
         "timeline": timeline(history, live),
     }
@@ -78,39 +75,34 @@ def _delivery(one: DeliveryView) -> dict[str, Any]:
         "id": one.id,
         "type": one.type,
         "state": one.state,
-        "superseded": one.last_error == SUPERSEDED,
+        "superseded": is_superseded(one),
         "attempts": one.attempts,
         "next_attempt_at": one.next_attempt_at,
-        "delivered_at": one.delivered_at,
-        "dead_at": one.dead_at,
-        "last_error": _problem(one.last_error),
     }
 
 
-def _problem(problem: Problem | None) -> dict[str, Any] | None:
-    return None if problem is None else dict(error_view(problem))
-
-
-def overview_json(facts: AlertInputs, found: Sequence[Alert], figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything above the table."""
-    store = facts.store
+def overview_json(inputs: AlertInputs, alerts: Sequence[Alert], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is not the table, one watch or a chart."""
+    store = inputs.store
     return {
-        "now": facts.now,
-        "troubles": [asdict(one) for one in found],
+        "now": inputs.now,
+        "alerts": [asdict(alert) for alert in alerts],
         "figures": dict(figures),
-        "credentials": [_credential(one, facts.stats.keys.get(one.name, 0)) for one in facts.credentials],
-        "receivers": None if facts.receivers is None else [_receiver(asdict(one)) for one in facts.receivers],
-        "store": None
-        if store is None
-        else {name: value for name, value in asdict(store).items() if name != "replicas"},
-        "store_ok": facts.readiness.checks.get("store") == "ok",
-        "replicas": [asdict(one) for one in store.replicas] if store is not None and facts.shared else [],
+        "credentials": [_credential(key, inputs.stats.keys.get(key.name, 0)) for key in inputs.credentials],
+        "receivers": None if inputs.receivers is None else [_receiver(one) for one in inputs.receivers],
+        "store": None if store is None else _store(store),
+        "store_ok": inputs.readiness.checks.get("store") == "ok",
+        "replicas": [asdict(one) for one in store.replicas] if store is not None and inputs.shared else [],
     }
 
 
-def _credential(one: CredentialStatus, tasks: int) -> dict[str, Any]:
-    return asdict(one) | {"tasks": tasks}
+def _credential(key: CredentialStatus, tasks: int) -> dict[str, Any]:
+    return asdict(key) | {"tasks": tasks}
 
 
-def _receiver(one: dict[str, Any]) -> dict[str, Any]:
-    return one | {"name": urlsplit(f"//{one['host']}").hostname or one["host"]}
+def _receiver(one: Receiver) -> dict[str, Any]:
+    return asdict(one) | {"name": urlsplit(f"//{one.host}").hostname or one.host}
+
+
+def _store(store: StoreFacts) -> dict[str, Any]:
+    return {name: value for name, value in asdict(store).items() if name != "replicas"}

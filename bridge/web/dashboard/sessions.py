@@ -1,7 +1,9 @@
-"""Operators' sessions: a signed cookie that names its token by a keyed fingerprint, and dies with it.
+"""Operators' sessions: a signed cookie with a keyed fingerprint of the operator's token.
 
-The cookie says who and until when, under a key that every replica derives from the same root. Kept is only which were
-ended by signing out, by the replica that was asked and until it stops: the browser has forgotten such a cookie anyway.
+The cookie contains the fingerprint and the expiry time. Every replica derives the same signing key, so every replica
+accepts it. A session ends when its token is removed from the settings. The only stored state are the sessions that
+were signed out: the replica that handled the sign-out keeps them in memory. That is enough, because the browser
+deletes the cookie at the same time.
 """
 
 import hmac
@@ -23,29 +25,29 @@ _OPEN = "open"
 
 
 class WrongToken(BridgeError):
-    """A token that signs nobody in; the message says why, for the form."""
+    """A token that is not an operator's. The message is shown in the form."""
 
     code = "unauthorized"
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An operator, until when (Unix seconds; None where no sign-in is needed), and what proves a change to be his."""
+    """A signed-in operator. `expires_at` is in Unix seconds, None where no sign-in is needed; `csrf` is the token."""
 
     operator: str
     expires_at: float | None
     csrf: str
 
-    def proved_by(self, given: str) -> bool:
-        """Whether a request's token is this session's; in constant time."""
-        return hmac.compare_digest(self.csrf.encode(), given.encode(errors="surrogatepass"))
+    def has_csrf_token(self, token: str) -> bool:
+        """Whether a request's token is this session's, compared in constant time."""
+        return hmac.compare_digest(self.csrf.encode(), token.encode(errors="surrogatepass"))
 
 
 class Sessions:
-    """Begins sessions and knows them again.
+    """Creates, reads and ends sessions.
 
-    `key` is 32 secret bytes that all replicas share; `operators` and `apps` are token → name, as the settings have
-    them; `now` gives Unix seconds by the clock that replicas share.
+    `key` is 32 secret bytes that all replicas share. `operators` and `apps` map tokens to names, as in the settings.
+    `now` returns Unix seconds of the clock that all replicas share.
     """
 
     def __init__(
@@ -53,32 +55,32 @@ class Sessions:
     ) -> None:
         self._key = key
         self._now = now
-        # Looked up by a digest under a key that nobody knows, so the time it takes tells nothing of any token.
+        # Tokens are looked up by a keyed digest, so the time of a look-up reveals nothing about any token.
         self._operators = {self._fingerprint(token): name for token, name in operators.items()}
         self._apps = {self._fingerprint(token) for token in apps}
-        self._ended: dict[str, float] = {}  # by CSRF token, which is a session's own: when it would have been over
-        # A browser keeps cookies by host, not by port: two bridges on one machine must not sign each other out.
-        self.cookie = COOKIE_PREFIX + self._mac("cookie", "")[:8]
+        self._ended: dict[str, float] = {}  # signed-out sessions: CSRF token (unique to a session) -> expiry time
+        # Browsers store cookies by host, not by port: two bridges on one machine must not overwrite each other's.
+        self.cookie_name = COOKIE_PREFIX + self._mac("cookie", "")[:8]
 
     @property
     def possible(self) -> bool:
-        """Whether any operator's token is configured."""
+        """Whether any operator token is configured."""
         return bool(self._operators)
 
     def sign_in(self, token: str) -> tuple[str, Session]:
-        """The cookie's value and the session of an operator's token. Raises WrongToken."""
+        """The cookie's value and the new session of an operator token. Raises WrongToken."""
         fingerprint = self._fingerprint(token)
         if fingerprint in self._apps:
-            raise WrongToken("This is an app's token. The page takes an operator's, from BRIDGE_OPERATOR_TOKENS.")
+            raise WrongToken("This is an app token. Use an operator token from BRIDGE_OPERATOR_TOKENS.")
         if fingerprint not in self._operators:
-            raise WrongToken("This token is not known here.")
+            raise WrongToken("This token is not valid.")
         expires = int(self._now()) + SESSION_SECONDS
         body = f"{fingerprint}.{expires}.{secrets.token_hex(16)}"
         value = f"{body}.{self._mac('session', body)}"
         return value, Session(self._operators[fingerprint], float(expires), self._mac("csrf", body))
 
     def read(self, cookie: str | None) -> Session | None:
-        """The session of a cookie's value; None when it is not ours, over, or its token is no longer configured."""
+        """The session of a cookie's value; None when it is invalid, ended, or its token is no longer configured."""
         parts = _COOKIE.fullmatch(cookie or "")
         if parts is None:
             return None
@@ -91,22 +93,22 @@ class Sessions:
         return Session(operator, float(parts[2]), csrf)
 
     def end(self, session: Session) -> None:
-        """Know a session no longer; one of everyone on this machine stays."""
+        """End a session. The session of `anyone` cannot be ended."""
         now = self._now()
         self._ended = {csrf: expires for csrf, expires in self._ended.items() if expires > now}
         if session.expires_at is not None:
             self._ended[session.csrf] = session.expires_at
 
     def is_over(self, session: Session) -> bool:
-        """Whether a session has been ended, or its hours have passed."""
+        """Whether a session was signed out or has expired."""
         return session.csrf in self._ended or (session.expires_at is not None and session.expires_at <= self._now())
 
     def anyone(self) -> Session:
-        """The session of everyone on this machine, where no token is configured at all."""
+        """The session of every local caller, for a bridge without any configured token."""
         return Session("anyone on this machine", None, self._mac("csrf", _OPEN))
 
     def _fingerprint(self, token: str) -> str:
         return self._mac("token", token)[:32]
 
-    def _mac(self, use: str, text: str) -> str:
-        return hmac.digest(self._key, f"{use}\n{text}".encode(errors="surrogatepass"), "sha256").hex()
+    def _mac(self, purpose: str, text: str) -> str:
+        return hmac.digest(self._key, f"{purpose}\n{text}".encode(errors="surrogatepass"), "sha256").hex()

@@ -1,7 +1,7 @@
-"""The routes of signing in and out."""
+"""The routes to sign in, to sign out and to read the session."""
 
 import math
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs
 
 from aiohttp import hdrs, web
@@ -9,106 +9,102 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.telemetry import get_logger
 from bridge.web.context import CONTEXT
-from bridge.web.dashboard.assets import HEADERS, document
+from bridge.web.dashboard.assets import document, redirect
 from bridge.web.dashboard.context import DASHBOARD, DashboardContext
 from bridge.web.dashboard.csrf import is_foreign_form, session_of
-from bridge.web.dashboard.limits import TooManySignIns
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Session, WrongToken
 from bridge.web.errors import Unauthorized
+from bridge.web.rate_limits import TooManySignIns
 from bridge.web.requests import json_answer, query_of, secured
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_LONGEST_FORM: Final = 8 * 1024  # bytes: a token is some dozens
-_UP: Final = "../"  # from /page/sign-in to /, also where a proxy has put the bridge under a path
+_MAX_FORM_BYTES: Final = 8 * 1024  # a token has some dozens
+_ROOT: Final = "../"  # from /page/sign-in to /; relative, because a proxy may add a path before it
 
 _log = get_logger("dashboard")
 
 
 async def sign_in(request: web.Request) -> web.Response:
-    """`POST /page/sign-in`: a form's `token` becomes the session's cookie, or the form again with a sentence."""
+    """`POST /page/sign-in`: exchange the form's `token` for a session cookie. An error is shown in the form again."""
     query_of(request)
-    services, page = request.app[CONTEXT], request.app[DASHBOARD]
-    if services.access.open:
-        services.access.caller(request.headers)
-        return _to_page()
-    if is_foreign_form(request.headers, page.public_url):
-        return document(_UP, "Another site sent this form. Sign in here instead.", 403)
+    context, dashboard = request.app[CONTEXT], request.app[DASHBOARD]
+    if context.access.open:
+        context.access.caller(request.headers)
+        return redirect(_ROOT)
+    if is_foreign_form(request.headers, dashboard.public_url):
+        return document(_ROOT, "Another site sent this form. Sign in here instead.", 403)
     address = request.remote or ""
     try:
-        page.limits.check(address)
-        cookie, session = page.sessions.sign_in(await _token(request))
+        dashboard.limits.check(address)
+        cookie, session = dashboard.sessions.sign_in(await _token(request))
     except TooManySignIns as error:
-        answer = document(_UP, str(error), 429)
+        answer = document(_ROOT, str(error), 429)
         answer.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_seconds)))
         return answer
     except WrongToken as error:
-        page.limits.failed(address)
+        dashboard.limits.failed(address)
         _log.event("sign_in_refused", level=30, address=address, reason=str(error))
-        return document(_UP, str(error), 401)
+        return document(_ROOT, str(error), 401)
     _log.event("signed_in", operator=session.operator, address=address)
-    answer = _to_page()
-    answer.headers.add(hdrs.SET_COOKIE, _cookie(page, cookie, SESSION_SECONDS))
+    answer = redirect(_ROOT)
+    answer.headers.add(hdrs.SET_COOKIE, _cookie(dashboard, cookie, SESSION_SECONDS))
     return answer
 
 
 async def sign_out(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/sign-out`: the session is over, and the browser forgets the cookie."""
+    """`POST /page/sign-out`: end the session and delete the browser's cookie."""
     query_of(request)
-    page = request.app[DASHBOARD]
-    page.sessions.end(session)
+    dashboard = request.app[DASHBOARD]
+    dashboard.sessions.end(session)
     _log.event("signed_out", operator=session.operator)
     answer = web.Response(status=204)
-    answer.headers.add(hdrs.SET_COOKIE, _cookie(page, "", 0))
+    answer.headers.add(hdrs.SET_COOKIE, _cookie(dashboard, "", 0))
     secured(answer)
     return answer
 
 
-async def who(request: web.Request) -> web.Response:
-    """`GET /page/session`: who is signed in, and what proves his changes; null for nobody. Raises Forbidden."""
+async def read_session(request: web.Request) -> web.Response:
+    """`GET /page/session`: the operator and the CSRF token; `operator` is null without a session. Raises Forbidden."""
     query_of(request)
-    services, page = request.app[CONTEXT], request.app[DASHBOARD]
+    context, dashboard = request.app[CONTEXT], request.app[DASHBOARD]
     try:
         session = session_of(request)
     except Unauthorized:
         return json_answer({"operator": None})
-    told: dict[str, Any] = {
-        "operator": session.operator,
-        "expires_at": session.expires_at,
-        "csrf": session.csrf,
-        "open": services.access.open,
-        "version": page.version,
-    }
-    return json_answer(told)
+    return json_answer(
+        {
+            "operator": session.operator,
+            "csrf": session.csrf,
+            "open": context.access.open,
+            "version": dashboard.version,
+        }
+    )
 
 
-def _cookie(page: DashboardContext, value: str, seconds: int) -> str:
-    # Without a Path a browser takes the request's folder (RFC 6265, 5.1.4): /page, or /prefix/page behind a proxy.
-    # So the cookie is sent to the page's own routes, and never to the API.
-    secure = "; Secure" if page.secure else ""
-    return f"{page.sessions.cookie}={value}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
-
-
-def _to_page() -> web.Response:
-    return web.Response(status=303, headers={**HEADERS, hdrs.CACHE_CONTROL: "no-store", hdrs.LOCATION: _UP})
+def _cookie(dashboard: DashboardContext, value: str, seconds: int) -> str:
+    # Without a Path a browser uses the request's folder (RFC 6265, 5.1.4): /page, or /prefix/page behind a proxy.
+    # So the cookie is sent to the page's own routes and never to the API.
+    secure = "; Secure" if dashboard.secure else ""
+    return f"{dashboard.sessions.cookie_name}={value}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
 
 
 async def _token(request: web.Request) -> str:
-    """The form's token. Raises WrongToken for a form that holds none."""
+    """The form's token. Raises WrongToken for a form without one."""
     if not request.app[DASHBOARD].sessions.possible:
-        raise WrongToken("No operator's token is configured: set BRIDGE_OPERATOR_TOKENS and start the bridge anew.")
+        raise WrongToken("No operator token is configured. Set BRIDGE_OPERATOR_TOKENS and restart the bridge.")
     media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
-    if media_type != _FORM or (request.content_length or 0) > _LONGEST_FORM:
-        raise WrongToken("This is not the sign-in form.")
+    if media_type != _FORM or (request.content_length or 0) > _MAX_FORM_BYTES:
+        raise WrongToken("This request is not the sign-in form.")
     body = b""
     try:
         while chunk := await request.content.readany():
             body += chunk
-            if len(body) > _LONGEST_FORM:
-                raise WrongToken("This is not the sign-in form.")
-        given = parse_qs(body.decode(), max_num_fields=10).get("token", [""])
+            if len(body) > _MAX_FORM_BYTES:
+                raise WrongToken("This request is not the sign-in form.")
+        values = parse_qs(body.decode(), max_num_fields=10).get("token", [""])
     except (HttpProcessingError, web.RequestPayloadError, ValueError):
-        raise WrongToken("This is not the sign-in form.") from None
-    token = given[0].strip()
+        raise WrongToken("This request is not the sign-in form.") from None
+    token = values[0].strip()
     if not token:
-        raise WrongToken("Give an operator's token.")
+        raise WrongToken("Enter an operator token.")
     return token

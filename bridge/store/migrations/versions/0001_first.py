@@ -1,4 +1,4 @@
-"""The first schema; `schema.py` says what each table is for."""
+"""The first schema. `schema.py` describes the tables."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""An index for lists of active and of cancelled watches; `schema.py` says why."""
+"""An index for lists of active and of cancelled watches. `schema.py` says why."""
 
 import sqlalchemy as sa
 from alembic import op

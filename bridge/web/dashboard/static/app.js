@@ -1,35 +1,34 @@
-// Begins: who is there, then the live stream, and what it says goes to its part of the page.
+// Starts the page: reads the session, opens the live stream and passes each event to its part of the page.
 
 import { showCharts } from "./charts.js";
-import { openResend } from "./dialogs.js";
 import { byId, icon, setHidden, setText } from "./dom.js";
-import { Problem, address, get, post, setProof } from "./net.js";
-import { showOverview } from "./overview.js";
+import { RequestError, get, post, setCsrfToken, urlOf } from "./net.js";
+import { openResend, showOverview } from "./overview.js";
 import { onChange, startState, state } from "./state.js";
-import { cursor, filtersChanged, markOpen, showTable, startTable, tableFailed } from "./table.js";
+import { cursor, markOpenWatch, resetTable, showTable, startTable, tableFailed } from "./table.js";
 import { startClocks } from "./time.js";
-import { showWatch, startWatch, watchChanged, watchFailed } from "./watch.js";
+import { openWatchChanged, showWatch, startWatch, watchFailed } from "./watch.js";
 
-// Where a row takes five lines, fifty of them lie between an operator and what is below.
+// On a narrow screen a row takes five lines: 20 rows instead of 50 keep the sections below the table in reach.
 const NARROW = matchMedia("(max-width: 48rem)");
 
 let stream = null;
 
-// --- who is there -------------------------------------------------------------------------------------------------
+// --- session ------------------------------------------------------------------------------------------------------
 
-async function begin() {
+async function start() {
   try {
     const session = await get("session");
-    if (session.operator) enter(session);
-    else askToSignIn();
+    if (session.operator) showPage(session);
+    else showSignIn();
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    askToSignIn(error);
+    if (!(error instanceof RequestError)) throw error;
+    showSignIn(error);
   }
 }
 
-function askToSignIn(error) {
-  stop();
+function showSignIn(error) {
+  stopStream();
   document.title = "Sign in · amux bridge";
   const message = byId("sign-in-message");
   if (error) setText(message, error.message);
@@ -38,35 +37,35 @@ function askToSignIn(error) {
   byId("token").focus();
 }
 
-function enter(session) {
-  setProof(session.csrf);
+function showPage(session) {
+  setCsrfToken(session.csrf);
   setText(byId("version"), session.version);
   setText(byId("operator"), session.open ? "open on this machine" : session.operator);
   setHidden(byId("sign-out"), session.open);
   setHidden(byId("sign-in"), true);
   setHidden(byId("page"), false);
-  startTable(listen);
+  startTable(startStream);
   startWatch();
   startState();
   startClocks();
-  onChange(moved);
-  listen();
-  if (state.watch) watchChanged({ watch: "" });
+  onChange(stateChanged);
+  startStream();
+  if (state.watch) openWatchChanged({ watch: "" });
 }
 
 async function signOut() {
   try {
     await post("sign-out");
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
+    if (!(error instanceof RequestError)) throw error;
   }
-  stop();
-  location.replace(new URL("../", address("session")));
+  stopStream();
+  location.replace(new URL("../", urlOf("session")));
 }
 
 // --- the live stream ----------------------------------------------------------------------------------------------
 
-const PARTS = {
+const EVENTS = {
   overview: showOverview,
   charts: showCharts,
   watches: showTable,
@@ -75,82 +74,81 @@ const PARTS = {
   "watch-failed": watchFailed,
 };
 
-function listen() {
-  stop();
+function startStream() {
+  stopStream();
   const limit = NARROW.matches ? 20 : "";
-  const current = new EventSource(address("live", { ...state.filters, limit, cursor: cursor(), watch: state.watch }));
+  const current = new EventSource(urlOf("live", { ...state.filters, limit, cursor: cursor(), watch: state.watch }));
   stream = current;
-  for (const [name, show] of Object.entries(PARTS)) {
+  for (const [name, show] of Object.entries(EVENTS)) {
     current.addEventListener(name, (event) => {
       if (stream !== current) return;
-      linkIs("on", "Live");
+      showConnection("on", "Live");
       show(JSON.parse(event.data));
     });
   }
   current.addEventListener("error", () => {
     if (stream !== current) return;
-    linkIs("off", "Reconnecting");
-    if (current.readyState === EventSource.CLOSED) lost();
+    showConnection("off", "Reconnecting");
+    if (current.readyState === EventSource.CLOSED) streamRefused();
   });
 }
 
-// A stream that was refused: the session is over, or the filter is not one.
-async function lost() {
-  stop();
+// The server refused the stream: the session has ended, or a filter is invalid.
+async function streamRefused() {
+  stopStream();
   try {
-    if (!(await get("session")).operator) return askToSignIn(new Problem(0, "The session is over. Sign in again."));
+    if (!(await get("session")).operator) return showSignIn(new RequestError(0, "Your session has ended. Sign in again."));
     await get("watches", { ...state.filters, limit: 1 });
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
+    if (!(error instanceof RequestError)) throw error;
     if (error.status === 422) return tableFailed({ detail: error.message });
   }
-  setTimeout(listen, 3000);
+  setTimeout(startStream, 3000);
 }
 
-function stop() {
+function stopStream() {
   stream?.close();
   stream = null;
 }
 
-function linkIs(now, text) {
-  byId("link").dataset.state = now;
-  setText(byId("link-text"), text);
+function showConnection(connectionState, text) {
+  byId("connection").dataset.state = connectionState;
+  setText(byId("connection-text"), text);
 }
 
-function moved(before) {
-  const filters = JSON.stringify(before.filters) !== JSON.stringify(state.filters);
-  if (filters) filtersChanged();
+function stateChanged(before) {
+  const filtersChanged = JSON.stringify(before.filters) !== JSON.stringify(state.filters);
+  if (filtersChanged) resetTable();
   if (before.watch !== state.watch) {
-    watchChanged(before);
-    markOpen();
+    openWatchChanged(before);
+    markOpenWatch();
   }
-  if (filters || before.watch !== state.watch) listen();
+  if (filtersChanged || before.watch !== state.watch) startStream();
 }
 
 // --- the theme ----------------------------------------------------------------------------------------------------
 
 const THEMES = ["system", "light", "dark"];
 
-function theme() {
-  return document.documentElement.dataset.theme ?? "system";
-}
+const currentTheme = () => document.documentElement.dataset.theme ?? "system";
+
+const nextTheme = () => THEMES[(THEMES.indexOf(currentTheme()) + 1) % THEMES.length];
 
 function showTheme() {
   const button = byId("theme");
-  const following = THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length];
-  button.replaceChildren(icon(theme()));
-  button.setAttribute("aria-label", `Theme: ${theme()}. Change to ${following}`);
-  button.title = `Theme: ${theme()}`;
+  button.replaceChildren(icon(currentTheme()));
+  button.setAttribute("aria-label", `Theme: ${currentTheme()}. Change to ${nextTheme()}`);
+  button.title = `Theme: ${currentTheme()}`;
 }
 
 function changeTheme() {
-  const following = THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length];
-  if (following === "system") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = following;
+  const theme = nextTheme();
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
   try {
-    localStorage.setItem("amux-bridge-theme", following);
+    localStorage.setItem("amux-bridge-theme", theme);
   } catch {
-    // It counts for this page only, then.
+    // Without storage the theme lasts until the page is closed.
   }
   showTheme();
 }
@@ -159,4 +157,4 @@ byId("theme").addEventListener("click", changeTheme);
 byId("sign-out").addEventListener("click", signOut);
 byId("resend-all").addEventListener("click", () => openResend(""));
 showTheme();
-begin();
+start();

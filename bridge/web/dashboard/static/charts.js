@@ -1,4 +1,4 @@
-// Three small charts of the last hour, a bar a minute. The process keeps them: they begin with it.
+// Three charts of the last hour, one bar for each minute. The data are in the process's memory and start with it.
 
 import { byId, el, reconcile, setText, svg } from "./dom.js";
 import { clock, duration, now, number } from "./format.js";
@@ -8,72 +8,77 @@ const WIDTH = 300;
 const HEIGHT = 48;
 const STEP = WIDTH / MINUTES;
 
+// `parts` are the fields that a bar stacks, each with its CSS class. `describe` formats one minute, `formatMax` the
+// largest value (default: a number), and `minScale` is the smallest value that fills the height (default: 1).
 const CHARTS = [
   {
-    name: "Polls a minute",
+    name: "Polls per minute",
     parts: [["polls", "answered"], ["failed_polls", "failed"]],
-    say: (at) => `${number(at.polls + at.failed_polls)}${at.failed_polls ? `, ${number(at.failed_polls)} failed` : ""}`,
+    describe: (minute) => withFailed(minute.polls, minute.failed_polls),
   },
   {
     name: "Poll lag, p95",
     parts: [["lag_seconds", "lag"]],
-    say: (at) => (at.lag_seconds === null ? "no polls" : `≤ ${duration(at.lag_seconds)}`),
-    least: 0.1,
-    top: (value) => `≤ ${duration(value)}`,
+    describe: (minute) => (minute.lag_seconds === null ? "no polls" : `≤ ${duration(minute.lag_seconds)}`),
+    minScale: 0.1,
+    formatMax: (value) => `≤ ${duration(value)}`,
   },
   {
-    name: "Callbacks a minute",
-    parts: [["delivered", "taken"], ["failed_attempts", "failed"]],
-    say: (at) => `${number(at.delivered + at.failed_attempts)}${at.failed_attempts ? `, ${number(at.failed_attempts)} failed` : ""}`,
+    name: "Callbacks per minute",
+    parts: [["delivered", "delivered"], ["failed_attempts", "failed"]],
+    describe: (minute) => withFailed(minute.delivered, minute.failed_attempts),
   },
 ];
 
+const withFailed = (succeeded, failed) => `${number(succeeded + failed)}${failed ? `, ${number(failed)} failed` : ""}`;
+
 export function showCharts({ minutes }) {
-  const this_minute = Math.floor(now() / 60) * 60;
-  const known = minutes.filter((at) => at.at > this_minute - MINUTES * 60 && at.at <= this_minute);
-  reconcile(byId("charts"), CHARTS.map(({ name }) => ({ name, known, this_minute })), (one) => one.name, chart);
+  const thisMinute = Math.floor(now() / 60) * 60;
+  const shown = minutes.filter((minute) => minute.at > thisMinute - MINUTES * 60 && minute.at <= thisMinute);
+  reconcile(byId("charts"), CHARTS.map(({ name }) => ({ name, minutes: shown, thisMinute })), (item) => item.name, buildChart);
 }
 
-function chart({ name, known, this_minute }) {
-  const what = CHARTS.find((one) => one.name === name);
-  const height = (at) => what.parts.reduce((sum, [part]) => sum + (at[part] ?? 0), 0);
-  const most = Math.max(what.least ?? 1, ...known.map(height));
-  const whole = known.filter((at) => at.at < this_minute);
-  const last = whole.at(-1) ?? known.at(-1);
-  const reading = el("span", { class: "reading" }, last ? what.say(last) : "–");
-  const label = `${name}: ${last ? `${what.say(last)} in the minute of ${clock(last.at).slice(0, 5)}` : "nothing yet"}; most ${what.top ? what.top(most) : number(most)}`;
+function buildChart({ name, minutes, thisMinute }) {
+  const chart = CHARTS.find((one) => one.name === name);
+  const height = (minute) => chart.parts.reduce((sum, [part]) => sum + (minute[part] ?? 0), 0);
+  const max = Math.max(chart.minScale ?? 1, ...minutes.map(height));
+  const maxText = `max. ${(chart.formatMax ?? number)(max)}`;
+  const complete = minutes.filter((minute) => minute.at < thisMinute);
+  const last = complete.at(-1) ?? minutes.at(-1);
+  const value = el("span", { class: "value" }, last ? chart.describe(last) : "–");
+  const label = `${name}: ${last ? `${chart.describe(last)} in the minute of ${clock(last.at).slice(0, 5)}` : "no data yet"}; ${maxText}`;
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
   drawing.append(svg("path", { class: "base", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }));
-  for (const at of known) drawing.append(...bars(at, what, most, this_minute));
-  readOut(drawing, known, what, this_minute, reading, reading.textContent);
+  for (const minute of minutes) drawing.append(...bars(minute, chart, max, thisMinute));
+  showPointedMinute(drawing, minutes, chart, thisMinute, value, value.textContent);
   return el(
     "figure",
     { class: "chart" },
-    el("figcaption", {}, el("span", {}, name), reading),
+    el("figcaption", {}, el("span", {}, name), value),
     drawing,
-    el("p", { class: "axis faint", "aria-hidden": "true" }, el("span", {}, "1 h ago"), el("span", {}, `most ${what.top ? what.top(most) : number(most)}`), el("span", {}, "now")),
+    el("p", { class: "axis muted", "aria-hidden": "true" }, el("span", {}, "1 h ago"), el("span", {}, maxText), el("span", {}, "now")),
   );
 }
 
-function bars(at, what, most, this_minute) {
-  const x = WIDTH - STEP - ((this_minute - at.at) / 60) * STEP;
+function bars(minute, chart, max, thisMinute) {
+  const x = WIDTH - STEP - ((thisMinute - minute.at) / 60) * STEP;
   let top = HEIGHT;
-  return what.parts
-    .filter(([part]) => at[part])
+  return chart.parts
+    .filter(([part]) => minute[part])
     .map(([part, kind]) => {
-      const high = Math.max(1, (at[part] / most) * (HEIGHT - 2));
-      top -= high;
-      return svg("rect", { class: `bar-${kind}`, x: (x + 0.5).toFixed(2), y: top.toFixed(2), width: (STEP - 1).toFixed(2), height: high.toFixed(2) });
+      const height = Math.max(1, (minute[part] / max) * (HEIGHT - 2));
+      top -= height;
+      return svg("rect", { class: `bar-${kind}`, x: (x + 0.5).toFixed(2), y: top.toFixed(2), width: (STEP - 1).toFixed(2), height: height.toFixed(2) });
     });
 }
 
-// The pointer's minute is told where the last one's is otherwise.
-function readOut(drawing, known, what, this_minute, reading, otherwise) {
+// Show the value of the minute under the pointer; without a pointer, the last minute's.
+function showPointedMinute(drawing, minutes, chart, thisMinute, value, lastText) {
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
-    const back = Math.floor(((box.right - event.clientX) / box.width) * MINUTES);
-    const at = known.find((one) => one.at === this_minute - back * 60);
-    setText(reading, at ? `${clock(at.at).slice(0, 5)} · ${what.say(at)}` : otherwise);
+    const minutesAgo = Math.floor(((box.right - event.clientX) / box.width) * MINUTES);
+    const minute = minutes.find((one) => one.at === thisMinute - minutesAgo * 60);
+    setText(value, minute ? `${clock(minute.at).slice(0, 5)} · ${chart.describe(minute)}` : lastText);
   });
-  drawing.addEventListener("pointerleave", () => setText(reading, otherwise));
+  drawing.addEventListener("pointerleave", () => setText(value, lastText));
 }

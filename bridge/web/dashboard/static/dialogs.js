@@ -1,90 +1,89 @@
-// Two questions: is this watch to be cancelled, and which dead callbacks are to be sent again.
+// Two dialogs: confirm the cancellation of a watch, and choose which dead callbacks to send again.
 
 import { byId, el, setText } from "./dom.js";
 import { counted, iso, now, number } from "./format.js";
-import { Problem, post } from "./net.js";
-import { overview } from "./overview.js";
+import { RequestError, post } from "./net.js";
 
 function open(...children) {
   const dialog = byId("dialog");
   dialog.replaceChildren(...children);
   dialog.showModal();
-  dialog.addEventListener("close", focusAgain, { once: true });
+  dialog.addEventListener("close", restoreFocus, { once: true });
 }
 
-// What opened it has the focus again, by the browser's doing; when that is gone, the page's first words have it.
-function focusAgain() {
-  const at = document.activeElement;
-  if (at === document.body || byId("dialog").contains(at)) byId("verdict").focus({ preventScroll: true });
+// The browser gives the focus back to the button that opened the dialog. If that button is gone, the heading gets it.
+function restoreFocus() {
+  const active = document.activeElement;
+  if (active === document.body || byId("dialog").contains(active)) byId("alert-summary").focus({ preventScroll: true });
 }
 
 const close = () => byId("dialog").close();
 
-async function attempt(button, message, work) {
+// Run an action with its button disabled. An error is shown in `message`, and the button can be used again.
+async function run(button, message, action) {
   button.disabled = true;
   try {
-    await work();
+    await action();
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
+    if (!(error instanceof RequestError)) throw error;
     setText(message, error.message);
     button.disabled = false;
-    button.focus(); // a button that is disabled loses it
+    button.focus(); // a disabled button loses the focus
   }
 }
 
-// --- cancelling ---------------------------------------------------------------------------------------------------
+// --- cancel -------------------------------------------------------------------------------------------------------
 
-export function askCancel(task, cancel) {
+// `cancel` is asynchronous and returns a function to call when the dialog is closed.
+export function openCancelDialog(taskId, cancel) {
   const message = el("p", { class: "message", role: "alert" });
-  const yes = el("button", { type: "button", class: "danger", click: () => attempt(yes, message, async () => { const cancelled = await cancel(); close(); cancelled(); }) }, "Cancel the watch");
+  const confirm = el("button", { type: "button", class: "danger", click: () => run(confirm, message, async () => { const afterClose = await cancel(); close(); afterClose(); }) }, "Cancel the watch");
   open(
     el("h2", { id: "dialog-title" }, "Cancel this watch?"),
-    el("p", {}, "The task ", el("strong", { class: "text" }, task), " goes on at amux; the bridge polls it no more for this watch, and its app is told nothing. This cannot be undone."),
+    el("p", {}, "The bridge stops polling for this watch and sends nothing more to its app. The task ", el("strong", { class: "user-text" }, taskId), " itself continues at amux. You cannot undo this."),
     message,
-    el("p", { class: "actions" }, yes, el("button", { type: "button", click: close, autofocus: true }, "Keep it")),
+    el("p", { class: "actions" }, confirm, el("button", { type: "button", click: close, autofocus: true }, "Keep the watch")),
   );
 }
 
-// --- sending again ------------------------------------------------------------------------------------------------
+// --- send again ---------------------------------------------------------------------------------------------------
 
-const SPANS = [["Any time", 0], ["Within the last hour", 3600], ["Within the last 24 hours", 86400]];
+const PERIODS = [["Any time", 0], ["In the last hour", 3600], ["In the last 24 hours", 86400]];
 
-export function openResend(name) {
-  const hosts = [...new Set((overview()?.receivers ?? []).filter((one) => one.dead).map((one) => one.name))];
-  if (name && !hosts.includes(name)) hosts.push(name);
-  const host = el("select", { id: "resend-host", change: count }, el("option", { value: "" }, "All receivers"), hosts.map((one) => el("option", { value: one, selected: one === name }, one)));
-  const within = el("select", { id: "resend-within", change: count }, SPANS.map(([says, seconds]) => el("option", { value: seconds }, says)));
-  const found = el("p", { id: "resend-count", class: "count", role: "status" }, "Counting");
+// `hosts` are the names of hosts with dead callbacks; `selected` is one of them, or "" for all.
+export function openResendDialog(hosts, selected) {
+  const host = el("select", { id: "resend-host", change: count }, el("option", { value: "" }, "All receivers"), hosts.map((name) => el("option", { value: name, selected: name === selected }, name)));
+  const period = el("select", { id: "resend-period", change: count }, PERIODS.map(([name, seconds]) => el("option", { value: seconds }, name)));
+  const result = el("p", { id: "resend-count", class: "count", role: "status" }, "Counting…");
   const message = el("p", { class: "message", role: "alert" });
-  const send = el("button", { type: "button", class: "primary", disabled: true, click: () => attempt(send, message, go) }, "Send again");
+  const send = el("button", { type: "button", class: "primary", disabled: true, click: () => run(send, message, resend) }, "Send again");
   let filter = null;
-  let asked = 0;
+  let lastCount = 0;
 
   async function count() {
-    const turn = ++asked;
+    const thisCount = ++lastCount;
     send.disabled = true;
     setText(message, "");
-    const seconds = Number(within.value);
-    // What dies after the count is not sent: the number that was shown is the number that is meant.
+    const seconds = Number(period.value);
+    // `until` excludes callbacks that die after the count: exactly the number that is shown will be sent.
     filter = { state: "dead", until: iso(now()), ...(seconds ? { since: iso(now() - seconds) } : {}), ...(host.value ? { callback_host: host.value } : {}) };
     try {
       const { count: dead } = await post("deliveries/retry", { ...filter, dry_run: true });
-      if (turn !== asked) return;
-      setText(found, dead ? `${counted(dead, "dead callback")} will be sent again, each with the webhook-id it had.` : "No dead callback is like this.");
+      if (thisCount !== lastCount) return;
+      setText(result, dead ? `${counted(dead, "dead callback")} will be sent again, with the same webhook-id as before.` : "No dead callback matches.");
       setText(send, dead ? `Send ${number(dead)} again` : "Send again");
       send.disabled = !dead;
     } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      setText(found, "");
+      if (!(error instanceof RequestError)) throw error;
+      setText(result, "");
       setText(message, error.message);
     }
   }
 
-  async function go() {
+  async function resend() {
     const { count: sent } = await post("deliveries/retry", filter);
-    setText(found, `${counted(sent, "callback is", "callbacks are")} due now. The page shows each as it goes.`);
+    setText(result, `${counted(sent, "callback is", "callbacks are")} due now. The table shows each result.`);
     setText(send, "Done");
-    cancel.textContent = "Close";
     cancel.focus();
   }
 
@@ -92,8 +91,8 @@ export function openResend(name) {
   open(
     el("h2", { id: "dialog-title" }, "Send dead callbacks again"),
     el("p", { class: "field" }, el("label", { for: "resend-host" }, "Receiver"), host),
-    el("p", { class: "field" }, el("label", { for: "resend-within" }, "Given up"), within),
-    found,
+    el("p", { class: "field" }, el("label", { for: "resend-period" }, "Became dead"), period),
+    result,
     message,
     el("p", { class: "actions" }, send, cancel),
   );

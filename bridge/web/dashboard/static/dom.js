@@ -1,13 +1,13 @@
-// Elements are built, never parsed: whatever a field holds becomes text.
+// Builds and updates elements. Markup is never parsed: every value becomes text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-// What a stranger could hide or turn round: control characters, and those that change the direction of what follows.
-const TRICKS = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2060-\u206f\ufeff]/g;
+// Characters that hide text or change its direction: control characters, zero-width spaces and bidirectional marks.
+const UNSAFE_CHARACTERS = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2060-\u206f\ufeff]/g;
 
-const spelled = (mark) => `[U+${mark.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
+const codePoint = (character) => `[U+${character.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
 
-export const plain = (text) => String(text).replace(TRICKS, spelled);
+const visible = (text) => String(text).replace(UNSAFE_CHARACTERS, codePoint);
 
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,7 +17,7 @@ function fill(node, attributes, children) {
   }
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
-    node.append(child instanceof Node ? child : plain(child));
+    node.append(child instanceof Node ? child : visible(child));
   }
   return node;
 }
@@ -31,13 +31,13 @@ export function svg(name, attributes = {}, ...children) {
 }
 
 export function icon(name) {
-  return svg("svg", { class: `icon i-${name}`, "aria-hidden": "true" }, svg("use", { href: `#i-${name}` }));
+  return svg("svg", { class: `icon icon-${name}`, "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));
 }
 
 export const byId = (id) => document.getElementById(id);
 
 export function setText(node, text) {
-  const shown = plain(text);
+  const shown = visible(text);
   if (node.textContent !== shown) node.textContent = shown;
 }
 
@@ -45,20 +45,20 @@ export function setHidden(node, hidden) {
   if (node.hidden !== hidden) node.hidden = hidden;
 }
 
-// Keep the nodes of items that stay, so that focus, selection and scrolling stay with them. `build(item)` makes a node;
-// an item whose JSON is as it was keeps its node. One that changed is brought up to date by `update(node, item)` where
-// that is given, else built anew in its place.
+// Make a parent's children match a list, and keep the nodes of items that stay: focus, selection and scroll position
+// stay with them. `build(item)` makes a node. An item whose JSON has not changed keeps its node. A changed item is
+// updated by `update(node, item)` if that is given; otherwise it gets a new node in the same place.
 export function reconcile(parent, items, keyOf, build, update = null) {
   const known = new Map([...parent.children].map((node) => [node.reconcileKey, node]));
   let place = parent.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);
-    const mark = JSON.stringify(item);
+    const json = JSON.stringify(item);
     let node = known.get(key);
     known.delete(key);
-    if (node !== undefined && node.reconcileMark !== mark && update !== null) {
+    if (node !== undefined && node.reconcileJson !== json && update !== null) {
       update(node, item);
-    } else if (node === undefined || node.reconcileMark !== mark) {
+    } else if (node === undefined || node.reconcileJson !== json) {
       const fresh = build(item);
       if (node !== undefined) {
         if (place === node) place = fresh;
@@ -67,7 +67,7 @@ export function reconcile(parent, items, keyOf, build, update = null) {
       node = fresh;
     }
     node.reconcileKey = key;
-    node.reconcileMark = mark;
+    node.reconcileJson = json;
     if (node === place) place = place.nextElementSibling;
     else parent.insertBefore(node, place);
   }
@@ -75,13 +75,14 @@ export function reconcile(parent, items, keyOf, build, update = null) {
 }
 
 function replace(node, fresh) {
-  const focused = focusInside(node);
+  const focused = focusedName(node);
   node.replaceWith(fresh);
   if (focused !== null) fresh.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
 }
 
-// The name of what has the focus in a node that goes; its like in the new one takes it over.
-function focusInside(node) {
+// The `data-focus` name of the focused element inside a node that is replaced. The element with the same name in the
+// new node gets the focus.
+function focusedName(node) {
   const active = document.activeElement;
   return active !== null && node.contains(active) ? (active.dataset.focus ?? null) : null;
 }

@@ -1,16 +1,16 @@
-// Numbers and times. The server's clock counts, not this machine's: every answer says what time it is there.
+// Formats numbers, times and a watch's status. Times are relative to the server's clock, which every answer contains.
 
-let offset = 0;
+let clockOffset = 0;
 
 export function setNow(seconds) {
-  offset = seconds - Date.now() / 1000;
+  clockOffset = seconds - Date.now() / 1000;
 }
 
-export const now = () => Date.now() / 1000 + offset;
+export const now = () => Date.now() / 1000 + clockOffset;
 
-const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const integers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+export const number = (value) => (value === null || value === undefined ? "–" : integers.format(value));
 
 export const counted = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
@@ -20,13 +20,13 @@ export function span(seconds) {
   const left = Math.max(0, Math.round(seconds));
   if (left < 60) return `${left} s`;
   if (left < 3600) return `${Math.floor(left / 60)} min`;
-  if (left < 86400) return two(left, 3600, "h", 60, "min");
-  return two(left, 86400, "d", 3600, "h");
+  if (left < 86400) return twoUnits(left, 3600, "h", 60, "min");
+  return twoUnits(left, 86400, "d", 3600, "h");
 }
 
-function two(left, size, unit, below, small) {
-  const rest = Math.floor((left % size) / below);
-  return `${Math.floor(left / size)} ${unit}${rest ? ` ${rest} ${small}` : ""}`;
+function twoUnits(left, size, unit, smallSize, smallUnit) {
+  const rest = Math.floor((left % size) / smallSize);
+  return `${Math.floor(left / size)} ${unit}${rest ? ` ${rest} ${smallUnit}` : ""}`;
 }
 
 export function duration(seconds) {
@@ -54,4 +54,14 @@ export function bytes(count) {
     unit += 1;
   }
   return `${unit ? left.toFixed(1) : left} ${units[unit]}`;
+}
+
+const OUTCOME_ICONS = { completed: "good", failed: "warn", timed_out: "warn", unavailable: "warn" };
+
+// The icon and the text for a watch's state.
+export function watchStatus({ state, outcome, status, progress }) {
+  if (state === "cancelled") return ["off", "cancelled"];
+  if (state === "settled") return [OUTCOME_ICONS[outcome] ?? "note", words(outcome)];
+  if (status === "in_progress") return ["run", progress === null ? "in progress" : `running, ${progress} %`];
+  return ["wait", status === "unknown" ? "no status yet" : words(status)];
 }

@@ -1,49 +1,50 @@
-// Requests to the page's own routes. Found from where this file is, so that a path before them does no harm.
+// Requests to the page's own routes. URLs are relative to this file, so a proxy may add a path before them.
 
 const ROOT = new URL("../", import.meta.url);
 
-let csrf = "";
+let csrfToken = "";
 
-export class Problem extends Error {
+// A request that failed. `status` is the HTTP status, 0 without an answer; the message is for the operator.
+export class RequestError extends Error {
   constructor(status, detail) {
     super(detail);
     this.status = status;
   }
 }
 
-export function setProof(token) {
-  csrf = token;
+export function setCsrfToken(token) {
+  csrfToken = token;
 }
 
-export function address(path, query = {}) {
+export function urlOf(path, query = {}) {
   const url = new URL(path, ROOT);
   for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
   return url;
 }
 
-async function ask(path, options, query) {
-  let answer;
+async function request(path, options, query) {
+  let response;
   try {
-    answer = await fetch(address(path, query), { credentials: "same-origin", cache: "no-store", ...options });
+    response = await fetch(urlOf(path, query), { credentials: "same-origin", cache: "no-store", ...options });
   } catch {
-    throw new Problem(0, "The bridge does not answer.");
+    throw new RequestError(0, "The bridge does not answer.");
   }
-  const text = await answer.text();
-  let told = null;
+  const text = await response.text();
+  let body = null;
   try {
-    told = text ? JSON.parse(text) : null;
+    body = text ? JSON.parse(text) : null;
   } catch {
-    throw new Problem(answer.status, `Something else than the bridge answered (${answer.status}).`);
+    throw new RequestError(response.status, `The answer (${response.status}) does not come from the bridge.`);
   }
-  if (!answer.ok) throw new Problem(answer.status, told?.detail ?? `The bridge answered ${answer.status}.`);
-  return told;
+  if (!response.ok) throw new RequestError(response.status, body?.detail ?? `The bridge answered ${response.status}.`);
+  return body;
 }
 
-export const get = (path, query) => ask(path, {}, query);
+export const get = (path, query) => request(path, {}, query);
 
 export const post = (path, body) =>
-  ask(path, {
+  request(path, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
+    headers: { "Content-Type": "application/json", "X-CSRF-Token": csrfToken },
     body: body === undefined ? undefined : JSON.stringify(body),
   });

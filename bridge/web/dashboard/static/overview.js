@@ -1,74 +1,79 @@
-// Everything above and beside the table: what needs a look and why, the figures, receivers, keys, the store.
+// Everything around the table: alerts, figures, receivers, amux keys and the store.
 
-import { openResend } from "./dialogs.js";
+import { openResendDialog } from "./dialogs.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { bytes, clock, counted, duration, number, setNow, words } from "./format.js";
 import { setFilters } from "./state.js";
 import { relative } from "./time.js";
 
-let told = null;
-let announced = null;
+let lastReceivers = [];
+let announcedAlerts = null;
 
-export const overview = () => told;
-
-export function showOverview(found) {
-  told = found;
-  setNow(found.now);
-  verdict(found);
-  reconcile(byId("troubles"), found.troubles, (one) => one.key, trouble);
-  figures(found);
-  receivers(found.receivers);
-  keys(found.credentials);
-  store(found);
+export function showOverview(overview) {
+  lastReceivers = overview.receivers ?? [];
+  setNow(overview.now);
+  showSummary(overview);
+  reconcile(byId("alerts"), overview.alerts, (alert) => alert.key, buildAlert);
+  showFigures(overview);
+  showReceivers(overview.receivers);
+  reconcile(byId("keys"), overview.credentials, (key) => key.name, buildKey);
+  showStore(overview);
 }
 
-// --- what needs a look --------------------------------------------------------------------------------------------
-
-function verdict({ troubles, figures: { active } }) {
-  const serious = troubles.filter((one) => one.level !== "note");
-  const text = serious.length ? `${counted(serious.length, "trouble")} to look at` : "All is well";
-  const title = byId("verdict");
-  setText(title, text);
-  title.dataset.level = serious[0]?.level ?? "good";
-  document.title = `${serious.length ? `(${serious.length}) ` : ""}amux bridge`;
-  announce(serious, active);
+// Open the dialog that sends dead callbacks again; `name` is the host that it selects, "" for all.
+export function openResend(name) {
+  const hosts = [...new Set(lastReceivers.filter((receiver) => receiver.dead).map((receiver) => receiver.name))];
+  if (name && !hosts.includes(name)) hosts.push(name);
+  openResendDialog(hosts, name);
 }
 
-function announce(serious, active) {
-  const before = announced;
-  announced = new Map(serious.map((one) => [one.key, one.title]));
+// --- alerts -------------------------------------------------------------------------------------------------------
+
+const LEVEL_NAMES = { bad: "Failing", warn: "Needs attention", note: "Information" };
+
+function showSummary({ alerts, figures }) {
+  const problems = alerts.filter((alert) => alert.level !== "note");
+  const title = byId("alert-summary");
+  setText(title, problems.length ? counted(problems.length, "problem needs attention", "problems need attention") : "No problems");
+  title.dataset.level = problems[0]?.level ?? "good";
+  document.title = `${problems.length ? `(${problems.length}) ` : ""}amux bridge`;
+  announceChanges(problems, figures.active);
+}
+
+// For screen readers: first the summary, then each problem that begins or ends.
+function announceChanges(problems, active) {
+  const before = announcedAlerts;
+  announcedAlerts = new Map(problems.map((alert) => [alert.key, alert.title]));
   if (before === null) {
-    setText(byId("announce"), `${byId("verdict").textContent}. ${counted(active ?? 0, "watch", "watches")} active.`);
+    setText(byId("announcement"), `${byId("alert-summary").textContent}. ${counted(active ?? 0, "active watch", "active watches")}.`);
     return;
   }
-  const fresh = serious.filter((one) => !before.has(one.key)).map((one) => one.title);
-  const gone = [...before].filter(([key]) => !announced.has(key)).map(([, title]) => `Over: ${title}`);
-  if (fresh.length || gone.length) setText(byId("announce"), [...fresh, ...gone].join(". "));
+  const begun = problems.filter((alert) => !before.has(alert.key)).map((alert) => alert.title);
+  const ended = [...before].filter(([key]) => !announcedAlerts.has(key)).map(([, title]) => `Solved: ${title}`);
+  if (begun.length || ended.length) setText(byId("announcement"), [...begun, ...ended].join(". "));
 }
 
-function trouble(one) {
+function buildAlert(alert) {
   const actions = [];
-  if (Object.keys(one.show).length) {
-    actions.push(el("button", { type: "button", "data-focus": "show", click: () => show(one.show) }, "Show them"));
+  if (Object.keys(alert.filters).length) {
+    actions.push(el("button", { type: "button", "data-focus": "show", click: () => showWatches(alert.filters) }, "Show watches"));
   }
-  if (one.resend) {
-    const name = told.receivers?.find((each) => each.host === one.resend)?.name ?? "";
+  if (alert.resend_host) {
+    const name = lastReceivers.find((receiver) => receiver.host === alert.resend_host)?.name ?? "";
     actions.push(el("button", { type: "button", "data-focus": "resend", click: () => openResend(name) }, "Send again…"));
   }
   return el(
     "li",
-    { class: "trouble", "data-level": one.level },
-    icon(one.level),
-    el("h3", {}, el("span", { class: "unseen" }, `${LEVELS[one.level]}: `), one.title),
-    el("p", { class: "why" }, one.why),
-    el("p", { class: "todo" }, one.todo),
+    { class: "alert", "data-level": alert.level },
+    icon(alert.level),
+    el("h3", {}, el("span", { class: "visually-hidden" }, `${LEVEL_NAMES[alert.level]}: `), alert.title),
+    el("p", { class: "explanation" }, alert.explanation),
+    el("p", { class: "next-step" }, alert.next_step),
     actions.length ? el("p", { class: "actions" }, actions) : null,
   );
 }
 
-const LEVELS = { bad: "Failing", warn: "Needs a look", note: "Worth knowing" };
-
-function show(filters) {
+function showWatches(filters) {
   setFilters(filters);
   byId("watches").scrollIntoView({ block: "start" });
   byId("watches").focus({ preventScroll: true });
@@ -76,102 +81,98 @@ function show(filters) {
 
 // --- figures ------------------------------------------------------------------------------------------------------
 
-function figures({ figures: found, store_ok: storeOk }) {
+function showFigures({ figures, store_ok: storeOk }) {
+  const writeSeconds = figures.store_milliseconds === null ? null : figures.store_milliseconds / 1000;
   const items = [
-    { name: "Active watches", value: number(found.active), hint: counted(found.tasks, "task polled", "tasks polled"), show: { state: "active" } },
-    { name: "Stuck", value: number(found.stuck), level: found.stuck ? "warn" : "", hint: found.held ? `${counted(found.held, "waits", "wait")} for a key` : "polls without an answer", show: { trouble: "stuck" } },
-    { name: "Near deadline", value: number(found.nearing), hint: "in the last tenth of their time", show: { trouble: "nearing" } },
-    { name: "Callbacks waiting", value: number(found.pending), hint: "sent, or tried again later", show: { delivery_state: "pending" } },
-    { name: "Callbacks dead", value: number(found.dead), level: found.dead ? "bad" : "", hint: "given up, kept", show: { delivery_state: "dead" } },
-    { name: "Poll lag", value: found.lag_seconds === null ? "–" : `≤ ${duration(found.lag_seconds)}`, level: found.lag_seconds > 5 ? "warn" : "", hint: "p95, last two minutes" },
-    { name: "Store", value: storeOk ? duration(found.store_milliseconds === null ? null : found.store_milliseconds / 1000) : "fails", level: storeOk ? "" : "bad", hint: storeOk ? "a write, on average" : "takes no writes" },
+    { name: "Active watches", value: number(figures.active), hint: counted(figures.tasks, "task polled", "tasks polled"), filters: { state: "active" } },
+    { name: "Stuck tasks", value: number(figures.stuck), level: figures.stuck ? "warn" : "", hint: figures.waiting_for_key ? `${counted(figures.waiting_for_key, "waits", "wait")} for a key` : "polls fail or are late", filters: { trouble: "stuck" } },
+    { name: "Near deadline", value: number(figures.nearing_deadline), hint: "in the last tenth of their time", filters: { trouble: "nearing" } },
+    { name: "Callbacks pending", value: number(figures.pending), hint: "next attempt now or later", filters: { delivery_state: "pending" } },
+    { name: "Callbacks dead", value: number(figures.dead), level: figures.dead ? "bad" : "", hint: "no more retries", filters: { delivery_state: "dead" } },
+    { name: "Poll lag", value: figures.lag_seconds === null ? "–" : `≤ ${duration(figures.lag_seconds)}`, level: figures.lag_seconds > 5 ? "warn" : "", hint: "p95, last two minutes" },
+    { name: "Store", value: storeOk ? duration(writeSeconds) : "fails", level: storeOk ? "" : "bad", hint: storeOk ? "average write" : "cannot write" },
   ];
-  reconcile(byId("figures"), items, (one) => one.name, figure);
+  reconcile(byId("figures"), items, (item) => item.name, buildFigure);
 }
 
-function figure(one) {
-  const inside = [
-    el("span", { class: "name" }, one.name),
-    el("strong", { class: "value" }, one.value),
-    el("span", { class: "hint" }, one.hint),
+function buildFigure(item) {
+  const children = [
+    el("span", { class: "name" }, item.name),
+    el("strong", { class: "value" }, item.value),
+    el("span", { class: "hint" }, item.hint),
   ];
-  const attributes = { class: "figure", "data-level": one.level || null, "data-focus": "figure" };
-  if (!one.show) return el("div", attributes, inside);
-  return el("button", { ...attributes, type: "button", click: () => show(one.show) }, inside);
+  const attributes = { class: "figure", "data-level": item.level || null, "data-focus": "figure" };
+  if (!item.filters) return el("div", attributes, children);
+  return el("button", { ...attributes, type: "button", click: () => showWatches(item.filters) }, children);
 }
 
 // --- receivers, keys, store ---------------------------------------------------------------------------------------
 
-function receivers(found) {
-  setHidden(byId("resend-all"), !found?.some((one) => one.dead));
-  const otherwise = found ? "Every receiver takes its callbacks." : "Not known while the store does not answer.";
-  const items = found?.length ? found : [{ host: "", otherwise }];
-  reconcile(byId("receivers"), items, (one) => one.host, (one) => (one.host ? receiver(one) : nothing(one.otherwise)));
+function showReceivers(receivers) {
+  setHidden(byId("resend-all"), !receivers?.some((receiver) => receiver.dead));
+  const empty = receivers ? "No receiver fails." : "Unknown: the store does not answer.";
+  const items = receivers?.length ? receivers : [{ host: "", empty }];
+  reconcile(byId("receivers"), items, (item) => item.host, (item) => (item.host ? buildReceiver(item) : el("li", { class: "muted" }, item.empty)));
 }
 
-const nothing = (text) => el("li", { class: "faint" }, text);
-
-function receiver(one) {
-  const level = one.dead ? "bad" : "warn";
-  const said = one.dead ? one.dead_error : one.waiting_error;
-  const filter = { host: one.host, delivery_state: one.dead ? "dead" : "pending" };
+function buildReceiver(receiver) {
+  const level = receiver.dead ? "bad" : "warn";
+  const error = receiver.dead ? receiver.dead_error : receiver.waiting_error;
+  const filters = { host: receiver.host, delivery_state: receiver.dead ? "dead" : "pending" };
+  const counts = [receiver.dead ? `${number(receiver.dead)} dead` : "", receiver.waiting ? `${number(receiver.waiting)} pending` : ""];
   return el(
     "li",
     { "data-level": level },
     icon(level),
-    el("button", { type: "button", class: "name text", "data-focus": "host", click: () => show(filter) }, one.host),
-    el("span", { class: "detail" }, [one.dead ? `${number(one.dead)} dead` : "", one.waiting ? `${number(one.waiting)} waiting` : ""].filter(Boolean).join(", ")),
-    said ? el("span", { class: "detail text" }, said.message ?? String(said.code)) : null,
-    one.waiting && one.next_at ? el("span", { class: "detail faint" }, "next try ", relative("until", one.next_at)) : null,
+    el("button", { type: "button", class: "name user-text", "data-focus": "host", click: () => showWatches(filters) }, receiver.host),
+    el("span", { class: "detail" }, counts.filter(Boolean).join(", ")),
+    error ? el("span", { class: "detail user-text" }, error.message ?? String(error.code)) : null,
+    receiver.waiting && receiver.next_at ? el("span", { class: "detail muted" }, "next attempt ", relative("until", receiver.next_at)) : null,
   );
 }
 
-const KEY_STATES = { good: ["good", "taken by amux"], paused: ["bad", "refused by amux"], slowed: ["warn", "asked to slow down"] };
+// By the state of a credential.
+const KEY_STATES = { good: ["good", "accepted by amux"], paused: ["bad", "refused by amux"], slowed: ["warn", "throttled by amux"] };
 
-function keys(found) {
-  reconcile(byId("keys"), found, (one) => one.name, key);
-}
-
-function key(one) {
-  const [level, says] = KEY_STATES[one.state] ?? ["note", words(one.state)];
-  const name = one.name === "configured" ? "AMUX_API_KEY" : `an app's own, ${one.name.slice(0, 8)}`;
+function buildKey(key) {
+  const [level, text] = KEY_STATES[key.state] ?? ["note", words(key.state)];
+  const name = key.name === "configured" ? "AMUX_API_KEY" : `an app's own, ${key.name.slice(0, 8)}`;
   return el(
     "li",
     { "data-level": level },
     icon(level),
     el("span", { class: "name" }, name),
-    el("span", { class: "numbers" }, counted(one.tasks, "task")),
-    el("span", { class: "detail" }, says, one.since ? ` since ${clock(one.since)}` : ""),
-    one.message ? el("span", { class: "detail text" }, one.message) : null,
-    one.resumes_at ? el("span", { class: "detail faint" }, "asked again ", relative("until", one.resumes_at)) : null,
+    el("span", { class: "numbers" }, counted(key.tasks, "task")),
+    el("span", { class: "detail" }, text, key.since ? ` since ${clock(key.since)}` : ""),
+    key.message ? el("span", { class: "detail user-text" }, key.message) : null,
+    key.resumes_at ? el("span", { class: "detail muted" }, "next try ", relative("until", key.resumes_at)) : null,
   );
 }
 
-function store({ store: found, store_ok: storeOk, replicas, now: at }) {
-  const level = storeOk ? "good" : "bad";
-  const items = [{ id: "store", level, name: found?.kind ?? "Store", numbers: found ? bytes(found.size_bytes) : "", says: storeOk ? "takes writes" : "takes no writes", place: found?.place, free: found?.free_bytes, disk: found?.disk_bytes }];
-  for (const one of replicas) {
-    const alive = one.expires_at > at - 5;
-    items.push({ id: one.id, level: alive ? "good" : "warn", name: one.id, numbers: counted(one.owned_tasks, "task"), says: replicaSays(one, alive) });
+function showStore({ store, store_ok: storeOk, replicas, now }) {
+  const items = [{ id: "store", level: storeOk ? "good" : "bad", name: store?.kind ?? "Store", numbers: store ? bytes(store.size_bytes) : "", text: storeOk ? "writable" : "cannot write", place: store?.place, freeBytes: store?.free_bytes, diskBytes: store?.disk_bytes }];
+  for (const replica of replicas) {
+    const alive = replica.expires_at > now - 5;
+    items.push({ id: replica.id, level: alive ? "good" : "warn", name: replica.id, numbers: counted(replica.owned_tasks, "task"), text: replicaText(replica, alive) });
   }
-  reconcile(byId("store"), items, (one) => one.id, storeItem);
+  reconcile(byId("store"), items, (item) => item.id, buildStoreItem);
 }
 
-function replicaSays(one, alive) {
-  if (!alive) return "replica, not heard of";
-  return one.leaving ? "replica, stopping: its tasks are handed over" : "replica, alive";
+function replicaText(replica, alive) {
+  if (!alive) return "replica, does not answer";
+  return replica.leaving ? "replica, stopping: its tasks move to others" : "replica, running";
 }
 
-function storeItem(one) {
-  const free = one.free === null || one.free === undefined ? null : `${bytes(one.free)} of ${bytes(one.disk)} free on its disk`;
+function buildStoreItem(item) {
+  const free = item.freeBytes === null || item.freeBytes === undefined ? null : `${bytes(item.freeBytes)} of ${bytes(item.diskBytes)} free on its disk`;
   return el(
     "li",
-    { "data-level": one.level },
-    icon(one.level),
-    el("span", { class: "name" }, one.name),
-    el("span", { class: "numbers" }, one.numbers),
-    el("span", { class: "detail" }, one.says),
-    one.place ? el("span", { class: "detail text faint" }, one.place) : null,
+    { "data-level": item.level },
+    icon(item.level),
+    el("span", { class: "name" }, item.name),
+    el("span", { class: "numbers" }, item.numbers),
+    el("span", { class: "detail" }, item.text),
+    item.place ? el("span", { class: "detail user-text muted" }, item.place) : null,
     free ? el("span", { class: "detail" }, free) : null,
   );
 }

@@ -1,39 +1,40 @@
-// What is looked at, kept in the address: a filter or a watch can be sent to a colleague, and Back goes back.
+// The filters and the open watch, kept in the URL's hash: they can be sent to a colleague, and Back works.
 
 const FILTERS = ["q", "host", "state", "outcome", "delivery_state", "trouble", "order"];
 
-let listeners = [];
+const listeners = [];
 
 function read() {
-  const given = new URLSearchParams(location.hash.slice(1));
+  const hash = new URLSearchParams(location.hash.slice(1));
   const filters = {};
-  for (const name of FILTERS) if (given.get(name)) filters[name] = given.get(name);
-  return { filters, watch: given.get("watch") ?? "" };
+  for (const name of FILTERS) if (hash.get(name)) filters[name] = hash.get(name);
+  return { filters, watch: hash.get("watch") ?? "" };
 }
 
 export let state = read();
 
+// A listener is called with the state before the change.
 export const onChange = (listener) => listeners.push(listener);
 
-function write({ filters, watch }, keep) {
-  const wanted = new URLSearchParams(filters);
-  if (watch) wanted.set("watch", watch);
-  const hash = wanted.toString();
+function write({ filters, watch }, addToHistory) {
+  const parameters = new URLSearchParams(filters);
+  if (watch) parameters.set("watch", watch);
+  const hash = parameters.toString();
   const url = `${location.pathname}${hash ? `#${hash}` : ""}`;
-  if (keep) history.pushState(null, "", url);
+  if (addToHistory) history.pushState(null, "", url);
   else history.replaceState(null, "", url);
-  apply();
+  update();
 }
 
-function apply() {
+function update() {
   const before = state;
   state = read();
   for (const listener of listeners) listener(before);
 }
 
 export function setFilters(filters) {
-  const clean = Object.fromEntries(Object.entries(filters).filter(([name, value]) => FILTERS.includes(name) && value));
-  write({ filters: clean, watch: state.watch }, false);
+  const valid = Object.fromEntries(Object.entries(filters).filter(([name, value]) => FILTERS.includes(name) && value));
+  write({ filters: valid, watch: state.watch }, false);
 }
 
 export const openWatch = (watch) => write({ filters: state.filters, watch }, true);
@@ -43,6 +44,6 @@ export const closeWatch = () => write({ filters: state.filters, watch: "" }, tru
 export const hrefOf = (watch) => `#${new URLSearchParams({ watch })}`;
 
 export function startState() {
-  addEventListener("popstate", apply);
-  addEventListener("hashchange", apply);
+  addEventListener("popstate", update);
+  addEventListener("hashchange", update);
 }

@@ -1,79 +1,81 @@
-// The table of watches: a page of it, as the server filters, searches and orders.
+// The table of watches: one page of rows, which the server filters, searches and sorts.
 
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
-import { counted, number, span, words } from "./format.js";
+import { counted, number, span, watchStatus } from "./format.js";
 import { hrefOf, openWatch, setFilters, state } from "./state.js";
 import { relative } from "./time.js";
 
-let cursors = [];
-let following = null;
-let changed = () => {};
+let cursors = []; // one for each page before this one
+let nextCursor = null;
+let reload = () => {};
 
 export const cursor = () => cursors.at(-1) ?? "";
 
-export function startTable(whenChanged) {
-  changed = whenChanged;
+// `onPageChange` is called when another page is to be shown.
+export function startTable(onPageChange) {
+  reload = onPageChange;
   const form = byId("filters");
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("change", () => apply());
-  let typing = 0;
+  form.addEventListener("change", () => applyFilters());
+  let timer = 0;
   byId("q").addEventListener("input", () => {
-    clearTimeout(typing);
-    typing = setTimeout(apply, 250);
+    clearTimeout(timer);
+    timer = setTimeout(applyFilters, 250);
   });
   byId("clear").addEventListener("click", () => {
     setFilters({});
     byId("q").focus();
   });
-  byId("next").addEventListener("click", () => turn(() => cursors.push(following)));
-  byId("previous").addEventListener("click", () => turn(() => cursors.pop()));
-  byId("rows").addEventListener("keydown", walk);
+  byId("next").addEventListener("click", () => turnPage(() => cursors.push(nextCursor)));
+  byId("previous").addEventListener("click", () => turnPage(() => cursors.pop()));
+  byId("rows").addEventListener("keydown", moveFocus);
   showFilters();
 }
 
-function apply() {
-  const given = Object.fromEntries(new FormData(byId("filters")));
-  if (given.q) given.q = given.q.trim();
-  setFilters({ ...given, host: state.filters.host });
+function applyFilters() {
+  const filters = Object.fromEntries(new FormData(byId("filters")));
+  if (filters.q) filters.q = filters.q.trim();
+  setFilters({ ...filters, host: state.filters.host });
 }
 
-export function filtersChanged() {
+// The filters have changed: go back to the first page.
+export function resetTable() {
   cursors = [];
   showFilters();
 }
 
-function turn(move) {
-  move();
+function turnPage(changeCursors) {
+  changeCursors();
   byId("watches").focus({ preventScroll: true });
   byId("watches").scrollIntoView({ block: "nearest" });
-  changed();
+  reload();
 }
 
 function showFilters() {
   for (const field of byId("filters").elements) {
     if (!field.name) continue;
-    const wanted = state.filters[field.name] ?? "";
-    field.toggleAttribute("data-set", Boolean(wanted));
-    // What is being typed is not written over by what was asked for a moment ago.
-    if (field.value !== wanted && (field.name !== "q" || document.activeElement !== field)) field.value = wanted;
+    const value = state.filters[field.name] ?? "";
+    field.toggleAttribute("data-set", Boolean(value));
+    // Do not overwrite the search text while it is being typed.
+    if (field.value !== value && (field.name !== "q" || document.activeElement !== field)) field.value = value;
   }
   setHidden(byId("clear"), !Object.keys(state.filters).length);
   const host = byId("host-filter");
   setHidden(host, !state.filters.host);
   host.replaceChildren(
     ...(state.filters.host
-      ? ["Only callbacks to ", el("strong", { class: "text" }, state.filters.host), " ", el("button", { type: "button", class: "quiet", click: () => setFilters({ ...state.filters, host: "" }) }, "Show all hosts")]
+      ? ["Only callbacks to ", el("strong", { class: "user-text" }, state.filters.host), " ", el("button", { type: "button", class: "quiet", click: () => setFilters({ ...state.filters, host: "" }) }, "Show all hosts")]
       : []),
   );
 }
 
 export function showTable({ items, next_cursor: next }) {
-  following = next;
+  nextCursor = next;
   setText(byId("table-message"), "");
-  reconcile(byId("rows"), items, (one) => one.id, row, fillRow);
-  markOpen();
+  reconcile(byId("rows"), items, (watch) => watch.id, buildRow, updateRow);
+  markOpenWatch();
   setHidden(byId("empty"), items.length > 0);
-  setText(byId("empty"), Object.keys(state.filters).length ? "No watch is like this." : "No watch has been registered yet.");
+  setText(byId("empty"), Object.keys(state.filters).length ? "No watch matches these filters." : "No watches yet.");
   const page = cursors.length + 1;
   setText(byId("table-count"), items.length ? `${counted(items.length, "watch", "watches")} shown${page > 1 || next ? `, page ${page}` : ""}` : "");
   byId("next").disabled = !next;
@@ -81,11 +83,11 @@ export function showTable({ items, next_cursor: next }) {
 }
 
 export function tableFailed({ detail }) {
-  const says = byId("rows").childElementCount ? "The table is as it was" : "The table cannot be read";
-  setText(byId("table-message"), `${says}: ${detail}.`);
+  const effect = byId("rows").childElementCount ? "The table is not up to date" : "The table cannot be loaded";
+  setText(byId("table-message"), `${effect}: ${detail}.`);
 }
 
-export function markOpen() {
+export function markOpenWatch() {
   for (const node of byId("rows").children) {
     if (node.reconcileKey === state.watch) node.setAttribute("aria-current", "true");
     else node.removeAttribute("aria-current");
@@ -94,82 +96,73 @@ export function markOpen() {
 
 // --- a row --------------------------------------------------------------------------------------------------------
 
-const OUTCOMES = { completed: "good", failed: "warn", timed_out: "warn", unavailable: "warn" };
-
-export function standing(one) {
-  if (one.state === "cancelled") return ["off", "cancelled"];
-  if (one.state === "settled") return [OUTCOMES[one.outcome] ?? "note", words(one.outcome)];
-  if (one.status === "in_progress") return ["run", one.progress === null ? "in progress" : `running ${one.progress} %`];
-  return ["wait", one.status === "unknown" ? "not seen yet" : words(one.status)];
+function buildRow(watch) {
+  return updateRow(el("div", { role: "row", class: "row" }), watch);
 }
 
-function row(one) {
-  return fillRow(el("div", { role: "row", class: "row" }), one);
-}
-
-// A poll changes one cell of six: the others stay as they are.
-function fillRow(node, one) {
-  for (const [name, value] of [["data-state", one.state], ["data-level", one.trouble?.level]]) {
+// A poll changes one cell of six; the other cells keep their nodes.
+function updateRow(node, watch) {
+  for (const [name, value] of [["data-state", watch.state], ["data-level", watch.diagnosis?.level]]) {
     if (value) node.setAttribute(name, value);
     else node.removeAttribute(name);
   }
-  reconcile(node, cells(one), ({ name }) => name, ({ name, of }) => CELLS[name](of));
+  reconcile(node, cellsOf(watch), ({ name }) => name, ({ name, value }) => CELLS[name](value));
   return node;
 }
 
-function cells(one) {
-  const { id, task_id, app, callback_url, deliveries, state: stands, polls, last_polled_at, created_at, deadline_at, settled_at } = one;
-  const found = [
-    { name: "state", of: standing(one) },
-    { name: "task", of: { id, task_id } },
-    { name: "app", of: app },
-    { name: "callback", of: { callback_url, deliveries, stands } },
-    { name: "polls", of: { polls, at: stands === "active" ? last_polled_at : null } },
-    { name: "age", of: { stands, created_at, deadline_at, settled_at } },
+function cellsOf(watch) {
+  const { id, task_id, app, callback_url, deliveries, state: watchState, polls, last_polled_at, created_at, deadline_at, settled_at } = watch;
+  const cells = [
+    { name: "state", value: watchStatus(watch) },
+    { name: "task", value: { id, task_id } },
+    { name: "app", value: app },
+    { name: "callback", value: { callback_url, deliveries, watchState } },
+    { name: "polls", value: { polls, at: watchState === "active" ? last_polled_at : null } },
+    { name: "age", value: { watchState, created_at, deadline_at, settled_at } },
   ];
-  if (one.trouble) found.push({ name: "matter", of: one.trouble });
-  return found;
+  if (watch.diagnosis) cells.push({ name: "diagnosis", value: watch.diagnosis });
+  return cells;
 }
 
-// A link, so that it can be copied or opened in another tab; here the filters stay.
-function openHere(event, id) {
+// The row is a link, so it can be copied or opened in a new tab. A plain click keeps the filters.
+function openOnClick(event, id) {
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
   openWatch(id);
 }
 
-const cell = (kind, ...inside) => el("span", { role: "cell", class: kind }, inside);
-const faint = (...inside) => el("span", { class: "faint" }, inside);
+const cell = (kind, ...children) => el("span", { role: "cell", class: kind }, children);
+const muted = (...children) => el("span", { class: "muted" }, children);
 
 const CELLS = {
-  state: ([mark, says]) => cell("state", icon(mark), el("span", {}, says)),
-  task: ({ id, task_id }) => cell("task", el("a", { href: hrefOf(id), class: "open text", "data-focus": "open", click: (event) => openHere(event, id) }, task_id), el("span", { class: "id faint text" }, id)),
-  app: (app) => cell("app text", app),
-  callback: (one) => cell("callback", el("span", { class: "url text", title: one.callback_url }, one.callback_url.replace(/^https?:\/\//, "")), sent(one)),
-  polls: ({ polls, at }) => cell("polls number", el("span", {}, el("span", { class: "label" }, "Polls "), number(polls)), at ? faint(relative("ago", at)) : null),
-  age: (one) => cell("age number", age(one)),
-  matter: ({ level, why }) => cell("matter text", icon(level), el("span", {}, why)),
+  state: ([iconName, text]) => cell("state", icon(iconName), el("span", {}, text)),
+  task: ({ id, task_id }) => cell("task", el("a", { href: hrefOf(id), class: "watch-link user-text", "data-focus": "open", click: (event) => openOnClick(event, id) }, task_id), el("span", { class: "id muted user-text" }, id)),
+  app: (app) => cell("app user-text", app),
+  callback: (value) => cell("callback", el("span", { class: "url user-text", title: value.callback_url }, value.callback_url.replace(/^https?:\/\//, "")), deliveryCounts(value)),
+  polls: ({ polls, at }) => cell("polls number", el("span", {}, el("span", { class: "label" }, "Polls "), number(polls)), at ? muted(relative("ago", at)) : null),
+  age: (value) => cell("age number", age(value)),
+  diagnosis: ({ level, explanation }) => cell("diagnosis user-text", icon(level), el("span", {}, explanation)),
 };
 
-function sent({ deliveries: { pending, delivered, dead }, stands }) {
+function deliveryCounts({ deliveries: { pending, delivered, dead }, watchState }) {
   const parts = [];
   if (dead) parts.push(el("span", { class: "bad" }, dead > 1 ? `${dead} dead` : "dead"));
-  if (pending) parts.push(el("span", {}, pending > 1 ? `${pending} waiting` : "waiting"));
+  if (pending) parts.push(el("span", {}, pending > 1 ? `${pending} pending` : "pending"));
   if (delivered) parts.push(el("span", {}, delivered > 1 ? `${delivered} delivered` : "delivered"));
-  if (!parts.length) parts.push(el("span", {}, stands === "active" ? "nothing to send yet" : "nothing sent"));
-  return el("span", { class: "sent faint" }, parts.flatMap((part, place) => (place ? [", ", part] : [part])));
+  if (!parts.length) parts.push(el("span", {}, watchState === "active" ? "no callback yet" : "no callback"));
+  return el("span", { class: "delivery-counts muted" }, parts.flatMap((part, place) => (place ? [", ", part] : [part])));
 }
 
-function age({ stands, created_at, deadline_at, settled_at }) {
-  if (stands === "active") return [el("span", {}, relative("since", created_at)), faint(relative("left", deadline_at))];
-  return [el("span", {}, relative("ago", settled_at ?? created_at)), settled_at ? faint(`took ${span(settled_at - created_at)}`) : null];
+function age({ watchState, created_at, deadline_at, settled_at }) {
+  if (watchState === "active") return [el("span", {}, relative("since", created_at)), muted(relative("left", deadline_at))];
+  return [el("span", {}, relative("ago", settled_at ?? created_at)), settled_at ? muted(`took ${span(settled_at - created_at)}`) : null];
 }
 
-// Arrows walk from row to row; Tab goes on as everywhere.
-function walk(event) {
+// The arrow keys move the focus from row to row; Tab works as usual.
+function moveFocus(event) {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (!step) return;
-  const links = [...byId("rows").querySelectorAll("a.open")];
+  const links = [...byId("rows").querySelectorAll("a.watch-link")];
   const place = links.indexOf(document.activeElement);
   if (place < 0 || !links[place + step]) return;
   event.preventDefault();

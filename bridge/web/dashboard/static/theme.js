@@ -1,10 +1,10 @@
-// Before the first paint, so that a chosen theme never flashes. Without a choice the system's counts.
+// Applies the saved theme before the first paint. Without a saved theme the system's setting counts.
 "use strict";
 (() => {
   try {
-    const kept = localStorage.getItem("amux-bridge-theme");
-    if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
+    const saved = localStorage.getItem("amux-bridge-theme");
+    if (saved === "light" || saved === "dark") document.documentElement.dataset.theme = saved;
   } catch {
-    // Storage may be forbidden; the system's theme is as good.
+    // Browser settings can forbid storage. The system's theme is used then.
   }
 })();

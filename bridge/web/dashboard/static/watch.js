@@ -1,16 +1,15 @@
-// One watch: what is known of it, what can be done, and its time line.
+// One watch in the drawer: its state, its callbacks, its timeline, its details, and the actions on it.
 
-import { askCancel } from "./dialogs.js";
+import { openCancelDialog } from "./dialogs.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
-import { counted, duration, moment, number, words } from "./format.js";
-import { Problem, post } from "./net.js";
+import { counted, duration, moment, number, watchStatus, words } from "./format.js";
+import { RequestError, post } from "./net.js";
 import { closeWatch, state } from "./state.js";
-import { standing } from "./table.js";
 import { absolute, relative } from "./time.js";
 
-let cameFrom = "";
-let complaint = false; // the message is of the watch as it could not be read: it goes when it can
-let sending = "";
+let lastOpened = "";
+let loadFailed = false; // the message says that the watch could not be loaded; it is removed after the next success
+let retrying = "";
 
 const narrow = matchMedia("(max-width: 60rem)");
 
@@ -21,157 +20,162 @@ export function startWatch() {
       closeWatch();
     }
   });
-  narrow.addEventListener("change", cover);
+  narrow.addEventListener("change", updateInert);
 }
 
-// --- opening and closing ------------------------------------------------------------------------------------------
+// --- open and close -----------------------------------------------------------------------------------------------
 
-export function watchChanged(before) {
+export function openWatchChanged(before) {
   const drawer = byId("watch");
   if (!state.watch) {
     setHidden(drawer, true);
     drawer.replaceChildren();
-    cover();
-    const link = [...byId("rows").children].find((node) => node.reconcileKey === cameFrom)?.querySelector("a.open");
+    updateInert();
+    const link = [...byId("rows").children].find((node) => node.reconcileKey === lastOpened)?.querySelector("a.watch-link");
     (link ?? byId("watches")).focus({ preventScroll: true });
     return;
   }
   if (state.watch === before.watch && drawer.childElementCount) return;
-  cameFrom = state.watch;
-  frame(drawer);
+  lastOpened = state.watch;
+  buildDrawer(drawer);
   setHidden(drawer, false);
-  cover();
+  updateInert();
   byId("watch-title").focus({ preventScroll: true });
 }
 
-// On a narrow screen the watch covers the page, and what is beneath must not be reached by Tab.
-function cover() {
+// On a narrow screen the drawer covers the page, and Tab must not reach what is below it.
+function updateInert() {
   const covered = Boolean(state.watch) && narrow.matches;
   for (const part of document.querySelectorAll("#page > header, #page > main")) part.inert = covered;
 }
 
-function frame(drawer) {
+function buildDrawer(drawer) {
   drawer.replaceChildren(
-    el("header", { class: "drawer-top" }, el("h2", { id: "watch-title", tabindex: "-1", class: "text" }, "Watch"), el("button", { type: "button", class: "quiet icon-button", "aria-label": "Close the watch", click: closeWatch }, icon("close"))),
+    el("header", { class: "drawer-top" }, el("h2", { id: "watch-title", tabindex: "-1", class: "user-text" }, "Watch"), el("button", { type: "button", class: "quiet icon-button", "aria-label": "Close the watch", click: closeWatch }, icon("close"))),
     el("p", { id: "watch-message", class: "message", role: "status" }),
-    el("div", { id: "watch-head" }),
+    el("div", { id: "watch-status" }),
     el("section", { "aria-label": "Callbacks" }, el("ul", { id: "watch-deliveries", class: "deliveries" })),
-    el("section", { "aria-labelledby": "life" }, el("h3", { id: "life" }, "Time line"), el("ol", { id: "timeline", class: "timeline" })),
-    el("section", { "aria-labelledby": "facts" }, el("h3", { id: "facts" }, "Details"), el("dl", { id: "watch-facts", class: "facts" })),
+    el("section", { "aria-labelledby": "timeline-title" }, el("h3", { id: "timeline-title" }, "Timeline"), el("ol", { id: "timeline", class: "timeline" })),
+    el("section", { "aria-labelledby": "details-title" }, el("h3", { id: "details-title" }, "Details"), el("dl", { id: "watch-details", class: "details" })),
   );
 }
 
-// --- showing ------------------------------------------------------------------------------------------------------
+// --- show ---------------------------------------------------------------------------------------------------------
 
-export function showWatch(one) {
-  if (one.id !== state.watch || !byId("watch-title")) return;
-  setText(byId("watch-title"), one.task_id);
-  if (complaint) say("");
-  const { state: stands, outcome, status, progress, trouble, id, task_id } = one;
-  reconcile(byId("watch-head"), [{ id, task_id, state: stands, outcome, status, progress, trouble }], () => "head", head);
-  reconcile(byId("watch-deliveries"), one.deliveries.map((each) => ({ ...each, watch_state: stands })), (each) => each.id, delivery);
-  reconcile(byId("timeline"), numbered(one.timeline), (entry) => entry.key, happening);
-  reconcile(byId("watch-facts"), facts(one), (fact) => fact.name, ({ name, value }) => el("div", {}, el("dt", {}, name), el("dd", { class: "text" }, value)));
+export function showWatch(watch) {
+  if (watch.id !== state.watch || !byId("watch-title")) return;
+  setText(byId("watch-title"), watch.task_id);
+  if (loadFailed) showMessage("");
+  const { state: watchState, outcome, status, progress, diagnosis, id, task_id } = watch;
+  reconcile(byId("watch-status"), [{ id, task_id, state: watchState, outcome, status, progress, diagnosis }], () => "status", buildStatus);
+  reconcile(byId("watch-deliveries"), watch.deliveries.map((delivery) => ({ ...delivery, watchState })), (delivery) => delivery.id, buildDelivery);
+  reconcile(byId("timeline"), withKeys(watch.timeline), (entry) => entry.key, buildEntry);
+  reconcile(byId("watch-details"), detailsOf(watch), (detail) => detail.name, ({ name, value }) => el("div", {}, el("dt", {}, name), el("dd", { class: "user-text" }, value)));
 }
 
 export function watchFailed({ detail, code }) {
-  say(code === "not_found" ? "There is no such watch; it may have been deleted after its time." : `As it was: ${detail}.`);
-  complaint = true;
+  showMessage(code === "not_found" ? "This watch does not exist, or it was deleted after its retention time." : `The watch is not up to date: ${detail}.`);
+  loadFailed = true;
 }
 
-function head(one) {
-  const [mark, says] = standing(one);
+function buildStatus(watch) {
+  const [iconName, text] = watchStatus(watch);
   return el(
     "div",
-    { class: "standing" },
-    el("p", { class: "state" }, icon(mark), el("strong", {}, says), el("span", { class: "id faint text" }, one.id)),
-    one.trouble ? el("p", { class: "matter text", "data-level": one.trouble.level }, icon(one.trouble.level), el("span", {}, one.trouble.why)) : null,
-    one.state === "active" ? el("p", { class: "actions" }, el("button", { type: "button", class: "danger", "data-focus": "cancel", click: () => askCancel(one.task_id, () => cancel(one.id)) }, "Cancel the watch…")) : null,
+    { class: "watch-status" },
+    el("p", { class: "state" }, icon(iconName), el("strong", {}, text), el("span", { class: "id muted user-text" }, watch.id)),
+    watch.diagnosis ? el("p", { class: "diagnosis user-text", "data-level": watch.diagnosis.level }, icon(watch.diagnosis.level), el("span", {}, watch.diagnosis.explanation)) : null,
+    watch.state === "active" ? el("p", { class: "actions" }, el("button", { type: "button", class: "danger", "data-focus": "cancel", click: () => openCancelDialog(watch.task_id, () => cancel(watch.id)) }, "Cancel the watch…")) : null,
   );
 }
 
-const DELIVERY = { pending: "wait", delivered: "good", dead: "bad" };
+const DELIVERY_ICONS = { pending: "wait", delivered: "good", dead: "bad" };
 
-function delivery(one) {
-  const again = el("button", { type: "button", "data-focus": "again", click: () => sendAgain(one) }, one.state === "pending" ? "Send now" : "Send again");
+function buildDelivery(delivery) {
+  const pending = delivery.state === "pending";
+  const retryButton = el("button", { type: "button", "data-focus": "retry", click: () => retry(delivery) }, pending ? "Send now" : "Send again");
   return el(
     "li",
-    { "data-level": DELIVERY[one.state] },
-    icon(one.superseded ? "off" : DELIVERY[one.state]),
-    el("span", { class: "name" }, one.type),
-    el("span", { class: "detail" }, one.superseded ? "not sent: overtaken by the end" : `${one.state === "pending" ? "waiting" : one.state}, ${counted(one.attempts, "attempt")}`),
-    one.state === "pending" && one.next_attempt_at ? el("span", { class: "detail faint" }, "next ", relative("until", one.next_attempt_at)) : null,
-    el("span", { class: "id faint text" }, one.id),
-    one.superseded || one.watch_state === "cancelled" ? null : again,
+    { "data-level": DELIVERY_ICONS[delivery.state] },
+    icon(delivery.superseded ? "off" : DELIVERY_ICONS[delivery.state]),
+    el("span", { class: "name" }, delivery.type),
+    el("span", { class: "detail" }, delivery.superseded ? "not sent: the watch became final first" : `${delivery.state}, ${counted(delivery.attempts, "attempt")}`),
+    pending && delivery.next_attempt_at ? el("span", { class: "detail muted" }, "next attempt ", relative("until", delivery.next_attempt_at)) : null,
+    el("span", { class: "id muted user-text" }, delivery.id),
+    delivery.superseded || delivery.watchState === "cancelled" ? null : retryButton,
   );
 }
 
-function numbered(timeline) {
-  const seen = new Map();
+// Give each timeline entry a key that stays the same: by kind for entries whose time changes, otherwise by time.
+const CHANGING_KINDS = new Set(["polled", "next_poll", "deadline", "next_attempt"]);
+
+function withKeys(timeline) {
+  const counts = new Map();
   return timeline.map((entry) => {
-    const name = `${entry.kind} ${entry.delivery ?? ""} ${entry.kind === "polled" || entry.ahead ? entry.title.slice(0, 4) : entry.at}`;
-    seen.set(name, (seen.get(name) ?? 0) + 1);
-    return { ...entry, key: `${name} ${seen.get(name)}` };
+    const name = `${entry.kind} ${entry.delivery ?? ""} ${CHANGING_KINDS.has(entry.kind) ? "" : entry.at}`;
+    counts.set(name, (counts.get(name) ?? 0) + 1);
+    return { ...entry, key: `${name} ${counts.get(name)}` };
   });
 }
 
-function happening(entry) {
+function buildEntry(entry) {
   return el(
     "li",
     { "data-kind": entry.kind, "data-level": entry.level || null, "data-ahead": entry.ahead ? "" : null },
     el("span", { class: "when number" }, entry.at === null ? "–" : entry.ahead ? relative("until", entry.at) : absolute(entry.at)),
-    el("p", { class: "what" }, entry.title, entry.duration_seconds === undefined ? null : el("span", { class: "faint" }, ` in ${duration(entry.duration_seconds)}`)),
-    entry.text ? el("p", { class: "text" }, entry.text) : null,
-    entry.body ? el("pre", { class: "text", tabindex: "0", "aria-label": "The beginning of the receiver's answer" }, entry.body) : null,
+    el("p", { class: "title" }, entry.title, entry.duration_seconds === undefined ? null : el("span", { class: "muted" }, ` in ${duration(entry.duration_seconds)}`)),
+    entry.text ? el("p", { class: "user-text entry-text" }, entry.text) : null,
+    entry.body ? el("pre", { class: "user-text", tabindex: "0", "aria-label": "The beginning of the receiver's answer" }, entry.body) : null,
   );
 }
 
-function facts(one) {
-  const lines = [
-    ["Watch", one.id],
-    ["App", one.app],
-    ["Callback", one.callback_url],
-    ["Events", one.events.join(", ")],
-    ["Registered", `${moment(one.created_at)} UTC`],
-    ["Deadline", `${moment(one.deadline_at)} UTC, after ${duration(one.timeout_seconds)}`],
-    ["Task", `${words(one.status)}${one.progress === null ? "" : `, ${one.progress} %`}, ${counted(one.polls, "poll")}`],
-    ["Last poll", one.last_polled_at ? `${moment(one.last_polled_at)} UTC` : null],
-    ["amux key", one.credential === "configured" ? "AMUX_API_KEY" : `the app's own, ${one.credential.slice(0, 8)}`],
-    ["Video", one.video],
-    ["Format", one.format],
-    ["Metadata", one.metadata ? Object.entries(one.metadata).filter(([, value]) => value !== null).map(([name, value]) => `${name} ${value}`).join(", ") : null],
-    ["amux's error", one.error ? `${one.error.code ?? ""} ${one.error.message ?? ""}`.trim() : null],
-    ["Extra headers", Object.entries(one.headers).map(([name, mask]) => `${name}: ${mask}`).join(", ")],
-    ["Context", one.context === "null" ? null : one.context],
-    ["Polled by", one.owner && one.owner !== "local" ? one.owner : null],
+function detailsOf(watch) {
+  const metadata = Object.entries(watch.metadata ?? {}).filter(([, value]) => value !== null);
+  const details = [
+    ["Watch", watch.id],
+    ["App", watch.app],
+    ["Callback", watch.callback_url],
+    ["Events", watch.events.join(", ")],
+    ["Registered", `${moment(watch.created_at)} UTC`],
+    ["Deadline", `${moment(watch.deadline_at)} UTC, after ${duration(watch.timeout_seconds)}`],
+    ["Task", `${words(watch.status)}${watch.progress === null ? "" : `, ${watch.progress} %`}, ${counted(watch.polls, "poll")}`],
+    ["Last poll", watch.last_polled_at ? `${moment(watch.last_polled_at)} UTC` : null],
+    ["amux key", watch.credential === "configured" ? "AMUX_API_KEY" : `the app's own, ${watch.credential.slice(0, 8)}`],
+    ["Video", watch.video],
+    ["Format", watch.format],
+    ["Metadata", metadata.map(([name, value]) => `${name} ${value}`).join(", ")],
+    ["amux's error", watch.error ? `${watch.error.code ?? ""} ${watch.error.message ?? ""}`.trim() : null],
+    ["Extra headers", Object.entries(watch.headers).map(([name, mask]) => `${name}: ${mask}`).join(", ")],
+    ["Context", watch.context === "null" ? null : watch.context],
+    ["Polled by", watch.owner && watch.owner !== "local" ? watch.owner : null],
   ];
-  return lines.filter(([, value]) => value).map(([name, value]) => ({ name, value: String(value) }));
+  return details.filter(([, value]) => value).map(([name, value]) => ({ name, value: String(value) }));
 }
 
-// --- doing --------------------------------------------------------------------------------------------------------
+// --- actions ------------------------------------------------------------------------------------------------------
 
-function say(text) {
-  complaint = false;
+function showMessage(text) {
+  loadFailed = false;
   if (byId("watch-message")) setText(byId("watch-message"), text);
 }
 
 async function cancel(id) {
   showWatch(await post(`watches/${encodeURIComponent(id)}/cancel`));
-  // The button that had the focus is gone.
+  // The button that had the focus no longer exists.
   return () => byId("watch-title")?.focus({ preventScroll: true });
 }
 
-// The button is not disabled meanwhile: it would lose the focus.
-async function sendAgain(one) {
-  if (sending === one.id) return;
-  sending = one.id;
+// The button stays enabled: a disabled button would lose the focus.
+async function retry(delivery) {
+  if (retrying === delivery.id) return;
+  retrying = delivery.id;
   try {
-    await post(`deliveries/${encodeURIComponent(one.id)}/retry`);
-    say(`${one.type} is sent now, as attempt ${number(one.attempts + 1)}.`);
+    await post(`deliveries/${encodeURIComponent(delivery.id)}/retry`);
+    showMessage(`${delivery.type} will be sent now, as attempt ${number(delivery.attempts + 1)}.`);
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    say(`Not sent again: ${error.message}`);
+    if (!(error instanceof RequestError)) throw error;
+    showMessage(`Not sent again: ${error.message}`);
   } finally {
-    sending = "";
+    retrying = "";
   }
 }

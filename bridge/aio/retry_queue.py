@@ -1,0 +1,108 @@
+"""Results that the store refused: they are kept, and written again after a pause that all of them share."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+from bridge.core.errors import BridgeError, StoreUnavailable
+from bridge.telemetry.outage_log import OutageLog
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+FIRST_PAUSE_SECONDS: Final = 0.5
+MAX_PAUSE_SECONDS: Final = 5.0
+
+
+class RetryQueue(Generic[Key, Item]):
+    """Items whose write failed. All wait for the same moment: the pause is 0.5 s at first and doubles up to 5 s.
+
+    `probe` makes one small write before each retry and raises StoreUnavailable. It separates a store that refuses
+    every write from a store that refuses one item. `outage` is true from a failed first write, or a failed probe,
+    until a write or a probe succeeds. `on_recovery` is called at that moment. `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], Awaitable[None]],
+        outage_log: OutageLog,
+        *,
+        clock: Callable[[], float],
+        on_recovery: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._probe = probe
+        self._outage_log = outage_log
+        self._clock = clock
+        self._on_recovery = on_recovery
+        self._items: dict[Key, Item] = {}
+        self._pause = FIRST_PAUSE_SECONDS
+        self._retry_at = 0.0
+        self._probing = False
+        self.outage = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def due(self) -> bool:
+        """Whether the items are to be written again now."""
+        return bool(self._items) and not self._probing and self._clock() >= self._retry_at
+
+    def add(self, key: Key, item: Item, *, retried: bool) -> None:
+        """Keep an item whose write failed. When it was a retry, the pause doubles, once for all items of that retry.
+
+        After a first write, call `report_failure` as well.
+        """
+        self._items[key] = item
+        if retried and self._clock() >= self._retry_at:
+            self._lengthen_pause()
+
+    def report_failure(self, error: BridgeError, *, unwritten: int) -> None:
+        """A first write failed, and so many results are not written: an outage begins or lasts."""
+        now = self._clock()
+        if not self.outage:
+            self.outage = True
+            self._pause = FIRST_PAUSE_SECONDS
+            self._retry_at = now + self._pause
+        self._outage_log.failed(str(error), now, unwritten=unwritten)
+
+    def report_success(self) -> None:
+        """A write succeeded: an outage ends."""
+        if self.outage:
+            self.outage = False
+            self._outage_log.recovered(unwritten=len(self._items))
+            self._on_recovery()
+
+    def retry_now(self, key: Key) -> bool:
+        """Make the next retry due at once if it holds this item: the store may accept it now. Whether it does."""
+        if key not in self._items:
+            return False
+        self._retry_at = self._clock()
+        return True
+
+    async def take_due(self) -> list[Item]:
+        """Probe the store; take all items if it accepts the write, else none, and wait longer."""
+        self._probing = True
+        try:
+            await self._probe()
+        except StoreUnavailable as error:
+            self.outage = True
+            self._outage_log.failed(str(error), self._clock(), unwritten=len(self._items))
+            self._lengthen_pause()
+            return []
+        except BaseException:
+            self._lengthen_pause()
+            raise
+        finally:
+            self._probing = False
+        self.report_success()
+        return self.take_all()
+
+    def take_all(self) -> list[Item]:
+        """Take all items without a probe."""
+        items = list(self._items.values())
+        self._items.clear()
+        return items
+
+    def _lengthen_pause(self) -> None:
+        self._pause = min(2 * self._pause, MAX_PAUSE_SECONDS)
+        self._retry_at = self._clock() + self._pause

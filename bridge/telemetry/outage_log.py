@@ -1,0 +1,67 @@
+"""Logs an outage once when it begins, at intervals while it lasts, and once when it ends."""
+
+import logging
+from typing import Any, Final
+
+from bridge.telemetry.logs import Log
+
+REPEAT_SECONDS: Final = 30.0  # an outage is logged when it begins, and then twice a minute
+
+
+class OutageLog:
+    """The log lines of one kind of outage, however many calls fail during it.
+
+    `failed_event` and `recovered_event` are log event names. `means` says what the outage means for watches and when
+    the call is tried again. During an outage a line is repeated every `repeat_seconds` (infinity: never), and also
+    when the reason changes if `repeat_on_new_reason` is set. Times are seconds of the monotonic clock.
+    """
+
+    __slots__ = (
+        "_failed_event",
+        "_log",
+        "_means",
+        "_reason",
+        "_recovered_event",
+        "_repeat_at",
+        "_repeat_on_new_reason",
+        "_repeat_seconds",
+        "failures",
+    )
+
+    def __init__(  # noqa: PLR0913  what the lines say, and how often
+        self,
+        log: Log,
+        failed_event: str,
+        recovered_event: str,
+        *,
+        means: str,
+        repeat_seconds: float = REPEAT_SECONDS,
+        repeat_on_new_reason: bool = False,
+    ) -> None:
+        self._log = log
+        self._failed_event = failed_event
+        self._recovered_event = recovered_event
+        self._means = means
+        self._repeat_seconds = repeat_seconds
+        self._repeat_on_new_reason = repeat_on_new_reason
+        self._reason = ""
+        self._repeat_at = 0.0
+        self.failures = 0  # calls that failed in this outage; 0 while there is none
+
+    def failed(self, reason: str, now: float, *, level: int = logging.ERROR, **fields: Any) -> None:
+        """A call failed at `now`. `fields` are further fields of the log line, if one is written."""
+        self.failures += 1
+        new_reason = self._repeat_on_new_reason and reason != self._reason
+        if self.failures > 1 and now < self._repeat_at and not new_reason:
+            return
+        self._reason = reason
+        self._repeat_at = now + self._repeat_seconds
+        self._log.event(
+            self._failed_event, level=level, reason=reason, failures=self.failures, means=self._means, **fields
+        )
+
+    def recovered(self, **fields: Any) -> None:
+        """A call succeeded. Writes a line if an outage ends with it."""
+        if self.failures:
+            self._log.event(self._recovered_event, failures=self.failures, **fields)
+            self.failures = 0

@@ -1,0 +1,19 @@
+"""Fixtures that start servers in amux's place, and clients for them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.amux.harness import MakeClient, StartServer, clients, servers
+
+
+@pytest.fixture
+async def start_server() -> AsyncIterator[StartServer]:
+    async with servers() as start:
+        yield start
+
+
+@pytest.fixture
+async def make_client() -> AsyncIterator[MakeClient]:
+    async with clients() as make:
+        yield make

@@ -1,0 +1,17 @@
+"""The errors that carry more than a sentence."""
+
+from bridge.core.errors import InvalidRequest, WatchConflict
+
+
+def test_an_invalid_request_names_every_bad_field_with_its_rule() -> None:
+    fields = [("task_id", "must be given"), ("headers", "must be at most 10")]
+    error = InvalidRequest(fields)
+    assert str(error) == "task_id: must be given; headers: must be at most 10"
+    assert (error.code, error.fields) == ("invalid_request", fields)
+    assert InvalidRequest(fields, code="no_api_key").code == "no_api_key"
+
+
+def test_a_watch_conflict_names_the_existing_watch() -> None:
+    error = WatchConflict("wat_1")
+    assert str(error) == "an active watch on this task and callback has other options: wat_1"
+    assert (error.code, error.watch_id) == ("watch_conflict", "wat_1")

@@ -1,0 +1,46 @@
+"""A real bridge that sends callbacks to the receivers of the pages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.e2e.bridges import Bridge
+from tests.e2e.harness import Environment
+
+# Bytes that a shell or a JSON parser may change.
+CONTEXT = {"note": "caf\u00e9 $HOME \\ %s"}
+
+
+@dataclass
+class Sender:
+    """A bridge with the stand-in for amux."""
+
+    environment: Environment
+    bridge: Bridge
+
+    async def send(self, hook_url: str, form: str = "C") -> Any:
+        """Register a watch on a task that has completed, and return it after its event was delivered."""
+        watch = await self.bridge.register(self.environment.finished_task(form), hook_url, context=CONTEXT)
+        return await self.delivered(await self.bridge.final(watch), 1)
+
+    async def delivered(self, watch: Any, attempts: int) -> Any:
+        """Return the watch after this number of attempts, of which the last one succeeded."""
+        if attempts > 1:
+            await self.bridge.ask("POST", f"/deliveries/{watch['deliveries'][0]['id']}/retry")
+        answer = await self.bridge.until(
+            "GET",
+            f"/watch/{watch['id']}",
+            lambda it: (
+                [(owed["state"], owed["attempts"]) for owed in it.json["deliveries"]] == [("delivered", attempts)]
+            ),
+        )
+        return answer.json
+
+    async def envelope(self, form: str = "C") -> tuple[Mapping[str, str], bytes]:
+        """An event as a receiver gets it: headers and bytes."""
+        watch = await self.send(self.environment.receiver.url, form)
+        answer = await self.bridge.ask("GET", f"/watch/{watch['id']}/envelope")
+        return {name: value for name, value in answer.headers.items() if name.startswith("webhook-")}, answer.body
+
+    def line(self, watch: Any, after: str = "") -> str:
+        return f"video.completed {self.environment.video_url(watch['task_id'])}{after}"

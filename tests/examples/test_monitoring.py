@@ -1,0 +1,166 @@
+"""The alert rules and the dashboard use metrics of the service, and docs/operations.md explains each alert."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bridge.core.model import Outcome
+from bridge.polling.state import CredentialChange
+from bridge.telemetry import Metrics
+from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS, STUCK_REASONS
+from tests.docs.harness import DOCS, section, table_rows, text
+from tests.examples.harness import EXAMPLES, ROOT
+
+ALERTS = EXAMPLES / "monitoring/alerts.yaml"
+DASHBOARD = EXAMPLES / "monitoring/dashboard.json"
+OPERATIONS = DOCS / "operations.md"
+UNIT_TESTS = Path(__file__).with_name("alerts.test.yaml")
+LABELS = {
+    "amux_bridge_polls_total": ("result", set(POLL_RESULTS.values())),
+    "amux_bridge_attempts_total": ("result", set(ATTEMPT_RESULTS)),
+    "amux_bridge_stuck_tasks": ("reason", set(STUCK_REASONS)),
+    "amux_bridge_settled_total": ("outcome", {outcome.value for outcome in Outcome}),
+}
+METRICS_OF_PROMETHEUS = {"up"}
+# The new names of log events, for as long as the code has the old ones.
+
+
+def rules() -> list[dict[str, Any]]:
+    [group] = yaml.safe_load(ALERTS.read_text())["groups"]
+    return list(group["rules"])
+
+
+def panels() -> list[dict[str, Any]]:
+    return list(json.loads(DASHBOARD.read_text())["panels"])
+
+
+def expressions() -> Iterator[str]:
+    """Every expression of both files."""
+    for rule in rules():
+        yield rule["expr"]
+    for panel in panels():
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def metrics_in(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:amux_bridge_|process_)\w+|\bup\b", expression))
+
+
+def sample_names() -> set[str]:
+    """The name of every sample that the service can have, also of metrics without a sample yet."""
+    metrics = Metrics()
+    with_labels = {f"amux_bridge_store_seconds_{end}" for end in ("bucket", "sum", "count")}
+    lines = metrics.render().decode().splitlines()
+    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")} | with_labels
+
+
+def test_every_metric_in_an_expression_exists() -> None:
+    used = {name for expression in expressions() for name in metrics_in(expression)}
+    assert used - METRICS_OF_PROMETHEUS <= sample_names()
+    assert len(used) > 15
+
+
+def test_the_dashboard_shows_every_metric_of_the_service() -> None:
+    shown = {name for panel in panels() for target in panel["targets"] for name in metrics_in(target["expr"])}
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in sample_names() if name.startswith("amux_bridge_")}
+    assert families == {re.sub(r"_bucket$", "", name) for name in shown if name.startswith("amux_bridge_")}
+
+
+def test_the_duration_of_database_work_has_a_label_for_its_kind() -> None:
+    metrics = Metrics()
+    metrics.store_seconds.labels("any").observe(0.1)
+    assert 'amux_bridge_store_seconds_bucket{le="0.1",unit="any"} 1.0' in metrics.render().decode()
+
+
+def test_every_label_in_an_expression_can_have_its_value() -> None:
+    matched = [
+        (name, label, value)
+        for expression in expressions()
+        for name, matchers in re.findall(r"\b(amux_bridge_\w+)\{([^}]*)\}", expression)
+        for label, value in re.findall(r'(\w+)!?="([^"]*)"', matchers)
+    ]
+    assert len(matched) >= 5
+    for name, label, value in matched:
+        wanted, values = LABELS[name]
+        assert label == wanted
+        assert value in values
+
+
+def test_the_operations_page_has_a_heading_for_each_alert_with_what_to_do() -> None:
+    alerts = section(OPERATIONS, "## Alerts")
+    explained = re.findall(
+        r"^### (AmuxBridge\w+)\n\n(.+?)\n\n\*\*Do:\*\* (.+?)(?=\n\n|\Z)", alerts, re.MULTILINE | re.DOTALL
+    )
+    assert [name for name, _, _ in explained] == [rule["alert"] for rule in rules()]
+    assert alerts.count("### ") == len(explained)
+    assert all(rule["labels"]["severity"] in {"critical", "warning"} for rule in rules())
+
+
+def test_the_operations_page_names_only_metrics_and_log_events_that_exist() -> None:
+    assert len(named := metrics_in(text(OPERATIONS))) > 5
+    assert named - METRICS_OF_PROMETHEUS <= sample_names()
+    rows = table_rows(section(OPERATIONS, "## Where to see a trouble"))
+    events = {word for row in rows for word in re.findall(r"`(\w+)`", row[3])}
+    events |= set(re.findall(r"Search the log for `(\w+)`", text(OPERATIONS)))
+    source = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
+    logged = set(re.findall(r"_log\.event\(\s*f?\"(\w+)", source))
+    logged |= {event for pair in re.findall(r'OutageLog\(\s*_log,\s*"(\w+)",\s*"(\w+)"', source) for event in pair}
+    logged |= {f"credential_{verdict.value}" for verdict in CredentialChange}
+    assert len(events) > 5
+    assert events <= logged
+
+
+def test_the_panels_do_not_overlap_and_have_descriptions() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in panels():
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        assert panel["description"]
+        taken |= cells
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+
+
+# --- with promtool --------------------------------------------------------------------------------------
+
+
+def run(tool: str, *arguments: str, folder: Path) -> None:
+    done = subprocess.run(
+        [tool, *arguments], cwd=folder, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_name_of_every_metric(promtool: str) -> None:
+    metrics = Metrics()
+    metrics.store_seconds.labels("any").observe(0.1)
+    done = subprocess.run([promtool, "check", "metrics"], input=metrics.render(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_promtool_accepts_the_rules(promtool: str) -> None:
+    run(promtool, "check", "rules", str(ALERTS), folder=ROOT)
+
+
+def test_the_rules_raise_their_alerts_when_they_should(promtool: str, tmp_path: Path) -> None:
+    for file in (ALERTS, UNIT_TESTS):
+        shutil.copy(file, tmp_path)
+    run(promtool, "test", "rules", UNIT_TESTS.name, folder=tmp_path)
+
+
+def test_promtool_accepts_the_expressions_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
+    # promtool parses rules, so the expressions become recording rules, with values for the variables of Grafana.
+    made = [
+        {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "1m")}
+        for number, expression in enumerate(expressions())
+    ]
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": made}]}))
+    run(promtool, "check", "rules", "panels.yaml", folder=tmp_path)
