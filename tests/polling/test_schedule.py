@@ -310,6 +310,23 @@ async def test_a_probe_that_is_removed_is_replaced() -> None:
     assert probe.polls == 1
 
 
+async def test_a_waiting_task_that_is_removed_is_not_resumed() -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(3)
+    harness.schedule.schedule_evenly(tasks)
+    harness.run(10, lambda _task: REFUSED)
+    credential = tasks[0].credential
+    removed, resumed = list(credential.waiting)
+    harness.schedule.remove(removed, Phase.DROPPED)
+    assert list(credential.waiting) == [resumed]
+    polls = removed.polls
+    harness.run(60)
+    assert credential.state is CredentialState.GOOD
+    assert list(credential.waiting) == []
+    assert removed.polls == polls
+    assert resumed.polls > 0
+
+
 async def test_answers_to_polls_from_before_the_pause_do_not_count() -> None:
     harness = ScheduleHarness()
     first, second, third = tasks = harness.tasks(3)
