@@ -154,6 +154,17 @@ def test_as_many_may_wait_for_a_host_as_it_receives_in_five_seconds(
     assert len(host.waiting) == most
 
 
+def test_the_average_duration_moves_a_fifth_towards_each_new_attempt() -> None:
+    hosts = HostQueues(8, 1)
+    host = hosts.get("a")
+    averages = []
+    for seconds in (1.0, 2.0, 1.2, 0.2):
+        hosts.begin(host)
+        hosts.end(host, 0, seconds, answered=True)
+        averages.append(host.average_seconds)
+    assert averages == pytest.approx([1.0, 1.2, 1.2, 1.0])
+
+
 def test_idle_hosts_are_forgotten_above_the_maximum_down_to_half_of_it() -> None:
     hosts = HostQueues(1, 1)
     for number in range(HOSTS_REMEMBERED):
