@@ -85,6 +85,86 @@ def test_a_plan_counts_what_waits_already_against_the_room_of_all() -> None:
     assert hosts.plan({"b": 500}) == {"b": (WAITING_IN_ALL - 1984) // 4}
 
 
+def test_a_plan_counts_what_a_host_has_waiting_already() -> None:
+    hosts = HostQueues(128, 8)
+    put(hosts, "a", 3)
+    assert hosts.plan({"a": 100}) == {"a": 5 + 61}  # 8 attempts and 64 that wait, less 3
+    put(hosts, "b", 10)
+    assert hosts.plan({"b": 100}) == {}, "its next attempts are waiting already"
+    assert hosts.plan({"c": 16}) == {"c": 8 + 8}
+
+
+def test_a_plan_gives_new_hosts_attempts_until_their_share_is_used_and_then_one_that_waits() -> None:
+    hosts = HostQueues(16, 8)
+    names = [f"h{number}" for number in range(9)]
+    plan = hosts.plan(dict.fromkeys(names, 100))
+    # New hosts share 14 of 16 slots: the first has 8, six have one each. Up to 64 wait behind them.
+    assert [plan[name] for name in names] == [8 + 64, *[1 + 64] * 6, 1, 1]
+
+
+def test_a_plan_gives_each_host_at_most_a_quarter_of_the_room_that_is_left() -> None:
+    hosts = HostQueues(128, 8)
+    for number in range(31):
+        put(hosts, f"a{number}", 64 if number else 63)
+    assert hosts.ready == WAITING_IN_ALL - 17
+    assert hosts.plan({"x": 100, "y": 100}) == {"x": 8 + 5, "y": 8 + 3}
+
+
+def test_a_healthy_host_alone_is_planned_with_all_slots() -> None:
+    hosts = HostQueues(16, 16)
+    attempt(hosts, "a")
+    assert hosts.plan({"a": 1000}) == {"a": 16 + 256}
+
+
+def test_slots_of_healthy_hosts_do_not_count_against_the_share_of_new_ones() -> None:
+    hosts = HostQueues(16, 8)
+    healthy, new = attempt(hosts, "a"), hosts.get("b")
+    for _ in range(8):
+        hosts.begin(healthy)
+    begun = 0
+    while hosts.may_begin(new):
+        hosts.begin(new)
+        begun += 1
+    assert begun == 2
+
+
+def test_a_host_at_its_limit_does_not_stop_the_search_for_the_next() -> None:
+    hosts = HostQueues(8, 1)
+    hosts.begin(hosts.get("a"))
+    put(hosts, "a", 1)
+    put(hosts, "b", 1)
+    found = hosts.next()
+    assert found is not None
+    assert found[0] is hosts.get("b")
+
+
+@pytest.mark.parametrize(
+    ("per_host", "failures", "seconds", "most"),
+    [(8, 1, 0.01, 8), (8, 0, 0.01, 256), (1, 0, 100.0, 1), (1, 0, 2.0, 2), (8, 0, 20.0, 2)],
+)
+def test_as_many_may_wait_for_a_host_as_it_receives_in_five_seconds(
+    per_host: int, failures: int, seconds: float, most: int
+) -> None:
+    hosts = HostQueues(128, per_host)
+    host = hosts.get("a")
+    hosts.begin(host)
+    hosts.end(host, failures, seconds, answered=not failures)
+    while hosts.may_wait(host):
+        put(hosts, "a", 1)
+    assert len(host.waiting) == most
+
+
+def test_the_average_duration_moves_a_fifth_towards_each_new_attempt() -> None:
+    hosts = HostQueues(8, 1)
+    host = hosts.get("a")
+    averages = []
+    for seconds in (1.0, 2.0, 1.2, 0.2):
+        hosts.begin(host)
+        hosts.end(host, 0, seconds, answered=True)
+        averages.append(host.average_seconds)
+    assert averages == pytest.approx([1.0, 1.2, 1.2, 1.0])
+
+
 def test_idle_hosts_are_forgotten_above_the_maximum_down_to_half_of_it() -> None:
     hosts = HostQueues(1, 1)
     for number in range(HOSTS_REMEMBERED):

@@ -427,7 +427,10 @@ async def test_a_removed_task_has_its_new_phase_and_waits_for_no_credential() ->
     credential = first.credential
     assert credential.probe is first
     assert list(credential.waiting) == [second, third]
+    assert second.phase is third.phase is Phase.BLOCKED
     harness.schedule.remove(second, Phase.DROPPED)
     assert (second.phase, list(credential.waiting)) == (Phase.DROPPED, [third])
     harness.schedule.remove(first, Phase.DROPPED)
     assert (first.phase, credential.probe, list(credential.waiting)) == (Phase.DROPPED, third, [])
+    harness.schedule.remove(third, Phase.DROPPED)
+    assert credential.probe is None
