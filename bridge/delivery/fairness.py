@@ -110,7 +110,7 @@ class HostQueues:
         """Sets how often in a row hosts had failed before this process started."""
         for name, count in failures.items():
             if count:
-                self._set_failures(self.get(name), count)
+                self._set_failures(self.get(name), count, answered=False)
 
     def get(self, name: str) -> HostQueue:
         """Returns the host of that name and port."""
@@ -276,7 +276,7 @@ class HostQueues:
         received = self._per_host * WAITING_SECONDS / max(host.average_seconds, 0.001)
         return max(1, int(min(WAITING_PER_HOST, received)))
 
-    def _set_failures(self, host: HostQueue, failures: int, *, answered: bool = False) -> None:
+    def _set_failures(self, host: HostQueue, failures: int, *, answered: bool) -> None:
         host.failures = failures
         if failures >= FAILURES_UNTIL_PROBING:
             health = HostHealth.FAILING

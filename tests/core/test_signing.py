@@ -19,6 +19,7 @@ from standardwebhooks import Webhook as StandardWebhook
 from svix.webhooks import Webhook as SvixWebhook
 
 from bridge.core.signing import (
+    MismatchCode,
     Secret,
     SignatureMismatch,
     Signer,
@@ -266,8 +267,16 @@ def test_a_signed_message_is_verified_for_five_minutes_before_and_after(
 def test_a_changed_message_is_refused_with_the_reason(
     headers: dict[str, str], changed: dict[str, str], reason: str
 ) -> None:
-    with pytest.raises(SignatureMismatch, match=reason):
+    codes = {
+        "must all be given": MismatchCode.MISSING,
+        "malformed": MismatchCode.MALFORMED,
+        "too old": MismatchCode.TOO_OLD,
+        "too new": MismatchCode.TOO_NEW,
+        "no signature matches": MismatchCode.NO_MATCH,
+    }
+    with pytest.raises(SignatureMismatch, match=reason) as mismatch:
         verify(headers | changed, BODY, [CURRENT], now=NOW)
+    assert [code for words, code in codes.items() if words in reason] == [mismatch.value.code]
 
 
 def test_a_changed_body_no_secret_or_no_headers_are_refused(headers: dict[str, str]) -> None:
