@@ -87,8 +87,8 @@ def test_every_label_in_an_expression_can_have_its_value() -> None:
     ]
     assert len(matched) >= 5
     for name, label, value in matched:
-        wanted, values = LABELS[name]
-        assert label == wanted
+        allowed_label, values = LABELS[name]
+        assert label == allowed_label
         assert value in values
 
 
@@ -113,14 +113,14 @@ def test_the_operations_page_names_only_metrics_and_log_events_that_exist() -> N
 
 
 def test_the_panels_do_not_overlap_and_have_descriptions() -> None:
-    taken: set[tuple[int, int]] = set()
+    used_cells: set[tuple[int, int]] = set()
     for panel in panels():
         place = panel["gridPos"]
         cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken, panel["title"]
+        assert not cells & used_cells, panel["title"]
         assert max(x for x, _ in cells) < 24
         assert panel["description"]
-        taken |= cells
+        used_cells |= cells
     assert len({panel["id"] for panel in panels()}) == len(panels())
 
 
