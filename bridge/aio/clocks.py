@@ -10,9 +10,9 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def running_seconds() -> float:
-    """Seconds of a clock that is never set and that goes on while the machine is suspended, where the system has one.
+    """Seconds of a clock that is never set and that also counts while the machine is suspended.
 
-    Elsewhere the monotonic clock.
+    On a system without such a clock: seconds of the monotonic clock.
     """
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 

@@ -20,7 +20,7 @@ class Operations:
 
     @property
     def running(self) -> int:
-        """How many operations have not ended."""
+        """The number of operations that have not ended."""
         return len(self._running)
 
     def start(self, operation: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
@@ -46,9 +46,9 @@ class Operations:
             raise
 
     async def finish(self, seconds: float | None = None) -> int:
-        """Wait until all operations have ended, at most so many seconds, then cancel the rest; how many were cancelled.
+        """Wait until all operations have ended, but at most `seconds` (None: without a limit). Then cancel the others.
 
-        None waits without a limit.
+        Returns how many were cancelled.
         """
         if not self._running:
             return 0

@@ -57,7 +57,7 @@ class RetryQueue(Generic[Key, Item]):
             self._lengthen_pause()
 
     def report_failure(self, error: BridgeError, *, unwritten: int) -> None:
-        """A first write failed, and so many results are not written: an outage begins or lasts."""
+        """A first write failed, and `unwritten` results wait: an outage begins or continues."""
         now = self._clock()
         if not self.outage:
             self.outage = True
@@ -73,7 +73,10 @@ class RetryQueue(Generic[Key, Item]):
             self._on_recovery()
 
     def retry_now(self, key: Key) -> bool:
-        """Make the next retry due at once if it holds this item: the store may accept it now. Whether it does."""
+        """Make the next retry due at once if this item waits for it: the store may accept the item now.
+
+        Returns whether the item waits.
+        """
         if key not in self._items:
             return False
         self._retry_at = self._clock()

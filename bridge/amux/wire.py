@@ -114,7 +114,7 @@ def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Obs
     end any watch.
     """
     if error is None or (status == 404 and error.code not in _UNKNOWN_TASK):
-        message = f"amux answered {status}, not as it does for a task: is the base URL right?"
+        message = f"amux answered {status} without the error that it gives for a task: is the base URL right?"
         return TransientError(f"http_{status}", message, misrouted=True)
     if status in (400, 404) and error.code in _UNKNOWN_TASK:
         return TaskNotFound(_sentence("amux knows no such task", error.message))

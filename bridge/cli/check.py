@@ -56,7 +56,7 @@ def _find() -> tuple[list[Finding], list[str]]:
         bad = [Finding("settings", ok=False, why=line) for line in str(error).splitlines()]
         not_checked = "not checked, because the settings are not valid"
         return [*bad, Finding("store", ok=None, why=not_checked), Finding("amux key", ok=None, why=not_checked)], []
-    count = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are set, the others have their defaults"
+    count = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are set; the others have their defaults"
     notes = [*cautions(settings), *unknown_name_cautions()]
     return [Finding("settings", ok=True, why=count), _check_store(settings), asyncio.run(_check_key(settings))], notes
 
@@ -108,7 +108,7 @@ async def _check_key(settings: Settings) -> Finding:
 def _interpret(observation: Observation) -> tuple[bool, str]:
     match observation:
         case TaskNotFound() | TaskForbidden():
-            return True, "amux accepts the key: it answers that a task which cannot exist does not exist"
+            return True, "amux accepts the key (it answered that the test task does not exist)"
         case KeyRefused(message=message) | TransientError(message=message) | PollRejected(message=message):
             return False, message
         case Throttled(message=message):

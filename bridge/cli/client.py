@@ -1,7 +1,6 @@
 """A client of a running bridge's HTTP API: each request returns the answer's JSON or raises one sentence."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +9,7 @@ import aiohttp
 import orjson
 
 from bridge import __version__
+from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.cli.errors import CommandFailed
 from bridge.cli.terminal import printable
 from bridge.settings.settings import ClientSettings, load_client
@@ -51,9 +51,10 @@ class BridgeClient:
         `wait_seconds` is how long the bridge may hold its answer because of the query; the timeout grows by it.
         Raises BridgeUnreachable, or BridgeRefused for a problem.
         """
+        seconds = CALL_TIMEOUT_SECONDS + wait_seconds
         try:
             async with (
-                asyncio.timeout(CALL_TIMEOUT_SECONDS + wait_seconds),
+                asyncio.timeout(seconds),
                 self._session.request(
                     method,
                     self.url + path,
@@ -64,13 +65,9 @@ class BridgeClient:
                 ) as response,
             ):
                 return _parse(self.url, response.status, await response.read())
-        except TimeoutError:
-            raise BridgeUnreachable(f"the bridge at {self.url} did not answer in time") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise BridgeUnreachable(
-                f"the bridge at {self.url} cannot be reached ({_reason(error)}); is `amux-bridge serve` running, "
-                "and is BRIDGE_URL correct?"
-            ) from None
+        except CLIENT_ERRORS as error:
+            _, reason = explain_client_error(error, f"the bridge at {self.url}", seconds)
+            raise BridgeUnreachable(f"{reason}; is `amux-bridge serve` running, and is BRIDGE_URL correct?") from None
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "User-Agent": f"amux-bridge/{__version__}"}
@@ -110,10 +107,3 @@ def _sentence(problem: Mapping[str, Any]) -> str:
             return f"{detail}; to allow private networks, set BRIDGE_CALLBACK_ALLOW_NETWORKS where the bridge runs"
         case _:
             return detail
-
-
-def _reason(error: Exception) -> str:
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    # asyncio replaces the system's message with its own; the error number gives the system's message back.
-    number = getattr(cause, "errno", None)
-    return (os.strerror(number) if number and number > 0 else str(cause) or type(error).__name__).lower()

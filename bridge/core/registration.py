@@ -58,7 +58,7 @@ def _check_header(number: int, name: str, value: str) -> None:
         raise ValueError(f"entry {number} must have a header's name of up to {MAX_HEADER_NAME} ASCII token characters")
     lowered = name.lower()
     if lowered in REFUSED_HEADERS or lowered.startswith(REFUSED_PREFIXES):
-        raise ValueError(f"must not set {name}, which is the request's own")
+        raise ValueError(f"must not set {name}, because the bridge sets it")
     if len(value) > MAX_HEADER_VALUE or not _VALUE.fullmatch(value) or value != value.strip():
         raise ValueError(
             f"the value of {name} must be up to {MAX_HEADER_VALUE:,} printable ASCII characters, "

@@ -214,7 +214,7 @@ def refusal_reason(address: Address, policy: TargetPolicy, port: int, *, https: 
     if rule := special_use(address):
         return rule
     if policy.https_only and not https:
-        return "is reached by https only"
+        return "may be called over https only"
     return None
 
 
@@ -247,7 +247,7 @@ def parse_target(url: str, policy: TargetPolicy) -> Target:
         judge_address(target.address, policy, target.port, https=target.https)
     elif policy.https_only and not target.https and not policy.allow_networks:
         # Where networks are open, a name may resolve to an address in one of them: the addresses decide later.
-        raise TargetRefused(f"{target.host} is reached by https only")
+        raise TargetRefused(f"{target.host} may be called over https only")
     return target
 
 
@@ -268,7 +268,7 @@ def _split(url: str) -> Target:
         raise _malformed("must be an absolute http or https URL")
     scheme = scheme_match[1].lower()
     if scheme not in DEFAULT_PORTS:
-        raise TargetRefused("only http and https targets are reached")
+        raise TargetRefused("only http and https targets are allowed")
     parts = _PARTS.fullmatch(url)
     if parts is None or not parts[1]:
         raise _malformed("must name a host")
@@ -311,7 +311,7 @@ def _authority(authority: str) -> tuple[str, Address | None, int | None]:
 
 def _bracketed_address(text: str) -> IPv6Address:
     if "%" in text:
-        raise TargetRefused("addresses with a zone are not reached")
+        raise TargetRefused("addresses with a zone are not allowed")
     try:
         return IPv6Address(text)
     except AddressValueError:

@@ -22,7 +22,10 @@ class Retention:
         self._retention_seconds = retention_seconds
 
     async def sweep(self) -> int:
-        """Delete all watches that are old enough, until the bridge stops; how many. Raises StoreUnavailable."""
+        """Delete all watches that are old enough; returns how many. Ends early when the bridge stops.
+
+        Raises StoreUnavailable.
+        """
         now = self._store.now()
         deleted = 0
         while not self._health.draining:

@@ -22,7 +22,7 @@ from bridge.telemetry.outage_log import OutageLog
 MAX_LOGGED_TASKS: Final = 20  # with more stuck tasks, one line sums them up
 MAX_WATCHES: Final = 100  # of newly stuck tasks: at most a hundred lines at a check
 _MEANS: Final = {
-    "no_answer": "polls continue less often; the watch ends when amux answers, refuses for good, or at its deadline",
+    "no_answer": "polls continue less often; the watch ends when amux answers about its task, or at its deadline",
     "late": "its poll is due and does not begin, or does not end; the watch ends at its deadline at the latest",
     "key_rests": "amux refuses or throttles its key: one poll at a time asks again; the watch ends at its deadline",
 }

@@ -36,7 +36,7 @@ class Anomalies:
                         error=observation.code,
                         reason=observation.message,
                         task_id=task_id,
-                        means="no watch ends by this; polls continue less often",
+                        means="no watch ends because of this; polls continue less often",
                     )
                 self.misrouted = observation
             case TransientError() | Throttled():

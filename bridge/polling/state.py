@@ -119,7 +119,7 @@ class CredentialState(StrEnum):
 
     GOOD = "good"
     PAUSED = "paused"
-    THROTTLED = "slowed"
+    THROTTLED = "throttled"
 
 
 class CredentialChange(StrEnum):

@@ -109,7 +109,12 @@ class Runtime:
         try:
             await self._store.leave()
         except BridgeError as error:
-            _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="the lease expires")
+            _log.event(
+                "lease_release_failed",
+                level=logging.WARNING,
+                reason=str(error),
+                means="other replicas adopt its tasks when its lease expires",
+            )
         await self._closing.aclose()
         _log.event("stopped", seconds=round(time.monotonic() - started_at, 3))
 
@@ -131,7 +136,12 @@ class Runtime:
             try:
                 await self._replica_lease.leave()
             except BridgeError as error:
-                _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="at the end")
+                _log.event(
+                    "lease_release_failed",
+                    level=logging.WARNING,
+                    reason=str(error),
+                    means="the lease is released again at the end of the stop",
+                )
 
     def _remaining_seconds(self, started_at: float) -> float:
         return max(0.1, self._drain_seconds - (time.monotonic() - started_at))
@@ -302,8 +312,8 @@ class Runtime:
             version=__version__,
         )
 
-    async def _listen(self, services: AppContext, sockets: list[socket.socket]) -> None:
-        app = make_app(services, self._make_dashboard_context())
+    async def _listen(self, context: AppContext, sockets: list[socket.socket]) -> None:
+        app = make_app(context, self._make_dashboard_context())
         self._runner = make_runner(app, shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
         await self._runner.setup()
         self._closing.push_async_callback(self._runner.cleanup)

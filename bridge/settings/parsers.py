@@ -25,7 +25,6 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/:=-]{1,512}")  # RFC 6750's b64token and ":
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
 _PRINTABLE = re.compile(r"[!-~]+")
 _LONGEST_RETRY_DELAY = 2_592_000  # 30 days, the default retention
-_LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 
 
 def upper(raw: Any) -> Any:
@@ -177,15 +176,6 @@ def local_url(host: str, port: int) -> str:
     """Returns the URL by which a program on this machine reaches a listener on `host` and `port`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  replaced, not bound
     return f"http://{bracketed(reachable)}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listener on `host` is reachable only from this machine: 127.0.0.0/8, ::1 or localhost."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() == "localhost"
-    return any(address in network for network in _LOOPBACK)
 
 
 def is_plain_http_to_public(url: str) -> bool:

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from bridge.core.errors import BadSetting
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Secret, SigningKey
-from bridge.core.targets import Network
+from bridge.core.targets import Network, is_loopback
 from bridge.settings import parsers
 
 PREFIX: Final = "BRIDGE_"
@@ -192,7 +192,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
             "BRIDGE_ENCRYPTION_KEYS: must be set with PostgreSQL, because there is no key file; make a key with "
             'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
         )
-    if not (settings.tokens or settings.operator_tokens or parsers.is_loopback(settings.host)):
+    if not (settings.tokens or settings.operator_tokens or is_loopback(settings.host)):
         yield (
             "BRIDGE_HOST: must be a loopback address (127.0.0.1, ::1, localhost) if neither BRIDGE_TOKENS nor "
             f"BRIDGE_OPERATOR_TOKENS is set; found {settings.host!r}"

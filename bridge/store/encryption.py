@@ -50,7 +50,7 @@ class Cipher:
         except InvalidToken:
             raise BadSetting(WRONG_KEY) from None
         if owner != row_id:
-            raise BadSetting("the database holds a secret under a row that it was not made for")
+            raise BadSetting("a stored secret belongs to another row of the database")
         return text
 
     def rotate(self, ciphertext: bytes) -> bytes:

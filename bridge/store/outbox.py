@@ -213,7 +213,7 @@ def record_attempts(connection: Connection, items: Sequence[AttemptResult]) -> S
 
 
 def _lost() -> LostClaim:
-    return LostClaim("the delivery is claimed anew, or no longer pending")
+    return LostClaim("the delivery has another claim, or is no longer pending")
 
 
 def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> set[str]:

@@ -51,7 +51,7 @@ class ActiveLimit:
 
     def refusal(self) -> TooManyWatches:
         """The error for a watch beyond the limit."""
-        return TooManyWatches(f"{self.most} watches are active, as many as this bridge is set to hold")
+        return TooManyWatches(f"{self.most} watches are active, which is the maximum (BRIDGE_MAX_ACTIVE_WATCHES)")
 
     def add(self, registered: int) -> None:
         """Count new watches. Watches that end are seen at the next count."""

@@ -17,7 +17,7 @@ from bridge.store.schema import outbox, replicas, tasks
 
 LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart
 LEASE_SECONDS = 9.0  # another replica polls a dead one's tasks within 15 s: after the lease it looks every second
-LEAVING = -1  # stands in `owned_tasks` for a replica that takes no more tasks
+LEAVING = -1  # the value of `owned_tasks` for a replica that takes no more tasks
 
 
 @dataclass(frozen=True, slots=True)

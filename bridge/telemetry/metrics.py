@@ -38,6 +38,7 @@ from bridge.core.model import (
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # every Prometheus and every agent reads it
 
+# Names and label values do not change, also where another word would fit better: operators use them in queries.
 POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
     TaskRecord: "seen",
     TaskNotFound: "not_found",

@@ -154,7 +154,9 @@ FAULTS: dict[FaultKind, Observation | str] = {
     K.NOT_FOUND_400: TaskNotFound("amux knows no such task"),
     K.NOT_FOUND_404: TaskNotFound("amux knows no such task: The task does not exist"),
     K.WRONG_BASE_404: TransientError(
-        "http_404", "amux answered 404, not as it does for a task: is the base URL right?", misrouted=True
+        "http_404",
+        "amux answered 404 without the error that it gives for a task: is the base URL right?",
+        misrouted=True,
     ),
     K.UNAUTHORIZED: KeyRefused("amux refused the key: Invalid token"),
     K.QUOTA: KeyRefused("amux refused the key: The token's quota is used up"),

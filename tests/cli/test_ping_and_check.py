@@ -96,7 +96,7 @@ def test_ping_prints_its_result_as_json(command: Command) -> None:
     [
         ("http://127.0.0.1:9/", "127.0.0.1 is loopback"),
         ("http://10.1.2.3/", "10.1.2.3 is private"),
-        ("ftp://example.com/", "only http and https targets are reached"),
+        ("ftp://example.com/", "only http and https targets are allowed"),
     ],
 )
 def test_ping_refuses_a_forbidden_target_without_sending(command: Command, url: str, sentence: str) -> None:

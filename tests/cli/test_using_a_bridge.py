@@ -118,9 +118,13 @@ def test_a_wrong_token_is_reported_with_the_variable_to_set(command: Command, br
 
 
 def test_an_unreachable_bridge_is_reported_with_what_to_check(command: Command) -> None:
-    result = command("retry", "evt_1", BRIDGE_URL=f"http://127.0.0.1:{unused_port()}")
+    url = f"http://127.0.0.1:{unused_port()}"
+    result = command("retry", "evt_1", BRIDGE_URL=url)
     assert result.code == 1
-    assert "cannot be reached (connection refused); is `amux-bridge serve` running" in result.err
+    assert result.err == (
+        f"amux-bridge: no connection to the bridge at {url}: connection refused; is `amux-bridge serve` running, "
+        "and is BRIDGE_URL correct?\n"
+    )
 
 
 def test_another_server_is_not_taken_for_a_bridge(command: Command, bridge: BridgeInThread) -> None:

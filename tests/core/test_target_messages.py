@@ -75,9 +75,9 @@ def test_another_spelling_of_ipv4_is_refused_with_the_address(spelling: str, add
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://a.example/", "only http and https targets are reached"),
-        ("http://[fe80::1%eth0]/", "addresses with a zone are not reached"),
-        ("http://[fe80::1%eth0]/[", "addresses with a zone are not reached"),
+        ("ftp://a.example/", "only http and https targets are allowed"),
+        ("http://[fe80::1%eth0]/", "addresses with a zone are not allowed"),
+        ("http://[fe80::1%eth0]/[", "addresses with a zone are not allowed"),
         ("http://127.0.0.1/", "127.0.0.1 is loopback (127.0.0.0/8)"),
         ("http://[::ffff:127.0.0.1]/", "::ffff:7f00:1 is loopback (127.0.0.0/8)"),
         ("http://[64:ff9b::7f00:1]/", "64:ff9b::7f00:1 holds 127.0.0.1 (NAT64), which is loopback (127.0.0.0/8)"),
@@ -103,8 +103,8 @@ def test_the_policys_refusals_have_exactly_these_messages() -> None:
         == "a.example is not among the allowed hosts"
     )
     https_only = TargetPolicy(https_only=True)
-    assert refusal_of("http://a.example/", https_only) == "a.example is reached by https only"
-    assert refusal_of("http://8.8.8.8/", https_only) == "8.8.8.8 is reached by https only"
+    assert refusal_of("http://a.example/", https_only) == "a.example may be called over https only"
+    assert refusal_of("http://8.8.8.8/", https_only) == "8.8.8.8 may be called over https only"
     assert parse_target("https://8.8.8.8/", https_only).https
     own = TargetPolicy(own_port=80, own_addresses=frozenset({ip_address("8.8.8.8")}))
     assert refusal_of("http://8.8.8.8/", own) == "8.8.8.8 is local, and port 80 is the bridge's own"

@@ -58,7 +58,7 @@ async def test_a_wrong_token_shows_an_error_in_the_form(browser: Browser, tmp_pa
 async def test_with_no_token_configured_the_page_is_open(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path, tokens="", operator_tokens="") as bridge, tab_of(browser, bridge) as tab:
         await tab.page.goto(bridge.url)
-        await expect(tab.page.locator("#operator")).to_have_text("open on this machine")
+        await expect(tab.page.locator("#operator")).to_have_text("no sign-in on this machine")
         await expect(tab.page.locator("#sign-out")).to_be_hidden()
 
 

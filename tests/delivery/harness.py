@@ -275,9 +275,9 @@ class Harness:
         events: frozenset[EventType] = TERMINAL_EVENTS,
     ) -> list[str]:
         """Registers watches. Returns the row ids of their tasks."""
-        news = [self._new(url, next(_numbers), headers, secret, events) for _ in range(many)]
-        await self.store.register_all(news)
-        return [new.task for new in news]
+        new_watches = [self._new(url, next(_numbers), headers, secret, events) for _ in range(many)]
+        await self.store.register_all(new_watches)
+        return [new.task for new in new_watches]
 
     async def status_events(self, task: str) -> list[PendingDelivery]:
         """Records that a task is in progress. Returns the deliveries of the status events."""
@@ -295,10 +295,10 @@ class Harness:
     ) -> NewWatch:
         watch_id, now = f"wat_{number:08}", self.store.now()
         watch = Watch(watch_id, "app", f"task_{number}", url, events, b"{}", now, now + 3600, 3600)
-        seal = self.store.cipher.encrypt
+        encrypt = self.store.cipher.encrypt
         encrypted = EncryptedFields(
-            headers=None if headers is None else seal(watch_id, orjson.dumps(headers).decode()),
-            secret=None if secret is None else seal(watch_id, secret),
+            headers=None if headers is None else encrypt(watch_id, orjson.dumps(headers).decode()),
+            secret=None if secret is None else encrypt(watch_id, secret),
         )
         host = url.split("/")[2]
         return NewWatch(watch, "configured", f"tsk_{number}", b"options", host, encrypted)

@@ -30,9 +30,7 @@ class Sender:
         answer = await self.bridge.until(
             "GET",
             f"/watch/{watch['id']}",
-            lambda it: (
-                [(owed["state"], owed["attempts"]) for owed in it.json["deliveries"]] == [("delivered", attempts)]
-            ),
+            lambda it: [(one["state"], one["attempts"]) for one in it.json["deliveries"]] == [("delivered", attempts)],
         )
         return answer.json
 

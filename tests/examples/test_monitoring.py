@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from bridge.core.model import Outcome
-from bridge.polling.state import CredentialChange
 from bridge.telemetry import Metrics
 from bridge.telemetry.metrics import ATTEMPT_RESULTS, POLL_RESULTS, STUCK_REASONS
 from tests.docs.harness import DOCS, section, table_rows, text
 from tests.examples.harness import EXAMPLES, ROOT
+from tests.log_events import log_events
 
 ALERTS = EXAMPLES / "monitoring/alerts.yaml"
 DASHBOARD = EXAMPLES / "monitoring/dashboard.json"
@@ -29,7 +29,6 @@ LABELS = {
     "amux_bridge_settled_total": ("outcome", {outcome.value for outcome in Outcome}),
 }
 METRICS_OF_PROMETHEUS = {"up"}
-# The new names of log events, for as long as the code has the old ones.
 
 
 def rules() -> list[dict[str, Any]]:
@@ -88,8 +87,8 @@ def test_every_label_in_an_expression_can_have_its_value() -> None:
     ]
     assert len(matched) >= 5
     for name, label, value in matched:
-        wanted, values = LABELS[name]
-        assert label == wanted
+        allowed_label, values = LABELS[name]
+        assert label == allowed_label
         assert value in values
 
 
@@ -106,26 +105,22 @@ def test_the_operations_page_has_a_heading_for_each_alert_with_what_to_do() -> N
 def test_the_operations_page_names_only_metrics_and_log_events_that_exist() -> None:
     assert len(named := metrics_in(text(OPERATIONS))) > 5
     assert named - METRICS_OF_PROMETHEUS <= sample_names()
-    rows = table_rows(section(OPERATIONS, "## Where to see a trouble"))
+    rows = table_rows(section(OPERATIONS, "## Where to see a problem"))
     events = {word for row in rows for word in re.findall(r"`(\w+)`", row[3])}
     events |= set(re.findall(r"Search the log for `(\w+)`", text(OPERATIONS)))
-    source = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
-    logged = set(re.findall(r"_log\.event\(\s*f?\"(\w+)", source))
-    logged |= {event for pair in re.findall(r'OutageLog\(\s*_log,\s*"(\w+)",\s*"(\w+)"', source) for event in pair}
-    logged |= {f"credential_{verdict.value}" for verdict in CredentialChange}
     assert len(events) > 5
-    assert events <= logged
+    assert events <= log_events()
 
 
 def test_the_panels_do_not_overlap_and_have_descriptions() -> None:
-    taken: set[tuple[int, int]] = set()
+    used_cells: set[tuple[int, int]] = set()
     for panel in panels():
         place = panel["gridPos"]
         cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken, panel["title"]
+        assert not cells & used_cells, panel["title"]
         assert max(x for x, _ in cells) < 24
         assert panel["description"]
-        taken |= cells
+        used_cells |= cells
     assert len({panel["id"] for panel in panels()}) == len(panels())
 
 

@@ -118,9 +118,9 @@ def test_the_lock_file_has_only_versions_and_every_package_that_the_bridge_needs
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .*)?", line)] == []
     pinned = dict(line.partition(" ")[0].split("==") for line in lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(each) for each in project["dependencies"] + project["optional-dependencies"]["postgres"]]
-    assert {"pydantic", "typing-extensions", "psycopg"} <= {each.name for each in wanted}
-    assert [str(each) for each in wanted if pinned.get(each.name, "0") not in each.specifier] == []
+    required = [Requirement(each) for each in project["dependencies"] + project["optional-dependencies"]["postgres"]]
+    assert {"pydantic", "typing-extensions", "psycopg"} <= {each.name for each in required}
+    assert [str(each) for each in required if pinned.get(each.name, "0") not in each.specifier] == []
 
 
 # --- steps ----------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ class Harness:
             deadline_at=began + lasts,
             timeout_seconds=lasts,
         )
-        sealed = (
+        encrypted = (
             EncryptedFields()
             if api_key is None
             else EncryptedFields(api_key=self.store.cipher.encrypt(watch_id, api_key))
@@ -157,7 +157,7 @@ class Harness:
             task=f"tsk_{number:06d}",
             options=watch_id.encode(),
             host="receiver.example:443",
-            encrypted=sealed,
+            encrypted=encrypted,
         )
 
     async def past_deadline(self) -> None:

@@ -144,8 +144,8 @@ async def test_a_replica_cut_off_from_postgresql_stops_in_time_and_rejoins(
         body = {"task_id": env.finished_task(), "callback_url": env.receiver.url}
         refused = await one.bridge.ask("POST", "/watch", json=body)
         assert (refused.status, refused.seconds < 5) == (503, True), refused
-        lease_lost = await one.process.wait_for_log("lease_lapsed")
-        takeover = await two.process.wait_for_log("tasks_taken")
+        lease_lost = await one.process.wait_for_log("lease_expired")
+        takeover = await two.process.wait_for_log("tasks_adopted")
         assert lease_lost["at"] < takeover["at"]  # it stopped before another replica started
         await wait_for_owner(env, [task], two.name, TAKEOVER_SECONDS)
         metrics = await one.bridge.ask("GET", "/metrics", headers={"Authorization": "Bearer operator-token-1234"})

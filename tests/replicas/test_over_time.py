@@ -159,4 +159,4 @@ async def test_after_random_kills_and_freezes_every_watch_has_one_end(
                     replicas[place].process.signal(signal.SIGCONT)
         env.receiver.responder = accept
         await check(env, accepted, replicas)
-        assert any(one.log_lines("tasks_taken") for one in replicas)
+        assert any(one.log_lines("tasks_adopted") for one in replicas)

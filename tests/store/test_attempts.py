@@ -117,7 +117,7 @@ async def test_a_lost_claim_does_not_affect_the_others(store: Store) -> None:
 async def test_failing_hosts_are_stored_until_they_answer(store: Store) -> None:
     first, second = await claimed_delivery(store), await claimed_delivery(store, host="two.example:80")
     await record_attempt(store, attempt_result(store, first, retry_at(store.now()), host_failures=3))
-    await record_attempt(store, attempt_result(store, second, retry_at(store.now())))  # no news of this host
+    await record_attempt(store, attempt_result(store, second, retry_at(store.now())))  # it says nothing about this host
     assert await store.host_failures() == {HOST: 3}
     [again] = await store.claim({HOST: 1}, MINUTE)
     await record_attempt(store, attempt_result(store, again, retry_at(store.now()), host_failures=4))

@@ -221,19 +221,19 @@ def statements(database: Database) -> Iterator[list[str]]:
 
 
 @contextmanager
-def at_statement(database: Database, number: int, act: Any, *, times: int = 1) -> Iterator[None]:
-    """Call `act` before every `number`-th table or index is made, `times` times."""
+def at_statement(database: Database, number: int, action: Any, *, times: int = 1) -> Iterator[None]:
+    """Call `action` before every `number`-th table or index is made, `times` times."""
     made = 0
-    acted = 0
+    calls = 0
 
     def count(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        nonlocal made, acted
+        nonlocal made, calls
         made += statement.lstrip().startswith("CREATE")
-        if made == number and acted < times:
-            made, acted = 0, acted + 1
-            act()
+        if made == number and calls < times:
+            made, calls = 0, calls + 1
+            action()
 
     event.listen(database._writing, "before_cursor_execute", count)
     yield
     event.remove(database._writing, "before_cursor_execute", count)
-    assert acted == times
+    assert calls == times

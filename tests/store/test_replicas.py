@@ -73,9 +73,9 @@ async def test_the_same_registration_at_two_replicas_is_one_watch(replicas: list
 async def test_only_the_owner_settles_and_records(replicas: list[Store]) -> None:
     one, two = replicas
     registered = await register_watch(one)
-    for act in (settle, record_status):
+    for write in (settle, record_status):
         with pytest.raises(LostClaim):
-            await act(two, registered)
+            await write(two, registered)
 
 
 async def test_the_owner_loads_a_task_again_when_a_watch_elsewhere_asks_for_its_status(replicas: list[Store]) -> None:

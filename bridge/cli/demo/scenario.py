@@ -142,7 +142,7 @@ class Scenario:
     def _missing_sentence(self) -> str:
         missing = [task for task in DEMO_TASKS if not self._callbacks[task.prompt].accepted]
         names = ", ".join(f"{task.expected_event} of {task.prompt!r}" for task in missing)
-        return f"after {WITHIN_SECONDS:g} s these are missing: {names or 'deliveries as recorded by the bridge'}"
+        return f"after {WITHIN_SECONDS:g} s these are missing: {names or 'records of deliveries in the bridge'}"
 
     def _check_result(self) -> None:
         accepted = {prompt: callbacks.accepted for prompt, callbacks in self._callbacks.items()}

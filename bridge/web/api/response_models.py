@@ -103,7 +103,7 @@ class WatchHead(TypedDict):
 
 
 class WatchBody(WatchHead, Polling):
-    """A watch: the promise to tell one app about one task."""
+    """A watch: the promise to notify one app about one task."""
 
     created_at: Time | None
     deadline_at: Annotated[Time | None, Field(description="When the watch times out.")]

@@ -24,7 +24,7 @@ class DashboardPoller(Protocol):
     def credentials(self) -> Sequence[CredentialStatus]:
         """The state of each amux key in use, by name."""
 
-    async def stats(self, most_stuck: int) -> PollingStats:
+    async def stats(self, max_rows: int) -> PollingStats:
         """The statistics of all tasks."""
 
 

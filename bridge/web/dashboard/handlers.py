@@ -42,7 +42,7 @@ _log = get_logger("dashboard")
 async def read_overview(request: web.Request, _: Session) -> web.Response:
     """`GET /page/overview`: the live stream's `overview` and `charts`, once."""
     query_of(request)
-    overview = await request.app[OVERVIEW].look()
+    overview = await request.app[OVERVIEW].current()
     return json_answer(overview | {"charts": charts(request.app[DASHBOARD].history.minutes())})
 
 

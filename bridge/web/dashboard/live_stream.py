@@ -65,7 +65,7 @@ class _LiveData:
                     return
 
     async def _send_changes(self) -> None:
-        await self._send("overview", self._app[OVERVIEW].look)
+        await self._send("overview", self._app[OVERVIEW].current)
         await self._send("charts", self._charts)
         await self._send("watches", lambda: table(self._app, self._filters), ignored="now")
         if self._watch_id:

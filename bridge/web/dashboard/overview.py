@@ -36,7 +36,7 @@ class Overview:
         self.stuck_tasks: Sequence[str] = ()
         self.tasks_waiting_for_key: Sequence[str] = ()
 
-    async def look(self) -> dict[str, Any]:
+    async def current(self) -> dict[str, Any]:
         """The overview, at most two seconds old. When the store does not answer, its parts are null."""
         async with self._lock:
             read_at = self._read_at

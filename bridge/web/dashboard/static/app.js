@@ -40,7 +40,7 @@ function showSignIn(error) {
 function showPage(session) {
   setCsrfToken(session.csrf);
   setText(byId("version"), session.version);
-  setText(byId("operator"), session.open ? "open on this machine" : session.operator);
+  setText(byId("operator"), session.open ? "no sign-in on this machine" : session.operator);
   setHidden(byId("sign-out"), session.open);
   setHidden(byId("sign-in"), true);
   setHidden(byId("page"), false);

@@ -132,7 +132,7 @@ function buildReceiver(receiver) {
 }
 
 // By the state of a credential.
-const KEY_STATES = { good: ["good", "accepted by amux"], paused: ["bad", "refused by amux"], slowed: ["warn", "throttled by amux"] };
+const KEY_STATES = { good: ["good", "accepted by amux"], paused: ["bad", "refused by amux"], throttled: ["warn", "throttled by amux"] };
 
 function buildKey(key) {
   const [level, text] = KEY_STATES[key.state] ?? ["note", words(key.state)];

@@ -1,0 +1,30 @@
+"""The names of all log events, read from the source of the bridge."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from bridge.polling.state import CredentialChange
+
+BRIDGE = Path(__file__).parents[1] / "bridge"
+
+
+def log_events() -> set[str]:
+    """The first argument of each call of a logger's `event`, and both events of each OutageLog."""
+    names = {name for path in BRIDGE.rglob("*.py") for name in _names_in(ast.parse(path.read_text()))}
+    return names | {f"credential_{change.value}" for change in CredentialChange}
+
+
+def _names_in(module: ast.Module) -> Iterator[str]:
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "event":
+            yield from _texts(node.args[:1])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "OutageLog":
+            yield from _texts(node.args[1:])
+
+
+def _texts(arguments: list[ast.expr]) -> Iterator[str]:
+    for argument in arguments:
+        for node in ast.walk(argument):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
