@@ -27,18 +27,34 @@ Fields about the account and the prompt hold `PRIVATE_MARK` or are one of `PRIVA
 everything that leaves the bridge.
 """
 
-from bridge.sandbox.behaviour import Behaviour, BehaviourError, Fault, FaultKind, Outcome
+from bridge.sandbox.batch import BatchCall, Batches, BatchMode
+from bridge.sandbox.behaviour import (
+    Behaviour,
+    BehaviourError,
+    Fault,
+    FaultKind,
+    GatewayFault,
+    Outcome,
+    Platform,
+    VendorAnswer,
+)
 from bridge.sandbox.forms import PRIVATE_MARK, PRIVATE_NUMBERS
 from bridge.sandbox.server import CreateCall, Sandbox
 
 __all__ = [
     "PRIVATE_MARK",
     "PRIVATE_NUMBERS",
+    "BatchCall",
+    "BatchMode",
+    "Batches",
     "Behaviour",
     "BehaviourError",
     "CreateCall",
     "Fault",
     "FaultKind",
+    "GatewayFault",
     "Outcome",
+    "Platform",
     "Sandbox",
+    "VendorAnswer",
 ]
