@@ -103,7 +103,7 @@ def _sandbox(add: AddCommand) -> None:
     command = add(
         "sandbox",
         "Run the amux stand-in alone: it serves amux's routes for tasks in memory, in every answer form of amux, with\n"
-        "faults on request. It prints its base URL; set AMUX_BASE_URL to it.",
+        "the records of eight vendors and faults on request. It prints its base URL; set AMUX_BASE_URL to it.",
         "  amux-bridge sandbox --port 8081",
     )
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bridge.sandbox.behaviour import Platform
+from bridge.sandbox.behaviour import Outcome, Platform
 from bridge.sandbox.forms import PRIVATE_MARK, PRIVATE_NUMBERS, Task, TaskView, view_at
 from bridge.sandbox.vendor_bodies import Body
 from bridge.sandbox.vendors import VENDORS, Reply, Vendor
@@ -90,8 +90,9 @@ def vendor_view(record: Record, age: float, base_url: str) -> TaskView:
 def is_forgotten(record: Record, age: float) -> bool:
     """Returns whether the vendor has deleted the task."""
     behaviour = record.task.behaviour
-    ends_at = behaviour.queue_seconds + behaviour.run_seconds
-    return behaviour.forget_seconds is not None and age >= ends_at + behaviour.forget_seconds
+    if behaviour.forget_seconds is None or behaviour.outcome is Outcome.NEVER:
+        return False
+    return age >= behaviour.queue_seconds + behaviour.run_seconds + behaviour.forget_seconds
 
 
 # --- changes ------------------------------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ class Sender:
 
     def headers(self, answer: Answer) -> dict[str, str]:
         """Returns the headers of an answer. Those of amux itself have another request id each."""
-        headers = {"Content-Type": answer.content_type, **answer.headers}
+        headers = dict(answer.headers)
+        if answer.content_type:
+            headers["Content-Type"] = answer.content_type
         if answer.by_amux:
             headers["X-Oneapi-Request-Id"] = f"sandbox{next(self._requests):010d}"
         return headers

@@ -35,6 +35,10 @@ class Sweep:
         else:
             self._unfinished[record.task.task_id] = record
 
+    def drop(self, task_id: str) -> None:
+        """Removes a task whose id now belongs to another one."""
+        self._unfinished.pop(task_id, None)
+
     def visits(self, now: float) -> Iterator[tuple[Record, float]]:
         """Yields each record that is visited up to `now`, and when."""
         self._skip_old_rounds(now)

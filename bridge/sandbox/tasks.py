@@ -56,6 +56,7 @@ class Tasks:
     def _put(self, task: Task) -> None:
         self._tasks[task.task_id] = task
         self._records.pop(task.task_id, None)
+        self._sweep.drop(task.task_id)
         if task.behaviour.platform is not None:
             record = record_of(task, task.behaviour.platform)
             self._records[task.task_id] = record
