@@ -117,7 +117,11 @@ def _serve(add: AddCommand) -> None:
         "on stdout (BRIDGE_LOG_FORMAT=console is easier to read).",
         "  AMUX_API_KEY=sk-... BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8,::1/128 amux-bridge serve",
     )
-    command.add_argument("--sandbox", action="store_true", help="use the built-in amux stand-in; no key is needed")
+    command.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="use the built-in amux stand-in: no key is needed, and callbacks may go to this machine",
+    )
 
 
 def _check(add: AddCommand) -> None:
