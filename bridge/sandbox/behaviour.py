@@ -97,7 +97,7 @@ class FaultKind(StrEnum):
 
 
 class GatewayFault(StrEnum):
-    """Answers of amux's gateway that speak of the key, or of amux's machine. They replace the good answer."""
+    """Answers of amux's gateway about the key or about amux's machine. They replace the good answer."""
 
     DEAD_CHANNEL = "dead_channel"  # 400, or 403 as `status`: an admin's key names a channel that is gone or disabled
     USER_DELETED = "user_deleted"  # 500 "Database error"

@@ -62,7 +62,7 @@ class Record:
 
     @property
     def ended(self) -> bool:
-        """Whether the sweep leaves the record alone."""
+        """Whether the sweep skips the record."""
         return self.status in _ENDED or self.progress == "100%"
 
     @property
@@ -99,7 +99,7 @@ def is_forgotten(record: Record, age: float) -> bool:
 
 
 def sweep(record: Record, reply: Reply | None, now: int, base_url: str) -> None:
-    """Changes a record as amux's sweep does. It forgets nothing: a record that has ended is not swept."""
+    """Changes a record as amux's sweep does. `reply` is None if amux could not read the vendor's answer."""
     if reply is None:
         return
     before = replace(record)
@@ -116,9 +116,9 @@ def sweep(record: Record, reply: Reply | None, now: int, base_url: str) -> None:
 
 
 def refresh(record: Record, reply: Reply, now: int, base_url: str) -> None:
-    """Changes a live task's record as a status request does: amux believes the vendor also after an end.
+    """Changes a live task's record as a status request does. The vendor's answer replaces also an end.
 
-    The reason of an earlier failure stays. So a task that runs again shows it in place of a URL.
+    The reason of an earlier failure stays, so a task that runs again shows it in place of a URL.
     """
     before = replace(record)
     record.data = reply.body

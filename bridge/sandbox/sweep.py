@@ -1,7 +1,7 @@
-"""amux's sweep: a pause, then every unfinished task one after another, and again. Pure.
+"""amux's sweep: a pause, then every unfinished task one after another, and again.
 
-The sweep is worked off when somebody asks for a record: a record then holds what the last visit before this moment has
-found. So a test's clock moves the sweep, and a stand-in with nothing to do needs no timer.
+The visits that are due are made when a record is read, each with the time at which it was due. So a test's clock drives
+the sweep, and a stand-in without requests needs no timer.
 """
 
 from collections import deque
@@ -11,8 +11,8 @@ from bridge.sandbox.records import Record, time_out
 
 SWEEP_SECONDS = 15.0
 _TASK_SHARE = 1 / 15  # the real sweep pauses for 15 s and takes 1 s for each task
-_MAX_LATE_ROUNDS = 100  # after a long silence: older rounds would find nothing that the newer ones do not
-_MIN_SECONDS = 0.001  # a sweep without a pause would never end
+_MAX_LATE_ROUNDS = 100  # older rounds are skipped: the newer ones visit the same records
+_MIN_SECONDS = 0.001  # a sweep without a pause would never reach the present
 
 
 class Sweep:
