@@ -103,7 +103,7 @@ def _sandbox(add: AddCommand) -> None:
     command = add(
         "sandbox",
         "Run the amux stand-in alone: it serves amux's routes for tasks in memory, in every answer form of amux, with\n"
-        "faults on request. It prints its base URL; set AMUX_BASE_URL to it.",
+        "the records of eight vendors and faults on request. It prints its base URL; set AMUX_BASE_URL to it.",
         "  amux-bridge sandbox --port 8081",
     )
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
@@ -117,7 +117,11 @@ def _serve(add: AddCommand) -> None:
         "on stdout (BRIDGE_LOG_FORMAT=console is easier to read).",
         "  AMUX_API_KEY=sk-... BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8,::1/128 amux-bridge serve",
     )
-    command.add_argument("--sandbox", action="store_true", help="use the built-in amux stand-in; no key is needed")
+    command.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="use the built-in amux stand-in: no key is needed, and callbacks may go to this machine",
+    )
 
 
 def _check(add: AddCommand) -> None:

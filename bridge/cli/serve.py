@@ -8,6 +8,7 @@ from bridge.cli.event_loop import run_fast
 from bridge.core.errors import BridgeError
 from bridge.settings.settings import Settings, load
 
+_LOOPBACK = ("127.0.0.0/8", "::1/128")
 # No word that log lines contain: the key is redacted from them.
 SANDBOX_KEY = "any-key-will-do"
 
@@ -34,7 +35,10 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _serve_with_sandbox() -> None:
-    """Serves with the stand-in instead of amux; the AMUX_API_KEY and AMUX_BASE_URL of the environment are ignored."""
+    """Serves with the stand-in instead of amux; the AMUX_API_KEY and AMUX_BASE_URL of the environment are ignored.
+
+    Callbacks may go to this machine: a person who tries the bridge receives them here.
+    """
     from bridge.sandbox import Sandbox
     from bridge.service.process import serve
     from bridge.telemetry import get_logger
@@ -46,6 +50,11 @@ async def _serve_with_sandbox() -> None:
         get_logger("sandbox").event("sandbox_listening", url=base_url, example="task id sandbox_0_5000_completed_1")
 
     try:
-        await serve(load(amux_base_url=base_url, amux_api_key=SANDBOX_KEY), on_ready=log_sandbox)
+        await serve(_sandbox_settings(base_url), on_ready=log_sandbox)
     finally:
         await sandbox.stop()
+
+
+def _sandbox_settings(base_url: str) -> Settings:
+    networks = (*load().callback_allow_networks, *_LOOPBACK)
+    return load(amux_base_url=base_url, amux_api_key=SANDBOX_KEY, callback_allow_networks=networks)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bridge.sandbox.video import MAX_VIDEO_BYTES, MIN_VIDEO_BYTES
+
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -24,6 +26,28 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     NEVER = "never"
+
+
+class Platform(StrEnum):
+    """A vendor's number in amux. Gemini, Vertex and Doubao are live, the others are recorded."""
+
+    ALI = "17"
+    GEMINI = "24"
+    MINIMAX = "35"
+    VERTEX = "41"
+    KLING = "50"
+    VIDU = "52"
+    DOUBAO = "54"
+    SORA = "55"
+
+
+class VendorAnswer(StrEnum):
+    """What a vendor answers to one request of amux."""
+
+    GOOD = "good"
+    SOFT_FAILURE = "soft_failure"  # a refusal of this one request. amux reads it as the failure of a live task
+    ERROR = "error"  # status 429 or 500 with an error. What amux makes of it depends on the platform
+    UNREACHABLE = "unreachable"  # no answer, or no JSON: amux keeps its record as it is
 
 
 class FaultKind(StrEnum):
@@ -72,13 +96,21 @@ class FaultKind(StrEnum):
     RESET = "reset"
 
 
+class GatewayFault(StrEnum):
+    """Answers of amux's gateway about the key or about amux's machine. They replace the good answer."""
+
+    DEAD_CHANNEL = "dead_channel"  # 400, or 403 as `status`: an admin's key names a channel that is gone or disabled
+    USER_DELETED = "user_deleted"  # 500 "Database error"
+    CPU_OVERLOADED = "cpu_overloaded"  # 503 system_cpu_overloaded, which amux gives on the batch route only
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault, for `times` answers in a row (None: for all). The other fields apply to the kinds that name them."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    kind: FaultKind
+    kind: FaultKind | GatewayFault
     times: Annotated[int, Field(ge=1)] | None = 1
     status: Annotated[int, Field(ge=200, le=599)] | None = None
     seconds: Seconds = 1.0
@@ -93,6 +125,13 @@ class Fault:
 def _fault_from_name(value: object) -> object:
     """Accepts the name of a kind as a fault."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+def _platform_from_name(value: object) -> object:
+    """Accepts a platform as an integer, or by name: kling."""
+    if isinstance(value, str) and value.upper() in Platform.__members__:
+        return Platform[value.upper()]
+    return str(value) if isinstance(value, int) else value
 
 
 def _joined(value: object) -> object:
@@ -117,7 +156,7 @@ class Behaviour:
     form: Annotated[str, Field(pattern="^[A-F]+$"), BeforeValidator(_joined)] = "C"
     """One letter, or several that alternate from poll to poll. F has no record. `/v1/videos` always answers in D."""
     faults: tuple[AnyFault, ...] = ()
-    """The faults of the first status polls, in this order. Faults after one with `times=None` never happen."""
+    """The faults of the first single status polls, in this order. Faults after one with `times=None` never happen."""
     create_fault: AnyFault | None = None
     """For the answer of the create call. The task exists nevertheless."""
     content_fault: AnyFault | None = None
@@ -136,6 +175,28 @@ class Behaviour:
     """The status at the end, instead of the form's own word."""
     milliseconds: bool = False
     """The record's times are in milliseconds, as with Kling."""
+
+    platform: Annotated[Platform, BeforeValidator(_platform_from_name)] | None = None
+    """The vendor, by number or name. amux then answers from a record that it updates as the real server does (see
+    `records.py`), and the fields from `form` to `milliseconds` that script an answer do not apply: form, error_in_url,
+    error_always, running_word, final_word and milliseconds. `url` "content" or None: the vendor gives no URL."""
+    vendor_answers: tuple[VendorAnswer, ...] = ()
+    """The vendor's first answers, good ones after them: to a live task's status requests, else to the sweep."""
+    forget_seconds: Seconds | None = None
+    """How long after its end the vendor forgets a task (None: never). amux then shows a live success as processing."""
+    amux_timeout_seconds: Seconds = 86400.0
+    """The age at which amux's sweep fails an unfinished task. A live task goes back to IN_PROGRESS at the next GET."""
+    content_bytes: Annotated[int, Field(ge=MIN_VIDEO_BYTES, le=MAX_VIDEO_BYTES)] | None = None
+    """The size of the video's file, up to 1 GiB. None: the few kilobytes of `MP4`."""
+
+    @property
+    def vendor_gives_url(self) -> bool:
+        """Whether the vendor's answer names the video's URL. If not, amux names its own content route."""
+        return self.url not in {None, "content"}
+
+    def vendor_answer_at(self, request: int) -> VendorAnswer:
+        """Returns the vendor's answer to a request. Requests are counted from 0."""
+        return self.vendor_answers[request] if request < len(self.vendor_answers) else VendorAnswer.GOOD
 
     def form_at(self, poll: int) -> str:
         """Returns the letter of the form for a poll. Polls are counted from 0, those with a fault too."""
@@ -157,7 +218,7 @@ _PROMPT_WORDS = {
     "expire": Outcome.EXPIRED,
     "never": Outcome.NEVER,
 }
-_IMPLICIT = re.compile(rf"sandbox_(\d{{1,9}})_(\d{{1,9}})_({'|'.join(Outcome)})_.+")
+_IMPLICIT = re.compile(rf"sandbox({'|'.join(Platform)})?_(\d{{1,9}})_(\d{{1,9}})_({'|'.join(Outcome)})_.+")
 
 
 def parse(value: object, prompt: str = "", default: Behaviour | None = None) -> Behaviour:
@@ -183,14 +244,21 @@ def _sentences(error: ValidationError) -> list[str]:
 
 
 @lru_cache(maxsize=1024)
-def _behaviour_from_id(queue_ms: str, run_ms: str, outcome: str, default: Behaviour) -> Behaviour:
+def _behaviour_from_id(platform: str | None, queue_ms: str, run_ms: str, outcome: str, default: Behaviour) -> Behaviour:
     """Returns one object for all ids with the same values: a load test uses 100,000 of them."""
     return replace(
-        default, queue_seconds=int(queue_ms) / 1000, run_seconds=int(run_ms) / 1000, outcome=Outcome(outcome)
+        default,
+        platform=Platform(platform) if platform else default.platform,
+        queue_seconds=int(queue_ms) / 1000,
+        run_seconds=int(run_ms) / 1000,
+        outcome=Outcome(outcome),
     )
 
 
 def implied_by(task_id: str, default: Behaviour) -> Behaviour | None:
-    """Returns the behaviour in an id `sandbox_<queue ms>_<run ms>_<outcome>_<anything>`; None for any other id."""
+    """Returns the behaviour in an id `sandbox_<queue ms>_<run ms>_<outcome>_<anything>`; None for any other id.
+
+    The number of a platform may follow the word, as in `sandbox50_0_1000_completed_17`.
+    """
     match = _IMPLICIT.fullmatch(task_id)
-    return _behaviour_from_id(match[1], match[2], match[3], default) if match else None
+    return _behaviour_from_id(match[1], match[2], match[3], match[4], default) if match else None

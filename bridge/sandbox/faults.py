@@ -9,12 +9,15 @@ from typing import Any
 
 import orjson
 
-from bridge.sandbox.behaviour import Fault, FaultKind
+from bridge.sandbox.behaviour import Fault, FaultKind, GatewayFault
 
 JSON_TYPE = "application/json; charset=utf-8"
 _HTML_TYPE = "text/html; charset=utf-8"
 _PAGE = b"<!doctype html><html><head><title>%s</title></head><body><h1>%s</h1></body></html>"
 _MIB = 1 << 20
+
+REQUEST_ID = "$request_id$"
+"""Stands in a body for the id of the request until the answer is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +57,53 @@ def nested_error(status: int, message: str, kind: str, code: str | None = None) 
     return json_answer({"error": error if code is None else error | {"code": code}}, status)
 
 
+def key_error(status: int, message: str) -> Answer:
+    """Returns an error about the key, whose message ends with the id of the request."""
+    return nested_error(status, f"{message} (request id: {REQUEST_ID})", "new_api_error", "")
+
+
+def no_such_route(method: str, path: str) -> Answer:
+    """Returns amux's 404 for a path that is no route."""
+    error = {"message": f"Invalid URL ({method} {path})", "type": "invalid_request_error", "param": "", "code": ""}
+    return json_answer({"error": error}, 404)
+
+
+def page(title: str, heading: str, status: int = 200, *, by_amux: bool = True) -> Answer:
+    """Returns a page: of amux's dashboard, or of a proxy."""
+    return Answer(status, _PAGE % (title.encode(), heading.encode()), _HTML_TYPE, by_amux=by_amux)
+
+
+def replaces(fault: Fault | None) -> bool:
+    """Returns whether a fault hides the good answer, so that amux does no work for it."""
+    return fault is not None and fault.kind in _FIXED
+
+
 TASK_NOT_EXIST = flat_error(400, "task_not_exist", "task_not_exist")
 UNAUTHORIZED = nested_error(401, "Invalid token", "new_api_error", "")
-NO_SUCH_ROUTE = nested_error(404, "Invalid URL", "invalid_request_error", "")
+_OVERLOADED = "system cpu overloaded (current: 93.4%, threshold: 90%)"
 
-_FIXED: Mapping[FaultKind, Answer] = {
-    FaultKind.HTML_200: Answer(200, _PAGE % (b"Amux", b"Amux"), _HTML_TYPE, by_amux=False),
+_FIXED: Mapping[FaultKind | GatewayFault, Answer] = {
+    FaultKind.HTML_200: page("Amux", "Amux", by_amux=False),
     FaultKind.EMPTY_BODY: Answer(200, b""),
     FaultKind.DATA_NULL: json_answer({"code": "success", "data": None}),
     FaultKind.NOT_FOUND_400: TASK_NOT_EXIST,
     FaultKind.NOT_FOUND_404: nested_error(404, "The task does not exist", "invalid_request_error", "task_not_found"),
-    FaultKind.WRONG_BASE_404: NO_SUCH_ROUTE,
+    FaultKind.WRONG_BASE_404: no_such_route("GET", "/"),
     FaultKind.UNAUTHORIZED: UNAUTHORIZED,
     FaultKind.QUOTA: nested_error(401, "The token's quota is used up", "new_api_error", ""),
     FaultKind.FORBIDDEN_KEY: nested_error(403, "The user has been banned", "new_api_error", ""),
+    GatewayFault.DEAD_CHANNEL: key_error(400, "Invalid channel ID"),
+    GatewayFault.USER_DELETED: key_error(500, "Database error, please contact the administrator"),
     FaultKind.FORBIDDEN_TASK: nested_error(403, "Not your task", "invalid_request_error", "task_not_found"),
     FaultKind.REJECTED: flat_error(400, "invalid_request", "The request cannot be served"),
     FaultKind.RATE_LIMITED: nested_error(429, "Too many requests", "new_api_error", "rate_limit_exceeded"),
     FaultKind.SERVER_ERROR: flat_error(500, "get_task_failed", "database is locked"),
+    GatewayFault.CPU_OVERLOADED: json_answer(
+        {"error": {"message": _OVERLOADED, "type": "new_api_error", "param": "", "code": "system_cpu_overloaded"}}, 503
+    ),
     FaultKind.PANIC: nested_error(500, "Panic detected, error: nil pointer", "new_api_panic"),
     FaultKind.NOT_IMPLEMENTED: flat_error(501, "not_implemented", "not_implemented: 45"),
-    FaultKind.BAD_GATEWAY_HTML: Answer(502, _PAGE % (b"502", b"Bad gateway"), _HTML_TYPE, by_amux=False),
+    FaultKind.BAD_GATEWAY_HTML: page("502", "Bad gateway", 502, by_amux=False),
     FaultKind.REDIRECT: Answer(302, b"", _HTML_TYPE, by_amux=False),
 }
 
@@ -167,7 +196,7 @@ def _gzip_bomb_bytes() -> bytes:
     return b"".join([*pieces, compressor.compress(b'"status":"completed"}'), compressor.flush()])
 
 
-_CHANGES: Mapping[FaultKind, Callable[[Answer, Call], Answer]] = {
+_CHANGES: Mapping[FaultKind | GatewayFault, Callable[[Answer, Call], Answer]] = {
     FaultKind.TRUNCATED_JSON: _truncated,
     FaultKind.WRONG_CONTENT_TYPE: _with_wrong_type,
     FaultKind.WRONG_TASK: _of_another_task,

@@ -1,11 +1,5 @@
 """The stand-in's HTTP server: amux's routes over tasks in memory. Each answer is as the task's behaviour says."""
 
-import asyncio
-import hashlib
-import itertools
-import secrets
-import socket
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -13,10 +7,13 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from bridge.sandbox.behaviour import Behaviour, BehaviourError, Fault, FaultKind, implied_by, parse
+from bridge.sandbox.batch import MAX_BATCH_IDS, BatchCall, Batches, BatchMode, answer_with_rows, read_ids
+from bridge.sandbox.batch import answer_without_route as batch_without_route
+from bridge.sandbox.behaviour import Behaviour, BehaviourError, Fault, VendorAnswer, parse
+from bridge.sandbox.content import CONTENT_SECONDS, send_video
+from bridge.sandbox.counting import Counts
 from bridge.sandbox.create_request import read_create_request
 from bridge.sandbox.faults import (
-    NO_SUCH_ROUTE,
     TASK_NOT_EXIST,
     UNAUTHORIZED,
     Answer,
@@ -25,14 +22,29 @@ from bridge.sandbox.faults import (
     flat_error,
     json_answer,
     nested_error,
+    no_such_route,
+    replaces,
 )
-from bridge.sandbox.forms import Task, TaskPhase, documented_record, openai_video, render, view_at
+from bridge.sandbox.forms import (
+    Body,
+    Task,
+    TaskPhase,
+    database_record,
+    documented_record,
+    openai_video,
+    render,
+    view_at,
+)
+from bridge.sandbox.gateway import TOO_MANY_REQUESTS, RateLimit, answer_without_route, fault_of_key
+from bridge.sandbox.records import alias_form, created_form, live_form, record_form, row
+from bridge.sandbox.sending import Sender, read_body
+from bridge.sandbox.sweep import SWEEP_SECONDS, Sweep
+from bridge.sandbox.tasks import Tasks
 from bridge.sandbox.video import MP4
 
-_MAX_BODY_BYTES = 64 << 20  # of a create body that is parsed: no model takes more; the rest is counted and hashed only
 _MAX_CREATE_CALLS = 1000  # kept for tests, with up to 1 MiB of body each: a demo that runs for weeks must not grow
 _KEPT_BODY_BYTES = 1 << 20
-_PIECE = b" " * 65536
+_VIDEO = Answer(200, b"", "video/mp4", {"Accept-Ranges": "bytes", "Cache-Control": "public, max-age=86400"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,61 +64,96 @@ class Sandbox:
     """One amux account in memory: each of its keys sees every task.
 
     `keys` are the accepted bearer keys (None: any that is not empty). `clock` is monotonic, in seconds. `default` is
-    the behaviour of a task whose create call chooses none.
+    the behaviour of a task whose create call chooses none. `sweep_seconds` is the pause of amux's sweep,
+    `sweep_task_seconds` its time for each task (None: a 15th of the pause, as on the real server). `content_seconds`
+    is how long the content route sends. `batch` is what the batch route finds, `batch_max_ids` how many ids it takes.
+    `dashboard` makes paths that are no route behave as on the real server: most show the dashboard's page with status
+    200, a route with a slash at its end redirects, and a rate limit applies. Without it they all answer 404.
 
-    Tests may change `keys`, set `outage` (the fault of every status poll while it is set) and read `polls` (status
-    requests by task id, refused ones too), `last_key` (the key of a task's last poll), `creates` (the newest 1,000
-    create calls) and `unknown_paths` (requests for paths that amux does not have, such as `/moved` of a redirect).
+    Tests may change `keys`, `batch`, `batch_max_ids` and `content_seconds`, and set faults: `outage` (of every status
+    request, single or batch, while it is set), `batch_fault` (of the batch route alone), `key_faults` (by key) and
+    `vendor_outage` (of every vendor). They may read:
+    - `polls`: single status requests by task id, refused ones too; `last_key`: the key of a task's last one;
+    - `batches`: the requests and ids of the batch route, and what it gave;
+    - `vendor_requests`: by live task id;
+    - `contents`: how sending a video ended: `whole`, `broken_off` or `reader_left`;
+    - `creates`: the newest 1,000 create calls;
+    - `unknown_paths`: requests for paths that amux does not have, such as `/moved` of a redirect; `limited_paths`:
+      those among them that got a 429.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  options, by keyword only
         self,
         *,
         keys: frozenset[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         default: Behaviour | None = None,
+        sweep_seconds: float = SWEEP_SECONDS,
+        sweep_task_seconds: float | None = None,
+        content_seconds: float = CONTENT_SECONDS,
+        batch: BatchMode = BatchMode.PLATFORMS,
+        batch_max_ids: int = MAX_BATCH_IDS,
+        dashboard: bool = False,
     ) -> None:
         self.keys = keys
         self.outage: Fault | None = None
-        self.polls: Counter[str] = Counter()
+        self.batch_fault: Fault | None = None
+        self.key_faults: dict[str, Fault] = {}
+        self.batch = batch
+        self.batch_max_ids = batch_max_ids
+        self.content_seconds = content_seconds
+        self.polls = Counts()
         self.last_key: dict[str, str] = {}
+        self.batches = Batches()
+        self.contents = Counts()
         self.creates: deque[CreateCall] = deque(maxlen=_MAX_CREATE_CALLS)
         self.unknown_paths: Counter[str] = Counter()
-        self._clock = clock
-        self._unix = time.time() - clock()  # the times in bodies follow the tests' clock
         self._default = default or Behaviour()
-        self._tasks: dict[str, Task] = {}
+        self._clock = clock
+        self._tasks = Tasks(clock, self._default, Sweep(clock(), sweep_seconds, sweep_task_seconds))
         self._answered: Counter[str] = Counter()
-        self._waiting: dict[str, list[tuple[int, asyncio.Future[None]]]] = {}
-        self._rows = itertools.count(1)
-        self._requests = itertools.count(1)
-        self._stopping = asyncio.Event()
+        self._has_dashboard = dashboard
+        self._limit = RateLimit()
+        self._sender = Sender()
         self._runner: web.AppRunner | None = None
 
     # --- for programs in the same process -------------------------------------------------------------------------
+
+    @property
+    def vendor_requests(self) -> Counter[str]:
+        """How often amux asked a vendor because of a status request, by task id."""
+        return self._tasks.vendor_requests
+
+    @property
+    def vendor_outage(self) -> VendorAnswer | None:
+        """The answer of every vendor while it is set, to status requests and to the sweep."""
+        return self._tasks.vendor_outage
+
+    @vendor_outage.setter
+    def vendor_outage(self, answer: VendorAnswer | None) -> None:
+        self._tasks.vendor_outage = answer
+
+    @property
+    def limited_paths(self) -> Counter[str]:
+        """The requests that amux's rate limit refused, by path."""
+        return self._limit.refused
 
     def create_task(
         self, behaviour: Behaviour | None = None, task_id: str | None = None, *, model: str = "m", prompt: str = ""
     ) -> str:
         """Creates a task without a request and returns its id, `task_` and 32 characters if none is given."""
-        task_id = task_id or f"task_{secrets.token_hex(16)}"
-        now = self._clock()
-        behaviour = behaviour or self._default
-        self._tasks[task_id] = Task(task_id, next(self._rows), model, prompt, behaviour, now, self._unix + now)
-        self._answered.pop(task_id, None)
-        return task_id
+        task = self._tasks.create(behaviour or self._default, task_id, model, prompt)
+        self._answered.pop(task.task_id, None)
+        return task.task_id
 
     def change(self, task_id: str, behaviour: Behaviour) -> None:
         """Gives a task another behaviour. Its age stays; its forms and faults start again. Raises KeyError."""
-        self._tasks[task_id] = replace(self._tasks[task_id], behaviour=behaviour)
+        self._tasks.change(task_id, behaviour)
         self._answered.pop(task_id, None)
 
     async def polled(self, task_id: str, times: int = 1) -> None:
-        """Waits until the task was polled `times` times in all. The last answer may not have arrived yet."""
-        if self.polls[task_id] < times:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(task_id, []).append((times, waiter))
-            await waiter
+        """Waits until the task was polled singly `times` times in all. The last answer may not have arrived yet."""
+        await self.polls.reached(task_id, times)
 
     def app(self) -> web.Application:
         """Returns a new aiohttp application over these tasks."""
@@ -116,6 +163,7 @@ class Sandbox:
         app.router.add_get("/v1/videos/{task_id}/content", self._content, allow_head=False)
         app.router.add_post("/v1/video/generations", self._create)
         app.router.add_post("/v1/videos", self._create)
+        app.router.add_post("/suno/fetch", self._batch)
         app.router.add_get("/files/{task_id}.mp4", self._file, allow_head=False)
         app.router.add_route("*", "/{path:.*}", self._unknown_path)
         app.on_startup.append(self._on_startup)
@@ -153,37 +201,84 @@ class Sandbox:
     async def _poll(self, request: web.Request, *, alias: bool) -> web.StreamResponse:
         """Answers a status request. Polls with a refused key or an unknown task do not count for forms and faults."""
         call = self._call(request)
-        self._count(call)
-        if not self._accepts(call.key):
-            return self._reply(UNAUTHORIZED)
-        task = self._find(call.task_id)
+        self.last_key[call.task_id] = call.key
+        self.polls.add(call.task_id)
+        if refusal := self._refusal(call):
+            return self._sender.reply(refusal)
+        task = self._tasks.find(call.task_id)
         if task is None:
-            return await self._send(request, TASK_NOT_EXIST, self.outage, call)
+            return await self._sender.send(request, TASK_NOT_EXIST, self.outage, call)
         turn = self._answered[task.task_id]
         self._answered[task.task_id] = turn + 1
-        view = view_at(task, self._clock() - task.created_clock, call.base_url)
-        good = json_answer(render("D" if alias else task.behaviour.form_at(turn), view))
-        return await self._send(request, good, self.outage or task.behaviour.fault_at(turn), call)
+        fault = self.outage or task.behaviour.fault_at(turn)
+        good = self._task_answer(task, call, turn, alias=alias, is_hidden=replaces(fault))
+        return await self._sender.send(request, good, fault, call)
+
+    def _task_answer(self, task: Task, call: Call, turn: int, *, alias: bool, is_hidden: bool) -> Answer:
+        """Returns the good answer to a status request. It asks a live task's vendor, unless a fault hides it."""
+        record = self._tasks.record(task, call.base_url)
+        if record is None:
+            form = "D" if alias else task.behaviour.form_at(turn)
+            return json_answer(render(form, self._tasks.view(task, call.base_url)))
+        is_fresh = record.vendor.live and not is_hidden and self._tasks.ask_now(record, call.base_url)
+        if alias:
+            return json_answer(alias_form(record))
+        return json_answer(live_form(record) if is_fresh else record_form(record))
+
+    async def _batch(self, request: web.Request) -> web.StreamResponse:
+        """Answers with the records of many tasks. It asks no vendor."""
+        body, _, _ = await read_body(request)
+        ids = read_ids(body)
+        call = replace(self._call(request), task_id=ids[0] if ids else "none")
+        good = (
+            batch_without_route(self.batch)
+            or self._refusal(call)
+            or answer_with_rows(ids, self.batch_max_ids, self._row(call))
+        )
+        fault = self.batch_fault or self.outage
+        status = answer_for(fault, good, call).status if fault else good.status
+        self.batches.note(BatchCall(tuple(ids or ()), call.key, status))
+        if self.batch is BatchMode.NOT_FOUND:
+            self.unknown_paths[request.path] += 1
+        return await self._sender.send(request, good, fault, call)
+
+    def _row(self, call: Call) -> Callable[[str], Body | None]:
+        """Returns a function that returns the row of a task id, or None, and counts it."""
+
+        def row_of(task_id: str) -> Body | None:
+            task = None if self.batch is BatchMode.FILTERED else self._tasks.find(task_id)
+            record = task and self._tasks.record(task, call.base_url)
+            if task is None or (record is None and self.batch is not BatchMode.ALL):
+                return None
+            self.batches.read.add(task_id)
+            return row(record) if record else database_record(self._tasks.view(task, call.base_url))["data"]
+
+        return row_of
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
-        """Answers with all bytes of the video: amux supports no ranges here."""
+        """Answers with all bytes of the video: amux supports no ranges here, and ignores the query."""
         call = self._call(request)
         if not self._accepts(call.key):
-            return self._reply(UNAUTHORIZED)
-        task = self._find(call.task_id)
+            return self._sender.reply(UNAUTHORIZED)
+        task = self._tasks.find(call.task_id)
         if task is None:
-            return self._reply(nested_error(404, "Task not found", "invalid_request_error"))
-        view = view_at(task, self._clock() - task.created_clock, call.base_url)
-        if view.phase is TaskPhase.SUCCEEDED:
-            good = Answer(200, MP4, "video/mp4")
-        else:
-            message = f"Task is not completed yet, current status: {view.word('C')}"
-            good = nested_error(400, message, "invalid_request_error")
-        return await self._send(request, good, task.behaviour.content_fault, call)
+            return self._sender.reply(nested_error(404, "Task not found", "invalid_request_error"))
+        record = self._tasks.record(task, call.base_url)
+        view = self._tasks.view(task, call.base_url)
+        word = record.status if record else view.word("C")
+        is_ready = record.status == "SUCCESS" if record else view.phase is TaskPhase.SUCCEEDED
+        fault = task.behaviour.content_fault
+        if not is_ready:
+            message = f"Task is not completed yet, current status: {word}"
+            return await self._sender.send(request, nested_error(400, message, "invalid_request_error"), fault, call)
+        if fault is not None:
+            return await self._sender.send(request, replace(_VIDEO, body=MP4), fault, call)
+        size = task.behaviour.content_bytes
+        return await send_video(request, self._sender.headers(_VIDEO), size, self.content_seconds, self.contents)
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         call = self._call(request)
-        body, size, digest = await _read(request)
+        body, size, digest = await read_body(request)
 
         def record(task_id: str | None) -> None:
             start = body[:_KEPT_BODY_BYTES]
@@ -191,33 +286,44 @@ class Sandbox:
                 CreateCall(task_id, request.path, request.query_string, request.headers, start, size, digest)
             )
 
-        if not self._accepts(call.key):
+        if refusal := self._refusal(call):
             record(None)
-            return self._reply(UNAUTHORIZED)
+            return self._sender.reply(refusal)
         try:
             fields = read_create_request(request.headers.get("Content-Type", ""), body)
             behaviour = parse(fields.sandbox, fields.prompt, self._default)
         except BehaviourError as error:
             record(None)
-            return self._reply(flat_error(400, "invalid_request", str(error)))
-        task_id = self.create_task(behaviour, model=fields.model, prompt=fields.prompt)
-        record(task_id)
+            return self._sender.reply(flat_error(400, "invalid_request", str(error)))
+        task = self._tasks.create(behaviour, None, fields.model, fields.prompt)
+        record(task.task_id)
+        call = replace(call, task_id=task.task_id)
+        good = json_answer(self._created_body(task, call, is_openai=request.path == "/v1/videos"))
+        return await self._sender.send(request, good, behaviour.create_fault, call)
+
+    def _created_body(self, task: Task, call: Call, *, is_openai: bool) -> Body:
+        """Returns the record of a new task, which is queued even if its queue time is 0."""
+        if amux_record := self._tasks.record(task, call.base_url):
+            return created_form(amux_record)
         # A task whose polls answer in form A is answered so here too, but never on `/v1/videos`.
-        is_documented = behaviour.form.startswith("A") and request.path != "/v1/videos"
-        form = documented_record if is_documented else openai_video
-        view = view_at(self._tasks[task_id], -1.0, call.base_url)  # -1: always queued, even if its queue time is 0
-        good = json_answer(form(view))
-        return await self._send(request, good, behaviour.create_fault, replace(call, task_id=task_id))
+        form = documented_record if task.behaviour.form.startswith("A") and not is_openai else openai_video
+        return form(view_at(task, -1.0, call.base_url))
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         """Answers with the video as a vendor's storage does: the URL is enough, no key is needed."""
-        if self._find(request.match_info["task_id"]) is None:
-            return self._reply(Answer(404, b"", "text/plain", by_amux=False))
-        return self._reply(Answer(200, MP4, "video/mp4", by_amux=False))
+        task = self._tasks.find(request.match_info["task_id"])
+        if task is None:
+            return self._sender.reply(Answer(404, b"", "text/plain", by_amux=False))
+        headers = self._sender.headers(Answer(200, b"", "video/mp4", by_amux=False))
+        return await send_video(request, headers, task.behaviour.content_bytes, None, Counts())
 
     async def _unknown_path(self, request: web.Request) -> web.StreamResponse:
         self.unknown_paths[request.path] += 1
-        return self._reply(NO_SUCH_ROUTE)
+        if not self._has_dashboard:
+            return self._sender.reply(no_such_route(request.method, request.path))
+        if self._limit.refuses(request.remote or "", request.path, self._clock()):
+            return self._sender.reply(TOO_MANY_REQUESTS)
+        return self._sender.reply(answer_without_route(request.method, request.path))
 
     # --- parts of the routes --------------------------------------------------------------------------------------
 
@@ -225,110 +331,20 @@ class Sandbox:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         base_url = f"{request.scheme}://{request.host}"
         key = value.strip() if scheme.lower() == "bearer" else ""
-        return Call(base_url, request.match_info.get("task_id", ""), key, self._unix + self._clock())
+        return Call(base_url, request.match_info.get("task_id", ""), key, self._tasks.unix_now())
 
     def _accepts(self, key: str) -> bool:
         return bool(key) if self.keys is None else key in self.keys
 
-    def _count(self, call: Call) -> None:
-        """Counts a poll and wakes the callers of `polled` that waited for it."""
-        self.polls[call.task_id] = polls = self.polls[call.task_id] + 1
-        self.last_key[call.task_id] = call.key
-        if waiting := self._waiting.pop(call.task_id, None):
-            for _, waiter in (entry for entry in waiting if entry[0] <= polls and not entry[1].done()):
-                waiter.set_result(None)
-            if rest := [entry for entry in waiting if entry[0] > polls]:
-                self._waiting[call.task_id] = rest
-
-    def _find(self, task_id: str) -> Task | None:
-        """Returns the task, or None. A task that is implied by its id begins here; a late one is not found yet."""
-        task = self._tasks.get(task_id)
-        if task is None:
-            behaviour = implied_by(task_id, self._default)
-            if behaviour is None:
-                return None
-            task = self._tasks[self.create_task(behaviour, task_id)]
-        return task if self._clock() - task.created_clock >= task.behaviour.late_seconds else None
-
-    def _reply(self, answer: Answer) -> web.Response:
-        return web.Response(status=answer.status, body=answer.body, headers=self._headers(answer))
-
-    def _headers(self, answer: Answer) -> dict[str, str]:
-        headers = {"Content-Type": answer.content_type, **answer.headers}
-        if answer.by_amux:
-            headers["X-Oneapi-Request-Id"] = f"sandbox{next(self._requests):010d}"
-        return headers
-
-    async def _send(self, request: web.Request, good: Answer, fault: Fault | None, call: Call) -> web.StreamResponse:
-        """Sends the good answer, or what the fault makes of it."""
-        if fault is None:
-            return self._reply(good)
-        match fault.kind:
-            case FaultKind.SLOW:
-                await self._wait(fault.seconds)
-                return self._reply(good)
-            case FaultKind.RESET:
-                _reset(request)
-                return self._reply(good)  # never sent, but aiohttp requires an answer
-            case FaultKind.ENDLESS_BODY | FaultKind.STALLED_BODY | FaultKind.CUT_BODY:
-                return await self._send_broken_body(request, good, fault)
-            case _:
-                return self._reply(answer_for(fault, good, call))
-
-    async def _send_broken_body(self, request: web.Request, good: Answer, fault: Fault) -> web.StreamResponse:
-        """Sends a body that stops half-way, finally or for some time, or that never ends."""
-        response = web.StreamResponse(status=good.status, headers=self._headers(good))
-        half = len(good.body) // 2
-        if fault.kind is not FaultKind.ENDLESS_BODY:
-            response.content_length = len(good.body)
-        try:
-            await response.prepare(request)
-            await response.write(good.body[:half])
-            if fault.kind is FaultKind.CUT_BODY:
-                _reset(request)
-                return response
-            if fault.kind is FaultKind.STALLED_BODY:
-                await self._wait(fault.seconds)
-            while fault.kind is FaultKind.ENDLESS_BODY and not self._stopping.is_set():
-                await response.write(_PIECE)
-                await asyncio.sleep(0)  # a write that does not wait would never let another task run
-            await response.write(good.body[half:])
-        except ConnectionError:
-            pass  # the client closed the connection, as expected
-        return response
-
-    async def _wait(self, seconds: float) -> None:
-        """Waits, but not longer than the server runs."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+    def _refusal(self, call: Call) -> Answer | None:
+        """Returns amux's refusal of a key, or None if the key is good."""
+        if not self._accepts(call.key):
+            return UNAUTHORIZED
+        fault = self.key_faults.get(call.key) or fault_of_key(call.key)
+        return answer_for(fault, UNAUTHORIZED, call) if fault else None
 
     async def _on_startup(self, _app: web.Application) -> None:
-        # A new event each time: the server can be started again, in another event loop.
-        self._stopping = asyncio.Event()
+        self._sender.begin()
 
     async def _on_shutdown(self, _app: web.Application) -> None:
-        self._stopping.set()
-
-
-async def _read(request: web.Request) -> tuple[bytes, int, str]:
-    """Returns the first 64 MiB of the body, its size and its SHA-256."""
-    start, size, digest = bytearray(), 0, hashlib.sha256()
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        digest.update(chunk)
-        if len(start) < _MAX_BODY_BYTES:
-            start += chunk[: _MAX_BODY_BYTES - len(start)]
-    return bytes(start), size, digest.hexdigest()
-
-
-def _reset(request: web.Request) -> None:
-    """Ends the connection with a TCP reset. Without SO_LINGER, closing could look like an orderly end."""
-    transport = request.transport
-    if transport is None:
-        return
-    if (connection := transport.get_extra_info("socket")) is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+        self._sender.end()

@@ -1,6 +1,14 @@
-"""A file of a few kilobytes that every tool recognises as MP4. It holds no picture."""
+"""The video files that the stand-in serves: a small one that every tool recognises as MP4, and large ones."""
 
+import random
 import struct
+from collections.abc import Iterator
+from functools import cache
+
+MAX_VIDEO_BYTES = 1 << 30
+_PIECE_BYTES = 1 << 18
+# A prime: a reader that shifts a part by a round number of bytes gets other bytes.
+_NOISE_BYTES = 1_048_573
 
 
 def _box(name: bytes, content: bytes) -> bytes:
@@ -16,10 +24,36 @@ def _movie_header() -> bytes:
     )
 
 
-MP4 = b"".join(
-    [
-        _box(b"ftyp", b"isom" + struct.pack(">I", 512) + b"isomiso2mp41"),
-        _box(b"moov", _movie_header()),
-        _box(b"mdat", bytes(range(256)) * 16),
-    ]
-)
+_START = _box(b"ftyp", b"isom" + struct.pack(">I", 512) + b"isomiso2mp41") + _box(b"moov", _movie_header())
+MIN_VIDEO_BYTES = len(_START) + 8
+
+MP4 = _START + _box(b"mdat", bytes(range(256)) * 16)
+"""A file of a few kilobytes. It holds no picture."""
+
+
+@cache
+def _noise() -> bytes:
+    return random.Random(0).randbytes(_NOISE_BYTES)  # noqa: S311  the same bytes in each run
+
+
+def video_size(size: int | None) -> int:
+    """Returns the size of a file in bytes; None stands for that of `MP4`."""
+    return len(MP4) if size is None else size
+
+
+def video_pieces(size: int | None) -> Iterator[bytes]:
+    """Yields a file of `size` bytes in pieces of up to 256 KiB. It is never in memory as a whole.
+
+    None: the file is `MP4`. Any other file has MP4's boxes too, and noise in the last one.
+    """
+    if size is None:
+        yield MP4
+        return
+    start = _START + struct.pack(">I4s", size - len(_START), b"mdat")
+    yield start
+    noise, left, at = memoryview(_noise()), size - len(start), 0
+    while left > 0:
+        piece = noise[at : at + min(left, _PIECE_BYTES)]
+        yield bytes(piece)
+        left -= len(piece)
+        at = (at + len(piece)) % _NOISE_BYTES

@@ -37,6 +37,19 @@ def test_serve_with_the_sandbox_needs_no_key_and_drains_on_a_signal(tmp_path: Pa
     assert (running.returncode, err) == (0, "")
 
 
+def test_serve_with_the_sandbox_allows_callbacks_to_this_machine(tmp_path: Path) -> None:
+    with process("serve", "--sandbox", folder=tmp_path, BRIDGE_PORT="0") as running:
+        assert running.stdout is not None
+        while (line := json.loads(running.stdout.readline()))["event"] != "listening":
+            pass
+        for number, host in enumerate(("127.0.0.1", "[::1]")):
+            task, hook = f"sandbox_0_0_never_{number}", f"http://{host}:9/hook"
+            result = run_process("watch", task, "--callback", hook, folder=tmp_path, BRIDGE_URL=line["url"])
+            assert result.code == 0, result.err
+        running.send_signal(signal.SIGTERM)
+        running.communicate()
+
+
 def test_serve_reports_each_bad_setting_in_one_line_and_exits_with_2(command: Command) -> None:
     result = command("serve", BRIDGE_PORT="99999", BRIDGE_TOKENS="no-colon", BRIDGE_LOG_LEVEL="loud")
     assert result.code == 2
