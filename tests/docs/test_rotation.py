@@ -75,7 +75,7 @@ async def test_a_rotation_of_the_encryption_key_keeps_the_secrets_of_watches(wor
             watch = await workspace.register(receiver.url, task_id=task, secret=own)
         new, old = (await workspace.run(NEW_KEY)).strip(), (workspace.folder / "bridge.key").read_text().strip()
         async with serving(workspace, BRIDGE_ENCRYPTION_KEYS=f"{new},{old}"):
-            assert "1 watch with" in await workspace.run(ROTATE, BRIDGE_ENCRYPTION_KEYS=f"{new},{old}")
+            assert "the values of 1 watch and" in await workspace.run(ROTATE, BRIDGE_ENCRYPTION_KEYS=f"{new},{old}")
         (workspace.folder / "bridge.key").unlink()
         async with serving(workspace, BRIDGE_ENCRYPTION_KEYS=new):
             workspace.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
