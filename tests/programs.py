@@ -28,6 +28,14 @@ def program(name: str, package: str) -> str:
     return found
 
 
+def helm_program() -> str:
+    """The path of helm, which Debian does not have: .ci/run builds it with Go."""
+    found = shutil.which("helm", path=f"{os.environ.get('PATH', '')}:{Path.home() / 'go/bin'}")
+    if found is None:
+        skip_or_fail("there is no helm here: `go install helm.sh/helm/v3/cmd/helm@v3.12.3` builds it")
+    return found
+
+
 def npm_install(folder: Path, *packages: str) -> None:
     """Install npm packages into `folder`, without running their scripts."""
     quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"]
