@@ -227,12 +227,21 @@ def _body_error(headers: CIMultiDictProxy[str], body: bytes | None) -> Transient
 def _has_no_text(record: TaskRecord) -> bool:
     """Whether a record holds no text of amux, which could repeat the key."""
     return (
-        record.error is None and record.url is None and record.format is None and record.raw_status in (None, "unknown")
+        record.error is None
+        and record.url is None
+        and record.format is None
+        and record.raw_status in (None, "unknown")
+        and record.model is None
+        and record.platform is None
     )
 
 
 def _without_key(observation: Observation, key: str) -> Observation:
-    """Removes the key from all texts of amux in an observation. A URL or a format that holds the key becomes None."""
+    """Removes the key from all texts of amux in an observation. A URL or a name that holds the key becomes None."""
+    if isinstance(observation, TaskRecord):
+        model, platform = _if_without(key, observation.model), _if_without(key, observation.platform)
+        if model is not observation.model or platform is not observation.platform:
+            observation = replace(observation, model=model, platform=platform)
     match observation:
         case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
             return replace(observation, url=_if_without(key, url), format=_if_without(key, container))
@@ -240,7 +249,7 @@ def _without_key(observation: Observation, key: str) -> Observation:
             code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
             return replace(observation, error=Problem(code, _redacted(message, key) if message else None))
         case TaskRecord(raw_status=status):
-            return replace(observation, raw_status=_redacted(status, key, LONGEST_STATUS) if status else status)
+            return replace(observation, raw_status=_redacted(status, key, LONGEST_STATUS)) if status else observation
         case PollRejected(code=code, message=message):
             return PollRejected(_redacted(code, key, LONGEST_CODE), _redacted(message, key))
         case _:
