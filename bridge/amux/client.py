@@ -26,7 +26,7 @@ from yarl import URL
 
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.aio.timeouts import TimeoutSweep
-from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_STATUS
+from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_MODEL, LONGEST_PLATFORM, LONGEST_STATUS
 from bridge.amux.wire import observe
 from bridge.core.errors import BridgeError
 from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, TaskRecord, TaskStatus, TransientError
@@ -238,10 +238,8 @@ def _has_no_text(record: TaskRecord) -> bool:
 
 def _without_key(observation: Observation, key: str) -> Observation:
     """Removes the key from all texts of amux in an observation. A URL or a name that holds the key becomes None."""
-    if isinstance(observation, TaskRecord):
-        model, platform = _if_without(key, observation.model), _if_without(key, observation.platform)
-        if model is not observation.model or platform is not observation.platform:
-            observation = replace(observation, model=model, platform=platform)
+    if isinstance(observation, TaskRecord) and _holds(key, observation.model, observation.platform):
+        observation = replace(observation, model=None, platform=None)
     match observation:
         case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
             return replace(observation, url=_if_without(key, url), format=_if_without(key, container))
@@ -254,6 +252,15 @@ def _without_key(observation: Observation, key: str) -> Observation:
             return PollRejected(_redacted(code, key, LONGEST_CODE), _redacted(message, key))
         case _:
             return replace(observation, message=_redacted(observation.message, key))
+
+
+def _holds(key: str, model: str | None, platform: str | None) -> bool:
+    """Whether a name repeats the key, in any case, or may end with a part of it. `redact` would take half of a poll."""
+    if len(key) < SHORTEST_SECRET:
+        return False
+    names = f"{model or ''} {platform or ''}".lower()
+    cut = len(model or "") == LONGEST_MODEL or len(platform or "") == LONGEST_PLATFORM
+    return cut or key.lower() in names or ("%" in names and key.lower() in unquote(names))
 
 
 def _redacted(text: str, key: str, longest: int = LONGEST_MESSAGE) -> str:
