@@ -20,6 +20,7 @@ from bridge.core.watch import TERMINAL, ending_after
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.credentials import Credentials
 from bridge.polling.deadlines import Deadlines
+from bridge.polling.live_failures import apply_doubt
 from bridge.polling.result_writer import (
     ChangeListener,
     ContentUrl,
@@ -202,6 +203,7 @@ class Poller:
             and observation.status is known.status
             and observation.raw_status is None
             and known.status not in TERMINAL
+            and task.doubt is None
         ):
             if (
                 (observation.progress is not None and observation.progress != known.progress)
@@ -218,15 +220,16 @@ class Poller:
                 else:
                     self._schedule.schedule_at(task, due)
                 return
-            status_changed = False
+            status_changed = doubt_changed = False
         else:
+            observation, doubt_changed = apply_doubt(task, observation, started, now, self._policy.interval)
             self._note(task, observation, now)
             self._schedule.judge(task, observation, now)
             status_changed = task.snapshot.status is not known.status
         task.due = now + self._delay(task, observation)
         if self._ends_watches(task, observation, started, now):
             self._settle(task, observation, started, now)
-        elif type(observation) is TaskRecord and (status_changed or task.status_update_due):
+        elif type(observation) is TaskRecord and (status_changed or doubt_changed or task.status_update_due):
             self._write_status(task, changed=status_changed)
         else:
             self._reschedule(task, task.due)
@@ -237,7 +240,8 @@ class Poller:
 
     def _delay(self, task: PolledTask, observation: Observation) -> float:
         jitter = self._random()
-        delay = self._policy.delay_after(task.steps, jitter)
+        # A failure in doubt is asked about again as soon as the second answer counts.
+        delay = self._policy.interval if task.doubt is not None else self._policy.delay_after(task.steps, jitter)
         if type(observation) is TransientError:
             # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
             return max(delay, self._policy.delay_after_failure(task.failures, jitter))
@@ -268,7 +272,9 @@ class Poller:
         if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
         self._result_writer.put(
-            PendingSettlement(task, task.snapshot, task.refusal_counts, observation, began, task.present_error)
+            PendingSettlement(
+                task, task.snapshot, task.refusal_counts, observation, began, task.present_error, task.doubt
+            )
         )
 
     def _write_status(self, task: PolledTask, *, changed: bool) -> None:
@@ -364,9 +370,10 @@ class Poller:
         if task is None:
             return None
         unix = self._clocks.unix
+        error, error_at = task.shown_error
         return LiveTask(
             *(task.snapshot, task.polls, unix(task.started), unix(self._next_poll(task))),
-            *(task.error, unix(task.error_at), task.failures),
+            *(error, unix(error_at), task.failures),
         )
 
     def _next_poll(self, task: PolledTask) -> float | None:

@@ -18,7 +18,7 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
-from bridge.core.watch import problem_in, refusals_after, snapshot_after
+from bridge.core.watch import Doubt, problem_in, refusals_after, snapshot_after
 
 
 class Phase(Enum):
@@ -61,6 +61,8 @@ class PolledTask:
     """Polls in a row that brought no task record."""
     error: Problem | None = None
     error_at: float | None = None
+    doubt: Doubt | None = None
+    """A live failure that awaits confirmation. It is lost when the process ends, and then begins anew."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
 
@@ -78,6 +80,11 @@ class PolledTask:
     def present_error(self) -> Problem | None:
         """The error of the last poll; None when it brought a task record."""
         return self.error if self.failures else None
+
+    @property
+    def shown_error(self) -> tuple[Problem | None, float | None]:
+        """The last error as a watch shows it, and when it came: an unconfirmed failure as long as there is one."""
+        return (self.error, self.error_at) if self.doubt is None else (self.doubt.problem, self.doubt.since)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
 from tests.polling.harness import DONE, KEY, QUICK, RUNNING, Harness
+from tests.polling.scripted_amux import live, nested, scripted_amux
 
 
 def events_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -126,3 +127,26 @@ async def test_failing_polls_are_made_less_and_less_often(harness: Harness) -> N
     assert live.next_poll_at - harness.store.now() > 0.15  # 10 ms, doubled five times
     assert live.last_error is not None
     assert live.last_error_at == pytest.approx(harness.store.now(), abs=2)
+
+
+async def test_an_error_of_amuxs_gateway_pauses_the_key_and_ends_no_watch(harness: Harness) -> None:
+    dead_channel = nested(400, "Invalid channel ID (request id: x)", "new_api_error")
+    async with scripted_amux() as (amux, client):
+        amux.scripts["task_1"] = [*[dead_channel] * 7, live("succeeded", url="https://v.example/a.mp4")]
+        poller = harness.poller(PollPolicy(first_delay=0.01, interval=0.01, max_interval=0.01), client=client)
+        watch = await harness.register("task_1", poller)
+        await harness.until(lambda: bool(poller.degraded()))
+        assert "Invalid channel ID" in poller.degraded()[0].message
+        await harness.until(lambda: poller.owned == 0)
+        assert await harness.outcome(watch) is Outcome.COMPLETED
+        assert poller.degraded() == []
+
+
+async def test_nested_errors_of_another_type_still_end_a_watch(harness: Harness) -> None:
+    async with scripted_amux() as (amux, client):
+        amux.scripts["task_1"] = [nested(400, "Bad request", "invalid_request_error")]
+        poller = harness.poller(client=client)
+        watch = await harness.register("task_1", poller)
+        await harness.until(lambda: poller.owned == 0)
+        assert await harness.outcome(watch) is Outcome.UNAVAILABLE
+        assert len(amux.polled_at["task_1"]) == 5
