@@ -38,6 +38,7 @@ from bridge.telemetry import Metrics, get_logger
 
 __all__ = ["CredentialState", "CredentialStatus", "LiveTask", "Poller"]
 
+CALM_INTERVALS = 4  # without a misrouted answer, until the warning ends: one task is polled four times meanwhile
 KEYS_PER_QUERY = 1_000  # a statement takes at most 32,766 parameters
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
@@ -75,7 +76,7 @@ class Poller:
         self._created_at = clock()
         self._clocks = Clocks(clock, store.now)
         self._tasks: dict[str, PolledTask] = {}
-        self._anomalies = Anomalies(metrics)
+        self._anomalies = Anomalies(metrics, CALM_INTERVALS * policy.max_interval)
         self._credentials = Credentials(policy, metrics, clock)
         self._schedule = PollSchedule(
             policy,
@@ -131,6 +132,7 @@ class Poller:
             return
         self._schedule.remove(task, Phase.DROPPED)
         self._to_recheck.discard(task)
+        self._anomalies.forget(task)
         self._credentials.remove_task(task.credential)
 
     def look_again(self, task_row: str) -> None:
@@ -147,6 +149,7 @@ class Poller:
         """Drop all tasks, also those under way: this replica's lease is lost."""
         self._schedule.clear(self._tasks.values())
         self._tasks.clear()
+        self._anomalies.forget_all()
         self._to_recheck.clear()
         self._result_writer.clear()
 
@@ -191,6 +194,8 @@ class Poller:
         if task.phase is Phase.POLLING:  # not dropped meanwhile
             if credential.configured and type(observation) is KeyRefused:
                 credential.refused_key = key
+            if type(observation) is TaskRecord:
+                credential.accepted = True
             task.polls += 1
             task.steps += 1
             self._handle(task, observation, started, now)
@@ -236,7 +241,7 @@ class Poller:
 
     def _note(self, task: PolledTask, observation: Observation, now: float) -> None:
         task.note(observation, now)
-        self._anomalies.check(observation, task.task_id)
+        self._anomalies.check(observation, task, now)
 
     def _delay(self, task: PolledTask, observation: Observation) -> float:
         jitter = self._random()

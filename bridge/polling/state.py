@@ -118,6 +118,7 @@ def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
 
 # --- credentials ------------------------------------------------------------------------------------------------------
 
+STARVED_THROTTLES = 3  # 429s in a row; one or two are normal near amux's limit
 MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0" at each answer, a probe would follow its own answer at once
 
 
@@ -160,6 +161,7 @@ class Credential:
     """
 
     __slots__ = (
+        "accepted",
         "blocked",
         "configured",
         "key",
@@ -186,6 +188,7 @@ class Credential:
         self.since: float | None = None
         self.resumes_at = -inf
         self.message: str | None = None
+        self.accepted = False  # whether amux has sent any record with this key since the start
         self.refusals = 0  # in a row
         self.throttles = 0  # 429s in a row
         self.resumed_at = -inf
@@ -214,6 +217,11 @@ class Credential:
                 return CredentialChange.NONE
             case _:
                 return self._resume(now) if self.blocked else CredentialChange.NONE
+
+    @property
+    def starved(self) -> bool:
+        """Whether all polls get 429: after a start from the first one on, later after several in a row."""
+        return self.state is CredentialState.THROTTLED and (not self.accepted or self.throttles >= STARVED_THROTTLES)
 
     def _pause(self, message: str, now: float, policy: PollPolicy) -> CredentialChange:
         was_paused = self.state is CredentialState.PAUSED
