@@ -315,10 +315,10 @@ async def test_an_error_status_counts_even_if_its_body_cannot_be_read(
 @pytest.mark.parametrize(
     ("body", "coding"),
     [
-        (gzip.compress(RECORD), "gzip"),
-        (zlib.compress(RECORD), "deflate"),
-        (gzip.compress(RECORD + b" " * ((1 << 20) - len(RECORD))), "gzip"),
-        (RECORD, "identity"),
+        pytest.param(gzip.compress(RECORD), "gzip", id="gzip"),
+        pytest.param(zlib.compress(RECORD), "deflate", id="deflate"),
+        pytest.param(gzip.compress(RECORD + b" " * ((1 << 20) - len(RECORD))), "gzip", id="gzip of 1 MiB"),
+        pytest.param(RECORD, "identity", id="identity"),
     ],
 )
 async def test_a_compressed_answer_is_inflated(
