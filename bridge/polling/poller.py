@@ -20,6 +20,7 @@ from bridge.core.watch import TERMINAL, ending_after
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.credentials import Credentials, load_keys
 from bridge.polling.deadlines import Deadlines
+from bridge.polling.live_failures import apply_doubt
 from bridge.polling.result_writer import (
     ChangeListener,
     ContentUrl,
@@ -37,6 +38,7 @@ from bridge.telemetry import Metrics, get_logger
 
 __all__ = ["CredentialState", "CredentialStatus", "LiveTask", "Poller"]
 
+CALM_INTERVALS = 4  # without a misrouted answer, until the warning ends: one task is polled four times meanwhile
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
 _log = get_logger("polling")
@@ -73,7 +75,7 @@ class Poller:
         self._created_at = clock()
         self._clocks = Clocks(clock, store.now)
         self._tasks: dict[str, PolledTask] = {}
-        self._anomalies = Anomalies(metrics)
+        self._anomalies = Anomalies(metrics, CALM_INTERVALS * policy.max_interval)
         self._credentials = Credentials(policy, metrics, clock)
         self._schedule = PollSchedule(
             policy,
@@ -129,6 +131,7 @@ class Poller:
             return
         self._schedule.remove(task, Phase.DROPPED)
         self._to_recheck.discard(task)
+        self._anomalies.forget(task)
         self._credentials.remove_task(task.credential)
 
     def look_again(self, task_row: str) -> None:
@@ -145,6 +148,7 @@ class Poller:
         """Drop all tasks, also those under way: this replica's lease is lost."""
         self._schedule.clear(self._tasks.values())
         self._tasks.clear()
+        self._anomalies.forget_all()
         self._to_recheck.clear()
         self._result_writer.clear()
 
@@ -189,6 +193,8 @@ class Poller:
         if task.phase is Phase.POLLING:  # not dropped meanwhile
             if credential.configured and type(observation) is KeyRefused:
                 credential.refused_key = key
+            if type(observation) is TaskRecord:
+                credential.accepted = True
             task.polls += 1
             task.steps += 1
             self._handle(task, observation, started, now)
@@ -201,6 +207,7 @@ class Poller:
             and observation.status is known.status
             and observation.raw_status is None
             and known.status not in TERMINAL
+            and task.doubt is None
         ):
             if (
                 (observation.progress is not None and observation.progress != known.progress)
@@ -217,26 +224,28 @@ class Poller:
                 else:
                     self._schedule.schedule_at(task, due)
                 return
-            status_changed = False
+            status_changed = doubt_changed = False
         else:
+            observation, doubt_changed = apply_doubt(task, observation, started, now, self._policy.interval)
             self._note(task, observation, now)
             self._schedule.judge(task, observation, now)
             status_changed = task.snapshot.status is not known.status
         task.due = now + self._delay(task, observation)
         if self._ends_watches(task, observation, started, now):
             self._settle(task, observation, started, now)
-        elif type(observation) is TaskRecord and (status_changed or task.status_update_due):
+        elif type(observation) is TaskRecord and (status_changed or doubt_changed or task.status_update_due):
             self._write_status(task, changed=status_changed)
         else:
             self._reschedule(task, task.due)
 
     def _note(self, task: PolledTask, observation: Observation, now: float) -> None:
         task.note(observation, now)
-        self._anomalies.check(observation, task.task_id)
+        self._anomalies.check(observation, task, now)
 
     def _delay(self, task: PolledTask, observation: Observation) -> float:
         jitter = self._random()
-        delay = self._policy.delay_after(task.steps, jitter)
+        # A failure in doubt is asked about again as soon as the second answer counts.
+        delay = self._policy.interval if task.doubt is not None else self._policy.delay_after(task.steps, jitter)
         if type(observation) is TransientError:
             # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
             return max(delay, self._policy.delay_after_failure(task.failures, jitter))
@@ -267,7 +276,9 @@ class Poller:
         if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
         self._result_writer.put(
-            PendingSettlement(task, task.snapshot, task.refusal_counts, observation, began, task.present_error)
+            PendingSettlement(
+                task, task.snapshot, task.refusal_counts, observation, began, task.present_error, task.doubt
+            )
         )
 
     def _write_status(self, task: PolledTask, *, changed: bool) -> None:
@@ -360,9 +371,10 @@ class Poller:
         if task is None:
             return None
         unix = self._clocks.unix
+        error, error_at = task.shown_error
         return LiveTask(
             *(task.snapshot, task.polls, unix(task.started), unix(self._next_poll(task))),
-            *(task.error, unix(task.error_at), task.failures),
+            *(error, unix(error_at), task.failures),
         )
 
     def _next_poll(self, task: PolledTask) -> float | None:

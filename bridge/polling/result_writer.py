@@ -24,7 +24,7 @@ from bridge.core.model import (
     TaskSnapshot,
     Watch,
 )
-from bridge.core.watch import TERMINAL, Ending, ending_after, timeout_ending
+from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask
 from bridge.store.records import Changed, PollNote, Settlement, StatusChange
 from bridge.store.store import Store
@@ -75,6 +75,7 @@ class PendingSettlement:
     observation: Observation | None
     began: float
     error: Problem | None
+    doubt: Doubt | None = None
     retried: bool = False
 
     def ending_of(self, watch: Watch, began_at: float, now: float) -> Ending | None:
@@ -88,7 +89,7 @@ class PendingSettlement:
             if ending is not None:
                 return ending
         if watch.deadline_at <= began_at:
-            return timeout_ending(self.snapshot, self.error, watch.timeout_seconds)
+            return deadline_ending(self.snapshot, self.doubt, self.error, watch.timeout_seconds)
         return None
 
 
@@ -240,7 +241,8 @@ class ResultWriter:
 
     def _note(self, task: PolledTask, next_poll: float | None) -> PollNote:
         unix = self._clocks.unix
-        return PollNote(task.polls, unix(task.started), unix(next_poll), task.error, unix(task.error_at))
+        error, error_at = task.shown_error
+        return PollNote(task.polls, unix(task.started), unix(next_poll), error, unix(error_at))
 
     # --- after a write --------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
-from bridge.core.watch import problem_in, refusals_after, snapshot_after
+from bridge.core.watch import Doubt, problem_in, refusals_after, snapshot_after
 
 
 class Phase(Enum):
@@ -61,6 +61,8 @@ class PolledTask:
     """Polls in a row that brought no task record."""
     error: Problem | None = None
     error_at: float | None = None
+    doubt: Doubt | None = None
+    """A live failure that awaits confirmation. It is lost when the process ends, and then begins anew."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
 
@@ -78,6 +80,11 @@ class PolledTask:
     def present_error(self) -> Problem | None:
         """The error of the last poll; None when it brought a task record."""
         return self.error if self.failures else None
+
+    @property
+    def shown_error(self) -> tuple[Problem | None, float | None]:
+        """The last error as a watch shows it, and when it came: an unconfirmed failure as long as there is one."""
+        return (self.error, self.error_at) if self.doubt is None else (self.doubt.problem, self.doubt.since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,7 @@ def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
 
 # --- credentials ------------------------------------------------------------------------------------------------------
 
+STARVED_THROTTLES = 3  # 429s in a row; one or two are normal near amux's limit
 MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0" at each answer, a probe would follow its own answer at once
 
 
@@ -153,6 +161,7 @@ class Credential:
     """
 
     __slots__ = (
+        "accepted",
         "blocked",
         "configured",
         "key",
@@ -179,6 +188,7 @@ class Credential:
         self.since: float | None = None
         self.resumes_at = -inf
         self.message: str | None = None
+        self.accepted = False  # whether amux has sent any record with this key since the start
         self.refusals = 0  # in a row
         self.throttles = 0  # 429s in a row
         self.resumed_at = -inf
@@ -207,6 +217,11 @@ class Credential:
                 return CredentialChange.NONE
             case _:
                 return self._resume(now) if self.blocked else CredentialChange.NONE
+
+    @property
+    def starved(self) -> bool:
+        """Whether all polls get 429: after a start from the first one on, later after several in a row."""
+        return self.state is CredentialState.THROTTLED and (not self.accepted or self.throttles >= STARVED_THROTTLES)
 
     def _pause(self, message: str, now: float, policy: PollPolicy) -> CredentialChange:
         was_paused = self.state is CredentialState.PAUSED

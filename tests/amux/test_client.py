@@ -1,7 +1,6 @@
 """One poll of amux: the request, every kind of answer, and no answer."""
 
 import asyncio
-import gzip
 import logging
 import socket
 import ssl
@@ -170,7 +169,7 @@ FAULTS: dict[FaultKind, Observation | str] = {
     K.BAD_GATEWAY_HTML: "http_502",
     K.ECHO_KEY: TransientError("http_500", "amux answered 500: upstream refused Authorization: Bearer [redacted]"),
     K.REDIRECT: TransientError("http_302", "amux answered 302", misrouted=True),
-    K.GZIP_BOMB: "compressed_body",
+    K.GZIP_BOMB: "body_too_large",
     K.TRUNCATED_JSON: "bad_json",
     K.WRONG_CONTENT_TYPE: "wrong_content_type",
     K.WRONG_TASK: "wrong_task",
@@ -250,14 +249,12 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encodi
         pytest.param(endless(CHUNKED, b"10000\r\n" + b" " * 65536 + b"\r\n"), "body_too_large", id="endless"),
         pytest.param(endless(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65536), "body_too_large", id="endless, no length"),
         pytest.param(raw(answer(RECORD + b" " * (1 << 20))), "body_too_large", id="over 1 MiB"),
-        pytest.param(raw(answer(gzip.compress(RECORD), Content_Encoding="gzip")), "compressed_body", id="gzip"),
-        pytest.param(raw(answer(RECORD, Content_Encoding="br")), "compressed_body", id="header without compression"),
         pytest.param(raw(answer(RECORD)[:-9], then_close=True), "connection_lost", id="cut"),
         pytest.param(raw(CHUNKED + b"ZZ\r\n"), "bad_answer", id="bad chunks"),
         pytest.param(reset, "connection_lost", id="reset"),
         pytest.param(raw(then_close=True), "connection_lost", id="closed"),
         pytest.param(raw(b"SSH-2.0-OpenSSH\r\n\r\n"), "bad_answer", id="not HTTP"),
-        pytest.param(raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"), "bad_answer", id="long header"),
+        pytest.param(raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"), "bad_answer", id="too long header"),
         pytest.param(raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 9999 + b"\r\n"), "bad_answer", id="many headers"),
     ],
 )

@@ -1,30 +1,13 @@
 """The unusual forms of amux's records: which part is the record, what its fields may hold, and broken JSON."""
 
-import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bridge.amux.lenient_json import clean, read_json
-from bridge.amux.wire import observe
-from bridge.core.model import Observation, Problem, TaskRecord, TaskStatus, TransientError, VideoMetadata
-
-TASK = "task_1:a"
-BASE = "https://api.amux.example/proxy"
-DONE = {"task_id": TASK, "status": "completed"}
-URL = "https://v.example/a.mp4?sig=1#t"
-
-
-def read(body: Any) -> Observation:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return observe(200, "application/json", raw, task_id=TASK, base_url=BASE)
-
-
-def record_of(body: Any) -> TaskRecord:
-    observation = read(body)
-    assert isinstance(observation, TaskRecord), observation
-    return observation
-
+from bridge.core.model import Problem, TaskRecord, TaskStatus, TransientError
+from tests.amux.records import DONE, TASK, URL, read, record_of
 
 # --- which part is the record -------------------------------------------------------------------------------------
 
@@ -41,7 +24,7 @@ def record_of(body: Any) -> TaskRecord:
     ],
 )
 def test_the_record_is_the_object_with_the_tasks_status(body: Any) -> None:
-    assert record_of(body) == TaskRecord(TaskStatus.IN_PROGRESS)
+    assert replace(record_of(body), live=False) == TaskRecord(TaskStatus.IN_PROGRESS)
 
 
 @pytest.mark.parametrize("task_id", ["task_other", "TASK_1:A", "x"])
@@ -75,7 +58,7 @@ def test_a_record_that_names_no_other_task_is_accepted(ids: Any) -> None:
     ("status", "words"),
     [
         (TaskStatus.COMPLETED, "completed succeeded success succeed done"),
-        (TaskStatus.FAILED, "failed failure error cancelled canceled expired"),
+        (TaskStatus.FAILED, "failed failure fail error cancelled canceled expired timeout timed_out rejected aborted"),
         (TaskStatus.QUEUED, "queued not_start submitted pending"),
         (TaskStatus.IN_PROGRESS, "in_progress processing running"),
     ],
@@ -94,94 +77,7 @@ def test_an_unknown_status_word_ends_no_watch(word: str) -> None:
     )
 
 
-# --- the video's URL ----------------------------------------------------------------------------------------------
-
-PLACES: list[dict[str, Any]] = [
-    {"url": URL},
-    {"result_url": URL},
-    {"metadata": {"url": URL}},
-    {"content": {"video_url": URL}},
-    {"data": {"output": {"url": URL}}},
-]
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_the_url_is_found_in_each_of_its_places(place: dict[str, Any]) -> None:
-    assert record_of(DONE | place).url == URL
-    assert record_of({"data": DONE | place}).url == URL
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("word", ["failed", "running", "queued", "unknown", "odd"])
-def test_there_is_no_url_without_success(place: dict[str, Any], word: str) -> None:
-    assert record_of({"data": DONE | place | {"status": word}}).url is None
-
-
-def test_the_first_place_of_the_url_counts() -> None:
-    record: dict[str, Any] = {}
-    for number, place in reversed(list(enumerate(PLACES))):
-        for name, value in place.items():
-            record[name] = with_url(value, f"https://v.example/{number}")
-        assert record_of(DONE | record).url == f"https://v.example/{number}"
-
-
-def with_url(value: Any, url: str) -> Any:
-    """The same place with another URL."""
-    return url if isinstance(value, str) else {name: with_url(inner, url) for name, inner in value.items()}
-
-
-@pytest.mark.parametrize(
-    "useless",
-    [
-        "",
-        " ",
-        None,
-        17,
-        ["https://v.example"],
-        "rejected: see https://v.example",
-        "https://v.example/a b",
-        "ftp://v.example/a",
-        "data:video/mp4;base64,AAAA",
-        "//v.example/a",
-        "https://",
-        "https:///a",
-        "https://[::1",
-        "https://v.example:99999/a",
-        "https://v.example/\u2028a",
-    ],
-)
-def test_a_value_that_is_no_http_url_is_ignored(useless: Any) -> None:
-    assert record_of(DONE | {"url": useless}).url is None
-    assert record_of(DONE | {"url": useless, "result_url": URL}).url == URL
-
-
-@pytest.mark.parametrize("url", ["HTTP://v.example/a", "http://[2001:db8::1]:8/a", "https://v.example", URL])
-def test_every_http_url_is_accepted(url: str) -> None:
-    assert record_of(DONE | {"url": f" {url}\n"}).url == url
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        f"{BASE}/v1/videos/{TASK}/content",
-        f"https://amux.public.example/v1/videos/{TASK}/content",
-        "http://127.0.0.1:3000/v1/videos/task_1%3Aa/content?x=1",
-        "https://API.amux.example:443/v1/videos/task_other/content",
-        f"{BASE}/v1/videos/{TASK}/content/",
-    ],
-)
-def test_a_url_that_needs_the_key_becomes_none(own: str) -> None:
-    assert record_of(DONE | {"url": own, "result_url": URL}).url is None
-
-
-@pytest.mark.parametrize(
-    "other", ["https://vendor.example/v1/videos/video_7/content", "https://api.amux.example/files/content"]
-)
-def test_a_url_that_only_looks_like_the_content_route_is_kept(other: str) -> None:
-    assert record_of(DONE | {"url": other}).url == other
-
-
-# --- errors, progress, metadata, times ----------------------------------------------------------------------------
+# --- errors, progress, times ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,6 +102,24 @@ def test_a_url_that_only_looks_like_the_content_route_is_kept(other: str) -> Non
 def test_a_failure_has_its_reason(record: Any, message: Any, expected: Problem) -> None:
     failed = {"task_id": TASK, "status": "failed"} | record
     assert record_of({"code": "success", "message": message, "data": failed}).error == expected
+
+
+@pytest.mark.parametrize(
+    ("vendors", "code"),
+    [
+        ({"error": {"code": "E1"}}, "E1"),
+        ({"err_code": "E2"}, "E2"),
+        ({"base_resp": {"status_code": 1026}}, 1026),
+        ({"base_resp": {"status_code": 0}, "output": {"code": "E3"}}, "E3"),
+        ({"base_resp": {"status_code": 0}}, None),
+        ({"err_code": "", "error": "text", "code": 17}, None),
+        ({"error": {"code": ["E1"]}}, None),
+    ],
+)
+def test_the_code_of_a_failure_may_be_in_the_vendors_body(vendors: Any, code: str | int | None) -> None:
+    row = {"status": "FAILURE", "fail_reason": "why"}
+    assert record_of({"code": "success", "data": row | {"data": vendors}}).error == Problem(code, "why")
+    assert record_of({"data": row | {"error": {"code": 0}, "data": vendors}}).error == Problem(0, "why")
 
 
 def test_a_bare_record_has_its_reason_in_its_message() -> None:
@@ -241,30 +155,6 @@ def test_a_bare_record_has_its_reason_in_its_message() -> None:
 def test_progress_is_per_cent_or_none(value: Any, progress: int | None) -> None:
     for word in ("running", "completed", "failed"):
         assert record_of({"status": word, "progress": value}).progress == progress
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ({"duration": 5, "seed": 2**64 - 1}, VideoMetadata(duration=5, seed=2**64 - 1)),
-        ({"fps": 23.97, "width": "1280", "height": None}, VideoMetadata(fps=23.97)),
-        ({"fps": True, "width": 10**400, "seed": -(10**400)}, None),
-        ({"url": "x", "prompt": "secret"}, None),
-        ({}, None),
-        (None, None),
-        ("mp4", None),
-        ([5], None),
-    ],
-)
-def test_metadata_is_five_numbers(value: Any, expected: VideoMetadata | None) -> None:
-    assert record_of(DONE | {"metadata": value}).metadata == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [("mp4", "mp4"), (" MP4\0 ", "MP4"), ("", None), (4, None), ("<b>", None), ("m" * 33, None)]
-)
-def test_format_is_a_short_name(value: Any, expected: str | None) -> None:
-    assert record_of(DONE | {"format": value}).format == expected
 
 
 @pytest.mark.parametrize(
