@@ -178,14 +178,14 @@ async def test_only_media_types_keep_their_type(
     assert not {"Set-Cookie", "Access-Control-Allow-Origin", "X-Other"} & set(headers)
 
 
-async def test_a_range_is_passed_to_amux(tmp_path: Path) -> None:
+async def test_without_a_cache_a_range_is_passed_to_amux(tmp_path: Path) -> None:
     async def handler(request: web.Request) -> web.Response:
         if "Range" not in request.headers:
             return web.Response(body=b"0123456789", headers=VIDEO)
         part = {**VIDEO, "Content-Range": "bytes 2-4/10", "Accept-Ranges": "bytes", "ETag": '"v1"'}
         return web.Response(status=206, body=b"234", headers=part)
 
-    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, cache_bytes=0) as bridge:
         path = await video_path(bridge)
         answer = await bridge.get(path, headers={"Range": "bytes=2-4", "If-Range": '"v1"'})
         assert (answer.status, answer.body, answer.headers["Content-Range"]) == (206, b"234", "bytes 2-4/10")
