@@ -167,7 +167,7 @@ class ContentFiles:
     def unused(self, reason: str, error: OSError | None = None) -> None:
         """Logs why videos are passed through."""
         text = reason if error is None else f"{reason}: {_reason(error)}"
-        self._outage.failed(text, time.monotonic(), folder=str(self._folder.path))
+        self._outage.failed(text, time.monotonic(), level=logging.WARNING, folder=str(self._folder.path))
 
     @property
     def _held(self) -> int:
