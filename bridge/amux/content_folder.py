@@ -51,7 +51,7 @@ class ContentHead:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A complete file that was found at a start."""
+    """A complete file that was found at a start. `size` is the video's, without the file's header."""
 
     watch_id: str
     size: int
@@ -230,7 +230,7 @@ def _complete_file(entry: "os.DirEntry[str]") -> FoundFile:
             os.fchmod(fd, _OWNER_ONLY)
     finally:
         os.close(fd)
-    return FoundFile(watch_id, found.st_size, found.st_mtime)
+    return FoundFile(watch_id, found.st_size - HEADER_BYTES, found.st_mtime)
 
 
 def _remove_entry(entry: "os.DirEntry[str]") -> None:

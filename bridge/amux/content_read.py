@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,7 +34,10 @@ class FileThreads:
 
         Without this wait, a descriptor could be closed, and its number be another file's, while the function uses it.
         """
-        running = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        except RuntimeError:
+            raise OSError(errno.ESHUTDOWN, "the bridge is stopping") from None
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
