@@ -29,4 +29,11 @@ def _folder(settings: Settings, store: Store) -> ContentFolder:
         return ContentFolder(settings.content_cache_folder, name)
     if not store.shared:
         return ContentFolder(sqlite_path(settings.database_url).parent / "content", name)
-    return ContentFolder(Path(tempfile.gettempdir()), f"amux-bridge-{name}", private=False)
+    return ContentFolder(_temporary_folder(), f"amux-bridge-{name}", private=False)
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:  # a read-only file system: the cache says so, and videos are passed through
+        return Path("/tmp")  # noqa: S108  what is made in it is private

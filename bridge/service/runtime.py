@@ -329,7 +329,7 @@ class Runtime:
         scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
-        scheduler.every(RETENTION_SECONDS, "retention", retention.sweep)
+        scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
         scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
         if self._replica_lease is not None:
@@ -363,6 +363,10 @@ class Runtime:
         self.metrics.active_watches.set(counts.active_watches)
         self.metrics.pending_deliveries.set(counts.pending_deliveries)
         self.metrics.dead_deliveries.set(counts.dead_deliveries)
+
+    async def _delete_old(self, retention: Retention) -> None:
+        await retention.sweep()
+        await self._sweep_content()
 
     async def _sweep_content(self) -> None:
         """Removes the videos of watches that retention has deleted, in this replica or in another one."""
