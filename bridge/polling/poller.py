@@ -18,7 +18,7 @@ from bridge.core.model import KeyRefused, Observation, TaskRecord, TransientErro
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, ending_after
 from bridge.polling.anomalies import Anomalies
-from bridge.polling.credentials import Credentials
+from bridge.polling.credentials import Credentials, load_keys
 from bridge.polling.deadlines import Deadlines
 from bridge.polling.result_writer import (
     ChangeListener,
@@ -31,13 +31,12 @@ from bridge.polling.result_writer import (
 from bridge.polling.schedule import PollSchedule, steps_of_loaded
 from bridge.polling.state import CredentialState, CredentialStatus, LiveTask, Phase, PolledTask, shared_snapshot
 from bridge.polling.stats import PollingStats, polling_stats
-from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.records import TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
 __all__ = ["CredentialState", "CredentialStatus", "LiveTask", "Poller"]
 
-KEYS_PER_QUERY = 1_000  # a statement takes at most 32,766 parameters
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
 _log = get_logger("polling")
@@ -325,10 +324,7 @@ class Poller:
     async def _load_new(self) -> list[PolledTask]:
         """Load the own open tasks that memory lacks. Raises StoreUnavailable."""
         rows = await self._store.own_tasks()
-        credentials = sorted({row.credential for row in rows if row.credential != CONFIGURED})
-        keys: dict[str, str] = {}
-        for first in range(0, len(credentials), KEYS_PER_QUERY):
-            keys |= await self._store.keys_of(credentials[first : first + KEYS_PER_QUERY])
+        keys = await load_keys(self._store, rows)
         return [self._create(row, keys.get(row.credential)) for row in rows if row.id not in self._tasks]
 
     async def _load_missing(self) -> None:
