@@ -29,6 +29,7 @@ from bridge.telemetry import get_logger
 OpenSource = Callable[[], Awaitable[aiohttp.ClientResponse]]
 
 STEP_BYTES: Final = 16 << 20  # between two looks at the disk's free space while a file grows
+STOP_SECONDS: Final = 3.0  # for a disk that does not answer; the next start removes what is left over
 _VIDEO_TYPE = re.compile(r"(?:video|audio|image)/.+|(?:application|binary)/octet-stream|application/mp4|")
 _STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')
 _MAX_KEPT_HEADER: Final = 200  # characters
@@ -142,8 +143,9 @@ class ContentCache:
         tasks = [each.task for each in self._running if each.task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._threads.close()
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        await self._threads.close(STOP_SECONDS)
         self._folder.close()
 
     # --- reads of amux --------------------------------------------------------------------------------------------

@@ -96,10 +96,15 @@ class ContentFolder:
         raise OSError(f"{MAX_BRIDGES} other bridges use it")
 
     def close(self) -> None:
-        """Unlocks the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Unlocks the folder, and removes it if it is empty."""
+        if self._lock is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.listdir(self._path) == [_LOCK_FILE]:  # noqa: PTH208  names only
+                (self._path / _LOCK_FILE).unlink()  # `_locked` notices this
+                self._path.rmdir()
+        os.close(self._lock)
+        self._lock = None
 
     def disk(self) -> Disk:
         """Returns the size and the free space of the folder's disk. Raises OSError."""
@@ -266,14 +271,16 @@ def _make_own_folder(path: Path, *, shared_base: bool) -> None:
 
 
 def _locked(path: Path) -> int | None:
-    """Returns the descriptor of a locked lock file, or None if another bridge holds the lock."""
+    """Returns the descriptor of a locked lock file, or None if another bridge holds the lock or removed the file."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _OWNER_ONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
+        if os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
     except BaseException:
         os.close(lock)
         raise
-    return lock
+    os.close(lock)
+    return None

@@ -6,7 +6,7 @@ import errno
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from bridge.amux.content_folder import ContentHead, PartFile, read_piece
 from bridge.core.errors import BridgeError
@@ -28,14 +28,16 @@ class FileThreads:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bridge-content")
+        self._running: set[asyncio.Future[Any]] = set()
 
     async def run(self, function: Callable[[], Result], discard: Callable[[Result], object] | None = None) -> Result:
         """Calls a function in a thread. A caller that is cancelled waits for its end; `discard` then gets the result.
 
         Without this wait, a descriptor could be closed, and its number be another file's, while the function uses it.
+        Raises OSError during a stop.
         """
         try:
-            running = asyncio.get_running_loop().run_in_executor(self._threads, function)
+            running = self._submit(function)
         except RuntimeError:
             raise OSError(errno.ESHUTDOWN, "the bridge is stopping") from None
         try:
@@ -51,13 +53,21 @@ class FileThreads:
     def start(self, function: Callable[[], object]) -> None:
         """Calls a function in a thread, or here during a stop. Waits for nothing. The function must not raise."""
         try:
-            self._threads.submit(function)
-        except RuntimeError:  # the threads have ended
+            self._submit(function)
+        except RuntimeError:  # the threads take no more work
             function()
 
-    async def close(self) -> None:
-        """Waits until everything that was started has ended."""
-        await asyncio.to_thread(self._threads.shutdown)
+    async def close(self, seconds: float) -> None:
+        """Waits until everything that was started has ended, but not longer for a disk that does not answer."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+        self._threads.shutdown(wait=False)
+
+    def _submit(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
+        running = asyncio.get_running_loop().run_in_executor(self._threads, function)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return running
 
 
 class _Signal:

@@ -65,7 +65,7 @@ async def all_of(reader: ContentReader) -> bytes:
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in (folder / "content" / "own").iterdir() if path.name != "lock"]
+    return [path for path in (folder / "content").rglob("*") if path.is_file() and path.name != "lock"]
 
 
 def descriptors() -> int:
@@ -273,4 +273,4 @@ async def test_a_cancelled_caller_waits_for_the_thread_that_uses_its_descriptor(
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert discarded == [7]
-    await threads.close()
+    await threads.close(20)
