@@ -1,5 +1,6 @@
 """The complete files of the content cache, and the room that it has on its disk."""
 
+import asyncio
 import logging
 import os
 import time
@@ -54,6 +55,7 @@ class ContentFiles:
         self._disk = disk or folder.disk
         self._files: dict[str, _StoredFile] = {}
         self._reservations: set[Reservation] = set()
+        self._keeping: set[asyncio.Future[None]] = set()  # complete files that are being made durable
         self.ready = False
         self._outage = OutageLog(
             _log,
@@ -130,13 +132,18 @@ class ContentFiles:
 
     async def keep(self, watch_id: str, part: PartFile, head: ContentHead, reservation: Reservation) -> bool:
         """Makes a file that is completely written a complete file. Whether that worked."""
+        ended = asyncio.get_running_loop().create_future()
+        self._keeping.add(ended)
         try:
             await self._threads.run(partial(part.complete, head))
+            self.release(reservation)
+            self._files[watch_id] = _StoredFile(head.length or 0, self._clock())
         except OSError as error:
             self.unused("a file cannot be written", error)
             return False
-        self.release(reservation)
-        self._files[watch_id] = _StoredFile(head.length or 0, self._clock())
+        finally:
+            self._keeping.discard(ended)
+            ended.set_result(None)
         return True
 
     # --- room -----------------------------------------------------------------------------------------------------
@@ -144,17 +151,23 @@ class ContentFiles:
     async def reserve(self, reservation: Reservation, more: int) -> bool:
         """Adds `more` bytes to a reservation, and removes files for them. 0 only looks at the disk again.
 
-        False if they do not fit; then nothing is removed.
+        False if they do not fit; then nothing is removed. A file that was read completely, and waits for the disk, can
+        be removed soon: it is waited for.
         """
-        disk = await self._look_at_disk()
-        if disk is None:
-            return False
-        unwritten = sum(max(0, each.held - each.written) for each in self._reservations)
-        chosen = files_to_remove(self._listed(), Demand(more, self._held, unwritten, self._limit), disk)
-        if chosen is None:
-            if more <= self._limit:  # a video that is larger is no trouble of the cache
+        while True:
+            disk = await self._look_at_disk()
+            if disk is None:
+                return False
+            unwritten = sum(max(0, each.held - each.written) for each in self._reservations)
+            chosen = files_to_remove(self._listed(), Demand(more, self._held, unwritten, self._limit), disk)
+            if chosen is not None:
+                break
+            if more > self._limit:  # no trouble of the cache
+                return False
+            if not self._keeping:
                 self.unused(_why_no_room(unwritten + more, disk))
-            return False
+                return False
+            await asyncio.wait(self._keeping, return_when=asyncio.FIRST_COMPLETED)
         self._reservations.add(reservation)
         reservation.held += more
         await self._remove(chosen)

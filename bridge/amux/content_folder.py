@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +72,7 @@ class ContentFolder:
         self._private = private
         self._path = base / name
         self._lock: int | None = None
-        self._parts = 0
+        self._part_numbers = count(1)  # for several threads
 
     @property
     def path(self) -> Path:
@@ -85,14 +86,16 @@ class ContentFolder:
         """
         if fcntl is None or not hasattr(os, "pread"):
             raise OSError("this operating system is not supported")
-        if self._private:
-            _make_private_base(self._base)
         for number in range(1, MAX_BRIDGES + 1):
             self._path = self._base / (self._name if number == 1 else f"{self._name}-{number}")
-            _make_own_folder(self._path, shared_base=not self._private)
+            self._make_folders()
             self._lock = _locked(self._path / _LOCK_FILE)
             if self._lock is not None:
-                return self._found_files()
+                try:
+                    return self._found_files()
+                except OSError:
+                    self.close()
+                    raise
         raise OSError(f"{MAX_BRIDGES} other bridges use it")
 
     def close(self) -> None:
@@ -113,9 +116,13 @@ class ContentFolder:
 
     def create(self, watch_id: str, head: ContentHead) -> "PartFile":
         """Creates the file of a video that is about to be written. Raises OSError."""
-        self._parts += 1
-        path = self._path / f"{_checked(watch_id)}.{self._parts}.part"
-        part = PartFile(os.open(path, _CREATE, _OWNER_ONLY), path, self._path / watch_id)
+        path = self._path / f"{_checked(watch_id)}.{next(self._part_numbers)}.part"
+        try:
+            fd = os.open(path, _CREATE, _OWNER_ONLY)
+        except FileNotFoundError:  # somebody cleaned the temporary folder
+            self._make_folders()
+            fd = os.open(path, _CREATE, _OWNER_ONLY)
+        part = PartFile(fd, path, self._path / watch_id)
         try:
             _write_header(part.fd, head)
         except BaseException:
@@ -140,6 +147,11 @@ class ContentFolder:
     def remove(self, watch_id: str) -> None:
         """Removes a complete file, if it is there. Who has it open can read it to its end. Raises OSError."""
         (self._path / _checked(watch_id)).unlink(missing_ok=True)
+
+    def _make_folders(self) -> None:
+        if self._private:
+            _make_private_base(self._base)
+        _make_own_folder(self._path, shared_base=not self._private)
 
     def _found_files(self) -> list[FoundFile]:
         found = []

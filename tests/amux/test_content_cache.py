@@ -1,6 +1,7 @@
 """The content cache alone: cancelled callers, errors, descriptors, and disks that are slow or full."""
 
 import asyncio
+import os
 import resource
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -237,6 +238,28 @@ async def test_reads_reserve_their_room_in_advance(tmp_path: Path) -> None:
         assert await all_of(reader) == body
         await until(lambda: [path.name for path in files(tmp_path)] == [WATCH])
         assert it.cache.bytes_used == 2 * MIB
+
+
+async def test_a_file_that_waits_for_the_disk_makes_room_as_soon_as_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, real_fsync = threading.Event(), os.fsync
+
+    def slow_fsync(fd: int) -> None:
+        waits.wait(20)
+        real_fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    async with cached(tmp_path, limit=1500) as it:
+        assert await all_of(await it.reader()) == SMALL  # readers do not wait for the disk
+        second = asyncio.create_task(it.reader("wat_" + "2" * 26))
+        await until(lambda: len(it.answers) == 2)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not second.done()
+        waits.set()
+        assert await all_of(await second) == SMALL
+        await until(lambda: [path.name for path in files(tmp_path)] == ["wat_" + "2" * 26])
 
 
 async def test_a_sweep_gives_the_disk_back_what_it_needs(tmp_path: Path) -> None:

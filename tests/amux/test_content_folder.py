@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_a_damaged_file_is_not_opened_and_is_removed_at_a_start(tmp_path: Path, 
     own.close()
     assert folder(tmp_path / "content").prepare() == []
     assert names(own.path) == set()
+
+
+def test_a_folder_that_was_deleted_while_the_bridge_runs_is_made_again(tmp_path: Path) -> None:
+    own = prepared(tmp_path / "content")
+    shutil.rmtree(tmp_path / "content")
+    write(own)
+    fd, _ = own.open(WATCH)
+    os.close(fd)
+    own.close()
+    assert own.path.stat().st_mode & 0o777 == 0o700
 
 
 def test_headers_that_are_too_long_are_not_kept(tmp_path: Path) -> None:
