@@ -32,6 +32,7 @@ STALLED_READER_SECONDS: Final = 600.0
 # Headers that apply to the bridge's whole origin, or that only the bridge itself may set.
 _RESERVED_HEADERS: Final = frozenset(
     {
+        "accept-ranges",  # amux passes on its vendors' "bytes", but ignores Range
         "alt-svc",
         "clear-site-data",
         "content-security-policy",
@@ -148,24 +149,17 @@ class AmuxProxy:
             raise
         return await read_whole(_no_redirect(answer), key)
 
-    async def forward_body(self, source: aiohttp.ClientResponse, write: Callable[[bytes], Awaitable[None]]) -> int:
-        """Forwards the body of an answer piece by piece and returns the number of bytes. Always closes the answer.
+    async def send(self, pieces: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Writes pieces to an app. `write` waits while the app reads more slowly than they come.
 
-        `write` waits while the app reads more slowly than amux sends. Raises AnswerInterrupted, ReaderStalled, or what
-        `write` raises.
+        Raises ReaderStalled, or what either side raises.
         """
-        forwarded = 0
-        try:
-            while piece := await _next(source):
-                try:
-                    async with asyncio.timeout(self._stalled_reader_seconds):
-                        await write(piece)
-                except TimeoutError:
-                    raise ReaderStalled("the app read nothing of its answer for too long") from None
-                forwarded += len(piece)
-        finally:
-            source.close()  # closes the connection too, unless the body was read to its end
-        return forwarded
+        async for piece in pieces:
+            try:
+                async with asyncio.timeout(self._stalled_reader_seconds):
+                    await write(piece)
+            except TimeoutError:
+                raise ReaderStalled("the app read nothing of its answer for too long") from None
 
     # --- calls that run to completion -----------------------------------------------------------------------------
 
@@ -207,7 +201,7 @@ async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
     """
     pieces = bytearray()
     try:
-        while piece := await _next(source):
+        while piece := await next_piece(source):
             pieces += piece
             if len(pieces) > MAX_ANSWER_BYTES:
                 raise AmuxUnavailable(f"amux answered with more than {MAX_ANSWER_BYTES >> 20} MiB")
@@ -246,7 +240,13 @@ def _no_redirect(answer: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
     return answer
 
 
-async def _next(source: aiohttp.ClientResponse) -> bytes:
+async def body_of(source: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yields the body of an answer piece by piece. Raises AnswerInterrupted."""
+    while piece := await next_piece(source):
+        yield piece
+
+
+async def next_piece(source: aiohttp.ClientResponse) -> bytes:
     """Returns the next piece of a body, b"" at its end. Raises AnswerInterrupted."""
     try:
         return await source.content.readany()

@@ -33,6 +33,7 @@ from bridge.maintenance.retention import Retention
 from bridge.maintenance.scheduler import Scheduler
 from bridge.maintenance.stuck_monitor import StuckMonitor
 from bridge.polling.poller import Poller
+from bridge.service.content import open_content_cache
 from bridge.service.sockets import bind, own_addresses
 from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
@@ -57,6 +58,7 @@ LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
 STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
 RETENTION_SECONDS = 60.0
+CONTENT_SWEEP_SECONDS = 60.0
 POLLS_SHARE = 0.75  # of the drain time, for polls in progress and their writes; the rest is for deliveries
 HAND_OVER_SECONDS = 2.0  # for polls in progress where other replicas wait: they need not wait for a slow amux
 REQUESTS_SHARE = 0.25  # of the drain time, for open requests
@@ -176,6 +178,9 @@ class Runtime:
         if self._store.shared:
             self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer)
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
+        self._content_cache = await open_content_cache(settings, self._store, self.metrics)
+        if self._content_cache is not None:
+            self._closing.push_async_callback(self._content_cache.close)
         self._history = History(self.metrics, self._store.now)
         self._scheduler = Scheduler(self._on_clock_step)
         self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
@@ -298,6 +303,7 @@ class Runtime:
             signer=signer,
             link_key=self._store.cipher.key(LINK_PURPOSE),
             proxy=self._proxy,
+            content_cache=self._content_cache,
             drop_in=DropIn() if settings.drop_in else None,
             public_url=settings.public_url,
         )
@@ -333,7 +339,8 @@ class Runtime:
         scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
-        scheduler.every(RETENTION_SECONDS, "retention", retention.sweep)
+        scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
+        scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
         if self._replica_lease is not None:
             scheduler.every(HEARTBEAT_SECONDS, "heartbeat", self._replica_lease.renew)
@@ -366,6 +373,15 @@ class Runtime:
         self.metrics.active_watches.set(counts.active_watches)
         self.metrics.pending_deliveries.set(counts.pending_deliveries)
         self.metrics.dead_deliveries.set(counts.dead_deliveries)
+
+    async def _delete_old(self, retention: Retention) -> None:
+        await retention.sweep()
+        await self._sweep_content()
+
+    async def _sweep_content(self) -> None:
+        """Removes the videos of watches that retention has deleted, in this replica or in another one."""
+        if self._content_cache is not None:
+            await self._content_cache.sweep(self._store.existing)
 
     async def _on_clock_step(self, seconds: float) -> None:
         if seconds < 0:

@@ -9,6 +9,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -170,6 +171,14 @@ def database_url(raw: Any) -> str:
     if not path.startswith("/") or path in {"/", "/:memory:"} or "mode=memory" in rest:
         raise ValueError("must name a file: sqlite:///bridge.db, or sqlite:////data/bridge.db for an absolute path")
     return text
+
+
+def folder(raw: Any) -> Path:
+    """Returns the path of a folder, which may be missing."""
+    path = raw if isinstance(raw, Path) else Path(_text(raw).strip())
+    if "\0" in str(path):
+        raise ValueError("must be the path of a folder")
+    return path
 
 
 def local_url(host: str, port: int) -> str:

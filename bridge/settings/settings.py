@@ -156,6 +156,17 @@ class Settings(BaseSettings):
     callback_https_only: bool = Field(
         default=False, description="Whether plain http is refused outside of `BRIDGE_CALLBACK_ALLOW_NETWORKS`."
     )
+    content_cache_bytes: int = Field(
+        1_073_741_824,
+        ge=0,
+        description="The size of all files that videos are read into from amux, so that readers can be slow; 0 means "
+        "no files: videos are passed through as they come.",
+    )
+    content_cache_folder: Annotated[Path, BeforeValidator(parsers.folder)] | None = Field(
+        None,
+        description="The folder of these files; if not set, `content` beside the SQLite file, or with PostgreSQL the "
+        "system's temporary folder. Used only while 10 % and 256 MiB of its disk stay free.",
+    )
     content_link_seconds: Seconds = Field(604_800, description="How long the signed link in `content_url` is valid.")
     drop_in: bool = Field(
         default=False,

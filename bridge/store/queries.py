@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
@@ -35,6 +35,8 @@ _log = get_logger("store")
 _TASK_COLUMNS = [column for column in tasks.c if column.name not in {"id", "key", "task_id"}]
 WITH_TASK = select(watches, *_TASK_COLUMNS).join(tasks, tasks.c.id == watches.c.task)
 _ONE = WITH_TASK.where(watches.c.id == bindparam("an_id"))
+_EXISTING = select(watches.c.id).where(watches.c.id.in_(bindparam("those", expanding=True)))
+_IDS_IN_A_QUERY = 500  # databases limit the parameters of a statement
 _DELIVERIES = (
     select(deliveries)
     .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
@@ -48,6 +50,15 @@ def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchVi
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
     return views(connection, [row])[0]
+
+
+def existing(connection: Connection, watch_ids: Collection[str]) -> set[str]:
+    """Those of the watch ids whose watches exist."""
+    asked, found = sorted(watch_ids), set[str]()
+    for start in range(0, len(asked), _IDS_IN_A_QUERY):
+        some = {"those": asked[start : start + _IDS_IN_A_QUERY]}
+        found.update(connection.execute(_EXISTING, some).scalars())
+    return found
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:

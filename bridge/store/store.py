@@ -7,7 +7,7 @@ claim is lost.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, TypeVarTuple
@@ -145,6 +145,10 @@ class Store:
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
         """A page of watches, newest first."""
         return await self._read(queries.page_of_watches, query)
+
+    async def existing(self, watch_ids: Collection[str]) -> Collection[str]:
+        """Those of the watch ids whose watches exist."""
+        return await self._read(queries.existing, watch_ids)
 
     async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
         """A text for each watch that exists; it changes whenever the watch, its task or one of its deliveries does."""

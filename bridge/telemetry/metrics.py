@@ -49,6 +49,7 @@ POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
     TransientError: "trouble",
 }
 STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
+CONTENT_RESULTS: Final = ("hit", "miss", "passed_through")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
 
 # Seconds. A poll is on time below 50 ms (the poll tick). One that is over a minute late needs no finer bucket.
@@ -119,6 +120,7 @@ class Metrics:
         build.info({"version": __version__, "python": platform.python_version()})
         self._watches()
         self._deliveries()
+        self._content()
         self._store_and_scheduler()
 
     def _watches(self) -> None:
@@ -157,6 +159,13 @@ class Metrics:
         self.failing_receivers = self._gauge(
             "failing_receivers", "Receivers (host and port) with a pending delivery that has failed at least once."
         )
+
+    def _content(self) -> None:
+        requests = self._counter(
+            "content_requests", "Requests for a video: from the content cache, read from amux, or passed on.", "result"
+        )
+        self.content_requests: Mapping[str, Counter] = {result: requests.labels(result) for result in CONTENT_RESULTS}
+        self.content_cache_bytes = self._gauge("content_cache_bytes", "The size of all files in the content cache.")
 
     def _store_and_scheduler(self) -> None:
         self.store_seconds = Histogram(

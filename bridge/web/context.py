@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from bridge.amux.content_cache import ContentCache
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
@@ -61,8 +62,9 @@ class DropIn:
 class AppContext:
     """The objects that handlers use.
 
-    `signer` signs pings and envelopes, `link_key` content links. `drop_in` is None while drop-in creation is off.
-    `public_url` is the server's URL in the OpenAPI document, None for a relative one.
+    `signer` signs pings and envelopes, `link_key` content links. `drop_in` is None while drop-in creation is off,
+    `content_cache` where every video is passed through. `public_url` is the server's URL in the OpenAPI document, None
+    for a relative one.
     """
 
     store: Store
@@ -78,6 +80,7 @@ class AppContext:
     signer: Signer
     link_key: bytes = field(repr=False)
     proxy: AmuxProxy
+    content_cache: ContentCache | None = None
     drop_in: DropIn | None = None
     public_url: str | None = None
     stream_times: StreamTimes = StreamTimes()

@@ -11,7 +11,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from bridge.amux import AmuxUnavailable
-from bridge.amux.proxy import UploadInterrupted
+from bridge.amux.content_read import ContentInterrupted
+from bridge.amux.proxy import AnswerInterrupted, UploadInterrupted
 from bridge.core import errors
 from bridge.core.errors import BridgeError, InvalidRequest, WatchConflict
 from bridge.core.ids import WATCH_ID_PATTERN
@@ -83,6 +84,22 @@ class BodyTooLarge(BridgeError):
     code = "body_too_large"
 
 
+class PreconditionFailed(BridgeError):
+    """The request's If-Match names another version of the body."""
+
+    code = "precondition_failed"
+
+
+class RangeNotSatisfiable(BridgeError):
+    """The requested range is outside of the body, which has `length` bytes."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"the video has {length:,} bytes")
+        self.length = length
+
+
 class UnsupportedMediaType(BridgeError):
     """The body has a content type or an encoding that the route does not accept."""
 
@@ -124,7 +141,9 @@ STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     errors.WatchSettled: HTTPStatus.CONFLICT,
     errors.WatchActive: HTTPStatus.CONFLICT,
     WatchNotCompleted: HTTPStatus.CONFLICT,
+    PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UnknownExpectation: HTTPStatus.EXPECTATION_FAILED,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -132,6 +151,8 @@ STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     errors.TooManyWatches: HTTPStatus.TOO_MANY_REQUESTS,
     TooManyPings: HTTPStatus.TOO_MANY_REQUESTS,
     AmuxUnavailable: HTTPStatus.BAD_GATEWAY,
+    AnswerInterrupted: HTTPStatus.BAD_GATEWAY,
+    ContentInterrupted: HTTPStatus.BAD_GATEWAY,
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 TITLES: Final[Mapping[str, str]] = {
@@ -146,7 +167,9 @@ TITLES: Final[Mapping[str, str]] = {
     "watch_settled": "The watch is settled",
     "watch_active": "The watch is still active",
     "watch_not_completed": "The watch has no video",
+    "precondition_failed": "The video is not the version that If-Match names",
     "body_too_large": "The body is too large",
+    "range_not_satisfiable": "The range is outside of the video",
     "unsupported_media_type": "The body's content type is not supported",
     "expectation_failed": "The Expect header is not supported",
     "invalid_request": "The request is invalid",
@@ -196,6 +219,9 @@ def problem_answer(error: BridgeError) -> web.Response:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(seconds)))
     if isinstance(error, NoSuchMethod):
         headers[hdrs.ALLOW] = ", ".join(error.allowed)
+    if isinstance(error, RangeNotSatisfiable):
+        headers[hdrs.CONTENT_RANGE] = f"bytes */{error.length}"
+        headers[hdrs.ACCEPT_RANGES] = "bytes"
     if isinstance(error, Unauthorized):
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="amux-bridge"'
     return as_response(problem_of(error), headers)

@@ -1,7 +1,7 @@
 """A bridge for the tests of the routes: the real application on loopback, over a real store in a temporary folder."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,9 +14,12 @@ import aiohttp
 from aiohttp import web
 
 from bridge.amux import AmuxClient
+from bridge.amux.content_cache import ContentCache
+from bridge.amux.content_folder import ContentFolder
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
+from bridge.core.cache_room import Disk
 from bridge.core.delivery import Dead
 from bridge.core.event import terminal_event
 from bridge.core.health import HealthReason
@@ -228,6 +231,8 @@ async def running_bridge(
     drop_in: DropIn | None = None,
     times: StreamTimes = StreamTimes(),  # noqa: B008  frozen
     idle_seconds: float = 10.0,
+    cache_bytes: int = 1 << 30,
+    disk: Callable[[], Disk] | None = None,
 ) -> AsyncIterator[Bridge]:
     """Serves a bridge, and closes everything at the end."""
     metrics = Metrics()
@@ -253,6 +258,11 @@ async def running_bridge(
         create_idle_seconds=idle_seconds,
         stalled_reader_seconds=idle_seconds,
     )
+    cache = (
+        ContentCache(ContentFolder(folder / "content", "own"), limit=cache_bytes, disk=disk) if cache_bytes else None
+    )
+    if cache is not None:
+        await cache.start()
     context = AppContext(
         store=store,
         registration=registration,
@@ -267,6 +277,7 @@ async def running_bridge(
         signer=Signer([SECRET]),
         link_key=store.cipher.key("content link"),
         proxy=proxy,
+        content_cache=cache,
         drop_in=drop_in,
         public_url=public_url,
         stream_times=times,
@@ -283,6 +294,8 @@ async def running_bridge(
     finally:
         await runner.cleanup()
         await proxy.finish(5.0)
+        if cache is not None:
+            await cache.close()
         await client.close()
         await registration.finish()
         await sender.close()

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from bridge.core.cache_room import Disk
 from bridge.core.links import content_link
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox.behaviour import Fault, FaultKind
@@ -178,14 +179,14 @@ async def test_only_media_types_keep_their_type(
     assert not {"Set-Cookie", "Access-Control-Allow-Origin", "X-Other"} & set(headers)
 
 
-async def test_a_range_is_passed_to_amux(tmp_path: Path) -> None:
+async def test_without_a_cache_a_range_is_passed_to_amux(tmp_path: Path) -> None:
     async def handler(request: web.Request) -> web.Response:
         if "Range" not in request.headers:
             return web.Response(body=b"0123456789", headers=VIDEO)
         part = {**VIDEO, "Content-Range": "bytes 2-4/10", "Accept-Ranges": "bytes", "ETag": '"v1"'}
         return web.Response(status=206, body=b"234", headers=part)
 
-    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, cache_bytes=0) as bridge:
         path = await video_path(bridge)
         answer = await bridge.get(path, headers={"Range": "bytes=2-4", "If-Range": '"v1"'})
         assert (answer.status, answer.body, answer.headers["Content-Range"]) == (206, b"234", "bytes 2-4/10")
@@ -277,7 +278,8 @@ def resident() -> int:
 
 
 @pytest.mark.long
-async def test_streaming_a_gigabyte_needs_less_than_20_mib_of_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cache_bytes", "accepted"), [(0, "none"), (1 << 30, "bytes")])
+async def test_a_gigabyte_needs_less_than_20_mib_of_memory(tmp_path: Path, cache_bytes: int, accepted: str) -> None:
     """amux, the bridge and the reader run in this process."""
     size, piece = 1 << 30, b"x" * (1 << 18)
 
@@ -289,10 +291,15 @@ async def test_streaming_a_gigabyte_needs_less_than_20_mib_of_memory(tmp_path: P
             await answer.write(piece)
         return answer
 
-    async with upstream(large) as amux, running_bridge(tmp_path, amux_url=amux.url) as bridge:
+    disk = Disk(90 << 30, 100 << 30)
+    async with (
+        upstream(large) as amux,
+        running_bridge(tmp_path, amux_url=amux.url, cache_bytes=cache_bytes, disk=lambda: disk) as bridge,
+    ):
         path = await video_path(bridge)
         before, most, got = resident(), 0, 0
         async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{path}", headers=APP) as answer:
+            assert answer.headers["Accept-Ranges"] == accepted
             async for chunk in answer.content.iter_any():
                 got += len(chunk)
                 if got // (8 << 20) != (got - len(chunk)) // (8 << 20):

@@ -8,13 +8,14 @@ from pathlib import Path
 import openai
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox.behaviour import Fault, FaultKind
 from bridge.sandbox.video import MP4
 from tests.programs import npm_install
 from tests.web.drop_in_harness import CALLBACK, CREATE, DROP_IN, KEY, create, watches
-from tests.web.harness import OPERATOR, OTHER, Bridge, running_bridge
+from tests.web.harness import APP, OPERATOR, OTHER, Bridge, running_bridge
 from tests.web.upstream import upstream
 
 # --- amux's answer ------------------------------------------------------------------------------------------------
@@ -98,8 +99,36 @@ async def test_reading_a_task_is_passed_on(drop_in_bridge: Bridge, sandbox: Sand
     for invalid in ("..", "%2e%2e", "a%2Fb", "a%20b", "a" * 192):
         (await drop_in_bridge.get(f"/v1/videos/{invalid}")).problem(404, "not_found")
     (await drop_in_bridge.get(f"/v1/videos/{task}", headers=OPERATOR)).problem(403, "forbidden")
-    assert (await drop_in_bridge.get(f"/v1/videos/{task}?variant=x")).fields() == {"variant"}
     assert sandbox.unknown_paths == {}
+
+
+async def test_the_query_of_a_read_is_passed_on_unchanged(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(body=b"bytes", headers={"Content-Type": "video/mp4"})
+
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+        for path in ("/v1/videos/task_1/content", "/v1/videos/task_1", "/v1/video/generations/task_1"):
+            for query in ("?variant=video", "?a=1&a=%2F%C3%A9&b", ""):
+                amux.requests.clear()
+                url = URL(f"http://127.0.0.1:{bridge.port}{path}{query}", encoded=True)
+                async with bridge.session.get(url, headers=APP) as answer:
+                    assert (answer.status, await answer.read()) == (200, b"bytes")
+                [request] = amux.requests
+                assert request.raw_path == path + query
+            assert (await bridge.get(f"{path}?{'x' * 2001}")).fields() == {"query"}
+            assert (await bridge.post("/v1/videos?variant=x", CREATE)).fields() == {"variant"}
+
+
+@pytest.mark.parametrize(("status", "accepted"), [(200, "none"), (206, "bytes"), (404, None), (416, None)], ids=str)
+async def test_ranges_are_announced_only_where_amux_honours_them(
+    tmp_path: Path, status: int, accepted: str | None
+) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=b"{}", headers={"Content-Type": "video/mp4", "Accept-Ranges": "bytes"})
+
+    async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
+        answer = await bridge.get("/v1/videos/task_1/content", headers={"Range": "bytes=0-1"})
+        assert (answer.status, answer.headers.get("Accept-Ranges")) == (status, accepted)
 
 
 async def test_a_create_call_that_amux_rejects_is_passed_on(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:

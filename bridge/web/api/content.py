@@ -1,4 +1,4 @@
-"""`GET /watch/{id}/content`: a completed video's bytes, streamed from amux, for a token or a signed link."""
+"""`GET /watch/{id}/content`: a video's bytes, from the content cache or from amux, for a token or a signed link."""
 
 import re
 from typing import Final
@@ -7,14 +7,16 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from bridge.amux import AmuxUnavailable
+from bridge.amux.content_read import ContentReader
 from bridge.amux.proxy import forwarded_headers
 from bridge.core.links import is_valid_link
 from bridge.core.model import Outcome
+from bridge.core.ranges import Part, is_other_version, is_unmodified, range_still_applies
 from bridge.store.records import WatchView
-from bridge.web.api.streaming import CONTENT_HEADERS, pass_on, range_headers
+from bridge.web.api.streaming import CONTENT_HEADERS, pass_on, range_headers, requested_range, stream
 from bridge.web.context import CONTEXT, AppContext
-from bridge.web.errors import Forbidden, WatchNotCompleted
-from bridge.web.requests import media_type_of, query_of, watch_id_of
+from bridge.web.errors import Forbidden, PreconditionFailed, RangeNotSatisfiable, WatchNotCompleted
+from bridge.web.requests import media_type_of, query_of, secured, watch_id_of
 
 LINK_PARAMETERS: Final = ("expires", "signature")
 _MEDIA = re.compile(r"(?:video|audio|image)/[a-z0-9][a-z0-9.+-]{0,60}")
@@ -32,7 +34,6 @@ _FILE_SUFFIXES: Final = {
     "audio/wav": ".wav",
 }
 _PASSED_HEADERS: Final = (
-    hdrs.ACCEPT_RANGES,
     hdrs.CONTENT_ENCODING,
     hdrs.CONTENT_LENGTH,
     hdrs.CONTENT_RANGE,
@@ -49,11 +50,67 @@ async def read_content(request: web.Request) -> web.StreamResponse:
     view = await context.store.watch(watch_id_of(request), visible_app)
     if view.watch.outcome is not Outcome.COMPLETED:
         raise WatchNotCompleted("the watch must have the outcome `completed` before its video can be read")
-    source = await _open(context, view, range_headers(request))
-    if source.status not in {200, 206, 416}:
-        source.close()
-        raise AmuxUnavailable(f"amux answered {source.status} to the request for the video")
-    return await pass_on(request, source, _response_headers(view, source))
+    cache = context.content_cache
+    if cache is None or not cache.usable:
+        opened: ContentReader | aiohttp.ClientResponse = await _open(context, view, range_headers(request))
+    else:
+        opened = await cache.open(view.watch.id, lambda: _open(context, view, {}))
+    if isinstance(opened, ContentReader):
+        context.metrics.content_requests["hit" if opened.found else "miss"].inc()
+        try:
+            return await _send_file(request, view, opened)
+        finally:
+            opened.close()
+    context.metrics.content_requests["passed_through"].inc()
+    return await pass_on(request, opened, _passed_headers(view, opened))
+
+
+async def _send_file(request: web.Request, view: WatchView, reader: ContentReader) -> web.StreamResponse:
+    """Answers from the content cache. Raises PreconditionFailed, RangeNotSatisfiable, or the error of a broken read."""
+    head = reader.head
+    headers = _own_headers(view, media_type_of({hdrs.CONTENT_TYPE: head.media_type}))
+    headers |= {hdrs.ETAG: head.entity_tag, hdrs.ACCEPT_RANGES: "bytes"}
+    if head.last_modified is not None:
+        headers[hdrs.LAST_MODIFIED] = head.last_modified
+    if is_other_version(request.headers.get(hdrs.IF_MATCH), head.entity_tag):
+        raise PreconditionFailed("the video is not the version that If-Match names")
+    if is_unmodified(request.headers.get(hdrs.IF_NONE_MATCH), head.entity_tag):
+        return secured(web.Response(status=304, headers=headers))
+    part = await _requested_part(request, reader)
+    if part is None:
+        status, start, stop = 200, 0, reader.length
+    else:
+        status, start, stop = 206, part.start, part.stop
+        total = "*" if reader.length is None else reader.length
+        headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{stop - 1}/{total}"
+    if stop is not None:
+        headers[hdrs.CONTENT_LENGTH] = str(stop - start)
+    return await stream(request, web.StreamResponse(status=status, headers=headers), reader.pieces(start, stop))
+
+
+async def _requested_part(request: web.Request, reader: ContentReader) -> Part | None:
+    """Returns the part that a request asks for, None for the whole video. Waits where the length decides.
+
+    A range that cannot be found while the video is read is ignored, as RFC 9110, 14.2 allows.
+    """
+    wanted = requested_range(request) if request.method == hdrs.METH_GET else None
+    if wanted is None or not range_still_applies(request.headers.get(hdrs.IF_RANGE), reader.head.entity_tag):
+        return None
+    if reader.length is None:
+        if wanted.first == 0 and wanted.last is None:
+            return None  # all of it: a player that asks so gets its first bytes now
+        if wanted.first is not None and wanted.last is not None:
+            known = await reader.wait_for_bytes(wanted.last + 1)
+            if known and reader.length is None:
+                return Part(wanted.first, wanted.last + 1)
+        elif not await reader.wait_for_length():
+            return None
+    if reader.length is None:
+        return None
+    part = wanted.resolved(reader.length)
+    if part is None:
+        raise RangeNotSatisfiable(reader.length)
+    return part
 
 
 def _visible_app(request: web.Request, context: AppContext) -> str | None:
@@ -73,25 +130,35 @@ def _visible_app(request: web.Request, context: AppContext) -> str | None:
 
 
 async def _open(context: AppContext, view: WatchView, conditions: dict[str, str]) -> aiohttp.ClientResponse:
+    """Asks amux for the video. Raises AmuxUnavailable for every answer that has none."""
     key = context.proxy.key(await context.store.api_key_of(view.watch.id))
     if key is None:
         raise AmuxUnavailable("there is no amux key to ask for the video: neither the watch nor the bridge has one")
     headers = {hdrs.ACCEPT: "*/*", **conditions}
-    return await context.proxy.open(f"/v1/videos/{view.watch.task_id}/content", key, headers)
+    source = await context.proxy.open(f"/v1/videos/{view.watch.task_id}/content", key, headers)
+    if source.status not in {200, 206, 416}:
+        source.close()
+        raise AmuxUnavailable(f"amux answered {source.status} to the request for the video")
+    return source
 
 
-def _response_headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:
-    """Returns our headers, and those of amux that are passed on.
+def _passed_headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:
+    """Returns our headers, and those of amux that are passed on."""
+    passed = forwarded_headers(source.headers)
+    media_type = media_type_of(source.headers) if source.status != 416 else _OCTET_STREAM
+    return {name: passed[name] for name in _PASSED_HEADERS if name in passed} | _own_headers(view, media_type)
+
+
+def _own_headers(view: WatchView, media_type: str) -> dict[str, str]:
+    """Returns the headers that make a video safe to show.
 
     Only types that a browser shows without running anything keep their type; others become octet-stream.
     """
-    media_type = media_type_of(source.headers)
-    inline = _MEDIA.fullmatch(media_type) is not None and media_type not in _SCRIPTABLE and source.status != 416
+    inline = _MEDIA.fullmatch(media_type) is not None and media_type not in _SCRIPTABLE
     media_type = media_type if inline else _OCTET_STREAM
     task_id = _UNSAFE_IN_FILE_NAMES.sub("_", view.watch.task_id).lstrip(".")[-100:]
     file_name = task_id + _FILE_SUFFIXES.get(media_type, "")
-    passed = forwarded_headers(source.headers)
-    return {name: passed[name] for name in _PASSED_HEADERS if name in passed} | {
+    return {
         hdrs.CONTENT_TYPE: media_type,
         hdrs.CONTENT_DISPOSITION: f'{"inline" if inline else "attachment"}; filename="{file_name}"',
         **CONTENT_HEADERS,

@@ -51,6 +51,7 @@ _PASSED_HEADERS: Final = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH, hdrs.ACCEPT, "
 _MEDIA_TYPES: Final = frozenset({JSON, MULTIPART})
 _MAX_BUFFERED_BODY: Final = 64 * 1024  # bytes: read before amux is asked, so a disconnect cannot break the call off
 _PLACEHOLDER_TASK_ID: Final = "task"  # until amux has answered with the real one
+_MAX_QUERY: Final = 2_000  # characters
 _MAX_ERROR_HEADER: Final = 300  # characters
 
 _log = get_logger("drop_in")
@@ -99,7 +100,7 @@ async def _read(
 ) -> web.StreamResponse:
     context = request.app[CONTEXT]
     _app_of(caller)
-    query_of(request)
+    query = _query_for_amux(request)
     with _errors_name_headers():
         key = _amux_key(context, _own_key(request))
     try:
@@ -107,10 +108,21 @@ async def _read(
     except ValueError:
         raise NotFound("there is no such task: this is not a task id") from None
     accept = {name: value for name, value in _headers_for_amux(request).items() if name == hdrs.ACCEPT}
-    source = await context.proxy.open(request.path, key, {**accept, **extra_headers})
+    source = await context.proxy.open(request.path + query, key, {**accept, **extra_headers})
     if streamed and source.status in {200, 206}:
         return await pass_on(request, source, {**forwarded_headers(source.headers), **CONTENT_HEADERS})
     return passed(await read_whole(source, key), CONTENT_HEADERS)
+
+
+def _query_for_amux(request: web.Request) -> str:
+    """Returns the query of a request, with its question mark, as amux gets it. Raises InvalidRequest.
+
+    SDKs add parameters, such as `variant` for a video's content.
+    """
+    query = request.rel_url.raw_query_string
+    if len(query) > _MAX_QUERY or not (query.isascii() and query.isprintable()) or " " in query:
+        raise InvalidRequest([("query", f"must be percent-encoded and at most {_MAX_QUERY:,} characters")])
+    return f"?{query}" if query else ""
 
 
 def _app_of(caller: Caller) -> str:

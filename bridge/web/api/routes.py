@@ -20,9 +20,12 @@ from bridge.web.api import (
 )
 from bridge.web.api.route import CallersHandler, Handler, Parameter, RequestBody, Response, Route
 from bridge.web.errors import (
+    PROBLEM_TYPE,
     BodyTooLarge,
     Forbidden,
     MalformedJson,
+    PreconditionFailed,
+    ProblemBody,
     TooManyPings,
     UnsupportedMediaType,
     WatchNotCompleted,
@@ -73,6 +76,19 @@ _IDEMPOTENCY: Final = Parameter(
 RANGE: Final = Parameter(
     "Range", "One range of bytes. amux may ignore it and send the whole video.", json_schemas.TEXT, "header"
 )
+_FILE_RANGE: Final = Parameter(
+    "Range",
+    "One range of bytes. It is ignored where the answer says `Accept-Ranges: none`.",
+    json_schemas.TEXT,
+    "header",
+)
+_IF_RANGE: Final = Parameter(
+    "If-Range", "The `ETag` that the range is meant for; another one gets the whole video.", json_schemas.TEXT, "header"
+)
+_CONTENT_HEADERS: Final = {
+    "Accept-Ranges": "`bytes`, or `none` where the video is passed through from amux as it comes.",
+    "ETag": "The version of the bytes.",
+}
 _LINK: Final = tuple(Parameter(name, "Part of a signed link.", json_schemas.TEXT) for name in content.LINK_PARAMETERS)
 _BODY_PROBLEMS: Final = (MalformedJson, BodyTooLarge, UnsupportedMediaType)
 REGISTRATION_PROBLEMS: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches)
@@ -86,13 +102,18 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         WATCHES,
         "Read the video's bytes",
         {
-            200: Response("The video, streamed from amux.", media=json_schemas.VIDEO),
-            206: Response("The requested range.", media=json_schemas.VIDEO),
-            416: Response("The requested range is outside the video.", media=json_schemas.VIDEO),
+            200: Response("The video.", media=json_schemas.VIDEO, headers=_CONTENT_HEADERS),
+            206: Response("The requested range.", media=json_schemas.VIDEO, headers=_CONTENT_HEADERS),
+            304: Response("`If-None-Match` has the `ETag` of the video."),
+            416: Response(
+                "`range_not_satisfiable`: the requested range is outside the video.",
+                media={**json_schemas.VIDEO, PROBLEM_TYPE: json_schemas.reference_to(ProblemBody)},
+            ),
         },
-        "Needs a token, or the signed link in an event's `content_url`.",
-        (_WATCH, *_LINK, RANGE),
-        problems=(Forbidden, errors.NotFound, WatchNotCompleted, AmuxUnavailable),
+        "Needs a token, or the signed link in an event's `content_url`. The video is read from amux into a file once,"
+        " at full speed, and sent from there at the reader's speed, from the first byte on.",
+        (_WATCH, *_LINK, _FILE_RANGE, _IF_RANGE),
+        problems=(Forbidden, errors.NotFound, WatchNotCompleted, PreconditionFailed, AmuxUnavailable),
         access="link",
     ),
     Route(
