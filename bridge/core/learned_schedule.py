@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import isfinite, sqrt
+from operator import mul
 
 from bridge.core.schedule import JITTER_SHARE, PollPolicy, stretched
 
@@ -48,6 +49,7 @@ PRIOR_ENDS = 0.2  # for each bin: after 20 ends a bin without an end is still po
 SMOOTHING = 0.6  # the share of a bin's weight that goes to its neighbours before there is evidence; it falls with it
 MAX_EXTRA_POLLS = 4  # more than the fixed schedule has used at the same age
 REPAY_ENDS = 20.0  # polls beyond the fixed schedule are saved again within about so many ends
+MARGIN_POLLS = 0.2  # for each task: the fixed schedule's polls are known to about this much
 MAX_SAVED_POLLS = 1.0  # saved polls that one task may use again
 
 _MEAN_STRETCH = 1 + JITTER_SHARE / 2
@@ -87,7 +89,7 @@ def with_end(history: History, after: float, until: float, polls: int, policy: P
         for number in range(first, last + 1):
             upper = EDGES[number + 1] if number + 1 < BINS else until
             weights[number] += (min(upper, until) - max(EDGES[number], after)) / span
-    extra = history.extra_polls + polls - FixedSchedule(policy).polls((after + until) / 2)
+    extra = history.extra_polls + polls - FixedSchedule(policy).polls((after + until) / 2) + MARGIN_POLLS
     return History(tuple(weights), history.ends + 1, max(-REPAY_ENDS, extra))
 
 
@@ -156,11 +158,7 @@ class LearnedSchedule:
         self._longest = max(policy.max_interval, policy.interval / 4)
         self._shortest = policy.interval / 4
         self._densities = self._scaled(history)
-        self._sums = list(
-            accumulate(
-                (width * density for width, density in zip(WIDTHS[:-1], self._densities, strict=False)), initial=0.0
-            )
-        )
+        self._sums: list[float] = list(accumulate(map(mul, WIDTHS[:-1], self._densities), initial=0.0))
 
     def delay_after(self, age: float, polls: int, jitter: float) -> float:
         """Seconds until the next poll of a running task that is `age` seconds old and was polled `polls` times."""
