@@ -33,7 +33,7 @@ from itertools import accumulate, pairwise
 from math import isfinite, sqrt
 from operator import mul
 
-from bridge.core.schedule import JITTER_SHARE, PollPolicy, stretched
+from bridge.core.schedule import JITTER_SHARE, PollPolicy, with_jitter
 
 BINS = 32
 FIRST_EDGE = 4.0  # seconds: the first bin is (0, 4]
@@ -163,11 +163,11 @@ class LearnedSchedule:
     def delay_after(self, age: float, polls: int, jitter: float) -> float:
         """Seconds until the next poll of a running task that is `age` seconds old and was polled `polls` times."""
         if polls > self._fixed.polls(age) + MAX_EXTRA_POLLS:
-            return stretched(self._longest, jitter)
+            return with_jitter(self._longest, jitter)
         age = max(age, 0.0)
         earliest = self._policy.first_delay if polls == 0 else self._shortest
         delay = min(max(self._age_of(self._sum_at(age) + 1.0) - age, earliest), max(self._longest, earliest))
-        return stretched(delay, jitter)
+        return with_jitter(delay, jitter)
 
     def mean_wait(self, history: History) -> float:
         """The mean time from the end of such tasks to the poll that sees it."""

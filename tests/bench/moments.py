@@ -22,7 +22,7 @@ if not __package__:
 
 from bridge.core.learned_schedule import MIN_ENDS, History, LearnedSchedule, with_end
 from bridge.core.schedule import PollPolicy
-from tests.bench.stage import Stage
+from tests.bench.harness import Bench
 from tests.bench.table import Row
 
 POLICY = PollPolicy()
@@ -157,9 +157,9 @@ def bound(draw: Draw, polls: float) -> float:
     return total * total / (2 * polls)
 
 
-def run(stage: Stage) -> Iterator[Row]:
+def run(bench: Bench) -> Iterator[Row]:
     """The rows that have a target."""
-    del stage  # it takes 20 s, whatever the size
+    del bench  # it takes 20 s, whatever the size
     for name, draw in STATIONARY.items():
         fixed, early, late = stationary(draw, None), stationary(draw, 20), stationary(draw, 200)
         least = bound(draw, fixed.polls)
