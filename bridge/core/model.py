@@ -92,7 +92,10 @@ class TaskRecord:
 
     `status` is UNKNOWN for the word "unknown" and for words that the bridge does not know. `raw_status` is that word,
     and None for every other status. `url` is the video's, for a completed task only, and None where it is amux's own
-    `/content` route. `finished_at` is when the task ended by amux's clock, if the record holds it.
+    `/content` route. `model` is the one that the video is made with, `platform` amux's number of the vendor.
+    `submitted_at` and `finished_at` are by amux's clock, in Unix seconds. All of them are None where the record does
+    not hold them. `live` marks an answer for which amux asked the vendor (form B). It may say "failed" about a task
+    that runs.
     """
 
     status: TaskStatus
@@ -102,7 +105,11 @@ class TaskRecord:
     metadata: VideoMetadata | None = None
     error: Problem | None = None
     raw_status: str | None = None
+    model: str | None = None
+    platform: str | None = None
+    submitted_at: float | None = None
     finished_at: float | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
