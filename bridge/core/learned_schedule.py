@@ -29,6 +29,7 @@ All ages and delays are seconds. Everything here is a pure function of its argum
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import isfinite, sqrt
 from operator import mul
@@ -63,17 +64,28 @@ class History:
 
     `weights` has a number for each bin of `EDGES`; `ends` counts all ends ever seen; `extra_polls` is how many polls
     more than the fixed schedule these tasks have used. It is negative, down to -`REPAY_ENDS`, when they used fewer.
+    `polls` is the sum of the polls of these tasks, and decays as `weights` does.
     """
 
     weights: tuple[float, ...] = (0.0,) * BINS
     ends: int = 0
     extra_polls: float = 0.0
+    polls: float = 0.0
+
+    @property
+    def mean_polls(self) -> float | None:
+        """The mean number of polls that such a task took; None without an end."""
+        total = sum(self.weights)
+        return self.polls / total if total > 0 else None
 
 
-def with_end(history: History, after: float, until: float, polls: int, policy: PollPolicy) -> History:
+def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
+    history: History, after: float, until: float, polls: int | None, policy: PollPolicy, polled_from: float = 0.0
+) -> History:
     """Add a task that ended at an age above `after` and at most `until`, and was polled `polls` times.
 
-    `after` is the age at the last poll that saw it running. Where amux tells when the task ended, both are that age.
+    `after` is the age at the last poll that saw it running. Where amux gives the time of the end, both are that age.
+    `polled_from` is the age at which the task was registered here. `polls` is None when some polls were not counted.
     Raises ValueError for an age that is not a finite number, or when `until` is less than `after`.
     """
     after, until = max(after, 0.0), max(until, 0.0)
@@ -89,17 +101,22 @@ def with_end(history: History, after: float, until: float, polls: int, policy: P
         for number in range(first, last + 1):
             upper = EDGES[number + 1] if number + 1 < BINS else until
             weights[number] += (min(upper, until) - max(EDGES[number], after)) / span
-    extra = history.extra_polls + polls - FixedSchedule(policy).polls((after + until) / 2) + MARGIN_POLLS
-    return History(tuple(weights), history.ends + 1, max(-REPAY_ENDS, extra))
+    expected = fixed_schedule(policy).polls((after + until) / 2 - polled_from)
+    if polls is None:
+        counted, extra = history.mean_polls or expected, history.extra_polls
+    else:
+        counted, extra = float(polls), history.extra_polls + polls - expected + MARGIN_POLLS
+    return History(tuple(weights), history.ends + 1, max(-REPAY_ENDS, extra), history.polls * fade + counted)
 
 
 def merged(one: History, other: History) -> History:
-    """What two replicas have seen, together."""
+    """The ends of two classes as those of one class."""
     weights = [a + b for a, b in zip(one.weights, other.weights, strict=True)]
     total = sum(weights)
     scale = min(1.0, MEMORY_ENDS / total) if total else 1.0
     extra = max(-REPAY_ENDS, one.extra_polls + other.extra_polls)
-    return History(tuple(weight * scale for weight in weights), one.ends + other.ends, extra)
+    polls = (one.polls + other.polls) * scale
+    return History(tuple(weight * scale for weight in weights), one.ends + other.ends, extra, polls)
 
 
 def quantile(history: History, share: float) -> float | None:
@@ -141,6 +158,17 @@ class FixedSchedule:
             return self._longest / 2
         return (self._ages[number] - (self._ages[number - 1] if number else 0.0)) / 2
 
+    def mean_wait(self, history: History) -> float:
+        """The mean wait of such tasks; `history` must hold an end."""
+        waits = sum(weight * self.wait(age) for weight, age in zip(history.weights, MIDDLES, strict=True))
+        return waits / sum(history.weights)
+
+
+@lru_cache(maxsize=8)
+def fixed_schedule(policy: PollPolicy) -> FixedSchedule:
+    """The fixed schedule of a policy. Making one takes 10 us, and every end needs it."""
+    return FixedSchedule(policy)
+
 
 class LearnedSchedule:
     """A schedule made from a history. It does not change: make another one when the history has changed enough.
@@ -154,7 +182,7 @@ class LearnedSchedule:
         if sum(history.weights) <= 0:
             raise ValueError("a history without an end gives no schedule")
         self._policy = policy
-        self._fixed = FixedSchedule(policy)
+        self._fixed = fixed_schedule(policy)
         self._longest = max(policy.max_interval, policy.interval / 4)
         self._shortest = policy.interval / 4
         self._densities = self._scaled(history)

@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
@@ -15,7 +16,16 @@ from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
-from bridge.store.row_mapping import SNAPSHOT, delivery_view, problem_of, snapshot_from, task_view, watch_of
+from bridge.store.row_mapping import (
+    FACTS,
+    SNAPSHOT,
+    delivery_view,
+    facts_from,
+    problem_of,
+    snapshot_from,
+    task_view,
+    watch_of,
+)
 from bridge.store.schema import (
     IS_ACTIVE,
     IS_DEAD,
@@ -40,6 +50,7 @@ _DELIVERIES = (
     .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
     .order_by(deliveries.c.created_at, deliveries.c.id)
 )
+_FIRST_ATTEMPT = select(func.min(attempts.c.started_at)).where(attempts.c.delivery_id == bindparam("an_id"))
 
 
 def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchView:
@@ -47,7 +58,12 @@ def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchVi
     row = connection.execute(_ONE, {"an_id": watch_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
-    return views(connection, [row])[0]
+    view = views(connection, [row])[0]
+    delivery = view.terminal_delivery
+    if delivery is None or not delivery.attempts:
+        return view
+    began = connection.execute(_FIRST_ATTEMPT, {"an_id": delivery.id}).scalar_one_or_none()
+    return replace(view, first_attempt_at=began)
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
@@ -180,7 +196,12 @@ def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) 
 
 # --- tasks --------------------------------------------------------------------------------------------------------
 
-_LOADED = ("id", "task_id", "credential", *SNAPSHOT, "polls", "last_polled_at", "wants_status")
+_LOADED = (
+    *("id", "task_id", "credential", "polls", "last_polled_at", "wants_status", "opened_at"),
+    *SNAPSHOT,
+    *FACTS,
+)
+_FACTS_FROM = len(SNAPSHOT)
 _OWN = select(*(tasks.c[name] for name in _LOADED)).where(
     tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)
 )
@@ -205,8 +226,11 @@ def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
     """Every open task of a replica. A start loads up to 100,000, so rows are unpacked by position, which is faster."""
     rows = connection.execute(_OWN, {"replica": replica.id}).all()
     return [
-        TaskRow(row, task_id, credential, snapshot_from(*snapshot), polls, polled_at, wants_status)
-        for row, task_id, credential, *snapshot, polls, polled_at, wants_status in rows
+        TaskRow(
+            *(row, task_id, credential, snapshot_from(*rest[:_FACTS_FROM]), polls, polled_at, wants_status, opened_at),
+            facts_from(*rest[_FACTS_FROM:]),
+        )
+        for row, task_id, credential, polls, polled_at, wants_status, opened_at, *rest in rows
     ]
 
 

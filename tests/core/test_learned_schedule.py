@@ -193,3 +193,26 @@ def test_the_mean_wait_that_is_shown_is_the_one_that_happens() -> None:
     real = sum(polls_until(end, schedule, (number % 10) / 10)[-1] - end for number, end in enumerate(ends)) / len(ends)
     assert schedule.mean_wait(history) == pytest.approx(real, rel=0.25)
     assert FIXED.wait(90) == pytest.approx(15.75 / 2, rel=0.01)
+
+
+def test_the_polls_of_a_task_that_was_registered_late_are_compared_with_a_fixed_schedule_from_then_on() -> None:
+    early = with_end(History(), 95.0, 100.0, 2, POLICY)
+    late = with_end(History(), 95.0, 100.0, 2, POLICY, polled_from=90.0)
+    assert early.extra_polls < -5
+    assert late.extra_polls == pytest.approx(2 - FIXED.polls(7.5) + 0.2)
+
+
+def test_a_task_whose_polls_were_not_all_counted_changes_neither_the_balance_nor_the_mean() -> None:
+    history = learned(lognormal(30, 90, 0.25))
+    after = with_end(history, 85.0, 90.0, None, POLICY)
+    assert after.extra_polls == history.extra_polls
+    assert after.mean_polls == pytest.approx(history.mean_polls)
+    assert History().mean_polls is None
+
+
+def test_the_mean_polls_and_the_mean_wait_of_the_fixed_schedule_are_those_that_happened() -> None:
+    ends = lognormal(100, 90, 0.25)
+    ages = [polls_until(end, None) for end in ends]
+    history = learned(ends)
+    assert history.mean_polls == pytest.approx(sum(map(len, ages)) / 100, rel=0.1)
+    assert FIXED.mean_wait(history) == pytest.approx(15.75 / 2, rel=0.1)
