@@ -195,6 +195,12 @@ class TaskClasses:
                 self._histories[name] = one
                 self._changed.add(name)
 
+    async def load(self) -> None:
+        """Read all histories and build their schedules, before the first task is polled. Raises StoreUnavailable."""
+        self._replace(await self._store.class_histories())
+        while self._learn and self._changed:
+            await self.rebuild()
+
     async def synchronize(self) -> None:
         """Write the ends of the last time to the store, and read those of other replicas. Raises StoreUnavailable."""
         ends, self._pending = self._pending, []

@@ -50,7 +50,11 @@ _DELIVERIES = (
     .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
     .order_by(deliveries.c.created_at, deliveries.c.id)
 )
-_FIRST_ATTEMPT = select(func.min(attempts.c.started_at)).where(attempts.c.delivery_id == bindparam("an_id"))
+_FIRST_ATTEMPTS = (
+    select(attempts.c.delivery_id, func.min(attempts.c.started_at).label("began"))
+    .where(attempts.c.delivery_id.in_(bindparam("those", expanding=True)))
+    .group_by(attempts.c.delivery_id)
+)
 
 
 def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchView:
@@ -58,12 +62,7 @@ def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchVi
     row = connection.execute(_ONE, {"an_id": watch_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
-    view = views(connection, [row])[0]
-    delivery = view.terminal_delivery
-    if delivery is None or not delivery.attempts:
-        return view
-    began = connection.execute(_FIRST_ATTEMPT, {"an_id": delivery.id}).scalar_one_or_none()
-    return replace(view, first_attempt_at=began)
+    return views(connection, [row])[0]
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
@@ -119,7 +118,16 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
     if apps:
         for row in connection.execute(_DELIVERIES, {"those": list(apps)}):
             by_watch[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
-    return [WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id])) for row in rows]
+    found = [WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id])) for row in rows]
+    attempted = [one.id for view in found if (one := view.terminal_delivery) is not None and one.attempts]
+    if not attempted:
+        return found
+    rows_found = connection.execute(_FIRST_ATTEMPTS, {"those": attempted})
+    began = {row.delivery_id: row.began for row in rows_found}
+    return [
+        replace(view, first_attempt_at=began.get(one.id)) if (one := view.terminal_delivery) is not None else view
+        for view in found
+    ]
 
 
 _VERSIONS = (

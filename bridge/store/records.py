@@ -214,7 +214,7 @@ class TaskView:
 class WatchView:
     """A watch with its task and its deliveries (oldest first).
 
-    `first_attempt_at` is when the first attempt of its terminal event began, read for a single watch only.
+    `first_attempt_at` is when the first attempt of its terminal event began.
     """
 
     watch: Watch
