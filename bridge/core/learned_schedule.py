@@ -105,7 +105,9 @@ def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
     if polls is None:
         counted, extra = history.mean_polls or expected, history.extra_polls
     else:
-        counted, extra = float(polls), history.extra_polls + polls - expected + MARGIN_POLLS
+        # A task that ends before its first poll takes one poll on any schedule: there is nothing to save.
+        margin = min(MARGIN_POLLS, expected - 1.0)
+        counted, extra = float(polls), history.extra_polls + polls - expected + margin
     return History(tuple(weights), history.ends + 1, max(-REPAY_ENDS, extra), history.polls * fade + counted)
 
 
@@ -218,7 +220,7 @@ class LearnedSchedule:
         shares = [weight / total for weight in history.weights]
         fixed = sum(share * self._fixed.polls(age) for share, age in zip(shares, MIDDLES, strict=True) if share)
         repay = history.extra_polls / REPAY_ENDS
-        budget = (fixed - max(repay, -MAX_SAVED_POLLS)) * _MEAN_STRETCH
+        budget = max(fixed - max(repay, -MAX_SAVED_POLLS), 1.0) * _MEAN_STRETCH
         least, most = 0.0, 1.0 / (self._shortest * min(root for root in roots))
         for _ in range(_SCALING_STEPS):
             scale = (least + most) / 2
