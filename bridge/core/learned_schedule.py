@@ -50,7 +50,8 @@ PRIOR_ENDS = 0.2  # for each bin: after 20 ends a bin without an end is still po
 SMOOTHING = 0.6  # the share of a bin's weight that goes to its neighbours before there is evidence; it falls with it
 MAX_EXTRA_POLLS = 4  # more than the fixed schedule has used at the same age
 REPAY_ENDS = 20.0  # polls beyond the fixed schedule are saved again within about so many ends
-MARGIN_POLLS = 0.2  # for each task: the fixed schedule's polls are known to about this much
+MARGIN_POLLS = 0.2  # for each task: the fixed schedule's polls are known to about this much,
+MARGIN_SHARE = 0.04  # or to this share of them, for tasks with few polls
 MAX_SAVED_POLLS = 1.0  # saved polls that one task may use again
 
 _MEAN_STRETCH = 1 + JITTER_SHARE / 2
@@ -106,7 +107,7 @@ def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
         counted, extra = history.mean_polls or expected, history.extra_polls
     else:
         # A task that ends before its first poll takes one poll on any schedule: there is nothing to save.
-        margin = min(MARGIN_POLLS, expected - 1.0)
+        margin = min(MARGIN_POLLS, MARGIN_SHARE * (expected - 1.0))
         counted, extra = float(polls), history.extra_polls + polls - expected + margin
     return History(tuple(weights), history.ends + 1, max(-REPAY_ENDS, extra), history.polls * fade + counted)
 

@@ -195,7 +195,7 @@ def test_the_mean_wait_that_is_shown_is_the_one_that_happens() -> None:
     assert FIXED.wait(90) == pytest.approx(15.75 / 2, rel=0.01)
 
 
-@pytest.mark.parametrize("median", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("median", [1.0, 3.0, 4.0])
 def test_tasks_that_end_before_the_first_poll_are_polled_no_later_than_by_the_fixed_schedule(median: float) -> None:
     history = learned(lognormal(150, median, 0.1))
     assert history.extra_polls < 20
