@@ -26,7 +26,8 @@ from yarl import URL
 
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.aio.timeouts import TimeoutSweep
-from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_STATUS
+from bridge.amux.inflate import TooLarge, inflate
+from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_MODEL, LONGEST_PLATFORM, LONGEST_STATUS
 from bridge.amux.wire import observe
 from bridge.core.errors import BridgeError
 from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, TaskRecord, TaskStatus, TransientError
@@ -35,6 +36,7 @@ from bridge.telemetry import get_logger, redact
 from bridge.telemetry.redaction import SHORTEST_SECRET
 
 MAX_BODY_BYTES = 1 << 20  # a record is a few kilobytes, but amux passes on vendors' texts, which have no limit
+MAX_HEADER_BYTES = 65 << 10  # of one line, 64 KiB and its name: proxies add policies above the 8 KiB of aiohttp
 KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of the usual limit of proxies
 IDLE_SECONDS = 75.0  # amux waits up to 60 s for its vendors
 _CACHED_KEYS = 1024
@@ -42,6 +44,7 @@ _CACHED_KEYS = 1024
 _NO_AIOHTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # TimeoutSweep limits each poll instead
 _PLAIN_ID = re.compile(r"(?=[.]*[^.])[A-Za-z0-9._:-]+")  # every id that the bridge registers: not only dots
 _REQUEST_ID = "X-Oneapi-Request-Id"  # amux's operators find a request by it; no other server sends it
+_TOO_LARGE = TransientError("body_too_large", f"amux answered with more than {MAX_BODY_BYTES >> 20} MiB")
 _log = get_logger("amux")
 
 
@@ -86,6 +89,8 @@ class AmuxClient:
             auto_decompress=False,
             trust_env=False,
             timeout=_NO_AIOHTTP_TIMEOUT,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
 
     async def poll(self, task_id: str, key: str) -> Observation:
@@ -159,13 +164,15 @@ class AmuxClient:
         If the body of an error answer cannot be read, its status still counts.
         """
         status, headers = response.status, response.headers
-        body_error = _body_error(headers, body)
-        if body_error is not None and status < 300:
-            return body_error
+        plain = _plain_body(headers, body)
+        if isinstance(plain, TransientError):
+            if status < 300:
+                return plain
+            plain = b""
         return observe(
             status,
             headers.get(CONTENT_TYPE, ""),
-            b"" if body_error or body is None else body,
+            plain,
             task_id=task_id,
             base_url=self._base_url,
             retry_after=retry_after_seconds(headers.get(RETRY_AFTER), self._wall_clock()) if status == 429 else None,
@@ -215,24 +222,38 @@ async def _body(response: aiohttp.ClientResponse) -> bytes | None:
     return None
 
 
-def _body_error(headers: CIMultiDictProxy[str], body: bytes | None) -> TransientError | None:
-    """Returns why a body cannot be read, or None. A compressed body was not asked for and may be a gzip bomb."""
-    if headers.get(CONTENT_ENCODING, "identity").strip().lower() not in ("identity", ""):
-        return TransientError("compressed_body", "amux answered with a compressed body, which was not asked for")
+def _plain_body(headers: CIMultiDictProxy[str], body: bytes | None) -> bytes | TransientError:
+    """Returns a body without its compression, which was not asked for, or why it cannot be read."""
     if body is None:
-        return TransientError("body_too_large", f"amux answered with more than {MAX_BODY_BYTES >> 20} MiB")
-    return None
+        return _TOO_LARGE
+    coding = ",".join(headers.getall(CONTENT_ENCODING, ()))
+    if not coding:
+        return body
+    try:
+        return inflate(body, coding, MAX_BODY_BYTES)
+    except TooLarge:
+        return _TOO_LARGE
+    except ValueError as error:
+        message = f"amux answered with a compressed body, which was not asked for and cannot be read: {error}"
+        return TransientError("compressed_body", message)
 
 
 def _has_no_text(record: TaskRecord) -> bool:
     """Whether a record holds no text of amux, which could repeat the key."""
     return (
-        record.error is None and record.url is None and record.format is None and record.raw_status in (None, "unknown")
+        record.error is None
+        and record.url is None
+        and record.format is None
+        and record.raw_status in (None, "unknown")
+        and record.model is None
+        and record.platform is None
     )
 
 
 def _without_key(observation: Observation, key: str) -> Observation:
-    """Removes the key from all texts of amux in an observation. A URL or a format that holds the key becomes None."""
+    """Removes the key from all texts of amux in an observation. A URL or a name that holds the key becomes None."""
+    if isinstance(observation, TaskRecord) and _holds(key, observation.model, observation.platform):
+        observation = replace(observation, model=None, platform=None)
     match observation:
         case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
             return replace(observation, url=_if_without(key, url), format=_if_without(key, container))
@@ -240,11 +261,20 @@ def _without_key(observation: Observation, key: str) -> Observation:
             code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
             return replace(observation, error=Problem(code, _redacted(message, key) if message else None))
         case TaskRecord(raw_status=status):
-            return replace(observation, raw_status=_redacted(status, key, LONGEST_STATUS) if status else status)
+            return replace(observation, raw_status=_redacted(status, key, LONGEST_STATUS)) if status else observation
         case PollRejected(code=code, message=message):
             return PollRejected(_redacted(code, key, LONGEST_CODE), _redacted(message, key))
         case _:
             return replace(observation, message=_redacted(observation.message, key))
+
+
+def _holds(key: str, model: str | None, platform: str | None) -> bool:
+    """Whether a name repeats the key, in any case, or may end with a part of it. `redact` would take half of a poll."""
+    if len(key) < SHORTEST_SECRET:
+        return False
+    names = f"{model or ''} {platform or ''}".lower()
+    cut = len(model or "") == LONGEST_MODEL or len(platform or "") == LONGEST_PLATFORM
+    return cut or key.lower() in names or ("%" in names and key.lower() in unquote(names))
 
 
 def _redacted(text: str, key: str, longest: int = LONGEST_MESSAGE) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -13,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from bridge.aio.client_errors import CLIENT_ERRORS
 from bridge.aio.completion import Operations
 from bridge.amux import AmuxClient, AmuxUnavailable
+from bridge.amux.inflate import inflate
 from bridge.core.errors import BridgeError
 from bridge.core.headers import HOP_BY_HOP
 from bridge.telemetry import get_logger
@@ -201,7 +203,8 @@ class AmuxProxy:
 async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
     """Reads an answer with its body, which may have up to 4 MiB, and removes the key from both.
 
-    Raises AmuxUnavailable.
+    A compressed body, which was not asked for, is inflated: the key and the id of a new task are searched in it. One
+    that cannot be inflated stays as it is, because the video may be paid for. Raises AmuxUnavailable.
     """
     pieces = bytearray()
     try:
@@ -215,6 +218,9 @@ async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
         source.close()
     body = bytes(pieces)
     headers = forwarded_headers(source.headers)
+    with suppress(ValueError):
+        body = inflate(body, ",".join(headers.getall(hdrs.CONTENT_ENCODING, ())), MAX_ANSWER_BYTES)
+        headers.popall(hdrs.CONTENT_ENCODING, None)
     if len(key) >= SHORTEST_SECRET:
         body = body.replace(key.encode(), MARK.encode())
         headers = CIMultiDict((name, value) for name, value in headers.items() if key not in value)

@@ -6,12 +6,14 @@ The forms A to F are those of amux's documentation and of its server: a bare rec
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from bridge.amux import paths
 from bridge.amux.lenient_json import clean
+from bridge.amux.paths import STATUS_WORDS, Path, value_at
 from bridge.core.model import Problem, TaskRecord, TaskStatus, VideoMetadata
 
 Record: TypeAlias = Mapping[str, Any]
@@ -21,18 +23,20 @@ LONGEST_MESSAGE = (
 )
 LONGEST_CODE = 128  # characters
 LONGEST_STATUS = 64  # characters of an unknown status; it is logged and counted
+LONGEST_MODEL = 191  # characters, as in amux's own table
+LONGEST_PLATFORM = 30  # characters, as in amux's own table
 _LONGEST_URL = 16_384  # characters; events hold only URLs of up to 4,096 bytes
 _LONGEST_PERCENTAGE = 16  # characters
+_LONGEST_SIZE = 32  # characters
 
-_STATUSES: Mapping[str, TaskStatus] = {
-    **dict.fromkeys(("completed", "succeeded", "success", "succeed", "done"), TaskStatus.COMPLETED),
-    **dict.fromkeys(("failed", "failure", "error", "cancelled", "canceled", "expired"), TaskStatus.FAILED),
-    **dict.fromkeys(("queued", "not_start", "submitted", "pending"), TaskStatus.QUEUED),
-    **dict.fromkeys(("in_progress", "processing", "running"), TaskStatus.IN_PROGRESS),
-}
 _PERCENTAGE = re.compile(r"\s*([0-9]{1,9})(?:\.[0-9]*)?\s*%?\s*")
 _HTTP_URL = re.compile(r"https?://[^\s\x00-\x20\x7f]+", re.IGNORECASE)
 _FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+/_-]{0,31}")
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_SIZE = re.compile(r"([0-9]{1,5})\s*[x*\u00d7]\s*([0-9]{1,5})", re.IGNORECASE)
+_CONTAINERS = frozenset(
+    {"3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm", "wmv"}
+)
 _INTEGERS = range(-(2**63), 2**64)  # the integers that orjson can write
 _MILLISECONDS_FROM = 1e11  # in seconds the year 5138, in milliseconds the year 1973: Kling's times are in milliseconds
 _TIMES_UNTIL = 1e14
@@ -43,6 +47,7 @@ def record_in(document: Any) -> Record | None:
 
     The record is `data` if that is an object with a status. But if the object around it has a status and a `task_id`,
     it is itself the record: it came without its envelope, and `data` is the vendor's body, whose status does not count.
+    An answer without any `status` may be of a vendor that has another name for it.
     """
     if not isinstance(document, dict):
         return None
@@ -50,7 +55,15 @@ def record_in(document: Any) -> Record | None:
     bare = _has_status(document)
     if isinstance(data, dict) and _has_status(data) and not (bare and isinstance(document.get("task_id"), str)):
         return data
-    return document if bare else None
+    return document if bare else _vendors_record(document)
+
+
+def _vendors_record(document: Record) -> Record | None:
+    wrapped = (document.get(name) for name in paths.WRAPPERS)
+    for record in (*wrapped, document):
+        if isinstance(record, dict) and _status_word(record):
+            return record
+    return None
 
 
 def is_of_another_task(record: Record, task_id: str) -> bool:
@@ -68,21 +81,50 @@ def read_record(record: Record, document: Record, *, task_id: str, base_url: str
 
     URL, format and metadata are read for a completed task only, the error for a failed one only.
     """
-    raw_status = clean(record["status"]).strip().lower()[:LONGEST_STATUS]
-    status = _STATUSES.get(raw_status, TaskStatus.UNKNOWN)
+    raw_status = clean(_status_word(record)).strip().lower()[:LONGEST_STATUS]
+    status = STATUS_WORDS.get(raw_status, TaskStatus.UNKNOWN)
     progress = _progress(record.get("progress"))
+    origin = _origin(record, document)
     if status is TaskStatus.COMPLETED:
+        url, is_own = _video_url(record, task_id, base_url)
         return TaskRecord(
             status,
             progress,
-            _video_url(record, task_id, base_url),
-            _format(record.get("format")),
-            _metadata(record.get("metadata")),
-            finished_at=_finished_at(record),
+            None if is_own else url,
+            _format(record) or _format_of(url),
+            _metadata(record),
+            finished_at=_time(record, paths.FINISHED_AT),
+            **origin._asdict(),
         )
     if status is TaskStatus.FAILED:
-        return TaskRecord(status, progress, error=_failure(record, document), finished_at=_finished_at(record))
-    return _running(raw_status, progress)
+        finished_at = _time(record, paths.FINISHED_AT)
+        return TaskRecord(
+            status, progress, error=_failure(record, document), finished_at=finished_at, **origin._asdict()
+        )
+    return _running(raw_status, progress, origin)
+
+
+class _Origin(NamedTuple):
+    """What a record of any status says about its task. The names are those of TaskRecord."""
+
+    model: str | None
+    platform: str | None
+    submitted_at: float | None
+    live: bool
+
+
+def _origin(record: Record, document: Record) -> _Origin:
+    return _Origin(
+        _name(record, paths.MODEL, LONGEST_MODEL),
+        _name(record, paths.PLATFORM, LONGEST_PLATFORM),
+        _time(record, paths.SUBMITTED_AT),
+        _is_live(record, document),
+    )
+
+
+def _is_live(record: Record, document: Record) -> bool:
+    """Whether amux asked the vendor for this answer (form B): it has amux's envelope, and no field of amux's row."""
+    return record is not document and document.get("code") == "success" and paths.ROW_FIELDS.isdisjoint(record)
 
 
 def text_of(value: Any, longest: int) -> str | None:
@@ -100,15 +142,40 @@ def code_of(value: Any) -> str | int | None:
 
 
 @lru_cache(maxsize=1024)
-def _running(raw_status: str, progress: int | None) -> TaskRecord:
-    """Returns the result of nearly all polls. It is cached, because making a frozen object costs 2 µs."""
-    status = _STATUSES.get(raw_status, TaskStatus.UNKNOWN)
-    return TaskRecord(status, progress, raw_status=raw_status if status is TaskStatus.UNKNOWN else None)
+def _running(raw_status: str, progress: int | None, origin: _Origin) -> TaskRecord:
+    """Returns the result of nearly all polls. It is cached, because making a frozen object costs 3 µs."""
+    status = STATUS_WORDS.get(raw_status, TaskStatus.UNKNOWN)
+    word = raw_status if status is TaskStatus.UNKNOWN else None
+    return TaskRecord(status, progress, raw_status=word, **origin._asdict())
 
 
 def _has_status(value: Record) -> bool:
     status = value.get("status")
     return isinstance(status, str) and status != ""
+
+
+def _status_word(record: Record) -> str:
+    """Returns the first status in a record, "" if there is none."""
+    if _has_status(record):
+        return str(record["status"])
+    return next((word for word in _values(record, paths.STATUS) if isinstance(word, str) and word), "")
+
+
+def _values(record: Record, places: Iterable[Path]) -> Iterator[Any]:
+    return (value_at(record, place) for place in places)
+
+
+def _name(record: Record, places: Iterable[Path], longest: int) -> str | None:
+    for place in places:  # no generator: this runs once a poll
+        value = value_at(record, place)
+        if isinstance(value, str) and value and (text := _text(value, longest)) is not None:
+            return text
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _text(value: str, longest: int) -> str | None:
+    return text_of(value, longest)
 
 
 def _progress(value: Any) -> int | None:
@@ -131,30 +198,12 @@ def _percentage(text: str) -> int | None:
     return min(int(found[1]), 100) if found else None
 
 
-def _video_url(record: Record, task_id: str, base_url: str) -> str | None:
-    """Returns the first http(s) URL of a record, or None if that is amux's own `/content`, which needs the key."""
-    for candidate in _candidates(record):
+def _video_url(record: Record, task_id: str, base_url: str) -> tuple[str | None, bool]:
+    """Returns the first http(s) URL of a record, and whether it is amux's own `/content`, which needs the key."""
+    for candidate in _values(record, paths.URL):
         if (parts := _http_url(candidate)) is not None:
-            return None if _is_own_content(parts, task_id, base_url) else clean(candidate).strip()
-    return None
-
-
-def _candidates(record: Record) -> Iterator[Any]:
-    """Yields the values that may be the video's URL, the most reliable first."""
-    yield record.get("url")
-    yield record.get("result_url")
-    yield _member(record, "metadata", "url")
-    yield _member(record, "content", "video_url")
-    yield _member(record, "data", "output", "url")
-
-
-def _member(value: Any, *names: str) -> Any:
-    """Returns a member of nested objects by its path, or None if it does not exist."""
-    for name in names:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    return value
+            return clean(candidate).strip(), _is_own_content(parts, task_id, base_url)
+    return None, False
 
 
 def _http_url(value: Any) -> SplitResult | None:
@@ -184,18 +233,48 @@ def _is_own_content(url: SplitResult, task_id: str, base_url: str) -> bool:
     return path.endswith("/content") and "/v1/videos/" in path and url.hostname == urlsplit(base_url).hostname
 
 
-def _format(value: Any) -> str | None:
+def _format(record: Record) -> str | None:
     """Returns the name of a container format such as `mp4`; None for a text that does not look like one."""
-    text = text_of(value, LONGEST_CODE)
+    text = _name(record, paths.FORMAT, LONGEST_CODE)
     return text if text and _FORMAT.fullmatch(text) else None
 
 
-def _metadata(value: Any) -> VideoMetadata | None:
-    """Returns the five numbers that leave the bridge, or None if none of them is given."""
-    if not isinstance(value, dict):
+def _format_of(url: str | None) -> str | None:
+    """Returns the container format that the suffix of a URL's path names, or None."""
+    if url is None:
         return None
-    numbers = {name: _number(value.get(name)) for name in VideoMetadata.__slots__}
+    suffix = urlsplit(url).path.rpartition(".")[2].lower()
+    return suffix if suffix in _CONTAINERS else None
+
+
+def _metadata(record: Record) -> VideoMetadata | None:
+    """Returns the five numbers that leave the bridge, or None if none of them is given."""
+    own = record.get("metadata")
+    numbers = {name: _number(own.get(name)) if isinstance(own, dict) else None for name in VideoMetadata.__slots__}
+    for name, number in numbers.items():
+        if number is None:
+            found = map(_vendors_number, _values(record, paths.METADATA[name]))
+            # A vendor's 0 means that it does not know. A seed may be 0.
+            numbers[name] = next((n for n in found if n is not None and (n > 0 or name == "seed")), None)
+    if numbers["width"] is None and numbers["height"] is None:
+        numbers["width"], numbers["height"] = _size(record)
     return VideoMetadata(**numbers) if any(number is not None for number in numbers.values()) else None
+
+
+def _size(record: Record) -> tuple[float | None, float | None]:
+    """Returns width and height from a text such as "720x1280"."""
+    for value in _values(record, paths.SIZE):
+        if isinstance(value, str) and len(value) <= _LONGEST_SIZE and (found := _SIZE.fullmatch(value.strip())):
+            return int(found[1]) or None, int(found[2]) or None
+    return None, None
+
+
+def _vendors_number(value: Any) -> float | None:
+    """Returns a number, also from a text that is a decimal number: Sora and Kling send "4" and "5.1"."""
+    if not isinstance(value, str):
+        return _number(value)
+    found = _DECIMAL.fullmatch(value.strip()) if len(value) <= _LONGEST_SIZE else None
+    return None if found is None else float(found[0]) if found[1] else int(found[0])
 
 
 def _number(value: Any) -> float | None:
@@ -210,18 +289,31 @@ def _number(value: Any) -> float | None:
 
 
 def _failure(record: Record, document: Record) -> Problem:
-    """Returns amux's reason: `error` (an object or a text), else `fail_reason`, else the answer's own message."""
-    error = record.get("error")
-    error_object = error if isinstance(error, dict) else {"message": error}
-    reasons = (error_object.get("message"), record.get("fail_reason"), document.get("message"))
-    texts = (text_of(reason, LONGEST_MESSAGE) for reason in reasons)
-    return Problem(code_of(error_object.get("code")), next(filter(None, texts), None))
+    """Returns the code and the reason of a failure."""
+    return Problem(_error_code(record), _reason(record, document))
 
 
-def _finished_at(record: Record) -> float | None:
-    """Returns when the task ended by amux's clock, in Unix seconds. Forms C and D hold it."""
-    for name in ("finish_time", "completed_at"):
-        at = _number(record.get(name))
+def _error_code(record: Record) -> str | int | None:
+    own = code_of(value_at(record, ("error", "code")))
+    if own is not None:
+        return own
+    codes = map(code_of, _values(record, paths.ERROR_CODE))
+    return next((code for code in codes if code not in (None, 0)), None)
+
+
+def _reason(record: Record, document: Record) -> str | None:
+    """Returns the first text that gives a reason. Kling and MiniMax say "success" where they have none."""
+    reasons = (*_values(record, paths.REASON), document.get("message"))
+    for text in (text_of(reason, LONGEST_MESSAGE) for reason in reasons):
+        if text and STATUS_WORDS.get(text.lower()) is not TaskStatus.COMPLETED:
+            return text
+    return None
+
+
+def _time(record: Record, places: Iterable[Path]) -> float | None:
+    """Returns a time by amux's clock, in Unix seconds. Forms C and D hold it, some vendors in milliseconds."""
+    for place in places:
+        at = _number(value_at(record, place))
         if at is not None and 0 < at < _TIMES_UNTIL:
             return at / 1000 if at >= _MILLISECONDS_FROM else float(at)
     return None

@@ -21,15 +21,21 @@ from bridge.core.model import (
 )
 
 _UNKNOWN_TASK = frozenset({"task_not_exist", "task_not_found"})
+_GATEWAY_ERROR = "new_api_error"
 _SHORTEST_DISTINCT_ID = 8  # characters; a shorter task id could be a word in any message
 
 
 @dataclass(frozen=True, slots=True)
 class _AmuxError:
-    """amux's JSON error. `code` is in lower case, "" if missing. `message` is None if it only repeats the code."""
+    """amux's JSON error. `code` is in lower case, "" if missing. `message` is None if it only repeats the code.
+
+    `of_gateway` marks a nested error of type `new_api_error`. On the status routes only the part of amux that checks
+    the key sends it; errors of a task are flat.
+    """
 
     code: str
     message: str | None
+    of_gateway: bool = False
 
 
 def observe(  # noqa: PLR0913  the parts of an answer
@@ -108,11 +114,13 @@ def _on_error_status(status: int, error: _AmuxError | None, task_id: str, retry_
 
 
 def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Observation:
-    """Reads a 4xx that is about the request.
+    """Reads a 4xx that is about the request, or about the key.
 
     If it is not an error that amux gives for a task, the base URL is wrong or a proxy answered. Such an answer must not
     end any watch.
     """
+    if error is not None and error.of_gateway:
+        return KeyRefused(_sentence("amux refused the key", error.message))
     if error is None or (status == 404 and error.code not in _UNKNOWN_TASK):
         message = f"amux answered {status}, not as it does for a task: is the base URL right?"
         return TransientError(f"http_{status}", message, misrouted=True)
@@ -148,10 +156,11 @@ def _error_in(content_type: str, body: bytes) -> _AmuxError | None:
 
 def _nested_error(error: dict[str, Any]) -> _AmuxError | None:
     """Reads `{message, type, code}`. The content route's errors have no code, the gateway's an empty one."""
-    code = code_of(error.get("code"))
-    if not isinstance(error.get("message"), str) or (code is None and not isinstance(error.get("type"), str)):
+    code, kind = code_of(error.get("code")), error.get("type")
+    if not isinstance(error.get("message"), str) or (code is None and not isinstance(kind, str)):
         return None
-    return _amux_error("" if code is None else str(code), error["message"])
+    of_gateway = isinstance(kind, str) and kind.strip().lower() == _GATEWAY_ERROR
+    return _amux_error("" if code is None else str(code), error["message"], of_gateway=of_gateway)
 
 
 def _flat_error(document: dict[str, Any]) -> _AmuxError | None:
@@ -162,9 +171,9 @@ def _flat_error(document: dict[str, Any]) -> _AmuxError | None:
     return _amux_error(code, message)
 
 
-def _amux_error(code: str, message: Any) -> _AmuxError:
+def _amux_error(code: str, message: Any, *, of_gateway: bool = False) -> _AmuxError:
     reason = text_of(message, LONGEST_MESSAGE)
-    return _AmuxError(code.lower(), None if reason == code else reason)
+    return _AmuxError(code.lower(), None if reason == code else reason, of_gateway)
 
 
 def _sentence(start: str, reason: str | None) -> str:

@@ -13,6 +13,7 @@ class HealthCode(StrEnum):
     SCHEDULER_STALLED = "scheduler_stalled"
     DRAINING = "draining"
     KEY_REFUSED = "key_refused"
+    KEY_THROTTLED = "key_throttled"  # all polls get 429
     NOT_AMUX = "not_amux"  # the answers at AMUX_BASE_URL do not look like amux's
 
 

@@ -4,6 +4,7 @@ import logging
 
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation, TaskRecord, Throttled, TransientError
+from bridge.polling.state import PolledTask
 from bridge.telemetry import Metrics, get_logger
 
 MAX_WORDS = 100  # each is logged once: a vendor that puts numbers into its status words must not fill the log
@@ -16,19 +17,30 @@ _log = get_logger("polling")
 
 
 class Anomalies:
-    """Counts anomalies, and logs each of them once."""
+    """Counts anomalies, and logs each of them once.
 
-    __slots__ = ("_metrics", "_words", "misrouted")
+    Misrouting begins with one answer that does not look like amux's. It ends when each task that got such an answer
+    has got a good one or is no longer polled, and `calm_seconds` have passed since the last such answer. So neither a
+    few misrouted tasks among good ones nor one bad proxy among several fill the log.
+    """
 
-    def __init__(self, metrics: Metrics) -> None:
+    __slots__ = ("_calm_seconds", "_metrics", "_misrouted_at", "_misrouted_tasks", "_words", "misrouted")
+
+    def __init__(self, metrics: Metrics, calm_seconds: float) -> None:
         self._metrics = metrics
+        self._calm_seconds = calm_seconds
         self.misrouted: TransientError | None = None  # the last answer, while answers look as if they were not amux's
+        self._misrouted_at = 0.0
+        self._misrouted_tasks: set[PolledTask] = set()  # their last answer but transient ones was misrouted
         self._words: set[str] = set()
 
-    def check(self, observation: Observation, task_id: str) -> None:
-        """Check one answer."""
+    def check(self, observation: Observation, task: PolledTask, now: float) -> None:
+        """Check one answer, which came at `now` (monotonic seconds)."""
+        task_id = task.task_id
         match observation:
             case TransientError(misrouted=True):
+                self._misrouted_tasks.add(task)
+                self._misrouted_at = now
                 if self.misrouted is None:
                     _log.event(
                         "misrouted",
@@ -42,15 +54,29 @@ class Anomalies:
             case TransientError() | Throttled():
                 pass  # a proxy in between may send these as well, so they prove nothing
             case _:
-                if self.misrouted is not None:
-                    self.misrouted = None
-                    _log.event("misrouting_ended", task_id=task_id)
+                self._misrouted_tasks.discard(task)
+                self._end_misrouting(task_id, now)
         if (
             isinstance(observation, TaskRecord)
             and observation.raw_status is not None
             and observation.raw_status.lower() != "unknown"
         ):
             self._count_unknown_word(observation.raw_status, task_id)
+
+    def forget(self, task: PolledTask) -> None:
+        """Drop a task that is no longer polled."""
+        self._misrouted_tasks.discard(task)
+
+    def forget_all(self) -> None:
+        """Drop all tasks."""
+        self._misrouted_tasks.clear()
+
+    def _end_misrouting(self, task_id: str, now: float) -> None:
+        """End misrouting, after a good answer, unless it may be only a pause."""
+        if self.misrouted is None or self._misrouted_tasks or now - self._misrouted_at < self._calm_seconds:
+            return
+        self.misrouted = None
+        _log.event("misrouting_ended", task_id=task_id)
 
     def _count_unknown_word(self, word: str, task_id: str) -> None:
         self._metrics.unknown_status_words.inc()

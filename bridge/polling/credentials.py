@@ -101,11 +101,15 @@ class Credentials:
         ]
 
     def degraded(self) -> list[HealthReason]:
-        """Return one reason while amux refuses the configured key, else none."""
-        if self._configured.state is not CredentialState.PAUSED:
-            return []
-        message = f"amux refuses the configured key (AMUX_API_KEY): {self._configured.message}"
-        return [HealthReason(HealthCode.KEY_REFUSED, message)]
+        """Return one reason while amux refuses the configured key or answers all its polls with 429, else none."""
+        message = self._configured.message
+        if self._configured.state is CredentialState.PAUSED:
+            text = f"amux refuses the configured key (AMUX_API_KEY): {message}"
+            return [HealthReason(HealthCode.KEY_REFUSED, text)]
+        if self._configured.starved:
+            text = f"amux answers all polls with the configured key (AMUX_API_KEY) with 429: {message}"
+            return [HealthReason(HealthCode.KEY_THROTTLED, text)]
+        return []
 
     def _count_paused(self, change: int) -> None:
         self._paused += change

@@ -20,6 +20,7 @@ from bridge.core.watch import TERMINAL, ending_after
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.credentials import Credentials
 from bridge.polling.deadlines import Deadlines
+from bridge.polling.live_failures import apply_doubt
 from bridge.polling.loading import load_tasks
 from bridge.polling.result_writer import (
     ChangeListener,
@@ -30,23 +31,14 @@ from bridge.polling.result_writer import (
     StatusUpdate,
 )
 from bridge.polling.schedule import PollSchedule, steps_of_loaded
-from bridge.polling.state import (
-    CredentialState,
-    CredentialStatus,
-    LiveTask,
-    Phase,
-    PolledTask,
-    live_task,
-    shared_snapshot,
-)
+from bridge.polling.state import CredentialStatus, LiveTask, Phase, PolledTask, live_task, shared_snapshot
 from bridge.polling.stats import PollingStats, polling_stats
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.records import TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
-__all__ = ["CredentialState", "CredentialStatus", "LiveTask", "Poller"]
-
+CALM_INTERVALS = 4  # without a misrouted answer, until the warning ends: one task is polled four times meanwhile
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
 _log = get_logger("polling")
@@ -85,7 +77,7 @@ class Poller:
         self._clocks = Clocks(clock, store.now)
         self._tasks: dict[str, PolledTask] = {}
         self.classes = TaskClasses(store, policy, self._clocks, learn=learn)
-        self._anomalies = Anomalies(metrics)
+        self._anomalies = Anomalies(metrics, CALM_INTERVALS * policy.max_interval)
         self._credentials = Credentials(policy, metrics, clock)
         self._schedule = PollSchedule(
             policy,
@@ -143,6 +135,7 @@ class Poller:
             return
         self._schedule.remove(task, Phase.DROPPED)
         self._to_recheck.discard(task)
+        self._anomalies.forget(task)
         self._credentials.remove_task(task.credential)
 
     def look_again(self, task_row: str) -> None:
@@ -159,6 +152,7 @@ class Poller:
         """Drop all tasks, also those under way: this replica's lease is lost."""
         self._schedule.clear(self._tasks.values())
         self._tasks.clear()
+        self._anomalies.forget_all()
         self._to_recheck.clear()
         self._result_writer.clear()
 
@@ -203,6 +197,8 @@ class Poller:
         if task.phase is Phase.POLLING:  # not dropped meanwhile
             if credential.configured and type(observation) is KeyRefused:
                 credential.refused_key = key
+            if type(observation) is TaskRecord:
+                credential.accepted = True
             task.polls += 1
             task.steps += 1
             self._handle(task, observation, started, now)
@@ -215,6 +211,7 @@ class Poller:
             and observation.status is known.status
             and observation.raw_status is None
             and known.status not in TERMINAL
+            and task.doubt is None
         ):
             if (
                 (observation.progress is not None and observation.progress != known.progress)
@@ -233,21 +230,16 @@ class Poller:
                 else:
                     self._schedule.schedule_at(task, due)
                 return
+            doubt_changed = False
         else:
+            observation, doubt_changed = apply_doubt(task, observation, started, now, self._policy.interval)
             self._note(task, observation, now)
-            if task.snapshot.status not in TERMINAL and type(observation) is TaskRecord:
-                task.seen_running = started
             self._schedule.judge(task, observation, now)
-        self._act(task, observation, started, now, changed=task.snapshot.status is not known.status, probe=was_blocked)
-
-    def _act(  # noqa: PLR0913  an answer, and what it changed
-        self, task: PolledTask, observation: Observation, started: float, now: float, *, changed: bool, probe: bool
-    ) -> None:
-        """Write what an answer changed, or poll again. `probe`: the credential was blocked when the answer came."""
-        task.due = now + self._delay(task, observation, now, probe=probe)
+        changed = task.snapshot.status is not known.status
+        task.due = now + self._delay(task, observation, now, probe=was_blocked)
         if self._ends_watches(task, observation, started, now):
             self._settle(task, observation, started, now)
-        elif type(observation) is TaskRecord and (changed or task.status_update_due):
+        elif type(observation) is TaskRecord and (changed or doubt_changed or task.status_update_due):
             self._write_status(task, changed=changed)
         else:
             self._reschedule(task, task.due)
@@ -256,15 +248,17 @@ class Poller:
         task.note(observation, now)
         if type(observation) is TaskRecord:
             self.classes.describe(task, observation)
-        self._anomalies.check(observation, task.task_id)
+        self._anomalies.check(observation, task, now)
 
     def _delay(self, task: PolledTask, observation: Observation, now: float, *, probe: bool) -> float:
         jitter = self._random()
-        learned = self.classes.delay(task, now, jitter)
-        if type(observation) is TaskRecord and task.snapshot.status not in TERMINAL and not probe:
-            return learned
-        # Learning makes no other poll sooner: not a probe's next one, nor the one that confirms a failure.
-        delay = max(learned, self._policy.delay_after(task.steps, jitter))
+        if task.doubt is not None:
+            # A failure in doubt is asked about again as soon as the second answer counts.
+            delay = self._policy.interval
+        elif type(observation) is TaskRecord and task.snapshot.status not in TERMINAL and not probe:
+            return self.classes.delay(task, now, jitter)
+        else:  # learning makes no other poll sooner
+            delay = max(self.classes.delay(task, now, jitter), self._policy.delay_after(task.steps, jitter))
         if type(observation) is TransientError:
             # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
             return max(delay, self._policy.delay_after_failure(task.failures, jitter))
@@ -293,8 +287,9 @@ class Poller:
         self._schedule.remove(task, Phase.WRITING)
         if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
-        error = task.present_error
-        pending = PendingSettlement(task, task.snapshot, task.refusal_counts, observation, began, error, end)
+        pending = PendingSettlement(
+            *(task, task.snapshot, task.refusal_counts, observation, began, task.present_error, task.doubt, end)
+        )
         self._result_writer.put(pending)
 
     def _write_status(self, task: PolledTask, *, changed: bool) -> None:

@@ -25,7 +25,7 @@ from bridge.core.model import (
     Watch,
 )
 from bridge.core.task_class import TaskEnd
-from bridge.core.watch import TERMINAL, Ending, ending_after, timeout_ending
+from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.records import Changed, PollNote, Settlement, StatusChange
@@ -79,6 +79,7 @@ class PendingSettlement:
     observation: Observation | None
     began: float
     error: Problem | None
+    doubt: Doubt | None = None
     end: TaskEnd | None = None
     retried: bool = False
 
@@ -93,7 +94,7 @@ class PendingSettlement:
             if ending is not None:
                 return ending
         if watch.deadline_at <= began_at:
-            return timeout_ending(self.snapshot, self.error, watch.timeout_seconds)
+            return deadline_ending(self.snapshot, self.doubt, self.error, watch.timeout_seconds)
         return None
 
 
@@ -247,7 +248,8 @@ class ResultWriter:
 
     def _note(self, task: PolledTask, next_poll: float | None) -> PollNote:
         unix = self._clocks.unix
-        return PollNote(task.polls, unix(task.started), unix(next_poll), task.error, unix(task.error_at), task.facts)
+        error, error_at = task.shown_error
+        return PollNote(task.polls, unix(task.started), unix(next_poll), error, unix(error_at), task.facts)
 
     # --- after a write --------------------------------------------------------------------------------------------
 

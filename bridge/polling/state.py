@@ -22,7 +22,7 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
-from bridge.core.watch import TERMINAL, problem_in, refusals_after, snapshot_after
+from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
 
 
 class Phase(Enum):
@@ -88,6 +88,8 @@ class PolledTask:
     """Polls in a row that brought no task record."""
     error: Problem | None = None
     error_at: float | None = None
+    doubt: Doubt | None = None
+    """A live failure that awaits confirmation. It is lost when the process ends, and then begins anew."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
     task_class: TaskClass = _NO_CLASS
@@ -122,6 +124,11 @@ class PolledTask:
         """The error of the last poll; None when it brought a task record."""
         return self.error if self.failures else None
 
+    @property
+    def shown_error(self) -> tuple[Problem | None, float | None]:
+        """The last error as a watch shows it, and when it came: an unconfirmed failure as long as there is one."""
+        return (self.error, self.error_at) if self.doubt is None else (self.doubt.problem, self.doubt.since)
+
 
 @dataclass(frozen=True, slots=True)
 class LiveTask:
@@ -143,9 +150,10 @@ class LiveTask:
 def live_task(task: PolledTask, clocks: Clocks) -> LiveTask:
     """Return a task as it is now."""
     unix = clocks.unix
+    error, error_at = task.shown_error
     return LiveTask(
         *(task.snapshot, task.polls, unix(task.started), unix(_next_poll(task, clocks.monotonic()))),
-        *(task.error, unix(task.error_at), task.failures, task.facts),
+        *(error, unix(error_at), task.failures, task.facts),
     )
 
 
@@ -172,6 +180,7 @@ def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
 
 # --- credentials ------------------------------------------------------------------------------------------------------
 
+STARVED_THROTTLES = 3  # 429s in a row; one or two are normal near amux's limit
 MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0" at each answer, a probe would follow its own answer at once
 
 
@@ -214,6 +223,7 @@ class Credential:
     """
 
     __slots__ = (
+        "accepted",
         "blocked",
         "configured",
         "key",
@@ -240,6 +250,7 @@ class Credential:
         self.since: float | None = None
         self.resumes_at = -inf
         self.message: str | None = None
+        self.accepted = False  # whether amux has sent any record with this key since the start
         self.refusals = 0  # in a row
         self.throttles = 0  # 429s in a row
         self.resumed_at = -inf
@@ -268,6 +279,11 @@ class Credential:
                 return CredentialChange.NONE
             case _:
                 return self._resume(now) if self.blocked else CredentialChange.NONE
+
+    @property
+    def starved(self) -> bool:
+        """Whether all polls get 429: after a start from the first one on, later after several in a row."""
+        return self.state is CredentialState.THROTTLED and (not self.accepted or self.throttles >= STARVED_THROTTLES)
 
     def _pause(self, message: str, now: float, policy: PollPolicy) -> CredentialChange:
         was_paused = self.state is CredentialState.PAUSED

@@ -32,6 +32,7 @@ from bridge.core.task_class import (
     model_by_app,
     with_task_end,
 )
+from bridge.core.watch import TERMINAL
 from bridge.polling.state import PolledTask, TaskClass
 from bridge.store.store import Store
 
@@ -110,7 +111,9 @@ class TaskClasses:
             task.task_class = self._named(name, facts.model, from_record=True, stored=True)
 
     def describe(self, task: PolledTask, record: TaskRecord) -> None:
-        """Take the class and the submission time of a task from amux's record."""
+        """Take a task's class, its submission time and that it runs from amux's record, which it has noted."""
+        if task.snapshot.status not in TERMINAL and task.doubt is None and task.started is not None:
+            task.seen_running = task.started
         if record.submitted_at is not None and task.submitted_at is None:
             self._take_submission(task, record.submitted_at)
         name = class_by_record(record.platform, record.model)

@@ -182,7 +182,7 @@ def database_record(view: TaskView) -> Body:
         "user_id": _USER,
         "channel_id": _CHANNEL,
         "quota": _QUOTA,
-        "properties": {"input": f"{PRIVATE_MARK} {task.prompt}", "origin_model_name": f"{PRIVATE_MARK}-{task.model}"},
+        "properties": {"input": f"{PRIVATE_MARK} {task.prompt}", "origin_model_name": task.model},
         "data": vendor_record(view),
     }
     return {"code": "success", "message": "", "data": data}

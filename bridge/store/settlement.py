@@ -13,7 +13,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchSettled
-from bridge.core.model import Event, PendingDelivery, Problem, TaskStatus, Watch, WatchState
+from bridge.core.model import (
+    Event,
+    Outcome,
+    PendingDelivery,
+    Problem,
+    TaskSnapshot,
+    TaskStatus,
+    Watch,
+    WatchState,
+)
 from bridge.store import replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
@@ -95,6 +104,7 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
     settled: list[Watch] = []
     claimed: list[PendingDelivery] = []
     errors: dict[str, Problem] = {}
+    failed: TaskSnapshot | None = None
     for row in active[item.task]:
         watch = watch_of(row)
         ending = item.ending(watch)
@@ -110,9 +120,13 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
         if event.type in watch.events:
             claimed += writes.add_delivery(row, event)
         settled.append(watch)
+        failed = ending.task if ending.outcome is Outcome.FAILED else failed
         if ending.error is not None:
             errors[watch.id] = ending.error
     active[item.task] = remaining  # for another settlement of the same task in this transaction
+    # A failure that no second answer confirmed is not in the task's snapshot. It is the last word when the task closes.
+    if failed is not None and not remaining:
+        item = replace(item, snapshot=failed)
     writes.set_task(item, closed=not remaining)
     return Changed(tuple(settled), tuple(watch.id for watch in settled), tuple(claimed), not remaining, errors)
 

@@ -1,6 +1,7 @@
 """The proxy alone: calls that run to completion, reserved places, and the headers that are forwarded."""
 
 import asyncio
+import gzip
 import logging
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bridge.amux import AmuxClient
 from bridge.amux.proxy import AmuxProxy, forwarded_headers
+from bridge.amux.wire import created_task
 from bridge.core.errors import StoreUnavailable, TooManyWatches
+from tests.amux.harness import KEY, MakeClient, StartServer, answer
 
 
 @pytest.fixture
@@ -123,3 +126,19 @@ def test_headers_of_the_connection_and_of_the_origin_are_not_forwarded() -> None
     ]
     forwarded = forwarded_headers(CIMultiDictProxy(CIMultiDict(received)))
     assert list(forwarded) == ["Content-Type", "X-Oneapi-Request-Id", "Cache-Control", "X-Name"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+async def test_a_compressed_create_answer_is_inflated_so_that_its_task_and_the_key_are_found(
+    start_server: StartServer, make_client: MakeClient, coding: str
+) -> None:
+    created = b'{"task_id":"task_1","note":"%b"}' % KEY.encode()
+    server = await start_server(answer(gzip.compress(created), Content_Encoding=coding))
+    proxy = AmuxProxy(make_client(server.url), configured_key=lambda: KEY)
+    whole = await proxy.create("/v1/videos", KEY, {}, b"{}")
+    if coding == "gzip":
+        assert (created_task(whole.body), KEY.encode() in whole.body) == ("task_1", False)
+        assert "Content-Encoding" not in whole.headers
+    else:  # it is paid for: the app gets it as it came
+        assert gzip.decompress(whole.body) == created
+        assert whole.headers["Content-Encoding"] == "br"

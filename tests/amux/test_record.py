@@ -1,6 +1,8 @@
 """The unusual forms of amux's records: which part is the record, what its fields may hold, and broken JSON."""
 
+import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,7 +43,7 @@ def record_of(body: Any) -> TaskRecord:
     ],
 )
 def test_the_record_is_the_object_with_the_tasks_status(body: Any) -> None:
-    assert record_of(body) == TaskRecord(TaskStatus.IN_PROGRESS)
+    assert replace(record_of(body), live=False) == TaskRecord(TaskStatus.IN_PROGRESS)
 
 
 @pytest.mark.parametrize("task_id", ["task_other", "TASK_1:A", "x"])
@@ -75,7 +77,7 @@ def test_a_record_that_names_no_other_task_is_accepted(ids: Any) -> None:
     ("status", "words"),
     [
         (TaskStatus.COMPLETED, "completed succeeded success succeed done"),
-        (TaskStatus.FAILED, "failed failure error cancelled canceled expired"),
+        (TaskStatus.FAILED, "failed failure fail error cancelled canceled expired timeout timed_out rejected aborted"),
         (TaskStatus.QUEUED, "queued not_start submitted pending"),
         (TaskStatus.IN_PROGRESS, "in_progress processing running"),
     ],
@@ -100,8 +102,21 @@ PLACES: list[dict[str, Any]] = [
     {"url": URL},
     {"result_url": URL},
     {"metadata": {"url": URL}},
+    {"video_url": URL},
     {"content": {"video_url": URL}},
+    {"content": {"result_url": URL}},
+    {"urls": [URL]},
+    {"unsigned_urls": [URL]},
+    {"data": {"video_url": URL}},
+    {"task_result": {"videos": [{"url": URL}]}},
+    {"data": {"task_result": {"videos": [{"url": URL}]}}},
+    {"creations": [{"url": URL}]},
+    {"data": {"content": {"video_url": URL}}},
     {"data": {"output": {"url": URL}}},
+    {"data": {"output": {"video_url": URL}}},
+    {"data": {"data": {"video_url": URL}}},
+    {"data": {"data": {"task_result": {"videos": [{"url": URL}]}}}},
+    {"data": {"creations": [{"url": URL}]}},
 ]
 
 
@@ -117,17 +132,43 @@ def test_there_is_no_url_without_success(place: dict[str, Any], word: str) -> No
     assert record_of({"data": DONE | place | {"status": word}}).url is None
 
 
-def test_the_first_place_of_the_url_counts() -> None:
-    record: dict[str, Any] = {}
-    for number, place in reversed(list(enumerate(PLACES))):
-        for name, value in place.items():
-            record[name] = with_url(value, f"https://v.example/{number}")
-        assert record_of(DONE | record).url == f"https://v.example/{number}"
+@pytest.mark.parametrize(("first", "second"), list(itertools.pairwise(PLACES)))
+def test_the_first_place_of_the_url_counts(first: dict[str, Any], second: dict[str, Any]) -> None:
+    record = merged(DONE | with_url(second, "https://v.example/second"), with_url(first, URL))
+    assert record_of(record).url == URL
+
+
+def merged(record: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The record with the members of the other one, also inside its objects."""
+    both = {name: merged(record[name], other[name]) for name in other if isinstance(record.get(name), dict)}
+    return record | other | both
 
 
 def with_url(value: Any, url: str) -> Any:
     """The same place with another URL."""
-    return url if isinstance(value, str) else {name: with_url(inner, url) for name, inner in value.items()}
+    match value:
+        case dict():
+            return {name: with_url(inner, url) for name, inner in value.items()}
+        case list():
+            return [with_url(inner, url) for inner in value]
+    return url
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"data": {"url": URL}},
+        {"data": {"cover_url": URL}},
+        {"data": {"creations": [{"cover_url": URL}]}},
+        {"video_url": {"url": URL}},
+        {"unsigned_urls": URL},
+        {"unsigned_urls": []},
+        {"creations": [[URL]]},
+        {"creations": {"0": {"url": URL}}},
+    ],
+)
+def test_a_url_in_another_place_is_not_the_videos(place: dict[str, Any]) -> None:
+    assert record_of(DONE | place).url is None
 
 
 @pytest.mark.parametrize(
@@ -208,6 +249,24 @@ def test_a_failure_has_its_reason(record: Any, message: Any, expected: Problem) 
     assert record_of({"code": "success", "message": message, "data": failed}).error == expected
 
 
+@pytest.mark.parametrize(
+    ("vendors", "code"),
+    [
+        ({"error": {"code": "E1"}}, "E1"),
+        ({"err_code": "E2"}, "E2"),
+        ({"base_resp": {"status_code": 1026}}, 1026),
+        ({"base_resp": {"status_code": 0}, "output": {"code": "E3"}}, "E3"),
+        ({"base_resp": {"status_code": 0}}, None),
+        ({"err_code": "", "error": "text", "code": 17}, None),
+        ({"error": {"code": ["E1"]}}, None),
+    ],
+)
+def test_the_code_of_a_failure_may_be_in_the_vendors_body(vendors: Any, code: str | int | None) -> None:
+    row = {"status": "FAILURE", "fail_reason": "why"}
+    assert record_of({"code": "success", "data": row | {"data": vendors}}).error == Problem(code, "why")
+    assert record_of({"data": row | {"error": {"code": 0}, "data": vendors}}).error == Problem(0, "why")
+
+
 def test_a_bare_record_has_its_reason_in_its_message() -> None:
     assert record_of({"status": "failed", "message": "m"}).error == Problem(None, "m")
 
@@ -258,6 +317,89 @@ def test_progress_is_per_cent_or_none(value: Any, progress: int | None) -> None:
 )
 def test_metadata_is_five_numbers(value: Any, expected: VideoMetadata | None) -> None:
     assert record_of(DONE | {"metadata": value}).metadata == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"seconds": "4", "size": "720x1280"}, VideoMetadata(duration=4, width=720, height=1280)),
+        ({"seconds": 4.5, "size": " 1280 * 720 "}, VideoMetadata(duration=4.5, width=1280, height=720)),
+        ({"size": "1280\u00d7720"}, VideoMetadata(width=1280, height=720)),
+        ({"size": "720p", "seconds": "4 s"}, None),
+        ({"size": "0x0", "seconds": "0", "framespersecond": -1}, None),
+        ({"size": "9" * 5000 + "x1", "seconds": "9" * 5000}, None),
+        ({"seconds": "1e3"}, None),
+        ({"seconds": "\u0664"}, None),
+        ({"seconds": True, "size": ["720x1280"]}, None),
+        ({"metadata": {"duration": 3}, "seconds": "4"}, VideoMetadata(duration=3)),
+        ({"metadata": {"width": 10}, "size": "720x1280"}, VideoMetadata(width=10)),
+        ({"data": {"seconds": "4", "seed": 0}}, VideoMetadata(duration=4, seed=0)),
+        ({"data": {"data": {"task_result": {"videos": [{"duration": "5.1"}]}}}}, VideoMetadata(duration=5.1)),
+        ({"data": {"video_width": 1, "video_height": 2}}, VideoMetadata(width=1, height=2)),
+        ({"data": {"prompt": "7", "quota": 7}}, None),
+    ],
+)
+def test_metadata_may_be_in_the_vendors_body_or_in_amuxs_openai_form(
+    record: Any, expected: VideoMetadata | None
+) -> None:
+    assert record_of(DONE | record).metadata == expected
+    assert record_of(DONE | record | {"status": "failed"}).metadata is None
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/a.mp4?x=.webm", "mp4"),
+        ("/a.MOV#t=1", "mov"),
+        ("/a.tar.webm", "webm"),
+        ("/a.php", None),
+        ("/mp4", None),
+        ("/a.mp4/", None),
+        ("", None),
+    ],
+)
+def test_the_format_may_be_the_suffix_of_the_url(path: str, expected: str | None) -> None:
+    assert record_of(DONE | {"url": f"https://v.mp4{path}"}).format == expected
+    assert record_of(DONE | {"url": f"https://v.mp4{path}", "format": "mkv"}).format == "mkv"
+
+
+@pytest.mark.parametrize(
+    ("record", "origin"),
+    [
+        ({"properties": {"origin_model_name": "a", "upstream_model_name": "b"}, "model": "c"}, ("a", None, None)),
+        ({"properties": {"origin_model_name": " "}, "model": "c", "platform": "55"}, ("c", "55", None)),
+        ({"properties": "x", "model": 7, "platform": 55}, (None, None, None)),
+        ({"model": "m" * 500, "platform": "p" * 500}, ("m" * 191, "p" * 30, None)),
+        ({"data": {"model": "vendor's", "created_at": 7}}, (None, None, None)),
+        ({"submit_time": 1_795_446_245, "created_at": 7}, (None, None, 1_795_446_245.0)),
+        ({"submit_time": 0, "created_at": 1_795_446_245_678}, (None, None, 1_795_446_245.678)),
+        ({"created_at": "2026-11-28T00:00:00Z"}, (None, None, None)),
+    ],
+)
+@pytest.mark.parametrize("word", ["running", "completed", "failed"])
+def test_model_platform_and_submission_are_read_from_every_record(record: Any, origin: Any, word: str) -> None:
+    seen = record_of(DONE | record | {"status": word})
+    assert (seen.model, seen.platform, seen.submitted_at) == origin
+
+
+@pytest.mark.parametrize(
+    ("body", "live"),
+    [
+        ({"code": "success", "message": "", "data": DONE | {"url": ""}}, True),
+        ({"code": "success", "data": DONE | {"format": "mp4", "metadata": None, "error": None, "usage": {}}}, True),
+        ({"code": "success", "data": DONE | {"fail_reason": ""}}, False),
+        ({"code": "success", "data": DONE | {"id": 7}}, False),
+        ({"code": 0, "data": DONE}, False),
+        ({"data": DONE}, False),
+        (DONE, False),
+        (DONE | {"code": "success"}, False),
+    ],
+)
+@pytest.mark.parametrize("word", ["running", "completed", "failed"])
+def test_amuxs_envelope_without_a_field_of_its_row_is_a_live_answer(body: Any, word: str, *, live: bool) -> None:
+    data = body.get("data")
+    body = body | {"data": data | {"status": word}} if data else body | {"status": word}
+    assert record_of(body).live is live
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What polls and deadlines mean for a watch: each kind of observation, alone and in any order."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,10 @@ from bridge.core.model import (
     VideoMetadata,
 )
 from bridge.core.watch import (
+    Doubt,
     Ending,
+    confirm_failure,
+    deadline_ending,
     ending_after,
     problem_in,
     refusals_after,
@@ -259,3 +264,119 @@ def test_a_record_clears_all_refusals(observations: list[Observation]) -> None:
     for observation in observations:
         refusals = refusals_after(refusals, observation)
     assert refusals_after(refusals, RUNNING) == NO_REFUSALS
+
+
+# --- live failures ------------------------------------------------------------------------------------------------
+
+INTERVAL = 5.0
+BUSY, NO = Problem(None, "vendor is busy"), Problem(None, "no")
+LIVE_FAILED = TaskRecord(TaskStatus.FAILED, error=BUSY, live=True)
+LIVE_RUNNING = TaskRecord(TaskStatus.IN_PROGRESS, live=True)
+LIVE_DONE = TaskRecord(TaskStatus.COMPLETED, url="https://v/1", live=True)
+ROW_RUNNING = TaskRecord(TaskStatus.IN_PROGRESS, 30)
+ROW_FAILED = TaskRecord(TaskStatus.FAILED, error=NO)
+
+
+def outcome_of(polls: list[tuple[float, Observation]]) -> Outcome | None:
+    """The outcome of a watch after polls, each given as the time of its answer; a poll takes 0.1 s."""
+    task, refusals, doubt = UNSEEN, NO_REFUSALS, None
+    for now, polled in polls:
+        observation, doubt = confirm_failure(doubt, polled, now - 0.1, now, INTERVAL)
+        task, refusals = snapshot_after(task, observation), refusals_after(refusals, observation)
+        if ending := ending_after(task, refusals, observation, BEGAN, LATER):
+            return ending.outcome
+    return None
+
+
+@pytest.mark.parametrize(
+    ("polls", "outcome"),
+    [
+        # confirmed by a second live failure, an interval later
+        ([(0, LIVE_FAILED)], None),
+        ([(0, LIVE_FAILED), (5.1, LIVE_FAILED)], Outcome.FAILED),
+        ([(0, LIVE_FAILED), (5.05, LIVE_FAILED)], None),  # the answer came later, but its poll began earlier
+        ([(0, LIVE_FAILED), (1, LIVE_FAILED), (4, LIVE_FAILED)], None),
+        ([(0, LIVE_FAILED), (1, LIVE_FAILED), (5.1, LIVE_FAILED)], Outcome.FAILED),
+        # cleared by a live answer that says anything else
+        ([(0, LIVE_FAILED), (5.1, LIVE_RUNNING), (10.2, LIVE_FAILED)], None),
+        ([(0, LIVE_FAILED), (5.1, TaskRecord(TaskStatus.QUEUED, live=True)), (10.2, LIVE_FAILED)], None),
+        (
+            [(0, LIVE_FAILED), (5.1, TaskRecord(TaskStatus.UNKNOWN, raw_status="odd", live=True)), (9, LIVE_FAILED)],
+            None,
+        ),
+        ([(0, LIVE_FAILED), (5.1, LIVE_RUNNING), (10.2, LIVE_FAILED), (15.3, LIVE_FAILED)], Outcome.FAILED),
+        ([(0, LIVE_FAILED), (0.2, LIVE_DONE)], Outcome.COMPLETED),
+        ([(0, LIVE_FAILED), (0.2, COMPLETED)], Outcome.COMPLETED),
+        # confirmed by amux's own row, at once
+        ([(0, LIVE_FAILED), (0.2, ROW_FAILED)], Outcome.FAILED),
+        ([(0, ROW_FAILED)], Outcome.FAILED),
+        # neither: a row that still runs, and answers that are no record
+        ([(0, LIVE_FAILED), (5.1, ROW_RUNNING)], None),
+        ([(0, LIVE_FAILED), (5.1, ROW_RUNNING), (10.2, LIVE_FAILED)], Outcome.FAILED),
+        ([(0, LIVE_FAILED), *((5.1, each) for each in UNRELATED)], None),
+        ([(0, LIVE_FAILED), *((5.1, each) for each in UNRELATED), (10.2, LIVE_FAILED)], Outcome.FAILED),
+        ([(0, LIVE_FAILED), (5.1, NOT_FOUND), (10.2, REJECTED), (15.3, LIVE_FAILED)], Outcome.FAILED),
+    ],
+)
+def test_a_live_failure_counts_when_it_is_confirmed(
+    polls: list[tuple[float, Observation]], outcome: Outcome | None
+) -> None:
+    assert outcome_of(polls) is outcome
+
+
+def test_an_unconfirmed_failure_changes_nothing_but_the_doubt() -> None:
+    live = TaskRecord(TaskStatus.FAILED, 100, error=BUSY, model="m", platform="54", submitted_at=7.0, live=True)
+    observation, doubt = confirm_failure(None, live, 9.9, 10.0, INTERVAL)
+    assert doubt == Doubt(10.0, BUSY, 100)
+    assert doubt.problem == Problem("failure_unconfirmed", "vendor is busy")
+    assert observation == TaskRecord(TaskStatus.UNKNOWN, model="m", platform="54", submitted_at=7.0, live=True)
+    for seen in (UNSEEN, TaskSnapshot(TaskStatus.QUEUED), TaskSnapshot(TaskStatus.IN_PROGRESS, 40)):
+        assert snapshot_after(seen, observation) == seen
+    assert refusals_after(RefusalCounts(2, 2, 4), observation) == NO_REFUSALS
+
+
+def test_the_latest_reason_of_an_unconfirmed_failure_is_shown() -> None:
+    _, doubt = confirm_failure(Doubt(10.0, BUSY, None), replace(LIVE_FAILED, error=NO), 11.9, 12.0, INTERVAL)
+    assert doubt == Doubt(10.0, NO, None)
+    assert Doubt(10.0, None, None).problem.message == "amux says that the task failed"
+    assert Doubt(10.0, Problem(7, None), None).problem.message == "amux says that the task failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (Problem("E1", "vendor is busy"), Problem("E1", "vendor is busy")),
+        (None, Problem(None, "amux says that the task failed")),
+    ],
+)
+def test_at_the_deadline_an_unconfirmed_failure_is_the_ending(error: Problem | None, problem: Problem) -> None:
+    ending = deadline_ending(TaskSnapshot(TaskStatus.IN_PROGRESS, 40), Doubt(10.0, error, None), None, 90.5)
+    assert (ending.outcome, ending.task) == (Outcome.FAILED, TaskSnapshot(TaskStatus.FAILED, 40, error=ending.error))
+    assert ending.error == Problem(
+        problem.code,
+        f"{problem.message} (not confirmed: the watch ended after 90.5 s; the task may still finish at amux)",
+    )
+
+
+def test_at_the_deadline_a_watch_without_doubt_times_out() -> None:
+    task = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
+    assert deadline_ending(task, None, BUSY, 90.5) == timeout_ending(task, BUSY, 90.5)
+
+
+LIVE = st.sampled_from([LIVE_FAILED, LIVE_RUNNING, ROW_RUNNING, *UNRELATED])
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), LIVE), max_size=30))
+def test_two_live_failures_in_doubt_are_at_least_an_interval_apart(steps: list[tuple[int, Observation]]) -> None:
+    """Compares with the rule as a search: a failure, and no running live answer until another, an interval later."""
+    now, polls = 0.0, []
+    for tenths, observation in steps:
+        now += tenths / 10
+        polls.append((now, observation))
+    settled = False
+    for index, (first, observation) in enumerate(polls):
+        for later, other in polls[index + 1 :] if observation is LIVE_FAILED else []:
+            if other is LIVE_RUNNING:
+                break
+            settled = settled or (other is LIVE_FAILED and later - 0.1 >= first + INTERVAL)
+    assert (outcome_of(polls) is Outcome.FAILED) is settled

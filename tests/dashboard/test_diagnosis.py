@@ -49,6 +49,13 @@ def test_two_failed_polls_in_a_row_are_a_problem_and_one_is_not() -> None:
     assert diagnose(VIEW, replace(failed, failures=1), {}, NOW, shared=True) is None
 
 
+def test_a_failure_that_awaits_confirmation_is_the_problem_of_its_task() -> None:
+    doubted = replace(LIVE, last_error=Problem("failure_unconfirmed", "vendor is busy"))
+    explanation = "A failure is being confirmed, next in 5 s: vendor is busy."
+    assert found(live=doubted) == Diagnosis(Level.WARN, explanation.replace("next", "next poll"))
+    assert found(live=replace(doubted, failures=3)).explanation.startswith("A failure is being confirmed")
+
+
 def test_a_late_poll_is_a_problem() -> None:
     assert found(live=replace(LIVE, next_poll_at=NOW - 42)) == Diagnosis(Level.BAD, "The next poll is 42 s late.")
 

@@ -37,6 +37,7 @@ PAGE = DOCS / "state-machines.md"
 OBSERVATIONS: Mapping[str, tuple[Observation, ...]] = {
     "a record: completed": (TaskRecord(TaskStatus.COMPLETED),),
     "a record: failed": (TaskRecord(TaskStatus.FAILED),),
+    "a live answer: failed": (TaskRecord(TaskStatus.FAILED, live=True),),
     "a record: queued, in progress or an unknown word": tuple(
         TaskRecord(status, raw_status="word")
         for status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS, TaskStatus.UNKNOWN)
@@ -78,9 +79,12 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def settled_after(observation: Observation, times: int, age: float) -> watch.Ending | None:
-    """What ends a watch of this age after the same observation came this many times."""
-    snapshot, refusals = UNSEEN, NO_REFUSALS
-    for _ in range(times):
+    """What ends a watch of this age after the same observation came this many times, one interval apart."""
+    snapshot, refusals, doubt = UNSEEN, NO_REFUSALS, None
+    seen = observation
+    for number in range(times):
+        now = number * POLLS.interval
+        observation, doubt = watch.confirm_failure(doubt, seen, now, now, POLLS.interval)
         snapshot, refusals = watch.snapshot_after(snapshot, observation), watch.refusals_after(refusals, observation)
     return watch.ending_after(snapshot, refusals, observation, 0.0, age)
 
@@ -110,9 +114,11 @@ def test_an_observation_ends_a_watch_as_the_table_says(
 
 
 def test_the_deadline_and_the_app_end_a_watch_as_the_table_says() -> None:
-    [deadline] = [row for row in rows("## Watch") if row[1].startswith("the deadline")]
-    outcome = watch.timeout_ending(UNSEEN, None, 60.0).outcome
-    assert deadline[2:] == [WatchState.SETTLED, outcome.value, f"`{EventType.TIMED_OUT}`"]
+    deadlines = [row for row in rows("## Watch") if row[1].startswith("the deadline")]
+    for row, doubt in zip(deadlines, (None, watch.Doubt(0.0, None, None)), strict=True):
+        assert ("awaits confirmation" in row[1]) is (doubt is not None)
+        outcome = watch.deadline_ending(UNSEEN, doubt, None, 60.0).outcome
+        assert row[2:] == [WatchState.SETTLED, outcome.value, f"`video.{outcome}`"]
     [cancelled] = [row for row in rows("## Watch") if row[1].startswith("cancelled")]
     assert cancelled[2:] == [WatchState.CANCELLED, "", ""]
 

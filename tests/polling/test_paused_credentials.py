@@ -5,12 +5,14 @@ import logging
 import pytest
 
 from bridge.amux.client import AmuxClient
+from bridge.core.health import HealthCode
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy
 from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
 from tests.polling.harness import DONE, KEY, QUICK, RUNNING, Harness
+from tests.polling.scripted_amux import live, nested, scripted_amux
 
 
 def events_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -126,3 +128,93 @@ async def test_failing_polls_are_made_less_and_less_often(harness: Harness) -> N
     assert live.next_poll_at - harness.store.now() > 0.15  # 10 ms, doubled five times
     assert live.last_error is not None
     assert live.last_error_at == pytest.approx(harness.store.now(), abs=2)
+
+
+async def test_an_error_of_amuxs_gateway_pauses_the_key_and_ends_no_watch(harness: Harness) -> None:
+    dead_channel = nested(400, "Invalid channel ID (request id: x)", "new_api_error")
+    async with scripted_amux() as (amux, client):
+        amux.scripts["task_1"] = [*[dead_channel] * 7, live("succeeded", url="https://v.example/a.mp4")]
+        poller = harness.poller(PollPolicy(first_delay=0.01, interval=0.01, max_interval=0.01), client=client)
+        watch = await harness.register("task_1", poller)
+        await harness.until(lambda: bool(poller.degraded()))
+        assert "Invalid channel ID" in poller.degraded()[0].message
+        await harness.until(lambda: poller.owned == 0)
+        assert await harness.outcome(watch) is Outcome.COMPLETED
+        assert poller.degraded() == []
+
+
+async def test_nested_errors_of_another_type_still_end_a_watch(harness: Harness) -> None:
+    async with scripted_amux() as (amux, client):
+        amux.scripts["task_1"] = [nested(400, "Bad request", "invalid_request_error")]
+        poller = harness.poller(client=client)
+        watch = await harness.register("task_1", poller)
+        await harness.until(lambda: poller.owned == 0)
+        assert await harness.outcome(watch) is Outcome.UNAVAILABLE
+        assert len(amux.polled_at["task_1"]) == 5
+
+
+def routing_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [word for word in events_of(caplog) if word.startswith("misrout")]
+
+
+async def test_a_few_misrouted_tasks_among_good_ones_are_logged_once_each_way(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    poller = harness.poller(QUICK)
+    good = [harness.sandbox.create_task(RUNNING) for _ in range(20)]
+    wrong = Behaviour(faults=(Fault(FaultKind.WRONG_BASE_404, times=None),))
+    bad = [harness.sandbox.create_task(wrong) for _ in range(2)]
+    watches = [await harness.register(task_id, poller) for task_id in (*good, *bad)]
+    for task_id in (*bad, *good):
+        await harness.sandbox.polled(task_id, 12)
+    assert routing_lines(caplog) == ["misrouted"]
+    assert "AMUX_BASE_URL" in poller.degraded()[0].message
+    harness.sandbox.change(bad[0], RUNNING)
+    poller.drop(watches[-1].task_row)  # a task that is no longer polled keeps nothing alive
+    await harness.until(lambda: not poller.degraded())
+    await harness.sandbox.polled(good[0], harness.sandbox.polls[good[0]] + 5)
+    assert routing_lines(caplog) == ["misrouted", "misrouting_ended"]
+
+
+async def test_answers_that_alternate_between_amux_and_a_proxy_are_logged_once_each_way(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with scripted_amux() as (amux, client):
+        amux.scripts["task_1"] = [*[(404, {"detail": "Not Found"}), live("processing")] * 8, live("processing")]
+        poller = harness.poller(QUICK, client=client)
+        await harness.register("task_1", poller)
+        await harness.until(lambda: len(amux.polled_at["task_1"]) >= 16)
+        assert routing_lines(caplog) == ["misrouted"]
+        await harness.until(lambda: not poller.degraded())
+        assert routing_lines(caplog) == ["misrouted", "misrouting_ended"]
+
+
+async def test_a_restart_into_429s_is_reported_while_it_lasts(harness: Harness) -> None:
+    task_id = harness.sandbox.create_task(RUNNING)
+    await harness.register(task_id)
+    harness.sandbox.outage = Fault(FaultKind.RATE_LIMITED, times=None)
+    poller = harness.poller(QUICK)
+    await poller.start()
+    await harness.until(lambda: bool(poller.degraded()))
+    [reason] = poller.degraded()
+    assert reason.code is HealthCode.KEY_THROTTLED
+    assert all(part in reason.message for part in ("AMUX_API_KEY", "429", "Too many requests"))
+    harness.sandbox.outage = None
+    await harness.until(lambda: not poller.degraded())
+    assert poller.credentials()[0].state is CredentialState.GOOD
+
+
+async def test_429s_are_reported_only_when_there_are_several_in_a_row_once_amux_has_accepted_the_key(
+    harness: Harness,
+) -> None:
+    rare = (429, {"error": {"message": "Too many requests", "type": "x"}})
+    async with scripted_amux() as (amux, client):
+        amux.scripts["task_1"] = [live("processing"), rare, live("processing"), *[rare] * 3]
+        poller = harness.poller(PollPolicy(first_delay=0.01, interval=0.2, max_interval=0.2), client=client)
+        await harness.register("task_1", poller)
+        await harness.until(lambda: poller.credentials()[0].state is CredentialState.THROTTLED)
+        assert poller.degraded() == []
+        await harness.until(lambda: bool(poller.degraded()))
+        assert len(amux.polled_at["task_1"]) >= 5

@@ -71,7 +71,10 @@ class Polling(TypedDict):
     next_poll_at: Annotated[Time | None, Field(description="Null once the watch is final.")]
     last_error: Annotated[
         LastError | None,
-        Field(description="The error of the last failed poll, kept when later polls succeed. Null if none failed."),
+        Field(
+            description="The error of the last failed poll, kept when later polls succeed. Null if none failed. "
+            "The code `failure_unconfirmed` means that amux reported a failure, which the next poll confirms or clears."
+        ),
     ]
 
 

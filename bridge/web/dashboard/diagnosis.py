@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge.core.model import DeliveryState, WatchState
+from bridge.core.watch import FAILURE_UNCONFIRMED
 from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
 from bridge.polling.stats import FAILING_FROM, LATE_SECONDS
 from bridge.store.dashboard_queries import LAST_PART
@@ -53,6 +54,9 @@ def _task_problem(view: WatchView, live: LiveTask | None, now: float, *, shared:
         if shared and view.task.owner is None:
             return Diagnosis(Level.WARN, "No replica polls this task now. A replica takes it over within 15 s.")
         return None
+    if live.last_error is not None and live.last_error.code == FAILURE_UNCONFIRMED:
+        following = "" if live.next_poll_at is None else f", next poll {relative_time(live.next_poll_at, now)}"
+        return Diagnosis(Level.WARN, f"A failure is being confirmed{following}: {message_of(live.last_error)}.")
     if live.failures >= FAILING_FROM:
         polls = counted(live.failures, "poll")
         return Diagnosis(
