@@ -36,9 +36,10 @@ from operator import mul
 
 from bridge.core.schedule import JITTER_SHARE, PollPolicy, with_jitter
 
-BINS = 32
-FIRST_EDGE = 4.0  # seconds: the first bin is (0, 4]
+BINS = 46
 EDGE_RATIO = 1.28  # the last bin begins at 6,500 s; narrower bins gained nothing in tests/bench/moments.py
+# Seconds: the first bin is (0, 0.126]. The bins below 4 s serve settings with poll intervals of less than a second.
+FIRST_EDGE = 4.0 / EDGE_RATIO**14
 EDGES: tuple[float, ...] = (0.0, *(FIRST_EDGE * EDGE_RATIO**step for step in range(BINS - 1)))
 """The lower edges of the bins. The last bin has no upper edge."""
 WIDTHS = (*(upper - lower for lower, upper in pairwise(EDGES)), EDGES[-1] * (EDGE_RATIO - 1))
@@ -81,12 +82,19 @@ class History:
 
 
 def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
-    history: History, after: float, until: float, polls: int | None, policy: PollPolicy, polled_from: float = 0.0
+    history: History,
+    after: float,
+    until: float,
+    polls: int | None,
+    policy: PollPolicy,
+    polled_from: float = 0.0,
+    poll_seconds: float = 0.0,
 ) -> History:
     """Add a task that ended at an age above `after` and at most `until`, and was polled `polls` times.
 
     `after` is the age at the last poll that saw it running. Where amux gives the time of the end, both are that age.
     `polled_from` is the age at which the task was registered here. `polls` is None when some polls were not counted.
+    `poll_seconds` is how long a poll took: the fixed schedule's delays begin at the answers, so slow ones save polls.
     Raises ValueError for an age that is not a finite number, or when `until` is less than `after`.
     """
     after, until = max(after, 0.0), max(until, 0.0)
@@ -102,7 +110,9 @@ def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
         for number in range(first, last + 1):
             upper = EDGES[number + 1] if number + 1 < BINS else until
             weights[number] += (min(upper, until) - max(EDGES[number], after)) / span
-    expected = fixed_schedule(policy).polls((after + until) / 2 - polled_from)
+    fixed, watched = fixed_schedule(policy), (after + until) / 2 - polled_from
+    expected = fixed.polls(watched)
+    expected = fixed.polls(watched - expected * min(poll_seconds, policy.interval))
     if polls is None:
         counted, extra = history.mean_polls or expected, history.extra_polls
     else:

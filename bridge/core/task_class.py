@@ -57,6 +57,7 @@ class TaskEnd:
     until: float
     polls: int | None
     polled_from: float = 0.0
+    poll_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def with_task_end(
         both = ClassHistory(merged(other.history, gone.history), max(other.last_end_at, gone.last_end_at))
         changed |= {rarest: None, OTHER: both}
         known = both if end.name == OTHER else known
-    history = with_end(known.history, end.after, end.until, end.polls, policy, end.polled_from)
+    history = with_end(known.history, end.after, end.until, end.polls, policy, end.polled_from, end.poll_seconds)
     return changed | {end.name: ClassHistory(history, now)}
 
 

@@ -125,7 +125,8 @@ class TaskClasses:
     def _take_submission(self, task: PolledTask, submitted_at: float) -> None:
         task.submitted_at = submitted_at
         submitted = self._clocks.moment(submitted_at)
-        if 0 <= task.born - submitted <= MAX_AGE_SECONDS:
+        # A task that was registered in the second of its submission is better known by its registration.
+        if _resolution(submitted_at) <= task.born - submitted <= MAX_AGE_SECONDS:
             task.born = submitted
 
     def _named(
@@ -169,17 +170,23 @@ class TaskClasses:
         task.finished_at, task.seen_at = finished_at, self._clocks.unix(now)
         until = now - task.born
         after = max(task.seen_running - task.born, 0.0)
-        finished = None if finished_at is None else self._clocks.moment(finished_at) - task.born
-        if finished is not None and after <= finished <= until:
-            after = until = finished
-        elif task.seen_running < task.born:
+        known = None if finished_at is None else self._within(after, until, finished_at, task.born)
+        if task.seen_running < task.born and (known is None or task.submitted_at is None):
             return None
-        if task.seen_running < task.born and task.submitted_at is None:
-            return None
+        after, until = known or (after, max(until, after))
         watched = task.watched_since >= task.born  # else it was loaded, and not all its polls are known
         polls = task.polls if watched else None
         polled_from = task.watched_since - task.born if watched else 0.0
-        return TaskEnd(task.task_class.name, after, max(until, after), polls, polled_from)
+        poll_seconds = 0.0 if task.started is None else now - task.started
+        return TaskEnd(task.task_class.name, after, until, polls, polled_from, poll_seconds)
+
+    def _within(self, after: float, until: float, finished_at: float, born: float) -> tuple[float, float] | None:
+        """Return the part of an interval in which the end lies by amux's time; None if that is outside of it."""
+        earliest = self._clocks.moment(finished_at) - born
+        latest = earliest + _resolution(finished_at)
+        if latest < after or earliest > until:
+            return None  # another clock
+        return max(after, earliest), min(until, latest)
 
     def add(self, end: TaskEnd) -> None:
         """Count a task's end."""
@@ -274,6 +281,11 @@ class TaskClasses:
             None if built is None else built[1].mean_wait(history),
             fixed_schedule(self._policy).mean_wait(history),
         )
+
+
+def _resolution(unix: float) -> float:
+    """How exact one of amux's times is: most are whole seconds."""
+    return 1.0 if float(unix).is_integer() else 0.0
 
 
 def _built(histories: Mapping[str, History], policy: PollPolicy) -> dict[str, LearnedSchedule]:

@@ -98,8 +98,8 @@ def test_an_isolated_peak_is_polled_the_more_densely_the_more_ends_it_has() -> N
     shortest = []
     for ends in (1.0, 5.0, 20.0, 100.0):
         weights = [0.5] * BINS
-        weights[12] = ends
-        shortest.append(LearnedSchedule(History(tuple(weights), ends=50), POLICY).delay_after(EDGES[12] + 1, 3, 0.0))
+        weights[26] = ends
+        shortest.append(LearnedSchedule(History(tuple(weights), ends=50), POLICY).delay_after(EDGES[26] + 1, 3, 0.0))
     assert shortest == sorted(shortest, reverse=True)
     assert shortest[0] > shortest[-1]
 
@@ -126,9 +126,10 @@ def test_a_history_without_an_end_gives_no_schedule() -> None:
 
 def test_an_end_between_two_polls_is_spread_over_the_bins_of_this_interval() -> None:
     weights = with_end(History(), 2.0, 6.0, 2, POLICY).weights
-    assert weights[0] == pytest.approx(0.5)
-    assert sum(weights[1:3]) == pytest.approx(0.5)
-    assert sum(weights[3:]) == 0
+    first = EDGES.index(4.0)
+    assert sum(weights[:first]) == pytest.approx(0.5)
+    assert sum(weights[first : first + 2]) == pytest.approx(0.5)
+    assert sum(weights[first + 2 :]) == 0
 
 
 @given(HISTORIES, HISTORIES)
@@ -206,7 +207,13 @@ def test_the_polls_of_a_task_that_was_registered_late_are_compared_with_a_fixed_
     early = with_end(History(), 95.0, 100.0, 2, POLICY)
     late = with_end(History(), 95.0, 100.0, 2, POLICY, polled_from=90.0)
     assert early.extra_polls < -5
-    assert late.extra_polls == pytest.approx(2 - FIXED.polls(7.5) + 0.2)
+    assert late.extra_polls == pytest.approx(2 - FIXED.polls(7.5) + 0.04)
+
+
+def test_slow_answers_leave_fewer_polls_because_the_fixed_schedule_would_make_fewer() -> None:
+    quick = with_end(History(), 85.0, 95.0, 10, POLICY)
+    slow = with_end(History(), 85.0, 95.0, 10, POLICY, poll_seconds=2.0)
+    assert slow.extra_polls > quick.extra_polls + 0.5
 
 
 def test_a_task_whose_polls_were_not_all_counted_changes_neither_the_balance_nor_the_mean() -> None:
