@@ -185,7 +185,9 @@ class AmuxProxy:
         except BaseException:
             self._reserved -= 1
             raise
-        return await self._operations.run(self._with_place(call()))
+        task = self._operations.start(call())
+        task.add_done_callback(self._release_place)
+        return await self._operations.wait(task)
 
     async def finish(self, seconds: float) -> None:
         """Waits up to `seconds` for the running calls, then cancels and logs the rest. For a stop."""
@@ -193,11 +195,8 @@ class AmuxProxy:
             means = "amux may have created tasks that have no watch"
             _log.event("create_calls_cancelled", level=logging.ERROR, count=count, means=means)
 
-    async def _with_place(self, call: Coroutine[Any, Any, Result]) -> Result:
-        try:
-            return await call
-        finally:
-            self._reserved -= 1
+    def _release_place(self, _: object) -> None:
+        self._reserved -= 1
 
 
 async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:

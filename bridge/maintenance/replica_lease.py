@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from bridge.aio.clocks import running_seconds
 from bridge.core.errors import LostClaim, StoreUnavailable
 from bridge.delivery.deliverer import Deliverer
+from bridge.polling.credentials import load_keys
 from bridge.polling.poller import Poller
-from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.records import TaskRow
 from bridge.store.replicas import LEASE_SECONDS, LEAVING, Replica
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
@@ -96,7 +97,7 @@ class ReplicaLease:
         if not rows:
             return
         try:
-            keys = await self._store.keys_of(sorted({row.credential for row in rows} - {CONFIGURED}))
+            keys = await load_keys(self._store, rows)
         except StoreUnavailable:
             self._unconfirmed_writes = -1  # this replica owns the tasks by now: load them later
             raise

@@ -3,12 +3,12 @@
 import asyncio
 
 from bridge.maintenance.health import Health
+from bridge.store.registration import IDEMPOTENCY_SECONDS
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
 BATCH = 200  # watches in a transaction: about 10 ms, which a settlement may have to wait for
 PAUSE_SECONDS = 0.02  # between batches: other writes get at least as much of the writer's time
-IDEMPOTENCY_SECONDS = 86_400.0
 
 _log = get_logger("retention")
 

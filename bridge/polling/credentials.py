@@ -1,17 +1,29 @@
 """The amux keys in use: which of them amux refuses or throttles, with one log line for each change."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bridge.aio.clocks import Clocks
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, Phase, PolledTask
-from bridge.store.records import CONFIGURED
+from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
+KEYS_PER_QUERY = 1_000  # a statement takes at most 32,766 parameters
+
 _log = get_logger("polling")
+
+
+async def load_keys(store: Store, rows: Iterable[TaskRow]) -> dict[str, str]:
+    """Read the amux keys of tasks with a credential of their own, by the credential's name. Raises StoreUnavailable."""
+    names = sorted({row.credential for row in rows} - {CONFIGURED})
+    keys: dict[str, str] = {}
+    for first in range(0, len(names), KEYS_PER_QUERY):
+        keys |= await store.keys_of(names[first : first + KEYS_PER_QUERY])
+    return keys
 
 
 class Credentials:

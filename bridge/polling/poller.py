@@ -18,10 +18,9 @@ from bridge.core.model import KeyRefused, Observation, TaskRecord, TransientErro
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, ending_after
 from bridge.polling.anomalies import Anomalies
-from bridge.polling.credentials import Credentials
+from bridge.polling.credentials import Credentials, load_keys
 from bridge.polling.deadlines import Deadlines
 from bridge.polling.live_failures import apply_doubt
-from bridge.polling.loading import load_tasks
 from bridge.polling.result_writer import (
     ChangeListener,
     ContentUrl,
@@ -345,8 +344,9 @@ class Poller:
 
     async def _load_new(self) -> list[PolledTask]:
         """Load the own open tasks that memory lacks. Raises StoreUnavailable."""
-        rows, keys = await load_tasks(self._store, self._tasks)
-        return [self._create(row, keys.get(row.credential)) for row in rows]
+        rows = await self._store.own_tasks()
+        keys = await load_keys(self._store, rows)
+        return [self._create(row, keys.get(row.credential)) for row in rows if row.id not in self._tasks]
 
     async def _load_missing(self) -> None:
         """Load tasks that memory lacks: a registration was cancelled after its commit and before `add`."""

@@ -25,6 +25,7 @@ from bridge.core.model import Watch
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Signer, parse_secret
 from bridge.core.targets import TargetPolicy
+from bridge.delivery.claimer import QUERY_SECONDS as DELIVERY_TICK_SECONDS
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
 from bridge.maintenance.health import Health
 from bridge.maintenance.replica_lease import ADOPTION_SECONDS, HEARTBEAT_SECONDS, ReplicaLease
@@ -51,7 +52,6 @@ from bridge.web.dashboard.sessions import Sessions
 
 USER_AGENT = f"amux-bridge/{__version__}"
 POLL_TICK_SECONDS = 0.05
-DELIVERY_TICK_SECONDS = 0.25
 DEADLINES_SECONDS = 1.0
 LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
@@ -101,12 +101,12 @@ class Runtime:
         Refuses new work, finishes and records work in progress, hands the tasks over to other replicas, and closes
         everything.
         """
-        began = time.monotonic()
+        started_at = time.monotonic()
         _log.event("draining", seconds=self._drain_seconds)
         self._health.draining = True
-        self._waiting.end()
-        await asyncio.gather(self._end_requests(began), self._hand_over_tasks())
-        await self._deliverer.drain(self._remaining_seconds(began))
+        self._change_notifier.end()
+        await asyncio.gather(self._end_requests(started_at), self._hand_over_tasks())
+        await self._deliverer.drain(self._remaining_seconds(started_at))
         await self._scheduler.stop()
         try:
             await self._poller.classes.synchronize()
@@ -114,11 +114,11 @@ class Runtime:
         except BridgeError as error:
             _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="the lease expires")
         await self._closing.aclose()
-        _log.event("stopped", seconds=round(time.monotonic() - began, 3))
+        _log.event("stopped", seconds=round(time.monotonic() - started_at, 3))
 
-    async def _end_requests(self, began: float) -> None:
+    async def _end_requests(self, started_at: float) -> None:
         await self._runner.cleanup()
-        await self._proxy.finish(self._remaining_seconds(began) / 2)
+        await self._proxy.finish(self._remaining_seconds(started_at) / 2)
         await self._registration.finish()
 
     async def _hand_over_tasks(self) -> None:
@@ -136,8 +136,8 @@ class Runtime:
             except BridgeError as error:
                 _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), next="at the end")
 
-    def _remaining_seconds(self, began: float) -> float:
-        return max(0.1, self._drain_seconds - (time.monotonic() - began))
+    def _remaining_seconds(self, started_at: float) -> float:
+        return max(0.1, self._drain_seconds - (time.monotonic() - started_at))
 
     # --- opening --------------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class Runtime:
             wall_clock=self._store.now,
         )
         self._closing.push_async_callback(self._client.close)
-        self._waiting = ChangeNotifier(self._store)
+        self._change_notifier = ChangeNotifier(self._store)
         self._deliverer = self._make_deliverer(signer)
         self._poller = self._make_poller()
         self._registration = self._make_registration(guard)
@@ -222,7 +222,7 @@ class Runtime:
             self._sender,
             signer,
             policy=RetryPolicy(settings.delivery_retry_delays_seconds),
-            announce=self._waiting.announce,
+            announce=self._change_notifier.announce,
             metrics=self.metrics,
             concurrency=settings.delivery_concurrency,
             per_host=settings.delivery_concurrency_per_host,
@@ -237,7 +237,7 @@ class Runtime:
             self._store,
             self._client,
             self._deliverer,
-            self._waiting,
+            self._change_notifier,
             policy=PollPolicy(
                 settings.poll_first_delay_seconds,
                 settings.poll_interval_seconds,
@@ -259,7 +259,7 @@ class Runtime:
             guard,
             self._poller,
             self._deliverer,
-            self._waiting,
+            self._change_notifier,
             metrics=self.metrics,
             configured_key=self._configured_key,
             timeouts=TimeoutLimits(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
@@ -286,7 +286,7 @@ class Runtime:
             deliverer=self._deliverer,
             guard=guard,
             sender=self._sender,
-            change_notifier=self._waiting,
+            change_notifier=self._change_notifier,
             metrics=self.metrics,
             health=self._health,
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),

@@ -13,14 +13,14 @@ QUERY_SECONDS = 1.0  # between the queries, one for all callers; a change by ano
 class ChangeNotifier:
     """Knows which callers wait for which watch. Use it from one event loop.
 
-    With a store that other replicas share, the watches' states are queried every `query_seconds` while a caller waits.
+    With a store that other replicas share, versions are queried every `query_seconds` while a caller waits.
     """
 
     def __init__(self, store: Store, *, query_seconds: float = QUERY_SECONDS) -> None:
         self._store = store
         self._query_seconds = query_seconds
         self._listeners: dict[str, set[asyncio.Event]] = {}  # by watch
-        self._states: dict[str, str | None] = {}  # by watch, as of the last query
+        self._versions: dict[str, str | None] = {}  # by watch, as of the last query
         self._querying: asyncio.Task[None] | None = None
         self.ended = False
 
@@ -57,7 +57,7 @@ class ChangeNotifier:
         self._listeners.setdefault(watch_id, set()).add(changed)
         if self._store.shared:
             # The next query wakes this caller in any case: the watch may change between its reading and the query.
-            self._states.pop(watch_id, None)
+            self._versions.pop(watch_id, None)
             if self._querying is None or self._querying.done():
                 self._querying = asyncio.create_task(self._query())
         try:
@@ -67,7 +67,7 @@ class ChangeNotifier:
             listeners.discard(changed)
             if not listeners:
                 del self._listeners[watch_id]
-                self._states.pop(watch_id, None)
+                self._versions.pop(watch_id, None)
 
     async def wait(self, changed: asyncio.Event, seconds: float) -> bool:
         """Waits up to `seconds` for an event of `listening`. Returns whether it came; False at once after the end."""
@@ -81,14 +81,14 @@ class ChangeNotifier:
         return not self.ended
 
     async def _query(self) -> None:
-        """Queries the states of all watches that callers wait for, once a second, as long as there are any."""
+        """Queries the versions of all watches that callers wait for, once a second, as long as there are any."""
         while self._listeners and not self.ended:
             await asyncio.sleep(self._query_seconds)
             watch_ids = list(self._listeners)
             with suppress(StoreUnavailable):  # the next query is in a second, and each wait has its own time limit
                 self._compare(watch_ids, await self._store.versions(watch_ids))
 
-    def _compare(self, watch_ids: Sequence[str], states: dict[str, str]) -> None:
-        changed = [one for one in watch_ids if one not in self._states or self._states[one] != states.get(one)]
-        self._states |= {one: states.get(one) for one in watch_ids if one in self._listeners}
+    def _compare(self, watch_ids: Sequence[str], versions: dict[str, str]) -> None:
+        changed = [one for one in watch_ids if one not in self._versions or self._versions[one] != versions.get(one)]
+        self._versions |= {one: versions.get(one) for one in watch_ids if one in self._listeners}
         self.announce(changed)

@@ -1,11 +1,9 @@
 """One poll of amux: the request, every kind of answer, and no answer."""
 
 import asyncio
-import gzip
 import logging
 import socket
 import ssl
-import zlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -249,14 +247,6 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encodi
         pytest.param(endless(CHUNKED, b"10000\r\n" + b" " * 65536 + b"\r\n"), "body_too_large", id="endless"),
         pytest.param(endless(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65536), "body_too_large", id="endless, no length"),
         pytest.param(raw(answer(RECORD + b" " * (1 << 20))), "body_too_large", id="over 1 MiB"),
-        pytest.param(
-            raw(answer(gzip.compress(b" " * (2 << 20)), Content_Encoding="gzip")), "body_too_large", id="bomb"
-        ),
-        pytest.param(
-            raw(answer(gzip.compress(RECORD)[:-9], Content_Encoding="gzip")), "compressed_body", id="cut gzip"
-        ),
-        pytest.param(raw(answer(RECORD, Content_Encoding="gzip")), "compressed_body", id="header without compression"),
-        pytest.param(raw(answer(RECORD, Content_Encoding="br")), "compressed_body", id="another compression"),
         pytest.param(raw(answer(RECORD)[:-9], then_close=True), "connection_lost", id="cut"),
         pytest.param(raw(CHUNKED + b"ZZ\r\n"), "bad_answer", id="bad chunks"),
         pytest.param(reset, "connection_lost", id="reset"),
@@ -310,36 +300,6 @@ async def test_an_error_status_counts_even_if_its_body_cannot_be_read(
     expected = {"401 X": KeyRefused, "429 X": Throttled}.get(status, TransientError)
     assert type(observation) is expected
     assert getattr(observation, "code", "-") in ("-", f"http_{status[:3]}")
-
-
-@pytest.mark.parametrize(
-    ("body", "coding"),
-    [
-        (gzip.compress(RECORD), "gzip"),
-        (zlib.compress(RECORD), "deflate"),
-        (gzip.compress(RECORD + b" " * ((1 << 20) - len(RECORD))), "gzip"),
-        (RECORD, "identity"),
-    ],
-)
-async def test_a_compressed_answer_is_inflated(
-    start_server: StartServer, make_client: MakeClient, body: bytes, coding: str
-) -> None:
-    server = await start_server(answer(body, Content_Encoding=coding))
-    assert await make_client(server.url).poll("task_1", KEY) == RUNNING
-
-
-async def test_a_compressed_error_is_inflated_too(start_server: StartServer, make_client: MakeClient) -> None:
-    body = gzip.compress(b'{"code":"task_not_exist","message":"task_not_exist","data":null}')
-    server = await start_server(answer(body, "400 X", Content_Encoding="gzip"))
-    assert await make_client(server.url).poll("task_1", KEY) == TaskNotFound("amux knows no such task")
-
-
-async def test_an_answer_may_have_a_header_of_64_kib(start_server: StartServer, make_client: MakeClient) -> None:
-    server = await start_server(answer(Content_Security_Policy="x" * 65_536))
-    client = make_client(server.url)
-    assert await client.poll("task_1", KEY) == RUNNING
-    async with await client.open("GET", "/v1/videos/task_1/content", key=KEY, headers={}) as opened:
-        assert await opened.read() == RECORD
 
 
 async def test_a_body_just_under_the_limit_is_read_in_many_pieces(

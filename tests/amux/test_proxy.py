@@ -84,8 +84,8 @@ async def test_a_failure_after_the_caller_left_is_logged(proxy: AmuxProxy, caplo
         await asyncio.gather(caller, return_exceptions=True)
         proceed.set()
         await proxy.finish(20)
-        record = caplog.records[-1]
-        assert (record.message, record.levelno) == ("abandoned_call_failed", level)
+        told = caplog.records[-1]
+        assert (told.message, told.levelno) == ("abandoned_call_failed", level)
 
 
 async def test_a_stop_cancels_calls_that_take_too_long(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ MOST_GROWTH = 1.4
 RUNS_SECONDS = 0.12  # of a task: long enough that its first or second poll finds it running
 FEW = 100
 SELDOM = 86_400.0
-NO_PERIODIC_WORK = dict.fromkeys(("look", "deadlines", "gauges", "stuck_monitor"), SELDOM)
+NO_PERIODIC_WORK = dict.fromkeys(("adoption", "deadlines", "gauges", "stuck_monitor"), SELDOM)
 """Other periodic work of a replica, which is no part of a watch's cost and is measured separately."""
 FAST_POLLS = {
     "poll_first_delay_seconds": "0.02",
@@ -138,7 +138,7 @@ def _idle_cost(bench: Bench, on: PostgresServer, tasks: int) -> tuple[float, Cos
     """Returns the seconds of a heartbeat's statement, and the cost of a second of an idle replica."""
     url = on.migrated()
     fill(url, [f"task_{number}" for number in range(tasks)], None)
-    with Bridge(bench.folder, url, POLLS_NOTHING, gauges=SELDOM, stuck_monitor=SELDOM, beat=0.05) as bridge:
+    with Bridge(bench.folder, url, POLLS_NOTHING, gauges=SELDOM, stuck_monitor=SELDOM, heartbeat=0.05) as bridge:
         wait_until(lambda: bridge.metrics()["amux_bridge_owned_tasks"] == tasks, 120, "every task owned")
         time.sleep(1.0)
         with database_meter(on, url, "UPDATE replicas%") as beats, database_meter(on, url) as everything:

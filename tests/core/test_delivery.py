@@ -60,6 +60,24 @@ def test_any_other_answer_is_tried_again(answer: Answer, code: str) -> None:
     assert found.error == problem_of(answer)
 
 
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (Answered(500), Problem("http_500", "the receiver answered 500")),
+        (TIMED_OUT, Problem("timeout", "no answer")),
+        (RefusedTarget("127.0.0.1 is loopback"), Problem("callback_refused", "127.0.0.1 is loopback")),
+    ],
+)
+def test_each_answer_has_its_problem(answer: Answer, problem: Problem) -> None:
+    assert problem_of(answer) == problem
+
+
+@pytest.mark.parametrize("answer", [Answered(503), Answered(503, 0.0), TIMED_OUT])
+def test_a_delay_below_a_second_is_kept(answer: Answer) -> None:
+    policy = RetryPolicy((0.5,))
+    assert on_answer(answer, 1, NOW, policy, 0.0) == RetryAt(NOW + 0.5, problem_of(answer))
+
+
 def test_a_delivery_is_dead_after_the_whole_schedule() -> None:
     delays = []
     for attempts in range(1, 10):

@@ -61,7 +61,8 @@ def serving(
 
 async def register_all_kinds(bridge: Bridge, env: Environment) -> list[str]:
     """Registers watches that complete, fail, share a task, have status events, and time out. Returns their ids."""
-    soon = Behaviour(queue_seconds=0.1, run_seconds=0.3)
+    # Long enough that the first poll, some 0.3 s after the registration, finds the task in progress.
+    soon = Behaviour(queue_seconds=0.1, run_seconds=0.6)
     shared = env.amux.create_task(replace(soon, form="ABCD"))
     failing = env.amux.create_task(replace(soon, outcome=Outcome.FAILED))
     url = env.receiver.url

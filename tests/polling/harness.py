@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from bridge.amux.client import AmuxClient
-from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, PendingDelivery, Watch
+from bridge.core.model import TERMINAL_EVENTS, EventType, Observation, Outcome, PendingDelivery, Watch
 from bridge.core.schedule import PollPolicy
 from bridge.polling.poller import Poller
 from bridge.sandbox import Behaviour, Sandbox
@@ -29,6 +29,23 @@ DONE = Behaviour(queue_seconds=0, run_seconds=0)
 WAIT_SECONDS = 30.0  # only a failing test waits so long
 
 
+class GatedClient(AmuxClient):
+    """Keeps the answer to one poll, counted from 1, back until `gate` is set."""
+
+    def __init__(self, base_url: str, poll: int) -> None:
+        super().__init__(base_url, user_agent="amux-bridge/test", timeout_seconds=5)
+        self.gate = asyncio.Event()
+        self.polls = 0
+        self._gated_poll = poll
+
+    async def poll(self, task_id: str, key: str) -> Observation:
+        observation = await super().poll(task_id, key)
+        self.polls += 1
+        if self.polls == self._gated_poll:
+            await self.gate.wait()
+        return observation
+
+
 @dataclass
 class Harness:
     """A store, a sandbox and pollers. It is the pollers' delivery queue and change listener, and keeps what it gets."""
@@ -42,6 +59,7 @@ class Harness:
     deliveries: list[PendingDelivery] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
     pollers: list[Poller] = field(default_factory=list)
+    gated_clients: list[GatedClient] = field(default_factory=list)
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,6 +81,11 @@ class Harness:
         )
         self.pollers.append(poller)
         return poller
+
+    def gated_client(self, poll: int) -> GatedClient:
+        client = GatedClient(self.client._base_url, poll)
+        self.gated_clients.append(client)
+        return client
 
     def hand_over(self, deliveries: Sequence[PendingDelivery]) -> None:
         self.deliveries += deliveries
@@ -198,3 +221,5 @@ async def open_harness(folder: Path, sandbox: Sandbox | None = None) -> AsyncIte
         ticking.cancel()
         for poller in harness.pollers:
             await poller.drain(0.5)
+        for gated_client in harness.gated_clients:
+            await gated_client.close()

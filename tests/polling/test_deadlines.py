@@ -68,15 +68,16 @@ async def test_only_the_overdue_watch_of_a_task_ends(harness: Harness) -> None:
 
 
 async def test_a_poll_that_began_before_the_deadline_is_not_the_last_one(harness: Harness) -> None:
-    poller = harness.poller(QUICK)
-    behaviour = Behaviour(queue_seconds=0, run_seconds=3600, faults=(Fault(FaultKind.SLOW, seconds=0.4),))
-    task_id = harness.sandbox.create_task(behaviour)
+    client = harness.gated_client(poll=1)
+    poller = harness.poller(QUICK, client=client)
+    task_id = harness.sandbox.create_task(RUNNING)
     watch = await harness.register(task_id, poller, lasts=0.2)
-    await harness.sandbox.polled(task_id)  # it is answered after the deadline
+    await harness.until(lambda: client.polls == 1)  # its answer comes after the deadline
     await harness.past_deadline()
     await poller.check_deadlines()
     assert harness.sandbox.polls[task_id] == 1
     harness.sandbox.change(task_id, DONE)
+    client.gate.set()
     await harness.until(lambda: poller.owned == 0)
     assert await harness.outcome(watch) is Outcome.COMPLETED
     assert harness.sandbox.polls[task_id] == 2

@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
 
-from bridge.amux.client import AmuxClient
-from bridge.core.model import TERMINAL_EVENTS, EventType, Observation, Outcome, TaskStatus, WatchState
+from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus, WatchState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.sandbox import Outcome as End
 from bridge.store.records import Changed, StatusChange
@@ -218,43 +216,20 @@ async def test_a_task_whose_last_watch_was_cancelled_is_no_longer_polled(harness
     assert harness.deliveries == []
 
 
-class GatedClient(AmuxClient):
-    """Keeps the answer to the second poll back until `gate` is set."""
-
-    def __init__(self, base_url: str) -> None:
-        super().__init__(base_url, user_agent="amux-bridge/test", timeout_seconds=5)
-        self.gate = asyncio.Event()
-        self.polls = 0
-
-    async def poll(self, task_id: str, key: str) -> Observation:
-        observation = await super().poll(task_id, key)
-        self.polls += 1
-        if self.polls == 2:
-            await self.gate.wait()
-        return observation
-
-
-@pytest.fixture
-async def gated_client(harness: Harness) -> AsyncIterator[GatedClient]:
-    client = GatedClient(harness.client._base_url)
-    yield client
-    client.gate.set()
-    await client.close()
-
-
 async def test_a_task_whose_last_watch_is_cancelled_during_its_poll_is_not_polled_again(
-    harness: Harness, gated_client: GatedClient
+    harness: Harness,
 ) -> None:
-    poller = harness.poller(client=gated_client)
+    client = harness.gated_client(poll=2)
+    poller = harness.poller(client=client)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
     # The first poll has written the status; the second one changes nothing.
-    await harness.until(lambda: gated_client.polls == 2)
+    await harness.until(lambda: client.polls == 2)
     await harness.store.cancel(watch.watch.id, None)
     poller.look_again(watch.task_row)
     assert poller.owned == 1
-    gated_client.gate.set()
+    client.gate.set()
     await harness.until(lambda: poller.owned == 0)
-    assert gated_client.polls == 2
+    assert client.polls == 2
 
 
 async def test_a_task_whose_last_watch_is_cancelled_during_a_write_is_not_polled_again(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.polling.schedule import RateLimiter
+from bridge.polling.schedule import RATE_WINDOW_SECONDS, RateLimiter
 
 
 def starts_of(limiter: RateLimiter, pauses: list[float]) -> list[float]:
@@ -19,8 +19,8 @@ def starts_of(limiter: RateLimiter, pauses: list[float]) -> list[float]:
     return starts
 
 
-def most_in_a_second(starts: list[float]) -> int:
-    return max(sum(1 for later in starts if start <= later < start + 1.0) for start in starts)
+def most_within(seconds: float, starts: list[float]) -> int:
+    return max(sum(1 for later in starts if start <= later < start + seconds) for start in starts)
 
 
 @given(
@@ -29,7 +29,9 @@ def most_in_a_second(starts: list[float]) -> int:
 )
 def test_no_second_has_more_starts_than_the_rate(rate: float, pauses: list[float]) -> None:
     starts = starts_of(RateLimiter(rate), pauses)
-    assert most_in_a_second(starts) <= max(1, int(rate))
+    assert most_within(1.0, starts) <= max(1, int(rate))
+    # 50 ms more than a second: polls may arrive at amux closer together than they began.
+    assert most_within(RATE_WINDOW_SECONDS - 0.001, starts) <= max(1, int(rate))
     if rate < 1:
         assert all(later - start >= 1 / rate for start, later in pairwise(starts))
 
@@ -50,4 +52,4 @@ def test_starts_are_spaced_and_a_pause_allows_no_burst() -> None:
 
 
 def test_a_rate_may_be_a_fraction() -> None:
-    assert most_in_a_second(starts_of(RateLimiter(2.5), [0.0] * 50)) == 2
+    assert most_within(1.0, starts_of(RateLimiter(2.5), [0.0] * 50)) == 2

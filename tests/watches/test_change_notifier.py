@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class SharedStore:
-    """Stands for PostgreSQL: returns the states that the test sets, and records the queries."""
+    """Stands for PostgreSQL: returns the versions that the test sets, and records the queries."""
 
     shared = True
 
     def __init__(self) -> None:
-        self.states_by_id: dict[str, str] = {}
+        self.version_of: dict[str, str] = {}
         self.queries: list[list[str]] = []
         self.fails = False
 
@@ -27,7 +27,7 @@ class SharedStore:
         self.queries.append(sorted(watch_ids))
         if self.fails:
             raise StoreUnavailable("gone")
-        return {one: self.states_by_id[one] for one in watch_ids if one in self.states_by_id}
+        return {one: self.version_of[one] for one in watch_ids if one in self.version_of}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def two_more_queries(store: SharedStore) -> None:
 
 
 async def test_one_query_serves_all_callers_that_wait(store: SharedStore, notifier: ChangeNotifier) -> None:
-    store.states_by_id = {"a": "1", "b": "1"}
+    store.version_of = {"a": "1", "b": "1"}
     with notifier.listening("a") as a, notifier.listening("b") as b, notifier.listening("b") as b2:
         await two_more_queries(store)
         assert store.queries[-1] == ["a", "b"]
@@ -59,21 +59,21 @@ async def test_one_query_serves_all_callers_that_wait(store: SharedStore, notifi
             event.clear()
         await two_more_queries(store)
         assert [event.is_set() for event in (a, b, b2)] == [False, False, False]
-        store.states_by_id["b"] = "2"
+        store.version_of["b"] = "2"
         assert await notifier.wait(b, 10)
         assert await notifier.wait(b2, 10)
         assert not a.is_set()
         b.clear()
-        del store.states_by_id["b"]
+        del store.version_of["b"]
         assert await notifier.wait(b, 10)
     async with asyncio.timeout(10):
         assert notifier._querying is not None
         await notifier._querying
-    assert notifier._states == {}
+    assert notifier._versions == {}
 
 
 async def test_a_store_that_fails_is_queried_again(store: SharedStore, notifier: ChangeNotifier) -> None:
-    store.states_by_id = {"a": "1"}
+    store.version_of = {"a": "1"}
     store.fails = True
     with notifier.listening("a") as changed:
         await two_more_queries(store)

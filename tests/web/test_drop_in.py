@@ -240,8 +240,8 @@ async def test_the_task_of_a_caller_that_disconnects_is_watched(tmp_path: Path, 
             await read.wait()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            # `_with_place`, which runs `_create_and_watch`, goes on after the server has cancelled the handler.
-            while not any(task.get_coro().__name__ == "_with_place" for task in asyncio.all_tasks()):  # type: ignore[union-attr]
+            # `_create_and_watch` runs on after the server has cancelled the handler.
+            while not any(task.get_coro().__name__ == "_create_and_watch" for task in asyncio.all_tasks()):  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             go_on.set()
             while not (found := await watches(bridge)):
