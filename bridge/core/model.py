@@ -198,8 +198,28 @@ UNSEEN = TaskSnapshot()
 
 
 @dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """What amux's records say about a task besides its status, and when the bridge saw its end. Times are Unix seconds.
+
+    `submitted_at` and `finished_at` are by amux's clock. `task_class` is the name of its class (`core/task_class.py`).
+    """
+
+    model: str | None = None
+    submitted_at: float | None = None
+    finished_at: float | None = None
+    seen_at: float | None = None
+    task_class: str | None = None
+
+
+NO_FACTS = TaskFacts()
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
-    """The promise to notify one app about one task. It holds no secrets: the store keeps them encrypted."""
+    """The promise to notify one app about one task. It holds no secrets: the store keeps them encrypted.
+
+    `model` is what the app says that the video is made with.
+    """
 
     id: str
     app: str
@@ -214,6 +234,7 @@ class Watch:
     outcome: Outcome | None = None
     settled_at: float | None = None
     header_names: tuple[str, ...] = ()
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from bridge.core.delivery import FAILURES_UNTIL_PROBING, Dead, Delivered, RetryA
 from bridge.core.model import TERMINAL_EVENTS, PendingDelivery, Problem
 from bridge.delivery.attempt import Sent
 from bridge.delivery.attempt_writer import AttemptRecord
-from bridge.telemetry import Metrics, get_logger, rfc3339, without_query
+from bridge.telemetry import Metrics, Stage, get_logger, rfc3339, without_query
 
 _log = get_logger("delivery")
 
@@ -24,6 +24,7 @@ class DeliveryReporter:
         """An attempt starts at `now` (Unix seconds)."""
         if delivery.attempts == 0 and delivery.type in TERMINAL_EVENTS:
             self._metrics.settle_to_first_attempt_seconds.observe(max(0.0, now - delivery.created_at))
+            self._metrics.stages.observe(Stage.ATTEMPTED, now - delivery.created_at)
 
     def ended(self, record: AttemptRecord, sent: Sent, failures_before: int, failures: int) -> None:
         """An attempt is over. `failures` is the host's number of failures in a row, this attempt included."""
@@ -51,6 +52,7 @@ class DeliveryReporter:
                 # A delivery that is sent again on request may be days old, and may have been delivered before.
                 if delivery.attempts == delivery.round_attempts and delivery.type in TERMINAL_EVENTS:
                     self._metrics.settle_to_delivered_seconds.observe(max(0.0, record.at - delivery.created_at))
+                    self._metrics.stages.observe(Stage.DELIVERED, record.at - delivery.created_at)
                 _log.event("delivered", **_fields(record, None))
             case Dead(error=error):
                 means = "the delivery is given up but kept; it can be sent again on request"

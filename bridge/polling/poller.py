@@ -30,13 +30,12 @@ from bridge.polling.result_writer import (
     StatusUpdate,
 )
 from bridge.polling.schedule import PollSchedule, steps_of_loaded
-from bridge.polling.state import CredentialState, CredentialStatus, LiveTask, Phase, PolledTask, shared_snapshot
+from bridge.polling.state import CredentialStatus, LiveTask, Phase, PolledTask, live_task, shared_snapshot
 from bridge.polling.stats import PollingStats, polling_stats
+from bridge.polling.task_classes import TaskClasses
 from bridge.store.records import TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
-
-__all__ = ["CredentialState", "CredentialStatus", "LiveTask", "Poller"]
 
 CALM_INTERVALS = 4  # without a misrouted answer, until the warning ends: one task is polled four times meanwhile
 NO_KEY = KeyRefused("no amux key is known here for this task")
@@ -48,8 +47,8 @@ class Poller:
     """Polls the tasks that this replica owns. Use it from one event loop; nothing here blocks.
 
     `configured_key` returns the amux key of the settings and is called at each poll, so a new key is used for every
-    task at once. `content_url` is called by the store's thread. `rate_per_second` 0: no limit. `clock` is monotonic
-    seconds, `random` draws from [0, 1).
+    task at once. `content_url` is called by the store's thread. `rate_per_second` 0: no limit. With `learn` a task is
+    polled when tasks of its class tend to end. `clock` is monotonic seconds, `random` draws from [0, 1).
     """
 
     def __init__(  # noqa: PLR0913  its collaborators, its limits, and what tests inject
@@ -65,6 +64,7 @@ class Poller:
         metrics: Metrics,
         concurrency: int,
         rate_per_second: float = 0,
+        learn: bool = True,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = randomness.random,
     ) -> None:
@@ -75,6 +75,7 @@ class Poller:
         self._created_at = clock()
         self._clocks = Clocks(clock, store.now)
         self._tasks: dict[str, PolledTask] = {}
+        self.classes = TaskClasses(store, policy, self._clocks, learn=learn)
         self._anomalies = Anomalies(metrics, CALM_INTERVALS * policy.max_interval)
         self._credentials = Credentials(policy, metrics, clock)
         self._schedule = PollSchedule(
@@ -93,6 +94,7 @@ class Poller:
             content_url=content_url,
             metrics=metrics,
             clocks=self._clocks,
+            classes=self.classes,
             on_written=self._on_written,
         )
         self._deadlines = Deadlines(store, self._tasks, self._clocks)
@@ -115,6 +117,7 @@ class Poller:
         known = self._tasks.get(task.id)
         if known is not None:
             known.status_update_due = known.status_update_due or task.status_update_due
+            self.classes.name(known, task.facts)
             return
         new = self._create(task, api_key)
         if new.polls:
@@ -122,7 +125,7 @@ class Poller:
             self._schedule.schedule_soon(new)
             return
         new.watched_since = self._clock()
-        self._schedule.schedule_at(new, new.watched_since + self._policy.delay_after(0, self._random()))
+        self._schedule.schedule_at(new, new.watched_since + self.classes.delay(new, new.watched_since, self._random()))
 
     def drop(self, task_row: str) -> None:
         """Stop polling a task: it has closed in the store, or another replica owns it."""
@@ -201,7 +204,7 @@ class Poller:
 
     def _handle(self, task: PolledTask, observation: Observation, started: float, now: float) -> None:
         """Act on an answer. Nearly every answer says "still running", and that is the first branch."""
-        known = task.snapshot
+        known, was_blocked = task.snapshot, task.credential.blocked
         if (
             type(observation) is TaskRecord
             and observation.status is known.status
@@ -211,41 +214,50 @@ class Poller:
         ):
             if (
                 (observation.progress is not None and observation.progress != known.progress)
+                or (observation.submitted_at is not None and task.submitted_at is None)
                 or task.failures
                 or self._anomalies.misrouted
             ):
                 self._note(task, observation, now)
-            if task.credential.blocked:
+            task.seen_running = started
+            if was_blocked:
                 self._schedule.judge(task, observation, now)
-            if not task.status_update_due and task.overdue_at is None:
-                due = now + self._policy.delay_after(task.steps, self._random())
+            elif not task.status_update_due and task.overdue_at is None:
+                due = now + self.classes.delay(task, now, self._random())
                 if self._to_recheck:
                     self._reschedule(task, due)
                 else:
                     self._schedule.schedule_at(task, due)
                 return
-            status_changed = doubt_changed = False
+            doubt_changed = False
         else:
             observation, doubt_changed = apply_doubt(task, observation, started, now, self._policy.interval)
             self._note(task, observation, now)
             self._schedule.judge(task, observation, now)
-            status_changed = task.snapshot.status is not known.status
-        task.due = now + self._delay(task, observation)
+        changed = task.snapshot.status is not known.status
+        task.due = now + self._delay(task, observation, now, probe=was_blocked)
         if self._ends_watches(task, observation, started, now):
             self._settle(task, observation, started, now)
-        elif type(observation) is TaskRecord and (status_changed or doubt_changed or task.status_update_due):
-            self._write_status(task, changed=status_changed)
+        elif type(observation) is TaskRecord and (changed or doubt_changed or task.status_update_due):
+            self._write_status(task, changed=changed)
         else:
             self._reschedule(task, task.due)
 
     def _note(self, task: PolledTask, observation: Observation, now: float) -> None:
         task.note(observation, now)
+        if type(observation) is TaskRecord:
+            self.classes.describe(task, observation)
         self._anomalies.check(observation, task, now)
 
-    def _delay(self, task: PolledTask, observation: Observation) -> float:
+    def _delay(self, task: PolledTask, observation: Observation, now: float, *, probe: bool) -> float:
         jitter = self._random()
-        # A failure in doubt is asked about again as soon as the second answer counts.
-        delay = self._policy.interval if task.doubt is not None else self._policy.delay_after(task.steps, jitter)
+        if task.doubt is not None:
+            # A failure in doubt is asked about again as soon as the second answer counts.
+            delay = self._policy.interval
+        elif type(observation) is TaskRecord and task.snapshot.status not in TERMINAL and not probe:
+            return self.classes.delay(task, now, jitter)
+        else:  # learning makes no other poll sooner
+            delay = max(self.classes.delay(task, now, jitter), self._policy.delay_after(task.steps, jitter))
         if type(observation) is TransientError:
             # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
             return max(delay, self._policy.delay_after_failure(task.failures, jitter))
@@ -266,20 +278,18 @@ class Poller:
 
         With an observation of None there was no last poll: only deadlines count.
         """
-        if (
-            isinstance(observation, TaskRecord)
-            and observation.finished_at is not None
-            and task.snapshot.status in TERMINAL
-        ):
-            self._anomalies.record_detection(self._store.now() - observation.finished_at, now - task.watched_since)
+        end = None
+        if isinstance(observation, TaskRecord) and task.snapshot.status in TERMINAL:
+            end = self.classes.note_end(task, observation.finished_at, now)
+            if observation.finished_at is not None:
+                self._anomalies.record_detection(self._store.now() - observation.finished_at, now - task.watched_since)
         self._schedule.remove(task, Phase.WRITING)
         if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
-        self._result_writer.put(
-            PendingSettlement(
-                task, task.snapshot, task.refusal_counts, observation, began, task.present_error, task.doubt
-            )
+        pending = PendingSettlement(
+            *(task, task.snapshot, task.refusal_counts, observation, began, task.present_error, task.doubt, end)
         )
+        self._result_writer.put(pending)
 
     def _write_status(self, task: PolledTask, *, changed: bool) -> None:
         self._schedule.remove(task, Phase.WRITING)
@@ -355,6 +365,7 @@ class Poller:
         ago = 0.0 if task.started is None else self._clock() - task.started
         task.steps = steps_of_loaded(self._policy, row.polls, ago)
         task.status_update_due = row.status_update_due
+        self.classes.start(task, row.facts, row.opened_at)
         self._tasks[row.id] = task
         return task
 
@@ -368,21 +379,7 @@ class Poller:
     def live(self, task_row: str) -> LiveTask | None:
         """Return a task as it is now; None when it is not polled here. The last error stays, with its time."""
         task = self._tasks.get(task_row)
-        if task is None:
-            return None
-        unix = self._clocks.unix
-        error, error_at = task.shown_error
-        return LiveTask(
-            *(task.snapshot, task.polls, unix(task.started), unix(self._next_poll(task))),
-            *(error, unix(error_at), task.failures),
-        )
-
-    def _next_poll(self, task: PolledTask) -> float | None:
-        if task.snapshot.status in TERMINAL:
-            return None
-        if task.phase is Phase.POLLING:
-            return self._clock()
-        return max(task.due, task.credential.resumes_at)
+        return None if task is None else live_task(task, self._clocks)
 
     def credentials(self) -> Sequence[CredentialStatus]:
         """Return the credentials in use and how amux treats each."""

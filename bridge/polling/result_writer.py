@@ -24,14 +24,18 @@ from bridge.core.model import (
     TaskSnapshot,
     Watch,
 )
+from bridge.core.task_class import TaskEnd
 from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask
+from bridge.polling.task_classes import TaskClasses
 from bridge.store.records import Changed, PollNote, Settlement, StatusChange
 from bridge.store.store import Store
-from bridge.telemetry import Metrics, get_logger, without_query
+from bridge.telemetry import Metrics, Stage, get_logger, without_query
 from bridge.telemetry.outage_log import OutageLog
 
 WRITERS = 256  # at a time: from 32 on a write costs the same in a commit, and a database that hangs holds no more
+
+_ENDS = frozenset(TERMINAL.values())  # a watch that timed out or became unavailable says nothing about durations
 
 _log = get_logger("polling")
 
@@ -66,7 +70,7 @@ class PendingSettlement:
     """What may end a task's watches, kept until the store has it: the first terminal status counts.
 
     `observation` is None when only deadlines count. `began` is when its poll began, by the monotonic clock. `retried`:
-    the store has refused it before.
+    the store has refused it before. `end` is what the class of the task learns from it.
     """
 
     task: PolledTask
@@ -76,6 +80,7 @@ class PendingSettlement:
     began: float
     error: Problem | None
     doubt: Doubt | None = None
+    end: TaskEnd | None = None
     retried: bool = False
 
     def ending_of(self, watch: Watch, began_at: float, now: float) -> Ending | None:
@@ -117,6 +122,7 @@ class ResultWriter:
         content_url: ContentUrl,
         metrics: Metrics,
         clocks: Clocks,
+        classes: TaskClasses,
         on_written: Callable[[PolledTask, bool], None],
     ) -> None:
         self._store = store
@@ -125,6 +131,7 @@ class ResultWriter:
         self._content_url = content_url
         self._metrics = metrics
         self._clocks = clocks
+        self._classes = classes
         self._on_written = on_written
         self._ready: deque[Write] = deque()
         means = "results of polls are kept and written when the store answers; it is tried at least every 5 s"
@@ -242,7 +249,7 @@ class ResultWriter:
     def _note(self, task: PolledTask, next_poll: float | None) -> PollNote:
         unix = self._clocks.unix
         error, error_at = task.shown_error
-        return PollNote(task.polls, unix(task.started), unix(next_poll), error, unix(error_at))
+        return PollNote(task.polls, unix(task.started), unix(next_poll), error, unix(error_at), task.facts)
 
     # --- after a write --------------------------------------------------------------------------------------------
 
@@ -256,9 +263,23 @@ class ResultWriter:
                 _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=task.snapshot.status)
         for watch in changed.settled:
             self._log_settled(watch, changed.errors.get(watch.id))
+        if isinstance(write, PendingSettlement) and any(watch.outcome in _ENDS for watch in changed.settled):
+            self._report_end(write)
         watch_ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))
         if watch_ids:
             self._change_listener.announce(tuple(watch_ids))
+
+    def _report_end(self, pending: PendingSettlement) -> None:
+        """Count a task's end for its class, and how long each stage took until the settlement."""
+        if pending.end is not None:
+            self._classes.add(pending.end)
+        task = pending.task
+        if task.seen_at is not None:
+            self._metrics.stages.observe(Stage.SETTLED, self._store.now() - task.seen_at)
+        if task.finished_at is not None and task.submitted_at is not None:
+            self._metrics.stages.observe(Stage.FINISHED, task.finished_at - task.submitted_at)
+        if task.finished_at is not None and task.seen_at is not None:
+            self._metrics.stages.observe(Stage.SEEN, task.seen_at - task.finished_at)
 
     def _log_settled(self, watch: Watch, error: Problem | None) -> None:
         if watch.outcome is not None:

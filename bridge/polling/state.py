@@ -4,13 +4,17 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from math import inf
 
+from bridge.aio.clocks import Clocks
+from bridge.core.learned_schedule import LearnedSchedule
 from bridge.core.model import (
+    NO_FACTS,
     NO_REFUSALS,
     UNSEEN,
     KeyRefused,
     Observation,
     Problem,
     RefusalCounts,
+    TaskFacts,
     TaskRecord,
     TaskSnapshot,
     TaskStatus,
@@ -18,7 +22,7 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
-from bridge.core.watch import Doubt, problem_in, refusals_after, snapshot_after
+from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
 
 
 class Phase(Enum):
@@ -33,6 +37,29 @@ class Phase(Enum):
     POLLING = "polling"
     WRITING = "writing"
     DROPPED = "dropped"
+
+
+class TaskClass:
+    """A class of tasks. `schedule` is None as long as the fixed schedule applies to its tasks.
+
+    `model` is what amux's record says; `from_record`: the name of the class is from that record.
+    """
+
+    __slots__ = ("from_record", "model", "name", "schedule", "stored_name")
+
+    schedule: LearnedSchedule | None
+
+    def __init__(
+        self, name: str, model: str | None = None, *, from_record: bool = False, stored_name: str | None = None
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.from_record = from_record
+        self.stored_name = stored_name  # None for the class of a credential, which the task's row has anyway
+        self.schedule = None
+
+
+_NO_CLASS = TaskClass("")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +92,22 @@ class PolledTask:
     """A live failure that awaits confirmation. It is lost when the process ends, and then begins anew."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
+    task_class: TaskClass = _NO_CLASS
+    born: float = 0.0
+    """When amux accepted it, as far as that is known, else when its first watch was registered."""
+    submitted_at: float | None = None
+    """When amux accepted it, by amux's clock; this and the next two are Unix seconds."""
+    finished_at: float | None = None
+    seen_at: float | None = None
+    """When the bridge saw its end."""
+    seen_running: float = -inf
+    """When the last poll began that saw it running."""
+
+    @property
+    def facts(self) -> TaskFacts:
+        """What is written to the store and shown besides its status."""
+        known = self.task_class
+        return TaskFacts(known.model, self.submitted_at, self.finished_at, self.seen_at, known.stored_name)
 
     def note(self, observation: Observation, now: float) -> None:
         """Update the task with what a poll at `now` observed."""
@@ -101,6 +144,25 @@ class LiveTask:
     last_error: Problem | None
     last_error_at: float | None
     failures: int = 0
+    facts: TaskFacts = NO_FACTS
+
+
+def live_task(task: PolledTask, clocks: Clocks) -> LiveTask:
+    """Return a task as it is now."""
+    unix = clocks.unix
+    error, error_at = task.shown_error
+    return LiveTask(
+        *(task.snapshot, task.polls, unix(task.started), unix(_next_poll(task, clocks.monotonic()))),
+        *(error, unix(error_at), task.failures, task.facts),
+    )
+
+
+def _next_poll(task: PolledTask, now: float) -> float | None:
+    if task.snapshot.status in TERMINAL:
+        return None
+    if task.phase is Phase.POLLING:
+        return now
+    return max(task.due, task.credential.resumes_at)
 
 
 _SHARED_SNAPSHOTS = {

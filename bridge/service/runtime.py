@@ -59,6 +59,8 @@ GAUGES_SECONDS = 5.0
 STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
 RETENTION_SECONDS = 60.0
 CONTENT_SWEEP_SECONDS = 60.0
+REBUILD_SECONDS = 1.0
+CLASSES_SECONDS = 30.0  # what a crash loses of the histories of classes
 POLLS_SHARE = 0.75  # of the drain time, for polls in progress and their writes; the rest is for deliveries
 HAND_OVER_SECONDS = 2.0  # for polls in progress where other replicas wait: they need not wait for a slow amux
 REQUESTS_SHARE = 0.25  # of the drain time, for open requests
@@ -109,6 +111,7 @@ class Runtime:
         await self._deliverer.drain(self._remaining_seconds(started_at))
         await self._scheduler.stop()
         try:
+            await self._poller.classes.synchronize()
             await self._store.leave()
         except BridgeError as error:
             _log.event(
@@ -187,6 +190,7 @@ class Runtime:
         self._schedule_jobs()
         self._store.on_late_task = self._late_tasks.append
         await self._deliverer.start()
+        await self._poller.classes.load()
         await self._poller.start()
         self._scheduler.start()
         await self._listen(self._make_app_context(guard, signer), sockets)
@@ -260,6 +264,7 @@ class Runtime:
             metrics=self.metrics,
             concurrency=settings.poll_concurrency,
             rate_per_second=settings.poll_rate_per_second,
+            learn=settings.poll_learn,
         )
 
     def _make_registration(self, guard: Guard) -> RegistrationService:
@@ -341,6 +346,8 @@ class Runtime:
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
         scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
         scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
+        scheduler.every(REBUILD_SECONDS, "poll_schedules", self._poller.classes.rebuild)
+        scheduler.every(CLASSES_SECONDS, "class_histories", self._poller.classes.synchronize)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
         if self._replica_lease is not None:
             scheduler.every(HEARTBEAT_SECONDS, "heartbeat", self._replica_lease.renew)

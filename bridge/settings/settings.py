@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     poll_request_timeout_seconds: float = Field(
         10, gt=0, le=3_600, description="The longest time that one poll may take."
     )
+    poll_learn: bool = Field(
+        default=True,
+        description="Whether tasks are polled when tasks of their class (platform and model) tend to end; "
+        "otherwise they are polled on the fixed schedule.",
+    )
     watch_timeout_seconds: Seconds = Field(
         3_600, description="The time until a watch times out, if its app does not set one."
     )

@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
@@ -15,7 +16,16 @@ from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
 from bridge.store.replicas import Replica
-from bridge.store.row_mapping import SNAPSHOT, delivery_view, problem_of, snapshot_from, task_view, watch_of
+from bridge.store.row_mapping import (
+    FACTS,
+    SNAPSHOT,
+    delivery_view,
+    facts_from,
+    problem_of,
+    snapshot_from,
+    task_view,
+    watch_of,
+)
 from bridge.store.schema import (
     IS_ACTIVE,
     IS_DEAD,
@@ -41,6 +51,11 @@ _DELIVERIES = (
     select(deliveries)
     .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
     .order_by(deliveries.c.created_at, deliveries.c.id)
+)
+_FIRST_ATTEMPTS = (
+    select(attempts.c.delivery_id, func.min(attempts.c.started_at).label("began"))
+    .where(attempts.c.delivery_id.in_(bindparam("those", expanding=True)))
+    .group_by(attempts.c.delivery_id)
 )
 
 
@@ -114,7 +129,16 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
     if apps:
         for row in connection.execute(_DELIVERIES, {"those": list(apps)}):
             by_watch[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
-    return [WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id])) for row in rows]
+    found = [WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id])) for row in rows]
+    attempted = [one.id for view in found if (one := view.terminal_delivery) is not None and one.attempts]
+    if not attempted:
+        return found
+    rows_found = connection.execute(_FIRST_ATTEMPTS, {"those": attempted})
+    began = {row.delivery_id: row.began for row in rows_found}
+    return [
+        replace(view, first_attempt_at=began.get(one.id)) if (one := view.terminal_delivery) is not None else view
+        for view in found
+    ]
 
 
 _VERSIONS = (
@@ -191,7 +215,12 @@ def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) 
 
 # --- tasks --------------------------------------------------------------------------------------------------------
 
-_LOADED = ("id", "task_id", "credential", *SNAPSHOT, "polls", "last_polled_at", "wants_status")
+_LOADED = (
+    *("id", "task_id", "credential", "polls", "last_polled_at", "wants_status", "opened_at"),
+    *SNAPSHOT,
+    *FACTS,
+)
+_FACTS_FROM = len(SNAPSHOT)
 _OWN = select(*(tasks.c[name] for name in _LOADED)).where(
     tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)
 )
@@ -216,8 +245,11 @@ def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
     """Every open task of a replica. A start loads up to 100,000, so rows are unpacked by position, which is faster."""
     rows = connection.execute(_OWN, {"replica": replica.id}).all()
     return [
-        TaskRow(row, task_id, credential, snapshot_from(*snapshot), polls, polled_at, wants_status)
-        for row, task_id, credential, *snapshot, polls, polled_at, wants_status in rows
+        TaskRow(
+            *(row, task_id, credential, snapshot_from(*rest[:_FACTS_FROM]), polls, polled_at, wants_status, opened_at),
+            facts_from(*rest[_FACTS_FROM:]),
+        )
+        for row, task_id, credential, polls, polled_at, wants_status, opened_at, *rest in rows
     ]
 
 

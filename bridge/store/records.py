@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from bridge.core.delivery import Verdict
 from bridge.core.model import (
+    NO_FACTS,
+    TERMINAL_EVENTS,
     UNSEEN,
     Attempt,
     DeliveryState,
@@ -13,6 +15,7 @@ from bridge.core.model import (
     Outcome,
     PendingDelivery,
     Problem,
+    TaskFacts,
     TaskSnapshot,
     Watch,
     WatchState,
@@ -63,7 +66,8 @@ class NewWatch:
 class TaskRow:
     """An open task as its owner loads it. Times are Unix seconds.
 
-    `status_update_due`: a watch that asked for status events has not got the task's present status yet.
+    `status_update_due`: a watch that asked for status events has not got the task's present status yet. `opened_at` is
+    when its first watch was registered.
     """
 
     id: str
@@ -73,6 +77,8 @@ class TaskRow:
     polls: int = 0
     last_polled_at: float | None = None
     status_update_due: bool = False
+    opened_at: float | None = None
+    facts: TaskFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,7 @@ class PollNote:
     next_poll_at: float | None
     last_error: Problem | None = None
     last_error_at: float | None = None
+    facts: TaskFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +212,20 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class WatchView:
-    """A watch with its task and its deliveries (oldest first)."""
+    """A watch with its task and its deliveries (oldest first).
+
+    `first_attempt_at` is when the first attempt of its terminal event began.
+    """
 
     watch: Watch
     task: TaskView
     deliveries: tuple[DeliveryView, ...] = ()
+    first_attempt_at: float | None = None
+
+    @property
+    def terminal_delivery(self) -> DeliveryView | None:
+        """The delivery of the event that ended the watch; None if there is none, or it was not to be sent."""
+        return next((one for one in self.deliveries if one.type in TERMINAL_EVENTS), None)
 
 
 @dataclass(frozen=True, slots=True)

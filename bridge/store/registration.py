@@ -22,7 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from bridge.core.errors import BridgeError, IdempotencyConflict, StoreUnavailable, TooManyWatches, WatchConflict
-from bridge.core.model import TaskStatus
+from bridge.core.model import TaskFacts, TaskStatus
+from bridge.core.task_class import class_by_app
 from bridge.store import replicas
 from bridge.store.bulk_statements import inserting
 from bridge.store.records import NewWatch, RegisteredWatch, TaskRow
@@ -264,6 +265,7 @@ _INSERT_TASKS = inserting(
         "changed_elsewhere",
         "wants_status",
         "opened_at",
+        "task_class",
     ),
     lambda statement: statement.on_conflict_do_nothing(index_elements=["key"], index_where=text("closed_at IS NULL")),
 )
@@ -272,6 +274,7 @@ _INSERT_WATCHES = inserting(
     (
         *("id", "app", "task", "task_id", "callback_url", "host", "endpoint", "events", "context", "options", "state"),
         *("created_at", "deadline_at", "timeout_seconds", "header_names", "headers", "secret", "api_key"),
+        "model",
     ),
     lambda statement: statement.on_conflict_do_nothing(),
 )
@@ -318,7 +321,7 @@ def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, 
         firsts = {key: by_key[key][0].new for key in missing}
         inserted = _INSERT_TASKS.execute(connection, [_task_values(key, by_key[key], owner) for key in missing])
         if inserted == len(missing):
-            rows = {key: TaskRow(new.task, new.watch.task_id, new.credential) for key, new in firsts.items()}
+            rows = {key: _new_row(new) for key, new in firsts.items()}
             return opened | {key: _OpenTask(row, owner, is_new=True) for key, row in rows.items()}
         for row in connection.execute(_LOCK_OPEN_TASKS, {"those": missing}):
             is_new = row.id == firsts[row.key].task
@@ -326,12 +329,25 @@ def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, 
     return opened
 
 
+def _new_row(new: NewWatch) -> TaskRow:
+    watch = new.watch
+    facts = TaskFacts(task_class=_class_of(new))
+    return TaskRow(new.task, watch.task_id, new.credential, opened_at=watch.created_at, facts=facts)
+
+
+def _class_of(new: NewWatch) -> str | None:
+    return None if new.watch.model is None else class_by_app(new.watch.model)
+
+
 def _task_values(key: str, entries: Sequence[_Entry], owner: str | None) -> tuple[Any, ...]:
     new, replica = entries[0].new, entries[0].replica
     elsewhere = owner not in {None, replica.id}
     wants = any(wants_status(entry.new.watch.events) for entry in entries)
     watch = new.watch
-    return new.task, key, watch.task_id, new.credential, _UNKNOWN, 0, owner, elsewhere, wants, watch.created_at
+    return (
+        *(new.task, key, watch.task_id, new.credential, _UNKNOWN, 0, owner, elsewhere, wants, watch.created_at),
+        _class_of(new),
+    )
 
 
 def _watch_values(entry: _Entry, task: TaskRow) -> tuple[Any, ...]:
@@ -341,12 +357,14 @@ def _watch_values(entry: _Entry, task: TaskRow) -> tuple[Any, ...]:
         *(watch.id, watch.app, task.id, watch.task_id, watch.callback_url, new.host, entry.endpoint),
         *(events_text(watch.events), watch.context, new.options, watch.state.value),
         *(watch.created_at, watch.deadline_at, watch.timeout_seconds, ",".join(watch.header_names)),
-        *(encrypted.headers, encrypted.secret, encrypted.api_key),
+        *(encrypted.headers, encrypted.secret, encrypted.api_key, watch.model),
     )
 
 
 def _registered(entry: _Entry, opened: _OpenTask) -> RegisteredWatch:
     row = replace(opened.row, status_update_due=True) if wants_status(entry.new.watch.events) else opened.row
+    if row.facts.task_class is None and entry.new.watch.model is not None:
+        row = replace(row, facts=replace(row.facts, task_class=_class_of(entry.new)))
     task = row if opened.owner == entry.replica.id else None
     return RegisteredWatch(entry.new.watch, created=True, task=task, task_row=row.id)
 

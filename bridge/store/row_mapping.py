@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import Row
 
 from bridge.core.model import (
+    NO_FACTS,
     STATUS_EVENTS,
     UNSEEN,
     DeliveryState,
@@ -18,6 +19,7 @@ from bridge.core.model import (
     Outcome,
     PendingDelivery,
     Problem,
+    TaskFacts,
     TaskSnapshot,
     TaskStatus,
     VideoMetadata,
@@ -65,6 +67,7 @@ def watch_of(row: Row[Any]) -> Watch:
         outcome=_OUTCOMES[row.outcome],
         settled_at=None if row.outcome is None else row.ended_at,
         header_names=tuple(row.header_names.split(",")) if row.header_names else (),
+        model=row.model,
     )
 
 
@@ -88,6 +91,7 @@ def wants_status(events: frozenset[EventType]) -> bool:
 
 SNAPSHOT = ("status", "progress", "url", "format", "metadata", "error")
 NOTE = ("polls", "last_polled_at", "next_poll_at", "poll_error")
+FACTS = ("task_model", "submitted_at", "finished_at", "seen_at", "task_class")
 
 
 def snapshot_values(snapshot: TaskSnapshot) -> tuple[Any, ...]:
@@ -102,6 +106,24 @@ def note_values(note: PollNote, *, last: bool) -> tuple[Any, ...]:
     error = note.last_error
     error_text = None if error is None else orjson.dumps([error.code, error.message, note.last_error_at]).decode()
     return note.polls, note.last_polled_at, None if last else note.next_poll_at, error_text
+
+
+def facts_values(facts: TaskFacts) -> tuple[Any, ...]:
+    """The values of the columns in FACTS."""
+    return facts.model, facts.submitted_at, facts.finished_at, facts.seen_at, facts.task_class
+
+
+def facts_from(*values: Any) -> TaskFacts:
+    """The facts of the columns in FACTS. The tasks about which nothing is known share one object."""
+    return NO_FACTS if values == _NO_VALUES else TaskFacts(*values)
+
+
+_NO_VALUES = (None,) * len(FACTS)
+
+
+def facts_of(row: Row[Any]) -> TaskFacts:
+    """The facts in a row of `tasks`."""
+    return facts_from(row.task_model, row.submitted_at, row.finished_at, row.seen_at, row.task_class)
 
 
 def snapshot_of(row: Row[Any]) -> TaskSnapshot:
@@ -122,7 +144,8 @@ def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
 def task_row(row: Row[Any], *, status_update_due: bool) -> TaskRow:
     """A row of `tasks` as its owner loads it."""
     return TaskRow(
-        row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, status_update_due
+        *(row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, status_update_due),
+        *(row.opened_at, facts_of(row)),
     )
 
 
@@ -130,7 +153,7 @@ def task_view(row: Row[Any], row_id: str) -> TaskView:
     """A row of `tasks` as it is shown in a watch."""
     code, message, at = (None, None, None) if row.poll_error is None else orjson.loads(row.poll_error)
     error = None if row.poll_error is None else Problem(code, message)
-    note = PollNote(row.polls, row.last_polled_at, row.next_poll_at, error, at)
+    note = PollNote(row.polls, row.last_polled_at, row.next_poll_at, error, at, facts_of(row))
     return TaskView(row_id, row.owner, snapshot_of(row), note, row.closed_at is not None, row.credential)
 
 

@@ -63,6 +63,11 @@ tasks = Table(
     Column("wants_status", Boolean, nullable=False),  # some watch asked for status events
     Column("opened_at", Double, nullable=False),
     Column("closed_at", Double),
+    Column("task_model", Text),  # what amux's record says, as the next two
+    Column("submitted_at", Double),
+    Column("finished_at", Double),
+    Column("seen_at", Double),  # when the poll that saw its end was answered
+    Column("task_class", Text),  # tasks of one class take similarly long: see core/task_class.py
     Index(
         "ux_tasks_open",
         "key",
@@ -99,6 +104,7 @@ watches = Table(
     Column("headers", LargeBinary),  # encrypted, as the next two; deleted with the row
     Column("secret", LargeBinary),
     Column("api_key", LargeBinary),
+    Column("model", Text),  # what the app says
     Index(
         "ux_watches_active",
         "endpoint",
@@ -213,6 +219,18 @@ hosts = Table(
     Column("host", Text, primary_key=True),
     Column("failures", Integer, nullable=False),
     Column("at", Double, nullable=False),
+)
+
+# How long the tasks of each class took: a histogram, and what `core/learned_schedule.py` keeps besides it.
+class_histories = Table(
+    "class_histories",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("weights", Text, nullable=False),  # JSON, a number for each bin
+    Column("ends", Integer, nullable=False),
+    Column("extra_polls", Double, nullable=False),
+    Column("polls", Double, nullable=False),
+    Column("last_end_at", Double, nullable=False),
 )
 
 idempotency = Table(

@@ -30,9 +30,11 @@ from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import (
+    FACTS,
     NOTE,
     SNAPSHOT,
     events_of,
+    facts_values,
     note_values,
     pending_delivery,
     snapshot_values,
@@ -169,7 +171,7 @@ def _existing_events(
 
 _UPDATE_TASKS = updating(
     tasks,
-    ("id", "closed_at", *SNAPSHOT, *NOTE, "queued_at", "in_progress_at"),
+    ("id", "closed_at", *SNAPSHOT, *NOTE, *FACTS, "queued_at", "in_progress_at"),
     once=("queued_at", "in_progress_at"),
 )
 _INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload"))
@@ -199,7 +201,7 @@ class _Writes:
         status, earlier = item.snapshot.status, self.tasks.get(item.task, (None, None))
         queued = earlier[-2] or (item.at if status is TaskStatus.QUEUED else None)
         in_progress = earlier[-1] or (item.at if status is TaskStatus.IN_PROGRESS else None)
-        values = *snapshot_values(item.snapshot), *note_values(item.note, last=closed)
+        values = *snapshot_values(item.snapshot), *note_values(item.note, last=closed), *facts_values(item.note.facts)
         self.tasks[item.task] = (item.task, item.at if closed else None, *values, queued, in_progress)
 
     def add_delivery(self, row: Row[Any], event: Event) -> list[PendingDelivery]:

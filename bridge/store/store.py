@@ -19,7 +19,10 @@ from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.core.model import Attempt, PendingDelivery
+from bridge.core.schedule import PollPolicy
+from bridge.core.task_class import ClassHistory, TaskEnd
 from bridge.store import (
+    class_histories,
     dashboard_queries,
     encryption,
     outbox,
@@ -185,6 +188,17 @@ class Store:
     async def settle(self, ended: Settlement) -> Changed:
         """End the watches that end: state, event and delivery in one transaction. Raises LostClaim."""
         return await self._change_task(settlement.settle, ended)
+
+    async def class_histories(self) -> dict[str, ClassHistory]:
+        """How long the tasks of each class took, as all replicas have seen it."""
+        return await self._read(class_histories.read)
+
+    async def add_task_ends(self, ends: Sequence[TaskEnd], policy: PollPolicy) -> dict[str, ClassHistory] | None:
+        """Add tasks' ends to the histories of their classes; returns all histories, None when another replica writes.
+
+        It was not written then: try again later.
+        """
+        return await self._writer.run(class_histories.add_ends, ends, policy, self.now())
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Telemetry: JSON logs, metrics and the charts' history. None of them contains a secret."""
 
 from bridge.telemetry.logs import Log, configure_logging, get_logger, rfc3339
-from bridge.telemetry.metrics import CONTENT_TYPE, Metrics
+from bridge.telemetry.metrics import CONTENT_TYPE, Metrics, Stage
 from bridge.telemetry.redaction import REDACTOR, Redactor, redact, without_query
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Log",
     "Metrics",
     "Redactor",
+    "Stage",
     "configure_logging",
     "get_logger",
     "redact",

@@ -10,6 +10,7 @@ import platform
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from itertools import accumulate
 from typing import Final
 
@@ -57,6 +58,7 @@ _LAG_BOUNDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.
 _CALL_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 _STORE_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _DETECTION_BOUNDS: Final = (0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 300.0, 1800.0)  # polls are 5-15 s apart
+_STAGE_BOUNDS: Final = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0)
 _DELIVERED_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0)
 
 
@@ -78,10 +80,49 @@ class PlainHistogram(Collector):
         self._sum += value
 
     def collect(self) -> Iterator[Metric]:
-        """Returns the counts so far. Prometheus' buckets are cumulative."""
+        """Returns the counts so far."""
+        buckets, total = self.values()
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
+
+    def values(self) -> tuple[list[tuple[str, float]], float]:
+        """Returns the buckets, each with its upper bound, and the sum. Prometheus' buckets are cumulative."""
         ends = [*map(floatToGoString, self._bounds), "+Inf"]
-        buckets = list(zip(ends, map(float, accumulate(self._counts)), strict=True))
-        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
+        return list(zip(ends, map(float, accumulate(self._counts)), strict=True)), self._sum
+
+
+class Stage(StrEnum):
+    """A part of the way from a task's submission to its delivered event, by the moment that ends it."""
+
+    FINISHED = "finished"
+    SEEN = "seen"
+    SETTLED = "settled"
+    ATTEMPTED = "attempted"
+    DELIVERED = "delivered"
+
+
+class StageMetrics(Collector):
+    """A histogram for each stage."""
+
+    NAME: Final = "stage_seconds"
+    DOCUMENTATION: Final = (
+        "How long each stage took: finished (from the submission to the end, by amux's times), seen (from amux's end to"
+        " the poll), settled (from the poll to the settlement), attempted and delivered (from the settlement to the"
+        " first attempt and to the 2xx)."
+    )
+
+    def __init__(self) -> None:
+        self._stages = {stage: PlainHistogram(self.NAME, self.DOCUMENTATION, _STAGE_BOUNDS) for stage in Stage}
+
+    def observe(self, stage: Stage, seconds: float) -> None:
+        """Counts one stage. A negative duration comes from clocks that differ, and counts as 0."""
+        self._stages[stage].observe(max(seconds, 0.0))
+
+    def collect(self) -> Iterator[Metric]:
+        """Returns the counts so far."""
+        family = HistogramMetricFamily(f"amux_bridge_{self.NAME}", self.DOCUMENTATION, labels=["stage"])
+        for stage, histogram in self._stages.items():
+            family.add_metric([stage.value], *histogram.values())
+        yield family
 
 
 class PollMetrics(Collector):
@@ -115,6 +156,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.polls = PollMetrics()
         self.registry.register(self.polls)
+        self.stages = StageMetrics()
+        self.registry.register(self.stages)
         ProcessCollector(registry=self.registry)
         build = Info("amux_bridge_build", "The running version.", registry=self.registry)
         build.info({"version": __version__, "python": platform.python_version()})

@@ -59,7 +59,8 @@ class StatusEventQueue(Protocol):
 class WatchRequest:
     """A registration that `app` asks for. None means: not given. `core/registration.py` has checked each field.
 
-    With `beyond_limit` the watch is registered even when the limit of active watches is reached.
+    `model` is a hint for when to poll: two registrations that differ in it alone are equal. With `beyond_limit` the
+    watch is registered even when the limit of active watches is reached.
     """
 
     app: str
@@ -73,6 +74,7 @@ class WatchRequest:
     api_key: str | None = field(default=None, repr=False)
     idempotency: Idempotency | None = None
     beyond_limit: bool = False
+    model: str | None = None
 
 
 Checked: TypeAlias = tuple[WatchRequest, Target]
@@ -240,6 +242,7 @@ class RegistrationService:
             deadline_at=now + seconds,
             timeout_seconds=seconds,
             header_names=tuple(request.headers),
+            model=request.model,
         )
         options = options_text(events, request.context, seconds, request.headers, request.secret, credential)
         return NewWatch(
@@ -319,5 +322,5 @@ def headers_json(headers: Mapping[str, str]) -> str:
 
 def _new_view(watch: Watch, task: TaskRow) -> WatchView:
     """Returns the view of a watch that was just registered, without a query: it has no deliveries yet."""
-    note = PollNote(task.polls, task.last_polled_at, None)
+    note = PollNote(task.polls, task.last_polled_at, None, facts=task.facts)
     return WatchView(watch, TaskView(task.id, None, task.snapshot, note))

@@ -29,13 +29,26 @@ async def test_a_watch_is_registered_shown_and_polled(bridge: Bridge) -> None:
         "headers": None,
         "state": "active",
         "outcome": None,
-        "task": {"status": "unknown", "progress": None, "url": None, "format": None, "metadata": None, "error": None},
+        "task": {
+            "status": "unknown",
+            "progress": None,
+            "url": None,
+            "format": None,
+            "metadata": None,
+            "error": None,
+            "model": None,
+            "submitted_at": None,
+            "finished_at": None,
+        },
         "polls": 0,
         "last_polled_at": None,
         "next_poll_at": None,
         "last_error": None,
         "settled_at": None,
         "deliveries": [],
+        "timing": dict.fromkeys(
+            ("submitted_at", "finished_at", "seen_at", "settled_at", "first_attempt_at", "delivered_at")
+        ),
     }
     [(task, key)] = bridge.poller.added
     assert (task.task_id, task.credential, key) == ("task_1", "configured", None)

@@ -18,6 +18,7 @@ from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnava
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
 from bridge.watches.registration import NO_KEY, WatchRequest
+from bridge.web.api.create_body import model_in
 from bridge.web.api.request_models import WatchRequestBody
 from bridge.web.api.streaming import CONTENT_HEADERS, pass_on, passed, range_headers
 from bridge.web.auth import Caller
@@ -78,6 +79,8 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
         watch_request, own_key = _read_headers(request, app)
         key = _amux_key(context, own_key)
         headers, body = await _read_body(request)
+        if watch_request is not None:
+            watch_request = replace(watch_request, model=model_in(headers.get(hdrs.CONTENT_TYPE, ""), body))
         target = None if watch_request is None else await context.registration.check(watch_request)
     call = _CreateCall(request.path, app, key, headers, body, watch_request, target)
     check = None if watch_request is None else context.store.check_room

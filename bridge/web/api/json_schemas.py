@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from bridge.core import registration as rules
 from bridge.core.ids import EVENT_ID_PATTERN, TASK_ID_PATTERN, WATCH_ID_PATTERN
+from bridge.core.task_class import MAX_MODEL
 
 COMPONENTS: Final = "#/components/schemas/"
 MAX_APP_NAME: Final = 64
@@ -36,6 +37,13 @@ VIDEO: Final[dict[str, dict[str, Any]]] = dict.fromkeys(
 WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{WATCH_ID_PATTERN}$"}
 DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{EVENT_ID_PATTERN}$"}
 TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){TASK_ID_PATTERN}$"}
+# Printable in Python means: no control characters, no line ends and no spaces but U+0020. No pattern has all of them.
+MODEL: Final[dict[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_MODEL,
+    "pattern": r"^[^\x00-\x1f\x7f-\xa0\u2028\u2029]*$",
+}
 APP_NAME: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[ -~]{{1,{MAX_APP_NAME}}}$"}
 CALLBACK_URL: Final[dict[str, Any]] = {"type": "string", "format": "uri"}
 HEADERS: Final[dict[str, Any]] = {

@@ -14,6 +14,7 @@ from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import EventType
 from bridge.core.signing import SECRET_PREFIX, parse_secret
 from bridge.core.targets import MAX_URL_CHARACTERS, TargetPolicy, bracketed, parse_target
+from bridge.core.task_class import check_model
 from bridge.store.records import Idempotency
 from bridge.watches.registration import WatchRequest
 from bridge.web.api import json_schemas
@@ -127,6 +128,12 @@ class WatchRequestBody(_Body):
         repr=False,
         description=f"The `{SECRET_PREFIX}...` secret that signs this watch's events, instead of the bridge's secrets.",
     )
+    model: Annotated[str, AfterValidator(check_model), WithJsonSchema(json_schemas.MODEL)] | None = Field(
+        None,
+        description="What the video is made with. It helps to choose when to poll, and is shown in the watch; it is "
+        "not one of the options that are compared when a watch is registered again.",
+        examples=["veo-3.1-generate"],
+    )
     api_key: (
         Annotated[
             str,
@@ -149,6 +156,7 @@ class WatchRequestBody(_Body):
             self.secret,
             self.api_key,
             idempotency,
+            model=self.model,
         )
 
 

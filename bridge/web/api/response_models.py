@@ -57,6 +57,9 @@ class TaskBody(TypedDict):
     format: Annotated[str | None, Field(examples=["mp4"])]
     metadata: Metadata | None
     error: ErrorBody | None
+    model: Annotated[str | None, Field(description="The model, as amux names it; else the `model` that the app gave.")]
+    submitted_at: Annotated[Time | None, Field(description="When amux accepted the task, if amux says so.")]
+    finished_at: Annotated[Time | None, Field(description="When the task ended, if amux says so.")]
 
 
 class Polling(TypedDict):
@@ -105,6 +108,17 @@ class WatchHead(TypedDict):
     outcome: Annotated[Outcome | None, Field(description="How a settled watch ended.")]
 
 
+class Timing(TypedDict):
+    """Where the time went: when each step of the watch was reached. Null: not reached yet, or not known."""
+
+    submitted_at: Annotated[Time | None, Field(description="amux accepted the task, by amux's clock.")]
+    finished_at: Annotated[Time | None, Field(description="The task ended, by amux's clock.")]
+    seen_at: Annotated[Time | None, Field(description="A poll of the bridge saw the end.")]
+    settled_at: Annotated[Time | None, Field(description="The end and its event were stored.")]
+    first_attempt_at: Annotated[Time | None, Field(description="The first attempt of the terminal event began.")]
+    delivered_at: Annotated[Time | None, Field(description="The receiver answered the terminal event with 2xx.")]
+
+
 class WatchBody(WatchHead, Polling):
     """A watch: the promise to notify one app about one task."""
 
@@ -112,6 +126,7 @@ class WatchBody(WatchHead, Polling):
     deadline_at: Annotated[Time | None, Field(description="When the watch times out.")]
     settled_at: Time | None
     deliveries: list[DeliveryBody]
+    timing: Timing
 
 
 class WatchPage(TypedDict):

@@ -11,9 +11,12 @@ from bridge.core.model import (
     Attempt,
     DeliveryState,
     EventType,
+    Outcome,
     Problem,
+    TaskFacts,
     TaskSnapshot,
     VideoMetadata,
+    Watch,
     WatchState,
 )
 from bridge.core.registration import MASK
@@ -30,6 +33,7 @@ from bridge.web.api.response_models import (
     OwnedDelivery,
     Polling,
     TaskBody,
+    Timing,
     WatchBody,
 )
 
@@ -48,7 +52,7 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Watch
 
     `live` gives what this replica's poller knows of a task; it is used while the watch is active.
     """
-    watch = view.watch
+    watch, task = view.watch, _task_of(view, live)
     return {
         "id": watch.id,
         "app": watch.app,
@@ -59,20 +63,53 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Watch
         "headers": dict.fromkeys(watch.header_names, MASK) or None,
         "state": watch.state,
         "outcome": watch.outcome,
-        **polling_json(view, live),
+        **_polling(view, task),
         "created_at": rfc3339(watch.created_at),
         "deadline_at": rfc3339(watch.deadline_at),
         "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
         "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
+        "timing": _timing(view, task),
+    }
+
+
+def _timing(view: WatchView, task: LiveTask) -> Timing:
+    times = timing_of(view, task.facts)
+    return {
+        "submitted_at": rfc3339(times["submitted_at"]),
+        "finished_at": rfc3339(times["finished_at"]),
+        "seen_at": rfc3339(times["seen_at"]),
+        "settled_at": rfc3339(times["settled_at"]),
+        "first_attempt_at": rfc3339(times["first_attempt_at"]),
+        "delivered_at": rfc3339(times["delivered_at"]),
+    }
+
+
+def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
+    """Returns when each step of a watch was reached, in Unix seconds.
+
+    A task whose end was seen after its watch had ended has no such end for this watch.
+    """
+    watch, delivery = view.watch, view.terminal_delivery
+    ended = watch.outcome in {Outcome.COMPLETED, Outcome.FAILED}
+    return {
+        "submitted_at": facts.submitted_at,
+        "finished_at": facts.finished_at if ended else None,
+        "seen_at": facts.seen_at if ended else None,
+        "settled_at": watch.settled_at,
+        "first_attempt_at": view.first_attempt_at,
+        "delivered_at": None if delivery is None else delivery.delivered_at,
     }
 
 
 def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Polling:
     """Returns a watch's task and the polling of it: from the poller while the watch is active, else from its row."""
+    return _polling(view, _task_of(view, live))
+
+
+def _polling(view: WatchView, task: LiveTask) -> Polling:
     active = view.watch.state is WatchState.ACTIVE
-    task = (live(view.task.row) if active else None) or _stored_task(view)
     return {
-        "task": task_json(task.snapshot),
+        "task": task_json(task.snapshot, task.facts, view.watch),
         "polls": task.polls,
         "last_polled_at": rfc3339(task.last_polled_at),
         "next_poll_at": rfc3339(task.next_poll_at) if active else None,
@@ -80,8 +117,11 @@ def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Pol
     }
 
 
-def _stored_task(view: WatchView) -> LiveTask:
-    """Returns a task as its row has it."""
+def _task_of(view: WatchView, live: Callable[[str], LiveTask | None]) -> LiveTask:
+    """Returns a task as the poller knows it while the watch is active, else as its row has it."""
+    known = live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
+    if known is not None:
+        return known
     note = view.task.note
     return LiveTask(
         view.task.snapshot,
@@ -90,11 +130,12 @@ def _stored_task(view: WatchView) -> LiveTask:
         note.next_poll_at,
         note.last_error,
         note.last_error_at,
+        facts=note.facts,
     )
 
 
-def task_json(task: TaskSnapshot) -> TaskBody:
-    """Returns a task as it was last seen."""
+def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:
+    """Returns a task as it was last seen, for one of its watches: an app's `model` is shown to no other app."""
     return {
         "status": task.status,
         "progress": task.progress,
@@ -102,6 +143,9 @@ def task_json(task: TaskSnapshot) -> TaskBody:
         "format": task.format,
         "metadata": None if task.metadata is None else _metadata(task.metadata),
         "error": error_json(task.error),
+        "model": facts.model or watch.model,
+        "submitted_at": rfc3339(facts.submitted_at),
+        "finished_at": rfc3339(facts.finished_at),
     }
 
 

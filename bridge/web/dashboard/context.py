@@ -8,6 +8,7 @@ from aiohttp import web
 
 from bridge.polling.state import CredentialStatus, LiveTask
 from bridge.polling.stats import PollingStats
+from bridge.polling.task_classes import TaskClasses
 from bridge.telemetry.history import History
 from bridge.web.dashboard.sessions import Sessions
 from bridge.web.rate_limits import SignInLimits
@@ -17,6 +18,8 @@ MAX_STUCK_TASKS: Final = 200  # task rows that the filter for stuck tasks lists
 
 class DashboardPoller(Protocol):
     """The part of the poller that the dashboard uses."""
+
+    classes: TaskClasses
 
     def live(self, task_row: str) -> LiveTask | None:
         """A task that this replica polls; None for any other."""

@@ -69,7 +69,8 @@ class Overview:
             receivers=receivers,
             nearing_deadline=nearing_deadline,
         )
-        return overview_json(inputs, current_alerts(inputs), figures(inputs))
+        classes = dashboard.poller.classes.figures()
+        return overview_json(inputs, current_alerts(inputs), figures(inputs), classes)
 
 
 async def _or_none(query: Awaitable[Result]) -> Result | None:

@@ -9,9 +9,11 @@ from bridge.core.event import error_view
 from bridge.core.model import DeliveryState
 from bridge.core.registration import MASK
 from bridge.polling.state import CredentialStatus, LiveTask
+from bridge.polling.task_classes import ClassFigures
 from bridge.store.dashboard_queries import Receiver, StoreFacts, WatchHistory
 from bridge.store.records import DeliveryView, WatchView
 from bridge.telemetry import without_query
+from bridge.web.api.serializers import timing_of
 from bridge.web.dashboard.alerts import Alert, AlertInputs
 from bridge.web.dashboard.diagnosis import Diagnosis
 from bridge.web.dashboard.formatting import is_superseded
@@ -54,6 +56,7 @@ def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosi
     watch, task = history.view.watch, history.view.task
     snapshot = live.snapshot if live is not None else task.snapshot
     metadata = None if snapshot.metadata is None else asdict(snapshot.metadata)
+    facts = live.facts if live is not None else task.note.facts
     return row_json(history.view, live, diagnosis) | {
         "events": sorted(watch.events),
         "context": watch.context.decode(errors="replace"),
@@ -66,6 +69,8 @@ def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosi
         "metadata": metadata,
         "error": None if snapshot.error is None else dict(error_view(snapshot.error)),
         "deliveries": [_delivery(one) for one in history.view.deliveries],
+        "model": facts.model or watch.model,
+        "timing": timing_of(history.view, facts),
         "timeline": timeline(history, live),
     }
 
@@ -81,7 +86,9 @@ def _delivery(one: DeliveryView) -> dict[str, Any]:
     }
 
 
-def overview_json(inputs: AlertInputs, alerts: Sequence[Alert], figures: Mapping[str, Any]) -> dict[str, Any]:
+def overview_json(
+    inputs: AlertInputs, alerts: Sequence[Alert], figures: Mapping[str, Any], classes: Sequence[ClassFigures]
+) -> dict[str, Any]:
     """Everything that is not the table, one watch or a chart."""
     store = inputs.store
     return {
@@ -90,6 +97,7 @@ def overview_json(inputs: AlertInputs, alerts: Sequence[Alert], figures: Mapping
         "figures": dict(figures),
         "credentials": [_credential(key, inputs.stats.keys.get(key.name, 0)) for key in inputs.credentials],
         "receivers": None if inputs.receivers is None else [_receiver(one) for one in inputs.receivers],
+        "classes": [asdict(one) for one in classes],
         "store": None if store is None else _store(store),
         "store_ok": inputs.readiness.checks.get("store") == "ok",
         "replicas": [asdict(one) for one in store.replicas] if store is not None and inputs.shared else [],

@@ -17,6 +17,7 @@ export function showOverview(overview) {
   showFigures(overview);
   showReceivers(overview.receivers);
   reconcile(byId("keys"), overview.credentials, (key) => key.name, buildKey);
+  showClasses(overview.classes);
   showStore(overview);
 }
 
@@ -146,6 +147,34 @@ function buildKey(key) {
     el("span", { class: "detail" }, text, key.since ? ` since ${clock(key.since)}` : ""),
     key.message ? el("span", { class: "detail user-text" }, key.message) : null,
     key.resumes_at ? el("span", { class: "detail muted" }, "next try ", relative("until", key.resumes_at)) : null,
+  );
+}
+
+// A class is named by amux's platform and model, by the model that an app gave, or by an amux key.
+function className(name) {
+  const [origin, ...rest] = name.split(" ");
+  if (origin === "amux") return `${rest.slice(1).join(" ")}, platform ${rest[0]}`;
+  if (origin === "app") return `${rest.join(" ")}, named by apps`;
+  if (origin === "key") return rest[0] === "configured" ? "Unknown model" : `Unknown model, key ${rest[0].slice(0, 8)}`;
+  return "Rare models";
+}
+
+function showClasses(classes) {
+  const items = classes.length ? classes : [{ name: "" }];
+  reconcile(byId("classes"), items, (item) => item.name, (item) => (item.name ? buildClass(item) : el("li", { class: "muted" }, "No task has ended yet.")));
+}
+
+function buildClass(item) {
+  const learned = item.learned_delay === null ? "fixed schedule" : `${duration(item.learned_delay)} learned`;
+  return el(
+    "li",
+    {},
+    icon("run"),
+    el("span", { class: "name user-text" }, className(item.name)),
+    el("span", { class: "numbers" }, counted(item.ends, "end")),
+    el("span", { class: "detail" }, `half within ${duration(item.p50)}, 90 % within ${duration(item.p90)}`),
+    el("span", { class: "detail" }, `${item.polls === null ? "–" : item.polls.toFixed(1)} polls a task`),
+    el("span", { class: "detail muted" }, `end seen after ${learned}, ${duration(item.fixed_delay)} fixed (mean)`),
   );
 }
 

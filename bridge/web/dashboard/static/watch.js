@@ -55,6 +55,7 @@ function buildDrawer(drawer) {
     el("p", { id: "watch-message", class: "message", role: "status" }),
     el("div", { id: "watch-status" }),
     el("section", { "aria-label": "Callbacks" }, el("ul", { id: "watch-deliveries", class: "deliveries" })),
+    el("section", { "aria-labelledby": "timing-title" }, el("h3", { id: "timing-title" }, "Where the time went"), el("dl", { id: "timing", class: "details" })),
     el("section", { "aria-labelledby": "timeline-title" }, el("h3", { id: "timeline-title" }, "Timeline"), el("ol", { id: "timeline", class: "timeline" })),
     el("section", { "aria-labelledby": "details-title" }, el("h3", { id: "details-title" }, "Details"), el("dl", { id: "watch-details", class: "details" })),
   );
@@ -69,6 +70,7 @@ export function showWatch(watch) {
   const { state: watchState, outcome, status, progress, diagnosis, id, task_id } = watch;
   reconcile(byId("watch-status"), [{ id, task_id, state: watchState, outcome, status, progress, diagnosis }], () => "status", buildStatus);
   reconcile(byId("watch-deliveries"), watch.deliveries.map((delivery) => ({ ...delivery, watchState })), (delivery) => delivery.id, buildDelivery);
+  reconcile(byId("timing"), stagesOf(watch.timing), (stage) => stage.name, ({ name, at, took }) => el("div", {}, el("dt", {}, name), el("dd", {}, at === null ? "not known" : absolute(at), took === null ? null : el("span", { class: "muted" }, ` after ${duration(took)}`))));
   reconcile(byId("timeline"), withKeys(watch.timeline), (entry) => entry.key, buildEntry);
   reconcile(byId("watch-details"), detailsOf(watch), (detail) => detail.name, ({ name, value }) => el("div", {}, el("dt", {}, name), el("dd", { class: "user-text" }, value)));
 }
@@ -129,6 +131,26 @@ function buildEntry(entry) {
   );
 }
 
+const STAGES = [
+  ["Submitted to amux", "submitted_at"],
+  ["Ended, by amux's clock", "finished_at"],
+  ["End seen by a poll", "seen_at"],
+  ["Settled", "settled_at"],
+  ["First attempt", "first_attempt_at"],
+  ["Delivered", "delivered_at"],
+];
+
+// Each step of a watch with its time, and how long after the last known step it came.
+function stagesOf(timing) {
+  let before = null;
+  return STAGES.map(([name, field]) => {
+    const at = timing[field];
+    const took = at === null || before === null ? null : Math.max(0, at - before);
+    before = at ?? before;
+    return { name, at, took };
+  });
+}
+
 function detailsOf(watch) {
   const metadata = Object.entries(watch.metadata ?? {}).filter(([, value]) => value !== null);
   const details = [
@@ -143,6 +165,7 @@ function detailsOf(watch) {
     ["amux key", watch.credential === "configured" ? "AMUX_API_KEY" : `the app's own, ${watch.credential.slice(0, 8)}`],
     ["Video", watch.video],
     ["Format", watch.format],
+    ["Model", watch.model],
     ["Metadata", metadata.map(([name, value]) => `${name} ${value}`).join(", ")],
     ["amux's error", watch.error ? `${watch.error.code ?? ""} ${watch.error.message ?? ""}`.trim() : null],
     ["Extra headers", Object.entries(watch.headers).map(([name, mask]) => `${name}: ${mask}`).join(", ")],

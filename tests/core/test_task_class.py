@@ -1,0 +1,87 @@
+"""Classes of tasks: their names, and the limit of their number."""
+
+import pytest
+
+from bridge.core.learned_schedule import MIN_ENDS, History
+from bridge.core.schedule import PollPolicy
+from bridge.core.task_class import (
+    MAX_CLASSES,
+    OTHER,
+    ClassHistory,
+    TaskEnd,
+    check_model,
+    class_by_app,
+    class_by_credential,
+    class_by_record,
+    class_to_remove,
+    with_task_end,
+)
+
+POLICY = PollPolicy()
+
+
+def end(name: str, until: float = 90.0) -> TaskEnd:
+    return TaskEnd(name, until - 5.0, until, 8)
+
+
+def full(ends: int = 1) -> dict[str, ClassHistory]:
+    """As many classes as there may be besides OTHER; the first has the oldest end."""
+    weights = (0.0, 1.0, *History().weights[2:])
+    names = range(MAX_CLASSES - 1)
+    return {f"class {number:03}": ClassHistory(History(weights, ends, 0.0, 5.0), number) for number in names}
+
+
+def test_the_names_of_classes_are_short_and_differ_by_their_origin() -> None:
+    assert class_by_record("54", "seedance") == "amux 54 seedance"
+    assert class_by_record(None, None) is None
+    assert class_by_record("54", None) == "amux 54 -"
+    assert class_by_app("seedance") != class_by_credential("seedance")
+    assert len(class_by_record("9" * 500, "m" * 500) or "") < 300
+
+
+@pytest.mark.parametrize("model", ["", "m" * 192, "two\nlines", "\0", "zero\u200bwidth", "line\u2028end"])
+def test_a_model_is_1_to_191_printable_characters(model: str) -> None:
+    with pytest.raises(ValueError, match="must be 1 to 191 printable characters"):
+        check_model(model)
+    assert check_model("可灵 v2") == "可灵 v2"
+    assert check_model("m" * 191)
+
+
+def test_an_end_changes_its_own_class_only_while_there_is_room() -> None:
+    classes = {"a": ClassHistory(History(), 1.0)}
+    changed = with_task_end(classes, end("b"), POLICY, 7.0)
+    assert changed.keys() == {"b"}
+    new = changed["b"]
+    assert new is not None
+    assert (new.history.ends, new.last_end_at) == (1, 7.0)
+
+
+def test_a_new_class_takes_the_place_of_the_one_with_the_oldest_end() -> None:
+    classes = full()
+    changed = with_task_end(classes, end("new"), POLICY, 1_000.0)
+    assert changed["class 000"] is None
+    assert changed.keys() == {"class 000", OTHER, "new"}
+    other = changed[OTHER]
+    assert other is not None
+    assert (other.history.ends, other.history.mean_polls) == (1, 5.0)
+
+
+def test_a_class_that_is_used_stays_while_another_has_too_few_ends() -> None:
+    classes = full(MIN_ENDS)
+    classes["class 200"] = ClassHistory(History(ends=MIN_ENDS - 1), 200)
+    assert class_to_remove(classes) == "class 200"
+    del classes["class 200"]
+    assert class_to_remove(classes) is None
+
+
+def test_there_are_never_more_classes_than_allowed() -> None:
+    classes: dict[str, ClassHistory] = {}
+    for number in range(2 * MAX_CLASSES):
+        for name, one in with_task_end(classes, end(f"junk {number}"), POLICY, float(number)).items():
+            if one is None:
+                del classes[name]
+            else:
+                classes[name] = one
+    assert len(classes) == MAX_CLASSES
+    assert classes[OTHER].history.ends == MAX_CLASSES + 1
+    assert sum(one.history.ends for one in classes.values()) == 2 * MAX_CLASSES
