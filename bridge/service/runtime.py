@@ -185,6 +185,7 @@ class Runtime:
             self.metrics,
             max_active_watches=settings.max_active_watches,
             delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
+            wait_seconds=settings.database_wait_seconds,
         )
 
     async def _make_signer(self) -> Signer:

@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
+from bridge.core.database_url import is_postgres, postgres_url
 from bridge.core.signing import Secret, SigningKey, parse_secret, parse_signing_key
 from bridge.core.targets import Network, bracketed, special_use
 
@@ -157,16 +158,13 @@ def _split(text: str) -> SplitResult:
 
 
 def database_url(raw: Any) -> str:
-    """Returns `sqlite:///path` or `postgresql://...`. Errors never repeat the text: it may contain a password."""
+    """Returns `sqlite:///path`, or a `postgresql://` URL for libpq. Errors never repeat what may be a password."""
     text = _text(raw).strip()
     scheme, mark, rest = text.partition("://")
-    if scheme == "postgres":
-        raise ValueError("must begin with postgresql://, not postgres://")
-    if mark and scheme == "postgresql" and rest:
-        _split(text)
-        return text
+    if is_postgres(text) and rest:
+        return postgres_url(text)
     if not (mark and scheme == "sqlite"):
-        raise ValueError("must be sqlite:///path or postgresql://user@host/name")
+        raise ValueError("must be sqlite:///path or postgresql://user@host/name (postgres:// is the same)")
     path = rest.partition("?")[0]
     if not path.startswith("/") or path in {"/", "/:memory:"} or "mode=memory" in rest:
         raise ValueError("must name a file: sqlite:///bridge.db, or sqlite:////data/bridge.db for an absolute path")

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationError, model_validator
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bridge.core.database_url import passwords
 from bridge.core.errors import BadSetting
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Secret, SigningKey
@@ -89,7 +89,11 @@ class Settings(BaseSettings):
     database_url: Annotated[str, PlainValidator(parsers.database_url)] = Field(
         "sqlite:///bridge.db",
         repr=False,
-        description="`sqlite:///path` (for one process) or `postgresql://user:password@host/name` (for several).",
+        description="`sqlite:///path` (for one process) or `postgresql://user:password@host/name` (for several). All "
+        "forms of libpq are taken: several hosts, `@%2Fsocket%2Ffolder`, `?sslmode=verify-full&sslrootcert=...`.",
+    )
+    database_wait_seconds: float = Field(
+        30, ge=0, le=86_400, description="How long a start waits for a PostgreSQL server that is not up yet."
     )
     signing_secrets: Annotated[tuple[Secret, ...], NoDecode, PlainValidator(parsers.signing_secrets)] = Field(
         (),
@@ -311,7 +315,6 @@ def unknown_name_cautions() -> list[str]:
 
 def secret_texts(settings: Settings) -> list[str]:
     """Returns every secret in the settings, as text: it must be redacted from all output."""
-    password = urlsplit(settings.database_url).password
     return [
         *([settings.amux_api_key.get_secret_value()] if settings.amux_api_key else []),
         *settings.tokens,
@@ -319,7 +322,7 @@ def secret_texts(settings: Settings) -> list[str]:
         *(secret.text for secret in settings.signing_secrets),
         *([settings.signing_key.text, settings.signing_key.seed_text] if settings.signing_key else []),
         *settings.encryption_keys,
-        *({password, unquote(password)} if password else ()),
+        *passwords(settings.database_url),
     ]
 
 

@@ -28,6 +28,7 @@ BRIDGE_PUBLIC_URL=
 BRIDGE_TOKENS=
 BRIDGE_OPERATOR_TOKENS=
 BRIDGE_DATABASE_URL=sqlite:///bridge.db
+BRIDGE_DATABASE_WAIT_SECONDS=30
 BRIDGE_SIGNING_SECRETS=
 BRIDGE_SIGNING_KEY=
 BRIDGE_ENCRYPTION_KEYS=
@@ -202,7 +203,8 @@ REFUSED = [
     ("BRIDGE_TOKENS", "a:token 1", "the token of a may hold only"),
     ("BRIDGE_TOKENS", "a:tökén-1", "the token of a may hold only"),
     ("BRIDGE_OPERATOR_TOKENS", "a b:token-1", "must be name:token"),
-    ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host/db", "must begin with postgresql://, not postgres://"),
+    ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host:99999/db", "must have a well-formed host and port"),
+    ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host/db?schema=mine", "the parameter schema is not known"),
     ("BRIDGE_DATABASE_URL", "mysql://user:hidden@host/db", "must be sqlite:///path or postgresql://user@host/name"),
     (
         "BRIDGE_DATABASE_URL",
