@@ -235,7 +235,10 @@ class Store:
         return await self._read(queries.one_delivery, delivery_id, app)
 
     async def retry(self, delivery_id: str, app: str | None) -> DeliveryView:
-        """Make a delivery due now, with a new schedule; its id stays the same. Raises NotFound."""
+        """Make a delivery due now, with a new schedule; its id stays the same.
+
+        Raises NotFound, or WatchCancelled.
+        """
         [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
         if isinstance(result, BridgeError):
             raise result
