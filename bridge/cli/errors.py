@@ -11,6 +11,10 @@ class CommandFailed(BridgeError):
     code = "command_failed"
 
 
+class WrongUsage(CommandFailed):
+    """An argument that the command cannot use, whatever the bridge or the receiver would answer: exit code 2."""
+
+
 def cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:
     """Returns the error for an address that cannot be listened on.
 

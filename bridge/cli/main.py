@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 from bridge import __version__
-from bridge.cli.errors import FAILED, INTERRUPTED, USAGE_ERROR
+from bridge.cli.errors import FAILED, INTERRUPTED, USAGE_ERROR, WrongUsage
 from bridge.core.errors import BadSetting, BridgeError
 
 PROGRAM: Final = "amux-bridge"
@@ -29,6 +29,7 @@ Try it, without a key and without any set-up
 Run it
   serve      run the bridge until SIGTERM or Ctrl-C; --sandbox uses the stand-in instead of amux
   check      check the settings, the store and the amux key; print yes or no and why for each
+  healthy    for probes: exit code 0 while the running bridge is ready, else 1
 
 Use a running bridge
   watch      register a watch on a task; --wait follows the task until it ends
@@ -39,9 +40,9 @@ Use a running bridge
 Secrets
   secret     new (make one), show (print the signing secrets), rotate (encrypt stored values with the newest key)
 
-Settings are environment variables, or lines of .env in this folder; the documentation has a table of them. watch,
-listen --task and retry find the bridge by BRIDGE_URL and BRIDGE_TOKEN, or else by BRIDGE_HOST, BRIDGE_PORT and the
-first token.
+Settings are environment variables, or lines of .env in this folder; the documentation has a table of them.
+healthy, watch, listen --task and retry find the bridge by BRIDGE_URL and BRIDGE_TOKEN, or else by BRIDGE_HOST,
+BRIDGE_PORT and the first token.
 Exit codes: 0 success, 1 failure (one sentence on stderr says why), 2 wrong usage or a bad setting, 130 interrupted.
 """
 
@@ -70,7 +71,7 @@ class _RootParser(_Parser):
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of every command; `module` is the name of the command's module in `bridge/cli/`."""
     parser = _RootParser(prog=PROGRAM)
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(module=name)
         return command
 
-    for add_command in (_demo, _sandbox, _serve, _check, _watch, _listen, _ping, _retry, _secret):
+    for add_command in (_demo, _sandbox, _serve, _check, _healthy, _watch, _listen, _ping, _retry, _secret):
         add_command(add)
     return parser
 
@@ -128,6 +129,19 @@ def _check(add: AddCommand) -> None:
         "  amux-bridge check --json",
     )
     _add_json_option(command)
+
+
+def _healthy(add: AddCommand) -> None:
+    command = add(
+        "healthy",
+        "Ask the running bridge for GET /readyz, for the probes of a container engine. The exit code is 0 while the\n"
+        "answer is 200 (ready, or degraded), else 1. The bridge is found by BRIDGE_URL, or else by BRIDGE_HOST and\n"
+        "BRIDGE_PORT.",
+        "  amux-bridge healthy",
+    )
+    command.add_argument(
+        "--alive", action="store_true", help="ask for GET /healthz: whether the process answers, ready or not"
+    )
 
 
 def _watch(add: AddCommand) -> None:
@@ -260,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one r
     try:
         code: int = import_module(f"bridge.cli.{args.module}").run(args)
         sys.stdout.flush()
-    except BadSetting as error:
+    except (BadSetting, WrongUsage) as error:
         return _print_error(str(error), USAGE_ERROR)
     except BridgeError as error:
         return _print_error(str(error), FAILED)

@@ -14,6 +14,7 @@ from bridge.core.errors import BadSetting, StoreUnavailable
 from bridge.store import replicas
 from bridge.store.database import Database, SqliteDatabase, connect, reason_of, sqlite_path
 from bridge.store.encryption import Cipher, has_encrypted_data, with_root_key
+from bridge.store.file_modes import OWNER_ONLY, is_private, make_private, who_may_not
 from bridge.store.group_commit import GroupWriter
 from bridge.store.migrate import migrate
 from bridge.store.registration import ActiveLimit
@@ -27,7 +28,6 @@ except ImportError:  # Windows: there the operator must take care that one proce
 
 _CAN_LOCK = fcntl is not None
 KEY_FILE = "bridge.key"
-OWNER_ONLY = 0o600
 DELIVERY_LEASE_SECONDS = 60.0
 
 
@@ -41,7 +41,7 @@ async def open_store(
 ) -> Store:
     """Open a store to serve from, and bring its schema up to date.
 
-    Raises BadSetting with one sentence for a wrong key, a key file that others may read, a missing folder and a file
+    Raises BadSetting with one sentence for a wrong key, a key file that is open to others, a missing folder and a file
     that another process serves; StoreUnavailable when the database does not answer.
     """
     return await asyncio.to_thread(
@@ -94,26 +94,32 @@ def _refused(error: DBAPIError) -> StoreUnavailable:
 
 
 def _prepare(path: Path) -> None:
-    """Make the file if there is none, and set its mode. SQLite gives the files beside it the same mode."""
-    if not path.parent.is_dir():
-        raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
+    """Make the file if there is none, and make it private. SQLite gives the files beside it the same mode."""
     try:
+        if not path.parent.is_dir():
+            raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))
         for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
             with suppress(FileNotFoundError):
-                file.chmod(OWNER_ONLY)
+                make_private(file)
     except OSError as error:
-        raise BadSetting(f"BRIDGE_DATABASE_URL: {path} cannot be written: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_DATABASE_URL: {path} cannot be written: {error.strerror}{who_may_not(error)}"
+        ) from None
 
 
 def _serve_lock(path: Path) -> int | None:
     """Take the lock that says "a service uses this file". SQLite's own locks stay free for SQLite's tools."""
-    if not _CAN_LOCK or not path.parent.is_dir():
+    if not _CAN_LOCK:
         return None
     try:
+        if not path.parent.is_dir():
+            return None
         lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
     except OSError as error:
-        raise BadSetting(f"BRIDGE_DATABASE_URL: {path.parent} cannot be written: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_DATABASE_URL: {path.parent} cannot be written: {error.strerror}{who_may_not(error)}"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -153,10 +159,13 @@ def _read_key(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}{who_may_not(error)}"
+        ) from None
     with os.fdopen(file) as opened:
-        mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
-        if os.name == "posix" and mode & 0o077:
+        status = os.fstat(opened.fileno())
+        mode = stat.S_IMODE(status.st_mode)
+        if os.name == "posix" and not is_private(status):
             raise BadSetting(
                 f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
                 f"make it yours alone: chmod 600 {path}"
@@ -172,7 +181,9 @@ def _new_key(path: Path) -> str:
             file.flush()
             os.fsync(file.fileno())  # before anything is encrypted with it
     except OSError as error:
-        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}{who_may_not(error)}"
+        ) from None
     return key
 
 
