@@ -2,7 +2,7 @@
 
 from bridge.core.errors import BridgeError
 
-FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USAGE_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 class CommandFailed(BridgeError):

@@ -6,13 +6,15 @@ imported when the command is run, which keeps `--help` fast.
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final, NoReturn
 
 from bridge import __version__
-from bridge.cli.errors import FAILED, INTERRUPTED, USAGE_ERROR, WrongUsage
+from bridge.cli.errors import FAILED, INTERRUPTED, TERMINATED, USAGE_ERROR, WrongUsage
 from bridge.core.errors import BadSetting, BridgeError
 
 PROGRAM: Final = "amux-bridge"
@@ -58,7 +60,8 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{PROGRAM}: {message}; see {self.prog} --help\n")
+        command = self.prog.rpartition(" ")[2]
+        sys.exit(_print_error(f"{message}; see {self.prog} --help", USAGE_ERROR, command))
 
 
 class _RootParser(_Parser):
@@ -114,8 +117,8 @@ def _sandbox(add: AddCommand) -> None:
 def _serve(add: AddCommand) -> None:
     command = add(
         "serve",
-        "Run the bridge until SIGTERM or Ctrl-C. It then finishes the work in progress and stops. Logs are JSON lines\n"
-        "on stdout (BRIDGE_LOG_FORMAT=console is easier to read).",
+        "Run the bridge until SIGTERM or Ctrl-C. It then finishes the work in progress and stops. Logs are\n"
+        "lines on stdout: for people on a terminal, else JSON (BRIDGE_LOG_FORMAT).",
         "  AMUX_API_KEY=sk-... BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8,::1/128 amux-bridge serve",
     )
     command.add_argument("--sandbox", action="store_true", help="use the built-in amux stand-in; no key is needed")
@@ -264,10 +267,28 @@ def _count(text: str) -> int:
 # --- running a command --------------------------------------------------------------------------------------------
 
 
+def _stop_on_sigterm(arguments: Sequence[str]) -> None:
+    """Lets SIGTERM end the process from now on, before the imports that take a second.
+
+    `serve` handles the signal itself as soon as its event loop runs; before that there is nothing to finish. Process 1
+    of a container has no default action for signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if "serve" in arguments[:1]:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    elif os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one return for each way to end
     """Runs a command and returns its exit code. Every error is one sentence on stderr, never a traceback."""
+    _stop_on_sigterm(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        sentence = f"unrecognized arguments: {' '.join(unknown)}; see {PROGRAM} --help"
+        return _print_error(sentence, USAGE_ERROR, args.command)
     if args.command is None:
         parser.error("a command is needed, such as demo or serve")
     _check_combinations(parser, args)
@@ -275,14 +296,14 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one r
         code: int = import_module(f"bridge.cli.{args.module}").run(args)
         sys.stdout.flush()
     except (BadSetting, WrongUsage) as error:
-        return _print_error(str(error), USAGE_ERROR)
+        return _print_error(str(error), USAGE_ERROR, args.command)
     except BridgeError as error:
-        return _print_error(str(error), FAILED)
+        return _print_error(str(error), FAILED, args.command)
     except KeyboardInterrupt:
         return INTERRUPTED
     except ModuleNotFoundError as error:
         extra = "; PostgreSQL needs: pip install 'amux-bridge[postgres]'" if error.name == "psycopg" else ""
-        return _print_error(f"the package {error.name} is not installed{extra}", FAILED)
+        return _print_error(f"the package {error.name} is not installed{extra}", FAILED, args.command)
     except BrokenPipeError:
         # The reader has closed the pipe (`| head`). The interpreter flushes stdout at exit; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -290,9 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one r
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        return _print_error(
-            f"unexpected {type(error).__name__}: {error} (python -X dev -m bridge ... shows where)", FAILED
-        )
+        sentence = f"unexpected {type(error).__name__}: {error} (python -X dev -m bridge ... shows where)"
+        return _print_error(sentence, FAILED, args.command)
     return code
 
 
@@ -302,7 +322,14 @@ def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespac
         parser.error("--since, --until, --host and --dry-run require --dead")
 
 
-def _print_error(sentences: str, code: int) -> int:
+def _print_error(sentences: str, code: int, command: str | None) -> int:
+    """Writes each line of `sentences` to stderr, as a JSON object if the command is `serve` and its log is JSON."""
+    if command == "serve":
+        from bridge.cli.serve_errors import as_json_lines, writes_json
+
+        if writes_json():
+            sys.stderr.write(as_json_lines(sentences, code))
+            return code
     for sentence in sentences.splitlines():
         sys.stderr.write(f"{PROGRAM}: {sentence}\n")
     return code

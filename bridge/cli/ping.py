@@ -87,7 +87,7 @@ def target_policy(settings: Settings) -> TargetPolicy:
         allow_hosts=settings.callback_allow_hosts,
         ports=settings.callback_ports,
         https_only=settings.callback_https_only,
-        own_port=settings.port or None,
+        own_ports=frozenset({settings.port, settings.metrics_port or 0} - {0}),
         own_addresses=own_addresses(),
     )
 

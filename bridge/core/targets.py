@@ -94,15 +94,15 @@ class TargetPolicy:
     `allow_networks` opens exactly these networks, IPv4 or IPv6. An IPv4-mapped address counts as its IPv4 address;
     every other form that holds an IPv4 address needs its own entry. If `allow_hosts` is not empty, every other
     host is refused; an entry is an exact name or `*.example.com` for subdomains. `ports` is None for any port.
-    `own_port` is the port that the service listens on: on it, local addresses and `own_addresses` are refused, even in
-    an open network.
+    `own_ports` are the ports that the service listens on: on them, local addresses and `own_addresses` are refused,
+    even in an open network.
     """
 
     allow_networks: tuple[Network, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     ports: frozenset[int] | None = None
     https_only: bool = False
-    own_port: int | None = None
+    own_ports: frozenset[int] = frozenset()
     own_addresses: frozenset[Address] = frozenset()
 
 
@@ -207,7 +207,7 @@ def _represents_ipv4(address: IPv6Address) -> bool:
 def refusal_reason(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> str | None:
     """Returns which rule refuses an address, as the end of a sentence that begins with it, or None if none does."""
     address = unmapped_address(address)
-    if port == policy.own_port and _is_local(address, policy):
+    if port in policy.own_ports and _is_local(address, policy):
         return f"is local, and port {port} is the bridge's own"
     if any(address in network for network in policy.allow_networks):
         return None

@@ -8,9 +8,11 @@ import signal
 from collections.abc import Callable
 
 from bridge.service.runtime import Runtime
-from bridge.settings.settings import Settings, cautions, secret_texts, unknown_name_cautions
+from bridge.settings.settings import Settings, cautions, secret_texts, variable_cautions
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
 from bridge.telemetry.logs import log_loop_errors
+
+ABANDON_SECONDS = 2.0  # for a start that is stopped to close what it has opened
 
 _log = get_logger("runtime")
 
@@ -29,18 +31,34 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_then_exit(stop, number))
-    for caution in [*cautions(settings), *unknown_name_cautions()]:
+    for caution in [*cautions(settings), *variable_cautions()]:
         _log.event("caution", level=logging.WARNING, what=caution)
     # The objects that exist now stay: frozen, the collector does not scan them again, which saves a quarter of a poll's
     # cost. It collects before anything is due: that takes a third of a second, in which due polls would wait.
     gc.collect()
     gc.set_threshold(20_000, 20, 50)
-    runtime = await Runtime.start(settings)
+    runtime = await _start(settings, stop)
     gc.freeze()
     if on_ready is not None:
         on_ready(runtime.url)
     await stop.wait()
     await runtime.stop()
+
+
+async def _start(settings: Settings, stop: asyncio.Event) -> Runtime:
+    """Returns the started runtime. A stop during the start ends the process with exit code 0."""
+    starting = asyncio.create_task(Runtime.start(settings))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting}, timeout=ABANDON_SECONDS)
+        _log.event("stopped", during="the start")
+        logging.shutdown()
+        # A thread may wait for a database that does not answer. The interpreter would wait for the thread.
+        os._exit(0)
+    stopping.cancel()
+    return starting.result()
 
 
 def _stop_then_exit(stop: asyncio.Event, number: int) -> Callable[[], None]:

@@ -44,7 +44,7 @@ def test_version_prints_the_packages_version(command: Command) -> None:
         (("listen", "--port", "99999"), "argument --port: '99999' is not a port from 0 to 65535"),
         (("listen", "--count", "0"), "argument --count: '0' is not a whole number of 1 or more"),
         (("secret", "tell"), "argument new|show|rotate: invalid choice: 'tell'"),
-        (("serve", "--sand"), "unrecognized arguments: --sand"),
+        (("check", "--jso"), "unrecognized arguments: --jso"),
         (("watch", "task_1", "--callback", "http://h", "--context", "{"), "--context must be a JSON object"),
         (("watch", "task_1", "--callback", "http://h", "--context", "[1]"), "--context must be a JSON object"),
         (("watch", "task_1", "--callback", "http://h", "--header", "X-One"), "--header must be NAME:VALUE"),

@@ -123,10 +123,10 @@ async def test_ping_has_the_services_target_policy(tmp_path: Path) -> None:
         callback_ports="443,8443",
         callback_https_only=True,
     )
-    guard = Runtime(settings)._make_guard(8080)
+    guard = Runtime(settings)._make_guard(frozenset({8080}))
     services, pings = guard._policy, target_policy(settings)
     for part in fields(TargetPolicy):
-        if part.name != "own_port":  # the service knows it only after it has bound the port
+        if part.name != "own_ports":  # the service knows it only after it has bound the port
             assert getattr(pings, part.name) == getattr(services, part.name)
 
 
@@ -170,7 +170,8 @@ def test_check_says_no_and_why_if_amux_refuses(command: Command, sqlite_url: str
     report = json.loads(result.out)
     assert [finding["ok"] for finding in report["checks"]] == [True, True, False]
     assert why in report["checks"][2]["why"]
-    assert "BRIDGE_PROT is not a setting of this bridge; is it a typo?" in report["cautions"]
+    typo = "BRIDGE_PROT is not a setting of this bridge; is it a typo? The nearest name is BRIDGE_PORT"
+    assert typo in report["cautions"]
 
 
 def test_a_missing_key_is_a_no_that_needs_no_fix(command: Command, sqlite_url: str) -> None:

@@ -257,7 +257,7 @@ def test_https_only_does_not_concern_open_networks() -> None:
 def test_the_bridge_itself_is_never_a_target() -> None:
     policy = TargetPolicy(
         allow_networks=(ip_network("0.0.0.0/0"), ip_network("::/0")),
-        own_port=8080,
+        own_ports=frozenset({8080}),
         own_addresses=frozenset({ip_address("8.8.8.8")}),
     )
     for text in words("""127.0.0.1 0.0.0.0 10.0.0.1 169.254.1.1 ::1 :: fe80::1 fd00::1 8.8.8.8 ::ffff:127.0.0.1

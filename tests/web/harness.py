@@ -32,10 +32,11 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import RegistrationService, TimeoutLimits
-from bridge.web.app import make_app, make_runner
+from bridge.web.app import make_app
 from bridge.web.auth import Access
 from bridge.web.context import AppContext, DropIn, StreamTimes
 from bridge.web.rate_limits import PingLimits
+from bridge.web.server import make_runner
 
 APP = {"Authorization": "Bearer app-token"}
 OTHER = {"Authorization": "Bearer other-token"}

@@ -73,6 +73,7 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
     """`POST /v1/videos` and `POST /v1/video/generations`. Once amux is asked, the call runs to its end."""
     context, app = request.app[CONTEXT], _app_of(caller)
     query_of(request)
+    context.check_not_draining()
     with _errors_name_headers():
         watch_request, own_key = _read_headers(request, app)
         key = _amux_key(context, own_key)

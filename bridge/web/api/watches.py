@@ -43,6 +43,7 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     app = caller.registering()
     query_of(request)
     context = request.app[CONTEXT]
+    context.check_not_draining()
     key = idempotency_key(request)
     body = await read_body(request)
     idempotency = None if key is None else Idempotency(key, _digest(body))
@@ -57,6 +58,7 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     app = caller.registering()
     query_of(request)
     context = request.app[CONTEXT]
+    context.check_not_draining()
     key = idempotency_key(request)
     body = await read_body(request, MAX_BATCH_BYTES)
     entries = BatchRequest.read(parsed(body)).watches
