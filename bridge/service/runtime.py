@@ -199,6 +199,7 @@ class Runtime:
             settings.encryption_keys,
             self.metrics,
             max_active_watches=settings.max_active_watches,
+            max_active_watches_per_app=settings.max_active_watches_per_app,
             delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
         )
 

@@ -31,12 +31,13 @@ KEY_FILE = "bridge.key"
 DELIVERY_LEASE_SECONDS = 60.0
 
 
-async def open_store(
+async def open_store(  # noqa: PLR0913  what the settings say of a store
     database_url: str,
     encryption_keys: Sequence[str],
     metrics: Metrics,
     *,
     max_active_watches: int = 100_000,
+    max_active_watches_per_app: int = 0,
     delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
 ) -> Store:
     """Open a store to serve from, and bring its schema up to date.
@@ -45,12 +46,17 @@ async def open_store(
     that another process serves; StoreUnavailable when the database does not answer.
     """
     return await asyncio.to_thread(
-        _open, database_url, encryption_keys, metrics, max_active_watches, delivery_lease_seconds
+        _open,
+        database_url,
+        encryption_keys,
+        metrics,
+        ActiveLimit(max_active_watches, max_active_watches_per_app),
+        delivery_lease_seconds,
     )
 
 
 def _open(
-    database_url: str, encryption_keys: Sequence[str], metrics: Metrics, max_active_watches: int, lease_seconds: float
+    database_url: str, encryption_keys: Sequence[str], metrics: Metrics, limit: ActiveLimit, lease_seconds: float
 ) -> Store:
     with ExitStack() as opened:  # when a step fails, everything before it is closed
         if database_url.startswith("sqlite:"):
@@ -61,7 +67,7 @@ def _open(
             replica = database.transaction(lambda connection: replicas.join(connection, database))
         except DBAPIError as error:
             raise _refused(error) from None
-        writer, limit = GroupWriter(database.transaction, metrics), ActiveLimit(max_active_watches)
+        writer = GroupWriter(database.transaction, metrics)
         return Store(database, writer, cipher, replica, limit, lease_seconds, on_close=opened.pop_all().close)
 
 

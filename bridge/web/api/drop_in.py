@@ -80,7 +80,7 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
         headers, body = await _read_body(request)
         target = None if watch_request is None else await context.registration.check(watch_request)
     call = _CreateCall(request.path, app, key, headers, body, watch_request, target)
-    check = None if watch_request is None else context.store.check_room
+    check = None if watch_request is None else lambda count: context.store.check_room(count, app)
     answer, watch_headers = await context.proxy.run_to_completion(lambda: _create_and_watch(context, call), check)
     return passed(answer, {**watch_headers, **CONTENT_HEADERS})
 
