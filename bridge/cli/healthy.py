@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from bridge.cli.errors import FAILED, CommandFailed
 from bridge.cli.terminal import printable
+from bridge.core.errors import BadSetting
 from bridge.settings.settings import load_client
 
 TIMEOUT_SECONDS: Final = 4.0  # /readyz answers within 2 s, also when the store does not
@@ -15,8 +16,14 @@ _MAX_SHOWN: Final = 500  # characters of an answer
 
 
 def run(args: Namespace) -> int:
-    """Returns 0 if the bridge answers 200. Raises CommandFailed without an answer."""
-    url = load_client().url
+    """Returns 0 if the bridge answers 200. Raises CommandFailed without an answer, and for a bad setting.
+
+    Exit code 2, which other commands have for a bad setting, is reserved in Docker's health checks.
+    """
+    try:
+        url = load_client().url
+    except BadSetting as error:
+        raise CommandFailed(str(error)) from None
     status, body = _get(url, "/healthz" if args.alive else "/readyz")
     sys.stdout.write(printable(body[:_MAX_SHOWN]) + "\n")
     return 0 if status == http.HTTPStatus.OK else FAILED

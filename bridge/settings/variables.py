@@ -7,6 +7,7 @@ made with `echo` ends in a line end.
 
 import difflib
 import io
+import logging
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from bridge.core.errors import BadSetting
 
 PREFIXES: Final = ("BRIDGE_", "AMUX_")
 FILE_SUFFIX: Final = "_FILE"
+_DOTENV_LOG = logging.getLogger("dotenv.main")
 _MAX_FILE_BYTES: Final = 1_048_576  # far more than any setting; a device file would never end
 _LOOKS_SECRET: Final = ("TOKEN", "KEY", "SECRET")
 # What Kubernetes puts into each container for each Service of its namespace.
@@ -34,7 +36,7 @@ _LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://.+")
 class Variables:
     """The variables whose names begin with BRIDGE_ or AMUX_, by their names in upper case, not yet cleaned.
 
-    `unreadable` says why the `.env` file is not used, if there is one that cannot be read.
+    `unreadable` says why the `.env` file, or a part of it, is not used.
     """
 
     environ: Mapping[str, str]
@@ -79,8 +81,32 @@ def read_variables(env_file: str | Path | None) -> Variables:
         raise BadSetting(f"{env_file}: cannot be read: it is not UTF-8") from None
     except OSError as error:
         return Variables(environ, unreadable=f"{env_file} cannot be read and is not used: {error.strerror}")
-    lines = dotenv_values(stream=io.StringIO(text))
-    return Variables(environ, _ours({name: value for name, value in lines.items() if value is not None}))
+    malformed = _MalformedLines()
+    _DOTENV_LOG.addFilter(malformed)
+    try:
+        lines = dotenv_values(stream=io.StringIO(text))
+    finally:
+        _DOTENV_LOG.removeFilter(malformed)
+    found = _ours({name: value for name, value in lines.items() if value is not None})
+    return Variables(environ, found, malformed.sentence(env_file))
+
+
+class _MalformedLines(logging.Filter):
+    """Keeps the warnings of the library, which are written before logging is set up. Their argument is a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self._lines += map(str, record.args or ())
+        return False
+
+    def sentence(self, env_file: str | Path) -> str | None:
+        """Returns what to say about the file, None if all of its lines are read."""
+        if not self._lines:
+            return None
+        return f"{env_file} has lines that cannot be parsed and are not used: line {', '.join(self._lines)}"
 
 
 def of_environment(environ: Mapping[str, str]) -> Variables:

@@ -59,5 +59,7 @@ def test_a_bridge_that_is_not_ready_is_alive_and_not_healthy(command: Command, u
     assert command("healthy", "--alive", BRIDGE_PORT=unready).code == 0
 
 
-def test_a_bad_setting_is_exit_code_2(command: Command) -> None:
-    assert command("healthy", BRIDGE_PORT="none").code == 2
+def test_a_bad_setting_is_exit_code_1_because_docker_reserves_2(command: Command) -> None:
+    result = command("healthy", BRIDGE_PORT="none")
+    assert result.code == 1
+    assert result.err.startswith("amux-bridge: BRIDGE_PORT: ")

@@ -343,6 +343,13 @@ def test_a_folder_in_place_of_dotenv_is_as_none_and_said(tmp_path: Path) -> None
     assert variable_cautions() == [".env is a folder and is not read"]
 
 
+def test_a_line_of_dotenv_that_cannot_be_parsed_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    dotenv(tmp_path, 'BRIDGE_PORT=81\nBRIDGE_TOKENS="a:token-1\nBRIDGE_LOG_LEVEL=debug\n')
+    assert load().port == 81
+    assert variable_cautions() == [".env has lines that cannot be parsed and are not used: line 2"]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_dotenv_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfBRIDGE_PORT=81\r\n")
     assert load().port == 81
