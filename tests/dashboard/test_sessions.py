@@ -7,13 +7,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Sessions, WrongToken
 from bridge.web.rate_limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
 from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Operator, running_bridge
+from tests.dashboard.proxy import proxied
 
 KEY = b"k" * 32
 T0 = 1_795_446_245.0
@@ -281,25 +280,13 @@ async def test_a_prefix_that_a_proxy_has_removed_is_in_the_pages_links(tmp_path:
 
 
 async def test_the_page_works_below_a_path_and_behind_a_foreign_host(tmp_path: Path) -> None:
-    """A proxy at /tools/bridge/ that removes the prefix and sends the upstream's Host, followed as a browser does."""
-
-    async def forward(request: web.Request) -> web.StreamResponse:
-        path = request.path_qs.removeprefix("/tools/bridge")
-        headers = {name: value for name, value in request.headers.items() if name != "Host"}
-        options: Any = {"data": await request.read(), "allow_redirects": False}
-        async with upstream.request(request.method, bridge.url + path, headers=headers, **options) as answer:
-            return web.Response(status=answer.status, headers=answer.headers, body=await answer.read())
-
-    app = web.Application()
-    app.router.add_route("*", "/tools/bridge/{rest:.*}", forward)
+    """The page's links and forms, followed as a browser does."""
     async with (
         running_bridge(tmp_path) as bridge,
-        aiohttp.ClientSession(auto_decompress=False) as upstream,
-        TestServer(app) as proxy,
+        proxied(bridge.url) as base,
         aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser,
     ):
-        base = proxy.make_url("/tools/bridge/")
-        own = {"Origin": str(proxy.make_url("/")).rstrip("/"), "Sec-Fetch-Site": "same-origin"}
+        own = {"Origin": str(base.origin()), "Sec-Fetch-Site": "same-origin"}
         async with browser.get(base) as page:
             [form] = re.findall(r'<form method="post" action="([^"]+)"', await page.text())
         async with browser.post(base.join(URL(form)), data={"token": OPERATOR_TOKEN}, headers=own) as signed_in:
