@@ -154,6 +154,17 @@ def test_as_many_may_wait_for_a_host_as_it_receives_in_five_seconds(
     assert len(host.waiting) == most
 
 
+def test_the_slots_of_a_host_follow_it_to_its_new_health() -> None:
+    hosts = HostQueues(8, 2)
+    hosts.load({"c": 1})
+    hosts.begin(hosts.get("c"))
+    for _ in range(2):
+        hosts.begin(hosts.get("a"))
+    hosts.end(hosts.get("a"), 1, 0.01, answered=False)
+    assert hosts.get("a").health is hosts.get("c").health is HostHealth.DOUBTFUL
+    assert hosts.busy == 2
+
+
 def test_the_average_duration_moves_a_fifth_towards_each_new_attempt() -> None:
     hosts = HostQueues(8, 1)
     host = hosts.get("a")
