@@ -44,7 +44,7 @@ WORKDIR /data
 VOLUME ["/data"]
 EXPOSE 8080
 # /healthz, not /readyz: a restart does not help a bridge when amux or the database is down.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=3 \
   CMD ["amux-bridge", "healthy", "--alive"]
 ENTRYPOINT ["amux-bridge"]
 CMD ["serve"]

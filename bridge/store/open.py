@@ -174,7 +174,7 @@ def _read_key(path: Path) -> str:
         if os.name == "posix" and not is_private(status):
             raise BadSetting(
                 f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
-                f"make it yours alone: chmod 600 {path}"
+                f"make it yours alone: chmod 600 {path}, or set BRIDGE_ENCRYPTION_KEYS where the mount has fixed modes"
             )
         return opened.read().strip()
 
