@@ -27,23 +27,24 @@ LABEL org.opencontainers.image.title="amux-bridge" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
-RUN install -d -o 10001 -g 10001 -m 0700 /data
+# Group 0 and `g=u`: OpenShift runs the image under any user id, in group 0.
+RUN install -d -o 10001 -g 0 -m 0700 /data \
+ && chmod g=u /data
 COPY --from=package /opt/amux-bridge /opt/amux-bridge
 
 # Listen on every address, because no other container reaches the loopback of this one. This requires BRIDGE_TOKENS.
+# All other settings have their defaults, so that a `.env` file in /data counts. The database is /data/bridge.db.
 ENV PATH="/opt/amux-bridge/bin:${PATH}" \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    BRIDGE_HOST=0.0.0.0 \
-    BRIDGE_PORT=8080 \
-    BRIDGE_DATABASE_URL=sqlite:////data/bridge.db
+    BRIDGE_HOST=0.0.0.0
 
 USER 10001:10001
 WORKDIR /data
 VOLUME ["/data"]
 EXPOSE 8080
 # /healthz, not /readyz: a restart does not help a bridge when amux or the database is down.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python3", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['BRIDGE_PORT'] + '/healthz', timeout=4)"]
+HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=3 \
+  CMD ["amux-bridge", "healthy", "--alive"]
 ENTRYPOINT ["amux-bridge"]
 CMD ["serve"]

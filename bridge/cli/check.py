@@ -23,7 +23,7 @@ from bridge.core.model import (
     Throttled,
     TransientError,
 )
-from bridge.settings.settings import Settings, cautions, load, unknown_name_cautions
+from bridge.settings.settings import Settings, cautions, load_to_serve, variable_cautions
 
 MISSING_TASK_ID: Final = "task_of_amux-bridge_check_that_cannot_exist"
 
@@ -51,13 +51,13 @@ def run(args: Namespace) -> int:
 
 def _find() -> tuple[list[Finding], list[str]]:
     try:
-        settings = load()
+        settings = load_to_serve()
     except BadSetting as error:
         bad = [Finding("settings", ok=False, why=line) for line in str(error).splitlines()]
         not_checked = "not checked, because the settings are not valid"
         return [*bad, Finding("store", ok=None, why=not_checked), Finding("amux key", ok=None, why=not_checked)], []
     count = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are set; the others have their defaults"
-    notes = [*cautions(settings), *unknown_name_cautions()]
+    notes = [*cautions(settings), *variable_cautions()]
     return [Finding("settings", ok=True, why=count), _check_store(settings), asyncio.run(_check_key(settings))], notes
 
 

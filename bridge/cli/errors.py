@@ -2,13 +2,17 @@
 
 from bridge.core.errors import BridgeError
 
-FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USAGE_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 class CommandFailed(BridgeError):
     """A command did not do what was asked. The message says what went wrong and, where known, how to fix it."""
 
     code = "command_failed"
+
+
+class WrongUsage(CommandFailed):
+    """An argument that the command cannot use, whatever the bridge or the receiver would answer: exit code 2."""
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:

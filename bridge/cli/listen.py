@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from bridge.cli.errors import CommandFailed
+from bridge.cli.errors import WrongUsage
 from bridge.cli.receiver import ReceivedCallback, Receiver, status_for
 from bridge.cli.terminal import Terminal, printable
 from bridge.cli.watch import resolve_env_reference
@@ -68,14 +68,14 @@ def _load_secrets(args: Namespace) -> Sequence[Secret]:
     from bridge.cli.signing_secrets import load_existing_signing_secrets
     from bridge.settings.settings import load
 
-    return load_existing_signing_secrets(load())
+    return load_existing_signing_secrets(load(), "use --secret, ")
 
 
 def _parse_secrets(args: Namespace) -> Sequence[Secret]:
     try:
         return [parse_secret(resolve_env_reference(text)) for text in args.secret]
     except ValueError as error:
-        raise CommandFailed(f"--secret: {error}") from None
+        raise WrongUsage(f"--secret: {error}") from None
 
 
 def _print_note(line: str) -> None:

@@ -6,13 +6,15 @@ imported when the command is run, which keeps `--help` fast.
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final, NoReturn
 
 from bridge import __version__
-from bridge.cli.errors import FAILED, INTERRUPTED, USAGE_ERROR
+from bridge.cli.errors import FAILED, INTERRUPTED, TERMINATED, USAGE_ERROR, WrongUsage
 from bridge.core.errors import BadSetting, BridgeError
 
 PROGRAM: Final = "amux-bridge"
@@ -29,6 +31,7 @@ Try it, without a key and without any set-up
 Run it
   serve      run the bridge until SIGTERM or Ctrl-C; --sandbox uses the stand-in instead of amux
   check      check the settings, the store and the amux key; print yes or no and why for each
+  healthy    for probes: exit code 0 while the running bridge is ready, else 1
 
 Use a running bridge
   watch      register a watch on a task; --wait follows the task until it ends
@@ -39,9 +42,9 @@ Use a running bridge
 Secrets
   secret     new (make one), show (print the signing secrets), rotate (encrypt stored values with the newest key)
 
-Settings are environment variables, or lines of .env in this folder; the documentation has a table of them. watch,
-listen --task and retry find the bridge by BRIDGE_URL and BRIDGE_TOKEN, or else by BRIDGE_HOST, BRIDGE_PORT and the
-first token.
+Settings are environment variables, or lines of .env in this folder; the documentation has a table of them.
+healthy, watch, listen --task and retry find the bridge by BRIDGE_URL and BRIDGE_TOKEN, or else by BRIDGE_HOST,
+BRIDGE_PORT and the first token.
 Exit codes: 0 success, 1 failure (one sentence on stderr says why), 2 wrong usage or a bad setting, 130 interrupted.
 """
 
@@ -57,7 +60,8 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{PROGRAM}: {message}; see {self.prog} --help\n")
+        command = self.prog.rpartition(" ")[2]
+        sys.exit(_print_error(f"{message}; see {self.prog} --help", USAGE_ERROR, command))
 
 
 class _RootParser(_Parser):
@@ -70,7 +74,7 @@ class _RootParser(_Parser):
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of every command; `module` is the name of the command's module in `bridge/cli/`."""
     parser = _RootParser(prog=PROGRAM)
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -78,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(module=name)
         return command
 
-    for add_command in (_demo, _sandbox, _serve, _check, _watch, _listen, _ping, _retry, _secret):
+    for add_command in (_demo, _sandbox, _serve, _check, _healthy, _watch, _listen, _ping, _retry, _secret):
         add_command(add)
     return parser
 
@@ -113,8 +117,8 @@ def _sandbox(add: AddCommand) -> None:
 def _serve(add: AddCommand) -> None:
     command = add(
         "serve",
-        "Run the bridge until SIGTERM or Ctrl-C. It then finishes the work in progress and stops. Logs are JSON lines\n"
-        "on stdout (BRIDGE_LOG_FORMAT=console is easier to read).",
+        "Run the bridge until SIGTERM or Ctrl-C. It then finishes the work in progress and stops. Logs are\n"
+        "lines on stdout: for people on a terminal, else JSON (BRIDGE_LOG_FORMAT).",
         "  AMUX_API_KEY=sk-... BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8,::1/128 amux-bridge serve",
     )
     command.add_argument(
@@ -132,6 +136,19 @@ def _check(add: AddCommand) -> None:
         "  amux-bridge check --json",
     )
     _add_json_option(command)
+
+
+def _healthy(add: AddCommand) -> None:
+    command = add(
+        "healthy",
+        "Ask the running bridge for GET /readyz, for the probes of a container engine. The exit code is 0 while the\n"
+        "answer is 200 (ready, or degraded), else 1. The bridge is found by BRIDGE_URL, or else by BRIDGE_HOST and\n"
+        "BRIDGE_PORT.",
+        "  amux-bridge healthy",
+    )
+    command.add_argument(
+        "--alive", action="store_true", help="ask for GET /healthz: whether the process answers, ready or not"
+    )
 
 
 def _watch(add: AddCommand) -> None:
@@ -254,25 +271,43 @@ def _count(text: str) -> int:
 # --- running a command --------------------------------------------------------------------------------------------
 
 
+def _stop_on_sigterm(arguments: Sequence[str]) -> None:
+    """Lets SIGTERM end the process from now on, before the imports that take a second.
+
+    `serve` handles the signal itself as soon as its event loop runs; before that there is nothing to finish. Process 1
+    of a container has no default action for signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if "serve" in arguments[:1]:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    elif os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one return for each way to end
     """Runs a command and returns its exit code. Every error is one sentence on stderr, never a traceback."""
+    _stop_on_sigterm(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        sentence = f"unrecognized arguments: {' '.join(unknown)}; see {PROGRAM} --help"
+        return _print_error(sentence, USAGE_ERROR, args.command)
     if args.command is None:
         parser.error("a command is needed, such as demo or serve")
     _check_combinations(parser, args)
     try:
         code: int = import_module(f"bridge.cli.{args.module}").run(args)
         sys.stdout.flush()
-    except BadSetting as error:
-        return _print_error(str(error), USAGE_ERROR)
+    except (BadSetting, WrongUsage) as error:
+        return _print_error(str(error), USAGE_ERROR, args.command)
     except BridgeError as error:
-        return _print_error(str(error), FAILED)
+        return _print_error(str(error), FAILED, args.command)
     except KeyboardInterrupt:
         return INTERRUPTED
     except ModuleNotFoundError as error:
         extra = "; PostgreSQL needs: pip install 'amux-bridge[postgres]'" if error.name == "psycopg" else ""
-        return _print_error(f"the package {error.name} is not installed{extra}", FAILED)
+        return _print_error(f"the package {error.name} is not installed{extra}", FAILED, args.command)
     except BrokenPipeError:
         # The reader has closed the pipe (`| head`). The interpreter flushes stdout at exit; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -280,9 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911  one r
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        return _print_error(
-            f"unexpected {type(error).__name__}: {error} (python -X dev -m bridge ... shows where)", FAILED
-        )
+        sentence = f"unexpected {type(error).__name__}: {error} (python -X dev -m bridge ... shows where)"
+        return _print_error(sentence, FAILED, args.command)
     return code
 
 
@@ -292,7 +326,14 @@ def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespac
         parser.error("--since, --until, --host and --dry-run require --dead")
 
 
-def _print_error(sentences: str, code: int) -> int:
+def _print_error(sentences: str, code: int, command: str | None) -> int:
+    """Writes each line of `sentences` to stderr, as a JSON object if the command is `serve` and its log is JSON."""
+    if command == "serve":
+        from bridge.cli.serve_errors import as_json_lines, writes_json
+
+        if writes_json():
+            sys.stderr.write(as_json_lines(sentences, code))
+            return code
     for sentence in sentences.splitlines():
         sys.stderr.write(f"{PROGRAM}: {sentence}\n")
     return code

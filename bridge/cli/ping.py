@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from secrets import token_bytes
 from typing import Any
 
@@ -14,14 +15,14 @@ from bridge.aio.proxy_connector import proxy_of
 from bridge.callback.guard import Guard, SystemResolver
 from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
-from bridge.cli.errors import FAILED, CommandFailed
-from bridge.cli.signing_secrets import load_signing_secrets
+from bridge.cli.errors import FAILED, CommandFailed, WrongUsage
+from bridge.cli.signing_secrets import load_signing_secrets, missing_database
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
 from bridge.core.event import ping_payload
 from bridge.core.ids import ping_id
 from bridge.core.model import Answered, NoAnswer, Problem, RefusedTarget
-from bridge.core.signing import Signer
+from bridge.core.signing import Secret, Signer, new_secret
 from bridge.core.targets import TargetPolicy
 from bridge.service.sockets import own_addresses
 from bridge.settings.settings import Settings, load
@@ -54,7 +55,7 @@ async def _ping(
         if dry_run:
             await guard.addresses(target)
             return None, 0.0
-        secrets = await asyncio.to_thread(load_signing_secrets, settings)
+        secrets = await asyncio.to_thread(_signing_secrets, settings)
         sender = Sender(
             guard,
             user_agent=f"amux-bridge/{__version__}",
@@ -74,10 +75,18 @@ async def _ping(
         finally:
             await sender.close()
     except InvalidRequest as error:
-        raise CommandFailed("; ".join(f"the URL {rule}" for _, rule in error.fields)) from None
+        raise WrongUsage("; ".join(f"the URL {rule}" for _, rule in error.fields)) from None
     finally:
         resolver.close()
     return result.answer, result.duration_seconds
+
+
+def _signing_secrets(settings: Settings) -> Sequence[Secret]:
+    """Returns the bridge's secrets. Before the first start there are none, and a ping makes no files."""
+    if settings.signing_secrets or missing_database(settings) is None:
+        return load_signing_secrets(settings)
+    sys.stderr.write("there is no signing secret yet, so this ping is signed with one that no receiver knows\n")
+    return [new_secret(token_bytes(32))]
 
 
 def target_policy(settings: Settings) -> TargetPolicy:
@@ -88,7 +97,7 @@ def target_policy(settings: Settings) -> TargetPolicy:
         allow_private_hosts=settings.callback_allow_private_hosts,
         ports=settings.callback_ports,
         https_only=settings.callback_https_only,
-        own_port=settings.port or None,
+        own_ports=frozenset({settings.port, settings.metrics_port or 0} - {0}),
         own_addresses=own_addresses(),
     )
 

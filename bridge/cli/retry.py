@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from bridge.cli.client import connect_to_bridge
-from bridge.cli.errors import CommandFailed
+from bridge.cli.errors import WrongUsage
 
 _AGE = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
 async def _retry_one(args: Namespace) -> tuple[Any, str]:
     async with connect_to_bridge() as bridge:
         if not re.fullmatch(r"[A-Za-z0-9_]+", args.delivery_id):
-            raise CommandFailed(f"{args.delivery_id!r} is not a delivery id; delivery ids begin with evt_")
+            raise WrongUsage(f"{args.delivery_id!r} is not a delivery id; delivery ids begin with evt_")
         answer = await bridge.request("POST", f"/deliveries/{args.delivery_id}/retry")
     return answer, f"{answer['id']} is due now"
 
@@ -48,7 +48,7 @@ async def _retry_dead(args: Namespace) -> tuple[Any, str]:
 
 
 def parse_time(text: str | None, option: str, now: datetime) -> str | None:
-    """Returns an RFC 3339 time, from such a time or from an age such as `15m`, `24h` or `3d`. Raises CommandFailed."""
+    """Returns an RFC 3339 time, from such a time or from an age such as `15m`, `24h` or `3d`. Raises WrongUsage."""
     if text is None:
         return None
     if age := _AGE.fullmatch(text):
@@ -57,7 +57,7 @@ def parse_time(text: str | None, option: str, now: datetime) -> str | None:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandFailed(f"{option} must be a time (2026-11-23T15:04:05Z) or an age (15m, 24h, 3d)") from None
+        raise WrongUsage(f"{option} must be a time (2026-11-23T15:04:05Z) or an age (15m, 24h, 3d)") from None
     if parsed.tzinfo is None:
-        raise CommandFailed(f"{option} must include a time zone: {text}Z is UTC")
+        raise WrongUsage(f"{option} must include a time zone: {text}Z is UTC")
     return text

@@ -36,23 +36,27 @@ def _new(kind: str) -> tuple[Mapping[str, Any], list[str]]:
 
 def _show() -> tuple[Mapping[str, Any], list[str]]:
     """Returns the signing secrets, the current one first, and the public key if a signing key is configured."""
-    from bridge.cli.signing_secrets import load_signing_secrets
+    from bridge.cli.signing_secrets import load_existing_signing_secrets
     from bridge.settings.settings import load
 
     settings = load()
-    texts = [secret.text for secret in load_signing_secrets(settings)]
+    texts = [secret.text for secret in load_existing_signing_secrets(settings)]
     public = None if settings.signing_key is None else settings.signing_key.public_text
     return {"secrets": texts, "public_key": public}, [*texts, *([public] if public else [])]
 
 
 def _rotate() -> tuple[Mapping[str, Any], list[str]]:
     """Encrypts the stored values again, with the newest encryption key."""
+    from bridge.cli.errors import CommandFailed
+    from bridge.cli.signing_secrets import missing_database
     from bridge.settings.settings import load
     from bridge.store.database import closing
     from bridge.store.encryption import reencrypt
     from bridge.store.open import open_database
 
     settings = load()
+    if (path := missing_database(settings)) is not None:
+        raise CommandFailed(f"there is nothing to encrypt, because there is no database at {path}")
     database, cipher = open_database(settings.database_url, settings.encryption_keys)
     with closing(database):
         done = reencrypt(database, cipher)

@@ -1,23 +1,26 @@
 """`serve`: runs the bridge until SIGTERM or SIGINT."""
 
 import logging
+import sys
 from argparse import Namespace
 
+from bridge.cli.banner import show_banner
 from bridge.cli.errors import FAILED
 from bridge.cli.event_loop import run_fast
 from bridge.core.errors import BridgeError
-from bridge.settings.settings import Settings, load
+from bridge.settings.parsers import LOOPBACK
+from bridge.settings.settings import Settings, load_to_serve
 
-_LOOPBACK = ("127.0.0.0/8", "::1/128")
 # No word that log lines contain: the key is redacted from them.
 SANDBOX_KEY = "any-key-will-do"
+EXAMPLE_TASK = "sandbox_0_5000_completed_1"
 
 
 def run(args: Namespace) -> int:
     """Serves; returns 0 after a drain. An unexpected error goes to the log, like everything that `serve` writes."""
-    settings = load()
+    settings = load_to_serve()
     try:
-        run_fast(_serve_with_sandbox() if args.sandbox else _serve(settings))
+        run_fast(_serve_with_sandbox(settings) if args.sandbox else _serve(settings))
     except (BridgeError, ImportError, OSError):
         raise
     except Exception as error:  # noqa: BLE001  operators read the log, not stderr
@@ -31,13 +34,13 @@ def run(args: Namespace) -> int:
 async def _serve(settings: Settings) -> None:
     from bridge.service.process import serve
 
-    await serve(settings)
+    await serve(settings, on_ready=lambda url: show_banner(settings, url, sys.stdout))
 
 
-async def _serve_with_sandbox() -> None:
-    """Serves with the stand-in instead of amux; the AMUX_API_KEY and AMUX_BASE_URL of the environment are ignored.
+async def _serve_with_sandbox(settings: Settings) -> None:
+    """Serves with the stand-in instead of amux, and with callbacks to this machine.
 
-    Callbacks may go to this machine: a person who tries the bridge receives them here.
+    The AMUX_API_KEY and AMUX_BASE_URL of the environment are ignored.
     """
     from bridge.sandbox import Sandbox
     from bridge.service.process import serve
@@ -46,15 +49,17 @@ async def _serve_with_sandbox() -> None:
     sandbox = Sandbox()
     base_url = await sandbox.start()
 
-    def log_sandbox(_url: str) -> None:
-        get_logger("sandbox").event("sandbox_listening", url=base_url, example="task id sandbox_0_5000_completed_1")
+    settings = load_to_serve(
+        amux_base_url=base_url,
+        amux_api_key=SANDBOX_KEY,
+        callback_allow_networks=(*settings.callback_allow_networks, *LOOPBACK),
+    )
+
+    def on_ready(url: str) -> None:
+        get_logger("sandbox").event("sandbox_listening", url=base_url, example=f"task id {EXAMPLE_TASK}")
+        show_banner(settings, url, sys.stdout, task=EXAMPLE_TASK)
 
     try:
-        await serve(_sandbox_settings(base_url), on_ready=log_sandbox)
+        await serve(settings, on_ready=on_ready)
     finally:
         await sandbox.stop()
-
-
-def _sandbox_settings(base_url: str) -> Settings:
-    networks = (*load().callback_allow_networks, *_LOOPBACK)
-    return load(amux_base_url=base_url, amux_api_key=SANDBOX_KEY, callback_allow_networks=networks)

@@ -1,6 +1,7 @@
 """Loads the secrets that sign callbacks, from the settings or from the database."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bridge.cli.errors import CommandFailed
 from bridge.core.signing import Secret, parse_secret
@@ -24,14 +25,24 @@ def load_signing_secrets(settings: Settings) -> Sequence[Secret]:
     return [parse_secret(found)]
 
 
-def load_existing_signing_secrets(settings: Settings) -> Sequence[Secret]:
-    """Does the same as `load_signing_secrets`, but creates no database: raises CommandFailed if there is none yet."""
-    if not settings.signing_secrets and settings.database_url.startswith("sqlite:"):
-        from bridge.store.database import sqlite_path
+def load_existing_signing_secrets(settings: Settings, other: str = "") -> Sequence[Secret]:
+    """Does the same as `load_signing_secrets`, but creates no database: raises CommandFailed if there is none yet.
 
-        if not (path := sqlite_path(settings.database_url)).exists():
-            raise CommandFailed(
-                f"there is no signing secret, because there is no database at {path}: use --secret, "
-                "or start the bridge in this folder first"
-            )
+    `other` is what else the command's user can do: the beginning of the sentence's second half.
+    """
+    if not settings.signing_secrets and (path := missing_database(settings)) is not None:
+        raise CommandFailed(
+            f"there is no signing secret, because there is no database at {path}: {other}"
+            "start the bridge in this folder first, or set BRIDGE_SIGNING_SECRETS"
+        )
     return load_signing_secrets(settings)
+
+
+def missing_database(settings: Settings) -> Path | None:
+    """Returns the path of the SQLite file if there is none yet."""
+    if not settings.database_url.startswith("sqlite:"):
+        return None
+    from bridge.store.database import sqlite_path
+
+    path = sqlite_path(settings.database_url)
+    return None if path.exists() else path

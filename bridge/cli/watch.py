@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from bridge.cli.client import BridgeClient, BridgeRefused, BridgeUnreachable, connect_to_bridge
-from bridge.cli.errors import FAILED, CommandFailed
+from bridge.cli.errors import FAILED, CommandFailed, WrongUsage
 from bridge.cli.terminal import Line, Terminal, bar, printable
 
 WAIT_SECONDS = 1  # the bridge holds each answer this long, and answers at once when the watch is final
@@ -48,7 +48,7 @@ async def _watch(args: Namespace) -> int:
 
 
 def request_body(args: Namespace) -> dict[str, Any]:
-    """Returns the body of `POST /watch`. Raises CommandFailed for an option that cannot be parsed."""
+    """Returns the body of `POST /watch`. Raises WrongUsage for an option that cannot be parsed."""
     body: dict[str, Any] = {"task_id": args.task_id, "callback_url": args.callback}
     if args.events is not None:
         body["events"] = [name.strip() for name in args.events.split(",")]
@@ -68,27 +68,30 @@ def resolve_env_reference(text: str) -> str:
     """Returns the value of the environment variable for `env:NAME`, and any other text unchanged.
 
     With `env:NAME` a secret need not be among a process's arguments, which other users of the machine can see.
-    Raises CommandFailed if the variable is not set.
+    Raises WrongUsage if the variable is not set.
     """
     name = text.removeprefix("env:")
     if name == text:
         return text
     if not (value := os.environ.get(name)):
-        raise CommandFailed(f"the environment variable {name} is not set")
+        raise WrongUsage(f"the environment variable {name} is not set")
     return value
 
 
 def _parse_context(text: str) -> Any:
     try:
-        return orjson.loads(text)
+        context = orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise CommandFailed("--context must be a JSON object, such as '{\"order\": 17}'") from None
+        context = None
+    if not isinstance(context, dict):
+        raise WrongUsage("--context must be a JSON object, such as '{\"order\": 17}'")
+    return context
 
 
 def _parse_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not colon:
-        raise CommandFailed("--header must be NAME:VALUE")
+    if not colon or not name.strip():
+        raise WrongUsage("--header must be NAME:VALUE")
     return name.strip(), value.strip()
 
 

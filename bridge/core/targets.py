@@ -103,8 +103,8 @@ class TargetPolicy:
     every other form that holds an IPv4 address needs its own entry. If `allow_hosts` is not empty, every other
     host is refused; an entry is an exact name or `*.example.com` for subdomains. `ports` is None for any port.
     `allow_private_hosts`, in the same form, opens private, CGNAT and loopback addresses for these names.
-    `own_port` is the port that the service listens on: on it, this machine's addresses (loopback, unspecified and
-    `own_addresses`) are refused, even in an open network.
+    `own_ports` are the ports that the service listens on: on them, local addresses and `own_addresses` are refused,
+    even in an open network.
     """
 
     allow_networks: tuple[Network, ...] = ()
@@ -112,7 +112,7 @@ class TargetPolicy:
     allow_private_hosts: tuple[str, ...] = ()
     ports: frozenset[int] | None = None
     https_only: bool = False
-    own_port: int | None = None
+    own_ports: frozenset[int] = frozenset()
     own_addresses: frozenset[Address] = frozenset()
 
 
@@ -222,7 +222,7 @@ def refusal_reason(
     `name` is the name that resolved to the address; None for a literal address.
     """
     address = unmapped_address(address)
-    if port == policy.own_port and _is_local(address, policy):
+    if port in policy.own_ports and _is_local(address, policy):
         return f"is local, and port {port} is the bridge's own"
     if any(address in network for network in policy.allow_networks):
         return None

@@ -58,7 +58,7 @@ class Health:
         required = {
             "store": store_error,
             "scheduler": stalled if age > MAX_TICK_AGE_SECONDS else None,
-            "drain": HealthReason(HealthCode.DRAINING, "the bridge is stopping") if self.draining else None,
+            "drain": HealthReason(HealthCode.DRAINING, "draining: the bridge is stopping") if self.draining else None,
         }
         amux = tuple(self._degraded())
         checks = {name: "ok" if reason is None else "failing" for name, reason in required.items()}

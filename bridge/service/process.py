@@ -8,9 +8,11 @@ import signal
 from collections.abc import Callable
 
 from bridge.service.runtime import Runtime
-from bridge.settings.settings import Settings, cautions, secret_texts, unknown_name_cautions
+from bridge.settings.settings import Settings, cautions, secret_texts, variable_cautions
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
 from bridge.telemetry.logs import log_loop_errors
+
+ABANDON_SECONDS = 2.0  # for a start that is stopped to close what it has opened
 
 _log = get_logger("runtime")
 
@@ -29,7 +31,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_then_exit(stop, number))
-    for caution in [*cautions(settings), *unknown_name_cautions()]:
+    for caution in [*cautions(settings), *variable_cautions()]:
         _log.event("caution", level=logging.WARNING, what=caution)
     # The objects that exist now stay: frozen, the collector does not scan them again, which saves a quarter of a poll's
     # cost. It collects before anything is due: that takes a third of a second, in which due polls would wait.
@@ -37,7 +39,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     gc.set_threshold(20_000, 20, 50)
     runtime = await _start_unless(stop, settings)
     if runtime is None:
-        _log.event("stopped", reason="a signal came during the start")
+        _log.event("stopped", during="the start")
         return
     gc.freeze()
     if on_ready is not None:
@@ -55,10 +57,13 @@ async def _start_unless(stop: asyncio.Event, settings: Settings) -> Runtime | No
         stopping.cancel()
         return starting.result()
     starting.cancel()
-    [result] = await asyncio.gather(starting, return_exceptions=True)
-    if isinstance(result, Runtime):  # it had started in the same turn of the loop
-        return result
-    return None
+    done, _ = await asyncio.wait({starting}, timeout=ABANDON_SECONDS)
+    if not done:
+        # A thread waits for a database that does not answer, and the interpreter would wait for the thread.
+        _log.event("stopped", during="the start")
+        logging.shutdown()
+        os._exit(0)
+    return None if starting.cancelled() or starting.exception() else starting.result()
 
 
 def _stop_then_exit(stop: asyncio.Event, number: int) -> Callable[[], None]:

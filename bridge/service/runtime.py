@@ -1,7 +1,8 @@
 """The composition root: builds every part of the bridge from the settings, connects the parts, starts and drains them.
 
 The order matters. Opening goes from the store up to the HTTP listener, so that no request meets a part that is not
-ready. Stopping refuses new requests first, then ends polls and deliveries, and closes the store last.
+ready. Stopping refuses new work first, then ends polls and deliveries. The listener stays open until all of this is
+done, for probes and readers, and the store is closed last.
 """
 
 import asyncio
@@ -46,12 +47,13 @@ from bridge.telemetry import REDACTOR, Metrics, get_logger
 from bridge.telemetry.history import SAMPLE_SECONDS, History
 from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import RegistrationService, TimeoutLimits
-from bridge.web.app import make_app, make_runner
+from bridge.web.app import make_app, make_probes_app
 from bridge.web.auth import Access
 from bridge.web.context import AppContext, DropIn
 from bridge.web.dashboard.context import DashboardContext
 from bridge.web.dashboard.sessions import KEY_PURPOSE as PAGE_KEY_PURPOSE
 from bridge.web.dashboard.sessions import Sessions
+from bridge.web.server import ApiRunner, make_runner
 
 USER_AGENT = f"amux-bridge/{__version__}"
 POLL_TICK_SECONDS = 0.05
@@ -73,7 +75,7 @@ _log = get_logger("runtime")
 
 
 class Runtime:
-    """One running bridge. `url` is its URL on this machine."""
+    """One running bridge. `url` is its URL on this machine, `probes_url` that of the second listener, if any."""
 
     def __init__(self, settings: Settings, resolve: Resolver | None = None) -> None:
         self._settings = settings
@@ -82,8 +84,10 @@ class Runtime:
         self._drain_seconds = settings.drain_timeout_seconds
         self._late_tasks: list[TaskRow] = []
         self._replica_lease: ReplicaLease | None = None
+        self._runners: list[ApiRunner] = []
         self.metrics = Metrics()
         self.url = ""
+        self.probes_url = ""
 
     @classmethod
     async def start(cls, settings: Settings, *, resolve: Resolver | None = None) -> "Runtime":
@@ -109,7 +113,7 @@ class Runtime:
         _log.event("draining", seconds=self._drain_seconds)
         self._health.draining = True
         self._change_notifier.end()
-        await asyncio.gather(self._end_requests(started_at), self._hand_over_tasks())
+        await asyncio.gather(self._end_registrations(started_at), self._hand_over_tasks())
         await self._deliverer.drain(self._remaining_seconds(started_at))
         await self._scheduler.stop()
         try:
@@ -122,11 +126,12 @@ class Runtime:
                 reason=str(error),
                 means="other replicas adopt its tasks when its lease expires",
             )
+        for runner in self._runners:
+            runner.shutdown_seconds = min(runner.shutdown_seconds, self._remaining_seconds(started_at))
         await self._closing.aclose()
         _log.event("stopped", seconds=round(time.monotonic() - started_at, 3))
 
-    async def _end_requests(self, started_at: float) -> None:
-        await self._runner.cleanup()
+    async def _end_registrations(self, started_at: float) -> None:
         await self._proxy.finish(self._remaining_seconds(started_at) / 2)
         await self._registration.finish()
 
@@ -164,13 +169,19 @@ class Runtime:
         sockets = bind(settings.host, settings.port)
         for bound in sockets:
             self._closing.callback(bound.close)
-        port = int(sockets[0].getsockname()[1])
+        port = _port_of(sockets)
         self.url = local_url(settings.host, port)
+        probe_sockets: list[socket.socket] = []
+        if settings.metrics_port is not None:
+            probe_sockets = bind(settings.metrics_host, settings.metrics_port, "BRIDGE_METRICS_")
+            for bound in probe_sockets:
+                self._closing.callback(bound.close)
+            self.probes_url = local_url(settings.metrics_host, _port_of(probe_sockets))
         self._store = await self._open_store()
         self._closing.push_async_callback(self._store.close)
         await self._correct_times()  # the clock may have been set back while no bridge was running
         signer = await self._make_signer()
-        guard = self._make_guard(port)
+        guard = self._make_guard(frozenset(_port_of(one) for one in (sockets, probe_sockets) if one))
         self._sender = self._make_sender(guard)
         self._closing.push_async_callback(self._sender.close)
         self._client = AmuxClient(
@@ -200,8 +211,12 @@ class Runtime:
         await self._poller.classes.load()
         await self._poller.start()
         self._scheduler.start()
-        await self._listen(self._make_app_context(guard, signer), sockets)
-        _log.event("listening", url=self.url, host=settings.host, port=port, version=__version__)
+        context = self._make_app_context(guard, signer)
+        await self._listen(make_app(context, self._make_dashboard_context()), sockets)
+        if probe_sockets:
+            await self._listen(make_probes_app(context), probe_sockets)
+            _log.event("listening_for_probes", url=self.probes_url, host=",".join(settings.metrics_host))
+        _log.event("listening", url=self.url, host=",".join(settings.host), port=port, version=__version__)
 
     async def _open_store(self) -> Store:
         settings = self._settings
@@ -210,6 +225,7 @@ class Runtime:
             settings.encryption_keys,
             self.metrics,
             max_active_watches=settings.max_active_watches,
+            max_active_watches_per_app=settings.max_active_watches_per_app,
             delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
             wait_seconds=settings.database_wait_seconds,
         )
@@ -222,7 +238,7 @@ class Runtime:
         REDACTOR.add(own)
         return Signer([parse_secret(own)], settings.signing_key)
 
-    def _make_guard(self, port: int) -> Guard:
+    def _make_guard(self, own_ports: frozenset[int]) -> Guard:
         settings = self._settings
         policy = TargetPolicy(
             allow_networks=settings.callback_allow_networks,
@@ -230,7 +246,7 @@ class Runtime:
             allow_private_hosts=settings.callback_allow_private_hosts,
             ports=settings.callback_ports,
             https_only=settings.callback_https_only,
-            own_port=port,
+            own_ports=own_ports,
             own_addresses=own_addresses(),
         )
         if self._resolve is not None:
@@ -343,13 +359,13 @@ class Runtime:
             version=__version__,
         )
 
-    async def _listen(self, context: AppContext, sockets: list[socket.socket]) -> None:
-        app = make_app(context, self._make_dashboard_context())
-        self._runner = make_runner(app, shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
-        await self._runner.setup()
-        self._closing.push_async_callback(self._runner.cleanup)
+    async def _listen(self, app: web.Application, sockets: list[socket.socket]) -> None:
+        runner = make_runner(app, shutdown_seconds=max(0.1, self._drain_seconds * REQUESTS_SHARE))
+        await runner.setup()
+        self._runners.append(runner)
+        self._closing.push_async_callback(runner.cleanup)
         for bound in sockets:
-            await web.SockSite(self._runner, bound, backlog=LISTEN_BACKLOG).start()
+            await web.SockSite(runner, bound, backlog=LISTEN_BACKLOG).start()
 
     # --- regular work ---------------------------------------------------------------------------------------------
 
@@ -419,3 +435,7 @@ class Runtime:
         """Corrects due times and deadlines that are too far in the future because the clock was set back."""
         if rows := await self._store.correct_future_times():
             _log.event("times_corrected", rows=rows)
+
+
+def _port_of(sockets: list[socket.socket]) -> int:
+    return int(sockets[0].getsockname()[1])

@@ -1,36 +1,79 @@
 """The service's sockets. They are bound before anything else, so that the port is known and a used one is reported."""
 
+import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from bridge.core.errors import BadSetting
 from bridge.core.targets import Address, bracketed
+
+_SocketAddress: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 # Documentation addresses. Nothing is sent to them: connecting a datagram socket only looks up the route.
 _ROUTE_PROBES = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Returns sockets on every address of `host`, all on one port (0: any free one). Raises BadSetting."""
-    try:
-        resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise BadSetting(f"BRIDGE_HOST: {host!r} is not an address of this machine: {error.strerror}") from None
+_ANY_IPV4, _ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104  the operator configures them
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+_FREE_PORT_TRIES = 20  # a port that is free on the first address may be in use on another one
+
+
+class _AddressInUseError(OSError):
+    """The port that the first address got is in use on another address."""
+
+
+def bind(hosts: Sequence[str], port: int, prefix: str = "BRIDGE_") -> list[socket.socket]:
+    """Returns sockets on every address of `hosts`, all on one port (0: any free one).
+
+    `::` stands for every IPv4 address as well, and only for those where the system has no IPv6. Raises BadSetting,
+    which names the setting: `prefix` and HOST or PORT.
+    """
+    addresses = _addresses(hosts, prefix)
+    for _ in range(_FREE_PORT_TRIES if port == 0 else 0):
+        with suppress(_AddressInUseError):
+            return _bind_all(addresses, 0, prefix)
+    return _bind_all(addresses, port, prefix)
+
+
+def _addresses(hosts: Sequence[str], prefix: str) -> list[_SocketAddress]:
+    """Returns the family and address of each socket, once."""
+    found: list[_SocketAddress] = []
+    for host in hosts:
+        for name in (_ANY_IPV4, _ANY_IPV6) if host == _ANY_IPV6 else (host,):
+            try:
+                resolved = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            except OSError as error:
+                if name == _ANY_IPV6:
+                    continue  # the system has no IPv6; `::` then means every IPv4 address
+                raise BadSetting(
+                    f"{prefix}HOST: {host!r} is not an address of this machine: {error.strerror}"
+                ) from None
+            found += [(family, address) for family, _, _, _, address in resolved]
+    # An address that stands for all of its family leaves no port to listen on for the others.
+    for_all = {family for family, address in found if address[0] in {_ANY_IPV4, _ANY_IPV6}}
+    kept = [one for one in found if one[0] not in for_all or one[1][0] in {_ANY_IPV4, _ANY_IPV6}]
+    return list(dict.fromkeys(kept))
+
+
+def _bind_all(addresses: Sequence[_SocketAddress], port: int, prefix: str) -> list[socket.socket]:
     sockets: list[socket.socket] = []
-    for family, _, _, _, address in dict.fromkeys(resolved):
+    for family, address in addresses:
         actual_port = sockets[0].getsockname()[1] if sockets else port
         try:
             sockets.append(_bind_one(family, (address[0], actual_port, *address[2:])))
         except OSError as error:
-            if sockets and family == socket.AF_INET6:
+            if sockets and family == socket.AF_INET6 and error.errno in _NO_IPV6:
                 continue  # localhost has an IPv6 address even where the kernel has no IPv6
             for opened in sockets:
                 opened.close()
-            raise BadSetting(
-                f"BRIDGE_PORT: cannot listen on {bracketed(host)}:{actual_port}: {error.strerror}"
-            ) from None
+            if sockets and port == 0 and error.errno == errno.EADDRINUSE:
+                raise _AddressInUseError from None
+            place = f"{bracketed(str(address[0]))}:{actual_port}"
+            raise BadSetting(f"{prefix}PORT: cannot listen on {place}: {error.strerror}") from None
     return sockets
 
 

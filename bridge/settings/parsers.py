@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from bridge.core.database_url import is_postgres, postgres_url
 from bridge.core.signing import Secret, SigningKey, parse_secret, parse_signing_key
-from bridge.core.targets import Network, bracketed, special_use
+from bridge.core.targets import Network, bracketed, is_loopback, special_use
 
 Value = TypeVar("Value")
 
@@ -28,11 +28,21 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/:=-]{1,512}")  # RFC 6750's b64token and ":
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
 _PRINTABLE = re.compile(r"[!-~]+")
 _LONGEST_RETRY_DELAY = 2_592_000  # 30 days, the default retention
+LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 
 
-def upper(raw: Any) -> Any:
-    """Returns text in upper case, and any other value unchanged: the check of the field's type refuses it."""
-    return raw.strip().upper() if isinstance(raw, str) else raw
+_LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL", "ERR": "ERROR", "TRACE": "DEBUG", "NOTICE": "INFO"}
+_FORMATS = {"text": "console", "plain": "console", "pretty": "console"}
+
+
+def log_level(raw: Any) -> Any:
+    """Returns Python's name of a level, from any case and from other programs' names. The field's type checks it."""
+    return _LEVELS.get(raw.strip().upper(), raw.strip().upper()) if isinstance(raw, str) else raw
+
+
+def log_format(raw: Any) -> Any:
+    """Returns the name of a format in lower case, and "console" for other programs' names of it."""
+    return _FORMATS.get(raw.strip().lower(), raw.strip().lower()) if isinstance(raw, str) else raw
 
 
 def entries(raw: Any) -> list[str]:
@@ -202,10 +212,27 @@ def folder(raw: Any) -> Path:
     return path
 
 
-def local_url(host: str, port: int) -> str:
-    """Returns the URL by which a program on this machine reaches a listener on `host` and `port`."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  replaced, not bound
-    return f"http://{bracketed(reachable)}:{port}"
+def hosts(raw: Any) -> tuple[str, ...]:
+    """Returns the addresses or names to listen on, each once, without the brackets that a URL has around IPv6."""
+    found = parse_each(raw, _host)
+    if not found:
+        raise ValueError("must contain an address to listen on")
+    return tuple(dict.fromkeys(found))
+
+
+def _host(entry: str) -> str:
+    text = entry.removeprefix("[").removesuffix("]")
+    if not _PRINTABLE.fullmatch(text) or "/" in text:
+        raise ValueError(f"{entry!r} is not an address or a name to listen on")
+    return text
+
+
+def local_url(listening_on: Sequence[str], port: int) -> str:
+    """Returns the URL by which a program on this machine reaches a listener on these addresses and this port."""
+    # "::" stands for IPv4 as well, and a container may have no IPv6.
+    reachable = [{"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host) for host in listening_on]  # noqa: S104
+    best = next(filter(is_loopback, reachable), reachable[0])
+    return f"http://{bracketed(best)}:{port}"
 
 
 def is_plain_http_to_public(url: str) -> bool:
@@ -290,7 +317,9 @@ def _port(entry: str) -> int:
 
 
 def retry_delays(raw: Any) -> tuple[float, ...]:
-    """Returns the seconds between attempts, each greater than 0. An empty list means a single attempt."""
+    """Returns the seconds between attempts, each greater than 0. "none", or an empty list, means a single attempt."""
+    if isinstance(raw, str) and raw.strip().lower() == "none":
+        return ()
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         raw = [str(entry) for entry in raw]
     return parse_each(raw, _delay)

@@ -2,27 +2,27 @@
 
 Only this module reads the environment (`watch` and `listen` also resolve `env:NAME` arguments). The names of amux's
 own settings begin with `AMUX_`, all others with `BRIDGE_`. A `.env` file in the working folder is read too; the
-environment has precedence. An empty value means that the setting is not set. `parsers.py` parses the values.
+environment has precedence. An empty value means that the setting is not set. `variables.py` finds the values,
+`parsers.py` parses them.
 """
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.core.database_url import passwords
 from bridge.core.errors import BadSetting
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Secret, SigningKey
 from bridge.core.targets import Network, is_loopback
-from bridge.settings import parsers
+from bridge.settings import parsers, variables
+from bridge.settings.variables import Variables, read_variables
 
 PREFIX: Final = "BRIDGE_"
 ENV_FILE: Final = Path(".env")
@@ -38,19 +38,31 @@ EnvFile: TypeAlias = str | Path | None
 Model = TypeVar("Model", bound=BaseSettings)
 # NoDecode must be outside of every union: inside one, pydantic-settings parses "80" as JSON before our parser sees it.
 Tokens = Annotated[Mapping[str, str], NoDecode, PlainValidator(parsers.tokens)]
+Hosts = Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.hosts)]
 Url = Annotated[str, PlainValidator(parsers.http_url)]
 Seconds = Annotated[float, Field(gt=0, le=_TEN_YEARS)]
 
 
-class Settings(BaseSettings):
+class _GivenValues(BaseSettings):
+    """A model whose values are only those that it is given: `variables.py` has read the environment and `.env`."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  pydantic-settings passes all of these by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Returns the one source."""
+        return (init_settings,)
+
+
+class Settings(_GivenValues):
     """The settings of a bridge, parsed. Frozen; its repr shows no secret."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",  # other programs use the same .env file; `unknown_names` finds typos
         frozen=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
@@ -78,14 +90,27 @@ class Settings(BaseSettings):
         "(`HTTPS_PROXY`) are not used.",
     )
 
-    host: str = Field(
-        "127.0.0.1", min_length=1, description="The address to listen on; without tokens it must be a loopback address."
+    host: Hosts = Field(
+        ("127.0.0.1",),
+        description="The addresses to listen on; `::` listens on IPv4 as well. Without tokens they must be loopback "
+        "addresses.",
     )
     port: int = Field(8080, ge=0, le=65_535, description="The port to listen on; 0 selects any free port and logs it.")
     public_url: Url | None = Field(
         None,
         repr=False,
         description="The base URL of this bridge for receivers; `content_url` is then a signed link to this bridge.",
+    )
+    metrics_host: Hosts = Field(
+        ("0.0.0.0",),  # noqa: S104  it serves no data of apps
+        description="The addresses of the listener for metrics and probes.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="If set, the port of a second listener, with `/metrics`, `/healthz` and `/readyz` only; 0 selects "
+        "any free one and logs it.",
     )
     tokens: Tokens = Field(
         {}, repr=False, description="The apps that may use the API: `app:token,...`; an app may have several tokens."
@@ -148,10 +173,14 @@ class Settings(BaseSettings):
     max_active_watches: int = Field(
         100_000, ge=1, description="The most active watches; above it, registering is answered with 429."
     )
+    max_active_watches_per_app: int = Field(
+        0, ge=0, description="The most active watches of one app; above it, registering is answered with 429. 0: any."
+    )
 
     delivery_retry_delays_seconds: Annotated[tuple[float, ...], NoDecode, PlainValidator(parsers.retry_delays)] = Field(
         _RETRY_DEFAULTS.delays,
-        description="The times between the attempts of a delivery; after the last attempt the delivery is dead.",
+        description="The times between the attempts of a delivery; after the last attempt the delivery is dead. "
+        "`none`: one attempt.",
     )
     delivery_timeout_seconds: float = Field(
         15, gt=0, le=3_600, description="The longest time that one attempt may take."
@@ -214,11 +243,12 @@ class Settings(BaseSettings):
     drain_timeout_seconds: float = Field(
         20, ge=0, le=3_600, description="How long a stopping bridge waits for work in progress."
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(parsers.upper)] = (
-        Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL, in any case.")
-    )
-    log_format: Literal["json", "console"] = Field(
-        "json", description="`json` (one object per line) or `console` (easier to read)."
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(parsers.log_level)
+    ] = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL, in any case; `warn` and the like too.")
+    log_format: Annotated[Literal["json", "console", "auto"], BeforeValidator(parsers.log_format)] = Field(
+        "auto",
+        description="`json` (one object per line), `console` (easier to read), or `auto`: `console` on a terminal.",
     )
 
     @model_validator(mode="after")
@@ -243,10 +273,12 @@ def _conflicts(settings: Settings) -> Iterator[str]:
             "BRIDGE_ENCRYPTION_KEYS: must be set with PostgreSQL, because there is no key file; make a key with "
             'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
         )
-    if not (settings.tokens or settings.operator_tokens or is_loopback(settings.host)):
+    if settings.metrics_port and settings.metrics_port == settings.port:
+        yield "BRIDGE_METRICS_PORT: must not be the same as BRIDGE_PORT"
+    if not (settings.tokens or settings.operator_tokens or all(map(is_loopback, settings.host))):
         yield (
             "BRIDGE_HOST: must be a loopback address (127.0.0.1, ::1, localhost) if neither BRIDGE_TOKENS nor "
-            f"BRIDGE_OPERATOR_TOKENS is set; found {settings.host!r}"
+            f"BRIDGE_OPERATOR_TOKENS is set; found {','.join(settings.host)!r}"
         )
 
 
@@ -261,28 +293,59 @@ def load(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
     """
     if unknown := overrides.keys() - Settings.model_fields.keys():
         raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
-    return _read(Settings, env_file, overrides)
+    return _read(Settings, read_variables(env_file), overrides)
 
 
-def _read(model: type[Model], env_file: EnvFile, overrides: Mapping[str, Any]) -> Model:
+def load_to_serve(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
+    """Does the same as `load`, and refuses unknown names that look like the name of a secret.
+
+    A bridge whose tokens stand under a wrong name would start without tokens.
+    """
+    found = read_variables(env_file)
+    refused = [
+        f"{name}: is not a setting of this bridge; the nearest one is {variables.nearest(name, known_names())}"
+        for name in variables.unknown(found, known_names())
+        if variables.looks_secret(name)
+    ]
     try:
-        return model(_env_file=env_file, **overrides)
+        settings = _read(Settings, found, overrides)
+    except BadSetting as error:
+        raise BadSetting("\n".join([str(error), *refused])) from None
+    if refused:
+        raise BadSetting("\n".join(refused))
+    return settings
+
+
+def _read(model: type[Model], found_variables: Variables, overrides: Mapping[str, Any]) -> Model:
+    """Returns the model. Raises BadSetting with a line for each error, in the order of the model's fields."""
+    fields = {env_name(field): field for field in model.model_fields if field not in overrides}
+    found = variables.find(found_variables, fields)
+    sentences = found.errors
+    given: dict[str, Any] = {fields[name]: value for name, value in found.values.items()} | dict(overrides)
+    try:
+        settings = model(**given)
     except ValidationError as error:
-        # `from None`: the cause contains the values.
-        raise BadSetting("\n".join(_sentence(model, detail) for detail in error.errors())) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSetting(f"{env_file}: cannot be read: {_reason_unreadable(error)}") from None
+        # A rule between settings says nothing while one of them could not be read.
+        details = [detail for detail in error.errors() if detail["loc"] or not found.errors]
+        sentences = [*sentences, *(_sentence(model, detail, found.from_files) for detail in details)]
+    if sentences:
+        # Outside of `except`: the cause contains the values.
+        raise BadSetting("\n".join(sentences)) from None
+    return settings
 
 
-def unknown_names(environ: Mapping[str, str | None] | None = None, env_file: EnvFile = ENV_FILE) -> list[str]:
-    """Returns the names that begin with BRIDGE_ but are no setting, sorted. They are most likely typos.
+def known_names() -> list[str]:
+    """Returns the name of every setting, those of the commands included."""
+    return [*map(env_name, Settings.model_fields), *CLIENT_NAMES]
+
+
+def unknown_names(environ: Mapping[str, str] | None = None, env_file: EnvFile = ENV_FILE) -> list[str]:
+    """Returns the names that begin with BRIDGE_ or AMUX_ but are no setting, sorted. They are most likely typos.
 
     Without `environ`, looks at the environment and at `env_file`.
     """
-    if environ is None:
-        environ = {**(dotenv_values(env_file) if env_file is not None else {}), **os.environ}
-    known = {*map(env_name, Settings.model_fields), *CLIENT_NAMES}
-    return sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    found = read_variables(env_file) if environ is None else variables.of_environment(environ)
+    return variables.unknown(found, known_names())
 
 
 def env_name(field: str) -> str:
@@ -290,14 +353,15 @@ def env_name(field: str) -> str:
     return _AMUX_NAMES.get(field, PREFIX + field.upper())
 
 
-def _sentence(model: type[BaseSettings], detail: ErrorDetails) -> str:
-    """Returns pydantic's error as `NAME: rule; found value`, without the value if it may be a secret."""
+def _sentence(model: type[BaseSettings], detail: ErrorDetails, from_files: Collection[str]) -> str:
+    """Returns pydantic's error as `NAME: rule; found value`, without a value that may be a secret or is a file's."""
     if not detail["loc"]:
         return str(detail["ctx"]["error"])  # from `_conflicts`: the sentence names the setting
     field, info = _field_of(model, str(detail["loc"][0]))
     rule = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
     rule = rule.replace("Input should be", "must be").replace("Extra inputs are", "is")
-    value = f"; found {str(detail['input'])[:100]!r}" if info.repr else ""
+    shown = info.repr and env_name(field) not in from_files
+    value = f"; found {str(detail['input'])[:100]!r}" if shown else ""
     return f"{env_name(field)}: {rule}{value}"
 
 
@@ -306,10 +370,6 @@ def _field_of(model: type[BaseSettings], location: str) -> tuple[str, FieldInfo]
     by_variable = {env_name(field): field for field in model.model_fields}
     field = by_variable.get(location.upper(), location)
     return field, model.model_fields[field]
-
-
-def _reason_unreadable(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or "unknown error" if isinstance(error, OSError) else "it is not UTF-8"
 
 
 # --- describing ---------------------------------------------------------------------------------------------------
@@ -364,9 +424,22 @@ def _proxy_cautions(environ: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def unknown_name_cautions() -> list[str]:
-    """Returns a sentence for each of `unknown_names`."""
-    return [f"{name} is not a setting of this bridge; is it a typo?" for name in unknown_names()]
+def variable_cautions(env_file: EnvFile = ENV_FILE) -> list[str]:
+    """Returns a sentence for each thing to know of the environment and of `env_file`.
+
+    These are a file that cannot be read, settings that both set to different values, and names that are no setting.
+    """
+    found = read_variables(env_file)
+    sentences = [found.unreadable] if found.unreadable else []
+    if differing := variables.differing(found, known_names()):
+        sentences.append(
+            f"the environment and {env_file} set different values of {', '.join(differing)}: the environment counts"
+        )
+    return sentences + [
+        f"{name} is not a setting of this bridge; is it a typo? The nearest name is "
+        f"{variables.nearest(name, known_names())}"
+        for name in variables.unknown(found, known_names())
+    ]
 
 
 def secret_texts(settings: Settings) -> list[str]:
@@ -391,10 +464,8 @@ def secret_texts(settings: Settings) -> list[str]:
 # --- settings of the commands that use a running bridge -----------------------------------------------------------
 
 
-class _ClientVariables(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
-    )
+class _ClientVariables(_GivenValues):
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     url: Url | None = Field(None, repr=False)
     token: Annotated[SecretStr, BeforeValidator(parsers.api_key)] | None = Field(None, repr=False)
@@ -413,12 +484,12 @@ def load_client(env_file: EnvFile = ENV_FILE) -> ClientSettings:
 
     Raises BadSetting as `load` does.
     """
-    variables = _read(_ClientVariables, env_file, {})
-    if variables.url is not None and variables.token is not None:
-        return ClientSettings(variables.url, variables.token)
+    own = _read(_ClientVariables, read_variables(env_file), {})
+    if own.url is not None and own.token is not None:
+        return ClientSettings(own.url, own.token)
     settings = load(env_file)
     first = next(iter([*settings.tokens, *settings.operator_tokens]), None)
-    token = variables.token or (SecretStr(first) if first is not None else None)
-    if variables.url is None and settings.port == 0:
+    token = own.token or (SecretStr(first) if first is not None else None)
+    if own.url is None and settings.port == 0:
         raise BadSetting("BRIDGE_URL: must be set, because BRIDGE_PORT is 0 and so the bridge's port is not known")
-    return ClientSettings(variables.url or parsers.local_url(settings.host, settings.port), token)
+    return ClientSettings(own.url or parsers.local_url(settings.host, settings.port), token)

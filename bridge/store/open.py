@@ -15,6 +15,7 @@ from bridge.core.errors import BadSetting
 from bridge.store import replicas
 from bridge.store.database import Database, SqliteDatabase, connect, sqlite_path
 from bridge.store.encryption import Cipher, has_encrypted_data, with_root_key
+from bridge.store.file_modes import OWNER_ONLY, is_private, make_private, who_may_not
 from bridge.store.group_commit import GroupWriter
 from bridge.store.migrate import is_migrated, migrate
 from bridge.store.opening_wait import MIGRATION_SECONDS, SLOW_SECONDS, OpeningWait, dropping_hung_connections
@@ -29,7 +30,6 @@ except ImportError:  # Windows: there the operator must take care that one proce
 
 _CAN_LOCK = fcntl is not None
 KEY_FILE = "bridge.key"
-OWNER_ONLY = 0o600
 DELIVERY_LEASE_SECONDS = 60.0
 
 
@@ -39,6 +39,7 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     metrics: Metrics,
     *,
     max_active_watches: int = 100_000,
+    max_active_watches_per_app: int = 0,
     delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
     wait_seconds: float = 0.0,
 ) -> Store:
@@ -48,13 +49,14 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     that another process serves; StoreUnavailable when the database does not answer. When it is cancelled, it ends at
     once, whatever the database does.
     """
+    limit = ActiveLimit(max_active_watches, max_active_watches_per_app)
     wait = OpeningWait(0.0 if database_url.startswith("sqlite:") else wait_seconds)
     slow = asyncio.get_running_loop().call_later(
         SLOW_SECONDS, wait.log_once, "it does not answer yet, or its schema is being upgraded"
     )
     try:
         return await in_daemon_thread(
-            partial(_open, database_url, encryption_keys, metrics, max_active_watches, delivery_lease_seconds, wait),
+            partial(_open, database_url, encryption_keys, metrics, limit, delivery_lease_seconds, wait),
             discard=_close_unused,
         )
     finally:
@@ -66,7 +68,7 @@ def _open(  # noqa: PLR0913, PLR0917  what a store is made of
     database_url: str,
     encryption_keys: Sequence[str],
     metrics: Metrics,
-    max_active_watches: int,
+    limit: ActiveLimit,
     lease_seconds: float,
     wait: OpeningWait,
 ) -> Store:
@@ -75,7 +77,7 @@ def _open(  # noqa: PLR0913, PLR0917  what a store is made of
             opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
         database, cipher, replica = wait.until_open(lambda: _joined_database(database_url, encryption_keys))
         opened.callback(database.close)
-        writer, limit = GroupWriter(database.transaction, metrics), ActiveLimit(max_active_watches)
+        writer = GroupWriter(database.transaction, metrics)
         return Store(database, writer, cipher, replica, limit, lease_seconds, on_close=opened.pop_all().close)
 
 
@@ -123,26 +125,32 @@ def _opened_database(database_url: str, encryption_keys: Sequence[str]) -> tuple
 
 
 def _prepare(path: Path) -> None:
-    """Make the file if there is none, and set its mode. SQLite gives the files beside it the same mode."""
-    if not path.parent.is_dir():
-        raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
+    """Make the file if there is none, and make it private. SQLite gives the files beside it the same mode."""
     try:
+        if not path.parent.is_dir():
+            raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))
         for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
             with suppress(FileNotFoundError):
-                file.chmod(OWNER_ONLY)
+                make_private(file)
     except OSError as error:
-        raise BadSetting(f"BRIDGE_DATABASE_URL: {path} cannot be written: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_DATABASE_URL: {path} cannot be written: {error.strerror}{who_may_not(error)}"
+        ) from None
 
 
 def _serve_lock(path: Path) -> int | None:
     """Take the lock that says "a service uses this file". SQLite's own locks stay free for SQLite's tools."""
-    if not _CAN_LOCK or not path.parent.is_dir():
+    if not _CAN_LOCK:
         return None
     try:
+        if not path.parent.is_dir():
+            return None
         lock = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
     except OSError as error:
-        raise BadSetting(f"BRIDGE_DATABASE_URL: {path.parent} cannot be written: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_DATABASE_URL: {path.parent} cannot be written: {error.strerror}{who_may_not(error)}"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -182,13 +190,16 @@ def _read_key(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}{who_may_not(error)}"
+        ) from None
     with os.fdopen(file) as opened:
-        mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
-        if os.name == "posix" and mode & 0o077:
+        status = os.fstat(opened.fileno())
+        mode = stat.S_IMODE(status.st_mode)
+        if os.name == "posix" and not is_private(status):
             raise BadSetting(
                 f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
-                f"make it yours alone: chmod 600 {path}"
+                f"make it yours alone: chmod 600 {path}, or set BRIDGE_ENCRYPTION_KEYS where the mount has fixed modes"
             )
         return opened.read().strip()
 
@@ -201,7 +212,9 @@ def _new_key(path: Path) -> str:
             file.flush()
             os.fsync(file.fileno())  # before anything is encrypted with it
     except OSError as error:
-        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}") from None
+        raise BadSetting(
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be written: {error.strerror}{who_may_not(error)}"
+        ) from None
     return key
 
 

@@ -1,6 +1,6 @@
 """Registration: find an equal watch, open its task or join it, write the watch; many watches at once."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,11 +38,17 @@ _COUNT_FROM = 0.9  # of the limit: below it an estimate is enough, above it each
 
 
 class ActiveLimit:
-    """How many watches may be active, and an estimate of how many are. Only the writer's thread may use it."""
+    """How many watches may be active, and an estimate of how many are. Only the writer's thread may use it.
 
-    def __init__(self, most: int) -> None:
+    `per_app` is the limit of each app, 0 for none. Replicas that register for one app at the same moment may exceed
+    the limits by the watches of these transactions.
+    """
+
+    def __init__(self, most: int, per_app: int = 0) -> None:
         self.most = most
+        self.per_app = per_app
         self._estimate = most
+        self._estimates_of_apps: dict[str, int] = {}
 
     def room(self, connection: Connection, count: int) -> int:
         """How many of `count` more watches fit, or more than that; exact near the limit."""
@@ -54,9 +60,27 @@ class ActiveLimit:
         """The error for a watch beyond the limit."""
         return TooManyWatches(f"{self.most} watches are active, which is the maximum (BRIDGE_MAX_ACTIVE_WATCHES)")
 
-    def add(self, registered: int) -> None:
-        """Count new watches. Watches that end are seen at the next count."""
+    def room_of_app(self, connection: Connection, app: str, count: int, *, shared: bool) -> int:
+        """How many of `count` more watches of one app fit, or more than that; exact near the limit.
+
+        `shared`: other replicas register too, so each transaction counts.
+        """
+        estimate = self._estimates_of_apps.get(app, self.per_app)
+        if shared or estimate + count > self.per_app * _COUNT_FROM:
+            estimate = connection.execute(_COUNT_ACTIVE_OF_APP, {"an_app": app}).scalar_one()
+            self._estimates_of_apps[app] = estimate
+        return self.per_app - estimate
+
+    def refusal_of_app(self) -> TooManyWatches:
+        """The error for a watch beyond the limit of its app."""
+        return TooManyWatches(f"{self.per_app} watches of this app are active, as many as each app may have")
+
+    def add(self, registered: int, by_app: Mapping[str, int]) -> None:
+        """Count new watches. Watches that end are seen at the next count, as are those of `by_app` that existed."""
         self._estimate += registered
+        if self.per_app:
+            for app, count in by_app.items():
+                self._estimates_of_apps[app] = self._estimates_of_apps.get(app, self.per_app) + count
 
 
 @dataclass(slots=True)
@@ -92,6 +116,7 @@ def register(
     entries = [_Entry(new, replica) for new in items]
     keyed = _take_keys(connection, [entry for entry in entries if entry.new.idempotency is not None])
     _answer_existing(connection, _unanswered(entries))
+    _apply_app_limit(connection, limit, _unanswered(entries))
     _apply_limit(connection, limit, _unanswered(entries))
     _write(connection, limit, _unanswered(entries))
     _update_keys(connection, keyed)
@@ -201,6 +226,7 @@ def _update_keys(connection: Connection, entries: Sequence[_Entry]) -> None:
 # --- existing watches and the limit -------------------------------------------------------------------------------
 
 _COUNT_ACTIVE = select(func.count()).select_from(watches).where(IS_ACTIVE)
+_COUNT_ACTIVE_OF_APP = select(func.count()).select_from(watches).where(IS_ACTIVE, watches.c.app == bindparam("an_app"))
 _ACTIVE = select(watches.c.id, watches.c.endpoint, watches.c.options, watches.c.task).where(
     IS_ACTIVE, watches.c.endpoint.in_(bindparam("those", expanding=True))
 )
@@ -231,6 +257,25 @@ def _answer_existing(connection: Connection, entries: Sequence[_Entry]) -> list[
     return inserted
 
 
+def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
+    if not limit.per_app:
+        return
+    by_app: dict[str, list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        by_app[entry.new.watch.app].append(entry)
+    for app, own in by_app.items():
+        counted = [entry for entry in own if not entry.new.beyond_limit]
+        if not counted:
+            continue
+        room = limit.room_of_app(connection, app, len(own), shared=_is_shared(connection)) - (len(own) - len(counted))
+        for entry in counted[max(room, 0) :]:
+            entry.result = limit.refusal_of_app()
+
+
+def _is_shared(connection: Connection) -> bool:
+    return connection.dialect.name != "sqlite"
+
+
 def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
     counted = [entry for entry in entries if not entry.new.beyond_limit]
     room = limit.room(connection, len(entries)) - (len(entries) - len(counted)) if counted else 0
@@ -238,8 +283,10 @@ def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_
         entry.result = limit.refusal()
 
 
-def check_room(connection: Connection, limit: ActiveLimit, count: int) -> None:
-    """Raise TooManyWatches unless `count` more watches fit."""
+def check_room(connection: Connection, limit: ActiveLimit, count: int, app: str) -> None:
+    """Raise TooManyWatches unless `count` more watches fit, and one more of this app."""
+    if limit.per_app and limit.room_of_app(connection, app, 1, shared=_is_shared(connection)) < 1:
+        raise limit.refusal_of_app()
     if limit.room(connection, count) < count:
         raise limit.refusal()
 
@@ -298,7 +345,7 @@ def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]
     opened = _open_tasks(connection, entries)
     in_order = sorted(entries, key=lambda entry: entry.endpoint)
     inserted = _INSERT_WATCHES.execute(connection, [_watch_values(one, opened[one.key].row) for one in in_order])
-    limit.add(inserted)
+    limit.add(inserted, Counter(entry.new.watch.app for entry in entries))
     written: Sequence[_Entry] = entries
     if inserted < len(entries):
         written = _answer_existing(connection, entries)

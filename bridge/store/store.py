@@ -129,10 +129,13 @@ class Store:
         except StoreUnavailable as error:
             return [StoreUnavailable(str(error)) for _ in new_watches]
 
-    async def check_room(self, count: int) -> None:
-        """Raise StoreUnavailable unless the store can be written, TooManyWatches unless `count` more watches fit."""
+    async def check_room(self, count: int, app: str) -> None:
+        """Check that `count` more watches fit, and one more of this app.
+
+        Raise StoreUnavailable unless the store can be written, TooManyWatches if they do not fit.
+        """
         await self.probe()
-        await self._writer.run(registration.check_room, self._active_limit, count)
+        await self._writer.run(registration.check_room, self._active_limit, count, app)
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
         """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled."""

@@ -19,13 +19,15 @@ from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Literal, TextIO, overload
+from typing import Any, Literal, TextIO, TypeAlias, overload
 
 import orjson
 
 from bridge.core.model import Json
 from bridge.telemetry.log_handler import LineFormatter, LineHandler
 from bridge.telemetry.redaction import REDACTOR, Redactor
+
+LogFormat: TypeAlias = Literal["json", "console", "auto"]
 
 _FIELDS = "bridge_fields"  # the attribute that only the bridge's own records have
 _OWN_KEYS = frozenset({"at", "level", "event", "logger", "message", "trace"})
@@ -78,18 +80,28 @@ def get_logger(name: str) -> Log:
     return Log(logging.getLogger(f"bridge.{name}"))
 
 
+def chosen_format(fmt: LogFormat, stream: TextIO) -> Literal["json", "console"]:
+    """Returns the format of the lines on a stream: for `auto`, `console` on a terminal."""
+    if fmt == "auto":
+        return "console" if stream.isatty() else "json"
+    return fmt
+
+
 def configure_logging(
     level: str = "INFO",
-    fmt: Literal["json", "console"] = "json",
+    fmt: LogFormat = "json",
     stream: TextIO | None = None,
     redactor: Redactor = REDACTOR,
 ) -> None:
     """Sends all logging of this process to `stream` (default: stdout) in one format. May be called again.
 
+    The format `auto` is `console` if the stream is a terminal, else `json`.
+
     This includes Python's loggers, warnings, and uncaught exceptions of threads and finalizers; for those of asyncio
     see `log_loop_errors`. Raises ValueError for an unknown level.
     """
     stream = sys.stdout if stream is None else stream
+    fmt = chosen_format(fmt, stream)
     if isinstance(stream, io.TextIOWrapper):
         # A C locale must not make a line fail. JSON is always UTF-8.
         stream.reconfigure(encoding="utf-8" if fmt == "json" else None, errors="backslashreplace")

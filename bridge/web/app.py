@@ -1,13 +1,13 @@
-"""The aiohttp application: its routes, the authentication and error handling around each, the server's settings."""
+"""The aiohttp application: its routes, and the authentication and error handling around each."""
 
 import logging
+import re
 from functools import wraps
 from http import HTTPStatus
-from typing import Any
+from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
-from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge import __version__
 from bridge.core.errors import BridgeError, NotFound
@@ -31,13 +31,17 @@ from bridge.web.errors import (
 )
 from bridge.web.requests import secured, shown
 
+PROBE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _ANY_PATH = "/{rest}"
+_AMUX_PREFIX: Final = "/v1/"  # SDKs made for OpenAI or amux ask here
 
 _log = get_logger("web")
 
+_DROP_IN_PATHS: Final = tuple(re.compile(route.path.replace("{id}", "[^/]+")) for route in DROP_IN_ROUTES)
+
 
 def make_app(context: AppContext, dashboard: DashboardContext | None = None) -> web.Application:
-    """Returns the API, and the operators' dashboard if one is given. Serve it with `make_runner`."""
+    """Returns the API, and the operators' dashboard if one is given. Serve it with `server.make_runner`."""
     app = web.Application(middlewares=[_errors_as_responses])
     app[CONTEXT] = context
     routes = (*ROUTES, *(DROP_IN_ROUTES if context.drop_in is not None else ()))
@@ -58,19 +62,15 @@ def make_app(context: AppContext, dashboard: DashboardContext | None = None) -> 
     return app
 
 
-def make_runner(app: web.Application, *, shutdown_seconds: float = 5.0) -> web.AppRunner:
-    """Returns a runner for the API. A caller that disconnects cancels its handler; bodies are read as they were sent.
-
-    At a stop, open requests have `shutdown_seconds` to end. Held answers and event streams have ended before that.
-    """
-    return web.AppRunner(
-        app,
-        handler_cancellation=True,
-        access_log=None,
-        auto_decompress=False,  # a small body must not become a large one: handlers refuse every Content-Encoding
-        logger=_server_log(),
-        shutdown_timeout=shutdown_seconds,
-    )
+def make_probes_app(context: AppContext) -> web.Application:
+    """Returns `/metrics`, `/healthz` and `/readyz` alone, for a listener that others may reach. It needs no token."""
+    app = web.Application(middlewares=[_errors_as_responses])
+    app[CONTEXT] = context
+    for route in OPEN_ROUTES:
+        if route.path in PROBE_PATHS:
+            _add(app, route.method, route.path, route.handler)
+    app.router.add_route(hdrs.METH_ANY, "/{rest:.*}", _no_such_route, expect_handler=_check_expectation)
+    return app
 
 
 def _server_info(context: AppContext) -> ServerInfo:
@@ -97,12 +97,20 @@ def _authenticated(handler: CallersHandler) -> Handler:
 @web.middleware
 async def _errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever a handler raises into a response."""
+    response = await _response_or_problem(request, handler)
+    if request.app[CONTEXT].health.draining and not response.prepared:
+        response.force_close()  # the next request of this client reaches another replica, or the next process
+    return response
+
+
+async def _response_or_problem(request: web.Request, handler: Handler) -> web.StreamResponse:
+    for_sdk = request.path.startswith(_AMUX_PREFIX)
     try:
         return await handler(request)
     except BridgeError as error:
         if status_of(error) is HTTPStatus.INTERNAL_SERVER_ERROR:
             _log_failure(request, error)
-        return secured(problem_answer(error))
+        return secured(problem_answer(error, for_sdk=for_sdk))
     except web.HTTPException as error:  # aiohttp's own; no known request causes one, since our routes match every path
         status = HTTPStatus(error.status)
         return secured(as_response(problem(status, status.phrase.lower().replace(" ", "_"), status.description)))
@@ -110,7 +118,7 @@ async def _errors_as_responses(request: web.Request, handler: Handler) -> web.St
         raise  # the caller has disconnected: no response can be sent
     except Exception as error:  # noqa: BLE001  a bug: the caller gets a problem, the log the traceback
         _log_failure(request, error)
-        return secured(problem_answer(BridgeError()))
+        return secured(problem_answer(BridgeError(), for_sdk=for_sdk))
 
 
 def _log_failure(request: web.Request, error: Exception) -> None:
@@ -132,41 +140,29 @@ async def _check_expectation(request: web.Request) -> web.StreamResponse | None:
 
 async def _no_such_route(request: web.Request) -> web.StreamResponse:
     """Answers every other path with 404, and every other method with 405; aiohttp's own answers are plain text."""
+    if methods := await _methods_of(request):
+        raise NoSuchMethod(methods)
+    path = request.path.rstrip("/")
+    drop_in_off = request.app[CONTEXT].drop_in is None and API_DOCUMENT in request.app
+    if drop_in_off and any(pattern.fullmatch(path) for pattern in _DROP_IN_PATHS):
+        raise NotFound("drop-in creation is off: set BRIDGE_DROP_IN=true to have amux's own routes here")
+    if path and path != request.path and await _methods_of(request.clone(rel_url=request.rel_url.with_path(path))):
+        raise NotFound("no route has this path; the route has no slash at its end")
+    raise NotFound("no route has this path")
+
+
+async def _methods_of(request: web.Request) -> list[str]:
+    """Returns the methods of the routes that a request's path has, sorted."""
     exact: set[str] = set()
     by_pattern: set[str] = set()
     for resource in request.app.router.resources():
         if resource.canonical != _ANY_PATH:
             methods = (await resource.resolve(request))[1]
             (exact if resource.canonical == request.path else by_pattern).update(methods)
-    allowed = (exact or by_pattern) - {hdrs.METH_ANY}  # `/watch/batch` also matches `/watch/{id}`
-    if allowed:
-        raise NoSuchMethod(sorted(allowed))
-    raise NotFound("no route has this path")
+    return sorted((exact or by_pattern) - {hdrs.METH_ANY})  # `/watch/batch` also matches `/watch/{id}`
 
 
 async def _end_held_requests(app: web.Application) -> None:
     context = app[CONTEXT]
     context.health.draining = True
     await context.change_notifier.close()
-
-
-# --- the server's log ---------------------------------------------------------------------------------------------
-
-
-class _CallerErrorsAreDebug(logging.Filter):
-    """Lowers aiohttp's records of broken HTTP to DEBUG, without a traceback: the caller caused them, not the bridge."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error: Any = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
-            return True
-        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-        record.exc_info = None
-        return logging.getLogger().isEnabledFor(logging.DEBUG)
-
-
-def _server_log() -> logging.Logger:
-    logger = logging.getLogger("bridge.http")
-    if not any(isinstance(known, _CallerErrorsAreDebug) for known in logger.filters):
-        logger.addFilter(_CallerErrorsAreDebug())
-    return logger

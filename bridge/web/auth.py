@@ -106,7 +106,10 @@ class Access:
                 raise Forbidden("without tokens the bridge refuses requests that a browser sends for another site")
         for origin in headers.getall(hdrs.ORIGIN, []):
             if origin.lower().partition("://")[2] != hosts[0].lower() and origin.lower() != self._public_origin:
-                raise Forbidden("without tokens the bridge refuses requests whose Origin is another site")
+                raise Forbidden(
+                    "without tokens the bridge refuses requests whose Origin is another site; behind a proxy, set "
+                    "BRIDGE_PUBLIC_URL to the URL that the browser shows"
+                )
 
 
 def _as_bytes(text: str) -> bytes:

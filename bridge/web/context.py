@@ -17,6 +17,7 @@ from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import RegistrationService
 from bridge.web.auth import Access
+from bridge.web.errors import Draining
 from bridge.web.rate_limits import PingLimits
 from bridge.web.sse import HEARTBEAT_SECONDS, LONGEST_SECONDS
 
@@ -85,6 +86,11 @@ class AppContext:
     public_url: str | None = None
     stream_times: StreamTimes = StreamTimes()
     ping_limits: PingLimits = field(default_factory=PingLimits)
+
+    def check_not_draining(self) -> None:
+        """Raises Draining while the bridge stops: it begins no registration, ping or retry then."""
+        if self.health.draining:
+            raise Draining
 
 
 CONTEXT: Final = web.AppKey("CONTEXT", AppContext)

@@ -19,6 +19,8 @@ from bridge.core.ids import WATCH_ID_PATTERN
 
 PROBLEM_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:amux-bridge:problem:"
+_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPENAI_DEFAULT_TYPE: Final = "invalid_request_error"
 
 
 class FieldError(TypedDict):
@@ -26,6 +28,15 @@ class FieldError(TypedDict):
 
     field: str
     message: str
+
+
+class OpenAiError(TypedDict):
+    """A problem as OpenAI's SDKs read it."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
 
 
 class ProblemBody(TypedDict):
@@ -37,6 +48,9 @@ class ProblemBody(TypedDict):
     detail: str
     code: Annotated[str, Field(examples=["invalid_request"])]
     errors: NotRequired[Annotated[list[FieldError], Field(description="With `invalid_request`: the bad fields.")]]
+    error: NotRequired[
+        Annotated[OpenAiError, Field(description="On `/v1/*`: the same problem, as OpenAI's SDKs read it.")]
+    ]
     watch_id: NotRequired[
         Annotated[
             str, Field(pattern=f"^{WATCH_ID_PATTERN}$", description="With `watch_conflict`: the existing watch's id.")
@@ -118,6 +132,16 @@ class WatchNotCompleted(BridgeError):
     code = "watch_not_completed"
 
 
+class Draining(BridgeError):
+    """The bridge stops, and begins nothing new."""
+
+    code = "draining"
+    retry_after_seconds = 5
+
+    def __init__(self) -> None:
+        super().__init__("the bridge is stopping and begins nothing new; another replica, or the next start, will")
+
+
 class TooManyPings(BridgeError):
     """The caller's limit of pings is reached; `retry_after_seconds` is the time until the next one is allowed."""
 
@@ -155,9 +179,11 @@ STATUSES: Final[Mapping[type[BridgeError], HTTPStatus]] = {
     AnswerInterrupted: HTTPStatus.BAD_GATEWAY,
     ContentInterrupted: HTTPStatus.BAD_GATEWAY,
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    Draining: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 TITLES: Final[Mapping[str, str]] = {
     "malformed_json": "The body is not valid JSON",
+    "malformed_request": "The request is not valid HTTP",
     "malformed_body": "The body does not match its headers",
     "unauthorized": "A valid token is required",
     "forbidden": "Not allowed",
@@ -181,6 +207,7 @@ TITLES: Final[Mapping[str, str]] = {
     "too_many_pings": "Too many pings",
     "amux_unavailable": "amux did not answer as expected",
     "store_unavailable": "The store does not answer",
+    "draining": "The bridge is stopping",
     "internal_error": "Internal error",
 }
 
@@ -214,8 +241,22 @@ def problem(status: HTTPStatus, code: str, detail: str) -> ProblemBody:
     }
 
 
-def problem_answer(error: BridgeError) -> web.Response:
-    """Returns the response for an error, with Retry-After, Allow or WWW-Authenticate where the error has one."""
+def openai_error(details: ProblemBody) -> OpenAiError:
+    """Returns a problem as OpenAI's SDKs read it: `message` is what they show."""
+    fields = details.get("errors", [])
+    return {
+        "message": details["detail"],
+        "type": _OPENAI_TYPES.get(details["status"], "api_error" if details["status"] >= 500 else _OPENAI_DEFAULT_TYPE),
+        "code": details["code"],
+        "param": fields[0]["field"] if fields else None,
+    }
+
+
+def problem_answer(error: BridgeError, *, for_sdk: bool = False) -> web.Response:
+    """Returns the response for an error, with Retry-After, Allow or WWW-Authenticate where the error has one.
+
+    `for_sdk` adds the member that OpenAI's SDKs read.
+    """
     headers: dict[str, str] = {}
     if (seconds := getattr(error, "retry_after_seconds", None)) is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(seconds)))
@@ -226,7 +267,10 @@ def problem_answer(error: BridgeError) -> web.Response:
         headers[hdrs.ACCEPT_RANGES] = "bytes"
     if isinstance(error, Unauthorized):
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="amux-bridge"'
-    return as_response(problem_of(error), headers)
+    details = problem_of(error)
+    if for_sdk:
+        details["error"] = openai_error(details)
+    return as_response(details, headers)
 
 
 def as_response(details: ProblemBody, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -73,7 +73,7 @@ class PingLimits:
 
 
 class SignInLimits:
-    """Counts wrong tokens by address: guessing is slow, and a person who mistypes waits a minute at most.
+    """Counts wrong tokens by address, so that a program that guesses fills neither the log nor the CPU.
 
     `clock` is monotonic, in seconds.
     """
@@ -84,7 +84,7 @@ class SignInLimits:
         self._all = _MinuteWindow(FAILURES_IN_ALL)
 
     def check(self, address: str) -> None:
-        """Checks the limits before a token is looked at. Raises TooManySignIns."""
+        """Checks the limits for another wrong token. Raises TooManySignIns."""
         now = self._clock()
         for window in (self._by_address.get(address), self._all):
             if window is not None and (seconds := window.seconds_until_free(now)) > 0:

@@ -1,8 +1,9 @@
 """Reading requests: bodies up to a size limit, strict JSON, known query parameters only. Writing JSON responses."""
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping
+from enum import StrEnum
+from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
@@ -12,6 +13,9 @@ from bridge.core.errors import InvalidRequest, NotFound
 from bridge.core.ids import EVENT_ID_PATTERN, WATCH_ID_PATTERN
 from bridge.core.registration import check_idempotency_key, read_json
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
+
+Value = TypeVar("Value")
+Choice = TypeVar("Choice", bound=StrEnum)
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
@@ -117,21 +121,72 @@ def idempotency_key(request: web.Request) -> str | None:
         raise InvalidRequest([("Idempotency-Key", str(error))]) from None
 
 
+class Query:
+    """A request's query parameters. It collects what is wrong with them; `check` raises for all of it at once.
+
+    Parameters that are unknown or given twice are wrong from the start, others when they are read.
+    """
+
+    def __init__(self, values: Mapping[str, str], bad: Mapping[str, str] | None = None) -> None:
+        self.values = values
+        self._bad = dict(bad or {})
+
+    @classmethod
+    def of(cls, request: web.Request, known: Collection[str] = ()) -> "Query":
+        """Returns the parameters of a request."""
+        found: dict[str, str] = {}
+        bad: dict[str, str] = {}
+        for name, value in request.query.items() if request.query_string else ():
+            if name not in known:
+                bad[shown(name)] = "is not a parameter of this route"
+            elif name in found:
+                bad[name] = _GIVEN_TWICE
+            found[name] = value
+        return cls(found, bad)
+
+    def without_empty(self) -> "Query":
+        """Returns the same parameters without those whose value is empty: the page's filters that are not set."""
+        return Query({name: value for name, value in self.values.items() if value}, self._bad)
+
+    def read(self, name: str, parse: Callable[[str], Value]) -> Value | None:
+        """Returns the value that `parse` makes of a parameter; None without it, and for a wrong value.
+
+        `parse` raises InvalidRequest, or ValueError with the rule.
+        """
+        if name not in self.values:
+            return None
+        try:
+            return parse(self.values[name])
+        except InvalidRequest as error:
+            self._bad |= dict(error.fields)
+        except ValueError as error:
+            self._bad[name] = str(error)
+        return None
+
+    def choice(self, name: str, choices: type[Choice]) -> Choice | None:
+        """Returns the member of an enumeration that a parameter names."""
+        return self.read(name, lambda text: _member(text, choices))
+
+    def check(self) -> None:
+        """Raises InvalidRequest with every parameter that is wrong."""
+        if self._bad:
+            raise InvalidRequest(list(self._bad.items())[:MAX_FIELD_ERRORS])
+
+
 def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str]:
     """Returns the query parameters. Raises InvalidRequest for parameters that are unknown or given twice."""
     if not request.query_string:
         return {}
-    found: dict[str, str] = {}
-    bad: dict[str, str] = {}
-    for name, value in request.query.items():
-        if name not in known:
-            bad[shown(name)] = "is not a parameter of this route"
-        elif name in found:
-            bad[name] = _GIVEN_TWICE
-        found[name] = value
-    if bad:
-        raise InvalidRequest(list(bad.items())[:MAX_FIELD_ERRORS])
-    return found
+    query = Query.of(request, known)
+    query.check()
+    return dict(query.values)
+
+
+def _member(text: str, choices: type[Choice]) -> Choice:
+    try:
+        return choices(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(choices)}") from None
 
 
 def number_of(text: str, name: str, *, least: float, most: float, whole: bool = False) -> float:

@@ -112,7 +112,7 @@ async def test_registration_caches_look_ups_for_five_seconds_and_attempts_never_
 
 
 async def test_cached_addresses_are_judged_for_each_target() -> None:
-    policy = TargetPolicy(allow_networks=LOOPBACK_OPEN.allow_networks, own_port=8080)
+    policy = TargetPolicy(allow_networks=LOOPBACK_OPEN.allow_networks, own_ports=frozenset({8080}))
     guard = Guard(policy, Names(sidecar=[["127.0.0.1"]]))
     assert await guard.check("http://sidecar:9000/", remember=True)
     with pytest.raises(TargetRefused, match="own"):

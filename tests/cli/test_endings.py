@@ -51,13 +51,33 @@ def test_serve_with_the_sandbox_allows_callbacks_to_this_machine(tmp_path: Path)
 
 
 def test_serve_reports_each_bad_setting_in_one_line_and_exits_with_2(command: Command) -> None:
-    result = command("serve", BRIDGE_PORT="99999", BRIDGE_TOKENS="no-colon", BRIDGE_LOG_LEVEL="loud")
+    bad = {"BRIDGE_PORT": "99999", "BRIDGE_TOKENS": "no-colon", "BRIDGE_LOG_LEVEL": "loud"}
+    result = command("serve", **bad, BRIDGE_LOG_FORMAT="console")
     assert result.code == 2
-    assert [line.split(": ")[1] for line in result.err.splitlines()] == [
-        "BRIDGE_PORT",
-        "BRIDGE_TOKENS",
-        "BRIDGE_LOG_LEVEL",
-    ]
+    assert [line.split(": ")[1] for line in result.err.splitlines()] == list(bad)
+
+
+@pytest.mark.parametrize("fmt", ["json", "JSON", "auto", "", "xml"])
+def test_an_error_before_the_settings_are_read_is_one_json_object_a_line(command: Command, fmt: str) -> None:
+    result = command("serve", BRIDGE_PORT="99999", BRIDGE_TOKENS='no"colon', BRIDGE_LOG_FORMAT=fmt)
+    assert (result.code, result.out) == (2, "")
+    lines = [json.loads(line) for line in result.err.splitlines()]
+    assert [line["reason"].partition(":")[0] for line in lines][:2] == ["BRIDGE_PORT", "BRIDGE_TOKENS"]
+    assert {(line["level"], line["event"], line["logger"]) for line in lines} == {("error", "start_refused", "cli")}
+
+
+def test_wrong_usage_of_serve_is_a_json_object_too(command: Command) -> None:
+    result = command("serve", "--sand", BRIDGE_LOG_FORMAT="json")
+    assert result.code == 2
+    assert json.loads(result.err)["reason"].startswith("unrecognized arguments: --sand")
+    assert command("serve", "--sand", BRIDGE_LOG_FORMAT="console").err.startswith("amux-bridge: unrecognized")
+
+
+def test_the_format_of_an_early_error_may_stand_in_dotenv(command: Command, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BRIDGE_LOG_FORMAT=console\nBRIDGE_PORT=99999\n")
+    assert command("serve").err.startswith("amux-bridge: BRIDGE_PORT: ")
+    (tmp_path / ".env").write_bytes(b"BRIDGE_LOG_FORMAT=console\n\xff")
+    assert json.loads(command("serve").err)["reason"] == ".env: cannot be read: it is not UTF-8"
 
 
 def test_an_interrupted_listener_exits_with_130_and_no_traceback(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from bridge import __version__
 from tests.cli.harness import Command
 
-COMMANDS = ("demo", "sandbox", "serve", "check", "watch", "listen", "ping", "retry", "secret")
+COMMANDS = ("demo", "sandbox", "serve", "check", "healthy", "watch", "listen", "ping", "retry", "secret")
 HEAVY = ("aiohttp", "sqlalchemy", "alembic", "pydantic", "apscheduler", "prometheus_client", "uvloop")
 
 
@@ -31,6 +31,7 @@ def test_each_commands_help_has_an_example(command: Command, name: str) -> None:
 
 def test_version_prints_the_packages_version(command: Command) -> None:
     assert command("--version").out == f"amux-bridge {__version__}\n"
+    assert command("-V").out == f"amux-bridge {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,20 @@ def test_version_prints_the_packages_version(command: Command) -> None:
         (("listen", "--port", "99999"), "argument --port: '99999' is not a port from 0 to 65535"),
         (("listen", "--count", "0"), "argument --count: '0' is not a whole number of 1 or more"),
         (("secret", "tell"), "argument new|show|rotate: invalid choice: 'tell'"),
-        (("serve", "--sand"), "unrecognized arguments: --sand"),
+        (("check", "--jso"), "unrecognized arguments: --jso"),
+        (("watch", "task_1", "--callback", "http://h", "--context", "{"), "--context must be a JSON object"),
+        (("watch", "task_1", "--callback", "http://h", "--context", "[1]"), "--context must be a JSON object"),
+        (("watch", "task_1", "--callback", "http://h", "--header", "X-One"), "--header must be NAME:VALUE"),
+        (("watch", "task_1", "--callback", "http://h", "--header", ": 1"), "--header must be NAME:VALUE"),
+        (("watch", "task_1", "--callback", "http://h", "--secret", "env:NOT_SET"), "the environment variable NOT_SET"),
+        (
+            ("retry", "--dead", "--since", "yesterday"),
+            "--since must be a time (2026-11-23T15:04:05Z) or an age (15m, 24h, 3d)",
+        ),
+        (("retry", "--dead", "--until", "2026-11-23T15:04:05"), "--until must include a time zone"),
+        (("retry", "delivery 1"), "'delivery 1' is not a delivery id"),
+        (("listen", "--secret", "short"), "--secret: a signing secret begins with whsec_"),
+        (("ping", "no-url"), "the URL "),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exits_with_2(

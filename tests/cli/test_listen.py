@@ -107,7 +107,7 @@ def test_without_any_secret_no_database_is_created(command: Command, tmp_path: P
     assert result.code == 1
     assert result.err == (
         "amux-bridge: there is no signing secret, because there is no database at bridge.db: use --secret, "
-        "or start the bridge in this folder first\n"
+        "start the bridge in this folder first, or set BRIDGE_SIGNING_SECRETS\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -121,4 +121,4 @@ def test_a_port_in_use_is_reported_in_one_sentence(command: Command) -> None:
 
 def test_an_invalid_secret_is_refused_without_repeating_it(command: Command) -> None:
     result = command("listen", "--secret", "hunter2-hunter2")
-    assert (result.code, result.err) == (1, "amux-bridge: --secret: a signing secret begins with whsec_\n")
+    assert (result.code, result.err) == (2, "amux-bridge: --secret: a signing secret begins with whsec_\n")

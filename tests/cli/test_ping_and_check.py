@@ -113,6 +113,13 @@ def test_a_dry_ping_sends_nothing(command: Command) -> None:
     assert callbacks == []
 
 
+def test_ping_before_the_first_start_makes_no_file(command: Command, tmp_path: Path) -> None:
+    with stand_in_and_receiver() as (_, hook_url, _callbacks):
+        result = command("ping", hook_url, BRIDGE_CALLBACK_ALLOW_NETWORKS="127.0.0.1/32")
+    assert "there is no signing secret yet" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_ping_has_the_services_target_policy(tmp_path: Path) -> None:
     settings = load(
         env_file=None,
@@ -123,14 +130,26 @@ async def test_ping_has_the_services_target_policy(tmp_path: Path) -> None:
         callback_ports="443,8443",
         callback_https_only=True,
     )
-    guard = Runtime(settings)._make_guard(8080)
+    guard = Runtime(settings)._make_guard(frozenset({8080}))
     services, pings = guard._policy, target_policy(settings)
     for part in fields(TargetPolicy):
-        if part.name != "own_port":  # the service knows it only after it has bound the port
+        if part.name != "own_ports":  # the service knows it only after it has bound the port
             assert getattr(pings, part.name) == getattr(services, part.name)
 
 
 # --- check --------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_which_of_two_databases_counts(command: Command, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BRIDGE_DATABASE_URL=postgresql://bridge@db/bridge\n")
+    result = command("check", BRIDGE_DATABASE_URL="sqlite:///here.db")
+    assert "the environment and .env set different values of BRIDGE_DATABASE_URL: the environment counts" in result.out
+
+
+def test_check_refuses_what_stops_a_start(command: Command) -> None:
+    result = command("check", BRIDGE_SIGNING_SECRET="x")
+    assert result.code == 1
+    assert "BRIDGE_SIGNING_SECRET: is not a setting of this bridge" in result.out
 
 
 def test_check_says_yes_if_all_is_well_and_creates_no_file(command: Command, tmp_path: Path) -> None:
@@ -170,7 +189,8 @@ def test_check_says_no_and_why_if_amux_refuses(command: Command, sqlite_url: str
     report = json.loads(result.out)
     assert [finding["ok"] for finding in report["checks"]] == [True, True, False]
     assert why in report["checks"][2]["why"]
-    assert "BRIDGE_PROT is not a setting of this bridge; is it a typo?" in report["cautions"]
+    typo = "BRIDGE_PROT is not a setting of this bridge; is it a typo? The nearest name is BRIDGE_PORT"
+    assert typo in report["cautions"]
 
 
 def test_a_missing_key_is_a_no_that_needs_no_fix(command: Command, sqlite_url: str) -> None:

@@ -40,6 +40,19 @@ def test_show_prints_the_databases_secret_and_keeps_it(command: Command, sqlite_
     assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url).out.split() == first["secrets"]
 
 
+@pytest.mark.parametrize(
+    ("action", "sentence"), [("show", "there is no signing secret"), ("rotate", "there is nothing to encrypt")]
+)
+def test_in_an_empty_folder_there_is_one_sentence_and_no_file(
+    command: Command, tmp_path: Path, action: str, sentence: str
+) -> None:
+    result = command("secret", action)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"amux-bridge: {sentence}, because there is no database at ")
+    assert len(result.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_wrong_key_is_one_sentence_and_exit_code_2(command: Command, sqlite_url: str) -> None:
     assert command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD).code == 0
     result = command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=NEW)

@@ -95,10 +95,6 @@ def test_watch_with_wait_fails_if_the_watch_times_out(command: Command, bridge: 
             "10.0.0.1 is private (10.0.0.0/8); to allow private networks, set BRIDGE_CALLBACK_ALLOW",
         ),
         (("a/b", "--callback", CLOSED_PORT_URL), "task_id: must be 1 to 191 of the characters"),
-        (("task_1", "--callback", CLOSED_PORT_URL, "--context", "17"), "context: must be an object"),
-        (("task_1", "--callback", CLOSED_PORT_URL, "--context", "{"), "--context must be a JSON object"),
-        (("task_1", "--callback", CLOSED_PORT_URL, "--header", "X"), "--header must be NAME:VALUE"),
-        (("task_1", "--callback", CLOSED_PORT_URL, "--secret", "env:NONE"), "the environment variable NONE is not set"),
         (("task_1", "--callback", CLOSED_PORT_URL, "--events", "video.lost"), "events"),
     ],
 )
@@ -171,20 +167,9 @@ def wait_for_one_dead(command: Command, bridge: BridgeInThread) -> None:
         assert time.monotonic() < until
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("evt_unknown",), "there is no such delivery"),
-        (("../watch",), "'../watch' is not a delivery id; delivery ids begin with evt_"),
-        (("--dead", "--since", "yesterday"), "--since must be a time (2026-11-23T15:04:05Z) or an age (15m, 24h, 3d)"),
-        (("--dead", "--until", "2026-11-23T15:04:05"), "--until must include a time zone: 2026-11-23T15:04:05Z is UTC"),
-    ],
-)
-def test_retry_reports_an_error_in_one_sentence(
-    command: Command, bridge: BridgeInThread, arguments: tuple[str, ...], sentence: str
-) -> None:
-    result = command("retry", *arguments, **bridge.client)
-    assert (result.code, result.out, result.err) == (1, "", f"amux-bridge: {sentence}\n")
+def test_retry_reports_an_unknown_delivery_in_one_sentence(command: Command, bridge: BridgeInThread) -> None:
+    result = command("retry", "evt_unknown", **bridge.client)
+    assert (result.code, result.out, result.err) == (1, "", "amux-bridge: there is no such delivery\n")
 
 
 def test_an_age_becomes_a_time() -> None:

@@ -106,7 +106,7 @@ def test_the_policys_refusals_have_exactly_these_messages() -> None:
     assert refusal_of("http://a.example/", https_only) == "a.example may be called over https only"
     assert refusal_of("http://8.8.8.8/", https_only) == "8.8.8.8 may be called over https only"
     assert parse_target("https://8.8.8.8/", https_only).https
-    own = TargetPolicy(own_port=80, own_addresses=frozenset({ip_address("8.8.8.8")}))
+    own = TargetPolicy(own_ports=frozenset({80}), own_addresses=frozenset({ip_address("8.8.8.8")}))
     assert refusal_of("http://8.8.8.8/", own) == "8.8.8.8 is local, and port 80 is the bridge's own"
 
 

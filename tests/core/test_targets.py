@@ -258,7 +258,7 @@ def test_https_only_does_not_concern_open_networks() -> None:
 def test_the_bridge_itself_is_never_a_target() -> None:
     policy = TargetPolicy(
         allow_networks=(ip_network("0.0.0.0/0"), ip_network("::/0")),
-        own_port=8080,
+        own_ports=frozenset({8080}),
         own_addresses=frozenset({ip_address("8.8.8.8")}),
     )
     for text in words("""127.0.0.1 127.9.9.9 0.0.0.0 ::1 :: 8.8.8.8 ::ffff:127.0.0.1
@@ -272,7 +272,7 @@ def test_the_bridge_itself_is_never_a_target() -> None:
 def test_another_machine_may_use_the_port_of_the_bridge(text: str) -> None:
     policy = TargetPolicy(
         allow_networks=(ip_network("0.0.0.0/0"), ip_network("::/0")),
-        own_port=8080,
+        own_ports=frozenset({8080}),
         own_addresses=frozenset({ip_address("10.99.0.2")}),
     )
     assert parse_target(url_of(ip_address(text), 8080), policy)
@@ -281,7 +281,7 @@ def test_another_machine_may_use_the_port_of_the_bridge(text: str) -> None:
 
 # --- names with private addresses ---------------------------------------------------------------------------------
 
-PRIVATE_HOSTS = TargetPolicy(allow_private_hosts=("app", "*.svc.cluster.local"), own_port=8080)
+PRIVATE_HOSTS = TargetPolicy(allow_private_hosts=("app", "*.svc.cluster.local"), own_ports=frozenset({8080}))
 
 
 @pytest.mark.parametrize("name", ["app", "a.svc.cluster.local", "a.b.svc.cluster.local"])

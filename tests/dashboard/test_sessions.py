@@ -5,11 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Sessions, WrongToken
 from bridge.web.rate_limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
 from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Operator, running_bridge
+from tests.dashboard.proxy import proxied
 
 KEY = b"k" * 32
 T0 = 1_795_446_245.0
@@ -103,15 +106,17 @@ def test_wrong_tokens_from_many_addresses_are_limited_together() -> None:
         limits.check("10.0.2.1")
 
 
-async def test_too_many_wrong_tokens_are_answered_with_429_even_for_the_right_token(tmp_path: Path) -> None:
+async def test_too_many_wrong_tokens_are_answered_with_429_and_the_right_one_always_signs_in(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
         for _ in range(FAILURES_A_MINUTE):
             assert (await bridge.sign_in("wrong")).status == 401
-        answer = await bridge.sign_in(OPERATOR_TOKEN)
+        answer = await bridge.sign_in("wrong")
         assert answer.status == 429
         assert 1 <= int(answer.headers["Retry-After"]) <= 60
         assert "Too many wrong tokens" in answer.text
         assert answer.cookies == []
+        right = await bridge.sign_in(OPERATOR_TOKEN)
+        assert (right.status, len(right.cookies)) == (303, 1)
 
 
 # --- over HTTP ----------------------------------------------------------------------------------------------------
@@ -232,6 +237,71 @@ async def test_sec_fetch_site_alone_is_enough_and_the_public_urls_origin_is_acce
         assert (await operator.post(path, body, **{"Origin": "", "Sec-Fetch-Site": "same-origin"})).status == 200
         assert (await operator.post(path, body, Origin="https://bridge.example")).status == 200
         assert (await operator.post(path, body, Origin="http://bridge.example")).status == 403
+
+
+async def test_behind_a_proxy_that_changes_the_host_the_browsers_word_is_enough(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        # As nginx passes it on by default: the Host of the upstream, the Origin of the public name.
+        proxied = {"Origin": "https://page.example", "Sec-Fetch-Site": "same-origin"}
+        assert (await bridge.sign_in(**proxied)).status == 303
+        operator = await bridge.operator()
+        path, body = "/page/deliveries/retry", {"state": "dead", "dry_run": True}
+        assert (await operator.post(path, body, **proxied)).status == 200
+
+
+async def test_a_foreign_origin_without_the_browsers_word_is_refused_with_the_setting(tmp_path: Path) -> None:
+    """Browsers send Sec-Fetch-Site to https and localhost only."""
+    async with running_bridge(tmp_path) as bridge:
+        refused = await bridge.sign_in(Origin="http://page.example")
+        assert refused.status == 403
+        assert "set BRIDGE_PUBLIC_URL to the URL that the browser shows" in refused.text
+        operator = await bridge.operator()
+        body = {"state": "dead", "dry_run": True}
+        answer = await operator.post("/page/deliveries/retry", body, Origin="http://page.example")
+        assert answer.status == 403
+        assert "BRIDGE_PUBLIC_URL" in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "link"),
+    [
+        ("/tools/bridge", "/tools/bridge/page/static/app.js"),
+        ("/bridge/", "/bridge/page/static/app.js"),
+        ("//evil.example", "page/static/app.js"),
+        ("javascript:x", "page/static/app.js"),
+        ('/"><script>', "page/static/app.js"),
+        ("", "page/static/app.js"),
+    ],
+)
+async def test_a_prefix_that_a_proxy_has_removed_is_in_the_pages_links(tmp_path: Path, prefix: str, link: str) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        page = await bridge.request("GET", "/", headers={"X-Forwarded-Prefix": prefix})
+        assert f' src="{link}"' in page.text
+
+
+async def test_the_page_works_below_a_path_and_behind_a_foreign_host(tmp_path: Path) -> None:
+    """The page's links and forms, followed as a browser does."""
+    async with (
+        running_bridge(tmp_path) as bridge,
+        proxied(bridge.url) as base,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser,
+    ):
+        own = {"Origin": str(base.origin()), "Sec-Fetch-Site": "same-origin"}
+        async with browser.get(base) as page:
+            [form] = re.findall(r'<form method="post" action="([^"]+)"', await page.text())
+        async with browser.post(base.join(URL(form)), data={"token": OPERATOR_TOKEN}, headers=own) as signed_in:
+            assert (signed_in.status, signed_in.url) == (200, base)
+            [script] = re.findall(r'src="([^"]+app\.js)"', await signed_in.text())
+        async with browser.get(base.join(URL(script))) as loaded:
+            assert loaded.status == 200
+            root = loaded.url.join(URL("../"))
+        async with browser.get(root.join(URL("session"))) as session:
+            csrf = (await session.json())["csrf"]
+        headers = {**own, "X-CSRF-Token": csrf}
+        async with browser.post(
+            root.join(URL("deliveries/retry")), json={"state": "dead", "dry_run": True}, headers=headers
+        ) as change:
+            assert (change.status, await change.json()) == (200, {"count": 0})
 
 
 def test_an_ended_session_is_refused_and_is_forgotten_after_its_expiry() -> None:

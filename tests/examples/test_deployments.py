@@ -80,7 +80,7 @@ def test_the_app_and_the_sidecar_of_compose_reach_each_other(monkeypatch: pytest
     bridge, app, amux = services["bridge"], services["app"], services["amux"]
     settings = settings_of(monkeypatch, bridge["environment"])
     assert app["network_mode"] == "service:bridge"
-    assert app["environment"]["BRIDGE_URL"] == f"http://{settings.host}:{settings.port}"
+    assert app["environment"]["BRIDGE_URL"] == f"http://{settings.host[0]}:{settings.port}"
     assert app["environment"]["WEBHOOK_SECRET"] == settings.signing_secrets[0].text
     given = build_parser().parse_args(amux["command"])
     assert app["environment"]["AMUX_BASE_URL"] == settings.amux_base_url == f"http://amux:{given.port}"

@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from bridge import __version__
+from bridge.cli.main import build_parser
+from bridge.settings.settings import describe
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -89,6 +91,11 @@ def test_secrets_and_unneeded_files_do_not_reach_a_build(path: str) -> None:
     assert not reaches_build(path)
 
 
+def load_default_database() -> str:
+    [default] = [each.default for each in describe() if each.name == "BRIDGE_DATABASE_URL"]
+    return default
+
+
 def test_the_image_has_a_numeric_user_one_volume_and_no_shell_in_its_entrypoint() -> None:
     final = instructions()[max(number for number, (name, _) in enumerate(instructions()) if name == "FROM") :]
     last = dict(final)
@@ -97,20 +104,26 @@ def test_the_image_has_a_numeric_user_one_volume_and_no_shell_in_its_entrypoint(
     assert json.loads(last["ENTRYPOINT"]) == ["amux-bridge"]
     assert json.loads(last["CMD"]) == ["serve"]
     environ = dict(pair.partition("=")[::2] for pair in shlex.split(last["ENV"]))
-    assert environ["BRIDGE_DATABASE_URL"] == "sqlite:////data/bridge.db"
-    assert environ["BRIDGE_HOST"] == "0.0.0.0"  # noqa: S104
+    # A setting in ENV would override the `.env` file of a user without a word.
+    assert {name: value for name, value in environ.items() if name.startswith("BRIDGE_")} == {"BRIDGE_HOST": "0.0.0.0"}  # noqa: S104
+    assert (last["WORKDIR"], load_default_database()) == ("/data", "sqlite:///bridge.db")
     assert environ["PYTHONDONTWRITEBYTECODE"] == "1"
     assert "org.opencontainers.image.title" in last["LABEL"]
     assert dict(pair.split("=") for pair in instructions_named("ARG"))["VERSION"] == __version__
     assert not any("pip" in rest for name, rest in final if name == "RUN")
 
 
-def test_the_health_check_is_valid_python_without_a_shell() -> None:
+def test_the_data_folder_belongs_to_group_0_with_its_owners_rights() -> None:
+    """OpenShift runs an image under any user id, in group 0."""
+    [install] = [rest for name, rest in instructions() if name == "RUN" and "/data" in rest]
+    assert " ".join(install.split()) == "install -d -o 10001 -g 0 -m 0700 /data && chmod g=u /data"
+
+
+def test_the_health_check_is_a_command_without_a_shell() -> None:
     [check] = instructions_named("HEALTHCHECK")
-    program, option, code = json.loads(check.partition("CMD ")[2])
-    assert (program, option) == ("python3", "-c")
-    compile(code, "HEALTHCHECK", "exec")
-    assert "/healthz" in code
+    command = json.loads(check.partition("CMD ")[2])
+    assert command == ["amux-bridge", "healthy", "--alive"]
+    assert build_parser().parse_args(command[1:]).alive
 
 
 def test_the_lock_file_has_only_versions_and_every_package_that_the_bridge_needs() -> None:

@@ -26,6 +26,8 @@ AMUX_PROXY=
 BRIDGE_HOST=127.0.0.1
 BRIDGE_PORT=8080
 BRIDGE_PUBLIC_URL=
+BRIDGE_METRICS_HOST=0.0.0.0
+BRIDGE_METRICS_PORT=
 BRIDGE_TOKENS=
 BRIDGE_OPERATOR_TOKENS=
 BRIDGE_DATABASE_URL=sqlite:///bridge.db
@@ -44,6 +46,7 @@ BRIDGE_POLL_LEARN=true
 BRIDGE_WATCH_TIMEOUT_SECONDS=3600
 BRIDGE_WATCH_MAX_TIMEOUT_SECONDS=86400
 BRIDGE_MAX_ACTIVE_WATCHES=100000
+BRIDGE_MAX_ACTIVE_WATCHES_PER_APP=0
 BRIDGE_DELIVERY_RETRY_DELAYS_SECONDS=5,300,1800,7200,18000,36000,50400,72000,86400
 BRIDGE_DELIVERY_TIMEOUT_SECONDS=15
 BRIDGE_DELIVERY_CONCURRENCY=128
@@ -64,7 +67,7 @@ BRIDGE_DROP_IN=false
 BRIDGE_RETENTION_SECONDS=2592000
 BRIDGE_DRAIN_TIMEOUT_SECONDS=20
 BRIDGE_LOG_LEVEL=INFO
-BRIDGE_LOG_FORMAT=json
+BRIDGE_LOG_FORMAT=auto
 """
 
 
@@ -182,12 +185,12 @@ def test_the_final_slash_is_removed_from_the_public_url(read: Load) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST"])
 def test_a_loopback_address_needs_no_token(read: Load, host: str) -> None:
-    assert read(BRIDGE_HOST=host).host == host
+    assert read(BRIDGE_HOST=host).host == (host,)
 
 
 @pytest.mark.parametrize("name", ["BRIDGE_TOKENS", "BRIDGE_OPERATOR_TOKENS"])
 def test_either_kind_of_token_allows_other_addresses(read: Load, name: str) -> None:
-    assert read(BRIDGE_HOST="0.0.0.0", **{name: "a:t-1"}).host == "0.0.0.0"  # noqa: S104  not bound
+    assert read(BRIDGE_HOST="0.0.0.0", **{name: "a:t-1"}).host == ("0.0.0.0",)  # noqa: S104  not bound
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ REFUSED = [
     ("BRIDGE_CALLBACK_HTTPS_ONLY", "perhaps", "must be a valid boolean"),
     ("BRIDGE_RETENTION_SECONDS", "1e300", "less than or equal to"),
     ("BRIDGE_LOG_LEVEL", "loud", "must be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'; found 'LOUD'"),
-    ("BRIDGE_LOG_FORMAT", "xml", "must be 'json' or 'console'; found 'xml'"),
+    ("BRIDGE_LOG_FORMAT", "xml", "must be 'json', 'console' or 'auto'; found 'xml'"),
 ]
 
 
@@ -335,7 +338,8 @@ def test_reprs_contain_no_secret_and_secret_texts_contains_all(read: Load) -> No
 
 def test_unknown_names_are_found(read: Load, tmp_path: Path) -> None:
     assert unknown_names({"BRIDGE_PROT": "1", "bridge_port": "1", "PATH": "", "BRIDGE_TOKEN": "", "AMUX_X": ""}) == [
-        "BRIDGE_PROT"
+        "AMUX_X",
+        "BRIDGE_PROT",
     ]
     (tmp_path / ".env").write_text("BRIDGE_FILE_TYPO=1\nBRIDGE_PORT=1\n")
     read(BRIDGE_OTHER_TYPO="1")
@@ -382,7 +386,7 @@ def test_commands_use_the_given_url_and_token(read: Load, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("host", "url"),
-    [("0.0.0.0", "http://127.0.0.1:81"), ("::", "http://[::1]:81"), ("localhost", "http://localhost:81")],  # noqa: S104
+    [("0.0.0.0", "http://127.0.0.1:81"), ("::", "http://127.0.0.1:81"), ("localhost", "http://localhost:81")],  # noqa: S104
 )
 def test_commands_use_the_bridges_own_host_port_and_token_otherwise(read: Load, host: str, url: str) -> None:
     read(BRIDGE_HOST=host, BRIDGE_PORT="81", BRIDGE_TOKENS="a:token-1,b:token-2")

@@ -1,7 +1,13 @@
 """Opening: one sentence for each error, nothing left open after it, and no new key for encrypted data."""
 
 import asyncio
+import errno
+import os
 import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,9 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.databases import PostgresServer, empty_file
 from tests.store.builders import claimed_delivery, execute, one_row, register_watch
+
+FOREIGN_GROUP = 4_242  # of no process here
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other groups and start other users")
 
 
 @pytest.fixture
@@ -146,12 +155,112 @@ async def test_no_key_is_made_for_a_database_with_encrypted_data(path: Path) -> 
     await (await opened(path, text.strip())).close()
 
 
-@pytest.mark.parametrize("loose", [0o640, 0o604, 0o660])
+@pytest.mark.parametrize("loose", [0o604, 0o664, 0o601])
 async def test_a_key_file_that_others_can_read_is_refused_with_the_command_that_helps(path: Path, loose: int) -> None:
     await (await opened(path)).close()
     path.with_name("bridge.key").chmod(loose)
     with pytest.raises(BadSetting, match=rf"open to others \(mode 0{loose:o}\); make it yours alone: chmod 600"):
         await opened(path)
+
+
+@as_root
+@pytest.mark.parametrize("loose", [0o640, 0o660])
+async def test_a_key_file_that_a_foreign_group_can_read_is_refused(path: Path, loose: int) -> None:
+    await (await opened(path)).close()
+    key = path.with_name("bridge.key")
+    os.chown(key, -1, FOREIGN_GROUP)
+    key.chmod(loose)
+    with pytest.raises(BadSetting, match=rf"open to others \(mode 0{loose:o}\)"):
+        await opened(path)
+
+
+async def test_group_bits_that_a_mounter_adds_to_all_files_are_accepted_and_kept(tmp_path: Path) -> None:
+    """Kubernetes' fsGroup adds g+rw to every file of a volume at each mount."""
+    path = tmp_path / "bridge.db"
+    await (await opened(path)).close()
+    for file in tmp_path.iterdir():
+        file.chmod(mode(file) | 0o060)
+    store = await opened(path)
+    await register_watch(store)
+    assert {file.name: mode(file) for file in tmp_path.iterdir()} == {file.name: 0o660 for file in tmp_path.iterdir()}
+    await store.close()
+
+
+@as_root
+async def test_group_bits_of_a_foreign_group_are_taken_from_the_database(path: Path, encryption_key: str) -> None:
+    os.chown(path, -1, FOREIGN_GROUP)
+    path.chmod(0o664)
+    store = await opened(path, encryption_key)
+    assert mode(path) == 0o600
+    await store.close()
+
+
+async def test_bits_for_others_are_taken_and_those_of_a_mounter_are_kept(path: Path, encryption_key: str) -> None:
+    path.chmod(0o666)
+    store = await opened(path, encryption_key)
+    assert mode(path) == 0o660
+    await store.close()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EROFS, errno.ENOTSUP])
+async def test_a_chmod_that_is_not_permitted_is_no_error(
+    path: Path, encryption_key: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The system's call fails as on a mount with fixed modes."""
+
+    def refuse(self: Path, mode: int) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    path.chmod(0o666)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    store = await opened(path, encryption_key)
+    await register_watch(store)
+    await store.close()
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder of group 0 that its members reach: the folders above `tmp_path` are root's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o770)
+        yield Path(name)
+
+
+@as_root
+def test_an_arbitrary_user_in_group_0_starts_on_another_users_files(shared_folder: Path) -> None:
+    """OpenShift: a user id of the namespace, group 0, no home; the volume's files belong to another user."""
+    folder = shared_folder
+    # The first start is root's, in another folder: it imports every module, also where only root may read them.
+    program = (
+        "import asyncio, os, sys, tempfile\n"
+        "from bridge.store.open import open_store\n"
+        "from bridge.telemetry import Metrics\n"
+        "async def start():\n"
+        "    await (await open_store('sqlite:///bridge.db', [], Metrics())).close()\n"
+        "here = os.getcwd()\n"
+        "with tempfile.TemporaryDirectory() as warm:\n"
+        "    os.chdir(warm)\n"
+        "    asyncio.run(start())\n"
+        "    os.chdir(here)\n"
+        "os.setgroups([]); os.setgid(0); os.setuid(int(sys.argv[1]))\n"
+        "asyncio.run(start())\n"
+    )
+
+    def start(user: int) -> tuple[int, str]:
+        command = [sys.executable, "-c", program, str(user)]
+        env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert start(165_000) == (0, "")
+    for file in folder.iterdir():
+        file.chmod(mode(file) | 0o060)
+    assert start(165_001) == (0, "")
+    for file in folder.iterdir():
+        file.chmod(0o600)
+    code, errors = start(165_001)
+    assert code == 1
+    assert "Permission denied (this process has user id 165001 and group ids 0)" in errors
 
 
 async def test_a_key_file_without_a_key_is_reported(path: Path) -> None:

@@ -140,6 +140,32 @@ async def test_no_more_watches_than_the_limit_are_active(database_url: str, encr
     await store.close()
 
 
+async def test_no_more_watches_of_one_app_than_its_limit_are_active(database_url: str, encryption_key: str) -> None:
+    store = await open_store(
+        database_url, [encryption_key], Metrics(), max_active_watches=5, max_active_watches_per_app=2
+    )
+    of_one = [new_watch(store, app="one") for _ in range(4)]
+    of_two = [new_watch(store, app="two") for _ in range(2)]
+    results = await store.register_all([*of_one, *of_two])
+    assert [type(result) for result in results] == [
+        *[RegisteredWatch] * 2,
+        *[TooManyWatches] * 2,
+        *[RegisteredWatch] * 2,
+    ]
+    assert str(results[2]) == "2 watches of this app are active, as many as each app may have"
+    with pytest.raises(TooManyWatches, match="of this app"):
+        await store.check_room(1, "one")
+    await store.check_room(1, "three")
+    assert not (await register(store, repeat_of(of_one[0]))).created
+    await store.cancel(of_one[0].watch.id, "one")
+    await store.check_room(1, "one")
+    assert (await register_watch(store, app="one")).created
+    with pytest.raises(TooManyWatches, match="of this app"):
+        await register_watch(store, app="two")
+    assert one_row(store, "SELECT count(*) FROM watches WHERE state = 'active'") == 4
+    await store.close()
+
+
 async def test_a_registration_repeated_after_an_unconfirmed_commit_has_the_same_result(store: Store) -> None:
     """PostgreSQL's connection may break between a commit and its answer: the operation then runs once more."""
     new = new_watch(store, key=("key", b"body"))

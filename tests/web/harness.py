@@ -35,10 +35,11 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import RegistrationService, TimeoutLimits
-from bridge.web.app import make_app, make_runner
+from bridge.web.app import make_app
 from bridge.web.auth import Access
 from bridge.web.context import AppContext, DropIn, StreamTimes
 from bridge.web.rate_limits import PingLimits
+from bridge.web.server import make_runner
 
 APP = {"Authorization": "Bearer app-token"}
 OTHER = {"Authorization": "Bearer other-token"}
@@ -227,6 +228,7 @@ async def running_bridge(
     tick_age: float = 0.0,
     ping_limits: PingLimits | None = None,
     max_active_watches: int = 1000,
+    max_active_watches_per_app: int = 0,
     amux_url: str = "http://127.0.0.1:9",
     drop_in: DropIn | None = None,
     times: StreamTimes = StreamTimes(),  # noqa: B008  frozen
@@ -236,7 +238,13 @@ async def running_bridge(
 ) -> AsyncIterator[Bridge]:
     """Serves a bridge, and closes everything at the end."""
     metrics = Metrics()
-    store = await open_store(write_blank_store(folder), [], metrics, max_active_watches=max_active_watches)
+    store = await open_store(
+        write_blank_store(folder),
+        [],
+        metrics,
+        max_active_watches=max_active_watches,
+        max_active_watches_per_app=max_active_watches_per_app,
+    )
     guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
     sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
     poller, deliverer, notifier = FakePoller(), FakeDeliverer(), ChangeNotifier(store)

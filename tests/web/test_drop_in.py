@@ -28,7 +28,44 @@ async def test_drop_in_creation_is_off_by_default(tmp_path: Path, sandbox: Sandb
             (await bridge.post(path, CREATE)).problem(404, "not_found")
             (await bridge.get(f"{path}/task_1")).problem(404, "not_found")
         (await bridge.get("/v1/videos/task_1/content")).problem(404, "not_found")
+        for path in (*PATHS, "/v1/videos/", "/v1/videos/task_1", "/v1/videos/task_1/content"):
+            answer = await bridge.get(path)
+            assert answer.json["detail"].startswith("drop-in creation is off: set BRIDGE_DROP_IN=true"), path
+            assert answer.json["error"]["message"] == answer.json["detail"]
+        assert (await bridge.get("/v1/models")).json["detail"] == "no route has this path"
     assert not sandbox.creates
+
+
+async def test_openai_sdks_see_the_bridges_errors(drop_in_bridge: Bridge) -> None:
+    answer = await create(drop_in_bridge, X_Callback_Url="http://10.0.0.1/hook")
+    answer.problem(422, "callback_refused")
+    assert answer.json["error"] == {
+        "message": "10.0.0.1 is private (10.0.0.0/8)",
+        "type": "invalid_request_error",
+        "code": "callback_refused",
+        "param": None,
+    }
+    answer = await create(drop_in_bridge, X_Callback_Url="https://app.example/hook", X_Callback_Timeout="soon")
+    assert answer.json["error"]["param"] == "X-Callback-Timeout"
+    unknown = await drop_in_bridge.get("/v1/videos/task_1", headers={"Authorization": "Bearer wrong"})
+    assert unknown.json["error"]["type"] == "authentication_error"
+    assert "error" not in (await drop_in_bridge.get("/watch/wat_x")).json
+
+
+async def test_the_openai_sdk_shows_the_sentence(drop_in_bridge: Bridge) -> None:
+    from openai import AsyncOpenAI, UnprocessableEntityError
+
+    base = f"http://127.0.0.1:{drop_in_bridge.port}/v1"
+    headers = {"X-Callback-Url": "http://10.0.0.1/hook"}
+    async with AsyncOpenAI(base_url=base, api_key="app-token", max_retries=0) as client:
+        with pytest.raises(UnprocessableEntityError) as refused:
+            await client.post("/videos", body={"prompt": "a fox"}, cast_to=object, options={"headers": headers})
+    assert refused.value.body == {
+        "message": "10.0.0.1 is private (10.0.0.0/8)",
+        "type": "invalid_request_error",
+        "code": "callback_refused",
+        "param": None,
+    }
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.core.errors import InvalidRequest
 from bridge.web.api.request_models import BatchRequest, PingRequest, RetryRequest, WatchRequestBody
+from bridge.web.app import make_app
 from bridge.web.errors import MalformedJson
 from bridge.web.requests import parsed
 from tests.web.harness import APP, BODY, Answer, Bridge
@@ -179,10 +180,22 @@ async def test_malformed_http_is_refused(bridge: Bridge) -> None:
         b"GET /watch HTTP/1.1\r\nHost: x\r\nBad Header: x\r\n\r\n",
         b"POST /watch HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
         b"POST /watch HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"<script>alert(1)</script> / HTTP/1.1\r\nHost: x\r\n\r\n",
     ):
-        assert 400 <= (await raw(bridge, line)).status < 500, line[:40]
+        answer = await raw(bridge, line)
+        answer.problem(400, "malformed_request")
+        assert answer.json["error"]["code"] == "malformed_request"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        for echo in (b"nonsense", b"Bad Header", b"aaaa", b"script", b"\xff"):
+            assert echo not in answer.body
+
+
+async def test_a_header_of_32_kib_is_read(bridge: Bridge) -> None:
+    line = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 32_000 + b"\r\nConnection: close\r\n\r\n"
+    assert (await raw(bridge, line)).status == 200
 
 
 async def test_other_methods_are_refused_with_those_that_are_allowed(bridge: Bridge) -> None:
@@ -208,6 +221,23 @@ async def test_head_answers_as_get_without_a_body(bridge: Bridge) -> None:
         answer = await bridge.ask("HEAD", path)
         assert (answer.status, answer.body) == (200, b"")
     assert (await bridge.ask("HEAD", "/watch/wat_x")).status == 404
+
+
+async def test_every_get_route_has_head(bridge: Bridge) -> None:
+    for resource in make_app(bridge.context).router.resources():
+        methods = {route.method for route in resource}
+        assert "GET" not in methods or "HEAD" in methods, resource.canonical
+
+
+@pytest.mark.parametrize(
+    "path", ["/watch/", "/watch//", "/healthz/", "/watch/batch/", "/ping/", "/docs/", "/deliveries/evt_x/retry/"]
+)
+async def test_a_slash_at_the_end_is_a_404_that_says_so(bridge: Bridge, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = await bridge.ask(method, path)
+        answer.problem(404, "not_found")
+        assert answer.json["detail"] == "no route has this path; the route has no slash at its end"
+    assert (await bridge.get("/nowhere/")).json["detail"] == "no route has this path"
 
 
 async def test_every_route_refuses_unknown_parameters(bridge: Bridge) -> None:

@@ -172,6 +172,14 @@ async def test_a_bad_parameter_is_named(bridge: Bridge) -> None:
         assert field is None or fields == {field}, query
 
 
+async def test_every_bad_parameter_is_named_at_once(bridge: Bridge) -> None:
+    query = "zz=1&limit=x&state=y&outcome=z&task_id=a/b&cursor=c&app=&delivery_state=lost"
+    fields = (await bridge.get(f"/watch?{query}")).fields()
+    assert fields == {"zz", "limit", "state", "outcome", "task_id", "cursor", "app", "delivery_state"}
+    watch = await bridge.watch()
+    assert (await bridge.get(f"/watch/{watch['id']}?zz=1&wait_seconds=61")).fields() == {"zz", "wait_seconds"}
+
+
 # --- held answers -------------------------------------------------------------------------------------------------
 
 

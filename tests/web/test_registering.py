@@ -306,6 +306,15 @@ async def test_a_full_bridge_refuses_new_watches(tmp_path: Path) -> None:
         assert (await bridge.post("/watch", BODY)).status == 200
 
 
+async def test_an_app_at_its_own_limit_is_refused_and_others_are_not(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, max_active_watches_per_app=1) as bridge:
+        await bridge.watch()
+        answer = await bridge.post("/watch", BODY | {"task_id": "task_2"})
+        answer.problem(429, "too_many_watches")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert (await bridge.post("/watch", BODY, headers=OTHER)).status == 201
+
+
 async def test_a_closed_store_is_503(bridge: Bridge) -> None:
     bridge.store._writer.close()
     answer = await bridge.post("/watch", BODY)

@@ -25,6 +25,7 @@ async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
     """`POST /deliveries/{id}/retry`: makes the delivery due now, with a new schedule and the same `webhook-id`."""
     context = request.app[CONTEXT]
     query_of(request)
+    context.check_not_draining()
     delivery = await context.store.retry(delivery_id_of(request), caller.visible_app)
     context.deliverer.wake()
     context.change_notifier.announce([delivery.watch_id])
@@ -36,6 +37,7 @@ async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response
     """`POST /deliveries/retry`: makes all dead deliveries that a filter matches due now; with `dry_run` counts them."""
     context = request.app[CONTEXT]
     query_of(request)
+    context.check_not_draining()
     body = RetryRequest.read(parsed(await read_body(request)))
     since, until = body.time_range()
     dead_filter = DeadFilter(caller.visible_app, since, until, body.callback_host)

@@ -75,6 +75,7 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
     """`POST /v1/videos` and `POST /v1/video/generations`. Once amux is asked, the call runs to its end."""
     context, app = request.app[CONTEXT], _app_of(caller)
     query_of(request)
+    context.check_not_draining()
     with _errors_name_headers():
         watch_request, own_key = _read_headers(request, app)
         key = _amux_key(context, own_key)
@@ -83,7 +84,7 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
             watch_request = replace(watch_request, model=model_in(headers.get(hdrs.CONTENT_TYPE, ""), body))
         target = None if watch_request is None else await context.registration.check(watch_request)
     call = _CreateCall(request.path, app, key, headers, body, watch_request, target)
-    check = None if watch_request is None else context.store.check_room
+    check = None if watch_request is None else lambda count: context.store.check_room(count, app)
     answer, watch_headers = await context.proxy.run_to_completion(lambda: _create_and_watch(context, call), check)
     return passed(answer, {**watch_headers, **CONTENT_HEADERS})
 

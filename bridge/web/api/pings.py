@@ -26,6 +26,7 @@ async def ping(request: web.Request, caller: Caller) -> web.Response:
     """`POST /ping`. Whatever the receiver answers, and no answer at all, is a 200."""
     context = request.app[CONTEXT]
     query_of(request)
+    context.check_not_draining()
     body = PingRequest.read(parsed(await read_body(request)))
     clock = asyncio.get_running_loop().time
     started_at = clock()

@@ -22,6 +22,7 @@ from bridge.web.api.route import CallersHandler, Handler, Parameter, RequestBody
 from bridge.web.errors import (
     PROBLEM_TYPE,
     BodyTooLarge,
+    Draining,
     Forbidden,
     MalformedJson,
     PreconditionFailed,
@@ -91,7 +92,7 @@ _CONTENT_HEADERS: Final = {
 }
 _LINK: Final = tuple(Parameter(name, "Part of a signed link.", json_schemas.TEXT) for name in content.LINK_PARAMETERS)
 _BODY_PROBLEMS: Final = (MalformedJson, BodyTooLarge, UnsupportedMediaType)
-REGISTRATION_PROBLEMS: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches)
+REGISTRATION_PROBLEMS: Final = (Forbidden, errors.TargetRefused, errors.TooManyWatches, Draining)
 
 # Routes without a token.
 OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
@@ -201,7 +202,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         f"Up to {request_models.MAX_BATCH} watches are stored in one commit. A bad entry does not affect the others.",
         (_IDEMPOTENCY,),
         RequestBody(request_models.BatchRequest),
-        (*_BODY_PROBLEMS, Forbidden),
+        (*_BODY_PROBLEMS, Forbidden, Draining),
     ),
     Route(
         "GET",
@@ -322,7 +323,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
             )
         },
         parameters=(_DELIVERY,),
-        problems=(errors.NotFound, errors.WatchCancelled),
+        problems=(errors.NotFound, errors.WatchCancelled, Draining),
     ),
     Route(
         "POST",
@@ -335,7 +336,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
             200: Response("In a dry run: the number of deliveries that match.", response_models.Count),
         },
         body=RequestBody(request_models.RetryRequest),
-        problems=_BODY_PROBLEMS,
+        problems=(*_BODY_PROBLEMS, Draining),
     ),
     Route(
         "POST",
@@ -352,6 +353,6 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         "Checks the target, then sends one signed `bridge.ping`. An app or operator can send one ping at a time, and"
         f" {PINGS_A_MINUTE} a minute.",
         body=RequestBody(request_models.PingRequest),
-        problems=(*_BODY_PROBLEMS, errors.TargetRefused, TooManyPings),
+        problems=(*_BODY_PROBLEMS, errors.TargetRefused, TooManyPings, Draining),
     ),
 )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bridge.core.errors import BridgeError, InvalidRequest
+from bridge.core.errors import BridgeError
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
 from bridge.store.records import Idempotency, WatchQuery, WatchView
@@ -21,6 +21,7 @@ from bridge.web.errors import problem_of
 from bridge.web.requests import (
     JSON,
     MAX_BATCH_BYTES,
+    Query,
     check_watch_id,
     idempotency_key,
     json_answer,
@@ -43,6 +44,7 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     app = caller.registering()
     query_of(request)
     context = request.app[CONTEXT]
+    context.check_not_draining()
     key = idempotency_key(request)
     body = await read_body(request)
     idempotency = None if key is None else Idempotency(key, _digest(body))
@@ -57,6 +59,7 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     app = caller.registering()
     query_of(request)
     context = request.app[CONTEXT]
+    context.check_not_draining()
     key = idempotency_key(request)
     body = await read_body(request, MAX_BATCH_BYTES)
     entries = BatchRequest.read(parsed(body)).watches
@@ -105,8 +108,9 @@ def _batch_result(context: AppContext, result: RegistrationResult | BridgeError)
 async def read_watch(request: web.Request, caller: Caller) -> web.Response:
     """`GET /watch/{id}`. With `wait_seconds` the answer is held until the watch is final or the time is up."""
     context = request.app[CONTEXT]
-    query = query_of(request, ("wait_seconds",))
-    seconds = number_of(query.get("wait_seconds", "0"), "wait_seconds", least=0, most=MAX_WAIT_SECONDS)
+    query = Query.of(request, ("wait_seconds",))
+    seconds = query.read("wait_seconds", _wait_seconds)
+    query.check()
     watch_id = watch_id_of(request)
     if seconds:
         view = await _wait_until_final(context, watch_id, caller.visible_app, seconds)
@@ -134,7 +138,7 @@ async def _wait_until_final(context: AppContext, watch_id: str, visible_app: str
 async def list_watches(request: web.Request, caller: Caller) -> web.Response:
     """`GET /watch`: one page, newest first."""
     context = request.app[CONTEXT]
-    query = _watch_query(query_of(request, _LIST_PARAMETERS), caller)
+    query = _watch_query(Query.of(request, _LIST_PARAMETERS), caller)
     # An app that asks for another app's watches gets an empty page.
     found = await context.store.watches(query) if caller.visible_app in {None, query.app} else ()
     page = found[: query.limit - 1]  # the query asks for one more, which shows whether there is a next page
@@ -143,38 +147,34 @@ async def list_watches(request: web.Request, caller: Caller) -> web.Response:
     return json_answer(WatchPage(items=[watch_json(view, live) for view in page], next_cursor=next_cursor))
 
 
-def _watch_query(parameters: dict[str, str], caller: Caller) -> WatchQuery:
+def _watch_query(parameters: Query, caller: Caller) -> WatchQuery:
     """Returns the store's query, with a limit of one row more than the page. Raises InvalidRequest."""
-    limit = number_of(parameters.get("limit", str(DEFAULT_LIMIT)), "limit", least=1, most=MAX_LIMIT, whole=True)
-    if "task_id" in parameters:
-        try:
-            check_task_id(parameters["task_id"])
-        except ValueError as error:
-            raise InvalidRequest([("task_id", str(error))]) from None
-    return WatchQuery(
+    limit = parameters.read("limit", _limit) or DEFAULT_LIMIT
+    query = WatchQuery(
         limit=int(limit) + 1,
-        before=check_watch_id(parameters["cursor"], "cursor") if "cursor" in parameters else None,
-        app=_app_name(parameters.get("app")) or caller.visible_app,
-        state=_choice(parameters, "state", WatchState),
-        outcome=_choice(parameters, "outcome", Outcome),
-        task_id=parameters.get("task_id"),
-        delivery_state=_choice(parameters, "delivery_state", DeliveryState),
+        before=parameters.read("cursor", lambda text: check_watch_id(text, "cursor")),
+        app=parameters.read("app", _app_name) or caller.visible_app,
+        state=parameters.choice("state", WatchState),
+        outcome=parameters.choice("outcome", Outcome),
+        task_id=parameters.read("task_id", check_task_id),
+        delivery_state=parameters.choice("delivery_state", DeliveryState),
     )
+    parameters.check()
+    return query
 
 
-def _app_name(text: str | None) -> str | None:
-    if text is not None and not (text.isascii() and text.isprintable() and 1 <= len(text) <= MAX_APP_NAME):
-        raise InvalidRequest([("app", f"must be 1 to {MAX_APP_NAME} printable ASCII characters")])
+def _limit(text: str) -> float:
+    return number_of(text, "limit", least=1, most=MAX_LIMIT, whole=True)
+
+
+def _wait_seconds(text: str) -> float:
+    return number_of(text, "wait_seconds", least=0, most=MAX_WAIT_SECONDS)
+
+
+def _app_name(text: str) -> str:
+    if not (text.isascii() and text.isprintable() and 1 <= len(text) <= MAX_APP_NAME):
+        raise ValueError(f"must be 1 to {MAX_APP_NAME} printable ASCII characters")
     return text
-
-
-def _choice(parameters: dict[str, str], name: str, choices: Any) -> Any:
-    if name not in parameters:
-        return None
-    try:
-        return choices(parameters[name])
-    except ValueError:
-        raise InvalidRequest([(name, f"must be one of {', '.join(choices)}")]) from None
 
 
 async def read_envelope(request: web.Request, caller: Caller) -> web.Response:

@@ -1,6 +1,7 @@
 """The page's files: read once, served from memory, with a policy that allows no resource of another origin."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,8 @@ from bridge.web.requests import query_of
 FOLDER: Final = Path(__file__).parent / "static"
 DOCUMENT: Final = "index.html"
 
+_PREFIX_HEADER: Final = "X-Forwarded-Prefix"
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+){1,20}")
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -66,9 +69,14 @@ def document(root: str = "", message: str = "", status: int = 200) -> web.Respon
     return web.Response(body=text.encode(), status=status, headers=headers)
 
 
-async def index(_: web.Request) -> web.Response:
-    """`GET /`: the document. Its script asks for the session."""
-    return document()
+async def index(request: web.Request) -> web.Response:
+    """`GET /`: the document. Its script asks for the session.
+
+    A proxy that removes a path prefix says so in X-Forwarded-Prefix. With it the page works also at the prefix without
+    a final slash, where relative links would lead to the folder above.
+    """
+    prefix = request.headers.get(_PREFIX_HEADER, "").rstrip("/")
+    return document(f"{prefix}/" if _PREFIX.fullmatch(prefix) else "")
 
 
 async def to_index(request: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ from bridge.web.errors import Forbidden, Unauthorized
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SessionHandler: TypeAlias = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 
+PROXY_ADVICE: Final = "behind a proxy that changes the Host, set BRIDGE_PUBLIC_URL to the URL that the browser shows"
 _OWN_SITE: Final = frozenset({"same-origin", "none"})  # "none": the user's own action, such as typing an address
 
 
@@ -36,7 +37,9 @@ def changing(handler: SessionHandler) -> Handler:
     async def with_proof(request: web.Request) -> web.StreamResponse:
         session = session_of(request)
         if not comes_from_page(request.headers, request.app[DASHBOARD].public_url):
-            raise Forbidden("a change must come from this page; the request's Origin or Sec-Fetch-Site is not its own")
+            raise Forbidden(
+                f"a change must come from this page, and the request's Origin is not its own; {PROXY_ADVICE}"
+            )
         if not session.has_csrf_token(request.headers.get(CSRF_HEADER, "")):
             raise Forbidden(f"a change needs the session's {CSRF_HEADER}; reload the page")
         return await handler(request, session)
@@ -62,14 +65,16 @@ def session_of(request: web.Request) -> Session:
 
 
 def comes_from_page(headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether the browser states that this page sent the request. Without any such header the answer is no."""
+    """Whether the browser states that this page sent the request. Without any such header the answer is no.
+
+    `Sec-Fetch-Site: same-origin` is enough: the browser compares the origins, while a proxy may have changed the Host
+    that the Origin would be compared to. No site can set this header. Browsers send it to https and to localhost only.
+    """
     sites = headers.getall("Sec-Fetch-Site", [])
+    if sites:
+        return all(site.lower() == "same-origin" for site in sites) and "null" not in headers.getall("Origin", [])
     origins = headers.getall("Origin", [])
-    if any(site.lower() != "same-origin" for site in sites):
-        return False
-    if not all(_is_own_origin(origin, headers, public_url) for origin in origins):
-        return False
-    return bool(sites or origins)
+    return bool(origins) and all(_is_own_origin(origin, headers, public_url) for origin in origins)
 
 
 def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
@@ -78,8 +83,8 @@ def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> b
     "null" is allowed: browsers send it as the Origin of our own form, because the page's referrer policy is
     `no-referrer`.
     """
-    if any(site.lower() not in _OWN_SITE for site in headers.getall("Sec-Fetch-Site", [])):
-        return True
+    if sites := headers.getall("Sec-Fetch-Site", []):
+        return any(site.lower() not in _OWN_SITE for site in sites)
     origins = [origin for origin in headers.getall("Origin", []) if origin.lower() != "null"]
     return not all(_is_own_origin(origin, headers, public_url) for origin in origins)
 

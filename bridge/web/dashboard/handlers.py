@@ -1,11 +1,10 @@
 """The routes that show data (overview, table, one watch) and those that change something."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiohttp import web
 
-from bridge.core.errors import InvalidRequest
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.polling.state import LiveTask
 from bridge.store.dashboard_queries import WatchSearch
@@ -19,19 +18,15 @@ from bridge.web.dashboard.diagnosis import Diagnosis, diagnose
 from bridge.web.dashboard.overview import OVERVIEW, charts
 from bridge.web.dashboard.serializers import row_json, watch_json
 from bridge.web.dashboard.sessions import Session
-from bridge.web.requests import check_watch_id, json_answer, number_of, query_of, watch_id_of
+from bridge.web.requests import Query, check_watch_id, json_answer, number_of, query_of, watch_id_of
 
 FILTERS: Final = ("q", "host", "state", "outcome", "delivery_state", "trouble", "order", "cursor", "limit")
 DEFAULT_LIMIT: Final = 50
 MAX_ROWS: Final = 200
 MAX_SEARCH_LENGTH: Final = 300
 
-_ENUM_FILTERS: Final[Mapping[str, Any]] = {
-    "state": WatchState,
-    "outcome": Outcome,
-    "delivery_state": DeliveryState,
-}
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"trouble": ("stuck", "key", "nearing"), "order": ("newest", "oldest")}
+TROUBLES: Final = ("stuck", "key", "nearing")
+ORDERS: Final = ("newest", "oldest")
 
 _log = get_logger("dashboard")
 
@@ -48,7 +43,7 @@ async def read_overview(request: web.Request, _: Session) -> web.Response:
 
 async def read_watches(request: web.Request, _: Session) -> web.Response:
     """`GET /page/watches`: one page of the table."""
-    return json_answer(await table(request.app, query_of(request, FILTERS)))
+    return json_answer(await table(request.app, Query.of(request, FILTERS)))
 
 
 async def read_watch(request: web.Request, _: Session) -> web.Response:
@@ -57,7 +52,7 @@ async def read_watch(request: web.Request, _: Session) -> web.Response:
     return json_answer(await one_watch(request.app, watch_id_of(request)))
 
 
-async def table(app: web.Application, query: Mapping[str, str]) -> dict[str, Any]:
+async def table(app: web.Application, query: Query) -> dict[str, Any]:
     """One page of the watches that match a query's filters. Raises InvalidRequest."""
     search = _search_of(app, query)
     found = await app[CONTEXT].store.search(search)
@@ -67,8 +62,8 @@ async def table(app: web.Application, query: Mapping[str, str]) -> dict[str, Any
     return {"items": items, "next_cursor": next_cursor, "now": app[CONTEXT].store.now()}
 
 
-def check_filters(app: web.Application, query: Mapping[str, str]) -> None:
-    """Check a query's filters without a search. Raises InvalidRequest."""
+def check_filters(app: web.Application, query: Query) -> None:
+    """Check a query's filters without a search. Raises InvalidRequest for everything that is wrong with the query."""
     _search_of(app, query)
 
 
@@ -94,38 +89,42 @@ def _diagnosed(
     return diagnosed
 
 
-def _search_of(app: web.Application, query: Mapping[str, str]) -> WatchSearch:
-    limit = number_of(query.get("limit", str(DEFAULT_LIMIT)), "limit", least=1, most=MAX_ROWS, whole=True)
-    enums = {name: _enum(name, query[name], kind) for name, kind in _ENUM_FILTERS.items() if query.get(name)}
-    for name, choices in _CHOICES.items():
-        if query.get(name) and query[name] not in choices:
-            raise InvalidRequest([(name, f"must be one of {', '.join(choices)}")])
-    problem, overview = query.get("trouble"), app[OVERVIEW]
+def _search_of(app: web.Application, given: Query) -> WatchSearch:
+    query = given.without_empty()
+    limit = query.read("limit", _limit) or DEFAULT_LIMIT
+    problem, overview = query.read("trouble", lambda text: _one_of(text, TROUBLES)), app[OVERVIEW]
     tasks = {"stuck": overview.stuck_tasks, "key": overview.tasks_waiting_for_key}.get(problem or "")
-    return WatchSearch(
+    search = WatchSearch(
         limit=int(limit) + 1,
-        cursor=check_watch_id(query["cursor"], "cursor") if query.get("cursor") else None,
-        oldest_first=query.get("order") == "oldest",
-        text=_text("q", query),
-        host=_text("host", query),
+        cursor=query.read("cursor", lambda text: check_watch_id(text, "cursor")),
+        oldest_first=query.read("order", lambda text: _one_of(text, ORDERS)) == "oldest",
+        text=query.read("q", _text),
+        host=query.read("host", _text),
         tasks=None if tasks is None else tuple(tasks),
         nearing=app[CONTEXT].store.now() if problem == "nearing" else None,
-        **enums,
+        state=query.choice("state", WatchState),
+        outcome=query.choice("outcome", Outcome),
+        delivery_state=query.choice("delivery_state", DeliveryState),
     )
+    query.check()
+    return search
 
 
-def _enum(name: str, value: str, kind: Any) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InvalidRequest([(name, f"must be one of {', '.join(kind)}")]) from None
+def _limit(text: str) -> float:
+    return number_of(text, "limit", least=1, most=MAX_ROWS, whole=True)
 
 
-def _text(name: str, query: Mapping[str, str]) -> str | None:
+def _one_of(text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise ValueError(f"must be one of {', '.join(choices)}")
+    return text
+
+
+def _text(text: str) -> str | None:
     """A search text, None for an empty one. No stored text contains NUL, and PostgreSQL refuses it in a query."""
-    text = query.get(name, "").strip()
+    text = text.strip()
     if len(text) > MAX_SEARCH_LENGTH or "\0" in text or not text.isprintable():
-        raise InvalidRequest([(name, f"must be at most {MAX_SEARCH_LENGTH} printable characters")])
+        raise ValueError(f"must be at most {MAX_SEARCH_LENGTH} printable characters")
     return text or None
 
 

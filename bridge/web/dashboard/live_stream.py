@@ -16,7 +16,7 @@ from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.handlers import FILTERS, check_filters, one_watch, table
 from bridge.web.dashboard.overview import OVERVIEW, charts
 from bridge.web.dashboard.sessions import Session
-from bridge.web.requests import check_watch_id, query_of
+from bridge.web.requests import Query, check_watch_id
 from bridge.web.sse import EventStream, stream_events
 
 _NO_WATCH = ""
@@ -24,9 +24,8 @@ _NO_WATCH = ""
 
 async def stream(request: web.Request, session: Session) -> web.StreamResponse:
     """`GET /page/live`. Its query has the table's filters, and `watch`: the id of the open watch."""
-    query = query_of(request, (*FILTERS, "watch"))
-    watch_id = check_watch_id(query["watch"], "watch") if query.get("watch") else _NO_WATCH
-    filters = {name: value for name, value in query.items() if name != "watch"}
+    filters = Query.of(request, (*FILTERS, "watch")).without_empty()
+    watch_id = filters.read("watch", lambda text: check_watch_id(text, "watch")) or _NO_WATCH
     check_filters(request.app, filters)  # a bad filter is a 422, not a stream of errors
 
     async def send_events(events: EventStream) -> None:
@@ -43,7 +42,7 @@ class _LiveData:
         app: web.Application,
         events: EventStream,
         session: Session,
-        filters: dict[str, str],
+        filters: Query,
         watch_id: str,
     ) -> None:
         self._app = app

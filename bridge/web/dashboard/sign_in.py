@@ -11,7 +11,7 @@ from bridge.telemetry import get_logger
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.assets import document, redirect
 from bridge.web.dashboard.context import DASHBOARD, DashboardContext
-from bridge.web.dashboard.csrf import is_foreign_form, session_of
+from bridge.web.dashboard.csrf import PROXY_ADVICE, is_foreign_form, session_of
 from bridge.web.dashboard.sessions import SESSION_SECONDS, Session, WrongToken
 from bridge.web.errors import Unauthorized
 from bridge.web.rate_limits import TooManySignIns
@@ -32,23 +32,34 @@ async def sign_in(request: web.Request) -> web.Response:
         context.access.caller(request.headers)
         return redirect(_ROOT)
     if is_foreign_form(request.headers, dashboard.public_url):
-        return document(_ROOT, "Another site sent this form. Sign in here instead.", 403)
+        message = f"Another site sent this form. Sign in here instead; {PROXY_ADVICE}."
+        return document(_ROOT, message, 403)
     address = request.remote or ""
     try:
-        dashboard.limits.check(address)
         cookie, session = dashboard.sessions.sign_in(await _token(request))
-    except TooManySignIns as error:
-        answer = document(_ROOT, str(error), 429)
-        answer.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_seconds)))
-        return answer
     except WrongToken as error:
-        dashboard.limits.failed(address)
-        _log.event("sign_in_refused", level=30, address=address, reason=str(error))
-        return document(_ROOT, str(error), 401)
+        return _refused(dashboard, address, error)
     _log.event("signed_in", operator=session.operator, address=address)
     answer = redirect(_ROOT)
     answer.headers.add(hdrs.SET_COOKIE, _cookie(dashboard, cookie, SESSION_SECONDS))
     return answer
+
+
+def _refused(dashboard: DashboardContext, address: str, error: WrongToken) -> web.Response:
+    """Returns the form with the reason; 429 without the reason when an address tries too often.
+
+    The limit concerns wrong tokens only: behind a proxy all browsers have one address, and no caller can keep an
+    operator out. A token cannot be guessed within any number of tries.
+    """
+    try:
+        dashboard.limits.check(address)
+    except TooManySignIns as too_many:
+        answer = document(_ROOT, str(too_many), 429)
+        answer.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(too_many.retry_after_seconds)))
+        return answer
+    dashboard.limits.failed(address)
+    _log.event("sign_in_refused", level=30, address=address, reason=str(error))
+    return document(_ROOT, str(error), 401)
 
 
 async def sign_out(request: web.Request, session: Session) -> web.Response:

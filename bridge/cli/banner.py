@@ -1,0 +1,36 @@
+"""The banner of `serve`: for people who start it on a terminal."""
+
+import logging
+from typing import TextIO
+
+from bridge.cli.terminal import Terminal
+from bridge.settings.settings import Settings
+from bridge.telemetry.logs import chosen_format
+
+
+def show_banner(settings: Settings, url: str, stream: TextIO, *, task: str = "TASK_ID") -> None:
+    """Writes four lines: the page, the API's documentation, the secret, and a first command for a task.
+
+    Nothing is written to what is not a terminal, and nothing that is not JSON into a log of JSON lines.
+    """
+    if not stream.isatty() or chosen_format(settings.log_format, stream) == "json":
+        return
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    terminal = Terminal(stream)
+    for name, text, note in _lines(settings, url, task):
+        terminal.print_line((f"  {name:<8}", "bold"), text, (f"   {note}" if note else "", "dim"))
+
+
+def _lines(settings: Settings, url: str, task: str) -> list[tuple[str, str, str]]:
+    page = ""
+    if settings.operator_tokens:
+        page = "sign in with a token of BRIDGE_OPERATOR_TOKENS"
+    elif settings.tokens:
+        page = "sign-in needs BRIDGE_OPERATOR_TOKENS, which is not set"
+    return [
+        ("page", f"{url}/", page),
+        ("docs", f"{url}/docs", "the API"),
+        ("secret", "amux-bridge secret show", "the secret that signs callbacks"),
+        ("try", f"amux-bridge listen --task {task}", "a receiver on this machine that watches a task"),
+    ]

@@ -1,0 +1,31 @@
+"""How `serve` writes the errors that stop it: as its log lines, also before the settings are read."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+from bridge.core.errors import BadSetting
+
+_SETTING: Final = "BRIDGE_LOG_FORMAT"
+
+
+def as_json_lines(sentences: str, code: int) -> str:
+    """Returns each line of `sentences` as one JSON object with the keys of a log line."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head = {"at": at, "level": "error", "event": "start_refused", "logger": "cli"}
+    lines = (head | {"reason": sentence, "exit_code": code} for sentence in sentences.splitlines())
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def writes_json() -> bool:
+    """Whether the log's format is `json`: as the settings say, or, where they do not, because of the terminal."""
+    try:
+        from bridge.settings.parsers import log_format
+        from bridge.settings.settings import ENV_FILE
+        from bridge.settings.variables import find, read_variables
+
+        fmt = log_format(find(read_variables(ENV_FILE), {_SETTING}).values.get(_SETTING))
+    except (BadSetting, ImportError):  # it is the error to write, or a package is missing
+        fmt = None
+    return not sys.stdout.isatty() if fmt not in {"json", "console"} else fmt == "json"
