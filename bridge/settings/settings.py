@@ -6,6 +6,7 @@ environment has precedence. An empty value means that the setting is not set. `v
 `parsers.py` parses them.
 """
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
