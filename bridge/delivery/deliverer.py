@@ -7,9 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
+from bridge.aio.batching import MicroBatcher
+from bridge.aio.completion import Operations
 from bridge.aio.worker_pool import WorkerPool
 from bridge.callback.sender import Sender
 from bridge.core.delivery import RetryAt, host_failures_after
+from bridge.core.errors import StoreUnavailable
 from bridge.core.model import TERMINAL_EVENTS, Answered, PendingDelivery
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Signer
@@ -81,6 +84,8 @@ class Deliverer:
             lease_seconds=self._lease_seconds,
             clock=clock,
         )
+        self._operations = Operations(_log)
+        self._claim_checks = MicroBatcher(self._check_claims, self._operations.start)
         # By id: every delivery that waits, is being sent or is not recorded yet. Each is here once.
         self._claimed: dict[str, ClaimedDelivery] = {}
         # By watch: the status events that wait. The watch's terminal event supersedes them.
@@ -158,6 +163,7 @@ class Deliverer:
             loop.cancel()
         await self._workers.finish(0.0)
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._operations.finish()
 
     # --- claimed deliveries ---------------------------------------------------------------------------------------
 
@@ -221,6 +227,8 @@ class Deliverer:
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
         try:
+            if claimed.delivery.type not in TERMINAL_EVENTS and not await self._still_claimed(claimed):
+                return
             # The slot is free again before the record is durable: a commit must not delay the host's next attempt.
             # The writer limits how many records may be unwritten.
             record = await self._attempt(claimed)
@@ -229,6 +237,30 @@ class Deliverer:
         except Exception as error:  # noqa: BLE001  logged; the delivery is due again when its claim ends
             _log.event("delivery_error", level=logging.ERROR, trace=error, delivery_id=claimed.delivery.id)
             self._claimed.pop(claimed.delivery.id, None)
+
+    async def _still_claimed(self, claimed: ClaimedDelivery) -> bool:
+        """Asks the store whether a status event may still be sent. If not, frees the slot and drops the delivery.
+
+        The watch's end takes the claim away. It may have been written by another replica, or a moment ago by this one.
+        """
+        held, lease = False, ""
+        while not held and lease != claimed.delivery.lease:  # the delivery may be claimed again during the query
+            lease = claimed.delivery.lease
+            held = await self._claim_checks.submit((claimed.delivery.id, lease))
+        if held and claimed.begins_before > self._clock() and self._may_send():
+            return True
+        self._hosts.abandon(self._hosts.get(claimed.delivery.host))
+        self._progress.set()
+        self._claimed.pop(claimed.delivery.id, None)
+        self._claimer.release([claimed.delivery])
+        return False
+
+    async def _check_claims(self, claims: Sequence[tuple[str, str]]) -> Sequence[bool]:
+        try:
+            held = await self._store.held_claims(claims)
+        except StoreUnavailable:  # the deliveries are due again when their claims end
+            held = set()
+        return [claim in held for claim in claims]
 
     async def _attempt(self, claimed: ClaimedDelivery) -> AttemptRecord:
         """Sends once and frees the slot. Returns the attempt's record."""

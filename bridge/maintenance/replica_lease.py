@@ -94,6 +94,10 @@ class ReplicaLease:
         await self._load_unconfirmed()
 
     async def _poll_adopted(self, rows: Sequence[TaskRow], replica: Replica) -> None:
+        for row in rows:
+            if row.closed:  # its last watch was cancelled at another replica
+                self._poller.drop(row.id)
+        rows = [row for row in rows if not row.closed]
         if not rows:
             return
         try:

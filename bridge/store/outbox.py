@@ -138,6 +138,15 @@ def _decrypted(row: Row[Any], lease: str, cipher: Cipher) -> list[PendingDeliver
         return []
 
 
+_HELD_CLAIMS = select(outbox.c.id, outbox.c.lease).where(outbox.c.id.in_(bindparam("those", expanding=True)))
+
+
+def held_claims(connection: Connection, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of the claims (delivery id and lease) that are still held."""
+    found = connection.execute(_HELD_CLAIMS, {"those": sorted({delivery_id for delivery_id, _ in claims})})
+    return {(row.id, row.lease) for row in found}.intersection(claims)
+
+
 _RELEASE = (
     update(outbox)
     .where(outbox.c.id == bindparam("an_id"), outbox.c.lease == bindparam("a_lease"))

@@ -61,9 +61,10 @@ class NewWatch:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """An open task as its owner loads it. Times are Unix seconds.
+    """A task as its owner loads it. Times are Unix seconds.
 
-    `status_update_due`: a watch that asked for status events has not got the task's present status yet.
+    `status_update_due`: a watch that asked for status events has not got the task's present status yet. `closed`: every
+    watch on it has ended, so it is polled no more.
     """
 
     id: str
@@ -73,6 +74,7 @@ class TaskRow:
     polls: int = 0
     last_polled_at: float | None = None
     status_update_due: bool = False
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,8 @@ def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
 def task_row(row: Row[Any], *, status_update_due: bool) -> TaskRow:
     """A row of `tasks` as its owner loads it."""
     return TaskRow(
-        row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, status_update_due
+        *(row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, status_update_due),
+        closed=row.closed_at is not None,
     )
 
 

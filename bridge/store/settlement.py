@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, exists, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, select, update
 
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchSettled
 from bridge.core.model import Event, PendingDelivery, Problem, TaskStatus, Watch, WatchState
@@ -236,7 +236,11 @@ _CLOSE_UNWATCHED = (
         tasks.c.closed_at.is_(None),
         ~exists().where(watches.c.task == tasks.c.id, IS_ACTIVE),
     )
-    .values(closed_at=bindparam("at"), next_poll_at=None)
+    .values(
+        closed_at=bindparam("at"),
+        next_poll_at=None,
+        changed_elsewhere=and_(tasks.c.owner.is_not(None), tasks.c.owner != bindparam("replica")),
+    )
 )
 
 
@@ -245,7 +249,8 @@ def cancel(
 ) -> Sequence[BridgeError | None]:
     """Cancel active watches, each given as its id and the app that may cancel it (None: any app's watch).
 
-    A watch that is cancelled already stays as it is. A task without an active watch closes. The result is NotFound for
+    A watch that is cancelled already stays as it is. A task without an active watch closes; another replica that polls
+    it finds it at its next adoption. The result is NotFound for
     another app's watch and WatchSettled for a settled one.
     """
     those = {"those": sorted({watch_id for watch_id, _ in items})}
@@ -270,5 +275,5 @@ def cancel(
                 ends[row.id] = WatchEnd(row.id, WatchState.CANCELLED, None, now, wants_status=asked)
     end_watches(connection, [ends[watch_id] for watch_id in sorted(ends)])
     if ends:
-        connection.execute(_CLOSE_UNWATCHED, {"those": task_rows, "at": now})
+        connection.execute(_CLOSE_UNWATCHED, {"those": task_rows, "at": now, "replica": replica.id})
     return results

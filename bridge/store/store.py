@@ -196,6 +196,10 @@ class Store:
         """Claim due deliveries, the oldest first, at most `room[host]` for each host."""
         return await self._writer.run(outbox.claim, self.replica, self.cipher, lease_seconds, room)
 
+    async def held_claims(self, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the claims (delivery id and lease) that are still held."""
+        return await self._read(outbox.held_claims, claims)
+
     async def release(self, claimed: Sequence[PendingDelivery]) -> None:
         """Make claimed deliveries due at once. Claims that are lost are passed over."""
         await self._writer.run_all(outbox.release, claimed, self.replica)

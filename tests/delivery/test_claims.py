@@ -232,6 +232,27 @@ async def test_a_waiting_status_event_is_not_sent_after_its_watch_is_cancelled(h
     assert receiver.ids == [last.id]
 
 
+@pytest.mark.parametrize("way", ["settled", "cancelled"])
+async def test_a_claimed_status_event_is_not_sent_after_its_watch_has_ended_elsewhere(
+    harness: Harness, way: str
+) -> None:
+    """The store knows of the end before this deliverer does: another replica, or a write of a moment ago, ended it."""
+    receiver = await harness.receiver(ok)
+    deliverer = await harness.deliverer()
+    [task] = await harness.watch(receiver.url, events=WITH_STATUS_EVENTS)
+    [status_event] = await harness.status_events(task)
+    if way == "settled":
+        await harness.store.settle(settlement(task, harness.store.now()))
+    else:
+        await harness.store.cancel(status_event.watch_id, None)
+    [marker] = await harness.claimed(receiver.url)
+    deliverer.hand_over([status_event, marker])
+    await harness.recorded(marker)
+    assert status_event.id not in receiver.ids
+    await deliverer.drain(SAFETY_SECONDS)
+    assert (await harness.view(status_event.id)).state is DeliveryState.DEAD
+
+
 # --- draining -----------------------------------------------------------------------------------------------------
 
 
