@@ -109,7 +109,8 @@ class Deliverer:
     def hand_over(self, deliveries: Sequence[PendingDelivery]) -> None:
         """Takes deliveries that the store has just claimed for this replica. Never blocks.
 
-        Each is sent, waits in memory, or is released. A terminal event supersedes its watch's waiting status events.
+        Each is sent, waits in memory, or is released; those whose claim was lost before the store's answer came are
+        released. A terminal event supersedes its watch's waiting status events.
         """
         self.drop_status_events(one.watch_id for one in deliveries if one.type in TERMINAL_EVENTS)
         now, wall = self._clock(), self._store.now()
@@ -120,7 +121,7 @@ class Deliverer:
             age = max(CALL_TIMEOUT_SECONDS, wall - delivery.created_at)
             claimed = ClaimedDelivery(delivery, now - age + self._store.delivery_lease_seconds - self._needed_seconds)
             host = self._hosts.get(delivery.host)
-            if claimed.begins_before <= now or not self._has_room(host):
+            if claimed.begins_before <= now or not self._holds(delivery) or not self._has_room(host):
                 unused.append(delivery)
             else:
                 self._enqueue(host, claimed)
@@ -171,12 +172,23 @@ class Deliverer:
         """Takes deliveries that were claimed from the outbox. `claimed_from` (monotonic) is before the claim."""
         begins_before = claimed_from + self._lease_seconds - self._needed_seconds
         for delivery in deliveries:
-            if (known := self._claimed.get(delivery.id)) is not None:
+            known = self._claimed.get(delivery.id)
+            if not self._holds(delivery):
+                if known is None:
+                    self._claimer.release([delivery])
+            elif known is not None:
                 # It waits, is being sent, or is not recorded yet. It continues under the new claim and is sent once.
                 known.delivery, known.begins_before = delivery, begins_before
                 self._writer.renewed(delivery.id)
             else:
                 self._enqueue(self._hosts.get(delivery.host), ClaimedDelivery(delivery, begins_before))
+
+    def _holds(self, delivery: PendingDelivery) -> bool:
+        """Whether a claim that the store has just answered with is still this replica's.
+
+        The answer may come after the lease has ended, or after this replica has rejoined under another id.
+        """
+        return self._may_send() and delivery.claimed_by == self._store.replica.identity
 
     def _has_room(self, host: HostQueue) -> bool:
         if self._draining:

@@ -123,14 +123,17 @@ def claim(
     lease = randomness.token_hex(8)
     parameters = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
     connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
-    return [one for row in connection.execute(_LOAD, {"those": found}) for one in _decrypted(row, lease, cipher)]
+    return [
+        one for row in connection.execute(_LOAD, {"those": found}) for one in _decrypted(row, lease, cipher, replica)
+    ]
 
 
-def _decrypted(row: Row[Any], lease: str, cipher: Cipher) -> list[PendingDelivery]:
+def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> list[PendingDelivery]:
     """The delivery with its watch's secrets. None when they do not decrypt: the other deliveries do not wait for it."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.payload)
     try:
-        return [pending_delivery(row, event, lease, (row.round_attempts, row.attempts), cipher)]
+        attempts_before = row.round_attempts, row.attempts
+        return [pending_delivery(row, event, lease, attempts_before, cipher, replica.identity)]
     except BadSetting as error:
         means = "the delivery is not sent; it is tried again when its lease ends"
         ids = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}

@@ -29,6 +29,11 @@ class Replica:
     shared: bool
     now: Callable[[], float]  # Unix seconds by the database's clock
 
+    @property
+    def identity(self) -> tuple[str, int]:
+        """The id and the epoch. A claim that was made under another identity is lost."""
+        return self.id, self.epoch
+
 
 _LOCK_EPOCH = (
     select(replicas.c.epoch)

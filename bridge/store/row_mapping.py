@@ -152,8 +152,13 @@ def delivery_view(row: Row[Any], app: str) -> DeliveryView:
     )
 
 
-def pending_delivery(
-    row: Row[Any], event: Event, lease: str, attempts: tuple[int, int], cipher: Cipher
+def pending_delivery(  # noqa: PLR0913, PLR0917  its parts
+    row: Row[Any],
+    event: Event,
+    lease: str,
+    attempts: tuple[int, int],
+    cipher: Cipher,
+    claimed_by: tuple[str, int],
 ) -> PendingDelivery:
     """A claimed delivery, made of its event and of its watch's row, whose secrets are decrypted here.
 
@@ -173,4 +178,5 @@ def pending_delivery(
         created_at=event.created_at,
         headers={} if row.headers is None else orjson.loads(cipher.decrypt(event.watch_id, row.headers)),
         secret=None if row.secret is None else cipher.decrypt(event.watch_id, row.secret),
+        claimed_by=claimed_by,
     )

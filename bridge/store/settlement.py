@@ -192,7 +192,7 @@ class _Writes:
         """Add a claimed delivery of an event. One whose secrets do not decrypt is not claimed, and not returned."""
         now, claimed = self.replica.now(), []
         try:
-            claimed.append(pending_delivery(row, event, self.lease, (0, 0), self.cipher))
+            claimed.append(pending_delivery(row, event, self.lease, (0, 0), self.cipher, self.replica.identity))
             self.outbox.append((event.id, row.host, now + self.lease_seconds, now, self.lease, self.replica.id))
         except BadSetting:  # logged when the delivery is claimed
             self.outbox.append((event.id, row.host, now, now, None, None))

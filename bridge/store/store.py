@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
 
@@ -117,7 +118,9 @@ class Store:
 
         Errors are WatchConflict, IdempotencyConflict and TooManyWatches.
         """
-        return await self._writer.run_all(registration.register, new_watches, self.replica, self._active_limit)
+        replica = self.replica
+        results = await self._writer.run_all(registration.register, new_watches, replica, self._active_limit)
+        return results if self.replica is replica else [_without_task(result) for result in results]
 
     async def register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """As `register_all`, for watches of different callers. Raises nothing: StoreUnavailable is a result of each."""
@@ -359,3 +362,8 @@ class Store:
             raise StoreUnavailable("the database does not answer") from None
         except DBAPIError as error:
             raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
+
+
+def _without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
+    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
+    return replace(result, task=None) if isinstance(result, RegisteredWatch) else result
