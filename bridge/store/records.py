@@ -161,9 +161,9 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """One attempt and the verdict on it. `host_failures`, the host's failures in a row, is written unless it is None.
+    """One attempt and the verdict on it.
 
-    `round_attempts` is the claim's count. The delivery has fewer by now when a retry was requested meanwhile.
+    `host_failures`, the host's failures in a row, is written unless it is None.
     """
 
     delivery_id: str
@@ -173,7 +173,6 @@ class AttemptResult:
     host: str
     at: float
     host_failures: int | None = None
-    round_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
