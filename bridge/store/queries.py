@@ -50,6 +50,15 @@ def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchVi
     return views(connection, [row])[0]
 
 
+_SEVERAL = WITH_TASK.where(watches.c.id.in_(bindparam("those", expanding=True)))
+
+
+def several_watches(connection: Connection, watch_ids: Sequence[str]) -> dict[str, WatchView]:
+    """The watches of these ids that exist, by id."""
+    found = connection.execute(_SEVERAL, {"those": sorted(set(watch_ids))}).all()
+    return {view.watch.id: view for view in views(connection, found)}
+
+
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
     """A page of watches, newest first."""
     return views(connection, connection.execute(_page(query)).all())

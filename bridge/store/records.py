@@ -91,6 +91,16 @@ class RegisteredWatch:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelledWatch:
+    """A watch that is cancelled, now or since earlier. `task_row` is the row id of its task, which may have closed."""
+
+    id: str
+    app: str
+    task_id: str
+    task_row: str
+
+
+@dataclass(frozen=True, slots=True)
 class PollNote:
     """What a poll writes to its task's row besides the status. Times are Unix seconds."""
 
