@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import Settings, cautions, secret_texts, unknown_name_cautions
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
-from bridge.telemetry.logs import log_loop_errors
+from bridge.telemetry.logs import flush_logs, log_loop_errors
 
 _log = get_logger("runtime")
 
@@ -35,12 +35,15 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     # cost. It collects before anything is due: that takes a third of a second, in which due polls would wait.
     gc.collect()
     gc.set_threshold(20_000, 20, 50)
-    runtime = await Runtime.start(settings)
-    gc.freeze()
-    if on_ready is not None:
-        on_ready(runtime.url)
-    await stop.wait()
-    await runtime.stop()
+    try:
+        runtime = await Runtime.start(settings)
+        gc.freeze()
+        if on_ready is not None:
+            on_ready(runtime.url)
+        await stop.wait()
+        await runtime.stop()
+    finally:
+        flush_logs()
 
 
 def _stop_then_exit(stop: asyncio.Event, number: int) -> Callable[[], None]:
