@@ -9,6 +9,8 @@ import ssl
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
+from bridge.aio.proxy_connector import ProxyFailed
+
 # What a request, or reading its answer, may raise for what the other side or the network does.
 CLIENT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
@@ -26,6 +28,8 @@ def explain_client_error(error: Exception, host: str, timeout_seconds: float) ->
             code, message = "tls_failed", f"TLS with {host} failed: {_reason(error)}"
         case aiohttp.ClientConnectorDNSError():
             code, message = "connection_failed", f"no connection to {host}: the name could not be resolved"
+        case aiohttp.ClientConnectorError(os_error=ProxyFailed() as failed):
+            code, message = "connection_failed", f"no connection to {host}: {failed}"
         case aiohttp.ClientConnectorError():
             code, message = "connection_failed", f"no connection to {host}: {_reason(error.os_error)}"
         case aiohttp.ConnectionTimeoutError():
@@ -39,6 +43,34 @@ def explain_client_error(error: Exception, host: str, timeout_seconds: float) ->
         case _:
             code, message = "bad_answer", f"{host} did not answer with valid HTTP"
     return code, message
+
+
+# Alerts of TLS that a server sends when a client certificate is missing or not accepted (RFC 8446, 6.2).
+_CERTIFICATE_ALERTS = ("certificate_required", "handshake_failure", "bad_certificate", "unknown_ca", "access_denied")
+
+
+def may_want_client_certificate(error: Exception) -> bool:
+    """Whether a new TLS connection ended in a way that is usual when the server requires a client certificate.
+
+    With TLS 1.3 the server checks the certificate after the client has finished the handshake: the client sees a
+    closed connection.
+    """
+    match error:
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorDNSError():
+            return False
+        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
+            return any(alert in (_alert(error) or "") for alert in _CERTIFICATE_ALERTS)
+        case aiohttp.ClientConnectorError():
+            return isinstance(error.os_error, ConnectionResetError)
+        case TimeoutError() | aiohttp.ClientPayloadError():
+            return False
+    return isinstance(error, (aiohttp.ClientConnectionError, OSError))
+
+
+def _alert(error: Exception) -> str | None:
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    reason = cause.reason if isinstance(cause, ssl.SSLError) else None
+    return None if reason is None else reason.lower()
 
 
 def _reason(error: Exception) -> str:

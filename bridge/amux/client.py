@@ -25,6 +25,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
+from bridge.aio.proxy_connector import Proxy, ProxyConnector
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_STATUS
 from bridge.amux.wire import observe
@@ -69,6 +70,7 @@ class AmuxClient:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         url = URL(base_url)
         path = url.raw_path.rstrip("/")
@@ -79,8 +81,9 @@ class AmuxClient:
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, clock)
         self._headers = lru_cache(_CACHED_KEYS)(_poll_headers)  # one cache a client: `close` removes the keys
+        options: dict[str, Any] = {"ssl": ssl_context or True, "limit": 0, "keepalive_timeout": KEEP_ALIVE_SECONDS}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=ssl_context or True, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            connector=aiohttp.TCPConnector(**options) if proxy is None else ProxyConnector(proxy, **options),
             headers={USER_AGENT: user_agent, ACCEPT_ENCODING: "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

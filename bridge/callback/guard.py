@@ -32,6 +32,11 @@ CACHE_NAMES = 1024
 REGISTRATION_LOOK_UP_SECONDS = 1.0
 
 
+def name_of(target: Target) -> str | None:
+    """The host of a target, unless it is a literal address."""
+    return target.host if target.address is None else None
+
+
 class NameUnresolved(BridgeError):
     """The host name of a callback has no address at present."""
 
@@ -150,22 +155,25 @@ class Guard:
             entry.allowed.add((target.port, target.https))
         return target
 
-    def open_socket(self, addr_info: AddrInfoType) -> socket.socket:
-        """Returns the socket for one connection, for aiohttp's `socket_factory`.
-
-        Raises RefusedAddressError for a refused peer. This is the second check: no connection to a refused address
-        begins, whatever the first check found.
-        """
+    def open_socket(self, addr_info: AddrInfoType, target: Target | None = None) -> socket.socket:
+        """Returns the socket for one connection, for aiohttp's `socket_factory`. Raises as `judge_peer`."""
         family, kind, protocol, _, peer = addr_info
-        host, port = peer[0], peer[1]
-        # https=True: the scheme was judged with the target and is not known here.
-        if rule := refusal_reason(ip_address(host), self._policy, int(port), https=True):
-            raise RefusedAddressError(f"{host} {rule}")
+        self.judge_peer(peer[0], int(peer[1]), target)
         return socket.socket(family, kind, protocol)
+
+    def judge_peer(self, address: str, port: int, target: Target | None = None) -> None:
+        """Judges the address of one connection, for a target if there is one. Raises RefusedAddressError.
+
+        This is the second check: no connection to a refused address begins, whatever the first check found.
+        """
+        name = None if target is None else name_of(target)
+        # https=True: the scheme was judged with the target.
+        if rule := refusal_reason(ip_address(address), self._policy, port, https=True, name=name):
+            raise RefusedAddressError(f"{address} {rule}")
 
     def _judged(self, target: Target, found: tuple[Address, ...]) -> tuple[Address, ...]:
         for address in found:
-            if rule := refusal_reason(address, self._policy, target.port, https=target.https):
+            if rule := refusal_reason(address, self._policy, target.port, https=target.https, name=name_of(target)):
                 # The message leaves the address out: apps must not learn the addresses of internal names.
                 raise TargetRefused(f"{target.host} resolves to an address that {rule}")
         return tuple(map(unmapped_address, found))

@@ -7,20 +7,21 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from aiohappyeyeballs import AddrInfoType
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
+from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error, may_want_client_certificate
+from bridge.aio.proxy_connector import Proxy, ProxyConnector
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
+from bridge.callback.protocol import EXCHANGE, AnswerProtocol, Exchange
 from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import Answer, Answered, NoAnswer, RefusedTarget
 from bridge.core.retry_after import retry_after_seconds
@@ -28,15 +29,11 @@ from bridge.core.targets import Address, Target, bracketed
 
 MAX_ANSWER_BYTES = 16 * 1024  # of a body, read so that the connection can be kept; after more it is closed
 KEPT_BODY_BYTES = 4 * 1024  # the attempt log shows this much of a body
-MAX_UNTIL_ANSWERED_BYTES = 64 * 1024  # of 1xx answers and heads: reading a flood of them would delay all other work
 KEEP_ALIVE_SECONDS = 60.0
+MAX_LOCATION_CHARACTERS = 500
 RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 _NO_AIOHTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # TimeoutSweep limits each attempt instead
-
-# Whether the current request opened a new connection. aiohttp opens it in the asyncio task that sends the request. An
-# aiohttp trace would report this as well, but it costs a fifth of the whole request.
-_opened: ContextVar[bool] = ContextVar("_opened")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +61,20 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         ssl_context: ssl.SSLContext | None = None,
+        has_client_certificate: bool = False,
+        proxy: Proxy | None = None,
     ) -> None:
         self._guard = guard
+        self._certificate_hint = (
+            "perhaps it does not accept the client certificate"
+            if has_client_certificate
+            else "perhaps it requires a client certificate (BRIDGE_CALLBACK_CLIENT_CERTIFICATE)"
+        )
         self._clock = clock
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, asyncio.get_running_loop().time)
-        self._keeping_session = _session(self._open_socket, user_agent, ssl_context, keep=True)
-        self._closing_session = _session(self._open_socket, user_agent, ssl_context, keep=False)
+        self._keeping_session = self._session(user_agent, ssl_context, proxy, keep=True)
+        self._closing_session = self._session(user_agent, ssl_context, proxy, keep=False)
 
     async def send(self, target_url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
         """Sends `body` once, with `headers` besides Content-Type and User-Agent, within the time limit.
@@ -92,25 +96,34 @@ class Sender:
 
     async def _answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         limit = self._timeouts.limit()
+        exchange = Exchange()
+        EXCHANGE.set(exchange)
         try:
             target = self._guard.parse(url)
         except (TargetRefused, InvalidRequest) as refused:
             return RefusedTarget(str(refused))
         try:
             with limit:
+                exchange.target = target
                 addresses = await self._guard.addresses(target)
                 response = await self._first_response(target, addresses, headers, body, limit.at)
         except (NameUnresolved, TargetRefused) as error:
             code = "target_refused" if isinstance(error, TargetRefused) else error.code
             return NoAnswer(code, str(error))
         except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError, TimeoutError) as error:
-            return self._no_answer(error, target)
-        return await self._read(response, limit.at)
+            if exchange.status is not None and 200 <= exchange.status < 300:
+                return Answered(exchange.status)  # the status line came in time; the headers did not
+            return self._no_answer(error, target, exchange)
+        answered = await self._read(response, limit.at)
+        return _with_location(answered, target, exchange.location)
 
-    def _no_answer(self, error: Exception, target: Target) -> NoAnswer:
+    def _no_answer(self, error: Exception, target: Target, exchange: Exchange) -> NoAnswer:
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, RefusedAddressError):
             return NoAnswer("target_refused", str(error.os_error))
-        return NoAnswer(*explain_client_error(error, target.host_key, self._timeouts.seconds))
+        code, message = explain_client_error(error, target.host_key, self._timeouts.seconds)
+        if target.https and exchange.opened and may_want_client_certificate(error):
+            message += "; " + self._certificate_hint
+        return NoAnswer(code, message)
 
     async def _first_response(
         self,
@@ -159,11 +172,12 @@ class Sender:
             server_hostname=server_name,
             timeout=timeout,
         )
-        _opened.set(False)
+        exchange = EXCHANGE.get()
+        exchange.opened, exchange.status = False, None
         try:
             return await post(self._keeping_session)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError):
-            if _opened.get():
+            if exchange.opened or exchange.status is not None:
                 raise
         return await post(self._closing_session)
 
@@ -181,9 +195,54 @@ class Sender:
             retry_after = retry_after_seconds(response.headers.get("Retry-After"), self._wall_clock())
         return Answered(response.status, retry_after, body[:KEPT_BODY_BYTES])
 
+    def _session(
+        self, user_agent: str, ssl_context: ssl.SSLContext | None, proxy: Proxy | None, *, keep: bool
+    ) -> aiohttp.ClientSession:
+        options: dict[str, Any] = {
+            "ssl": ssl_context or True,
+            "limit": 0,  # the deliverer limits how many attempts run at a time
+            "use_dns_cache": False,
+            "force_close": not keep,
+            "keepalive_timeout": KEEP_ALIVE_SECONDS if keep else None,
+        }
+        if proxy is None:
+            connector = aiohttp.TCPConnector(socket_factory=self._open_socket, **options)
+        else:
+            connector = ProxyConnector(proxy, proxy_ssl=ssl_context, judge=self._judge_peer, **options)
+        make_protocol: Any = partial(AnswerProtocol, loop=asyncio.get_running_loop())
+        connector._factory = make_protocol  # noqa: SLF001  there is no public way
+        return aiohttp.ClientSession(
+            connector=connector,
+            headers={"Content-Type": "application/json", "User-Agent": user_agent, "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            timeout=_NO_AIOHTTP_TIMEOUT,
+            read_bufsize=MAX_ANSWER_BYTES // 2,  # aiohttp stops reading from the socket at twice this size
+        )
+
     def _open_socket(self, addr_info: AddrInfoType) -> socket.socket:
-        _opened.set(True)
-        return self._guard.open_socket(addr_info)
+        exchange = EXCHANGE.get()
+        exchange.opened = True
+        return self._guard.open_socket(addr_info, exchange.target)
+
+    def _judge_peer(self, address: str, port: int) -> None:
+        exchange = EXCHANGE.get()
+        exchange.opened = True
+        self._guard.judge_peer(address, port, exchange.target)
+
+
+def _with_location(answered: Answered, target: Target, location: str | None) -> Answered:
+    """Adds where a redirect points, without a query or user info."""
+    if location is None or not 300 <= answered.status < 400:
+        return answered
+    try:
+        parts = urlsplit(urljoin(target.url, location))
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return answered
+    shown = f"{parts.scheme}://{host}{parts.path}"
+    return replace(answered, location=shown if shown.isprintable() and len(shown) <= MAX_LOCATION_CHARACTERS else None)
 
 
 @lru_cache(maxsize=1024)  # pure; an app uses few callback URLs, and each retry uses the same one
@@ -220,72 +279,3 @@ async def _rest_of_body(response: aiohttp.ClientResponse, start: bytes, deadline
     except BaseException:
         response.close()
         raise
-
-
-class _HeadFirst(ResponseHandler):
-    """Feeds the head of an answer to aiohttp's parser before its body, because a failed feed loses all of its data.
-
-    So a 2xx with malformed chunks in the same segment as its head is still a 2xx. The bytes before the answer's own
-    head are limited: aiohttp accepts any number of 1xx answers, and while it reads them nothing else runs.
-    """
-
-    _answered = False
-    _bytes_before_answer = 0
-
-    def set_response_params(self, **params: Any) -> None:
-        """Begins an answer."""
-        self._answered, self._bytes_before_answer = False, 0
-        super().set_response_params(**params)
-
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        """Notes whether a message is the answer itself or a 1xx before it."""
-        self._answered = self._answered or data[0].code >= 200
-        super().feed_data(data, size)
-
-    def data_received(self, data: bytes) -> None:
-        """Passes the data to the parser, one head at a time until the answer has begun."""
-        start = 0
-        while start < len(data) and not self._answered:
-            end = data.find(b"\r\n\r\n", start) + 4
-            end = end if end >= 4 else len(data)
-            self._bytes_before_answer += end - start
-            if self._bytes_before_answer > MAX_UNTIL_ANSWERED_BYTES:
-                self._abort()
-                return
-            super().data_received(data[start:end])
-            start = end
-        if start < len(data) or not data:
-            super().data_received(data[start:])
-
-    def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-        self.set_exception(HttpProcessingError(message="no answer within 64 KiB"))
-
-
-def _session(
-    open_socket: Callable[[AddrInfoType], socket.socket],
-    user_agent: str,
-    ssl_context: ssl.SSLContext | None,
-    *,
-    keep: bool,
-) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        ssl=ssl_context or True,
-        limit=0,  # the deliverer limits how many attempts run at a time
-        use_dns_cache=False,
-        socket_factory=open_socket,
-        force_close=not keep,
-        keepalive_timeout=KEEP_ALIVE_SECONDS if keep else None,
-    )
-    handler: type[ResponseHandler] = _HeadFirst
-    connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001  there is no public way
-    return aiohttp.ClientSession(
-        connector=connector,
-        headers={"Content-Type": "application/json", "User-Agent": user_agent, "Accept-Encoding": "identity"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        timeout=_NO_AIOHTTP_TIMEOUT,
-        read_bufsize=MAX_ANSWER_BYTES // 2,  # aiohttp stops reading from the socket at twice this size
-    )

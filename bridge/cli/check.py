@@ -90,12 +90,14 @@ async def _check_key(settings: Settings) -> Finding:
     """Asks amux about a task that cannot exist: if amux answers that it does not exist, it accepts the key."""
     if settings.amux_api_key is None:
         return Finding("amux key", ok=None, why="AMUX_API_KEY is not set, so each watch must have its own api_key")
+    from bridge.aio.proxy_connector import proxy_of
     from bridge.amux.client import AmuxClient
 
     client = AmuxClient(
         settings.amux_base_url,
         user_agent=f"amux-bridge/{__version__}",
         timeout_seconds=settings.poll_request_timeout_seconds,
+        proxy=proxy_of(settings.amux_proxy),
     )
     try:
         observation = await client.poll(MISSING_TASK_ID, settings.amux_api_key.get_secret_value())

@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 
 from bridge import __version__
+from bridge.aio.proxy_connector import proxy_of
 from bridge.callback.guard import Guard, SystemResolver
 from bridge.callback.sender import Sender
+from bridge.callback.tls import receiver_tls
 from bridge.cli.errors import FAILED, CommandFailed
 from bridge.cli.signing_secrets import load_signing_secrets
 from bridge.core.delivery import problem_of
@@ -54,7 +56,14 @@ async def _ping(
             return None, 0.0
         secrets = await asyncio.to_thread(load_signing_secrets, settings)
         sender = Sender(
-            guard, user_agent=f"amux-bridge/{__version__}", timeout_seconds=settings.delivery_timeout_seconds
+            guard,
+            user_agent=f"amux-bridge/{__version__}",
+            timeout_seconds=settings.delivery_timeout_seconds,
+            ssl_context=receiver_tls(
+                settings.callback_client_certificate, settings.callback_client_key, settings.callback_ca_file
+            ),
+            has_client_certificate=settings.callback_client_certificate is not None,
+            proxy=proxy_of(settings.callback_proxy),
         )
         event_id = ping_id(token_bytes(20))
         now = time.time()
@@ -76,6 +85,7 @@ def target_policy(settings: Settings) -> TargetPolicy:
     return TargetPolicy(
         allow_networks=settings.callback_allow_networks,
         allow_hosts=settings.callback_allow_hosts,
+        allow_private_hosts=settings.callback_allow_private_hosts,
         ports=settings.callback_ports,
         https_only=settings.callback_https_only,
         own_port=settings.port or None,

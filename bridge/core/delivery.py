@@ -69,6 +69,11 @@ def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, ji
 def problem_of(answer: Answer) -> Problem:
     """Returns the error of an answer that is no success, as it is stored with the attempt."""
     match answer:
+        case Answered(status=status, location=str(location)):
+            rule = "redirects are not followed, so register that URL"
+            return Problem(f"http_{status}", f"the receiver answered {status}, a redirect to {location}; {rule}")
+        case Answered(status=status) if 300 <= status < 400:
+            return Problem(f"http_{status}", f"the receiver answered {status}; redirects are not followed")
         case Answered(status=status):
             return Problem(f"http_{status}", f"the receiver answered {status}")
         case NoAnswer(code=code, message=message):

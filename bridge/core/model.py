@@ -230,11 +230,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A receiver's answer whose headers came in time. `retry_after` is in seconds, for 429 and 503 only."""
+    """A receiver's answer whose status came in time. `retry_after` is in seconds, for 429 and 503 only.
+
+    `location` is where a redirect points, without its query.
+    """
 
     status: int
     retry_after: float | None = None
     body: bytes = b""
+    location: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,14 @@ _IPV6_RULES = tuple(
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052, the well-known prefix
 _SIX_TO_FOUR = IPv6Network("2002::/16")  # RFC 3056
 _LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+# Linux connects every address of 0.0.0.0/8 that it accepts, and ::, to itself.
+_THIS_MACHINE: tuple[Network, ...] = (*_LOOPBACK, IPv4Network("0.0.0.0/8"), IPv6Network("::/128"))
+_PRIVATE: tuple[Network, ...] = (
+    *_LOOPBACK,
+    *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")),
+    IPv6Network("fc00::/7"),
+)
+_METADATA = frozenset({IPv4Address("100.100.100.200"), IPv6Address("fd00:ec2::254")})  # inside of _PRIVATE
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has allocated
 _ISATAP_MARKS = frozenset({0x0000_5EFE, 0x0200_5EFE})  # RFC 5214: the upper half of the interface identifier
 
@@ -94,12 +102,14 @@ class TargetPolicy:
     `allow_networks` opens exactly these networks, IPv4 or IPv6. An IPv4-mapped address counts as its IPv4 address;
     every other form that holds an IPv4 address needs its own entry. If `allow_hosts` is not empty, every other
     host is refused; an entry is an exact name or `*.example.com` for subdomains. `ports` is None for any port.
-    `own_port` is the port that the service listens on: on it, local addresses and `own_addresses` are refused, even in
-    an open network.
+    `allow_private_hosts`, in the same form, opens private, CGNAT and loopback addresses for these names.
+    `own_port` is the port that the service listens on: on it, this machine's addresses (loopback, unspecified and
+    `own_addresses`) are refused, even in an open network.
     """
 
     allow_networks: tuple[Network, ...] = ()
     allow_hosts: tuple[str, ...] = ()
+    allow_private_hosts: tuple[str, ...] = ()
     ports: frozenset[int] | None = None
     https_only: bool = False
     own_port: int | None = None
@@ -204,14 +214,20 @@ def _represents_ipv4(address: IPv6Address) -> bool:
     return address.ipv4_mapped is not None or address in _NAT64
 
 
-def refusal_reason(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> str | None:
-    """Returns which rule refuses an address, as the end of a sentence that begins with it, or None if none does."""
+def refusal_reason(
+    address: Address, policy: TargetPolicy, port: int, *, https: bool, name: str | None = None
+) -> str | None:
+    """Returns which rule refuses an address, as the end of a sentence that begins with it, or None if none does.
+
+    `name` is the name that resolved to the address; None for a literal address.
+    """
     address = unmapped_address(address)
     if port == policy.own_port and _is_local(address, policy):
         return f"is local, and port {port} is the bridge's own"
     if any(address in network for network in policy.allow_networks):
         return None
-    if rule := special_use(address):
+    opened = name is not None and any(_matches(name, pattern) for pattern in policy.allow_private_hosts)
+    if (rule := special_use(address)) and not (opened and _is_private(address)):
         return rule
     if policy.https_only and not https:
         return "is reached by https only"
@@ -219,8 +235,14 @@ def refusal_reason(address: Address, policy: TargetPolicy, port: int, *, https: 
 
 
 def _is_local(address: Address, policy: TargetPolicy) -> bool:
+    """Whether a connection to an address reaches this machine."""
     forms = [address, *(inner for _, inner in embedded_ipv4(address))]
-    return special_use(address) is not None or any(form in policy.own_addresses for form in forms)
+    return any(form in policy.own_addresses or any(form in network for network in _THIS_MACHINE) for form in forms)
+
+
+def _is_private(address: Address) -> bool:
+    """Whether an address is one that `allow_private_hosts` opens."""
+    return any(address in network for network in _PRIVATE) and address not in _METADATA
 
 
 def judge_address(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> None:

@@ -36,14 +36,37 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     gc.collect()
     gc.set_threshold(20_000, 20, 50)
     try:
-        runtime = await Runtime.start(settings)
-        gc.freeze()
-        if on_ready is not None:
-            on_ready(runtime.url)
-        await stop.wait()
-        await runtime.stop()
+        await _run(settings, stop, on_ready)
     finally:
         flush_logs()
+
+
+async def _run(settings: Settings, stop: asyncio.Event, on_ready: Callable[[str], None] | None) -> None:
+    """Runs a bridge until `stop` is set."""
+    runtime = await _start_unless(stop, settings)
+    if runtime is None:
+        _log.event("stopped", reason="a signal came during the start")
+        return
+    gc.freeze()
+    if on_ready is not None:
+        on_ready(runtime.url)
+    await stop.wait()
+    await runtime.stop()
+
+
+async def _start_unless(stop: asyncio.Event, settings: Settings) -> Runtime | None:
+    """Returns a started bridge; None when `stop` was set before it had started. Raises as `Runtime.start`."""
+    starting = asyncio.create_task(Runtime.start(settings))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        stopping.cancel()
+        return starting.result()
+    starting.cancel()
+    [result] = await asyncio.gather(starting, return_exceptions=True)
+    if isinstance(result, Runtime):  # it had started in the same turn of the loop
+        return result
+    return None
 
 
 def _stop_then_exit(stop: asyncio.Event, number: int) -> Callable[[], None]:

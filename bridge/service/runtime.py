@@ -15,10 +15,12 @@ from aiohttp import web
 
 from bridge import __version__
 from bridge.aio.clocks import running_seconds
+from bridge.aio.proxy_connector import proxy_of
 from bridge.amux.client import AmuxClient
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard, Resolver, SystemResolver
 from bridge.callback.sender import Sender
+from bridge.callback.tls import receiver_tls
 from bridge.core.errors import BridgeError
 from bridge.core.links import content_link
 from bridge.core.model import Watch
@@ -140,6 +142,10 @@ class Runtime:
 
     async def _open(self) -> None:
         settings = self._settings
+        # Before the store, whose opening may wait: a bad file must stop the start at once.
+        self._receiver_tls = receiver_tls(
+            settings.callback_client_certificate, settings.callback_client_key, settings.callback_ca_file
+        )
         sockets = bind(settings.host, settings.port)
         for bound in sockets:
             self._closing.callback(bound.close)
@@ -150,13 +156,14 @@ class Runtime:
         await self._correct_times()  # the clock may have been set back while no bridge was running
         signer = await self._make_signer()
         guard = self._make_guard(port)
-        self._sender = Sender(guard, user_agent=USER_AGENT, timeout_seconds=settings.delivery_timeout_seconds)
+        self._sender = self._make_sender(guard)
         self._closing.push_async_callback(self._sender.close)
         self._client = AmuxClient(
             settings.amux_base_url,
             user_agent=USER_AGENT,
             timeout_seconds=settings.poll_request_timeout_seconds,
             wall_clock=self._store.now,
+            proxy=proxy_of(settings.amux_proxy),
         )
         self._closing.push_async_callback(self._client.close)
         self._change_notifier = ChangeNotifier(self._store)
@@ -186,6 +193,7 @@ class Runtime:
             self.metrics,
             max_active_watches=settings.max_active_watches,
             delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
+            wait_seconds=settings.database_wait_seconds,
         )
 
     async def _make_signer(self) -> Signer:
@@ -201,6 +209,7 @@ class Runtime:
         policy = TargetPolicy(
             allow_networks=settings.callback_allow_networks,
             allow_hosts=settings.callback_allow_hosts,
+            allow_private_hosts=settings.callback_allow_private_hosts,
             ports=settings.callback_ports,
             https_only=settings.callback_https_only,
             own_port=port,
@@ -211,6 +220,17 @@ class Runtime:
         system = SystemResolver()
         self._closing.callback(system.close)
         return Guard(policy, system)
+
+    def _make_sender(self, guard: Guard) -> Sender:
+        settings = self._settings
+        return Sender(
+            guard,
+            user_agent=USER_AGENT,
+            timeout_seconds=settings.delivery_timeout_seconds,
+            ssl_context=self._receiver_tls,
+            has_client_certificate=settings.callback_client_certificate is not None,
+            proxy=proxy_of(settings.callback_proxy),
+        )
 
     def _make_deliverer(self, signer: Signer) -> Deliverer:
         settings = self._settings

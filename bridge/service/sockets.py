@@ -1,7 +1,9 @@
 """The service's sockets. They are bound before anything else, so that the port is known and a used one is reported."""
 
 import socket
-from ipaddress import ip_address
+from collections.abc import Iterator
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 
 from bridge.core.errors import BadSetting
 from bridge.core.targets import Address, bracketed
@@ -47,13 +49,37 @@ def _bind_one(family: int, address: tuple[object, ...]) -> socket.socket:
 
 
 def own_addresses() -> frozenset[Address]:
-    """Returns this machine's addresses on its routes to the outside. Callbacks to them are refused on own ports."""
-    addresses = set()
+    """Returns the addresses of this machine's interfaces. Callbacks to them are refused on own ports."""
+    return frozenset({*_routed_addresses(), *_linux_ipv4_addresses(), *_linux_ipv6_addresses()})
+
+
+def _routed_addresses() -> Iterator[Address]:
+    """The addresses on the routes to the outside: all that is known where there is no /proc."""
     for family, probe_address in _ROUTE_PROBES:
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((probe_address, 9))
-                addresses.add(ip_address(probe.getsockname()[0].partition("%")[0]))
+                yield ip_address(probe.getsockname()[0].partition("%")[0])
         except OSError:
-            continue  # no route in this address family, so a callback cannot reach an own address in it
-    return frozenset(addresses)
+            continue  # no route in this address family
+
+
+def _linux_ipv4_addresses() -> Iterator[Address]:
+    """Linux's table of routes lists an address and, in the next line, that it is local: `/32 host LOCAL`."""
+    previous = ""
+    for line in _lines("/proc/net/fib_trie"):
+        if line.strip() == "/32 host LOCAL":
+            yield ip_address(previous.rsplit(maxsplit=1)[-1])
+        previous = line
+
+
+def _linux_ipv6_addresses() -> Iterator[Address]:
+    for line in _lines("/proc/net/if_inet6"):
+        yield IPv6Address(int(line.split()[0], 16))
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text("ascii").splitlines()
+    except OSError:  # another system, or one that hides it
+        return []

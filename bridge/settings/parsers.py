@@ -5,16 +5,18 @@ messages of settings that may contain a secret repeat no part of it. Each parser
 returned, because programs pass parsed values as overrides.
 """
 
+import base64
 import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
+from bridge.core.database_url import is_postgres, postgres_url
 from bridge.core.signing import Secret, SigningKey, parse_secret, parse_signing_key
 from bridge.core.targets import Network, bracketed, special_use
 
@@ -147,6 +149,28 @@ def amux_url(raw: Any) -> str:
     return http_url(raw).removesuffix("/v1").rstrip("/")
 
 
+def proxy_url(raw: Any) -> str:
+    """Returns the URL of an http(s) proxy, which may hold a login. Errors never repeat the text."""
+    text = _text(raw).strip()
+    parts = _split(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL of a proxy; socks proxies are not supported")
+    if parts.path not in {"", "/"} or "?" in text or "#" in text:
+        raise ValueError("must have no path, query or fragment; characters / ? # in a password are percent-encoded")
+    if not _PRINTABLE.fullmatch(text):
+        raise ValueError("must be visible ASCII characters without spaces")
+    return text.rstrip("/")
+
+
+def proxy_passwords(url: str) -> set[str]:
+    """Returns the texts of a proxy URL's login that must not be shown: the password and the header that carries it."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return set()
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+    return {parts.password, unquote(parts.password), base64.b64encode(login.encode()).decode()}
+
+
 def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(text)
@@ -157,16 +181,13 @@ def _split(text: str) -> SplitResult:
 
 
 def database_url(raw: Any) -> str:
-    """Returns `sqlite:///path` or `postgresql://...`. Errors never repeat the text: it may contain a password."""
+    """Returns `sqlite:///path`, or a `postgresql://` URL for libpq. Errors never repeat what may be a password."""
     text = _text(raw).strip()
     scheme, mark, rest = text.partition("://")
-    if scheme == "postgres":
-        raise ValueError("must begin with postgresql://, not postgres://")
-    if mark and scheme == "postgresql" and rest:
-        _split(text)
-        return text
+    if is_postgres(text) and rest:
+        return postgres_url(text)
     if not (mark and scheme == "sqlite"):
-        raise ValueError("must be sqlite:///path or postgresql://user@host/name")
+        raise ValueError("must be sqlite:///path or postgresql://user@host/name (postgres:// is the same)")
     path = rest.partition("?")[0]
     if not path.startswith("/") or path in {"/", "/:memory:"} or "mode=memory" in rest:
         raise ValueError("must name a file: sqlite:///bridge.db, or sqlite:////data/bridge.db for an absolute path")
@@ -233,6 +254,22 @@ def _host_pattern(entry: str) -> str:
     if not _HOST_PATTERN.fullmatch(entry):
         raise ValueError(f"{entry!r} is not a host name, an address or *.example.com (no scheme, port or path)")
     return entry.lower()
+
+
+def private_hosts(raw: Any) -> tuple[str, ...]:
+    """Returns host names and patterns such as `*.svc.cluster.local`, in lower case; no addresses."""
+    return parse_each(raw, _private_host)
+
+
+def _private_host(entry: str) -> str:
+    if entry == "*":
+        raise ValueError("'*' would open every private address to every name; write names or *.svc.cluster.local")
+    pattern = _host_pattern(entry)
+    try:
+        ipaddress.ip_address(pattern.strip("[]"))
+    except ValueError:
+        return pattern
+    raise ValueError(f"{entry!r} is an address; BRIDGE_CALLBACK_ALLOW_NETWORKS opens addresses")
 
 
 def ports(raw: Any) -> frozenset[int] | None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationError, model_validator
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bridge.core.database_url import passwords
 from bridge.core.errors import BadSetting
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Secret, SigningKey
@@ -27,7 +27,9 @@ from bridge.settings import parsers
 PREFIX: Final = "BRIDGE_"
 ENV_FILE: Final = Path(".env")
 CLIENT_NAMES: Final = ("BRIDGE_URL", "BRIDGE_TOKEN")  # settings of the commands that use a running bridge
-_AMUX_NAMES: Final = {"amux_api_key": "AMUX_API_KEY", "amux_base_url": "AMUX_BASE_URL"}
+_AMUX_NAMES: Final = {name: name.upper() for name in ("amux_api_key", "amux_base_url", "amux_proxy")}
+# What other programs read their proxies from (NO_PROXY alone names no proxy).
+_PROXY_NAMES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
 _TEN_YEARS: Final = 315_360_000  # far longer than any real timeout or retention; dates stay within what datetime holds
 _POLL_DEFAULTS: Final = PollPolicy()
 _RETRY_DEFAULTS: Final = RetryPolicy()
@@ -68,6 +70,13 @@ class Settings(BaseSettings):
         repr=False,
         description="The base URL of amux; a trailing `/v1` is removed.",
     )
+    amux_proxy: Annotated[str, PlainValidator(parsers.proxy_url)] | None = Field(
+        None,
+        validation_alias="AMUX_PROXY",
+        repr=False,
+        description="An http(s) proxy to amux: `http://user:password@proxy.example:3128`. Proxies of the environment "
+        "(`HTTPS_PROXY`) are not used.",
+    )
 
     host: str = Field(
         "127.0.0.1", min_length=1, description="The address to listen on; without tokens it must be a loopback address."
@@ -89,7 +98,11 @@ class Settings(BaseSettings):
     database_url: Annotated[str, PlainValidator(parsers.database_url)] = Field(
         "sqlite:///bridge.db",
         repr=False,
-        description="`sqlite:///path` (for one process) or `postgresql://user:password@host/name` (for several).",
+        description="`sqlite:///path` (for one process) or `postgresql://user:password@host/name` (for several). All "
+        "forms of libpq are taken: several hosts, `@%2Fsocket%2Ffolder`, `?sslmode=verify-full&sslrootcert=...`.",
+    )
+    database_wait_seconds: float = Field(
+        30, ge=0, le=86_400, description="How long a start waits for a PostgreSQL server that is not up yet."
     )
     signing_secrets: Annotated[tuple[Secret, ...], NoDecode, PlainValidator(parsers.signing_secrets)] = Field(
         (),
@@ -150,11 +163,31 @@ class Settings(BaseSettings):
     callback_allow_hosts: Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.host_patterns)] = Field(
         (), description="If set, the only hosts that callbacks may go to: exact names or `*.example.com`."
     )
+    callback_allow_private_hosts: Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.private_hosts)] = Field(
+        (),
+        description="Names (exact, or `*.svc.cluster.local`) that callbacks may go to although they resolve to "
+        "private, CGNAT or loopback addresses, for containers whose addresses change.",
+    )
     callback_ports: Annotated[frozenset[int] | None, NoDecode, PlainValidator(parsers.ports)] = Field(
         None, description="If set, the only ports that callbacks may go to."
     )
     callback_https_only: bool = Field(
         default=False, description="Whether plain http is refused outside of `BRIDGE_CALLBACK_ALLOW_NETWORKS`."
+    )
+    callback_proxy: Annotated[str, PlainValidator(parsers.proxy_url)] | None = Field(
+        None,
+        repr=False,
+        description="An http(s) proxy for callbacks: `http://user:password@proxy.example:3128`. The target is judged "
+        "here; the proxy gets a `CONNECT` to the judged address, for http as for https.",
+    )
+    callback_client_certificate: Path | None = Field(
+        None, description="A PEM file with the certificate that is shown to receivers that ask for one (mutual TLS)."
+    )
+    callback_client_key: Path | None = Field(
+        None, description="The PEM file with the certificate's key, if the certificate's own file does not hold it."
+    )
+    callback_ca_file: Path | None = Field(
+        None, description="A PEM file with CAs that receivers may have beside those of the system."
     )
     content_link_seconds: Seconds = Field(604_800, description="How long the signed link in `content_url` is valid.")
     drop_in: bool = Field(
@@ -185,6 +218,8 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         yield "BRIDGE_POLL_INTERVAL_SECONDS: must not be greater than BRIDGE_POLL_MAX_INTERVAL_SECONDS"
     if settings.watch_timeout_seconds > settings.watch_max_timeout_seconds:
         yield "BRIDGE_WATCH_TIMEOUT_SECONDS: must not be greater than BRIDGE_WATCH_MAX_TIMEOUT_SECONDS"
+    if settings.callback_client_key is not None and settings.callback_client_certificate is None:
+        yield "BRIDGE_CALLBACK_CLIENT_CERTIFICATE: must be set where BRIDGE_CALLBACK_CLIENT_KEY is"
     if settings.tokens.keys() & settings.operator_tokens.keys():
         yield "BRIDGE_OPERATOR_TOKENS: contains a token that BRIDGE_TOKENS contains too; a token must be in one of them"
     if settings.database_url.startswith("postgresql") and not settings.encryption_keys:
@@ -301,7 +336,16 @@ def cautions(settings: Settings) -> list[str]:
         found.append("AMUX_BASE_URL is plain http to a public host: the key and every answer are sent unencrypted")
     if not (settings.tokens or settings.operator_tokens):
         found.append("no token is configured: every program on this machine may use the bridge, as the app `default`")
-    return found
+    return [*found, *_proxy_cautions(os.environ)]
+
+
+def _proxy_cautions(environ: Mapping[str, str]) -> Iterator[str]:
+    names = sorted(name for name in environ if name.upper() in _PROXY_NAMES and environ[name])
+    if names:
+        yield (
+            f"{', '.join(names)}: proxies of the environment are not used; AMUX_PROXY is the proxy to amux, "
+            "BRIDGE_CALLBACK_PROXY the one for callbacks"
+        )
 
 
 def unknown_name_cautions() -> list[str]:
@@ -311,7 +355,6 @@ def unknown_name_cautions() -> list[str]:
 
 def secret_texts(settings: Settings) -> list[str]:
     """Returns every secret in the settings, as text: it must be redacted from all output."""
-    password = urlsplit(settings.database_url).password
     return [
         *([settings.amux_api_key.get_secret_value()] if settings.amux_api_key else []),
         *settings.tokens,
@@ -319,7 +362,13 @@ def secret_texts(settings: Settings) -> list[str]:
         *(secret.text for secret in settings.signing_secrets),
         *([settings.signing_key.text, settings.signing_key.seed_text] if settings.signing_key else []),
         *settings.encryption_keys,
-        *({password, unquote(password)} if password else ()),
+        *passwords(settings.database_url),
+        *(
+            text
+            for url in (settings.amux_proxy, settings.callback_proxy)
+            if url
+            for text in parsers.proxy_passwords(url)
+        ),
     ]
 
 

@@ -1,4 +1,7 @@
-"""One database: its engines, transactions and clock. Only this module knows how SQLite and PostgreSQL differ."""
+"""One database: its engines, transactions and clock. Only this module knows how SQLite and PostgreSQL differ.
+
+How connections to PostgreSQL are made is in `postgres.py`.
+"""
 
 import os
 import socket
@@ -10,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from bridge.aio.clocks import running_seconds
 from bridge.core.health import HealthCode
+from bridge.store import postgres
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -104,13 +107,14 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: str) -> None:
         engine = _postgres_engine(url)
-        # A read needs no BEGIN and COMMIT: under READ COMMITTED each statement has its own snapshot anyway.
-        super().__init__(engine, engine.execution_options(isolation_level="AUTOCOMMIT"))
+        super().__init__(engine, engine)
         self._epoch_offset = time.time() - running_seconds()
         self._in_use: dict[int, tuple[float, Any]] = {}  # by the connection's id: since when, and the connection
 
+        # First of all: SQLAlchemy asks a new connection for the server's version.
+        @event.listens_for(engine, "connect", insert=True)
         @event.listens_for(engine, "checkout")
-        def add(connection: Any, _record: object, _proxy: object) -> None:
+        def add(connection: Any, _record: object, _proxy: object = None) -> None:
             self._in_use[id(connection)] = (running_seconds(), connection)
 
         @event.listens_for(engine, "checkin")
@@ -139,20 +143,20 @@ class PostgresDatabase(Database):
                     duplicate.shutdown(socket.SHUT_RDWR)  # the thread that waits on it then reads the end
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
-        """Call `function` in one transaction; again after a deadlock, and once after the server came back."""
+        """Call `function` in one transaction; again after a deadlock, and once after the connection was dropped."""
         for turn in range(1, TRIES):
             try:
                 return super().transaction(function)
-            except OperationalError as error:
+            except DBAPIError as error:
                 if not (_may_succeed_again(error) or (error.connection_invalidated and turn == 1)):
                     raise
         return super().transaction(function)
 
     def _read(self, query: Callable[[Connection], Result]) -> Result:
-        """Call `query`; once more when the server was restarted and the pool still had its old connections."""
+        """Call `query`; once more when the connection was dropped: the pool then has only new ones."""
         try:
             return super()._read(query)
-        except OperationalError as error:
+        except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
         return super()._read(query)
@@ -162,7 +166,7 @@ _SERVER_TIME = select(func.extract("epoch", func.clock_timestamp()))
 
 
 def _may_succeed_again(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in {"40001", "40P01"}  # serialization failure, deadlock
+    return postgres.sqlstate(error) in postgres.RETRIABLE
 
 
 def reason_of(error: DBAPIError) -> str:
@@ -177,7 +181,7 @@ def cause_of(error: DBAPIError) -> HealthCode:
         return HealthCode.DATABASE_FILE_MISSING
     # The low byte of an extended result code is the primary one.
     sqlite_full = (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL
-    if sqlite_full or getattr(original, "sqlstate", None) == "53100":  # disk_full
+    if sqlite_full or postgres.sqlstate(error) == "53100":  # disk_full
         return HealthCode.DISK_FULL
     return HealthCode.STORE_UNWRITABLE
 
@@ -231,25 +235,7 @@ def _postgres_engine(url: str) -> Engine:
         "lock_timeout": BUSY_SECONDS,
         "idle_in_transaction_session_timeout": 10.0,
     }
-    return create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
-        pool_size=5,
-        max_overflow=0,
-        pool_timeout=BUSY_SECONDS,
-        # A connection prepares a statement at its fifth execution: the same connection is used again and again.
-        pool_use_lifo=True,
-        query_cache_size=200,
-        connect_args={
-            "connect_timeout": 3,
-            "application_name": "amux-bridge",
-            # A server that is cut off must not block the writer's thread: nothing else could be written meanwhile.
-            "tcp_user_timeout": 4000,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 2,
-            "options": " ".join(f"-c {name}={seconds * 1000:.0f}" for name, seconds in limits.items()),
-        },
-    )
+    return postgres.make_engine(url, limits=limits, pool_seconds=BUSY_SECONDS)
 
 
 @contextmanager

@@ -24,12 +24,17 @@ def head() -> str:
     return max(names)[:4]
 
 
+def is_migrated(database: Database) -> bool:
+    """Whether the schema is this bridge's."""
+    return database.read(_revision) == head()
+
+
 def migrate(database: Database) -> None:
     """Make the tables or run the missing revisions, in one transaction.
 
     Raises BadSetting for a schema that is newer than this bridge.
     """
-    if database.read(_revision) != head():
+    if not is_migrated(database):
         database.transaction(_bring_up_to_date)
 
 

@@ -5,17 +5,19 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cryptography.fernet import Fernet
-from sqlalchemy.exc import DBAPIError
 
-from bridge.core.errors import BadSetting, StoreUnavailable
+from bridge.aio.daemon_thread import in_daemon_thread
+from bridge.core.errors import BadSetting
 from bridge.store import replicas
-from bridge.store.database import Database, SqliteDatabase, connect, reason_of, sqlite_path
+from bridge.store.database import Database, SqliteDatabase, connect, sqlite_path
 from bridge.store.encryption import Cipher, has_encrypted_data, with_root_key
 from bridge.store.group_commit import GroupWriter
-from bridge.store.migrate import migrate
+from bridge.store.migrate import is_migrated, migrate
+from bridge.store.opening_wait import MIGRATION_SECONDS, SLOW_SECONDS, OpeningWait, dropping_hung_connections
 from bridge.store.registration import ActiveLimit
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
@@ -31,63 +33,90 @@ OWNER_ONLY = 0o600
 DELIVERY_LEASE_SECONDS = 60.0
 
 
-async def open_store(
+async def open_store(  # noqa: PLR0913  what a store is made of
     database_url: str,
     encryption_keys: Sequence[str],
     metrics: Metrics,
     *,
     max_active_watches: int = 100_000,
     delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
+    wait_seconds: float = 0.0,
 ) -> Store:
-    """Open a store to serve from, and bring its schema up to date.
+    """Open a store to serve from, and bring its schema up to date. Waits `wait_seconds` for a server that is not up.
 
     Raises BadSetting with one sentence for a wrong key, a key file that others may read, a missing folder and a file
-    that another process serves; StoreUnavailable when the database does not answer.
+    that another process serves; StoreUnavailable when the database does not answer. When it is cancelled, it ends at
+    once, whatever the database does.
     """
-    return await asyncio.to_thread(
-        _open, database_url, encryption_keys, metrics, max_active_watches, delivery_lease_seconds
+    wait = OpeningWait(0.0 if database_url.startswith("sqlite:") else wait_seconds)
+    slow = asyncio.get_running_loop().call_later(
+        SLOW_SECONDS, wait.log_once, "it does not answer yet, or its schema is being upgraded"
     )
+    try:
+        return await in_daemon_thread(
+            partial(_open, database_url, encryption_keys, metrics, max_active_watches, delivery_lease_seconds, wait),
+            discard=_close_unused,
+        )
+    finally:
+        slow.cancel()
+        wait.stop()
 
 
-def _open(
-    database_url: str, encryption_keys: Sequence[str], metrics: Metrics, max_active_watches: int, lease_seconds: float
+def _open(  # noqa: PLR0913, PLR0917  what a store is made of
+    database_url: str,
+    encryption_keys: Sequence[str],
+    metrics: Metrics,
+    max_active_watches: int,
+    lease_seconds: float,
+    wait: OpeningWait,
 ) -> Store:
     with ExitStack() as opened:  # when a step fails, everything before it is closed
         if database_url.startswith("sqlite:"):
             opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
-        database, cipher = open_database(database_url, encryption_keys)
+        database, cipher, replica = wait.until_open(lambda: _joined_database(database_url, encryption_keys))
         opened.callback(database.close)
-        try:
-            replica = database.transaction(lambda connection: replicas.join(connection, database))
-        except DBAPIError as error:
-            raise _refused(error) from None
         writer, limit = GroupWriter(database.transaction, metrics), ActiveLimit(max_active_watches)
         return Store(database, writer, cipher, replica, limit, lease_seconds, on_close=opened.pop_all().close)
 
 
+def _close_unused(store: Store) -> None:
+    asyncio.run(store.close())
+
+
+def _joined_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher, replicas.Replica]:
+    database, cipher = _opened_database(database_url, encryption_keys)
+    with ExitStack() as opened:
+        opened.callback(database.close)
+        with dropping_hung_connections(database):
+            replica = database.transaction(lambda connection: replicas.join(connection, database))
+        opened.pop_all()
+        return database, cipher, replica
+
+
 def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
-    """The database and its cipher, for commands that run beside a service. Raises as `open_store`."""
+    """The database and its cipher, for commands that run beside a service. Raises as `open_store`; does not wait."""
+    return OpeningWait(0.0).until_open(lambda: _opened_database(database_url, encryption_keys))
+
+
+def _opened_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
     if database_url.startswith("sqlite:"):
         _prepare(sqlite_path(database_url))
     database = connect(database_url)
-    try:
-        with ExitStack() as opened:
-            opened.callback(database.close)
+    with ExitStack() as opened:
+        opened.callback(database.close)
+        with dropping_hung_connections(database):
             database.synchronize()
             keys = encryption_keys
             if isinstance(database, SqliteDatabase) and not keys:
                 keys = [_key_of_file(database.path, is_used=has_encrypted_data(database))]
-            migrate(database)
+            is_current = is_migrated(database)
+        if not is_current:
+            with dropping_hung_connections(database, MIGRATION_SECONDS):
+                migrate(database)
+        with dropping_hung_connections(database):
             cipher = with_root_key(database, Cipher(keys))
-            opened.pop_all()
-            return database, cipher
-    except DBAPIError as error:
-        raise _refused(error) from None
-
-
-def _refused(error: DBAPIError) -> StoreUnavailable:
-    # Without the URL and without parameters: they may hold a password.
-    return StoreUnavailable(f"the database does not open: {reason_of(error)}")
+        opened.pop_all()
+        return database, cipher
 
 
 # --- files --------------------------------------------------------------------------------------------------------

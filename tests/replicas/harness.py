@@ -86,11 +86,13 @@ class PostgresProxy:
     """A TCP proxy to PostgreSQL.
 
     After `cut` it closes its connections and accepts none. While `silent` it accepts everything and answers nothing.
+    With `silent_after`, it becomes silent after so many answers.
     """
 
     target: int
     port: int = 0
     silent: bool = False
+    silent_after: int | None = None
     _connections: set["_Connection"] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
@@ -147,6 +149,9 @@ class _Connection:
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
+                if self.proxy.silent_after is not None and writer is self.writers[0]:
+                    self.proxy.silent = self.proxy.silent or self.proxy.silent_after <= 0
+                    self.proxy.silent_after -= 1
                 self.silent = self.silent or self.proxy.silent
                 if not self.silent:
                     writer.write(data)

@@ -22,12 +22,14 @@ FERNET = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY="
 DEFAULTS = """
 AMUX_API_KEY=
 AMUX_BASE_URL=https://api.amux.ai
+AMUX_PROXY=
 BRIDGE_HOST=127.0.0.1
 BRIDGE_PORT=8080
 BRIDGE_PUBLIC_URL=
 BRIDGE_TOKENS=
 BRIDGE_OPERATOR_TOKENS=
 BRIDGE_DATABASE_URL=sqlite:///bridge.db
+BRIDGE_DATABASE_WAIT_SECONDS=30
 BRIDGE_SIGNING_SECRETS=
 BRIDGE_SIGNING_KEY=
 BRIDGE_ENCRYPTION_KEYS=
@@ -47,8 +49,13 @@ BRIDGE_DELIVERY_CONCURRENCY=128
 BRIDGE_DELIVERY_CONCURRENCY_PER_HOST=8
 BRIDGE_CALLBACK_ALLOW_NETWORKS=
 BRIDGE_CALLBACK_ALLOW_HOSTS=
+BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS=
 BRIDGE_CALLBACK_PORTS=
 BRIDGE_CALLBACK_HTTPS_ONLY=false
+BRIDGE_CALLBACK_PROXY=
+BRIDGE_CALLBACK_CLIENT_CERTIFICATE=
+BRIDGE_CALLBACK_CLIENT_KEY=
+BRIDGE_CALLBACK_CA_FILE=
 BRIDGE_CONTENT_LINK_SECONDS=604800
 BRIDGE_DROP_IN=false
 BRIDGE_RETENTION_SECONDS=2592000
@@ -202,7 +209,13 @@ REFUSED = [
     ("BRIDGE_TOKENS", "a:token 1", "the token of a may hold only"),
     ("BRIDGE_TOKENS", "a:tökén-1", "the token of a may hold only"),
     ("BRIDGE_OPERATOR_TOKENS", "a b:token-1", "must be name:token"),
-    ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host/db", "must begin with postgresql://, not postgres://"),
+    ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host:99999/db", "must have a well-formed host and port"),
+    ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host/db?schema=mine", "the parameter schema is not known"),
+    ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "app,*", "entry 2: '*' would open every private address to every name"),
+    ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "10.0.0.1", "entry 1: '10.0.0.1' is an address; BRIDGE_CALLBACK_ALLOW_NET"),
+    ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "http://app", "entry 1: 'http://app' is not a host name"),
+    ("BRIDGE_CALLBACK_PROXY", "socks5://user:hidden@proxy:1080", "must be an http:// or https:// URL of a proxy"),
+    ("AMUX_PROXY", "http://user:hidden@proxy:3128/path", "must have no path, query or fragment"),
     ("BRIDGE_DATABASE_URL", "mysql://user:hidden@host/db", "must be sqlite:///path or postgresql://user@host/name"),
     (
         "BRIDGE_DATABASE_URL",

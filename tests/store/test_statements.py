@@ -64,7 +64,7 @@ def _short(statement: str) -> str:
     words = " ".join(statement.split())
     words = re.sub(r"^WITH given.*?\)\) UPDATE", "UPDATE", words)
     main = re.sub(r"^WITH .*\) SELECT", "WITH", words)
-    return " ".join([words.partition(" ")[0], *_TABLE.findall(main)[:1]])
+    return " ".join([words.partition(" ")[0].rstrip(";"), *_TABLE.findall(main)[:1]])
 
 
 async def test_a_watch_takes_four_transactions_with_the_fewest_statements(store: Store, logged: Logged) -> None:
@@ -109,13 +109,17 @@ async def test_a_heartbeat_is_one_row_however_many_tasks_there_are(store: Store,
         assert logged() == ["BEGIN", "UPDATE replicas", "COMMIT"]
 
 
-async def test_a_read_takes_no_transaction(store: Store, logged: Logged) -> None:
+async def test_a_read_takes_one_transaction_whose_begin_sets_its_limits(
+    store: Store, logged: Logged, postgres_server: PostgresServer
+) -> None:
+    """A pooler in transaction mode keeps no limits that are set for a session."""
     one = await register_watch(store)
     logged()
     await store.watch(one.watch.id, None)
-    assert logged() == ["SELECT watches", "SELECT deliveries"]
+    assert logged() == ["BEGIN", "SELECT watches", "SELECT deliveries", "COMMIT"]
     await store.overdue(None, 10)
-    assert logged() == ["SELECT watches"]
+    assert logged() == ["BEGIN", "SELECT watches", "COMMIT"]
+    assert "BEGIN; SET LOCAL statement_timeout = 3500; SET LOCAL lock_timeout" in postgres_server.log.read_text()
 
 
 async def test_many_registrations_share_one_transaction_and_its_queries(store: Store, logged: Logged) -> None:

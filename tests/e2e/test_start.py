@@ -1,0 +1,76 @@
+"""A start that has to wait: for a database that is not up, or that gives no answer."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bridge.settings.settings import env_name
+from tests.databases import PostgresServer, _free_port
+from tests.e2e.bridges import FAST_SETTINGS
+from tests.e2e.receiver import SAFETY_SECONDS
+from tests.replicas.harness import run_proxy
+
+
+@asynccontextmanager
+async def serve(folder: Path, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Runs the command `serve`; it is killed at the end if it still runs."""
+    texts = {**FAST_SETTINGS, "amux_base_url": "http://127.0.0.1:9", **settings}
+    variables = {"PATH": os.environ["PATH"], **{env_name(name): value for name, value in texts.items()}}
+    command = [sys.executable, "-m", "bridge", "serve"]
+    pipe = asyncio.subprocess.PIPE
+    running = await asyncio.create_subprocess_exec(*command, env=variables, cwd=folder, stdout=pipe, stderr=pipe)
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.communicate()
+
+
+async def wait_for_line(running: asyncio.subprocess.Process, event: str) -> dict[str, object]:
+    assert running.stdout is not None
+    async with asyncio.timeout(SAFETY_SECONDS):
+        while line := await running.stdout.readline():
+            fields: dict[str, object] = json.loads(line)
+            if fields["event"] == event:
+                return fields
+    raise AssertionError(f"ended without {event}: {await running.communicate()}")
+
+
+@pytest.mark.parametrize("silent_after", [None, 0, 5])
+async def test_sigterm_ends_a_start_that_waits_for_a_silent_or_missing_server(
+    postgres_server: PostgresServer, tmp_path: Path, silent_after: int | None
+) -> None:
+    url = postgres_server.migrated()
+    async with run_proxy(url) as proxy:
+        proxy.silent_after = silent_after
+        used = proxy.url(url) if silent_after is not None else f"postgres://postgres@127.0.0.1:{_free_port()}/db"
+        async with serve(tmp_path, database_url=used) as running:
+            line = await wait_for_line(running, "waiting_for_database")
+            assert line["seconds_at_most"] == 30
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(SAFETY_SECONDS):
+                lines, errors = await running.communicate()
+            assert time.monotonic() - began < 5
+            assert (running.returncode, errors) == (0, b"")
+            assert [json.loads(text)["event"] for text in lines.splitlines()] == ["stopped"]
+
+
+async def test_a_start_that_gives_up_says_why_in_one_sentence(tmp_path: Path) -> None:
+    url = f"postgres://u:hidden@127.0.0.1:{_free_port()}/db"
+    async with serve(tmp_path, database_url=url, database_wait_seconds="0.2") as running:
+        async with asyncio.timeout(SAFETY_SECONDS):
+            lines, errors = await running.communicate()
+    assert running.returncode == 1
+    assert errors.startswith(b"amux-bridge: the database did not open within ")
+    assert errors.count(b"\n") == 1
+    assert b"hidden" not in lines + errors
