@@ -18,10 +18,13 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
-    """The delivery is still pending. The next attempt is due at `at` (Unix seconds)."""
+    """The delivery is still pending. The next attempt is due at `at` (Unix seconds).
+
+    `error` is None when the attempt succeeded, and another one was requested meanwhile.
+    """
 
     at: float
-    error: Problem
+    error: Problem | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,11 @@ Verdict: TypeAlias = Delivered | RetryAt | Dead
 
 
 def after_retry_request(verdict: Verdict, now: float) -> Verdict:
-    """Returns the verdict of an attempt during which a retry was requested: a failed delivery is due again now."""
-    return verdict if isinstance(verdict, Delivered) else RetryAt(now, verdict.error)
+    """Returns the verdict of an attempt during which a retry was requested: the delivery is due again now.
+
+    This holds for every answer. The attempt may have reached the receiver before the request, so it is not the retry.
+    """
+    return RetryAt(now, None if isinstance(verdict, Delivered) else verdict.error)
 
 
 def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, jitter: float) -> Verdict:

@@ -315,3 +315,4 @@ class PendingDelivery:
     attempts: int = 0  # attempts in all rounds, before this one
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret: str | None = field(default=None, repr=False)
+    claimed_by: tuple[str, int] = ("", 0)  # the replica's id and epoch at the time of the claim

@@ -43,7 +43,6 @@ class AttemptRecord:
         return AttemptResult(
             *(delivery.id, delivery.lease, self.attempt, self.verdict, delivery.host, self.at),
             host_failures=failures,
-            round_attempts=delivery.round_attempts,
         )
 
 

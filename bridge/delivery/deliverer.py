@@ -7,9 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
+from bridge.aio.batching import MicroBatcher
+from bridge.aio.completion import Operations
 from bridge.aio.worker_pool import WorkerPool
 from bridge.callback.sender import Sender
 from bridge.core.delivery import RetryAt, host_failures_after
+from bridge.core.errors import StoreUnavailable
 from bridge.core.model import TERMINAL_EVENTS, Answered, PendingDelivery
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Signer
@@ -81,6 +84,8 @@ class Deliverer:
             lease_seconds=self._lease_seconds,
             clock=clock,
         )
+        self._operations = Operations(_log)
+        self._claim_checks = MicroBatcher(self._check_claims, self._operations.start)
         # By id: every delivery that waits, is being sent or is not recorded yet. Each is here once.
         self._claimed: dict[str, ClaimedDelivery] = {}
         # By watch: the status events that wait. The watch's terminal event supersedes them.
@@ -104,7 +109,8 @@ class Deliverer:
     def hand_over(self, deliveries: Sequence[PendingDelivery]) -> None:
         """Takes deliveries that the store has just claimed for this replica. Never blocks.
 
-        Each is sent, waits in memory, or is released. A terminal event supersedes its watch's waiting status events.
+        Each is sent, waits in memory, or is released; those whose claim was lost before the store's answer came are
+        released. A terminal event supersedes its watch's waiting status events.
         """
         self.drop_status_events(one.watch_id for one in deliveries if one.type in TERMINAL_EVENTS)
         now, wall = self._clock(), self._store.now()
@@ -115,7 +121,7 @@ class Deliverer:
             age = max(CALL_TIMEOUT_SECONDS, wall - delivery.created_at)
             claimed = ClaimedDelivery(delivery, now - age + self._store.delivery_lease_seconds - self._needed_seconds)
             host = self._hosts.get(delivery.host)
-            if claimed.begins_before <= now or not self._has_room(host):
+            if claimed.begins_before <= now or not self._holds(delivery) or not self._has_room(host):
                 unused.append(delivery)
             else:
                 self._enqueue(host, claimed)
@@ -158,6 +164,7 @@ class Deliverer:
             loop.cancel()
         await self._workers.finish(0.0)
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._operations.finish()
 
     # --- claimed deliveries ---------------------------------------------------------------------------------------
 
@@ -165,12 +172,23 @@ class Deliverer:
         """Takes deliveries that were claimed from the outbox. `claimed_from` (monotonic) is before the claim."""
         begins_before = claimed_from + self._lease_seconds - self._needed_seconds
         for delivery in deliveries:
-            if (known := self._claimed.get(delivery.id)) is not None:
+            known = self._claimed.get(delivery.id)
+            if not self._holds(delivery):
+                if known is None:
+                    self._claimer.release([delivery])
+            elif known is not None:
                 # It waits, is being sent, or is not recorded yet. It continues under the new claim and is sent once.
                 known.delivery, known.begins_before = delivery, begins_before
                 self._writer.renewed(delivery.id)
             else:
                 self._enqueue(self._hosts.get(delivery.host), ClaimedDelivery(delivery, begins_before))
+
+    def _holds(self, delivery: PendingDelivery) -> bool:
+        """Whether a claim that the store has just answered with is still this replica's.
+
+        The answer may come after the lease has ended, or after this replica has rejoined under another id.
+        """
+        return self._may_send() and delivery.claimed_by == self._store.replica.identity
 
     def _has_room(self, host: HostQueue) -> bool:
         if self._draining:
@@ -221,6 +239,8 @@ class Deliverer:
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
         try:
+            if claimed.delivery.type not in TERMINAL_EVENTS and not await self._still_claimed(claimed):
+                return
             # The slot is free again before the record is durable: a commit must not delay the host's next attempt.
             # The writer limits how many records may be unwritten.
             record = await self._attempt(claimed)
@@ -229,6 +249,30 @@ class Deliverer:
         except Exception as error:  # noqa: BLE001  logged; the delivery is due again when its claim ends
             _log.event("delivery_error", level=logging.ERROR, trace=error, delivery_id=claimed.delivery.id)
             self._claimed.pop(claimed.delivery.id, None)
+
+    async def _still_claimed(self, claimed: ClaimedDelivery) -> bool:
+        """Asks the store whether a status event may still be sent. If not, frees the slot and drops the delivery.
+
+        The watch's end takes the claim away. It may have been written by another replica, or a moment ago by this one.
+        """
+        held, lease = False, ""
+        while not held and lease != claimed.delivery.lease:  # the delivery may be claimed again during the query
+            lease = claimed.delivery.lease
+            held = await self._claim_checks.submit((claimed.delivery.id, lease))
+        if held and claimed.begins_before > self._clock() and self._may_send():
+            return True
+        self._hosts.abandon(self._hosts.get(claimed.delivery.host))
+        self._progress.set()
+        self._claimed.pop(claimed.delivery.id, None)
+        self._claimer.release([claimed.delivery])
+        return False
+
+    async def _check_claims(self, claims: Sequence[tuple[str, str]]) -> Sequence[bool]:
+        try:
+            held = await self._store.held_claims(claims)
+        except StoreUnavailable:  # the deliveries are due again when their claims end
+            held = set()
+        return [claim in held for claim in claims]
 
     async def _attempt(self, claimed: ClaimedDelivery) -> AttemptRecord:
         """Sends once and frees the slot. Returns the attempt's record."""

@@ -139,6 +139,12 @@ class HostQueues:
         host.average_seconds += (seconds - host.average_seconds) * (DURATION_WEIGHT if host.average_seconds else 1.0)
         self._set_failures(host, failures, answered=answered)
 
+    def abandon(self, host: HostQueue) -> None:
+        """Frees the slot of an attempt that was not made. It shows nothing about the host."""
+        host.busy -= 1
+        self._busy[host.health] -= 1
+        self._nothing_may_begin = False
+
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def may_wait(self, host: HostQueue) -> bool:

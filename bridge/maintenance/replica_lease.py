@@ -54,6 +54,8 @@ class ReplicaLease:
 
     def check_expiry(self) -> None:
         """Stop polling and sending when the lease is about to end; call it at each tick, before anything else."""
+        if self._expired and self._poller.owned:
+            self._poller.forget_all()  # registered since then; loaded or adopted once the lease is certain again
         if not self._expired and self._clock() >= self._valid_until:
             self._expire()
             _log.event(
@@ -94,6 +96,10 @@ class ReplicaLease:
         await self._load_unconfirmed()
 
     async def _poll_adopted(self, rows: Sequence[TaskRow], replica: Replica) -> None:
+        for row in rows:
+            if row.closed:  # its last watch was cancelled at another replica
+                self._poller.drop(row.id)
+        rows = [row for row in rows if not row.closed]
         if not rows:
             return
         try:
@@ -122,6 +128,7 @@ class ReplicaLease:
         if not self._expired:
             self._expire()
         await self._store.rejoin()
+        self._expire()  # what came in while the lease was lost was claimed under the old id
         _log.event("rejoined", level=logging.WARNING, old=old, replica=self._store.replica.id)
 
     def _expire(self) -> None:

@@ -344,8 +344,11 @@ class Poller:
 
     async def _load_new(self) -> list[PolledTask]:
         """Load the own open tasks that memory lacks. Raises StoreUnavailable."""
+        replica = self._store.replica
         rows = await self._store.own_tasks()
         keys = await load_keys(self._store, rows)
+        if self._store.replica is not replica:
+            return []  # the tasks were those of an earlier replica id: others adopt them
         return [self._create(row, keys.get(row.credential)) for row in rows if row.id not in self._tasks]
 
     async def _load_missing(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import Settings, cautions, secret_texts, variable_cautions
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
-from bridge.telemetry.logs import log_loop_errors
+from bridge.telemetry.logs import flush_logs, log_loop_errors
 
 ABANDON_SECONDS = 2.0  # for a start that is stopped to close what it has opened
 
@@ -37,6 +37,14 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     # cost. It collects before anything is due: that takes a third of a second, in which due polls would wait.
     gc.collect()
     gc.set_threshold(20_000, 20, 50)
+    try:
+        await _run(settings, stop, on_ready)
+    finally:
+        flush_logs()
+
+
+async def _run(settings: Settings, stop: asyncio.Event, on_ready: Callable[[str], None] | None) -> None:
+    """Runs a bridge until `stop` is set."""
     runtime = await _start_unless(stop, settings)
     if runtime is None:
         _log.event("stopped", during="the start")

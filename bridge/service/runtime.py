@@ -206,7 +206,8 @@ class Runtime:
         self._scheduler = Scheduler(self._on_clock_step)
         self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
         self._schedule_jobs()
-        self._store.on_late_task = self._late_tasks.append
+        if self._replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
+            self._store.on_late_task = self._late_tasks.append
         await self._deliverer.start()
         await self._poller.classes.load()
         await self._poller.start()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -123,19 +123,31 @@ def claim(
     lease = randomness.token_hex(8)
     parameters = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
     connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
-    return [one for row in connection.execute(_LOAD, {"those": found}) for one in _decrypted(row, lease, cipher)]
+    return [
+        one for row in connection.execute(_LOAD, {"those": found}) for one in _decrypted(row, lease, cipher, replica)
+    ]
 
 
-def _decrypted(row: Row[Any], lease: str, cipher: Cipher) -> list[PendingDelivery]:
+def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> list[PendingDelivery]:
     """The delivery with its watch's secrets. None when they do not decrypt: the other deliveries do not wait for it."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.payload)
     try:
-        return [pending_delivery(row, event, lease, (row.round_attempts, row.attempts), cipher)]
+        attempts_before = row.round_attempts, row.attempts
+        return [pending_delivery(row, event, lease, attempts_before, cipher, replica.identity)]
     except BadSetting as error:
         means = "the delivery is not sent; it is tried again when its lease ends"
         ids = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}
         _log.event("delivery_unreadable", level=logging.ERROR, **ids, reason=str(error), means=means)
         return []
+
+
+_HELD_CLAIMS = select(outbox.c.id, outbox.c.lease).where(outbox.c.id.in_(bindparam("those", expanding=True)))
+
+
+def held_claims(connection: Connection, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of the claims (delivery id and lease) that are still held."""
+    found = connection.execute(_HELD_CLAIMS, {"those": sorted({delivery_id for delivery_id, _ in claims})})
+    return {(row.id, row.lease) for row in found}.intersection(claims)
 
 
 _RELEASE = (
@@ -163,13 +175,10 @@ _HELD = (
     .order_by(outbox.c.id)  # the order that all transactions keep
     .with_for_update()
 )
-# Both rows are locked: otherwise a retry that this transaction waited for may have changed the second row.
-_HELD_WITH_ROUNDS = (
-    _HELD.with_only_columns(_CLAIM_KEY.label("claim"), deliveries.c.round_attempts)
-    .join_from(outbox, deliveries, deliveries.c.id == outbox.c.id)
-    .with_for_update(of=[outbox, deliveries])
-)
-_REMOVE = delete(outbox).where(outbox.c.id.in_(_HELD)).returning(_CLAIM_KEY)
+_HELD_WITH_MARKS = _HELD.with_only_columns(_CLAIM_KEY.label("claim"), outbox.c.set_at)
+_REMOVE = delete(outbox).where(outbox.c.id.in_(_HELD)).returning(_CLAIM_KEY.label("claim"), outbox.c.set_at)
+_INSERT_AGAIN = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
+_NEW_ROUND = update(deliveries).where(deliveries.c.id.in_(bindparam("those", expanding=True))).values(round_attempts=0)
 _INSERT_ATTEMPTS = inserting(
     attempts, ("delivery_id", "started_at", "duration_seconds", "status_code", "error", "body")
 )
@@ -202,11 +211,13 @@ def record_attempts(connection: Connection, items: Sequence[AttemptResult]) -> S
     for item in items:
         firsts.setdefault(item.delivery_id + item.lease, item)
     item_ids = {claim: id(item) for claim, item in firsts.items()}
-    held = _end_claims(connection, firsts)
+    held, requested = _end_claims(connection, firsts)
     valid = [item for claim, item in firsts.items() if claim in held]
     if valid:
         _INSERT_ATTEMPTS.execute(connection, [_attempt_row(item) for item in valid])
         _UPDATE_DELIVERIES.execute(connection, [_delivery_row(item) for item in valid])
+    if requested:
+        connection.execute(_NEW_ROUND, {"those": sorted(firsts[claim].delivery_id for claim in requested)})
     _write_hosts(connection, items)
     written = {item_ids[claim]: item.verdict for claim, item in firsts.items() if claim in held}
     return [written.get(id(item)) or _lost() for item in items]
@@ -216,31 +227,38 @@ def _lost() -> LostClaim:
     return LostClaim("the delivery has another claim, or is no longer pending")
 
 
-def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> set[str]:
-    """Remove final deliveries from the outbox and postpone the others; returns the claims that were still held.
+def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> tuple[set[str], set[str]]:
+    """Remove final deliveries from the outbox and postpone the others.
 
-    `items` are by claim. A failed attempt during which a retry was requested gets another verdict here.
+    Returns the claims that were still held, and those of them during which a retry was requested. `items` are by claim;
+    those with a requested retry get another verdict here, and are due now.
     """
-    if all(isinstance(item.verdict, Delivered) or _gives_up_at_once(item) for item in items.values()):
-        return set(connection.execute(_REMOVE, _claims(items)).scalars())
-    held: set[str] = set()
-    for claim, round_attempts in connection.execute(_HELD_WITH_ROUNDS, _claims(items)):
-        held.add(claim)
-        if round_attempts < items[claim].round_attempts:
-            item = items[claim]
-            items[claim] = replace(item, verdict=after_retry_request(item.verdict, item.at))
-    again = {claim: item.verdict.at for claim, item in items.items() if isinstance(item.verdict, RetryAt)}
-    postponed = [
-        (items[claim].delivery_id, at, items[claim].at, None, None) for claim, at in again.items() if claim in held
-    ]
-    _POSTPONE.execute(connection, postponed)
-    if final := {claim: items[claim] for claim in held - again.keys()}:
-        connection.execute(_REMOVE, _claims(final))
-    return held
+    if any(isinstance(item.verdict, RetryAt) for item in items.values()):
+        marks = {row.claim: row.set_at for row in connection.execute(_HELD_WITH_MARKS, _claims(items))}
+        requested = _with_new_verdicts(items, marks)
+        again = {claim: item.verdict.at for claim, item in items.items() if isinstance(item.verdict, RetryAt)}
+        postponed = [
+            (items[claim].delivery_id, at, items[claim].at, None, None) for claim, at in again.items() if claim in marks
+        ]
+        _POSTPONE.execute(connection, postponed)
+        if final := {claim: items[claim] for claim in marks.keys() - again.keys()}:
+            connection.execute(_REMOVE, _claims(final))
+        return set(marks), requested
+    marks = {row.claim: row.set_at for row in connection.execute(_REMOVE, _claims(items))}
+    requested = _with_new_verdicts(items, marks)
+    again_now = [items[claim] for claim in sorted(requested)]
+    _INSERT_AGAIN.execute(
+        connection, [(item.delivery_id, item.host, item.at, item.at, None, None) for item in again_now]
+    )
+    return set(marks), requested
 
 
-def _gives_up_at_once(item: AttemptResult) -> bool:
-    return isinstance(item.verdict, Dead) and not item.round_attempts
+def _with_new_verdicts(items: dict[str, AttemptResult], marks: Mapping[str, float]) -> set[str]:
+    """Give each item during whose attempt a retry was requested its new verdict; returns their claims."""
+    requested = {claim for claim, set_at in marks.items() if set_at == RETRY_REQUESTED}
+    for claim in requested:
+        items[claim] = replace(items[claim], verdict=after_retry_request(items[claim].verdict, items[claim].at))
+    return requested
 
 
 def _claims(items: Mapping[str, AttemptResult]) -> dict[str, list[str]]:
@@ -279,6 +297,10 @@ def _write_hosts(connection: Connection, items: Sequence[AttemptResult]) -> None
 
 # --- retries on request -------------------------------------------------------------------------------------------
 
+RETRY_REQUESTED = 0.0
+"""In `set_at` of a claimed row: a retry was requested during the claim. The next claim, release or record, which sets
+`due_at`, replaces it."""
+
 # The watches are locked against retention, which could otherwise delete one that is about to have a pending delivery.
 _FIND = (
     select(deliveries.c.id, watches.c.app, watches.c.host, watches.c.state)
@@ -292,10 +314,13 @@ _PENDING_AGAIN = (
     .values(state="pending", round_attempts=0, next_attempt_at=bindparam("now"), delivered_at=None, dead_at=None)
 )
 _insert_due = insert(outbox)
+_is_claimed = outbox.c.lease.is_not(None)
 _DUE_AGAIN = _insert_due.on_conflict_do_update(
     index_elements=["id"],
-    set_={"due_at": _insert_due.excluded.due_at, "set_at": _insert_due.excluded.set_at},
-    where=outbox.c.lease.is_(None),  # an attempt in progress is the retry, unless it fails: see after_retry_request
+    set_={
+        "due_at": case((_is_claimed, outbox.c.due_at), else_=_insert_due.excluded.due_at),
+        "set_at": case((_is_claimed, literal_column("0")), else_=_insert_due.excluded.set_at),
+    },
 )
 
 

@@ -76,6 +76,15 @@ def existing(connection: Connection, watch_ids: Collection[str]) -> set[str]:
     return found
 
 
+_SEVERAL = WITH_TASK.where(watches.c.id.in_(bindparam("those", expanding=True)))
+
+
+def several_watches(connection: Connection, watch_ids: Sequence[str]) -> dict[str, WatchView]:
+    """The watches of these ids that exist, by id."""
+    found = connection.execute(_SEVERAL, {"those": sorted(set(watch_ids))}).all()
+    return {view.watch.id: view for view in views(connection, found)}
+
+
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
     """A page of watches, newest first."""
     return views(connection, connection.execute(_page(query)).all())

@@ -64,10 +64,11 @@ class NewWatch:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """An open task as its owner loads it. Times are Unix seconds.
+    """A task as its owner loads it. Times are Unix seconds.
 
     `status_update_due`: a watch that asked for status events has not got the task's present status yet. `opened_at` is
-    when its first watch was registered.
+    when its first watch was registered. `closed`: every watch on
+    it has ended, so it is polled no more.
     """
 
     id: str
@@ -79,6 +80,7 @@ class TaskRow:
     status_update_due: bool = False
     opened_at: float | None = None
     facts: TaskFacts = NO_FACTS
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,16 @@ class RegisteredWatch:
     created: bool
     task: TaskRow | None = None
     task_row: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledWatch:
+    """A watch that is cancelled, now or since earlier. `task_row` is the row id of its task, which may have closed."""
+
+    id: str
+    app: str
+    task_id: str
+    task_row: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +178,9 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """One attempt and the verdict on it. `host_failures`, the host's failures in a row, is written unless it is None.
+    """One attempt and the verdict on it.
 
-    `round_attempts` is the claim's count. The delivery has fewer by now when a retry was requested meanwhile.
+    `host_failures`, the host's failures in a row, is written unless it is None.
     """
 
     delivery_id: str
@@ -178,7 +190,6 @@ class AttemptResult:
     host: str
     at: float
     host_failures: int | None = None
-    round_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,11 @@ class Replica:
     shared: bool
     now: Callable[[], float]  # Unix seconds by the database's clock
 
+    @property
+    def identity(self) -> tuple[str, int]:
+        """The id and the epoch. A claim that was made under another identity is lost."""
+        return self.id, self.epoch
+
 
 _LOCK_EPOCH = (
     select(replicas.c.epoch)
@@ -143,7 +148,7 @@ _LOCK_ORPHANED = (
 )
 _LOCK_CHANGED = (
     select(tasks.c.id)
-    .where(tasks.c.owner == bindparam("replica"), tasks.c.changed_elsewhere, tasks.c.closed_at.is_(None))
+    .where(tasks.c.owner == bindparam("replica"), tasks.c.changed_elsewhere)
     .order_by(tasks.c.id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
@@ -163,6 +168,7 @@ _DELETE_DEAD = delete(replicas).where(
 def adopt(connection: Connection, replica: Replica, limit: int) -> list[TaskRow]:
     """Take over tasks that no replica polls, and reload own tasks that others changed: up to `limit` of each kind.
 
+    A task that another replica closed, because its last watch was cancelled there, is returned once more, as closed.
     Raises LostClaim when another replica has taken this one's tasks over.
     """
     now = replica.now()

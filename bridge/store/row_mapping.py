@@ -146,6 +146,7 @@ def task_row(row: Row[Any], *, status_update_due: bool) -> TaskRow:
     return TaskRow(
         *(row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, status_update_due),
         *(row.opened_at, facts_of(row)),
+        closed=row.closed_at is not None,
     )
 
 
@@ -174,8 +175,13 @@ def delivery_view(row: Row[Any], app: str) -> DeliveryView:
     )
 
 
-def pending_delivery(
-    row: Row[Any], event: Event, lease: str, attempts: tuple[int, int], cipher: Cipher
+def pending_delivery(  # noqa: PLR0913, PLR0917  its parts
+    row: Row[Any],
+    event: Event,
+    lease: str,
+    attempts: tuple[int, int],
+    cipher: Cipher,
+    claimed_by: tuple[str, int],
 ) -> PendingDelivery:
     """A claimed delivery, made of its event and of its watch's row, whose secrets are decrypted here.
 
@@ -195,4 +201,5 @@ def pending_delivery(
         created_at=event.created_at,
         headers={} if row.headers is None else orjson.loads(cipher.decrypt(event.watch_id, row.headers)),
         secret=None if row.secret is None else cipher.decrypt(event.watch_id, row.secret),
+        claimed_by=claimed_by,
     )

@@ -186,7 +186,8 @@ outbox = Table(
     Column("id", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("due_at", Double, nullable=False),
-    Column("set_at", Double, nullable=False),  # when due_at was written: shows when the clock was set back
+    # When due_at was written: shows when the clock was set back. 0 in a claimed row: see RETRY_REQUESTED in outbox.py.
+    Column("set_at", Double, nullable=False),
     Column("lease", Text),
     Column("holder", Text),
     Index("ix_outbox_host", "host", "due_at"),

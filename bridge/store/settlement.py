@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, exists, select, update
+from sqlalchemy import Boolean, Connection, Row, and_, bindparam, exists, select, update
 
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchSettled
 from bridge.core.model import (
@@ -27,7 +27,7 @@ from bridge.store import replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import WatchEnd, end_watches
-from bridge.store.records import Changed, Settlement, StatusChange
+from bridge.store.records import CancelledWatch, Changed, Settlement, StatusChange
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import (
     FACTS,
@@ -208,7 +208,7 @@ class _Writes:
         """Add a claimed delivery of an event. One whose secrets do not decrypt is not claimed, and not returned."""
         now, claimed = self.replica.now(), []
         try:
-            claimed.append(pending_delivery(row, event, self.lease, (0, 0), self.cipher))
+            claimed.append(pending_delivery(row, event, self.lease, (0, 0), self.cipher, self.replica.identity))
             self.outbox.append((event.id, row.host, now + self.lease_seconds, now, self.lease, self.replica.id))
         except BadSetting:  # logged when the delivery is claimed
             self.outbox.append((event.id, row.host, now, now, None, None))
@@ -235,7 +235,7 @@ def _delivery_row(event: Event) -> tuple[Any, ...]:
 # --- cancelling ---------------------------------------------------------------------------------------------------
 
 _FIND_WATCHES = (
-    select(watches.c.id, watches.c.app, watches.c.state, watches.c.task, watches.c.events)
+    select(*(watches.c[name] for name in ("id", "app", "state", "task", "task_id", "events")))
     .where(watches.c.id.in_(bindparam("those", expanding=True)))
     .order_by(watches.c.id)
 )
@@ -252,17 +252,23 @@ _CLOSE_UNWATCHED = (
         tasks.c.closed_at.is_(None),
         ~exists().where(watches.c.task == tasks.c.id, IS_ACTIVE),
     )
-    .values(closed_at=bindparam("at"), next_poll_at=None)
+    .values(
+        closed_at=bindparam("at"),
+        next_poll_at=None,
+        changed_elsewhere=and_(tasks.c.owner.is_not(None), bindparam("shared", type_=Boolean)),
+    )
 )
 
 
 def cancel(
     connection: Connection, items: Sequence[tuple[str, str | None]], replica: Replica
-) -> Sequence[BridgeError | None]:
+) -> Sequence[CancelledWatch | BridgeError]:
     """Cancel active watches, each given as its id and the app that may cancel it (None: any app's watch).
 
-    A watch that is cancelled already stays as it is. A task without an active watch closes. The result is NotFound for
-    another app's watch and WatchSettled for a settled one.
+    A watch that is cancelled already stays as it is. A task without an active watch closes, and the replica that polls
+    it finds it at its next adoption: also this one, because the answer to this transaction may not arrive.
+
+    The result is NotFound for another app's watch and WatchSettled for a settled one.
     """
     those = {"those": sorted({watch_id for watch_id, _ in items})}
     task_rows = sorted({row.task for row in connection.execute(_FIND_WATCHES, those)})
@@ -271,7 +277,7 @@ def cancel(
         connection.execute(_LOCK_WATCHES, {"those": task_rows}).all()
     rows = {row.id: row for row in connection.execute(_FIND_WATCHES, those)}
     now = replica.now()
-    results: list[BridgeError | None] = []
+    results: list[CancelledWatch | BridgeError] = []
     ends: dict[str, WatchEnd] = {}
     for watch_id, app in items:
         row = rows.get(watch_id)
@@ -280,11 +286,11 @@ def cancel(
         elif row.state == WatchState.SETTLED:
             results.append(WatchSettled("the watch is settled; only an active one can be cancelled"))
         else:
-            results.append(None)
+            results.append(CancelledWatch(row.id, row.app, row.task_id, row.task))
             if row.state == WatchState.ACTIVE:
                 asked = wants_status(events_of(row.events))
                 ends[row.id] = WatchEnd(row.id, WatchState.CANCELLED, None, now, wants_status=asked)
     end_watches(connection, [ends[watch_id] for watch_id in sorted(ends)])
     if ends:
-        connection.execute(_CLOSE_UNWATCHED, {"those": task_rows, "at": now})
+        connection.execute(_CLOSE_UNWATCHED, {"those": task_rows, "at": now, "shared": replica.shared})
     return results

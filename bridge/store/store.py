@@ -7,8 +7,10 @@ claim is lost.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
 
@@ -37,6 +39,7 @@ from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
 from bridge.store.records import (
     AttemptResult,
+    CancelledWatch,
     Changed,
     Counts,
     DeadFilter,
@@ -57,6 +60,7 @@ Change = TypeVar("Change", Settlement, StatusChange)
 Result = TypeVar("Result")
 
 LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten, and a start may wait for them
+REQUEST_SECONDS = 4.5  # the calls of one request together: its 503 is promised within 5 s
 READERS = 3  # threads; a page of watches takes a millisecond, so few are enough
 
 
@@ -86,6 +90,7 @@ class Store:
         self._on_close = on_close
         self._late_results = 0  # writes that succeeded after their caller had given up
         self.on_late_task: Callable[[TaskRow], None] = lambda _: None  # registered after its caller had given up
+        self.on_cancelled: Callable[[CancelledWatch], None] = lambda _: None  # also after its caller had given up
         writer.on_late_result = self._add_late_result
 
     @property
@@ -101,6 +106,19 @@ class Store:
     def now(self) -> float:
         """Unix seconds by the clock that all replicas share: the database's; for SQLite this machine's."""
         return self._database.now()
+
+    @asynccontextmanager
+    async def request_limit(self, began: float | None = None) -> AsyncIterator[None]:
+        """Limits all calls of one request together to 4.5 s. Raises StoreUnavailable at the end of that time.
+
+        `began` is when the request began, by the loop's clock; without it, it begins now.
+        """
+        began = asyncio.get_running_loop().time() if began is None else began
+        try:
+            async with asyncio.timeout_at(began + REQUEST_SECONDS):
+                yield
+        except TimeoutError:
+            raise StoreUnavailable("the database does not answer") from None
 
     async def close(self) -> None:
         """Finish the waiting writes and close the database."""
@@ -120,7 +138,9 @@ class Store:
 
         Errors are WatchConflict, IdempotencyConflict and TooManyWatches.
         """
-        return await self._writer.run_all(registration.register, new_watches, self.replica, self._active_limit)
+        replica = self.replica
+        results = await self._writer.run_all(registration.register, new_watches, replica, self._active_limit)
+        return results if self.replica is replica else [_without_task(result) for result in results]
 
     async def register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """As `register_all`, for watches of different callers. Raises nothing: StoreUnavailable is a result of each."""
@@ -134,19 +154,30 @@ class Store:
 
         Raise StoreUnavailable unless the store can be written, TooManyWatches if they do not fit.
         """
-        await self.probe()
-        await self._writer.run(registration.check_room, self._active_limit, count, app)
+        async with self.request_limit():
+            await self.probe()
+            await self._writer.run(registration.check_room, self._active_limit, count, app)
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
-        """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled."""
-        [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app)], self.replica)
-        if isinstance(result, BridgeError):
-            raise result
-        return await self.watch(watch_id, app)
+        """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled.
+
+        `on_cancelled` is called as soon as the cancellation is known to be durable, whether or not the watch can then
+        be read.
+        """
+        async with self.request_limit():
+            [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app)], self.replica)
+            if isinstance(result, BridgeError):
+                raise result
+            self.on_cancelled(result)
+            return await self.watch(watch_id, app)
 
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
         """A watch of an app (None: of any). Raises NotFound."""
         return await self._read(queries.one_watch, watch_id, app)
+
+    async def several_watches(self, watch_ids: Sequence[str]) -> Mapping[str, WatchView]:
+        """The watches of these ids that exist, of any app, by id. One query."""
+        return await self._read(queries.several_watches, watch_ids)
 
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
         """A page of watches, newest first."""
@@ -217,6 +248,10 @@ class Store:
         """Claim due deliveries, the oldest first, at most `room[host]` for each host."""
         return await self._writer.run(outbox.claim, self.replica, self.cipher, lease_seconds, room)
 
+    async def held_claims(self, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the claims (delivery id and lease) that are still held."""
+        return await self._read(outbox.held_claims, claims)
+
     async def release(self, claimed: Sequence[PendingDelivery]) -> None:
         """Make claimed deliveries due at once. Claims that are lost are passed over."""
         await self._writer.run_all(outbox.release, claimed, self.replica)
@@ -242,10 +277,11 @@ class Store:
 
         Raises NotFound, or WatchCancelled.
         """
-        [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
-        if isinstance(result, BridgeError):
-            raise result
-        return (await self.delivery(delivery_id, app))[0]
+        async with self.request_limit():
+            [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
+            if isinstance(result, BridgeError):
+                raise result
+            return (await self.delivery(delivery_id, app))[0]
 
     async def count_dead(self, dead: DeadFilter) -> int:
         """How many dead deliveries the filter finds."""
@@ -361,6 +397,8 @@ class Store:
         self._late_results += 1
         if isinstance(result, RegisteredWatch) and result.task is not None:
             self.on_late_task(result.task)
+        elif isinstance(result, CancelledWatch):
+            self.on_cancelled(result)
 
     async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         return await self._run_reader(partial(self._database.read, query, *arguments), self._limits)
@@ -379,3 +417,8 @@ class Store:
             raise StoreUnavailable("the database does not answer") from None
         except DBAPIError as error:
             raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
+
+
+def _without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
+    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
+    return replace(result, task=None) if isinstance(result, RegisteredWatch) else result

@@ -1,12 +1,16 @@
-"""Writes log lines. All lines of one turn of the event loop are one write: a write costs half as much as a line."""
+"""Writes log lines. All lines of one turn of the event loop are one text: to write one costs half as much as a line."""
 
 import asyncio
+import io
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from bridge.telemetry.line_writer import LineWriter
+
+FIELDS = "bridge_fields"  # the attribute that only the bridge's own records have
 _WRITE_AT_ONCE = logging.WARNING  # lines of this level and above do not wait for the turn's end: one may be the last
 
 
@@ -23,6 +27,8 @@ class LineHandler(logging.Handler):
 
     A line below WARNING that is logged on an event loop is written when the loop's turn ends. All others are written
     at once, after the lines that wait. When the stream fails, logging goes on, and stderr gets one message.
+
+    A stream with a file descriptor is written by a thread, so no caller waits for a full pipe. `close` waits for it.
     """
 
     def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
@@ -33,6 +39,24 @@ class LineHandler(logging.Handler):
         self._waiting: list[logging.LogRecord] = []
         self._flushing_loop: asyncio.AbstractEventLoop | None = None  # it writes the waiting lines when its turn ends
         self._broken = False
+        self._writer = self._make_writer(stream)
+
+    def _make_writer(self, stream: TextIO) -> LineWriter | None:
+        """Returns what writes to the stream's descriptor. None for a stream in memory, which cannot block."""
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError, AttributeError):
+            return None
+        encoding = stream.encoding if isinstance(stream, io.TextIOWrapper) else "utf-8"
+        return LineWriter(descriptor, self._describe_dropped, encoding)
+
+    def _describe_dropped(self, count: int) -> str:
+        record = logging.LogRecord("bridge.process", logging.WARNING, "", 0, "log_lines_dropped", None, None)
+        means = "the reader of the log was too slow; these lines are lost, the service was not delayed"
+        setattr(record, FIELDS, {"count": count, "means": means})
+        return self._text_of([record]) + "\n"
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the record, or adds it to the waiting ones. Called under the handler's lock."""
@@ -45,22 +69,37 @@ class LineHandler(logging.Handler):
             loop.call_soon(self._end_turn)
 
     def flush(self) -> None:
-        """Writes the waiting lines."""
+        """Writes the waiting lines. Waits for the thread that writes, but not for a reader that takes nothing."""
+        self._write_waiting()
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Writes the waiting lines and ends the thread."""
+        self._write_waiting()
+        if self._writer is not None:
+            self._writer.close()
+        super().close()
+
+    def _end_turn(self) -> None:
+        self._flushing_loop = None
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
         self.acquire()
         try:
             self._write()
         finally:
             self.release()
 
-    def _end_turn(self) -> None:
-        self._flushing_loop = None
-        self.flush()
-
     def _write(self) -> None:
         if not self._waiting:
             return
-        text = self._text_of(self._waiting) + "\n"
+        text, lines = self._text_of(self._waiting) + "\n", len(self._waiting)
         self._waiting.clear()
+        if self._writer is not None:
+            self._writer.put(text, lines)
+            return
         try:
             self._stream.write(text)
             self._stream.flush()

@@ -24,12 +24,11 @@ from typing import Any, Literal, TextIO, TypeAlias, overload
 import orjson
 
 from bridge.core.model import Json
+from bridge.telemetry.log_handler import FIELDS as _FIELDS
 from bridge.telemetry.log_handler import LineFormatter, LineHandler
 from bridge.telemetry.redaction import REDACTOR, Redactor
 
 LogFormat: TypeAlias = Literal["json", "console", "auto"]
-
-_FIELDS = "bridge_fields"  # the attribute that only the bridge's own records have
 _OWN_KEYS = frozenset({"at", "level", "event", "logger", "message", "trace"})
 _MAX_DEPTH = 8  # levels of nesting; what is deeper is a cycle, or should not be a log field
 _JSON_TYPES = frozenset({str, bool, type(None)})  # orjson writes their values unchanged
@@ -109,6 +108,8 @@ def configure_logging(
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+        if isinstance(old, LineHandler):
+            old.close()  # its thread
     root.addHandler(handler)
     root.setLevel(level.upper())
     for name in list(logging.root.manager.loggerDict):  # libraries that configured logging before
@@ -125,6 +126,13 @@ def configure_logging(
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_thread_death
     sys.unraisablehook = _log_unraisable
+
+
+def flush_logs() -> None:
+    """Waits until the lines so far are written, at most 2 s. At its end the process does this by itself."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LineHandler):
+            handler.flush()
 
 
 def log_loop_errors(loop: asyncio.AbstractEventLoop) -> None:

@@ -19,6 +19,7 @@ from bridge.core.registration import compact, events_to_send, options_text
 from bridge.core.targets import Target
 from bridge.store.records import (
     CONFIGURED,
+    CancelledWatch,
     EncryptedFields,
     Idempotency,
     NewWatch,
@@ -127,6 +128,7 @@ class RegistrationService:
         self._ids = WatchIds(Random(secrets.randbits(256)).getrandbits)  # noqa: S311  unique, not secret
         self._operations = Operations(_log)
         self._batcher = MicroBatcher(self._register_each, self._operations.start)
+        store.on_cancelled = self._cancelled
 
     async def register(self, request: WatchRequest) -> RegistrationResult:
         """Registers one watch, durably.
@@ -171,19 +173,18 @@ class RegistrationService:
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
         """Cancels an active watch of an app (None: of any app). May be repeated. Raises NotFound or WatchSettled."""
-        return await self._operations.run(self._cancel(watch_id, app))
+        return await self._operations.run(self._store.cancel(watch_id, app))
 
     async def finish(self) -> None:
         """Waits until everything that has begun is over. Call it while the store is still open."""
         await self._operations.finish()
 
-    async def _cancel(self, watch_id: str, app: str | None) -> WatchView:
-        view = await self._store.cancel(watch_id, app)
-        self._deliverer.drop_status_events([watch_id])
-        self._poller.look_again(view.task.row)
-        self._notifier.announce([watch_id])
-        _log.event("cancelled", watch_id=watch_id, task_id=view.watch.task_id, app=view.watch.app)
-        return view
+    def _cancelled(self, watch: CancelledWatch) -> None:
+        """Stops the work on a watch whose cancellation is durable. The caller may have given up before that."""
+        self._deliverer.drop_status_events([watch.id])
+        self._poller.look_again(watch.task_row)
+        self._notifier.announce([watch.id])
+        _log.event("cancelled", watch_id=watch.id, task_id=watch.task_id, app=watch.app)
 
     # --- checks ---------------------------------------------------------------------------------------------------
 
@@ -214,13 +215,13 @@ class RegistrationService:
 
     async def _register_each(self, checked: Sequence[Checked]) -> Sequence[RegistrationResult | BridgeError]:
         """Registers watches of callers that have nothing to do with each other."""
-        watches = self._new_watches(checked)
-        return await self._finish_each(checked, watches, await self._store.register_each(watches))
+        began, watches = asyncio.get_running_loop().time(), self._new_watches(checked)
+        return await self._finish_each(checked, watches, await self._store.register_each(watches), began)
 
     async def _register_together(self, checked: Sequence[Checked]) -> Sequence[RegistrationResult | BridgeError]:
         """Registers the watches of one caller in one commit. Raises StoreUnavailable."""
-        watches = self._new_watches(checked)
-        return await self._finish_each(checked, watches, await self._store.register_all(watches))
+        began, watches = asyncio.get_running_loop().time(), self._new_watches(checked)
+        return await self._finish_each(checked, watches, await self._store.register_all(watches), began)
 
     def _new_watches(self, checked: Sequence[Checked]) -> Sequence[NewWatch]:
         now = self._store.now()
@@ -274,16 +275,48 @@ class RegistrationService:
     # --- after storing --------------------------------------------------------------------------------------------
 
     async def _finish_each(
-        self, checked: Sequence[Checked], watches: Sequence[NewWatch], results: Sequence[RegisteredWatch | BridgeError]
+        self,
+        checked: Sequence[Checked],
+        watches: Sequence[NewWatch],
+        results: Sequence[RegisteredWatch | BridgeError],
+        began: float,
     ) -> Sequence[RegistrationResult | BridgeError]:
         # Every stored watch is announced and polled before any is read again: reading may fail.
         for (request, _), new, result in zip(checked, watches, results, strict=True):
             if isinstance(result, RegisteredWatch):
                 self._poll_and_announce(request, new, result)
+        views = await self._views(watches, results, began)
         return [
-            result if isinstance(result, BridgeError) else await self._result(new, result)
-            for new, result in zip(watches, results, strict=True)
+            result if isinstance(result, BridgeError) else _result(result, views[result.watch.id]) for result in results
         ]
+
+    async def _views(
+        self, watches: Sequence[NewWatch], results: Sequence[RegisteredWatch | BridgeError], began: float
+    ) -> Mapping[str, WatchView | BridgeError]:
+        """Returns the registered watches as they are now, by id; an error for those that cannot be read.
+
+        A retry of the request finds such a watch. All are read in one query, within the time limit of the request,
+        which began at `began` by the loop's clock.
+        """
+        views: dict[str, WatchView | BridgeError] = {}
+        to_read: list[str] = []
+        for new, result in zip(watches, results, strict=True):
+            if not isinstance(result, RegisteredWatch):
+                continue
+            if result.watch.id == new.watch.id and result.task is not None:
+                views[result.watch.id] = _new_view(result.watch, result.task)
+            else:
+                to_read.append(result.watch.id)
+        if not to_read:
+            return views
+        try:
+            async with self._store.request_limit(began):
+                found = await self._store.several_watches(to_read)
+        except StoreUnavailable as error:
+            return views | {watch_id: StoreUnavailable(str(error), error.cause) for watch_id in to_read}
+        for watch_id in to_read:  # one that is missing was deleted by retention
+            views[watch_id] = found.get(watch_id) or NotFound("there is no such watch")
+        return views
 
     def _poll_and_announce(self, request: WatchRequest, new: NewWatch, registered: RegisteredWatch) -> None:
         """Has the task of a stored watch polled. Counts, logs and announces the watch if it is new."""
@@ -301,16 +334,6 @@ class RegistrationService:
             )
             self._notifier.announce([watch.id])
 
-    async def _result(self, new: NewWatch, registered: RegisteredWatch) -> RegistrationResult | BridgeError:
-        """Returns the watch as it is now, or an error if it cannot be read; a retry of the request finds the watch."""
-        watch = registered.watch
-        if watch.id == new.watch.id and registered.task is not None:
-            return RegistrationResult(_new_view(watch, registered.task), registered.created)
-        try:
-            return RegistrationResult(await self._store.watch(watch.id, new.watch.app), registered.created)
-        except (NotFound, StoreUnavailable) as error:  # NotFound: retention has deleted it
-            return error
-
 
 _NOTHING_ENCRYPTED = EncryptedFields()
 
@@ -318,6 +341,10 @@ _NOTHING_ENCRYPTED = EncryptedFields()
 def headers_json(headers: Mapping[str, str]) -> str:
     """Returns headers as the JSON text that is encrypted."""
     return orjson.dumps(dict(headers)).decode()
+
+
+def _result(registered: RegisteredWatch, view: WatchView | BridgeError) -> RegistrationResult | BridgeError:
+    return view if isinstance(view, BridgeError) else RegistrationResult(view, registered.created)
 
 
 def _new_view(watch: Watch, task: TaskRow) -> WatchView:

@@ -193,6 +193,7 @@ class Harness:
         targets: TargetPolicy = LOOPBACK,
         names: dict[str, list[list[str]]] | None = None,
         store: Store | None = None,
+        may_send: Callable[[], bool] = lambda: True,
         start: bool = True,
     ) -> Deliverer:
         async def resolve(host: str, _port: int) -> list[str]:
@@ -213,6 +214,7 @@ class Harness:
             attempt_seconds=timeout_seconds,
             clock=self.clock,
             random=lambda: 0.5,
+            may_send=may_send,
         )
         self.stack.push_async_callback(made.drain, 0.0)
         if start:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -140,6 +141,67 @@ async def test_a_delivery_that_is_claimed_again_during_its_attempt_is_recorded_u
     assert sorted(receiver.ids) == sorted([delivery.id, other.id])
 
 
+async def test_a_settlement_that_is_answered_after_this_replica_rejoined_is_not_sent(harness: Harness) -> None:
+    receiver = await harness.receiver(ok)
+    deliverer = await harness.deliverer()
+    harness.stop_ticking()
+    [late] = await harness.claimed(receiver.url)
+    harness.sql("UPDATE replicas SET epoch = epoch + 1")
+    harness.store.replica = replace(harness.store.replica, epoch=harness.store.replica.epoch + 1)
+    [new] = await harness.claimed(receiver.url)
+    deliverer.hand_over([late, new])
+    await harness.recorded(new)
+    assert receiver.ids == [new.id]
+
+
+async def test_a_settlement_that_is_answered_after_the_lease_has_ended_is_released(harness: Harness) -> None:
+    valid = [False]
+    receiver = await harness.receiver(ok)
+    deliverer = await harness.deliverer(may_send=lambda: valid[0])
+    [late] = await harness.claimed(receiver.url)
+    deliverer.hand_over([late])
+    valid[0] = True
+    deliverer.wake()
+    await harness.recorded(late)
+    assert receiver.ids == [late.id]
+    assert deliverer._claimed == {}
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_claim_that_is_answered_after_this_replica_rejoined_is_not_sent(
+    harness: Harness,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,  # noqa: FBT001
+) -> None:
+    """`known`: the same delivery waits or is being sent here already, under a newer claim that must stay."""
+    receiver = await harness.receiver(hang)
+    answered: list[str] = []
+    real = harness.store.claim
+
+    async def claim_then_rejoin(*arguments: Any) -> Any:
+        found = await real(*arguments)
+        if found and not answered:
+            answered.extend(one.id for one in found)
+            if known:
+                newer = [replace(one, lease="newer", claimed_by=("new", 1)) for one in found]
+            harness.store.replica = replace(harness.store.replica, id="new", epoch=1)
+            if known:
+                deliverer.hand_over(newer)
+            harness.changed.set()
+        return found
+
+    monkeypatch.setattr(harness.store, "claim", claim_then_rejoin)
+    [due] = await harness.due(receiver.url)
+    deliverer = await harness.deliverer()
+    await harness.until(lambda: answered == [due.id])
+    await asyncio.sleep(0)  # the claimer takes the late answer in the same turn
+    if known:
+        assert deliverer._claimed[due.id].delivery.lease == "newer"
+    else:
+        assert due.id not in deliverer._claimed
+    assert len(receiver.ids) <= known
+
+
 # --- records ------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +292,27 @@ async def test_a_waiting_status_event_is_not_sent_after_its_watch_is_cancelled(h
     deliverer.hand_over([last])
     await harness.recorded(last)
     assert receiver.ids == [last.id]
+
+
+@pytest.mark.parametrize("way", ["settled", "cancelled"])
+async def test_a_claimed_status_event_is_not_sent_after_its_watch_has_ended_elsewhere(
+    harness: Harness, way: str
+) -> None:
+    """The store knows of the end before this deliverer does: another replica, or a write of a moment ago, ended it."""
+    receiver = await harness.receiver(ok)
+    deliverer = await harness.deliverer()
+    [task] = await harness.watch(receiver.url, events=WITH_STATUS_EVENTS)
+    [status_event] = await harness.status_events(task)
+    if way == "settled":
+        await harness.store.settle(settlement(task, harness.store.now()))
+    else:
+        await harness.store.cancel(status_event.watch_id, None)
+    [marker] = await harness.claimed(receiver.url)
+    deliverer.hand_over([status_event, marker])
+    await harness.recorded(marker)
+    assert status_event.id not in receiver.ids
+    await deliverer.drain(SAFETY_SECONDS)
+    assert (await harness.view(status_event.id)).state is DeliveryState.DEAD
 
 
 # --- draining -----------------------------------------------------------------------------------------------------

@@ -166,6 +166,7 @@ def test_an_answer_moves_a_delivery_as_the_table_says(state: str, answer: str, f
                 expected = expected.replace("<status>", str(given.status))
             elif isinstance(given, NoAnswer):
                 expected = given.code
+            assert verdict.error is not None
             assert verdict.error.code == expected
 
 

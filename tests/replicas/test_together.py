@@ -70,6 +70,28 @@ async def test_every_replica_answers_for_every_watch(env: Environment, cluster: 
     check_nothing_stuck(env.database_url)
 
 
+async def test_cancelling_at_a_replica_that_is_not_the_owner_stops_all_work(env: Environment, cluster: Cluster) -> None:
+    """No status event is sent after the answer, and the owner polls the tasks no more when it has looked for news."""
+    one, two = await cluster.start(), await cluster.start()
+    env.receiver.responder = answer(503)
+    tasks = [env.endless_task() for _ in range(20)]
+    events = ["video.completed", "video.in_progress"]
+    watches = await one.bridge.register_many(tasks, env.receiver.url, events=events)
+    await env.wait_for_polls(*tasks)
+    await env.receiver.until(lambda: bool(env.receiver.calls))
+    answers = await asyncio.gather(*(two.bridge.ask("DELETE", f"/watch/{watch}") for watch in watches))
+    assert {one.status for one in answers} == {200}
+    env.receiver.responder = accept
+    await one.bridge.until("GET", "/metrics", lambda answer: b"owned_tasks 0.0" in answer.body)
+    polls = sum(env.amux.polls[task] for task in tasks)
+    marker = await one.bridge.register(env.finished_task(), env.receiver.url)
+    await env.receiver.wait_for_events([marker])
+    assert sum(env.amux.polls[task] for task in tasks) == polls
+    assert {call.watch_id for call in env.receiver.calls if call.accepted} == {marker}
+    await asyncio.gather(one.stop(), two.stop())
+    check_nothing_stuck(env.database_url)
+
+
 @pytest.mark.long
 async def test_of_cancellation_deadline_and_settlement_exactly_one_wins(postgres_server: PostgresServer) -> None:
     """All three happen within one second; the cancellation goes to another replica than the registration."""

@@ -211,7 +211,7 @@ def attempt_result(
     now = store.now() if at is None else at
     good = isinstance(verdict, Delivered)
     attempt = Attempt(now - 0.25, 0.25, 204 if good else 500, None if good else SERVER_ERROR, None if good else "oops")
-    return AttemptResult(one.id, one.lease, attempt, verdict, one.host, now, host_failures, one.round_attempts)
+    return AttemptResult(one.id, one.lease, attempt, verdict, one.host, now, host_failures)
 
 
 async def record_attempt(store: Store, attempt: AttemptResult) -> Verdict:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bridge.core.delivery import Verdict
+from bridge.core.delivery import RetryAt, Verdict
 from bridge.core.errors import LostClaim, NotFound
 from bridge.core.model import DeliveryState
 from bridge.store import outbox
@@ -158,25 +158,42 @@ async def test_a_retry_makes_a_postponed_delivery_due_now(store: Store) -> None:
     assert [again.id for again in await store.claim({HOST: 1}, MINUTE)] == [one.id]
 
 
-async def test_a_retry_during_an_attempt_does_not_send_twice(store: Store) -> None:
+@pytest.mark.parametrize("earlier_attempts", [0, 1])
+@pytest.mark.parametrize("verdict", [DELIVERED, DEAD, retry_at(5e9)])
+async def test_a_retry_requested_during_an_attempt_is_a_new_attempt_after_it(
+    store: Store, verdict: Verdict, earlier_attempts: int
+) -> None:
+    """Whatever the answer was: also a success, a schedule that is used up, or a next attempt that is hours away."""
+    one = await claimed_delivery(store)
+    for _ in range(earlier_attempts):
+        await record_attempt(store, attempt_result(store, one, retry_at(store.now() - 1)))
+        [one] = await store.claim({HOST: 1}, MINUTE)
+    await store.retry(one.id, "app")
+    assert await store.claim({HOST: 1}, MINUTE) == []  # not before the attempt has ended
+    now = store.now()
+    error = None if verdict == DELIVERED else SERVER_ERROR
+    assert await record_attempt(store, attempt_result(store, one, verdict, at=now)) == RetryAt(now, error)
+    view = (await store.delivery(one.id, None))[0]
+    assert (view.state, view.last_error, view.next_attempt_at) == (DeliveryState.PENDING, error, now)
+    [again] = await store.claim({HOST: 1}, MINUTE)
+    assert (again.id, again.attempts, again.round_attempts) == (one.id, earlier_attempts + 1, 0)
+    assert await record_attempt(store, attempt_result(store, again)) == DELIVERED  # the retry is made once
+
+
+async def test_of_many_recorded_together_only_the_requested_retry_is_sent_again(store: Store) -> None:
+    several = [await claimed_delivery(store) for _ in range(3)]
+    await store.retry(several[1].id, None)
+    verdicts = await store.record_attempts([attempt_result(store, one) for one in several])
+    assert [isinstance(verdict, RetryAt) for verdict in verdicts] == [False, True, False]
+    assert [one.id for one in await store.claim({HOST: 9}, MINUTE)] == [several[1].id]
+
+
+async def test_a_retry_requested_during_a_claim_that_is_released_is_one_attempt(store: Store) -> None:
     one = await claimed_delivery(store)
     await store.retry(one.id, "app")
-    assert await store.claim({HOST: 1}, MINUTE) == []
-    await record_attempt(store, attempt_result(store, one))
-    assert (await store.delivery(one.id, None))[0].state is DeliveryState.DELIVERED
-
-
-@pytest.mark.parametrize("verdict", [DEAD, retry_at(5e9)])
-async def test_a_retry_requested_during_a_failing_attempt_is_still_made(store: Store, verdict: Verdict) -> None:
-    """Also when the old schedule is used up, or when its next attempt is hours away."""
-    first = await claimed_delivery(store)
-    await record_attempt(store, attempt_result(store, first, retry_at(store.now() - 1)))
-    [one] = await store.claim({HOST: 1}, MINUTE)
-    await store.retry(one.id, "app")
-    now = store.now()
-    assert await record_attempt(store, attempt_result(store, one, verdict, at=now)) == retry_at(now)
+    await store.release([one])
     [again] = await store.claim({HOST: 1}, MINUTE)
-    assert (again.id, again.attempts, again.round_attempts) == (one.id, 2, 1)
+    assert await record_attempt(store, attempt_result(store, again)) == DELIVERED
 
 
 async def test_dead_deliveries_are_found_by_time_host_and_app(store: Store) -> None:

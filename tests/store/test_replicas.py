@@ -78,6 +78,21 @@ async def test_only_the_owner_settles_and_records(replicas: list[Store]) -> None
             await write(two, registered)
 
 
+async def test_the_owner_learns_that_a_task_was_closed_by_a_cancellation_elsewhere(replicas: list[Store]) -> None:
+    one, two = replicas
+    first = await register_watch(one, task_id="shared")
+    second = await register_watch(two, task_id="shared", app="other")
+    await two.cancel(first.watch.id, None)
+    assert await one.adopt(10) == []  # a watch is left
+    await two.cancel(second.watch.id, None)
+    [closed] = await one.adopt(10)
+    assert (closed.id, closed.closed) == (first.task_row, True)
+    assert await one.adopt(10) == []
+    own = await register_watch(one)
+    await one.cancel(own.watch.id, None)
+    assert [row.closed for row in await one.adopt(10)] == [True]  # the owner may not have got the answer
+
+
 async def test_the_owner_loads_a_task_again_when_a_watch_elsewhere_asks_for_its_status(replicas: list[Store]) -> None:
     one, two = replicas
     first = await register_watch(one, task_id="shared")

@@ -1,18 +1,22 @@
 """Registration: what it stores, which collaborators it calls, and that it finishes when its caller leaves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bridge.callback.guard import Guard
-from bridge.core.errors import BridgeError, InvalidRequest, NotFound, TargetRefused, WatchConflict
+from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable, TargetRefused, WatchConflict
 from bridge.core.model import TERMINAL_EVENTS, WatchState
 from bridge.core.targets import TargetPolicy
+from bridge.store import settlement
+from bridge.store import store as store_module
 from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
@@ -27,6 +31,7 @@ from bridge.watches.registration import (
 if TYPE_CHECKING:
     from bridge.store.records import TaskRow
 
+SAFETY_SECONDS = 30.0  # ends a test that hangs
 REQUEST = WatchRequest("shop", "task_1", "https://app.example/hook")
 
 
@@ -186,3 +191,62 @@ async def test_a_cancellation_calls_the_poller_the_deliverer_and_the_notifier(ha
     assert harness.looked_again == [result.view.task.row]
     assert harness.dropped == [watch_id]
     assert harness.notifier.announced == [watch_id, watch_id]
+
+
+@pytest.fixture
+def silent_reads(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes every read hang, as on a connection that has fallen silent. A request may take 0.3 s in all."""
+    released = threading.Event()
+    monkeypatch.setattr(store_module, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(harness.store._database, "read", lambda *_: released.wait(SAFETY_SECONDS))
+    yield
+    released.set()
+
+
+@pytest.mark.parametrize("way", ["one batch", "singles"])
+async def test_existing_watches_that_cannot_be_read_are_one_time_limit_together(
+    harness: Harness, way: str, request: pytest.FixtureRequest
+) -> None:
+    again = [replace(REQUEST, task_id=f"task_{number}") for number in range(12)]
+    await harness.all_of(*again)
+    request.getfixturevalue("silent_reads")
+    began = time.monotonic()
+    if way == "one batch":
+        results: Sequence[object] = await harness.all_of(*again)
+    else:
+        results = await asyncio.gather(*map(harness.service.register, again), return_exceptions=True)
+    assert time.monotonic() - began < 2 * 0.3
+    assert {type(result) for result in results} == {StoreUnavailable}
+
+
+async def test_a_cancellation_that_cannot_be_read_stops_the_work_all_the_same(
+    harness: Harness, request: pytest.FixtureRequest
+) -> None:
+    watch = (await harness.service.register(REQUEST)).view.watch
+    request.getfixturevalue("silent_reads")
+    with pytest.raises(StoreUnavailable):
+        await harness.service.cancel(watch.id, "shop")
+    assert harness.looked_again == [harness.polled[0][0].id]
+    assert harness.dropped == [watch.id]
+
+
+async def test_a_cancellation_that_is_written_after_its_caller_gave_up_stops_the_work(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = (await harness.service.register(REQUEST)).view.watch
+    monkeypatch.setattr(store_module, "REQUEST_SECONDS", 0.1)
+    real, released, written = settlement.cancel, threading.Event(), asyncio.Event()
+
+    def slow_cancel(*arguments: Any) -> Any:
+        released.wait(SAFETY_SECONDS)
+        return real(*arguments)
+
+    monkeypatch.setattr(settlement, "cancel", slow_cancel)
+    monkeypatch.setattr(harness.notifier, "announce", lambda _: written.set())
+    with pytest.raises(StoreUnavailable):
+        await harness.service.cancel(watch.id, "shop")
+    assert harness.looked_again == []
+    released.set()
+    async with asyncio.timeout(SAFETY_SECONDS):
+        await written.wait()
+    assert harness.looked_again == [harness.polled[0][0].id]

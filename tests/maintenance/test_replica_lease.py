@@ -1,0 +1,97 @@
+"""The replica's lease: what comes in while the lease is lost is neither polled nor sent."""
+
+from typing import Any
+
+import pytest
+
+from bridge.maintenance.replica_lease import ReplicaLease
+from bridge.store.records import TaskRow
+from bridge.store.replicas import LEASE_SECONDS
+from bridge.store.store import Store
+from tests.store.builders import execute, new_watch, register_watch
+
+
+class Work:
+    """Stands for the poller and for the deliverer: counts what they have."""
+
+    def __init__(self) -> None:
+        self.tasks: list[str] = []
+        self.released = 0
+
+    @property
+    def owned(self) -> int:
+        return len(self.tasks)
+
+    def add(self, task: TaskRow, _key: str | None = None) -> None:
+        self.tasks.append(task.id)
+
+    def drop(self, task_row: str) -> None:
+        self.tasks.remove(task_row)
+
+    def forget_all(self) -> None:
+        self.tasks.clear()
+
+    def release_waiting(self) -> None:
+        self.released += 1
+
+    async def start(self) -> None:
+        """Loads nothing."""
+
+
+def lease_of(store: Store, now: list[float]) -> tuple[ReplicaLease, Work]:
+    work = Work()
+    parts: Any = work
+    return ReplicaLease(store, parts, parts, clock=lambda: now[0]), work
+
+
+async def test_a_task_that_comes_in_while_the_lease_is_lost_is_dropped(replicas: list[Store]) -> None:
+    now = [0.0]
+    lease, work = lease_of(replicas[0], now)
+    now[0] += LEASE_SECONDS
+    lease.check_expiry()
+    work.tasks.append("tsk_late")  # its commit was answered late
+    lease.check_expiry()
+    assert work.tasks == []
+
+
+async def test_rejoining_releases_what_came_in_while_the_lease_was_lost(replicas: list[Store]) -> None:
+    now = [0.0]
+    one, two = replicas
+    lease, work = lease_of(one, now)
+    execute(one, "UPDATE replicas SET expires_at = 0 WHERE id = :id", id=one.replica.id)
+    await two.adopt(1)
+    now[0] += LEASE_SECONDS
+    lease.check_expiry()
+    released, old = work.released, one.replica
+    work.tasks.append("tsk_late")
+    await lease.renew()
+    assert one.replica.id != old.id
+    assert work.released > released
+    assert work.tasks == []
+    assert lease.is_valid()
+
+
+async def test_a_task_that_another_replica_closed_is_dropped(replicas: list[Store]) -> None:
+    one, two = replicas
+    lease, work = lease_of(one, [0.0])
+    registered = await register_watch(one)
+    work.tasks.append(registered.task_row)
+    await two.cancel(registered.watch.id, None)
+    await lease.adopt()
+    assert work.tasks == []
+
+
+async def test_a_registration_that_is_answered_after_rejoining_is_not_polled(
+    replicas: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = replicas[0]
+    real = one._writer.run_all
+
+    async def answered_late(*arguments: Any) -> Any:
+        results = await real(*arguments)
+        await one.rejoin()
+        return results
+
+    monkeypatch.setattr(one._writer, "run_all", answered_late)
+    [result] = await one.register_all([new_watch(one)])
+    assert (result.created, result.task) == (True, None)  # type: ignore[union-attr]
