@@ -205,9 +205,17 @@ class LearnedSchedule:
         """Seconds until the next poll of a running task that is `age` seconds old and was polled `polls` times."""
         if polls > self._fixed.polls(age) + MAX_EXTRA_POLLS:
             return with_jitter(self._longest, jitter)
-        age = max(age, 0.0)
-        earliest = self._policy.first_delay if polls == 0 else self._shortest
-        delay = min(max(self._age_of(self._sum_at(age) + 1.0) - age, earliest), max(self._longest, earliest))
+        # Without calls for its parts: this runs once a poll.
+        age, sums, densities = max(age, 0.0), self._sums, self._densities
+        number = bisect_right(EDGES, age) - 1
+        total = sums[number] + (age - EDGES[number]) * densities[number] + 1.0
+        number = bisect_right(sums, total) - 1
+        delay = EDGES[number] + (total - sums[number]) / densities[number] - age
+        earliest = self._shortest if polls else self._policy.first_delay
+        if delay < earliest:
+            delay = earliest
+        elif delay > self._longest:
+            delay = max(self._longest, earliest)
         return with_jitter(delay, jitter)
 
     def mean_wait(self, history: History) -> float:
@@ -215,14 +223,6 @@ class LearnedSchedule:
         total = sum(history.weights)
         waits = (weight / density for weight, density in zip(history.weights, self._densities, strict=True))
         return sum(waits) * _MEAN_STRETCH / (2 * total)
-
-    def _sum_at(self, age: float) -> float:
-        number = _bin_of(age)
-        return self._sums[number] + (age - EDGES[number]) * self._densities[number]
-
-    def _age_of(self, total: float) -> float:
-        number = bisect_right(self._sums, total) - 1
-        return EDGES[number] + (total - self._sums[number]) / self._densities[number]
 
     def _scaled(self, history: History) -> list[float]:
         """The density of each bin, scaled so that the expected polls are at most the fixed schedule's."""

@@ -153,6 +153,19 @@ async def test_the_overview_has_figures_keys_receivers_and_the_store(tmp_path: P
         assert (await operator.get("/page/overview")).json["charts"] is not None
 
 
+async def test_the_overview_shows_how_long_tasks_of_each_class_take(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        watch = await bridge.register(Behaviour(queue_seconds=0.2, run_seconds=0.2))
+        operator = await bridge.operator()
+        overview = await operator.wait_for("overview", lambda found: found["classes"])
+        [shown] = overview["classes"]
+        assert shown["ends"] == 1
+        assert 0 < shown["p50"] <= shown["p90"]
+        assert (shown["polls"] >= 1, shown["learned_delay"], shown["fixed_delay"] > 0) == (True, None, True)
+        settled = (await operator.get(f"/page/watches/{watch['id']}")).json
+        assert settled["timing"]["seen_at"] <= settled["timing"]["settled_at"]
+
+
 # --- changes ------------------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from bridge.core.model import (
     Throttled,
     TransientError,
 )
-from bridge.telemetry import CONTENT_TYPE, Log, Metrics, Redactor, redact, without_query
+from bridge.telemetry import CONTENT_TYPE, Log, Metrics, Redactor, Stage, redact, without_query
 from bridge.telemetry.logs import ConsoleFormatter, JsonFormatter, json_value, log_loop_errors
 from bridge.telemetry.metrics import ATTEMPT_RESULTS, PlainHistogram, attempt_result
 
@@ -308,6 +308,7 @@ polls_total poll_lag_seconds_bucket poll_seconds_count detection_seconds_sum set
 settle_to_delivered_seconds_bucket attempts_total registered_total settled_total active_watches owned_tasks
 pending_deliveries dead_deliveries paused_credentials scheduler_tick_age_seconds unknown_status_words_total build_info
 stuck_tasks near_deadline_watches failing_receivers store_writable store_size_bytes store_free_bytes
+stage_seconds_bucket
 """
 
 
@@ -339,6 +340,17 @@ def test_polls_are_counted_by_their_result() -> None:
     assert found["amux_bridge_poll_lag_seconds_bucket", ("+Inf",)] == 4
     assert found["amux_bridge_poll_lag_seconds_count", ()] == 4
     assert found["amux_bridge_poll_seconds_sum", ()] == pytest.approx(11.1)
+
+
+def test_each_stage_has_a_histogram_and_no_other_label() -> None:
+    metrics = Metrics()
+    metrics.stages.observe(Stage.SEEN, 4.0)
+    metrics.stages.observe(Stage.SEEN, -1.0)
+    found = samples(metrics)
+    assert found["amux_bridge_stage_seconds_count", ("seen",)] == 2
+    assert found["amux_bridge_stage_seconds_sum", ("seen",)] == 4.0
+    counted = {labels for name, labels in found if name == "amux_bridge_stage_seconds_count"}
+    assert counted == {(stage.value,) for stage in Stage}
 
 
 @given(st.lists(st.floats(0, 100)))

@@ -89,6 +89,7 @@ async def test_a_created_task_is_watched(drop_in_bridge: Bridge, sandbox: Sandbo
     assert (watch["task_id"], watch["app"], watch["callback_url"]) == (task, "shop", CALLBACK["X-Callback-Url"])
     assert watch["context"] == {"order": 7, "name": "Zoë"}
     assert watch["events"] == ["video.completed", "video.failed"]
+    assert watch["task"]["model"] == CREATE["model"]
     assert [row.task_id for row, _ in drop_in_bridge.poller.added] == [task]
     [created] = sandbox.creates
     assert (created.path, created.query, created.body) == (path, "", json.dumps(CREATE).encode())
