@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import BadSetting, StoreUnavailable
 from bridge.store import replicas
+from bridge.store.active_limit import ActiveLimit
 from bridge.store.database import Database, SqliteDatabase, connect, reason_of, sqlite_path
 from bridge.store.encryption import Cipher, has_encrypted_data, with_root_key
 from bridge.store.file_modes import OWNER_ONLY, is_private, make_private, who_may_not
 from bridge.store.group_commit import GroupWriter
 from bridge.store.migrate import migrate
-from bridge.store.registration import ActiveLimit
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 
