@@ -7,15 +7,13 @@ environment has precedence. An empty value means that the setting is not set. `v
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
-from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from bridge.core.database_url import passwords
 from bridge.core.errors import BadSetting
@@ -23,9 +21,9 @@ from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Secret, SigningKey
 from bridge.core.targets import Network, is_loopback
 from bridge.settings import parsers, variables
-from bridge.settings.variables import Variables, read_variables
+from bridge.settings.reading import PREFIX, GivenValues, read_model
+from bridge.settings.variables import read_variables
 
-PREFIX: Final = "BRIDGE_"
 ENV_FILE: Final = Path(".env")
 CLIENT_NAMES: Final = ("BRIDGE_URL", "BRIDGE_TOKEN")  # settings of the commands that use a running bridge
 _AMUX_NAMES: Final = {name: name.upper() for name in ("amux_api_key", "amux_base_url", "amux_proxy")}
@@ -36,7 +34,6 @@ _POLL_DEFAULTS: Final = PollPolicy()
 _RETRY_DEFAULTS: Final = RetryPolicy()
 
 EnvFile: TypeAlias = str | Path | None
-Model = TypeVar("Model", bound=BaseSettings)
 # NoDecode must be outside of every union: inside one, pydantic-settings parses "80" as JSON before our parser sees it.
 Tokens = Annotated[Mapping[str, str], NoDecode, PlainValidator(parsers.tokens)]
 Hosts = Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.hosts)]
@@ -44,23 +41,7 @@ Url = Annotated[str, PlainValidator(parsers.http_url)]
 Seconds = Annotated[float, Field(gt=0, le=_TEN_YEARS)]
 
 
-class _GivenValues(BaseSettings):
-    """A model whose values are only those that it is given: `variables.py` has read the environment and `.env`."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  pydantic-settings passes all of these by name
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Returns the one source."""
-        return (init_settings,)
-
-
-class Settings(_GivenValues):
+class Settings(GivenValues):
     """The settings of a bridge, parsed. Frozen; its repr shows no secret."""
 
     model_config = SettingsConfigDict(
@@ -294,7 +275,7 @@ def load(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
     """
     if unknown := overrides.keys() - Settings.model_fields.keys():
         raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
-    return _read(Settings, read_variables(env_file), overrides)
+    return read_model(Settings, read_variables(env_file), overrides)
 
 
 def load_to_serve(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
@@ -309,29 +290,11 @@ def load_to_serve(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
         if variables.looks_secret(name)
     ]
     try:
-        settings = _read(Settings, found, overrides)
+        settings = read_model(Settings, found, overrides)
     except BadSetting as error:
         raise BadSetting("\n".join([str(error), *refused])) from None
     if refused:
         raise BadSetting("\n".join(refused))
-    return settings
-
-
-def _read(model: type[Model], found_variables: Variables, overrides: Mapping[str, Any]) -> Model:
-    """Returns the model. Raises BadSetting with a line for each error, in the order of the model's fields."""
-    fields = {env_name(field): field for field in model.model_fields if field not in overrides}
-    found = variables.find(found_variables, fields)
-    sentences = found.errors
-    given: dict[str, Any] = {fields[name]: value for name, value in found.values.items()} | dict(overrides)
-    try:
-        settings = model(**given)
-    except ValidationError as error:
-        # A rule between settings says nothing while one of them could not be read.
-        details = [detail for detail in error.errors() if detail["loc"] or not found.errors]
-        sentences = [*sentences, *(_sentence(model, detail, found.from_files) for detail in details)]
-    if sentences:
-        # Outside of `except`: the cause contains the values.
-        raise BadSetting("\n".join(sentences)) from None
     return settings
 
 
@@ -352,25 +315,6 @@ def unknown_names(environ: Mapping[str, str] | None = None, env_file: EnvFile = 
 def env_name(field: str) -> str:
     """Returns the environment variable of a field: `BRIDGE_PORT` for `port`."""
     return _AMUX_NAMES.get(field, PREFIX + field.upper())
-
-
-def _sentence(model: type[BaseSettings], detail: ErrorDetails, from_files: Collection[str]) -> str:
-    """Returns pydantic's error as `NAME: rule; found value`, without a value that may be a secret or is a file's."""
-    if not detail["loc"]:
-        return str(detail["ctx"]["error"])  # from `_conflicts`: the sentence names the setting
-    field, info = _field_of(model, str(detail["loc"][0]))
-    rule = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
-    rule = rule.replace("Input should be", "must be").replace("Extra inputs are", "is")
-    shown = info.repr and env_name(field) not in from_files
-    value = f"; found {str(detail['input'])[:100]!r}" if shown else ""
-    return f"{env_name(field)}: {rule}{value}"
-
-
-def _field_of(model: type[BaseSettings], location: str) -> tuple[str, FieldInfo]:
-    """Returns the field of an error's location, which is the field's name or its variable's name."""
-    by_variable = {env_name(field): field for field in model.model_fields}
-    field = by_variable.get(location.upper(), location)
-    return field, model.model_fields[field]
 
 
 # --- describing ---------------------------------------------------------------------------------------------------
@@ -465,7 +409,7 @@ def secret_texts(settings: Settings) -> list[str]:
 # --- settings of the commands that use a running bridge -----------------------------------------------------------
 
 
-class _ClientVariables(_GivenValues):
+class _ClientVariables(GivenValues):
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     url: Url | None = Field(None, repr=False)
@@ -485,7 +429,7 @@ def load_client(env_file: EnvFile = ENV_FILE) -> ClientSettings:
 
     Raises BadSetting as `load` does.
     """
-    own = _read(_ClientVariables, read_variables(env_file), {})
+    own = read_model(_ClientVariables, read_variables(env_file), {})
     if own.url is not None and own.token is not None:
         return ClientSettings(own.url, own.token)
     settings = load(env_file)

@@ -13,13 +13,13 @@ from cryptography.fernet import Fernet
 from bridge.aio.daemon_thread import in_daemon_thread
 from bridge.core.errors import BadSetting
 from bridge.store import replicas
+from bridge.store.active_limit import ActiveLimit
 from bridge.store.database import Database, SqliteDatabase, connect, sqlite_path
 from bridge.store.encryption import Cipher, has_encrypted_data, with_root_key
 from bridge.store.file_modes import OWNER_ONLY, is_private, make_private, who_may_not
 from bridge.store.group_commit import GroupWriter
 from bridge.store.migrate import is_migrated, migrate
 from bridge.store.opening_wait import MIGRATION_SECONDS, SLOW_SECONDS, OpeningWait, dropping_hung_connections
-from bridge.store.registration import ActiveLimit
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 

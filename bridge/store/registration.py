@@ -12,7 +12,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
-    func,
     or_,
     select,
     text,
@@ -21,10 +20,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from bridge.core.errors import BridgeError, IdempotencyConflict, StoreUnavailable, TooManyWatches, WatchConflict
+from bridge.core.errors import BridgeError, IdempotencyConflict, StoreUnavailable, WatchConflict
 from bridge.core.model import TaskFacts, TaskStatus
 from bridge.core.task_class import class_by_app
 from bridge.store import replicas
+from bridge.store.active_limit import ActiveLimit
 from bridge.store.bulk_statements import inserting
 from bridge.store.records import NewWatch, RegisteredWatch, TaskRow
 from bridge.store.replicas import Replica
@@ -34,53 +34,6 @@ from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
 IDEMPOTENCY_SECONDS = 86_400.0  # an Idempotency-Key is kept for 24 h
 _CREATED, _FOUND = 201, 200
 _UNKNOWN = TaskStatus.UNKNOWN.value
-_COUNT_FROM = 0.9  # of the limit: below it an estimate is enough, above it each batch counts the active watches
-
-
-class ActiveLimit:
-    """How many watches may be active, and an estimate of how many are. Only the writer's thread may use it.
-
-    `per_app` is the limit of each app, 0 for none. Replicas that register for one app at the same moment may exceed
-    the limits by the watches of these transactions.
-    """
-
-    def __init__(self, most: int, per_app: int = 0) -> None:
-        self.most = most
-        self.per_app = per_app
-        self._estimate = most
-        self._estimates_of_apps: dict[str, int] = {}
-
-    def room(self, connection: Connection, count: int) -> int:
-        """How many of `count` more watches fit, or more than that; exact near the limit."""
-        if self._estimate + count > self.most * _COUNT_FROM:
-            self._estimate = connection.execute(_COUNT_ACTIVE).scalar_one()
-        return self.most - self._estimate
-
-    def refusal(self) -> TooManyWatches:
-        """The error for a watch beyond the limit."""
-        return TooManyWatches(f"{self.most} watches are active, which is the maximum (BRIDGE_MAX_ACTIVE_WATCHES)")
-
-    def room_of_app(self, connection: Connection, app: str, count: int, *, shared: bool) -> int:
-        """How many of `count` more watches of one app fit, or more than that; exact near the limit.
-
-        `shared`: other replicas register too, so each transaction counts.
-        """
-        estimate = self._estimates_of_apps.get(app, self.per_app)
-        if shared or estimate + count > self.per_app * _COUNT_FROM:
-            estimate = connection.execute(_COUNT_ACTIVE_OF_APP, {"an_app": app}).scalar_one()
-            self._estimates_of_apps[app] = estimate
-        return self.per_app - estimate
-
-    def refusal_of_app(self) -> TooManyWatches:
-        """The error for a watch beyond the limit of its app."""
-        return TooManyWatches(f"{self.per_app} watches of this app are active, as many as each app may have")
-
-    def add(self, registered: int, by_app: Mapping[str, int]) -> None:
-        """Count new watches. Watches that end are seen at the next count, as are those of `by_app` that existed."""
-        self._estimate += registered
-        if self.per_app:
-            for app, count in by_app.items():
-                self._estimates_of_apps[app] = self._estimates_of_apps.get(app, self.per_app) + count
 
 
 @dataclass(slots=True)
@@ -225,8 +178,6 @@ def _update_keys(connection: Connection, entries: Sequence[_Entry]) -> None:
 
 # --- existing watches and the limit -------------------------------------------------------------------------------
 
-_COUNT_ACTIVE = select(func.count()).select_from(watches).where(IS_ACTIVE)
-_COUNT_ACTIVE_OF_APP = select(func.count()).select_from(watches).where(IS_ACTIVE, watches.c.app == bindparam("an_app"))
 _ACTIVE = select(watches.c.id, watches.c.endpoint, watches.c.options, watches.c.task).where(
     IS_ACTIVE, watches.c.endpoint.in_(bindparam("those", expanding=True))
 )
@@ -267,13 +218,9 @@ def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequen
         counted = [entry for entry in own if not entry.new.beyond_limit]
         if not counted:
             continue
-        room = limit.room_of_app(connection, app, len(own), shared=_is_shared(connection)) - (len(own) - len(counted))
+        room = limit.room_of_app(connection, app, len(own)) - (len(own) - len(counted))
         for entry in counted[max(room, 0) :]:
             entry.result = limit.refusal_of_app()
-
-
-def _is_shared(connection: Connection) -> bool:
-    return connection.dialect.name != "sqlite"
 
 
 def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
@@ -285,7 +232,7 @@ def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_
 
 def check_room(connection: Connection, limit: ActiveLimit, count: int, app: str) -> None:
     """Raise TooManyWatches unless `count` more watches fit, and one more of this app."""
-    if limit.per_app and limit.room_of_app(connection, app, 1, shared=_is_shared(connection)) < 1:
+    if limit.per_app and limit.room_of_app(connection, app, 1) < 1:
         raise limit.refusal_of_app()
     if limit.room(connection, count) < count:
         raise limit.refusal()

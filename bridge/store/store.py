@@ -34,6 +34,7 @@ from bridge.store import (
     retention,
     settlement,
 )
+from bridge.store.active_limit import ActiveLimit
 from bridge.store.database import Database, cause_of, reason_of
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
@@ -73,7 +74,7 @@ class Store:
         writer: GroupWriter,
         cipher: Cipher,
         replica: replicas.Replica,
-        active_limit: registration.ActiveLimit,
+        active_limit: ActiveLimit,
         delivery_lease_seconds: float,
         *,
         on_close: Callable[[], None],

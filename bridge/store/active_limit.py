@@ -1,0 +1,59 @@
+"""The limits of active watches: of all watches, and of each app's."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from bridge.core.errors import TooManyWatches
+from bridge.store.schema import IS_ACTIVE, watches
+
+_COUNT_FROM = 0.9  # of the limit: below it an estimate is enough, above it each batch counts the active watches
+_COUNT_ACTIVE = select(func.count()).select_from(watches).where(IS_ACTIVE)
+_COUNT_ACTIVE_OF_APP = _COUNT_ACTIVE.where(watches.c.app == bindparam("an_app"))
+
+
+class ActiveLimit:
+    """How many watches may be active, and an estimate of how many are. Only the writer's thread may use it.
+
+    `per_app` is the limit of each app, 0 for none. Replicas that register for one app at the same moment may exceed
+    the limits by the watches of these transactions.
+    """
+
+    def __init__(self, most: int, per_app: int = 0) -> None:
+        self.most = most
+        self.per_app = per_app
+        self._estimate = most
+        self._estimates_of_apps: dict[str, int] = {}
+
+    def room(self, connection: Connection, count: int) -> int:
+        """How many of `count` more watches fit, or more than that; exact near the limit."""
+        if self._estimate + count > self.most * _COUNT_FROM:
+            self._estimate = connection.execute(_COUNT_ACTIVE).scalar_one()
+        return self.most - self._estimate
+
+    def refusal(self) -> TooManyWatches:
+        """The error for a watch beyond the limit."""
+        return TooManyWatches(f"{self.most} watches are active, as many as this bridge is set to hold")
+
+    def room_of_app(self, connection: Connection, app: str, count: int) -> int:
+        """How many of `count` more watches of one app fit, or more than that; exact near the limit.
+
+        On PostgreSQL each transaction counts, because other replicas register too.
+        """
+        shared = connection.dialect.name != "sqlite"
+        estimate = self._estimates_of_apps.get(app, self.per_app)
+        if shared or estimate + count > self.per_app * _COUNT_FROM:
+            estimate = connection.execute(_COUNT_ACTIVE_OF_APP, {"an_app": app}).scalar_one()
+            self._estimates_of_apps[app] = estimate
+        return self.per_app - estimate
+
+    def refusal_of_app(self) -> TooManyWatches:
+        """The error for a watch beyond the limit of its app."""
+        return TooManyWatches(f"{self.per_app} watches of this app are active, as many as each app may have")
+
+    def add(self, registered: int, by_app: Mapping[str, int]) -> None:
+        """Count new watches. Watches that end are seen at the next count, as are those of `by_app` that existed."""
+        self._estimate += registered
+        if self.per_app:
+            for app, count in by_app.items():
+                self._estimates_of_apps[app] = self._estimates_of_apps.get(app, self.per_app) + count
