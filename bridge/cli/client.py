@@ -12,7 +12,7 @@ from bridge import __version__
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.cli.errors import CommandFailed
 from bridge.cli.terminal import printable
-from bridge.settings.settings import ClientSettings, load_client
+from bridge.settings.client import ClientSettings, load_client
 
 CALL_TIMEOUT_SECONDS = 15.0  # a bridge answers within 5 s, even when its store does not answer
 

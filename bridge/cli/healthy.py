@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from bridge.cli.errors import FAILED, CommandFailed
 from bridge.cli.terminal import printable
 from bridge.core.errors import BadSetting
-from bridge.settings.settings import load_client
+from bridge.settings.client import load_client
 
 TIMEOUT_SECONDS: Final = 4.0  # /readyz answers within 2 s, also when the store does not
 _MAX_SHOWN: Final = 500  # characters of an answer

@@ -1,7 +1,7 @@
 """One attempt: signs an event, sends it once, and decides what the answer means for the delivery."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge.callback.sender import KEPT_BODY_BYTES, Sender, SendResult
 from bridge.core.delivery import Delivered, Verdict, on_answer, problem_of
@@ -47,7 +47,8 @@ class AttemptRunner:
             _log.event("attempt_error", level=40, trace=error, watch_id=delivery.watch_id, delivery_id=delivery.id)
             message = f"the attempt failed inside the bridge: {type(error).__name__}"
             result = SendResult(NoAnswer(INTERNAL_ERROR, message), 0.0)
-        return Sent(result.answer, started_at, self._now(), result.duration_seconds)
+        answer = _without_hidden_values(result.answer, delivery)
+        return Sent(answer, started_at, self._now(), result.duration_seconds)
 
     async def _send(self, delivery: PendingDelivery, timestamp: int) -> SendResult:
         signature = self._signer.headers(delivery.id, timestamp, delivery.payload, delivery.secret)
@@ -63,8 +64,19 @@ def attempt_row(sent: Sent, delivery: PendingDelivery, verdict: Verdict) -> Atte
     """Returns the attempt for the attempt log, without the values of the watch's headers and secret."""
     status, body = (sent.answer.status, sent.answer.body) if isinstance(sent.answer, Answered) else (None, b"")
     error = None if isinstance(verdict, Delivered) else problem_of(sent.answer)
-    hidden = [*delivery.headers.values(), *([delivery.secret] if delivery.secret else [])]
-    return Attempt(sent.started_at, sent.duration_seconds, status, error, body_text(body, hidden) if body else None)
+    text = body_text(body, _hidden_values(delivery)) if body else None
+    return Attempt(sent.started_at, sent.duration_seconds, status, error, text)
+
+
+def _hidden_values(delivery: PendingDelivery) -> list[str]:
+    return [*delivery.headers.values(), *([delivery.secret] if delivery.secret else [])]
+
+
+def _without_hidden_values(answer: Answer, delivery: PendingDelivery) -> Answer:
+    """Removes the watch's own values from where a redirect points: the error of the delivery shows it."""
+    if not isinstance(answer, Answered) or answer.location is None:
+        return answer
+    return replace(answer, location=redact(answer.location, _hidden_values(delivery)))
 
 
 def body_text(body: bytes, hidden: Iterable[str]) -> str:

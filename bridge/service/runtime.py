@@ -28,23 +28,19 @@ from bridge.core.model import Watch
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Signer, parse_secret
 from bridge.core.targets import TargetPolicy
-from bridge.delivery.claimer import QUERY_SECONDS as DELIVERY_TICK_SECONDS
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
 from bridge.maintenance.health import Health
-from bridge.maintenance.replica_lease import ADOPTION_SECONDS, HEARTBEAT_SECONDS, ReplicaLease
-from bridge.maintenance.retention import Retention
-from bridge.maintenance.scheduler import Scheduler
-from bridge.maintenance.stuck_monitor import StuckMonitor
+from bridge.maintenance.replica_lease import ReplicaLease
 from bridge.polling.poller import Poller
 from bridge.service.content import open_content_cache
+from bridge.service.jobs import Jobs, correct_times
 from bridge.service.sockets import bind, own_addresses
 from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
 from bridge.store.open import open_store
-from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import REDACTOR, Metrics, get_logger
-from bridge.telemetry.history import SAMPLE_SECONDS, History
+from bridge.telemetry.history import History
 from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.registration import RegistrationService, TimeoutLimits
 from bridge.web.app import make_app, make_probes_app
@@ -56,15 +52,6 @@ from bridge.web.dashboard.sessions import Sessions
 from bridge.web.server import ApiRunner, make_runner
 
 USER_AGENT = f"amux-bridge/{__version__}"
-POLL_TICK_SECONDS = 0.05
-DEADLINES_SECONDS = 1.0
-LATE_SECONDS = 1.0
-GAUGES_SECONDS = 5.0
-STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
-RETENTION_SECONDS = 60.0
-CONTENT_SWEEP_SECONDS = 60.0
-REBUILD_SECONDS = 1.0
-CLASSES_SECONDS = 30.0  # what a crash loses of the histories of classes
 POLLS_SHARE = 0.75  # of the drain time, for polls in progress and their writes; the rest is for deliveries
 HAND_OVER_SECONDS = 2.0  # for polls in progress where other replicas wait: they need not wait for a slow amux
 REQUESTS_SHARE = 0.25  # of the drain time, for open requests
@@ -82,7 +69,6 @@ class Runtime:
         self._resolve = resolve
         self._closing = AsyncExitStack()
         self._drain_seconds = settings.drain_timeout_seconds
-        self._late_tasks: list[TaskRow] = []
         self._replica_lease: ReplicaLease | None = None
         self._runners: list[ApiRunner] = []
         self.metrics = Metrics()
@@ -179,7 +165,7 @@ class Runtime:
             self.probes_url = local_url(settings.metrics_host, _port_of(probe_sockets))
         self._store = await self._open_store()
         self._closing.push_async_callback(self._store.close)
-        await self._correct_times()  # the clock may have been set back while no bridge was running
+        await correct_times(self._store)  # the clock may have been set back while no bridge was running
         signer = await self._make_signer()
         guard = self._make_guard(frozenset(_port_of(one) for one in (sockets, probe_sockets) if one))
         self._sender = self._make_sender(guard)
@@ -203,12 +189,21 @@ class Runtime:
         if self._content_cache is not None:
             self._closing.push_async_callback(self._content_cache.close)
         self._history = History(self.metrics, self._store.now)
-        self._scheduler = Scheduler(self._on_clock_step)
+        jobs = Jobs(
+            self._store,
+            self._poller,
+            self._deliverer,
+            history=self._history,
+            metrics=self.metrics,
+            replica_lease=self._replica_lease,
+            content_cache=self._content_cache,
+        )
+        self._scheduler = jobs.scheduler
         self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
-        self._schedule_jobs()
+        jobs.schedule(self._health, settings.retention_seconds)
+        self._closing.push_async_callback(self._scheduler.stop)
         if self._replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
-            self._store.on_late_task = self._late_tasks.append
-        await self._deliverer.start()
+            await self._deliverer.start()
         await self._poller.classes.load()
         await self._poller.start()
         self._scheduler.start()
@@ -367,75 +362,6 @@ class Runtime:
         self._closing.push_async_callback(runner.cleanup)
         for bound in sockets:
             await web.SockSite(runner, bound, backlog=LISTEN_BACKLOG).start()
-
-    # --- regular work ---------------------------------------------------------------------------------------------
-
-    def _schedule_jobs(self) -> None:
-        retention = Retention(self._store, self._health, retention_seconds=self._settings.retention_seconds)
-        stuck_monitor = StuckMonitor(self._store, self.metrics, self._poller, self._health)
-        scheduler = self._scheduler
-        scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
-        scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
-        # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
-        scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
-        scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
-        scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
-        scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
-        scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
-        scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
-        scheduler.every(REBUILD_SECONDS, "poll_schedules", self._poller.classes.rebuild)
-        scheduler.every(CLASSES_SECONDS, "class_histories", self._poller.classes.synchronize)
-        scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
-        if self._replica_lease is not None:
-            scheduler.every(HEARTBEAT_SECONDS, "heartbeat", self._replica_lease.renew)
-            scheduler.every(ADOPTION_SECONDS, "adoption", self._replica_lease.adopt, at_once=True)
-        self.metrics.scheduler_tick_age_seconds.set_function(scheduler.tick_age)
-        self.metrics.owned_tasks.set_function(lambda: self._poller.owned)
-        self._closing.push_async_callback(scheduler.stop)
-
-    async def _poll_tick(self) -> None:
-        self._scheduler.ticked()
-        if self._replica_lease is not None:
-            self._replica_lease.check_expiry()
-        self._poller.tick()
-
-    async def _delivery_tick(self) -> None:
-        self._deliverer.tick()
-
-    async def _poll_late_tasks(self) -> None:
-        """Polls tasks whose registration was committed after its request had been answered with 503."""
-        if not self._late_tasks:
-            return
-        rows = list(self._late_tasks)
-        keys = await self._store.keys_of(sorted({row.credential for row in rows} - {CONFIGURED}))
-        del self._late_tasks[: len(rows)]
-        for row in rows:
-            self._poller.add(row, keys.get(row.credential))
-
-    async def _update_gauges(self) -> None:
-        counts = await self._store.counts()
-        self.metrics.active_watches.set(counts.active_watches)
-        self.metrics.pending_deliveries.set(counts.pending_deliveries)
-        self.metrics.dead_deliveries.set(counts.dead_deliveries)
-
-    async def _delete_old(self, retention: Retention) -> None:
-        await retention.sweep()
-        await self._sweep_content()
-
-    async def _sweep_content(self) -> None:
-        """Removes the videos of watches that retention has deleted, in this replica or in another one."""
-        if self._content_cache is not None:
-            await self._content_cache.sweep(self._store.existing)
-
-    async def _on_clock_step(self, seconds: float) -> None:
-        if seconds < 0:
-            await self._correct_times()
-        self._deliverer.wake()
-
-    async def _correct_times(self) -> None:
-        """Corrects due times and deadlines that are too far in the future because the clock was set back."""
-        if rows := await self._store.correct_future_times():
-            _log.event("times_corrected", rows=rows)
 
 
 def _port_of(sockets: list[socket.socket]) -> int:

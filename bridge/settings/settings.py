@@ -8,7 +8,6 @@ environment has precedence. An empty value means that the setting is not set. `v
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -404,37 +403,3 @@ def secret_texts(settings: Settings) -> list[str]:
             for text in parsers.proxy_passwords(url)
         ),
     ]
-
-
-# --- settings of the commands that use a running bridge -----------------------------------------------------------
-
-
-class _ClientVariables(GivenValues):
-    model_config = SettingsConfigDict(hide_input_in_errors=True)
-
-    url: Url | None = Field(None, repr=False)
-    token: Annotated[SecretStr, BeforeValidator(parsers.api_key)] | None = Field(None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ClientSettings:
-    """How a command connects to a running bridge: its URL without a final slash, and its token, if any."""
-
-    url: str
-    token: SecretStr | None
-
-
-def load_client(env_file: EnvFile = ENV_FILE) -> ClientSettings:
-    """Returns `BRIDGE_URL` and `BRIDGE_TOKEN`, or else the bridge's own host, port and first token.
-
-    Raises BadSetting as `load` does.
-    """
-    own = read_model(_ClientVariables, read_variables(env_file), {})
-    if own.url is not None and own.token is not None:
-        return ClientSettings(own.url, own.token)
-    settings = load(env_file)
-    first = next(iter([*settings.tokens, *settings.operator_tokens]), None)
-    token = own.token or (SecretStr(first) if first is not None else None)
-    if own.url is None and settings.port == 0:
-        raise BadSetting("BRIDGE_URL: must be set, because BRIDGE_PORT is 0 and so the bridge's port is not known")
-    return ClientSettings(own.url or parsers.local_url(settings.host, settings.port), token)

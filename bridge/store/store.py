@@ -8,14 +8,12 @@ claim is lost.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.delivery import Verdict
@@ -35,9 +33,10 @@ from bridge.store import (
     settlement,
 )
 from bridge.store.active_limit import ActiveLimit
-from bridge.store.database import Database, cause_of, reason_of
+from bridge.store.database import Database
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
+from bridge.store.reader_pool import ReaderPool
 from bridge.store.records import (
     AttemptResult,
     CancelledWatch,
@@ -62,7 +61,6 @@ Result = TypeVar("Result")
 
 LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten, and a start may wait for them
 REQUEST_SECONDS = 4.5  # the calls of one request together: its 503 is promised within 5 s
-READERS = 3  # threads; a page of watches takes a millisecond, so few are enough
 
 
 class Store:
@@ -81,7 +79,7 @@ class Store:
     ) -> None:
         self._database = database
         self._writer = writer
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="bridge-reader")
+        self._readers = ReaderPool()
         self._limits = writer.limits
         self._loading_limits = TimeoutSweep(LOADING_SECONDS, time.monotonic)
         self._active_limit = active_limit
@@ -127,7 +125,7 @@ class Store:
         await asyncio.to_thread(self._writer.close)
         # No caller waits for a read any more, and a read without an answer would keep the process from ending.
         self._database.drop_hung_connections(0.0)
-        await asyncio.to_thread(self._readers.shutdown, cancel_futures=True)
+        await self._readers.close()
         self._limits.close()
         self._loading_limits.close()
         await asyncio.to_thread(self._on_close)
@@ -204,7 +202,7 @@ class Store:
 
     async def own_tasks(self) -> Sequence[TaskRow]:
         """Every open task that this replica owns: what it polls after a start. May take 60 s."""
-        return await self._run_reader(
+        return await self._readers.run(
             partial(self._database.read, queries.own_tasks, self.replica), self._loading_limits
         )
 
@@ -351,7 +349,7 @@ class Store:
 
     async def synchronize(self) -> None:
         """Compare our clock with the database's."""
-        await self._run_reader(self._database.synchronize, self._limits)
+        await self._readers.run(self._database.synchronize, self._limits)
 
     # --- replicas -------------------------------------------------------------------------------------------------
 
@@ -402,22 +400,7 @@ class Store:
             self.on_cancelled(result)
 
     async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
-        return await self._run_reader(partial(self._database.read, query, *arguments), self._limits)
-
-    async def _run_reader(self, function: Callable[[], Result], limits: TimeoutSweep) -> Result:
-        """Call a function in a reader's thread. Raises StoreUnavailable at the limit."""
-        try:
-            answer = self._readers.submit(function)
-        except RuntimeError:
-            raise StoreUnavailable("the bridge is stopping") from None
-        try:
-            # When the caller has given up before its turn, the function is not called at all.
-            with limits.limit():
-                return await asyncio.wrap_future(answer)
-        except TimeoutError:
-            raise StoreUnavailable("the database does not answer") from None
-        except DBAPIError as error:
-            raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
+        return await self._readers.run(partial(self._database.read, query, *arguments), self._limits)
 
 
 def _without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:

@@ -9,7 +9,8 @@ import pytest
 
 from bridge.core.errors import BadSetting
 from bridge.core.signing import SigningKey, new_secret
-from bridge.settings.settings import Settings, cautions, describe, load, load_client, secret_texts, unknown_names
+from bridge.settings.client import load_client
+from bridge.settings.settings import Settings, cautions, describe, load, secret_texts, unknown_names
 
 Load = Callable[..., Settings]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bridge.core.errors import BadSetting
+from bridge.settings.client import load_client
 from bridge.settings.settings import (
     Settings,
     describe,
     known_names,
     load,
-    load_client,
     load_to_serve,
     unknown_names,
     variable_cautions,

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, event, text
 
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
 from bridge.store import group_commit
+from bridge.store.reader_pool import READERS
 from bridge.store.store import Store
 from tests.store.builders import new_watch, one_row, register, register_watch, run_one
 
@@ -112,7 +113,7 @@ async def test_a_write_whose_caller_was_cancelled_before_its_turn_is_not_execute
 
 async def test_a_read_whose_caller_was_cancelled_before_its_turn_is_not_executed(store: Store) -> None:
     gate = threading.Event()
-    busy = [store._readers.submit(gate.wait, SAFETY_SECONDS) for _ in range(store._readers._max_workers)]
+    busy = [store._readers._threads.submit(gate.wait, SAFETY_SECONDS) for _ in range(READERS)]
     executed = threading.Event()
 
     def query(_connection: Connection) -> None:

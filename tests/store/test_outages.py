@@ -16,6 +16,7 @@ from bridge.core.errors import StoreUnavailable
 from bridge.core.model import WatchState
 from bridge.store import database, group_commit
 from bridge.store.open import open_store
+from bridge.store.reader_pool import READERS
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.databases import PostgresServer
@@ -94,7 +95,7 @@ async def test_an_sqlite_file_can_be_read_while_another_writes_to_it(sqlite_url:
 async def test_a_read_behind_blocked_readers_fails_in_time(short_limit_store: Store) -> None:
     store = short_limit_store
     gate = threading.Event()
-    busy = [store._readers.submit(gate.wait, SAFETY_SECONDS) for _ in range(store._readers._max_workers)]
+    busy = [store._readers._threads.submit(gate.wait, SAFETY_SECONDS) for _ in range(READERS)]
     with pytest.raises(StoreUnavailable, match="does not answer"):
         await store.counts()
     gate.set()

@@ -1,0 +1,121 @@
+"""The jobs that run at intervals: ticks, deadlines, gauges, retention, the lease; and what a clock step needs."""
+
+from bridge.amux.content_cache import ContentCache
+from bridge.delivery.claimer import QUERY_SECONDS as DELIVERY_TICK_SECONDS
+from bridge.delivery.deliverer import Deliverer
+from bridge.maintenance.health import Health
+from bridge.maintenance.replica_lease import ADOPTION_SECONDS, HEARTBEAT_SECONDS, ReplicaLease
+from bridge.maintenance.retention import Retention
+from bridge.maintenance.scheduler import Scheduler
+from bridge.maintenance.stuck_monitor import StuckMonitor
+from bridge.polling.poller import Poller
+from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.store import Store
+from bridge.telemetry import Metrics, get_logger
+from bridge.telemetry.history import SAMPLE_SECONDS, History
+
+POLL_TICK_SECONDS = 0.05
+DEADLINES_SECONDS = 1.0
+LATE_SECONDS = 1.0
+GAUGES_SECONDS = 5.0
+STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
+RETENTION_SECONDS = 60.0
+CONTENT_SWEEP_SECONDS = 60.0
+REBUILD_SECONDS = 1.0
+CLASSES_SECONDS = 30.0  # what a crash loses of the histories of classes
+
+_log = get_logger("runtime")
+
+
+class Jobs:
+    """The scheduler and its jobs. `replica_lease` is None with SQLite, `content_cache` when it is switched off."""
+
+    def __init__(  # noqa: PLR0913  the parts that the jobs call
+        self,
+        store: Store,
+        poller: Poller,
+        deliverer: Deliverer,
+        *,
+        history: History,
+        metrics: Metrics,
+        replica_lease: ReplicaLease | None,
+        content_cache: ContentCache | None,
+    ) -> None:
+        self._store = store
+        self._poller = poller
+        self._deliverer = deliverer
+        self._history = history
+        self._metrics = metrics
+        self._replica_lease = replica_lease
+        self._content_cache = content_cache
+        self._late_tasks: list[TaskRow] = []
+        self.scheduler = Scheduler(self._on_clock_step)
+        store.on_late_task = self._late_tasks.append
+
+    def schedule(self, health: Health, retention_seconds: float) -> None:
+        """Adds all jobs to the scheduler, which does not run yet."""
+        retention = Retention(self._store, health, retention_seconds=retention_seconds)
+        stuck_monitor = StuckMonitor(self._store, self._metrics, self._poller, health)
+        scheduler = self.scheduler
+        scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
+        scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
+        # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
+        scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
+        scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
+        scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
+        scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
+        scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
+        scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
+        scheduler.every(REBUILD_SECONDS, "poll_schedules", self._poller.classes.rebuild)
+        scheduler.every(CLASSES_SECONDS, "class_histories", self._poller.classes.synchronize)
+        scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
+        if self._replica_lease is not None:
+            scheduler.every(HEARTBEAT_SECONDS, "heartbeat", self._replica_lease.renew)
+            scheduler.every(ADOPTION_SECONDS, "adoption", self._replica_lease.adopt, at_once=True)
+        self._metrics.scheduler_tick_age_seconds.set_function(scheduler.tick_age)
+        self._metrics.owned_tasks.set_function(lambda: self._poller.owned)
+
+    async def _poll_tick(self) -> None:
+        self.scheduler.ticked()
+        if self._replica_lease is not None:
+            self._replica_lease.check_expiry()
+        self._poller.tick()
+
+    async def _delivery_tick(self) -> None:
+        self._deliverer.tick()
+
+    async def _poll_late_tasks(self) -> None:
+        """Polls tasks whose registration was committed after its request had been answered with 503."""
+        if not self._late_tasks:
+            return
+        rows = list(self._late_tasks)
+        keys = await self._store.keys_of(sorted({row.credential for row in rows} - {CONFIGURED}))
+        del self._late_tasks[: len(rows)]
+        for row in rows:
+            self._poller.add(row, keys.get(row.credential))
+
+    async def _update_gauges(self) -> None:
+        counts = await self._store.counts()
+        self._metrics.active_watches.set(counts.active_watches)
+        self._metrics.pending_deliveries.set(counts.pending_deliveries)
+        self._metrics.dead_deliveries.set(counts.dead_deliveries)
+
+    async def _delete_old(self, retention: Retention) -> None:
+        await retention.sweep()
+        await self._sweep_content()
+
+    async def _sweep_content(self) -> None:
+        """Removes the videos of watches that retention has deleted, in this replica or in another one."""
+        if self._content_cache is not None:
+            await self._content_cache.sweep(self._store.existing)
+
+    async def _on_clock_step(self, seconds: float) -> None:
+        if seconds < 0:
+            await correct_times(self._store)
+        self._deliverer.wake()
+
+
+async def correct_times(store: Store) -> None:
+    """Corrects due times and deadlines that are too far in the future because the clock was set back."""
+    if rows := await store.correct_future_times():
+        _log.event("times_corrected", rows=rows)
