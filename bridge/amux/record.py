@@ -168,13 +168,14 @@ def _values(record: Record, places: Iterable[Path]) -> Iterator[Any]:
 def _name(record: Record, places: Iterable[Path], longest: int) -> str | None:
     for place in places:  # no generator: this runs once a poll
         value = value_at(record, place)
-        if isinstance(value, str) and value and (text := _text(value, longest)) is not None:
+        if isinstance(value, str) and value and (text := _text(value[: 2 * longest], longest)) is not None:
             return text
     return None
 
 
 @lru_cache(maxsize=1024)
 def _text(value: str, longest: int) -> str | None:
+    """Returns `text_of` a name. There are few names, and `value` has been cut, so that the cache stays small."""
     return text_of(value, longest)
 
 
