@@ -23,7 +23,8 @@ from bridge.core.model import (
     Throttled,
     TransientError,
 )
-from bridge.settings.settings import Settings, cautions, load_to_serve, variable_cautions
+from bridge.settings.cautions import cautions, variable_cautions
+from bridge.settings.settings import Settings, load_to_serve
 
 MISSING_TASK_ID: Final = "task_of_amux-bridge_check_that_cannot_exist"
 

@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable
 
 from bridge.service.runtime import Runtime
-from bridge.settings.settings import Settings, cautions, secret_texts, variable_cautions
+from bridge.settings.cautions import cautions, variable_cautions
+from bridge.settings.settings import Settings, secret_texts
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
 from bridge.telemetry.logs import flush_logs, log_loop_errors
 

@@ -372,3 +372,8 @@ def _mark_existing_tasks(connection: Connection, written: Sequence[_Entry], open
     ]
     if marks:
         connection.execute(_MARK_TASK, sorted(marks, key=lambda mark: str(mark["row"])))
+
+
+def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
+    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
+    return replace(result, task=None) if isinstance(result, RegisteredWatch) else result

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
 
@@ -59,7 +58,7 @@ Arguments = TypeVarTuple("Arguments")
 Change = TypeVar("Change", Settlement, StatusChange)
 Result = TypeVar("Result")
 
-LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten, and a start may wait for them
+LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten
 REQUEST_SECONDS = 4.5  # the calls of one request together: its 503 is promised within 5 s
 
 
@@ -139,7 +138,7 @@ class Store:
         """
         replica = self.replica
         results = await self._writer.run_all(registration.register, new_watches, replica, self._active_limit)
-        return results if self.replica is replica else [_without_task(result) for result in results]
+        return results if self.replica is replica else [registration.without_task(result) for result in results]
 
     async def register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """As `register_all`, for watches of different callers. Raises nothing: StoreUnavailable is a result of each."""
@@ -377,8 +376,6 @@ class Store:
         """Give every task up and release every claim: others take them at once."""
         await self._writer.run(replicas.leave, self.replica)
 
-    # --- helpers --------------------------------------------------------------------------------------------------
-
     async def _change_task(
         self,
         operation: Callable[
@@ -401,8 +398,3 @@ class Store:
 
     async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         return await self._readers.run(partial(self._database.read, query, *arguments), self._limits)
-
-
-def _without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
-    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
-    return replace(result, task=None) if isinstance(result, RegisteredWatch) else result

@@ -71,6 +71,6 @@ async def test_a_start_that_gives_up_says_why_in_one_sentence(tmp_path: Path) ->
         async with asyncio.timeout(SAFETY_SECONDS):
             lines, errors = await running.communicate()
     assert running.returncode == 1
-    assert errors.startswith(b"amux-bridge: the database did not open within ")
+    assert b"the database did not open within " in errors
     assert errors.count(b"\n") == 1
     assert b"hidden" not in lines + errors

@@ -9,8 +9,9 @@ import pytest
 
 from bridge.core.errors import BadSetting
 from bridge.core.signing import SigningKey, new_secret
+from bridge.settings.cautions import cautions
 from bridge.settings.client import load_client
-from bridge.settings.settings import Settings, cautions, describe, load, secret_texts, unknown_names
+from bridge.settings.settings import Settings, describe, load, secret_texts, unknown_names
 
 Load = Callable[..., Settings]
 

@@ -1,0 +1,48 @@
+"""What is allowed, but needs a warning at the start and in `check`."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from bridge.settings import parsers, variables
+from bridge.settings.settings import ENV_FILE, EnvFile, Settings, known_names
+from bridge.settings.variables import read_variables
+
+_PROXY_NAMES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
+
+
+def cautions(settings: Settings) -> list[str]:
+    """Returns a sentence for each setting that is allowed but needs a warning at the start."""
+    found = []
+    if parsers.is_plain_http_to_public(settings.amux_base_url):
+        found.append("AMUX_BASE_URL is plain http to a public host: the key and every answer are sent unencrypted")
+    if not (settings.tokens or settings.operator_tokens):
+        found.append("no token is configured: every program on this machine may use the bridge, as the app `default`")
+    return [*found, *_proxy_cautions(os.environ)]
+
+
+def _proxy_cautions(environ: Mapping[str, str]) -> Iterator[str]:
+    names = sorted(name for name in environ if name.upper() in _PROXY_NAMES and environ[name])
+    if names:
+        yield (
+            f"{', '.join(names)}: proxies of the environment are not used; AMUX_PROXY is the proxy to amux, "
+            "BRIDGE_CALLBACK_PROXY the one for callbacks"
+        )
+
+
+def variable_cautions(env_file: EnvFile = ENV_FILE) -> list[str]:
+    """Returns a sentence for each thing to know of the environment and of `env_file`.
+
+    These are a file that cannot be read, settings that both set to different values, and names that are no setting.
+    """
+    found = read_variables(env_file)
+    sentences = [found.unreadable] if found.unreadable else []
+    if differing := variables.differing(found, known_names()):
+        sentences.append(
+            f"the environment and {env_file} set different values of {', '.join(differing)}: the environment counts"
+        )
+    return sentences + [
+        f"{name} is not a setting of this bridge; is it a typo? The nearest name is "
+        f"{variables.nearest(name, known_names())}"
+        for name in variables.unknown(found, known_names())
+    ]
