@@ -336,16 +336,17 @@ def cautions(settings: Settings) -> list[str]:
         found.append("AMUX_BASE_URL is plain http to a public host: the key and every answer are sent unencrypted")
     if not (settings.tokens or settings.operator_tokens):
         found.append("no token is configured: every program on this machine may use the bridge, as the app `default`")
-    return [*found, *_proxy_cautions(os.environ)]
+    return found
 
 
-def _proxy_cautions(environ: Mapping[str, str]) -> Iterator[str]:
+def proxy_cautions(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Returns a sentence if the environment names proxies, which are not used. The proxies themselves are not shown."""
+    environ = os.environ if environ is None else environ
     names = sorted(name for name in environ if name.upper() in _PROXY_NAMES and environ[name])
-    if names:
-        yield (
-            f"{', '.join(names)}: proxies of the environment are not used; AMUX_PROXY is the proxy to amux, "
-            "BRIDGE_CALLBACK_PROXY the one for callbacks"
-        )
+    if not names:
+        return []
+    used = "AMUX_PROXY is the proxy to amux, BRIDGE_CALLBACK_PROXY the one for callbacks"
+    return [f"{', '.join(names)}: proxies of the environment are not used; {used}"]
 
 
 def unknown_name_cautions() -> list[str]:
