@@ -23,7 +23,8 @@ from bridge.core.model import (
     Throttled,
     TransientError,
 )
-from bridge.settings.settings import Settings, cautions, load, proxy_cautions, unknown_name_cautions
+from bridge.settings.proxies import proxy_cautions
+from bridge.settings.settings import Settings, cautions, load, unknown_name_cautions
 
 MISSING_TASK_ID: Final = "task_of_amux-bridge_check_that_cannot_exist"
 

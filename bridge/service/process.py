@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable
 
 from bridge.service.runtime import Runtime
-from bridge.settings.settings import Settings, cautions, proxy_cautions, secret_texts, unknown_name_cautions
+from bridge.settings.proxies import proxy_cautions
+from bridge.settings.settings import Settings, cautions, secret_texts, unknown_name_cautions
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
 from bridge.telemetry.logs import log_loop_errors
 

@@ -28,8 +28,6 @@ PREFIX: Final = "BRIDGE_"
 ENV_FILE: Final = Path(".env")
 CLIENT_NAMES: Final = ("BRIDGE_URL", "BRIDGE_TOKEN")  # settings of the commands that use a running bridge
 _AMUX_NAMES: Final = {name: name.upper() for name in ("amux_api_key", "amux_base_url", "amux_proxy")}
-# What other programs read their proxies from (NO_PROXY alone names no proxy).
-_PROXY_NAMES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
 _TEN_YEARS: Final = 315_360_000  # far longer than any real timeout or retention; dates stay within what datetime holds
 _POLL_DEFAULTS: Final = PollPolicy()
 _RETRY_DEFAULTS: Final = RetryPolicy()
@@ -337,16 +335,6 @@ def cautions(settings: Settings) -> list[str]:
     if not (settings.tokens or settings.operator_tokens):
         found.append("no token is configured: every program on this machine may use the bridge, as the app `default`")
     return found
-
-
-def proxy_cautions(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Returns a sentence if the environment names proxies, which are not used. The proxies themselves are not shown."""
-    environ = os.environ if environ is None else environ
-    names = sorted(name for name in environ if name.upper() in _PROXY_NAMES and environ[name])
-    if not names:
-        return []
-    used = "AMUX_PROXY is the proxy to amux, BRIDGE_CALLBACK_PROXY the one for callbacks"
-    return [f"{', '.join(names)}: proxies of the environment are not used; {used}"]
 
 
 def unknown_name_cautions() -> list[str]:

@@ -151,6 +151,16 @@ async def test_the_error_of_a_redirect_says_where_it_points_and_that_it_is_not_f
     assert "secret" not in str(problem.message)
 
 
+@pytest.mark.parametrize("echoed", ["MARK-value-0123456789", "MARK%2Dvalue%2D0123456789"])
+async def test_a_location_that_repeats_a_header_of_the_watch_is_not_shown(
+    start_receiver: StartReceiver, make_sender: MakeSender, echoed: str
+) -> None:
+    head = f"HTTP/1.1 302 -\r\nContent-Length: 0\r\nLocation: /{echoed}/x\r\n\r\n"
+    receiver = await start_receiver(raw(head.encode()))
+    answer = await post(make_sender(), receiver.url, **{"X-Auth": "MARK-value-0123456789"})
+    assert problem_of(answer).message == "the receiver answered 302; redirects are not followed"
+
+
 # --- the reader ---------------------------------------------------------------------------------------------------
 
 

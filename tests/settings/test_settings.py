@@ -1,7 +1,5 @@
 """Every setting: its name, its default, and the error for each kind of bad value."""
 
-import os
-from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -15,12 +13,10 @@ from bridge.settings.settings import (
     describe,
     load,
     load_client,
-    proxy_cautions,
     secret_texts,
     unknown_names,
 )
-
-Load = Callable[..., Settings]
+from tests.settings.conftest import Load
 
 SECRET = new_secret(b"a" * 32).text
 OLDER = new_secret(b"b" * 32).text
@@ -72,22 +68,6 @@ BRIDGE_DRAIN_TIMEOUT_SECONDS=20
 BRIDGE_LOG_LEVEL=INFO
 BRIDGE_LOG_FORMAT=json
 """
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
-    """Loads the settings from only the given variables, in an empty folder."""
-    for name in list(os.environ):
-        if name.upper().startswith(("BRIDGE_", "AMUX_")):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def with_variables(**variables: str) -> Settings:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        return load()
-
-    return with_variables
 
 
 # --- names and defaults -------------------------------------------------------------------------------------------
@@ -369,35 +349,6 @@ def test_plain_http_to_a_public_host_gets_a_warning(read: Load, url: str, warned
 
 def test_having_no_token_gets_a_warning(read: Load) -> None:
     assert [sentence.partition(":")[0] for sentence in cautions(read())] == ["no token is configured"]
-
-
-def test_proxies_of_the_environment_are_named_with_the_settings_that_are_used_instead() -> None:
-    environ = {
-        "https_proxy": "http://user:hidden@proxy:1",
-        "ALL_PROXY": "socks5://x",
-        "HTTP_PROXY": "",
-        "NO_PROXY": "*",
-    }
-    [sentence] = proxy_cautions(environ)
-    assert sentence.startswith("ALL_PROXY, https_proxy: proxies of the environment are not used")
-    assert "AMUX_PROXY" in sentence
-    assert "BRIDGE_CALLBACK_PROXY" in sentence
-    assert "hidden" not in sentence
-    assert proxy_cautions({"NO_PROXY": "*", "PATH": "/bin"}) == []
-
-
-def test_a_proxy_keeps_its_login_which_is_a_secret(read: Load) -> None:
-    settings = read(AMUX_PROXY="http://user:p%40ss@proxy:3128/", BRIDGE_CALLBACK_PROXY="https://[::1]")
-    assert (settings.amux_proxy, settings.callback_proxy) == ("http://user:p%40ss@proxy:3128", "https://[::1]")
-    assert {"p%40ss", "p@ss"} < set(secret_texts(settings))
-    assert "p%40ss" not in repr(settings)
-
-
-def test_a_client_key_needs_its_certificate(read: Load) -> None:
-    with pytest.raises(
-        BadSetting, match="BRIDGE_CALLBACK_CLIENT_CERTIFICATE: must be set where BRIDGE_CALLBACK_CLIENT"
-    ):
-        read(BRIDGE_CALLBACK_CLIENT_KEY="/no/key.pem")
 
 
 def test_commands_use_the_given_url_and_token(read: Load, monkeypatch: pytest.MonkeyPatch) -> None:
