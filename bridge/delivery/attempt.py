@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from bridge.callback.sender import KEPT_BODY_BYTES, Sender, SendResult
+from bridge.callback.sender import KEPT_BODY_BYTES, Sender, SendResult, repeats_secret
 from bridge.core.delivery import Delivered, Verdict, on_answer, problem_of
 from bridge.core.model import Answer, Answered, Attempt, NoAnswer, PendingDelivery
 from bridge.core.schedule import RetryPolicy
@@ -47,12 +47,17 @@ class AttemptRunner:
             _log.event("attempt_error", level=40, trace=error, watch_id=delivery.watch_id, delivery_id=delivery.id)
             message = f"the attempt failed inside the bridge: {type(error).__name__}"
             result = SendResult(NoAnswer(INTERNAL_ERROR, message), 0.0)
-        answer = _without_hidden_values(result.answer, delivery)
-        return Sent(answer, started_at, self._now(), result.duration_seconds)
+        return Sent(result.answer, started_at, self._now(), result.duration_seconds)
 
     async def _send(self, delivery: PendingDelivery, timestamp: int) -> SendResult:
         signature = self._signer.headers(delivery.id, timestamp, delivery.payload, delivery.secret)
-        return await self._sender.send(delivery.callback_url, {**delivery.headers, **signature}, delivery.payload)
+        result = await self._sender.send(delivery.callback_url, {**delivery.headers, **signature}, delivery.payload)
+        answer = result.answer
+        # The sender hides a location that repeats a header's value; it does not know the secret.
+        secrets = [delivery.secret] if delivery.secret else []
+        if isinstance(answer, Answered) and answer.location and repeats_secret(answer.location, secrets):
+            result = replace(result, answer=replace(answer, location=None))
+        return result
 
 
 def verdict_of(sent: Sent, delivery: PendingDelivery, policy: RetryPolicy, jitter: float) -> Verdict:
@@ -64,19 +69,8 @@ def attempt_row(sent: Sent, delivery: PendingDelivery, verdict: Verdict) -> Atte
     """Returns the attempt for the attempt log, without the values of the watch's headers and secret."""
     status, body = (sent.answer.status, sent.answer.body) if isinstance(sent.answer, Answered) else (None, b"")
     error = None if isinstance(verdict, Delivered) else problem_of(sent.answer)
-    text = body_text(body, _hidden_values(delivery)) if body else None
-    return Attempt(sent.started_at, sent.duration_seconds, status, error, text)
-
-
-def _hidden_values(delivery: PendingDelivery) -> list[str]:
-    return [*delivery.headers.values(), *([delivery.secret] if delivery.secret else [])]
-
-
-def _without_hidden_values(answer: Answer, delivery: PendingDelivery) -> Answer:
-    """Removes the watch's own values from where a redirect points: the error of the delivery shows it."""
-    if not isinstance(answer, Answered) or answer.location is None:
-        return answer
-    return replace(answer, location=redact(answer.location, _hidden_values(delivery)))
+    hidden = [*delivery.headers.values(), *([delivery.secret] if delivery.secret else [])]
+    return Attempt(sent.started_at, sent.duration_seconds, status, error, body_text(body, hidden) if body else None)
 
 
 def body_text(body: bytes, hidden: Iterable[str]) -> str:

@@ -1,14 +1,8 @@
 """What is allowed, but needs a warning at the start and in `check`."""
 
-import os
-from collections.abc import Iterator, Mapping
-from typing import Final
-
 from bridge.settings import parsers, variables
 from bridge.settings.settings import ENV_FILE, EnvFile, Settings, known_names
 from bridge.settings.variables import read_variables
-
-_PROXY_NAMES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
 
 
 def cautions(settings: Settings) -> list[str]:
@@ -18,16 +12,7 @@ def cautions(settings: Settings) -> list[str]:
         found.append("AMUX_BASE_URL is plain http to a public host: the key and every answer are sent unencrypted")
     if not (settings.tokens or settings.operator_tokens):
         found.append("no token is configured: every program on this machine may use the bridge, as the app `default`")
-    return [*found, *_proxy_cautions(os.environ)]
-
-
-def _proxy_cautions(environ: Mapping[str, str]) -> Iterator[str]:
-    names = sorted(name for name in environ if name.upper() in _PROXY_NAMES and environ[name])
-    if names:
-        yield (
-            f"{', '.join(names)}: proxies of the environment are not used; AMUX_PROXY is the proxy to amux, "
-            "BRIDGE_CALLBACK_PROXY the one for callbacks"
-        )
+    return found
 
 
 def variable_cautions(env_file: EnvFile = ENV_FILE) -> list[str]:

@@ -25,7 +25,6 @@ from bridge.settings.variables import read_variables
 ENV_FILE: Final = Path(".env")
 CLIENT_NAMES: Final = ("BRIDGE_URL", "BRIDGE_TOKEN")  # settings of the commands that use a running bridge
 _AMUX_NAMES: Final = {name: name.upper() for name in ("amux_api_key", "amux_base_url", "amux_proxy")}
-# What other programs read their proxies from (NO_PROXY alone names no proxy).
 _TEN_YEARS: Final = 315_360_000  # far longer than any real timeout or retention; dates stay within what datetime holds
 _POLL_DEFAULTS: Final = PollPolicy()
 _RETRY_DEFAULTS: Final = RetryPolicy()

@@ -7,7 +7,6 @@ import zlib
 import pytest
 
 from bridge.callback.sender import KEPT_BODY_BYTES
-from bridge.core.delivery import problem_of
 from bridge.core.model import Answered, RefusedTarget
 from tests.callback.harness import (
     BODY,
@@ -182,32 +181,6 @@ async def test_a_compression_bomb_is_not_decompressed(start_receiver: StartRecei
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: {len(bomb)}\r\n\r\n"
     receiver = await start_receiver(raw(head.encode() + bomb))
     assert await post(make_sender(), receiver.url) == Answered(200, None, bomb[:KEPT_BODY_BYTES])
-
-
-# --- redirects ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("location", "shown"),
-    [
-        (b"https://other.example/new?token=secret#x", "https://other.example/new"),
-        (b"/new", "http://127.0.0.1:{port}/new"),
-        (b"https://user:secret@other.example", "https://other.example"),
-        (b"//other.example/a", "http://other.example/a"),
-        (b"http://[", None),
-        (b"/" + b"a" * 10_000, None),
-        (b"/\xff\x01", None),
-    ],
-)
-async def test_the_error_of_a_redirect_says_where_it_points_and_that_it_is_not_followed(
-    start_receiver: StartReceiver, make_sender: MakeSender, location: bytes, shown: str | None
-) -> None:
-    receiver = await start_receiver(raw(b"HTTP/1.1 301 -\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"))
-    problem = problem_of(await post(make_sender(), receiver.url))
-    assert problem.code == "http_301"
-    place = "" if shown is None else f", a redirect to {shown.format(port=receiver.port)}"
-    assert str(problem.message).startswith(f"the receiver answered 301{place}; redirects are not followed")
-    assert "secret" not in str(problem.message)
 
 
 # --- no answer ----------------------------------------------------------------------------------------------------

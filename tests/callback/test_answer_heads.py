@@ -1,19 +1,15 @@
-"""Which heads of answers are a success: all that curl accepts."""
+"""Heads of answers: what curl accepts is accepted, and a redirect says where it points."""
 
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bridge.callback.answer_head import HeadReader, NotHttp
+from bridge.core.delivery import problem_of
 from bridge.core.model import Answered
-from tests.callback.harness import (
-    BODY,
-    MakeSender,
-    StartReceiver,
-    WriteAnswer,
-    code_of,
-    post,
-    raw,
-)
+from tests.callback.harness import BODY, MakeSender, StartReceiver, WriteAnswer, code_of, post, raw
 from tests.programs import program
 
 # --- heads --------------------------------------------------------------------------------------------------------
@@ -127,3 +123,67 @@ async def test_curl_and_the_bridge_accept_the_same_heads(
         taken_by_curl = await running.wait() == 0
         taken = (await post(make_sender(), receiver.url)) == Answered(200, None, b"ok")
         assert taken >= taken_by_curl, name
+
+
+# --- redirects ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        (b"https://other.example/new?token=secret#x", "https://other.example/new"),
+        (b"/new", "http://127.0.0.1:{port}/new"),
+        (b"https://user:secret@other.example", "https://other.example"),
+        (b"//other.example/a", "http://other.example/a"),
+        (b"http://[", None),
+        (b"/" + b"a" * 10_000, None),
+        (b"/\xff\x01", None),
+    ],
+)
+async def test_the_error_of_a_redirect_says_where_it_points_and_that_it_is_not_followed(
+    start_receiver: StartReceiver, make_sender: MakeSender, location: bytes, shown: str | None
+) -> None:
+    receiver = await start_receiver(raw(b"HTTP/1.1 301 -\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"))
+    problem = problem_of(await post(make_sender(), receiver.url))
+    assert problem.code == "http_301"
+    place = "" if shown is None else f", a redirect to {shown.format(port=receiver.port)}"
+    assert str(problem.message).startswith(f"the receiver answered 301{place}; redirects are not followed")
+    assert "secret" not in str(problem.message)
+
+
+@pytest.mark.parametrize("echoed", ["MARK-value-0123456789", "MARK%2Dvalue%2D0123456789"])
+async def test_a_location_that_repeats_a_header_of_the_watch_is_not_shown(
+    start_receiver: StartReceiver, make_sender: MakeSender, echoed: str
+) -> None:
+    head = f"HTTP/1.1 302 -\r\nContent-Length: 0\r\nLocation: /{echoed}/x\r\n\r\n"
+    receiver = await start_receiver(raw(head.encode()))
+    answer = await post(make_sender(), receiver.url, **{"X-Auth": "MARK-value-0123456789"})
+    assert problem_of(answer).message == "the receiver answered 302; redirects are not followed"
+
+
+# --- the reader ---------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 40), min_size=1))
+def test_the_cuts_between_segments_do_not_matter(sizes: list[int]) -> None:
+    answer = b"HTTP/1.1 102 -\r\n\r\nHTTP/1.1 302 Found\r\nLocation: /a\r\nContent-Length: 3\r\n\r\nabcdef"
+    reader, at, head = HeadReader(), 0, None
+    while head is None:
+        size = sizes[at % len(sizes)]
+        head = reader.feed(answer[at : at + size])
+        at += size
+    assert (head.status, head.location) == (302, "/a")
+    assert head.rewritten == b"HTTP/1.1 302 -\r\nContent-Length: 3\r\n\r\n"
+    assert head.rest + answer[at:] == b"abcdef"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_without_an_unexpected_error(data: bytes) -> None:
+    for start in (b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\n"):
+        reader = HeadReader()
+        try:
+            head = reader.feed(start + data)
+        except NotHttp:
+            assert reader.status is None
+        else:
+            assert head is None or head.status == reader.status
