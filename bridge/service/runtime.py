@@ -175,7 +175,12 @@ class Runtime:
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
         self._history = History(self.metrics, self._store.now)
         self._scheduler = Scheduler(self._on_clock_step)
-        self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
+        self._health = Health(
+            self._store,
+            tick_age=self._scheduler.tick_age,
+            degraded=self._poller.degraded,
+            shortage=self._deliverer.shortage,
+        )
         self._schedule_jobs()
         if self._replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
             self._store.on_late_task = self._late_tasks.append

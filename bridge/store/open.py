@@ -30,6 +30,7 @@ except ImportError:  # Windows: there the operator must take care that one proce
 _CAN_LOCK = fcntl is not None
 KEY_FILE = "bridge.key"
 OWNER_ONLY = 0o600
+MAX_KEY_FILE_BYTES = 4096  # a key has 44
 DELIVERY_LEASE_SECONDS = 60.0
 
 
@@ -178,19 +179,22 @@ def _key_of_file(database_path: Path, *, is_used: bool) -> str:
 def _read_key(path: Path) -> str:
     """The text of the key file; empty when there is no file, or when the power failed before it was written."""
     try:
+        if path.is_dir():
+            raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: it is a folder")
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}") from None
-    with os.fdopen(file) as opened:
+    with os.fdopen(file, "rb") as opened:
         mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
         if os.name == "posix" and mode & 0o077:
             raise BadSetting(
                 f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
                 f"make it yours alone: chmod 600 {path}"
             )
-        return opened.read().strip()
+        # What is no ASCII is no key: the caller says so.
+        return opened.read(MAX_KEY_FILE_BYTES).decode("ascii", errors="replace").strip()
 
 
 def _new_key(path: Path) -> str:
