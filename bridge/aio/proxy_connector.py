@@ -191,6 +191,8 @@ async def _pipe(inner: socket.socket, reader: asyncio.StreamReader, writer: asyn
                 await writer.drain()
     finally:
         receiving.cancel()
-        await asyncio.gather(receiving, return_exceptions=True)
-        writer.transport.abort()
-        inner.close()
+        try:
+            await asyncio.gather(receiving, return_exceptions=True)
+        finally:  # `close` may cancel this task here
+            writer.transport.abort()
+            inner.close()

@@ -5,12 +5,12 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import aiohttp
 from aiohappyeyeballs import AddrInfoType
@@ -28,6 +28,7 @@ from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import Answer, Answered, NoAnswer, RefusedTarget
 from bridge.core.retry_after import retry_after_seconds
 from bridge.core.targets import Address, Target, bracketed
+from bridge.telemetry import redact
 
 MAX_ANSWER_BYTES = 16 * 1024  # of a body, read so that the connection can be kept; after more it is closed
 KEPT_BODY_BYTES = 4 * 1024  # the attempt log shows this much of a body
@@ -120,7 +121,7 @@ class Sender:
                 return Answered(exchange.status)  # the status line came in time; the headers did not
             return self._no_answer(error, target, exchange)
         answered = await self._read(response, limit.at)
-        return _with_location(answered, target, exchange.location)
+        return _with_location(answered, target, exchange.location, headers.values())
 
     def _no_answer(self, error: Exception, target: Target, exchange: Exchange) -> NoAnswer:
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, RefusedAddressError):
@@ -240,8 +241,8 @@ class Sender:
         self._guard.judge_peer(address, port, exchange.target)
 
 
-def _with_location(answered: Answered, target: Target, location: str | None) -> Answered:
-    """Adds where a redirect points, without a query or user info."""
+def _with_location(answered: Answered, target: Target, location: str | None, hidden: Iterable[str]) -> Answered:
+    """Adds where a redirect points, without a query or user info, unless that repeats a value in `hidden`."""
     if location is None or not 300 <= answered.status < 400:
         return answered
     try:
@@ -250,7 +251,14 @@ def _with_location(answered: Answered, target: Target, location: str | None) -> 
     except ValueError:
         return answered
     shown = f"{parts.scheme}://{host}{parts.path}"
-    return replace(answered, location=shown if shown.isprintable() and len(shown) <= MAX_LOCATION_CHARACTERS else None)
+    may_show = shown.isprintable() and len(shown) <= MAX_LOCATION_CHARACTERS and not repeats_secret(shown, hidden)
+    return replace(answered, location=shown if may_show else None)
+
+
+def repeats_secret(url: str, hidden: Iterable[str]) -> bool:
+    """Whether a URL of a receiver repeats a secret of the bridge or a value in `hidden`, percent-encoded or not."""
+    decoded = unquote(url)
+    return redact(decoded, list(hidden)) != decoded
 
 
 @lru_cache(maxsize=1024)  # pure; an app uses few callback URLs, and each retry uses the same one

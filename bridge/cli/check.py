@@ -23,6 +23,7 @@ from bridge.core.model import (
     Throttled,
     TransientError,
 )
+from bridge.settings.proxies import proxy_cautions
 from bridge.settings.settings import Settings, cautions, load, unknown_name_cautions
 
 MISSING_TASK_ID: Final = "task_of_amux-bridge_check_that_cannot_exist"
@@ -57,8 +58,21 @@ def _find() -> tuple[list[Finding], list[str]]:
         not_checked = "not checked, because the settings are not valid"
         return [*bad, Finding("store", ok=None, why=not_checked), Finding("amux key", ok=None, why=not_checked)], []
     count = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are set, the others have their defaults"
-    notes = [*cautions(settings), *unknown_name_cautions()]
-    return [Finding("settings", ok=True, why=count), _check_store(settings), asyncio.run(_check_key(settings))], notes
+    notes = [*cautions(settings), *proxy_cautions(), *unknown_name_cautions()]
+    files = _check_certificates(settings)
+    others = [_check_store(settings), asyncio.run(_check_key(settings))]
+    return [Finding("settings", ok=True, why=count), *files, *others], notes
+
+
+def _check_certificates(settings: Settings) -> list[Finding]:
+    """Reads the files for TLS with receivers; returns nothing where they are good or not set."""
+    from bridge.callback.tls import receiver_tls
+
+    try:
+        receiver_tls(settings.callback_client_certificate, settings.callback_client_key, settings.callback_ca_file)
+    except BadSetting as error:
+        return [Finding("certificates", ok=False, why=str(error))]
+    return []
 
 
 def _check_store(settings: Settings) -> Finding:

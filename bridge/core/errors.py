@@ -54,6 +54,12 @@ class WatchSettled(BridgeError):
     code = "watch_settled"
 
 
+class WatchCancelled(BridgeError):
+    """Nothing more is sent for a cancelled watch, not by a retry either."""
+
+    code = "watch_cancelled"
+
+
 class WatchActive(BridgeError):
     """An active watch has no terminal event yet."""
 

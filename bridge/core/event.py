@@ -11,6 +11,7 @@ from bridge.core.model import Event, EventType, Outcome, Problem, TaskSnapshot, 
 from bridge.core.watch import Ending
 
 PING_TYPE = "bridge.ping"
+DATA_FIELDS = ("id", "task_id", "watch_id", "status", "url", "format", "metadata", "content_url", "error", "context")
 MAX_MESSAGE = 2_000  # characters
 MAX_CODE = 200  # characters
 MAX_URL = 4_096  # bytes; with a context of 4 KiB and a message of 2,000 characters a body stays under 20 KB
@@ -40,8 +41,11 @@ def status_event(watch: Watch, event_type: EventType, task: TaskSnapshot, at: fl
 
 
 def ping_payload(event_id: str, at: float) -> bytes:
-    """Returns the body of a `bridge.ping` that is sent at `at` (Unix seconds)."""
-    return orjson.dumps(_envelope(event_id, PING_TYPE, at, {}))
+    """Returns the body of a `bridge.ping` that is sent at `at` (Unix seconds).
+
+    `data` has the fields of every event, all null: a receiver that reads them must not fail on a ping.
+    """
+    return orjson.dumps(_envelope(event_id, PING_TYPE, at, dict.fromkeys(DATA_FIELDS)))
 
 
 def _event(  # noqa: PLR0913, PLR0917  the parts of a payload

@@ -1,9 +1,9 @@
 """One attempt: signs an event, sends it once, and decides what the answer means for the delivery."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bridge.callback.sender import KEPT_BODY_BYTES, Sender, SendResult
+from bridge.callback.sender import KEPT_BODY_BYTES, Sender, SendResult, repeats_secret
 from bridge.core.delivery import Delivered, Verdict, on_answer, problem_of
 from bridge.core.model import Answer, Answered, Attempt, NoAnswer, PendingDelivery
 from bridge.core.schedule import RetryPolicy
@@ -51,7 +51,13 @@ class AttemptRunner:
 
     async def _send(self, delivery: PendingDelivery, timestamp: int) -> SendResult:
         signature = self._signer.headers(delivery.id, timestamp, delivery.payload, delivery.secret)
-        return await self._sender.send(delivery.callback_url, {**delivery.headers, **signature}, delivery.payload)
+        result = await self._sender.send(delivery.callback_url, {**delivery.headers, **signature}, delivery.payload)
+        answer = result.answer
+        # The sender hides a location that repeats a header's value; it does not know the secret.
+        secrets = [delivery.secret] if delivery.secret else []
+        if isinstance(answer, Answered) and answer.location and repeats_secret(answer.location, secrets):
+            result = replace(result, answer=replace(answer, location=None))
+        return result
 
 
 def verdict_of(sent: Sent, delivery: PendingDelivery, policy: RetryPolicy, jitter: float) -> Verdict:

@@ -28,8 +28,6 @@ PREFIX: Final = "BRIDGE_"
 ENV_FILE: Final = Path(".env")
 CLIENT_NAMES: Final = ("BRIDGE_URL", "BRIDGE_TOKEN")  # settings of the commands that use a running bridge
 _AMUX_NAMES: Final = {name: name.upper() for name in ("amux_api_key", "amux_base_url", "amux_proxy")}
-# What other programs read their proxies from (NO_PROXY alone names no proxy).
-_PROXY_NAMES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
 _TEN_YEARS: Final = 315_360_000  # far longer than any real timeout or retention; dates stay within what datetime holds
 _POLL_DEFAULTS: Final = PollPolicy()
 _RETRY_DEFAULTS: Final = RetryPolicy()
@@ -336,16 +334,7 @@ def cautions(settings: Settings) -> list[str]:
         found.append("AMUX_BASE_URL is plain http to a public host: the key and every answer are sent unencrypted")
     if not (settings.tokens or settings.operator_tokens):
         found.append("no token is configured: every program on this machine may use the bridge, as the app `default`")
-    return [*found, *_proxy_cautions(os.environ)]
-
-
-def _proxy_cautions(environ: Mapping[str, str]) -> Iterator[str]:
-    names = sorted(name for name in environ if name.upper() in _PROXY_NAMES and environ[name])
-    if names:
-        yield (
-            f"{', '.join(names)}: proxies of the environment are not used; AMUX_PROXY is the proxy to amux, "
-            "BRIDGE_CALLBACK_PROXY the one for callbacks"
-        )
+    return found
 
 
 def unknown_name_cautions() -> list[str]:

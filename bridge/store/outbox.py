@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
-from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound
-from bridge.core.model import Event, EventType, PendingDelivery
+from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchCancelled
+from bridge.core.model import Event, EventType, PendingDelivery, WatchState
 from bridge.store import replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
@@ -303,10 +303,10 @@ RETRY_REQUESTED = 0.0
 
 # The watches are locked against retention, which could otherwise delete one that is about to have a pending delivery.
 _FIND = (
-    select(deliveries.c.id, watches.c.app, watches.c.host)
+    select(deliveries.c.id, watches.c.app, watches.c.host, watches.c.state)
     .join(watches, watches.c.id == deliveries.c.watch_id)
     .where(deliveries.c.id == bindparam("an_id"))
-    .with_for_update(read=True, key_share=True, of=watches)
+    .with_for_update(read=True, of=watches)  # until the end of this transaction the watch is not cancelled
 )
 _PENDING_AGAIN = (
     update(deliveries)
@@ -329,7 +329,7 @@ def retry(
 ) -> Sequence[BridgeError | None]:
     """Make deliveries due now, each given as its id and the app that may retry it (None: any app's delivery).
 
-    The result is NotFound for another app's delivery.
+    The result is NotFound for another app's delivery, and WatchCancelled for a delivery of a cancelled watch.
     """
     results: list[BridgeError | None] = []
     found: dict[str, str] = {}
@@ -337,6 +337,9 @@ def retry(
         row = connection.execute(_FIND, {"an_id": delivery_id}).one_or_none()
         if row is None or app not in {None, row.app}:
             results.append(NotFound("there is no such delivery"))
+            continue
+        if row.state == WatchState.CANCELLED:
+            results.append(WatchCancelled("the watch is cancelled, so nothing more is sent for it"))
             continue
         found[row.id] = row.host
         results.append(None)
@@ -369,7 +372,7 @@ def retry_dead(connection: Connection, dead: DeadFilter, after: str, now: float)
     Returns their ids, in order.
     """
     first = _dead(dead, deliveries.c.id, watches.c.host).where(after < _ID).order_by(_ID).limit(RETRIED_AT_ONCE)
-    locked = first.with_for_update(read=True, key_share=True, of=watches)
+    locked = first.with_for_update(read=True, of=watches)  # as in _FIND
     found = {row.id: row.host for row in connection.execute(locked)}
     _make_due(connection, found, now)
     return list(found)
@@ -377,7 +380,7 @@ def retry_dead(connection: Connection, dead: DeadFilter, after: str, now: float)
 
 def _dead(dead: DeadFilter, *columns: ColumnElement[Any]) -> Select[Any]:
     query = select(*columns).select_from(deliveries).join(watches, watches.c.id == deliveries.c.watch_id)
-    query = query.where(IS_DEAD, GIVEN_UP)
+    query = query.where(IS_DEAD, GIVEN_UP, unindexed(watches.c.state) != WatchState.CANCELLED)
     if dead.app is not None:
         query = query.where(unindexed(watches.c.app) == dead.app)
     if dead.since is not None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar, TypeVarTuple
 
@@ -137,7 +136,7 @@ class Store:
         """
         replica = self.replica
         results = await self._writer.run_all(registration.register, new_watches, replica, self._active_limit)
-        return results if self.replica is replica else [_without_task(result) for result in results]
+        return results if self.replica is replica else [registration.without_task(result) for result in results]
 
     async def register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """As `register_all`, for watches of different callers. Raises nothing: StoreUnavailable is a result of each."""
@@ -252,7 +251,10 @@ class Store:
         return await self._read(queries.one_delivery, delivery_id, app)
 
     async def retry(self, delivery_id: str, app: str | None) -> DeliveryView:
-        """Make a delivery due now, with a new schedule; its id stays the same. Raises NotFound."""
+        """Make a delivery due now, with a new schedule; its id stays the same.
+
+        Raises NotFound, or WatchCancelled.
+        """
         async with self.request_limit():
             [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
             if isinstance(result, BridgeError):
@@ -393,8 +395,3 @@ class Store:
             raise StoreUnavailable("the database does not answer") from None
         except DBAPIError as error:
             raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
-
-
-def _without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
-    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
-    return replace(result, task=None) if isinstance(result, RegisteredWatch) else result

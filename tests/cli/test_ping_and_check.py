@@ -165,8 +165,11 @@ def test_check_says_no_and_why_if_amux_refuses(command: Command, sqlite_url: str
             AMUX_API_KEY="any",
             BRIDGE_DATABASE_URL=sqlite_url,
             BRIDGE_PROT="1",
+            HTTPS_PROXY="http://user:hidden@proxy:1",
         )
     assert result.code == 1
+    assert "hidden" not in result.out
+    assert "HTTPS_PROXY: proxies of the environment are not used" in result.out
     report = json.loads(result.out)
     assert [finding["ok"] for finding in report["checks"]] == [True, True, False]
     assert why in report["checks"][2]["why"]
@@ -193,3 +196,10 @@ def test_check_reports_a_wrong_key_and_a_missing_folder(command: Command, sqlite
     result = command("check", BRIDGE_DATABASE_URL="sqlite:///nowhere/bridge.db")
     assert result.code == 1
     assert "store     no   BRIDGE_DATABASE_URL: the folder nowhere does not exist" in result.out
+
+
+def test_check_reads_the_certificates_for_receivers(command: Command, sqlite_url: str) -> None:
+    result = command("check", "--json", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_CALLBACK_CA_FILE="/no/such.pem")
+    assert result.code == 1
+    [finding] = [one for one in json.loads(result.out)["checks"] if one["name"] == "certificates"]
+    assert finding["why"] == "BRIDGE_CALLBACK_CA_FILE: /no/such.pem cannot be read: no such file or directory"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.event import (
+    DATA_FIELDS,
     cut,
     error_view,
     event_id_in,
@@ -116,9 +117,11 @@ def test_an_event_id_depends_on_watch_and_type_only() -> None:
     assert event_id_in(one.payload) == one.id
 
 
-def test_a_ping_has_no_data() -> None:
+def test_a_ping_has_the_fields_of_every_event_all_null() -> None:
     ping = json.loads(ping_payload("evt_p", AT))
-    assert (ping["type"], ping["id"], ping["data"]) == ("bridge.ping", "evt_p", {})
+    event = json.loads(terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, None).payload)
+    assert list(event["data"]) == list(ping["data"])
+    assert (ping["type"], ping["id"], ping["data"]) == ("bridge.ping", "evt_p", dict.fromkeys(DATA_FIELDS))
 
 
 def test_a_long_message_is_cut_and_ends_with_a_note() -> None:

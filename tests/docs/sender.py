@@ -42,5 +42,10 @@ class Sender:
         answer = await self.bridge.ask("GET", f"/watch/{watch['id']}/envelope")
         return {name: value for name, value in answer.headers.items() if name.startswith("webhook-")}, answer.body
 
+    async def ping(self, hook_url: str) -> None:
+        """Ping a receiver, which must accept it."""
+        answer = await self.bridge.ask("POST", "/ping", json={"callback_url": hook_url})
+        assert (answer.status, answer.json["status_code"]) == (200, 204), answer
+
     def line(self, watch: Any, after: str = "") -> str:
         return f"video.completed {self.environment.video_url(watch['task_id'])}{after}"

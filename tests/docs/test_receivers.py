@@ -57,6 +57,15 @@ async def test_the_python_receiver_accepts_an_event_once_and_refuses_a_forged_on
     assert capsys.readouterr().out.splitlines() == [sender.line(watch, f" {CONTEXT}")]
 
 
+@pytest.mark.parametrize("page", [README, RECEIVERS], ids=["readme", "receivers"])
+async def test_the_python_receiver_accepts_a_ping(
+    page: Path, sender: Sender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with TestClient(TestServer(run_block(page, "standardwebhooks")["app"])) as client:
+        await sender.ping(str(client.make_url("/hooks/video")))
+    assert capsys.readouterr().out.splitlines() == ["bridge.ping None None"]
+
+
 async def test_the_openai_sdk_unwraps_a_callback(sender: Sender) -> None:
     on_hook = run_block(RECEIVERS, "OpenAI")["on_hook"]
     headers, body = await sender.envelope()
@@ -81,8 +90,9 @@ async def test_the_node_receiver_accepts_a_callback_and_refuses_a_forged_one(
             for given in (headers, {}):
                 async with session.post(workspace.hook_url, data=body, headers=given) as answer:
                     assert answer.status == 401
+        await sender.ping(workspace.hook_url)
         receiver.signal(signal.SIGTERM)
-    assert receiver.lines == ["listening", sender.line(watch)]
+    assert receiver.lines == ["listening", sender.line(watch), "bridge.ping null"]
 
 
 @pytest.mark.long  # the first compilation takes half a minute
@@ -100,8 +110,9 @@ async def test_the_go_receiver_accepts_a_callback_and_refuses_a_forged_one(
             assert await status_of(session, workspace.hook_url, body, headers) == 401
             watch = await sender.send(workspace.hook_url)
             assert await status_of(session, workspace.hook_url, body, {}) == 401
+        await sender.ping(workspace.hook_url)
         receiver.signal(signal.SIGTERM)
-    assert receiver.lines == ["started", sender.line(watch)]
+    assert receiver.lines == ["started", sender.line(watch), "bridge.ping "]
 
 
 async def status_of(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> int:

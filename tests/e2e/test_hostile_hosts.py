@@ -15,6 +15,7 @@ from tests.e2e.harness import Environment
 Misbehaviour = Callable[[asyncio.StreamWriter], Awaitable[None]]
 MEBIBYTE = 1 << 20
 OK = b"HTTP/1.1 200 OK\r\n"
+FAILED = b"HTTP/1.1 500 No\r\n"  # a status of 2xx would be a success, whatever follows
 
 
 def sending(head: bytes, chunk: bytes = b"", times: int | None = 1) -> Misbehaviour:
@@ -42,7 +43,7 @@ async def reset(writer: asyncio.StreamWriter) -> None:
 
 async def drip(writer: asyncio.StreamWriter) -> None:
     """Sends one byte at a time and never ends its headers."""
-    writer.write(OK + b"X-Slow: ")
+    writer.write(FAILED + b"X-Slow: ")
     while True:
         writer.write(b"x")
         await writer.drain()
@@ -58,7 +59,7 @@ FLOODING = {
         b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFF\r\n", b"x" * 65536, None
     ),
     "a bomb": sending(b"HTTP/1.1 500 No\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB), BOMB),
-    "megabytes of headers": sending(OK, b"X-More: " + b"x" * 60000 + b"\r\n", None),
+    "megabytes of headers": sending(FAILED, b"X-More: " + b"x" * 60000 + b"\r\n", None),
     "a flood of 1xx": sending(b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 1000, None),
     "endless trailers": sending(
         b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X-More: xxxxxxxx\r\n" * 1000, None

@@ -48,8 +48,14 @@ async def test_a_receiver_accepts_an_event_once_and_refuses_a_forged_one(
             forged = {"Content-Type": "application/json", **Signer([secret]).headers("evt_1", int(time.time()), body)}
             async with harness.session.post(receiver.url, data=sent, headers=forged) as answer:
                 assert answer.status == 401
+        pinged = await harness.request("POST", "/ping", callback_url=receiver.url)
+        assert pinged["status_code"] == 204, pinged
         printed = [line for line in await receiver.stop() if not line.startswith(" * ")]  # the banner of Flask
-        assert printed == [f"video.completed {task} {harness.amux_url}/files/{task}.mp4"]
+        nothing = "null" if name.endswith(".mjs") else "None"
+        assert printed == [
+            f"video.completed {task} {harness.amux_url}/files/{task}.mp4",
+            f"bridge.ping {nothing} {nothing}",
+        ]
 
 
 async def test_the_shell_receiver_waits_for_the_end_prints_an_event_once_and_refuses_another_secret(

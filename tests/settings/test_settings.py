@@ -1,7 +1,5 @@
 """Every setting: its name, its default, and the error for each kind of bad value."""
 
-import os
-from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -9,9 +7,16 @@ import pytest
 
 from bridge.core.errors import BadSetting
 from bridge.core.signing import SigningKey, new_secret
-from bridge.settings.settings import Settings, cautions, describe, load, load_client, secret_texts, unknown_names
-
-Load = Callable[..., Settings]
+from bridge.settings.settings import (
+    Settings,
+    cautions,
+    describe,
+    load,
+    load_client,
+    secret_texts,
+    unknown_names,
+)
+from tests.settings.conftest import Load
 
 SECRET = new_secret(b"a" * 32).text
 OLDER = new_secret(b"b" * 32).text
@@ -63,22 +68,6 @@ BRIDGE_DRAIN_TIMEOUT_SECONDS=20
 BRIDGE_LOG_LEVEL=INFO
 BRIDGE_LOG_FORMAT=json
 """
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
-    """Loads the settings from only the given variables, in an empty folder."""
-    for name in list(os.environ):
-        if name.upper().startswith(("BRIDGE_", "AMUX_")):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def with_variables(**variables: str) -> Settings:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        return load()
-
-    return with_variables
 
 
 # --- names and defaults -------------------------------------------------------------------------------------------

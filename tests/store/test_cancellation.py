@@ -4,10 +4,24 @@ import asyncio
 
 import pytest
 
-from bridge.core.errors import LostClaim, NotFound, WatchActive, WatchSettled
+from bridge.core.errors import LostClaim, NotFound, WatchActive, WatchCancelled, WatchSettled
 from bridge.core.model import WatchState
+from bridge.store.records import DeadFilter
 from bridge.store.store import Store
-from tests.store.builders import new_watch, one_row, register, register_watch, repeat_of, rows, settle
+from tests.store.builders import (
+    ALL_EVENTS,
+    DEAD,
+    attempt_result,
+    new_watch,
+    one_row,
+    record_attempt,
+    record_status,
+    register,
+    register_watch,
+    repeat_of,
+    rows,
+    settle,
+)
 
 
 async def test_a_cancelled_watch_is_final_and_has_no_delivery(store: Store) -> None:
@@ -41,6 +55,33 @@ async def test_only_its_app_or_an_operator_can_cancel_a_watch(store: Store) -> N
         with pytest.raises(NotFound):
             await store.cancel(watch_id, app)
     assert (await store.cancel(registered.watch.id, None)).watch.state is WatchState.CANCELLED
+
+
+async def test_nothing_is_sent_again_for_a_cancelled_watch(store: Store) -> None:
+    registered = await register_watch(store, events=ALL_EVENTS)
+    [claimed] = (await record_status(store, registered)).claimed
+    await record_attempt(store, attempt_result(store, claimed, DEAD))
+    await store.cancel(registered.watch.id, "app")
+    for app in ("app", None):
+        with pytest.raises(WatchCancelled):
+            await store.retry(claimed.id, app)
+    with pytest.raises(NotFound):
+        await store.retry(claimed.id, "other")
+    everything = DeadFilter()
+    assert (await store.count_dead(everything), await store.retry_dead(everything)) == (0, 0)
+    assert await store.next_due_at() is None
+
+
+async def test_retrying_and_cancelling_at_once_leave_nothing_to_send(replicas: list[Store]) -> None:
+    first, second = replicas
+    for _ in range(10):
+        registered = await register_watch(first, events=ALL_EVENTS)
+        [claimed] = (await record_status(first, registered)).claimed
+        await record_attempt(first, attempt_result(first, claimed, DEAD))
+        await asyncio.gather(
+            first.cancel(registered.watch.id, None), second.retry(claimed.id, None), return_exceptions=True
+        )
+        assert await first.next_due_at() is None
 
 
 async def test_the_task_stays_open_while_another_watch_is_on_it(store: Store) -> None:

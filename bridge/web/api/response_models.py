@@ -224,6 +224,21 @@ class EventBody(TypedDict):
     data: EventData
 
 
+class PingData(TypedDict):
+    """The fields of every event, all null."""
+
+    id: None
+    task_id: None
+    watch_id: None
+    status: None
+    url: None
+    format: None
+    metadata: None
+    content_url: None
+    error: None
+    context: None
+
+
 class PingBody(TypedDict):
     """The event that `POST /ping` sends."""
 
@@ -232,4 +247,4 @@ class PingBody(TypedDict):
     type: Literal["bridge.ping"]
     created_at: int
     timestamp: Time
-    data: AnyJsonObject
+    data: PingData

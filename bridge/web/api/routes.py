@@ -301,7 +301,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
             )
         },
         parameters=(_DELIVERY,),
-        problems=(errors.NotFound,),
+        problems=(errors.NotFound, errors.WatchCancelled),
     ),
     Route(
         "POST",
