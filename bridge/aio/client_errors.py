@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.aio.proxy_connector import ProxyFailed
+from bridge.aio.resources import shortage_in
 
 # What a request, or reading its answer, may raise for what the other side or the network does.
 CLIENT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
@@ -82,6 +83,8 @@ def _reason(error: Exception) -> str:
             return _reason(error.os_error)
         case ssl.SSLError():
             return (error.reason or "protocol error").lower().replace("_", " ")
+        case OSError() if shortage := shortage_in(error):
+            return shortage
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number).lower()
         case _:

@@ -19,9 +19,11 @@ from yarl import URL
 
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error, may_want_client_certificate
 from bridge.aio.proxy_connector import Proxy, ProxyConnector
+from bridge.aio.resources import present_shortage, shortage_in
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
 from bridge.callback.protocol import EXCHANGE, AnswerProtocol, Exchange
+from bridge.core.delivery import OUT_OF_RESOURCES
 from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import Answer, Answered, NoAnswer, RefusedTarget
 from bridge.core.retry_after import retry_after_seconds
@@ -82,8 +84,9 @@ class Sender:
 
         Failures of the target or of the network raise nothing. The answer is Answered as soon as the headers came,
         whatever happens to the body; RefusedTarget if a rule refuses the URL or its literal address; else NoAnswer,
-        whose code is one of `aio/client_errors.py`, `name_unresolved`, or `target_refused` for a name that resolves to
-        a refused address. Messages name the host, never the path or the query.
+        whose code is one of `aio/client_errors.py`, `name_unresolved`, `target_refused` for a name that resolves to a
+        refused address, or OUT_OF_RESOURCES when the bridge itself could open no connection. Messages name the host,
+        never the path or the query.
         """
         started = self._clock()
         answer = await self._answer(target_url, headers, body)
@@ -109,6 +112,8 @@ class Sender:
                 addresses = await self._guard.addresses(target)
                 response = await self._first_response(target, addresses, headers, body, limit.at)
         except (NameUnresolved, TargetRefused) as error:
+            if isinstance(error, NameUnresolved) and (shortage := present_shortage()):
+                return NoAnswer(OUT_OF_RESOURCES, shortage)
             code = "target_refused" if isinstance(error, TargetRefused) else error.code
             return NoAnswer(code, str(error))
         except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError, TimeoutError) as error:
@@ -121,6 +126,9 @@ class Sender:
     def _no_answer(self, error: Exception, target: Target, exchange: Exchange) -> NoAnswer:
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, RefusedAddressError):
             return NoAnswer("target_refused", str(error.os_error))
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        if shortage := shortage_in(cause):
+            return NoAnswer(OUT_OF_RESOURCES, shortage)
         code, message = explain_client_error(error, target.host_key, self._timeouts.seconds)
         if target.https and exchange.opened and may_want_client_certificate(error):
             message += "; " + self._certificate_hint

@@ -7,6 +7,7 @@ from bridge.core.model import Answer, Answered, NoAnswer, Problem, RefusedTarget
 from bridge.core.schedule import LONGEST_RETRY_AFTER, RetryPolicy, with_jitter
 
 GONE = 410
+OUT_OF_RESOURCES = "out_of_resources"  # the bridge itself lacks file descriptors or memory for a connection
 HOST_FAILURE_STATUSES = frozenset({429, 502, 503, 504})  # these concern the host, not only this one callback
 FAILURES_UNTIL_PROBING = 3
 
@@ -64,6 +65,11 @@ def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, ji
         return Dead(error)
     retry_after = min(answer.retry_after or 0.0, LONGEST_RETRY_AFTER) if isinstance(answer, Answered) else 0.0
     return RetryAt(now + max(with_jitter(delay, jitter), retry_after), error)
+
+
+def is_attempt(answer: Answer) -> bool:
+    """Whether an answer counts as an attempt. What fails for a shortage inside the bridge has not been tried."""
+    return not (isinstance(answer, NoAnswer) and answer.code == OUT_OF_RESOURCES)
 
 
 def problem_of(answer: Answer) -> Problem:

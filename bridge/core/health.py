@@ -12,6 +12,7 @@ class HealthCode(StrEnum):
     DATABASE_FILE_MISSING = "database_file_missing"  # or replaced by another file
     SCHEDULER_STALLED = "scheduler_stalled"
     DRAINING = "draining"
+    OUT_OF_RESOURCES = "out_of_resources"  # no file descriptor or memory for another connection
     KEY_REFUSED = "key_refused"
     KEY_THROTTLED = "key_throttled"  # all polls get 429
     NOT_AMUX = "not_amux"  # the answers at AMUX_BASE_URL do not look like amux's

@@ -11,7 +11,7 @@ from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
 from bridge.aio.worker_pool import WorkerPool
 from bridge.callback.sender import Sender
-from bridge.core.delivery import RetryAt, host_failures_after
+from bridge.core.delivery import RetryAt, host_failures_after, is_attempt, problem_of
 from bridge.core.errors import StoreUnavailable
 from bridge.core.model import TERMINAL_EVENTS, Answered, PendingDelivery
 from bridge.core.schedule import RetryPolicy
@@ -21,6 +21,7 @@ from bridge.delivery.attempt_writer import AttemptRecord, AttemptWriter
 from bridge.delivery.claimer import Claimer
 from bridge.delivery.fairness import ClaimedDelivery, HostHealth, HostQueue, HostQueues
 from bridge.delivery.reporting import DeliveryReporter
+from bridge.delivery.shortage import OwnShortage
 from bridge.store.group_commit import CALL_TIMEOUT_SECONDS
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
@@ -84,6 +85,7 @@ class Deliverer:
             lease_seconds=self._lease_seconds,
             clock=clock,
         )
+        self._own_shortage = OwnShortage(clock)
         self._operations = Operations(_log)
         self._claim_checks = MicroBatcher(self._check_claims, self._operations.start)
         # By id: every delivery that waits, is being sent or is not recorded yet. Each is here once.
@@ -143,6 +145,10 @@ class Deliverer:
     def wake(self) -> None:
         """Queries the outbox at once: something has become due, such as a requested retry."""
         self._claimer.request()
+
+    def shortage(self) -> str | None:
+        """Returns what the bridge lacks at present to send anything, as a sentence."""
+        return self._own_shortage.reason
 
     def release_waiting(self) -> None:
         """Releases all waiting deliveries: this replica has lost its claims, or will lose them soon."""
@@ -223,7 +229,8 @@ class Deliverer:
     # --- sending --------------------------------------------------------------------------------------------------
 
     def _is_open(self) -> bool:
-        return bool(self._loops) and not self._draining and self._writer.accepting and self._may_send()
+        may_send = bool(self._loops) and not self._draining and self._writer.accepting and self._may_send()
+        return may_send and not self._own_shortage.pausing
 
     def _next(self) -> ClaimedDelivery | None:
         """Returns the next delivery that may be sent, and takes its host's slot."""
@@ -243,9 +250,9 @@ class Deliverer:
                 return
             # The slot is free again before the record is durable: a commit must not delay the host's next attempt.
             # The writer limits how many records may be unwritten.
-            record = await self._attempt(claimed)
-            self._writer.write(record)
-            self._claimer.room_for(record.host)
+            if (record := await self._attempt(claimed)) is not None:
+                self._writer.write(record)
+                self._claimer.room_for(record.host)
         except Exception as error:  # noqa: BLE001  logged; the delivery is due again when its claim ends
             _log.event("delivery_error", level=logging.ERROR, trace=error, delivery_id=claimed.delivery.id)
             self._claimed.pop(claimed.delivery.id, None)
@@ -274,20 +281,29 @@ class Deliverer:
             held = set()
         return [claim in held for claim in claims]
 
-    async def _attempt(self, claimed: ClaimedDelivery) -> AttemptRecord:
-        """Sends once and frees the slot. Returns the attempt's record."""
-        host = self._hosts.get(claimed.delivery.host)
+    async def _attempt(self, claimed: ClaimedDelivery) -> AttemptRecord | None:
+        """Sends once and frees the slot. Returns the attempt's record; None if the bridge itself could not send."""
+        host, made = self._hosts.get(claimed.delivery.host), True
         failures_before, failures, seconds, answered = host.failures, host.failures, 0.0, False
         try:
             self._reporter.started(claimed.delivery, self._store.now())
             sent = await self._runner.run(claimed.delivery)
+            if not (made := is_attempt(sent.answer)):
+                self._own_shortage.failed(problem_of(sent.answer).message or "")
+                self._claimed.pop(claimed.delivery.id, None)
+                self._claimer.release([claimed.delivery])
+                return None
             failures_before = failures = host.failures
             if sent.concerns_host:
                 failures, answered = host_failures_after(sent.answer, failures), isinstance(sent.answer, Answered)
             seconds = sent.duration_seconds
         finally:
-            self._hosts.end(host, failures, seconds, answered=answered)
+            if made:
+                self._hosts.end(host, failures, seconds, answered=answered)
+            else:
+                self._hosts.abandon(host)
             self._progress.set()
+        self._own_shortage.recovered()
         record = self._record(claimed, host, sent, changed=failures != failures_before)
         self._reporter.ended(record, sent, failures_before, failures)
         if host.health is HostHealth.FAILING:

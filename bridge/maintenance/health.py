@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bridge.aio.resources import present_shortage
 from bridge.core.errors import StoreUnavailable
 from bridge.core.health import HealthCode, HealthReason
 from bridge.store.store import Store
@@ -30,7 +31,7 @@ class Health:
     """Checks the store, the scheduler, the amux key and whether the bridge is stopping.
 
     `tick_age` returns the seconds since the scheduler's last tick, `degraded` one reason for each problem that the
-    poller knows.
+    poller knows, `shortage` what the deliverer lacks to send anything.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Health:
         *,
         tick_age: Callable[[], float],
         degraded: Callable[[], Sequence[HealthReason]],
+        shortage: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._tick_age = tick_age
         self._degraded = degraded
+        self._shortage = shortage
         self._clock = clock
         self._probe_lock = asyncio.Lock()
         self._probed_at: float | None = None
@@ -60,6 +63,8 @@ class Health:
             "scheduler": stalled if age > MAX_TICK_AGE_SECONDS else None,
             "drain": HealthReason(HealthCode.DRAINING, "draining: the bridge is stopping") if self.draining else None,
         }
+        if shortage := self._shortage() or present_shortage():
+            required["resources"] = HealthReason(HealthCode.OUT_OF_RESOURCES, shortage)
         amux = tuple(self._degraded())
         checks = {name: "ok" if reason is None else "failing" for name, reason in required.items()}
         checks["amux"] = "degraded" if amux else "ok"

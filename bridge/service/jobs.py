@@ -50,7 +50,8 @@ class Jobs:
         self._content_cache = content_cache
         self._late_tasks: list[TaskRow] = []
         self.scheduler = Scheduler(self._on_clock_step)
-        store.on_late_task = self._late_tasks.append
+        if replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
+            store.on_late_task = self._late_tasks.append
 
     def schedule(self, health: Health, retention_seconds: float) -> None:
         """Adds all jobs to the scheduler, which does not run yet."""

@@ -199,11 +199,15 @@ class Runtime:
             content_cache=self._content_cache,
         )
         self._scheduler = jobs.scheduler
-        self._health = Health(self._store, tick_age=self._scheduler.tick_age, degraded=self._poller.degraded)
+        self._health = Health(
+            self._store,
+            tick_age=self._scheduler.tick_age,
+            degraded=self._poller.degraded,
+            shortage=self._deliverer.shortage,
+        )
         jobs.schedule(self._health, settings.retention_seconds)
         self._closing.push_async_callback(self._scheduler.stop)
-        if self._replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
-            await self._deliverer.start()
+        await self._deliverer.start()
         await self._poller.classes.load()
         await self._poller.start()
         self._scheduler.start()

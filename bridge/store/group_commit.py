@@ -137,6 +137,9 @@ class GroupWriter:
         try:
             with self.limits.limit():
                 return await future
+        except asyncio.CancelledError:
+            self._caller_left(future)
+            raise
         except TimeoutError:
             if not future.cancelled():  # the results came in the same turn of the loop
                 return future.result()
@@ -230,13 +233,21 @@ class GroupWriter:
             except RuntimeError:  # the loop is closed, so no caller waits any more
                 continue
 
+    def _caller_left(self, future: "asyncio.Future[Sequence[Any]]") -> None:
+        """Handle the results of a call whose caller was cancelled in the turn in which they came."""
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._report_late(future.result())
+
+    def _report_late(self, results: Sequence[Any]) -> None:
+        for result in results:
+            if not isinstance(result, BridgeError):
+                self.on_late_result(result)
+
     def _resolve(self, calls: list[_Call]) -> None:
         for call in calls:
             results = call.results
             if call.future.done():
-                for result in () if isinstance(results, BridgeError) else results:
-                    if not isinstance(result, BridgeError):
-                        self.on_late_result(result)
+                self._report_late(() if isinstance(results, BridgeError) else results)
             elif isinstance(results, BridgeError):
                 call.future.set_exception(results)
             else:

@@ -30,6 +30,7 @@ except ImportError:  # Windows: there the operator must take care that one proce
 
 _CAN_LOCK = fcntl is not None
 KEY_FILE = "bridge.key"
+MAX_KEY_FILE_BYTES = 4096  # a key has 44
 DELIVERY_LEASE_SECONDS = 60.0
 
 
@@ -186,6 +187,8 @@ def _key_of_file(database_path: Path, *, is_used: bool) -> str:
 def _read_key(path: Path) -> str:
     """The text of the key file; empty when there is no file, or when the power failed before it was written."""
     try:
+        if path.is_dir():
+            raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: it is a folder")
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return ""
@@ -193,7 +196,7 @@ def _read_key(path: Path) -> str:
         raise BadSetting(
             f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: {error.strerror}{who_may_not(error)}"
         ) from None
-    with os.fdopen(file) as opened:
+    with os.fdopen(file, "rb") as opened:
         status = os.fstat(opened.fileno())
         mode = stat.S_IMODE(status.st_mode)
         if os.name == "posix" and not is_private(status):
@@ -201,7 +204,8 @@ def _read_key(path: Path) -> str:
                 f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
                 f"make it yours alone: chmod 600 {path}, or set BRIDGE_ENCRYPTION_KEYS where the mount has fixed modes"
             )
-        return opened.read().strip()
+        # What is no ASCII is no key: the caller says so.
+        return opened.read(MAX_KEY_FILE_BYTES).decode("ascii", errors="replace").strip()
 
 
 def _new_key(path: Path) -> str:

@@ -86,6 +86,11 @@ def _result(entry: _Entry) -> RegisteredWatch | BridgeError:
     return entry.result or StoreUnavailable("the watch was neither found nor written")
 
 
+def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
+    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
+    return replace(result, task=None) if isinstance(result, RegisteredWatch) else result
+
+
 # --- Idempotency-Key ----------------------------------------------------------------------------------------------
 
 _KEY_OF = (idempotency.c.app == bindparam("an_app"), idempotency.c.key == bindparam("a_key"))
@@ -372,8 +377,3 @@ def _mark_existing_tasks(connection: Connection, written: Sequence[_Entry], open
     ]
     if marks:
         connection.execute(_MARK_TASK, sorted(marks, key=lambda mark: str(mark["row"])))
-
-
-def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
-    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
-    return replace(result, task=None) if isinstance(result, RegisteredWatch) else result

@@ -1,6 +1,7 @@
 """Run to completion: operations whose callers are cancelled, and a stop that waits for them."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 
@@ -70,3 +71,25 @@ async def test_a_stop_cancels_operations_that_take_too_long(operations: Operatio
     operation = operations.start(asyncio.Event().wait())
     assert await operations.finish(0.01) == 1
     assert operation.cancelled()
+
+
+async def test_a_caller_cancelled_in_the_turn_of_the_failure_leaves_no_unretrieved_error(
+    operations: Operations,
+) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    release = asyncio.Event()
+
+    async def fail() -> None:
+        await release.wait()
+        raise StoreUnavailable("no")
+
+    operation = operations.start(fail())
+    caller = asyncio.create_task(operations.wait(operation))
+    await asyncio.sleep(0)
+    operation.add_done_callback(lambda _: caller.cancel())  # when the shield has the error and the caller has not
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gc.collect()
+    assert reported == []

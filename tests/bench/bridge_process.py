@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import uvloop
 from aiohttp import connector
 
-from bridge.service import process, runtime
+from bridge.service import jobs, process
 from bridge.settings import settings as settings_module
 from bridge.store.group_commit import GroupWriter
 from tests.bench.processes import MEASURED, Child
@@ -82,8 +82,8 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
     sys.stdout = sys.stderr = log.open("a")
     for name in INTERVALS & hooks.keys():
         constant = f"{name.upper()}_SECONDS"
-        getattr(runtime, constant)  # fails if the constant has another name now
-        setattr(runtime, constant, hooks[name])
+        getattr(jobs, constant)  # fails if the constant has another name now
+        setattr(jobs, constant, hooks[name])
     if "certificate" in hooks:
         # Instead of SSL_CERT_FILE: aiohttp reads that at its import, and the parent process has imported it already.
         connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])

@@ -109,12 +109,12 @@ def run_bridge(order: dict[str, Any]) -> int:
 def set_lease(seconds: float) -> None:
     """Changes the length of a replica's lease, and the heartbeat, look and margin times proportionally."""
     from bridge.maintenance import replica_lease
-    from bridge.service import runtime
+    from bridge.service import jobs
     from bridge.store import replicas
 
     scale = seconds / replicas.LEASE_SECONDS
     names = ("LEASE_SECONDS", "MARGIN_SECONDS", "HEARTBEAT_SECONDS", "ADOPTION_SECONDS")
-    for module, name in product((replicas, replica_lease, runtime), names):
+    for module, name in product((replicas, replica_lease, jobs), names):
         if hasattr(module, name):
             setattr(module, name, getattr(module, name) * scale)
 

@@ -218,3 +218,22 @@ async def test_one_registration_of_a_batch_that_the_database_refuses_fails_alone
     assert [isinstance(result, BridgeError) for result in results] == [False, True, False]
     for new in (first, second):
         assert (await store.watch(new.watch.id, None)).watch.id == new.watch.id
+
+
+async def test_a_result_that_comes_in_the_turn_in_which_its_caller_leaves_is_a_late_result(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[object] = []
+    monkeypatch.setattr(store._writer, "on_late_result", late.append)
+    real = store._writer._resolve
+
+    def resolve_and_cancel(calls: Any) -> None:
+        real(calls)
+        caller.cancel()
+
+    monkeypatch.setattr(store._writer, "_resolve", resolve_and_cancel)
+    new = new_watch(store)
+    caller = asyncio.create_task(store.register_all([new]))
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert [one.watch.id for one in late] == [new.watch.id]  # type: ignore[attr-defined]

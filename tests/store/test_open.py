@@ -271,6 +271,21 @@ async def test_a_key_file_without_a_key_is_reported(path: Path) -> None:
         await opened(path)
 
 
+@pytest.mark.parametrize("content", [b"\xff\x00\x80key", bytes(range(256)) * 100, b"\0" * 44])
+async def test_a_binary_key_file_is_reported_in_a_sentence(path: Path, content: bytes) -> None:
+    key = path.with_name("bridge.key")
+    key.touch(0o600)
+    key.write_bytes(content)
+    with pytest.raises(BadSetting, match="holds no Fernet key"):
+        await opened(path)
+
+
+async def test_a_folder_in_place_of_the_key_file_is_reported_in_a_sentence(path: Path) -> None:
+    path.with_name("bridge.key").mkdir()
+    with pytest.raises(BadSetting, match="it is a folder"):
+        await opened(path)
+
+
 async def test_an_empty_key_file_of_an_interrupted_start_gets_a_key(path: Path) -> None:
     """The power failed between making the file and writing it; nothing is encrypted with it yet."""
     path.with_name("bridge.key").touch(0o600)

@@ -50,6 +50,22 @@ async def test_every_failing_check_has_a_reason(tmp_path: Path) -> None:
         assert (await bridge.get("/healthz")).status == 200
 
 
+async def test_a_shortage_of_the_bridge_itself_is_a_reason_while_it_lasts(tmp_path: Path) -> None:
+    lacks: list[str] = []
+    async with running_bridge(tmp_path) as bridge:
+        health = Health(
+            bridge.store, tick_age=lambda: 0.0, degraded=lambda: (), shortage=lambda: lacks[0] if lacks else None
+        )
+        lacks.append("too many open files")
+        found = await health.readiness()
+        assert (found.status, found.checks["resources"]) == ("unready", "failing")
+        assert [(one.code, one.message) for one in found.reasons] == [
+            (HealthCode.OUT_OF_RESOURCES, "too many open files")
+        ]
+        lacks.clear()
+        assert (await health.readiness()).status == "ready"
+
+
 async def test_the_store_is_probed_at_most_once_a_second(tmp_path: Path) -> None:
     now = 100.0
     async with running_bridge(tmp_path) as bridge:

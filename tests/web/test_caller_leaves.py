@@ -1,0 +1,45 @@
+"""A caller leaves in the middle of an answer: nothing about it is an error in the log."""
+
+import asyncio
+import gc
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from bridge.web.app import _errors_as_responses
+
+
+async def test_a_caller_who_leaves_in_the_middle_of_a_stream_leaves_no_unretrieved_error() -> None:
+    """The next write fails in the same turn of the loop in which aiohttp learns that the connection is gone."""
+    reported: list[Any] = []
+    ended = asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        assert request.transport is not None
+        request.transport.abort()  # as the kernel's reset does
+        ended.set()
+        await response.write(b"second")
+        return response
+
+    app = web.Application(middlewares=[_errors_as_responses])
+    app.router.add_get("/", stream)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                async with session.get(f"http://127.0.0.1:{runner.addresses[0][1]}/") as answer:
+                    await answer.read()
+        await ended.wait()
+    finally:
+        await runner.cleanup()
+    gc.collect()
+    assert reported == []
