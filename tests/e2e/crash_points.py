@@ -80,7 +80,7 @@ POINTS: dict[str, Callable[[Reached], None]] = {
     "the schema is half made": partial(_at_statement, "CREATE TABLE deliveries"),
     "the schema is made, not committed": partial(_after, migrate, "_bring_up_to_date"),
     "the schema is committed": partial(_after, store_open, "migrate"),
-    "the database is open": partial(_after, store_open, "open_database"),
+    "the database is open": partial(_after, store_open, "_opened_database"),
     "a registration is written, not committed": partial(_after, registration, "register"),
     "a registration is committed, not answered": partial(_after, Store, "register_each"),
     "a status is observed": partial(_before, Store, "record_status"),
