@@ -17,6 +17,13 @@ import pytest
 from tests.cli.harness import CALL_TIMEOUT_SECONDS, environment, process, run_process
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes without measurement of coverage, which has a handler of SIGTERM of its own."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+
+
 def on_terminal(folder: Path, until: str, **environ: str) -> str:
     """Runs `serve --sandbox` on a terminal until its output contains `until`, then stops it. Returns the output."""
     master, slave = pty.openpty()
@@ -104,6 +111,7 @@ def test_a_callback_to_this_machine_works_with_the_sandbox(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("loaded", ["python", "_pydantic_core", "orjson", "uvloop", "sqlalchemy"])
+@pytest.mark.usefixtures("unmeasured")
 def test_sigterm_at_any_moment_of_the_start_ends_the_process_at_once(tmp_path: Path, loaded: str) -> None:
     """The moments are those when the process has loaded a library."""
     with process("serve", "--sandbox", folder=tmp_path, BRIDGE_PORT="0") as running:
@@ -147,6 +155,7 @@ def test_sigterm_while_the_database_hangs_ends_the_start(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process 1")
+@pytest.mark.usefixtures("unmeasured")
 def test_process_1_stops_on_sigterm_during_its_start(tmp_path: Path) -> None:
     """In a PID namespace of its own the process is number 1: no signal has a default action there."""
     command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "bridge", "serve", "--sandbox"]
