@@ -42,7 +42,7 @@ def test_a_file_that_was_written_is_read(tmp_path: Path) -> None:
     assert (head, read_piece(fd, 0, 100), read_piece(fd, 2, 2), read_piece(fd, 5, 1)) == (HEAD, b"video", b"de", b"")
     own.remove(WATCH)
     own.remove(WATCH)
-    assert read_piece(fd, 0, 100) == b"video"  # whoever has it open reads it to its end
+    assert read_piece(fd, 0, 100) == b"video"  # an open file stays readable to its end
     os.close(fd)
     own.close()
 
