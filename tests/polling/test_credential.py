@@ -70,6 +70,11 @@ def test_a_429_throttles_its_credential_and_repeats_its_pause_after_an_error(tas
     assert credential.throttles == 2
 
 
+def test_a_new_credential_has_no_429_in_a_row() -> None:
+    credential = Credential("name", "key")
+    assert (credential.throttles, credential.resumed_at, credential.starved) == (0, -inf, False)
+
+
 @pytest.mark.parametrize(("pause", "throttles"), [(14.999, 2), (15.0, 1), (1000.0, 1)])
 def test_a_429_is_the_next_in_a_row_within_one_longest_interval(task: PolledTask, pause: float, throttles: int) -> None:
     credential = task.credential

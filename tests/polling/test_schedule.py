@@ -89,6 +89,18 @@ def test_the_estimate_ends_at_the_last_poll_that_can_have_happened() -> None:
     assert steps_of_loaded(PollPolicy(interval=0.01, backoff=1), 1, ago=0.95) == 11  # an interval counts as 0.1 s
 
 
+@pytest.mark.parametrize(("steps", "interval"), [(0, 5.0), (2, 6.0), (60, 15.0)])
+async def test_tasks_that_are_scheduled_evenly_are_due_within_one_interval_without_jitter(
+    steps: int, interval: float
+) -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(1000, steps)
+    harness.schedule.schedule_evenly(tasks)
+    delays = [task.due - harness.now for task in tasks]
+    assert 0 <= min(delays) < 0.01
+    assert interval * 0.998 < max(delays) <= interval
+
+
 async def test_adopted_tasks_are_polled_within_four_seconds_but_not_at_once() -> None:
     harness = ScheduleHarness()
     tasks = harness.tasks(100, polls=60)

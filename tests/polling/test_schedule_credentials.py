@@ -155,6 +155,30 @@ async def test_an_overdue_task_of_a_paused_credential_expires() -> None:
     assert harness.expired == [second]
 
 
+async def test_a_blocked_task_that_is_due_does_not_delay_the_tasks_of_other_keys() -> None:
+    harness = ScheduleHarness()
+    probe, blocked = harness.tasks(2)
+    harness.schedule.schedule_at(blocked, harness.now + 1)
+    harness.schedule.schedule_at(probe, harness.now)
+    other = PolledTask("row", "task", harness.credentials.add_task("other", "key"))
+    harness.schedule.schedule_at(other, harness.now + 2)
+    assert harness.schedule.take() is probe
+    harness.answer(probe, REFUSED)
+    harness.now += 2
+    assert harness.take_all() == [other]
+    assert blocked.phase is Phase.BLOCKED
+
+
+async def test_a_task_that_is_scheduled_while_its_key_is_blocked_keeps_its_due_time() -> None:
+    harness = ScheduleHarness()
+    probe, task = harness.tasks(2)
+    harness.schedule.schedule_at(probe, harness.now)
+    assert harness.take_all() == [probe]
+    harness.answer(probe, REFUSED)
+    harness.schedule.schedule_at(task, harness.now + 3)
+    assert (task.phase, task.due) == (Phase.BLOCKED, harness.now + 3)
+
+
 async def test_a_new_key_is_tried_at_once() -> None:
     harness = ScheduleHarness()
     [task] = harness.tasks(1)
