@@ -26,9 +26,9 @@ from bridge.core.model import (
 )
 from bridge.core.task_class import TaskEnd
 from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
-from bridge.polling.state import Phase, PolledTask
+from bridge.polling.state import Phase, PolledTask, poll_note
 from bridge.polling.task_classes import TaskClasses
-from bridge.store.records import Changed, PollNote, Settlement, StatusChange
+from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, Stage, get_logger, without_query
 from bridge.telemetry.outage_log import OutageLog
@@ -218,7 +218,7 @@ class ResultWriter:
 
     async def _write_status(self, task: PolledTask) -> Changed:
         task.status_update_due = False  # before the write: a watch that is registered during it sets it again
-        now, snapshot, note = self._store.now(), task.snapshot, self._note(task, task.due)
+        now, snapshot, note = self._store.now(), task.snapshot, poll_note(task, task.due, self._clocks)
         event_type = STATUS_EVENTS.get(snapshot.status)
         if event_type is None:
             return await self._store.record_status(StatusChange(task.row, snapshot, note, now))
@@ -242,14 +242,9 @@ class ResultWriter:
         def build_event(watch: Watch, ending: Ending) -> Event:
             return terminal_event(watch, ending, now, content_url(watch, now))
 
-        note = self._note(pending.task, next_poll)
+        note = poll_note(pending.task, next_poll, self._clocks)
         settlement = Settlement(pending.task.row, pending.snapshot, note, now, decide_ending, build_event)
         return await self._store.settle(settlement)
-
-    def _note(self, task: PolledTask, next_poll: float | None) -> PollNote:
-        unix = self._clocks.unix
-        error, error_at = task.shown_error
-        return PollNote(task.polls, unix(task.started), unix(next_poll), error, unix(error_at), task.facts)
 
     # --- after a write --------------------------------------------------------------------------------------------
 

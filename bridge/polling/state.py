@@ -7,7 +7,6 @@ from math import inf
 from bridge.aio.clocks import Clocks
 from bridge.core.learned_schedule import LearnedSchedule
 from bridge.core.model import (
-    NO_FACTS,
     NO_REFUSALS,
     UNSEEN,
     KeyRefused,
@@ -23,6 +22,7 @@ from bridge.core.model import (
 )
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
+from bridge.store.records import PollNote
 
 
 class Phase(Enum):
@@ -132,29 +132,26 @@ class PolledTask:
 
 @dataclass(frozen=True, slots=True)
 class LiveTask:
-    """A task as its owner knows it: newer than its row in the store. Times are Unix seconds.
+    """A task as its owner knows it: newer than its row in the store.
 
     `failures` counts the latest polls in a row that brought no task record.
     """
 
     snapshot: TaskSnapshot
-    polls: int
-    last_polled_at: float | None
-    next_poll_at: float | None
-    last_error: Problem | None
-    last_error_at: float | None
+    note: PollNote
     failures: int = 0
-    facts: TaskFacts = NO_FACTS
 
 
 def live_task(task: PolledTask, clocks: Clocks) -> LiveTask:
     """Return a task as it is now."""
+    return LiveTask(task.snapshot, poll_note(task, _next_poll(task, clocks.monotonic()), clocks), task.failures)
+
+
+def poll_note(task: PolledTask, next_poll: float | None, clocks: Clocks) -> PollNote:
+    """Return what a task's polls have shown besides its status. `next_poll` is a moment of the monotonic clock."""
     unix = clocks.unix
     error, error_at = task.shown_error
-    return LiveTask(
-        *(task.snapshot, task.polls, unix(task.started), unix(_next_poll(task, clocks.monotonic()))),
-        *(error, unix(error_at), task.failures, task.facts),
-    )
+    return PollNote(task.polls, unix(task.started), unix(next_poll), error, unix(error_at), task.facts)
 
 
 def _next_poll(task: PolledTask, now: float) -> float | None:

@@ -49,7 +49,8 @@ class NewWatch:
 
     `task` is the row id of its task if none is open yet for (credential, task_id). `options` is the keyed fingerprint
     of everything that must be equal in two equal registrations. `host` is the callback's host and port. With
-    `beyond_limit` it is registered even when the limit of active watches is reached.
+    `beyond_limit` it is registered even when the limit of active watches is reached. `api_key` is the app's own amux
+    key, for the poller; the store keeps it encrypted only.
     """
 
     watch: Watch
@@ -60,6 +61,7 @@ class NewWatch:
     encrypted: EncryptedFields = EncryptedFields()
     idempotency: Idempotency | None = None
     beyond_limit: bool = False
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +83,6 @@ class TaskRow:
     opened_at: float | None = None
     facts: TaskFacts = NO_FACTS
     closed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredWatch:
-    """The result of a registration: the watch as it is now. `created` decides between 201 and 200.
-
-    `task` is set when this replica polls it from now on (it may know the task already). `task_row` is its row id.
-    """
-
-    watch: Watch
-    created: bool
-    task: TaskRow | None = None
-    task_row: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +226,29 @@ class WatchView:
     def terminal_delivery(self) -> DeliveryView | None:
         """The delivery of the event that ended the watch; None if there is none, or it was not to be sent."""
         return next((one for one in self.deliveries if one.type in TERMINAL_EVENTS), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredWatch:
+    """The result of a registration: the watch as it is now.
+
+    `created` is true when the first answer to the request was 201, false when it was 200. `task` is set when this
+    replica polls it from now on (it may know the task already).
+    """
+
+    view: WatchView
+    created: bool
+    task: TaskRow | None = None
+
+    @property
+    def watch(self) -> Watch:
+        """The watch without its task and its deliveries."""
+        return self.view.watch
+
+    @property
+    def task_row(self) -> str:
+        """The row id of its task."""
+        return self.view.task.row
 
 
 @dataclass(frozen=True, slots=True)

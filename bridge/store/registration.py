@@ -20,15 +20,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from bridge.core.errors import BridgeError, IdempotencyConflict, StoreUnavailable, WatchConflict
+from bridge.core.errors import BridgeError, IdempotencyConflict, NotFound, StoreUnavailable, WatchConflict
 from bridge.core.model import TaskFacts, TaskStatus
 from bridge.core.task_class import class_by_app
-from bridge.store import replicas
+from bridge.store import queries, replicas
 from bridge.store.active_limit import ActiveLimit
 from bridge.store.bulk_statements import inserting
-from bridge.store.records import NewWatch, RegisteredWatch, TaskRow
+from bridge.store.records import NewWatch, PollNote, RegisteredWatch, TaskRow, TaskView, WatchView
 from bridge.store.replicas import Replica
-from bridge.store.row_mapping import digest, events_text, task_row, wants_status, watch_of
+from bridge.store.row_mapping import digest, events_text, task_row, task_view, wants_status
 from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
 
 IDEMPOTENCY_SECONDS = 86_400.0  # an Idempotency-Key is kept for 24 h
@@ -38,13 +38,19 @@ _UNKNOWN = TaskStatus.UNKNOWN.value
 
 @dataclass(slots=True)
 class _Entry:
-    """One watch during its registration; `result` is set as soon as it is known."""
+    """One watch during its registration. What is known first is set: a result, a twin, or a watch that exists already.
+
+    `twin` is the first entry of the same batch with the same Idempotency-Key. `existing` is the id of the watch that is
+    read for the answer, and `created` the answer's.
+    """
 
     new: NewWatch
     replica: Replica
     endpoint: str = field(init=False)
     key: str = field(init=False)  # its task's
-    twin: "_Entry | None" = None  # the first entry of the same batch with the same Idempotency-Key
+    twin: "_Entry | None" = None
+    existing: str | None = None
+    created: bool = False
     result: RegisteredWatch | BridgeError | None = None
 
     def __post_init__(self) -> None:
@@ -55,10 +61,13 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _OpenTask:
-    """An open task, its row locked. `is_new`: this transaction inserted it."""
+    """An open task, its row locked: as its owner loads it, and as it is shown.
+
+    `is_new`: this transaction inserted it.
+    """
 
     row: TaskRow
-    owner: str | None
+    view: TaskView
     is_new: bool
 
 
@@ -72,18 +81,31 @@ def register(
     _apply_app_limit(connection, limit, _unanswered(entries))
     _apply_limit(connection, limit, _unanswered(entries))
     _write(connection, limit, _unanswered(entries))
+    _read_existing(connection, entries)
     _update_keys(connection, keyed)
     return [_result(entry) for entry in entries]
 
 
 def _unanswered(entries: Iterable[_Entry]) -> list[_Entry]:
-    return [entry for entry in entries if entry.result is None and entry.twin is None]
+    return [entry for entry in entries if entry.result is None and entry.existing is None and entry.twin is None]
 
 
 def _result(entry: _Entry) -> RegisteredWatch | BridgeError:
     if entry.twin is not None:
         return _result(entry.twin)
     return entry.result or StoreUnavailable("the watch was neither found nor written")
+
+
+def _read_existing(connection: Connection, entries: Iterable[_Entry]) -> None:
+    """Answer all entries with watches that exist already, with one query."""
+    existing = [entry for entry in entries if entry.existing is not None]
+    if not existing:
+        return
+    found = queries.several_watches(connection, [entry.existing for entry in existing if entry.existing is not None])
+    for entry in existing:
+        view = found.get(entry.existing or "")
+        # One that is missing was deleted by retention a moment ago.
+        entry.result = NotFound("there is no such watch") if view is None else RegisteredWatch(view, entry.created)
 
 
 def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
@@ -108,7 +130,6 @@ _FIND_KEYS = select(idempotency).where(
 )
 _UPDATE_KEY = update(idempotency).where(*_KEY_OF).values(status=bindparam("answered"), watch_id=bindparam("a_watch"))
 _DELETE_KEY = delete(idempotency).where(*_KEY_OF)
-_BY_ID = select(watches).where(watches.c.id == bindparam("an_id"))
 
 
 def _key_name(entry: _Entry) -> tuple[str, str]:
@@ -139,9 +160,7 @@ def _take_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry
     )
     connection.execute(_INSERT_KEY, [_key_values(entry) for entry in firsts])
     rows = {(row.app, row.key): row for row in connection.execute(_FIND_KEYS, {"names": names})}
-    return [
-        entry for name, group in groups.items() for entry in group if _has_key(connection, entry, group, rows[name])
-    ]
+    return [entry for name, group in groups.items() for entry in group if _has_key(entry, group, rows[name])]
 
 
 def _key_values(entry: _Entry) -> dict[str, Any]:
@@ -151,8 +170,8 @@ def _key_values(entry: _Entry) -> dict[str, Any]:
     return {"app": app, "key": key, "body": body, "status": 0, "watch_id": watch.id, "created_at": watch.created_at}
 
 
-def _has_key(connection: Connection, entry: _Entry, group: Sequence[_Entry], row: Row[Any]) -> bool:
-    """Whether the key is this entry's own. If not, sets its result or its twin."""
+def _has_key(entry: _Entry, group: Sequence[_Entry], row: Row[Any]) -> bool:
+    """Whether the key is this entry's own. If not, sets its result, its twin or its existing watch."""
     if row.watch_id == entry.new.watch.id:
         return True
     if entry.new.idempotency is not None and row.body != entry.new.idempotency.body:
@@ -160,8 +179,7 @@ def _has_key(connection: Connection, entry: _Entry, group: Sequence[_Entry], row
     elif row.status == 0:
         entry.twin = group[0]
     else:
-        watch = connection.execute(_BY_ID, {"an_id": row.watch_id}).one()
-        entry.result = RegisteredWatch(watch_of(watch), created=row.status == _CREATED, task_row=watch.task)
+        entry.existing, entry.created = row.watch_id, row.status == _CREATED
     return False
 
 
@@ -183,7 +201,7 @@ def _update_keys(connection: Connection, entries: Sequence[_Entry]) -> None:
 
 # --- existing watches and the limit -------------------------------------------------------------------------------
 
-_ACTIVE = select(watches.c.id, watches.c.endpoint, watches.c.options, watches.c.task).where(
+_ACTIVE = select(watches.c.id, watches.c.endpoint, watches.c.options).where(
     IS_ACTIVE, watches.c.endpoint.in_(bindparam("those", expanding=True))
 )
 
@@ -206,8 +224,7 @@ def _answer_existing(connection: Connection, entries: Sequence[_Entry]) -> list[
         if row.id == entry.new.watch.id:
             inserted.append(entry)
         elif row.options == entry.new.options:
-            watch = watch_of(connection.execute(_BY_ID, {"an_id": row.id}).one())
-            entry.result = RegisteredWatch(watch, created=False, task_row=row.task)
+            entry.existing = row.id
         else:
             entry.result = WatchConflict(row.id)
     return inserted
@@ -320,18 +337,18 @@ def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, 
         firsts = {key: by_key[key][0].new for key in missing}
         inserted = _INSERT_TASKS.execute(connection, [_task_values(key, by_key[key], owner) for key in missing])
         if inserted == len(missing):
-            rows = {key: _new_row(new) for key, new in firsts.items()}
-            return opened | {key: _OpenTask(row, owner, is_new=True) for key, row in rows.items()}
+            return opened | {key: _new_task(new, owner) for key, new in firsts.items()}
         for row in connection.execute(_LOCK_OPEN_TASKS, {"those": missing}):
             is_new = row.id == firsts[row.key].task
-            opened[row.key] = _OpenTask(task_row(row, status_update_due=False), row.owner, is_new)
+            opened[row.key] = _OpenTask(task_row(row, status_update_due=False), task_view(row, row.id), is_new)
     return opened
 
 
-def _new_row(new: NewWatch) -> TaskRow:
-    watch = new.watch
-    facts = TaskFacts(task_class=_class_of(new))
-    return TaskRow(new.task, watch.task_id, new.credential, opened_at=watch.created_at, facts=facts)
+def _new_task(new: NewWatch, owner: str | None) -> _OpenTask:
+    watch, facts = new.watch, TaskFacts(task_class=_class_of(new))
+    row = TaskRow(new.task, watch.task_id, new.credential, opened_at=watch.created_at, facts=facts)
+    view = TaskView(new.task, owner, row.snapshot, PollNote(0, None, None, facts=facts), credential=new.credential)
+    return _OpenTask(row, view, is_new=True)
 
 
 def _class_of(new: NewWatch) -> str | None:
@@ -364,14 +381,14 @@ def _registered(entry: _Entry, opened: _OpenTask) -> RegisteredWatch:
     row = replace(opened.row, status_update_due=True) if wants_status(entry.new.watch.events) else opened.row
     if row.facts.task_class is None and entry.new.watch.model is not None:
         row = replace(row, facts=replace(row.facts, task_class=_class_of(entry.new)))
-    task = row if opened.owner == entry.replica.id else None
-    return RegisteredWatch(entry.new.watch, created=True, task=task, task_row=row.id)
+    task = row if opened.view.owner == entry.replica.id else None
+    return RegisteredWatch(WatchView(entry.new.watch, opened.view), created=True, task=task)
 
 
 def _mark_existing_tasks(connection: Connection, written: Sequence[_Entry], opened: Mapping[str, _OpenTask]) -> None:
     """Mark tasks that existed before and whose status a new watch asks for. Another owner then loads them again."""
     marks = [
-        {"row": task.row.id, "elsewhere": task.owner not in {None, entry.replica.id}, "wants": True}
+        {"row": task.row.id, "elsewhere": task.view.owner not in {None, entry.replica.id}, "wants": True}
         for entry in written
         if not (task := opened[entry.key]).is_new and wants_status(entry.new.watch.events)
     ]

@@ -106,14 +106,10 @@ class Store:
         return self._database.now()
 
     @asynccontextmanager
-    async def request_limit(self, began: float | None = None) -> AsyncIterator[None]:
-        """Limits all calls of one request together to 4.5 s. Raises StoreUnavailable at the end of that time.
-
-        `began` is when the request began, by the loop's clock; without it, it begins now.
-        """
-        began = asyncio.get_running_loop().time() if began is None else began
+    async def _request_limit(self) -> AsyncIterator[None]:
+        """Limits all calls of one request together to 4.5 s. Raises StoreUnavailable at the end of that time."""
         try:
-            async with asyncio.timeout_at(began + REQUEST_SECONDS):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 yield
         except TimeoutError:
             raise StoreUnavailable("the database does not answer") from None
@@ -134,25 +130,19 @@ class Store:
     async def register_all(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """Register watches in one commit; returns a result for each, in order.
 
-        Errors are WatchConflict, IdempotencyConflict and TooManyWatches.
+        Errors are WatchConflict, IdempotencyConflict and TooManyWatches; NotFound when a watch that existed already was
+        deleted meanwhile.
         """
         replica = self.replica
         results = await self._writer.run_all(registration.register, new_watches, replica, self._active_limit)
         return results if self.replica is replica else [registration.without_task(result) for result in results]
-
-    async def register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
-        """As `register_all`, for watches of different callers. Raises nothing: StoreUnavailable is a result of each."""
-        try:
-            return await self.register_all(new_watches)
-        except StoreUnavailable as error:
-            return [StoreUnavailable(str(error)) for _ in new_watches]
 
     async def check_room(self, count: int, app: str) -> None:
         """Check that `count` more watches fit, and one more of this app.
 
         Raise StoreUnavailable unless the store can be written, TooManyWatches if they do not fit.
         """
-        async with self.request_limit():
+        async with self._request_limit():
             await self.probe()
             await self._writer.run(registration.check_room, self._active_limit, count, app)
 
@@ -162,7 +152,7 @@ class Store:
         `on_cancelled` is called as soon as the cancellation is known to be durable, whether or not the watch can then
         be read.
         """
-        async with self.request_limit():
+        async with self._request_limit():
             [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app)], self.replica)
             if isinstance(result, BridgeError):
                 raise result
@@ -172,10 +162,6 @@ class Store:
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
         """A watch of an app (None: of any). Raises NotFound."""
         return await self._read(queries.one_watch, watch_id, app)
-
-    async def several_watches(self, watch_ids: Sequence[str]) -> Mapping[str, WatchView]:
-        """The watches of these ids that exist, of any app, by id. One query."""
-        return await self._read(queries.several_watches, watch_ids)
 
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
         """A page of watches, newest first."""
@@ -275,7 +261,7 @@ class Store:
 
         Raises NotFound, or WatchCancelled.
         """
-        async with self.request_limit():
+        async with self._request_limit():
             [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
             if isinstance(result, BridgeError):
                 raise result

@@ -5,14 +5,14 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import orjson
 
 from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
 from bridge.callback.guard import Guard
-from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
+from bridge.core.errors import BridgeError, InvalidRequest, StoreUnavailable
 from bridge.core.ids import WATCH_ID_PREFIX, WatchIds
 from bridge.core.model import EventType, Watch
 from bridge.core.registration import compact, events_to_send, options_text
@@ -23,10 +23,8 @@ from bridge.store.records import (
     EncryptedFields,
     Idempotency,
     NewWatch,
-    PollNote,
     RegisteredWatch,
     TaskRow,
-    TaskView,
     WatchView,
 )
 from bridge.store.store import Store
@@ -78,18 +76,6 @@ class WatchRequest:
     model: str | None = None
 
 
-Checked: TypeAlias = tuple[WatchRequest, Target]
-"""A request, and its callback's target, which the guard has allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationResult:
-    """The watch as it is now. `created` is true when the first answer to the request was 201, false when it was 200."""
-
-    view: WatchView
-    created: bool
-
-
 @dataclass(frozen=True, slots=True)
 class TimeoutLimits:
     """The time until a watch times out, in seconds: the default, and the most that a request may ask for."""
@@ -130,14 +116,20 @@ class RegistrationService:
         self._batcher = MicroBatcher(self._register_each, self._operations.start)
         store.on_cancelled = self._cancelled
 
-    async def register(self, request: WatchRequest) -> RegistrationResult:
-        """Registers one watch, durably.
+    async def register(self, request: WatchRequest, target: Target | None = None) -> RegisteredWatch:
+        """Registers one watch, durably. Its target is checked again at the first attempt.
 
-        Raises InvalidRequest, TargetRefused, WatchConflict, IdempotencyConflict, TooManyWatches or StoreUnavailable.
+        `target` is the result of `check`, where that was called before. Raises what `check` raises, WatchConflict,
+        IdempotencyConflict, TooManyWatches or StoreUnavailable.
         """
-        return await self.register_checked(request, await self.check(request))
+        if target is None:
+            target = await self.check(request)
+        result = await self._batcher.submit(self._new_watch(request, target))
+        if isinstance(result, BridgeError):
+            raise result
+        return result
 
-    async def register_all(self, requests: Sequence[WatchRequest]) -> Sequence[RegistrationResult | BridgeError]:
+    async def register_all(self, requests: Sequence[WatchRequest]) -> Sequence[RegisteredWatch | BridgeError]:
         """Registers many watches in one commit. Returns a result for each, in order.
 
         Raises StoreUnavailable, then for all.
@@ -148,8 +140,8 @@ class RegistrationService:
         for number, target in zip(unknown, looked_up, strict=True):
             targets[number] = target
         pairs = zip(requests, targets, strict=True)
-        checked = [(request, target) for request, target in pairs if isinstance(target, Target)]
-        results = iter(await self._operations.run(self._register_together(checked)) if checked else ())
+        new = [self._new_watch(request, target) for request, target in pairs if isinstance(target, Target)]
+        results = iter(await self._operations.run(self._register_together(new)) if new else ())
         return [target if isinstance(target, BridgeError) else next(results) for target in targets]
 
     async def check(self, request: WatchRequest) -> Target:
@@ -160,16 +152,6 @@ class RegistrationService:
         self._check_fields(request)
         known = self._guard.check_cached(request.callback_url)
         return known or await self._guard.check(request.callback_url, remember=True)
-
-    async def register_checked(self, request: WatchRequest, target: Target) -> RegistrationResult:
-        """Registers a watch whose request was checked before. Its target is checked again at the first attempt.
-
-        Raises WatchConflict, IdempotencyConflict, TooManyWatches or StoreUnavailable.
-        """
-        result = await self._batcher.submit((request, target))
-        if isinstance(result, BridgeError):
-            raise result
-        return result
 
     async def cancel(self, watch_id: str, app: str | None) -> WatchView:
         """Cancels an active watch of an app (None: of any app). May be repeated. Raises NotFound or WatchSettled."""
@@ -213,21 +195,23 @@ class RegistrationService:
 
     # --- storing --------------------------------------------------------------------------------------------------
 
-    async def _register_each(self, checked: Sequence[Checked]) -> Sequence[RegistrationResult | BridgeError]:
-        """Registers watches of callers that have nothing to do with each other."""
-        began, watches = asyncio.get_running_loop().time(), self._new_watches(checked)
-        return await self._finish_each(checked, watches, await self._store.register_each(watches), began)
+    async def _register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
+        """Registers watches of different callers. Raises nothing: StoreUnavailable is the result of each."""
+        try:
+            return await self._register_together(new_watches)
+        except StoreUnavailable as error:
+            return [StoreUnavailable(str(error), error.cause) for _ in new_watches]
 
-    async def _register_together(self, checked: Sequence[Checked]) -> Sequence[RegistrationResult | BridgeError]:
-        """Registers the watches of one caller in one commit. Raises StoreUnavailable."""
-        began, watches = asyncio.get_running_loop().time(), self._new_watches(checked)
-        return await self._finish_each(checked, watches, await self._store.register_all(watches), began)
+    async def _register_together(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
+        """Registers watches in one commit, and has their tasks polled. Raises StoreUnavailable."""
+        results = await self._store.register_all(new_watches)
+        for new, result in zip(new_watches, results, strict=True):
+            if isinstance(result, RegisteredWatch):
+                self._poll_and_announce(new, result)
+        return results
 
-    def _new_watches(self, checked: Sequence[Checked]) -> Sequence[NewWatch]:
+    def _new_watch(self, request: WatchRequest, target: Target) -> NewWatch:
         now = self._store.now()
-        return [self._new_watch(request, target, now) for request, target in checked]
-
-    def _new_watch(self, request: WatchRequest, target: Target, now: float) -> NewWatch:
         watch_id = self._ids.next(now)
         seconds = self.timeouts.default if request.timeout_seconds is None else float(request.timeout_seconds)
         events = events_to_send(request.events)
@@ -255,6 +239,7 @@ class RegistrationService:
             encrypted=self._encrypted(watch_id, request),
             idempotency=request.idempotency,
             beyond_limit=request.beyond_limit,
+            api_key=request.api_key,
         )
 
     def _credential(self, request: WatchRequest) -> str:
@@ -272,56 +257,10 @@ class RegistrationService:
             api_key=None if request.api_key is None else encrypt(watch_id, request.api_key),
         )
 
-    # --- after storing --------------------------------------------------------------------------------------------
-
-    async def _finish_each(
-        self,
-        checked: Sequence[Checked],
-        watches: Sequence[NewWatch],
-        results: Sequence[RegisteredWatch | BridgeError],
-        began: float,
-    ) -> Sequence[RegistrationResult | BridgeError]:
-        # Every stored watch is announced and polled before any is read again: reading may fail.
-        for (request, _), new, result in zip(checked, watches, results, strict=True):
-            if isinstance(result, RegisteredWatch):
-                self._poll_and_announce(request, new, result)
-        views = await self._views(watches, results, began)
-        return [
-            result if isinstance(result, BridgeError) else _result(result, views[result.watch.id]) for result in results
-        ]
-
-    async def _views(
-        self, watches: Sequence[NewWatch], results: Sequence[RegisteredWatch | BridgeError], began: float
-    ) -> Mapping[str, WatchView | BridgeError]:
-        """Returns the registered watches as they are now, by id; an error for those that cannot be read.
-
-        A retry of the request finds such a watch. All are read in one query, within the time limit of the request,
-        which began at `began` by the loop's clock.
-        """
-        views: dict[str, WatchView | BridgeError] = {}
-        to_read: list[str] = []
-        for new, result in zip(watches, results, strict=True):
-            if not isinstance(result, RegisteredWatch):
-                continue
-            if result.watch.id == new.watch.id and result.task is not None:
-                views[result.watch.id] = _new_view(result.watch, result.task)
-            else:
-                to_read.append(result.watch.id)
-        if not to_read:
-            return views
-        try:
-            async with self._store.request_limit(began):
-                found = await self._store.several_watches(to_read)
-        except StoreUnavailable as error:
-            return views | {watch_id: StoreUnavailable(str(error), error.cause) for watch_id in to_read}
-        for watch_id in to_read:  # one that is missing was deleted by retention
-            views[watch_id] = found.get(watch_id) or NotFound("there is no such watch")
-        return views
-
-    def _poll_and_announce(self, request: WatchRequest, new: NewWatch, registered: RegisteredWatch) -> None:
+    def _poll_and_announce(self, new: NewWatch, registered: RegisteredWatch) -> None:
         """Has the task of a stored watch polled. Counts, logs and announces the watch if it is new."""
         if registered.task is not None:
-            self._poller.add(registered.task, request.api_key)
+            self._poller.add(registered.task, new.api_key)
         watch = registered.watch
         if watch.id == new.watch.id:
             self._metrics.registered.inc()
@@ -341,13 +280,3 @@ _NOTHING_ENCRYPTED = EncryptedFields()
 def headers_json(headers: Mapping[str, str]) -> str:
     """Returns headers as the JSON text that is encrypted."""
     return orjson.dumps(dict(headers)).decode()
-
-
-def _result(registered: RegisteredWatch, view: WatchView | BridgeError) -> RegistrationResult | BridgeError:
-    return view if isinstance(view, BridgeError) else RegistrationResult(view, registered.created)
-
-
-def _new_view(watch: Watch, task: TaskRow) -> WatchView:
-    """Returns the view of a watch that was just registered, without a query: it has no deliveries yet."""
-    note = PollNote(task.polls, task.last_polled_at, None, facts=task.facts)
-    return WatchView(watch, TaskView(task.id, None, task.snapshot, note))

@@ -25,7 +25,8 @@ NOW = 1_795_446_245.0
 WATCH = Watch("wat_1", "shop", "task_1", "https://a.example/hook", TERMINAL_EVENTS, b"null", NOW, NOW + 3600, 3600.0)
 RUNNING = TaskSnapshot(TaskStatus.IN_PROGRESS, 50)
 VIEW = WatchView(WATCH, TaskView("row", "local", RUNNING, PollNote(3, NOW - 5, NOW + 5, None, None)))
-LIVE = LiveTask(RUNNING, 3, NOW - 5, NOW + 5, None, None)
+NOTE = PollNote(3, NOW - 5, NOW + 5)
+LIVE = LiveTask(RUNNING, NOTE)
 REFUSED = Problem("connection_failed", "connection refused")
 
 
@@ -44,20 +45,21 @@ def test_a_healthy_watch_has_no_diagnosis() -> None:
 
 
 def test_two_failed_polls_in_a_row_are_a_problem_and_one_is_not() -> None:
-    failed = replace(LIVE, failures=2, last_error=REFUSED)
+    failed = LiveTask(RUNNING, replace(NOTE, last_error=REFUSED), failures=2)
     assert found(live=failed) == Diagnosis(Level.WARN, "2 polls in a row failed, next in 5 s: connection refused.")
     assert diagnose(VIEW, replace(failed, failures=1), {}, NOW, shared=True) is None
 
 
 def test_a_failure_that_awaits_confirmation_is_the_problem_of_its_task() -> None:
-    doubted = replace(LIVE, last_error=Problem("failure_unconfirmed", "vendor is busy"))
+    doubted = LiveTask(RUNNING, replace(NOTE, last_error=Problem("failure_unconfirmed", "vendor is busy")))
     explanation = "A failure is being confirmed, next in 5 s: vendor is busy."
     assert found(live=doubted) == Diagnosis(Level.WARN, explanation.replace("next", "next poll"))
     assert found(live=replace(doubted, failures=3)).explanation.startswith("A failure is being confirmed")
 
 
 def test_a_late_poll_is_a_problem() -> None:
-    assert found(live=replace(LIVE, next_poll_at=NOW - 42)) == Diagnosis(Level.BAD, "The next poll is 42 s late.")
+    late = LiveTask(RUNNING, replace(NOTE, next_poll_at=NOW - 42))
+    assert found(live=late) == Diagnosis(Level.BAD, "The next poll is 42 s late.")
 
 
 def test_a_task_without_an_owner_is_a_problem_where_there_are_several_replicas() -> None:
@@ -77,7 +79,7 @@ def test_a_key_that_amux_does_not_accept_is_the_problem(state: CredentialState, 
 
 def test_a_deadline_is_mentioned_in_the_last_tenth_of_the_time() -> None:
     near = WATCH.deadline_at - WATCH.timeout_seconds * LAST_PART
-    live = replace(LIVE, next_poll_at=None)
+    live = LiveTask(RUNNING, replace(NOTE, next_poll_at=None))
     assert diagnose(VIEW, live, {}, near - 1, shared=True) is None
     assert found(live=live, at=near) == Diagnosis(
         Level.NOTE, "The watch times out in 6 min unless the task ends before."

@@ -82,7 +82,7 @@ POINTS: dict[str, Callable[[Reached], None]] = {
     "the schema is committed": partial(_after, store_open, "migrate"),
     "the database is open": partial(_after, store_open, "_opened_database"),
     "a registration is written, not committed": partial(_after, registration, "register"),
-    "a registration is committed, not answered": partial(_after, Store, "register_each"),
+    "a registration is committed, not answered": partial(_after, Store, "register_all"),
     "a status is observed": partial(_before, Store, "record_status"),
     "a status is written, not committed": partial(_after, settlement, "record_statuses"),
     "a status is committed": partial(_after, Store, "record_status"),

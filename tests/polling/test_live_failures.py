@@ -102,16 +102,16 @@ async def test_a_watch_shows_that_a_failure_is_being_confirmed_and_no_longer_whe
 ) -> None:
     policy = PollPolicy(first_delay=0.01, interval=0.5, max_interval=0.5)
     poller, watch = await watch_of(harness, scripted, live("processing"), BUSY, live("processing"), policy=policy)
-    await harness.until(lambda: live_task(poller, watch).last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
     task = live_task(poller, watch)
     assert task.snapshot.status is TaskStatus.IN_PROGRESS
-    assert task.last_error is not None
-    assert (task.last_error.code, task.last_error.message) == ("failure_unconfirmed", "vendor is busy")
-    assert task.last_error_at == pytest.approx(harness.store.now(), abs=1)
-    assert task.next_poll_at == pytest.approx(harness.store.now() + 0.5, abs=0.4)
+    assert task.note.last_error is not None
+    assert (task.note.last_error.code, task.note.last_error.message) == ("failure_unconfirmed", "vendor is busy")
+    assert task.note.last_error_at == pytest.approx(harness.store.now(), abs=1)
+    assert task.note.next_poll_at == pytest.approx(harness.store.now() + 0.5, abs=0.4)
     assert task.failures == 0
-    await harness.until(lambda: live_task(poller, watch).polls >= 3)
-    await harness.until(lambda: live_task(poller, watch).last_error is None)
+    await harness.until(lambda: live_task(poller, watch).note.polls >= 3)
+    await harness.until(lambda: live_task(poller, watch).note.last_error is None)
     assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
 
 
@@ -131,7 +131,7 @@ async def test_a_deadline_before_the_confirmation_ends_a_watch_as_failed(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient], last: Answer
 ) -> None:
     poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=0.3)
-    await harness.until(lambda: live_task(poller, watch).last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
     await harness.past_deadline()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
@@ -153,7 +153,7 @@ async def test_a_last_poll_that_clears_a_failure_is_the_last_word(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient], last: Answer, outcome: Outcome
 ) -> None:
     poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=0.3)
-    await harness.until(lambda: live_task(poller, watch).last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
     await harness.past_deadline()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
@@ -164,7 +164,7 @@ async def test_a_restart_begins_the_confirmation_anew(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient]
 ) -> None:
     poller, watch = await watch_of(harness, scripted, BUSY, policy=SLOW)
-    await harness.until(lambda: live_task(poller, watch).last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
     await poller.drain(5)
     harness.pollers.remove(poller)
     again = harness.poller(POLICY, client=scripted[1])

@@ -75,8 +75,8 @@ async def test_a_new_task_that_amux_does_not_know_yet_has_a_grace_period(harness
     assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
     live = poller.live(watch.task_row)
     assert live is not None
-    assert live.last_error is not None
-    assert live.last_error.code == "task_not_found"
+    assert live.note.last_error is not None
+    assert live.note.last_error.code == "task_not_found"
     harness.sandbox.create_task(DONE, "task_late")
     await harness.until(lambda: poller.owned == 0)
     assert await harness.outcome(watch) is Outcome.COMPLETED
@@ -162,9 +162,9 @@ async def test_a_status_is_written_when_it_changes_and_not_after_each_poll(harne
     assert stored.note.polls == 1
     live = poller.live(watch.task_row)
     assert live is not None
-    assert live.polls >= 4
-    assert live.last_polled_at == pytest.approx(harness.store.now(), abs=1)
-    assert live.next_poll_at == pytest.approx(harness.store.now(), abs=1)
+    assert live.note.polls >= 4
+    assert live.note.last_polled_at == pytest.approx(harness.store.now(), abs=1)
+    assert live.note.next_poll_at == pytest.approx(harness.store.now(), abs=1)
 
 
 async def test_an_unknown_status_word_ends_no_watch(harness: Harness) -> None:
@@ -179,7 +179,7 @@ async def test_an_unknown_status_word_ends_no_watch(harness: Harness) -> None:
     live = poller.live(watch.task_row)
     assert live is not None
     assert live.snapshot.status is TaskStatus.UNKNOWN
-    assert live.last_error is not None  # the proxy's answer, with its time
+    assert live.note.last_error is not None  # the proxy's answer, with its time
     counted = harness.metrics.registry.get_sample_value("amux_bridge_unknown_status_words_total")
     assert counted is not None
     assert counted >= 2

@@ -214,7 +214,7 @@ async def test_one_failing_item_of_a_call_fails_alone(store: Store) -> None:
 async def test_one_registration_of_a_batch_that_the_database_refuses_fails_alone(store: Store) -> None:
     bad = new_watch(store, task_id="task_\0" if store.shared else "task_\ud800")
     first, second = new_watch(store), new_watch(store)
-    results = await store.register_each([first, bad, second])
+    results = await store.register_all([first, bad, second])
     assert [isinstance(result, BridgeError) for result in results] == [False, True, False]
     for new in (first, second):
         assert (await store.watch(new.watch.id, None)).watch.id == new.watch.id

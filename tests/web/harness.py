@@ -62,7 +62,7 @@ def live_task(
     last_error_at: float | None = None,
 ) -> LiveTask:
     """Returns what a poller knows of a task."""
-    return LiveTask(snapshot, polls, 1_795_446_245.123, 1_795_446_250.5, last_error, last_error_at)
+    return LiveTask(snapshot, PollNote(polls, 1_795_446_245.123, 1_795_446_250.5, last_error, last_error_at))
 
 
 @dataclass

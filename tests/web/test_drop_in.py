@@ -333,7 +333,7 @@ async def test_a_broken_body_is_a_400(drop_in_bridge: Bridge, sandbox: Sandbox) 
 async def test_registering_is_retried_while_the_store_does_not_answer(
     drop_in_bridge: Bridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register, fails = drop_in_bridge.store.register_each, [True, True]
+    register, fails = drop_in_bridge.store.register_all, [True, True]
 
     async def fail_twice(new_watches: Any) -> Any:
         if fails:
@@ -341,7 +341,7 @@ async def test_registering_is_retried_while_the_store_does_not_answer(
             raise StoreUnavailable("the database does not answer")
         return await register(new_watches)
 
-    monkeypatch.setattr(drop_in_bridge.store, "register_each", fail_twice)
+    monkeypatch.setattr(drop_in_bridge.store, "register_all", fail_twice)
     answer = await create(drop_in_bridge, **CALLBACK)
     assert [watch["id"] for watch in await watches(drop_in_bridge)] == [answer.headers["X-Watch-Id"]]
 
@@ -352,7 +352,7 @@ async def test_a_watch_that_cannot_be_stored_is_reported_and_logged(
     async def fail(_: Any) -> Any:
         raise StoreUnavailable("the database does not answer")
 
-    monkeypatch.setattr(drop_in_bridge.store, "register_each", fail)
+    monkeypatch.setattr(drop_in_bridge.store, "register_all", fail)
     answer = await create(drop_in_bridge, **CALLBACK)
     assert answer.status == 200
     assert answer.json["id"]

@@ -249,10 +249,10 @@ async def _register(context: AppContext, watch_request: WatchRequest, target: Ta
     """
     for seconds in (context.drop_in or DropIn()).retry_delays:
         try:
-            return (await context.registration.register_checked(watch_request, target)).view.watch.id
+            return (await context.registration.register(watch_request, target)).view.watch.id
         except StoreUnavailable:
             await asyncio.sleep(seconds)
-    return (await context.registration.register_checked(watch_request, target)).view.watch.id
+    return (await context.registration.register(watch_request, target)).view.watch.id
 
 
 def _not_watched(call: _CreateCall, task_id: str | None, code: str, reason: str) -> dict[str, str]:

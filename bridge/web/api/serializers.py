@@ -21,7 +21,7 @@ from bridge.core.model import (
 )
 from bridge.core.registration import MASK
 from bridge.polling.state import LiveTask
-from bridge.store.records import DeliveryView, WatchView
+from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.telemetry import rfc3339
 from bridge.web.api.response_models import (
     AttemptBody,
@@ -68,12 +68,12 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Watch
         "deadline_at": rfc3339(watch.deadline_at),
         "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
         "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
-        "timing": _timing(view, task),
+        "timing": _timing(view, task.note.facts),
     }
 
 
-def _timing(view: WatchView, task: LiveTask) -> Timing:
-    times = timing_of(view, task.facts)
+def _timing(view: WatchView, facts: TaskFacts) -> Timing:
+    times = timing_of(view, facts)
     return {
         "submitted_at": rfc3339(times["submitted_at"]),
         "finished_at": rfc3339(times["finished_at"]),
@@ -106,32 +106,22 @@ def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Pol
     return _polling(view, _task_of(view, live))
 
 
-def _polling(view: WatchView, task: LiveTask) -> Polling:
+def _polling(view: WatchView, task: LiveTask | TaskView) -> Polling:
+    note = task.note
     active = view.watch.state is WatchState.ACTIVE
     return {
-        "task": task_json(task.snapshot, task.facts, view.watch),
-        "polls": task.polls,
-        "last_polled_at": rfc3339(task.last_polled_at),
-        "next_poll_at": rfc3339(task.next_poll_at) if active else None,
-        "last_error": _last_error(task.last_error, task.last_error_at),
+        "task": task_json(task.snapshot, note.facts, view.watch),
+        "polls": note.polls,
+        "last_polled_at": rfc3339(note.last_polled_at),
+        "next_poll_at": rfc3339(note.next_poll_at) if active else None,
+        "last_error": _last_error(note.last_error, note.last_error_at),
     }
 
 
-def _task_of(view: WatchView, live: Callable[[str], LiveTask | None]) -> LiveTask:
+def _task_of(view: WatchView, live: Callable[[str], LiveTask | None]) -> LiveTask | TaskView:
     """Returns a task as the poller knows it while the watch is active, else as its row has it."""
     known = live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
-    if known is not None:
-        return known
-    note = view.task.note
-    return LiveTask(
-        view.task.snapshot,
-        note.polls,
-        note.last_polled_at,
-        note.next_poll_at,
-        note.last_error,
-        note.last_error_at,
-        facts=note.facts,
-    )
+    return known or view.task
 
 
 def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:

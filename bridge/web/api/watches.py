@@ -9,8 +9,8 @@ from aiohttp import web
 from bridge.core.errors import BridgeError
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
-from bridge.store.records import Idempotency, WatchQuery, WatchView
-from bridge.watches.registration import RegistrationResult, WatchRequest
+from bridge.store.records import Idempotency, RegisteredWatch, WatchQuery, WatchView
+from bridge.watches.registration import WatchRequest
 from bridge.web.api.json_schemas import MAX_APP_NAME
 from bridge.web.api.request_models import BatchRequest, WatchRequestBody
 from bridge.web.api.response_models import BatchResult, BatchResults, WatchBody, WatchPage
@@ -90,11 +90,11 @@ def _digest(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
-def _status_and_watch(context: AppContext, result: RegistrationResult) -> tuple[int, WatchBody]:
+def _status_and_watch(context: AppContext, result: RegisteredWatch) -> tuple[int, WatchBody]:
     return 201 if result.created else 200, watch_json(result.view, context.poller.live)
 
 
-def _batch_result(context: AppContext, result: RegistrationResult | BridgeError) -> BatchResult:
+def _batch_result(context: AppContext, result: RegisteredWatch | BridgeError) -> BatchResult:
     if isinstance(result, BridgeError):
         problem = problem_of(result)
         return {"status": problem["status"], "problem": problem}

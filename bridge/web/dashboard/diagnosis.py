@@ -54,16 +54,17 @@ def _task_problem(view: WatchView, live: LiveTask | None, now: float, *, shared:
         if shared and view.task.owner is None:
             return Diagnosis(Level.WARN, "No replica polls this task now. A replica takes it over within 15 s.")
         return None
-    if live.last_error is not None and live.last_error.code == FAILURE_UNCONFIRMED:
-        following = "" if live.next_poll_at is None else f", next poll {relative_time(live.next_poll_at, now)}"
-        return Diagnosis(Level.WARN, f"A failure is being confirmed{following}: {message_of(live.last_error)}.")
+    note = live.note
+    if note.last_error is not None and note.last_error.code == FAILURE_UNCONFIRMED:
+        following = "" if note.next_poll_at is None else f", next poll {relative_time(note.next_poll_at, now)}"
+        return Diagnosis(Level.WARN, f"A failure is being confirmed{following}: {message_of(note.last_error)}.")
     if live.failures >= FAILING_FROM:
         polls = counted(live.failures, "poll")
         return Diagnosis(
-            Level.WARN, f"{polls} in a row failed{_next(live.next_poll_at, now)}: {message_of(live.last_error)}."
+            Level.WARN, f"{polls} in a row failed{_next(note.next_poll_at, now)}: {message_of(note.last_error)}."
         )
-    if live.next_poll_at is not None and now - live.next_poll_at > LATE_SECONDS:
-        return Diagnosis(Level.BAD, f"The next poll is {span(now - live.next_poll_at)} late.")
+    if note.next_poll_at is not None and now - note.next_poll_at > LATE_SECONDS:
+        return Diagnosis(Level.BAD, f"The next poll is {span(now - note.next_poll_at)} late.")
     return None
 
 

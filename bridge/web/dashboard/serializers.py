@@ -22,8 +22,7 @@ from bridge.web.dashboard.timeline import tenths, timeline
 
 def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
     """A watch as a row of the table."""
-    watch, note = view.watch, live or view.task.note
-    snapshot = live.snapshot if live is not None else view.task.snapshot
+    watch, task = view.watch, live or view.task
     return {
         "id": watch.id,
         "app": watch.app,
@@ -31,10 +30,10 @@ def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None
         "callback_url": without_query(watch.callback_url),
         "state": watch.state,
         "outcome": watch.outcome,
-        "status": snapshot.status,
-        "progress": snapshot.progress,
-        "polls": note.polls,
-        "last_polled_at": tenths(note.last_polled_at),
+        "status": task.snapshot.status,
+        "progress": task.snapshot.progress,
+        "polls": task.note.polls,
+        "last_polled_at": tenths(task.note.last_polled_at),
         "created_at": watch.created_at,
         "deadline_at": watch.deadline_at,
         "settled_at": watch.settled_at,
@@ -53,17 +52,16 @@ def _delivery_counts(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
 
 def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
     """A watch with all its fields and its timeline."""
-    watch, task = history.view.watch, history.view.task
-    snapshot = live.snapshot if live is not None else task.snapshot
+    watch, row, task = history.view.watch, history.view.task, live or history.view.task
+    snapshot, facts = task.snapshot, task.note.facts
     metadata = None if snapshot.metadata is None else asdict(snapshot.metadata)
-    facts = live.facts if live is not None else task.note.facts
     return row_json(history.view, live, diagnosis) | {
         "events": sorted(watch.events),
         "context": watch.context.decode(errors="replace"),
         "headers": dict.fromkeys(watch.header_names, MASK),
         "timeout_seconds": watch.timeout_seconds,
-        "credential": task.credential,
-        "owner": task.owner,
+        "credential": row.credential,
+        "owner": row.owner,
         "video": None if snapshot.url is None else without_query(snapshot.url),
         "format": snapshot.format,
         "metadata": metadata,

@@ -75,17 +75,17 @@ def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, An
 
 
 def _last_poll(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
-    task = live or history.view.task.note
-    snapshot = live.snapshot if live is not None else history.view.task.snapshot
-    if task.last_polled_at is None:
+    task = live or history.view.task
+    snapshot, note = task.snapshot, task.note
+    if note.last_polled_at is None:
         return
-    failed = live.failures > 0 if live is not None else _last_poll_failed(history.view.task.note)
+    failed = live.failures > 0 if live is not None else _last_poll_failed(note)
     running = snapshot.progress is not None and snapshot.status not in TERMINAL
     progress = f", {snapshot.progress} %" if running else ""
     result = "failed" if failed else f"{snapshot.status.replace('_', ' ')}{progress}"
-    text = sentence(message_of(task.last_error)) if failed else None
+    text = sentence(message_of(note.last_error)) if failed else None
     level = Level.WARN if failed else ""
-    yield _entry(task.last_polled_at, "polled", f"Poll {task.polls:,}: {result}", level, text=text)
+    yield _entry(note.last_polled_at, "polled", f"Poll {note.polls:,}: {result}", level, text=text)
 
 
 def _last_poll_failed(note: PollNote) -> bool:
@@ -123,7 +123,7 @@ def _dead(delivery: DeliveryView) -> dict[str, Any]:
 def _future(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
     watch = history.view.watch
     if watch.state is WatchState.ACTIVE:
-        next_poll = live.next_poll_at if live is not None else history.view.task.note.next_poll_at
+        next_poll = (live or history.view.task).note.next_poll_at
         if next_poll is not None:
             yield _entry(next_poll, "next_poll", "Next poll") | {"ahead": True}
         yield _entry(watch.deadline_at, "deadline", "Deadline: the watch times out") | {"ahead": True}
