@@ -21,7 +21,7 @@ from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 from bridge.store.dashboard_queries import Receiver, ReplicaView, StoreFacts
 from bridge.store.database import cause_of
 from bridge.store.records import Counts
-from bridge.web.dashboard.alerts import Alert, AlertInputs, Level, current_alerts
+from bridge.web.dashboard.alerts import Alert, AlertInputs, Kind, Level, current_alerts
 from bridge.web.dashboard.formatting import counted, sentence, size, span
 from tests.dashboard.harness import KEY, free_port, running_bridge
 
@@ -106,6 +106,24 @@ def test_a_stalled_scheduler_and_a_stop_have_their_own_alerts() -> None:
     alerts = current_alerts(replace(HEALTHY, readiness=Readiness("unready", READY.checks, (stalled, draining))))
     assert [(alert.key, alert.level) for alert in alerts] == [("scheduler", Level.BAD), ("drain", Level.NOTE)]
     assert alerts[0].explanation == "The scheduler has not ticked for 9.0 s."
+
+
+def test_alerts_of_one_kind_are_together_and_the_kind_with_the_most_severe_one_is_first() -> None:
+    failing = Receiver("a.example:443", waiting=1, waiting_error=REFUSED)
+    dead = Receiver("b.example:443", dead=1, dead_error=REFUSED)
+    stats = replace(NO_PROBLEMS, failing=1, errors={"timeout": 1})
+    found = current_alerts(replace(HEALTHY, stats=stats, receivers=(failing, dead), nearing_deadline=1))
+    assert [(alert.kind, alert.level) for alert in found] == [
+        (Kind.RECEIVERS, Level.BAD),
+        (Kind.RECEIVERS, Level.WARN),
+        (Kind.AMUX, Level.WARN),
+        (Kind.WATCHES, Level.NOTE),
+    ]
+
+
+def test_every_failing_receiver_has_an_alert() -> None:
+    receivers = [Receiver(f"{number}.example:443", waiting=1, waiting_error=REFUSED) for number in range(30)]
+    assert len(current_alerts(replace(HEALTHY, receivers=receivers))) == 30
 
 
 def test_a_full_disk_has_one_alert_and_is_not_nearly_full_as_well() -> None:

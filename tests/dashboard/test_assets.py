@@ -9,7 +9,7 @@ import pytest
 
 from bridge.core.model import DeliveryState, Outcome
 from bridge.polling.state import CredentialState
-from bridge.web.dashboard.alerts import Level
+from bridge.web.dashboard.alerts import Kind, Level
 from bridge.web.dashboard.assets import FOLDER
 from tests.dashboard.harness import running_bridge
 
@@ -91,7 +91,8 @@ def test_no_code_is_inline_and_nothing_is_loaded_from_another_site() -> None:
         assert tag != "script" or (attributes.get("src") or "").startswith("{root}page/static/")
     for path in CODE:
         for url in re.findall(r"https?://[^\s\"'`)]+", path.read_text()):
-            assert url.startswith("http://www.w3.org/"), f"{path.name}: {url}"
+            example = url.startswith("http://127.0.0.1:9000/")  # a receiver in a command that the page shows
+            assert example or url.startswith("http://www.w3.org/"), f"{path.name}: {url}"
 
 
 def test_no_script_parses_markup() -> None:
@@ -123,9 +124,10 @@ def test_every_control_has_a_name_and_every_reference_has_a_target() -> None:
 # From top to bottom: each file imports only files of the layers below its own.
 SCRIPT_LAYERS = (
     {"app.js"},
-    {"overview.js", "table.js", "watch.js", "charts.js"},
+    {"overview.js", "table.js", "watch.js", "charts.js", "connection.js"},
+    {"alerts.js", "first.js"},
     {"dialogs.js"},
-    {"time.js"},
+    {"copy.js", "time.js"},
     {"dom.js", "format.js", "net.js", "state.js", "theme.js"},
 )
 
@@ -171,7 +173,8 @@ def test_every_enum_member_that_a_script_shows_has_its_text_or_icon() -> None:
         ("KEY_STATES", "overview.js", CredentialState),
         ("DELIVERY_ICONS", "watch.js", DeliveryState),
         ("OUTCOME_ICONS", "format.js", Outcome),
-        ("LEVEL_NAMES", "overview.js", Level),
+        ("LEVEL_NAMES", "alerts.js", Level),
+        ("KIND_NAMES", "alerts.js", Kind),
     ):
         found = re.search(rf"const {table} = {{(.*?)}};", (FOLDER / file).read_text(), re.DOTALL)
         assert found is not None
@@ -191,5 +194,5 @@ def test_every_class_and_icon_that_the_code_uses_is_defined() -> None:
 
 
 def test_every_file_is_small() -> None:
-    assert sum(path.stat().st_size for path in CODE) < 100_000
+    assert sum(path.stat().st_size for path in CODE) < 140_000
     assert {path.name for path in CODE if len(path.read_text().splitlines()) > 400} == set()

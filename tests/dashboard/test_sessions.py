@@ -196,7 +196,7 @@ PROTECTED = ("/page/overview", "/page/watches", "/page/watches/wat_0000000000000
 
 async def test_no_data_is_shown_without_a_session_or_to_another_site(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
-        assert (await bridge.request("GET", "/page/session")).json == {"operator": None}
+        assert (await bridge.request("GET", "/page/session")).json == {"operator": None, "possible": True}
         operator = await bridge.operator()
         for path in PROTECTED:
             assert (await bridge.request("GET", path)).status == 401, path

@@ -3,8 +3,8 @@
 Each alert has a title, an explanation and a next step. What it is about is decided by codes, never by messages.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -31,7 +31,6 @@ LATE_POLL_SECONDS: Final = 5.0  # for the 95th percentile, which should be 50 ms
 LOW_DISK_BYTES: Final = 512 << 20  # 200,000 watches with their deliveries
 CRITICAL_DISK_BYTES: Final = 64 << 20
 EXPIRED_REPLICA_SECONDS: Final = 30.0  # its tasks are taken over within 15 s
-MAX_RECEIVER_ALERTS: Final = 4  # the page's list of receivers has the others
 MAX_KEY_ALERTS: Final = 3
 
 _STORE_CODES: Final = (HealthCode.DISK_FULL, HealthCode.DATABASE_FILE_MISSING, HealthCode.STORE_UNWRITABLE)
@@ -48,11 +47,24 @@ class Level(StrEnum):
 LEVELS: Final = tuple(Level)
 
 
+class Kind(StrEnum):
+    """What an alert concerns. The page shows the alerts of one kind together."""
+
+    BRIDGE = "bridge"
+    AMUX = "amux"
+    RECEIVERS = "receivers"
+    WATCHES = "watches"
+
+
+KINDS: Final = tuple(Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One alert. `key` identifies it from one refresh to the next.
 
     `filters` are the table's filters that list the watches concerned. `resend_host` is a host with dead callbacks.
+    `current_alerts` sets `kind`.
     """
 
     key: str
@@ -62,6 +74,7 @@ class Alert:
     next_step: str
     filters: Mapping[str, str] = field(default_factory=dict)
     resend_host: str | None = None
+    kind: Kind = Kind.BRIDGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +102,16 @@ class AlertInputs:
 
 
 def current_alerts(inputs: AlertInputs) -> list[Alert]:
-    """Every alert, the most severe first."""
-    checks = (
-        *(_store_alerts, _disk_alerts, _process_alerts, _key_alerts, _routing_alerts, _poll_alerts),
-        *(_receiver_alerts, _late_callback_alerts, _deadline_alerts, _lost_outcome_alerts, _replica_alerts),
-    )
-    alerts = [alert for check in checks for alert in check(inputs)]
-    return sorted(alerts, key=lambda alert: LEVELS.index(alert.level))
+    """Every alert: the kind with the most severe alert first, and in each kind the most severe alert first."""
+    checks: Mapping[Kind, tuple[Callable[[AlertInputs], Iterator[Alert]], ...]] = {
+        Kind.BRIDGE: (_store_alerts, _disk_alerts, _process_alerts, _replica_alerts),
+        Kind.AMUX: (_key_alerts, _routing_alerts, _poll_alerts),
+        Kind.RECEIVERS: (_receiver_alerts, _late_callback_alerts),
+        Kind.WATCHES: (_deadline_alerts, _lost_outcome_alerts),
+    }
+    alerts = [replace(one, kind=kind) for kind in KINDS for check in checks[kind] for one in check(inputs)]
+    worst = {kind: min((LEVELS.index(one.level) for one in alerts if one.kind is kind), default=0) for kind in KINDS}
+    return sorted(alerts, key=lambda one: (worst[one.kind], KINDS.index(one.kind), LEVELS.index(one.level)))
 
 
 # --- the bridge itself --------------------------------------------------------------------------------------------
@@ -290,18 +306,11 @@ def _lost_outcome_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 
 
 def _receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
-    receivers = inputs.receivers or ()
-    for receiver in receivers[:MAX_RECEIVER_ALERTS]:
+    for receiver in inputs.receivers or ():
         if receiver.dead:
             yield _dead_receiver_alert(receiver, inputs.now)
         elif receiver.waiting:
             yield _failing_receiver_alert(receiver, inputs.now)
-    if len(receivers) > MAX_RECEIVER_ALERTS:
-        more = len(receivers) - MAX_RECEIVER_ALERTS
-        title = f"{counted(more, 'more receiver fails', 'more receivers fail')}"
-        yield Alert(
-            "hosts", Level.WARN, title, "The list of receivers shows them.", "The same as above, for each receiver."
-        )
 
 
 def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:

@@ -75,13 +75,16 @@ async def sign_out(request: web.Request, session: Session) -> web.Response:
 
 
 async def read_session(request: web.Request) -> web.Response:
-    """`GET /page/session`: the operator and the CSRF token; `operator` is null without a session. Raises Forbidden."""
+    """`GET /page/session`: the operator and the CSRF token. Raises Forbidden.
+
+    Without a session `operator` is null, and `possible` is whether any token can sign in.
+    """
     query_of(request)
     context, dashboard = request.app[CONTEXT], request.app[DASHBOARD]
     try:
         session = session_of(request)
     except Unauthorized:
-        return json_answer({"operator": None})
+        return json_answer({"operator": None, "possible": dashboard.sessions.possible})
     return json_answer(
         {
             "operator": session.operator,

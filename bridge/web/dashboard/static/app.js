@@ -1,9 +1,12 @@
 // Starts the page: reads the session, opens the live stream and passes each event to its part of the page.
 
+import { openResend } from "./alerts.js";
 import { showCharts } from "./charts.js";
+import { connectionAnswered, connectionBroken, startConnection } from "./connection.js";
 import { byId, icon, setHidden, setText } from "./dom.js";
+import { startFirst } from "./first.js";
 import { RequestError, get, post, setCsrfToken, urlOf } from "./net.js";
-import { openResend, showOverview } from "./overview.js";
+import { showOverview } from "./overview.js";
 import { onChange, startState, state } from "./state.js";
 import { cursor, markOpenWatch, resetTable, showTable, startTable, tableFailed } from "./table.js";
 import { startClocks } from "./time.js";
@@ -20,7 +23,8 @@ async function start() {
   try {
     const session = await get("session");
     if (session.operator) showPage(session);
-    else showSignIn();
+    else if (session.possible) showSignIn();
+    else showNoOperators();
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     showSignIn(error);
@@ -37,6 +41,12 @@ function showSignIn(error) {
   byId("token").focus();
 }
 
+// No token opens this page: none is configured.
+function showNoOperators() {
+  document.title = "No operator token · amux bridge";
+  setHidden(byId("no-operators"), false);
+}
+
 function showPage(session) {
   setCsrfToken(session.csrf);
   setText(byId("version"), session.version);
@@ -44,10 +54,12 @@ function showPage(session) {
   setHidden(byId("sign-out"), session.open);
   setHidden(byId("sign-in"), true);
   setHidden(byId("page"), false);
+  startFirst(session);
   startTable(startStream);
   startWatch();
   startState();
   startClocks();
+  startConnection();
   onChange(stateChanged);
   startStream();
   if (state.watch) openWatchChanged({ watch: "" });
@@ -82,13 +94,13 @@ function startStream() {
   for (const [name, show] of Object.entries(EVENTS)) {
     current.addEventListener(name, (event) => {
       if (stream !== current) return;
-      showConnection("on", "Live");
+      connectionAnswered();
       show(JSON.parse(event.data));
     });
   }
   current.addEventListener("error", () => {
     if (stream !== current) return;
-    showConnection("off", "Reconnecting");
+    connectionBroken();
     if (current.readyState === EventSource.CLOSED) streamRefused();
   });
 }
@@ -109,11 +121,6 @@ async function streamRefused() {
 function stopStream() {
   stream?.close();
   stream = null;
-}
-
-function showConnection(connectionState, text) {
-  byId("connection").dataset.state = connectionState;
-  setText(byId("connection-text"), text);
 }
 
 function stateChanged(before) {

@@ -42,11 +42,12 @@ function buildChart({ name, minutes, thisMinute }) {
   const chart = CHARTS.find((one) => one.name === name);
   const height = (minute) => chart.parts.reduce((sum, [part]) => sum + (minute[part] ?? 0), 0);
   const max = Math.max(chart.minScale ?? 1, ...minutes.map(height));
+  const idle = !minutes.some((minute) => height(minute));
   const maxText = `max. ${(chart.formatMax ?? number)(max)}`;
   const complete = minutes.filter((minute) => minute.at < thisMinute);
   const last = complete.at(-1) ?? minutes.at(-1);
-  const value = el("span", { class: "value" }, last ? chart.describe(last) : "–");
-  const label = `${name}: ${last ? `${chart.describe(last)} in the minute of ${clock(last.at).slice(0, 5)}` : "no data yet"}; ${maxText}`;
+  const value = el("span", { class: "value" }, idle ? "idle" : chart.describe(last));
+  const label = `${name}: ${idle ? "idle in the last hour" : `${chart.describe(last)} in the minute of ${clock(last.at).slice(0, 5)}; ${maxText}`}`;
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
   drawing.append(svg("path", { class: "base", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }));
   for (const minute of minutes) drawing.append(...bars(minute, chart, max, thisMinute));
@@ -56,7 +57,7 @@ function buildChart({ name, minutes, thisMinute }) {
     { class: "chart" },
     el("figcaption", {}, el("span", {}, name), value),
     drawing,
-    el("p", { class: "axis muted", "aria-hidden": "true" }, el("span", {}, "1 h ago"), el("span", {}, maxText), el("span", {}, "now")),
+    el("p", { class: "axis muted", "aria-hidden": "true" }, el("span", {}, "1 h ago"), el("span", {}, idle ? "" : maxText), el("span", {}, "now")),
   );
 }
 

@@ -16,6 +16,9 @@ export const counted = (count, one, many = `${one}s`) => `${number(count)} ${cou
 
 export const words = (name) => String(name ?? "").replaceAll("_", " ");
 
+// A long id with its middle left out: people compare the beginning and the end.
+export const shortened = (id) => (id.length > 40 ? `${id.slice(0, 20)}…${id.slice(-12)}` : id);
+
 export function span(seconds) {
   const left = Math.max(0, Math.round(seconds));
   if (left < 60) return `${left} s`;

@@ -1,83 +1,18 @@
-// Everything around the table: alerts, figures, receivers, amux keys and the store.
+// Everything around the table: figures, receivers, amux keys and the store.
 
-import { openResendDialog } from "./dialogs.js";
-import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
+import { showAlerts, showWatches } from "./alerts.js";
+import { byId, el, icon, reconcile, setHidden } from "./dom.js";
 import { bytes, clock, counted, duration, number, setNow, words } from "./format.js";
-import { setFilters } from "./state.js";
 import { relative } from "./time.js";
 
-let lastReceivers = [];
-let announcedAlerts = null;
-
 export function showOverview(overview) {
-  lastReceivers = overview.receivers ?? [];
   setNow(overview.now);
-  showSummary(overview);
-  reconcile(byId("alerts"), overview.alerts, (alert) => alert.key, buildAlert);
+  showAlerts(overview);
   showFigures(overview);
   showReceivers(overview.receivers);
   reconcile(byId("keys"), overview.credentials, (key) => key.name, buildKey);
   showClasses(overview.classes);
   showStore(overview);
-}
-
-// Open the dialog that sends dead callbacks again; `name` is the host that it selects, "" for all.
-export function openResend(name) {
-  const hosts = [...new Set(lastReceivers.filter((receiver) => receiver.dead).map((receiver) => receiver.name))];
-  if (name && !hosts.includes(name)) hosts.push(name);
-  openResendDialog(hosts, name);
-}
-
-// --- alerts -------------------------------------------------------------------------------------------------------
-
-const LEVEL_NAMES = { bad: "Failing", warn: "Needs attention", note: "Information" };
-
-function showSummary({ alerts, figures }) {
-  const problems = alerts.filter((alert) => alert.level !== "note");
-  const title = byId("alert-summary");
-  setText(title, problems.length ? counted(problems.length, "problem needs attention", "problems need attention") : "No problems");
-  title.dataset.level = problems[0]?.level ?? "good";
-  document.title = `${problems.length ? `(${problems.length}) ` : ""}amux bridge`;
-  announceChanges(problems, figures.active);
-}
-
-// For screen readers: first the summary, then each problem that begins or ends.
-function announceChanges(problems, active) {
-  const before = announcedAlerts;
-  announcedAlerts = new Map(problems.map((alert) => [alert.key, alert.title]));
-  if (before === null) {
-    setText(byId("announcement"), `${byId("alert-summary").textContent}. ${counted(active ?? 0, "active watch", "active watches")}.`);
-    return;
-  }
-  const begun = problems.filter((alert) => !before.has(alert.key)).map((alert) => alert.title);
-  const ended = [...before].filter(([key]) => !announcedAlerts.has(key)).map(([, title]) => `Solved: ${title}`);
-  if (begun.length || ended.length) setText(byId("announcement"), [...begun, ...ended].join(". "));
-}
-
-function buildAlert(alert) {
-  const actions = [];
-  if (Object.keys(alert.filters).length) {
-    actions.push(el("button", { type: "button", "data-focus": "show", click: () => showWatches(alert.filters) }, "Show watches"));
-  }
-  if (alert.resend_host) {
-    const name = lastReceivers.find((receiver) => receiver.host === alert.resend_host)?.name ?? "";
-    actions.push(el("button", { type: "button", "data-focus": "resend", click: () => openResend(name) }, "Send again…"));
-  }
-  return el(
-    "li",
-    { class: "alert", "data-level": alert.level },
-    icon(alert.level),
-    el("h3", {}, el("span", { class: "visually-hidden" }, `${LEVEL_NAMES[alert.level]}: `), alert.title),
-    el("p", { class: "explanation" }, alert.explanation),
-    el("p", { class: "next-step" }, alert.next_step),
-    actions.length ? el("p", { class: "actions" }, actions) : null,
-  );
-}
-
-function showWatches(filters) {
-  setFilters(filters);
-  byId("watches").scrollIntoView({ block: "start" });
-  byId("watches").focus({ preventScroll: true });
 }
 
 // --- figures ------------------------------------------------------------------------------------------------------

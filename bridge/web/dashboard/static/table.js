@@ -1,7 +1,8 @@
 // The table of watches: one page of rows, which the server filters, searches and sorts.
 
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
-import { counted, number, span, watchStatus } from "./format.js";
+import { showFirst } from "./first.js";
+import { counted, number, shortened, span, watchStatus } from "./format.js";
 import { hrefOf, openWatch, setFilters, state } from "./state.js";
 import { relative } from "./time.js";
 
@@ -75,7 +76,8 @@ export function showTable({ items, next_cursor: next }) {
   reconcile(byId("rows"), items, (watch) => watch.id, buildRow, updateRow);
   markOpenWatch();
   setHidden(byId("empty"), items.length > 0);
-  setText(byId("empty"), Object.keys(state.filters).length ? "No watch matches these filters." : "No watches yet.");
+  if (Object.keys(state.filters).length) setText(byId("empty"), "No watch matches these filters.");
+  else if (!items.length) showFirst(byId("empty"));
   const page = cursors.length + 1;
   setText(byId("table-count"), items.length ? `${counted(items.length, "watch", "watches")} shown${page > 1 || next ? `, page ${page}` : ""}` : "");
   byId("next").disabled = !next;
@@ -136,8 +138,8 @@ const muted = (...children) => el("span", { class: "muted" }, children);
 
 const CELLS = {
   state: ([iconName, text]) => cell("state", icon(iconName), el("span", {}, text)),
-  task: ({ id, task_id }) => cell("task", el("a", { href: hrefOf(id), class: "watch-link user-text", "data-focus": "open", click: (event) => openOnClick(event, id) }, task_id), el("span", { class: "id muted user-text" }, id)),
-  app: (app) => cell("app user-text", app),
+  task: ({ id, task_id }) => cell("task", el("a", { href: hrefOf(id), class: "watch-link user-text", "data-focus": "open", title: task_id, click: (event) => openOnClick(event, id) }, shortened(task_id)), el("span", { class: "id muted user-text" }, id)),
+  app: (app) => cell("app user-text", el("span", { title: app }, app)),
   callback: (value) => cell("callback", el("span", { class: "url user-text", title: value.callback_url }, value.callback_url.replace(/^https?:\/\//, "")), deliveryCounts(value)),
   polls: ({ polls, at }) => cell("polls number", el("span", {}, el("span", { class: "label" }, "Polls "), number(polls)), at ? muted(relative("ago", at)) : null),
   age: (value) => cell("age number", age(value)),

@@ -1,0 +1,112 @@
+// The alerts: one row each, grouped by what they concern. A row opens to its explanation and the next step.
+
+import { openResendDialog } from "./dialogs.js";
+import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
+import { counted } from "./format.js";
+import { setFilters } from "./state.js";
+
+const LEVEL_NAMES = { bad: "Failing", warn: "Needs attention", note: "Information" };
+const KIND_NAMES = { bridge: "Bridge", amux: "amux", receivers: "Receivers", watches: "Watches" };
+
+const opened = new Set(); // the keys of the alerts that the operator has opened
+
+let receivers = [];
+let announced = null; // the titles of the problems that were announced, by key
+
+export function showAlerts(overview) {
+  const { alerts, figures } = overview;
+  receivers = overview.receivers ?? [];
+  showSummary(alerts);
+  announceChanges(alerts.filter(isProblem), figures.active);
+  const kinds = [...new Set(alerts.map((alert) => alert.kind))];
+  const groups = kinds.map((kind) => ({ kind, alerts: alerts.filter((alert) => alert.kind === kind) }));
+  reconcile(byId("alerts"), groups, (group) => group.kind, buildGroup, updateGroup);
+  setHidden(byId("no-alerts"), alerts.length > 0);
+}
+
+// Shows the watches that match `filters`, and puts the focus there.
+export function showWatches(filters) {
+  setFilters(filters);
+  byId("watches").scrollIntoView({ block: "start" });
+  byId("watches").focus({ preventScroll: true });
+}
+
+// Opens the dialog that sends dead callbacks again; `name` is the host that it selects, "" for all.
+export function openResend(name) {
+  const hosts = [...new Set(receivers.filter((receiver) => receiver.dead).map((receiver) => receiver.name))];
+  if (name && !hosts.includes(name)) hosts.push(name);
+  openResendDialog(hosts, name);
+}
+
+// --- the headline -------------------------------------------------------------------------------------------------
+
+const isProblem = (alert) => alert.level !== "note";
+
+// The numbers in the headline add up to the number of rows.
+function showSummary(alerts) {
+  const problems = alerts.filter(isProblem).length;
+  const notes = alerts.length - problems;
+  const title = byId("alert-summary");
+  const text = problems ? counted(problems, "problem needs attention", "problems need attention") : "No problems";
+  setText(title, notes ? `${text}, ${counted(notes, "note")}` : text);
+  title.dataset.level = alerts.find(isProblem)?.level ?? "good";
+  document.title = `${problems ? `(${problems}) ` : ""}amux bridge`;
+}
+
+// For screen readers: first the headline, then each problem that begins or ends.
+function announceChanges(problems, active) {
+  const before = announced;
+  announced = new Map(problems.map((alert) => [alert.key, alert.title]));
+  if (before === null) {
+    setText(byId("announcement"), `${byId("alert-summary").textContent}. ${counted(active ?? 0, "active watch", "active watches")}.`);
+    return;
+  }
+  const begun = problems.filter((alert) => !before.has(alert.key)).map((alert) => alert.title);
+  const ended = [...before].filter(([key]) => !announced.has(key)).map(([, title]) => `Solved: ${title}`);
+  if (begun.length || ended.length) setText(byId("announcement"), [...begun, ...ended].join(". "));
+}
+
+// --- the rows -----------------------------------------------------------------------------------------------------
+
+function buildGroup(group) {
+  const name = `alerts-${group.kind}`;
+  const node = el("li", { class: "alert-group" }, el("h2", { id: name }, KIND_NAMES[group.kind]), el("ul", { "aria-labelledby": name }));
+  updateGroup(node, group);
+  return node;
+}
+
+function updateGroup(node, { alerts }) {
+  reconcile(node.querySelector("ul"), alerts, (alert) => alert.key, buildAlert);
+}
+
+function buildAlert(alert) {
+  const { key, level, title, explanation, next_step: nextStep, filters, resend_host: resendHost } = alert;
+  const actions = [];
+  if (Object.keys(filters).length) {
+    actions.push(el("button", { type: "button", "data-focus": "show", click: () => showWatches(filters) }, "Show watches"));
+  }
+  if (resendHost) {
+    const name = receivers.find((receiver) => receiver.host === resendHost)?.name ?? "";
+    actions.push(el("button", { type: "button", "data-focus": "resend", click: () => openResend(name) }, "Send again…"));
+  }
+  return el(
+    "li",
+    { class: "alert", "data-level": level },
+    el(
+      "details",
+      { open: opened.has(key), toggle: (event) => toggled(key, event.target.open) },
+      el("summary", { "data-focus": "open" }, icon(level), el("span", { class: "visually-hidden" }, `${LEVEL_NAMES[level]}: `), el("strong", { class: "title" }, title), el("span", { class: "preview muted", "aria-hidden": "true" }, explanation)),
+      el("p", { class: "explanation" }, explanation),
+      el("p", { class: "next-step" }, el("strong", {}, "Next step: "), nextStep),
+    ),
+    actions.length ? el("p", { class: "actions" }, actions) : null,
+  );
+}
+
+// The list has one height while all rows are closed and another one while a row is open. So the page below moves when
+// the operator opens or closes a row, and never because an alert begins or ends.
+function toggled(key, isOpen) {
+  if (isOpen) opened.add(key);
+  else opened.delete(key);
+  byId("alert-box").toggleAttribute("data-open", byId("alerts").querySelector("details[open]") !== null);
+}
