@@ -1,7 +1,11 @@
 """The errors of commands, and the exit codes. An error is one sentence on stderr and an exit code for scripts."""
 
+import sys
+from typing import Final
+
 from bridge.core.errors import BridgeError
 
+PROGRAM: Final = "amux-bridge"
 FAILED, USAGE_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
@@ -22,3 +26,16 @@ def cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:
     """
     reason = (error.strerror or str(error)).rpartition(": ")[2]
     return CommandFailed(f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: {reason}")
+
+
+def print_error(sentences: str, code: int, command: str | None) -> int:
+    """Writes each line of `sentences` to stderr, as a JSON object if the command is `serve` and its log is JSON."""
+    if command == "serve":
+        from bridge.cli.serve_errors import as_json_lines, writes_json
+
+        if writes_json():
+            sys.stderr.write(as_json_lines(sentences, code))
+            return code
+    for sentence in sentences.splitlines():
+        sys.stderr.write(f"{PROGRAM}: {sentence}\n")
+    return code

@@ -13,6 +13,7 @@ import orjson
 from bridge.cli.client import BridgeClient, BridgeRefused, BridgeUnreachable, connect_to_bridge
 from bridge.cli.errors import FAILED, CommandFailed, WrongUsage
 from bridge.cli.terminal import Line, Terminal, bar, printable
+from bridge.cli.views import status
 
 WAIT_SECONDS = 1  # the bridge holds each answer this long, and answers at once when the watch is final
 GIVE_UP_SECONDS = 60.0  # for a bridge that does not answer: longer than a restart takes
@@ -187,11 +188,7 @@ class _WatchView:
         style = "good" if completed else "accent" if watch["state"] == "active" else "bad"
         cells = BAR_CELLS if terminal is not None and terminal.width > 70 else 8
         progress_bar = bar(progress, cells, unicode=terminal is not None and terminal.unicode)
-        return [(progress_bar, style), f" {progress:3d} %  ", (_status(watch), "bold"), f"  {_polls_and_error(watch)}"]
-
-
-def _status(watch: Mapping[str, Any]) -> str:
-    return str(watch["outcome"] or (watch["state"] if watch["state"] == "cancelled" else watch["task"]["status"]))
+        return [(progress_bar, style), f" {progress:3d} %  ", (status(watch), "bold"), f"  {_polls_and_error(watch)}"]
 
 
 def _polls_and_error(watch: Mapping[str, Any]) -> str:
@@ -206,7 +203,7 @@ def _plain_line(watch: Mapping[str, Any]) -> str:
     percent = "" if progress is None or watch["state"] != "active" else f" {progress} %"
     error = watch["last_error"] if watch["state"] == "active" else None
     reason = f" ({printable(str(error['message']))})" if error else ""
-    return f"{watch['task_id']} {_status(watch)}{percent}{reason}"
+    return f"{watch['task_id']} {status(watch)}{percent}{reason}"
 
 
 def _delivery_line(delivery: Mapping[str, Any]) -> str:

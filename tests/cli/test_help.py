@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from bridge import __version__
+from bridge.cli.parser import build_parser
 from tests.cli.harness import Command
 
-COMMANDS = ("demo", "sandbox", "serve", "check", "healthy", "watch", "listen", "ping", "retry", "secret")
+COMMANDS = tuple(build_parser()._subparsers._group_actions[0].choices or ())  # type: ignore[union-attr]  # argparse's own
 HEAVY = ("aiohttp", "sqlalchemy", "alembic", "pydantic", "apscheduler", "prometheus_client", "uvloop")
 
 
@@ -43,8 +44,13 @@ def test_version_prints_the_packages_version(command: Command) -> None:
         (("retry", "evt_1", "--since", "1h"), "--since, --until, --host and --dry-run require --dead"),
         (("listen", "--port", "99999"), "argument --port: '99999' is not a port from 0 to 65535"),
         (("listen", "--count", "0"), "argument --count: '0' is not a whole number of 1 or more"),
-        (("secret", "tell"), "argument new|show|rotate: invalid choice: 'tell'"),
-        (("check", "--jso"), "unrecognized arguments: --jso"),
+        (("secret", "tell"), "argument new|show|rotate: 'tell' is not one of new, show, rotate; see amux-bridge sec"),
+        (("list", "wat_1"), "unrecognized arguments: wat_1; see amux-bridge list --help"),
+        (("list", "--limit", "0"), "argument --limit: '0' is not a whole number of 1 or more"),
+        (("show", "http://h/x"), "'http://h/x' is no id of a watch (wat_...), a delivery (evt_...) or a task"),
+        (("show", ".."), "'..' is no id of a watch"),
+        (("cancel",), "the following arguments are required: ID; see amux-bridge cancel --help"),
+        (("cancel", "evt_1"), "evt_1 is a delivery; cancel its watch, which `amux-bridge show evt_1` names"),
         (("watch", "task_1", "--callback", "http://h", "--context", "{"), "--context must be a JSON object"),
         (("watch", "task_1", "--callback", "http://h", "--context", "[1]"), "--context must be a JSON object"),
         (("watch", "task_1", "--callback", "http://h", "--header", "X-One"), "--header must be NAME:VALUE"),

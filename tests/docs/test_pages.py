@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge import __version__
-from bridge.cli.main import build_parser
+from bridge.cli.parser import build_parser
 from tests.docs.harness import DOCS, PAGES, README, ROOT, all_text, blocks, page_name, text
 
 # For each page, words of each shell block and what runs the block. Blocks that need a container engine run in

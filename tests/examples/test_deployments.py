@@ -15,7 +15,7 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 
-from bridge.cli.main import build_parser
+from bridge.cli.parser import build_parser
 from bridge.settings.settings import load, unknown_names
 from tests.examples.harness import EXAMPLES, SECRET
 

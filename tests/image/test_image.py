@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from bridge import __version__
-from bridge.cli.main import build_parser
+from bridge.cli.parser import build_parser
 from bridge.settings.settings import describe
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,72 @@
+"""`list`: lists the watches of a running bridge, newest first."""
+
+import asyncio
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from bridge.cli.client import connect_to_bridge
+from bridge.cli.terminal import Piece, Terminal, printable
+from bridge.cli.views import STYLES, deliveries_in_short, status
+
+PAGE: Final = 200  # the most that the bridge answers with
+
+
+def run(args: Namespace) -> int:
+    """Prints one line for each watch; 0 also when there is none."""
+    found, cursor = asyncio.run(_fetch(args))
+    if args.json:
+        sys.stdout.write(orjson.dumps({"items": found, "next_cursor": cursor}).decode() + "\n")
+        return 0
+    _print_table(found)
+    if not found:
+        sys.stderr.write("there is no such watch\n")
+    elif cursor is not None:
+        sys.stderr.write(f"there are more: --limit {2 * args.limit}, or continue with --cursor {cursor}\n")
+    return 0
+
+
+async def _fetch(args: Namespace) -> tuple[list[Any], str | None]:
+    """Returns up to `--limit` watches, which may be several pages, and the cursor of the next one."""
+    filters = {
+        name: value
+        for name in ("state", "outcome", "delivery_state", "app")
+        if (value := getattr(args, name)) is not None
+    }
+    if args.task is not None:
+        filters["task_id"] = args.task
+    found: list[Any] = []
+    cursor: str | None = args.cursor
+    async with connect_to_bridge() as bridge:
+        while True:
+            place = {"limit": str(min(PAGE, args.limit - len(found)))} | ({} if cursor is None else {"cursor": cursor})
+            page = await bridge.request("GET", "/watch", query=filters | place)
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None or len(found) >= args.limit:
+                return found, cursor
+
+
+def _print_table(watches: Sequence[Mapping[str, Any]]) -> None:
+    rows = [_row(watch) for watch in watches]
+    widths = [max(len(cell[0]) for cell in column) for column in zip(*rows, strict=True)]
+    terminal = Terminal()
+    for row in rows:
+        cells = [(text.ljust(width), style) for (text, style), width in zip(row, widths, strict=True)]
+        last = (cells[-1][0].rstrip(), cells[-1][1])
+        terminal.print_line(*(piece for cell in cells[:-1] for piece in (cell, "  ")), last)
+
+
+def _row(watch: Mapping[str, Any]) -> list[Piece]:
+    word = status(watch)
+    progress = watch["task"]["progress"] if watch["state"] == "active" else None
+    return [
+        (watch["id"], "plain"),
+        (word if progress is None else f"{word} {progress} %", STYLES.get(word, "plain")),
+        (deliveries_in_short(watch), "plain"),
+        (str(watch["created_at"]), "dim"),
+        (printable(watch["task_id"]), "plain"),
+    ]
