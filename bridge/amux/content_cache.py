@@ -8,8 +8,6 @@ import hashlib
 import logging
 import os
 import re
-import secrets
-import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
@@ -18,9 +16,10 @@ from typing import Final
 import aiohttp
 from aiohttp import hdrs
 
+from bridge.aio.system import SYSTEM, System
 from bridge.amux.content_files import ContentFiles, Reservation
 from bridge.amux.content_folder import ContentFolder, ContentHead
-from bridge.amux.content_read import ContentInterrupted, ContentRead, ContentReader, FileThreads
+from bridge.amux.content_read import THREADS, ContentInterrupted, ContentRead, ContentReader, FileThreads
 from bridge.amux.proxy import AnswerInterrupted, next_piece
 from bridge.core.cache_room import Disk
 from bridge.core.errors import BridgeError
@@ -68,7 +67,7 @@ class _Opening:
 class ContentCache:
     """Files of videos, up to `limit` bytes in all.
 
-    `clock` gives Unix seconds. `disk` replaces the folder's own look at its disk, for tests.
+    `disk` replaces the folder's own look at its disk, for tests.
     """
 
     def __init__(
@@ -76,12 +75,13 @@ class ContentCache:
         folder: ContentFolder,
         *,
         limit: int,
-        clock: Callable[[], float] = time.time,
         disk: Callable[[], Disk] | None = None,
+        system: System = SYSTEM,
     ) -> None:
         self._folder = folder
-        self._threads = FileThreads()
-        self._files = ContentFiles(folder, self._threads, limit=limit, clock=clock, disk=disk)
+        self._system = system
+        self._threads = FileThreads(system.threads(THREADS, "bridge-content"))
+        self._files = ContentFiles(folder, self._threads, limit=limit, system=system, disk=disk)
         self._reads: dict[str, _Opening] = {}  # that a new reader can join
         self._running: set[_Opening] = set()
         self._closing = False
@@ -218,7 +218,7 @@ class ContentCache:
         """Returns a read with a new file, or None for an answer that is to be passed on."""
         if not _can_be_kept(source):
             return None
-        head = _head_of(watch_id, source)
+        head = _head_of(watch_id, source, self._system.token_hex(16))
         if not await self._files.reserve(opening.reservation, STEP_BYTES if head.length is None else head.length):
             return None
         part = await self._files.create(watch_id, head)
@@ -283,17 +283,17 @@ def _can_be_kept(source: aiohttp.ClientResponse) -> bool:
     return has_body and is_framed and is_plain and _VIDEO_TYPE.fullmatch(media_type) is not None
 
 
-def _head_of(watch_id: str, source: aiohttp.ClientResponse) -> ContentHead:
+def _head_of(watch_id: str, source: aiohttp.ClientResponse, new_tag: str) -> ContentHead:
     """Returns the head of a new file.
 
-    The entity tag depends on amux's, if that is strong, so that all replicas have the same; else it is random.
+    The entity tag depends on amux's, if that is strong, so that all replicas have the same; else it is `new_tag`.
     """
     headers, length = source.headers, source.content_length
     their_tag = headers.get(hdrs.ETAG, "")
     if _STRONG_TAG.fullmatch(their_tag) and length is not None:
         tag = hashlib.sha256(f"{watch_id}\n{length}\n{their_tag}".encode()).hexdigest()[:32]
     else:
-        tag = secrets.token_hex(16)
+        tag = new_tag
     media_type = _kept(headers.get(hdrs.CONTENT_TYPE)) or ""
     return ContentHead(f'"{tag}"', length, media_type, _kept(headers.get(hdrs.LAST_MODIFIED)))
 

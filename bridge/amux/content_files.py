@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from bridge.aio.system import System
 from bridge.amux.content_folder import ContentFolder, ContentHead, PartFile
 from bridge.amux.content_read import ContentReader, FileThreads
 from bridge.core.cache_room import CachedFile, Demand, Disk, files_to_remove
@@ -36,7 +36,7 @@ class Reservation:
 class ContentFiles:
     """The complete files, up to `limit` bytes together with what is reserved.
 
-    `clock` gives Unix seconds. `disk` replaces the folder's own look at its disk, for tests.
+    `disk` replaces the folder's own look at its disk, for tests.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class ContentFiles:
         threads: FileThreads,
         *,
         limit: int,
-        clock: Callable[[], float] = time.time,
+        system: System,
         disk: Callable[[], Disk] | None = None,
     ) -> None:
         self._folder = folder
         self._threads = threads
         self._limit = limit
-        self._clock = clock
+        self._clock, self._monotonic = system.wall, system.monotonic
         self._disk = disk or folder.disk
         self._files: dict[str, _StoredFile] = {}
         self._reservations: set[Reservation] = set()
@@ -180,7 +180,7 @@ class ContentFiles:
     def unused(self, reason: str, error: OSError | None = None) -> None:
         """Logs why videos are passed through."""
         text = reason if error is None else f"{reason}: {_reason(error)}"
-        self._outage.failed(text, time.monotonic(), level=logging.WARNING, folder=str(self._folder.path))
+        self._outage.failed(text, self._monotonic(), level=logging.WARNING, folder=str(self._folder.path))
 
     @property
     def _held(self) -> int:

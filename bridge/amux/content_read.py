@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+from bridge.aio.threads import Runner, Stopped
 from bridge.amux.content_folder import ContentHead, PartFile, read_piece
 from bridge.core.errors import BridgeError
 
@@ -24,11 +24,10 @@ class ContentInterrupted(BridgeError):
 
 
 class FileThreads:
-    """A few threads for all work on files, so that a slow disk never blocks the event loop."""
+    """All work on files, on `runner`: a slow disk never blocks the event loop."""
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bridge-content")
-        self._running: set[asyncio.Future[Any]] = set()
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
 
     async def run(self, function: Callable[[], Result], discard: Callable[[Result], object] | None = None) -> Result:
         """Calls a function in a thread. A caller that is cancelled waits for its end; `discard` then gets the result.
@@ -37,8 +36,8 @@ class FileThreads:
         Raises OSError during a stop.
         """
         try:
-            running = self._submit(function)
-        except RuntimeError:
+            running = self._runner.submit(function)
+        except Stopped:
             raise OSError(errno.ESHUTDOWN, "the bridge is stopping") from None
         try:
             return await asyncio.shield(running)
@@ -53,21 +52,13 @@ class FileThreads:
     def start(self, function: Callable[[], object]) -> None:
         """Calls a function in a thread, or here during a stop. Waits for nothing. The function must not raise."""
         try:
-            self._submit(function)
-        except RuntimeError:  # the threads take no more work
+            self._runner.submit(function)
+        except Stopped:
             function()
 
     async def close(self, seconds: float) -> None:
         """Waits until everything that was started has ended, but not longer for a disk that does not answer."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
-        self._threads.shutdown(wait=False)
-
-    def _submit(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
-        running = asyncio.get_running_loop().run_in_executor(self._threads, function)
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
-        return running
+        await self._runner.close(seconds)
 
 
 class _Signal:

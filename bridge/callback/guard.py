@@ -5,13 +5,14 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import TypeAlias
 
 from aiohappyeyeballs import AddrInfoType
 
+from bridge.aio.threads import Runner
 from bridge.core.errors import BridgeError, TargetRefused
 from bridge.core.targets import (
     Address,
@@ -28,6 +29,7 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 
 CACHE_SECONDS = 5.0  # a batch of 500 registrations with one host looks it up once; attempts never use the cache
 CACHE_NAMES = 1024
+LOOK_UPS_AT_ONCE = 64
 # With the store's 4 s, an app has its answer within 5 s. A name that takes longer counts as not resolved.
 REGISTRATION_LOOK_UP_SECONDS = 1.0
 
@@ -48,14 +50,14 @@ class RefusedAddressError(OSError):
 
 
 class SystemResolver:
-    """The system's resolver (`getaddrinfo`) in its own threads, apart from asyncio's pool and uvloop's four threads.
+    """The system's resolver (`getaddrinfo`) on a runner of its own, which it closes at the end.
 
     Each name has one look-up at a time, and all callers share its result: a name whose servers do not answer occupies
     one thread, not all. A look-up goes on after its caller's time limit, until the system gives it up.
     """
 
-    def __init__(self, threads: int = 64) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bridge-dns")
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._running: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> list[str]:
@@ -63,7 +65,7 @@ class SystemResolver:
         key = (host, port)
         look_up = self._running.get(key)
         if look_up is None:
-            look_up = asyncio.get_running_loop().run_in_executor(self._pool, _getaddrinfo, host, port)
+            look_up = self._runner.submit(partial(_getaddrinfo, host, port))
             self._running[key] = look_up
             look_up.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(look_up)
@@ -73,9 +75,9 @@ class SystemResolver:
         if not done.cancelled():
             done.exception()  # marks it as seen: asyncio would log an error that no caller waits for any more
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Starts no more look-ups. Does not wait for those that run."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._runner.close(0.0)
 
 
 def _getaddrinfo(host: str, port: int) -> list[str]:

@@ -12,6 +12,7 @@ import orjson
 
 from bridge import __version__
 from bridge.aio.proxy_connector import proxy_of
+from bridge.aio.threads import Threads
 from bridge.callback.guard import Guard, SystemResolver
 from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
@@ -48,7 +49,7 @@ async def _ping(
     settings: Settings, url: str, *, dry_run: bool
 ) -> tuple[Answered | NoAnswer | RefusedTarget | None, float]:
     """Returns the answer and how many seconds it took. With `dry_run` nothing is sent and the answer is None."""
-    resolver = SystemResolver()
+    resolver = SystemResolver(Threads(1, "bridge-dns"))
     guard = Guard(target_policy(settings), resolver)
     try:
         target = guard.parse(url)
@@ -77,7 +78,7 @@ async def _ping(
     except InvalidRequest as error:
         raise WrongUsage("; ".join(f"the URL {rule}" for _, rule in error.fields)) from None
     finally:
-        resolver.close()
+        await resolver.close()
     return result.answer, result.duration_seconds
 
 

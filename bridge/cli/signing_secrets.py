@@ -21,7 +21,8 @@ def load_signing_secrets(settings: Settings) -> Sequence[Secret]:
 
     database, cipher = open_database(settings.database_url, settings.encryption_keys)
     with closing(database):
-        found = database.transaction(lambda connection: signing_secret(connection, cipher))
+        new = database.system.token_bytes(32)
+        found = database.transaction(lambda connection: signing_secret(connection, cipher, new))
     return [parse_secret(found)]
 
 

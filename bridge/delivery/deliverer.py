@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import random as randomness
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
+from bridge.aio.system import SYSTEM, System
 from bridge.aio.worker_pool import WorkerPool
 from bridge.callback.sender import Sender
 from bridge.core.delivery import RetryAt, host_failures_after, is_attempt, problem_of
@@ -43,7 +42,6 @@ class Deliverer:
 
     `attempt_seconds` is the sender's time limit for one attempt. While `may_send` returns False (this replica's lease
     is not certain), nothing is claimed and no attempt starts. `announce` gets the watch id of each recorded attempt.
-    `clock` is monotonic, in seconds; `random` returns a number in [0, 1).
     """
 
     def __init__(  # noqa: PLR0913  collaborators, limits, and what tests inject
@@ -59,12 +57,12 @@ class Deliverer:
         per_host: int,
         attempt_seconds: float,
         may_send: Callable[[], bool] = lambda: True,
-        clock: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = randomness.random,
+        system: System = SYSTEM,
     ) -> None:
         self._store, self._policy = store, policy
         self._announce, self._may_send = announce, may_send
-        self._clock, self._random = clock, random
+        clock = system.running
+        self._clock, self._random = clock, system.random
         self._needed_seconds = attempt_seconds + RECORD_SECONDS
         self._lease_seconds = attempt_seconds + LEASE_MARGIN
         self._hosts = HostQueues(concurrency, per_host)

@@ -3,13 +3,13 @@
 The decisions are functions of `core/`. When a task is polled next lives in memory, by the monotonic clock.
 """
 
-import asyncio
 import logging
-import random as randomness
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from bridge.aio.clocks import Clocks
+from bridge.aio.system import SYSTEM, System
+from bridge.aio.threads import Runner
 from bridge.aio.worker_pool import WorkerPool
 from bridge.amux.client import AmuxClient
 from bridge.core.errors import StoreUnavailable
@@ -48,7 +48,7 @@ class Poller:
 
     `configured_key` returns the amux key of the settings and is called at each poll, so a new key is used for every
     task at once. `content_url` is called by the store's thread. `rate_per_second` 0: no limit. With `learn` a task is
-    polled when tasks of its class tend to end. `clock` is monotonic seconds, `random` draws from [0, 1).
+    polled when tasks of its class tend to end. `background` runs what takes long.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators, its limits, and what tests inject
@@ -63,27 +63,28 @@ class Poller:
         content_url: ContentUrl,
         metrics: Metrics,
         concurrency: int,
+        background: Runner,
         rate_per_second: float = 0,
         learn: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = randomness.random,
+        system: System = SYSTEM,
     ) -> None:
         self._store, self._client, self._policy = store, client, policy
         self._configured_key = configured_key
         self._count = metrics.polls.count
-        self._clock, self._random = clock, random
-        self._created_at = clock()
-        self._clocks = Clocks(clock, store.now)
+        self._clock, self._random = system.monotonic, system.random
+        self._created_at = self._clock()
+        self._clocks = Clocks(self._clock, store.now)
+        self._background = background
         self._tasks: dict[str, PolledTask] = {}
-        self.classes = TaskClasses(store, policy, self._clocks, learn=learn)
+        self.classes = TaskClasses(store, policy, self._clocks, background, learn=learn)
         self._anomalies = Anomalies(metrics, CALM_INTERVALS * policy.max_interval)
-        self._credentials = Credentials(policy, metrics, clock)
+        self._credentials = Credentials(policy, metrics, self._clock)
         self._schedule = PollSchedule(
             policy,
             self._credentials,
             rate_per_second=rate_per_second,
-            clock=clock,
-            random=random,
+            clock=self._clock,
+            random=self._random,
             wake=lambda: self._workers.wake(),  # noqa: PLW0108  the pool is created after the schedule
             expire=self._expire,
         )
@@ -389,8 +390,10 @@ class Poller:
         return self._credentials.states(self._clocks)
 
     async def stats(self, max_rows: int) -> PollingStats:
-        """Return statistics over all tasks, with at most `max_rows` rows; computed in a thread."""
-        return await asyncio.to_thread(polling_stats, list(self._tasks.values()), self._clock(), max_rows)
+        """Return statistics over all tasks, with at most `max_rows` rows; computed in the background."""
+        return await self._background.submit(
+            partial(polling_stats, list(self._tasks.values()), self._clock(), max_rows)
+        )
 
     def degraded(self) -> list[HealthReason]:
         """Return one reason for each problem at amux or in the settings that an operator has to fix."""

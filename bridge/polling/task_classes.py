@@ -1,15 +1,17 @@
 """The classes of tasks in memory: which class a task has, how long the tasks of each class took, when to poll them.
 
 An end is counted in memory at once, and written to the store every half minute, in the background. A crash loses the
-ends of the last half minute. Schedules are rebuilt in a thread, when the evidence of their class has changed by 5 %.
+ends of the last half minute. Schedules are rebuilt in the background, when the evidence of their class has changed by
+5 %.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bridge.aio.clocks import Clocks
+from bridge.aio.threads import Runner
 from bridge.core.errors import StoreUnavailable
 from bridge.core.learned_schedule import (
     MEMORY_ENDS,
@@ -64,13 +66,15 @@ class ClassFigures:
 class TaskClasses:
     """The classes of this replica's tasks. Use it from one event loop.
 
-    With `learn` false the ends are counted and shown, and the fixed schedule applies to every task.
+    Schedules are rebuilt on `background`. With `learn` false the ends are counted and shown, and the fixed schedule
+    applies to every task.
     """
 
-    def __init__(self, store: Store, policy: PollPolicy, clocks: Clocks, *, learn: bool) -> None:
+    def __init__(self, store: Store, policy: PollPolicy, clocks: Clocks, background: Runner, *, learn: bool) -> None:
         self._store = store
         self._policy = policy
         self._clocks = clocks
+        self._background = background
         self._learn = learn
         self._classes: dict[str, TaskClass] = {}
         self._by_model: dict[str, TaskClass] = {}  # classes that amux's records name
@@ -248,7 +252,7 @@ class TaskClasses:
         due = [name for name in self._changed if self._has_changed_enough(name)][:REBUILDS_AT_ONCE]
         histories = {name: self._histories[name].history for name in due}
         self._changed = {name for name in self._changed - histories.keys() if self._has_changed_enough(name)}
-        built = await asyncio.to_thread(_built, histories, self._policy) if histories else {}
+        built = await self._background.submit(partial(_built, histories, self._policy)) if histories else {}
         for name, schedule in built.items():
             if name not in self._histories:
                 continue

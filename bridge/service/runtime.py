@@ -15,11 +15,11 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from bridge import __version__
-from bridge.aio.clocks import running_seconds
 from bridge.aio.proxy_connector import proxy_of
+from bridge.aio.system import SYSTEM
 from bridge.amux.client import AmuxClient
 from bridge.amux.proxy import AmuxProxy
-from bridge.callback.guard import Guard, Resolver, SystemResolver
+from bridge.callback.guard import LOOK_UPS_AT_ONCE, Guard, Resolver, SystemResolver
 from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
 from bridge.core.errors import BridgeError
@@ -251,9 +251,9 @@ class Runtime:
         )
         if self._resolve is not None:
             return Guard(policy, self._resolve)
-        system = SystemResolver()
-        self._closing.callback(system.close)
-        return Guard(policy, system)
+        resolver = SystemResolver(SYSTEM.threads(LOOK_UPS_AT_ONCE, "bridge-dns"))
+        self._closing.push_async_callback(resolver.close)
+        return Guard(policy, resolver)
 
     def _make_sender(self, guard: Guard) -> Sender:
         settings = self._settings
@@ -278,12 +278,13 @@ class Runtime:
             concurrency=settings.delivery_concurrency,
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
-            clock=running_seconds,
             may_send=lambda: self._replica_lease is None or self._replica_lease.is_valid(),
         )
 
     def _make_poller(self) -> Poller:
         settings = self._settings
+        background = SYSTEM.threads(1, "bridge-background")
+        self._closing.push_async_callback(background.close, 1.0)
         return Poller(
             self._store,
             self._client,
@@ -299,6 +300,7 @@ class Runtime:
             content_url=self._content_url(),
             metrics=self.metrics,
             concurrency=settings.poll_concurrency,
+            background=background,
             rate_per_second=settings.poll_rate_per_second,
             learn=settings.poll_learn,
         )

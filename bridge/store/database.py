@@ -15,7 +15,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from bridge.aio.clocks import running_seconds
+from bridge.aio.system import SYSTEM, System
 from bridge.core.health import HealthCode
 from bridge.store import postgres
 
@@ -33,13 +33,18 @@ class Database:
 
     shared = False
 
-    def __init__(self, writing: Engine, reading: Engine) -> None:
+    def __init__(self, writing: Engine, reading: Engine, system: System) -> None:
         self._writing = writing
         self._reading = reading
+        self.system = system
 
     def now(self) -> float:
         """Unix seconds."""
-        return time.time()
+        return self.system.wall()
+
+    def new_token(self) -> str:
+        """A random text of 16 characters: the name of a replica, or of a lease."""
+        return self.system.token_hex(8)
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
         """Call `function` in one transaction and commit."""
@@ -76,9 +81,9 @@ class Database:
 class SqliteDatabase(Database):
     """A file in WAL mode, so that readers and the writer do not wait for each other. A commit is on the disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, system: System = SYSTEM) -> None:
         self.path = path
-        super().__init__(_sqlite_engine(path, "BEGIN IMMEDIATE"), _sqlite_engine(path, "BEGIN"))
+        super().__init__(_sqlite_engine(path, "BEGIN IMMEDIATE"), _sqlite_engine(path, "BEGIN"), system)
         self._identity = self._identify()
 
     def check(self) -> None:
@@ -105,17 +110,18 @@ class PostgresDatabase(Database):
 
     shared = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, system: System = SYSTEM) -> None:
         engine = _postgres_engine(url)
-        super().__init__(engine, engine)
-        self._epoch_offset = time.time() - running_seconds()
+        super().__init__(engine, engine, system)
+        self._running_seconds = system.running
+        self._epoch_offset = system.wall() - system.running()
         self._in_use: dict[int, tuple[float, Any]] = {}  # by the connection's id: since when, and the connection
 
         # First of all: SQLAlchemy asks a new connection for the server's version.
         @event.listens_for(engine, "connect", insert=True)
         @event.listens_for(engine, "checkout")
         def add(connection: Any, _record: object, _proxy: object = None) -> None:
-            self._in_use[id(connection)] = (running_seconds(), connection)
+            self._in_use[id(connection)] = (system.running(), connection)
 
         @event.listens_for(engine, "checkin")
         def remove(connection: Any, _record: object) -> None:
@@ -123,19 +129,19 @@ class PostgresDatabase(Database):
 
     def now(self) -> float:
         """Unix seconds of the server's clock, as of the last `synchronize`."""
-        return running_seconds() + self._epoch_offset
+        return self._running_seconds() + self._epoch_offset
 
     def synchronize(self) -> None:
         """Take over the server's time. Both directions of the round trip are assumed to take equally long."""
         with self._reading.connect() as connection, connection.begin():
-            before = running_seconds()
+            before = self._running_seconds()
             server_time = connection.execute(_SERVER_TIME).scalar_one()
-            self._epoch_offset = float(server_time) - (before + running_seconds()) / 2
+            self._epoch_offset = float(server_time) - (before + self._running_seconds()) / 2
 
     def drop_hung_connections(self, seconds: float = HUNG_AFTER_SECONDS) -> None:
         """Shut down the connections in use for `seconds`: something on the way took the query and returns no answer."""
         for key, (since, connection) in list(self._in_use.items()):
-            if running_seconds() - since < seconds:
+            if self._running_seconds() - since < seconds:
                 continue
             self._in_use.pop(key, None)
             if not connection.closed:
@@ -247,11 +253,11 @@ def closing(database: Database) -> Iterator[Database]:
         database.close()
 
 
-def connect(database_url: str) -> Database:
+def connect(database_url: str, system: System = SYSTEM) -> Database:
     """Returns the database of a URL; nothing is opened yet."""
     if database_url.startswith("sqlite:"):
-        return SqliteDatabase(sqlite_path(database_url))
-    return PostgresDatabase(database_url)
+        return SqliteDatabase(sqlite_path(database_url), system)
+    return PostgresDatabase(database_url, system)
 
 
 def sqlite_path(database_url: str) -> Path:

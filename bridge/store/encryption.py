@@ -9,7 +9,6 @@ import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from secrets import token_bytes
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -97,13 +96,14 @@ def with_root_key(database: Database, cipher: Cipher) -> Cipher:
 
     Raises BadSetting for a wrong encryption key: the root key does not decrypt then.
     """
-    root = database.transaction(lambda connection: _own_secret(connection, cipher, ROOT, token_bytes(32).hex()))
+    new = database.system.token_hex(32)
+    root = database.transaction(lambda connection: _own_secret(connection, cipher, ROOT, new))
     return cipher.with_root_key(bytes.fromhex(root))
 
 
-def signing_secret(connection: Connection, cipher: Cipher) -> str:
-    """The `whsec_...` that signs when none is configured: made once and stored encrypted."""
-    return _own_secret(connection, cipher, SIGNING, new_secret(token_bytes(32)).text)
+def signing_secret(connection: Connection, cipher: Cipher, new: bytes) -> str:
+    """The `whsec_...` that signs when none is configured: made once, of 32 new bytes, and stored encrypted."""
+    return _own_secret(connection, cipher, SIGNING, new_secret(new).text)
 
 
 def _own_secret(connection: Connection, cipher: Cipher, name: str, new: str) -> str:

@@ -10,16 +10,18 @@ why the transaction goes on for the others.
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
+from bridge.aio.threads import Runner
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.store.database import cause_of, reason_of
@@ -81,21 +83,27 @@ class _Call:
 
 
 class GroupWriter:
-    """The one thread that writes. `transaction` runs a function on the database's one writing connection."""
+    """Writes one transaction at a time. `transaction` runs a function on the database's one writing connection.
 
-    def __init__(self, transaction: Transaction, metrics: Metrics) -> None:
+    The transactions run on `runner`, which it closes at the end. `clock` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self, transaction: Transaction, metrics: Metrics, runner: Runner, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._transaction = transaction
         self._metrics = metrics
+        self._runner = runner
+        self._clock = clock
         self._waiting: deque[_Call] = deque()
         self._waiting_items = 0
-        self._enough = 1  # the thread waits until so many items are there
-        self._changed = threading.Condition()
+        self._gathered: asyncio.Event | None = None  # set when `_enough` items wait; None while nothing is gathered
+        self._enough = 1
+        self._writing: asyncio.Task[None] | None = None  # runs as long as calls wait
         self._closing = False
-        self.limits = TimeoutSweep(CALL_TIMEOUT_SECONDS, time.monotonic)
+        self.limits = TimeoutSweep(CALL_TIMEOUT_SECONDS, clock)
         self.on_late_result: Callable[[object], None] = lambda _: None
         self.unconfirmed_writes = 0  # failed transactions: some of them may have been committed
-        self._thread = threading.Thread(target=self._run, name="bridge-writer", daemon=True)
-        self._thread.start()
 
     async def run(self, operation: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         """Run an operation, durably. Raises its BridgeError, or StoreUnavailable within 4 s.
@@ -125,15 +133,17 @@ class GroupWriter:
     async def _submit(
         self, operation: Callable[..., Any], items: Sequence[Any], arguments: tuple[Any, ...], *, bulk: bool
     ) -> Sequence[Any]:
-        future: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
-        call = _Call(operation, items, arguments, future, time.monotonic() + BEGIN_WITHIN_SECONDS, bulk=bulk)
-        with self._changed:
-            if self._closing:
-                raise StoreUnavailable("the bridge is stopping")
-            self._waiting.append(call)
-            self._waiting_items += len(items)
-            if self._waiting_items >= self._enough:
-                self._changed.notify()
+        if self._closing:
+            raise StoreUnavailable("the bridge is stopping")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Sequence[Any]] = loop.create_future()
+        call = _Call(operation, items, arguments, future, self._clock() + BEGIN_WITHIN_SECONDS, bulk=bulk)
+        self._waiting.append(call)
+        self._waiting_items += len(items)
+        if self._writing is None:
+            self._writing = loop.create_task(self._write(), name="store-writer")
+        elif self._gathered is not None and self._waiting_items >= self._enough:
+            self._gathered.set()
         try:
             with self.limits.limit():
                 return await future
@@ -145,53 +155,58 @@ class GroupWriter:
                 return future.result()
             raise StoreUnavailable("the database does not answer") from None
 
-    def close(self) -> None:
-        """Finish the waiting calls and end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(CALL_TIMEOUT_SECONDS + 1)
+    async def close(self) -> None:
+        """Finish the waiting calls."""
+        self._closing = True
+        if self._gathered is not None:
+            self._gathered.set()
+        if self._writing is not None:
+            await asyncio.wait([self._writing], timeout=CALL_TIMEOUT_SECONDS + 1)
+        await self._runner.close(CALL_TIMEOUT_SECONDS + 1)
 
-    # --- the writer's thread --------------------------------------------------------------------------------------
+    async def _write(self) -> None:
+        """Write what waits, one transaction after the other, until nothing waits."""
+        try:
+            while batch := self._next_batch():
+                began = self._clock()
+                await self._runner.submit(partial(self._execute, batch))
+                seconds = self._clock() - began
+                for name in dict.fromkeys(call.operation.__name__ for call in batch):
+                    self._metrics.store_seconds.labels(name).observe(seconds)
+                self._resolve(batch)
+                if (done := sum(len(call.items) for call in batch)) >= GATHER_FROM:
+                    await self._gather(done, min(GATHER_TURNS * seconds, GATHER_AT_MOST_SECONDS))
+        finally:
+            self._writing = None
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            began = time.perf_counter()
-            self._execute(batch)
-            seconds = time.perf_counter() - began
-            for name in {call.operation.__name__ for call in batch}:
-                self._metrics.store_seconds.labels(name).observe(seconds)
-            self._answer(batch)
-            if (done := sum(len(call.items) for call in batch)) >= GATHER_FROM:
-                self._gather(done, min(GATHER_TURNS * seconds, GATHER_AT_MOST_SECONDS))
-
-    def _gather(self, enough: int, seconds: float) -> None:
+    async def _gather(self, enough: int, seconds: float) -> None:
         """Wait until `enough` items have come, for at most `seconds`."""
-        with self._changed:
-            self._enough = enough
-            self._changed.wait_for(lambda: self._closing or self._waiting_items >= enough, seconds)
-            self._enough = 1
+        if self._closing or self._waiting_items >= enough:
+            return
+        self._enough, self._gathered = enough, asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gathered.wait()
+        self._gathered = None
 
     def _next_batch(self) -> list[_Call]:
-        """Returns the waiting calls that may still begin; an empty list ends the thread."""
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    if self._closing:
-                        return []
-                    self._changed.wait()
-                batch, left = [], MOST_AT_ONCE
-                while self._waiting and left > 0:
-                    batch.append(self._waiting.popleft())
-                    left -= len(batch[-1].items)
-                self._waiting_items -= MOST_AT_ONCE - left
-            now = time.monotonic()
+        """Returns the waiting calls that may still begin, up to 512 items; an empty list when nothing waits."""
+        while self._waiting:
+            batch, left = [], MOST_AT_ONCE
+            while self._waiting and left > 0:
+                batch.append(self._waiting.popleft())
+                left -= len(batch[-1].items)
+            self._waiting_items -= MOST_AT_ONCE - left
+            now = self._clock()
             if late := [call for call in batch if call.begins_before <= now]:
                 for call in late:
                     call.results = StoreUnavailable("the database was too busy")
-                self._answer(late)
+                self._resolve(late)
             if live := [call for call in batch if call.begins_before > now and not call.future.cancelled()]:
                 return live
+        return []
+
+    # --- off the event loop ---------------------------------------------------------------------------------------
 
     def _execute(self, batch: list[_Call]) -> None:
         """Execute calls in one transaction. When an item spoils it, execute each call alone."""
@@ -222,16 +237,7 @@ class GroupWriter:
             self._execute([part])
         call.results = [part.results if isinstance(part.results, BridgeError) else part.results[0] for part in parts]
 
-    def _answer(self, batch: list[_Call]) -> None:
-        """Pass the results to the callers' loops, one callback for each loop."""
-        loops: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
-        for call in batch:
-            loops.setdefault(call.future.get_loop(), []).append(call)
-        for loop, calls in loops.items():
-            try:
-                loop.call_soon_threadsafe(self._resolve, calls)
-            except RuntimeError:  # the loop is closed, so no caller waits any more
-                continue
+    # --- results --------------------------------------------------------------------------------------------------
 
     def _caller_left(self, future: "asyncio.Future[Sequence[Any]]") -> None:
         """Handle the results of a call whose caller was cancelled in the turn in which they came."""

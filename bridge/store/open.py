@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet
 
-from bridge.aio.daemon_thread import in_daemon_thread
+from bridge.aio.system import SYSTEM, System
+from bridge.aio.threads import run_once
 from bridge.core.errors import BadSetting
 from bridge.store import replicas
 from bridge.store.active_limit import ActiveLimit
@@ -43,6 +44,7 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     max_active_watches_per_app: int = 0,
     delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
     wait_seconds: float = 0.0,
+    system: System = SYSTEM,
 ) -> Store:
     """Open a store to serve from, and bring its schema up to date. Waits `wait_seconds` for a server that is not up.
 
@@ -51,15 +53,13 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     once, whatever the database does.
     """
     limit = ActiveLimit(max_active_watches, max_active_watches_per_app)
-    wait = OpeningWait(0.0 if database_url.startswith("sqlite:") else wait_seconds)
+    wait = OpeningWait(0.0 if database_url.startswith("sqlite:") else wait_seconds, clock=system.monotonic)
     slow = asyncio.get_running_loop().call_later(
         SLOW_SECONDS, wait.log_once, "it does not answer yet, or its schema is being upgraded"
     )
+    opening = partial(_open, database_url, encryption_keys, metrics, limit, delivery_lease_seconds, wait, system)
     try:
-        return await in_daemon_thread(
-            partial(_open, database_url, encryption_keys, metrics, limit, delivery_lease_seconds, wait),
-            discard=_close_unused,
-        )
+        return await run_once(system.threads(1, "bridge-opening"), opening, _close_unused)
     finally:
         slow.cancel()
         wait.stop()
@@ -72,13 +72,15 @@ def _open(  # noqa: PLR0913, PLR0917  what a store is made of
     limit: ActiveLimit,
     lease_seconds: float,
     wait: OpeningWait,
+    system: System,
 ) -> Store:
     with ExitStack() as opened:  # when a step fails, everything before it is closed
         if database_url.startswith("sqlite:"):
             opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
-        database, cipher, replica = wait.until_open(lambda: _joined_database(database_url, encryption_keys))
+        database, cipher, replica = wait.until_open(lambda: _joined_database(database_url, encryption_keys, system))
         opened.callback(database.close)
-        writer = GroupWriter(database.transaction, metrics)
+        thread = system.threads(1, "bridge-writer")
+        writer = GroupWriter(database.transaction, metrics, thread, system.monotonic)
         return Store(database, writer, cipher, replica, limit, lease_seconds, on_close=opened.pop_all().close)
 
 
@@ -86,8 +88,10 @@ def _close_unused(store: Store) -> None:
     asyncio.run(store.close())
 
 
-def _joined_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher, replicas.Replica]:
-    database, cipher = _opened_database(database_url, encryption_keys)
+def _joined_database(
+    database_url: str, encryption_keys: Sequence[str], system: System
+) -> tuple[Database, Cipher, replicas.Replica]:
+    database, cipher = _opened_database(database_url, encryption_keys, system)
     with ExitStack() as opened:
         opened.callback(database.close)
         with dropping_hung_connections(database):
@@ -101,10 +105,12 @@ def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Da
     return OpeningWait(0.0).until_open(lambda: _opened_database(database_url, encryption_keys))
 
 
-def _opened_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
+def _opened_database(
+    database_url: str, encryption_keys: Sequence[str], system: System = SYSTEM
+) -> tuple[Database, Cipher]:
     if database_url.startswith("sqlite:"):
         _prepare(sqlite_path(database_url))
-    database = connect(database_url)
+    database = connect(database_url, system)
     with ExitStack() as opened:
         opened.callback(database.close)
         with dropping_hung_connections(database):

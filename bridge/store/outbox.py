@@ -4,7 +4,6 @@ Operations and queries; group_commit.py says what an operation is.
 """
 
 import logging
-import secrets as randomness
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -120,7 +119,7 @@ def claim(
         found += connection.execute(_DUE, {"a_host": host, "now": now, "most": most}).scalars()
     if not found:
         return []
-    lease = randomness.token_hex(8)
+    lease = replica.new_lease()
     parameters = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
     connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
     return [

@@ -4,7 +4,6 @@ A watch's end, its event and its delivery are one transaction. Rows are locked i
 so that no watch stays active on a finished task, then its watches, then the outbox, then deliveries.
 """
 
-import secrets as randomness
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -189,12 +188,15 @@ class _Writes:
     replica: Replica
     cipher: Cipher
     lease_seconds: float
-    lease: str = field(default_factory=lambda: randomness.token_hex(8))
+    lease: str = field(init=False)
     ends: list[WatchEnd] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     sent_events: list[Event] = field(default_factory=list)
     outbox: list[tuple[Any, ...]] = field(default_factory=list)
     tasks: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by row id: of several values the last is written
+
+    def __post_init__(self) -> None:
+        self.lease = self.replica.new_lease()
 
     def set_task(self, item: Settlement | StatusChange, *, closed: bool) -> None:
         """Add a task's new values."""

@@ -6,7 +6,6 @@ claim is lost.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection
 
+from bridge.aio.threads import run_once
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, StoreUnavailable
@@ -35,7 +35,7 @@ from bridge.store.active_limit import ActiveLimit
 from bridge.store.database import Database
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
-from bridge.store.reader_pool import ReaderPool
+from bridge.store.reader_pool import READERS, ReaderPool
 from bridge.store.records import (
     AttemptResult,
     CancelledWatch,
@@ -78,9 +78,9 @@ class Store:
     ) -> None:
         self._database = database
         self._writer = writer
-        self._readers = ReaderPool()
+        self._readers = ReaderPool(database.system.threads(READERS, "bridge-reader"))
         self._limits = writer.limits
-        self._loading_limits = TimeoutSweep(LOADING_SECONDS, time.monotonic)
+        self._loading_limits = TimeoutSweep(LOADING_SECONDS, database.system.monotonic)
         self._active_limit = active_limit
         self.cipher = cipher
         self.replica = replica
@@ -115,15 +115,15 @@ class Store:
             raise StoreUnavailable("the database does not answer") from None
 
     async def close(self) -> None:
-        """Finish the waiting writes and close the database."""
+        """Finish the waiting writes and close the database. It may be called again."""
         self.drop_hung_connections()
-        await asyncio.to_thread(self._writer.close)
+        await self._writer.close()
         # No caller waits for a read any more, and a read without an answer would keep the process from ending.
         self._database.drop_hung_connections(0.0)
         await self._readers.close()
         self._limits.close()
         self._loading_limits.close()
-        await asyncio.to_thread(self._on_close)
+        await run_once(self._database.system.threads(1, "bridge-closing"), self._on_close)
 
     # --- watches --------------------------------------------------------------------------------------------------
 
@@ -330,7 +330,7 @@ class Store:
 
     async def own_signing_secret(self) -> str:
         """The `whsec_...` that signs when none is configured: made at the first start and kept."""
-        return await self._writer.run(encryption.signing_secret, self.cipher)
+        return await self._writer.run(encryption.signing_secret, self.cipher, self._database.system.token_bytes(32))
 
     async def synchronize(self) -> None:
         """Compare our clock with the database's."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from bridge.aio.threads import Threads
 from bridge.amux import AmuxUnavailable
 from bridge.amux.content_cache import ContentCache, OpenSource
 from bridge.amux.content_folder import ContentFolder
@@ -279,7 +280,8 @@ async def test_a_sweep_gives_the_disk_back_what_it_needs(tmp_path: Path) -> None
 
 
 async def test_a_cancelled_caller_waits_for_the_thread_that_uses_its_descriptor() -> None:
-    threads, begun, go_on, discarded = FileThreads(), threading.Event(), threading.Event(), list[int]()
+    threads, discarded = FileThreads(Threads(1, "content")), list[int]()
+    begun, go_on = threading.Event(), threading.Event()
 
     def work() -> int:
         begun.set()

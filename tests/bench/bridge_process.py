@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import uvloop
 from aiohttp import connector
 
+from bridge.aio.threads import Threads
 from bridge.service import jobs, process
 from bridge.settings import settings as settings_module
-from bridge.store.group_commit import GroupWriter
 from tests.bench.processes import MEASURED, Child
 
 TOKEN = "bench-token-0123456789"
@@ -104,14 +104,16 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
 
 def _profile_writer(file: str) -> None:
     """Profiles the store's thread too: a profile covers one thread."""
-    run = GroupWriter._run
+    run, profile = Threads._run, cProfile.Profile(time.thread_time)
 
-    def profiled(writer: GroupWriter) -> None:
-        profile = cProfile.Profile(time.thread_time)
-        profile.runcall(run, writer)
+    def profiled(threads: Threads) -> None:
+        if threads._name != "bridge-writer":
+            run(threads)
+            return
+        profile.runcall(run, threads)
         profile.dump_stats(file)
 
-    GroupWriter._run = profiled  # type: ignore[method-assign,assignment]
+    Threads._run = profiled  # type: ignore[method-assign,assignment]
 
 
 def ask(url: str, method: str, path: str, body: Any = None, *, seconds: float = 120.0) -> bytes:

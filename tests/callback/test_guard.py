@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 import aiohttp
 import pytest
 
+from bridge.aio.threads import Threads
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError, SystemResolver
 from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.targets import TargetPolicy
@@ -38,9 +39,9 @@ async def never_resolves(host: str, port: int) -> list[str]:
 
 @pytest.fixture
 async def system_resolver() -> AsyncIterator[SystemResolver]:
-    resolver = SystemResolver(threads=2)
+    resolver = SystemResolver(Threads(2, "dns"))
     yield resolver
-    resolver.close()
+    await resolver.close()
 
 
 async def test_a_literal_needs_no_look_up() -> None:

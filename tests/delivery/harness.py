@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from bridge.aio.system import System
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.event import status_event, terminal_event
@@ -212,8 +213,7 @@ class Harness:
             concurrency=concurrency,
             per_host=per_host,
             attempt_seconds=timeout_seconds,
-            clock=self.clock,
-            random=lambda: 0.5,
+            system=System(running=self.clock, random=lambda: 0.5),
             may_send=may_send,
         )
         self.stack.push_async_callback(made.drain, 0.0)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import orjson
 
+from bridge.aio.system import System
+from bridge.aio.threads import Threads
 from bridge.amux.client import AmuxClient
 from bridge.core.model import TERMINAL_EVENTS, EventType, Observation, Outcome, PendingDelivery, Watch
 from bridge.core.schedule import PollPolicy
@@ -59,6 +61,7 @@ class Harness:
     deliveries: list[PendingDelivery] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
     pollers: list[Poller] = field(default_factory=list)
+    background: Threads = field(default_factory=lambda: Threads(1, "background"))
     gated_clients: list[GatedClient] = field(default_factory=list)
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,7 +80,8 @@ class Harness:
             metrics=self.metrics,
             concurrency=concurrency,
             rate_per_second=rate,
-            random=lambda: 0.5,
+            background=self.background,
+            system=System(random=lambda: 0.5),
         )
         self.pollers.append(poller)
         return poller

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from bridge.aio.system import System
 from bridge.core.model import Observation, TaskRecord, TaskStatus
 from bridge.core.schedule import PollPolicy
 from bridge.polling.poller import Poller
@@ -57,8 +58,8 @@ class VirtualPoller:
             metrics=harness.metrics,
             concurrency=16,
             learn=learn,
-            clock=lambda: amux.now,
-            random=random,
+            background=harness.background,
+            system=System(monotonic=lambda: amux.now, random=random),
         )
         harness.pollers.append(poller)
         return cls(harness, amux, poller)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ async def test_a_write_whose_caller_was_cancelled_before_its_turn_is_not_execute
 
 async def test_a_read_whose_caller_was_cancelled_before_its_turn_is_not_executed(store: Store) -> None:
     gate = threading.Event()
-    busy = [store._readers._threads.submit(gate.wait, SAFETY_SECONDS) for _ in range(READERS)]
+    busy = [store._readers._runner.submit(partial(gate.wait, SAFETY_SECONDS)) for _ in range(READERS)]
     executed = threading.Event()
 
     def query(_connection: Connection) -> None:
@@ -125,7 +126,7 @@ async def test_a_read_whose_caller_was_cancelled_before_its_turn_is_not_executed
     with pytest.raises(asyncio.CancelledError):
         await caller
     gate.set()
-    await asyncio.gather(*map(asyncio.wrap_future, busy))
+    await asyncio.gather(*busy)
     await store.counts()
     assert not executed.is_set()
 

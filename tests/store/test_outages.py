@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -95,11 +96,11 @@ async def test_an_sqlite_file_can_be_read_while_another_writes_to_it(sqlite_url:
 async def test_a_read_behind_blocked_readers_fails_in_time(short_limit_store: Store) -> None:
     store = short_limit_store
     gate = threading.Event()
-    busy = [store._readers._threads.submit(gate.wait, SAFETY_SECONDS) for _ in range(READERS)]
+    busy = [store._readers._runner.submit(partial(gate.wait, SAFETY_SECONDS)) for _ in range(READERS)]
     with pytest.raises(StoreUnavailable, match="does not answer"):
         await store.counts()
     gate.set()
-    await asyncio.gather(*map(asyncio.wrap_future, busy))
+    await asyncio.gather(*busy)
     await store.counts()
 
 

@@ -39,7 +39,7 @@ async def test_every_failing_check_has_a_reason(tmp_path: Path) -> None:
         tmp_path, tick_age=12.34, degraded=[HealthReason(HealthCode.NOT_AMUX, "wrong base URL")]
     ) as bridge:
         bridge.context.health.draining = True
-        bridge.store._writer.close()
+        await bridge.store._writer.close()
         status, verdict, checks, reasons = await ready(bridge)
         assert (status, verdict) == (503, "unready")
         assert checks == {"store": "failing", "scheduler": "failing", "drain": "failing", "amux": "degraded"}
@@ -71,7 +71,7 @@ async def test_the_store_is_probed_at_most_once_a_second(tmp_path: Path) -> None
     async with running_bridge(tmp_path) as bridge:
         health = Health(bridge.store, tick_age=lambda: 0.0, degraded=lambda: (), clock=lambda: now)
         assert (await health.readiness()).status == "ready"
-        bridge.store._writer.close()
+        await bridge.store._writer.close()
         now = 100.9
         assert (await health.readiness()).status == "ready"
         now = 101.0

@@ -316,7 +316,7 @@ async def test_an_app_at_its_own_limit_is_refused_and_others_are_not(tmp_path: P
 
 
 async def test_a_closed_store_is_503(bridge: Bridge) -> None:
-    bridge.store._writer.close()
+    await bridge.store._writer.close()
     answer = await bridge.post("/watch", BODY)
     answer.problem(503, "store_unavailable")
     assert int(answer.headers["Retry-After"]) >= 1

@@ -1,0 +1,34 @@
+"""What a bridge takes from the system that it runs on: clocks, random numbers and threads."""
+
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bridge.aio.clocks import running_seconds
+from bridge.aio.threads import Runner, Threads
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Every clock, every source of randomness and every thread of a bridge comes from here, so that it can be replaced.
+
+    `monotonic` and `running` count seconds; `running` also counts while the machine is suspended. `wall` is Unix
+    seconds. `random` draws from [0, 1), `token_bytes` returns so many unpredictable bytes. `threads` makes a runner
+    with so many threads of a name.
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    running: Callable[[], float] = running_seconds
+    wall: Callable[[], float] = time.time
+    random: Callable[[], float] = random.random
+    token_bytes: Callable[[int], bytes] = secrets.token_bytes
+    threads: Callable[[int, str], Runner] = Threads
+
+    def token_hex(self, count: int) -> str:
+        """So many unpredictable bytes, as hexadecimal text."""
+        return self.token_bytes(count).hex()
+
+
+SYSTEM = System()

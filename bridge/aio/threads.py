@@ -1,0 +1,110 @@
+"""Threads for functions that block. They are daemon threads: a function that never returns keeps no process alive."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Stopped(RuntimeError):
+    """The runner takes no more functions."""
+
+
+class Runner(Protocol):
+    """Runs functions that block, off the event loop. `Threads` is the one that services use."""
+
+    def submit(
+        self, function: Callable[[], Result], discard: Callable[[Result], object] | None = None
+    ) -> "asyncio.Future[Result]":
+        """Starts a function and returns the future of its result. Raises Stopped after `close`.
+
+        When the future is cancelled before the function starts, it does not start. When it is cancelled after that, the
+        function goes on, and `discard` gets what it returns, off the event loop.
+        """
+
+    async def close(self, seconds: float) -> None:
+        """Takes no more functions, and waits until the others have ended, but at most so many seconds."""
+
+
+async def run_once(
+    runner: Runner, function: Callable[[], Result], discard: Callable[[Result], object] | None = None
+) -> Result:
+    """Runs one function on a runner and closes the runner. When the caller is cancelled, the function goes on."""
+    try:
+        return await runner.submit(function, discard)
+    finally:
+        await runner.close(0.0)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    function: Callable[[], Any]
+    future: "asyncio.Future[Any]"
+    discard: Callable[[Any], object] | None
+
+
+class Threads:
+    """Up to `size` threads, which start when they are needed. Use it from one event loop at a time."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._unfinished: set[_Job] = set()
+        self._started = 0
+        self._closed = False
+        self._all_ended: asyncio.Future[None] | None = None
+
+    def submit(
+        self, function: Callable[[], Result], discard: Callable[[Result], object] | None = None
+    ) -> "asyncio.Future[Result]":
+        """Starts a function as soon as a thread is free; see `Runner`."""
+        if self._closed:
+            raise Stopped
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        job = _Job(function, future, discard)
+        self._unfinished.add(job)
+        self._jobs.put(job)
+        if self._started < min(self._size, len(self._unfinished)):
+            self._started += 1
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        return future
+
+    async def close(self, seconds: float) -> None:
+        """Ends the threads when their functions have ended; see `Runner`."""
+        self._closed = True
+        if self._unfinished:
+            self._all_ended = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._all_ended], timeout=seconds)
+        for _ in range(self._started):
+            self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            result, error = None, None
+            if not job.future.cancelled():
+                try:
+                    result = job.function()
+                except BaseException as raised:  # noqa: BLE001  the caller gets it
+                    error = raised
+                else:
+                    if job.future.cancelled() and job.discard is not None:
+                        job.discard(result)
+            with suppress(RuntimeError):  # the loop is closed, so no caller waits any more
+                job.future.get_loop().call_soon_threadsafe(self._ended, job, result, error)
+
+    def _ended(self, job: _Job, result: Any, error: BaseException | None) -> None:
+        self._unfinished.discard(job)
+        if not self._unfinished and self._all_ended is not None and not self._all_ended.done():
+            self._all_ended.set_result(None)
+        if job.future.done():
+            return
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(error)
