@@ -4,13 +4,14 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
 import aiohttp
+import orjson
 from aiohttp.hdrs import (
     ACCEPT,
     ACCEPT_ENCODING,
@@ -18,6 +19,7 @@ from aiohttp.hdrs import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
     METH_GET,
+    METH_POST,
     RETRY_AFTER,
     USER_AGENT,
 )
@@ -27,9 +29,12 @@ from yarl import URL
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.aio.proxy_connector import Proxy, ProxyConnector
 from bridge.aio.timeouts import TimeoutSweep
+from bridge.amux.batch_wire import PATH as BATCH_PATH
+from bridge.amux.batch_wire import observe_batch
 from bridge.amux.inflate import TooLarge, inflate
 from bridge.amux.record import LONGEST_CODE, LONGEST_MESSAGE, LONGEST_MODEL, LONGEST_PLATFORM, LONGEST_STATUS
 from bridge.amux.wire import observe
+from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, BatchTooLarge
 from bridge.core.errors import BridgeError
 from bridge.core.model import KeyRefused, Observation, PollRejected, Problem, TaskRecord, TaskStatus, TransientError
 from bridge.core.retry_after import retry_after_seconds
@@ -38,6 +43,7 @@ from bridge.telemetry.redaction import SHORTEST_SECRET
 
 MAX_BODY_BYTES = 1 << 20  # a record is a few kilobytes, but amux passes on vendors' texts, which have no limit
 MAX_HEADER_BYTES = 65 << 10  # of one line, 64 KiB and its name: proxies add policies above the 8 KiB of aiohttp
+MAX_BATCH_BYTES = 16 << 20  # 500 records of 32 KB
 KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of the usual limit of proxies
 IDLE_SECONDS = 75.0  # amux waits up to 60 s for its vendors
 _CACHED_KEYS = 1024
@@ -45,7 +51,7 @@ _CACHED_KEYS = 1024
 _NO_AIOHTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # TimeoutSweep limits each poll instead
 _PLAIN_ID = re.compile(r"(?=[.]*[^.])[A-Za-z0-9._:-]+")  # every id that the bridge registers: not only dots
 _REQUEST_ID = "X-Oneapi-Request-Id"  # amux's operators find a request by it; no other server sends it
-_TOO_LARGE = TransientError("body_too_large", f"amux answered with more than {MAX_BODY_BYTES >> 20} MiB")
+_TOO_LARGE = "body_too_large"
 _log = get_logger("amux")
 
 
@@ -121,6 +127,42 @@ class AmuxClient:
             return observation  # the task still runs, as in nearly all polls
         return _without_key(observation, key)
 
+    async def read_many(self, task_ids: Sequence[str], key: str) -> BatchObservation:
+        """Asks once, with `key`, for the records of tasks, at least one, and returns what the answer brings.
+
+        Failures of amux or of the network raise nothing. The request changes nothing at amux, so it is sent again if a
+        kept connection breaks before the answer begins.
+        """
+        headers = self._headers(key)
+        if headers is None:
+            return BatchFailed("key", "the key holds characters that cannot be sent")
+        data = orjson.dumps({"ids": task_ids})
+        try:
+            with self._timeouts.limit():
+                try:
+                    response = await self._post_batch(headers, data)
+                except aiohttp.ServerDisconnectedError:
+                    response = await self._post_batch(headers, data)
+                body = await _body(response, MAX_BATCH_BYTES)
+        except (*CLIENT_ERRORS, ValueError) as error:
+            return BatchFailed(*explain_client_error(error, self._host, self._timeouts.seconds))
+        observation = self._observe_batch(response, body, task_ids)
+        if isinstance(observation, BatchAnswer):
+            return replace(
+                observation, records={each: _record_without_key(one, key) for each, one in observation.records.items()}
+            )
+        _log.event(
+            "batch_without_records",
+            level=logging.DEBUG,
+            kind=type(observation).__name__,
+            status=response.status,
+            request_id=response.headers.get(_REQUEST_ID),
+            tasks=len(task_ids),
+        )
+        if isinstance(observation, BatchTooLarge):
+            return observation
+        return replace(observation, message=_redacted(observation.message, key))
+
     async def open(  # noqa: PLR0913  the parts of a request
         self,
         method: str,
@@ -160,6 +202,29 @@ class AmuxClient:
         self._timeouts.close()
         self._headers.cache_clear()
         await self._session.close()
+
+    async def _post_batch(self, headers: Mapping[str, str], data: bytes) -> aiohttp.ClientResponse:
+        url = URL(self._base_url + BATCH_PATH, encoded=True)
+        json_headers = {**headers, CONTENT_TYPE: "application/json"}
+        return await self._session.request(METH_POST, url, headers=json_headers, data=data, allow_redirects=False)
+
+    def _observe_batch(
+        self, response: aiohttp.ClientResponse, body: bytes | None, task_ids: Sequence[str]
+    ) -> BatchObservation:
+        """Returns the observation of a whole answer. `body` is None if it was too long."""
+        status, headers = response.status, response.headers
+        plain = _plain_body(headers, body, MAX_BATCH_BYTES)
+        if isinstance(plain, TransientError):
+            if status < 300:
+                is_long = plain.code == _TOO_LARGE
+                return BatchTooLarge(MAX_BATCH_BYTES) if is_long else BatchFailed(plain.code, plain.message)
+            plain = b""
+        retry_after = (
+            retry_after_seconds(headers.get(RETRY_AFTER), self._wall_clock()) if status in (429, 503) else None
+        )
+        return observe_batch(
+            status, headers.get(CONTENT_TYPE, ""), plain, frozenset(task_ids), self._base_url, retry_after
+        )
 
     def _observe(self, response: aiohttp.ClientResponse, body: bytes | None, task_id: str) -> Observation:
         """Returns the observation of a whole answer. `body` is None if it was too long.
@@ -206,15 +271,15 @@ def _in_path(task_id: str) -> str:
     return quote(task_id, safe="", errors="replace").replace(".", "%2E")
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes | None:
+async def _body(response: aiohttp.ClientResponse, limit: int = MAX_BODY_BYTES) -> bytes | None:
     """Returns the body as it came, or None if it is too long: then the connection is closed."""
     content = response.content
     try:
         body = await content.readany()
-        if content.at_eof() and len(body) <= MAX_BODY_BYTES:
+        if content.at_eof() and len(body) <= limit:
             return body  # one read is enough for nearly all records
         pieces = bytearray(body)
-        while len(pieces) <= MAX_BODY_BYTES:
+        while len(pieces) <= limit:
             if content.at_eof():
                 return bytes(pieces)
             pieces += await content.readany()
@@ -225,20 +290,32 @@ async def _body(response: aiohttp.ClientResponse) -> bytes | None:
     return None
 
 
-def _plain_body(headers: CIMultiDictProxy[str], body: bytes | None) -> bytes | TransientError:
+def _plain_body(
+    headers: CIMultiDictProxy[str], body: bytes | None, limit: int = MAX_BODY_BYTES
+) -> bytes | TransientError:
     """Returns a body without its compression, which was not asked for, or why it cannot be read."""
     if body is None:
-        return _TOO_LARGE
+        return _too_large(limit)
     coding = ",".join(headers.getall(CONTENT_ENCODING, ()))
     if not coding:
         return body
     try:
-        return inflate(body, coding, MAX_BODY_BYTES)
+        return inflate(body, coding, limit)
     except TooLarge:
-        return _TOO_LARGE
+        return _too_large(limit)
     except ValueError as error:
         message = f"amux answered with a compressed body, which was not asked for and cannot be read: {error}"
         return TransientError("compressed_body", message)
+
+
+def _too_large(limit: int) -> TransientError:
+    return TransientError(_TOO_LARGE, f"amux answered with more than {limit >> 20} MiB")
+
+
+def _record_without_key(record: TaskRecord, key: str) -> TaskRecord:
+    """Removes the key from all texts of amux in a record."""
+    cleaned = _without_key(record, key)
+    return cleaned if isinstance(cleaned, TaskRecord) else record
 
 
 def _has_no_text(record: TaskRecord) -> bool:

@@ -52,8 +52,8 @@ def record_in(document: Any) -> Record | None:
     if not isinstance(document, dict):
         return None
     data = document.get("data")
-    bare = _has_status(document)
-    if isinstance(data, dict) and _has_status(data) and not (bare and isinstance(document.get("task_id"), str)):
+    bare = has_status(document)
+    if isinstance(data, dict) and has_status(data) and not (bare and isinstance(document.get("task_id"), str)):
         return data
     return document if bare else _vendors_record(document)
 
@@ -149,14 +149,15 @@ def _running(raw_status: str, progress: int | None, origin: _Origin) -> TaskReco
     return TaskRecord(status, progress, raw_status=word, **origin._asdict())
 
 
-def _has_status(value: Record) -> bool:
+def has_status(value: Record) -> bool:
+    """Whether a record has a text in `status`."""
     status = value.get("status")
     return isinstance(status, str) and status != ""
 
 
 def _status_word(record: Record) -> str:
     """Returns the first status in a record, "" if there is none."""
-    if _has_status(record):
+    if has_status(record):
         return str(record["status"])
     return next((word for word in _values(record, paths.STATUS) if isinstance(word, str) and word), "")
 

@@ -51,6 +51,12 @@ def observe(  # noqa: PLR0913  the parts of an answer
     return _on_error_status(status, _error_in(content_type, body), task_id, retry_after)
 
 
+def error_reason(content_type: str, body: bytes) -> str | None:
+    """Returns the message of amux's JSON error in a body; None if it holds none."""
+    error = _error_in(content_type, body)
+    return None if error is None else error.message or error.code or None
+
+
 def created_task(body: bytes) -> str | None:
     """Returns the new task's id in the answer to a create call: a text in `task_id`, else in `id`, else None.
 
@@ -72,7 +78,7 @@ def created_task(body: bytes) -> str | None:
 
 def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> Observation:
     """Reads a 2xx: a record, or an answer that says nothing about the task."""
-    if not body or _media_type(content_type) != "json":
+    if not body or media_type(content_type) != "json":
         return _not_json(content_type, body)
     try:
         document = read_json(body)
@@ -81,7 +87,7 @@ def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> 
     record = record_in(document)
     if record is None:
         reason = text_of(document.get("message"), LONGEST_MESSAGE) if isinstance(document, dict) else None
-        return TransientError("no_record", _sentence("amux answered without a record of the task", reason))
+        return TransientError("no_record", sentence("amux answered without a record of the task", reason))
     if is_of_another_task(record, task_id):
         return TransientError("wrong_task", "amux answered with the record of another task")
     return read_record(record, document, task_id=task_id, base_url=base_url)
@@ -95,7 +101,7 @@ def _not_json(content_type: str, body: bytes) -> TransientError:
     """
     if not body:
         return TransientError("empty_body", "amux answered without a body")
-    if _media_type(content_type) == "html":
+    if media_type(content_type) == "html":
         return TransientError("html", "amux answered with a web page: is the base URL right?", misrouted=True)
     return TransientError("wrong_content_type", "amux answered with something that is not JSON")
 
@@ -104,13 +110,13 @@ def _on_error_status(status: int, error: _AmuxError | None, task_id: str, retry_
     """Reads any other status, with amux's JSON error (None if the body holds none)."""
     reason = error.message if error else None
     if status == 401:
-        return KeyRefused(_sentence("amux refused the key", reason))
+        return KeyRefused(sentence("amux refused the key", reason))
     if status == 429:
-        return Throttled(_sentence("amux asks for fewer requests", reason), retry_after)
+        return Throttled(sentence("amux asks for fewer requests", reason), retry_after)
     if 400 <= status < 500 and status not in (408, 425):
         return _on_client_error(status, error, task_id)
     # A redirect is never followed. It comes from a wrong base URL too: http instead of https, or a name that moved.
-    return TransientError(f"http_{status}", _sentence(f"amux answered {status}", reason), misrouted=300 <= status < 400)
+    return TransientError(f"http_{status}", sentence(f"amux answered {status}", reason), misrouted=300 <= status < 400)
 
 
 def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Observation:
@@ -120,15 +126,15 @@ def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Obs
     end any watch.
     """
     if error is not None and error.of_gateway:
-        return KeyRefused(_sentence("amux refused the key", error.message))
+        return KeyRefused(sentence("amux refused the key", error.message))
     if error is None or (status == 404 and error.code not in _UNKNOWN_TASK):
         message = f"amux answered {status} without the error that it gives for a task: is the base URL right?"
         return TransientError(f"http_{status}", message, misrouted=True)
     if status in (400, 404) and error.code in _UNKNOWN_TASK:
-        return TaskNotFound(_sentence("amux knows no such task", error.message))
+        return TaskNotFound(sentence("amux knows no such task", error.message))
     if status == 403:
         return _forbidden(error, task_id)
-    return PollRejected(error.code or f"http_{status}", _sentence(f"amux answered {status}", error.message))
+    return PollRejected(error.code or f"http_{status}", sentence(f"amux answered {status}", error.message))
 
 
 def _forbidden(error: _AmuxError, task_id: str) -> Observation:
@@ -136,13 +142,13 @@ def _forbidden(error: _AmuxError, task_id: str) -> Observation:
     message = error.message or ""
     names_task = not error.code and len(task_id) >= _SHORTEST_DISTINCT_ID and task_id in message
     if "task" in error.code or names_task:
-        return TaskForbidden(_sentence("amux does not let this key see the task", error.message))
-    return KeyRefused(_sentence("amux refused the key", error.message))
+        return TaskForbidden(sentence("amux does not let this key see the task", error.message))
+    return KeyRefused(sentence("amux refused the key", error.message))
 
 
 def _error_in(content_type: str, body: bytes) -> _AmuxError | None:
     """Returns amux's JSON error, flat or nested; None for the answer of a proxy or another service."""
-    if _media_type(content_type) != "json":
+    if media_type(content_type) != "json":
         return None
     try:
         document = read_json(body)
@@ -176,12 +182,13 @@ def _amux_error(code: str, message: Any, *, of_gateway: bool = False) -> _AmuxEr
     return _AmuxError(code.lower(), None if reason == code else reason, of_gateway)
 
 
-def _sentence(start: str, reason: str | None) -> str:
+def sentence(start: str, reason: str | None) -> str:
+    """Returns a message with amux's reason, if it gave one."""
     return f"{start}: {reason}" if reason else start
 
 
 @lru_cache(maxsize=64)
-def _media_type(content_type: str) -> str:
+def media_type(content_type: str) -> str:
     """Returns "json" or "html" for a Content-Type, "" for every other. Parameters are ignored."""
     kind = content_type.partition(";")[0].strip().lower()
     subtype = kind.partition("/")[2]

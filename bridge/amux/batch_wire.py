@@ -1,0 +1,80 @@
+"""Reads answers of amux's batch route: any HTTP answer becomes a BatchObservation. Pure; no bytes make it raise.
+
+The route takes ids of tasks and answers with amux's rows (form C) of those that the key's user has. What an answer
+lacks means nothing. Records are matched by their own `task_id`, whatever their order.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from bridge.amux.lenient_json import clean, read_json
+from bridge.amux.record import LONGEST_MESSAGE, has_status, read_record, text_of
+from bridge.amux.wire import error_reason, media_type, sentence
+from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute
+from bridge.core.model import TaskRecord
+
+PATH = "/suno/fetch"
+
+
+def observe_batch(  # noqa: PLR0913, PLR0917  the parts of an answer
+    status: int, content_type: str, body: bytes, ids: Collection[str], base_url: str, retry_after: float | None = None
+) -> BatchObservation:
+    """Returns the observation of an answer to a request for `ids`; see `wire.observe` for the other arguments."""
+    if 200 <= status < 300:
+        return _on_success(content_type, body, ids, base_url)
+    message = sentence(f"amux answered {status} on {PATH}", error_reason(content_type, body))
+    if status in (408, 425, 429) or status >= 500:
+        return BatchFailed(f"http_{status}", message, retry_after)
+    return NoBatchRoute(f"http_{status}", message)
+
+
+def _on_success(content_type: str, body: bytes, ids: Collection[str], base_url: str) -> BatchObservation:
+    kind = media_type(content_type)
+    if body and kind == "html":
+        return NoBatchRoute("html", f"amux answered with a web page on {PATH}")
+    try:
+        document = read_json(body if kind == "json" else b"")
+    except ValueError:
+        return BatchFailed("bad_json", f"amux answered on {PATH} with something that is not JSON")
+    if not isinstance(document, dict) or not isinstance(document.get("data", ""), list | None):
+        return BatchFailed("bad_form", f"amux answered without a list of records on {PATH}")
+    records, unusable = _records(document, ids, base_url)
+    if records:
+        return BatchAnswer(records, len(body))
+    if unusable:
+        return BatchFailed("bad_records", f"amux answered with records that cannot be used on {PATH}")
+    reason = text_of(document.get("message"), LONGEST_MESSAGE)
+    return NoBatchRoute("filtered", sentence(f"amux answered without any of {len(ids)} tasks on {PATH}", reason))
+
+
+def _records(document: Mapping[str, Any], ids: Collection[str], base_url: str) -> tuple[dict[str, TaskRecord], int]:
+    """Returns the records by task id, and how many tasks have none that can be used.
+
+    Two different records of one task contradict each other: neither is used.
+    """
+    envelope = {"code": document.get("code")}  # without the answer's message: it is not about one task
+    records: dict[str, TaskRecord] = {}
+    unusable: set[str] = set()
+    for row in document.get("data") or ():
+        if not isinstance(row, dict) or (task_id := _id_of(row, ids)) is None:
+            continue
+        if not has_status(row):
+            unusable.add(task_id)
+            continue
+        record = read_record(row, envelope, task_id=task_id, base_url=base_url)
+        if records.setdefault(task_id, record) != record:
+            unusable.add(task_id)
+    for task_id in unusable:
+        records.pop(task_id, None)
+    return records, len(unusable)
+
+
+def _id_of(row: Mapping[str, Any], wanted: Collection[str]) -> str | None:
+    """Returns the id of a row's task if it was asked for. `id` is amux's row number and does not count."""
+    own = row.get("task_id")
+    if not isinstance(own, str):
+        return None
+    if own in wanted:
+        return own
+    own = clean(own).strip()
+    return own if own in wanted else None

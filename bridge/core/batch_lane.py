@@ -1,0 +1,262 @@
+"""The decisions of the batch lane, in which many tasks are read with one request.
+
+Each credential has a lane. It is open where amux's batch route is known to work. As long as it is not, the tasks are
+read singly. Nothing of this ends a watch: only a record of a task can do that, see `core/watch.py`.
+
+Moments are seconds of any one clock, delays are seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import inf
+from typing import TypeAlias
+
+from bridge.core.model import TaskRecord, TaskStatus
+from bridge.core.schedule import LONGEST_PAUSE, LONGEST_THROTTLE
+
+TARGET_BYTES = 1 << 20  # of an answer: 1,000 records of a usual size, which amux makes in 35 ms
+NO_ROUTE_SECONDS = 60.0
+LONGEST_NO_ROUTE_SECONDS = 3_600.0  # a server without the route is asked once an hour
+# A batch may take a quarter of its interval: where amux needs longer, the next batch begins later.
+SLOW_FACTOR = 4.0
+LIVE_PLATFORMS = frozenset({"24", "41", "54"})  # Gemini, Vertex, Doubao
+MAX_PLATFORMS = 100  # amux has about 60; further names are not tested
+_MAX_DOUBLINGS = 16
+
+
+class Lane(StrEnum):
+    """How a task is read: alone, or with others in one request. The values are labels of metrics."""
+
+    SINGLE = "single"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How tasks are read in batches: the most ids of a request, seconds between two reads, requests at a time."""
+
+    size: int = 500
+    interval: float = 2.0
+    concurrency: int = 2
+
+
+# --- what one request brings --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """An answer with the record of at least one task that was asked. `size` is the body's, in bytes."""
+
+    records: Mapping[str, TaskRecord]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoBatchRoute:
+    """An answer that shows that this credential has no batch route: 404, HTML, another 4xx, no record at all."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailed:
+    """An answer that shows neither: 5xx, 429, a time-out, a broken body. `retry_after` is in seconds."""
+
+    code: str
+    message: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTooLarge:
+    """An answer that was longer than the bridge reads."""
+
+    limit: int
+
+
+BatchObservation: TypeAlias = BatchAnswer | NoBatchRoute | BatchFailed | BatchTooLarge
+
+
+# --- whether a credential has a batch lane ------------------------------------------------------------------------
+
+
+class LaneState(StrEnum):
+    """What is known about the batch route with one credential."""
+
+    UNKNOWN = "unknown"  # not asked yet
+    OPEN = "open"  # it works
+    ABSENT = "absent"  # there is none
+    FAILING = "failing"  # it worked or may work, and answers with errors now
+
+
+@dataclass(frozen=True, slots=True)
+class LaneHealth:
+    """What is known about the batch route with one credential, and how many ids a request may have.
+
+    `since` is when the state was entered. Unless the lane is open, the route is asked again from `asks_at` on.
+    `failures` counts answers in a row that led to this state. `record_bytes` is what a record weighs, 0: not known.
+    """
+
+    size: int
+    state: LaneState = LaneState.UNKNOWN
+    since: float = -inf
+    asks_at: float = -inf
+    failures: int = 0
+    record_bytes: float = 0.0
+    message: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether tasks are read in batches."""
+        return self.state is LaneState.OPEN
+
+    def may_ask(self, now: float) -> bool:
+        """Whether a batch may be sent: the lane is open, or it is time to ask whether it is."""
+        return self.state is LaneState.OPEN or now >= self.asks_at
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """One request for `asked` ids, and when it began and ended."""
+
+    asked: int
+    began: float
+    ended: float
+
+
+def health_after(
+    health: LaneHealth, request: BatchRequest, observation: BatchObservation, policy: BatchPolicy, max_interval: float
+) -> LaneHealth:
+    """Returns what is known after a request.
+
+    The end of a request that began before the present state says nothing new: of several requests that fail together
+    one counts, and one that was sent before an outage does not end it. `max_interval` is that of single reads.
+    """
+    if request.began < health.since:
+        return health
+    match observation:
+        case BatchAnswer():
+            return _after_answer(health, request, observation, policy)
+        case BatchTooLarge(limit=limit):
+            # The records weigh at least this much. The next good answer gives the exact weight.
+            return replace(health, size=max(1, request.asked // 2), record_bytes=limit / request.asked)
+        case NoBatchRoute(message=message):
+            closed = _closed(health, LaneState.ABSENT, request.ended, message)
+            pause = min(NO_ROUTE_SECONDS * _doubled(closed.failures), LONGEST_NO_ROUTE_SECONDS)
+        case BatchFailed(message=message, retry_after=retry_after):
+            closed = _closed(health, LaneState.FAILING, request.ended, message)
+            pause = min(max_interval * _doubled(closed.failures), max(max_interval, LONGEST_PAUSE))
+            if retry_after is not None:
+                pause = max(pause, min(retry_after, LONGEST_THROTTLE))
+    return replace(closed, asks_at=request.ended + pause)
+
+
+def _after_answer(health: LaneHealth, request: BatchRequest, answer: BatchAnswer, policy: BatchPolicy) -> LaneHealth:
+    weight = answer.size / max(len(answer.records), 1)
+    if health.record_bytes:
+        weight = (weight + health.record_bytes) / 2
+    fitting = min(int(TARGET_BYTES / max(weight, 1.0)), policy.size)
+    size = max(1, min(fitting, 2 * max(request.asked, health.size)))
+    if health.state is LaneState.OPEN:
+        return replace(health, size=size, record_bytes=weight)
+    return LaneHealth(size, LaneState.OPEN, since=request.ended, record_bytes=weight)
+
+
+def _closed(health: LaneHealth, state: LaneState, now: float, message: str) -> LaneHealth:
+    failures = health.failures + 1 if health.state is state else 1
+    return replace(health, state=state, since=now, failures=failures, message=message)
+
+
+def _doubled(count: int) -> float:
+    return 2.0 ** min(count - 1, _MAX_DOUBLINGS)
+
+
+# --- how often ----------------------------------------------------------------------------------------------------
+
+
+def batch_interval(policy: BatchPolicy, seconds: float, max_interval: float) -> float:
+    """Returns the time between two reads of a task, after a batch that took `seconds`."""
+    return max(policy.interval, min(SLOW_FACTOR * seconds, max_interval))
+
+
+def batch_spacing(interval: float, tasks: int, size: int) -> float:
+    """Returns the time from the start of a batch to the start of the next one of the same credential.
+
+    `tasks` are read in batches of up to `size`, each task once in `interval`. So the batches are full.
+    """
+    return interval * min(1.0, size / max(tasks, 1))
+
+
+def no_denser_than_single_reads(spacing: float, single_rate: float) -> float:
+    """Returns `spacing`, or more where that would be more requests than single reads of the same tasks.
+
+    `single_rate` is how many requests a second the single reads would make, above 0.
+    """
+    return max(spacing, 1.0 / single_rate)
+
+
+def may_exceed_single_reads(spacing: float, tasks: int, longest_delay: float) -> bool:
+    """Whether batches at this spacing could be more requests than single reads of the same `tasks`.
+
+    `longest_delay` is the longest delay between two single reads of a task. Only if this is true, the rate of the
+    single reads has to be computed, which costs a microsecond a task.
+    """
+    return tasks * spacing < longest_delay
+
+
+# --- what a record means for how its task is read -----------------------------------------------------------------
+
+
+class Reading(StrEnum):
+    """How a task is read where there is a batch lane.
+
+    BATCH: with others. MISSING: alone, because a batch lacked it. LIVE: alone, because amux asks its vendor at each
+    read. TEST: alone once, to learn whether its platform is live.
+    """
+
+    BATCH = "batch"
+    MISSING = "missing"
+    LIVE = "live"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Platforms:
+    """Which platforms answer live with one credential, and which were tested for that."""
+
+    live: frozenset[str] = LIVE_PLATFORMS
+    tested: frozenset[str] = frozenset()
+
+    def with_tested(self, platform: str | None) -> "Platforms":
+        """Returns these with one more that is recorded, unless a single read shows that it is live."""
+        return replace(self, tested=self.tested | {platform or ""})
+
+    def with_live(self, platform: str) -> "Platforms":
+        """Returns these with one more that is live."""
+        return replace(self, live=self.live | {platform})
+
+
+def judge_record(platforms: Platforms, record: TaskRecord, *, in_doubt: bool) -> tuple[Reading, bool]:
+    """Decides how the task of a batch's record is read from now on, and whether the record counts as an observation.
+
+    A failure counts only for a task that is known as recorded, or in amux's row of a live task whose failure awaits
+    confirmation: amux reports a vendor's error with one request as the failure of a live task. Otherwise the task is
+    asked singly.
+    """
+    reading = _reading_of(platforms, record)
+    if record.status is not TaskStatus.FAILED:
+        return reading, True
+    if record.live:  # not amux's row: no batch route is known that answers so
+        return Reading.TEST if reading is Reading.BATCH else reading, False
+    return reading, reading is Reading.BATCH or (in_doubt and reading is Reading.LIVE)
+
+
+def _reading_of(platforms: Platforms, record: TaskRecord) -> Reading:
+    name = record.platform or ""
+    if name in platforms.live:
+        return Reading.LIVE
+    if name in platforms.tested or len(platforms.tested) >= MAX_PLATFORMS:
+        return Reading.BATCH
+    return Reading.TEST

@@ -1,0 +1,165 @@
+"""Answers of the batch route: order, duplicates, foreign ids, changed forms and half answers."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.amux.batch_wire import observe_batch
+from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute
+from bridge.core.model import TaskStatus
+
+JSON = "application/json; charset=utf-8"
+BASE_URL = "https://api.example"
+IDS = ("task_1", "task_2", "task_3")
+
+
+def row(task_id: str, status: str = "IN_PROGRESS", **more: Any) -> dict[str, Any]:
+    return {"id": 7, "task_id": task_id, "platform": "50", "status": status, "progress": "30%", "data": {}, **more}
+
+
+def read(rows: Any, **more: Any) -> BatchObservation:
+    return read_bytes(orjson.dumps({"code": "success", "message": "", "data": rows, **more}))
+
+
+def read_bytes(body: bytes, status: int = 200, kind: str = JSON) -> BatchObservation:
+    return observe_batch(status, kind, body, frozenset(IDS), BASE_URL)
+
+
+def statuses(observation: BatchObservation) -> dict[str, TaskStatus]:
+    assert isinstance(observation, BatchAnswer), observation
+    return {task_id: record.status for task_id, record in observation.records.items()}
+
+
+def code_of(observation: BatchObservation) -> str:
+    assert isinstance(observation, BatchFailed | NoBatchRoute), observation
+    return observation.code
+
+
+def test_records_are_found_by_their_own_task_id_in_any_order() -> None:
+    found = read(
+        [row("task_3", "SUCCESS", result_url="https://v.example/3.mp4"), row("task_1"), row("task_2", "FAILURE")]
+    )
+    assert statuses(found) == {
+        "task_3": TaskStatus.COMPLETED,
+        "task_1": TaskStatus.IN_PROGRESS,
+        "task_2": TaskStatus.FAILED,
+    }
+    assert isinstance(found, BatchAnswer)
+    assert found.records["task_3"].url == "https://v.example/3.mp4"
+    assert found.records["task_1"].platform == "50"
+
+
+def test_foreign_and_missing_tasks_and_what_is_no_record_are_left_out() -> None:
+    strange: list[Any] = [None, 7, "task_1", [], {}, row("task_9"), {"status": "SUCCESS"}, row("", "SUCCESS")]
+    strange += [{"id": "task_1", "status": "SUCCESS"}, {"task_id": 1, "status": "SUCCESS"}]
+    assert statuses(read([*strange, row("task_2")])) == {"task_2": TaskStatus.IN_PROGRESS}
+
+
+def test_a_task_id_with_white_space_or_a_nul_is_the_tasks_own() -> None:
+    assert statuses(read([row(" task_2\0 ")])) == {"task_2": TaskStatus.IN_PROGRESS}
+
+
+def test_a_record_that_comes_twice_counts_once_and_a_contradiction_not_at_all() -> None:
+    assert statuses(read([row("task_1"), row("task_1")])) == {"task_1": TaskStatus.IN_PROGRESS}
+    contradiction = [row("task_1", "SUCCESS"), row("task_1", "FAILURE"), row("task_1", "SUCCESS")]
+    assert statuses(read([*contradiction, row("task_2")])) == {"task_2": TaskStatus.IN_PROGRESS}
+    assert code_of(read(contradiction)) == "bad_records"
+
+
+def test_a_record_without_a_status_is_left_out() -> None:
+    assert statuses(read([row("task_1", status=""), row("task_2")])) == {"task_2": TaskStatus.IN_PROGRESS}
+    assert code_of(read([{"task_id": "task_1", "status": None}])) == "bad_records"
+
+
+def test_the_answers_own_message_is_no_reason_of_a_task() -> None:
+    found = read([row("task_1", "FAILURE")], message="partial result")
+    assert isinstance(found, BatchAnswer)
+    error = found.records["task_1"].error
+    assert error is not None
+    assert error.message is None
+
+
+def test_a_failure_in_the_live_form_is_marked_as_live() -> None:
+    live = {"task_id": "task_1", "status": "failed", "url": "", "format": "mp4", "metadata": None, "error": None}
+    found = read([live, row("task_2", "FAILURE")])
+    assert isinstance(found, BatchAnswer)
+    assert [found.records[each].live for each in ("task_1", "task_2")] == [True, False]
+
+
+@pytest.mark.parametrize("rows", [None, [], [None], [row("task_9")]])
+def test_an_answer_with_none_of_the_tasks_shows_that_the_route_is_filtered(rows: Any) -> None:
+    found = read(rows, message="nothing here")
+    assert isinstance(found, NoBatchRoute)
+    assert found.code == "filtered"
+    assert found.message.endswith(": nothing here")
+
+
+@pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 405, 413, 451])
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":{"message":"no","type":"new_api_error","code":""}}'])
+def test_any_4xx_and_any_redirect_shows_that_there_is_no_route(status: int, body: bytes) -> None:
+    found = read_bytes(body, status)
+    assert isinstance(found, NoBatchRoute)
+    assert found.code == f"http_{status}"
+
+
+def test_a_web_page_shows_that_there_is_no_route() -> None:
+    assert isinstance(read_bytes(b"<!doctype html>", 200, "text/html; charset=utf-8"), NoBatchRoute)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 522])
+def test_trouble_of_the_server_is_none_of_the_route(status: int) -> None:
+    body = b'{"error":{"message":"system cpu overloaded","type":"new_api_error","code":"system_cpu_overloaded"}}'
+    found = observe_batch(status, JSON, body, frozenset(IDS), BASE_URL, 7.0)
+    assert isinstance(found, BatchFailed)
+    assert (found.code, found.retry_after) == (f"http_{status}", 7.0)
+    assert found.message.endswith("system cpu overloaded")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b'"x"',
+        b"{}",
+        b'{"data":{}}',
+        b'{"data":{"task_1":{"task_id":"task_1","status":"SUCCESS"}}}',
+        orjson.dumps({"code": "success", "data": [row("task_1", "SUCCESS")]})[:-1],
+    ],
+)
+def test_a_broken_or_half_answer_says_nothing_about_any_task(body: bytes) -> None:
+    assert isinstance(read_bytes(body), BatchFailed)
+    assert isinstance(read_bytes(body, 200, "text/plain"), BatchFailed)
+
+
+def test_what_json_readers_dispute_is_read_as_in_single_answers() -> None:
+    body = b'\xef\xbb\xbf{"data":[{"task_id":"task_1","status":"SUCCESS","x":NaN,"y":"\\ud800"}]}'
+    assert statuses(read_bytes(body)) == {"task_1": TaskStatus.COMPLETED}
+
+
+_JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["task_id", "status", "data", "id", "url", "platform"]), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.integers(200, 599), st.sampled_from([JSON, "text/html", ""]), st.binary(max_size=200))
+def test_no_bytes_make_it_raise(status: int, kind: str, body: bytes) -> None:
+    read_bytes(body, status, kind)
+
+
+@given(_JSON_VALUES)
+def test_no_json_makes_it_raise_and_only_tasks_that_were_asked_for_are_found(value: Any) -> None:
+    found = observe_batch(200, JSON, json.dumps({"code": "success", "data": value}).encode(), frozenset(IDS), BASE_URL)
+    if isinstance(found, BatchAnswer):
+        assert found.records.keys() <= set(IDS)

@@ -1,0 +1,236 @@
+"""When a credential has a batch lane, how often and how much it is asked, and what a batch's record means."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.batch_lane import (
+    LIVE_PLATFORMS,
+    LONGEST_NO_ROUTE_SECONDS,
+    MAX_PLATFORMS,
+    TARGET_BYTES,
+    BatchAnswer,
+    BatchFailed,
+    BatchObservation,
+    BatchPolicy,
+    BatchRequest,
+    BatchTooLarge,
+    LaneHealth,
+    LaneState,
+    NoBatchRoute,
+    Platforms,
+    Reading,
+    batch_interval,
+    batch_spacing,
+    health_after,
+    judge_record,
+    may_exceed_single_reads,
+    no_denser_than_single_reads,
+)
+from bridge.core.model import TaskRecord, TaskStatus
+from bridge.core.schedule import LONGEST_THROTTLE, PollPolicy
+
+POLICY = BatchPolicy()
+MAX_INTERVAL = PollPolicy().max_interval
+NEW = LaneHealth(POLICY.size)
+RUNNING = TaskRecord(TaskStatus.IN_PROGRESS, platform="50")
+NO_ROUTE = NoBatchRoute("http_404", "no such route")
+BROKEN = BatchFailed("http_503", "overloaded")
+
+
+def good(records: int = 10, size: int = 8_600) -> BatchAnswer:
+    return BatchAnswer({f"task_{number}": RUNNING for number in range(records)}, size)
+
+
+def after(health: LaneHealth, observation: BatchObservation, now: float, asked: int = 10) -> LaneHealth:
+    """The health after a request that was asked as soon as that was allowed."""
+    began = max(now, health.since)
+    return health_after(health, BatchRequest(asked, began, began), observation, POLICY, MAX_INTERVAL)
+
+
+def pauses(observation: BatchObservation, times: int) -> list[float]:
+    health, found = NEW, []
+    for _ in range(times):
+        health = after(health, observation, max(health.asks_at, 0.0))
+        found.append(health.asks_at - health.since)
+    return found
+
+
+# --- whether there is a lane --------------------------------------------------------------------------------------
+
+
+def test_a_new_credential_may_be_asked_at_once_and_has_no_lane() -> None:
+    assert NEW.may_ask(0.0)
+    assert not NEW.is_open
+
+
+def test_a_record_opens_the_lane() -> None:
+    health = after(NEW, good(), 1.0)
+    assert (health.state, health.since) == (LaneState.OPEN, 1.0)
+    assert health.may_ask(1.0)
+
+
+def test_without_the_route_a_credential_is_asked_again_after_a_minute_doubling_to_an_hour() -> None:
+    assert pauses(NO_ROUTE, 8) == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0]
+    health = after(NEW, NO_ROUTE, 0.0)
+    assert health.state is LaneState.ABSENT
+    assert [health.may_ask(now) for now in (0.0, 59.9, 60.0)] == [False, False, True]
+
+
+def test_errors_pause_the_lane_for_the_longest_interval_doubling_to_a_minute() -> None:
+    assert pauses(BROKEN, 5) == [15.0, 30.0, 60.0, 60.0, 60.0]
+    slow = health_after(NEW, BatchRequest(1, 0.0, 0.0), BROKEN, POLICY, 90.0)
+    assert slow.asks_at == 90.0
+
+
+@pytest.mark.parametrize(("asked_for", "pause"), [(1.0, 15.0), (100.0, 100.0), (1e9, LONGEST_THROTTLE)])
+def test_a_retry_after_can_only_make_the_pause_longer_up_to_five_minutes(asked_for: float, pause: float) -> None:
+    assert pauses(BatchFailed("http_429", "slow down", asked_for), 1) == [pause]
+
+
+def test_a_good_answer_after_errors_begins_the_pauses_anew() -> None:
+    failing = after(after(NEW, BROKEN, 0.0), BROKEN, 15.0)
+    again = after(after(failing, good(), 50.0), BROKEN, 60.0)
+    assert again.asks_at == 75.0
+
+
+def test_requests_that_began_before_the_present_state_change_nothing() -> None:
+    health = after(NEW, BROKEN, 10.0)
+    for observation in (good(), BROKEN, NO_ROUTE, BatchTooLarge(1)):
+        assert health_after(health, BatchRequest(10, 9.9, 11.0), observation, POLICY, MAX_INTERVAL) is health
+
+
+@given(st.lists(st.sampled_from([good(), BROKEN, NO_ROUTE, BatchTooLarge(16 << 20)]), max_size=40))
+def test_a_lane_is_asked_again_within_an_hour_whatever_happens(observations: list[BatchObservation]) -> None:
+    health, now = NEW, 0.0
+    for observation in observations:
+        health = after(health, observation, now)
+        now = max(now + 1.0, health.asks_at)
+        assert health.may_ask(now)
+        assert health.may_ask(health.since + LONGEST_NO_ROUTE_SECONDS)
+        assert 1 <= health.size <= POLICY.size
+        assert health.is_open or health.state is LaneState.UNKNOWN or health.message
+
+
+# --- how much and how often ---------------------------------------------------------------------------------------
+
+
+def test_answers_of_a_usual_weight_leave_the_batches_full() -> None:
+    health = after(NEW, good(500, 428_000), 0.0, 500)
+    assert health.size == 500
+
+
+def test_batches_of_fat_records_shrink_until_an_answer_has_about_a_mebibyte() -> None:
+    health = NEW
+    for now in range(8):
+        asked = health.size
+        health = after(health, good(asked, asked * 10_240), float(now), asked)
+    assert health.size == TARGET_BYTES // 10_240
+
+
+def test_an_answer_that_is_too_long_halves_the_batch_until_one_fits() -> None:
+    health, sizes = NEW, []
+    for now in range(4):
+        health = after(health, BatchTooLarge(16 << 20), float(now), health.size)
+        sizes.append(health.size)
+    assert sizes == [250, 125, 62, 31]
+    assert health.state is LaneState.UNKNOWN
+    assert after(NEW, BatchTooLarge(16 << 20), 0.0, 1).size == 1
+
+
+def test_batches_grow_again_at_most_twofold() -> None:
+    health = after(after(NEW, good(), 0.0), BatchTooLarge(16 << 20), 1.0, 16)
+    assert health.size == 8
+    sizes = []
+    for now in range(2, 30):
+        health = after(health, good(health.size, health.size * 800), float(now), health.size)
+        sizes.append(health.size)
+    assert sizes[-1] == POLICY.size
+    assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval"), [(0.02, 2.0), (0.5, 2.0), (1.0, 4.0), (2.5, 10.0), (10.0, 15.0), (100.0, 15.0)]
+)
+def test_a_batch_that_takes_long_makes_the_next_rarer(seconds: float, interval: float) -> None:
+    assert batch_interval(POLICY, seconds, MAX_INTERVAL) == interval
+
+
+@given(st.integers(1, 2_000_000), st.integers(1, 500), st.floats(0.01, 60))
+def test_each_task_is_read_once_in_an_interval_by_batches_that_are_full(tasks: int, size: int, interval: float) -> None:
+    spacing = batch_spacing(interval, tasks, size)
+    assert spacing <= interval
+    assert min(tasks, size) / spacing == pytest.approx(tasks / interval)
+
+
+@given(st.lists(st.floats(1.25, 16.5), min_size=1, max_size=40), st.floats(0.1, 60))
+def test_batches_are_never_more_requests_than_single_reads_of_the_same_tasks(
+    delays: list[float], interval: float
+) -> None:
+    rate = sum(1 / delay for delay in delays)
+    spacing = batch_spacing(interval, len(delays), POLICY.size)
+    if may_exceed_single_reads(spacing, len(delays), max(delays)):
+        spacing = no_denser_than_single_reads(spacing, rate)
+    assert 1 / spacing <= rate * (1 + 1e-9)
+
+
+def test_one_task_alone_is_asked_as_often_as_singly_and_ten_every_two_seconds() -> None:
+    for tasks, delay, expected in ((1, 5.0, 5.0), (1, 15.0, 15.0), (3, 15.0, 5.0), (10, 15.0, 2.0)):
+        spacing = batch_spacing(2.0, tasks, 500)
+        assert no_denser_than_single_reads(spacing, tasks / delay) == expected
+
+
+# --- what a record means ------------------------------------------------------------------------------------------
+
+SEEN = Platforms().with_tested("50")
+
+
+@pytest.mark.parametrize("platform", sorted(LIVE_PLATFORMS))
+@pytest.mark.parametrize(
+    ("status", "in_doubt", "counts"),
+    [
+        (TaskStatus.IN_PROGRESS, False, True),
+        (TaskStatus.COMPLETED, False, True),
+        (TaskStatus.FAILED, False, False),  # it may be a vendor's error with one request, kept in amux's row
+        (TaskStatus.FAILED, True, True),  # amux's row confirms a failure
+    ],
+)
+def test_a_live_task_is_read_singly_and_its_row_can_confirm_a_failure(
+    platform: str,
+    status: TaskStatus,
+    in_doubt: bool,  # noqa: FBT001
+    counts: bool,  # noqa: FBT001
+) -> None:
+    record = TaskRecord(status, platform=platform)
+    assert judge_record(Platforms(), record, in_doubt=in_doubt) == (Reading.LIVE, counts)
+
+
+@pytest.mark.parametrize("platform", ["50", "55", "999", None])
+def test_one_task_of_each_other_platform_is_read_singly_once(platform: str | None) -> None:
+    running = TaskRecord(TaskStatus.IN_PROGRESS, platform=platform)
+    failed = TaskRecord(TaskStatus.FAILED, platform=platform)
+    assert judge_record(Platforms(), running, in_doubt=False) == (Reading.TEST, True)
+    assert judge_record(Platforms(), failed, in_doubt=False) == (Reading.TEST, False)
+    tested = Platforms().with_tested(platform)
+    assert judge_record(tested, running, in_doubt=False) == (Reading.BATCH, True)
+    assert judge_record(tested, failed, in_doubt=False) == (Reading.BATCH, True)
+
+
+def test_a_platform_that_has_answered_live_is_live_whatever_was_tested() -> None:
+    platforms = SEEN.with_live("50")
+    assert judge_record(platforms, RUNNING, in_doubt=False) == (Reading.LIVE, True)
+    assert platforms.live >= LIVE_PLATFORMS
+
+
+def test_a_failure_that_is_not_amuxs_row_is_asked_about_singly() -> None:
+    strange = TaskRecord(TaskStatus.FAILED, platform="50", live=True)
+    assert judge_record(SEEN, strange, in_doubt=True) == (Reading.TEST, False)
+
+
+def test_a_server_that_invents_platforms_gets_no_more_tests_than_there_may_be_platforms() -> None:
+    platforms = Platforms()
+    for number in range(1_000, 1_000 + MAX_PLATFORMS):
+        platforms = platforms.with_tested(str(number))
+    assert judge_record(platforms, TaskRecord(TaskStatus.QUEUED, platform="x"), in_doubt=False)[0] is Reading.BATCH
