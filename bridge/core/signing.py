@@ -14,6 +14,8 @@ from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bridge.core.headers import header_bytes
+
 HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 SECRET_PREFIX = "whsec_"  # noqa: S105  a prefix, not a secret
 PRIVATE_PREFIX = "whsk_"
@@ -193,7 +195,7 @@ def verify(
     content = _signed_content(event_id, timestamp, body)
     expected = [_hmac_base64(secret, content).encode() for secret in secrets]
     # Bytes: compare_digest raises TypeError for a str that is not ASCII. A list: a match must not end the loop early.
-    matches = [hmac.compare_digest(one, _as_bytes(other)) for one in expected for other in received]
+    matches = [hmac.compare_digest(one, header_bytes(other)) for one in expected for other in received]
     if not any(matches):
         raise SignatureMismatch(
             MismatchCode.NO_MATCH,
@@ -217,17 +219,12 @@ def _check_time(timestamp: str, now: float, tolerance_seconds: float) -> None:
 
 
 def _signed_content(event_id: str, timestamp: str, body: bytes) -> bytes:
-    return b".".join((_as_bytes(event_id), timestamp.encode(), body))
+    return b".".join((header_bytes(event_id), timestamp.encode(), body))
 
 
 def _hmac_base64(secret: Secret, content: bytes) -> str:
     # One call into OpenSSL, 1.6 µs for 700 bytes. A prepared hmac object would save 0.5 µs but would keep state.
     return base64.b64encode(hmac.digest(secret.key, content, "sha256")).decode()
-
-
-def _as_bytes(text: str) -> bytes:
-    """Encodes as UTF-8, lone surrogates too: header parsers make them from invalid bytes, and this must not raise."""
-    return text.encode(errors="surrogatepass")
 
 
 def _decoded(text: str, prefix: str, what: str) -> bytes:

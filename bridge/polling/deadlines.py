@@ -20,18 +20,13 @@ _log = get_logger("polling")
 
 
 class Deadlines:
-    """Finds the overdue watches of the tasks in memory."""
+    """Finds the overdue watches of the tasks in memory. `outage_log` is shared with the writer of results."""
 
-    def __init__(self, store: Store, tasks: Mapping[str, PolledTask], clocks: Clocks) -> None:
+    def __init__(self, store: Store, tasks: Mapping[str, PolledTask], clocks: Clocks, outage_log: OutageLog) -> None:
         self._store = store
         self._tasks = tasks
         self._clocks = clocks
-        self._outage_log = OutageLog(
-            _log,
-            "store_unavailable",
-            "store_available",
-            means="watches past their deadline stay active until the store answers; it is asked every second",
-        )
+        self._outage_log = outage_log
         self._after: Overdue | None = None
         self._full_check_at = 0.0
         self._wall_ahead = clocks.unix(0.0)
@@ -53,9 +48,9 @@ class Deadlines:
         try:
             missing = await self._read_pages(overdue)
         except StoreUnavailable as error:
-            self._outage_log.failed(str(error), self._clocks.monotonic())
+            self._outage_log.failed(str(error), self._clocks.monotonic(), part="deadlines")
         else:
-            self._outage_log.recovered()
+            self._outage_log.recovered(part="deadlines")
         finally:
             self._checking = False
         return list(overdue), missing

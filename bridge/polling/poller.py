@@ -98,7 +98,7 @@ class Poller:
             classes=self.classes,
             on_written=self._on_written,
         )
-        self._deadlines = Deadlines(store, self._tasks, self._clocks)
+        self._deadlines = Deadlines(store, self._tasks, self._clocks, self._result_writer.outage_log)
         self._workers: WorkerPool[PolledTask] = WorkerPool(concurrency, self._schedule.take, self._poll, "poller-poll")
         self._concurrency = concurrency
         self._to_recheck: set[PolledTask] = set()  # a watch was cancelled while its task was being polled or written

@@ -110,7 +110,7 @@ class ResultWriter:
     """A queue of writes and its workers.
 
     `on_written(task, closed)` gives a task back: to be polled again, or to be dropped when it has closed. `content_url`
-    is called by the store's thread.
+    is called by the store's thread. `outage_log` logs the outages of the store for all of polling.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators
@@ -134,11 +134,13 @@ class ResultWriter:
         self._classes = classes
         self._on_written = on_written
         self._ready: deque[Write] = deque()
-        means = "results of polls are kept and written when the store answers; it is tried at least every 5 s"
+        means = (
+            "results of polls are kept, and watches past their deadline stay active, until the store answers; it is"
+            " asked at least every 5 s"
+        )
+        self.outage_log = OutageLog(_log, "store_unavailable", "store_available", means=means)
         self._refused: RetryQueue[PolledTask, PendingSettlement] = RetryQueue(
-            store.probe,
-            OutageLog(_log, "store_unavailable", "store_available", means=means),
-            clock=clocks.monotonic,
+            store.probe, self.outage_log, clock=clocks.monotonic
         )
         self._workers: WorkerPool[Write | _Retry] = WorkerPool(WRITERS, self._take, self._handle, "poller-write")
 

@@ -48,6 +48,7 @@ class _Entry:
     replica: Replica
     endpoint: str = field(init=False)
     key: str = field(init=False)  # its task's
+    task_class: str | None = field(init=False)
     twin: "_Entry | None" = None
     existing: str | None = None
     created: bool = False
@@ -57,6 +58,7 @@ class _Entry:
         watch = self.new.watch
         self.endpoint = digest(watch.app, watch.task_id, watch.callback_url)
         self.key = digest(self.new.credential, watch.task_id)
+        self.task_class = None if watch.model is None else class_by_app(watch.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,25 +336,21 @@ def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, 
     opened: dict[str, _OpenTask] = {}
     # Repeated while a task is settled between our insert and our lock: it then closes, and we open another.
     while missing := sorted(by_key.keys() - opened.keys()):
-        firsts = {key: by_key[key][0].new for key in missing}
+        firsts = {key: by_key[key][0] for key in missing}
         inserted = _INSERT_TASKS.execute(connection, [_task_values(key, by_key[key], owner) for key in missing])
         if inserted == len(missing):
-            return opened | {key: _new_task(new, owner) for key, new in firsts.items()}
+            return opened | {key: _new_task(entry, owner) for key, entry in firsts.items()}
         for row in connection.execute(_LOCK_OPEN_TASKS, {"those": missing}):
-            is_new = row.id == firsts[row.key].task
+            is_new = row.id == firsts[row.key].new.task
             opened[row.key] = _OpenTask(task_row(row, status_update_due=False), task_view(row, row.id), is_new)
     return opened
 
 
-def _new_task(new: NewWatch, owner: str | None) -> _OpenTask:
-    watch, facts = new.watch, TaskFacts(task_class=_class_of(new))
+def _new_task(entry: _Entry, owner: str | None) -> _OpenTask:
+    new, watch, facts = entry.new, entry.new.watch, TaskFacts(task_class=entry.task_class)
     row = TaskRow(new.task, watch.task_id, new.credential, opened_at=watch.created_at, facts=facts)
     view = TaskView(new.task, owner, row.snapshot, PollNote(0, None, None, facts=facts), credential=new.credential)
     return _OpenTask(row, view, is_new=True)
-
-
-def _class_of(new: NewWatch) -> str | None:
-    return None if new.watch.model is None else class_by_app(new.watch.model)
 
 
 def _task_values(key: str, entries: Sequence[_Entry], owner: str | None) -> tuple[Any, ...]:
@@ -362,7 +360,7 @@ def _task_values(key: str, entries: Sequence[_Entry], owner: str | None) -> tupl
     watch = new.watch
     return (
         *(new.task, key, watch.task_id, new.credential, _UNKNOWN, 0, owner, elsewhere, wants, watch.created_at),
-        _class_of(new),
+        entries[0].task_class,
     )
 
 
@@ -379,8 +377,8 @@ def _watch_values(entry: _Entry, task: TaskRow) -> tuple[Any, ...]:
 
 def _registered(entry: _Entry, opened: _OpenTask) -> RegisteredWatch:
     row = replace(opened.row, status_update_due=True) if wants_status(entry.new.watch.events) else opened.row
-    if row.facts.task_class is None and entry.new.watch.model is not None:
-        row = replace(row, facts=replace(row.facts, task_class=_class_of(entry.new)))
+    if row.facts.task_class is None and entry.task_class is not None:
+        row = replace(row, facts=replace(row.facts, task_class=entry.task_class))
     task = row if opened.view.owner == entry.replica.id else None
     return RegisteredWatch(WatchView(entry.new.watch, opened.view), created=True, task=task)
 

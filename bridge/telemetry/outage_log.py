@@ -12,12 +12,14 @@ class OutageLog:
     """The log lines of one kind of outage, however many calls fail during it.
 
     `failed_event` and `recovered_event` are log event names. `means` says what the outage means for watches and when
-    the call is tried again. During an outage a line is repeated every `repeat_seconds` (infinity: never), and also
-    when the reason changes if `repeat_on_new_reason` is set. Times are seconds of the monotonic clock.
+    the call is tried again. Several parts of the bridge may share one log: the outage ends when each part that failed
+    has succeeded. During an outage a line is repeated every `repeat_seconds` (infinity: never), and also when the
+    reason changes if `repeat_on_new_reason` is set. Times are seconds of the monotonic clock.
     """
 
     __slots__ = (
         "_failed_event",
+        "_failing",
         "_log",
         "_means",
         "_reason",
@@ -45,11 +47,13 @@ class OutageLog:
         self._repeat_seconds = repeat_seconds
         self._repeat_on_new_reason = repeat_on_new_reason
         self._reason = ""
+        self._failing: set[str] = set()  # parts
         self._repeat_at = 0.0
         self.failures = 0  # calls that failed in this outage; 0 while there is none
 
-    def failed(self, reason: str, now: float, *, level: int = logging.ERROR, **fields: Any) -> None:
-        """A call failed at `now`. `fields` are further fields of the log line, if one is written."""
+    def failed(self, reason: str, now: float, *, part: str = "", level: int = logging.ERROR, **fields: Any) -> None:
+        """A call of `part` failed at `now`. `fields` are further fields of the log line, if one is written."""
+        self._failing.add(part)
         self.failures += 1
         new_reason = self._repeat_on_new_reason and reason != self._reason
         if self.failures > 1 and now < self._repeat_at and not new_reason:
@@ -60,8 +64,9 @@ class OutageLog:
             self._failed_event, level=level, reason=reason, failures=self.failures, means=self._means, **fields
         )
 
-    def recovered(self, **fields: Any) -> None:
-        """A call succeeded. Writes a line if an outage ends with it."""
-        if self.failures:
+    def recovered(self, *, part: str = "", **fields: Any) -> None:
+        """A call of `part` succeeded. Writes a line if an outage ends with it."""
+        self._failing.discard(part)
+        if self.failures and not self._failing:
             self._log.event(self._recovered_event, failures=self.failures, **fields)
             self.failures = 0

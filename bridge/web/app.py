@@ -97,34 +97,27 @@ def _authenticated(handler: CallersHandler) -> Handler:
 @web.middleware
 async def _errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever a handler raises into a response."""
-    response = await _response_or_problem(request, handler)
+    try:
+        response = await handler(request)
+    except ConnectionError:
+        raise  # the caller has disconnected: no response can be sent
+    except Exception as error:  # noqa: BLE001  the caller gets a problem; a bug's traceback goes to the log
+        response = _problem_response(request, error)
     if request.app[CONTEXT].health.draining and not response.prepared:
         response.force_close()  # the next request of this client reaches another replica, or the next process
     return response
 
 
-async def _response_or_problem(request: web.Request, handler: Handler) -> web.StreamResponse:
-    for_sdk = request.path.startswith(_AMUX_PREFIX)
-    try:
-        return await handler(request)
-    except BridgeError as error:
-        if status_of(error) is HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log_failure(request, error)
-        return secured(problem_answer(error, for_sdk=for_sdk))
-    except web.HTTPException as error:  # aiohttp's own; no known request causes one, since our routes match every path
+def _problem_response(request: web.Request, error: Exception) -> web.StreamResponse:
+    if isinstance(error, web.HTTPException):  # aiohttp's own; no known request causes one: our routes match every path
         status = HTTPStatus(error.status)
         return secured(as_response(problem(status, status.phrase.lower().replace(" ", "_"), status.description)))
-    except ConnectionError:
-        raise  # the caller has disconnected: no response can be sent
-    except Exception as error:  # noqa: BLE001  a bug: the caller gets a problem, the log the traceback
-        _log_failure(request, error)
-        return secured(problem_answer(BridgeError(), for_sdk=for_sdk))
-
-
-def _log_failure(request: web.Request, error: Exception) -> None:
-    route = request.match_info.route.resource
-    path = route.canonical if route is not None else None
-    _log.event("request_failed", level=logging.ERROR, trace=error, method=shown(request.method), route=path)
+    known = error if isinstance(error, BridgeError) else BridgeError()
+    if status_of(known) is HTTPStatus.INTERNAL_SERVER_ERROR:
+        route = request.match_info.route.resource
+        path = route.canonical if route is not None else None
+        _log.event("request_failed", level=logging.ERROR, trace=error, method=shown(request.method), route=path)
+    return secured(problem_answer(known, for_sdk=request.path.startswith(_AMUX_PREFIX)))
 
 
 async def _check_expectation(request: web.Request) -> web.StreamResponse | None:

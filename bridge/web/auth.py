@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs
 from multidict import CIMultiDictProxy
 
+from bridge.core.headers import header_bytes
 from bridge.core.targets import is_loopback
 from bridge.web.errors import Forbidden, Unauthorized
 
@@ -87,12 +88,12 @@ class Access:
         token = token.strip(" ")
         # The digest uses a random key, so the time of this look-up reveals nothing about any token.
         expected, caller = self._callers.get(self._digest(token), (b"", None))
-        if caller is None or not hmac.compare_digest(expected, _as_bytes(token)):
+        if caller is None or not hmac.compare_digest(expected, header_bytes(token)):
             raise Unauthorized("this token is not known")
         return caller
 
     def _digest(self, token: str) -> bytes:
-        return hashlib.blake2b(_as_bytes(token), key=self._key, digest_size=16).digest()
+        return hashlib.blake2b(header_bytes(token), key=self._key, digest_size=16).digest()
 
     def _check_local(self, headers: CIMultiDictProxy[str]) -> None:
         hosts = headers.getall(hdrs.HOST, [])
@@ -110,8 +111,3 @@ class Access:
                     "without tokens the bridge refuses requests whose Origin is another site; behind a proxy, set "
                     "BRIDGE_PUBLIC_URL to the URL that the browser shows"
                 )
-
-
-def _as_bytes(text: str) -> bytes:
-    """Returns a header's text as bytes. aiohttp decodes bytes that are not UTF-8 as lone surrogates."""
-    return text.encode(errors="surrogatepass")

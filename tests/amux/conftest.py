@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.amux.harness import MakeClient, StartServer, clients, servers
+from tests.amux.harness import MakeClient, answer, clients
+from tests.scripted_server import StartServer, raw, scripted_servers
 
 
 @pytest.fixture
 async def start_server() -> AsyncIterator[StartServer]:
-    async with servers() as start:
+    async with scripted_servers(default=[raw(answer())]) as start:
         yield start
 
 

@@ -1,12 +1,7 @@
-"""Servers in amux's place that answer with any bytes, on real sockets, and clients that send requests to them."""
+"""Answers of amux as bytes, and clients that send requests to scripted servers."""
 
-import asyncio
-import socket
-import ssl
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from bridge.amux import AmuxClient
@@ -14,8 +9,6 @@ from bridge.amux import AmuxClient
 KEY = "sk-amux-0123456789abcdef"
 NOW = 1_795_446_245.0  # Mon, 23 Nov 2026 15:04:05 GMT
 RECORD = b'{"task_id":"task_1","status":"running"}'
-
-WriteAnswer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 def answer(body: bytes = RECORD, status: str = "200 OK", **headers: str) -> bytes:
@@ -25,102 +18,7 @@ def answer(body: bytes = RECORD, status: str = "200 OK", **headers: str) -> byte
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
 
 
-def raw(*parts: bytes, then_close: bool = False) -> WriteAnswer:
-    """Answers with exactly these bytes."""
-
-    async def send(writer: asyncio.StreamWriter) -> None:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-        if then_close:
-            writer.close()
-
-    return send
-
-
-async def reset(writer: asyncio.StreamWriter) -> None:
-    """Ends the connection with a TCP reset."""
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
-
-
-async def silence(writer: asyncio.StreamWriter) -> None:
-    """Sends nothing and keeps the connection open."""
-
-
-def endless(start: bytes, piece: bytes) -> WriteAnswer:
-    """Answers with `start`, then with `piece` again and again until the client leaves."""
-
-    async def send(writer: asyncio.StreamWriter) -> None:
-        writer.write(start)
-        while not writer.is_closing():
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0)  # lets the client run
-
-    return send
-
-
-@dataclass
-class Server:
-    """Answers each request with the next of `answers`, and repeats the last. `requests` holds heads without bodies."""
-
-    answers: list[WriteAnswer]
-    port: int = 0
-    requests: list[bytes] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    connections: int = 0
-    requested: asyncio.Event = field(default_factory=asyncio.Event)
-    writers: list[asyncio.StreamWriter] = field(default_factory=list)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.writers.append(writer)
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-                self.bodies.append(await reader.readexactly(int((self.header("Content-Length") or ["0"])[0])))
-                self.requested.set()
-                await (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])(writer)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def targets(self) -> list[str]:
-        return [request.decode().split(" ", 2)[1] for request in self.requests]
-
-    def header(self, name: str, request: int = -1) -> list[str]:
-        lines = self.requests[request].decode().split("\r\n")[1:]
-        return [value for line in lines for key, _, value in [line.partition(": ")] if key.lower() == name.lower()]
-
-
-StartServer = Callable[..., Awaitable[Server]]
 MakeClient = Callable[..., AmuxClient]
-
-
-@asynccontextmanager
-async def servers() -> AsyncIterator[StartServer]:
-    """Yields a function that starts a server. At the end all servers and connections are closed."""
-    async with AsyncExitStack() as stack:
-
-        async def start(*answers: WriteAnswer | bytes, tls: ssl.SSLContext | None = None) -> Server:
-            server = Server([raw(each) if isinstance(each, bytes) else each for each in answers or (answer(),)])
-            listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
-            server.port = listener.sockets[0].getsockname()[1]
-
-            async def stop() -> None:
-                listener.close()
-                for writer in server.writers:
-                    writer.transport.abort()
-                await asyncio.gather(*(w.wait_closed() for w in server.writers), return_exceptions=True)
-                await listener.wait_closed()
-
-            stack.push_async_callback(stop)
-            return server
-
-        yield start
 
 
 @asynccontextmanager

@@ -20,19 +20,8 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.sandbox import Behaviour, Fault, FaultKind, Sandbox
-from tests.amux.harness import (
-    KEY,
-    RECORD,
-    MakeClient,
-    Server,
-    StartServer,
-    WriteAnswer,
-    answer,
-    endless,
-    raw,
-    reset,
-    silence,
-)
+from tests.amux.harness import KEY, RECORD, MakeClient, answer
+from tests.scripted_server import ScriptedServer, StartServer, WriteAnswer, endless, raw, reset, silence
 
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
 
@@ -44,7 +33,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     await amux.stop()
 
 
-def code_of(observation: Observation, server: Server | None = None) -> str:
+def code_of(observation: Observation, server: ScriptedServer | None = None) -> str:
     assert isinstance(observation, TransientError), observation
     assert not observation.misrouted
     for hidden in (KEY, "task_1", "generations", "://"):

@@ -6,7 +6,8 @@ import zlib
 import pytest
 
 from bridge.core.model import TaskNotFound, TaskRecord, TaskStatus, TransientError
-from tests.amux.harness import KEY, RECORD, MakeClient, StartServer, answer
+from tests.amux.harness import KEY, RECORD, MakeClient, answer
+from tests.scripted_server import StartServer
 
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
 

@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from bridge.core.model import Problem, TaskRecord, TaskStatus
-from tests.amux.harness import KEY, MakeClient, StartServer, answer
+from tests.amux.harness import KEY, MakeClient, answer
+from tests.scripted_server import StartServer
 
 
 @pytest.mark.parametrize("key", [KEY, "a%Key/of another kind"])

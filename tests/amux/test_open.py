@@ -10,7 +10,8 @@ import pytest
 
 from bridge.amux import AmuxClient, AmuxUnavailable
 from bridge.sandbox import Behaviour, Sandbox
-from tests.amux.harness import KEY, RECORD, MakeClient, StartServer, answer, raw, reset, silence
+from tests.amux.harness import KEY, RECORD, MakeClient, answer
+from tests.scripted_server import StartServer, raw, reset, silence
 
 
 async def pieces() -> AsyncIterator[bytes]:

@@ -12,7 +12,8 @@ from bridge.amux import AmuxClient
 from bridge.amux.proxy import AmuxProxy, forwarded_headers
 from bridge.amux.wire import created_task
 from bridge.core.errors import StoreUnavailable, TooManyWatches
-from tests.amux.harness import KEY, MakeClient, StartServer, answer
+from tests.amux.harness import KEY, MakeClient, answer
+from tests.scripted_server import StartServer
 
 
 @pytest.fixture

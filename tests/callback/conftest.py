@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.callback.harness import MakeSender, StartReceiver, receivers, senders
+from tests.callback.harness import MakeSender, senders
+from tests.scripted_server import StartServer, scripted_servers
 
 
 @pytest.fixture
-async def start_receiver() -> AsyncIterator[StartReceiver]:
-    async with receivers() as start:
+async def start_receiver() -> AsyncIterator[StartServer]:
+    async with scripted_servers(path="/hook") as start:
         yield start
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from bridge.callback.answer_head import HeadReader, NotHttp
 from bridge.core.delivery import problem_of
 from bridge.core.model import Answered
-from tests.callback.harness import BODY, MakeSender, StartReceiver, WriteAnswer, code_of, post, raw
+from tests.callback.harness import BODY, MakeSender, code_of, post
 from tests.programs import program
+from tests.scripted_server import StartServer, WriteAnswer, raw
 
 # --- heads --------------------------------------------------------------------------------------------------------
 
@@ -36,7 +37,7 @@ HEADS = {
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 async def test_a_2xx_is_a_success_whatever_its_headers_are(
-    start_receiver: StartReceiver, make_sender: MakeSender, head: bytes
+    start_receiver: StartServer, make_sender: MakeSender, head: bytes
 ) -> None:
     receiver = await start_receiver(raw(b"HTTP/1.1 200 OK\r\n", head, then_close=True))
     answer = await post(make_sender(), receiver.url)
@@ -44,7 +45,7 @@ async def test_a_2xx_is_a_success_whatever_its_headers_are(
     assert receiver.connections == len(receiver.requests) == 1
 
 
-async def test_a_head_that_comes_byte_by_byte_is_read(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_a_head_that_comes_byte_by_byte_is_read(start_receiver: StartServer, make_sender: MakeSender) -> None:
     head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\nX: y\r\nContent-Length: 2\r\n\r\nok"
     receiver = await start_receiver(raw(*(head[at : at + 1] for at in range(len(head)))))
     sender = make_sender()
@@ -64,7 +65,7 @@ async def test_a_head_that_comes_byte_by_byte_is_read(start_receiver: StartRecei
     ],
 )
 async def test_a_status_line_is_read_as_leniently_as_curl_reads_it(
-    start_receiver: StartReceiver, make_sender: MakeSender, line: bytes
+    start_receiver: StartServer, make_sender: MakeSender, line: bytes
 ) -> None:
     receiver = await start_receiver(raw(line, b"Content-Length: 2\r\n\r\nok", then_close=True))
     assert await post(make_sender(), receiver.url) == Answered(200, None, b"ok")
@@ -81,7 +82,7 @@ async def test_a_status_line_is_read_as_leniently_as_curl_reads_it(
     ],
 )
 async def test_a_status_of_2xx_in_time_is_a_success_although_its_head_never_ends(
-    start_receiver: StartReceiver, make_sender: MakeSender, answer: WriteAnswer
+    start_receiver: StartServer, make_sender: MakeSender, answer: WriteAnswer
 ) -> None:
     receiver = await start_receiver(answer)
     result = await make_sender(timeout_seconds=0.3).send(receiver.url, {}, BODY)
@@ -93,15 +94,13 @@ async def test_a_status_of_2xx_in_time_is_a_success_although_its_head_never_ends
 
 @pytest.mark.parametrize("status", [b"503 Service Unavailable", b"410 Gone"])
 async def test_another_status_needs_its_whole_head(
-    start_receiver: StartReceiver, make_sender: MakeSender, status: bytes
+    start_receiver: StartServer, make_sender: MakeSender, status: bytes
 ) -> None:
     receiver = await start_receiver(raw(b"HTTP/1.1 " + status + b"\r\nX: ", then_close=True))
     assert code_of(await post(make_sender(), receiver.url)) == "connection_lost"
 
 
-async def test_curl_and_the_bridge_accept_the_same_heads(
-    start_receiver: StartReceiver, make_sender: MakeSender
-) -> None:
+async def test_curl_and_the_bridge_accept_the_same_heads(start_receiver: StartServer, make_sender: MakeSender) -> None:
     """What curl takes as an answer, the bridge takes; the bridge also takes some that curl refuses."""
     curl = program("curl", "curl")
     for name, head in HEADS.items():
@@ -141,7 +140,7 @@ async def test_curl_and_the_bridge_accept_the_same_heads(
     ],
 )
 async def test_the_error_of_a_redirect_says_where_it_points_and_that_it_is_not_followed(
-    start_receiver: StartReceiver, make_sender: MakeSender, location: bytes, shown: str | None
+    start_receiver: StartServer, make_sender: MakeSender, location: bytes, shown: str | None
 ) -> None:
     receiver = await start_receiver(raw(b"HTTP/1.1 301 -\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"))
     problem = problem_of(await post(make_sender(), receiver.url))
@@ -153,7 +152,7 @@ async def test_the_error_of_a_redirect_says_where_it_points_and_that_it_is_not_f
 
 @pytest.mark.parametrize("echoed", ["MARK-value-0123456789", "MARK%2Dvalue%2D0123456789"])
 async def test_a_location_that_repeats_a_header_of_the_watch_is_not_shown(
-    start_receiver: StartReceiver, make_sender: MakeSender, echoed: str
+    start_receiver: StartServer, make_sender: MakeSender, echoed: str
 ) -> None:
     head = f"HTTP/1.1 302 -\r\nContent-Length: 0\r\nLocation: /{echoed}/x\r\n\r\n"
     receiver = await start_receiver(raw(head.encode()))

@@ -10,13 +10,14 @@ from bridge.core.errors import TargetRefused
 from bridge.core.model import Answered, NoAnswer, RefusedTarget
 from bridge.core.targets import TargetPolicy
 from bridge.service.sockets import own_addresses
-from tests.callback.harness import OK, MakeSender, StartReceiver, code_of, post, raw
+from tests.callback.harness import OK, MakeSender, code_of, post
+from tests.scripted_server import StartServer, raw
 
 OPENED = TargetPolicy(allow_private_hosts=("app", "*.svc.cluster.local"))
 
 
 async def test_an_opened_name_is_sent_to_wherever_it_resolves(
-    start_receiver: StartReceiver, make_sender: MakeSender
+    start_receiver: StartServer, make_sender: MakeSender
 ) -> None:
     first = await start_receiver(raw(OK))
     second = await start_receiver(raw(OK), host="127.0.0.2", port=first.port)
@@ -30,7 +31,7 @@ async def test_an_opened_name_is_sent_to_wherever_it_resolves(
 
 
 async def test_other_names_and_literal_addresses_stay_closed(
-    start_receiver: StartReceiver, make_sender: MakeSender
+    start_receiver: StartServer, make_sender: MakeSender
 ) -> None:
     receiver = await start_receiver(raw(OK))
     sender = make_sender({"other": [["127.0.0.1"]], "svc.cluster.local": [["127.0.0.1"]]}, policy=OPENED)

@@ -15,9 +15,10 @@ from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
 from bridge.core.model import Answered, NoAnswer, RefusedTarget
 from bridge.core.targets import TargetPolicy
-from tests.callback.harness import OK, StartReceiver, code_of, post, raw
+from tests.callback.harness import OK, code_of, post
 from tests.certificates import certificate_authority
 from tests.connect_proxy import connect_proxy
+from tests.scripted_server import StartServer, raw
 
 OPEN = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),))
 NAMES = {"hooks.example": ["127.0.0.1"], "two.example": ["127.0.0.1", "127.0.0.1"], "bad.example": ["10.0.0.1"]}
@@ -53,7 +54,7 @@ def files(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
 @pytest.mark.parametrize("receiver_has_tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("proxy_has_tls", [False, True], ids=["http proxy", "https proxy"])
 async def test_a_callback_goes_through_a_tunnel_to_the_judged_address(
-    start_receiver: StartReceiver, files: tuple[Path, ssl.SSLContext], *, receiver_has_tls: bool, proxy_has_tls: bool
+    start_receiver: StartServer, files: tuple[Path, ssl.SSLContext], *, receiver_has_tls: bool, proxy_has_tls: bool
 ) -> None:
     ca, server = files
     receiver = await start_receiver(raw(OK), tls=server if receiver_has_tls else None)
@@ -72,7 +73,7 @@ async def test_a_callback_goes_through_a_tunnel_to_the_judged_address(
     assert receiver.connections == 1
 
 
-async def test_a_target_is_judged_before_the_proxy_is_asked(start_receiver: StartReceiver) -> None:
+async def test_a_target_is_judged_before_the_proxy_is_asked(start_receiver: StartServer) -> None:
     async with connect_proxy() as proxy, sender_through(f"http://127.0.0.1:{proxy.port}") as sender:
         assert isinstance(await post(sender, "http://10.0.0.1/"), RefusedTarget)
         assert code_of(await post(sender, "http://bad.example/")) == "target_refused"
@@ -118,7 +119,7 @@ async def test_an_untrusted_https_proxy_is_refused(files: tuple[Path, ssl.SSLCon
         assert proxy.heads == []
 
 
-async def test_no_task_and_no_socket_of_a_tunnel_is_left(start_receiver: StartReceiver) -> None:
+async def test_no_task_and_no_socket_of_a_tunnel_is_left(start_receiver: StartServer) -> None:
     receiver = await start_receiver(raw(OK), raw(OK, then_close=True))
     async with connect_proxy() as proxy:
         async with sender_through(f"http://127.0.0.1:{proxy.port}") as sender:

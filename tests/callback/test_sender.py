@@ -8,30 +8,21 @@ import pytest
 
 from bridge.callback.sender import KEPT_BODY_BYTES
 from bridge.core.model import Answered, RefusedTarget
-from tests.callback.harness import (
-    BODY,
-    OK,
-    MakeSender,
-    StartReceiver,
-    WriteAnswer,
-    code_of,
-    post,
-    raw,
-    reset,
-    silence,
-)
+from tests.callback.harness import BODY, OK, MakeSender, code_of, post
+from tests.scripted_server import StartServer, WriteAnswer, raw, reset, silence
 
 # --- the request --------------------------------------------------------------------------------------------------
 
 
-async def test_a_receiver_gets_exactly_this_request(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_a_receiver_gets_exactly_this_request(start_receiver: StartServer, make_sender: MakeSender) -> None:
     receiver = await start_receiver(raw(OK))
     result = await make_sender().send(f"{receiver.url}?a=%2f&b=+'", {"webhook-id": "evt_1", "X-Own": "yes"}, BODY)
     assert result.answer == Answered(200, None, b"ok")
     assert 0 <= result.duration_seconds < 5
     [request] = receiver.requests
     assert request.startswith(b"POST /hook?a=%2f&b=+' HTTP/1.1\r\n")
-    assert request.endswith(b"\r\n\r\n" + BODY)
+    assert request.endswith(b"\r\n\r\n")
+    assert receiver.bodies == [BODY]
     assert receiver.header("Content-Type") == ["application/json"]
     assert receiver.header("User-Agent") == ["amux-bridge/test"]
     assert receiver.header("Accept-Encoding") == ["identity"]
@@ -41,7 +32,7 @@ async def test_a_receiver_gets_exactly_this_request(start_receiver: StartReceive
     assert receiver.header("X-Own") == ["yes"]
 
 
-async def test_the_host_header_keeps_the_name(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_the_host_header_keeps_the_name(start_receiver: StartServer, make_sender: MakeSender) -> None:
     receiver = await start_receiver(raw(OK))
     assert await post(
         make_sender({"hooks.example": [["127.0.0.1"]]}), f"http://Hooks.example:{receiver.port}/"
@@ -49,7 +40,7 @@ async def test_the_host_header_keeps_the_name(start_receiver: StartReceiver, mak
     assert receiver.header("Host") == [f"hooks.example:{receiver.port}"]
 
 
-async def test_no_cookie_is_kept(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_no_cookie_is_kept(start_receiver: StartServer, make_sender: MakeSender) -> None:
     receiver = await start_receiver(raw(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n"))
     sender = make_sender({"hooks.example": [["127.0.0.1"]]})
     for _ in range(2):
@@ -58,7 +49,7 @@ async def test_no_cookie_is_kept(start_receiver: StartReceiver, make_sender: Mak
 
 
 async def test_proxies_from_the_environment_are_not_used(
-    start_receiver: StartReceiver, make_sender: MakeSender, monkeypatch: pytest.MonkeyPatch
+    start_receiver: StartServer, make_sender: MakeSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver, proxy = await start_receiver(raw(OK)), await start_receiver(raw(OK))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -72,7 +63,7 @@ async def test_proxies_from_the_environment_are_not_used(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirects_are_not_followed(start_receiver: StartReceiver, make_sender: MakeSender, status: int) -> None:
+async def test_redirects_are_not_followed(start_receiver: StartServer, make_sender: MakeSender, status: int) -> None:
     elsewhere = await start_receiver(raw(OK))
     head = f"HTTP/1.1 {status} Moved\r\nLocation: {elsewhere.url}\r\nContent-Length: 0\r\n\r\n"
     receiver = await start_receiver(raw(head.encode()))
@@ -94,7 +85,7 @@ async def test_redirects_are_not_followed(start_receiver: StartReceiver, make_se
     ],
 )
 async def test_retry_after_is_read_for_429_and_503(
-    start_receiver: StartReceiver, make_sender: MakeSender, field: str, status: int, seconds: float
+    start_receiver: StartServer, make_sender: MakeSender, field: str, status: int, seconds: float
 ) -> None:
     receiver = await start_receiver(
         raw(f"HTTP/1.1 {status} X\r\nRetry-After: {field}\r\nContent-Length: 0\r\n\r\n".encode())
@@ -103,7 +94,7 @@ async def test_retry_after_is_read_for_429_and_503(
 
 
 async def test_the_connection_is_kept_after_a_complete_body(
-    start_receiver: StartReceiver, make_sender: MakeSender
+    start_receiver: StartServer, make_sender: MakeSender
 ) -> None:
     receiver = await start_receiver(raw(b"HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n\r\n" + b"x" * 16384))
     sender = make_sender()
@@ -127,7 +118,7 @@ async def test_the_connection_is_kept_after_a_complete_body(
     ],
 )
 async def test_the_connection_is_closed_after_too_long_a_body(
-    start_receiver: StartReceiver, make_sender: MakeSender, answer: WriteAnswer
+    start_receiver: StartServer, make_sender: MakeSender, answer: WriteAnswer
 ) -> None:
     receiver = await start_receiver(answer)
     sender = make_sender()
@@ -155,7 +146,7 @@ async def test_the_connection_is_closed_after_too_long_a_body(
     ],
 )
 async def test_a_2xx_is_a_success_whatever_happens_to_its_body(
-    start_receiver: StartReceiver, make_sender: MakeSender, answer: WriteAnswer
+    start_receiver: StartServer, make_sender: MakeSender, answer: WriteAnswer
 ) -> None:
     receiver = await start_receiver(answer)
     result = await make_sender(timeout_seconds=0.3).send(receiver.url, {}, BODY)
@@ -164,7 +155,7 @@ async def test_a_2xx_is_a_success_whatever_happens_to_its_body(
     assert result.duration_seconds < 1
 
 
-async def test_a_reset_within_the_body_keeps_the_answer(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_a_reset_within_the_body_keeps_the_answer(start_receiver: StartServer, make_sender: MakeSender) -> None:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nab")
         await writer.drain()
@@ -176,7 +167,7 @@ async def test_a_reset_within_the_body_keeps_the_answer(start_receiver: StartRec
     assert await post(make_sender(), receiver.url) == Answered(200, None, b"ab")
 
 
-async def test_a_compression_bomb_is_not_decompressed(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_a_compression_bomb_is_not_decompressed(start_receiver: StartServer, make_sender: MakeSender) -> None:
     bomb = zlib.compress(b"\0" * 10_000_000)[: 16 * 1024]
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: {len(bomb)}\r\n\r\n"
     receiver = await start_receiver(raw(head.encode() + bomb))
@@ -206,7 +197,7 @@ async def flood(writer: asyncio.StreamWriter) -> None:
     ],
 )
 async def test_every_broken_answer_has_its_code(
-    start_receiver: StartReceiver, make_sender: MakeSender, answer: WriteAnswer, code: str
+    start_receiver: StartServer, make_sender: MakeSender, answer: WriteAnswer, code: str
 ) -> None:
     receiver = await start_receiver(answer)
     result = await make_sender(timeout_seconds=0.3).send(f"{receiver.url}?key=secret", {}, BODY)
@@ -217,7 +208,7 @@ async def test_every_broken_answer_has_its_code(
     assert receiver.connections == 1, "a failure on a new connection is not tried again"
 
 
-async def test_a_refused_connection_has_its_code(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_a_refused_connection_has_its_code(start_receiver: StartServer, make_sender: MakeSender) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound, not listening
         answer = await post(make_sender(), f"http://127.0.0.1:{bound.getsockname()[1]}/")
@@ -231,7 +222,7 @@ async def test_names_that_do_not_resolve_or_time_out_have_their_codes(make_sende
     assert code_of(await post(hanging, "http://slow.example/")) == "timeout"
 
 
-async def test_a_cancelled_send_raises_cancelled_error(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_a_cancelled_send_raises_cancelled_error(start_receiver: StartServer, make_sender: MakeSender) -> None:
     requested = asyncio.Event()
 
     async def note_request(_: asyncio.StreamWriter) -> None:
@@ -267,7 +258,7 @@ async def test_a_refused_url_or_literal_address_is_a_refused_target(
 
 
 async def test_a_name_with_a_refused_address_is_a_failed_attempt_without_a_connection(
-    start_receiver: StartReceiver, make_sender: MakeSender
+    start_receiver: StartServer, make_sender: MakeSender
 ) -> None:
     receiver = await start_receiver(raw(OK))
     forbidden = await start_receiver(raw(OK), host="127.0.0.2")

@@ -14,23 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bridge.core.model import Answered
-from tests.callback.harness import (
-    ALL_LOOPBACK,
-    BODY,
-    OK,
-    MakeSender,
-    StartReceiver,
-    WriteAnswer,
-    code_of,
-    post,
-    raw,
-    reset,
-    silence,
-)
+from tests.callback.harness import ALL_LOOPBACK, BODY, OK, MakeSender, code_of, post
+from tests.scripted_server import StartServer, WriteAnswer, raw, reset, silence
 
 
 async def test_a_kept_connection_is_used_for_its_judged_address_only(
-    start_receiver: StartReceiver, make_sender: MakeSender
+    start_receiver: StartServer, make_sender: MakeSender
 ) -> None:
     """The name changes to another server while the first connection is kept."""
     first = await start_receiver(raw(OK))
@@ -43,16 +32,14 @@ async def test_a_kept_connection_is_used_for_its_judged_address_only(
 
 
 async def test_the_next_address_is_tried_after_a_refused_connection(
-    start_receiver: StartReceiver, make_sender: MakeSender
+    start_receiver: StartServer, make_sender: MakeSender
 ) -> None:
     receiver = await start_receiver(raw(OK))
     sender = make_sender({"two.example": [["::1", "127.0.0.1"]]})
     assert await post(sender, f"http://two.example:{receiver.port}/") == Answered(200, None, b"ok")
 
 
-async def test_a_stalled_address_leaves_time_for_the_next(
-    start_receiver: StartReceiver, make_sender: MakeSender
-) -> None:
+async def test_a_stalled_address_leaves_time_for_the_next(start_receiver: StartServer, make_sender: MakeSender) -> None:
     """A listener whose backlog is full neither accepts nor refuses connections."""
     receiver = await start_receiver(raw(OK))
     with socket.socket() as stalled:
@@ -70,7 +57,7 @@ async def test_a_stalled_address_leaves_time_for_the_next(
 
 @pytest.mark.parametrize("end", [reset, raw(then_close=True)], ids=["reset", "closed"])
 async def test_a_dead_kept_connection_is_replaced_once(
-    start_receiver: StartReceiver, make_sender: MakeSender, end: WriteAnswer
+    start_receiver: StartServer, make_sender: MakeSender, end: WriteAnswer
 ) -> None:
     receiver = await start_receiver(raw(OK), end, raw(OK))
     sender = make_sender()
@@ -81,7 +68,7 @@ async def test_a_dead_kept_connection_is_replaced_once(
 
 
 async def test_an_attempt_sends_at_most_twice_to_a_receiver_that_always_resets(
-    start_receiver: StartReceiver, make_sender: MakeSender
+    start_receiver: StartServer, make_sender: MakeSender
 ) -> None:
     receiver = await start_receiver(raw(OK), reset)
     sender = make_sender()
@@ -129,7 +116,7 @@ NAMES = {"hooks.example": [["127.0.0.1"]], "other.example": [["127.0.0.1"]]}
 
 
 async def test_tls_uses_the_name(
-    start_receiver: StartReceiver, make_sender: MakeSender, certificates: Certificates
+    start_receiver: StartServer, make_sender: MakeSender, certificates: Certificates
 ) -> None:
     receiver = await start_receiver(raw(OK), tls=certificates.server)
     sender = make_sender(NAMES, ssl_context=certificates.client)
@@ -141,7 +128,7 @@ async def test_tls_uses_the_name(
 
 
 async def test_a_certificate_for_another_name_is_refused(
-    start_receiver: StartReceiver, make_sender: MakeSender, certificates: Certificates
+    start_receiver: StartServer, make_sender: MakeSender, certificates: Certificates
 ) -> None:
     """Another name at the same address does not use the kept connection, and its certificate is checked."""
     receiver = await start_receiver(raw(OK), tls=certificates.server)
@@ -155,7 +142,7 @@ async def test_a_certificate_for_another_name_is_refused(
 
 
 async def test_an_untrusted_certificate_is_refused(
-    start_receiver: StartReceiver, make_sender: MakeSender, certificates: Certificates
+    start_receiver: StartServer, make_sender: MakeSender, certificates: Certificates
 ) -> None:
     receiver = await start_receiver(raw(OK), tls=certificates.server)
     answer = await post(make_sender(NAMES), f"https://hooks.example:{receiver.port}/")
@@ -163,7 +150,7 @@ async def test_an_untrusted_certificate_is_refused(
     assert receiver.requests == []
 
 
-async def test_a_server_without_tls_is_a_tls_failure(start_receiver: StartReceiver, make_sender: MakeSender) -> None:
+async def test_a_server_without_tls_is_a_tls_failure(start_receiver: StartServer, make_sender: MakeSender) -> None:
     async def speak_first(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -174,9 +161,7 @@ async def test_a_server_without_tls_is_a_tls_failure(start_receiver: StartReceiv
     assert code_of(answer) == "tls_failed"
 
 
-async def test_a_stalled_handshake_ends_at_the_time_limit(
-    start_receiver: StartReceiver, make_sender: MakeSender
-) -> None:
+async def test_a_stalled_handshake_ends_at_the_time_limit(start_receiver: StartServer, make_sender: MakeSender) -> None:
     receiver = await start_receiver(silence)  # it waits for the end of an HTTP request and gets a ClientHello
     result = await make_sender(timeout_seconds=0.2).send(receiver.url.replace("http:", "https:"), {}, BODY)
     assert code_of(result.answer) == "timeout"

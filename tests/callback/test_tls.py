@@ -11,8 +11,9 @@ from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
 from bridge.core.errors import BadSetting
 from bridge.core.model import Answered
-from tests.callback.harness import OK, OPEN, MakeSender, StartReceiver, code_of, post, raw, reset
+from tests.callback.harness import OK, OPEN, MakeSender, code_of, post
 from tests.certificates import certificate_authority, private_key
+from tests.scripted_server import StartServer, raw, reset
 
 
 class Files:
@@ -37,7 +38,7 @@ def files(tmp_path: Path) -> Files:
 
 
 async def test_a_ca_file_is_added_to_the_ones_of_the_system(
-    start_receiver: StartReceiver, make_sender: MakeSender, files: Files
+    start_receiver: StartServer, make_sender: MakeSender, files: Files
 ) -> None:
     receiver = await start_receiver(raw(OK), tls=files.server())
     url = receiver.url.replace("http:", "https:")
@@ -50,7 +51,7 @@ async def test_a_ca_file_is_added_to_the_ones_of_the_system(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_receiver_that_requires_a_client_certificate_gets_one_or_is_named(
-    start_receiver: StartReceiver, make_sender: MakeSender, files: Files, version: ssl.TLSVersion, tmp_path: Path
+    start_receiver: StartServer, make_sender: MakeSender, files: Files, version: ssl.TLSVersion, tmp_path: Path
 ) -> None:
     receiver = await start_receiver(raw(OK), tls=files.server(mutual=True, version=version))
     url = receiver.url.replace("http:", "https:")
@@ -74,7 +75,7 @@ async def test_a_receiver_that_requires_a_client_certificate_gets_one_or_is_name
 
 
 async def test_other_failures_do_not_name_client_certificates(
-    start_receiver: StartReceiver, make_sender: MakeSender, files: Files
+    start_receiver: StartServer, make_sender: MakeSender, files: Files
 ) -> None:
     plain, untrusted = await start_receiver(reset), await start_receiver(raw(OK), tls=files.server())
     for url in (plain.url, untrusted.url.replace("http:", "https:")):

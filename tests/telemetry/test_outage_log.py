@@ -59,3 +59,14 @@ def test_a_new_reason_is_not_logged_at_once_otherwise(caplog: pytest.LogCaptureF
     for reason in ("one", "two"):
         log.failed(reason, 1000.0)
     assert len(caplog.records) == 1
+
+
+def test_an_outage_that_two_parts_see_is_one_outage(caplog: pytest.LogCaptureFixture) -> None:
+    log = outage_log()
+    log.failed("disk is full", 1000.0, part="reads")
+    log.failed("disk is full", 1001.0, part="writes")
+    log.recovered(part="reads")
+    log.failed("disk is full", 1002.0, part="writes")
+    log.recovered(part="reads")
+    log.recovered(part="writes")
+    assert [line.getMessage() for line in caplog.records] == ["down", "up"]
