@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from bridge.aio.retry_queue import RetryQueue
 from bridge.core.delivery import Verdict
@@ -46,26 +47,30 @@ class AttemptRecord:
         )
 
 
+class AttemptOwner(Protocol):
+    """Whose attempts are written: the Deliverer."""
+
+    def written(self, record: AttemptRecord, /) -> None:
+        """A record is durable."""
+
+    def lost(self, record: AttemptRecord, /) -> None:
+        """A record is dropped, because the claim under which its attempt was made is gone."""
+
+    def store_recovered(self) -> None:
+        """An outage of the store has ended."""
+
+
 class AttemptWriter:
-    """Writes attempt records. A record ends with `on_written`, or with `on_lost` when its claim is gone.
+    """Writes attempt records, and reports to their owner how each ends.
 
     Records that arrive within 20 ms are written together, the first at once: a commit for each record costs 10 times
     as much. During an outage of the store, or while too many records are unwritten, `accepting` is False: begin no
-    attempt that could not be recorded. `on_recovery` is called when an outage ends.
+    attempt that could not be recorded.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        on_written: Callable[[AttemptRecord], None],
-        on_lost: Callable[[AttemptRecord], None],
-        on_recovery: Callable[[], None],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, store: Store, owner: AttemptOwner, *, clock: Callable[[], float]) -> None:
         self._store = store
-        self._on_written = on_written
-        self._on_lost = on_lost
+        self._owner = owner
         self._unwritten: dict[str, AttemptRecord] = {}
         self._new: list[AttemptRecord] = []  # the unwritten records that were not tried yet
         means = "results are kept and written later; nothing more is sent until then"
@@ -73,7 +78,7 @@ class AttemptWriter:
             store.probe,
             OutageLog(_log, "attempts_unwritten", "store_writes_again", means=means),
             clock=clock,
-            on_recovery=on_recovery,
+            on_recovery=owner.store_recovered,
         )
         self._batch_timer: asyncio.TimerHandle | None = None
         self._commit_began = 0.0  # the last commit, by the loop's clock
@@ -148,11 +153,11 @@ class AttemptWriter:
         del self._unwritten[record.claimed.delivery.id]
         try:
             if verdict is None:
-                self._on_lost(record)
+                self._owner.lost(record)
                 return
             record.retry_requested, record.verdict = verdict != record.verdict, verdict
             self._refused.report_success()
-            self._on_written(record)
+            self._owner.written(record)
         except Exception as error:  # noqa: BLE001
             _log.event(
                 "attempt_report_failed", level=logging.ERROR, trace=error, delivery_id=record.claimed.delivery.id

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from bridge.core.errors import StoreUnavailable
 from bridge.core.model import PendingDelivery
@@ -23,27 +24,31 @@ LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without notice, after 
 FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.5, 5.0  # seconds, after the store did not answer
 
 
+class ClaimOwner(Protocol):
+    """For whom deliveries are claimed: the Deliverer."""
+
+    def is_open(self) -> bool:
+        """Whether to claim at all."""
+
+    def accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float, /) -> None:
+        """Takes claimed deliveries. `claimed_from` is the monotonic time before the claim."""
+
+
 class Claimer:
-    """Claims due deliveries and releases those that cannot be sent.
+    """Claims due deliveries and releases those that cannot be sent. `clock` is monotonic, in seconds."""
 
-    `accept` gets the claimed deliveries and the monotonic time before the claim. `is_open` returns whether to claim at
-    all. `clock` is monotonic, in seconds.
-    """
-
-    def __init__(  # noqa: PLR0913  collaborators and limits
+    def __init__(
         self,
         store: Store,
         hosts: HostQueues,
+        owner: ClaimOwner,
         *,
-        accept: Callable[[Sequence[PendingDelivery], float], None],
-        is_open: Callable[[], bool],
         lease_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._hosts = hosts
-        self._accept = accept
-        self._is_open = is_open
+        self._owner = owner
         self._lease_seconds = lease_seconds
         self._clock = clock
         # By host: how many were due and unclaimed at the last query, less those claimed since.
@@ -97,9 +102,9 @@ class Claimer:
         """Releases, queries, and claims as long as there is room. Pauses when the store does not answer."""
         try:
             await self._release()
-            if self._is_open():
+            if self._owner.is_open():
                 await self._query()
-            while self._is_open() and (room := self._hosts.plan(self._known)):
+            while self._owner.is_open() and (room := self._hosts.plan(self._known)):
                 await self._claim(room)
         except StoreUnavailable as error:
             self._pause(error)
@@ -148,7 +153,7 @@ class Claimer:
             self._known[host] -= counts[host]
             if counts[host] < requested or self._known[host] <= 0:
                 del self._known[host]  # no more is due, or another replica has claimed it
-        self._accept(claimed, claimed_from)
+        self._owner.accept(claimed, claimed_from)
 
     def _pause(self, error: StoreUnavailable) -> None:
         now = self._clock()

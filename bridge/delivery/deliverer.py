@@ -72,14 +72,11 @@ class Deliverer:
         self._workers: WorkerPool[ClaimedDelivery] = WorkerPool(
             concurrency, self._next, self._deliver, "deliverer-worker", max_idle=MAX_IDLE_WORKERS
         )
-        self._writer = AttemptWriter(
-            store, on_written=self._written, on_lost=self._lost, on_recovery=self._workers.wake, clock=clock
-        )
+        self._writer = AttemptWriter(store, self, clock=clock)
         self._claimer = Claimer(
             store,
             self._hosts,
-            accept=self._accept,
-            is_open=self._is_open,
+            self,
             lease_seconds=self._lease_seconds,
             clock=clock,
         )
@@ -172,7 +169,7 @@ class Deliverer:
 
     # --- claimed deliveries ---------------------------------------------------------------------------------------
 
-    def _accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float) -> None:
+    def accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float) -> None:
         """Takes deliveries that were claimed from the outbox. `claimed_from` (monotonic) is before the claim."""
         begins_before = claimed_from + self._lease_seconds - self._needed_seconds
         for delivery in deliveries:
@@ -197,7 +194,7 @@ class Deliverer:
     def _has_room(self, host: HostQueue) -> bool:
         if self._draining:
             return False
-        return self._hosts.may_wait(host) or (not host.waiting and self._is_open() and self._hosts.may_begin(host))
+        return self._hosts.may_wait(host) or (not host.waiting and self.is_open() and self._hosts.may_begin(host))
 
     def _enqueue(self, host: HostQueue, claimed: ClaimedDelivery) -> None:
         delivery = claimed.delivery
@@ -226,13 +223,14 @@ class Deliverer:
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether an attempt may begin, as far as all receivers are concerned."""
         may_send = bool(self._loops) and not self._draining and self._writer.accepting and self._may_send()
         return may_send and not self._own_shortage.pausing
 
     def _next(self) -> ClaimedDelivery | None:
         """Returns the next delivery that may be sent, and takes its host's slot."""
-        while self._is_open() and (found := self._hosts.next()):
+        while self.is_open() and (found := self._hosts.next()):
             host, claimed = found
             if claimed.begins_before <= self._clock():
                 self._release([claimed])
@@ -313,15 +311,21 @@ class Deliverer:
         attempt = attempt_row(sent, claimed.delivery, verdict)
         return AttemptRecord(claimed, host, attempt, verdict, sent.ended_at, changed)
 
-    def _written(self, record: AttemptRecord) -> None:
+    def written(self, record: AttemptRecord) -> None:
+        """An attempt's record is durable."""
         self._reporter.written(record)
         if isinstance(record.verdict, RetryAt):
             self._claimer.due_at(record.verdict.at)
         self._finish(record)
 
-    def _lost(self, record: AttemptRecord) -> None:
+    def lost(self, record: AttemptRecord) -> None:
+        """An attempt's record is dropped, because its claim is gone."""
         self._reporter.lost(record)
         self._finish(record)
+
+    def store_recovered(self) -> None:
+        """An outage of the store has ended: attempts may begin again."""
+        self._workers.wake()
 
     def _finish(self, record: AttemptRecord) -> None:
         delivery = record.claimed.delivery

@@ -11,14 +11,17 @@ from bridge.amux.client import MAX_BATCH_BYTES
 from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, BatchTooLarge, NoBatchRoute
 from bridge.core.model import TaskStatus
 from bridge.sandbox import Behaviour, Platform, Sandbox
-from tests.amux.harness import KEY, MakeClient, Server, StartServer, answer, endless, raw, reset, silence
+from tests.amux.harness import KEY, MakeClient, answer
+from tests.scripted_server import ScriptedServer, StartServer, endless, raw, reset, silence
 
 IDS = ["task_1", "task_2"]
 ROWS = [{"id": 1, "task_id": "task_1", "platform": "50", "status": "IN_PROGRESS"}]
 FOUND = orjson.dumps({"code": "success", "message": "", "data": ROWS})
 
 
-async def read(start_server: StartServer, make_client: MakeClient, *answers: object) -> tuple[BatchObservation, Server]:
+async def read(
+    start_server: StartServer, make_client: MakeClient, *answers: object
+) -> tuple[BatchObservation, ScriptedServer]:
     server = await start_server(*answers)
     return await make_client(server.url).read_many(IDS, KEY), server
 
