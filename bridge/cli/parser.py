@@ -38,6 +38,9 @@ Use a running bridge
 Secrets
   secret     new (make one), show (print the signing secrets), rotate (encrypt stored values with the newest key)
 
+Keep and move
+  backup     write a consistent copy of the SQLite database of a running bridge, and of its key
+
 Shell
   completion print a script that completes commands and options in bash, zsh or fish
 
@@ -288,6 +291,19 @@ def _secret(add: AddCommand) -> None:
     add_json_option(command)
 
 
+def _backup(add: AddCommand) -> None:
+    command = add(
+        "backup",
+        "Write a consistent copy of the SQLite database of BRIDGE_DATABASE_URL to FILE; a bridge may run meanwhile.\n"
+        "The key file, bridge.key, is copied into FILE's folder, unless BRIDGE_ENCRYPTION_KEYS has the key. Both have\n"
+        "the mode 0600. A bridge starts on the copy. For PostgreSQL use pg_dump.",
+        "  amux-bridge backup /backup/bridge.db",
+    )
+    command.add_argument("file", metavar="FILE", help="the file to write, in a folder that exists")
+    command.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    add_json_option(command)
+
+
 def _completion(add: AddCommand) -> None:
     command = add(
         "completion",
@@ -314,5 +330,6 @@ _COMMANDS: Final = (
     _ping,
     _retry,
     _secret,
+    _backup,
     _completion,
 )

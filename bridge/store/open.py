@@ -174,10 +174,10 @@ def _unlock(lock: int | None) -> None:
 def _key_of_file(database_path: Path, *, is_used: bool) -> str:
     """The key in the key file. For a new database a new key is made, but never for one that holds encrypted data."""
     path = database_path.with_name(KEY_FILE)
-    key = _read_key(path)
+    key = read_key_file(path)
     if not key and not is_used:
         with _locked_folder(path.parent):
-            key = _read_key(path) or _new_key(path)
+            key = read_key_file(path) or _new_key(path)
     if not key:
         raise BadSetting(
             f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing or empty, and the database holds data that "
@@ -190,7 +190,7 @@ def _key_of_file(database_path: Path, *, is_used: bool) -> str:
     return key
 
 
-def _read_key(path: Path) -> str:
+def read_key_file(path: Path) -> str:
     """The text of the key file; empty when there is no file, or when the power failed before it was written."""
     try:
         if path.is_dir():

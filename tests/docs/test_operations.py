@@ -51,17 +51,16 @@ async def test_replicas_share_one_env_file(workspace: Workspace, postgres_server
 
 @pytest.mark.long
 async def test_a_backup_of_a_running_bridge_restores_everything(workspace: Workspace) -> None:
-    program("sqlite3", "sqlite3")
     secret = (await workspace.run("amux-bridge secret new")).strip()
     task = workspace.amux.create_task(Behaviour(queue_seconds=0, run_seconds=3600))
     async with receiving() as receiver:
         async with workspace.running(SERVE, '"listening"'):
             watch = await workspace.register(receiver.url, task_id=task, secret=secret)
-            await workspace.run(block(OPERATIONS, "sh", ".backup '"))
+            await workspace.run(block(OPERATIONS, "sh", "700 backup && amux-bridge backup backup/bridge.db\n"))
             workspace.amux.change(task, Behaviour(queue_seconds=0, run_seconds=0))
             await receiver.wait_for_events([watch])
-        for name in ("backup.db", "backup.key"):
-            assert stat.S_IMODE((workspace.folder / name).stat().st_mode) == 0o600
+        for name in ("bridge.db", "bridge.key"):
+            assert stat.S_IMODE((workspace.folder / "backup" / name).stat().st_mode) == 0o600
         (workspace.folder / "bridge.key").write_text("lost")
         (workspace.folder / "bridge.db").write_text("lost")
         await workspace.run(block(OPERATIONS, "sh", "rm -f bridge.db"))

@@ -29,7 +29,7 @@ RUN_BY = {
         "docker run": "tests/image/run_image.py",
         "docker exec": "tests/image/run_image.py",
         "cat > .env": "test_replicas_share_one_env_file",
-        ".backup '": "test_a_backup_of_a_running_bridge_restores_everything",
+        "backup backup/bridge.db\n": "test_a_backup_of_a_running_bridge_restores_everything",
         "pg_dump": "test_a_dump_of_postgresql_restores_everything",
         "pg_restore": "test_a_dump_of_postgresql_restores_everything",
         "rm -f bridge.db": "test_a_backup_of_a_running_bridge_restores_everything",

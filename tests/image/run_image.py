@@ -51,10 +51,10 @@ print(json.dumps({
 """
 INSPECT_BACKUP = """
 import os, sqlite3
-copy = sqlite3.connect("backup.db")
+copy = sqlite3.connect("backup/bridge.db")
 [whole], [watches] = (copy.execute(q).fetchone() for q in ("PRAGMA integrity_check", "SELECT count(*) FROM watches"))
-modes = [oct(os.stat(name).st_mode & 0o777) for name in ("backup.db", "backup.key")]
-print(whole, watches, open("bridge.key").read() == open("backup.key").read(), *modes)
+modes = [oct(os.stat(name).st_mode & 0o777) for name in ("backup/bridge.db", "backup/bridge.key")]
+print(whole, watches, open("bridge.key").read() == open("backup/bridge.key").read(), *modes)
 """
 LIST_ACTIVE_TASKS = """
 import json, os, urllib.request as u

@@ -1,0 +1,131 @@
+"""A consistent copy of a SQLite file that a bridge may be writing to, and of the key file beside it."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from bridge.core.errors import BridgeError
+from bridge.store.file_modes import OWNER_ONLY, who_may_not
+from bridge.store.open import KEY_FILE, read_key_file
+
+_PAGES: Final = 4096  # of a step: 16 MiB. Ctrl-C ends the copy between two steps
+_BUSY_SECONDS: Final = 10.0
+
+
+class BackupFailed(BridgeError):
+    """There is no copy. The message says why."""
+
+    code = "backup_failed"
+
+
+def back_up(path: Path, target: Path, *, with_key: bool, overwrite: bool) -> Path | None:
+    """Copies the database `path` to `target`, and its key file into the folder of `target`.
+
+    Returns the copy of the key file; None with `with_key=False` (the keys are settings), or if there is no key file.
+    The key is copied first: a database without its key is useless. Both copies have the mode 0600, appear only when
+    they are complete, and are on the disk when this returns. Raises BackupFailed and BadSetting.
+    """
+    _check_target(path, target, overwrite=overwrite)
+    try:
+        key_file = _copy_key(path.with_name(KEY_FILE), target.with_name(KEY_FILE)) if with_key else None
+        with _new_file(target, overwrite=overwrite) as new:
+            _copy_pages(path, new)
+    except OSError as error:
+        raise BackupFailed(f"{target} cannot be written: {error.strerror}{who_may_not(error)}") from None
+    return key_file
+
+
+def _check_target(path: Path, target: Path, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise BackupFailed(f"the folder {target.parent} does not exist")
+    if target.is_dir():
+        raise BackupFailed(f"{target} is a folder; give the name of the file to write")
+    if not os.path.lexists(target):
+        return
+    if target.exists() and target.samefile(path):
+        raise BackupFailed(f"{target} is the database itself")
+    if not overwrite:
+        raise _exists(target)
+
+
+def _exists(target: Path) -> BackupFailed:
+    return BackupFailed(f"{target} already exists; --overwrite replaces it")
+
+
+def _copy_key(source: Path, target: Path) -> Path | None:
+    """Copies the key file, unless the folder has it already. Never replaces another key: its database would be lost."""
+    key = read_key_file(source)
+    if not key:
+        return None
+    if os.path.lexists(target):
+        if target.is_file() and target.read_bytes().strip() == key.encode():
+            return target
+        raise BackupFailed(f"{target} is the key of another database; choose a folder without a {KEY_FILE}")
+    with _new_file(target, overwrite=False) as new:
+        new.write_text(key + "\n")
+    return target
+
+
+@contextmanager
+def _new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yields an empty file in the folder of `target`, which takes its name at the end of the block."""
+    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
+    try:
+        yield new
+        _synchronize(new)
+        if overwrite:
+            new.replace(target)
+        else:
+            _rename_to_new(new, target)
+        _synchronize(target.parent)
+    finally:
+        for name in (new, new.with_name(new.name + "-journal")):
+            name.unlink(missing_ok=True)
+
+
+def _rename_to_new(new: Path, target: Path) -> None:
+    """Renames a file, but replaces no file that another process made meanwhile."""
+    try:
+        target.hardlink_to(new)
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(target):
+            raise _exists(target) from None
+        new.rename(target)
+
+
+def _synchronize(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError:
+        if not path.is_dir():  # not every file system can synchronize a folder
+            raise
+    finally:
+        os.close(opened)
+
+
+def _copy_pages(path: Path, new: Path) -> None:
+    """Copies the database as it is at this moment, in steps; writers do not wait.
+
+    The read transaction keeps the snapshot. Without it, SQLite would begin again after each commit of a writer.
+    """
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=_BUSY_SECONDS)) as source,
+            closing(sqlite3.connect(new)) as copy,
+        ):
+            source.isolation_level = copy.isolation_level = None
+            source.execute("BEGIN")
+            if source.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is None:
+                raise BackupFailed(f"{path} is not the database of a bridge")
+            source.backup(copy, pages=_PAGES)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file: nothing beside it belongs to it
+    except sqlite3.Error as error:
+        raise BackupFailed(f"{path} cannot be copied to {new.parent}: {error}") from None
