@@ -299,7 +299,7 @@ def _split(url: str) -> Target:
         raise _malformed("must have no fragment")
     if "@" in authority:
         raise _malformed("must have no user info")
-    host, address, port = _authority(authority)
+    host, address, port = split_authority(authority)
     if not path.startswith("/"):
         path = "/" + path
     wire_path = quote(path, safe=_UNCHANGED_ASCII)  # encodes only what is not ASCII: the rest stays as the app wrote it
@@ -316,7 +316,7 @@ def _check_characters(url: str) -> None:
         raise _malformed("must have two hexadecimal digits after each %")
 
 
-def _authority(authority: str) -> tuple[str, Address | None, int | None]:
+def split_authority(authority: str) -> tuple[str, Address | None, int | None]:
     """Returns the host, the literal address and the port (None: the scheme's default) of the text before the path."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from bridge.core.errors import StoreUnavailable
 from bridge.core.model import PendingDelivery
 from bridge.delivery.fairness import HostQueue, HostQueues
-from bridge.store.outbox import COUNTED_PER_HOST
+from bridge.store.due_deliveries import COUNTED_PER_HOST
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 from bridge.telemetry.outage_log import OutageLog
@@ -121,7 +121,8 @@ class Claimer:
             # If this failed, the deliveries are due when their claims end. They need not be kept.
             del self._to_release[: len(deliveries)]
         for delivery in deliveries:
-            self._known[delivery.host] = self._known.get(delivery.host, 0) + 1
+            if delivery.host not in self._hosts.paused:
+                self._known[delivery.host] = self._known.get(delivery.host, 0) + 1
 
     async def _query(self) -> None:
         requested, started = self._requested, self._clock()

@@ -19,6 +19,7 @@ from bridge.delivery.attempt import AttemptRunner, Sent, attempt_row, verdict_of
 from bridge.delivery.attempt_writer import AttemptRecord, AttemptWriter
 from bridge.delivery.claimer import Claimer
 from bridge.delivery.fairness import ClaimedDelivery, HostHealth, HostQueue, HostQueues
+from bridge.delivery.figures import AttemptFigures
 from bridge.delivery.reporting import DeliveryReporter
 from bridge.delivery.shortage import OwnShortage
 from bridge.store.group_commit import CALL_TIMEOUT_SECONDS
@@ -67,7 +68,8 @@ class Deliverer:
         self._lease_seconds = attempt_seconds + LEASE_MARGIN
         self._hosts = HostQueues(concurrency, per_host)
         self._runner = AttemptRunner(sender, signer, store.now)
-        self._reporter = DeliveryReporter(metrics)
+        self.figures = AttemptFigures(store.now)
+        self._reporter = DeliveryReporter(metrics, self.figures)
         # An attempt has a host's slot and a worker, so the workers never limit what the slots allow.
         self._workers: WorkerPool[ClaimedDelivery] = WorkerPool(
             concurrency, self._next, self._deliver, "deliverer-worker", max_idle=MAX_IDLE_WORKERS
@@ -92,11 +94,12 @@ class Deliverer:
         self._progress = asyncio.Event()
 
     async def start(self) -> None:
-        """Loads which hosts are failing, so that they are still probed after a restart, and starts sending.
+        """Loads which hosts are failing, so that they are still probed after a restart, and which are paused.
 
-        Raises StoreUnavailable.
+        Then starts sending. Raises StoreUnavailable.
         """
         self._hosts.load(await self._store.host_failures())
+        self._hosts.paused = (await self._store.receivers.pause_state()).held
         self._loops = [
             asyncio.create_task(_run_when_due(part.due, part.work), name=f"deliverer-{name}")
             for name, part in (("claimer", self._claimer), ("writer", self._writer))
@@ -141,6 +144,17 @@ class Deliverer:
         """Queries the outbox at once: something has become due, such as a requested retry."""
         self._claimer.request()
 
+    def set_paused(self, hosts: frozenset[str]) -> None:
+        """Sends nothing to these hosts from now on, and again to those that are no longer among them.
+
+        Attempts under way end as usual.
+        """
+        before, self._hosts.paused = self._hosts.paused, hosts
+        for name in hosts - before:
+            self._release(self._hosts.remove_waiting(self._hosts.get(name)))
+        if before - hosts:
+            self.wake()
+
     def shortage(self) -> str | None:
         """Returns what the bridge lacks at present to send anything, as a sentence."""
         return self._own_shortage.reason
@@ -150,7 +164,7 @@ class Deliverer:
         self._release(self._hosts.remove_all_waiting())
 
     async def drain(self, seconds: float) -> None:
-        """Releases what waits. Stops when all attempts are over and recorded, but after `seconds` in any case."""
+        """Releases what waits, and stops when all attempts are over and recorded, after `seconds` at the latest."""
         self._draining = True
         self.release_waiting()
         with suppress(TimeoutError):
@@ -177,6 +191,8 @@ class Deliverer:
             if not self._holds(delivery):
                 if known is None:
                     self._claimer.release([delivery])
+            elif known is None and delivery.host in self._hosts.paused:  # paused during the claim
+                self._claimer.release([delivery])
             elif known is not None:
                 # It waits, is being sent, or is not recorded yet. It continues under the new claim and is sent once.
                 known.delivery, known.begins_before = delivery, begins_before

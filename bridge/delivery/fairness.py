@@ -98,6 +98,7 @@ class HostQueues:
         self._hosts: dict[str, HostQueue] = {}
         self._ring: OrderedDict[str, HostQueue] = OrderedDict()  # hosts with waiting deliveries, the next in turn first
         self._turns = 0
+        self.paused: frozenset[str] = frozenset()  # by an operator: nothing is claimed for them, and nothing waits here
         self._nothing_may_begin = False  # the last search found nothing that may start, and nothing has changed since
         self.ready = 0
 
@@ -123,7 +124,7 @@ class HostQueues:
 
     def may_begin(self, host: HostQueue) -> bool:
         """Whether another attempt of this host may start now."""
-        return host.busy < self._max_attempts(tuple(self._busy))[host.health]
+        return host.name not in self.paused and host.busy < self._max_attempts(tuple(self._busy))[host.health]
 
     def begin(self, host: HostQueue) -> None:
         """Takes a slot for the host."""
@@ -149,6 +150,8 @@ class HostQueues:
 
     def may_wait(self, host: HostQueue) -> bool:
         """Whether one more delivery may wait for this host."""
+        if host.name in self.paused:
+            return False
         return len(host.waiting) < min(self._max_waiting(host), _host_share(WAITING_IN_ALL - self.ready))
 
     def put(self, host: HostQueue, claimed: ClaimedDelivery) -> None:
@@ -217,6 +220,8 @@ class HostQueues:
 
     def wants_more(self, host: HostQueue) -> bool:
         """Whether a claim for this host is worth its transaction: its queue is at most half full."""
+        if host.name in self.paused:
+            return False
         if host.health is HostHealth.FAILING:
             return not host.waiting and self.may_begin(host)
         return len(host.waiting) * 2 <= self._max_waiting(host)

@@ -5,8 +5,10 @@ from typing import Any
 
 from bridge.core.delivery import FAILURES_UNTIL_PROBING, Dead, Delivered, RetryAt
 from bridge.core.model import TERMINAL_EVENTS, PendingDelivery, Problem
+from bridge.core.receivers import LastAnswer
 from bridge.delivery.attempt import Sent
 from bridge.delivery.attempt_writer import AttemptRecord
+from bridge.delivery.figures import AttemptFigures
 from bridge.telemetry import Metrics, Stage, get_logger, rfc3339, without_query
 
 _log = get_logger("delivery")
@@ -17,8 +19,9 @@ LOG_FAILURES_EACH = 100  # a host that stays down is logged at 3, 100, 200, ... 
 class DeliveryReporter:
     """Counts attempts and logs their results."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, figures: AttemptFigures) -> None:
         self._metrics = metrics
+        self._figures = figures
 
     def started(self, delivery: PendingDelivery, now: float) -> None:
         """An attempt starts at `now` (Unix seconds)."""
@@ -30,6 +33,9 @@ class DeliveryReporter:
         """An attempt is over. `failures` is the host's number of failures in a row, this attempt included."""
         self._metrics.count_attempt(sent.answer)
         self._metrics.attempt_seconds.observe(sent.duration_seconds)
+        attempt = record.attempt
+        last = LastAnswer(record.at, attempt.status_code, attempt.error)
+        self._figures.add(record.host.name, attempt.duration_seconds, last, delivered=attempt.error is None)
         self._log_attempt(record, failures)
         if failures > failures_before and (failures == FAILURES_UNTIL_PROBING or failures % LOG_FAILURES_EACH == 0):
             _log.event(

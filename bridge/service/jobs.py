@@ -3,6 +3,7 @@
 from bridge.amux.content_cache import ContentCache
 from bridge.delivery.claimer import QUERY_SECONDS as DELIVERY_TICK_SECONDS
 from bridge.delivery.deliverer import Deliverer
+from bridge.delivery.receivers import REFRESH_SECONDS, SPREAD_SECONDS, Receivers
 from bridge.maintenance.health import Health
 from bridge.maintenance.replica_lease import ADOPTION_SECONDS, HEARTBEAT_SECONDS, ReplicaLease
 from bridge.maintenance.retention import Retention
@@ -40,6 +41,7 @@ class Jobs:
         metrics: Metrics,
         replica_lease: ReplicaLease | None,
         content_cache: ContentCache | None,
+        receivers: Receivers,
     ) -> None:
         self._store = store
         self._poller = poller
@@ -48,6 +50,7 @@ class Jobs:
         self._metrics = metrics
         self._replica_lease = replica_lease
         self._content_cache = content_cache
+        self._receivers = receivers
         self._late_tasks: list[TaskRow] = []
         self.scheduler = Scheduler(self._on_clock_step)
         if replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
@@ -67,6 +70,8 @@ class Jobs:
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
         scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
         scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
+        scheduler.every(REFRESH_SECONDS, "receivers", self._receivers.refresh, at_once=True)
+        scheduler.every(SPREAD_SECONDS, "resumed_receivers", self._receivers.spread)
         scheduler.every(REBUILD_SECONDS, "poll_schedules", self._poller.classes.rebuild)
         scheduler.every(CLASSES_SECONDS, "class_histories", self._poller.classes.synchronize)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)
@@ -103,6 +108,7 @@ class Jobs:
 
     async def _delete_old(self, retention: Retention) -> None:
         await retention.sweep()
+        await self._receivers.delete_old_figures()
         await self._sweep_content()
 
     async def _sweep_content(self) -> None:

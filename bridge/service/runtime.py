@@ -29,6 +29,7 @@ from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Signer, parse_secret
 from bridge.core.targets import TargetPolicy
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
+from bridge.delivery.receivers import Receivers
 from bridge.maintenance.health import Health
 from bridge.maintenance.replica_lease import ReplicaLease
 from bridge.polling.poller import Poller
@@ -104,6 +105,7 @@ class Runtime:
         await self._scheduler.stop()
         try:
             await self._poller.classes.synchronize()
+            await self._receivers.write_figures()
             await self._store.leave()
         except BridgeError as error:
             _log.event(
@@ -180,6 +182,7 @@ class Runtime:
         self._closing.push_async_callback(self._client.close)
         self._change_notifier = ChangeNotifier(self._store)
         self._deliverer = self._make_deliverer(signer)
+        self._receivers = Receivers(self._store, self._deliverer, self.metrics)
         self._poller = self._make_poller()
         self._registration = self._make_registration(guard)
         if self._store.shared:
@@ -197,6 +200,7 @@ class Runtime:
             metrics=self.metrics,
             replica_lease=self._replica_lease,
             content_cache=self._content_cache,
+            receivers=self._receivers,
         )
         self._scheduler = jobs.scheduler
         self._health = Health(
@@ -344,6 +348,7 @@ class Runtime:
             health=self._health,
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),
             signer=signer,
+            receivers=self._receivers,
             link_key=self._store.cipher.key(LINK_PURPOSE),
             proxy=self._proxy,
             content_cache=self._content_cache,

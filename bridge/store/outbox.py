@@ -1,4 +1,4 @@
-"""The outbox: which deliveries are due, claiming them, recording attempts, retrying on request.
+"""The outbox: claiming deliveries, recording attempts, retrying on request.
 
 Operations and queries; group_commit.py says what an operation is.
 """
@@ -22,56 +22,12 @@ from bridge.store.ending import GIVEN_UP
 from bridge.store.records import AttemptResult, DeadFilter
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import pending_delivery, problem_text
-from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, unindexed, watches
+from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, pauses, unindexed, watches
 from bridge.telemetry import get_logger
 
-COUNTED_PER_HOST = 1_000
 RETRIED_AT_ONCE = 2_000  # dead deliveries in a transaction: 20 ms, so that other writes do not wait long
 
 _log = get_logger("store")
-
-
-# --- what is due --------------------------------------------------------------------------------------------------
-
-# A loose index scan: from one host's name to the next. A host with a million deliveries costs as little as a host with
-# one, and no host's backlog delays another's callback.
-_host_names = select(func.min(outbox.c.host).label("host")).cte("host_names", recursive=True)
-_host_names = _host_names.union_all(
-    select(
-        select(func.min(outbox.c.host))
-        .where(outbox.c.host > _host_names.c.host)
-        .correlate(_host_names)
-        .scalar_subquery()
-    ).where(_host_names.c.host.is_not(None))
-)
-_due_at_host: Select[Any] = (
-    select(literal_column("1").label("one"))
-    .where(outbox.c.host == _host_names.c.host, outbox.c.due_at <= bindparam("now"))
-    .limit(COUNTED_PER_HOST)
-    .correlate(_host_names)
-)
-_DUE_HOSTS = select(
-    _host_names.c.host,
-    select(func.count()).select_from(_due_at_host.subquery()).correlate(_host_names).scalar_subquery().label("due"),
-).where(_host_names.c.host.is_not(None))
-_NEXT_DUE = select(func.min(outbox.c.due_at))
-_FAILING_HOSTS = select(hosts.c.host, hosts.c.failures)
-
-
-def due_hosts(connection: Connection, now: float) -> dict[str, int]:
-    """The hosts with due deliveries, and how many each has, counted up to 1,000."""
-    return {row.host: row.due for row in connection.execute(_DUE_HOSTS, {"now": now}) if row.due}
-
-
-def next_due_at(connection: Connection) -> float | None:
-    """When the next pending delivery is due (Unix seconds); None: there is none."""
-    earliest: float | None = connection.execute(_NEXT_DUE).scalar_one()
-    return earliest
-
-
-def host_failures(connection: Connection) -> dict[str, int]:
-    """The hosts that failed lately, and how often in a row."""
-    return {row.host: row.failures for row in connection.execute(_FAILING_HOSTS)}
 
 
 # --- claiming -----------------------------------------------------------------------------------------------------
@@ -79,10 +35,14 @@ def host_failures(connection: Connection) -> dict[str, int]:
 
 _DUE = (
     select(outbox.c.id)
-    .where(outbox.c.host == bindparam("a_host"), outbox.c.due_at <= bindparam("now"))
+    .where(
+        outbox.c.host == bindparam("a_host"),
+        outbox.c.due_at <= bindparam("now"),
+        ~select(pauses.c.host).where(pauses.c.host == bindparam("a_host")).exists(),
+    )
     .order_by(outbox.c.due_at)
     .limit(bindparam("most"))
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, of=outbox)
 )
 _CLAIM = (
     update(outbox)

@@ -12,6 +12,7 @@ from sqlalchemy.sql import ColumnElement
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import event_id_in
 from bridge.core.model import Attempt, DeliveryState, Outcome, WatchState
+from bridge.store.due_deliveries import next_due_at
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
@@ -297,11 +298,10 @@ _COUNTS = select(
     select(func.count()).select_from(watches).where(IS_ACTIVE).scalar_subquery().label("active"),
     select(func.count()).select_from(outbox).scalar_subquery().label("pending"),
     select(func.count()).select_from(deliveries).where(IS_DEAD, GIVEN_UP).scalar_subquery().label("dead"),
-    select(func.min(outbox.c.due_at)).scalar_subquery().label("due"),
 )
 
 
 def counts(connection: Connection) -> Counts:
     """What the gauges show."""
     row = connection.execute(_COUNTS).one()
-    return Counts(row.active, row.pending, row.dead, row.due)
+    return Counts(row.active, row.pending, row.dead, next_due_at(connection))

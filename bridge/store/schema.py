@@ -222,6 +222,37 @@ hosts = Table(
     Column("at", Double, nullable=False),
 )
 
+# Receivers (host and port) that an operator paused: nothing is sent to them. While a resumed one is still here, its
+# deliveries get their new times, `spread` of `waiting` have theirs; then the row is deleted.
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("paused_at", Double, nullable=False),
+    Column("paused_by", Text, nullable=False),
+    Column("resumed_at", Double),
+    Column("waiting", Integer, nullable=False),
+    Column("spread", Integer, nullable=False),
+)
+
+# What the attempts at each receiver showed, by the hour. Each process writes rows of its own, so no two processes wait
+# for one row, and it writes totals, so a write that is repeated changes nothing.
+receiver_figures = Table(
+    "receiver_figures",
+    metadata,
+    Column("host", Text, nullable=False),
+    Column("hour", Integer, nullable=False),  # Unix seconds / 3,600
+    Column("process", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("delivered", Integer, nullable=False),
+    Column("durations", Text, nullable=False),  # JSON, attempts by the bin of their duration
+    Column("last_at", Double, nullable=False),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    PrimaryKeyConstraint("host", "hour", "process", name="pk_receiver_figures"),
+    Index("ix_receiver_figures_hour", "hour"),
+)
+
 # How long the tasks of each class took: a histogram, and what `core/learned_schedule.py` keeps besides it.
 class_histories = Table(
     "class_histories",

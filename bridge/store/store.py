@@ -23,6 +23,7 @@ from bridge.core.task_class import ClassHistory, TaskEnd
 from bridge.store import (
     class_histories,
     dashboard_queries,
+    due_deliveries,
     encryption,
     outbox,
     queries,
@@ -36,6 +37,7 @@ from bridge.store.database import Database
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
 from bridge.store.reader_pool import READERS, ReaderPool
+from bridge.store.receivers import ReceiverCalls
 from bridge.store.records import (
     AttemptResult,
     CancelledWatch,
@@ -79,6 +81,7 @@ class Store:
         self._database = database
         self._writer = writer
         self._readers = ReaderPool(database.system.threads(READERS, "bridge-reader"))
+        self.receivers = ReceiverCalls(database, self._readers, writer)
         self._limits = writer.limits
         self._loading_limits = TimeoutSweep(LOADING_SECONDS, database.system.monotonic)
         self._active_limit = active_limit
@@ -106,7 +109,7 @@ class Store:
         return self._database.now()
 
     @asynccontextmanager
-    async def _request_limit(self) -> AsyncIterator[None]:
+    async def request_limit(self) -> AsyncIterator[None]:
         """Limits all calls of one request together to 4.5 s. Raises StoreUnavailable at the end of that time."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
@@ -142,7 +145,7 @@ class Store:
 
         Raise StoreUnavailable unless the store can be written, TooManyWatches if they do not fit.
         """
-        async with self._request_limit():
+        async with self.request_limit():
             await self.probe()
             await self._writer.run(registration.check_room, self._active_limit, count, app)
 
@@ -152,7 +155,7 @@ class Store:
         `on_cancelled` is called as soon as the cancellation is known to be durable, whether or not the watch can then
         be read.
         """
-        async with self._request_limit():
+        async with self.request_limit():
             [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app)], self.replica)
             if isinstance(result, BridgeError):
                 raise result
@@ -222,11 +225,14 @@ class Store:
 
     async def due_hosts(self) -> dict[str, int]:
         """The hosts with unclaimed deliveries that are due, and how many each has, counted up to 1,000."""
-        return await self._read(outbox.due_hosts, self.now())
+        return await self._read(due_deliveries.due_hosts, self.now())
 
     async def next_due_at(self) -> float | None:
-        """When the next pending delivery is due (Unix seconds), a claimed one at its lease's end; None: no delivery."""
-        return await self._read(outbox.next_due_at)
+        """When the next pending delivery is due (Unix seconds), a claimed one at its lease's end; None: no delivery.
+
+        Those of paused receivers do not count.
+        """
+        return await self._read(due_deliveries.next_due_at)
 
     async def claim(self, room: dict[str, int], lease_seconds: float) -> Sequence[PendingDelivery]:
         """Claim due deliveries, the oldest first, at most `room[host]` for each host."""
@@ -250,7 +256,7 @@ class Store:
 
     async def host_failures(self) -> Mapping[str, int]:
         """The hosts that failed lately, and how often in a row."""
-        return await self._read(outbox.host_failures)
+        return await self._read(due_deliveries.host_failures)
 
     async def delivery(self, delivery_id: str, app: str | None) -> tuple[DeliveryView, Sequence[Attempt]]:
         """A delivery and its attempts, oldest first. Raises NotFound."""
@@ -261,7 +267,7 @@ class Store:
 
         Raises NotFound, or WatchCancelled.
         """
-        async with self._request_limit():
+        async with self.request_limit():
             [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
             if isinstance(result, BridgeError):
                 raise result
@@ -289,14 +295,6 @@ class Store:
     async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
         """What happened to a watch: its events and every delivery's attempts. Raises NotFound."""
         return await self._read(dashboard_queries.history, watch_id)
-
-    async def receivers(self) -> Sequence[dashboard_queries.Receiver]:
-        """The callback hosts that fail or have dead deliveries."""
-        return await self._read(dashboard_queries.receivers)
-
-    async def failing_receivers(self) -> int:
-        """How many callback hosts have a pending delivery that has failed already."""
-        return await self._read(dashboard_queries.failing_receivers)
 
     async def nearing_deadline(self) -> int:
         """How many active watches are in the last tenth of their time, counted up to 1,000."""

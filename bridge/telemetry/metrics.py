@@ -203,6 +203,8 @@ class Metrics:
             "failing_receivers", "Receivers (host and port) with a pending delivery that has failed at least once."
         )
 
+        self.paused_receivers = self._gauge("paused_receivers", "Receivers (host and port) that an operator paused.")
+
     def _content(self) -> None:
         requests = self._counter(
             "content_requests", "Requests for a video: from the content cache, read from amux, or passed on.", "result"

@@ -37,6 +37,11 @@ class Caller:
         """The key that rate limits count by. An operator and an app may have the same name."""
         return f"app {self.name}" if self.app is not None else f"operator {self.name}"
 
+    def check_operates(self) -> None:
+        """Raises Forbidden for an app: this is for operators, and for every caller where no token is configured."""
+        if self.visible_app is not None:
+            raise Forbidden("only operators can do this; use a token of BRIDGE_OPERATOR_TOKENS")
+
     def registering(self) -> str:
         """Returns the app that a new watch belongs to. Raises Forbidden for operators."""
         if self.app is None:

@@ -10,6 +10,7 @@ from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
 from bridge.callback.sender import Sender
 from bridge.core.signing import Signer
+from bridge.delivery.receivers import Receivers
 from bridge.maintenance.health import Health
 from bridge.polling.state import LiveTask
 from bridge.store.store import Store
@@ -79,6 +80,7 @@ class AppContext:
     health: Health
     access: Access
     signer: Signer
+    receivers: Receivers
     link_key: bytes = field(repr=False)
     proxy: AmuxProxy
     content_cache: ContentCache | None = None

@@ -225,3 +225,30 @@ async def test_the_diagnosis_of_a_watch_whose_receiver_is_down_has_the_next_atte
 async def register_unreachable(bridge: Bridge) -> str:
     watch = await bridge.register(callback_url=f"http://127.0.0.1:{free_port()}/hook")
     return str(watch["id"])
+
+
+async def test_the_overview_lists_receivers_and_an_operator_pauses_and_resumes_one(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        watch = await bridge.register(status=200)
+        operator, name = await bridge.operator(), bridge.receiver.url.removeprefix("http://")
+
+        def shows(paused_by: str | None, pending: int) -> Any:
+            def condition(overview: Any) -> bool:
+                listed = overview["all_receivers"]
+                found = [(one["receiver"], one["paused_by"], one["pending"]) for one in listed["items"]]
+                return (listed["count"], found) == (1, [(name, paused_by, pending)])
+
+            return condition
+
+        await operator.wait_for("overview", shows(None, 0))
+        paused = await operator.post(f"/page/receivers/{name}/pause")
+        assert (paused.status, paused.json["paused_by"]) == (200, "ops")
+        [delivery] = (await operator.get(f"/page/watches/{watch['id']}")).json["deliveries"]
+        assert (await operator.post(f"/page/deliveries/{delivery['id']}/retry")).status == 202
+        await operator.wait_for("overview", shows("ops", 1))
+        assert len(bridge.receiver.received) == 1
+        assert (await operator.post(f"/page/receivers/{name}/resume")).json["paused_by"] is None
+        await operator.wait_for("overview", shows(None, 0))
+        assert len(bridge.receiver.received) == 2
+        assert (await operator.post("/page/receivers/nonsense/pause")).status == 422
+        assert (await operator.post(f"/page/receivers/{name}/pause", **{"X-CSRF-Token": ""})).status == 403

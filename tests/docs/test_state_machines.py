@@ -176,6 +176,7 @@ def test_the_table_of_deliveries_has_every_state_and_the_moves_without_an_answer
     others = {(row[0], row[1]): row[2:] for row in found if row[1].startswith("(")}
     assert others == {
         ("pending", "(a status event, and its watch ended)"): ["dead", f"`{SUPERSEDED.code}`"],
+        ("pending", "(its receiver is paused by an operator)"): ["pending", ""],
         ("dead", "(a retry was requested)"): ["pending", ""],
         ("delivered", "(a retry was requested)"): ["pending", ""],
     }

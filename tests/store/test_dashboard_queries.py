@@ -95,7 +95,7 @@ async def test_a_superseded_status_event_is_not_shown_as_dead(store: Store) -> N
     await settle(store, one)
     assert (await store.history(one.watch.id)).view.deliveries[0].state is DeliveryState.DEAD
     assert await ids(store, delivery_state=DeliveryState.DEAD) == []
-    assert [receiver for receiver in await store.receivers() if receiver.dead] == []
+    assert [receiver for receiver in await store.receivers.in_trouble() if receiver.dead] == []
 
 
 async def test_a_search_by_tasks_finds_their_active_watches(store: Store) -> None:
@@ -125,8 +125,8 @@ async def test_a_failing_receiver_is_listed_with_its_pending_deliveries(store: S
         await due_delivery(store, host="bad.example:443")
     soon = store.now() + 60.0
     await record_attempt(store, attempt_result(store, first, retry_at(soon), host_failures=4))
-    assert await store.failing_receivers() == 1
-    [receiver] = await store.receivers()
+    assert await store.receivers.failing_count() == 1
+    [receiver] = await store.receivers.in_trouble()
     assert (receiver.host, receiver.waiting, receiver.failures, receiver.waiting_error) == (
         "bad.example:443",
         3,
@@ -143,11 +143,11 @@ async def test_dead_deliveries_are_counted_by_host_with_the_last_error(store: St
     for age in (50.0, 10.0, 30.0):
         await dead_delivery(store, host="gone.example:443", at=now - age)
     await dead_delivery(store, host="less.example:80")
-    assert [(one.host, one.dead) for one in await store.receivers()] == [
+    assert [(one.host, one.dead) for one in await store.receivers.in_trouble()] == [
         ("gone.example:443", 3),
         ("less.example:80", 1),
     ]
-    assert (await store.receivers())[0].dead_at == pytest.approx(now - 10.0)
+    assert (await store.receivers.in_trouble())[0].dead_at == pytest.approx(now - 10.0)
 
 
 # --- one watch ----------------------------------------------------------------------------------------------------

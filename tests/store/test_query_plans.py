@@ -109,8 +109,8 @@ async def test_the_operators_table_of_few_watches_reads_few_rows(
 async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:
     with plans(sqlite_store) as steps:
         await sqlite_store.counts()
-        await sqlite_store.receivers()
-        await sqlite_store.failing_receivers()
+        await sqlite_store.receivers.in_trouble()
+        await sqlite_store.receivers.failing_count()
         await sqlite_store.nearing_deadline()
         await sqlite_store.due_hosts()
         await sqlite_store.next_due_at()

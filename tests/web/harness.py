@@ -27,6 +27,8 @@ from bridge.core.model import Attempt, Event, Outcome, PendingDelivery, Problem,
 from bridge.core.signing import Secret, Signer
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
+from bridge.delivery.figures import AttemptFigures
+from bridge.delivery.receivers import Receivers
 from bridge.maintenance.health import Health
 from bridge.polling.state import LiveTask
 from bridge.store.open import open_database, open_store
@@ -85,15 +87,20 @@ class FakePoller:
 
 @dataclass
 class FakeDeliverer:
-    """Counts the calls of `wake`."""
+    """Counts the calls of `wake`, and keeps which hosts are paused."""
 
+    figures: AttemptFigures
     wakes: int = 0
+    paused: frozenset[str] = frozenset()
 
     def drop_status_events(self, watch_ids: Iterable[str]) -> None:
         """No status event waits here."""
 
     def wake(self) -> None:
         self.wakes += 1
+
+    def set_paused(self, hosts: frozenset[str]) -> None:
+        self.paused = hosts
 
 
 @dataclass
@@ -247,7 +254,7 @@ async def running_bridge(
     )
     guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
     sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
-    poller, deliverer, notifier = FakePoller(), FakeDeliverer(), ChangeNotifier(store)
+    poller, deliverer, notifier = FakePoller(), FakeDeliverer(AttemptFigures(store.now)), ChangeNotifier(store)
     registration = RegistrationService(
         store,
         guard,
@@ -283,6 +290,7 @@ async def running_bridge(
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),
         signer=Signer([SECRET]),
+        receivers=Receivers(store, deliverer, metrics),
         link_key=store.cipher.key("content link"),
         proxy=proxy,
         content_cache=cache,

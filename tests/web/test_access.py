@@ -20,7 +20,7 @@ async def test_every_route_except_the_open_ones_requires_a_token(tmp_path: Path)
     async with running_bridge(tmp_path) as bridge:
         for method, path in [(route.method, route.path) for route in ROUTES]:
             for token in ("", "Bearer", "Bearer nonsense", "Bearer app-token x", "Token app-token", "app-token"):
-                answer = await bridge.ask(method, path.format(id="x"), headers={"Authorization": token})
+                answer = await bridge.ask(method, path.format(id="x", receiver="x:1"), headers={"Authorization": token})
                 answer.problem(401, "unauthorized")
                 assert answer.headers["WWW-Authenticate"].startswith("Bearer")
         for path in ("/healthz", "/readyz", "/metrics"):

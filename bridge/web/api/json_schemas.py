@@ -72,6 +72,8 @@ API_KEY: Final[dict[str, Any]] = {
     "writeOnly": True,
     "pattern": f"^[!-~]{{1,{rules.MAX_API_KEY}}}$",
 }
+# A host, in brackets for IPv6, and a port from 1 to 65535. The rules for names are code.
+RECEIVER: Final[dict[str, Any]] = {"type": "string", "maxLength": 2 * _MAX_HOST_NAME, "pattern": r":[0-9]{1,5}$"}
 IDEMPOTENCY_KEY: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[!-~]{{1,{rules.MAX_IDEMPOTENCY_KEY}}}$"}
 HOST: Final[dict[str, Any]] = {
     "anyOf": [{"type": "string", "format": form, "maxLength": _MAX_HOST_NAME} for form in ("hostname", "ipv4", "ipv6")]

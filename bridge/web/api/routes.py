@@ -18,6 +18,7 @@ from bridge.web.api import (
     response_models,
     watches,
 )
+from bridge.web.api.receiver_routes import RECEIVER_ROUTES, RECEIVERS
 from bridge.web.api.route import CallersHandler, Handler, Parameter, RequestBody, Response, Route
 from bridge.web.errors import (
     PROBLEM_TYPE,
@@ -42,6 +43,7 @@ SERVICE: Final = "The service"
 GROUPS: Final = {
     WATCHES: "Register watches on amux's tasks, read them and cancel them.",
     DELIVERIES: "Read the deliveries of events, and send them again.",
+    RECEIVERS: "For operators: what each receiver does with its callbacks, and pausing it.",
     DROP_IN: "amux's own routes, for clients made for amux. With `X-Callback-Url` the created task is watched.",
     SERVICE: "The bridge's health, metrics and documentation. No token is needed.",
 }
@@ -355,4 +357,5 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         body=RequestBody(request_models.PingRequest),
         problems=(*_BODY_PROBLEMS, errors.TargetRefused, TooManyPings, Draining),
     ),
+    *RECEIVER_ROUTES,
 )

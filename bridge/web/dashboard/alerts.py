@@ -10,6 +10,7 @@ from typing import Final
 
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Outcome, Problem
+from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.maintenance.health import Readiness
 from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.polling.stats import PollingStats
@@ -95,6 +96,7 @@ class AlertInputs:
     store: StoreFacts | None = None
     receivers: Sequence[Receiver] | None = None
     nearing_deadline: int | None = None
+    all_receivers: Sequence[ReceiverFigures] | None = None
 
     def reason(self, *codes: HealthCode) -> HealthReason | None:
         """The first readiness reason with one of these codes."""
@@ -252,7 +254,7 @@ def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
         )
         explanation = f"At least two polls in a row failed. Last errors: {sentence(errors)}"
         next_step = (
-            "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline or before."
+            "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline at the latest."
         )
         title = f"{counted(stats.failing, 'task is', 'tasks are')} stuck: polls fail"
         level = Level.BAD if most else Level.WARN

@@ -10,7 +10,7 @@ from bridge.polling.state import LiveTask
 from bridge.store.dashboard_queries import WatchSearch
 from bridge.store.records import WatchView
 from bridge.telemetry import get_logger
-from bridge.web.api import deliveries
+from bridge.web.api import deliveries, receivers
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
@@ -148,6 +148,16 @@ async def retry_delivery(request: web.Request, session: Session) -> web.Response
 async def retry_deliveries(request: web.Request, session: Session) -> web.Response:
     """`POST /page/deliveries/retry`: retry all dead deliveries that match a filter; with `dry_run`, count them."""
     return await deliveries.retry_deliveries(request, _caller(session))
+
+
+async def pause_receiver(request: web.Request, session: Session) -> web.Response:
+    """`POST /page/receivers/{receiver}/pause`: the API's route, as an operator."""
+    return await receivers.pause_receiver(request, _caller(session))
+
+
+async def resume_receiver(request: web.Request, session: Session) -> web.Response:
+    """`POST /page/receivers/{receiver}/resume`: the API's route, as an operator."""
+    return await receivers.resume_receiver(request, _caller(session))
 
 
 def _caller(session: Session) -> Caller:

@@ -1,4 +1,4 @@
-"""The overview of the page. It is read from the store, the poller and the metrics once for all open pages."""
+"""The overview: read from the store, the poller and the metrics once, however many pages are open."""
 
 import asyncio
 import time
@@ -53,7 +53,7 @@ class Overview:
             dashboard.poller.stats(MAX_STUCK_TASKS),
             _or_none(store.counts()),
             _or_none(store.facts()),
-            _or_none(store.receivers()),
+            _or_none(store.receivers.in_trouble()),
             _or_none(store.nearing_deadline()),
         )
         self.stuck_tasks, self.tasks_waiting_for_key = stats.stuck, stats.blocked_rows
@@ -67,6 +67,7 @@ class Overview:
             counts=counts,
             store=store_facts,
             receivers=receivers,
+            all_receivers=await _or_none(store.receivers.all()),
             nearing_deadline=nearing_deadline,
         )
         classes = dashboard.poller.classes.figures()

@@ -23,5 +23,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/page/sign-out", changing(sign_in.sign_out)),
     ("POST", "/page/watches/{id}/cancel", changing(handlers.cancel_watch)),
     ("POST", "/page/deliveries/retry", changing(handlers.retry_deliveries)),
+    ("POST", "/page/receivers/{receiver}/pause", changing(handlers.pause_receiver)),
+    ("POST", "/page/receivers/{receiver}/resume", changing(handlers.resume_receiver)),
     ("POST", "/page/deliveries/{id}/retry", changing(handlers.retry_delivery)),
 )

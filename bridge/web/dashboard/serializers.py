@@ -2,22 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bridge.core.event import error_view
 from bridge.core.model import DeliveryState
+from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.core.registration import MASK
 from bridge.polling.state import CredentialStatus, LiveTask
 from bridge.polling.task_classes import ClassFigures
 from bridge.store.dashboard_queries import Receiver, StoreFacts, WatchHistory
 from bridge.store.records import DeliveryView, WatchView
 from bridge.telemetry import without_query
+from bridge.web.api.receivers import receiver_json
 from bridge.web.api.serializers import timing_of
 from bridge.web.dashboard.alerts import Alert, AlertInputs
 from bridge.web.dashboard.diagnosis import Diagnosis
 from bridge.web.dashboard.formatting import is_superseded
 from bridge.web.dashboard.timeline import tenths, timeline
+
+MAX_RECEIVERS: Final = 100
 
 
 def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
@@ -95,6 +99,7 @@ def overview_json(
         "figures": dict(figures),
         "credentials": [_credential(key, inputs.stats.keys.get(key.name, 0)) for key in inputs.credentials],
         "receivers": None if inputs.receivers is None else [_receiver(one) for one in inputs.receivers],
+        "all_receivers": None if inputs.all_receivers is None else _all_receivers(inputs.all_receivers),
         "classes": [asdict(one) for one in classes],
         "store": None if store is None else _store(store),
         "store_ok": inputs.readiness.checks.get("store") == "ok",
@@ -108,6 +113,15 @@ def _credential(key: CredentialStatus, tasks: int) -> dict[str, Any]:
 
 def _receiver(one: Receiver) -> dict[str, Any]:
     return asdict(one) | {"name": urlsplit(f"//{one.host}").hostname or one.host}
+
+
+def _all_receivers(found: Sequence[ReceiverFigures]) -> dict[str, Any]:
+    """The receivers that need attention, then those with the most attempts; and how many there are."""
+    ordered = sorted(
+        found,
+        key=lambda one: (one.pause is None, -one.failures, one.dead == 0, one.pending == 0, -one.figures.attempts),
+    )
+    return {"count": len(found), "items": [receiver_json(one) for one in ordered[:MAX_RECEIVERS]]}
 
 
 def _store(store: StoreFacts) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""Queries of what is due: which receivers have due deliveries, when the next one is due, who failed lately."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select
+
+from bridge.store.schema import hosts, outbox, pauses
+
+COUNTED_PER_HOST = 1_000
+
+# A loose index scan: from one host's name to the next. A host with a million deliveries costs as little as a host with
+# one, and no host's backlog delays another's callback.
+_host_names = select(func.min(outbox.c.host).label("host")).cte("host_names", recursive=True)
+_host_names = _host_names.union_all(
+    select(
+        select(func.min(outbox.c.host))
+        .where(outbox.c.host > _host_names.c.host)
+        .correlate(_host_names)
+        .scalar_subquery()
+    ).where(_host_names.c.host.is_not(None))
+)
+_due_at_host: Select[Any] = (
+    select(literal_column("1").label("one"))
+    .where(outbox.c.host == _host_names.c.host, outbox.c.due_at <= bindparam("now"))
+    .limit(COUNTED_PER_HOST)
+    .correlate(_host_names)
+)
+_is_paused = select(pauses.c.host).where(pauses.c.host == _host_names.c.host).correlate(_host_names).exists()
+_DUE_HOSTS = select(
+    _host_names.c.host,
+    select(func.count()).select_from(_due_at_host.subquery()).correlate(_host_names).scalar_subquery().label("due"),
+).where(_host_names.c.host.is_not(None), ~_is_paused)
+_NEXT_DUE = select(func.min(outbox.c.due_at))
+# Host by host, because the backlog of a paused one may be long, and all of it is due.
+_earliest_at_host = select(func.min(outbox.c.due_at)).where(outbox.c.host == _host_names.c.host).correlate(_host_names)
+_NEXT_DUE_UNPAUSED = select(func.min(_earliest_at_host.scalar_subquery())).where(
+    _host_names.c.host.is_not(None), ~_is_paused
+)
+_ANY_PAUSE = select(pauses.c.host).limit(1)
+_FAILING_HOSTS = select(hosts.c.host, hosts.c.failures)
+
+
+def due_hosts(connection: Connection, now: float) -> dict[str, int]:
+    """The hosts with due deliveries, and how many each has, counted up to 1,000. Paused ones are left out."""
+    return {row.host: row.due for row in connection.execute(_DUE_HOSTS, {"now": now}) if row.due}
+
+
+def next_due_at(connection: Connection) -> float | None:
+    """When the next pending delivery is due (Unix seconds); None: there is none. Those of paused hosts do not count."""
+    paused = connection.execute(_ANY_PAUSE).first() is not None
+    earliest: float | None = connection.execute(_NEXT_DUE_UNPAUSED if paused else _NEXT_DUE).scalar_one()
+    return earliest
+
+
+def host_failures(connection: Connection) -> dict[str, int]:
+    """The hosts that failed lately, and how often in a row."""
+    return {row.host: row.failures for row in connection.execute(_FAILING_HOSTS)}

@@ -1,0 +1,280 @@
+"""Receivers: what operators see of them, pausing them, and spreading what waits when one is resumed.
+
+Operations and queries; group_commit.py says what an operation is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
+
+import orjson
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from bridge.core.receivers import (
+    FIGURES_SECONDS,
+    SLOT_SECONDS,
+    Figures,
+    LastAnswer,
+    Pause,
+    Receiver,
+    due_times,
+    spread_seconds,
+)
+from bridge.store import dashboard_queries
+from bridge.store.bulk_statements import inserting, updating
+from bridge.store.database import Database
+from bridge.store.ending import GIVEN_UP
+from bridge.store.group_commit import GroupWriter
+from bridge.store.reader_pool import ReaderPool
+from bridge.store.row_mapping import problem_of, problem_text
+from bridge.store.schema import IS_DEAD, deliveries, hosts, outbox, pauses, receiver_figures, watches
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+SPREAD_AT_ONCE = 1_000  # deliveries in a transaction: 20 ms, so that other writes do not wait long
+
+
+# --- what operators see -------------------------------------------------------------------------------------------
+
+_FIGURES = select(receiver_figures).where(receiver_figures.c.hour >= bindparam("first_hour"))
+_FAILURES = select(hosts.c.host, hosts.c.failures, hosts.c.at)
+_PENDING = select(outbox.c.host, func.count().label("total")).group_by(outbox.c.host)
+_DEAD = (
+    select(watches.c.host, func.count().label("total"))
+    .select_from(deliveries)
+    .join(watches, watches.c.id == deliveries.c.watch_id)
+    .where(IS_DEAD, GIVEN_UP)
+    .group_by(watches.c.host)
+)
+_PAUSED = select(pauses.c.host, pauses.c.paused_at, pauses.c.paused_by).where(pauses.c.resumed_at.is_(None))
+
+
+def receivers(connection: Connection, now: float, host: str | None = None) -> list[Receiver]:
+    """Each receiver that was sent to in the last 24 h, has a pending delivery or is paused, by name; or only `host`.
+
+    Only a dead or pending delivery makes this slower, and an hour of a receiver; not all that is stored.
+    """
+    figures: dict[str, Figures] = {}
+    since = now - FIGURES_SECONDS
+    for row in _rows(connection, _FIGURES, receiver_figures.c.host, host, first_hour=int(since // SLOT_SECONDS)):
+        figures.setdefault(row.host, Figures()).merge(_figures_of(row))
+    failures = {row.host: row for row in _rows(connection, _FAILURES, hosts.c.host, host)}
+    pending = {row.host: row.total for row in _rows(connection, _PENDING, outbox.c.host, host)}
+    dead = {row.host: row.total for row in _rows(connection, _DEAD, watches.c.host, host)}
+    paused = {row.host: Pause(row.paused_at, row.paused_by) for row in _rows(connection, _PAUSED, pauses.c.host, host)}
+    failed_lately = {name for name, row in failures.items() if row.at >= since}
+    names = figures.keys() | pending.keys() | paused.keys() | failed_lately if host is None else {host}
+    return [
+        Receiver(
+            name,
+            failures[name].failures if name in failures else 0,
+            figures.get(name) or Figures(),
+            pending.get(name, 0),
+            dead.get(name, 0),
+            paused.get(name),
+        )
+        for name in sorted(names)
+    ]
+
+
+def _rows(connection: Connection, query: Select[Any], column: Any, host: str | None, **values: Any) -> list[Row[Any]]:
+    return list(connection.execute(query if host is None else query.where(column == host), values))
+
+
+def _figures_of(row: Row[Any]) -> Figures:
+    durations = {int(number): count for number, count in orjson.loads(row.durations).items()}
+    last = LastAnswer(row.last_at, row.last_status, problem_of(row.last_error))
+    return Figures(row.attempts, row.delivered, durations, last)
+
+
+_WRITE_FIGURES = inserting(
+    receiver_figures,
+    ("host", "hour", "process", "attempts", "delivered", "durations", "last_at", "last_status", "last_error"),
+    lambda statement: statement.on_conflict_do_update(
+        index_elements=["host", "hour", "process"],
+        set_={
+            name: statement.excluded[name]
+            for name in ("attempts", "delivered", "durations", "last_at", "last_status", "last_error")
+        },
+    ),
+)
+_DELETE_FIGURES = delete(receiver_figures).where(receiver_figures.c.hour < bindparam("first_hour"))
+
+
+def write_figures(connection: Connection, process: str, totals: Mapping[tuple[str, int], Figures]) -> None:
+    """Write the totals of a process for some receivers, by name and hour, over those that it wrote before."""
+    _WRITE_FIGURES.execute(
+        connection, [_figures_row(process, host, hour, one) for (host, hour), one in sorted(totals.items())]
+    )
+
+
+def _figures_row(process: str, host: str, hour: int, one: Figures) -> tuple[Any, ...]:
+    durations = orjson.dumps(one.durations, option=orjson.OPT_NON_STR_KEYS).decode()
+    last = (None, None, None) if one.last is None else (one.last.at, one.last.status_code, problem_text(one.last.error))
+    return (host, hour, process, one.attempts, one.delivered, durations, *last)
+
+
+def delete_old_figures(connection: Connection, now: float) -> None:
+    """Delete the figures of hours that ended more than 24 h ago."""
+    connection.execute(_DELETE_FIGURES, {"first_hour": int((now - FIGURES_SECONDS) // SLOT_SECONDS)})
+
+
+# --- pausing and resuming -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PauseState:
+    """Which receivers are sent nothing: those that are paused, and those whose deliveries get their new times."""
+
+    paused: frozenset[str]
+    resuming: frozenset[str]
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The receivers that are sent nothing."""
+        return self.paused | self.resuming
+
+
+_ALL_PAUSES = select(pauses.c.host, pauses.c.resumed_at)
+_LOCK_PAUSE = select(pauses).where(pauses.c.host == bindparam("a_host")).with_for_update()
+_upsert = insert(pauses)
+_PAUSE = _upsert.on_conflict_do_update(
+    index_elements=["host"],
+    set_={name: _upsert.excluded[name] for name in ("paused_at", "paused_by", "resumed_at", "waiting", "spread")},
+    where=pauses.c.resumed_at.is_not(None),
+).returning(pauses.c.host)
+_RESUME = (
+    update(pauses)
+    .where(pauses.c.host == bindparam("a_host"), pauses.c.resumed_at.is_(None))
+    .values(resumed_at=bindparam("at"), waiting=bindparam("count"))
+)
+_END_PAUSE = delete(pauses).where(pauses.c.host == bindparam("a_host"))
+_COUNT_WAITING = select(func.count()).select_from(outbox).where(outbox.c.host == bindparam("a_host"))
+
+
+def pause_state(connection: Connection) -> PauseState:
+    """Which receivers are paused or being resumed."""
+    rows = connection.execute(_ALL_PAUSES).all()
+    return PauseState(
+        frozenset(row.host for row in rows if row.resumed_at is None),
+        frozenset(row.host for row in rows if row.resumed_at is not None),
+    )
+
+
+def pause(connection: Connection, host: str, by: str, now: float) -> bool:
+    """Pause a receiver; returns whether it was not paused before."""
+    row = {"host": host, "paused_at": now, "paused_by": by, "resumed_at": None, "waiting": 0, "spread": 0}
+    return connection.execute(_PAUSE, row).first() is not None
+
+
+def resume(connection: Connection, host: str, now: float) -> bool:
+    """Resume a receiver; returns whether it was paused. Its first deliveries get their times: see `spread`."""
+    waiting = connection.execute(_COUNT_WAITING, {"a_host": host}).scalar_one()
+    changed = connection.execute(_RESUME, {"a_host": host, "at": now, "count": waiting}).rowcount > 0
+    if changed:
+        spread(connection, host)
+    return changed
+
+
+_is_free = outbox.c.host == bindparam("a_host"), outbox.c.lease.is_(None)
+# Those that wait, the oldest first, get times after `resumed_at`. So each transaction finds only those that have none.
+_OVERDUE = (
+    select(outbox.c.id)
+    .where(*_is_free, outbox.c.due_at <= bindparam("resumed_at"))
+    .order_by(outbox.c.due_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+# Those that would wait for their schedule longer than all others wait.
+_FAR_OFF = (
+    select(outbox.c.id)
+    .where(*_is_free, outbox.c.due_at > bindparam("last"))
+    .order_by(outbox.c.due_at)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_SET_DUE = updating(outbox, ("id", "due_at", "set_at"))
+_SET_NEXT = updating(deliveries, ("id", "next_attempt_at"))
+_COUNT_SPREAD = update(pauses).where(pauses.c.host == bindparam("a_host")).values(spread=bindparam("done"))
+
+
+def spread(connection: Connection, host: str) -> bool:
+    """Give up to 1,000 deliveries of a resumed receiver the times at which they are due, one after the other.
+
+    Returns whether there may be more. When there are none, the receiver is resumed; until then nothing is sent to it.
+    """
+    row = connection.execute(_LOCK_PAUSE, {"a_host": host}).one_or_none()
+    if row is None or row.resumed_at is None:
+        return False  # another replica was faster, or it is paused again
+    parameters = {"a_host": host, "resumed_at": row.resumed_at, "most": SPREAD_AT_ONCE}
+    parameters["last"] = row.resumed_at + spread_seconds(row.waiting)
+    found = list(connection.execute(_OVERDUE, parameters).scalars())
+    found += connection.execute(_FAR_OFF, parameters | {"most": SPREAD_AT_ONCE - len(found)}).scalars()
+    if len(found) < SPREAD_AT_ONCE:
+        connection.execute(_END_PAUSE, {"a_host": host})
+    else:
+        connection.execute(_COUNT_SPREAD, {"a_host": host, "done": row.spread + len(found)})
+    times = due_times(row.resumed_at, row.waiting, row.spread, len(found))
+    _SET_DUE.execute(connection, [(one, at, row.resumed_at) for one, at in zip(found, times, strict=True)])
+    _SET_NEXT.execute(connection, list(zip(found, times, strict=True)))
+    return len(found) == SPREAD_AT_ONCE
+
+
+# --- the store's calls --------------------------------------------------------------------------------------------
+
+
+class ReceiverCalls:
+    """The store's calls about receivers. Each is one unit of work, off the event loop. Raises StoreUnavailable."""
+
+    def __init__(self, database: Database, readers: ReaderPool, writer: GroupWriter) -> None:
+        self._database = database
+        self._process = database.system.token_hex(8)
+        self._readers = readers
+        self._writer = writer
+
+    async def all(self) -> Sequence[Receiver]:
+        """Each receiver of the last 24 h, by name."""
+        return await self._read(receivers, self._database.now())
+
+    async def one(self, name: str) -> Receiver:
+        """One receiver, which need not have been seen before."""
+        [found] = await self._read(receivers, self._database.now(), name)
+        return found
+
+    async def in_trouble(self) -> Sequence[dashboard_queries.Receiver]:
+        """The receivers that fail or have dead deliveries."""
+        return await self._read(dashboard_queries.receivers)
+
+    async def failing_count(self) -> int:
+        """How many receivers have a pending delivery that has failed already."""
+        return await self._read(dashboard_queries.failing_receivers)
+
+    async def pause_state(self) -> PauseState:
+        """Which receivers are paused or being resumed."""
+        return await self._read(pause_state)
+
+    async def pause(self, name: str, by: str) -> bool:
+        """Pause a receiver; returns whether it was not paused before."""
+        return await self._writer.run(pause, name, by, self._database.now())
+
+    async def resume(self, name: str) -> bool:
+        """Resume a receiver; returns whether it was paused. While `spread` returns True, there is more to do."""
+        return await self._writer.run(resume, name, self._database.now())
+
+    async def spread(self, name: str) -> bool:
+        """Give more deliveries of a resumed receiver their times; returns whether there may be more."""
+        return await self._writer.run(spread, name)
+
+    async def write_figures(self, totals: Mapping[tuple[str, int], Figures]) -> None:
+        """Write this process's totals for some receivers, by name and hour. Repeating it changes nothing."""
+        await self._writer.run(write_figures, self._process, totals)
+
+    async def delete_old_figures(self) -> None:
+        """Delete figures that are older than 24 h."""
+        await self._writer.run(delete_old_figures, self._database.now())
+
+    async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+        return await self._readers.run(partial(self._database.read, query, *arguments), self._writer.limits)
