@@ -4,6 +4,7 @@ Nothing here reads a clock or draws random numbers: both are passed in.
 """
 
 import base64
+import re
 from collections.abc import Callable
 
 from bridge.core.model import EventType
@@ -15,7 +16,7 @@ EVENT_ID_PREFIX = "evt_"
 # The first form is this version's, the second is version 0.1.0's and that of pings.
 EVENT_ID_PATTERN = EVENT_ID_PREFIX + r"(?:[0-9a-hjkmnp-tv-z]{26}[cftuqp]|[a-z2-7]{32})"
 
-_EVENT_ID_SUFFIXES = {
+_SUFFIXES = {
     EventType.COMPLETED: "c",
     EventType.FAILED: "f",
     EventType.TIMED_OUT: "t",
@@ -23,6 +24,9 @@ _EVENT_ID_SUFFIXES = {
     EventType.QUEUED: "q",
     EventType.IN_PROGRESS: "p",
 }
+_EVENT_TYPES = {suffix: event_type for event_type, suffix in _SUFFIXES.items()}
+EVENT_ID_SUFFIXES = "".join(_SUFFIXES.values())
+_WATCH_ID = re.compile(WATCH_ID_PATTERN)
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]  # 10 bits each: twice as fast as 5 bits
 _RANDOM_BITS = 80
@@ -60,7 +64,14 @@ def event_id(watch_id: str, event_type: EventType) -> str:
     It depends on these two values only, so it is the same after any restart or restore. It begins like the watch's
     id, so event ids sort in the order of registration, and events that are sent together are neighbours in the store.
     """
-    return EVENT_ID_PREFIX + watch_id.removeprefix(WATCH_ID_PREFIX) + _EVENT_ID_SUFFIXES[event_type]
+    return EVENT_ID_PREFIX + watch_id.removeprefix(WATCH_ID_PREFIX) + _SUFFIXES[event_type]
+
+
+def event_key(event_id: str) -> tuple[str, EventType] | None:
+    """Returns the watch and the type that an event's id is made of; None for the form of version 0.1.0."""
+    event_type = _EVENT_TYPES.get(event_id[-1:])
+    watch_id = WATCH_ID_PREFIX + event_id.removeprefix(EVENT_ID_PREFIX)[:-1]
+    return None if event_type is None or not _WATCH_ID.fullmatch(watch_id) else (watch_id, event_type)
 
 
 def ping_id(random_bytes: bytes) -> str:

@@ -13,8 +13,7 @@ from typing import Final
 from bridge.maintenance.health import Health
 from bridge.polling.poller import Poller
 from bridge.polling.stats import PollingStats
-from bridge.store.dashboard_queries import WatchSearch
-from bridge.store.records import WatchView
+from bridge.store.records import WatchQuery, WatchView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger, rfc3339
 from bridge.telemetry.outage_log import OutageLog
@@ -81,7 +80,7 @@ class StuckMonitor:
         rows = {*stats.stuck, *stats.blocked_rows}
         self._log_ended(rows)
         if new := rows - self._logged.keys():
-            views = await self._store.search(WatchSearch(limit=MAX_WATCHES, tasks=tuple(sorted(new))))
+            views = await self._store.watches(WatchQuery(limit=MAX_WATCHES, tasks=tuple(sorted(new))))
             self._logged |= {row: [] for row in new}
             for view in views:
                 self._log_stuck(view, blocked=view.task.row in stats.blocked_rows)

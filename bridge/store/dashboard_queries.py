@@ -1,9 +1,8 @@
-"""Queries of the dashboard: the searchable table, watches near their deadline, failing receivers, a watch's history.
+"""Queries of the dashboard: watches near their deadline, failing receivers, a watch's history.
 
 Each reads one page or counts up to a bound. Only what is pending or dead makes them slower, not all that is stored.
 """
 
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,14 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Row, Select, bindparam, case, func, literal_column, or_, select, text
-from sqlalchemy.sql import ColumnElement
 
 from bridge.core.errors import NotFound
-from bridge.core.ids import WATCH_ID_PATTERN
 from bridge.core.model import (
     TERMINAL_EVENTS,
     Attempt,
-    DeliveryState,
     EventType,
-    Outcome,
     Problem,
     TaskStatus,
-    WatchState,
 )
 from bridge.store import queries
 from bridge.store.ending import GIVEN_UP
@@ -45,91 +39,19 @@ from bridge.store.schema import (
     unindexed,
     watches,
 )
+from bridge.store.watch_filters import near_deadline
 
 COUNTED = 1_000  # watches near their deadline: for more the dashboard says "1,000 and more"
-LAST_PART = 0.1  # a watch is near its deadline in the last tenth of its time
 MOST_HOSTS = 20
 MOST_ATTEMPTS = 200  # of one watch, the newest: a schedule makes ten, and more than twenty schedules are not read
 
-_WATCH_ID = re.compile(WATCH_ID_PATTERN)
 
-
-# --- the table ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class WatchSearch:
-    """A page of the operators' table. `cursor` is the last id of the previous page.
-
-    `text` is searched at the beginning of watch ids, task ids and apps, and anywhere in callback hosts. `host` is a
-    name with its port. `tasks` are row ids of tasks. `nearing` is a moment (Unix seconds): it finds the watches that
-    are in the last tenth of their time then.
-    """
-
-    limit: int
-    cursor: str | None = None
-    oldest_first: bool = False
-    text: str | None = None
-    host: str | None = None
-    state: WatchState | None = None
-    outcome: Outcome | None = None
-    delivery_state: DeliveryState | None = None
-    tasks: tuple[str, ...] | None = None
-    nearing: float | None = None
-
-
-def search(connection: Connection, query: WatchSearch) -> list[WatchView]:
-    """A page of watches, newest first unless `oldest_first`."""
-    order = watches.c.id.asc() if query.oldest_first else watches.c.id.desc()
-    page = queries.WITH_TASK.where(*_conditions(query)).order_by(order).limit(query.limit)
-    return queries.views(connection, connection.execute(page).all())
-
-
-def _conditions(query: WatchSearch) -> list[ColumnElement[bool]]:
-    found: list[Any] = []
-    if query.cursor is not None:
-        found.append(watches.c.id > query.cursor if query.oldest_first else watches.c.id < query.cursor)
-    if query.text is not None:
-        found.append(_matches(query.text))
-    if query.host is not None:
-        found.append(watches.c.host == query.host)
-    if query.state is not None:
-        found.append(queries.in_state(query.state))
-    if query.outcome is not None:
-        found.append(watches.c.outcome == query.outcome)
-    if query.delivery_state is not None:
-        found.append(_has_delivery(query.delivery_state))
-    if query.tasks is not None:
-        found += [IS_ACTIVE, watches.c.task.in_(query.tasks)]
-    if query.nearing is not None:
-        found += [queries.in_state(WatchState.ACTIVE), _near_deadline(query.nearing)]
-    return found
-
-
-def _matches(searched: str) -> ColumnElement[bool]:
-    if _WATCH_ID.fullmatch(searched):
-        return watches.c.id == searched
-    return or_(
-        watches.c.id.startswith(searched, autoescape=True),
-        watches.c.task_id.startswith(searched, autoescape=True),
-        watches.c.app.startswith(searched, autoescape=True),
-        watches.c.host.contains(searched.lower(), autoescape=True),
-    )
-
-
-def _has_delivery(state: DeliveryState) -> ColumnElement[bool]:
-    if state == DeliveryState.DEAD:
-        return watches.c.id.in_(select(deliveries.c.watch_id).where(IS_DEAD, GIVEN_UP))
-    return queries.has_delivery(state)
-
-
-def _near_deadline(now: float | ColumnElement[float]) -> ColumnElement[bool]:
-    return watches.c.deadline_at - now <= watches.c.timeout_seconds * LAST_PART
+# --- counts -------------------------------------------------------------------------------------------------------
 
 
 _COUNT_NEAR_DEADLINE = select(func.count()).select_from(
     select(literal_column("1").label("one"))
-    .where(IS_ACTIVE, _near_deadline(bindparam("now")))
+    .where(IS_ACTIVE, near_deadline(bindparam("now")))
     .limit(COUNTED)
     .select_from(watches)
     .subquery()

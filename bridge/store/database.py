@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -25,7 +25,33 @@ Result = TypeVar("Result")
 BUSY_SECONDS = 2.5  # the longest wait for a lock: together with the queue before it a caller has its answer within 4 s
 STATEMENT_SECONDS = 3.5  # on PostgreSQL; the longest of our statements takes about 50 ms
 HUNG_AFTER_SECONDS = 10.0  # three statements that the server itself would have ended
+_STEPS_BETWEEN_CHECKS = 20_000  # of SQLite's virtual machine, about 1 ms
 TRIES = 5  # of a transaction that PostgreSQL ended because of a deadlock or a serialization failure
+
+
+class ReadInterrupted(Exception):
+    """A read was interrupted at its limit."""
+
+
+class ReadLimit:
+    """The limit of a read that may take long: `seconds` from now by `clock`, or the call of `stop` in any thread."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._end = clock() + seconds
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End it now: its caller has given up."""
+        self._stopped = True
+
+    def is_over(self) -> bool:
+        """Whether the limit is reached."""
+        return self._stopped or self.remaining_seconds() <= 0
+
+    def remaining_seconds(self) -> float:
+        """The seconds until the limit."""
+        return self._end - self._clock()
 
 
 class Database:
@@ -63,6 +89,32 @@ class Database:
         with self._reading.connect() as connection, connection.begin():
             return query(connection)
 
+    def read_within(
+        self, limit: ReadLimit, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments
+    ) -> Result:
+        """As `read`. The database interrupts the query at the limit. Raises ReadInterrupted."""
+
+        def limited(connection: Connection) -> Result:
+            with self._interrupting(connection, limit):
+                return query(connection, *arguments)
+
+        if limit.is_over():
+            raise ReadInterrupted
+        try:
+            return self.read(limited)
+        except DBAPIError as error:
+            if limit.is_over() and self._was_interrupted(error):
+                raise ReadInterrupted from None
+            raise
+
+    def _interrupting(self, connection: Connection, limit: ReadLimit) -> AbstractContextManager[None]:
+        """Interrupt the statements of the block at the limit."""
+        raise NotImplementedError
+
+    def _was_interrupted(self, error: DBAPIError) -> bool:
+        """Whether a statement failed because it was interrupted."""
+        raise NotImplementedError
+
     def check(self) -> None:
         """Raise OperationalError when the database is no longer where it was opened."""
 
@@ -96,6 +148,18 @@ class SqliteDatabase(Database):
         self._writing.dispose()
         self._reading.dispose()
         raise _unusable("the database file was replaced; restart the bridge")
+
+    @contextmanager
+    def _interrupting(self, connection: Connection, limit: ReadLimit) -> Iterator[None]:
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(limit.is_over, _STEPS_BETWEEN_CHECKS)
+        try:
+            yield
+        finally:
+            driver.set_progress_handler(None, 0)
+
+    def _was_interrupted(self, error: DBAPIError) -> bool:
+        return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
 
     def _identify(self) -> tuple[int, int] | None:
         try:
@@ -147,6 +211,15 @@ class PostgresDatabase(Database):
             if not connection.closed:
                 with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
                     duplicate.shutdown(socket.SHUT_RDWR)  # the thread that waits on it then reads the end
+
+    @contextmanager
+    def _interrupting(self, connection: Connection, limit: ReadLimit) -> Iterator[None]:
+        milliseconds = max(1, int(limit.remaining_seconds() * 1000))
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+        yield
+
+    def _was_interrupted(self, error: DBAPIError) -> bool:
+        return postgres.sqlstate(error) == "57014"  # query_canceled
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
         """Call `function` in one transaction; again after a deadlock, and once after the connection was dropped."""

@@ -70,7 +70,7 @@ def make_engine(url: str, *, limits: Mapping[str, float], pool_seconds: float) -
         "postgresql+psycopg://",
         creator=lambda: _connect(conninfo),
         isolation_level="AUTOCOMMIT",
-        pool_size=5,
+        pool_size=6,  # the writer, three readers and two searches
         max_overflow=0,
         pool_timeout=pool_seconds,
         pool_use_lifo=True,  # the connections that are used least are the ones that a pooler or a firewall may end

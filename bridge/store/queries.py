@@ -6,12 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, exists, func, or_, select
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select
 
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import event_id_in
-from bridge.core.model import Attempt, DeliveryState, Outcome, WatchState
+from bridge.core.model import Attempt
 from bridge.store.due_deliveries import next_due_at
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -30,15 +29,14 @@ from bridge.store.row_mapping import (
 from bridge.store.schema import (
     IS_ACTIVE,
     IS_DEAD,
-    IS_UNSETTLED,
     attempts,
     deliveries,
     events,
     outbox,
     tasks,
-    unindexed,
     watches,
 )
+from bridge.store.watch_filters import conditions
 from bridge.telemetry import get_logger
 
 _log = get_logger("store")
@@ -87,49 +85,13 @@ def several_watches(connection: Connection, watch_ids: Sequence[str]) -> dict[st
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
-    """A page of watches, newest first."""
+    """A page of watches, newest first unless the query says otherwise."""
     return views(connection, connection.execute(_page(query)).all())
 
 
 def _page(query: WatchQuery) -> Select[Any]:
-    page = WITH_TASK
-    if query.before is not None:
-        page = page.where(watches.c.id < query.before)
-    # Only the condition that the fewest rows meet may use an index: see `unindexed`.
-    few = query.task_id is not None or query.delivery_state in {DeliveryState.PENDING, DeliveryState.DEAD}
-    if query.state is not None:
-        page = page.where(watches.c.state == query.state if few else in_state(query.state))
-        few = few or query.state is not WatchState.SETTLED
-    if query.outcome is not None:
-        page = page.where((unindexed(watches.c.outcome) if few else watches.c.outcome) == query.outcome)
-        few = few or query.outcome is not Outcome.COMPLETED
-    if query.task_id is not None:
-        page = page.where(watches.c.task_id == query.task_id)
-    if query.delivery_state is not None:
-        page = page.where(has_delivery(query.delivery_state))
-    if query.app is not None:
-        page = page.where((unindexed(watches.c.app) if few else watches.c.app) == query.app)
-    return page.order_by(watches.c.id.desc()).limit(query.limit)
-
-
-def in_state(state: WatchState) -> ColumnElement[bool]:
-    """The condition that a watch is in a state. Active and cancelled watches are found by an index of their own."""
-    condition = watches.c.state == state
-    return condition if state is WatchState.SETTLED else and_(IS_UNSETTLED, condition)
-
-
-def has_delivery(state: DeliveryState) -> ColumnElement[bool]:
-    """The condition that a watch has a delivery in a state.
-
-    Pending and dead deliveries are few and found by an index of their own; the others are looked up for each watch.
-    """
-    of_watch = select(deliveries.c.watch_id)
-    match state:
-        case DeliveryState.PENDING:  # exactly those in the outbox
-            return watches.c.id.in_(of_watch.join(outbox, deliveries.c.id == unindexed(outbox.c.id)))
-        case DeliveryState.DEAD:
-            return watches.c.id.in_(of_watch.where(IS_DEAD))
-    return exists().where(deliveries.c.watch_id == watches.c.id, deliveries.c.state == state)
+    order = watches.c.id.asc() if query.oldest_first else watches.c.id.desc()
+    return WITH_TASK.where(*conditions(query)).order_by(order).limit(query.limit)
 
 
 def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:

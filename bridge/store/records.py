@@ -1,6 +1,6 @@
 """What callers pass to the store and get from it: plain values, no SQL."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.core.delivery import Verdict
@@ -21,6 +21,7 @@ from bridge.core.model import (
     WatchState,
 )
 from bridge.core.watch import Ending
+from bridge.core.watch_search import SearchText
 
 CONFIGURED = "configured"
 """The credential whose key is AMUX_API_KEY; the key itself is looked up at each poll."""
@@ -253,15 +254,55 @@ class RegisteredWatch:
 
 @dataclass(frozen=True, slots=True)
 class WatchQuery:
-    """A page of watches, newest first. `before` is the last id of the previous page."""
+    """A page of watches, newest first unless `oldest_first`.
+
+    `cursor` is the last id of the previous page. `host` is a callback host with its port, or its name alone, as targets
+    are stored. `created_after` is included in the time range, `created_before` is not (Unix seconds). `tasks` are row
+    ids of tasks. `nearing` is a moment: it finds the active watches that are in the last tenth of their time then.
+    `given_up_only`: a status event that was superseded does not count as a dead delivery.
+    """
 
     limit: int
-    before: str | None = None
+    cursor: str | None = None
+    oldest_first: bool = False
     app: str | None = None
     state: WatchState | None = None
     outcome: Outcome | None = None
     task_id: str | None = None
+    event_id: str | None = None
     delivery_state: DeliveryState | None = None
+    host: str | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+    text: SearchText | None = None
+    tasks: tuple[str, ...] | None = None
+    nearing: float | None = None
+    given_up_only: bool = False
+
+    @property
+    def needs_scan(self) -> bool:
+        """Whether it has a condition that no index answers, so that many rows may have to be looked at."""
+        return self.text is not None or self.host is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundWatches:
+    """The ids of the watches that a search found, newest first.
+
+    `looked_back_to` is how far back it looked (Unix seconds), None if it looked at every watch or found enough before.
+    """
+
+    ids: Sequence[str]
+    looked_back_to: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchList:
+    """A page of watches, whether there is a next one, and how far back a search looked, as in `FoundWatches`."""
+
+    views: Sequence["WatchView"]
+    more: bool
+    looked_back_to: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

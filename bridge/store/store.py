@@ -55,6 +55,7 @@ from bridge.store.records import (
     WatchQuery,
     WatchView,
 )
+from bridge.store.watch_searches import WatchSearches
 
 Arguments = TypeVarTuple("Arguments")
 Change = TypeVar("Change", Settlement, StatusChange)
@@ -83,6 +84,7 @@ class Store:
         self._readers = ReaderPool(database.system.threads(READERS, "bridge-reader"))
         self.receivers = ReceiverCalls(database, self._readers, writer)
         self._limits = writer.limits
+        self.searches = WatchSearches(database, self._readers, self._limits)
         self._loading_limits = TimeoutSweep(LOADING_SECONDS, database.system.monotonic)
         self._active_limit = active_limit
         self.cipher = cipher
@@ -124,6 +126,7 @@ class Store:
         # No caller waits for a read any more, and a read without an answer would keep the process from ending.
         self._database.drop_hung_connections(0.0)
         await self._readers.close()
+        await self.searches.close()
         self._limits.close()
         self._loading_limits.close()
         await run_once(self._database.system.threads(1, "bridge-closing"), self._on_close)
@@ -167,7 +170,7 @@ class Store:
         return await self._read(queries.one_watch, watch_id, app)
 
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
-        """A page of watches, newest first."""
+        """A page of watches that indexes find; `searches` has the others."""
         return await self._read(queries.page_of_watches, query)
 
     async def existing(self, watch_ids: Collection[str]) -> Collection[str]:
@@ -287,10 +290,6 @@ class Store:
         return total
 
     # --- the dashboard --------------------------------------------------------------------------------------------
-
-    async def search(self, search: dashboard_queries.WatchSearch) -> Sequence[WatchView]:
-        """A page of every app's watches, for the operators' table."""
-        return await self._read(dashboard_queries.search, search)
 
     async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
         """What happened to a watch: its events and every delivery's attempts. Raises NotFound."""

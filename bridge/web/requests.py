@@ -214,6 +214,13 @@ def check_watch_id(text: str, name: str) -> str:
     return text
 
 
+def check_event_id(text: str) -> str:
+    """Returns an event's id, which is also its delivery's. Raises ValueError with the rule."""
+    if not _DELIVERY_ID.fullmatch(text):
+        raise ValueError("must be an event id")
+    return text
+
+
 def _id_of(request: web.Request, pattern: re.Pattern[str], kind: str) -> str:
     text = request.match_info["id"]
     if not pattern.fullmatch(text):

@@ -15,9 +15,9 @@ from bridge.core.model import (
     WatchState,
 )
 from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
-from bridge.store.dashboard_queries import LAST_PART
 from bridge.store.records import DeliveryView, PollNote, TaskView, WatchView
 from bridge.store.row_mapping import SUPERSEDED
+from bridge.store.watch_filters import LAST_PART
 from bridge.web.dashboard.alerts import Level
 from bridge.web.dashboard.diagnosis import Diagnosis, diagnose
 

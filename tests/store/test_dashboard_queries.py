@@ -1,13 +1,12 @@
 """The queries of the dashboard, on both kinds of database."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from bridge.core.errors import NotFound
 from bridge.core.model import DeliveryState, EventType, Outcome, Problem, TaskStatus, WatchState
-from bridge.store.dashboard_queries import WatchSearch
+from bridge.store.records import WatchQuery
 from bridge.store.store import Store
 from tests.store.builders import (
     ALL_EVENTS,
@@ -32,7 +31,8 @@ from tests.store.builders import (
 
 
 async def ids(store: Store, limit: int = 50, **conditions: Any) -> list[str]:
-    return [view.watch.id for view in await store.search(WatchSearch(limit, **conditions))]
+    query = WatchQuery(limit, given_up_only=True, **conditions)
+    return [view.watch.id for view in (await store.searches.page(query, "operator ops")).views]
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -45,30 +45,6 @@ async def test_pages_continue_after_the_previous_one_in_both_directions(store: S
     assert await ids(store, 9, cursor=newest[-1]) == known[2::-1]
     assert await ids(store, 2, oldest_first=True) == known[:2]
     assert await ids(store, 9, oldest_first=True, cursor=known[1]) == known[2:]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        lambda watch: watch.id,
-        lambda watch: watch.id[:11],
-        lambda watch: watch.task_id,
-        lambda watch: watch.task_id[:-2],
-        lambda watch: "papers",
-        lambda watch: "ooks.exa",
-        lambda watch: "HOOKS.example:8443",
-    ],
-)
-async def test_a_watch_is_found_by_its_ids_its_app_and_its_host(store: Store, text: Callable[[Any], str]) -> None:
-    found = (await register_watch(store, app="papers", task_id="video-42", host="hooks.example:8443", number=77)).watch
-    await register_watch(store, app="other", number=88)
-    assert await ids(store, text=text(found)) == [found.id]
-
-
-@pytest.mark.parametrize("text", ["%", "_", "\\", "%%%", "' OR 1=1 --", "[a-z]", "näh", "😀"])
-async def test_pattern_characters_are_searched_literally(store: Store, text: str) -> None:
-    await register_watch(store)
-    assert await ids(store, text=text) == []
 
 
 async def test_filters_find_states_outcomes_hosts_and_callbacks(store: Store) -> None:

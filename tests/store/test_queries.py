@@ -37,10 +37,10 @@ async def test_an_unknown_watch_is_not_found(store: Store) -> None:
 async def test_pages_go_from_the_newest_to_the_oldest_without_a_gap(store: Store) -> None:
     ids = [(await register_watch(store)).watch.id for _ in range(7)]
     read: list[str] = []
-    before = None
-    while page := await store.watches(WatchQuery(limit=3, before=before)):
+    cursor = None
+    while page := await store.watches(WatchQuery(limit=3, cursor=cursor)):
         read += [view.watch.id for view in page]
-        before = read[-1]
+        cursor = read[-1]
     assert read == ids[::-1]
 
 
@@ -48,7 +48,7 @@ async def test_a_registration_meanwhile_does_not_shift_the_pages(store: Store) -
     ids = [(await register_watch(store)).watch.id for _ in range(4)]
     first = await store.watches(WatchQuery(limit=2))
     await register_watch(store)
-    second = await store.watches(WatchQuery(limit=2, before=first[-1].watch.id))
+    second = await store.watches(WatchQuery(limit=2, cursor=first[-1].watch.id))
     assert [view.watch.id for view in [*first, *second]] == ids[::-1]
 
 

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import event
 
 from bridge.core.model import DeliveryState, Outcome, WatchState
-from bridge.store.dashboard_queries import WatchSearch
 from bridge.store.records import DeadFilter, WatchQuery
 from bridge.store.store import Store
+from tests.databases import delete_rows
 
 READS_ALL = (
     "SCAN watches",
@@ -70,13 +70,14 @@ async def test_a_list_of_few_watches_reads_few_rows(
     sqlite_store: Store, conditions: dict[str, Any], app: str | None
 ) -> None:
     with plans(sqlite_store) as steps:
-        await sqlite_store.watches(WatchQuery(limit=50, before="wat_z", app=app, **conditions))
+        await sqlite_store.watches(WatchQuery(limit=50, cursor="wat_z", app=app, **conditions))
     assert steps
     assert not set(steps).intersection(READS_ALL)
 
 
 @pytest.mark.parametrize("conditions", [{}, {"app": "app"}, {"app": "app", "host": "127.0.0.1"}], ids=str)
 async def test_dead_deliveries_are_found_by_their_own_index(sqlite_store: Store, conditions: dict[str, Any]) -> None:
+    delete_rows(sqlite_store)  # of other tests
     with plans(sqlite_store) as steps:
         await sqlite_store.count_dead(DeadFilter(**conditions))
         await sqlite_store.retry_dead(DeadFilter(**conditions))
@@ -101,7 +102,7 @@ async def test_the_operators_table_of_few_watches_reads_few_rows(
     sqlite_store: Store, conditions: dict[str, Any]
 ) -> None:
     with plans(sqlite_store) as steps:
-        await sqlite_store.search(WatchSearch(limit=50, cursor="wat_z", **conditions))
+        await sqlite_store.watches(WatchQuery(limit=50, cursor="wat_z", given_up_only=True, **conditions))
     assert steps
     assert not set(steps).intersection(READS_ALL)
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 from bridge.core import registration as rules
 from bridge.core.ids import EVENT_ID_PATTERN, TASK_ID_PATTERN, WATCH_ID_PATTERN
 from bridge.core.task_class import MAX_MODEL
+from bridge.core.watch_search import MAX_TEXT
 
 COMPONENTS: Final = "#/components/schemas/"
 MAX_APP_NAME: Final = 64
@@ -75,6 +76,14 @@ API_KEY: Final[dict[str, Any]] = {
 # A host, in brackets for IPv6, and a port from 1 to 65535. The rules for names are code.
 RECEIVER: Final[dict[str, Any]] = {"type": "string", "maxLength": 2 * _MAX_HOST_NAME, "pattern": r":[0-9]{1,5}$"}
 IDEMPOTENCY_KEY: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[!-~]{{1,{rules.MAX_IDEMPOTENCY_KEY}}}$"}
+TIME: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
+# Text that holds more than what surrounds it: see `core/watch_search.py`.
+SEARCH_TEXT: Final[dict[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_TEXT,
+    "pattern": r"^[^\x00]*[^\x00\s][^\x00]*$",
+}
 HOST: Final[dict[str, Any]] = {
     "anyOf": [{"type": "string", "format": form, "maxLength": _MAX_HOST_NAME} for form in ("hostname", "ipv4", "ipv6")]
 }

@@ -46,7 +46,7 @@ def _check_headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-def _unix_seconds(text: str) -> float:
+def unix_seconds(text: str) -> float:
     """Returns an RFC 3339 time (section 5.6) as Unix seconds. Raises ValueError."""
     if _RFC3339.fullmatch(text):
         try:
@@ -57,7 +57,12 @@ def _unix_seconds(text: str) -> float:
     raise ValueError("must be an RFC 3339 time, such as 2026-11-23T15:04:05.123Z")
 
 
-def _stored_host(text: str) -> str:
+def query_time(text: str) -> float:
+    """As `unix_seconds`, for a query, where the + before an offset stands for a space."""
+    return unix_seconds(re.sub(r" (?=[0-9]{2}:[0-9]{2}$)", "+", text))
+
+
+def stored_host(text: str) -> str:
     """Returns a host as targets are stored: in lower case, IPv6 in brackets. Raises ValueError."""
     literal = text.strip("[]")
     is_ipv6 = literal.count(":") > 1
@@ -69,9 +74,19 @@ def _stored_host(text: str) -> str:
         raise ValueError(_HOST_RULE) from None
 
 
+def stored_receiver(text: str) -> str:
+    """Returns a host as targets are stored, with its port if it is given. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if colon and port.isdecimal() and port.isascii() and (":" not in host or host.endswith("]")):
+        if not 1 <= int(port[:6]) <= 65_535:
+            raise ValueError("the port must be from 1 to 65535")
+        return f"{stored_host(host)}:{int(port)}"
+    return stored_host(text)
+
+
 Rfc3339 = Annotated[
     str,
-    AfterValidator(_unix_seconds),
+    AfterValidator(unix_seconds),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
@@ -193,7 +208,7 @@ class RetryRequest(_Body):
     state: Literal["dead"] = Field(description="Must be `dead`: only dead deliveries are sent again by a filter.")
     since: Rfc3339 | None = Field(None, description="Only deliveries that became dead at this time or later.")
     until: Rfc3339 | None = Field(None, description="Only deliveries that became dead at this time or earlier.")
-    callback_host: Annotated[str, AfterValidator(_stored_host), WithJsonSchema(json_schemas.HOST)] | None = Field(
+    callback_host: Annotated[str, AfterValidator(stored_host), WithJsonSchema(json_schemas.HOST)] | None = Field(
         None, description="Only deliveries to this host: a host name or an address, without a port."
     )
     dry_run: bool | None = Field(None, description="Only count the deliveries; send nothing.")

@@ -134,6 +134,15 @@ class WatchPage(TypedDict):
 
     items: list[WatchBody]
     next_cursor: Annotated[WatchId | None, Field(description="The `cursor` of the next page; null on the last page.")]
+    searched_back_to: NotRequired[
+        Annotated[
+            Time | None,
+            Field(
+                description="With `q` or `callback_host`: how far back the search looked, when it did not look at all "
+                "watches and has no next page. Continue with this time as `created_before`."
+            ),
+        ]
+    ]
 
 
 class AttemptBody(TypedDict):

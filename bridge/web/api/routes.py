@@ -217,7 +217,23 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
             Parameter("state", "Only watches in this state.", {"enum": list(WatchState)}),
             Parameter("outcome", "Only watches with this outcome.", {"enum": list(Outcome)}),
             Parameter("task_id", "Only watches of this task.", json_schemas.TASK_ID),
+            Parameter("event_id", "Only the watch that has this event.", json_schemas.DELIVERY_ID),
             Parameter("delivery_state", "Only watches with a delivery in this state.", {"enum": list(DeliveryState)}),
+            Parameter(
+                "callback_host",
+                "Only watches whose callbacks go to this host: a name or an address, with or without a port.",
+                json_schemas.HOST,
+            ),
+            Parameter("created_after", "Only watches registered at this time or later.", json_schemas.TIME),
+            Parameter("created_before", "Only watches registered before this time.", json_schemas.TIME),
+            Parameter(
+                "q",
+                "Only watches that have this text: a watch, event or task id or a part of one; a callback URL, or a "
+                "part of its host and path; a part of a string or number in `context`. Case does not count. The query "
+                "of a callback URL is not searched. Whole ids are found in all watches; any other text in the newest "
+                "100,000, for at most 2 seconds: see `searched_back_to`.",
+                json_schemas.SEARCH_TEXT,
+            ),
             Parameter(
                 "limit",
                 "The largest number of watches in the page.",

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from typing import Any, Final
 
 from aiohttp import web
@@ -9,10 +10,12 @@ from aiohttp import web
 from bridge.core.errors import BridgeError
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
+from bridge.core.watch_search import SearchText
 from bridge.store.records import Idempotency, RegisteredWatch, WatchQuery, WatchView
+from bridge.telemetry import rfc3339
 from bridge.watches.registration import WatchRequest
 from bridge.web.api.json_schemas import MAX_APP_NAME
-from bridge.web.api.request_models import BatchRequest, WatchRequestBody
+from bridge.web.api.request_models import BatchRequest, WatchRequestBody, query_time, stored_receiver
 from bridge.web.api.response_models import BatchResult, BatchResults, WatchBody, WatchPage
 from bridge.web.api.serializers import watch_json
 from bridge.web.auth import Caller
@@ -22,6 +25,7 @@ from bridge.web.requests import (
     JSON,
     MAX_BATCH_BYTES,
     Query,
+    check_event_id,
     check_watch_id,
     idempotency_key,
     json_answer,
@@ -36,7 +40,10 @@ from bridge.web.requests import (
 MAX_WAIT_SECONDS: Final = 60
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 200
-_LIST_PARAMETERS: Final = ("state", "outcome", "task_id", "delivery_state", "limit", "cursor", "app")
+LIST_PARAMETERS: Final = (
+    *("state", "outcome", "task_id", "event_id", "delivery_state", "callback_host", "created_after", "created_before"),
+    *("q", "limit", "cursor", "app"),
+)
 
 
 async def create_watch(request: web.Request, caller: Caller) -> web.Response:
@@ -138,26 +145,40 @@ async def _wait_until_final(context: AppContext, watch_id: str, visible_app: str
 async def list_watches(request: web.Request, caller: Caller) -> web.Response:
     """`GET /watch`: one page, newest first."""
     context = request.app[CONTEXT]
-    query = _watch_query(Query.of(request, _LIST_PARAMETERS), caller)
-    # An app that asks for another app's watches gets an empty page.
-    found = await context.store.watches(query) if caller.visible_app in {None, query.app} else ()
-    page = found[: query.limit - 1]  # the query asks for one more, which shows whether there is a next page
-    next_cursor = page[-1].watch.id if len(found) > len(page) else None
+    query = _watch_query(Query.of(request, LIST_PARAMETERS), caller)
+    if caller.visible_app not in {None, query.app}:
+        return json_answer(WatchPage(items=[], next_cursor=None))  # another app's watches
+    found = await context.store.searches.page(query, caller.key)
     live = context.poller.live
-    return json_answer(WatchPage(items=[watch_json(view, live) for view in page], next_cursor=next_cursor))
+    page = WatchPage(
+        items=[watch_json(view, live) for view in found.views],
+        next_cursor=found.views[-1].watch.id if found.more and found.views else None,
+    )
+    if query.needs_scan:
+        page["searched_back_to"] = searched_back_to(found.looked_back_to)
+    return json_answer(page)
+
+
+def searched_back_to(moment: float | None) -> str | None:
+    """Returns how far back a search looked, rounded up: another one with it as `created_before` leaves out nothing."""
+    return None if moment is None else rfc3339(math.ceil(moment * 1000) / 1000)
 
 
 def _watch_query(parameters: Query, caller: Caller) -> WatchQuery:
-    """Returns the store's query, with a limit of one row more than the page. Raises InvalidRequest."""
-    limit = parameters.read("limit", _limit) or DEFAULT_LIMIT
+    """Returns the store's query. Raises InvalidRequest."""
     query = WatchQuery(
-        limit=int(limit) + 1,
-        before=parameters.read("cursor", lambda text: check_watch_id(text, "cursor")),
+        limit=int(parameters.read("limit", _limit) or DEFAULT_LIMIT),
+        cursor=parameters.read("cursor", lambda text: check_watch_id(text, "cursor")),
         app=parameters.read("app", _app_name) or caller.visible_app,
         state=parameters.choice("state", WatchState),
         outcome=parameters.choice("outcome", Outcome),
         task_id=parameters.read("task_id", check_task_id),
+        event_id=parameters.read("event_id", check_event_id),
         delivery_state=parameters.choice("delivery_state", DeliveryState),
+        host=parameters.read("callback_host", stored_receiver),
+        created_after=parameters.read("created_after", query_time),
+        created_before=parameters.read("created_before", query_time),
+        text=parameters.read("q", SearchText.of),
     )
     parameters.check()
     return query

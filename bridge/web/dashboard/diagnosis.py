@@ -7,8 +7,8 @@ from bridge.core.model import DeliveryState, WatchState
 from bridge.core.watch import FAILURE_UNCONFIRMED
 from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
 from bridge.polling.stats import FAILING_FROM, LATE_SECONDS
-from bridge.store.dashboard_queries import LAST_PART
 from bridge.store.records import DeliveryView, WatchView
+from bridge.store.watch_filters import LAST_PART
 from bridge.web.dashboard.alerts import Level, amux_message
 from bridge.web.dashboard.formatting import (
     clock,

@@ -1,32 +1,19 @@
-"""The routes that show data (overview, table, one watch) and those that change something."""
+"""The routes that show data (overview, one watch; the table is in `watch_table.py`) and those that change something."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
-from bridge.core.model import DeliveryState, Outcome, WatchState
-from bridge.polling.state import LiveTask
-from bridge.store.dashboard_queries import WatchSearch
-from bridge.store.records import WatchView
 from bridge.telemetry import get_logger
 from bridge.web.api import deliveries, receivers
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
-from bridge.web.dashboard.diagnosis import Diagnosis, diagnose
 from bridge.web.dashboard.overview import OVERVIEW, charts
-from bridge.web.dashboard.serializers import row_json, watch_json
+from bridge.web.dashboard.serializers import watch_json
 from bridge.web.dashboard.sessions import Session
-from bridge.web.requests import Query, check_watch_id, json_answer, number_of, query_of, watch_id_of
-
-FILTERS: Final = ("q", "host", "state", "outcome", "delivery_state", "trouble", "order", "cursor", "limit")
-DEFAULT_LIMIT: Final = 50
-MAX_ROWS: Final = 200
-MAX_SEARCH_LENGTH: Final = 300
-
-TROUBLES: Final = ("stuck", "key", "nearing")
-ORDERS: Final = ("newest", "oldest")
+from bridge.web.dashboard.watch_table import diagnosed
+from bridge.web.requests import json_answer, query_of, watch_id_of
 
 _log = get_logger("dashboard")
 
@@ -41,91 +28,18 @@ async def read_overview(request: web.Request, _: Session) -> web.Response:
     return json_answer(overview | {"charts": charts(request.app[DASHBOARD].history.minutes())})
 
 
-async def read_watches(request: web.Request, _: Session) -> web.Response:
-    """`GET /page/watches`: one page of the table."""
-    return json_answer(await table(request.app, Query.of(request, FILTERS)))
-
-
 async def read_watch(request: web.Request, _: Session) -> web.Response:
     """`GET /page/watches/{id}`: one watch and its timeline."""
     query_of(request)
     return json_answer(await one_watch(request.app, watch_id_of(request)))
 
 
-async def table(app: web.Application, query: Query) -> dict[str, Any]:
-    """One page of the watches that match a query's filters. Raises InvalidRequest."""
-    search = _search_of(app, query)
-    found = await app[CONTEXT].store.search(search)
-    views = found[: search.limit - 1]  # the search asks for one more, to know whether there is a next page
-    items = [row_json(view, live, diagnosis) for view, live, diagnosis in _diagnosed(app, views)]
-    next_cursor = views[-1].watch.id if len(found) > len(views) else None
-    return {"items": items, "next_cursor": next_cursor, "now": app[CONTEXT].store.now()}
-
-
-def check_filters(app: web.Application, query: Query) -> None:
-    """Check a query's filters without a search. Raises InvalidRequest for everything that is wrong with the query."""
-    _search_of(app, query)
-
-
 async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
     """One watch with its timeline. Raises NotFound."""
     store = app[CONTEXT].store
     history = await store.history(watch_id)
-    [(_, live, diagnosis)] = _diagnosed(app, [history.view])
+    [(_, live, diagnosis)] = diagnosed(app, [history.view])
     return watch_json(history, live, diagnosis) | {"now": store.now()}
-
-
-def _diagnosed(
-    app: web.Application, views: Sequence[WatchView]
-) -> list[tuple[WatchView, LiveTask | None, Diagnosis | None]]:
-    """Each watch with its task in this replica's memory, if it polls it, and with its diagnosis."""
-    store, poller = app[CONTEXT].store, app[DASHBOARD].poller
-    keys = {key.name: key for key in poller.credentials()}
-    now = store.now()
-    diagnosed = []
-    for view in views:
-        live = poller.live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
-        diagnosed.append((view, live, diagnose(view, live, keys, now, shared=store.shared)))
-    return diagnosed
-
-
-def _search_of(app: web.Application, given: Query) -> WatchSearch:
-    query = given.without_empty()
-    limit = query.read("limit", _limit) or DEFAULT_LIMIT
-    problem, overview = query.read("trouble", lambda text: _one_of(text, TROUBLES)), app[OVERVIEW]
-    tasks = {"stuck": overview.stuck_tasks, "key": overview.tasks_waiting_for_key}.get(problem or "")
-    search = WatchSearch(
-        limit=int(limit) + 1,
-        cursor=query.read("cursor", lambda text: check_watch_id(text, "cursor")),
-        oldest_first=query.read("order", lambda text: _one_of(text, ORDERS)) == "oldest",
-        text=query.read("q", _text),
-        host=query.read("host", _text),
-        tasks=None if tasks is None else tuple(tasks),
-        nearing=app[CONTEXT].store.now() if problem == "nearing" else None,
-        state=query.choice("state", WatchState),
-        outcome=query.choice("outcome", Outcome),
-        delivery_state=query.choice("delivery_state", DeliveryState),
-    )
-    query.check()
-    return search
-
-
-def _limit(text: str) -> float:
-    return number_of(text, "limit", least=1, most=MAX_ROWS, whole=True)
-
-
-def _one_of(text: str, choices: tuple[str, ...]) -> str:
-    if text not in choices:
-        raise ValueError(f"must be one of {', '.join(choices)}")
-    return text
-
-
-def _text(text: str) -> str | None:
-    """A search text, None for an empty one. No stored text contains NUL, and PostgreSQL refuses it in a query."""
-    text = text.strip()
-    if len(text) > MAX_SEARCH_LENGTH or "\0" in text or not text.isprintable():
-        raise ValueError(f"must be at most {MAX_SEARCH_LENGTH} printable characters")
-    return text or None
 
 
 # --- changes ------------------------------------------------------------------------------------------------------

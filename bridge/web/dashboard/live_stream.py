@@ -13,9 +13,10 @@ from aiohttp import web
 from bridge.core.errors import BridgeError
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
-from bridge.web.dashboard.handlers import FILTERS, check_filters, one_watch, table
+from bridge.web.dashboard.handlers import one_watch
 from bridge.web.dashboard.overview import OVERVIEW, charts
 from bridge.web.dashboard.sessions import Session
+from bridge.web.dashboard.watch_table import FILTERS, WatchTable
 from bridge.web.requests import Query, check_watch_id
 from bridge.web.sse import EventStream, stream_events
 
@@ -26,10 +27,11 @@ async def stream(request: web.Request, session: Session) -> web.StreamResponse:
     """`GET /page/live`. Its query has the table's filters, and `watch`: the id of the open watch."""
     filters = Query.of(request, (*FILTERS, "watch")).without_empty()
     watch_id = filters.read("watch", lambda text: check_watch_id(text, "watch")) or _NO_WATCH
-    check_filters(request.app, filters)  # a bad filter is a 422, not a stream of errors
+    table = WatchTable(request.app, filters, session)
+    table.check()  # a bad filter is a 422, not a stream of errors
 
     async def send_events(events: EventStream) -> None:
-        await _LiveData(request.app, events, session, filters, watch_id).run()
+        await _LiveData(request.app, events, session, table, watch_id).run()
 
     return await stream_events(request, send_events)
 
@@ -42,13 +44,13 @@ class _LiveData:
         app: web.Application,
         events: EventStream,
         session: Session,
-        filters: Query,
+        table: WatchTable,
         watch_id: str,
     ) -> None:
         self._app = app
         self._events = events
         self._session = session
-        self._filters = filters
+        self._table = table
         self._watch_id = watch_id
         self._sent: dict[str, bytes] = {}
 
@@ -66,7 +68,7 @@ class _LiveData:
     async def _send_changes(self) -> None:
         await self._send("overview", self._app[OVERVIEW].current)
         await self._send("charts", self._charts)
-        await self._send("watches", lambda: table(self._app, self._filters), ignored="now")
+        await self._send("watches", self._table.read, ignored="now")
         if self._watch_id:
             await self._send("watch", lambda: one_watch(self._app, self._watch_id), ignored="now")
         await self._events.keep_alive()

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bridge.web.dashboard import assets, handlers, live_stream, sign_in
+from bridge.web.dashboard import assets, handlers, live_stream, sign_in, watch_table
 from bridge.web.dashboard.csrf import Handler, changing, reading
 
 ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
@@ -16,7 +16,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/page/session", sign_in.read_session),
     # With a session.
     ("GET", "/page/overview", reading(handlers.read_overview)),
-    ("GET", "/page/watches", reading(handlers.read_watches)),
+    ("GET", "/page/watches", reading(watch_table.read_watches)),
     ("GET", "/page/watches/{id}", reading(handlers.read_watch)),
     ("GET", "/page/live", reading(live_stream.stream)),
     # With a session, a request from the same origin and the session's CSRF token.

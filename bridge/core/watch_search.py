@@ -1,0 +1,165 @@
+"""Free text that finds watches: what a pasted text may be, and whether a watch has it. Case does not count.
+
+A text matches a part of a watch's ids (its own, its task's, its events'), a part of the host and path of its callback
+URL, or a part of a string or number in its context. The query of a callback URL may hold a secret: it is not searched.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from bridge.core.ids import (
+    EVENT_ID_PATTERN,
+    EVENT_ID_PREFIX,
+    EVENT_ID_SUFFIXES,
+    TASK_ID_PATTERN,
+    WATCH_ID_PATTERN,
+    WATCH_ID_PREFIX,
+    watch_id_text,
+)
+from bridge.core.registration import read_json
+from bridge.core.targets import MAX_URL_CHARACTERS
+
+MAX_TEXT = MAX_URL_CHARACTERS  # a callback URL as it was registered
+
+_WRAPPED = re.compile(r"[\s\"'`<>()\[\]{},;]*(.*?)[\s\"'`<>()\[\]{},;]*", re.DOTALL)  # people copy these with an id
+_URL = re.compile(r"(?:https?:/)?/|[^/?#\s]*[.:][^?#\s]*[?#]", re.IGNORECASE)
+_WATCH_ID = re.compile(rf"(?<![A-Za-z0-9]){WATCH_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
+_EVENT_ID = re.compile(rf"(?<![A-Za-z0-9]){EVENT_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
+_TASK_ID = re.compile(TASK_ID_PATTERN)
+_NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})")
+_IDS_IN_A_TEXT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SearchText:
+    """A text to search for.
+
+    `given` is the text as it was given, `text` the same in folded case. `place` is what is searched in callback URLs:
+    the text without a query; None when nothing of it can be in one. `number` is the text as JSON writes it, if it is a
+    number. `watch_ids` and `event_ids` are whole ids in the text, and `task_id` is the text if it can be one: indexes
+    find these however old their watches are.
+    """
+
+    given: str
+    text: str
+    place: str | None
+    number: str | None = None
+    watch_ids: tuple[str, ...] = ()
+    event_ids: tuple[str, ...] = ()
+    task_id: str | None = None
+    in_apps: bool = False
+
+    @classmethod
+    def of(cls, pasted: str, *, in_apps: bool = False) -> "SearchText":
+        """Returns a pasted text without what surrounds it; `in_apps`: it is searched in the names of apps too.
+
+        Raises ValueError for a text that cannot be searched for.
+        """
+        wrapped = _WRAPPED.fullmatch(pasted)
+        text = (wrapped[1] if wrapped else "") or pasted.strip()
+        if not 1 <= len(text) <= MAX_TEXT or "\0" in text or not _is_unicode(text):
+            raise ValueError(f"must be 1 to {MAX_TEXT:,} characters, without NUL")
+        return cls(
+            text,
+            text.casefold(),
+            _place(text),
+            _number(text),
+            _ids(_WATCH_ID, text),
+            _ids(_EVENT_ID, text),
+            text if _TASK_ID.fullmatch(text) else None,
+            in_apps,
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _place(text: str) -> str | None:
+    """Returns the part of a text that can be in a callback URL without its query."""
+    before = re.split(r"[?#]", text, maxsplit=1)[0]
+    if before == text or _URL.match(text):
+        return before.casefold() or None
+    return None
+
+
+def _number(text: str) -> str | None:
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = orjson.dumps(float(text)).decode()  # null for one that is too large
+    return number if number not in {text, "null"} else None
+
+
+def _ids(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
+    found = dict.fromkeys(one.lower() for one in pattern.findall(text)[:_IDS_IN_A_TEXT])
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedWatch:
+    """What is searched of a watch. `context` is JSON."""
+
+    id: str
+    task_id: str
+    callback_url: str
+    host: str
+    context: bytes
+    app: str
+
+
+def matches(search: SearchText, watch: SearchedWatch) -> bool:
+    """Whether a watch has the text."""
+    text = search.text
+    if text in watch.id or text in watch.task_id.casefold() or _in_event_id(text, watch.id):
+        return True
+    place = search.place
+    if place is not None and (place in without_query(watch.callback_url).casefold() or place in watch.host):
+        return True
+    if search.in_apps and text in watch.app.casefold():
+        return True
+    return _in_values(search, read_json(watch.context))
+
+
+def _in_event_id(text: str, watch_id: str) -> bool:
+    """Whether a text is a part of an event's id: a prefix, the rest of the watch's id, and a letter for the type."""
+    without_type = EVENT_ID_PREFIX + watch_id.removeprefix(WATCH_ID_PREFIX)
+    return text in without_type or (text[-1] in EVENT_ID_SUFFIXES and without_type.endswith(text[:-1]))
+
+
+def without_query(url: str) -> str:
+    """Returns a callback URL up to its query. A callback URL has no fragment."""
+    return url.partition("?")[0]
+
+
+def _in_values(search: SearchText, context: Any) -> bool:
+    """Whether a string or a number in a JSON value has the text. A context may have a thousand levels."""
+    waiting = [context]
+    while waiting:
+        match waiting.pop():
+            case str() as value:
+                found = search.text in value.casefold()
+            case dict() as members:
+                waiting += members.values()
+                continue
+            case list() as elements:
+                waiting += elements
+                continue
+            case bool() | None:
+                continue
+            case int() as value:
+                found = search.text in str(value)
+            case value:
+                written = orjson.dumps(value).decode()
+                found = search.text in written or search.number == written
+        if found:
+            return True
+    return False
+
+
+def first_id_at(unix_seconds: float) -> str:
+    """Returns the smallest watch id that can be made at a time: ids begin with it in milliseconds."""
+    milliseconds = min(max(int(unix_seconds * 1000), 0), (1 << 48) - 1)
+    return WATCH_ID_PREFIX + watch_id_text(milliseconds << 80)

@@ -1,0 +1,164 @@
+"""Searches that may have to look at many watches: chunk by chunk from the newest on, within a limit of time.
+
+Each chunk is a transaction of its own. The database compares texts and does not hold Python's lock meanwhile. Python
+gets only the watches that are likely to match, and decides: see `core/watch_search.py`.
+"""
+
+import re
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import Connection, Text, cast, collate, func, or_, select
+from sqlalchemy.sql import ColumnElement
+
+from bridge.core.watch_search import SearchedWatch, SearchText, matches
+from bridge.store.database import Database, ReadInterrupted, ReadLimit
+from bridge.store.records import FoundWatches, WatchQuery
+from bridge.store.schema import watches
+from bridge.store.watch_filters import conditions, finds_few, of_event, place_in_order
+
+MOST_SEARCHED = 100_000  # watches in which a text is searched: the newest
+CHUNK = 5_000  # watches in one transaction: 5 ms on SQLite, 40 on PostgreSQL
+_MOST_EXACT = 1_000  # watches of one whole id: a task may have many
+_SEARCHED = (
+    *(watches.c.id, watches.c.task_id, watches.c.callback_url, watches.c.host, watches.c.context, watches.c.app),
+)
+_EVENT_ID_PART = re.compile(r"(?:(?:(?:e?v)?t)?_)?([0-9a-z]*)", re.IGNORECASE)
+
+
+class _Boundary(NamedTuple):
+    """The oldest watch of a part of the table."""
+
+    id: str
+    created_at: float
+
+
+def scan(database: Database, query: WatchQuery, limit: ReadLimit, *, enough: int | None = None) -> FoundWatches:
+    """Find watches, newest first, until `enough` are found. The query's `limit` and `oldest_first` do not count.
+
+    A text is searched in the newest 100,000 of the watches that have the query's app and time, and its other indexed
+    conditions. Whole ids in it are found by an index, however old their watches are.
+    """
+    query = replace(query, oldest_first=False)
+    found: list[str] = []
+    exact: list[str] = []
+    reached: _Boundary | None = None
+    try:
+        exact = database.read_within(limit, _exact_ids, query)
+        last = database.read_within(limit, _last_searched, query)
+        while enough is None or len(found) < enough:
+            ids, boundary = database.read_within(limit, _chunk, query, reached, last)
+            found += ids
+            if boundary is None:
+                break
+            reached = boundary
+    except ReadInterrupted:
+        last = reached or _Boundary("", query.created_before or database.now())
+    found = sorted({*found, *exact}, reverse=True)
+    if enough is not None and len(found) >= enough:
+        return FoundWatches(found[:enough])
+    return FoundWatches(found, None if last is None else last.created_at)
+
+
+def _exact_ids(connection: Connection, query: WatchQuery) -> list[str]:
+    """The watches whose own id, task id or event id is in the text."""
+    text = query.text
+    if text is None:
+        return []
+    finders = [of_event(event_id) for event_id in text.event_ids]
+    if text.watch_ids:
+        finders.append(watches.c.id.in_(text.watch_ids))
+    if text.task_id is not None:
+        finders.append(watches.c.task_id == text.task_id)
+    others = conditions(query, few=True)
+    found: list[str] = []
+    for finder in finders:
+        page = select(watches.c.id).where(finder, *others).order_by(watches.c.id.desc()).limit(_MOST_EXACT)
+        found += connection.execute(page).scalars()
+    return found
+
+
+def _last_searched(connection: Connection, query: WatchQuery) -> _Boundary | None:
+    """The last of the watches in which a text is searched; None if that is every one. A cursor does not move it."""
+    if query.text is None:
+        return None
+    newest = _in_order(replace(query, cursor=None)).limit(2).offset(MOST_SEARCHED - 1)
+    rows = connection.execute(newest).all()
+    return _Boundary(*rows[0]) if len(rows) > 1 else None
+
+
+def _chunk(
+    connection: Connection, query: WatchQuery, after: _Boundary | None, last: _Boundary | None
+) -> tuple[list[str], _Boundary | None]:
+    """The watches of the next chunk that match, and the chunk's last watch; None if no watch is left after it."""
+    part: list[Any] = []
+    if after is not None:
+        part.append(watches.c.id < after.id)
+    if last is not None:
+        part.append(watches.c.id >= last.id)
+    row = connection.execute(_in_order(query).where(*part).limit(1).offset(CHUNK - 1)).one_or_none()
+    boundary = None if row is None else _Boundary(*row)
+    if boundary is not None:
+        part.append(watches.c.id >= boundary.id)
+    matching = [*part, *conditions(query)]
+    if query.text is None:
+        rows = connection.execute(select(watches.c.id).where(*matching).order_by(watches.c.id.desc()))
+        return list(rows.scalars()), boundary
+    text = query.text
+    likely = select(*_SEARCHED).where(*matching, _may_have(text, connection.dialect.name)).order_by(watches.c.id.desc())
+    return [row.id for row in connection.execute(likely) if matches(text, SearchedWatch(*row))], boundary
+
+
+def _in_order(query: WatchQuery) -> Any:
+    """Ids and times of the watches that are looked at, newest first."""
+    looked_at = conditions(query) if finds_few(query) else place_in_order(query)
+    return select(watches.c.id, watches.c.created_at).where(*looked_at).order_by(watches.c.id.desc())
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def _may_have(text: SearchText, dialect: str) -> ColumnElement[bool]:
+    """A condition that every watch with the text meets; some others meet it too."""
+    if dialect == "sqlite":  # whose LIKE ignores the case of ASCII letters
+        context: Any = cast(watches.c.context, Text)
+        fold = _as_it_is
+    else:
+        context = func.convert_from(watches.c.context, "UTF8")
+        fold = _lower_ascii
+    pattern, in_json = _pattern(text.given), _pattern(orjson.dumps(text.given)[1:-1].decode())
+    found = [_like(fold(column), f"%{pattern}%") for column in (watches.c.id, watches.c.task_id)]
+    found.append(_like(fold(context), f"%{in_json}%"))
+    if text.number is not None:
+        found.append(_like(context, f"%{text.number}%"))
+    if text.place is not None:
+        place = f"%{_pattern(text.place)}%"
+        found += [_like(fold(column), place) for column in (watches.c.callback_url, watches.c.host)]
+    if text.in_apps:
+        found.append(_like(fold(watches.c.app), f"%{pattern}%"))
+    if part := _EVENT_ID_PART.fullmatch(text.given):
+        # An event's id is `evt_`, the watch's id without its beginning, and one letter for the type.
+        found += [_like(watches.c.id, f"%{part[1].lower()}%"), _like(watches.c.id, f"%{part[1].lower()[:-1]}")]
+    return or_(*found)
+
+
+def _as_it_is(column: Any) -> Any:
+    return column
+
+
+def _lower_ascii(column: Any) -> Any:
+    return func.lower(collate(column, "C"))
+
+
+def _like(column: Any, pattern: str) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = column.like(pattern, escape="!")
+    return condition
+
+
+def _pattern(text: str) -> str:
+    """A pattern for LIKE in lower case. Databases ignore the case of ASCII letters only: others match any text."""
+    return "".join(
+        "%" if not one.isascii() and one.lower() != one.upper() else f"!{one}" if one in "!%_" else one.lower()
+        for one in text
+    )

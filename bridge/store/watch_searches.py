@@ -1,0 +1,81 @@
+"""Searches for watches: in threads of their own, one at a time for each caller, ended when they take too long."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from bridge.aio.timeouts import TimeoutSweep
+from bridge.store import queries
+from bridge.store.database import Database, ReadLimit
+from bridge.store.reader_pool import ReaderPool
+from bridge.store.records import FoundWatches, WatchList, WatchQuery, WatchView
+from bridge.store.watch_scan import scan
+
+Result = TypeVar("Result")
+
+SCAN_SECONDS = 1.75  # the answer is promised within 2 s
+THREADS = 2
+_CALL_SECONDS = SCAN_SECONDS + 2.5  # for a database that does not answer at all
+
+
+class WatchSearches:
+    """Lists of watches. `readers` and their `limits` are those of short reads, which a long search never delays."""
+
+    def __init__(self, database: Database, readers: ReaderPool, limits: TimeoutSweep) -> None:
+        self._database = database
+        self._readers = readers
+        self._limits = limits
+        self._threads = ReaderPool(database.system.threads(THREADS, "bridge-search"))
+        self._scan_limits = TimeoutSweep(_CALL_SECONDS, database.system.monotonic)
+        # In use only while a search waits or runs: they belong to its event loop.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._free_threads: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def page(self, query: WatchQuery, by: str) -> WatchList:
+        """A page of watches for the caller `by`."""
+        if query.needs_scan:
+            return await self._found_page(query, by)
+        one_more = replace(query, limit=query.limit + 1)
+        views = await self._read(partial(self._database.read, queries.page_of_watches, one_more))
+        return WatchList(views[: query.limit], more=len(views) > query.limit)
+
+    async def all(self, query: WatchQuery, by: str, enough: int | None = None) -> FoundWatches:
+        """The ids of all watches that a query finds, newest first; at most `enough`. Its page does not count."""
+        return await self._in_turn(by, partial(scan, self._database, replace(query, cursor=None), enough=enough))
+
+    async def close(self) -> None:
+        """Wait for the searches in progress."""
+        await self._threads.close()
+        self._scan_limits.close()
+
+    async def _found_page(self, query: WatchQuery, by: str) -> WatchList:
+        if query.oldest_first:
+            found = await self.all(query, by)
+            ids = [one for one in reversed(found.ids) if query.cursor is None or one > query.cursor]
+        else:
+            found = await self._in_turn(by, partial(scan, self._database, query, enough=query.limit + 1))
+            ids = list(found.ids)
+        more = len(ids) > query.limit
+        return WatchList(await self.views(ids[: query.limit]), more, None if more else found.looked_back_to)
+
+    async def views(self, ids: Sequence[str]) -> Sequence[WatchView]:
+        """The watches of these ids that still exist, in the order of the ids."""
+        found = await self._read(partial(self._database.read, queries.several_watches, ids))
+        return [found[one] for one in ids if one in found]
+
+    async def _read(self, read: Callable[[], Result]) -> Result:
+        return await self._readers.run(read, self._limits)
+
+    async def _in_turn(self, by: str, search: Callable[[ReadLimit], Result]) -> Result:
+        """Run a search in a thread when the caller's earlier searches have ended and a thread is free."""
+        turn = self._turns.setdefault(by, asyncio.Lock())
+        free = self._free_threads.setdefault(THREADS, asyncio.Semaphore(THREADS))
+        async with turn, free:
+            limit = ReadLimit(SCAN_SECONDS, self._database.system.monotonic)
+            try:
+                return await self._threads.run(partial(search, limit), self._scan_limits)
+            finally:
+                limit.stop()  # when the caller has given up, the thread goes on until it notices

@@ -1,0 +1,113 @@
+"""What a pasted text is searched for, and which watches have it."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.ids import EVENT_ID_PREFIX, WatchIds, event_id, event_key, watch_id_text
+from bridge.core.model import EventType
+from bridge.core.registration import compact
+from bridge.core.watch_search import MAX_TEXT, SearchedWatch, SearchText, first_id_at, matches
+
+ID = "wat_01m8hk26970000000000000007"
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+def watch(context: Any = None, **fields: str) -> SearchedWatch:
+    url = fields.get("url", "https://app.example/Hook?key=hidden")
+    return SearchedWatch(ID, fields.get("task_id", "task_1"), url, "app.example:443", compact(context or {}), "shop")
+
+
+def finds(text: str, context: Any = None, **fields: str) -> bool:
+    return matches(SearchText.of(text), watch(context, **fields))
+
+
+@given(TEXTS.filter(lambda text: text.strip()))
+def test_every_string_in_a_context_is_found_in_any_case(text: str) -> None:
+    context = {"a": [1, {"b": text}]}
+    for searched in (text, text.upper() if text.upper().casefold() == text.casefold() else text):
+        assert finds(searched, context)
+
+
+@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+def test_every_number_in_a_context_is_found_as_json_writes_it(number: float) -> None:
+    stored = compact({"n": number})
+    assert finds(stored.decode().removeprefix('{"n":').removesuffix("}"), {"n": number})
+
+
+@pytest.mark.parametrize("text", ["1e3", "2.5E30", "-1e-7"])
+def test_a_number_is_found_in_another_form(text: str) -> None:
+    assert finds(text, {"n": json.loads(text)})
+    assert SearchText.of("1e999").number is None
+
+
+@pytest.mark.parametrize("text", ["n", "true", "null", "hidden", "key=hidden", "?key", "https://other.example/Hook"])
+def test_keys_constants_and_queries_are_not_searched(text: str) -> None:
+    assert not finds(text, {"n": [True, None]})
+
+
+def test_a_context_of_many_levels_is_searched() -> None:
+    context: Any = "deep"
+    for _ in range(300):
+        context = [context]
+    assert finds("deep", {"a": context})
+
+
+@pytest.mark.parametrize(
+    ("pasted", "place"),
+    [
+        ("https://app.example/hook?key=1", "https://app.example/hook"),
+        ("HTTPS://App.Example/Hook#part", "https://app.example/hook"),
+        ("app.example/hook?key=1", "app.example/hook"),
+        ("/hook?key=1", "/hook"),
+        ("hook", "hook"),
+        ("?key=1", None),
+        ("really?", None),
+        ("is v1.2 done?", None),
+    ],
+)
+def test_the_query_of_a_pasted_url_is_not_searched(pasted: str, place: str | None) -> None:
+    assert SearchText.of(pasted).place == place
+
+
+@pytest.mark.parametrize("pasted", [f" {ID}\n", f'"{ID}",', f"<{ID}>", f"`{ID}`;", f"(\u00a0{ID} )"])
+def test_what_surrounds_a_pasted_text_is_removed(pasted: str) -> None:
+    assert SearchText.of(pasted).given == ID
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "a\0b", "x" * (MAX_TEXT + 1), "\ud800"])
+def test_a_text_that_cannot_be_searched_for_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be 1 to 2,048 characters, without NUL"):
+        SearchText.of(text)
+    assert SearchText.of('""').given == '""'
+
+
+def test_whole_ids_in_a_text_are_recognised() -> None:
+    event = event_id(ID, EventType.FAILED)
+    old = EVENT_ID_PREFIX + "a2" * 16
+    found = SearchText.of(f"{ID.upper()} of https://bridge.example/#watch={ID} {event}, {old} {ID}x")
+    assert (found.watch_ids, found.event_ids, found.task_id) == ((ID,), (event, old), None)
+    assert SearchText.of(ID).task_id == ID
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_an_events_id_says_its_watch_and_its_type(event_type: EventType) -> None:
+    text = event_id(ID, event_type)
+    assert event_key(text) == (ID, event_type)
+    for start in range(len(text)):
+        assert finds(text[start:])
+    assert event_key(EVENT_ID_PREFIX + "a2" * 16) is None
+    assert event_key(text[:-1] + "x") is None
+
+
+@given(st.floats(0, 4e9), st.floats(0, 4e9))
+def test_an_id_that_is_made_later_is_above_the_first_id_of_a_time(first: float, second: float) -> None:
+    earlier, later = sorted((first, second))
+    assert first_id_at(earlier) <= WatchIds(lambda _: 0).next(later)
+    assert first_id_at(-1e300) == "wat_" + watch_id_text(0)
+    assert first_id_at(1e300) > first_id_at(later)
+    assert orjson.dumps(first_id_at(later))
