@@ -15,8 +15,8 @@ class System:
     """Every clock, every source of randomness and every thread of a bridge comes from here, so that it can be replaced.
 
     `monotonic` and `running` count seconds; `running` also counts while the machine is suspended. `wall` is Unix
-    seconds. `random` draws from [0, 1), `token_bytes` returns so many unpredictable bytes. `threads` makes a runner
-    with so many threads of a name.
+    seconds. `random` draws from [0, 1), `token_bytes` returns a given number of unpredictable bytes. `threads` makes
+    a runner with a given number of threads.
     """
 
     monotonic: Callable[[], float] = time.monotonic

@@ -28,7 +28,7 @@ class Runner(Protocol):
         """
 
     async def close(self, seconds: float) -> None:
-        """Takes no more functions, and waits until the others have ended, but at most so many seconds."""
+        """Takes no more functions, and waits for at most `seconds` until the others have ended."""
 
 
 async def run_once(

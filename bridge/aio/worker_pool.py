@@ -50,7 +50,7 @@ class WorkerPool(Generic[Item]):
                 self._start_worker(item)
 
     async def finish(self, seconds: float) -> None:
-        """Process what `take` still returns, for at most so many seconds; then cancel the workers."""
+        """Process what `take` still returns, for at most `seconds`; then cancel the workers."""
         self.wake()
         self._closing = True
         for waiting in self._idle:

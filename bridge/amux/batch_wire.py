@@ -1,7 +1,7 @@
 """Reads answers of amux's batch route: any HTTP answer becomes a BatchObservation. Pure; no bytes make it raise.
 
-The route takes ids of tasks and answers with amux's rows (form C) of those that the key's user has. What an answer
-lacks means nothing. Records are matched by their own `task_id`, whatever their order.
+The route takes ids of tasks and answers with amux's rows (form C) of those that the key's user has. A record that is
+missing means nothing. Records may come in any order: each has its own `task_id`.
 """
 
 from collections.abc import Collection, Mapping

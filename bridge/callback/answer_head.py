@@ -49,7 +49,7 @@ class HeadReader:
             if end is None:
                 self._searched = max(0, len(self._data) - 3)
                 if self.status is not None and len(self._data) > MAX_HEAD_BYTES:
-                    # The status counts, whatever follows. The connection is of no more use.
+                    # The status counts, even if the rest cannot be read. The connection is not used again.
                     return Head(self.status, _rewritten(self.status, [b"Content-Length: 0", b"Connection: close"]), b"")
                 self._check_flood(len(self._data))
                 return None

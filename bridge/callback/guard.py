@@ -166,7 +166,7 @@ class Guard:
     def judge_peer(self, address: str, port: int, target: Target | None = None) -> None:
         """Judges the address of one connection, for a target if there is one. Raises RefusedAddressError.
 
-        This is the second check: no connection to a refused address begins, whatever the first check found.
+        This is the second check: it also refuses an address that the first check allowed.
         """
         name = None if target is None else name_of(target)
         # https=True: the scheme was judged with the target.

@@ -30,9 +30,9 @@ EXCHANGE: ContextVar[Exchange] = ContextVar("EXCHANGE")
 
 
 class AnswerProtocol(ResponseHandler):
-    """Gives aiohttp's parser a head that it accepts, apart from the body, because a failed feed loses all its data.
+    """Gives aiohttp's parser a head that it accepts, so that a 2xx is a success with any headers and any body.
 
-    So a 2xx is a 2xx, whatever its other headers are and whatever follows in the same segment.
+    The head and the body are given to the parser separately: when it refuses a piece, it drops all of that piece.
     """
 
     _reader: HeadReader | None = None

@@ -83,7 +83,7 @@ class Sender:
         """Sends `body` once, with `headers` besides Content-Type and User-Agent, within the time limit.
 
         Failures of the target or of the network raise nothing. The answer is Answered as soon as the headers came,
-        whatever happens to the body; RefusedTarget if a rule refuses the URL or its literal address; else NoAnswer,
+        even if the body breaks off; RefusedTarget if a rule refuses the URL or its literal address; else NoAnswer,
         whose code is one of `aio/client_errors.py`, `name_unresolved`, `target_refused` for a name that resolves to a
         refused address, or OUT_OF_RESOURCES when the bridge itself could open no connection. Messages name the host,
         never the path or the query.

@@ -16,7 +16,7 @@ class CommandFailed(BridgeError):
 
 
 class WrongUsage(CommandFailed):
-    """An argument that the command cannot use, whatever the bridge or the receiver would answer: exit code 2."""
+    """An argument that the command cannot use. The command sends nothing and ends with exit code 2."""
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:

@@ -40,9 +40,9 @@ class PollPolicy:
         return min(_doubled(self.max_interval, refusals), max(self.max_interval, LONGEST_PAUSE))
 
     def throttle_after(self, retry_after: float | None, throttles: int) -> float:
-        """Returns how long a credential is throttled after `throttles` answers of 429 in a row (at least 1).
+        """Returns how long a credential is throttled after `throttles` answers of 429 in a row (1 or more).
 
-        `retry_after` is what amux asked for in the last answer; it is followed up to five minutes.
+        `retry_after` is what amux asked for in the last answer; more than five minutes count as five minutes.
         """
         if retry_after is not None:
             return min(max(retry_after, 0.0), LONGEST_THROTTLE)

@@ -164,7 +164,7 @@ class Deliverer:
         self._release(self._hosts.remove_all_waiting())
 
     async def drain(self, seconds: float) -> None:
-        """Releases what waits, and stops when all attempts are over and recorded, after `seconds` at the latest."""
+        """Releases what waits. Stops when all attempts are over and recorded, but after `seconds` in any case."""
         self._draining = True
         self.release_waiting()
         with suppress(TimeoutError):

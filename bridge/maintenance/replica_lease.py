@@ -62,7 +62,7 @@ class ReplicaLease:
                 "lease_expired",
                 level=logging.WARNING,
                 replica=self._store.replica.id,
-                means="polls and sends nothing until the database answers; other replicas adopt its tasks",
+                means="this replica polls and sends nothing until the database answers; other replicas adopt its tasks",
             )
 
     async def renew(self) -> None:

@@ -22,7 +22,7 @@ MAX_LOGGED_TASKS: Final = 20  # with more stuck tasks, one line sums them up
 MAX_WATCHES: Final = 100  # of newly stuck tasks: at most a hundred lines at a check
 _MEANS: Final = {
     "no_answer": "polls continue less often; the watch ends when amux answers about its task, or at its deadline",
-    "late": "its poll is due and does not begin, or does not end; the watch ends at its deadline at the latest",
+    "late": "its poll is due and does not begin, or does not end; the watch ends at its deadline or before",
     "key_rests": "amux refuses or throttles its key: one poll at a time asks again; the watch ends at its deadline",
 }
 
@@ -41,7 +41,7 @@ class StuckMonitor:
             _log,
             "store_unwritable",
             "store_recovered",
-            means="registrations are answered with 503, settlements and attempts wait in memory; retried continuously",
+            means="registrations are answered with 503, settlements and attempts wait in memory and are retried",
             repeat_seconds=math.inf,
         )
         self._logged: dict[str, list[str]] = {}  # by the row of a stuck task: its watches that have a log line
@@ -76,7 +76,7 @@ class StuckMonitor:
             return
         if self._summed_up:
             self._summed_up = 0
-            _log.event("many_stuck_ended", tasks=total, means="watches that are still stuck have a line each")
+            _log.event("many_stuck_ended", tasks=total, means="each watch that is still stuck has a line of its own")
         rows = {*stats.stuck, *stats.blocked_rows}
         self._log_ended(rows)
         if new := rows - self._logged.keys():

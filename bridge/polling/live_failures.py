@@ -20,7 +20,7 @@ def apply_doubt(
             task_id=task.task_id,
             reason=task.doubt.problem.message,
             next_poll_seconds=interval,
-            means="amux may report a vendor's error with one request as the task's failure; it is asked again",
+            means="amux may report a failed request to the vendor as a failed task, so amux is asked again",
         )
         return judged, True
     if before is not None and task.doubt is None:

@@ -157,7 +157,7 @@ class Poller:
         self._result_writer.clear()
 
     async def drain(self, seconds: float) -> None:
-        """Begin no more polls, let polls and writes under way end within so many seconds, then cancel them."""
+        """Begin no more polls, let polls and writes under way end within `seconds`, then cancel them."""
         until = self._clock() + seconds
         self._draining = True
         self._schedule.stop()

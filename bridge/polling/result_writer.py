@@ -161,7 +161,7 @@ class ResultWriter:
         self._refused.take_all()
 
     async def finish(self, seconds: float) -> None:
-        """Try everything that waits once more, within so many seconds."""
+        """Try everything that waits once more, within `seconds`."""
         self._ready.extend(self._refused.take_all())
         await self._workers.finish(seconds)
         if unwritten := len(self._ready) + len(self._refused):

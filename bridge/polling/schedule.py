@@ -53,7 +53,7 @@ class DueHeap:
         self._entries = 0
 
     def put(self, task: PolledTask, due: float) -> None:
-        """Make a task due at a moment; its earlier entry becomes stale."""
+        """Make a task due at `due`; its earlier entry becomes stale."""
         self._entries = entry = self._entries + 1
         task.phase = Phase.SCHEDULED
         task.due = due
@@ -170,7 +170,7 @@ class PollSchedule:
         return None
 
     def schedule_at(self, task: PolledTask, due: float) -> None:
-        """Poll a task at a moment, or later if its credential is blocked."""
+        """Poll a task at `due`, or later if its credential is blocked."""
         if task.credential.blocked:
             task.due = due
             self._block(task)
@@ -180,7 +180,7 @@ class PollSchedule:
             self._set_timer(due, self._clock())
 
     def put(self, task: PolledTask, due: float) -> None:
-        """Poll a task at a moment, even if its credential is blocked."""
+        """Poll a task at `due`, even if its credential is blocked."""
         self._heap.put(task, due)
         if due < self._timer_at:
             self._set_timer(due, self._clock())

@@ -40,7 +40,7 @@ from bridge.store.store import Store
 
 REBUILD_SHARE = 0.05  # of the evidence: a schedule that is made of 5 % other ends differs little
 REBUILDS_AT_ONCE = 20  # 0.3 ms each
-# In half a minute a class counts so many ends, a third of its memory, and no more: 1,000 ends a second would cost 1 %.
+# The most ends that a class counts in half a minute, a third of its memory: 1,000 ends a second would cost 1 % of CPU.
 MAX_PENDING_ENDS = int(MEMORY_ENDS / 3)
 MAX_AGE_SECONDS = 86_400.0  # amux fails a task after a day; an older `submitted_at` is a wrong clock or a wrong unit
 SHOWN_CLASSES = 20

@@ -1,7 +1,7 @@
 """amux's own record of a task with a platform: how it changes, and the forms B, C and D that show it.
 
-A record changes in amux's sweep, and for a live platform at each status request as well. Between these it stays as it
-is, whatever the vendor does.
+A record changes in amux's sweep, and for a live platform at each status request as well. Between these it does not
+change, even when the vendor's task does.
 """
 
 from collections.abc import Callable, Mapping

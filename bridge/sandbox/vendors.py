@@ -167,7 +167,7 @@ def _minimax(view: TaskView) -> Reply:
 
 
 def _minimax_error(view: TaskView) -> Reply:
-    """An answer without a status is a running task to amux."""
+    """An answer without a status: amux takes it as a running task."""
     return Reply(bodies.minimax_error(view), "IN_PROGRESS", "30%")
 
 

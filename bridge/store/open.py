@@ -50,7 +50,7 @@ async def open_store(  # noqa: PLR0913  what a store is made of
 
     Raises BadSetting with one sentence for a wrong key, a key file that others may read, a missing folder and a file
     that another process serves; StoreUnavailable when the database does not answer. When it is cancelled, it ends at
-    once, whatever the database does.
+    once, even if the database hangs.
     """
     limit = ActiveLimit(max_active_watches, max_active_watches_per_app)
     wait = OpeningWait(0.0 if database_url.startswith("sqlite:") else wait_seconds, clock=system.monotonic)

@@ -184,7 +184,7 @@ class AttemptResult:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """A delivery as apps see it. `attempts` counts all of them, whatever retries were requested."""
+    """A delivery as apps see it. `attempts` counts all attempts, also those before a requested retry."""
 
     id: str
     watch_id: str

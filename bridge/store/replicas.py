@@ -104,7 +104,7 @@ _RENEW = (
 
 
 def renew(connection: Connection, replica: Replica, owned_tasks: int) -> None:
-    """Renew the replica's lease, one row however many tasks. Raises LostClaim when another has taken its tasks over."""
+    """Renew the replica's lease: one row for all its tasks. Raises LostClaim when another has taken its tasks over."""
     parameters = {"replica": replica.id, "our_epoch": replica.epoch, "owned": owned_tasks}
     if not connection.execute(_RENEW, parameters | {"until": replica.now() + LEASE_SECONDS}).rowcount:
         raise _taken_over()
@@ -243,7 +243,7 @@ _LOCK_LIVE = (
     .with_for_update(read=True, key_share=True)
 )
 UNEVEN = 1.25  # a replica gives new tasks away when it has a quarter more than the least loaded one
-SMALL = 20  # and at least so many more: for a handful of tasks another replica need not look
+SMALL = 20  # and at least 20 more: a few tasks are not worth a move
 
 
 def owner_of_new(connection: Connection, replica: Replica) -> str | None:

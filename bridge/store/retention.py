@@ -34,9 +34,9 @@ _DELETE_TASKS = delete(tasks).where(
 
 
 def delete_ended(connection: Connection, before: float, limit: int) -> int:
-    """Delete up to `limit` watches that ended before a moment, with everything that belongs to them; returns how many.
+    """Delete up to `limit` watches that ended before `before`, and what belongs to them; returns how many.
 
-    A watch with a pending delivery stays.
+    `before` is Unix seconds. A watch with a pending delivery stays.
     """
     old = connection.execute(_OLD, {"before": before, "most": limit}).all()
     pending = set(connection.execute(_WITH_PENDING, {"those": [row.id for row in old]}).scalars()) if old else set()
@@ -58,7 +58,7 @@ _DELETE_KEYS = delete(idempotency).where(idempotency.c.created_at < bindparam("b
 
 
 def delete_idempotency(connection: Connection, before: float) -> None:
-    """Delete the Idempotency-Keys that were used before a moment."""
+    """Delete the Idempotency-Keys that were first used before `before` (Unix seconds)."""
     connection.execute(_DELETE_KEYS, {"before": before})
 
 

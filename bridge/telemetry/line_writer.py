@@ -34,7 +34,7 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, text: str, lines: int) -> None:
-        """Write a text of so many lines soon, after those that wait. Drop it when too much waits."""
+        """Write a text, which has `lines` lines, soon and after the texts that wait. Drop it when too much waits."""
         with self._changed:
             if self._waiting_bytes + len(text) > MAX_WAITING_BYTES:
                 self._dropped += lines
@@ -50,7 +50,7 @@ class LineWriter:
                 self._changed.notify_all()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until everything is written, at most so many seconds. Returns whether it is."""
+        """Wait for at most `seconds` until everything is written. Returns whether everything is written."""
         with self._changed:
             self._flushing = True
             self._changed.notify_all()

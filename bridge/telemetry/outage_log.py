@@ -9,7 +9,7 @@ REPEAT_SECONDS: Final = 30.0  # an outage is logged when it begins, and then twi
 
 
 class OutageLog:
-    """The log lines of one kind of outage, however many calls fail during it.
+    """The log lines of one kind of outage, during which many calls may fail.
 
     `failed_event` and `recovered_event` are log event names. `means` says what the outage means for watches and when
     the call is tried again. Several parts of the bridge may share one log: the outage ends when each part that failed

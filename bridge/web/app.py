@@ -96,7 +96,7 @@ def _authenticated(handler: CallersHandler) -> Handler:
 
 @web.middleware
 async def _errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns whatever a handler raises into a response."""
+    """Turns each error that a handler raises into a response."""
     try:
         response = await handler(request)
     except ConnectionError:

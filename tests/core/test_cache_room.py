@@ -44,6 +44,7 @@ def test_a_tenth_of_the_disk_and_256_mib_stay_free() -> None:
         free = Disk(free=reserve + 50, total=total)
         assert files_to_remove([], wanted(50), free) == []
         assert files_to_remove([], wanted(51), free) is None
+        assert files_to_remove([OLD], wanted(50), free) == []
         assert files_to_remove([OLD], wanted(51), free) == ["old"]
         assert files_to_remove([], wanted(20, held=40, unwritten=31), free) is None
 
@@ -52,6 +53,8 @@ def test_the_removal_of_a_file_that_is_being_read_frees_no_space_on_the_disk() -
     full = Disk(free=RESERVE_BYTES, total=GIB)
     assert files_to_remove([READ], wanted(10), full) is None
     assert files_to_remove([READ, OLD], wanted(10), full) == ["old"]
+    one_byte_short = Disk(free=RESERVE_BYTES + 89, total=GIB)
+    assert files_to_remove([READ], wanted(90), one_byte_short) is None
 
 
 @given(

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bridge.core.delivery import (
     FAILURES_UNTIL_PROBING,
+    OUT_OF_RESOURCES,
     Dead,
     Delivered,
     RetryAt,
@@ -13,6 +14,7 @@ from bridge.core.delivery import (
     after_retry_request,
     attempts_at_a_time,
     host_failures_after,
+    is_attempt,
     on_answer,
     problem_of,
 )
@@ -64,12 +66,29 @@ def test_any_other_answer_is_tried_again(answer: Answer, code: str) -> None:
     ("answer", "problem"),
     [
         (Answered(500), Problem("http_500", "the receiver answered 500")),
+        (Answered(400), Problem("http_400", "the receiver answered 400")),
+        (Answered(300), Problem("http_300", "the receiver answered 300; redirects are not followed")),
+        (Answered(399), Problem("http_399", "the receiver answered 399; redirects are not followed")),
+        (
+            Answered(308, location="https://example.com/b"),
+            Problem(
+                "http_308",
+                "the receiver answered 308, a redirect to https://example.com/b; "
+                "redirects are not followed, so register that URL",
+            ),
+        ),
         (TIMED_OUT, Problem("timeout", "no answer")),
         (RefusedTarget("127.0.0.1 is loopback"), Problem("callback_refused", "127.0.0.1 is loopback")),
     ],
 )
 def test_each_answer_has_its_problem(answer: Answer, problem: Problem) -> None:
     assert problem_of(answer) == problem
+
+
+def test_what_fails_for_a_shortage_inside_the_bridge_is_no_attempt() -> None:
+    assert not is_attempt(NoAnswer(OUT_OF_RESOURCES, "too many open files"))
+    answers: tuple[Answer, ...] = (TIMED_OUT, Answered(200), Answered(500), RefusedTarget("r"))
+    assert all(is_attempt(answer) for answer in answers)
 
 
 @pytest.mark.parametrize("answer", [Answered(503), Answered(503, 0.0), TIMED_OUT])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.ranges import (
+    MAX_HEADER_CHARACTERS,
     ByteRange,
     Part,
     is_other_version,
@@ -28,6 +29,7 @@ TAG = '"a1"'
         ("bytes= 0-4 ", ByteRange(0, 4)),
         ("bytes=,0-4,", ByteRange(0, 4)),
         ("bytes=0-99999999999999999999", ByteRange(0, 99999999999999999999)),
+        ("bytes=0-4".ljust(MAX_HEADER_CHARACTERS), ByteRange(0, 4)),
     ],
 )
 def test_one_range_is_parsed(header: str, expected: ByteRange) -> None:
@@ -50,10 +52,36 @@ def test_one_range_is_parsed(header: str, expected: ByteRange) -> None:
         "bytes=\u0661-\u0662",
         "bytes=0-" + "9" * 300,
         "0-4",
+        "bytes=bytes=0-4",
+        "bytes=X0-4",
+        "bytes=\n0-4",
+        "bytes=0-4".ljust(MAX_HEADER_CHARACTERS + 1),
     ],
 )
 def test_every_other_range_header_is_ignored(header: str) -> None:
     assert parse_range(header) is None
+
+
+@pytest.mark.parametrize("header", ["bytes=0-4", "bytes=7-", "bytes=-5"])
+def test_a_range_is_written_as_it_is_read(header: str) -> None:
+    assert str(parse_range(header)) == header
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "resolved"),
+    [
+        ("bytes=0-4", 5, True),
+        ("bytes=0-4", 4, False),
+        ("bytes=4-", 100, False),
+        ("bytes=-4", 100, False),
+    ],
+)
+def test_the_first_bytes_of_a_body_hold_a_range_that_ends_within_them(
+    header: str, size: int, *, resolved: bool
+) -> None:
+    parsed = parse_range(header)
+    assert parsed is not None
+    assert parsed.is_resolved_by(size) is resolved
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,7 @@ def test_a_live_failure_counts_when_it_is_confirmed(
 
 def test_an_unconfirmed_failure_changes_nothing_but_the_doubt() -> None:
     live = TaskRecord(TaskStatus.FAILED, 100, error=BUSY, model="m", platform="54", submitted_at=7.0, live=True)
+    live = replace(live, finished_at=9.0)
     observation, doubt = confirm_failure(None, live, 9.9, 10.0, INTERVAL)
     assert doubt == Doubt(10.0, BUSY, 100)
     assert doubt.problem == Problem("failure_unconfirmed", "vendor is busy")
@@ -350,7 +351,9 @@ def test_the_latest_reason_of_an_unconfirmed_failure_is_shown() -> None:
     ],
 )
 def test_at_the_deadline_an_unconfirmed_failure_is_the_ending(error: Problem | None, problem: Problem) -> None:
-    ending = deadline_ending(TaskSnapshot(TaskStatus.IN_PROGRESS, 40), Doubt(10.0, error, None), None, 90.5)
+    task = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
+    assert deadline_ending(task, Doubt(10.0, error, 70), None, 90.5).task.progress == 70
+    ending = deadline_ending(task, Doubt(10.0, error, None), None, 90.5)
     assert (ending.outcome, ending.task) == (Outcome.FAILED, TaskSnapshot(TaskStatus.FAILED, 40, error=ending.error))
     assert ending.error == Problem(
         problem.code,

@@ -31,6 +31,45 @@ def attempt(hosts: HostQueues, name: str, failures: int = 0) -> HostQueue:
     return host
 
 
+def test_nothing_begins_while_every_slot_is_taken() -> None:
+    hosts = HostQueues(concurrency=1, per_host=8)
+    hosts.begin(attempt(hosts, "first"))
+    put(hosts, "second", 1)
+    attempted = hosts.get("second")
+    assert not hosts.may_begin(attempted)
+    assert hosts.next() is None
+    hosts.end(hosts.get("first"), 0, 0.01, answered=True)
+    found = hosts.next()
+    assert found is not None
+    assert found[0] is attempted
+
+
+@pytest.mark.parametrize(("concurrency", "taken", "most"), [(128, 100, 4), (128, 120, 1), (128, 0, 8), (20, 15, 5)])
+def test_a_healthy_host_may_have_fewer_attempts_the_fuller_the_slots(concurrency: int, taken: int, most: int) -> None:
+    hosts = HostQueues(concurrency, per_host=8)
+    others = [attempt(hosts, f"other {number}") for number in range(concurrency)]
+    for other in others[:taken]:
+        hosts.begin(other)
+    assert hosts._max_attempts(tuple(hosts._busy))[HostHealth.HEALTHY] == most
+
+
+def test_an_attempt_that_was_not_made_frees_its_slot_and_shows_nothing() -> None:
+    hosts = HostQueues(concurrency=3, per_host=1)
+    host = attempt(hosts, "host")
+    before = (host.failures, host.health, host.average_seconds)
+    other = attempt(hosts, "other")
+    hosts.begin(other)
+    hosts.begin(host)
+    put(hosts, "host", 1)
+    assert hosts.next() is None
+    hosts.abandon(host)
+    assert (host.busy, hosts.busy) == (0, 1)
+    assert (host.failures, host.health, host.average_seconds) == before
+    found = hosts.next()
+    assert found is not None
+    assert found[0] is host
+
+
 @pytest.mark.parametrize(("waiting", "wants"), [(0, True), (31, True), (32, True), (33, False), (64, False)])
 def test_a_new_host_wants_more_until_half_of_its_queue_of_64_is_full(waiting: int, *, wants: bool) -> None:
     hosts = HostQueues(128, 8)

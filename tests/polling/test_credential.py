@@ -4,8 +4,10 @@ from math import inf
 
 import pytest
 
+from bridge.aio.clocks import Clocks
 from bridge.core.model import (
     KeyRefused,
+    Problem,
     RefusalCounts,
     TaskNotFound,
     TaskRecord,
@@ -16,7 +18,17 @@ from bridge.core.model import (
 )
 from bridge.core.schedule import PollPolicy
 from bridge.polling.schedule import RATE_WINDOW_SECONDS, DueHeap, RateLimiter
-from bridge.polling.state import Credential, CredentialChange, CredentialState, Phase, PolledTask, shared_snapshot
+from bridge.polling.state import (
+    Credential,
+    CredentialChange,
+    CredentialState,
+    Phase,
+    PolledTask,
+    TaskClass,
+    live_task,
+    shared_snapshot,
+)
+from bridge.store.records import PollNote
 
 POLICY = PollPolicy()
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
@@ -70,9 +82,36 @@ def test_a_429_throttles_its_credential_and_repeats_its_pause_after_an_error(tas
     assert credential.throttles == 2
 
 
-def test_a_new_credential_has_no_429_in_a_row() -> None:
-    credential = Credential("name", "key")
-    assert (credential.throttles, credential.resumed_at, credential.starved) == (0, -inf, False)
+def test_a_new_credential_is_good_and_not_accepted_yet(task: PolledTask) -> None:
+    credential = Credential("name", "key", configured=True)
+    assert (credential.state, credential.blocked, credential.configured) == (CredentialState.GOOD, False, True)
+    assert (credential.since, credential.message, credential.resumes_at) == (None, None, -inf)
+    assert (credential.accepted, credential.throttles, credential.resumed_at) == (False, 0, -inf)
+    assert credential.judge(task, RUNNING, 5.0, POLICY) is CredentialChange.NONE
+    assert not credential.starved
+    credential.judge(task, Throttled("slowly"), 9.0, POLICY)
+    assert credential.starved, "amux has accepted no poll since the start"
+
+
+def test_a_new_class_has_the_fixed_schedule() -> None:
+    known = TaskClass("amux 54 m", "m", from_record=True, stored_name="stored")
+    assert (known.name, known.model, known.from_record, known.stored_name) == ("amux 54 m", "m", True, "stored")
+    assert (known.schedule, TaskClass("name").from_record) == (None, False)
+
+
+def test_a_task_is_shown_with_the_times_of_its_last_and_its_next_poll(task: PolledTask) -> None:
+    clocks = Clocks(lambda: 100.0, lambda: 5_000.0)
+    task.started, task.due = 90.0, 108.0
+    task.note(TransientError("timeout", "t"), 91.0)
+    shown = live_task(task, clocks)
+    assert (shown.snapshot, shown.failures) == (task.snapshot, 1)
+    assert shown.note == PollNote(0, 4_990.0, 5_008.0, Problem("timeout", "t"), 4_991.0, task.facts)
+    task.credential.resumes_at = 130.0
+    assert live_task(task, clocks).note.next_poll_at == 5_030.0
+    task.phase = Phase.POLLING
+    assert live_task(task, clocks).note.next_poll_at == 5_000.0
+    task.snapshot = TaskSnapshot(TaskStatus.COMPLETED)
+    assert live_task(task, clocks).note.next_poll_at is None
 
 
 @pytest.mark.parametrize(("pause", "throttles"), [(14.999, 2), (15.0, 1), (1000.0, 1)])

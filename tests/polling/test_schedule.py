@@ -22,6 +22,7 @@ async def test_the_task_that_is_due_for_longest_comes_first() -> None:
     for task, due in zip(tasks, (4003.0, 4001.0, 4002.0), strict=True):
         harness.schedule.schedule_at(task, due)
     assert harness.take_all() == [second, third, first]
+    assert {task.phase for task in tasks} == {Phase.POLLING}
 
 
 async def test_a_task_that_is_not_due_is_not_returned() -> None:

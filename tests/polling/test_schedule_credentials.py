@@ -114,6 +114,7 @@ async def test_a_not_found_answer_shows_that_the_key_is_accepted() -> None:
     harness.run(1, lambda _task: REFUSED)
     harness.run(20, lambda _task: TaskNotFound("?"))
     assert task.credential.state is CredentialState.GOOD
+    assert task.credential.probe is None
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(7.0, 7), (None, 5), (0.0, 1), (9000.0, 300)])

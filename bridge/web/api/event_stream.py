@@ -148,7 +148,7 @@ class _WatchStream:
         return polling_json(self._view, self._context.poller.live)
 
     def _parts(self) -> dict[str, bytes]:
-        """Returns the parts of a snapshot other than the task: the watch's own state under "", each delivery by id."""
+        """Returns the watch's own state, under the key "", and each delivery, under its id."""
         watch = self._view.watch
         own = {"": orjson.dumps((watch.state, watch.outcome))}
         return own | {one.id: orjson.dumps(delivery_json(one)) for one in self._view.deliveries}

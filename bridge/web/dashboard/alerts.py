@@ -254,7 +254,7 @@ def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
         )
         explanation = f"At least two polls in a row failed. Last errors: {sentence(errors)}"
         next_step = (
-            "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline at the latest."
+            "See amux's status page. Polls continue at longer intervals; each watch ends at its deadline or before."
         )
         title = f"{counted(stats.failing, 'task is', 'tasks are')} stuck: polls fail"
         level = Level.BAD if most else Level.WARN

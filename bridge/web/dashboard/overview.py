@@ -1,4 +1,4 @@
-"""The overview: read from the store, the poller and the metrics once, however many pages are open."""
+"""The overview of the page. It is read from the store, the poller and the metrics once for all open pages."""
 
 import asyncio
 import time
