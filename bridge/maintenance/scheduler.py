@@ -7,13 +7,13 @@ detects this and makes all jobs due at once. The age of the last tick, by the mo
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.interval import IntervalTrigger
+from apscheduler.triggers.base import BaseTrigger
 
+from bridge.aio.system import SYSTEM, System
 from bridge.core.errors import BridgeError
 from bridge.telemetry import get_logger
 from bridge.telemetry.outage_log import OutageLog
@@ -25,17 +25,46 @@ CLOCK_STEP_SECONDS = 2.0
 _log = get_logger("scheduler")
 
 
-class Interval(IntervalTrigger):  # type: ignore[misc]  # 3.11 ships no types
+class Interval(BaseTrigger):  # type: ignore[misc]  # 3.11 ships no types
     """An interval that skips all missed runs at once.
 
     APScheduler's own trigger lists each run since the last one before it coalesces them. After a clock that was set
     forward by a day, or a night of sleep, a 50 ms job has 1.7 million of them, which blocks the loop for half a minute.
     """
 
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Return the run after the previous one, or one interval from now if that has passed."""
-        following: datetime = super().get_next_fire_time(previous_fire_time, now)
-        return following if following > now else now + self.interval
+        following = (previous_fire_time or now) + self._interval
+        return following if following > now else now + self._interval
+
+
+class ClockTimezone(tzinfo):
+    """UTC whose present is that of a clock (Unix seconds): APScheduler reads the time as `datetime.now(timezone)`.
+
+    APScheduler converts no other time to this zone, because the times of all jobs are in it already.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
+    def fromutc(self, _: datetime) -> datetime:
+        """Return the present."""
+        return datetime.fromtimestamp(self._clock(), UTC).replace(tzinfo=self)
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        """Return the offset of UTC."""
+        return timedelta(0)
+
+    def dst(self, _: datetime | None) -> timedelta:
+        """Return the offset of UTC."""
+        return timedelta(0)
+
+    def tzname(self, _: datetime | None) -> str:
+        """Return the name of UTC."""
+        return "UTC"
 
 
 class Scheduler:
@@ -44,30 +73,24 @@ class Scheduler:
     A job that fails is logged once for each reason, and once more when it succeeds again.
     """
 
-    def __init__(
-        self,
-        on_clock_step: Callable[[float], Awaitable[None]],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, on_clock_step: Callable[[float], Awaitable[None]], system: System = SYSTEM) -> None:
         self._on_clock_step = on_clock_step
-        self._clock = clock
-        self._wall_clock = wall_clock
+        self._clock = system.monotonic
+        self._wall_clock = system.wall
+        self._timezone = ClockTimezone(system.wall)
         self._scheduler = AsyncIOScheduler(
-            timezone=UTC,
+            timezone=self._timezone,
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
         self._outage_logs: dict[str, OutageLog] = {}  # by the job's name
-        self._last_tick = clock()
+        self._last_tick = self._clock()
         self._clock_task: asyncio.Task[None] | None = None
         self._stopping = False
 
     def every(self, seconds: float, name: str, job: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
         """Run a job at an interval, one run at a time. Runs that come due during a long run are skipped."""
-        first = {"next_run_time": datetime.now(UTC)} if at_once else {}
-        interval = Interval(seconds=seconds, timezone=UTC)
-        self._scheduler.add_job(self._run, interval, args=(name, job), id=name, **first)
+        first = {"next_run_time": datetime.now(self._timezone)} if at_once else {}
+        self._scheduler.add_job(self._run, Interval(seconds), args=(name, job), id=name, **first)
 
     def start(self) -> None:
         """Begin, on the running loop."""
@@ -131,5 +154,5 @@ class Scheduler:
     async def _handle_clock_step(self, step: float) -> None:
         _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means="all jobs run now")
         for job in self._scheduler.get_jobs():
-            self._scheduler.modify_job(job.id, next_run_time=datetime.now(UTC))
+            self._scheduler.modify_job(job.id, next_run_time=datetime.now(self._timezone))
         await self._run("clock", lambda: self._on_clock_step(step))

@@ -7,6 +7,7 @@ when it no longer is. More than twenty stuck tasks have one cause in common: the
 import logging
 import math
 import time
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Final
 
@@ -32,11 +33,19 @@ _log = get_logger("stuck_monitor")
 class StuckMonitor:
     """Checks all tasks and the store: sets gauges and logs what is new."""
 
-    def __init__(self, store: Store, metrics: Metrics, poller: Poller, health: Health) -> None:
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        poller: Poller,
+        health: Health,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._metrics = metrics
         self._poller = poller
         self._health = health
+        self._clock = clock
         self._outage_log = OutageLog(
             _log,
             "store_unwritable",
@@ -67,7 +76,7 @@ class StuckMonitor:
         if error is None:
             self._outage_log.recovered()
         else:
-            self._outage_log.failed(error, time.monotonic())
+            self._outage_log.failed(error, self._clock())
 
     async def _log_changes(self, stats: PollingStats) -> None:
         total = stats.failing + stats.late + stats.blocked

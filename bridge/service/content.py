@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+from bridge.aio.system import System
 from bridge.amux.content_cache import ContentCache
 from bridge.amux.content_folder import ContentFolder
 from bridge.settings.settings import Settings
@@ -13,11 +14,11 @@ from bridge.telemetry import Metrics
 FOLDER_PURPOSE = "content folder"
 
 
-async def open_content_cache(settings: Settings, store: Store, metrics: Metrics) -> ContentCache | None:
+async def open_content_cache(settings: Settings, store: Store, metrics: Metrics, system: System) -> ContentCache | None:
     """Returns the content cache, which the caller closes, or None if it is switched off."""
     if not settings.content_cache_bytes:
         return None
-    cache = ContentCache(_folder(settings, store), limit=settings.content_cache_bytes)
+    cache = ContentCache(_folder(settings, store), limit=settings.content_cache_bytes, system=system)
     metrics.content_cache_bytes.set_function(lambda: cache.bytes_used)
     await cache.start()
     return cache

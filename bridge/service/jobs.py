@@ -1,5 +1,6 @@
 """The jobs that run at intervals: ticks, deadlines, gauges, retention, the lease; and what a clock step needs."""
 
+from bridge.aio.system import System
 from bridge.amux.content_cache import ContentCache
 from bridge.delivery.claimer import QUERY_SECONDS as DELIVERY_TICK_SECONDS
 from bridge.delivery.deliverer import Deliverer
@@ -42,6 +43,7 @@ class Jobs:
         replica_lease: ReplicaLease | None,
         content_cache: ContentCache | None,
         receivers: Receivers,
+        system: System,
     ) -> None:
         self._store = store
         self._poller = poller
@@ -51,15 +53,16 @@ class Jobs:
         self._replica_lease = replica_lease
         self._content_cache = content_cache
         self._receivers = receivers
+        self._monotonic = system.monotonic
         self._late_tasks: list[TaskRow] = []
-        self.scheduler = Scheduler(self._on_clock_step)
+        self.scheduler = Scheduler(self._on_clock_step, system)
         if replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
             store.on_late_task = self._late_tasks.append
 
     def schedule(self, health: Health, retention_seconds: float) -> None:
         """Adds all jobs to the scheduler, which does not run yet."""
         retention = Retention(self._store, health, retention_seconds=retention_seconds)
-        stuck_monitor = StuckMonitor(self._store, self._metrics, self._poller, health)
+        stuck_monitor = StuckMonitor(self._store, self._metrics, self._poller, health, self._monotonic)
         scheduler = self.scheduler
         scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
         scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)

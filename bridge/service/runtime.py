@@ -8,7 +8,6 @@ done, for probes and readers, and the store is closed last.
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -16,10 +15,8 @@ from aiohttp import web
 
 from bridge import __version__
 from bridge.aio.proxy_connector import proxy_of
-from bridge.aio.system import SYSTEM
-from bridge.amux.client import AmuxClient
 from bridge.amux.proxy import AmuxProxy
-from bridge.callback.guard import LOOK_UPS_AT_ONCE, Guard, Resolver, SystemResolver
+from bridge.callback.guard import LOOK_UPS_AT_ONCE, Guard, SystemResolver
 from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
 from bridge.core.errors import BridgeError
@@ -33,9 +30,10 @@ from bridge.delivery.receivers import Receivers
 from bridge.maintenance.health import Health
 from bridge.maintenance.replica_lease import ReplicaLease
 from bridge.polling.poller import Poller
+from bridge.service.adapters import ADAPTERS, Adapters
 from bridge.service.content import open_content_cache
 from bridge.service.jobs import Jobs, correct_times
-from bridge.service.sockets import bind, own_addresses
+from bridge.service.sockets import own_addresses
 from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
 from bridge.store.open import open_store
@@ -50,6 +48,7 @@ from bridge.web.context import AppContext, DropIn
 from bridge.web.dashboard.context import DashboardContext
 from bridge.web.dashboard.sessions import KEY_PURPOSE as PAGE_KEY_PURPOSE
 from bridge.web.dashboard.sessions import Sessions
+from bridge.web.rate_limits import PingLimits
 from bridge.web.server import ApiRunner, make_runner
 
 USER_AGENT = f"amux-bridge/{__version__}"
@@ -65,9 +64,10 @@ _log = get_logger("runtime")
 class Runtime:
     """One running bridge. `url` is its URL on this machine, `probes_url` that of the second listener, if any."""
 
-    def __init__(self, settings: Settings, resolve: Resolver | None = None) -> None:
+    def __init__(self, settings: Settings, adapters: Adapters = ADAPTERS) -> None:
         self._settings = settings
-        self._resolve = resolve
+        self._adapters = adapters
+        self._system = adapters.system
         self._closing = AsyncExitStack()
         self._drain_seconds = settings.drain_timeout_seconds
         self._replica_lease: ReplicaLease | None = None
@@ -77,12 +77,12 @@ class Runtime:
         self.probes_url = ""
 
     @classmethod
-    async def start(cls, settings: Settings, *, resolve: Resolver | None = None) -> "Runtime":
-        """Opens everything and serves. `resolve` replaces the system's resolver for the hosts of callback URLs.
+    async def start(cls, settings: Settings, adapters: Adapters = ADAPTERS) -> "Runtime":
+        """Opens everything and serves.
 
         Raises BadSetting or StoreUnavailable; everything that was opened is then closed again.
         """
-        runtime = cls(settings, resolve)
+        runtime = cls(settings, adapters)
         try:
             await runtime._open()
         except BaseException:
@@ -96,7 +96,7 @@ class Runtime:
         Refuses new work, finishes and records work in progress, hands the tasks over to other replicas, and closes
         everything.
         """
-        started_at = time.monotonic()
+        started_at = self._system.monotonic()
         _log.event("draining", seconds=self._drain_seconds)
         self._health.draining = True
         self._change_notifier.end()
@@ -117,7 +117,7 @@ class Runtime:
         for runner in self._runners:
             runner.shutdown_seconds = min(runner.shutdown_seconds, self._remaining_seconds(started_at))
         await self._closing.aclose()
-        _log.event("stopped", seconds=round(time.monotonic() - started_at, 3))
+        _log.event("stopped", seconds=round(self._system.monotonic() - started_at, 3))
 
     async def _end_registrations(self, started_at: float) -> None:
         await self._proxy.finish(self._remaining_seconds(started_at) / 2)
@@ -144,7 +144,7 @@ class Runtime:
                 )
 
     def _remaining_seconds(self, started_at: float) -> float:
-        return max(0.1, self._drain_seconds - (time.monotonic() - started_at))
+        return max(0.1, self._drain_seconds - (self._system.monotonic() - started_at))
 
     # --- opening --------------------------------------------------------------------------------------------------
 
@@ -154,14 +154,14 @@ class Runtime:
         self._receiver_tls = receiver_tls(
             settings.callback_client_certificate, settings.callback_client_key, settings.callback_ca_file
         )
-        sockets = bind(settings.host, settings.port)
+        sockets = self._adapters.bind(settings.host, settings.port, "BRIDGE_")
         for bound in sockets:
             self._closing.callback(bound.close)
         port = _port_of(sockets)
         self.url = local_url(settings.host, port)
         probe_sockets: list[socket.socket] = []
         if settings.metrics_port is not None:
-            probe_sockets = bind(settings.metrics_host, settings.metrics_port, "BRIDGE_METRICS_")
+            probe_sockets = self._adapters.bind(settings.metrics_host, settings.metrics_port, "BRIDGE_METRICS_")
             for bound in probe_sockets:
                 self._closing.callback(bound.close)
             self.probes_url = local_url(settings.metrics_host, _port_of(probe_sockets))
@@ -172,10 +172,11 @@ class Runtime:
         guard = self._make_guard(frozenset(_port_of(one) for one in (sockets, probe_sockets) if one))
         self._sender = self._make_sender(guard)
         self._closing.push_async_callback(self._sender.close)
-        self._client = AmuxClient(
+        self._client = self._adapters.amux_client(
             settings.amux_base_url,
             user_agent=USER_AGENT,
             timeout_seconds=settings.poll_request_timeout_seconds,
+            clock=self._system.monotonic,
             wall_clock=self._store.now,
             proxy=proxy_of(settings.amux_proxy),
         )
@@ -186,9 +187,9 @@ class Runtime:
         self._poller = self._make_poller()
         self._registration = self._make_registration(guard)
         if self._store.shared:
-            self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer)
+            self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer, clock=self._system.running)
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
-        self._content_cache = await open_content_cache(settings, self._store, self.metrics)
+        self._content_cache = await open_content_cache(settings, self._store, self.metrics, self._system)
         if self._content_cache is not None:
             self._closing.push_async_callback(self._content_cache.close)
         self._history = History(self.metrics, self._store.now)
@@ -201,6 +202,7 @@ class Runtime:
             replica_lease=self._replica_lease,
             content_cache=self._content_cache,
             receivers=self._receivers,
+            system=self._system,
         )
         self._scheduler = jobs.scheduler
         self._health = Health(
@@ -208,6 +210,7 @@ class Runtime:
             tick_age=self._scheduler.tick_age,
             degraded=self._poller.degraded,
             shortage=self._deliverer.shortage,
+            clock=self._system.monotonic,
         )
         jobs.schedule(self._health, settings.retention_seconds)
         self._closing.push_async_callback(self._scheduler.stop)
@@ -232,6 +235,8 @@ class Runtime:
             max_active_watches_per_app=settings.max_active_watches_per_app,
             delivery_lease_seconds=settings.delivery_timeout_seconds + LEASE_MARGIN,
             wait_seconds=settings.database_wait_seconds,
+            system=self._system,
+            connect=self._adapters.connect,
         )
 
     async def _make_signer(self) -> Signer:
@@ -253,18 +258,21 @@ class Runtime:
             own_ports=own_ports,
             own_addresses=own_addresses(),
         )
-        if self._resolve is not None:
-            return Guard(policy, self._resolve)
-        resolver = SystemResolver(SYSTEM.threads(LOOK_UPS_AT_ONCE, "bridge-dns"))
-        self._closing.push_async_callback(resolver.close)
-        return Guard(policy, resolver)
+        resolve = self._adapters.resolve
+        if resolve is None:
+            system_resolver = SystemResolver(self._system.threads(LOOK_UPS_AT_ONCE, "bridge-dns"))
+            self._closing.push_async_callback(system_resolver.close)
+            resolve = system_resolver
+        return Guard(policy, resolve, clock=self._system.monotonic)
 
     def _make_sender(self, guard: Guard) -> Sender:
         settings = self._settings
-        return Sender(
+        return self._adapters.sender(
             guard,
             user_agent=USER_AGENT,
             timeout_seconds=settings.delivery_timeout_seconds,
+            clock=self._system.monotonic,
+            wall_clock=self._store.now,
             ssl_context=self._receiver_tls,
             has_client_certificate=settings.callback_client_certificate is not None,
             proxy=proxy_of(settings.callback_proxy),
@@ -283,11 +291,12 @@ class Runtime:
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
             may_send=lambda: self._replica_lease is None or self._replica_lease.is_valid(),
+            system=self._system,
         )
 
     def _make_poller(self) -> Poller:
         settings = self._settings
-        background = SYSTEM.threads(1, "bridge-background")
+        background = self._system.threads(1, "bridge-background")
         self._closing.push_async_callback(background.close, 1.0)
         return Poller(
             self._store,
@@ -307,6 +316,7 @@ class Runtime:
             background=background,
             rate_per_second=settings.poll_rate_per_second,
             learn=settings.poll_learn,
+            system=self._system,
         )
 
     def _make_registration(self, guard: Guard) -> RegistrationService:
@@ -320,6 +330,7 @@ class Runtime:
             metrics=self.metrics,
             configured_key=self._configured_key,
             timeouts=TimeoutLimits(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
+            system=self._system,
         )
 
     def _configured_key(self) -> str | None:
@@ -354,6 +365,8 @@ class Runtime:
             content_cache=self._content_cache,
             drop_in=DropIn() if settings.drop_in else None,
             public_url=settings.public_url,
+            system=self._system,
+            ping_limits=PingLimits(self._system.monotonic),
         )
 
     def _make_dashboard_context(self) -> DashboardContext:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
     wait_seconds: float = 0.0,
     system: System = SYSTEM,
+    connect: Callable[[str, System], Database] = connect,
 ) -> Store:
     """Open a store to serve from, and bring its schema up to date. Waits `wait_seconds` for a server that is not up.
 
@@ -57,7 +58,8 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     slow = asyncio.get_running_loop().call_later(
         SLOW_SECONDS, wait.log_once, "it does not answer yet, or its schema is being upgraded"
     )
-    opening = partial(_open, database_url, encryption_keys, metrics, limit, delivery_lease_seconds, wait, system)
+    connected = partial(connect, database_url, system)
+    opening = partial(_open, database_url, encryption_keys, metrics, limit, delivery_lease_seconds, wait, connected)
     try:
         return await run_once(system.threads(1, "bridge-opening"), opening, _close_unused)
     finally:
@@ -72,15 +74,15 @@ def _open(  # noqa: PLR0913, PLR0917  what a store is made of
     limit: ActiveLimit,
     lease_seconds: float,
     wait: OpeningWait,
-    system: System,
+    connected: Callable[[], Database],
 ) -> Store:
     with ExitStack() as opened:  # when a step fails, everything before it is closed
         if database_url.startswith("sqlite:"):
             opened.callback(_unlock, _serve_lock(sqlite_path(database_url)))
-        database, cipher, replica = wait.until_open(lambda: _joined_database(database_url, encryption_keys, system))
+        database, cipher, replica = wait.until_open(lambda: _joined_database(database_url, encryption_keys, connected))
         opened.callback(database.close)
-        thread = system.threads(1, "bridge-writer")
-        writer = GroupWriter(database.transaction, metrics, thread, system.monotonic)
+        system = database.system
+        writer = GroupWriter(database.transaction, metrics, system.threads(1, "bridge-writer"), system.monotonic)
         return Store(database, writer, cipher, replica, limit, lease_seconds, on_close=opened.pop_all().close)
 
 
@@ -89,9 +91,9 @@ def _close_unused(store: Store) -> None:
 
 
 def _joined_database(
-    database_url: str, encryption_keys: Sequence[str], system: System
+    database_url: str, encryption_keys: Sequence[str], connected: Callable[[], Database]
 ) -> tuple[Database, Cipher, replicas.Replica]:
-    database, cipher = _opened_database(database_url, encryption_keys, system)
+    database, cipher = _opened_database(database_url, encryption_keys, connected)
     with ExitStack() as opened:
         opened.callback(database.close)
         with dropping_hung_connections(database):
@@ -102,15 +104,16 @@ def _joined_database(
 
 def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
     """The database and its cipher, for commands that run beside a service. Raises as `open_store`; does not wait."""
-    return OpeningWait(0.0).until_open(lambda: _opened_database(database_url, encryption_keys))
+    connected = partial(connect, database_url)
+    return OpeningWait(0.0).until_open(lambda: _opened_database(database_url, encryption_keys, connected))
 
 
 def _opened_database(
-    database_url: str, encryption_keys: Sequence[str], system: System = SYSTEM
+    database_url: str, encryption_keys: Sequence[str], connected: Callable[[], Database]
 ) -> tuple[Database, Cipher]:
     if database_url.startswith("sqlite:"):
         _prepare(sqlite_path(database_url))
-    database = connect(database_url, system)
+    database = connected()
     with ExitStack() as opened:
         opened.callback(database.close)
         with dropping_hung_connections(database):

@@ -10,7 +10,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from bridge.core.errors import StoreUnavailable
-from bridge.store.database import HUNG_AFTER_SECONDS, Database, reason_of
+from bridge.store.database import HUNG_AFTER_SECONDS, Database, PostgresDatabase, reason_of
 from bridge.store.postgres import may_open_later
 from bridge.telemetry import get_logger
 
@@ -68,7 +68,7 @@ class OpeningWait:
 @contextmanager
 def dropping_hung_connections(database: Database, seconds: float | None = None) -> Iterator[None]:
     """During the block, shut down connections that give no answer for `seconds` (10): the caller gets an error."""
-    if not database.shared:
+    if not isinstance(database, PostgresDatabase):
         yield
         return
     ended, limit = threading.Event(), HUNG_AFTER_SECONDS if seconds is None else seconds

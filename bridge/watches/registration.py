@@ -1,7 +1,6 @@
 """Registering and cancelling watches: checks requests, fills in defaults, encrypts secrets and stores the watches."""
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -11,6 +10,7 @@ import orjson
 
 from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
+from bridge.aio.system import SYSTEM, System
 from bridge.callback.guard import Guard
 from bridge.core.errors import BridgeError, InvalidRequest, StoreUnavailable
 from bridge.core.ids import WATCH_ID_PREFIX, WatchIds
@@ -102,6 +102,7 @@ class RegistrationService:
         metrics: Metrics,
         configured_key: Callable[[], str | None],
         timeouts: TimeoutLimits,
+        system: System = SYSTEM,
     ) -> None:
         self._store = store
         self._guard = guard
@@ -111,7 +112,7 @@ class RegistrationService:
         self._metrics = metrics
         self._configured_key = configured_key
         self.timeouts = timeouts
-        self._ids = WatchIds(Random(secrets.randbits(256)).getrandbits)  # noqa: S311  unique, not secret
+        self._ids = WatchIds(Random(system.token_bytes(32)).getrandbits)  # noqa: S311  unique, not secret
         self._operations = Operations(_log)
         self._batcher = MicroBatcher(self._register_each, self._operations.start)
         store.on_cancelled = self._cancelled

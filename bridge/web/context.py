@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from bridge.aio.system import SYSTEM, System
 from bridge.amux.content_cache import ContentCache
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import Guard
@@ -88,6 +89,7 @@ class AppContext:
     public_url: str | None = None
     stream_times: StreamTimes = StreamTimes()
     ping_limits: PingLimits = field(default_factory=PingLimits)
+    system: System = SYSTEM
 
     def check_not_draining(self) -> None:
         """Raises Draining while the bridge stops: it begins no registration, ping or retry then."""

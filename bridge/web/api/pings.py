@@ -1,7 +1,6 @@
 """`POST /ping`: checks a callback target, then sends it one signed `bridge.ping`."""
 
 import asyncio
-import secrets
 
 from aiohttp import web
 
@@ -57,7 +56,7 @@ async def _check_target(context: AppContext, target: Target) -> Answer | None:
 
 
 async def _send(context: AppContext, callback_url: str) -> tuple[Answer, float]:
-    event_id = ping_id(secrets.token_bytes(20))
+    event_id = ping_id(context.system.token_bytes(20))
     now = context.store.now()
     payload = ping_payload(event_id, now)
     headers = context.signer.headers(event_id, int(now), payload)

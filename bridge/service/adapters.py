@@ -1,0 +1,31 @@
+"""What connects a bridge with the world outside it. A simulation of the bridge replaces all of it."""
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bridge.aio.system import SYSTEM, System
+from bridge.amux.client import AmuxClient
+from bridge.callback.guard import Resolver
+from bridge.callback.sender import Sender
+from bridge.service.sockets import bind
+from bridge.store.database import Database, connect
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The system, and what makes the database, the listening sockets, amux's client and the sender of callbacks.
+
+    `resolve` replaces the system's resolver for the hosts of callback URLs. The factories are called as the functions
+    and classes that are their defaults.
+    """
+
+    system: System = SYSTEM
+    connect: Callable[[str, System], Database] = connect
+    bind: Callable[[Sequence[str], int, str], list[socket.socket]] = bind
+    amux_client: Callable[..., AmuxClient] = AmuxClient
+    sender: Callable[..., Sender] = Sender
+    resolve: Resolver | None = None
+
+
+ADAPTERS = Adapters()

@@ -1,0 +1,42 @@
+"""The jobs of the scheduler run by the clocks that it is given."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from bridge.aio.system import SYSTEM
+from bridge.maintenance.scheduler import ClockTimezone, Interval, Scheduler
+
+YEAR_2100 = 4_102_444_800.0
+SAFETY_SECONDS = 8.0
+
+
+def test_the_present_of_a_clock_timezone_is_that_of_its_clock() -> None:
+    timezone = ClockTimezone(lambda: YEAR_2100)
+    assert datetime.now(timezone) == datetime.fromtimestamp(YEAR_2100, UTC)
+    assert datetime.now(timezone).tzinfo is timezone
+
+
+def test_runs_that_were_missed_are_skipped_at_once() -> None:
+    now, interval = datetime(2026, 11, 28, tzinfo=UTC), Interval(5.0)
+    assert interval.get_next_fire_time(None, now) == now + timedelta(seconds=5)
+    assert interval.get_next_fire_time(now, now + timedelta(seconds=1)) == now + timedelta(seconds=5)
+    assert interval.get_next_fire_time(now - timedelta(days=1), now) == now + timedelta(seconds=5)
+
+
+async def test_a_job_runs_by_the_given_clock() -> None:
+    """By the system's own clock, a run in 2100 would be decades away."""
+    ran = asyncio.Event()
+
+    async def job() -> None:
+        ran.set()
+
+    async def on_clock_step(_seconds: float) -> None:
+        return
+
+    scheduler = Scheduler(on_clock_step, replace(SYSTEM, wall=lambda: YEAR_2100))
+    scheduler.every(3600.0, "hourly", job, at_once=True)
+    scheduler.start()
+    async with asyncio.timeout(SAFETY_SECONDS):
+        await ran.wait()
+    await scheduler.stop()
