@@ -161,7 +161,8 @@ def receivers(connection: Connection) -> list[Receiver]:
 class WatchHistory:
     """A watch, when it ended (cancelled ones too), its events, and each delivery's newest attempts.
 
-    `seen` is when each status of its task was first seen, and `end_error` is the error in its terminal event.
+    `seen` is when each status of its task was first seen, and `end_error` is the error in its terminal event. `host` is
+    its callback's host with the port.
     """
 
     view: WatchView
@@ -170,9 +171,10 @@ class WatchHistory:
     attempts: Mapping[str, Sequence[Attempt]]
     end_error: Problem | None = None
     seen: Sequence[tuple[TaskStatus, float]] = ()
+    host: str = ""
 
 
-_ENDED = select(watches.c.ended_at).where(watches.c.id == bindparam("an_id"))
+_ENDED = select(watches.c.ended_at, watches.c.host).where(watches.c.id == bindparam("an_id"))
 _EVENTS = (
     select(events.c.type, events.c.created_at, events.c.payload)
     .where(events.c.watch_id == bindparam("an_id"))
@@ -191,7 +193,7 @@ _ATTEMPTS = (
 def history(connection: Connection, watch_id: str) -> WatchHistory:
     """Everything that is stored about a watch. Raises NotFound."""
     view = queries.one_watch(connection, watch_id, None)
-    ended_at = connection.execute(_ENDED, {"an_id": watch_id}).scalar_one_or_none()
+    ended_at, host = connection.execute(_ENDED, {"an_id": watch_id}).one_or_none() or (None, "")
     rows = connection.execute(_EVENTS, {"an_id": watch_id}).all()
     built = [(EventType(row.type), row.created_at) for row in rows]
     end_error = next((_error_in(row.payload) for row in rows if row.type in TERMINAL_EVENTS), None)
@@ -199,7 +201,7 @@ def history(connection: Connection, watch_id: str) -> WatchHistory:
     for row in reversed(connection.execute(_ATTEMPTS, {"an_id": watch_id}).all()):
         attempt = Attempt(row.started_at, row.duration_seconds, row.status_code, problem_of(row.error), row.body)
         by_delivery[row.delivery_id].append(attempt)
-    return WatchHistory(view, ended_at, built, by_delivery, end_error, _seen(connection, view.task.row))
+    return WatchHistory(view, ended_at, built, by_delivery, end_error, _seen(connection, view.task.row), host)
 
 
 def _seen(connection: Connection, task_row: str) -> list[tuple[TaskStatus, float]]:

@@ -26,6 +26,7 @@ from bridge.store import (
     due_deliveries,
     encryption,
     outbox,
+    outgoing,
     queries,
     registration,
     replicas,
@@ -294,6 +295,10 @@ class Store:
     async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
         """What happened to a watch: its events and every delivery's attempts. Raises NotFound."""
         return await self._read(dashboard_queries.history, watch_id)
+
+    async def outgoing(self, watch_id: str) -> outgoing.Outgoing:
+        """What is sent to the receiver of a watch, with its secrets decrypted. Raises NotFound or BadSetting."""
+        return await self._read(outgoing.outgoing, self.cipher, watch_id)
 
     async def nearing_deadline(self) -> int:
         """How many active watches are in the last tenth of their time, counted up to 1,000."""

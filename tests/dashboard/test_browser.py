@@ -89,8 +89,9 @@ async def test_a_watch_is_opened_and_cancelled_by_keyboard(browser: Browser, tmp
         await page.keyboard.press("Enter")
         await expect(page.locator("#watch-title")).to_be_focused()
         await expect(page.locator("#watch-details")).to_contain_text(ids[1])
-        await page.keyboard.press("Tab")
-        assert await page.evaluate("document.activeElement.getAttribute('aria-label')") == "Close the watch"
+        for name in ("Copy: the task id", "Close the watch", "Copy: the watch id"):
+            await page.keyboard.press("Tab")
+            assert await page.evaluate("document.activeElement.getAttribute('aria-label')") == name
         await page.keyboard.press("Tab")
         assert "Cancel the watch" in await tab.focused()
         await page.keyboard.press("Enter")

@@ -1,13 +1,16 @@
 """The dashboard's routes and its live stream in a running bridge."""
 
 import asyncio
+import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from standardwebhooks.webhooks import Webhook
 
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Outcome
-from tests.dashboard.harness import KEY, Bridge, free_port, running_bridge
+from tests.dashboard.harness import APP_TOKEN, KEY, Bridge, free_port, running_bridge
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
@@ -61,8 +64,8 @@ async def test_a_watch_has_a_timeline_with_the_receivers_answers(tmp_path: Path)
 
         shown = await operator.wait_for("watch", died, f"?watch={watch['id']}")
         kinds = [entry["kind"] for entry in shown["timeline"]]
-        assert kinds == ["registered", "polled", "settled", "attempt", "attempt", "dead"]
-        assert shown["timeline"][3]["title"] == "Attempt 1 of the completed callback: answered 500"
+        assert kinds == ["registered", "polled", "settled", "attempt", "dead"]
+        assert shown["timeline"][3]["title"] == "Attempts 1 to 2 of the completed callback: answered 500"
         assert shown["timeline"][3]["body"] == f"no: {MARKUP}"
         assert shown["callback_url"] == f"{bridge.receiver.url}/answer/500"
         assert shown["headers"] == {"X-Auth": "********"}
@@ -190,7 +193,9 @@ async def test_a_dead_callback_is_sent_again_with_the_same_id(tmp_path: Path) ->
         shown = await operator.wait_for(
             "watch", lambda one: one["deliveries"][0]["state"] == "delivered", f"?watch={watch}"
         )
-        assert [entry["kind"] for entry in shown["timeline"]].count("attempt") == 2
+        [gone, delivered] = [entry for entry in shown["timeline"] if entry["kind"] == "attempt"]
+        assert "changes" not in gone
+        assert delivered["changes"][0] == {"name": "result", "before": "answered 410", "after": "answered 204"}
         assert bridge.receiver.received == [delivery["id"]] * 2
 
 
@@ -252,3 +257,62 @@ async def test_the_overview_lists_receivers_and_an_operator_pauses_and_resumes_o
         assert len(bridge.receiver.received) == 2
         assert (await operator.post("/page/receivers/nonsense/pause")).status == 422
         assert (await operator.post(f"/page/receivers/{name}/pause", **{"X-CSRF-Token": ""})).status == 403
+
+
+# --- payloads and pings -------------------------------------------------------------------------------------------
+
+
+async def test_a_payload_is_shown_with_its_exact_bytes_and_signed_now(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        own = "whsec_" + base64.b64encode(b"a secret of this watch alone 123").decode()
+        watch = await bridge.register(headers={"X-Auth": "hidden-header"}, secret=own, context={"name": MARKUP})
+        operator = await bridge.operator()
+        await operator.wait_for("watch", lambda one: one["state"] == "settled", f"?watch={watch['id']}")
+        shown = (await operator.get(f"/page/watches/{watch['id']}/payloads")).json
+        [payload] = shown["payloads"]
+        headers = dict(payload["headers"])
+        assert payload["type"] == "video.completed"
+        assert headers["webhook-id"] == payload["id"] == json.loads(payload["payload"])["id"]
+        assert abs(int(headers["webhook-timestamp"]) - shown["now"]) < 1
+        Webhook(own).verify(payload["payload"], headers)
+        assert payload["masked_headers"] == [["X-Auth", "********"]]
+        for hidden in ("hidden-header", "hidden-query", own, KEY):
+            assert hidden not in str(shown)
+        app = {"Authorization": f"Bearer {APP_TOKEN}"}
+        envelope = await bridge.request("GET", f"/watch/{watch['id']}/envelope", headers=app)
+        assert envelope.body == payload["payload"].encode()
+
+
+async def test_an_event_that_is_not_to_be_sent_has_its_payload_as_well(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        watch = await bridge.register(events=["video.failed"])
+        active = await bridge.register(Behaviour(outcome=Outcome.NEVER))
+        operator = await bridge.operator()
+        await operator.wait_for("watch", lambda one: one["state"] == "settled", f"?watch={watch['id']}")
+        [payload] = (await operator.get(f"/page/watches/{watch['id']}/payloads")).json["payloads"]
+        assert json.loads(payload["payload"])["id"] == payload["id"]
+        assert (await operator.get(f"/page/watches/{active['id']}/payloads")).json["payloads"] == []
+        assert (await operator.get(f"/page/watches/wat_{'0' * 26}/payloads")).status == 404
+
+
+async def test_payloads_need_a_session_and_a_ping_needs_the_csrf_token(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        watch = await bridge.register()
+        operator = await bridge.operator()
+        assert (await bridge.request("GET", f"/page/watches/{watch['id']}/payloads")).status == 401
+        ping = f"/page/watches/{watch['id']}/ping"
+        for missing in ({"X-CSRF-Token": ""}, {"Origin": "https://evil.example"}):
+            assert (await operator.post(ping, **missing)).status == 403
+
+
+async def test_a_ping_reaches_the_receiver_as_the_watchs_callbacks_do(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        watch = await bridge.register(Behaviour(outcome=Outcome.NEVER), headers={"X-Auth": "hidden-header"})
+        operator = await bridge.operator()
+        answer = await operator.post(f"/page/watches/{watch['id']}/ping")
+        assert (answer.status, answer.json["ok"], answer.json["status_code"]) == (200, True, 200)
+        assert len(bridge.receiver.received) == 1
+        bridge.receiver.statuses[200] = 401
+        answer = await operator.post(f"/page/watches/{watch['id']}/ping")
+        assert answer.json["error"]["message"] == "the receiver answered 401"
+        assert (await operator.post(f"/page/watches/wat_{'0' * 26}/ping")).status == 404

@@ -1,10 +1,13 @@
 """`POST /ping`: checks a callback target, then sends it one signed `bridge.ping`."""
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
 from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
+from bridge.callback.sender import repeats_secret
 from bridge.core.delivery import problem_of
 from bridge.core.event import ping_payload
 from bridge.core.ids import ping_id
@@ -32,11 +35,25 @@ async def ping(request: web.Request, caller: Caller) -> web.Response:
     unresolved = await _check_target(context, context.guard.parse(body.callback_url))
     if body.dry_run:
         return json_answer(_outcome(unresolved, clock() - started_at))
+    return json_answer(await send_ping(context, caller, body.callback_url))
+
+
+async def send_ping(
+    context: AppContext,
+    caller: Caller,
+    callback_url: str,
+    headers: Mapping[str, str] | None = None,
+    secret: str | None = None,
+) -> PingOutcome:
+    """Sends one ping within the caller's limits. Raises TooManyPings.
+
+    `headers` and `secret` are those of a watch; without a secret the configured ones sign.
+    """
     with context.ping_limits.one(caller.key):
-        answer, seconds = await _send(context, body.callback_url)
+        answer, seconds = await _send(context, callback_url, headers or {}, secret)
     outcome = _outcome(answer, seconds)
-    _log.event("pinged", callback_url=without_query(body.callback_url), by=caller.key, ok=outcome["ok"])
-    return json_answer(outcome)
+    _log.event("pinged", callback_url=without_query(callback_url), by=caller.key, ok=outcome["ok"])
+    return outcome
 
 
 async def _check_target(context: AppContext, target: Target) -> Answer | None:
@@ -55,13 +72,19 @@ async def _check_target(context: AppContext, target: Target) -> Answer | None:
     return None
 
 
-async def _send(context: AppContext, callback_url: str) -> tuple[Answer, float]:
+async def _send(
+    context: AppContext, callback_url: str, headers: Mapping[str, str], secret: str | None
+) -> tuple[Answer, float]:
     event_id = ping_id(context.system.token_bytes(20))
     now = context.store.now()
     payload = ping_payload(event_id, now)
-    headers = context.signer.headers(event_id, int(now), payload)
-    result = await context.sender.send(callback_url, headers, payload)
-    return result.answer, result.duration_seconds
+    signature = context.signer.headers(event_id, int(now), payload, secret)
+    result = await context.sender.send(callback_url, {**headers, **signature}, payload)
+    answer = result.answer
+    # The sender hides a location that repeats a header's value; it does not know the secret.
+    if secret and isinstance(answer, Answered) and answer.location and repeats_secret(answer.location, [secret]):
+        answer = replace(answer, location=None)
+    return answer, result.duration_seconds
 
 
 def _outcome(answer: Answer | None, seconds: float) -> PingOutcome:

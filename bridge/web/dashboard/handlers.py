@@ -6,10 +6,12 @@ from aiohttp import web
 
 from bridge.telemetry import get_logger
 from bridge.web.api import deliveries, receivers
+from bridge.web.api.pings import send_ping
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.overview import OVERVIEW, charts
+from bridge.web.dashboard.payloads import payloads_json
 from bridge.web.dashboard.serializers import watch_json
 from bridge.web.dashboard.sessions import Session
 from bridge.web.dashboard.watch_table import diagnosed
@@ -34,6 +36,15 @@ async def read_watch(request: web.Request, _: Session) -> web.Response:
     return json_answer(await one_watch(request.app, watch_id_of(request)))
 
 
+async def read_payloads(request: web.Request, _: Session) -> web.Response:
+    """`GET /page/watches/{id}/payloads`: each event of a watch as its receiver gets it, signed now."""
+    query_of(request)
+    context = request.app[CONTEXT]
+    outgoing = await context.store.outgoing(watch_id_of(request))
+    version = request.app[DASHBOARD].version
+    return json_answer(payloads_json(outgoing, context.signer, context.store.now(), version))
+
+
 async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
     """One watch with its timeline. Raises NotFound."""
     store = app[CONTEXT].store
@@ -52,6 +63,16 @@ async def cancel_watch(request: web.Request, session: Session) -> web.Response:
     await request.app[CONTEXT].registration.cancel(watch_id, None)
     _log.event("cancel_requested", watch_id=watch_id, by=_caller(session).key)
     return json_answer(await one_watch(request.app, watch_id))
+
+
+async def ping_receiver(request: web.Request, session: Session) -> web.Response:
+    """`POST /page/watches/{id}/ping`: one ping to the watch's receiver, signed and with headers like its callbacks."""
+    query_of(request)
+    context = request.app[CONTEXT]
+    context.check_not_draining()
+    outgoing = await context.store.outgoing(watch_id_of(request))
+    caller = _caller(session)
+    return json_answer(await send_ping(context, caller, outgoing.callback_url, outgoing.headers, outgoing.secret))
 
 
 async def retry_delivery(request: web.Request, session: Session) -> web.Response:

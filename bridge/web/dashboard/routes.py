@@ -18,10 +18,12 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/page/overview", reading(handlers.read_overview)),
     ("GET", "/page/watches", reading(watch_table.read_watches)),
     ("GET", "/page/watches/{id}", reading(handlers.read_watch)),
+    ("GET", "/page/watches/{id}/payloads", reading(handlers.read_payloads)),
     ("GET", "/page/live", reading(live_stream.stream)),
     # With a session, a request from the same origin and the session's CSRF token.
     ("POST", "/page/sign-out", changing(sign_in.sign_out)),
     ("POST", "/page/watches/{id}/cancel", changing(handlers.cancel_watch)),
+    ("POST", "/page/watches/{id}/ping", changing(handlers.ping_receiver)),
     ("POST", "/page/deliveries/retry", changing(handlers.retry_deliveries)),
     ("POST", "/page/receivers/{receiver}/pause", changing(handlers.pause_receiver)),
     ("POST", "/page/receivers/{receiver}/resume", changing(handlers.resume_receiver)),

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bridge.core.event import error_view
-from bridge.core.model import DeliveryState
+from bridge.core.model import DeliveryState, TaskFacts
 from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.core.registration import MASK
 from bridge.polling.state import CredentialStatus, LiveTask
@@ -72,8 +72,21 @@ def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosi
         "error": None if snapshot.error is None else dict(error_view(snapshot.error)),
         "deliveries": [_delivery(one) for one in history.view.deliveries],
         "model": facts.model or watch.model,
-        "timing": timing_of(history.view, facts),
+        "host": history.host,
+        "timing": _timing(history, facts),
         "timeline": timeline(history, live),
+    }
+
+
+def _timing(history: WatchHistory, facts: TaskFacts) -> dict[str, float | None]:
+    """When each step was reached. A task that was polled before the registration has no first answer of this watch."""
+    created_at = history.view.watch.created_at
+    answers = [at for _, at in history.seen] + ([] if facts.seen_at is None else [facts.seen_at])
+    first = min(answers, default=None)
+    return {
+        "registered_at": created_at,
+        "first_answer_at": first if first is not None and first >= created_at else None,
+        **timing_of(history.view, facts),
     }
 
 

@@ -1,20 +1,23 @@
 """The timeline of one watch: what happened, oldest first, and what comes next. Pure.
 
-Each entry is `{at, kind, level, title, ahead}` and, where there is more, `text`, `body`, `delivery` and
-`duration_seconds`. `at` is in Unix seconds. `ahead` is true for what has not happened yet.
+Each entry is `{at, kind, level, title, ahead}` and, where there is more, `text`, `body`, `delivery`,
+`duration_seconds`, `changes` and `repeats`. `at` is in Unix seconds. `ahead` is true for what has not happened yet.
+Attempts that follow each other with the same result are one entry: `repeats` has all of them but the first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import count
 from typing import Any, Final
 
-from bridge.core.model import STATUS_EVENTS, Attempt, DeliveryState, EventType, Outcome, WatchState
+from bridge.core.model import STATUS_EVENTS, DeliveryState, EventType, Outcome, WatchState
 from bridge.core.watch import TERMINAL
 from bridge.polling.state import LiveTask
 from bridge.store.dashboard_queries import WatchHistory
 from bridge.store.records import DeliveryView, PollNote
 from bridge.telemetry import without_query
 from bridge.web.dashboard.alerts import Level
+from bridge.web.dashboard.attempts import NumberedAttempt, numbered, runs
 from bridge.web.dashboard.formatting import counted, is_superseded, message_of, sentence
 
 _STATUS_TITLES: Final[Mapping[EventType, str]] = {
@@ -68,8 +71,8 @@ def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, An
         yield _entry(history.ended_at, "cancelled", "Cancelled: no more polls, no more callbacks")
     for delivery in history.view.deliveries:
         attempts = history.attempts.get(delivery.id, ())
-        for number, attempt in enumerate(attempts, 1 + delivery.attempts - len(attempts)):
-            yield _attempt(delivery, attempt, number)
+        for run in runs(numbered(attempts, 1 + delivery.attempts - len(attempts))):
+            yield _attempts(delivery, run)
         if delivery.state is DeliveryState.DEAD:
             yield _dead(delivery)
 
@@ -94,21 +97,35 @@ def _last_poll_failed(note: PollNote) -> bool:
     return at is not None and polled_at is not None and at >= polled_at
 
 
-def _attempt(delivery: DeliveryView, attempt: Attempt, number: int) -> dict[str, Any]:
-    status = attempt.status_code
+def _attempts(delivery: DeliveryView, run: Sequence[NumberedAttempt]) -> dict[str, Any]:
+    """The entry for attempts with the same result."""
+    first, *others = run
+    attempt, status = first.attempt, first.attempt.status_code
     succeeded = status is not None and 200 <= status < 300
     result = f"answered {status}" if status is not None else "no answer"
     name = delivery.type.removeprefix("video.").replace("_", " ")
+    which = f"Attempts {first.number} to {others[-1].number}" if others else f"Attempt {first.number}"
     return _entry(
         attempt.started_at,
         "attempt",
-        f"Attempt {number} of the {name} callback: {result}",
+        f"{which} of the {name} callback: {result}",
         "good" if succeeded else Level.WARN,
         text=None if status is not None else sentence(message_of(attempt.error)),
         body=attempt.body or None,
         delivery=delivery.id,
         duration_seconds=attempt.duration_seconds,
+        changes=[asdict(change) for change in first.changes] or None,
+        repeats=[_repeat(one) for one in others] or None,
     )
+
+
+def _repeat(one: NumberedAttempt) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "at": tenths(one.attempt.started_at),
+        "duration_seconds": one.attempt.duration_seconds,
+        "changes": [asdict(change) for change in one.changes],
+    }
 
 
 def _dead(delivery: DeliveryView) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 // The alerts: one row each, grouped by what they concern. A row opens to its explanation and the next step.
 
 import { openResendDialog } from "./dialogs.js";
+import { disclosure } from "./disclosure.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { counted } from "./format.js";
 import { setFilters } from "./state.js";
 
 const LEVEL_NAMES = { bad: "Failing", warn: "Needs attention", note: "Information" };
 const KIND_NAMES = { bridge: "Bridge", amux: "amux", receivers: "Receivers", watches: "Watches" };
-
-const opened = new Set(); // the keys of the alerts that the operator has opened
 
 let receivers = [];
 let announced = null; // the titles of the problems that were announced, by key
@@ -92,12 +91,11 @@ function buildAlert(alert) {
   return el(
     "li",
     { class: "alert", "data-level": level },
-    el(
-      "details",
-      { open: opened.has(key), toggle: (event) => toggled(key, event.target.open) },
-      el("summary", { "data-focus": "open" }, icon(level), el("span", { class: "visually-hidden" }, `${LEVEL_NAMES[level]}: `), el("strong", { class: "title" }, title), el("span", { class: "preview muted", "aria-hidden": "true" }, explanation)),
-      el("p", { class: "explanation" }, explanation),
-      el("p", { class: "next-step" }, el("strong", {}, "Next step: "), nextStep),
+    disclosure(
+      `alert ${key}`,
+      [icon(level), el("span", { class: "visually-hidden" }, `${LEVEL_NAMES[level]}: `), el("strong", { class: "title" }, title), el("span", { class: "preview muted", "aria-hidden": "true" }, explanation)],
+      [el("p", { class: "explanation" }, explanation), el("p", { class: "next-step" }, el("strong", {}, "Next step: "), nextStep)],
+      sizeBox,
     ),
     actions.length ? el("p", { class: "actions" }, actions) : null,
   );
@@ -105,8 +103,6 @@ function buildAlert(alert) {
 
 // The list has one height while all rows are closed and another one while a row is open. So the page below moves when
 // the operator opens or closes a row, and never because an alert begins or ends.
-function toggled(key, isOpen) {
-  if (isOpen) opened.add(key);
-  else opened.delete(key);
+function sizeBox() {
   byId("alert-box").toggleAttribute("data-open", byId("alerts").querySelector("details[open]") !== null);
 }

@@ -1,11 +1,13 @@
-// Two dialogs: confirm the cancellation of a watch, and choose which dead callbacks to send again.
+// The page's dialog, and two uses of it: confirm a cancellation, and choose which dead callbacks to send again.
 
 import { byId, el, setText } from "./dom.js";
 import { counted, iso, now, number } from "./format.js";
 import { RequestError, post } from "./net.js";
 
-function open(...children) {
+// Shows elements in the dialog; the first one is its title, with the id dialog-title. `kind` is a CSS class.
+export function openDialog(children, kind = "") {
   const dialog = byId("dialog");
+  dialog.className = kind;
   dialog.replaceChildren(...children);
   dialog.showModal();
   dialog.addEventListener("close", restoreFocus, { once: true });
@@ -17,7 +19,7 @@ function restoreFocus() {
   if (active === document.body || byId("dialog").contains(active)) byId("alert-summary").focus({ preventScroll: true });
 }
 
-const close = () => byId("dialog").close();
+export const closeDialog = () => byId("dialog").close();
 
 // Run an action with its button disabled. An error is shown in `message`, and the button can be used again.
 async function run(button, message, action) {
@@ -37,13 +39,13 @@ async function run(button, message, action) {
 // `cancel` is asynchronous and returns a function to call when the dialog is closed.
 export function openCancelDialog(taskId, cancel) {
   const message = el("p", { class: "message", role: "alert" });
-  const confirm = el("button", { type: "button", class: "danger", click: () => run(confirm, message, async () => { const afterClose = await cancel(); close(); afterClose(); }) }, "Cancel the watch");
-  open(
+  const confirm = el("button", { type: "button", class: "danger", click: () => run(confirm, message, async () => { const afterClose = await cancel(); closeDialog(); afterClose(); }) }, "Cancel the watch");
+  openDialog([
     el("h2", { id: "dialog-title" }, "Cancel this watch?"),
     el("p", {}, "The bridge stops polling for this watch and sends nothing more to its app. The task ", el("strong", { class: "user-text" }, taskId), " itself continues at amux. You cannot undo this."),
     message,
-    el("p", { class: "actions" }, confirm, el("button", { type: "button", click: close, autofocus: true }, "Keep the watch")),
-  );
+    el("p", { class: "actions" }, confirm, el("button", { type: "button", click: closeDialog, autofocus: true }, "Keep the watch")),
+  ]);
 }
 
 // --- send again ---------------------------------------------------------------------------------------------------
@@ -87,14 +89,14 @@ export function openResendDialog(hosts, selected) {
     cancel.focus();
   }
 
-  const cancel = el("button", { type: "button", click: close }, "Close");
-  open(
+  const cancel = el("button", { type: "button", click: closeDialog }, "Close");
+  openDialog([
     el("h2", { id: "dialog-title" }, "Send dead callbacks again"),
     el("p", { class: "field" }, el("label", { for: "resend-host" }, "Receiver"), host),
     el("p", { class: "field" }, el("label", { for: "resend-period" }, "Became dead"), period),
     result,
     message,
     el("p", { class: "actions" }, send, cancel),
-  );
+  ]);
   count();
 }

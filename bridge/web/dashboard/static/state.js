@@ -43,6 +43,8 @@ export const closeWatch = () => write({ filters: state.filters, watch: "" }, tru
 
 export const hrefOf = (watch) => `#${new URLSearchParams({ watch })}`;
 
+export const hrefOfHost = (host) => `#${new URLSearchParams({ host })}`;
+
 export function startState() {
   addEventListener("popstate", update);
   addEventListener("hashchange", update);

@@ -1,15 +1,18 @@
-// One watch in the drawer: its state, its callbacks, its timeline, its details, and the actions on it.
+// One watch in the drawer: its state, its callbacks, its details, and the actions on it.
 
+import { copyButton } from "./copy.js";
 import { openCancelDialog } from "./dialogs.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { counted, duration, moment, number, watchStatus, words } from "./format.js";
 import { RequestError, post } from "./net.js";
-import { closeWatch, state } from "./state.js";
-import { absolute, relative } from "./time.js";
+import { openPayloads } from "./payload.js";
+import { closeWatch, hrefOfHost, state } from "./state.js";
+import { relative } from "./time.js";
+import { showStages, showTimeline } from "./timeline.js";
 
 let lastOpened = "";
 let loadFailed = false; // the message says that the watch could not be loaded; it is removed after the next success
-let retrying = "";
+let busy = ""; // the action that has not been answered yet
 
 const narrow = matchMedia("(max-width: 60rem)");
 
@@ -51,7 +54,7 @@ function updateInert() {
 
 function buildDrawer(drawer) {
   drawer.replaceChildren(
-    el("header", { class: "drawer-top" }, el("h2", { id: "watch-title", tabindex: "-1", class: "user-text" }, "Watch"), el("button", { type: "button", class: "quiet icon-button", "aria-label": "Close the watch", click: closeWatch }, icon("close"))),
+    el("header", { class: "drawer-top" }, el("h2", { id: "watch-title", tabindex: "-1", class: "user-text" }, "Watch"), el("span", { id: "watch-copy" }), el("button", { type: "button", class: "quiet icon-button", "aria-label": "Close the watch", click: closeWatch }, icon("close"))),
     el("p", { id: "watch-message", class: "message", role: "status" }),
     el("div", { id: "watch-status" }),
     el("section", { "aria-label": "Callbacks" }, el("ul", { id: "watch-deliveries", class: "deliveries" })),
@@ -68,11 +71,12 @@ export function showWatch(watch) {
   setText(byId("watch-title"), watch.task_id);
   if (loadFailed) showMessage("");
   const { state: watchState, outcome, status, progress, diagnosis, id, task_id } = watch;
-  reconcile(byId("watch-status"), [{ id, task_id, state: watchState, outcome, status, progress, diagnosis }], () => "status", buildStatus);
-  reconcile(byId("watch-deliveries"), watch.deliveries.map((delivery) => ({ ...delivery, watchState })), (delivery) => delivery.id, buildDelivery);
-  reconcile(byId("timing"), stagesOf(watch.timing), (stage) => stage.name, ({ name, at, took }) => el("div", {}, el("dt", {}, name), el("dd", {}, at === null ? "not known" : absolute(at), took === null ? null : el("span", { class: "muted" }, ` after ${duration(took)}`))));
-  reconcile(byId("timeline"), withKeys(watch.timeline), (entry) => entry.key, buildEntry);
-  reconcile(byId("watch-details"), detailsOf(watch), (detail) => detail.name, ({ name, value }) => el("div", {}, el("dt", {}, name), el("dd", { class: "user-text" }, value)));
+  reconcile(byId("watch-copy"), [task_id], () => "copy", () => copyButton("the task id", task_id));
+  reconcile(byId("watch-status"), [{ id, task_id, state: watchState, outcome, status, progress, diagnosis, events: watch.deliveries.length }], () => "status", buildStatus);
+  reconcile(byId("watch-deliveries"), watch.deliveries.map((delivery) => ({ ...delivery, watchState, watch: id })), (delivery) => delivery.id, buildDelivery);
+  showStages(watch.timing);
+  showTimeline(id, watch.timeline);
+  reconcile(byId("watch-details"), detailsOf(watch), (detail) => detail.name, buildDetail);
 }
 
 export function watchFailed({ detail, code }) {
@@ -82,12 +86,19 @@ export function watchFailed({ detail, code }) {
 
 function buildStatus(watch) {
   const [iconName, text] = watchStatus(watch);
+  const hasEvent = watch.events > 0 || watch.state === "settled";
   return el(
     "div",
     { class: "watch-status" },
-    el("p", { class: "state" }, icon(iconName), el("strong", {}, text), el("span", { class: "id muted user-text" }, watch.id)),
+    el("p", { class: "state" }, icon(iconName), el("strong", {}, text), el("span", { class: "id muted user-text" }, watch.id), copyButton("the watch id", watch.id)),
     watch.diagnosis ? el("p", { class: "diagnosis user-text", "data-level": watch.diagnosis.level }, icon(watch.diagnosis.level), el("span", {}, watch.diagnosis.explanation)) : null,
-    watch.state === "active" ? el("p", { class: "actions" }, el("button", { type: "button", class: "danger", "data-focus": "cancel", click: () => openCancelDialog(watch.task_id, () => cancel(watch.id)) }, "Cancel the watch…")) : null,
+    el(
+      "p",
+      { class: "actions" },
+      watch.state === "active" ? el("button", { type: "button", class: "danger", "data-focus": "cancel", click: () => openCancelDialog(watch.task_id, () => cancel(watch.id)) }, "Cancel the watch…") : null,
+      hasEvent ? el("button", { type: "button", "data-focus": "payload", click: () => showPayloads(watch.id, "") }, "Payload and curl…") : null,
+      el("button", { type: "button", "data-focus": "ping", click: () => ping(watch.id) }, "Ping the receiver"),
+    ),
   );
 }
 
@@ -103,52 +114,9 @@ function buildDelivery(delivery) {
     el("span", { class: "name" }, delivery.type),
     el("span", { class: "detail" }, delivery.superseded ? "not sent: the watch became final first" : `${delivery.state}, ${counted(delivery.attempts, "attempt")}`),
     pending && delivery.next_attempt_at ? el("span", { class: "detail muted" }, "next attempt ", relative("until", delivery.next_attempt_at)) : null,
-    el("span", { class: "id muted user-text" }, delivery.id),
-    delivery.superseded || delivery.watchState === "cancelled" ? null : retryButton,
+    el("span", { class: "id muted user-text" }, delivery.id, " ", copyButton("the event id", delivery.id)),
+    el("span", { class: "actions" }, delivery.superseded || delivery.watchState === "cancelled" ? null : retryButton, el("button", { type: "button", "data-focus": "payload", click: () => showPayloads(delivery.watch, delivery.id) }, "Payload…")),
   );
-}
-
-// Give each timeline entry a key that stays the same: by kind for entries whose time changes, otherwise by time.
-const CHANGING_KINDS = new Set(["polled", "next_poll", "deadline", "next_attempt"]);
-
-function withKeys(timeline) {
-  const counts = new Map();
-  return timeline.map((entry) => {
-    const name = `${entry.kind} ${entry.delivery ?? ""} ${CHANGING_KINDS.has(entry.kind) ? "" : entry.at}`;
-    counts.set(name, (counts.get(name) ?? 0) + 1);
-    return { ...entry, key: `${name} ${counts.get(name)}` };
-  });
-}
-
-function buildEntry(entry) {
-  return el(
-    "li",
-    { "data-kind": entry.kind, "data-level": entry.level || null, "data-ahead": entry.ahead ? "" : null },
-    el("span", { class: "when number" }, entry.at === null ? "–" : entry.ahead ? relative("until", entry.at) : absolute(entry.at)),
-    el("p", { class: "title" }, entry.title, entry.duration_seconds === undefined ? null : el("span", { class: "muted" }, ` in ${duration(entry.duration_seconds)}`)),
-    entry.text ? el("p", { class: "user-text entry-text" }, entry.text) : null,
-    entry.body ? el("pre", { class: "user-text", tabindex: "0", "aria-label": "The beginning of the receiver's answer" }, entry.body) : null,
-  );
-}
-
-const STAGES = [
-  ["Submitted to amux", "submitted_at"],
-  ["Ended, by amux's clock", "finished_at"],
-  ["End seen by a poll", "seen_at"],
-  ["Settled", "settled_at"],
-  ["First attempt", "first_attempt_at"],
-  ["Delivered", "delivered_at"],
-];
-
-// Each step of a watch with its time, and how long after the last known step it came.
-function stagesOf(timing) {
-  let before = null;
-  return STAGES.map(([name, field]) => {
-    const at = timing[field];
-    const took = at === null || before === null ? null : Math.max(0, at - before);
-    before = at ?? before;
-    return { name, at, took };
-  });
 }
 
 function detailsOf(watch) {
@@ -157,6 +125,7 @@ function detailsOf(watch) {
     ["Watch", watch.id],
     ["App", watch.app],
     ["Callback", watch.callback_url],
+    ["Receiver", watch.host],
     ["Events", watch.events.join(", ")],
     ["Registered", `${moment(watch.created_at)} UTC`],
     ["Deadline", `${moment(watch.deadline_at)} UTC, after ${duration(watch.timeout_seconds)}`],
@@ -175,6 +144,13 @@ function detailsOf(watch) {
   return details.filter(([, value]) => value).map(([name, value]) => ({ name, value: String(value) }));
 }
 
+const COPIED_DETAILS = new Set(["Callback", "Video", "Context"]);
+
+function buildDetail({ name, value }) {
+  const shown = name === "Receiver" ? el("a", { href: hrefOfHost(value) }, value) : value;
+  return el("div", {}, el("dt", {}, name), el("dd", { class: "user-text", tabindex: value.length > 200 ? "0" : null }, shown), COPIED_DETAILS.has(name) ? copyButton(name.toLowerCase(), value) : null);
+}
+
 // --- actions ------------------------------------------------------------------------------------------------------
 
 function showMessage(text) {
@@ -188,17 +164,36 @@ async function cancel(id) {
   return () => byId("watch-title")?.focus({ preventScroll: true });
 }
 
-// The button stays enabled: a disabled button would lose the focus.
-async function retry(delivery) {
-  if (retrying === delivery.id) return;
-  retrying = delivery.id;
-  try {
+const retry = (delivery) =>
+  act(`retry ${delivery.id}`, "Not sent again", async () => {
     await post(`deliveries/${encodeURIComponent(delivery.id)}/retry`);
-    showMessage(`${delivery.type} will be sent now, as attempt ${number(delivery.attempts + 1)}.`);
+    return `${delivery.type} will be sent now, as attempt ${number(delivery.attempts + 1)}.`;
+  });
+
+const ping = (id) =>
+  act(`ping ${id}`, "Not sent", async () => {
+    showMessage("Sending a ping…");
+    const { ok, status_code: status, error, duration_seconds: seconds } = await post(`watches/${encodeURIComponent(id)}/ping`);
+    return ok ? `Ping: the receiver answered ${status} in ${duration(seconds)}.` : `Ping failed after ${duration(seconds)}: ${error.message}.`;
+  });
+
+const showPayloads = (id, eventId) =>
+  act(`payload ${id}`, "Not shown", async () => {
+    await openPayloads(id, eventId);
+    return "";
+  });
+
+// Run one action at a time and show the message that it returns, or its error. The button stays enabled: a disabled
+// button would lose the focus.
+async function act(name, failed, action) {
+  if (busy === name) return;
+  busy = name;
+  try {
+    showMessage(await action());
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
-    showMessage(`Not sent again: ${error.message}`);
+    showMessage(`${failed}: ${error.message}`);
   } finally {
-    retrying = "";
+    busy = "";
   }
 }

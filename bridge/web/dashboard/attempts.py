@@ -1,0 +1,97 @@
+"""The attempts of one delivery: which of them repeat the last result, and what changed between two answers. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from bridge.core.model import Attempt
+from bridge.web.dashboard.formatting import message_of
+
+SHOWN_AROUND: Final = 24  # characters before and after what differs between two answers
+SHOWN_DIFFERENCE: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What differs between an attempt and the one before it: `result` or `answer`, before and after."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedAttempt:
+    """An attempt with its number, counted from 1, and what changed since the attempt before it."""
+
+    number: int
+    attempt: Attempt
+    changes: Sequence[Change] = ()
+
+
+def numbered(attempts: Sequence[Attempt], first_number: int) -> list[NumberedAttempt]:
+    """The attempts, oldest first, each with its number and its changes. The first one has no changes."""
+    if not attempts:
+        return []
+    following = (
+        NumberedAttempt(first_number + place, after, changes(before, after))
+        for place, (before, after) in enumerate(pairwise(attempts), 1)
+    )
+    return [NumberedAttempt(first_number, attempts[0]), *following]
+
+
+def runs(attempts: Sequence[NumberedAttempt]) -> list[list[NumberedAttempt]]:
+    """The attempts in groups: those that follow each other and have the same result are one group."""
+    groups: list[list[NumberedAttempt]] = []
+    for one in attempts:
+        if groups and result_of(groups[-1][-1].attempt) == result_of(one.attempt):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def result_of(attempt: Attempt) -> str:
+    """The result without the answer's body: `answered 500`, or why there was no answer."""
+    if attempt.status_code is not None:
+        return f"answered {attempt.status_code}"
+    return f"no answer: {message_of(attempt.error)}"
+
+
+def changes(before: Attempt, after: Attempt) -> list[Change]:
+    """What differs between two attempts: the result, and the part of the answers' bodies that is not the same."""
+    found = []
+    if result_of(before) != result_of(after):
+        found.append(Change("result", result_of(before), result_of(after)))
+    old, new = before.body or "", after.body or ""
+    if old != new:
+        found.append(Change("answer", *_differing_parts(old, new)))
+    return found
+
+
+def _differing_parts(old: str, new: str) -> tuple[str, str]:
+    """The parts of two texts that differ, with a few characters around them."""
+    start = _common_length(old, new)
+    end = _common_length(old[start:][::-1], new[start:][::-1])
+    return _around(old, start, len(old) - end), _around(new, start, len(new) - end)
+
+
+def _common_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning.
+
+    A binary search over slices: 12 comparisons for 4 KiB, where a loop over the characters takes 4,096.
+    """
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[:middle] == other[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _around(text: str, start: int, end: int) -> str:
+    first, last = max(0, start - SHOWN_AROUND), min(len(text), end + SHOWN_AROUND, start + SHOWN_DIFFERENCE)
+    return f"{'…' if first else ''}{text[first:last]}{'…' if last < len(text) else ''}"

@@ -1,0 +1,35 @@
+"""The events of a watch as its receiver gets them: the exact bytes, and the headers as they are signed now."""
+
+from typing import Any, Final
+
+from bridge.core.registration import MASK
+from bridge.core.signing import Signer
+from bridge.store.outgoing import BuiltEvent, Outgoing
+
+_JSON: Final = "application/json"
+
+
+def payloads_json(outgoing: Outgoing, signer: Signer, now: float, version: str) -> dict[str, Any]:
+    """Each event with its payload and its headers, as a list of name and value. Values of the app's own are masked.
+
+    `now` is in Unix seconds. A receiver that follows the standard accepts these headers for five minutes.
+    """
+    return {
+        "now": now,
+        "payloads": [_payload_json(event, outgoing, signer, int(now), version) for event in outgoing.events],
+    }
+
+
+def _payload_json(event: BuiltEvent, outgoing: Outgoing, signer: Signer, now: int, version: str) -> dict[str, Any]:
+    headers = {
+        "Content-Type": _JSON,
+        "User-Agent": f"amux-bridge/{version}",
+        **signer.headers(event.id, now, event.payload, outgoing.secret),
+    }
+    return {
+        "id": event.id,
+        "type": event.type,
+        "headers": list(headers.items()),
+        "masked_headers": [[name, MASK] for name in outgoing.headers],
+        "payload": event.payload.decode(),
+    }
