@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from bridge.core.audit import Actor
 from bridge.core.receivers import Receiver
 from bridge.delivery.figures import AttemptFigures
 from bridge.store.store import Store
@@ -40,21 +41,21 @@ class Receivers:
         await self.write_figures()
         return await self._store.receivers.all()
 
-    async def pause(self, name: str, by: str) -> Receiver:
-        """Pauses a receiver: its deliveries wait from now on. `by` is the operator's name. Can be repeated."""
+    async def pause(self, name: str, by: Actor) -> Receiver:
+        """Pauses a receiver: its deliveries wait from now on. Can be repeated."""
         async with self._store.request_limit(), self._lock:
             if await self._store.receivers.pause(name, by):
                 means = "its deliveries wait and use up no attempts until it is resumed"
-                _log.event("receiver_paused", host=name, by=by, means=means)
+                _log.event("receiver_paused", host=name, by=by.name, role=by.role, means=means)
             await self._refresh()
             return await self._one(name)
 
-    async def resume(self, name: str, by: str) -> Receiver:
+    async def resume(self, name: str, by: Actor) -> Receiver:
         """Resumes a receiver: all that wait become due, spread over time. Can be repeated."""
         async with self._store.request_limit(), self._lock:
-            if await self._store.receivers.resume(name):
+            if await self._store.receivers.resume(name, by):
                 means = "all its deliveries become due, spread over time"
-                _log.event("receiver_resumed", host=name, by=by, means=means)
+                _log.event("receiver_resumed", host=name, by=by.name, role=by.role, means=means)
             await self._refresh()
             return await self._one(name)
 

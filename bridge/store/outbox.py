@@ -12,10 +12,11 @@ from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, l
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
+from bridge.core.audit import Action, Actor, AuditEntry
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchCancelled
 from bridge.core.model import Event, EventType, PendingDelivery, WatchState
-from bridge.store import replicas
+from bridge.store import audit, replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -262,7 +263,7 @@ RETRY_REQUESTED = 0.0
 
 # The watches are locked against retention, which could otherwise delete one that is about to have a pending delivery.
 _FIND = (
-    select(deliveries.c.id, watches.c.app, watches.c.host, watches.c.state)
+    select(deliveries.c.id, deliveries.c.watch_id, watches.c.app, watches.c.host, watches.c.state)
     .join(watches, watches.c.id == deliveries.c.watch_id)
     .where(deliveries.c.id == bindparam("an_id"))
     .with_for_update(read=True, of=watches)  # until the end of this transaction the watch is not cancelled
@@ -284,15 +285,17 @@ _DUE_AGAIN = _insert_due.on_conflict_do_update(
 
 
 def retry(
-    connection: Connection, items: Sequence[tuple[str, str | None]], replica: Replica
+    connection: Connection, items: Sequence[tuple[str, str | None, Actor | None]], replica: Replica
 ) -> Sequence[BridgeError | None]:
-    """Make deliveries due now, each given as its id and the app that may retry it (None: any app's delivery).
+    """Make deliveries due now, each given as its id, the app that may retry it (None: any app's), and who does it.
 
     The result is NotFound for another app's delivery, and WatchCancelled for a delivery of a cancelled watch.
     """
     results: list[BridgeError | None] = []
     found: dict[str, str] = {}
-    for delivery_id, app in items:
+    entries: list[AuditEntry] = []
+    now = replica.now()
+    for delivery_id, app, actor in items:
         row = connection.execute(_FIND, {"an_id": delivery_id}).one_or_none()
         if row is None or app not in {None, row.app}:
             results.append(NotFound("there is no such delivery"))
@@ -301,9 +304,15 @@ def retry(
             results.append(WatchCancelled("the watch is cancelled, so nothing more is sent for it"))
             continue
         found[row.id] = row.host
+        entries += _resent(actor, now, row)
         results.append(None)
-    _make_due(connection, found, replica.now())
+    _make_due(connection, found, now)
+    audit.write(connection, entries)
     return results
+
+
+def _resent(actor: Actor | None, now: float, row: Any) -> list[AuditEntry]:
+    return [] if actor is None else [AuditEntry(now, Action.RESENT, actor, row.watch_id, row.id)]
 
 
 def _make_due(connection: Connection, found: dict[str, str], now: float) -> None:
@@ -325,15 +334,20 @@ def count_dead(connection: Connection, dead: DeadFilter) -> int:
     return count
 
 
-def retry_dead(connection: Connection, dead: DeadFilter, after: str, now: float) -> list[str]:
+def retry_dead(
+    connection: Connection, dead: DeadFilter, after: str, now: float, actor: Actor | None = None
+) -> list[str]:
     """Make up to 2,000 of the dead deliveries that the filter finds due now: the first ones with an id above `after`.
 
     Returns their ids, in order.
     """
-    first = _dead(dead, deliveries.c.id, watches.c.host).where(after < _ID).order_by(_ID).limit(RETRIED_AT_ONCE)
+    columns = deliveries.c.id, deliveries.c.watch_id, watches.c.host
+    first = _dead(dead, *columns).where(after < _ID).order_by(_ID).limit(RETRIED_AT_ONCE)
     locked = first.with_for_update(read=True, of=watches)  # as in _FIND
-    found = {row.id: row.host for row in connection.execute(locked)}
+    rows = connection.execute(locked).all()
+    found = {row.id: row.host for row in rows}
     _make_due(connection, found, now)
+    audit.write(connection, [entry for row in rows for entry in _resent(actor, now, row)])
     return list(found)
 
 

@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select
 from bridge.core.errors import BadSetting, NotFound, WatchActive
 from bridge.core.event import event_id_in
 from bridge.core.model import Attempt
+from bridge.store import audit
 from bridge.store.due_deliveries import next_due_at
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -101,7 +103,11 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
     if apps:
         for row in connection.execute(_DELIVERIES, {"those": list(apps)}):
             by_watch[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
-    found = [WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id])) for row in rows]
+    entries = audit.of_watches(connection, [_span(row, by_watch[row.id]) for row in rows]) if rows else {}
+    found = [
+        WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id]), audit=entries.get(row.id, ()))
+        for row in rows
+    ]
     attempted = [one.id for view in found if (one := view.terminal_delivery) is not None and one.attempts]
     if not attempted:
         return found
@@ -111,6 +117,12 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
         replace(view, first_attempt_at=began.get(one.id)) if (one := view.terminal_delivery) is not None else view
         for view in found
     ]
+
+
+def _span(row: Row[Any], deliveries_of: Sequence[DeliveryView]) -> audit.WatchSpan:
+    """The time of a watch: from its registration to its end and that of its last delivery."""
+    ends = [row.ended_at, *(one.delivered_at or one.dead_at for one in deliveries_of)]
+    return audit.WatchSpan(row.id, row.host, row.created_at, inf if None in ends else max(ends))
 
 
 _VERSIONS = (

@@ -12,6 +12,7 @@ import orjson
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from bridge.core.audit import Action, Actor, AuditEntry
 from bridge.core.receivers import (
     FIGURES_SECONDS,
     SLOT_SECONDS,
@@ -22,7 +23,7 @@ from bridge.core.receivers import (
     due_times,
     spread_seconds,
 )
-from bridge.store import dashboard_queries
+from bridge.store import audit, dashboard_queries
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.database import Database
 from bridge.store.ending import GIVEN_UP
@@ -164,17 +165,21 @@ def pause_state(connection: Connection) -> PauseState:
     )
 
 
-def pause(connection: Connection, host: str, by: str, now: float) -> bool:
+def pause(connection: Connection, host: str, by: Actor, now: float) -> bool:
     """Pause a receiver; returns whether it was not paused before."""
-    row = {"host": host, "paused_at": now, "paused_by": by, "resumed_at": None, "waiting": 0, "spread": 0}
-    return connection.execute(_PAUSE, row).first() is not None
+    row = {"host": host, "paused_at": now, "paused_by": by.name, "resumed_at": None, "waiting": 0, "spread": 0}
+    changed = connection.execute(_PAUSE, row).first() is not None
+    if changed:
+        audit.write(connection, [AuditEntry(now, Action.PAUSED, by, receiver=host)])
+    return changed
 
 
-def resume(connection: Connection, host: str, now: float) -> bool:
+def resume(connection: Connection, host: str, by: Actor, now: float) -> bool:
     """Resume a receiver; returns whether it was paused. Its first deliveries get their times: see `spread`."""
     waiting = connection.execute(_COUNT_WAITING, {"a_host": host}).scalar_one()
     changed = connection.execute(_RESUME, {"a_host": host, "at": now, "count": waiting}).rowcount > 0
     if changed:
+        audit.write(connection, [AuditEntry(now, Action.RESUMED, by, receiver=host)])
         spread(connection, host)
     return changed
 
@@ -256,13 +261,13 @@ class ReceiverCalls:
         """Which receivers are paused or being resumed."""
         return await self._read(pause_state)
 
-    async def pause(self, name: str, by: str) -> bool:
+    async def pause(self, name: str, by: Actor) -> bool:
         """Pause a receiver; returns whether it was not paused before."""
         return await self._writer.run(pause, name, by, self._database.now())
 
-    async def resume(self, name: str) -> bool:
+    async def resume(self, name: str, by: Actor) -> bool:
         """Resume a receiver; returns whether it was paused. While `spread` returns True, there is more to do."""
-        return await self._writer.run(resume, name, self._database.now())
+        return await self._writer.run(resume, name, by, self._database.now())
 
     async def spread(self, name: str) -> bool:
         """Give more deliveries of a resumed receiver their times; returns whether there may be more."""

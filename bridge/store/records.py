@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bridge.core.audit import AuditEntry
 from bridge.core.delivery import Verdict
 from bridge.core.model import (
     NO_FACTS,
@@ -215,13 +216,14 @@ class TaskView:
 class WatchView:
     """A watch with its task and its deliveries (oldest first).
 
-    `first_attempt_at` is when the first attempt of its terminal event began.
+    `first_attempt_at` is when the first attempt of its terminal event began. `audit` is who did what, oldest first.
     """
 
     watch: Watch
     task: TaskView
     deliveries: tuple[DeliveryView, ...] = ()
     first_attempt_at: float | None = None
+    audit: tuple[AuditEntry, ...] = ()
 
     @property
     def terminal_delivery(self) -> DeliveryView | None:

@@ -2,6 +2,7 @@
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, literal_column, select, update
 
+from bridge.store import audit
 from bridge.store.schema import IS_ACTIVE, attempts, deliveries, events, idempotency, outbox, tasks, watches
 
 _OLD = (
@@ -38,6 +39,7 @@ def delete_ended(connection: Connection, before: float, limit: int) -> int:
 
     `before` is Unix seconds. A watch with a pending delivery stays.
     """
+    audit.delete_of_receivers(connection, before)
     old = connection.execute(_OLD, {"before": before, "most": limit}).all()
     pending = set(connection.execute(_WITH_PENDING, {"those": [row.id for row in old]}).scalars()) if old else set()
     found = [row for row in old if row.id not in pending]
@@ -49,6 +51,7 @@ def delete_ended(connection: Connection, before: float, limit: int) -> int:
         connection.execute(_DELETE_ATTEMPTS, {"those": delivery_ids})
     connection.execute(_DELETE_DELIVERIES, those)
     connection.execute(_DELETE_EVENTS, those)
+    audit.delete_of_watches(connection, those["those"])
     connection.execute(_DELETE_WATCHES, those)
     connection.execute(_DELETE_TASKS, {"those": sorted({row.task for row in found})})
     return len(found)

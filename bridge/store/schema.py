@@ -235,6 +235,33 @@ pauses = Table(
     Column("spread", Integer, nullable=False),
 )
 
+# Who cancelled a watch, resent a delivery, paused or resumed a receiver. It is deleted with the watch.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("actor", Text, nullable=False),  # the name of a token
+    Column("role", Text, nullable=False),
+    Column("watch_id", Text),
+    Column("delivery_id", Text),
+    Column("receiver", Text),
+    Index(
+        "ix_audit_watch",
+        "watch_id",
+        sqlite_where=text("watch_id IS NOT NULL"),
+        postgresql_where=text("watch_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_audit_receiver",
+        "receiver",
+        "at",
+        sqlite_where=text("receiver IS NOT NULL"),
+        postgresql_where=text("receiver IS NOT NULL"),
+    ),
+)
+
 # What the attempts at each receiver showed, by the hour. Each process writes rows of its own, so no two processes wait
 # for one row, and it writes totals, so a write that is repeated changes nothing.
 receiver_figures = Table(

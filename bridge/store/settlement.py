@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Boolean, Connection, Row, and_, bindparam, exists, select, update
 
+from bridge.core.audit import Action, Actor, AuditEntry
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchSettled
 from bridge.core.model import (
     Event,
@@ -22,7 +23,7 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
-from bridge.store import replicas
+from bridge.store import audit, replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import WatchEnd, end_watches
@@ -263,16 +264,16 @@ _CLOSE_UNWATCHED = (
 
 
 def cancel(
-    connection: Connection, items: Sequence[tuple[str, str | None]], replica: Replica
+    connection: Connection, items: Sequence[tuple[str, str | None, Actor | None]], replica: Replica
 ) -> Sequence[CancelledWatch | BridgeError]:
-    """Cancel active watches, each given as its id and the app that may cancel it (None: any app's watch).
+    """Cancel active watches, each given as its id, the app that may cancel it (None: any app's watch), and who does it.
 
     A watch that is cancelled already stays as it is. A task without an active watch closes, and the replica that polls
     it finds it at its next adoption: also this one, because the answer to this transaction may not arrive.
 
     The result is NotFound for another app's watch and WatchSettled for a settled one.
     """
-    those = {"those": sorted({watch_id for watch_id, _ in items})}
+    those = {"those": sorted({watch_id for watch_id, *_ in items})}
     task_rows = sorted({row.task for row in connection.execute(_FIND_WATCHES, those)})
     if task_rows:  # the tasks first, as in settling; what is read after that stays true
         connection.execute(_LOCK_TASKS, {"those": task_rows}).all()
@@ -281,7 +282,8 @@ def cancel(
     now = replica.now()
     results: list[CancelledWatch | BridgeError] = []
     ends: dict[str, WatchEnd] = {}
-    for watch_id, app in items:
+    entries: list[AuditEntry] = []
+    for watch_id, app, actor in items:
         row = rows.get(watch_id)
         if row is None or app not in {None, row.app}:
             results.append(NotFound("there is no such watch"))
@@ -289,10 +291,12 @@ def cancel(
             results.append(WatchSettled("the watch is settled; only an active one can be cancelled"))
         else:
             results.append(CancelledWatch(row.id, row.app, row.task_id, row.task))
-            if row.state == WatchState.ACTIVE:
+            if row.state == WatchState.ACTIVE and row.id not in ends:
+                entries += [AuditEntry(now, Action.CANCELLED, actor, row.id)] if actor is not None else []
                 asked = wants_status(events_of(row.events))
                 ends[row.id] = WatchEnd(row.id, WatchState.CANCELLED, None, now, wants_status=asked)
     end_watches(connection, [ends[watch_id] for watch_id in sorted(ends)])
     if ends:
         connection.execute(_CLOSE_UNWATCHED, {"those": task_rows, "at": now, "shared": replica.shared})
+    audit.write(connection, entries)
     return results

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from bridge.aio.threads import run_once
 from bridge.aio.timeouts import TimeoutSweep
+from bridge.core.audit import Actor
 from bridge.core.delivery import Verdict
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.core.model import Attempt, PendingDelivery
@@ -153,14 +154,14 @@ class Store:
             await self.probe()
             await self._writer.run(registration.check_room, self._active_limit, count, app)
 
-    async def cancel(self, watch_id: str, app: str | None) -> WatchView:
+    async def cancel(self, watch_id: str, app: str | None, by: Actor | None = None) -> WatchView:
         """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled.
 
-        `on_cancelled` is called as soon as the cancellation is known to be durable, whether or not the watch can then
-        be read.
+        `by` is who does it, for the audit trail. `on_cancelled` is called as soon as the cancellation is known to be
+        durable, whether or not the watch can then be read.
         """
         async with self.request_limit():
-            [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app)], self.replica)
+            [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app, by)], self.replica)
             if isinstance(result, BridgeError):
                 raise result
             self.on_cancelled(result)
@@ -266,13 +267,13 @@ class Store:
         """A delivery and its attempts, oldest first. Raises NotFound."""
         return await self._read(queries.one_delivery, delivery_id, app)
 
-    async def retry(self, delivery_id: str, app: str | None) -> DeliveryView:
-        """Make a delivery due now, with a new schedule; its id stays the same.
+    async def retry(self, delivery_id: str, app: str | None, by: Actor | None = None) -> DeliveryView:
+        """Make a delivery due now, with a new schedule; its id stays the same. `by` is for the audit trail.
 
         Raises NotFound, or WatchCancelled.
         """
         async with self.request_limit():
-            [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app)], self.replica)
+            [result] = await self._writer.run_all(outbox.retry, [(delivery_id, app, by)], self.replica)
             if isinstance(result, BridgeError):
                 raise result
             return (await self.delivery(delivery_id, app))[0]
@@ -281,11 +282,11 @@ class Store:
         """How many dead deliveries the filter finds."""
         return await self._read(outbox.count_dead, dead)
 
-    async def retry_dead(self, dead: DeadFilter) -> int:
+    async def retry_dead(self, dead: DeadFilter, by: Actor | None = None) -> int:
         """Make the dead deliveries that the filter finds due now; returns how many."""
         # From id to id, because it must end even when retried deliveries become dead again meanwhile.
         total, last, now = 0, "", self.now()
-        while ids := await self._writer.run(outbox.retry_dead, dead, last, now):
+        while ids := await self._writer.run(outbox.retry_dead, dead, last, now, by):
             total += len(ids)
             last = ids[-1]
         return total

@@ -12,6 +12,7 @@ from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
 from bridge.aio.system import SYSTEM, System
 from bridge.callback.guard import Guard
+from bridge.core.audit import Actor
 from bridge.core.errors import BridgeError, InvalidRequest, StoreUnavailable
 from bridge.core.ids import WATCH_ID_PREFIX, WatchIds
 from bridge.core.model import EventType, Watch
@@ -154,9 +155,9 @@ class RegistrationService:
         known = self._guard.check_cached(request.callback_url)
         return known or await self._guard.check(request.callback_url, remember=True)
 
-    async def cancel(self, watch_id: str, app: str | None) -> WatchView:
+    async def cancel(self, watch_id: str, app: str | None, by: Actor) -> WatchView:
         """Cancels an active watch of an app (None: of any app). May be repeated. Raises NotFound or WatchSettled."""
-        return await self._operations.run(self._store.cancel(watch_id, app))
+        return await self._operations.run(self._store.cancel(watch_id, app, by))
 
     async def finish(self) -> None:
         """Waits until everything that has begun is over. Call it while the store is still open."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs
 from multidict import CIMultiDictProxy
 
+from bridge.core.audit import Actor, Role
 from bridge.core.headers import header_bytes
 from bridge.core.targets import is_loopback
 from bridge.web.errors import Forbidden, Unauthorized
@@ -31,6 +32,11 @@ class Caller:
     name: str
     app: str | None
     visible_app: str | None
+
+    @property
+    def actor(self) -> Actor:
+        """The caller as the audit trail names it."""
+        return Actor(self.name, Role.APP if self.app is not None else Role.OPERATOR)
 
     @property
     def key(self) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from bridge.core.audit import Action, Actor, AuditEntry, Role
 from bridge.core.model import (
     TERMINAL_EVENTS,
     EventType,
@@ -54,3 +55,21 @@ def test_an_error_before_a_successful_poll_is_not_shown() -> None:
     polled = entry(history(replace(ENDED, outcome=Outcome.COMPLETED), note, status="completed"), "polled")
     assert (polled["title"], polled["level"]) == ("Poll 9: completed", "")
     assert "text" not in polled
+
+
+def test_who_did_what_is_in_the_timeline() -> None:
+    ops, app = Actor("ops", Role.OPERATOR), Actor("shop", Role.APP)
+    entries = (
+        AuditEntry(T0 + 1, Action.PAUSED, ops, receiver="a.example:443"),
+        AuditEntry(T0 + 2, Action.RESUMED, ops, receiver="a.example:443"),
+        AuditEntry(T0 + 3, Action.RESENT, app, "wat_1", "evt_1"),
+        AuditEntry(T0 + 4, Action.CANCELLED, app, "wat_1"),
+    )
+    cancelled = history(replace(WATCH, state=WatchState.CANCELLED), PollNote(0, None, None))
+    found = timeline(replace(cancelled, ended_at=T0 + 4, view=replace(cancelled.view, audit=entries)), None)
+    assert [(one["at"], one["title"], one.get("delivery")) for one in found[1:]] == [
+        (T0 + 1, "Receiver paused by ops (operator)", None),
+        (T0 + 2, "Receiver resumed by ops (operator)", None),
+        (T0 + 3, "Sent again by shop (app)", "evt_1"),
+        (T0 + 4, "Cancelled by shop (app): no more polls, no more callbacks", None),
+    ]

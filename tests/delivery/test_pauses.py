@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from bridge.core.audit import Actor, Role
 from bridge.core.model import DeliveryState
 from bridge.core.receivers import ReceiverHealth, duration_quantile
 from bridge.core.schedule import RetryPolicy
@@ -11,6 +12,7 @@ from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.receivers import Receivers
 from tests.delivery.harness import Harness, hang, ok, status
 
+OPS = Actor("ops", Role.OPERATOR)
 LATER = RetryPolicy(delays=(1000,))
 
 
@@ -22,7 +24,7 @@ async def started(harness: Harness, policy: RetryPolicy = LATER) -> tuple[Delive
 async def test_a_paused_receivers_deliveries_wait_and_use_up_no_attempt(harness: Harness) -> None:
     paused, other = await harness.receiver(ok), await harness.receiver(ok)
     deliverer, receivers = await started(harness)
-    await receivers.pause(paused.host, "ops")
+    await receivers.pause(paused.host, OPS)
     waiting = await harness.claimed(paused.url, 3)
     deliverer.hand_over(waiting)  # new ones
     due = await harness.due(paused.url, 3)  # and those that were due
@@ -33,7 +35,7 @@ async def test_a_paused_receivers_deliveries_wait_and_use_up_no_attempt(harness:
     assert paused.calls == []
     views = [await harness.view(one.id) for one in (*waiting, *due)]
     assert {(view.state, view.attempts) for view in views} == {(DeliveryState.PENDING, 0)}
-    assert (await receivers.resume(paused.host, "ops")).pause is None
+    assert (await receivers.resume(paused.host, OPS)).pause is None
     views = await harness.recorded(*waiting, *due)
     assert {(view.state, view.attempts) for view in views} == {(DeliveryState.DELIVERED, 1)}
     assert len(paused.calls) == 6
@@ -45,7 +47,7 @@ async def test_what_waits_in_memory_is_released_and_an_attempt_under_way_ends_as
     deliveries = await harness.claimed(receiver.url, 5)
     deliverer.hand_over(deliveries)
     await harness.until(lambda: receiver.under_way == 2)
-    await receivers.pause(receiver.host, "ops")
+    await receivers.pause(receiver.host, OPS)
     receiver.released.set()
     await harness.until(lambda: len(harness.announced) == 2)
     await harness.until(lambda: not deliverer._claimer.releasing)
@@ -57,7 +59,7 @@ async def test_what_waits_in_memory_is_released_and_an_attempt_under_way_ends_as
 async def test_the_outbox_is_not_queried_all_the_time_because_of_a_paused_backlog(harness: Harness) -> None:
     receiver = await harness.receiver(ok)
     deliverer, receivers = await started(harness)
-    await receivers.pause(receiver.host, "ops")
+    await receivers.pause(receiver.host, OPS)
     harness.stop_ticking()
     await harness.due(receiver.url, 3)
     await deliverer._claimer.work()
@@ -69,25 +71,25 @@ async def test_the_outbox_is_not_queried_all_the_time_because_of_a_paused_backlo
 async def test_a_pause_survives_a_restart(harness: Harness) -> None:
     receiver = await harness.receiver(ok)
     _, receivers = await started(harness)
-    await receivers.pause(receiver.host, "ops")
+    await receivers.pause(receiver.host, OPS)
     again, receivers = await started(harness)
     deliveries = await harness.claimed(receiver.url)
     again.hand_over(deliveries)
     await asyncio.wait_for(harness.store.probe(), 5)
     assert receiver.calls == []
-    await receivers.resume(receiver.host, "ops")
+    await receivers.resume(receiver.host, OPS)
     await harness.recorded(*deliveries)
 
 
 async def test_a_replica_follows_what_another_one_has_changed(harness: Harness) -> None:
     receiver = await harness.receiver(ok)
     deliverer, receivers = await started(harness)
-    await harness.store.receivers.pause(receiver.host, "ops")  # as another replica does
+    await harness.store.receivers.pause(receiver.host, OPS)  # as another replica does
     await receivers.refresh()
     deliveries = await harness.claimed(receiver.url)
     deliverer.hand_over(deliveries)
     assert harness.metrics.paused_receivers._value.get() == 1
-    await harness.store.receivers.resume(receiver.host)
+    await harness.store.receivers.resume(receiver.host, OPS)
     await receivers.refresh()
     await harness.recorded(*deliveries)
     assert harness.metrics.paused_receivers._value.get() == 0
@@ -99,10 +101,10 @@ async def test_a_failing_receiver_stays_paused_and_is_probed_again_after_that(ha
     [delivery] = await harness.claimed(receiver.url)
     deliverer.hand_over([delivery])
     await harness.until(lambda: harness.announced[delivery.watch_id] >= 3)
-    await receivers.pause(receiver.host, "ops")
+    await receivers.pause(receiver.host, OPS)
     [one] = await receivers.all()
     assert one.pause is not None
-    await receivers.resume(receiver.host, "ops")
+    await receivers.resume(receiver.host, OPS)
     await harness.until(lambda: len(receiver.calls) >= 4)
 
 
@@ -141,9 +143,9 @@ async def test_who_paused_and_resumed_is_logged_once(harness: Harness, caplog: p
     _, receivers = await started(harness)
     with caplog.at_level("INFO", logger="bridge.receivers"):
         for _ in range(2):
-            await receivers.pause("app.example:443", "ops")
+            await receivers.pause("app.example:443", OPS)
         for _ in range(2):
-            await receivers.resume("app.example:443", "night shift")
+            await receivers.resume("app.example:443", Actor("night shift", Role.OPERATOR))
     lines = [(one.getMessage(), one.__dict__["bridge_fields"]) for one in caplog.records]
     assert [(event, fields["host"], fields["by"]) for event, fields in lines] == [
         ("receiver_paused", "app.example:443", "ops"),

@@ -113,7 +113,7 @@ async def test_a_watch_registered_while_the_last_one_is_cancelled_opens_another_
     one, two = replicas
     first = await register_watch(one, task_id="shared")
     with open_transaction(one) as connection:
-        settlement_operations.cancel(connection, [(first.watch.id, None)], one.replica)
+        settlement_operations.cancel(connection, [(first.watch.id, None, None)], one.replica)
         second = asyncio.create_task(register_watch(two, task_id="shared", app="other"))
         await until_blocked(connection, second)
     assert (await second).task_row != first.task_row
@@ -154,7 +154,7 @@ async def test_a_delivery_retried_during_retention_is_not_deleted(replicas: list
     one, two = replicas
     given_up = await dead_delivery(one)
     with open_transaction(two) as connection:
-        assert outbox.retry(connection, [(given_up.id, None)], two.replica) == [None]
+        assert outbox.retry(connection, [(given_up.id, None, None)], two.replica) == [None]
         sweeping = asyncio.create_task(one.delete_ended_before(one.now() + MINUTE, 10))
         await until_blocked(connection, sweeping)
     assert await sweeping == 0

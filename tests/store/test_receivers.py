@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import event
 
+from bridge.core.audit import Actor, Role
 from bridge.core.model import Problem
 from bridge.core.receivers import Figures, LastAnswer, Receiver
 from bridge.store import receivers as store_receivers
@@ -26,6 +27,7 @@ from tests.store.builders import (
 )
 from tests.store.test_query_plans import READS_ALL, plans
 
+OPS = Actor("ops", Role.OPERATOR)
 OTHER = "other.example:443"
 LEASE = 30.0
 
@@ -40,34 +42,34 @@ async def claim(store: Store, *hosts: str) -> list[str]:
 async def test_nothing_is_claimed_for_a_paused_receiver_and_others_are_claimed(store: Store) -> None:
     await due_delivery(store)
     other = await due_delivery(store, host=OTHER)
-    assert await store.receivers.pause(HOST, "ops")
+    assert await store.receivers.pause(HOST, OPS)
     assert await store.due_hosts() == {OTHER: 1}
     assert await claim(store, HOST, OTHER) == [other.id]
     assert (await store.receivers.one(HOST)).pending == 1
 
 
 async def test_pausing_again_changes_nothing_and_keeps_who_was_first(store: Store) -> None:
-    assert await store.receivers.pause(HOST, "ops")
+    assert await store.receivers.pause(HOST, OPS)
     first = await store.receivers.one(HOST)
-    assert not await store.receivers.pause(HOST, "night shift")
+    assert not await store.receivers.pause(HOST, Actor("night shift", Role.OPERATOR))
     assert (await store.receivers.one(HOST)).pause == first.pause
     assert first.pause is not None and first.pause.by == "ops"
 
 
 async def test_resuming_twice_and_resuming_what_was_never_paused_change_nothing(store: Store) -> None:
-    assert not await store.receivers.resume(HOST)
-    await store.receivers.pause(HOST, "ops")
-    assert await store.receivers.resume(HOST)
-    assert not await store.receivers.resume(HOST)
+    assert not await store.receivers.resume(HOST, OPS)
+    await store.receivers.pause(HOST, OPS)
+    assert await store.receivers.resume(HOST, OPS)
+    assert not await store.receivers.resume(HOST, OPS)
     assert (await store.receivers.one(HOST)).pause is None
-    assert await store.receivers.pause(HOST, "ops")
+    assert await store.receivers.pause(HOST, OPS)
 
 
 async def test_a_paused_receivers_deliveries_do_not_count_as_the_next_due(store: Store) -> None:
     await due_delivery(store)
     later = await claimed_delivery(store, host=OTHER)
     await record_attempt(store, attempt_result(store, later, retry_at(store.now() + 500)))
-    await store.receivers.pause(HOST, "ops")
+    await store.receivers.pause(HOST, OPS)
     due = await store.next_due_at()
     assert due == pytest.approx(store.now() + 500, abs=30)
     assert (await store.counts()).oldest_due_at == due
@@ -76,10 +78,10 @@ async def test_a_paused_receivers_deliveries_do_not_count_as_the_next_due(store:
 
 async def test_a_retry_of_a_paused_receivers_delivery_waits_too(store: Store) -> None:
     one = await dead_delivery(store)
-    await store.receivers.pause(HOST, "ops")
+    await store.receivers.pause(HOST, OPS)
     assert (await store.retry(one.id, None)).state == "pending"
     assert await claim(store, HOST) == []
-    await store.receivers.resume(HOST)
+    await store.receivers.resume(HOST, OPS)
     assert await store.next_due_at() == pytest.approx(store.now(), abs=5)
 
 
@@ -95,9 +97,9 @@ async def test_all_that_waits_is_due_one_after_the_other_the_oldest_first(
     waiting = [await due_delivery(store) for _ in range(7)]
     for number, one in enumerate(waiting):
         execute(store, "UPDATE outbox SET due_at = :at WHERE id = :id", at=1_000.0 + number, id=one.id)
-    await store.receivers.pause(HOST, "ops")
+    await store.receivers.pause(HOST, OPS)
     before = store.now()
-    await store.receivers.resume(HOST)
+    await store.receivers.resume(HOST, OPS)
     assert (await store.receivers.pause_state()).resuming == {HOST}
     assert await claim(store, HOST) == []  # until all have their times
     while await store.receivers.spread(HOST):
@@ -119,9 +121,9 @@ async def test_another_replica_goes_on_when_the_one_that_resumed_ends(
     first, second = replicas
     for _ in range(3):
         await due_delivery(first)
-    await first.receivers.pause(HOST, "ops")
+    await first.receivers.pause(HOST, OPS)
     assert (await second.receivers.pause_state()).paused == {HOST}
-    await first.receivers.resume(HOST)
+    await first.receivers.resume(HOST, OPS)
     while await second.receivers.spread(HOST):
         pass
     assert not (await first.receivers.pause_state()).held
@@ -134,9 +136,9 @@ async def test_a_receiver_that_is_paused_again_while_it_is_resumed_stays_paused(
     monkeypatch.setattr(store_receivers, "SPREAD_AT_ONCE", 1)
     for _ in range(3):
         await due_delivery(store)
-    await store.receivers.pause(HOST, "ops")
-    await store.receivers.resume(HOST)
-    assert await store.receivers.pause(HOST, "night shift")
+    await store.receivers.pause(HOST, OPS)
+    await store.receivers.resume(HOST, OPS)
+    assert await store.receivers.pause(HOST, Actor("night shift", Role.OPERATOR))
     assert not await store.receivers.spread(HOST)
     paused = (await store.receivers.one(HOST)).pause
     assert paused is not None and paused.by == "night shift"
@@ -145,8 +147,8 @@ async def test_a_receiver_that_is_paused_again_while_it_is_resumed_stays_paused(
 
 async def test_resuming_leaves_the_claim_of_an_attempt_under_way(store: Store) -> None:
     one = await claimed_delivery(store)
-    await store.receivers.pause(HOST, "ops")
-    await store.receivers.resume(HOST)
+    await store.receivers.pause(HOST, OPS)
+    await store.receivers.resume(HOST, OPS)
     await record_attempt(store, attempt_result(store, one, DELIVERED))
 
 
@@ -191,7 +193,7 @@ async def test_receivers_have_their_pending_and_dead_deliveries_and_their_failur
     await dead_delivery(store, host=OTHER)
     failed = await claimed_delivery(store, host=OTHER)
     await record_attempt(store, attempt_result(store, failed, retry_at(store.now()), host_failures=4))
-    await store.receivers.pause("[2001:db8::1]:80", "ops")
+    await store.receivers.pause("[2001:db8::1]:80", OPS)
     found = await by_name(store)
     assert list(found) == sorted(["[2001:db8::1]:80", HOST, OTHER])
     assert (found[HOST].pending, found[HOST].dead, found[HOST].failures) == (1, 0, 0)
@@ -216,7 +218,7 @@ async def test_claims_cost_the_same_beside_a_long_paused_backlog(sqlite_store: S
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 20000) "
         "INSERT INTO outbox (id, host, due_at, set_at) SELECT 'paused' || x, 'paused.example:443', 1.0, 1.0 FROM n",
     )
-    await store.receivers.pause("paused.example:443", "ops")
+    await store.receivers.pause("paused.example:443", OPS)
     one = await due_delivery(store)
     steps = 0
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.callback.guard import Guard
+from bridge.core.audit import Actor, Role
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable, TargetRefused, WatchConflict
 from bridge.core.model import TERMINAL_EVENTS, WatchState
 from bridge.core.targets import TargetPolicy
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SAFETY_SECONDS = 30.0  # ends a test that hangs
 REQUEST = WatchRequest("shop", "task_1", "https://app.example/hook")
+
+SHOP = Actor("shop", Role.APP)
 
 
 class Notifier(ChangeNotifier):
@@ -184,8 +187,8 @@ async def test_a_cancellation_calls_the_poller_the_deliverer_and_the_notifier(ha
     result = await harness.service.register(REQUEST)
     watch_id = result.view.watch.id
     with pytest.raises(NotFound):
-        await harness.service.cancel(watch_id, "lab")
-    view = await harness.service.cancel(watch_id, "shop")
+        await harness.service.cancel(watch_id, "lab", SHOP)
+    view = await harness.service.cancel(watch_id, "shop", SHOP)
     assert view.watch.state is WatchState.CANCELLED
     assert harness.looked_again == [result.view.task.row]
     assert harness.dropped == [watch_id]
@@ -223,7 +226,7 @@ async def test_a_cancellation_that_cannot_be_read_stops_the_work_all_the_same(
     watch = (await harness.service.register(REQUEST)).view.watch
     request.getfixturevalue("silent_reads")
     with pytest.raises(StoreUnavailable):
-        await harness.service.cancel(watch.id, "shop")
+        await harness.service.cancel(watch.id, "shop", SHOP)
     assert harness.looked_again == [harness.polled[0][0].id]
     assert harness.dropped == [watch.id]
 
@@ -242,7 +245,7 @@ async def test_a_cancellation_that_is_written_after_its_caller_gave_up_stops_the
     monkeypatch.setattr(settlement, "cancel", slow_cancel)
     monkeypatch.setattr(harness.notifier, "announce", lambda _: written.set())
     with pytest.raises(StoreUnavailable):
-        await harness.service.cancel(watch.id, "shop")
+        await harness.service.cancel(watch.id, "shop", SHOP)
     assert harness.looked_again == []
     released.set()
     async with asyncio.timeout(SAFETY_SECONDS):

@@ -241,3 +241,30 @@ async def test_a_caller_that_disconnects_can_ping_again(bridge: Bridge, receiver
             await asyncio.sleep(0)
         receiver.go_on.set()
         assert (await bridge.post("/ping", {"callback_url": receiver.url})).json["ok"]
+
+
+# --- who did it ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_watch_shows_and_the_log_has_who_did_what(bridge: Bridge, caplog: pytest.LogCaptureFixture) -> None:
+    cancelled, sent = await bridge.watch(), await bridge.watch(task_id="task_2")
+    delivery = await bridge.dead(sent["id"])
+    with caplog.at_level("INFO"):
+        answer = await bridge.ask("DELETE", f"/watch/{cancelled['id']}")
+        await bridge.ask("POST", f"/deliveries/{delivery}/retry", headers=OPERATOR)
+        await bridge.ask("POST", "/receivers/app.example:443/pause", headers=OPERATOR)
+    [entry] = answer.json["audit"]
+    who = {"delivery_id": None, "receiver": None, "at": entry["at"]}
+    assert entry == {"action": "cancelled", "by": "shop", "role": "app"} | who
+    shown = (await bridge.get(f"/watch/{sent['id']}")).json["audit"]
+    assert [(one["action"], one["by"], one["role"], one["delivery_id"], one["receiver"]) for one in shown] == [
+        ("resent", "ops", "operator", delivery, None),
+        ("paused", "ops", "operator", None, "app.example:443"),
+    ]
+    lines = {one.getMessage(): one.__dict__.get("bridge_fields", {}) for one in caplog.records}
+    for event, by, role in (
+        ("cancel_requested", "shop", "app"),
+        ("retry_requested", "ops", "operator"),
+        ("receiver_paused", "ops", "operator"),
+    ):
+        assert (lines[event]["by"], lines[event]["role"]) == (by, role)

@@ -46,6 +46,7 @@ async def test_a_watch_is_registered_shown_and_polled(bridge: Bridge) -> None:
         "last_error": None,
         "settled_at": None,
         "deliveries": [],
+        "audit": [],
         "timing": dict.fromkeys(
             ("submitted_at", "finished_at", "seen_at", "settled_at", "first_attempt_at", "delivered_at")
         ),

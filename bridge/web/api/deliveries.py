@@ -26,10 +26,17 @@ async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
     context = request.app[CONTEXT]
     query_of(request)
     context.check_not_draining()
-    delivery = await context.store.retry(delivery_id_of(request), caller.visible_app)
+    delivery = await context.store.retry(delivery_id_of(request), caller.visible_app, caller.actor)
     context.deliverer.wake()
     context.change_notifier.announce([delivery.watch_id])
-    _log.event("retry_requested", delivery_id=delivery.id, watch_id=delivery.watch_id, app=delivery.app, by=caller.key)
+    _log.event(
+        "retry_requested",
+        delivery_id=delivery.id,
+        watch_id=delivery.watch_id,
+        app=delivery.app,
+        by=caller.name,
+        role=caller.actor.role,
+    )
     return json_answer(owned_delivery(delivery), 202)
 
 
@@ -47,8 +54,8 @@ async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response
     count = 0
     # The store retries up to 2,000 at a time. The loop stops at the number counted before it: a delivery that dies
     # again meanwhile does not belong to this request.
-    while count < dead and (retried := await context.store.retry_dead(dead_filter)):
+    while count < dead and (retried := await context.store.retry_dead(dead_filter, caller.actor)):
         count += retried
         context.deliverer.wake()
-    _log.event("retries_requested", count=count, app=caller.visible_app, by=caller.key)
+    _log.event("retries_requested", count=count, app=caller.visible_app, by=caller.name, role=caller.actor.role)
     return json_answer(Count(count=count), 202)

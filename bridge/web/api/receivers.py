@@ -64,7 +64,7 @@ async def pause_receiver(request: web.Request, caller: Caller) -> web.Response:
     caller.check_operates()
     query_of(request)
     name = receiver_of(request.match_info["receiver"])
-    return json_answer(receiver_json(await request.app[CONTEXT].receivers.pause(name, caller.name)))
+    return json_answer(receiver_json(await request.app[CONTEXT].receivers.pause(name, caller.actor)))
 
 
 async def resume_receiver(request: web.Request, caller: Caller) -> web.Response:
@@ -72,7 +72,7 @@ async def resume_receiver(request: web.Request, caller: Caller) -> web.Response:
     caller.check_operates()
     query_of(request)
     name = receiver_of(request.match_info["receiver"])
-    return json_answer(receiver_json(await request.app[CONTEXT].receivers.resume(name, caller.name)))
+    return json_answer(receiver_json(await request.app[CONTEXT].receivers.resume(name, caller.actor)))
 
 
 def receiver_json(one: Receiver) -> ReceiverBody:

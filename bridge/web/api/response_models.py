@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
+from bridge.core.audit import Action, Role
 from bridge.core.model import DeliveryState, EventType, Outcome, TaskStatus, WatchState
 from bridge.web.api import json_schemas
 from bridge.web.errors import ProblemBody
@@ -119,6 +120,17 @@ class Timing(TypedDict):
     delivered_at: Annotated[Time | None, Field(description="The receiver answered the terminal event with 2xx.")]
 
 
+class AuditBody(TypedDict):
+    """Something that a caller did to the watch, or to its receiver in the watch's time."""
+
+    at: Time | None
+    action: Annotated[Action, Field(description="`cancelled`, `resent`: the watch; `paused`, `resumed`: its receiver.")]
+    by: Annotated[str, Field(description="The name of the caller's token.")]
+    role: Role
+    delivery_id: Annotated[DeliveryId | None, Field(description="The delivery that was resent.")]
+    receiver: Annotated[str | None, Field(description="The receiver that was paused or resumed.")]
+
+
 class WatchBody(WatchHead, Polling):
     """A watch: the promise to notify one app about one task."""
 
@@ -127,6 +139,7 @@ class WatchBody(WatchHead, Polling):
     settled_at: Time | None
     deliveries: list[DeliveryBody]
     timing: Timing
+    audit: Annotated[list[AuditBody], Field(description="Who did what to the watch and to its receiver, oldest first.")]
 
 
 class WatchPage(TypedDict):

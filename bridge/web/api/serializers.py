@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from bridge.core.audit import AuditEntry
 from bridge.core.event import error_view, limited_url
 from bridge.core.model import (
     Attempt,
@@ -25,6 +26,7 @@ from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.telemetry import rfc3339
 from bridge.web.api.response_models import (
     AttemptBody,
+    AuditBody,
     DeliveryBody,
     DeliveryWithLog,
     ErrorBody,
@@ -69,6 +71,18 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Watch
         "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
         "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
         "timing": _timing(view, task.note.facts),
+        "audit": [_audit_entry(one) for one in view.audit],
+    }
+
+
+def _audit_entry(one: AuditEntry) -> AuditBody:
+    return {
+        "at": rfc3339(one.at),
+        "action": one.action,
+        "by": one.by.name,
+        "role": one.by.role,
+        "delivery_id": one.delivery_id,
+        "receiver": one.receiver,
     }
 
 

@@ -12,7 +12,7 @@ from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
 from bridge.core.watch_search import SearchText
 from bridge.store.records import Idempotency, RegisteredWatch, WatchQuery, WatchView
-from bridge.telemetry import rfc3339
+from bridge.telemetry import get_logger, rfc3339
 from bridge.watches.registration import WatchRequest
 from bridge.web.api.json_schemas import MAX_APP_NAME
 from bridge.web.api.request_models import BatchRequest, WatchRequestBody, query_time, stored_receiver
@@ -44,6 +44,8 @@ LIST_PARAMETERS: Final = (
     *("state", "outcome", "task_id", "event_id", "delivery_state", "callback_host", "created_after", "created_before"),
     *("q", "limit", "cursor", "app"),
 )
+
+_log = get_logger("web")
 
 
 async def create_watch(request: web.Request, caller: Caller) -> web.Response:
@@ -216,5 +218,7 @@ async def cancel_watch(request: web.Request, caller: Caller) -> web.Response:
     """`DELETE /watch/{id}`: cancels an active watch, repeatable; a settled one is a 409."""
     context = request.app[CONTEXT]
     query_of(request)
-    view = await context.registration.cancel(watch_id_of(request), caller.visible_app)
+    watch_id, actor = watch_id_of(request), caller.actor
+    view = await context.registration.cancel(watch_id, caller.visible_app, actor)
+    _log.event("cancel_requested", watch_id=watch_id, app=view.watch.app, by=actor.name, role=actor.role)
     return json_answer(watch_json(view, context.poller.live))

@@ -60,8 +60,9 @@ async def cancel_watch(request: web.Request, session: Session) -> web.Response:
     """`POST /page/watches/{id}/cancel`: the watch after the change, or 409 when it is settled."""
     query_of(request)
     watch_id = watch_id_of(request)
-    await request.app[CONTEXT].registration.cancel(watch_id, None)
-    _log.event("cancel_requested", watch_id=watch_id, by=_caller(session).key)
+    actor = _caller(session).actor
+    await request.app[CONTEXT].registration.cancel(watch_id, None, actor)
+    _log.event("cancel_requested", watch_id=watch_id, by=actor.name, role=actor.role)
     return json_answer(await one_watch(request.app, watch_id))
 
 

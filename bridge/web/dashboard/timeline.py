@@ -10,6 +10,7 @@ from dataclasses import asdict
 from itertools import count
 from typing import Any, Final
 
+from bridge.core.audit import Action, AuditEntry
 from bridge.core.model import STATUS_EVENTS, DeliveryState, EventType, Outcome, WatchState
 from bridge.core.watch import TERMINAL
 from bridge.polling.state import LiveTask
@@ -29,6 +30,11 @@ _OUTCOMES: Final[Mapping[Outcome, tuple[str, str]]] = {
     Outcome.FAILED: (Level.WARN, "Settled: the task failed at amux"),
     Outcome.TIMED_OUT: (Level.WARN, "Settled: the watch timed out"),
     Outcome.UNAVAILABLE: (Level.WARN, "Settled: amux no longer gives the task's status"),
+}
+_AUDIT_TITLES: Final[Mapping[Action, str]] = {
+    Action.RESENT: "Sent again",
+    Action.PAUSED: "Receiver paused",
+    Action.RESUMED: "Receiver resumed",
 }
 _UNKNOWN_TIME: Final = float("inf")  # sorts last
 
@@ -68,13 +74,21 @@ def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, An
         text = None if error is None else sentence(message_of(error))
         yield _entry(history.ended_at, "settled", title, level, text=text)
     if watch.state is WatchState.CANCELLED:
-        yield _entry(history.ended_at, "cancelled", "Cancelled: no more polls, no more callbacks")
+        by = next((_by(one) for one in history.view.audit if one.action is Action.CANCELLED), "")
+        yield _entry(history.ended_at, "cancelled", f"Cancelled{by}: no more polls, no more callbacks")
+    for one in history.view.audit:
+        if one.action in _AUDIT_TITLES:
+            yield _entry(one.at, one.action, f"{_AUDIT_TITLES[one.action]}{_by(one)}", delivery=one.delivery_id)
     for delivery in history.view.deliveries:
         attempts = history.attempts.get(delivery.id, ())
         for run in runs(numbered(attempts, 1 + delivery.attempts - len(attempts))):
             yield _attempts(delivery, run)
         if delivery.state is DeliveryState.DEAD:
             yield _dead(delivery)
+
+
+def _by(one: AuditEntry) -> str:
+    return f" by {one.by.name} ({one.by.role})"
 
 
 def _last_poll(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:

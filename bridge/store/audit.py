@@ -1,0 +1,78 @@
+"""The audit trail in the store: written in the transaction of the action, read with the watch that it concerns."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, select
+
+from bridge.core.audit import Action, Actor, AuditEntry, Role
+from bridge.store.bulk_statements import inserting
+from bridge.store.schema import audit
+
+MOST = 1_000  # entries of the watches of a page, the newest; and as many of their receivers
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSpan:
+    """A watch, its receiver, and the time in which it waited for something (Unix seconds)."""
+
+    watch_id: str
+    host: str
+    since: float
+    until: float
+
+
+_INSERT = inserting(audit, ("at", "action", "actor", "role", "watch_id", "delivery_id", "receiver"))
+_NEWEST = select(audit).order_by(audit.c.seq.desc()).limit(MOST)
+_OF_WATCHES = _NEWEST.where(audit.c.watch_id.in_(bindparam("those", expanding=True)))
+_OF_RECEIVERS = _NEWEST.where(audit.c.receiver.in_(bindparam("those", expanding=True)))
+_DELETE_OF_WATCHES = delete(audit).where(audit.c.watch_id.in_(bindparam("those", expanding=True)))
+_DELETE_OF_RECEIVERS = delete(audit).where(audit.c.receiver.is_not(None), audit.c.at < bindparam("before"))
+
+
+def write(connection: Connection, entries: Sequence[AuditEntry]) -> None:
+    """Write entries."""
+    _INSERT.execute(connection, [_values(one) for one in entries])
+
+
+def of_watches(connection: Connection, spans: Sequence[WatchSpan]) -> dict[str, tuple[AuditEntry, ...]]:
+    """The entries of watches, by watch, oldest first, with what was done to the watch's receiver in the watch's time.
+
+    A pause that began before the watch, and lasted, is among them. A watch without entries is left out.
+    """
+    own = connection.execute(_OF_WATCHES, {"those": [one.watch_id for one in spans]}).all()
+    receivers = connection.execute(_OF_RECEIVERS, {"those": sorted({one.host for one in spans})}).all()
+    if not own and not receivers:
+        return {}
+    entries = [_entry(row) for row in sorted((*own, *receivers), key=lambda row: int(row.seq))]
+    found = {one.watch_id: tuple(_within(one, entries)) for one in spans}
+    return {watch_id: some for watch_id, some in found.items() if some}
+
+
+def _within(span: WatchSpan, entries: Sequence[AuditEntry]) -> Iterator[AuditEntry]:
+    of_receiver = [one for one in entries if one.receiver == span.host]
+    earlier = [one for one in of_receiver if one.at < span.since][-1:]
+    yield from (one for one in earlier if one.action is Action.PAUSED)
+    for one in entries:
+        if one.watch_id == span.watch_id or (one.receiver == span.host and span.since <= one.at <= span.until):
+            yield one
+
+
+def delete_of_watches(connection: Connection, watch_ids: Sequence[str]) -> None:
+    """Delete the entries of watches."""
+    connection.execute(_DELETE_OF_WATCHES, {"those": watch_ids})
+
+
+def delete_of_receivers(connection: Connection, before: float) -> None:
+    """Delete the entries of receivers that were written before a moment."""
+    connection.execute(_DELETE_OF_RECEIVERS, {"before": before})
+
+
+def _values(one: AuditEntry) -> tuple[Any, ...]:
+    return one.at, one.action.value, one.by.name, one.by.role.value, one.watch_id, one.delivery_id, one.receiver
+
+
+def _entry(row: Row[Any]) -> AuditEntry:
+    by = Actor(row.actor, Role(row.role))
+    return AuditEntry(row.at, Action(row.action), by, row.watch_id, row.delivery_id, row.receiver)
