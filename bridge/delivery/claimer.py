@@ -64,6 +64,7 @@ class Claimer:
             means="due deliveries stay pending; the outbox is queried again every few seconds",
             repeat_seconds=math.inf,
         )
+        self._timer: asyncio.TimerHandle | None = None
         self.due = asyncio.Event()  # set when there is something to do
 
     @property
@@ -78,7 +79,10 @@ class Claimer:
 
     def due_at(self, at: float) -> None:
         """Notes that a delivery will be due at `at` (Unix seconds)."""
-        self._query_at = min(self._query_at, self._clock() + max(0.0, at - self._store.now()))
+        moment = self._clock() + max(0.0, at - self._store.now())
+        if moment < self._query_at:
+            self._query_at = moment
+            self._set_timer()
 
     def room_for(self, host: HostQueue) -> None:
         """Notes that a slot of this host has become free."""
@@ -91,8 +95,13 @@ class Claimer:
             self._to_release += deliveries
             self.due.set()
 
+    def stop(self) -> None:
+        """Queries no more by itself."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def tick(self) -> None:
-        """Sets `due` if there is something to do."""
+        """Sets `due` if there is something to do; call it about once a second. Between ticks a timer does the same."""
         now = self._clock()
         pending = self._requested or self._to_release or self._known or now >= self._query_at
         if pending and now >= self._paused_until:
@@ -110,6 +119,12 @@ class Claimer:
             self._pause(error)
         else:
             self._outage.recovered()
+        self._set_timer(QUERY_SECONDS)  # a query that is not allowed now stays due, and must not be tried at once again
+
+    def _set_timer(self, shortest: float = 0.0) -> None:
+        self.stop()
+        seconds = max(self._query_at, self._paused_until) - self._clock()
+        self._timer = asyncio.get_running_loop().call_later(max(seconds, shortest), self.tick)
 
     async def _release(self) -> None:
         deliveries = self._to_release[:]

@@ -39,7 +39,7 @@ DRAIN_TICK_SECONDS = 0.1
 
 
 class Deliverer:
-    """Sends pending deliveries, fairly between hosts. Create it on the running loop; `tick` it about 4 times a second.
+    """Sends pending deliveries, fairly between hosts. Create it on the running loop; `tick` it about once a second.
 
     `attempt_seconds` is the sender's time limit for one attempt. While `may_send` returns False (this replica's lease
     is not certain), nothing is claimed and no attempt starts. `announce` gets the watch id of each recorded attempt.
@@ -175,6 +175,7 @@ class Deliverer:
         if cut := self._hosts.busy + self._writer.unwritten:
             means = "these deliveries are sent again after the next start"
             _log.event("drain_cut", level=logging.WARNING, deliveries=cut, means=means)
+        self._claimer.stop()
         for loop in self._loops:
             loop.cancel()
         await self._workers.finish(0.0)

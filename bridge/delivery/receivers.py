@@ -33,6 +33,7 @@ class Receivers:
         self._store = store
         self._deliverer = deliverer
         self._metrics = metrics
+        self._resuming: frozenset[str] = frozenset()
         # An answer of the store that is older than a change must not undo the change in memory.
         self._lock = asyncio.Lock()
 
@@ -67,7 +68,7 @@ class Receivers:
 
     async def spread(self) -> None:
         """Gives the deliveries of resumed receivers their times, also after another replica's crash."""
-        for name in (await self._store.receivers.pause_state()).resuming:
+        for name in self._resuming:
             for _ in range(SPREAD_TRANSACTIONS):
                 if not await self._store.receivers.spread(name):
                     await self.refresh()
@@ -87,5 +88,6 @@ class Receivers:
 
     async def _refresh(self) -> None:
         state = await self._store.receivers.pause_state()
+        self._resuming = state.resuming
         self._metrics.paused_receivers.set(len(state.paused))
         self._deliverer.set_paused(state.held)

@@ -13,7 +13,7 @@ from bridge.store.store import Store
 
 PROBE_SECONDS = 2.0  # a store that needs longer for one small write counts as not writable
 PROBE_VALID_SECONDS = 1.0  # the store is asked at most once a second; all requests of that second get the same result
-MAX_TICK_AGE_SECONDS = 5.0  # a tick comes every 50 ms; a stalled loop or a lost job is seen within seconds
+MAX_TICK_AGE_SECONDS = 5.0  # a tick comes every second; a stalled loop or a lost job is seen within seconds
 
 Verdict = Literal["ready", "degraded", "unready"]
 

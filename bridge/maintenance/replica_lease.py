@@ -47,6 +47,10 @@ class ReplicaLease:
         """Whether the lease is valid at this moment. A process that was frozen may call this before its next tick."""
         return not self._expired and self._clock() < self._valid_until
 
+    def seconds_left(self) -> float:
+        """How long the lease is still valid unless it is renewed; 0 or less when it is not."""
+        return 0.0 if self._expired else self._valid_until - self._clock()
+
     async def leave(self) -> None:
         """Adopt no more tasks, receive none, and hand over all tasks. Raises StoreUnavailable."""
         self._leaving = True

@@ -26,19 +26,20 @@ _log = get_logger("scheduler")
 
 
 class Interval(BaseTrigger):  # type: ignore[misc]  # 3.11 ships no types
-    """An interval that skips all missed runs at once.
+    """An interval that skips all missed runs at once. `seconds` is asked for the interval before each run.
 
     APScheduler's own trigger lists each run since the last one before it coalesces them. After a clock that was set
     forward by a day, or a night of sleep, a 50 ms job has 1.7 million of them, which blocks the loop for half a minute.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._interval = timedelta(seconds=seconds)
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Return the run after the previous one, or one interval from now if that has passed."""
-        following = (previous_fire_time or now) + self._interval
-        return following if following > now else now + self._interval
+        interval = timedelta(seconds=self._seconds())
+        following = (previous_fire_time or now) + interval
+        return following if following > now else now + interval
 
 
 class ClockTimezone(tzinfo):
@@ -87,10 +88,21 @@ class Scheduler:
         self._clock_task: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def every(self, seconds: float, name: str, job: Callable[[], Awaitable[object]], *, at_once: bool = False) -> None:
-        """Run a job at an interval, one run at a time. Runs that come due during a long run are skipped."""
+    def every(
+        self,
+        seconds: float | Callable[[], float],
+        name: str,
+        job: Callable[[], Awaitable[object]],
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Run a job at an interval, one run at a time. Runs that come due during a long run are skipped.
+
+        A function is called as a run begins, and returns the seconds until the next one.
+        """
         first = {"next_run_time": datetime.now(self._timezone)} if at_once else {}
-        self._scheduler.add_job(self._run, Interval(seconds), args=(name, job), id=name, **first)
+        interval = Interval(seconds if callable(seconds) else lambda: seconds)
+        self._scheduler.add_job(self._run, interval, args=(name, job), id=name, **first)
 
     def start(self) -> None:
         """Begin, on the running loop."""

@@ -46,9 +46,9 @@ _log = get_logger("polling")
 class Poller:
     """Polls the tasks that this replica owns. Use it from one event loop; nothing here blocks.
 
-    `configured_key` returns the amux key of the settings and is called at each poll, so a new key is used for every
-    task at once. `content_url` is called by the store's thread. `rate_per_second` 0: no limit. With `learn` a task is
-    polled when tasks of its class tend to end. `background` runs what takes long.
+    `configured_key` is called at each poll, so that a new key is used at once. `content_url` is called by the store's
+    thread. `rate_per_second` 0: no limit. With `learn` a task is polled when tasks of its class tend to end.
+    `background` runs what takes long.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators, its limits, and what tests inject
@@ -69,8 +69,7 @@ class Poller:
         system: System = SYSTEM,
     ) -> None:
         self._store, self._client, self._policy = store, client, policy
-        self._configured_key = configured_key
-        self._count = metrics.polls.count
+        self._configured_key, self._count = configured_key, metrics.polls.count
         self._clock, self._random = system.monotonic, system.random
         self._created_at = self._clock()
         self._clocks = Clocks(self._clock, store.now)
@@ -166,11 +165,12 @@ class Poller:
 
     # --- regular calls --------------------------------------------------------------------------------------------
 
-    def tick(self) -> None:
-        """Begin the polls that are due; call it every 50 ms. Between ticks the schedule's timer does the same."""
+    def tick(self) -> bool:
+        """Begin what a timer has missed; return whether polls are due that cannot begin, or results wait."""
         self._schedule.try_new_key(self._configured_key)
         self._workers.wake()
         self._result_writer.tick()
+        return self._schedule.is_due() or self._result_writer.is_waiting
 
     async def check_deadlines(self) -> None:
         """Give each overdue watch its last poll, or end it; call it every second. A store that fails is logged."""

@@ -144,6 +144,11 @@ class ResultWriter:
         )
         self._workers: WorkerPool[Write | _Retry] = WorkerPool(WRITERS, self._take, self._handle, "poller-write")
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a result waits to be written, for the first time or again."""
+        return bool(self._ready) or len(self._refused) > 0
+
     def put(self, write: Write) -> None:
         """Write a task's change soon; the task is not polled until then."""
         write.task.phase = Phase.WRITING

@@ -169,6 +169,10 @@ class PollSchedule:
         self._set_timer(max(self._heap.next_due(), opens), now)
         return None
 
+    def is_due(self) -> bool:
+        """Whether a task is due that is not being polled: all workers are busy, or the rate limit is reached."""
+        return self._heap.next_due() <= self._clock()
+
     def schedule_at(self, task: PolledTask, due: float) -> None:
         """Poll a task at `due`, or later if its credential is blocked."""
         if task.credential.blocked:

@@ -8,7 +8,7 @@ from heapq import nlargest
 from bridge.polling.state import Phase, PolledTask
 
 FAILING_FROM = 2  # polls in a row without a task record: one failure is normal on the internet, two are a problem
-LATE_SECONDS = 10.0  # a due poll has not begun for so long; a tick comes every 50 ms
+LATE_SECONDS = 10.0  # a due poll has not begun for so long; a tick comes every 50 ms while polls are due
 MAX_POLL_SECONDS = 60.0
 
 

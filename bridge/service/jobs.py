@@ -2,7 +2,6 @@
 
 from bridge.aio.system import System
 from bridge.amux.content_cache import ContentCache
-from bridge.delivery.claimer import QUERY_SECONDS as DELIVERY_TICK_SECONDS
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.receivers import REFRESH_SECONDS, SPREAD_SECONDS, Receivers
 from bridge.maintenance.health import Health
@@ -16,7 +15,9 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 from bridge.telemetry.history import SAMPLE_SECONDS, History
 
-POLL_TICK_SECONDS = 0.05
+# The timers of the poller and of the claimer begin what is due. Ticks repeat that: they find what a timer has missed.
+POLL_TICK_SECONDS = 0.05  # while polls are due that could not begin, or results wait to be written
+IDLE_TICK_SECONDS = 1.0  # 20 ticks a second would take 0.6 % of a core
 DEADLINES_SECONDS = 1.0
 LATE_SECONDS = 1.0
 GAUGES_SECONDS = 5.0
@@ -55,6 +56,7 @@ class Jobs:
         self._receivers = receivers
         self._monotonic = system.monotonic
         self._late_tasks: list[TaskRow] = []
+        self._has_due_work = False
         self.scheduler = Scheduler(self._on_clock_step, system)
         if replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
             store.on_late_task = self._late_tasks.append
@@ -64,8 +66,8 @@ class Jobs:
         retention = Retention(self._store, health, retention_seconds=retention_seconds)
         stuck_monitor = StuckMonitor(self._store, self._metrics, self._poller, health, self._monotonic)
         scheduler = self.scheduler
-        scheduler.every(POLL_TICK_SECONDS, "poll_tick", self._poll_tick)
-        scheduler.every(DELIVERY_TICK_SECONDS, "delivery_tick", self._delivery_tick)
+        scheduler.every(self._poll_tick_seconds, "poll_tick", self._poll_tick)
+        scheduler.every(IDLE_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
         scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
         scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
@@ -84,11 +86,17 @@ class Jobs:
         self._metrics.scheduler_tick_age_seconds.set_function(scheduler.tick_age)
         self._metrics.owned_tasks.set_function(lambda: self._poller.owned)
 
+    def _poll_tick_seconds(self) -> float:
+        """The seconds until the next tick: few while work is due, and none after the end of the lease."""
+        lease = self._replica_lease
+        left = IDLE_TICK_SECONDS if lease is None else lease.seconds_left()
+        return POLL_TICK_SECONDS if self._has_due_work else min(max(left, POLL_TICK_SECONDS), IDLE_TICK_SECONDS)
+
     async def _poll_tick(self) -> None:
         self.scheduler.ticked()
         if self._replica_lease is not None:
             self._replica_lease.check_expiry()
-        self._poller.tick()
+        self._has_due_work = self._poller.tick()
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()

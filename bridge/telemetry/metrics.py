@@ -53,7 +53,7 @@ STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
 CONTENT_RESULTS: Final = ("hit", "miss", "passed_through")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
 
-# Seconds. A poll is on time below 50 ms (the poll tick). One that is over a minute late needs no finer bucket.
+# Seconds. A poll is on time below 50 ms (the fastest tick). One that is over a minute late needs no finer bucket.
 _LAG_BOUNDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _CALL_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 _STORE_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)

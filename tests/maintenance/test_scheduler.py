@@ -18,10 +18,17 @@ def test_the_present_of_a_clock_timezone_is_that_of_its_clock() -> None:
 
 
 def test_runs_that_were_missed_are_skipped_at_once() -> None:
-    now, interval = datetime(2026, 11, 28, tzinfo=UTC), Interval(5.0)
+    now, interval = datetime(2026, 11, 28, tzinfo=UTC), Interval(lambda: 5.0)
     assert interval.get_next_fire_time(None, now) == now + timedelta(seconds=5)
     assert interval.get_next_fire_time(now, now + timedelta(seconds=1)) == now + timedelta(seconds=5)
     assert interval.get_next_fire_time(now - timedelta(days=1), now) == now + timedelta(seconds=5)
+
+
+def test_an_interval_is_asked_for_before_each_run() -> None:
+    now, seconds = datetime(2026, 11, 28, tzinfo=UTC), iter((0.05, 1.0))
+    interval = Interval(lambda: next(seconds))
+    assert interval.get_next_fire_time(now, now) == now + timedelta(seconds=0.05)
+    assert interval.get_next_fire_time(now, now) == now + timedelta(seconds=1)
 
 
 async def test_a_job_runs_by_the_given_clock() -> None:
