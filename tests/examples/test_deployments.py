@@ -158,18 +158,34 @@ def test_a_bridge_in_a_pod_is_hardened_and_has_valid_settings(
     assert {"startupProbe", "livenessProbe"} <= bridge.keys()
 
 
-def test_the_sidecar_starts_before_its_app_and_is_probed_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["sidecar.yaml", "replicas.yaml"])
+def test_prometheus_and_the_probes_reach_the_second_listener(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = documents_in(name)
+    [template] = [it["spec"]["template"] for it in found if it["kind"] == "Deployment"]
+    bridge = bridge_of(template["spec"])
+    given = {it["name"]: it["value"] for it in bridge["env"]}
+    settings = settings_of(monkeypatch, {**given, "BRIDGE_TOKENS": "shop:shop-token-1"})
+    ports = {it["name"]: it["containerPort"] for it in bridge["ports"]}
+    [metrics_name] = [each for each, port in ports.items() if port == settings.metrics_port]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(settings.metrics_port)
+    probes = [bridge[probe]["httpGet"] for probe in bridge if probe.endswith("Probe") and "httpGet" in bridge[probe]]
+    assert probes
+    assert {it["port"] for it in probes} == {metrics_name}
+    [policy] = [it["spec"] for it in found if it["kind"] == "NetworkPolicy"]
+    scraped = [rule for rule in policy["ingress"] if rule["ports"][0]["port"] in {metrics_name, settings.metrics_port}]
+    assert len(scraped) == 1
+    assert scraped[0]["from"]
+
+
+def test_the_sidecar_starts_before_its_app() -> None:
     pod = dict(pods())["sidecar.yaml"]
     bridge = bridge_of(pod)
     assert bridge in pod["initContainers"]
     assert bridge["restartPolicy"] == "Always"
     [mount] = bridge["volumeMounts"]
     assert mount["mountPath"] == "/data"
-    for probe, path in (("startupProbe", "/readyz"), ("livenessProbe", "/healthz")):
-        program, option, code = bridge[probe]["exec"]["command"]
-        assert (program, option) == ("python3", "-c")
-        compile(code, probe, "exec")
-        assert f"'http://127.0.0.1:8080{path}'" in code
+    assert bridge["startupProbe"]["exec"]["command"] == ["amux-bridge", "healthy"]
+    assert bridge["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "bridge-metrics"}
     [deployment] = [it for it in documents_in("sidecar.yaml") if it["kind"] == "Deployment"]
     assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]["type"]) == (1, "Recreate")
 

@@ -102,6 +102,16 @@ def test_the_operations_page_has_a_heading_for_each_alert_with_what_to_do() -> N
     assert all(rule["labels"]["severity"] in {"critical", "warning"} for rule in rules())
 
 
+def test_each_alert_links_its_heading_in_the_operations_page() -> None:
+    headings = re.findall(r"^#+ (.+)$", text(OPERATIONS), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for rule in rules():
+        page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert page.endswith(f"/{OPERATIONS.relative_to(ROOT)}")
+        assert anchor == rule["alert"].lower()
+        assert anchor in anchors
+
+
 def test_the_operations_page_names_only_metrics_and_log_events_that_exist() -> None:
     assert len(named := metrics_in(text(OPERATIONS))) > 5
     assert named - METRICS_OF_PROMETHEUS <= sample_names()

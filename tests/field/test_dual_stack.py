@@ -1,0 +1,66 @@
+"""Machines with IPv4 and IPv6: one setting listens on both, and probes and callbacks work over each."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.e2e.bridges import FAST_SETTINGS
+from tests.e2e.harness import Environment
+from tests.e2e.test_listening import needs_ipv6
+from tests.field.harness import check_works, run_command, serving
+
+pytestmark = [needs_ipv6, pytest.mark.long]
+TOKENS = FAST_SETTINGS["tokens"]
+HOSTS = ("127.0.0.1", "[::1]")
+
+
+async def answers(url: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status
+
+
+@pytest.mark.parametrize("host", ["::", "127.0.0.1,::1", "::1,127.0.0.1", "[::]"])
+async def test_both_families_are_answered(folder: Path, env: Environment, host: str) -> None:
+    settings: dict[str, Any] = {"host": host, "metrics_host": "::", "metrics_port": "0"}
+    async with serving(folder, env, **settings) as (running, bridge):
+        api, probes = bridge.url, (await running.wait_for_log("listening_for_probes"))["url"]
+        for url, path in ((api, "/healthz"), (probes, "/metrics")):
+            port = url.rpartition(":")[2]
+            for address in HOSTS:
+                assert await answers(f"http://{address}:{port}{path}") == 200, (address, path)
+        environ = {"BRIDGE_HOST": host, "BRIDGE_PORT": api.rpartition(":")[2], "BRIDGE_TOKENS": TOKENS}
+        done = await asyncio.to_thread(run_command, "healthy", folder=folder, environ=environ)
+        assert done.returncode == 0, done
+        await check_works(env, bridge)
+        await running.stop()
+
+
+async def test_a_callback_goes_to_an_ipv6_address(folder: Path, env: Environment) -> None:
+    """The receiver listens on IPv4; a relay on IPv6 stands before it."""
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", env.receiver.port)
+        back.write(await reader.readuntil(b"\r\n\r\n"))
+        passing = asyncio.create_task(_pass(reader, back))
+        await _pass(there, writer)
+        passing.cancel()
+
+    server = await asyncio.start_server(relay, "::1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with serving(folder, env, host="::1", callback_allow_networks="::1/128") as (running, bridge):
+        watch = await bridge.register(env.finished_task(), f"http://[::1]:{port}/hook")
+        await bridge.until("GET", f"/watch/{watch}", lambda answer: answer.json["deliveries"][0:1] != [])
+        await env.receiver.until(lambda: watch in env.receiver.ended_watches)
+        await running.stop()
+    server.close()
+    await server.wait_closed()
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
