@@ -126,7 +126,8 @@ def test_every_control_has_a_name_and_every_reference_has_a_target() -> None:
 SCRIPT_LAYERS = (
     {"app.js"},
     {"overview.js", "table.js", "watch.js", "charts.js", "connection.js"},
-    {"alerts.js", "first.js", "payload.js", "timeline.js"},
+    {"alerts.js", "first.js", "filters.js", "payload.js", "results.js", "timeline.js"},
+    {"bulk.js"},
     {"dialogs.js"},
     {"copy.js", "disclosure.js", "time.js"},
     {"dom.js", "format.js", "net.js", "state.js", "theme.js"},
@@ -183,7 +184,7 @@ def test_every_enum_member_that_a_script_shows_has_its_text_or_icon() -> None:
 
 
 def test_every_class_and_icon_that_the_code_uses_is_defined() -> None:
-    style = (FOLDER / "style.css").read_text()
+    style = "".join(path.read_text() for path in FOLDER.glob("*.css"))
     document = (FOLDER / "index.html").read_text()
     defined = set(re.findall(r"\.([a-z][a-z-]*)", style))
     code = document + "".join(path.read_text() for path in FOLDER.glob("*.js"))

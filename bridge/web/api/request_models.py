@@ -220,6 +220,15 @@ class RetryRequest(_Body):
         return since, until
 
 
+class BulkRequest(_Body):
+    """The page's filters, and what to do with the watches that they find. `up_to`: the newest one that was counted."""
+
+    filters: dict[str, str]
+    dry_run: bool | None = None
+    up_to: str | None = None
+    delivered: bool | None = None
+
+
 # --- pydantic's errors as our sentences ---------------------------------------------------------------------------
 
 _MESSAGES: Final[Mapping[str, str]] = {

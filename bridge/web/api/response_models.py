@@ -158,6 +158,14 @@ class WatchPage(TypedDict):
     ]
 
 
+class BulkResult(TypedDict):
+    """How many were changed or would be, how many more watches the filters find, and the newest one that they find."""
+
+    count: int
+    left: int
+    up_to: str | None
+
+
 class AttemptBody(TypedDict):
     """One POST of a delivery."""
 

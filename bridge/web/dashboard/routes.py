@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bridge.web.dashboard import assets, handlers, live_stream, sign_in, watch_table
+from bridge.web.dashboard import assets, bulk, export, handlers, live_stream, sign_in, watch_table
 from bridge.web.dashboard.csrf import Handler, changing, reading
 
 ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
@@ -17,11 +17,15 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     # With a session.
     ("GET", "/page/overview", reading(handlers.read_overview)),
     ("GET", "/page/watches", reading(watch_table.read_watches)),
+    ("GET", "/page/watches.csv", reading(export.export_csv)),
+    ("GET", "/page/watches.jsonl", reading(export.export_json_lines)),
     ("GET", "/page/watches/{id}", reading(handlers.read_watch)),
     ("GET", "/page/watches/{id}/payloads", reading(handlers.read_payloads)),
     ("GET", "/page/live", reading(live_stream.stream)),
     # With a session, a request from the same origin and the session's CSRF token.
     ("POST", "/page/sign-out", changing(sign_in.sign_out)),
+    ("POST", "/page/watches/cancel", changing(bulk.cancel_watches)),
+    ("POST", "/page/watches/resend", changing(bulk.resend_deliveries)),
     ("POST", "/page/watches/{id}/cancel", changing(handlers.cancel_watch)),
     ("POST", "/page/watches/{id}/ping", changing(handlers.ping_receiver)),
     ("POST", "/page/deliveries/retry", changing(handlers.retry_deliveries)),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from bridge.core.audit import Actor, Role
 from bridge.core.errors import BridgeError
 
 SESSION_SECONDS: Final = 12 * 3600
@@ -37,6 +38,11 @@ class Session:
     operator: str
     expires_at: float | None
     csrf: str
+
+    @property
+    def actor(self) -> Actor:
+        """The operator as the audit trail names it."""
+        return Actor(self.operator, Role.OPERATOR)
 
     def has_csrf_token(self, token: str) -> bool:
         """Whether a request's token is this session's, compared in constant time."""

@@ -22,7 +22,7 @@ function restoreFocus() {
 export const closeDialog = () => byId("dialog").close();
 
 // Run an action with its button disabled. An error is shown in `message`, and the button can be used again.
-async function run(button, message, action) {
+export async function run(button, message, action) {
   button.disabled = true;
   try {
     await action();

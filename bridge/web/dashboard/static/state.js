@@ -1,6 +1,6 @@
 // The filters and the open watch, kept in the URL's hash: they can be sent to a colleague, and Back works.
 
-const FILTERS = ["q", "host", "state", "outcome", "delivery_state", "trouble", "order"];
+const FILTERS = ["q", "host", "app", "task_id", "event_id", "state", "outcome", "delivery_state", "trouble", "created_after", "created_before", "order"];
 
 const listeners = [];
 

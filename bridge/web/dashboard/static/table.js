@@ -1,9 +1,11 @@
 // The table of watches: one page of rows, which the server filters, searches and sorts.
 
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
+import { showFilters, startFilters } from "./filters.js";
 import { showFirst } from "./first.js";
 import { counted, number, shortened, span, watchStatus } from "./format.js";
-import { hrefOf, openWatch, setFilters, state } from "./state.js";
+import { isFiltered, showNothing, showResults, showSearching } from "./results.js";
+import { hrefOf, openWatch, state } from "./state.js";
 import { relative } from "./time.js";
 
 let cursors = []; // one for each page before this one
@@ -15,34 +17,18 @@ export const cursor = () => cursors.at(-1) ?? "";
 // `onPageChange` is called when another page is to be shown.
 export function startTable(onPageChange) {
   reload = onPageChange;
-  const form = byId("filters");
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("change", () => applyFilters());
-  let timer = 0;
-  byId("q").addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(applyFilters, 250);
-  });
-  byId("clear").addEventListener("click", () => {
-    setFilters({});
-    byId("q").focus();
-  });
+  startFilters();
   byId("next").addEventListener("click", () => turnPage(() => cursors.push(nextCursor)));
   byId("previous").addEventListener("click", () => turnPage(() => cursors.pop()));
   byId("rows").addEventListener("keydown", moveFocus);
-  showFilters();
-}
-
-function applyFilters() {
-  const filters = Object.fromEntries(new FormData(byId("filters")));
-  if (filters.q) filters.q = filters.q.trim();
-  setFilters({ ...filters, host: state.filters.host });
+  showSearching();
 }
 
 // The filters have changed: go back to the first page.
 export function resetTable() {
   cursors = [];
   showFilters();
+  showSearching();
 }
 
 function turnPage(changeCursors) {
@@ -52,31 +38,15 @@ function turnPage(changeCursors) {
   reload();
 }
 
-function showFilters() {
-  for (const field of byId("filters").elements) {
-    if (!field.name) continue;
-    const value = state.filters[field.name] ?? "";
-    field.toggleAttribute("data-set", Boolean(value));
-    // Do not overwrite the search text while it is being typed.
-    if (field.value !== value && (field.name !== "q" || document.activeElement !== field)) field.value = value;
-  }
-  setHidden(byId("clear"), !Object.keys(state.filters).length);
-  const host = byId("host-filter");
-  setHidden(host, !state.filters.host);
-  host.replaceChildren(
-    ...(state.filters.host
-      ? ["Only callbacks to ", el("strong", { class: "user-text" }, state.filters.host), " ", el("button", { type: "button", class: "quiet", click: () => setFilters({ ...state.filters, host: "" }) }, "Show all hosts")]
-      : []),
-  );
-}
-
-export function showTable({ items, next_cursor: next }) {
+export function showTable(data) {
+  const { items, next_cursor: next } = data;
   nextCursor = next;
   setText(byId("table-message"), "");
   reconcile(byId("rows"), items, (watch) => watch.id, buildRow, updateRow);
   markOpenWatch();
   setHidden(byId("empty"), items.length > 0);
-  if (Object.keys(state.filters).length) setText(byId("empty"), "No watch matches these filters.");
+  showResults(data);
+  if (!items.length && isFiltered()) showNothing(byId("empty"), data);
   else if (!items.length) showFirst(byId("empty"));
   const page = cursors.length + 1;
   setText(byId("table-count"), items.length ? `${counted(items.length, "watch", "watches")} shown${page > 1 || next ? `, page ${page}` : ""}` : "");
