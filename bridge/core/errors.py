@@ -66,6 +66,12 @@ class WatchActive(BridgeError):
     code = "watch_active"
 
 
+class CursorExpired(BridgeError):
+    """Events after the cursor of an event feed may have been removed."""
+
+    code = "cursor_expired"
+
+
 class TooManyWatches(BridgeError):
     """The number of active watches has reached the configured maximum."""
 

@@ -55,7 +55,7 @@ class ReadLimit:
 
 
 class Database:
-    """What both kinds of database share. Only the writer's thread may call `transaction`."""
+    """What both kinds of database share. Where it is not `shared`, only the writer's thread may call `transaction`."""
 
     shared = False
 

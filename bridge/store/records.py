@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from bridge.core.audit import AuditEntry
 from bridge.core.delivery import Verdict
+from bridge.core.event_cursor import Position
 from bridge.core.model import (
     NO_FACTS,
     TERMINAL_EVENTS,
@@ -145,7 +146,7 @@ class Changed:
     """What a status change or a settlement did: the watches that settled, and the ids of all that it concerns.
 
     `claimed` are the new deliveries, already claimed for this replica: send them or release them. `task_closed`: poll
-    it no more. `errors` are the errors of settled watches, by watch id.
+    it no more. `errors` are the errors of settled watches, by watch id. `event_apps` are the apps of the new events.
     """
 
     settled: tuple[Watch, ...] = ()
@@ -153,6 +154,7 @@ class Changed:
     claimed: tuple[PendingDelivery, ...] = ()
     task_closed: bool = False
     errors: Mapping[str, Problem] = field(default_factory=dict)
+    event_apps: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,31 @@ class WatchList:
     views: Sequence["WatchView"]
     more: bool
     looked_back_to: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """A page of the event feed: up to `limit` events after a position (None: from the oldest event that is kept).
+
+    `types` are the types to list; none: all.
+    """
+
+    limit: int
+    after: Position | None = None
+    app: str | None = None
+    types: frozenset[EventType] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events' bytes in the order of the feed. The next page begins at `end`.
+
+    `more`: the search ended before the page was full and before the end of the feed.
+    """
+
+    payloads: tuple[bytes, ...]
+    end: Position
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, literal_column, select, update
 
-from bridge.store import audit
+from bridge.store import audit, event_feed
+from bridge.store.replicas import Replica
 from bridge.store.schema import IS_ACTIVE, attempts, deliveries, events, idempotency, outbox, tasks, watches
 
 _OLD = (
@@ -34,15 +35,15 @@ _DELETE_TASKS = delete(tasks).where(
 )
 
 
-def delete_ended(connection: Connection, before: float, limit: int) -> int:
+def delete_ended(connection: Connection, before: float, limit: int, replica: Replica) -> int:
     """Delete up to `limit` watches that ended before `before`, and what belongs to them; returns how many.
 
-    `before` is Unix seconds. A watch with a pending delivery stays.
+    `before` is Unix seconds. A watch with a pending delivery stays, and one with an event that is not in the feed yet.
     """
     audit.delete_of_receivers(connection, before)
     old = connection.execute(_OLD, {"before": before, "most": limit}).all()
-    pending = set(connection.execute(_WITH_PENDING, {"those": [row.id for row in old]}).scalars()) if old else set()
-    found = [row for row in old if row.id not in pending]
+    kept = _kept(connection, [row.id for row in old]) if old else set()
+    found = [row for row in old if row.id not in kept]
     if not found:
         return 0
     those = {"those": sorted(row.id for row in found)}
@@ -50,11 +51,17 @@ def delete_ended(connection: Connection, before: float, limit: int) -> int:
     if delivery_ids:
         connection.execute(_DELETE_ATTEMPTS, {"those": delivery_ids})
     connection.execute(_DELETE_DELIVERIES, those)
+    event_feed.note_removal(connection, those["those"], replica)
     connection.execute(_DELETE_EVENTS, those)
     audit.delete_of_watches(connection, those["those"])
     connection.execute(_DELETE_WATCHES, those)
     connection.execute(_DELETE_TASKS, {"those": sorted({row.task for row in found})})
     return len(found)
+
+
+def _kept(connection: Connection, watch_ids: list[str]) -> set[str]:
+    pending = set(connection.execute(_WITH_PENDING, {"those": watch_ids}).scalars())
+    return pending | event_feed.watches_without_numbers(connection, watch_ids)
 
 
 _DELETE_KEYS = delete(idempotency).where(idempotency.c.created_at < bindparam("before"))

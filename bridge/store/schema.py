@@ -26,6 +26,10 @@ metadata = MetaData()
 IS_ACTIVE = text("watches.state = 'active'")
 IS_UNSETTLED = text("watches.state <> 'settled'")
 IS_DEAD = text("deliveries.state = 'dead'")
+IS_NUMBERED = text("number IS NOT NULL")
+# The same, for all apps. The second condition is always true. It keeps PostgreSQL from reading the events of all apps
+# to find those of one, which it prefers when its statistics say that most are of that app.
+IS_NUMBERED_OF_ALL = text("number IS NOT NULL AND watch_id <> ''")
 
 
 def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
@@ -152,10 +156,39 @@ events = Table(
     Column("terminal", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    # Its place in the event feed: see event_feed.py. With PostgreSQL null until the event is numbered; `app` then too,
+    # where a replica of an older version wrote it.
+    Column("app", Text),
+    Column("number", BigInteger),
     PrimaryKeyConstraint("watch_id", "type", name="pk_events"),
     Index(
         "ux_events_terminal", "watch_id", unique=True, sqlite_where=text("terminal"), postgresql_where=text("terminal")
     ),
+    Index(
+        "ux_events_number",
+        "number",
+        unique=True,
+        sqlite_where=IS_NUMBERED_OF_ALL,
+        postgresql_where=IS_NUMBERED_OF_ALL,
+    ),
+    Index("ix_events_app", "app", "number", "type", sqlite_where=IS_NUMBERED, postgresql_where=IS_NUMBERED),
+    Index(
+        "ix_events_unnumbered",
+        "created_at",
+        sqlite_where=text("number IS NULL"),
+        postgresql_where=text("number IS NULL"),
+    ),
+)
+
+# What retention has removed of each app's events: the largest number of a removal. A row that is older and smaller than
+# another one says nothing more and is deleted, so there are few.
+removed_events = Table(
+    "removed_events",
+    metadata,
+    Column("app", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("removal", BigInteger, nullable=False),  # grows with each removal
+    PrimaryKeyConstraint("app", "number", name="pk_removed_events"),
 )
 
 deliveries = Table(

@@ -23,7 +23,7 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
-from bridge.store import audit, replicas
+from bridge.store import audit, event_feed, replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import WatchEnd, end_watches
@@ -116,7 +116,7 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
         writes.ends.append(
             WatchEnd(watch.id, WatchState.SETTLED, ending.outcome, item.at, wants_status=wants_status(watch.events))
         )
-        writes.events.append(event)
+        writes.add_event(row, event)
         if event.type in watch.events:
             claimed += writes.add_delivery(row, event)
         settled.append(watch)
@@ -128,7 +128,8 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
     if failed is not None and not remaining:
         item = replace(item, snapshot=failed)
     writes.set_task(item, closed=not remaining)
-    return Changed(tuple(settled), tuple(watch.id for watch in settled), tuple(claimed), not remaining, errors)
+    touched, apps = tuple(watch.id for watch in settled), frozenset(watch.app for watch in settled)
+    return Changed(tuple(settled), touched, tuple(claimed), not remaining, errors, apps)
 
 
 def _recorded(
@@ -136,16 +137,19 @@ def _recorded(
 ) -> Changed:
     rows = active.get(item.task, ())
     claimed: list[PendingDelivery] = []
+    apps: set[str] = set()
     for row in _asked_for(item, rows):
         if item.event is None or (row.id, item.event_type) in existing:
             continue
         event = item.event(watch_of(row))
         existing.add((row.id, event.type))
-        writes.events.append(event)
+        writes.add_event(row, event)
         claimed += writes.add_delivery(row, event)
+        apps.add(row.app)
     closed = not rows  # every watch was cancelled meanwhile
     writes.set_task(item, closed=closed)
-    return Changed((), tuple(row.id for row in rows), tuple(claimed), closed)
+    touched = tuple(row.id for row in rows)
+    return Changed((), touched, tuple(claimed), closed, event_apps=frozenset(apps))
 
 
 def _asked_for(item: StatusChange, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
@@ -174,7 +178,7 @@ _UPDATE_TASKS = updating(
     ("id", "closed_at", *SNAPSHOT, *NOTE, *FACTS, "queued_at", "in_progress_at"),
     once=("queued_at", "in_progress_at"),
 )
-_INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload"))
+_INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload", "app", "number"))
 _INSERT_OUTBOX = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
 _INSERT_DELIVERIES = inserting(
     deliveries,
@@ -191,7 +195,7 @@ class _Writes:
     lease_seconds: float
     lease: str = field(init=False)
     ends: list[WatchEnd] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[tuple[str, Event]] = field(default_factory=list)  # with their apps
     sent_events: list[Event] = field(default_factory=list)
     outbox: list[tuple[Any, ...]] = field(default_factory=list)
     tasks: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by row id: of several values the last is written
@@ -207,6 +211,10 @@ class _Writes:
         values = *snapshot_values(item.snapshot), *note_values(item.note, last=closed), *facts_values(item.note.facts)
         self.tasks[item.task] = (item.task, item.at if closed else None, *values, queued, in_progress)
 
+    def add_event(self, row: Row[Any], event: Event) -> None:
+        """Add an event of a watch."""
+        self.events.append((row.app, event))
+
     def add_delivery(self, row: Row[Any], event: Event) -> list[PendingDelivery]:
         """Add a claimed delivery of an event. One whose secrets do not decrypt is not claimed, and not returned."""
         now, claimed = self.replica.now(), []
@@ -221,14 +229,21 @@ class _Writes:
     def execute(self, connection: Connection) -> None:
         """Write everything, the tables in the order that all transactions keep."""
         end_watches(connection, self.ends)
-        _INSERT_EVENTS.execute(connection, [_event_row(event) for event in self.events])
+        self._insert_events(connection)
         _INSERT_OUTBOX.execute(connection, self.outbox)
         _INSERT_DELIVERIES.execute(connection, [_delivery_row(event) for event in self.sent_events])
         _UPDATE_TASKS.execute(connection, list(self.tasks.values()))
 
+    def _insert_events(self, connection: Connection) -> None:
+        if not self.events:
+            return
+        numbers = event_feed.next_numbers(connection, self.replica, len(self.events))
+        rows = [_event_row(app, event, number) for (app, event), number in zip(self.events, numbers, strict=True)]
+        _INSERT_EVENTS.execute(connection, rows)
 
-def _event_row(event: Event) -> tuple[Any, ...]:
-    return event.watch_id, event.type.value, event.terminal, event.created_at, event.payload
+
+def _event_row(app: str, event: Event, number: int | None) -> tuple[Any, ...]:
+    return event.watch_id, event.type.value, event.terminal, event.created_at, event.payload, app, number
 
 
 def _delivery_row(event: Event) -> tuple[Any, ...]:

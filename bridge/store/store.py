@@ -26,6 +26,7 @@ from bridge.store import (
     dashboard_queries,
     due_deliveries,
     encryption,
+    event_feed,
     outbox,
     outgoing,
     queries,
@@ -60,7 +61,6 @@ from bridge.store.records import (
 from bridge.store.watch_searches import WatchSearches
 
 Arguments = TypeVarTuple("Arguments")
-Change = TypeVar("Change", Settlement, StatusChange)
 Result = TypeVar("Result")
 
 LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten
@@ -91,6 +91,7 @@ class Store:
         self._active_limit = active_limit
         self.cipher = cipher
         self.replica = replica
+        self.feed = event_feed.EventFeed(database, self._readers, self._limits)
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
         self._late_results = 0  # writes that succeeded after their caller had given up
@@ -317,7 +318,7 @@ class Store:
 
     async def delete_ended_before(self, moment: float, limit: int) -> int:
         """Delete up to `limit` watches that ended before `moment` and have no pending delivery; returns how many."""
-        return await self._writer.run(retention.delete_ended, moment, limit)
+        return await self._writer.run(retention.delete_ended, moment, limit, self.replica)
 
     async def delete_idempotency_keys_before(self, moment: float) -> None:
         """Delete the Idempotency-Keys that were used before `moment`."""
@@ -366,16 +367,13 @@ class Store:
         await self._writer.run(replicas.leave, self.replica)
 
     async def _change_task(
-        self,
-        operation: Callable[
-            [Connection, Sequence[Change], replicas.Replica, Cipher, float], Sequence[Changed | BridgeError]
-        ],
-        change: Change,
+        self, operation: Callable[..., Sequence[Changed | BridgeError]], change: Settlement | StatusChange
     ) -> Changed:
         arguments = (self.replica, self.cipher, self.delivery_lease_seconds)
         [result] = await self._writer.run_all(operation, [change], *arguments)
         if isinstance(result, BridgeError):
             raise result
+        self.feed.add(result)
         return result
 
     def _add_late_result(self, result: object) -> None:
@@ -384,6 +382,8 @@ class Store:
             self.on_late_task(result.task)
         elif isinstance(result, CancelledWatch):
             self.on_cancelled(result)
+        elif isinstance(result, Changed):
+            self.feed.add(result)
 
     async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         return await self._readers.run(partial(self._database.read, query, *arguments), self._limits)

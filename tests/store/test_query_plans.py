@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from bridge.core.model import DeliveryState, Outcome, WatchState
-from bridge.store.records import DeadFilter, WatchQuery
+from bridge.core.model import DeliveryState, EventType, Outcome, WatchState
+from bridge.store.event_feed import largest_number
+from bridge.store.records import DeadFilter, EventQuery, WatchQuery
 from bridge.store.store import Store
 from tests.databases import delete_rows
 
@@ -105,6 +106,39 @@ async def test_the_operators_table_of_few_watches_reads_few_rows(
         await sqlite_store.watches(WatchQuery(limit=50, cursor="wat_z", given_up_only=True, **conditions))
     assert steps
     assert not set(steps).intersection(READS_ALL)
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (EventQuery(100, app="app"), "ix_events_app (app=? AND number>?)"),
+        (EventQuery(100), "ux_events_number (number>?)"),
+        (
+            EventQuery(100, app="app", types=frozenset({EventType.FAILED})),
+            "ix_events_app (app=? AND number>? AND number<?)",
+        ),
+        (EventQuery(100, types=frozenset({EventType.FAILED})), "ux_events_number (number>? AND number<?)"),
+    ],
+    ids=str,
+)
+async def test_a_page_of_the_event_feed_reads_the_page_only(sqlite_store: Store, query: EventQuery, index: str) -> None:
+    with plans(sqlite_store) as steps:
+        await sqlite_store.feed.page(query)
+    assert any(step.endswith(index) for step in steps)
+    assert not [step for step in steps if "TEMP B-TREE" in step or step == "SCAN events"]
+
+
+async def test_the_newest_number_is_looked_up_in_an_index(sqlite_store: Store) -> None:
+    """Each settlement asks for it, and each request that waits for events."""
+    with plans(sqlite_store) as steps:
+        await sqlite_store.feed.latest("app")
+        await sqlite_store.feed.latest(None)
+        sqlite_store._database.read(largest_number)
+    assert [step for step in steps if " events " in step] == [
+        "SEARCH events USING COVERING INDEX ix_events_app (app=? AND number>?)",
+        "SEARCH events USING INDEX ux_events_number (number>?)",
+        "SEARCH events USING INDEX ux_events_number (number>?)",
+    ]
 
 
 async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:

@@ -41,6 +41,7 @@ from tests.store.builders import (
     settlement,
     timed_out,
 )
+from tests.store.feed import number_all
 
 MINUTE = 60.0
 ROUNDS = 6
@@ -153,6 +154,7 @@ async def test_a_second_caller_with_the_same_key_waits_for_the_first(replicas: l
 async def test_a_delivery_retried_during_retention_is_not_deleted(replicas: list[Store]) -> None:
     one, two = replicas
     given_up = await dead_delivery(one)
+    await number_all(one)
     with open_transaction(two) as connection:
         assert outbox.retry(connection, [(given_up.id, None, None)], two.replica) == [None]
         sweeping = asyncio.create_task(one.delete_ended_before(one.now() + MINUTE, 10))
@@ -166,6 +168,7 @@ async def test_many_deliveries_retried_during_retention_are_not_deleted(replicas
     one, two = replicas
     for _ in range(3):
         await dead_delivery(one)
+    await number_all(one)
     with open_transaction(two) as connection:
         assert len(outbox.retry_dead(connection, DeadFilter(), "", two.now())) == 3
         sweeping = asyncio.create_task(one.delete_ended_before(one.now() + MINUTE, 10))
@@ -179,8 +182,9 @@ async def test_a_delivery_that_retention_deletes_is_not_found_by_a_retry(
 ) -> None:
     one, two = replicas
     given_up = await dead_delivery(one)
+    await number_all(one)
     with open_transaction(one) as connection:
-        assert retention.delete_ended(connection, one.now() + MINUTE, 10) == 1
+        assert retention.delete_ended(connection, one.now() + MINUTE, 10, one.replica) == 1
         again_sent = asyncio.create_task(two.retry(given_up.id, None))
         many = asyncio.create_task(two.retry_dead(DeadFilter()))
         await until_blocked(connection, again_sent)

@@ -20,6 +20,7 @@ from tests.store.builders import (
     rows,
     settle,
 )
+from tests.store.feed import delete_ended
 
 TABLES = ("watches", "tasks", "events", "deliveries", "outbox", "attempts")
 HOUR = 3_600.0
@@ -32,7 +33,7 @@ def row_counts(store: Store) -> dict[str, int]:
 async def test_an_old_watch_is_deleted_with_everything_that_belongs_to_it(store: Store) -> None:
     one = await claimed_delivery(store, headers={"X-Token": "t"}, secret="whsec_own")
     await record_attempt(store, attempt_result(store, one))
-    assert await store.delete_ended_before(store.now() + 1, 10) == 1
+    assert await delete_ended(store, store.now() + 1, 10) == 1
     assert row_counts(store) == dict.fromkeys(TABLES, 0)
     with pytest.raises(NotFound):
         await store.watch(one.watch_id, None)
@@ -42,13 +43,13 @@ async def test_an_old_watch_is_deleted_with_everything_that_belongs_to_it(store:
 
 async def test_a_watch_that_ended_later_is_not_deleted(store: Store) -> None:
     await dead_delivery(store)
-    assert await store.delete_ended_before(store.now() - HOUR, 10) == 0
+    assert await delete_ended(store, store.now() - HOUR, 10) == 0
 
 
 async def test_cancelled_watches_are_deleted_and_active_ones_are_not(store: Store) -> None:
     active, cancelled = await register_watch(store), await register_watch(store)
     await store.cancel(cancelled.watch.id, None)
-    assert await store.delete_ended_before(store.now() + 1, 10) == 1
+    assert await delete_ended(store, store.now() + 1, 10) == 1
     assert [row.id for row in rows(store, "SELECT id FROM watches")] == [active.watch.id]
     assert [row.id for row in rows(store, "SELECT id FROM tasks")] == [active.task_row]
 
@@ -58,7 +59,7 @@ async def test_a_watch_with_a_pending_delivery_is_not_deleted(store: Store) -> N
     await record_attempt(store, attempt_result(store, pending, retry_at(store.now())))
     claimed = await claimed_delivery(store)
     done = await dead_delivery(store)
-    assert await store.delete_ended_before(store.now() + 1, 10) == 1
+    assert await delete_ended(store, store.now() + 1, 10) == 1
     remaining = {row.id for row in rows(store, "SELECT id FROM watches")}
     assert remaining == {pending.watch_id, claimed.watch_id}
     assert done.watch_id not in remaining
@@ -69,7 +70,7 @@ async def test_a_task_is_not_deleted_before_its_last_watch(store: Store) -> None
     first = await register_watch(store, task_id="shared")
     await register_watch(store, task_id="shared", app="other")
     await store.cancel(first.watch.id, None)
-    assert await store.delete_ended_before(store.now() + 1, 10) == 1
+    assert await delete_ended(store, store.now() + 1, 10) == 1
     assert one_row(store, "SELECT id FROM tasks") == first.task_row
 
 
@@ -81,17 +82,17 @@ async def test_at_most_the_requested_number_is_deleted_the_oldest_first(store: S
         await store.cancel(registered.watch.id, None)
         execute(store, "UPDATE watches SET ended_at = :at WHERE id = :id", at=store.now() - age, id=registered.watch.id)
         ids.append(registered.watch.id)
-    assert await store.delete_ended_before(store.now(), 2) == 2
+    assert await delete_ended(store, store.now(), 2) == 2
     assert [row.id for row in rows(store, "SELECT id FROM watches")] == [ids[1]]
-    assert await store.delete_ended_before(store.now(), 2) == 1
-    assert await store.delete_ended_before(store.now(), 2) == 0
+    assert await delete_ended(store, store.now(), 2) == 1
+    assert await delete_ended(store, store.now(), 2) == 0
 
 
 async def test_status_events_are_deleted_as_well(store: Store) -> None:
     registered = await register_watch(store, events=ALL_EVENTS)
     await record_status(store, registered)
     await store.cancel(registered.watch.id, None)
-    assert await store.delete_ended_before(store.now() + 1, 10) == 1
+    assert await delete_ended(store, store.now() + 1, 10) == 1
     assert row_counts(store) == dict.fromkeys(TABLES, 0)
 
 

@@ -1,0 +1,277 @@
+"""The event feed: events in the order of their numbers. No number appears after a larger one has been read.
+
+On SQLite one writer commits at a time, so an event gets its number when it is inserted. On PostgreSQL transactions
+commit in any order: a number that is drawn before the commit could appear after a larger one, and a reader that has
+passed it would miss its event. There an event is inserted without a number and is not listed yet. A later transaction
+numbers the events that are committed, one replica at a time under an advisory lock that is held until its commit.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
+
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Text,
+    bindparam,
+    case,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+    values,
+)
+from sqlalchemy.sql import ColumnElement, Select
+
+from bridge.aio.timeouts import TimeoutSweep
+from bridge.core.errors import CursorExpired
+from bridge.core.event_cursor import Position, is_expired, next_number
+from bridge.store.database import Database
+from bridge.store.reader_pool import ReaderPool
+from bridge.store.records import Changed, EventPage, EventQuery
+from bridge.store.replicas import Replica
+from bridge.store.schema import IS_NUMBERED, IS_NUMBERED_OF_ALL, events, removed_events, watches
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+EVERY_APP = ""
+"""The key of the feed of all apps, which operators read. No app has an empty name."""
+
+NUMBERED_AT_ONCE = 1_000  # in a transaction: about 30 ms, for which other replicas wait
+WINDOW = 10_000  # numbers that one step of a search for some types reads, from the index alone: a few ms
+WINDOWS_AT_ONCE = 10
+_LOCK = 7_351_882_046_312  # any number that no other program uses for its advisory locks
+
+# --- numbering ----------------------------------------------------------------------------------------------------
+
+_LARGEST = select(
+    select(func.max(events.c.number)).where(IS_NUMBERED_OF_ALL).scalar_subquery(),
+    select(func.max(removed_events.c.number)).scalar_subquery(),
+)
+
+
+def largest_number(connection: Connection) -> int:
+    """The largest number of any event, removed ones included; 0 before the first."""
+    return max(number or 0 for number in connection.execute(_LARGEST).one())
+
+
+def next_numbers(connection: Connection, replica: Replica, count: int) -> Sequence[int | None]:
+    """The numbers for `count` new events. None each where replicas share the database: see `number_committed`."""
+    if replica.shared:
+        return [None] * count
+    first = next_number(largest_number(connection), replica.now())
+    return range(first, first + count)
+
+
+_UNNUMBERED = (
+    select(events.c.watch_id, events.c.type, watches.c.app)
+    .join(watches, watches.c.id == events.c.watch_id)
+    .where(events.c.number.is_(None))
+    .order_by(events.c.created_at, events.c.watch_id, events.c.type)
+    .limit(bindparam("most"))
+    .subquery("unnumbered")
+)
+_PLACES = select(_UNNUMBERED, (func.row_number().over() - 1).label("place")).subquery("places")
+_NUMBER = (
+    update(events)
+    .where(events.c.watch_id == _PLACES.c.watch_id, events.c.type == _PLACES.c.type)
+    .values(number=bindparam("first") + _PLACES.c.place, app=_PLACES.c.app)
+    .returning(events.c.app)
+)
+
+
+def number_committed(connection: Connection, now: float) -> list[str]:
+    """Number up to 1,000 committed events, the oldest first; returns the app of each.
+
+    The lock is released after the commit is visible. So the next replica sees these numbers, and no reader sees a
+    number without all smaller ones.
+    """
+    _lock(connection)
+    first = next_number(largest_number(connection), now)
+    return list(connection.execute(_NUMBER, {"first": first, "most": NUMBERED_AT_ONCE}).scalars())
+
+
+def _lock(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+_AFTER = events.c.number > bindparam("after")
+_LAST_REMOVAL = select(func.max(removed_events.c.removal))
+_REMOVED_SINCE = select(func.max(removed_events.c.number)).where(removed_events.c.removal > bindparam("removal"))
+
+
+def read_page(connection: Connection, query: EventQuery, now: float) -> EventPage:
+    """A page of the feed. Raises CursorExpired when events after the cursor may have been removed.
+
+    The order matters on PostgreSQL, where each statement sees what is committed when it begins. The last removal and
+    the newest number come first, so that all events up to that number are in the page. What was removed since then
+    comes last, so that no removal goes unnoticed.
+    """
+    end = latest(connection, query.app)
+    start = query.after or Position(0, end.removal)
+    payloads, number, more = (_search if query.types else _next)(connection, query, start.number)
+    removed, largest = _removed_since(connection, query.app, start.removal), largest_number(connection)
+    if is_expired(start, removed, largest, now):
+        raise CursorExpired(
+            "events after this cursor may have been removed; begin again without `after`, or with `after=latest`"
+        )
+    at_end = not more and len(payloads) < query.limit
+    return EventPage(tuple(payloads), Position(max(number, end.number) if at_end else number, start.removal), more)
+
+
+def latest(connection: Connection, app: str | None) -> Position:
+    """The position after which an app's new events come (None: those of every app)."""
+    removal = connection.execute(_LAST_REMOVAL).scalar_one() or 0  # first: see read_page
+    return Position(_newest(connection, app), removal)
+
+
+def _next(connection: Connection, query: EventQuery, after: int) -> tuple[list[bytes], int, bool]:
+    page = _of_app(select(events.c.number, events.c.payload), query.app).where(_AFTER)
+    page = page.order_by(events.c.number).limit(bindparam("most"))
+    rows = connection.execute(page, {"app": query.app, "after": after, "most": query.limit}).all()
+    return [row.payload for row in rows], rows[-1].number if rows else after, False
+
+
+def _search(connection: Connection, query: EventQuery, after: int) -> tuple[list[bytes], int, bool]:
+    """The next events of some types, which may be rare: in windows, so that no statement reads a million events."""
+    found: list[bytes] = []
+    numbers = _of_app(select(events.c.number), query.app).where(_AFTER).order_by(events.c.number)
+    end_of_window = numbers.offset(WINDOW - 1).limit(1)
+    page = _of_app(select(events.c.number, events.c.payload), query.app).where(
+        _AFTER, events.c.number <= bindparam("end"), events.c.type.in_(bindparam("types", expanding=True))
+    )
+    page = page.order_by(events.c.number).limit(bindparam("most"))
+    for _ in range(WINDOWS_AT_ONCE):
+        position = {"app": query.app, "after": after}
+        end = connection.execute(end_of_window, position).scalar_one_or_none()
+        is_last = end is None
+        end = _newest(connection, query.app) if end is None else end
+        parameters = {"end": end, "types": sorted(query.types), "most": query.limit - len(found)}
+        rows = connection.execute(page, position | parameters).all()
+        found += [row.payload for row in rows]
+        if len(found) == query.limit:
+            return found, rows[-1].number, False
+        after = max(after, end)
+        if is_last:
+            return found, after, False
+    return found, after, True
+
+
+def _of_app(query: Select[Any], app: str | None) -> Select[Any]:
+    if app is None:
+        return query.where(IS_NUMBERED_OF_ALL)
+    return query.where(IS_NUMBERED, events.c.app == bindparam("app"))
+
+
+def _newest(connection: Connection, app: str | None) -> int:
+    found: int | None = connection.execute(_of_app(select(func.max(events.c.number)), app), {"app": app}).scalar_one()
+    return found or 0
+
+
+def _removed_since(connection: Connection, app: str | None, removal: int) -> int:
+    query = _REMOVED_SINCE if app is None else _REMOVED_SINCE.where(removed_events.c.app == bindparam("app"))
+    found: int | None = connection.execute(query, {"app": app, "removal": removal}).scalar_one()
+    return found or 0
+
+
+def newest_by_app(connection: Connection, apps: Collection[str]) -> dict[str, str]:
+    """The newest number of each app as a text; EVERY_APP's is that of all apps. One statement, few index look-ups."""
+    asked = values(column("app", Text), name="asked").data([(app,) for app in sorted(apps)]).cte("asked")
+    of_app = select(func.max(events.c.number)).where(IS_NUMBERED, events.c.app == asked.c.app).scalar_subquery()
+    of_all = select(func.max(events.c.number)).where(IS_NUMBERED_OF_ALL).scalar_subquery()
+    newest: ColumnElement[Any] = case((asked.c.app == EVERY_APP, of_all), else_=of_app)
+    if not apps:
+        return {}
+    return {app: str(number) for app, number in connection.execute(select(asked.c.app, newest))}
+
+
+# --- retention ----------------------------------------------------------------------------------------------------
+
+_THOSE: BindParameter[str] = bindparam("those", expanding=True)
+_WITHOUT_NUMBER = select(events.c.watch_id).where(events.c.watch_id.in_(_THOSE), events.c.number.is_(None))
+_LARGEST_OF = (
+    select(events.c.app, func.max(events.c.number).label("number"))
+    .where(events.c.watch_id.in_(_THOSE))
+    .group_by(events.c.app)
+)
+_DELETE_SMALLER = delete(removed_events).where(
+    removed_events.c.app == bindparam("of"), removed_events.c.number <= bindparam("largest")
+)
+
+
+def watches_without_numbers(connection: Connection, watch_ids: Sequence[str]) -> set[str]:
+    """Those of the watches that have an event without a number: it has not been in the feed yet."""
+    return set(connection.execute(_WITHOUT_NUMBER, {"those": watch_ids}).scalars())
+
+
+def note_removal(connection: Connection, watch_ids: Sequence[str], replica: Replica) -> None:
+    """Write, before the events of these watches are deleted, that readers before them may miss some.
+
+    Removals commit in the order of their numbers, as events do: a reader that knows one knows all before it.
+    """
+    found = {row.app: row.number for row in connection.execute(_LARGEST_OF, {"those": watch_ids})}
+    if not found:
+        return
+    if replica.shared:
+        _lock(connection)
+    removal = next_number(connection.execute(_LAST_REMOVAL).scalar_one() or 0, replica.now())
+    connection.execute(_DELETE_SMALLER, [{"of": app, "largest": number} for app, number in found.items()])
+    rows = [{"app": app, "number": number, "removal": removal} for app, number in found.items()]
+    connection.execute(insert(removed_events), rows)
+
+
+# --- the feed as other folders use it -----------------------------------------------------------------------------
+
+
+class EventFeed:
+    """The feed of one store. Every call raises StoreUnavailable as the store's own do.
+
+    `on_new_events` is called with the apps of new events as soon as they are known to be durable, also when the caller
+    of the write has given up.
+    """
+
+    def __init__(self, database: Database, readers: ReaderPool, limits: TimeoutSweep) -> None:
+        self._database = database
+        self._readers = readers
+        self._limits = limits
+        self.on_new_events: Callable[[Collection[str]], None] = lambda _: None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other replicas write events too, and events are numbered after their commit: PostgreSQL."""
+        return self._database.shared
+
+    def add(self, changed: Changed) -> None:
+        """Announce the events of a settlement or a status change that is committed."""
+        if changed.event_apps:
+            self.on_new_events(changed.event_apps)
+
+    async def number_committed(self) -> list[str]:
+        """Number up to 1,000 committed events, on a database that replicas share; returns the app of each."""
+        return await self._run(self._database.transaction, lambda connection: number_committed(connection, self.now()))
+
+    async def page(self, query: EventQuery) -> EventPage:
+        """A page of events. Raises CursorExpired."""
+        return await self._run(self._database.read, read_page, query, self.now())
+
+    async def latest(self, app: str | None) -> Position:
+        """The position after which the new events of an app come (None: those of every app)."""
+        return await self._run(self._database.read, latest, app)
+
+    async def versions(self, apps: Sequence[str]) -> dict[str, str]:
+        """A text for each of these apps that changes whenever it has new events; EVERY_APP is for those of any app."""
+        return await self._run(self._database.read, newest_by_app, apps)
+
+    def now(self) -> float:
+        """Unix seconds by the database's clock."""
+        return self._database.now()
+
+    async def _run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        return await self._readers.run(partial(function, *arguments), self._limits)
