@@ -14,6 +14,7 @@ from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 from bridge.telemetry.history import SAMPLE_SECONDS, History
+from bridge.watches.event_numbering import EventNumbering
 
 # The timers of the poller and of the claimer begin what is due. Ticks repeat that: they find what a timer has missed.
 POLL_TICK_SECONDS = 0.05  # while polls are due that could not begin, or results wait to be written
@@ -25,6 +26,7 @@ STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
 RETENTION_SECONDS = 60.0
 CONTENT_SWEEP_SECONDS = 60.0
 REBUILD_SECONDS = 1.0
+EVENT_NUMBERS_SECONDS = 1.0  # for the events of a replica that died: one's own commits are numbered at once
 CLASSES_SECONDS = 30.0  # what a crash loses of the histories of classes
 
 _log = get_logger("runtime")
@@ -41,6 +43,7 @@ class Jobs:
         *,
         history: History,
         metrics: Metrics,
+        event_numbering: EventNumbering,
         replica_lease: ReplicaLease | None,
         content_cache: ContentCache | None,
         receivers: Receivers,
@@ -51,6 +54,7 @@ class Jobs:
         self._deliverer = deliverer
         self._history = history
         self._metrics = metrics
+        self._event_numbering = event_numbering
         self._replica_lease = replica_lease
         self._content_cache = content_cache
         self._receivers = receivers
@@ -83,6 +87,8 @@ class Jobs:
         if self._replica_lease is not None:
             scheduler.every(HEARTBEAT_SECONDS, "heartbeat", self._replica_lease.renew)
             scheduler.every(ADOPTION_SECONDS, "adoption", self._replica_lease.adopt, at_once=True)
+            numbering = self._event_numbering
+            scheduler.every(EVENT_NUMBERS_SECONDS, "event_numbers", numbering.number_committed, at_once=True)
         self._metrics.scheduler_tick_age_seconds.set_function(scheduler.tick_age)
         self._metrics.owned_tasks.set_function(lambda: self._poller.owned)
 

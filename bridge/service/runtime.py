@@ -41,6 +41,7 @@ from bridge.store.store import Store
 from bridge.telemetry import REDACTOR, Metrics, get_logger
 from bridge.telemetry.history import History
 from bridge.watches.change_notifier import ChangeNotifier
+from bridge.watches.event_numbering import EventNumbering
 from bridge.watches.registration import RegistrationService, TimeoutLimits
 from bridge.web.app import make_app, make_probes_app
 from bridge.web.auth import Access
@@ -100,6 +101,7 @@ class Runtime:
         _log.event("draining", seconds=self._drain_seconds)
         self._health.draining = True
         self._change_notifier.end()
+        self._event_notifier.end()
         await asyncio.gather(self._end_registrations(started_at), self._hand_over_tasks())
         await self._deliverer.drain(self._remaining_seconds(started_at))
         await self._scheduler.stop()
@@ -182,6 +184,9 @@ class Runtime:
         )
         self._closing.push_async_callback(self._client.close)
         self._change_notifier = ChangeNotifier(self._store)
+        self._event_notifier = ChangeNotifier(self._store.feed)
+        self._event_numbering = EventNumbering(self._store.feed, self._event_notifier)
+        self._closing.push_async_callback(self._event_numbering.close)
         self._deliverer = self._make_deliverer(signer)
         self._receivers = Receivers(self._store, self._deliverer, self.metrics)
         self._poller = self._make_poller()
@@ -199,6 +204,7 @@ class Runtime:
             self._deliverer,
             history=self._history,
             metrics=self.metrics,
+            event_numbering=self._event_numbering,
             replica_lease=self._replica_lease,
             content_cache=self._content_cache,
             receivers=self._receivers,
@@ -355,6 +361,7 @@ class Runtime:
             guard=guard,
             sender=self._sender,
             change_notifier=self._change_notifier,
+            event_notifier=self._event_notifier,
             metrics=self.metrics,
             health=self._health,
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),

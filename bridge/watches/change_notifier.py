@@ -1,22 +1,33 @@
-"""Notifies callers that wait for a watch to change: at once of changes in this process, by a query of all others."""
+"""Notifies callers that wait for a watch or an app's events: at once of changes in this process, else by a query."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from bridge.core.errors import StoreUnavailable
-from bridge.store.store import Store
 
 QUERY_SECONDS = 1.0  # between the queries, one for all callers; a change by another replica is noticed within this time
 
 
+class Versions(Protocol):
+    """What callers can wait for: the store has the watches by their ids, its feed the events by their apps."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other replicas change them too."""
+
+    async def versions(self, ids: Sequence[str], /) -> dict[str, str]:
+        """A text for each of these; it changes whenever the thing does."""
+
+
 class ChangeNotifier:
-    """Knows which callers wait for which watch. Use it from one event loop.
+    """Knows which callers wait for which watch, or for which app's events. Use it from one event loop.
 
     With a store that other replicas share, versions are queried every `query_seconds` while a caller waits.
     """
 
-    def __init__(self, store: Store, *, query_seconds: float = QUERY_SECONDS) -> None:
+    def __init__(self, store: Versions, *, query_seconds: float = QUERY_SECONDS) -> None:
         self._store = store
         self._query_seconds = query_seconds
         self._listeners: dict[str, set[asyncio.Event]] = {}  # by watch

@@ -65,6 +65,7 @@ class DropIn:
 class AppContext:
     """The objects that handlers use.
 
+    `change_notifier` wakes requests that wait for a watch, `event_notifier` those that wait for an app's events.
     `signer` signs pings and envelopes, `link_key` content links. `drop_in` is None while drop-in creation is off,
     `content_cache` where every video is passed through. `public_url` is the server's URL in the OpenAPI document, None
     for a relative one.
@@ -77,6 +78,7 @@ class AppContext:
     guard: Guard
     sender: Sender
     change_notifier: ChangeNotifier
+    event_notifier: ChangeNotifier
     metrics: Metrics
     health: Health
     access: Access

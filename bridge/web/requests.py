@@ -1,7 +1,7 @@
 """Reading requests: bodies up to a size limit, strict JSON, known query parameters only. Writing JSON responses."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -127,22 +127,32 @@ class Query:
     Parameters that are unknown or given twice are wrong from the start, others when they are read.
     """
 
-    def __init__(self, values: Mapping[str, str], bad: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, str],
+        bad: Mapping[str, str] | None = None,
+        lists: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.values = values
+        self.lists = lists or {}
         self._bad = dict(bad or {})
 
     @classmethod
-    def of(cls, request: web.Request, known: Collection[str] = ()) -> "Query":
-        """Returns the parameters of a request."""
+    def of(cls, request: web.Request, known: Collection[str] = (), repeatable: Collection[str] = ()) -> "Query":
+        """Returns the parameters of a request. The values of `repeatable` ones are in `lists`."""
         found: dict[str, str] = {}
         bad: dict[str, str] = {}
+        lists: dict[str, list[str]] = {}
         for name, value in request.query.items() if request.query_string else ():
+            if name in repeatable:
+                lists.setdefault(name, []).append(value)
+                continue
             if name not in known:
                 bad[shown(name)] = "is not a parameter of this route"
             elif name in found:
                 bad[name] = _GIVEN_TWICE
             found[name] = value
-        return cls(found, bad)
+        return cls(found, bad, lists)
 
     def without_empty(self) -> "Query":
         """Returns the same parameters without those whose value is empty: the page's filters that are not set."""
@@ -166,6 +176,14 @@ class Query:
     def choice(self, name: str, choices: type[Choice]) -> Choice | None:
         """Returns the member of an enumeration that a parameter names."""
         return self.read(name, lambda text: _member(text, choices))
+
+    def choices(self, name: str, choices: type[Choice]) -> frozenset[Choice]:
+        """Returns the members of an enumeration that the values of a repeatable parameter name."""
+        try:
+            return frozenset(_member(text, choices) for text in self.lists.get(name, ()))
+        except ValueError as error:
+            self._bad[name] = str(error)
+            return frozenset()
 
     def check(self) -> None:
         """Raises InvalidRequest with every parameter that is wrong."""

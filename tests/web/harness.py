@@ -36,6 +36,7 @@ from bridge.store.records import AttemptResult, Changed, PollNote, Settlement, T
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
+from bridge.watches.event_numbering import EventNumbering
 from bridge.watches.registration import RegistrationService, TimeoutLimits
 from bridge.web.app import make_app
 from bridge.web.auth import Access
@@ -255,6 +256,8 @@ async def running_bridge(
     guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
     sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
     poller, deliverer, notifier = FakePoller(), FakeDeliverer(AttemptFigures(store.now)), ChangeNotifier(store)
+    event_notifier = ChangeNotifier(store.feed)
+    numbering = EventNumbering(store.feed, event_notifier)
     registration = RegistrationService(
         store,
         guard,
@@ -286,6 +289,7 @@ async def running_bridge(
         guard=guard,
         sender=sender,
         change_notifier=notifier,
+        event_notifier=event_notifier,
         metrics=metrics,
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),
@@ -315,4 +319,5 @@ async def running_bridge(
         await client.close()
         await registration.finish()
         await sender.close()
+        await numbering.close()
         await store.close()

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from bridge.core import registration as rules
+from bridge.core.event_cursor import CURSOR_PATTERN
 from bridge.core.ids import EVENT_ID_PATTERN, TASK_ID_PATTERN, WATCH_ID_PATTERN
 from bridge.core.task_class import MAX_MODEL
 from bridge.core.watch_search import MAX_TEXT
@@ -37,6 +38,7 @@ VIDEO: Final[dict[str, dict[str, Any]]] = dict.fromkeys(
 )
 WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{WATCH_ID_PATTERN}$"}
 DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{EVENT_ID_PATTERN}$"}
+CURSOR: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{CURSOR_PATTERN}$"}
 TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){TASK_ID_PATTERN}$"}
 # Printable in Python means: no control characters, no line ends and no spaces but U+0020. No pattern has all of them.
 MODEL: Final[dict[str, Any]] = {

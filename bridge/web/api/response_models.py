@@ -272,6 +272,20 @@ class EventBody(TypedDict):
     data: EventData
 
 
+class EventFeedPage(TypedDict):
+    """Events in the order of the feed, the oldest first."""
+
+    items: Annotated[list[EventBody], Field(description="Each event exactly as a receiver gets it.")]
+    next_cursor: Annotated[
+        str,
+        Field(
+            pattern=json_schemas.CURSOR["pattern"],
+            description="The next page's `after`. Always given, also when there are no items.",
+            examples=["cursor_001k1b73r9hfv000000000000010"],
+        ),
+    ]
+
+
 class PingData(TypedDict):
     """The fields of every event, all null."""
 

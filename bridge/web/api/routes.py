@@ -18,6 +18,7 @@ from bridge.web.api import (
     response_models,
     watches,
 )
+from bridge.web.api.event_feed_routes import EVENT_FEED_ROUTES, EVENTS
 from bridge.web.api.receiver_routes import RECEIVER_ROUTES, RECEIVERS
 from bridge.web.api.route import CallersHandler, Handler, Parameter, RequestBody, Response, Route
 from bridge.web.errors import (
@@ -42,6 +43,7 @@ DROP_IN: Final = "Drop-in creation"
 SERVICE: Final = "The service"
 GROUPS: Final = {
     WATCHES: "Register watches on amux's tasks, read them and cancel them.",
+    EVENTS: "Read the events of an app in order.",
     DELIVERIES: "Read the deliveries of events, and send them again.",
     RECEIVERS: "For operators: what each receiver does with its callbacks, and pausing it.",
     DROP_IN: "amux's own routes, for clients made for amux. With `X-Callback-Url` the created task is watched.",
@@ -373,5 +375,6 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         body=RequestBody(request_models.PingRequest),
         problems=(*_BODY_PROBLEMS, errors.TargetRefused, TooManyPings, Draining),
     ),
+    *EVENT_FEED_ROUTES,
     *RECEIVER_ROUTES,
 )

@@ -118,7 +118,7 @@ async def read_watch(request: web.Request, caller: Caller) -> web.Response:
     """`GET /watch/{id}`. With `wait_seconds` the answer is held until the watch is final or the time is up."""
     context = request.app[CONTEXT]
     query = Query.of(request, ("wait_seconds",))
-    seconds = query.read("wait_seconds", _wait_seconds)
+    seconds = query.read("wait_seconds", wait_seconds_of)
     query.check()
     watch_id = watch_id_of(request)
     if seconds:
@@ -171,7 +171,7 @@ def _watch_query(parameters: Query, caller: Caller) -> WatchQuery:
     query = WatchQuery(
         limit=int(parameters.read("limit", _limit) or DEFAULT_LIMIT),
         cursor=parameters.read("cursor", lambda text: check_watch_id(text, "cursor")),
-        app=parameters.read("app", _app_name) or caller.visible_app,
+        app=parameters.read("app", app_name_of) or caller.visible_app,
         state=parameters.choice("state", WatchState),
         outcome=parameters.choice("outcome", Outcome),
         task_id=parameters.read("task_id", check_task_id),
@@ -190,11 +190,13 @@ def _limit(text: str) -> float:
     return number_of(text, "limit", least=1, most=MAX_LIMIT, whole=True)
 
 
-def _wait_seconds(text: str) -> float:
+def wait_seconds_of(text: str) -> float:
+    """Returns how long an answer may be held. Raises InvalidRequest."""
     return number_of(text, "wait_seconds", least=0, most=MAX_WAIT_SECONDS)
 
 
-def _app_name(text: str) -> str:
+def app_name_of(text: str) -> str:
+    """Returns the name of an app from a query. Raises ValueError."""
     if not (text.isascii() and text.isprintable() and 1 <= len(text) <= MAX_APP_NAME):
         raise ValueError(f"must be 1 to {MAX_APP_NAME} printable ASCII characters")
     return text

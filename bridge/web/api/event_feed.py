@@ -1,0 +1,93 @@
+"""`GET /events`: an app's events in order, for apps that fetch their events instead of receiving callbacks."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from bridge.core.event_cursor import Position, cursor_of, position_of
+from bridge.core.model import EventType
+from bridge.store.event_feed import EVERY_APP, EventFeed
+from bridge.store.records import EventPage, EventQuery
+from bridge.watches.change_notifier import ChangeNotifier
+from bridge.web.api.response_models import EventFeedPage
+from bridge.web.api.watches import app_name_of, wait_seconds_of
+from bridge.web.auth import Caller
+from bridge.web.context import CONTEXT
+from bridge.web.requests import Query, json_answer, number_of
+
+LATEST: Final = "latest"
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 500
+SEARCH_SECONDS: Final = 2.0  # of a page of rare types: then it ends where the search is
+_PARAMETERS: Final = ("after", "limit", "wait_seconds", "app")
+
+
+async def list_events(request: web.Request, caller: Caller) -> web.Response:
+    """`GET /events`: one page. With `wait_seconds` the answer is held while there is nothing."""
+    context = request.app[CONTEXT]
+    feed, notifier = context.store.feed, context.event_notifier
+    parameters = Query.of(request, _PARAMETERS, repeatable=("type",))
+    from_now_on = parameters.values.get("after") == LATEST
+    after = None if from_now_on else parameters.read("after", _position)
+    limit = parameters.read("limit", _limit) or DEFAULT_LIMIT
+    seconds = parameters.read("wait_seconds", wait_seconds_of) or 0.0
+    types = parameters.choices("type", EventType)
+    app = parameters.read("app", app_name_of) or caller.visible_app
+    parameters.check()
+    if caller.visible_app not in {None, app}:
+        app = _NO_APP
+    query = EventQuery(int(limit), await feed.latest(app) if from_now_on else after, app, types)
+    page = await (_page_within(feed, notifier, query, seconds) if seconds else _page(feed, query))
+    return _answer(page)
+
+
+_NO_APP: Final = "\n"
+"""What an app sees that asks for the events of another app: those of an app that cannot exist."""
+
+
+def _answer(page: EventPage) -> web.Response:
+    # The bytes of the events go into the answer as they are.
+    items: list[Any] = [orjson.Fragment(payload) for payload in page.payloads]
+    return json_answer(EventFeedPage(items=items, next_cursor=cursor_of(page.end)))
+
+
+async def _page_within(feed: EventFeed, notifier: ChangeNotifier, query: EventQuery, seconds: float) -> EventPage:
+    """Returns a page once it has an event, or an empty one when the time is up or the bridge stops."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    with notifier.listening(query.app or EVERY_APP) as changed:
+        waiting = True
+        while True:
+            changed.clear()
+            page = await _page(feed, query)
+            if page.payloads or not waiting:
+                return page
+            query = replace(query, after=page.end)
+            left = deadline - clock()
+            waiting = left > 0 and (page.more or await notifier.wait(changed, left))
+
+
+async def _page(feed: EventFeed, query: EventQuery) -> EventPage:
+    """Returns a page. A search for types that are rare takes several steps, and ends early after two seconds."""
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + SEARCH_SECONDS
+    page = await feed.page(query)
+    payloads = page.payloads
+    while page.more and clock() < ends_at:
+        page = await feed.page(replace(query, after=page.end, limit=query.limit - len(payloads)))
+        payloads += page.payloads
+    return EventPage(payloads, page.end, page.more)
+
+
+def _position(text: str) -> Position:
+    try:
+        return position_of(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {LATEST}") from None
+
+
+def _limit(text: str) -> float:
+    return number_of(text, "limit", least=1, most=MAX_LIMIT, whole=True)
