@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from bridge.core.body_template import fill_body
 from bridge.core.ids import event_id
 from bridge.core.model import Event, EventType, Outcome, Problem, TaskSnapshot, Watch
 from bridge.core.watch import Ending
@@ -64,7 +65,9 @@ def _event(  # noqa: PLR0913, PLR0917  the parts of a payload
         "error": None if error is None else error_view(error),
         "context": orjson.Fragment(watch.context),
     }
-    return Event(new_id, watch.id, event_type, at, orjson.dumps(_envelope(new_id, event_type, at, data)))
+    payload = orjson.dumps(_envelope(new_id, event_type, at, data))
+    body = None if watch.body is None or event_type not in watch.events else fill_body(watch.body, payload)
+    return Event(new_id, watch.id, event_type, at, payload, body)
 
 
 def _envelope(event_id: str, event_type: str, at: float, data: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from bridge.core.trace_context import TraceContext
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
@@ -218,7 +220,8 @@ NO_FACTS = TaskFacts()
 class Watch:
     """The promise to notify one app about one task. It holds no secrets: the store keeps them encrypted.
 
-    `model` is what the app says that the video is made with.
+    `model` is what the app says that the video is made with. `body` is the template of what is sent instead of an event
+    (`core/body_template.py`). `trace` is the trace that its registration was a part of.
     """
 
     id: str
@@ -235,22 +238,33 @@ class Watch:
     settled_at: float | None = None
     header_names: tuple[str, ...] = ()
     model: str | None = None
+    body: bytes | None = None
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened. `payload` is built once, and every attempt sends these bytes. `id` is also the `webhook-id`."""
+    """What happened. `payload` is built once. `id` is also the `webhook-id`.
+
+    `body` is what is sent instead, built at the same time, if the watch has a body of its own.
+    """
 
     id: str
     watch_id: str
     type: EventType
     created_at: float
     payload: bytes
+    body: bytes | None = None
 
     @property
     def terminal(self) -> bool:
         """Whether this event ends its watch."""
         return self.type in TERMINAL_EVENTS
+
+    @property
+    def sent(self) -> bytes:
+        """The bytes that every attempt sends."""
+        return self.payload if self.body is None else self.body
 
 
 # --- deliveries ---------------------------------------------------------------------------------------------------
@@ -300,7 +314,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class PendingDelivery:
-    """A pending delivery that this process has a lease on, with everything that its next attempt needs."""
+    """A pending delivery that this process has a lease on, with everything that its next attempt needs.
+
+    `payload` is what is sent: the event, or the watch's own body.
+    """
 
     id: str
     watch_id: str
@@ -315,4 +332,5 @@ class PendingDelivery:
     attempts: int = 0  # attempts in all rounds, before this one
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret: str | None = field(default=None, repr=False)
+    trace: TraceContext | None = None
     claimed_by: tuple[str, int] = ("", 0)  # the replica's id and epoch at the time of the claim

@@ -99,13 +99,14 @@ def read_json(body: bytes) -> Any:
 
 def compact(context: Mapping[str, Any]) -> bytes:
     """Returns a context as it is stored and sent: compact UTF-8, keys in the app's order, at most 4 KiB."""
-    encoded = _encode(context)
+    encoded = encode_json(context)
     if len(encoded) > MAX_CONTEXT_BYTES:
         raise ValueError(f"must be at most {MAX_CONTEXT_BYTES:,} bytes as compact JSON; it is {len(encoded):,}")
     return encoded
 
 
-def _encode(context: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
+def encode_json(context: Any, *, sort_keys: bool = False) -> bytes:
+    """Returns a value as compact JSON in UTF-8. Raises ValueError for one that is nested hundreds of levels deep."""
     try:
         return orjson.dumps(context, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except orjson.JSONEncodeError:  # an integer of more than 64 bits, or more than 254 levels
@@ -132,6 +133,7 @@ def options_text(  # noqa: PLR0913, PLR0917  the options of a registration
     headers: Mapping[str, str],
     secret: str | None,
     credential: str,
+    body: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Returns the options of a registration in a canonical form: equal registrations give equal bytes.
 
@@ -139,8 +141,11 @@ def options_text(  # noqa: PLR0913, PLR0917  the options of a registration
     the case of header names. The result holds secrets: store only a fingerprint of it.
     """
     lowered = sorted((name.lower(), value) for name, value in headers.items())
-    canonical = None if context is None else orjson.Fragment(_encode(context, sort_keys=True))
-    return orjson.dumps([_sorted(events), canonical, float(timeout_seconds), lowered, secret, credential])
+    canonical = None if context is None else orjson.Fragment(encode_json(context, sort_keys=True))
+    options = [_sorted(events), canonical, float(timeout_seconds), lowered, secret, credential]
+    if body is not None:  # without one the form stays that of version 0.2.0, whose active watches are compared too
+        options.append(orjson.Fragment(encode_json(body, sort_keys=True)))
+    return orjson.dumps(options)
 
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types

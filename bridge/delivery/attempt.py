@@ -1,6 +1,6 @@
 """One attempt: signs an event, sends it once, and decides what the answer means for the delivery."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bridge.callback.sender import KEPT_BODY_BYTES, Sender, SendResult, repeats_secret
@@ -8,6 +8,7 @@ from bridge.core.delivery import Delivered, Verdict, on_answer, problem_of
 from bridge.core.model import Answer, Answered, Attempt, NoAnswer, PendingDelivery
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Signer
+from bridge.core.trace_context import log_fields, without_own
 from bridge.telemetry import get_logger, redact
 
 _log = get_logger("delivery")
@@ -44,20 +45,30 @@ class AttemptRunner:
         try:
             result = await self._send(delivery, int(started_at))
         except Exception as error:  # noqa: BLE001  any error counts as a failed attempt: the schedule goes on
-            _log.event("attempt_error", level=40, trace=error, watch_id=delivery.watch_id, delivery_id=delivery.id)
+            _log.event("attempt_error", level=40, trace=error, **_ids(delivery))
             message = f"the attempt failed inside the bridge: {type(error).__name__}"
             result = SendResult(NoAnswer(INTERNAL_ERROR, message), 0.0)
         return Sent(result.answer, started_at, self._now(), result.duration_seconds)
 
     async def _send(self, delivery: PendingDelivery, timestamp: int) -> SendResult:
         signature = self._signer.headers(delivery.id, timestamp, delivery.payload, delivery.secret)
-        result = await self._sender.send(delivery.callback_url, {**delivery.headers, **signature}, delivery.payload)
+        headers = {**delivery.headers, **_trace_headers(delivery), **signature}
+        result = await self._sender.send(delivery.callback_url, headers, delivery.payload)
         answer = result.answer
         # The sender hides a location that repeats a header's value; it does not know the secret.
         secrets = [delivery.secret] if delivery.secret else []
         if isinstance(answer, Answered) and answer.location and repeats_secret(answer.location, secrets):
             result = replace(result, answer=replace(answer, location=None))
         return result
+
+
+def _ids(delivery: PendingDelivery) -> dict[str, str]:
+    return {"watch_id": delivery.watch_id, "delivery_id": delivery.id, **log_fields(delivery.trace)}
+
+
+def _trace_headers(delivery: PendingDelivery) -> Mapping[str, str]:
+    """Returns the headers of the watch's trace, unless the watch has such headers of its own."""
+    return {} if delivery.trace is None else without_own(delivery.trace.headers(), delivery.headers)
 
 
 def verdict_of(sent: Sent, delivery: PendingDelivery, policy: RetryPolicy, jitter: float) -> Verdict:

@@ -6,6 +6,7 @@ from typing import Any
 from bridge.core.delivery import FAILURES_UNTIL_PROBING, Dead, Delivered, RetryAt
 from bridge.core.model import TERMINAL_EVENTS, PendingDelivery, Problem
 from bridge.core.receivers import LastAnswer
+from bridge.core.trace_context import log_fields
 from bridge.delivery.attempt import Sent
 from bridge.delivery.attempt_writer import AttemptRecord
 from bridge.delivery.figures import AttemptFigures
@@ -109,4 +110,5 @@ def _fields(record: AttemptRecord, error: Problem | None) -> dict[str, Any]:
         "error": None if error is None else error.code,
         "reason": None if error is None else error.message,
         "duration_seconds": round(record.attempt.duration_seconds, 4),
+        **log_fields(delivery.trace),
     }

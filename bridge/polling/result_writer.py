@@ -25,6 +25,7 @@ from bridge.core.model import (
     Watch,
 )
 from bridge.core.task_class import TaskEnd
+from bridge.core.trace_context import log_fields
 from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask, poll_note
 from bridge.polling.task_classes import TaskClasses
@@ -262,7 +263,9 @@ class ResultWriter:
         if isinstance(write, StatusUpdate) and write.changed:
             task = write.task
             for watch_id in changed.touched:
-                _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=task.snapshot.status)
+                trace = log_fields(changed.traces.get(watch_id))
+                status = task.snapshot.status
+                _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=status, **trace)
         for watch in changed.settled:
             self._log_settled(watch, changed.errors.get(watch.id))
         if isinstance(write, PendingSettlement) and any(watch.outcome in _ENDS for watch in changed.settled):
@@ -295,4 +298,5 @@ class ResultWriter:
             error=None if error is None else error.code,
             reason=None if error is None else error.message,
             callback_url=without_query(watch.callback_url),
+            **log_fields(watch.trace),
         )

@@ -55,7 +55,8 @@ _LOAD: Select[Any] = (
         *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.type),
         *(deliveries.c.round_attempts, deliveries.c.attempts),
         *(watches.c.app, watches.c.callback_url, watches.c.host, watches.c.headers, watches.c.secret),
-        *(events.c.payload, events.c.created_at),
+        *(watches.c.traceparent, watches.c.tracestate),
+        *(func.coalesce(events.c.body, events.c.payload).label("sent"), events.c.created_at),
     )
     .select_from(deliveries)
     .join(watches, watches.c.id == deliveries.c.watch_id)
@@ -90,7 +91,7 @@ def claim(
 
 def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> list[PendingDelivery]:
     """The delivery with its watch's secrets. None when they do not decrypt: the other deliveries do not wait for it."""
-    event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.payload)
+    event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.sent)
     try:
         attempts_before = row.round_attempts, row.attempts
         return [pending_delivery(row, event, lease, attempts_before, cipher, replica.identity)]

@@ -22,6 +22,7 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
+from bridge.core.trace_context import TraceContext
 from bridge.core.watch import Ending
 from bridge.core.watch_search import SearchText
 
@@ -96,6 +97,7 @@ class CancelledWatch:
     app: str
     task_id: str
     task_row: str
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class Changed:
     """What a status change or a settlement did: the watches that settled, and the ids of all that it concerns.
 
     `claimed` are the new deliveries, already claimed for this replica: send them or release them. `task_closed`: poll
-    it no more. `errors` are the errors of settled watches, by watch id. `event_apps` are the apps of the new events.
+    it no more. `errors` are the errors of settled watches, and `traces` the traces of the others, by watch id.
+    `event_apps` are the apps of the new events.
     """
 
     settled: tuple[Watch, ...] = ()
@@ -155,6 +158,7 @@ class Changed:
     task_closed: bool = False
     errors: Mapping[str, Problem] = field(default_factory=dict)
     event_apps: frozenset[str] = frozenset()
+    traces: Mapping[str, TraceContext] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

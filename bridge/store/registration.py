@@ -292,7 +292,7 @@ _INSERT_WATCHES = inserting(
     (
         *("id", "app", "task", "task_id", "callback_url", "host", "endpoint", "events", "context", "options", "state"),
         *("created_at", "deadline_at", "timeout_seconds", "header_names", "headers", "secret", "api_key"),
-        "model",
+        *("model", "body", "traceparent", "tracestate"),
     ),
     lambda statement: statement.on_conflict_do_nothing(),
 )
@@ -371,7 +371,8 @@ def _watch_values(entry: _Entry, task: TaskRow) -> tuple[Any, ...]:
         *(watch.id, watch.app, task.id, watch.task_id, watch.callback_url, new.host, entry.endpoint),
         *(events_text(watch.events), watch.context, new.options, watch.state.value),
         *(watch.created_at, watch.deadline_at, watch.timeout_seconds, ",".join(watch.header_names)),
-        *(encrypted.headers, encrypted.secret, encrypted.api_key, watch.model),
+        *(encrypted.headers, encrypted.secret, encrypted.api_key, watch.model, watch.body),
+        *((None, None) if watch.trace is None else (watch.trace.parent, watch.trace.state)),
     )
 
 

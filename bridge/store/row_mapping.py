@@ -26,6 +26,7 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
+from bridge.core.trace_context import TraceContext
 from bridge.store.encryption import Cipher
 from bridge.store.records import DeliveryView, PollNote, TaskRow, TaskView
 
@@ -68,7 +69,14 @@ def watch_of(row: Row[Any]) -> Watch:
         settled_at=None if row.outcome is None else row.ended_at,
         header_names=tuple(row.header_names.split(",")) if row.header_names else (),
         model=row.model,
+        body=row.body,
+        trace=trace_of(row),
     )
+
+
+def trace_of(row: Row[Any]) -> TraceContext | None:
+    """The trace in a row of `watches`."""
+    return None if row.traceparent is None else TraceContext(row.traceparent, row.tracestate)
 
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types
@@ -194,12 +202,13 @@ def pending_delivery(  # noqa: PLR0913, PLR0917  its parts
         type=event.type,
         callback_url=row.callback_url,
         host=row.host,
-        payload=event.payload,
+        payload=event.sent,
         lease=lease,
         round_attempts=attempts[0],
         attempts=attempts[1],
         created_at=event.created_at,
         headers={} if row.headers is None else orjson.loads(cipher.decrypt(event.watch_id, row.headers)),
         secret=None if row.secret is None else cipher.decrypt(event.watch_id, row.secret),
+        trace=trace_of(row),
         claimed_by=claimed_by,
     )

@@ -109,6 +109,9 @@ watches = Table(
     Column("secret", LargeBinary),
     Column("api_key", LargeBinary),
     Column("model", Text),  # what the app says
+    Column("body", LargeBinary),  # the template of what is sent instead of the event, as compact JSON
+    Column("traceparent", Text),
+    Column("tracestate", Text),
     Index(
         "ux_watches_active",
         "endpoint",
@@ -156,6 +159,7 @@ events = Table(
     Column("terminal", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    Column("body", LargeBinary),  # what is sent instead of the payload, if the watch has a body of its own
     # Its place in the event feed: see event_feed.py. With PostgreSQL null until the event is numbered; `app` then too,
     # where a replica of an older version wrote it.
     Column("app", Text),

@@ -38,6 +38,7 @@ from bridge.store.row_mapping import (
     note_values,
     pending_delivery,
     snapshot_values,
+    trace_of,
     wants_status,
     watch_of,
 )
@@ -149,7 +150,8 @@ def _recorded(
     closed = not rows  # every watch was cancelled meanwhile
     writes.set_task(item, closed=closed)
     touched = tuple(row.id for row in rows)
-    return Changed((), touched, tuple(claimed), closed, event_apps=frozenset(apps))
+    traces = {row.id: trace for row in rows if (trace := trace_of(row)) is not None}
+    return Changed((), touched, tuple(claimed), closed, event_apps=frozenset(apps), traces=traces)
 
 
 def _asked_for(item: StatusChange, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
@@ -178,7 +180,7 @@ _UPDATE_TASKS = updating(
     ("id", "closed_at", *SNAPSHOT, *NOTE, *FACTS, "queued_at", "in_progress_at"),
     once=("queued_at", "in_progress_at"),
 )
-_INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload", "app", "number"))
+_INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload", "body", "app", "number"))
 _INSERT_OUTBOX = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
 _INSERT_DELIVERIES = inserting(
     deliveries,
@@ -243,7 +245,8 @@ class _Writes:
 
 
 def _event_row(app: str, event: Event, number: int | None) -> tuple[Any, ...]:
-    return event.watch_id, event.type.value, event.terminal, event.created_at, event.payload, app, number
+    head = event.watch_id, event.type.value, event.terminal, event.created_at
+    return *head, event.payload, event.body, app, number
 
 
 def _delivery_row(event: Event) -> tuple[Any, ...]:
@@ -253,7 +256,9 @@ def _delivery_row(event: Event) -> tuple[Any, ...]:
 # --- cancelling ---------------------------------------------------------------------------------------------------
 
 _FIND_WATCHES = (
-    select(*(watches.c[name] for name in ("id", "app", "state", "task", "task_id", "events")))
+    select(
+        *(watches.c[name] for name in ("id", "app", "state", "task", "task_id", "events", "traceparent", "tracestate"))
+    )
     .where(watches.c.id.in_(bindparam("those", expanding=True)))
     .order_by(watches.c.id)
 )
@@ -305,7 +310,7 @@ def cancel(
         elif row.state == WatchState.SETTLED:
             results.append(WatchSettled("the watch is settled; only an active one can be cancelled"))
         else:
-            results.append(CancelledWatch(row.id, row.app, row.task_id, row.task))
+            results.append(CancelledWatch(row.id, row.app, row.task_id, row.task, trace_of(row)))
             if row.state == WatchState.ACTIVE and row.id not in ends:
                 entries += [AuditEntry(now, Action.CANCELLED, actor, row.id)] if actor is not None else []
                 asked = wants_status(events_of(row.events))

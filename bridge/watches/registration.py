@@ -13,11 +13,13 @@ from bridge.aio.completion import Operations
 from bridge.aio.system import SYSTEM, System
 from bridge.callback.guard import Guard
 from bridge.core.audit import Actor
+from bridge.core.body_template import compile_body
 from bridge.core.errors import BridgeError, InvalidRequest, StoreUnavailable
 from bridge.core.ids import WATCH_ID_PREFIX, WatchIds
 from bridge.core.model import EventType, Watch
 from bridge.core.registration import compact, events_to_send, options_text
 from bridge.core.targets import Target
+from bridge.core.trace_context import TraceContext, log_fields
 from bridge.store.records import (
     CONFIGURED,
     CancelledWatch,
@@ -59,7 +61,8 @@ class StatusEventQueue(Protocol):
 class WatchRequest:
     """A registration that `app` asks for. None means: not given. `core/registration.py` has checked each field.
 
-    `model` is a hint for when to poll: two registrations that differ in it alone are equal. With `beyond_limit` the
+    `model` is a hint for when to poll, `trace` is where the request comes from: two registrations that differ in these
+    alone are equal. With `beyond_limit` the
     watch is registered even when the limit of active watches is reached.
     """
 
@@ -75,6 +78,8 @@ class WatchRequest:
     idempotency: Idempotency | None = None
     beyond_limit: bool = False
     model: str | None = None
+    body: Mapping[str, Any] | None = None
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ class RegistrationService:
         self._deliverer.drop_status_events([watch.id])
         self._poller.look_again(watch.task_row)
         self._notifier.announce([watch.id])
-        _log.event("cancelled", watch_id=watch.id, task_id=watch.task_id, app=watch.app)
+        _log.event("cancelled", watch_id=watch.id, task_id=watch.task_id, app=watch.app, **log_fields(watch.trace))
 
     # --- checks ---------------------------------------------------------------------------------------------------
 
@@ -230,8 +235,12 @@ class RegistrationService:
             timeout_seconds=seconds,
             header_names=tuple(request.headers),
             model=request.model,
+            body=None if request.body is None else compile_body(request.body),
+            trace=request.trace,
         )
-        options = options_text(events, request.context, seconds, request.headers, request.secret, credential)
+        options = options_text(
+            events, request.context, seconds, request.headers, request.secret, credential, request.body
+        )
         return NewWatch(
             watch=watch,
             credential=credential,
@@ -272,6 +281,7 @@ class RegistrationService:
                 task_id=watch.task_id,
                 app=watch.app,
                 callback_url=without_query(watch.callback_url),
+                **log_fields(watch.trace),
             )
             self._notifier.announce([watch.id])
 

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from bridge.core.errors import InvalidRequest, NotFound
 from bridge.core.ids import EVENT_ID_PATTERN, WATCH_ID_PATTERN
 from bridge.core.registration import check_idempotency_key, read_json
+from bridge.core.trace_context import TraceContext, read_trace
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
 
 Value = TypeVar("Value")
@@ -108,6 +109,14 @@ def single_header(request: web.Request, name: str) -> str | None:
     if len(values) > 1:
         raise InvalidRequest([(name, _GIVEN_TWICE)])
     return values[0] if values else None
+
+
+def trace_of(request: web.Request) -> TraceContext | None:
+    """Returns the trace that a request is a part of; None without one, and for a malformed one."""
+    headers = request.headers
+    if "traceparent" not in headers:
+        return None
+    return read_trace(headers.getall("traceparent"), headers.getall("tracestate", []))
 
 
 def idempotency_key(request: web.Request) -> str | None:

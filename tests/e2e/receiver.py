@@ -37,7 +37,7 @@ class Call:
 
     @property
     def type(self) -> str:
-        return str(self.event["type"])
+        return str(self.event.get("type", ""))  # a body in another form has none
 
     @property
     def watch_id(self) -> str:

@@ -24,6 +24,7 @@ from bridge.core.model import (
     TaskStatus,
     Watch,
 )
+from bridge.core.trace_context import TraceContext
 from bridge.core.watch import Ending
 from bridge.store.records import (
     CONFIGURED,
@@ -71,6 +72,8 @@ def new_watch(
     headers: dict[str, str] | None = None,
     secret: str | None = None,
     api_key: str | None = None,
+    body: bytes | None = None,
+    trace: TraceContext | None = None,
 ) -> NewWatch:
     """A watch to register, different from all others by default. It was registered `age` seconds ago."""
     number = next(_numbers) if number is None else number
@@ -86,6 +89,8 @@ def new_watch(
         deadline_at=created_at + timeout,
         timeout_seconds=timeout,
         header_names=tuple(headers or ()),
+        body=body,
+        trace=trace,
     )
     encrypted = EncryptedFields(
         headers=None if headers is None else encrypt(watch_id, orjson.dumps(headers).decode()),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from bridge.core.delivery import Verdict
-from bridge.core.errors import LostClaim, NotFound, WatchConflict, WatchSettled
+from bridge.core.errors import LostClaim, NotFound, WatchCancelled, WatchConflict, WatchSettled
 from bridge.core.ids import event_id
 from bridge.core.model import TERMINAL_EVENTS, EventType, PendingDelivery, TaskSnapshot, Watch
 from bridge.core.watch import Ending
@@ -210,7 +210,7 @@ class Bridge(RuleBasedStateMachine):
         one = self.claims[pick % len(self.claims)]
         try:
             view = self.runner.run(self.store.retry(one.id, "app"))
-        except NotFound:
+        except (NotFound, WatchCancelled):
             return
         self.retried.add(one.id)
         assert view.state == "pending"

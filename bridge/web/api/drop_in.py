@@ -33,6 +33,7 @@ from bridge.web.requests import (
     query_of,
     shown,
     single_header,
+    trace_of,
 )
 
 WATCH_ID: Final = "X-Watch-Id"
@@ -171,7 +172,7 @@ def _read_headers(request: web.Request, app: str) -> tuple[WatchRequest | None, 
         fields["events"] = [name.strip() for name in events.split(",")]
     if (seconds := single_header(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
         fields["timeout_seconds"] = float(seconds) if DECIMAL.fullmatch(seconds) else seconds
-    return WatchRequestBody.read(fields).watch_request(app), own_key
+    return WatchRequestBody.read(fields).watch_request(app, trace=trace_of(request)), own_key
 
 
 def _own_key(request: web.Request) -> str | None:

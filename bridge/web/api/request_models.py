@@ -1,7 +1,7 @@
 """Request models: the JSON bodies that apps send. The OpenAPI document has their fields, rules and descriptions."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -10,11 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from bridge.core import registration as rules
+from bridge.core.body_template import MAX_BODY_BYTES, BadBody, compile_body
 from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import EventType
 from bridge.core.signing import SECRET_PREFIX, parse_secret
 from bridge.core.targets import MAX_URL_CHARACTERS, TargetPolicy, bracketed, parse_target
 from bridge.core.task_class import check_model
+from bridge.core.trace_context import TraceContext
 from bridge.store.records import Idempotency
 from bridge.watches.registration import WatchRequest
 from bridge.web.api import json_schemas
@@ -24,6 +26,7 @@ from bridge.web.requests import MAX_FIELD_ERRORS, shown
 EventName = Annotated[EventType, Field(strict=False)]
 MAX_BATCH: Final = 500
 _CONTEXT_KIB: Final = rules.MAX_CONTEXT_BYTES // 1024
+_BODY_KIB: Final = MAX_BODY_BYTES // 1024
 _ANY_TARGET = TargetPolicy(allow_networks=(ip_network("0.0.0.0/0"), ip_network("::/0")))
 _HOST_RULE = "must be a host name or an address, without scheme, port or path"
 _RFC3339 = re.compile(
@@ -39,6 +42,11 @@ def _check_secret(text: str) -> str:
 def _check_context(context: dict[str, Any]) -> dict[str, Any]:
     rules.compact(context)
     return context
+
+
+def _check_body(body: dict[str, Any]) -> dict[str, Any]:
+    compile_body(body)
+    return body
 
 
 def _check_headers(headers: dict[str, str]) -> dict[str, str]:
@@ -104,7 +112,8 @@ class _Body(BaseModel):
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
             # `from None`: the cause has the values, and could reach a log.
-            raise InvalidRequest([_field_error(detail) for detail in found[:MAX_FIELD_ERRORS]]) from None
+            fields = [pair for detail in found for pair in _field_errors(detail)]
+            raise InvalidRequest(fields[:MAX_FIELD_ERRORS]) from None
 
 
 class WatchRequestBody(_Body):
@@ -138,6 +147,13 @@ class WatchRequestBody(_Body):
             "They are stored encrypted, and their values are masked in responses.",
         )
     )
+    body: Annotated[dict[str, Any], AfterValidator(_check_body)] | None = Field(
+        None,
+        description="A JSON object that is sent instead of the event. In its strings, `{{type}}`, `{{data.url}}` and "
+        "the like are replaced by the event's values; a string that is one such placeholder alone becomes the value "
+        f"itself. At most {_BODY_KIB} KiB as compact JSON in UTF-8.",
+        examples=[{"text": "{{type}}: {{data.url}}", "order": "{{data.context.order}}"}],
+    )
     secret: Annotated[str, AfterValidator(_check_secret), WithJsonSchema(json_schemas.SECRET)] | None = Field(
         None,
         repr=False,
@@ -158,7 +174,9 @@ class WatchRequestBody(_Body):
         | None
     ) = Field(None, repr=False, description="The amux key that the task is polled with, instead of the bridge's key.")
 
-    def watch_request(self, app: str, idempotency: Idempotency | None = None) -> WatchRequest:
+    def watch_request(
+        self, app: str, idempotency: Idempotency | None = None, trace: TraceContext | None = None
+    ) -> WatchRequest:
         """Returns the request as `RegistrationService` takes it."""
         return WatchRequest(
             app,
@@ -172,6 +190,8 @@ class WatchRequestBody(_Body):
             self.api_key,
             idempotency,
             model=self.model,
+            body=self.body,
+            trace=trace,
         )
 
 
@@ -245,9 +265,21 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 
 
+def _field_errors(detail: ErrorDetails) -> list[tuple[str, str]]:
+    """Returns the fields of one pydantic error, each with its rule: one, or each bad string of a body."""
+    cause = detail.get("ctx", {}).get("error")
+    if not isinstance(cause, BadBody):
+        return [_field_error(detail)]
+    return [(_path((*detail["loc"], *path)), rule) for path, rule in cause.problems]
+
+
+def _path(parts: Iterable[int | str]) -> str:
+    return ".".join(shown(str(part)) for part in parts)
+
+
 def _field_error(detail: ErrorDetails) -> tuple[str, str]:
     """Returns the field of one pydantic error, and the rule as the end of a sentence that begins with the field."""
-    field = ".".join(shown(str(part)) for part in detail["loc"])
+    field = _path(detail["loc"])
     context = detail.get("ctx", {})
     match detail["type"]:
         case "value_error":

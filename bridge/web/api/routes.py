@@ -78,6 +78,15 @@ _IDEMPOTENCY: Final = Parameter(
     json_schemas.IDEMPOTENCY_KEY,
     "header",
 )
+_TRACE: Final = (
+    Parameter(
+        "traceparent",
+        "W3C Trace Context, sent on the callbacks too. A malformed one is dropped.",
+        json_schemas.TEXT,
+        "header",
+    ),
+    Parameter("tracestate", "As `traceparent`; dropped with it.", json_schemas.TEXT, "header"),
+)
 RANGE: Final = Parameter(
     "Range", "One range of bytes. amux may ignore it and send the whole video.", json_schemas.TEXT, "header"
 )
@@ -192,7 +201,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
             200: Response("An active watch with the same options exists. This is it.", response_models.WatchBody),
         },
         "A task may have several watches with different callbacks. It is polled once for all of them.",
-        (_IDEMPOTENCY,),
+        (_IDEMPOTENCY, *_TRACE),
         RequestBody(request_models.WatchRequestBody),
         (*_BODY_PROBLEMS, *REGISTRATION_PROBLEMS, errors.WatchConflict, errors.IdempotencyConflict),
     ),
@@ -204,7 +213,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         "Watch many tasks",
         {200: Response("One result for each entry, in order.", response_models.BatchResults)},
         f"Up to {request_models.MAX_BATCH} watches are stored in one commit. A bad entry does not affect the others.",
-        (_IDEMPOTENCY,),
+        (_IDEMPOTENCY, *_TRACE),
         RequestBody(request_models.BatchRequest),
         (*_BODY_PROBLEMS, Forbidden, Draining),
     ),
