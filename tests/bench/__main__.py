@@ -21,7 +21,7 @@ from tests.bench.picture import picture
 from tests.bench.processes import LOADING
 from tests.bench.table import Row, table
 
-NAMES = ("polls", "registrations", "deliveries", "memory", "flat", "spread", "replicas", "cost", "moments")
+NAMES = ("polls", "registrations", "deliveries", "memory", "flat", "spread", "replicas", "cost", "moments", "day")
 
 
 def main() -> int:

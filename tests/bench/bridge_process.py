@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 from aiohttp import connector
+from sqlalchemy import Engine, event
 
 from bridge.aio.threads import Threads
 from bridge.service import jobs, process
@@ -77,7 +78,8 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
     """Serves until SIGTERM, as `amux-bridge serve` does. The ready message is the URL.
 
     Hooks: `profile` (a file for the profile of the event loop's thread; that of the store's thread ends in `.writer`),
-    INTERVALS (seconds between two runs of that job), `certificate` (a file of trusted CAs).
+    INTERVALS (seconds between two runs of that job), `certificate` (a file of trusted CAs), `counts` (shared integers:
+    the statements and the commits so far).
     """
     sys.stdout = sys.stderr = log.open("a")
     for name in INTERVALS & hooks.keys():
@@ -87,6 +89,8 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
     if "certificate" in hooks:
         # Instead of SSL_CERT_FILE: aiohttp reads that at its import, and the parent process has imported it already.
         connector._SSL_CONTEXT_VERIFIED.load_verify_locations(hooks["certificate"])
+    if "counts" in hooks:
+        _count(hooks["counts"])
     if "profile" not in hooks:
         uvloop.run(process.serve(settings_module.load(None, **settings), on_ready=pipe.send))
         return
@@ -100,6 +104,19 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
     uvloop.run(process.serve(settings_module.load(None, **settings), on_ready=ready))
     profile.disable()
     profile.dump_stats(hooks["profile"])
+
+
+def _count(counts: Any) -> None:
+    """Counts statements and commits of every engine of this process. Do not measure CPU meanwhile."""
+
+    def statement(*_: Any) -> None:
+        counts[0] += 1
+
+    def commit(*_: Any) -> None:
+        counts[1] += 1
+
+    event.listen(Engine, "before_cursor_execute", statement)
+    event.listen(Engine, "commit", commit)
 
 
 def _profile_writer(file: str) -> None:

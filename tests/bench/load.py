@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from multiprocessing.connection import Connection
 from typing import cast
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from tests.bench.bridge_process import TOKEN
-from tests.bench.processes import LOADING, Meter, Usage, own_cpu, run_once
+from tests.bench.processes import LOADING, Child, Meter, Usage, own_cpu, run_once, serve
 
 _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
@@ -36,6 +39,45 @@ def register(  # noqa: PLR0917  the numbers of a load
     result = run_once(LOADING, _register, all_urls, connections, seconds, run, batch, port)
     assert isinstance(result, Registered)
     return result
+
+
+def register_evenly(url: str, rate: float, seconds: float, life_seconds: float, callbacks: Sequence[str]) -> Child:
+    """Starts to register `rate` watches a second, for so many seconds. Each task ends `life_seconds` afterwards.
+
+    Its answer to "count" is how many watches are registered.
+    """
+    return Child(LOADING, _serve_evenly, url, rate, seconds, life_seconds, list(callbacks))
+
+
+def _serve_evenly(  # noqa: PLR0917
+    pipe: Connection, url: str, rate: float, seconds: float, life_seconds: float, callbacks: list[str]
+) -> None:
+    answers: list[int] = []
+
+    async def run() -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with aiohttp.ClientSession(headers=headers) as session, asyncio.TaskGroup() as group:
+
+            async def register_one(number: int) -> None:
+                ends_at = (time.time() + life_seconds) * 1000
+                task = f"task_{time.time_ns()}x{number}-{ends_at:.0f}"
+                body = {"task_id": task, "callback_url": callbacks[number % len(callbacks)]}
+                async with session.post(f"{url}/watch", json=body) as response:
+                    response.raise_for_status()
+                    await response.read()
+                answers.append(number)
+
+            began = time.monotonic()
+            for number in range(int(rate * seconds)):
+                await asyncio.sleep(began + number / rate - time.monotonic())
+                group.create_task(register_one(number))
+
+    async def start() -> str:
+        running.append(asyncio.create_task(run()))
+        return url
+
+    running: list[asyncio.Task[None]] = []
+    serve(pipe, start, lambda _: len(answers))
 
 
 async def _register(  # noqa: PLR0917

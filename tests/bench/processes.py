@@ -59,6 +59,18 @@ def own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+@dataclass(frozen=True)
+class ThreadTimes:
+    """CPU seconds of each thread of a process, by the thread's id. The main thread has the process's id."""
+
+    main: float
+    others: dict[int, float]
+
+    def since(self, earlier: "ThreadTimes") -> "ThreadTimes":
+        others = {thread: seconds - earlier.others.get(thread, 0.0) for thread, seconds in self.others.items()}
+        return ThreadTimes(self.main - earlier.main, others)
+
+
 class Child:
     """A forked process on one core, which runs `target(pipe, *arguments)` and answers requests.
 
@@ -86,6 +98,19 @@ class Child:
     def cpu(self) -> float:
         """Returns its CPU seconds so far. Python lacks clock_getcpuclockid, so the clock's id is computed."""
         return time.clock_gettime(~self.pid << 3 | 2)
+
+    def threads(self) -> ThreadTimes:
+        """Returns the CPU seconds of each of its threads so far."""
+        times = {
+            int(thread.name): int((thread / "schedstat").read_text().split()[0]) / 1e9
+            for thread in Path(f"/proc/{self.pid}/task").iterdir()
+        }
+        return ThreadTimes(times.pop(self.pid), times)
+
+    def written(self) -> int:
+        """Returns how many bytes of files it has changed so far: the kernel writes them to the disk in pages."""
+        lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("write_bytes")).split()[1])
 
     def rss(self) -> int:
         """Returns its resident memory in bytes."""

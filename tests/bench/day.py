@@ -1,0 +1,168 @@
+"""An ordinary day: whole lives of watches at a few ends a second, and a bridge that has nothing to do.
+
+A life is a registration, about four polls, the settlement and the delivery. The bare bridge does the same work with
+aiohttp alone and stores nothing. Both get the same watches at the same rate. CPU is that of the process, by thread: the
+event loop, the busiest other thread (SQLite's writer), and the rest.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import Array
+from pathlib import Path
+
+from tests.bench.bridge_process import POLLS_NOTHING, Bridge, every
+from tests.bench.harness import Bench, wait_until
+from tests.bench.life import bare_bridge
+from tests.bench.load import register_evenly
+from tests.bench.postgres import server
+from tests.bench.processes import Child, ThreadTimes
+from tests.bench.receiver import Ports, start_receivers
+from tests.bench.seeding import payload
+from tests.bench.table import Row
+from tests.bench.upstream import counts_of, upstream
+from tests.databases import NoServer
+
+RATES = (20, 100, 300)
+POSTGRES_RATE = 100
+HOSTS = 16
+POLL_SECONDS = 1.0
+LIFE_SECONDS = 3.5  # of a task: it ends between its third and its fourth poll
+TARGETS = {20: 3.5, 100: 2.7}  # milliseconds of a life, with SQLite
+IDLE_TARGET = 0.3  # per cent of a core
+FEW_TARGET = 1.0  # per cent of a core above its polls
+FEW_WATCHES = 1_000
+
+
+@dataclass(frozen=True)
+class Life:
+    """What a life cost one process: milliseconds of CPU by thread, the polls of a task, and KiB written."""
+
+    loop: float
+    writer: float
+    rest: float
+    polls: float
+    written: float
+
+    @property
+    def total(self) -> float:
+        return self.loop + self.writer + self.rest
+
+    def __str__(self) -> str:
+        return f"{self.total:.2f} ms ({self.loop:.2f} + {self.writer:.2f} + {self.rest:.2f})"
+
+
+@dataclass(frozen=True)
+class _World:
+    """What all processes of a run share."""
+
+    bench: Bench
+    amux: Child
+    receivers: Child
+
+    def settings(self) -> dict[str, str]:
+        return {"amux_base_url": str(self.amux.ready_message), **every(POLL_SECONDS)}
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    """An idle bridge, then lives at each rate with SQLite, then with PostgreSQL."""
+    yield from _idle(bench)
+    with upstream() as amux, start_receivers(HOSTS) as receivers:
+        world = _World(bench, amux, receivers)
+        for rate in RATES[: bench.pick(1, 3, 3)]:
+            bare = _bare(world, rate)
+            yield from _rows(rate, "SQLite", _bridge(world, rate, bench.seeds.file()), bare, TARGETS.get(rate))
+        yield _counts(world, POSTGRES_RATE)
+        try:
+            with server() as started:
+                life = _bridge(world, POSTGRES_RATE, started.migrated())
+                yield from _rows(POSTGRES_RATE, "PostgreSQL", life, _bare(world, POSTGRES_RATE), None)
+        except NoServer as missing:
+            yield Row("day", f"PostgreSQL: skipped, {missing}", "")
+
+
+# --- lives ------------------------------------------------------------------------------------------------------------
+
+
+def _rows(rate: int, kind: str, life: Life, bare: Life, target: float | None) -> Iterator[Row]:
+    what = f"{rate} ends a second, {kind}: CPU of a life (loop + writer + rest)"
+    yield Row("day", what, str(life), str(bare), life.total, target, unit=" ms")
+    yield Row(
+        "day",
+        "the same, times the bare bridge's",
+        f"{life.polls:.1f} polls",
+        f"{bare.polls:.1f} polls",
+        life.total / bare.total,
+    )
+    if kind == "SQLite":
+        yield Row("day", "the same: pages of 4 KiB written for a life", f"{life.written / 4:.1f}")
+
+
+def _bridge(world: _World, rate: int, database: Path | str) -> Life:
+    with Bridge(world.bench.folder, database, world.settings(), **world.bench.profile(f"day-{rate}")) as bridge:
+        return _measure(world, bridge, bridge.url, rate)
+
+
+def _bare(world: _World, rate: int) -> Life:
+    with bare_bridge(str(world.amux.ready_message), [POLL_SECONDS] * 8, payload()) as bare:
+        return _measure(world, bare, str(bare.ready_message), rate)
+
+
+def _counts(world: _World, rate: int) -> Row:
+    """Statements and commits of a life, in a run of their own, because counting them costs time."""
+    counts = Array("q", 2)
+    with Bridge(world.bench.folder, world.bench.seeds.file(), world.settings(), counts=counts) as bridge:
+        lives = _lives(world, bridge.url, rate, world.bench.pick(1.0, 5.0, 10.0), lambda: [counts[0], counts[1]])
+    (statements, commits), ended, _ = lives
+    cell = f"{statements / ended:.1f} statements, {commits / ended:.2f} commits"
+    return Row("day", f"{rate} ends a second, SQLite: of a life, each commit an fsync", cell)
+
+
+def _measure(world: _World, process: Child, url: str, rate: int) -> Life:
+    threads: list[ThreadTimes] = []
+
+    def read() -> list[int]:
+        threads.append(process.threads())
+        return [process.written()]
+
+    (written,), ended, polls = _lives(world, url, rate, world.bench.pick(1.0, 10.0, 30.0), read)
+    used = threads[1].since(threads[0])
+    writer = max(used.others.values(), default=0.0)
+    rest = sum(used.others.values()) - writer
+    loop, writer, rest = (1000 * seconds / ended for seconds in (used.main, writer, rest))
+    return Life(loop, writer, rest, polls / ended, written / ended / 1024)
+
+
+def _lives(
+    world: _World, url: str, rate: int, seconds: float, read: Callable[[], Sequence[int]]
+) -> tuple[list[int], int, int]:
+    """Registers evenly. From the first ends on, returns how much `read` has grown, the ends, and the polls."""
+    ports: Ports = world.receivers.ready_message
+    world.receivers.ask("reset")
+    warm = LIFE_SECONDS + 3 * POLL_SECONDS
+    watches = int(rate * (warm + seconds))
+    with register_evenly(url, rate, warm + seconds, LIFE_SECONDS, ports.urls()) as client:
+        time.sleep(warm)
+        before, ended, polls = read(), int(world.receivers.ask("count")), counts_of(world.amux).requests
+        time.sleep(seconds)
+        grown = [now - then for now, then in zip(read(), before, strict=True)]
+        ended, polls = int(world.receivers.ask("count")) - ended, counts_of(world.amux).requests - polls
+        wait_until(lambda: int(client.ask("count")) >= watches, 60, "every watch registered")
+    wait_until(lambda: int(world.receivers.ask("count")) >= watches, 60, "every callback")
+    return grown, ended, polls
+
+
+# --- idle -------------------------------------------------------------------------------------------------------------
+
+
+def _idle(bench: Bench) -> Iterator[Row]:
+    """An idle bridge, and one with watches that it does not poll in this time."""
+    for watches, target in ((0, IDLE_TARGET), (FEW_WATCHES, FEW_TARGET)):
+        database = bench.seeds.file(active=[f"task_{number}" for number in range(watches)])
+        with Bridge(bench.folder, database, POLLS_NOTHING) as bridge:
+            time.sleep(bench.pick(0.2, 3.0, 5.0))
+            meter = bridge.meter()
+            time.sleep(bench.pick(1.0, 15.0, 60.0))
+            share = 100 * meter.read().share
+            what = f"{watches:,} active watches, nothing due: share of a core"
+            yield Row("day", what, f"{bridge.rss() / 1e6:.0f} MB", measured=share, target=target, unit=" %")
