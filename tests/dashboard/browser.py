@@ -92,4 +92,4 @@ async def tab_of(
         yield tab
     finally:
         await context.close()
-    assert tab.faults == []
+    assert tab.faults == [], tab.faults

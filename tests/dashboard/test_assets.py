@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.model import DeliveryState, Outcome
+from bridge.core.receivers import ReceiverHealth
 from bridge.polling.state import CredentialState
 from bridge.web.dashboard.alerts import Kind, Level
 from bridge.web.dashboard.assets import FOLDER
@@ -126,10 +127,10 @@ def test_every_control_has_a_name_and_every_reference_has_a_target() -> None:
 SCRIPT_LAYERS = (
     {"app.js"},
     {"overview.js", "table.js", "watch.js", "charts.js", "connection.js"},
-    {"alerts.js", "first.js", "filters.js", "payload.js", "results.js", "timeline.js"},
+    {"alerts.js", "first.js", "filters.js", "payload.js", "receivers.js", "results.js", "timeline.js"},
     {"bulk.js"},
     {"dialogs.js"},
-    {"copy.js", "disclosure.js", "time.js"},
+    {"copy.js", "disclosure.js", "navigate.js", "time.js"},
     {"dom.js", "format.js", "net.js", "state.js", "theme.js"},
 )
 
@@ -177,6 +178,7 @@ def test_every_enum_member_that_a_script_shows_has_its_text_or_icon() -> None:
         ("OUTCOME_ICONS", "format.js", Outcome),
         ("LEVEL_NAMES", "alerts.js", Level),
         ("KIND_NAMES", "alerts.js", Kind),
+        ("HEALTH_ICONS", "receivers.js", ReceiverHealth),
     ):
         found = re.search(rf"const {table} = {{(.*?)}};", (FOLDER / file).read_text(), re.DOTALL)
         assert found is not None

@@ -164,6 +164,7 @@ async def test_hostile_fields_stay_text(browser: Browser, tmp_path: Path) -> Non
         assert await page.locator("script").count() == 2
         await page.goto(f"{bridge.url}/#q=%3Cscript%3Ealert(5)%3C/script%3E&host=%3Cimg+src=x+onerror=alert(6)%3E")
         await expect(page.locator("#host-filter")).to_contain_text("<img src=x onerror=alert(6)>")
+        tab.faults = [fault for fault in tab.faults if "422" not in fault]  # this is no host, and the bridge says so
 
 
 async def test_changes_appear_without_a_reload(browser: Browser, tmp_path: Path) -> None:

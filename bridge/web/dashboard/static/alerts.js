@@ -4,7 +4,7 @@ import { openResendDialog } from "./dialogs.js";
 import { disclosure } from "./disclosure.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { counted } from "./format.js";
-import { setFilters } from "./state.js";
+import { showWatches } from "./navigate.js";
 
 const LEVEL_NAMES = { bad: "Failing", warn: "Needs attention", note: "Information" };
 const KIND_NAMES = { bridge: "Bridge", amux: "amux", receivers: "Receivers", watches: "Watches" };
@@ -21,13 +21,6 @@ export function showAlerts(overview) {
   const groups = kinds.map((kind) => ({ kind, alerts: alerts.filter((alert) => alert.kind === kind) }));
   reconcile(byId("alerts"), groups, (group) => group.kind, buildGroup, updateGroup);
   setHidden(byId("no-alerts"), alerts.length > 0);
-}
-
-// Shows the watches that match `filters`, and puts the focus there.
-export function showWatches(filters) {
-  setFilters(filters);
-  byId("watches").scrollIntoView({ block: "start" });
-  byId("watches").focus({ preventScroll: true });
 }
 
 // Opens the dialog that sends dead callbacks again; `name` is the host that it selects, "" for all.

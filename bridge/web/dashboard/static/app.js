@@ -5,6 +5,7 @@ import { showCharts } from "./charts.js";
 import { connectionAnswered, connectionBroken, startConnection } from "./connection.js";
 import { byId, icon, setHidden, setText } from "./dom.js";
 import { startFirst } from "./first.js";
+import { focusHeading } from "./navigate.js";
 import { RequestError, get, post, setCsrfToken, urlOf } from "./net.js";
 import { showOverview } from "./overview.js";
 import { onChange, startState, state } from "./state.js";
@@ -158,6 +159,14 @@ function changeTheme() {
     // Without storage the theme lasts until the page is closed.
   }
   showTheme();
+}
+
+// The address's hash holds the filters, so a skip link must not change it.
+for (const link of document.querySelectorAll("a.skip-link")) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    focusHeading(link.getAttribute("href").slice(1));
+  });
 }
 
 byId("theme").addEventListener("click", changeTheme);

@@ -1,15 +1,17 @@
-// Everything around the table: figures, receivers, amux keys and the store.
+// Everything around the table: figures, amux keys, task classes and the store.
 
-import { showAlerts, showWatches } from "./alerts.js";
-import { byId, el, icon, reconcile, setHidden } from "./dom.js";
+import { showAlerts } from "./alerts.js";
+import { byId, el, icon, reconcile } from "./dom.js";
 import { bytes, clock, counted, duration, number, setNow, words } from "./format.js";
+import { showWatches } from "./navigate.js";
+import { showReceivers } from "./receivers.js";
 import { relative } from "./time.js";
 
 export function showOverview(overview) {
   setNow(overview.now);
   showAlerts(overview);
   showFigures(overview);
-  showReceivers(overview.receivers);
+  showReceivers(overview.all_receivers);
   reconcile(byId("keys"), overview.credentials, (key) => key.name, buildKey);
   showClasses(overview.classes);
   showStore(overview);
@@ -42,30 +44,7 @@ function buildFigure(item) {
   return el("button", { ...attributes, type: "button", click: () => showWatches(item.filters) }, children);
 }
 
-// --- receivers, keys, store ---------------------------------------------------------------------------------------
-
-function showReceivers(receivers) {
-  setHidden(byId("resend-all"), !receivers?.some((receiver) => receiver.dead));
-  const empty = receivers ? "No receiver fails." : "Unknown: the store does not answer.";
-  const items = receivers?.length ? receivers : [{ host: "", empty }];
-  reconcile(byId("receivers"), items, (item) => item.host, (item) => (item.host ? buildReceiver(item) : el("li", { class: "muted" }, item.empty)));
-}
-
-function buildReceiver(receiver) {
-  const level = receiver.dead ? "bad" : "warn";
-  const error = receiver.dead ? receiver.dead_error : receiver.waiting_error;
-  const filters = { host: receiver.host, delivery_state: receiver.dead ? "dead" : "pending" };
-  const counts = [receiver.dead ? `${number(receiver.dead)} dead` : "", receiver.waiting ? `${number(receiver.waiting)} pending` : ""];
-  return el(
-    "li",
-    { "data-level": level },
-    icon(level),
-    el("button", { type: "button", class: "name user-text", "data-focus": "host", click: () => showWatches(filters) }, receiver.host),
-    el("span", { class: "detail" }, counts.filter(Boolean).join(", ")),
-    error ? el("span", { class: "detail user-text" }, error.message ?? String(error.code)) : null,
-    receiver.waiting && receiver.next_at ? el("span", { class: "detail muted" }, "next attempt ", relative("until", receiver.next_at)) : null,
-  );
-}
+// --- keys, store --------------------------------------------------------------------------------------------------
 
 // By the state of a credential.
 const KEY_STATES = { good: ["good", "accepted by amux"], paused: ["bad", "refused by amux"], throttled: ["warn", "throttled by amux"] };

@@ -3,9 +3,10 @@
 import { copyButton } from "./copy.js";
 import { openCancelDialog } from "./dialogs.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
-import { counted, duration, moment, number, watchStatus, words } from "./format.js";
+import { counted, duration, moment, number, shortened, watchStatus, words } from "./format.js";
 import { RequestError, post } from "./net.js";
 import { openPayloads } from "./payload.js";
+import { showReceiver } from "./receivers.js";
 import { closeWatch, hrefOfHost, state } from "./state.js";
 import { relative } from "./time.js";
 import { showStages, showTimeline } from "./timeline.js";
@@ -54,7 +55,7 @@ function updateInert() {
 
 function buildDrawer(drawer) {
   drawer.replaceChildren(
-    el("header", { class: "drawer-top" }, el("h2", { id: "watch-title", tabindex: "-1", class: "user-text" }, "Watch"), el("span", { id: "watch-copy" }), el("button", { type: "button", class: "quiet icon-button", "aria-label": "Close the watch", click: closeWatch }, icon("close"))),
+    el("div", { class: "drawer-top" }, el("h2", { id: "watch-title", tabindex: "-1", class: "user-text" }, "Watch"), el("span", { id: "watch-copy" }), el("button", { type: "button", class: "quiet icon-button", "aria-label": "Close the watch", click: closeWatch }, icon("close"))),
     el("p", { id: "watch-message", class: "message", role: "status" }),
     el("div", { id: "watch-status" }),
     el("section", { "aria-label": "Callbacks" }, el("ul", { id: "watch-deliveries", class: "deliveries" })),
@@ -68,7 +69,7 @@ function buildDrawer(drawer) {
 
 export function showWatch(watch) {
   if (watch.id !== state.watch || !byId("watch-title")) return;
-  setText(byId("watch-title"), watch.task_id);
+  setText(byId("watch-title"), shortened(watch.task_id));
   if (loadFailed) showMessage("");
   const { state: watchState, outcome, status, progress, diagnosis, id, task_id } = watch;
   reconcile(byId("watch-copy"), [task_id], () => "copy", () => copyButton("the task id", task_id));
@@ -122,6 +123,7 @@ function buildDelivery(delivery) {
 function detailsOf(watch) {
   const metadata = Object.entries(watch.metadata ?? {}).filter(([, value]) => value !== null);
   const details = [
+    ["Task", watch.task_id],
     ["Watch", watch.id],
     ["App", watch.app],
     ["Callback", watch.callback_url],
@@ -129,7 +131,7 @@ function detailsOf(watch) {
     ["Events", watch.events.join(", ")],
     ["Registered", `${moment(watch.created_at)} UTC`],
     ["Deadline", `${moment(watch.deadline_at)} UTC, after ${duration(watch.timeout_seconds)}`],
-    ["Task", `${words(watch.status)}${watch.progress === null ? "" : `, ${watch.progress} %`}, ${counted(watch.polls, "poll")}`],
+    ["Status", `${words(watch.status)}${watch.progress === null ? "" : `, ${watch.progress} %`}, ${counted(watch.polls, "poll")}`],
     ["Last poll", watch.last_polled_at ? `${moment(watch.last_polled_at)} UTC` : null],
     ["amux key", watch.credential === "configured" ? "AMUX_API_KEY" : `the app's own, ${watch.credential.slice(0, 8)}`],
     ["Video", watch.video],
@@ -147,8 +149,16 @@ function detailsOf(watch) {
 const COPIED_DETAILS = new Set(["Callback", "Video", "Context"]);
 
 function buildDetail({ name, value }) {
-  const shown = name === "Receiver" ? el("a", { href: hrefOfHost(value) }, value) : value;
-  return el("div", {}, el("dt", {}, name), el("dd", { class: "user-text", tabindex: value.length > 200 ? "0" : null }, shown), COPIED_DETAILS.has(name) ? copyButton(name.toLowerCase(), value) : null);
+  const shown = name === "Receiver" ? receiverLinks(value) : value;
+  return el("div", {}, el("dt", {}, name), el("dd", { class: "user-text", tabindex: value.length > 200 ? "0" : null }, shown, COPIED_DETAILS.has(name) ? [" ", copyButton(name.toLowerCase(), value)] : null));
+}
+
+function receiverLinks(host) {
+  const figures = () => {
+    if (narrow.matches) closeWatch(); // there the drawer covers the table
+    showReceiver(host);
+  };
+  return [host, el("span", { class: "actions" }, el("a", { href: hrefOfHost(host) }, "Its watches"), el("button", { type: "button", class: "link", click: figures }, "Its figures"))];
 }
 
 // --- actions ------------------------------------------------------------------------------------------------------
