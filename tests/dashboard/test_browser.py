@@ -164,6 +164,7 @@ async def test_hostile_fields_stay_text(browser: Browser, tmp_path: Path) -> Non
         assert await page.locator("script").count() == 2
         await page.goto(f"{bridge.url}/#q=%3Cscript%3Ealert(5)%3C/script%3E&host=%3Cimg+src=x+onerror=alert(6)%3E")
         await expect(page.locator("#host-filter")).to_contain_text("<img src=x onerror=alert(6)>")
+        await page.goto("about:blank")
         tab.faults = [fault for fault in tab.faults if "422" not in fault]  # this is no host, and the bridge says so
 
 
@@ -200,7 +201,7 @@ async def test_dead_callbacks_are_counted_listed_and_sent_again(browser: Browser
         await expect(page.get_by_role("heading", name="No problems")).to_be_visible()
         await page.keyboard.press("Escape")
         assert await tab.focused() == "alert-summary"  # the button that opened the dialog is gone with its alert
-        await expect(page.locator("#empty")).to_have_text("No watch matches these filters.")
+        await expect(page.locator("#empty")).to_contain_text("No watch matches these filters")
 
 
 async def test_one_dead_callback_is_sent_again_from_its_watch(browser: Browser, tmp_path: Path) -> None:
