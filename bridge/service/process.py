@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from bridge.core.errors import BridgeError
 from bridge.service.runtime import Runtime
 from bridge.settings.cautions import cautions, variable_cautions
 from bridge.settings.proxies import proxy_cautions
@@ -73,7 +74,19 @@ async def _start_unless(stop: asyncio.Event, settings: Settings) -> Runtime | No
         _log.event("stopped", during="the start")
         logging.shutdown()
         os._exit(0)
-    return None if starting.cancelled() or starting.exception() else starting.result()
+    if starting.cancelled():
+        return None
+    if (error := starting.exception()) is not None:
+        known = isinstance(error, BridgeError)
+        _log.event(
+            "start_failed",
+            level=logging.WARNING if known else logging.ERROR,
+            trace=None if known else error,
+            reason=str(error),
+            means="the process was stopping already, so its exit code is 0",
+        )
+        return None
+    return starting.result()
 
 
 def _stop_then_exit(stop: asyncio.Event, number: int) -> Callable[[], None]:

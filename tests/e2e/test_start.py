@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.settings.settings import env_name
+from bridge.core.errors import StoreUnavailable
+from bridge.service import process
+from bridge.service.runtime import Runtime
+from bridge.settings.settings import env_name, load
 from tests.databases import PostgresServer, _free_port
 from tests.e2e.bridges import FAST_SETTINGS
 from tests.e2e.receiver import SAFETY_SECONDS
@@ -74,3 +77,28 @@ async def test_a_start_that_gives_up_says_why_in_one_sentence(tmp_path: Path) ->
     assert b"the database did not open within " in errors
     assert errors.count(b"\n") == 1
     assert b"hidden" not in lines + errors
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("the disk is full"), RuntimeError("a bug")])
+async def test_a_start_that_fails_after_it_was_stopped_says_why(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = asyncio.Event()
+
+    async def start(_: object) -> None:
+        """Fails while it closes what it has opened."""
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    monkeypatch.setattr(Runtime, "start", start)
+    stop = asyncio.Event()
+    settings = load(None, **{**FAST_SETTINGS, "database_url": f"sqlite:///{tmp_path / 'bridge.db'}"})
+    starting = asyncio.create_task(process._start_unless(stop, settings))
+    await began.wait()
+    stop.set()
+    assert await starting is None
+    [line] = [line for line in caplog.records if line.getMessage() == "start_failed"]
+    assert line.__dict__["bridge_fields"]["reason"] == str(error)
