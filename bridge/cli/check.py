@@ -24,7 +24,7 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.settings.cautions import cautions, variable_cautions
-from bridge.settings.proxies import proxy_cautions
+from bridge.settings.proxies import certificate_cautions, proxy_cautions
 from bridge.settings.settings import Settings, load_to_serve
 
 MISSING_TASK_ID: Final = "task_of_amux-bridge_check_that_cannot_exist"
@@ -59,7 +59,7 @@ def _find() -> tuple[list[Finding], list[str]]:
         not_checked = "not checked, because the settings are not valid"
         return [*bad, Finding("store", ok=None, why=not_checked), Finding("amux key", ok=None, why=not_checked)], []
     count = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are set; the others have their defaults"
-    notes = [*cautions(settings), *proxy_cautions(), *variable_cautions()]
+    notes = [*cautions(settings), *proxy_cautions(), *certificate_cautions(), *variable_cautions()]
     files = _check_certificates(settings)
     others = [_check_store(settings), asyncio.run(_check_key(settings))]
     return [Finding("settings", ok=True, why=count), *files, *others], notes

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bridge.core.errors import BridgeError
 from bridge.service.runtime import Runtime
 from bridge.settings.cautions import cautions, variable_cautions
-from bridge.settings.proxies import proxy_cautions
+from bridge.settings.proxies import certificate_cautions, proxy_cautions
 from bridge.settings.settings import Settings, secret_texts
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
 from bridge.telemetry.logs import flush_logs, log_loop_errors
@@ -34,7 +34,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_then_exit(stop, number))
-    for caution in [*cautions(settings), *proxy_cautions(), *variable_cautions()]:
+    for caution in [*cautions(settings), *proxy_cautions(), *certificate_cautions(), *variable_cautions()]:
         _log.event("caution", level=logging.WARNING, what=caution)
     # The objects that exist now stay: frozen, the collector does not scan them again, which saves a quarter of a poll's
     # cost. It collects before anything is due: that takes a third of a second, in which due polls would wait.

@@ -19,6 +19,7 @@ _ROUTE_PROBES = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")
 
 _ANY_IPV4, _ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104  the operator configures them
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+_PORT_ERRORS = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EPERM})  # any other error is the address's
 _FREE_PORT_TRIES = 20  # a port that is free on the first address may be in use on another one
 
 
@@ -73,7 +74,8 @@ def _bind_all(addresses: Sequence[_SocketAddress], port: int, prefix: str) -> li
             if sockets and port == 0 and error.errno == errno.EADDRINUSE:
                 raise _AddressInUseError from None
             place = f"{bracketed(str(address[0]))}:{actual_port}"
-            raise BadSetting(f"{prefix}PORT: cannot listen on {place}: {error.strerror}") from None
+            name = "PORT" if error.errno in _PORT_ERRORS else "HOST"
+            raise BadSetting(f"{prefix}{name}: cannot listen on {place}: {error.strerror}") from None
     return sockets
 
 

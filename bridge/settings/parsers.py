@@ -224,7 +224,12 @@ def _host(entry: str) -> str:
     text = entry.removeprefix("[").removesuffix("]")
     if not _PRINTABLE.fullmatch(text) or "/" in text:
         raise ValueError(f"{entry!r} is not an address or a name to listen on")
-    return text
+    if text == "*":
+        return "::"  # every address, as in other servers
+    try:
+        return str(ipaddress.ip_address(text))  # `::0` is `::`
+    except ValueError:
+        return text
 
 
 def local_url(listening_on: Sequence[str], port: int) -> str:

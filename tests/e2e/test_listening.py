@@ -72,6 +72,10 @@ def test_a_port_in_use_is_named_by_its_own_setting() -> None:
             sockets.bind(["127.0.0.1"], port, "BRIDGE_METRICS_")
     with pytest.raises(BadSetting, match=r"^BRIDGE_HOST: 'no such name' is not an address of this machine"):
         sockets.bind(["no such name"], 0)
+    # An address of another machine, and one that no socket can have.
+    for host in ("192.0.2.1", "::ffff:127.0.0.1"):
+        with pytest.raises(BadSetting, match=r"^BRIDGE_HOST: cannot listen on "):
+            sockets.bind([host], 0)
 
 
 @needs_ipv6

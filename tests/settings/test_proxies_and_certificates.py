@@ -1,9 +1,11 @@
 """Settings of the way to amux and to receivers: proxies and certificates."""
 
+from pathlib import Path
+
 import pytest
 
 from bridge.core.errors import BadSetting
-from bridge.settings.proxies import proxy_cautions
+from bridge.settings.proxies import certificate_cautions, proxy_cautions
 from bridge.settings.settings import secret_texts
 from tests.settings.conftest import Load
 
@@ -35,3 +37,15 @@ def test_a_client_key_needs_its_certificate(read: Load) -> None:
         BadSetting, match="BRIDGE_CALLBACK_CLIENT_CERTIFICATE: must be set where BRIDGE_CALLBACK_CLIENT"
     ):
         read(BRIDGE_CALLBACK_CLIENT_KEY="/no/key.pem")
+
+
+def test_certificates_that_openssl_would_ignore_are_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    [missing] = certificate_cautions({"SSL_CERT_FILE": str(file)})
+    assert missing.startswith(f"SSL_CERT_FILE: {file} cannot be read: no such file or directory")
+    file.write_text("a page that says sign in")
+    [wrong] = certificate_cautions({"SSL_CERT_FILE": str(file)})
+    assert "holds no certificates in PEM form" in wrong
+    file.write_text("-----BEGIN CERTIFICATE-----\n")
+    assert certificate_cautions({"SSL_CERT_FILE": str(file)}) == []
+    assert certificate_cautions({}) == certificate_cautions({"SSL_CERT_FILE": ""}) == []
