@@ -46,7 +46,7 @@ def ping_payload(event_id: str, at: float) -> bytes:
 
     `data` has the fields of every event, all null: a receiver that reads them must not fail on a ping.
     """
-    return orjson.dumps(_envelope(event_id, PING_TYPE, at, dict.fromkeys(DATA_FIELDS)))
+    return orjson.dumps(envelope(event_id, PING_TYPE, at, dict.fromkeys(DATA_FIELDS)))
 
 
 def _event(  # noqa: PLR0913, PLR0917  the parts of a payload
@@ -65,12 +65,13 @@ def _event(  # noqa: PLR0913, PLR0917  the parts of a payload
         "error": None if error is None else error_view(error),
         "context": orjson.Fragment(watch.context),
     }
-    payload = orjson.dumps(_envelope(new_id, event_type, at, data))
+    payload = orjson.dumps(envelope(new_id, event_type, at, data))
     body = None if watch.body is None or event_type not in watch.events else fill_body(watch.body, payload)
     return Event(new_id, watch.id, event_type, at, payload, body)
 
 
-def _envelope(event_id: str, event_type: str, at: float, data: dict[str, Any]) -> dict[str, Any]:
+def envelope(event_id: str, event_type: str, at: float, data: dict[str, Any]) -> dict[str, Any]:
+    """Returns what every event has around its data. `at` is in Unix seconds."""
     second = int(at)
     timestamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

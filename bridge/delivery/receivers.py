@@ -1,10 +1,11 @@
 """What operators see of receivers and change about them, on every replica."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from bridge.core.audit import Actor
+from bridge.core.operations import Notice
 from bridge.core.receivers import Receiver
 from bridge.delivery.figures import AttemptFigures
 from bridge.store.store import Store
@@ -13,6 +14,8 @@ from bridge.telemetry import Metrics, get_logger
 REFRESH_SECONDS = 2.0  # between two looks at what other replicas have changed; within 5 s is promised
 SPREAD_SECONDS = 1.0  # between two runs that give the deliveries of resumed receivers their times
 SPREAD_TRANSACTIONS = 50  # of one receiver in a run: 50,000 deliveries
+
+Publish: TypeAlias = Callable[[Sequence[Notice]], object]
 
 _log = get_logger("receivers")
 
@@ -27,13 +30,17 @@ class PausingDeliverer(Protocol):
 
 
 class Receivers:
-    """Reads, pauses and resumes receivers. Other replicas follow within `REFRESH_SECONDS`."""
+    """Reads, pauses and resumes receivers. Other replicas follow within `REFRESH_SECONDS`.
+
+    `publish` gets the notices for operators.
+    """
 
     def __init__(self, store: Store, deliverer: PausingDeliverer, metrics: Metrics) -> None:
         self._store = store
         self._deliverer = deliverer
         self._metrics = metrics
         self._resuming: frozenset[str] = frozenset()
+        self.publish: Publish = lambda _: None
         # An answer of the store that is older than a change must not undo the change in memory.
         self._lock = asyncio.Lock()
 
@@ -45,7 +52,8 @@ class Receivers:
     async def pause(self, name: str, by: Actor) -> Receiver:
         """Pauses a receiver: its deliveries wait from now on. Can be repeated."""
         async with self._store.request_limit(), self._lock:
-            if await self._store.receivers.pause(name, by):
+            if (notices := await self._store.receivers.pause(name, by)) is not None:
+                self.publish(notices)
                 means = "its deliveries wait and use up no attempts until it is resumed"
                 _log.event("receiver_paused", host=name, by=by.name, role=by.role, means=means)
             await self._refresh()
@@ -54,7 +62,8 @@ class Receivers:
     async def resume(self, name: str, by: Actor) -> Receiver:
         """Resumes a receiver: all that wait become due, spread over time. Can be repeated."""
         async with self._store.request_limit(), self._lock:
-            if await self._store.receivers.resume(name, by):
+            if (notices := await self._store.receivers.resume(name, by)) is not None:
+                self.publish(notices)
                 means = "all its deliveries become due, spread over time"
                 _log.event("receiver_resumed", host=name, by=by.name, role=by.role, means=means)
             await self._refresh()

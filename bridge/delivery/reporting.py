@@ -100,9 +100,9 @@ def _fields(record: AttemptRecord, error: Problem | None) -> dict[str, Any]:
     """Returns the fields that every line about a delivery has, named as in the API."""
     delivery = record.claimed.delivery
     return {
-        "watch_id": delivery.watch_id,
+        "watch_id": delivery.watch_id or None,  # a notice for operators has no watch
         "delivery_id": delivery.id,
-        "app": delivery.app,
+        "app": delivery.app or None,
         "type": delivery.type,
         "callback_url": without_query(delivery.callback_url),
         "attempt": delivery.attempts + 1,

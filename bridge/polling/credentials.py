@@ -108,6 +108,7 @@ class Credentials:
                 clocks.unix(credential.since),
                 clocks.unix(credential.resumes_at) if credential.blocked else None,
                 credential.message,
+                credential.accepted,
             )
             for credential in self._all.values()
         ]

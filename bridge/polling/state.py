@@ -202,7 +202,8 @@ class CredentialChange(StrEnum):
 class CredentialStatus:
     """A credential as operators see it. `name` is a fingerprint, never the key; times are Unix seconds.
 
-    `resumes_at` is when amux is asked again, None for a good credential.
+    `resumes_at` is when amux is asked again, None for a good credential. `accepted`: amux has sent a record with this
+    key since the start.
     """
 
     name: str
@@ -210,6 +211,7 @@ class CredentialStatus:
     since: float | None
     resumes_at: float | None
     message: str | None
+    accepted: bool = False
 
 
 class Credential:

@@ -5,6 +5,8 @@ from bridge.amux.content_cache import ContentCache
 from bridge.delivery.deliverer import Deliverer
 from bridge.delivery.receivers import REFRESH_SECONDS, SPREAD_SECONDS, Receivers
 from bridge.maintenance.health import Health
+from bridge.maintenance.operations import CHECK_SECONDS as OPERATIONS_SECONDS
+from bridge.maintenance.operations import OperationsNotices
 from bridge.maintenance.replica_lease import ADOPTION_SECONDS, HEARTBEAT_SECONDS, ReplicaLease
 from bridge.maintenance.retention import Retention
 from bridge.maintenance.scheduler import Scheduler
@@ -47,6 +49,7 @@ class Jobs:
         replica_lease: ReplicaLease | None,
         content_cache: ContentCache | None,
         receivers: Receivers,
+        operations: OperationsNotices,
         system: System,
     ) -> None:
         self._store = store
@@ -58,6 +61,7 @@ class Jobs:
         self._replica_lease = replica_lease
         self._content_cache = content_cache
         self._receivers = receivers
+        self._operations = operations
         self._monotonic = system.monotonic
         self._late_tasks: list[TaskRow] = []
         self._has_due_work = False
@@ -81,6 +85,8 @@ class Jobs:
         scheduler.every(CONTENT_SWEEP_SECONDS, "content_sweep", self._sweep_content, at_once=True)
         scheduler.every(REFRESH_SECONDS, "receivers", self._receivers.refresh, at_once=True)
         scheduler.every(SPREAD_SECONDS, "resumed_receivers", self._receivers.spread)
+        if self._operations.enabled:
+            scheduler.every(OPERATIONS_SECONDS, "operations", self._operations.check)
         scheduler.every(REBUILD_SECONDS, "poll_schedules", self._poller.classes.rebuild)
         scheduler.every(CLASSES_SECONDS, "class_histories", self._poller.classes.synchronize)
         scheduler.every(SAMPLE_SECONDS, "history", self._history.sample, at_once=True)

@@ -26,14 +26,14 @@ from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Signer, parse_secret
 from bridge.core.targets import TargetPolicy
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
-from bridge.delivery.receivers import Receivers
 from bridge.maintenance.health import Health
 from bridge.maintenance.replica_lease import ReplicaLease
 from bridge.polling.poller import Poller
 from bridge.service.adapters import ADAPTERS, Adapters
 from bridge.service.content import open_content_cache
 from bridge.service.jobs import Jobs, correct_times
-from bridge.service.sockets import own_addresses
+from bridge.service.operations import open_receivers
+from bridge.service.sockets import own_addresses, port_of
 from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
 from bridge.store.open import open_store
@@ -159,19 +159,19 @@ class Runtime:
         sockets = self._adapters.bind(settings.host, settings.port, "BRIDGE_")
         for bound in sockets:
             self._closing.callback(bound.close)
-        port = _port_of(sockets)
+        port = port_of(sockets)
         self.url = local_url(settings.host, port)
         probe_sockets: list[socket.socket] = []
         if settings.metrics_port is not None:
             probe_sockets = self._adapters.bind(settings.metrics_host, settings.metrics_port, "BRIDGE_METRICS_")
             for bound in probe_sockets:
                 self._closing.callback(bound.close)
-            self.probes_url = local_url(settings.metrics_host, _port_of(probe_sockets))
+            self.probes_url = local_url(settings.metrics_host, port_of(probe_sockets))
         self._store = await self._open_store()
         self._closing.push_async_callback(self._store.close)
         await correct_times(self._store)  # the clock may have been set back while no bridge was running
         signer = await self._make_signer()
-        guard = self._make_guard(frozenset(_port_of(one) for one in (sockets, probe_sockets) if one))
+        guard = self._make_guard(frozenset(port_of(one) for one in (sockets, probe_sockets) if one))
         self._sender = self._make_sender(guard)
         self._closing.push_async_callback(self._sender.close)
         self._client = self._adapters.amux_client(
@@ -188,8 +188,10 @@ class Runtime:
         self._event_numbering = EventNumbering(self._store.feed, self._event_notifier)
         self._closing.push_async_callback(self._event_numbering.close)
         self._deliverer = self._make_deliverer(signer)
-        self._receivers = Receivers(self._store, self._deliverer, self.metrics)
         self._poller = self._make_poller()
+        self._receivers, operations = await open_receivers(
+            settings, self._store, guard, (self._poller, self._deliverer, self.metrics), self._closing
+        )
         self._registration = self._make_registration(guard)
         if self._store.shared:
             self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer, clock=self._system.running)
@@ -208,6 +210,7 @@ class Runtime:
             replica_lease=self._replica_lease,
             content_cache=self._content_cache,
             receivers=self._receivers,
+            operations=operations,
             system=self._system,
         )
         self._scheduler = jobs.scheduler
@@ -393,7 +396,3 @@ class Runtime:
         self._closing.push_async_callback(runner.cleanup)
         for bound in sockets:
             await web.SockSite(runner, bound, backlog=LISTEN_BACKLOG).start()
-
-
-def _port_of(sockets: list[socket.socket]) -> int:
-    return int(sockets[0].getsockname()[1])

@@ -93,6 +93,11 @@ def _bind_one(family: int, address: tuple[object, ...]) -> socket.socket:
     return bound
 
 
+def port_of(sockets: Sequence[socket.socket]) -> int:
+    """Returns the one port of sockets that `bind` made."""
+    return int(sockets[0].getsockname()[1])
+
+
 def own_addresses() -> frozenset[Address]:
     """Returns the addresses of this machine's interfaces. Callbacks to them are refused on own ports."""
     return frozenset({*_routed_addresses(), *_linux_ipv4_addresses(), *_linux_ipv6_addresses()})

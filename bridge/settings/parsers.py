@@ -172,6 +172,29 @@ def proxy_url(raw: Any) -> str:
     return text.rstrip("/")
 
 
+def callback_url(raw: Any) -> str:
+    """Returns a callback URL. The rules for its target are applied when the bridge starts, and at each attempt."""
+    text = _text(raw).strip()
+    parts = _split(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    return text
+
+
+_NEXT_URL = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")  # a URL of apprise may itself contain commas
+
+
+def notify_urls(raw: Any) -> tuple[str, ...]:
+    """Returns the URLs of a list, separated by commas or spaces. Errors never repeat a URL."""
+    if isinstance(raw, tuple):
+        return raw
+    urls = tuple(url.strip(" ,") for url in _NEXT_URL.split(_text(raw).strip(" ,\n\t")) if url.strip(" ,"))
+    for number, url in enumerate(urls, 1):
+        if "://" not in url:
+            raise ValueError(f"entry {number} must be a URL of apprise, such as slack://... or mailtos://...")
+    return urls
+
+
 def proxy_passwords(url: str) -> set[str]:
     """Returns the texts of a proxy URL's login that must not be shown: the password and the header that carries it."""
     parts = urlsplit(url)

@@ -212,6 +212,18 @@ class Settings(GivenValues):
     callback_ca_file: Path | None = Field(
         None, description="A PEM file with CAs that receivers may have beside those of the system."
     )
+    operations_callback_url: Annotated[str, PlainValidator(parsers.callback_url)] | None = Field(
+        None,
+        repr=False,
+        description="A callback URL for operators. It gets a signed event when a receiver fails, recovers, is paused "
+        "or resumed, when deliveries become dead, and when amux refuses or accepts a key.",
+    )
+    notify_urls: Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.notify_urls)] = Field(
+        (),
+        repr=False,
+        description="URLs of the `apprise` library (Slack, Discord, DingTalk, Feishu, e-mail, ...) that get the same "
+        "as one sentence each, best effort. Needs the extra `notify`.",
+    )
     content_link_seconds: Seconds = Field(604_800, description="How long the signed link in `content_url` is valid.")
     drop_in: bool = Field(
         default=False,
@@ -355,6 +367,7 @@ def secret_texts(settings: Settings) -> list[str]:
         *(secret.text for secret in settings.signing_secrets),
         *([settings.signing_key.text, settings.signing_key.seed_text] if settings.signing_key else []),
         *settings.encryption_keys,
+        *settings.notify_urls,
         *passwords(settings.database_url),
         *(
             text

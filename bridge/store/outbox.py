@@ -16,7 +16,7 @@ from bridge.core.audit import Action, Actor, AuditEntry
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchCancelled
 from bridge.core.model import Event, EventType, PendingDelivery, WatchState
-from bridge.store import audit, replicas
+from bridge.store import audit, notices, replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -84,9 +84,11 @@ def claim(
     lease = replica.new_lease()
     parameters = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
     connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
-    return [
-        one for row in connection.execute(_LOAD, {"those": found}) for one in _decrypted(row, lease, cipher, replica)
-    ]
+    rows = connection.execute(_LOAD, {"those": found}).all()
+    of_watches = [one for row in rows for one in _decrypted(row, lease, cipher, replica)]
+    if len(rows) == len(found):
+        return of_watches
+    return [*of_watches, *notices.claimed(connection, sorted(set(found) - {row.id for row in rows}), lease, replica)]
 
 
 def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> list[PendingDelivery]:
@@ -163,8 +165,14 @@ _LOCK_HOSTS = (
 _HOSTS_ANSWERED = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
 
 
-def record_attempts(connection: Connection, items: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
+def record_attempts(
+    connection: Connection,
+    items: Sequence[AttemptResult],
+    report_dead: bool = False,  # noqa: FBT001, FBT002
+) -> Sequence[Verdict | BridgeError]:
     """Write each attempt and its delivery's next step; returns the verdicts that were written.
+
+    With `report_dead`, dead deliveries are noted for the next notice to operators.
 
     The result is LostClaim when the delivery is claimed by another, or no longer pending.
     """
@@ -177,6 +185,8 @@ def record_attempts(connection: Connection, items: Sequence[AttemptResult]) -> S
     if valid:
         _INSERT_ATTEMPTS.execute(connection, [_attempt_row(item) for item in valid])
         _UPDATE_DELIVERIES.execute(connection, [_delivery_row(item) for item in valid])
+    if report_dead and (dead := [item for item in valid if isinstance(item.verdict, Dead)]):
+        notices.report_dead(connection, [(item.delivery_id, item.host, item.at) for item in dead])
     if requested:
         connection.execute(_NEW_ROUND, {"those": sorted(firsts[claim].delivery_id for claim in requested)})
     _write_hosts(connection, items)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select,
 from sqlalchemy.dialects.postgresql import insert
 
 from bridge.core.audit import Action, Actor, AuditEntry
+from bridge.core.operations import Notice, NoticeType
 from bridge.core.receivers import (
     FIGURES_SECONDS,
     SLOT_SECONDS,
@@ -23,11 +24,12 @@ from bridge.core.receivers import (
     due_times,
     spread_seconds,
 )
-from bridge.store import audit, dashboard_queries
+from bridge.store import audit, dashboard_queries, notices
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.database import Database
 from bridge.store.ending import GIVEN_UP
 from bridge.store.group_commit import GroupWriter
+from bridge.store.notices import NoticeCalls, NoticeSettings
 from bridge.store.reader_pool import ReaderPool
 from bridge.store.row_mapping import problem_of, problem_text
 from bridge.store.schema import IS_DEAD, deliveries, hosts, outbox, pauses, receiver_figures, watches
@@ -165,23 +167,38 @@ def pause_state(connection: Connection) -> PauseState:
     )
 
 
-def pause(connection: Connection, host: str, by: Actor, now: float) -> bool:
-    """Pause a receiver; returns whether it was not paused before."""
+def pause(connection: Connection, host: str, by: Actor, now: float, settings: NoticeSettings) -> list[Notice] | None:
+    """Pause a receiver; returns the notices of it, None when it was paused before."""
     row = {"host": host, "paused_at": now, "paused_by": by.name, "resumed_at": None, "waiting": 0, "spread": 0}
-    changed = connection.execute(_PAUSE, row).first() is not None
-    if changed:
-        audit.write(connection, [AuditEntry(now, Action.PAUSED, by, receiver=host)])
-    return changed
+    if connection.execute(_PAUSE, row).first() is None:
+        return None
+    audit.write(connection, [AuditEntry(now, Action.PAUSED, by, receiver=host)])
+    return _notices(connection, Notice(NoticeType.RECEIVER_PAUSED, now, host, since=now, by=by.name), settings)
 
 
-def resume(connection: Connection, host: str, by: Actor, now: float) -> bool:
-    """Resume a receiver; returns whether it was paused. Its first deliveries get their times: see `spread`."""
+def resume(connection: Connection, host: str, by: Actor, now: float, settings: NoticeSettings) -> list[Notice] | None:
+    """Resume a receiver; returns the notices of it, None when it was not paused.
+
+    Its first deliveries get their times: see `spread`.
+    """
+    row = connection.execute(_LOCK_PAUSE, {"a_host": host}).one_or_none()
+    if row is None or row.resumed_at is not None:
+        return None
     waiting = connection.execute(_COUNT_WAITING, {"a_host": host}).scalar_one()
-    changed = connection.execute(_RESUME, {"a_host": host, "at": now, "count": waiting}).rowcount > 0
-    if changed:
-        audit.write(connection, [AuditEntry(now, Action.RESUMED, by, receiver=host)])
-        spread(connection, host)
-    return changed
+    connection.execute(_RESUME, {"a_host": host, "at": now, "count": waiting})
+    audit.write(connection, [AuditEntry(now, Action.RESUMED, by, receiver=host)])
+    made = Notice(NoticeType.RECEIVER_RESUMED, now, host, since=row.paused_at, by=by.name)
+    written = _notices(connection, made, settings)
+    spread(connection, host)
+    return written
+
+
+def _notices(connection: Connection, made: Notice, settings: NoticeSettings) -> list[Notice]:
+    if not settings.enabled:
+        return []
+    complete = [notices.of_receiver(connection, made)]
+    notices.write(connection, settings, complete)
+    return complete
 
 
 _is_free = outbox.c.host == bindparam("a_host"), outbox.c.lease.is_(None)
@@ -234,8 +251,9 @@ def spread(connection: Connection, host: str) -> bool:
 class ReceiverCalls:
     """The store's calls about receivers. Each is one unit of work, off the event loop. Raises StoreUnavailable."""
 
-    def __init__(self, database: Database, readers: ReaderPool, writer: GroupWriter) -> None:
+    def __init__(self, database: Database, readers: ReaderPool, writer: GroupWriter, notice_calls: NoticeCalls) -> None:
         self._database = database
+        self._notices = notice_calls
         self._process = database.system.token_hex(8)
         self._readers = readers
         self._writer = writer
@@ -261,13 +279,16 @@ class ReceiverCalls:
         """Which receivers are paused or being resumed."""
         return await self._read(pause_state)
 
-    async def pause(self, name: str, by: Actor) -> bool:
-        """Pause a receiver; returns whether it was not paused before."""
-        return await self._writer.run(pause, name, by, self._database.now())
+    async def pause(self, name: str, by: Actor) -> Sequence[Notice] | None:
+        """Pause a receiver; returns the notices of it, None when it was paused before."""
+        return await self._writer.run(pause, name, by, self._database.now(), self._notices.settings)
 
-    async def resume(self, name: str, by: Actor) -> bool:
-        """Resume a receiver; returns whether it was paused. While `spread` returns True, there is more to do."""
-        return await self._writer.run(resume, name, by, self._database.now())
+    async def resume(self, name: str, by: Actor) -> Sequence[Notice] | None:
+        """Resume a receiver; returns the notices of it, None when it was not paused.
+
+        While `spread` returns True, there is more to do.
+        """
+        return await self._writer.run(resume, name, by, self._database.now(), self._notices.settings)
 
     async def spread(self, name: str) -> bool:
         """Give more deliveries of a resumed receiver their times; returns whether there may be more."""

@@ -4,7 +4,7 @@ from sqlalchemy import BindParameter, Connection, bindparam, delete, literal_col
 
 from bridge.store import audit, event_feed
 from bridge.store.replicas import Replica
-from bridge.store.schema import IS_ACTIVE, attempts, deliveries, events, idempotency, outbox, tasks, watches
+from bridge.store.schema import IS_ACTIVE, attempts, deliveries, events, idempotency, notices, outbox, tasks, watches
 
 _OLD = (
     select(watches.c.id, watches.c.task)
@@ -41,6 +41,7 @@ def delete_ended(connection: Connection, before: float, limit: int, replica: Rep
     `before` is Unix seconds. A watch with a pending delivery stays, and one with an event that is not in the feed yet.
     """
     audit.delete_of_receivers(connection, before)
+    _delete_notices(connection, before, limit)
     old = connection.execute(_OLD, {"before": before, "most": limit}).all()
     kept = _kept(connection, [row.id for row in old]) if old else set()
     found = [row for row in old if row.id not in kept]
@@ -62,6 +63,25 @@ def delete_ended(connection: Connection, before: float, limit: int, replica: Rep
 def _kept(connection: Connection, watch_ids: list[str]) -> set[str]:
     pending = set(connection.execute(_WITH_PENDING, {"those": watch_ids}).scalars())
     return pending | event_feed.watches_without_numbers(connection, watch_ids)
+
+
+_OLD_NOTICES = (
+    select(notices.c.id)
+    .join(deliveries, deliveries.c.id == notices.c.id)
+    .where(notices.c.created_at < bindparam("before"), deliveries.c.state != literal_column("'pending'"))
+    .order_by(notices.c.created_at)
+    .limit(bindparam("most"))
+)
+_DELETE_NOTICES = delete(notices).where(notices.c.id.in_(_THOSE))
+_DELETE_THEIR_DELIVERIES = delete(deliveries).where(deliveries.c.id.in_(_THOSE))
+
+
+def _delete_notices(connection: Connection, before: float, limit: int) -> None:
+    """Delete old notices that are delivered or dead. Nothing makes them pending again."""
+    found = sorted(connection.execute(_OLD_NOTICES, {"before": before, "most": limit}).scalars())
+    if found:
+        for statement in (_DELETE_ATTEMPTS, _DELETE_THEIR_DELIVERIES, _DELETE_NOTICES):
+            connection.execute(statement, {"those": found})
 
 
 _DELETE_KEYS = delete(idempotency).where(idempotency.c.created_at < bindparam("before"))

@@ -299,6 +299,39 @@ audit = Table(
     ),
 )
 
+# Notices for operators, whose deliveries have no watch. The payload is final, as that of an event is.
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", Text, primary_key=True),  # `webhook-id`, and the id of its row in `deliveries`
+    Column("type", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("callback_url", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Index("ix_notices_created", "created_at"),
+)
+
+# What lasts and was noticed: failing receivers, refused keys. For dead deliveries: the last notice of a receiver.
+conditions = Table(
+    "conditions",
+    metadata,
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("since", Double, nullable=False),
+    PrimaryKeyConstraint("kind", "name", name="pk_conditions"),
+)
+
+# Dead deliveries that no notice has named yet. Only written when notices are configured.
+dead_reports = Table(
+    "dead_reports",
+    metadata,
+    Column("delivery_id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("dead_at", Double, nullable=False),
+    Index("ix_dead_reports_host", "host"),
+)
+
 # What the attempts at each receiver showed, by the hour. Each process writes rows of its own, so no two processes wait
 # for one row, and it writes totals, so a write that is repeated changes nothing.
 receiver_figures = Table(

@@ -39,6 +39,7 @@ from bridge.store.active_limit import ActiveLimit
 from bridge.store.database import Database
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
+from bridge.store.notices import NoticeCalls
 from bridge.store.reader_pool import READERS, ReaderPool
 from bridge.store.receivers import ReceiverCalls
 from bridge.store.records import (
@@ -84,7 +85,8 @@ class Store:
         self._database = database
         self._writer = writer
         self._readers = ReaderPool(database.system.threads(READERS, "bridge-reader"))
-        self.receivers = ReceiverCalls(database, self._readers, writer)
+        self.notices = NoticeCalls(database, self._readers, writer)
+        self.receivers = ReceiverCalls(database, self._readers, writer, self.notices)
         self._limits = writer.limits
         self.searches = WatchSearches(database, self._readers, self._limits)
         self._loading_limits = TimeoutSweep(LOADING_SECONDS, database.system.monotonic)
@@ -258,7 +260,7 @@ class Store:
         A verdict differs from the given one when a retry was requested meanwhile. The result is LostClaim when another
         has claimed the delivery.
         """
-        return await self._writer.run_all(outbox.record_attempts, results)
+        return await self._writer.run_all(outbox.record_attempts, results, self.notices.settings.enabled)
 
     async def host_failures(self) -> Mapping[str, int]:
         """The hosts that failed lately, and how often in a row."""

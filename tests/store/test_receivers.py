@@ -42,27 +42,27 @@ async def claim(store: Store, *hosts: str) -> list[str]:
 async def test_nothing_is_claimed_for_a_paused_receiver_and_others_are_claimed(store: Store) -> None:
     await due_delivery(store)
     other = await due_delivery(store, host=OTHER)
-    assert await store.receivers.pause(HOST, OPS)
+    assert await store.receivers.pause(HOST, OPS) is not None
     assert await store.due_hosts() == {OTHER: 1}
     assert await claim(store, HOST, OTHER) == [other.id]
     assert (await store.receivers.one(HOST)).pending == 1
 
 
 async def test_pausing_again_changes_nothing_and_keeps_who_was_first(store: Store) -> None:
-    assert await store.receivers.pause(HOST, OPS)
+    assert await store.receivers.pause(HOST, OPS) is not None
     first = await store.receivers.one(HOST)
-    assert not await store.receivers.pause(HOST, Actor("night shift", Role.OPERATOR))
+    assert await store.receivers.pause(HOST, Actor("night shift", Role.OPERATOR)) is None
     assert (await store.receivers.one(HOST)).pause == first.pause
     assert first.pause is not None and first.pause.by == "ops"
 
 
 async def test_resuming_twice_and_resuming_what_was_never_paused_change_nothing(store: Store) -> None:
-    assert not await store.receivers.resume(HOST, OPS)
+    assert await store.receivers.resume(HOST, OPS) is None
     await store.receivers.pause(HOST, OPS)
-    assert await store.receivers.resume(HOST, OPS)
-    assert not await store.receivers.resume(HOST, OPS)
+    assert await store.receivers.resume(HOST, OPS) is not None
+    assert await store.receivers.resume(HOST, OPS) is None
     assert (await store.receivers.one(HOST)).pause is None
-    assert await store.receivers.pause(HOST, OPS)
+    assert await store.receivers.pause(HOST, OPS) is not None
 
 
 async def test_a_paused_receivers_deliveries_do_not_count_as_the_next_due(store: Store) -> None:
@@ -138,7 +138,7 @@ async def test_a_receiver_that_is_paused_again_while_it_is_resumed_stays_paused(
         await due_delivery(store)
     await store.receivers.pause(HOST, OPS)
     await store.receivers.resume(HOST, OPS)
-    assert await store.receivers.pause(HOST, Actor("night shift", Role.OPERATOR))
+    assert await store.receivers.pause(HOST, Actor("night shift", Role.OPERATOR)) is not None
     assert not await store.receivers.spread(HOST)
     paused = (await store.receivers.one(HOST)).pause
     assert paused is not None and paused.by == "night shift"

@@ -1,0 +1,116 @@
+"""Tells people by apprise, best effort. apprise runs in a process of its own, for each few sentences.
+
+So its many libraries block nothing here, and cannot log a URL, which holds a secret. Its environment has no proxy, and
+a server that hangs is ended with the process.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bridge.core.errors import BadSetting
+from bridge.telemetry import get_logger
+
+SETTING = "BRIDGE_NOTIFY_URLS"
+PROGRAM = "bridge.maintenance.notify_process"
+SEND_SECONDS = 60.0  # for all sentences of one process; then it is killed
+CHECK_SECONDS = 30.0  # importing apprise takes 1 s, on a busy machine ten
+MOST_WAITING = 100  # sentences; older ones are dropped
+MOST_AT_ONCE = 20  # sentences in a message
+# Proxies, and everything else that the bridge does not use, are left out.
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
+
+_log = get_logger("operations")
+
+
+def scheme_of(url: str) -> str:
+    """The part of an apprise URL that is no secret: `slack`, `mailtos`."""
+    return url.partition("://")[0]
+
+
+class AppriseNotifier:
+    """Sends sentences to apprise URLs. One process runs at a time; what comes meanwhile goes into the next message."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = list(urls)
+        self._waiting: deque[str] = deque(maxlen=MOST_WAITING)
+        self._sending: asyncio.Task[None] | None = None
+
+    async def check(self) -> None:
+        """Raises BadSetting without the extra, and for a URL that apprise cannot read. The URL is not repeated."""
+        if find_spec("apprise") is None:
+            raise BadSetting(f"{SETTING}: needs the extra `notify`; install it with: pip install 'amux-bridge[notify]'")
+        results = await self._run([], CHECK_SECONDS)
+        for number, readable in enumerate(results or (), 1):
+            if not readable:
+                raise BadSetting(f"{SETTING}: apprise does not know entry {number}; see its list of services")
+
+    def send(self, messages: Sequence[str]) -> None:
+        """Sends these soon. Never blocks; a failure is logged and not repeated."""
+        self._waiting.extend(messages)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send(), name="notify")
+
+    async def close(self) -> None:
+        """Ends the process that runs."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+
+    async def _send(self) -> None:
+        while self._waiting:
+            messages = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
+            results = await self._run(messages, SEND_SECONDS)
+            failed = sorted({scheme_of(url) for url, sent in zip(self._urls, results or (), strict=False) if not sent})
+            if results is None or failed:
+                means = "notifications are best effort and are not repeated"
+                schemes = failed or sorted(set(map(scheme_of, self._urls)))
+                _log.event(
+                    "notify_failed", level=logging.WARNING, services=schemes, sentences=len(messages), means=means
+                )
+
+    async def _run(self, messages: Sequence[str], seconds: float) -> list[bool] | None:
+        """Whether each URL could be used. None: the process failed or took too long."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", PROGRAM),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=_environment(),
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                out, _ = await process.communicate(orjson.dumps({"urls": self._urls, "messages": list(messages)}))
+            return _results(out) if process.returncode == 0 else None
+        except TimeoutError:
+            return None
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+
+def _results(out: bytes) -> list[bool] | None:
+    with suppress(orjson.JSONDecodeError):
+        found: Any = orjson.loads(out)
+        return [bool(one) for one in found]
+    return None
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the process: no proxy, no login from a file, the same modules, the same private CAs."""
+    found = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    found |= {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), "NETRC": os.devnull}
+    if ca_file := os.environ.get("SSL_CERT_FILE"):
+        found |= {"SSL_CERT_FILE": ca_file, "REQUESTS_CA_BUNDLE": ca_file}
+    return found

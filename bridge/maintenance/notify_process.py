@@ -1,0 +1,45 @@
+"""The process that runs apprise: `{"urls", "messages"}` on stdin, on stdout whether each URL could be used.
+
+Without messages, it only reads the URLs. It writes nothing else: what apprise logs may hold a part of a URL.
+"""
+
+import json
+import logging
+import sys
+from typing import Any
+
+TITLE = "amux bridge"
+
+
+def send(urls: list[str], messages: list[str]) -> list[bool]:
+    """Sends the messages as one text to each URL; returns whether it worked. Without messages: whether it is known."""
+    import apprise
+
+    results = []
+    for url in urls:
+        one = apprise.Apprise()
+        known = one.add(url)
+        sent = not messages or (known and _notify(one, "\n".join(messages)))
+        results.append(bool(known and sent))
+    return results
+
+
+def _notify(one: Any, body: str) -> bool:
+    import apprise
+
+    try:
+        return bool(one.notify(body=body, title=TITLE, body_format=apprise.NotifyFormat.TEXT))
+    except Exception:  # noqa: BLE001  a plugin's error is a failure like any other, and its text may hold the URL
+        return False
+
+
+def main() -> None:
+    """Reads stdin, sends, and writes the results."""
+    logging.disable(logging.CRITICAL)
+    given = json.load(sys.stdin)
+    out, sys.stdout = sys.stdout, sys.stderr  # a plugin that prints does not spoil the results
+    json.dump(send(given["urls"], given["messages"]), out)
+
+
+if __name__ == "__main__":
+    main()

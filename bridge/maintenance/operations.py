@@ -1,0 +1,82 @@
+"""Notices for operators: finds what has changed, and passes the notices to the deliverer and to people."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from bridge.core.operations import Notice
+from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.store.store import Store
+from bridge.telemetry import get_logger
+
+CHECK_SECONDS = 1.0  # between two looks at receivers, dead deliveries and keys
+
+_log = get_logger("operations")
+
+
+class Notifier(Protocol):
+    """Passes sentences to people."""
+
+    def send(self, messages: Sequence[str]) -> None:
+        """Sends these soon, as far as possible. Never blocks."""
+
+
+class OperationsNotices:
+    """Notices changes and publishes them. `wake` is called when notices are due in the outbox.
+
+    `credentials` returns the state of each amux key. `notifier` is None when no person is told.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        credentials: Callable[[], Sequence[CredentialStatus]],
+        wake: Callable[[], None],
+        notifier: Notifier | None,
+    ) -> None:
+        self._store = store
+        self._credentials = credentials
+        self._wake = wake
+        self._notifier = notifier
+        self._refused: dict[str, bool] = {}  # by name; a key that amux has neither refused nor accepted is not here
+
+    @property
+    def enabled(self) -> bool:
+        """Whether changes are noticed."""
+        return self._store.notices.settings.enabled
+
+    async def check(self) -> None:
+        """Notices what has changed since the last check. Raises StoreUnavailable."""
+        self.publish(await self._store.notices.check())
+        await self._check_keys()
+
+    def publish(self, notices: Sequence[Notice]) -> None:
+        """Publishes notices that were written."""
+        if not notices:
+            return
+        for one in notices:
+            _log.event("notice", type=one.type, host=one.receiver, credential=one.credential, means=one.message)
+        self._wake()
+        if self._notifier is not None:
+            self._notifier.send([one.message for one in notices])
+
+    async def _check_keys(self) -> None:
+        states = {one.name: one for one in self._credentials()}
+        changed = [
+            (name, refused)
+            for name, one in states.items()
+            if (refused := _refused(one)) is not None and refused != self._refused.get(name)
+        ]
+        # What is good from the start on was refused at most before it: only such a key has something to report.
+        noticed = await self._store.notices.refused_keys() if any(not refused for _, refused in changed) else set()
+        for name, refused in changed:
+            if refused or name in noticed:
+                self.publish(await self._store.notices.key_changed(name, refused=refused))
+            self._refused[name] = refused
+        self._refused = {name: refused for name, refused in self._refused.items() if name in states}
+
+
+def _refused(credential: CredentialStatus) -> bool | None:
+    """Whether amux refuses a key; None: not known, or it answers with 429, which says nothing about the key."""
+    if credential.state is CredentialState.PAUSED:
+        return True
+    return False if credential.state is CredentialState.GOOD and credential.accepted else None

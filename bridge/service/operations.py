@@ -1,0 +1,52 @@
+"""Builds what operators do with receivers, and the notices for them, from the settings."""
+
+from contextlib import AsyncExitStack
+
+from bridge.callback.guard import Guard
+from bridge.core.errors import BadSetting, InvalidRequest, TargetRefused
+from bridge.delivery.deliverer import Deliverer
+from bridge.delivery.receivers import Receivers
+from bridge.maintenance.notify import AppriseNotifier
+from bridge.maintenance.operations import OperationsNotices
+from bridge.polling.poller import Poller
+from bridge.settings.settings import Settings
+from bridge.store.notices import NoticeTarget
+from bridge.store.store import Store
+from bridge.telemetry import Metrics
+
+_SETTING = "BRIDGE_OPERATIONS_CALLBACK_URL"
+
+
+async def open_receivers(
+    settings: Settings,
+    store: Store,
+    guard: Guard,
+    parts: tuple[Poller, Deliverer, Metrics],
+    closing: AsyncExitStack,
+) -> tuple[Receivers, OperationsNotices]:
+    """Returns what operators do with receivers, and the notices for them. Without a setting, nothing is noticed.
+
+    Raises BadSetting: a rule refuses the target, the extra is missing, or apprise cannot read a URL.
+    """
+    poller, deliverer, metrics = parts
+    url = settings.operations_callback_url
+    target = None if url is None else await _target(url, guard)
+    notifier = AppriseNotifier(settings.notify_urls) if settings.notify_urls else None
+    if notifier is not None:
+        await notifier.check()
+        closing.push_async_callback(notifier.close)
+    receivers = Receivers(store, deliverer, metrics)
+    notices = OperationsNotices(store, poller.credentials, deliverer.wake, notifier)
+    if target is not None or notifier is not None:
+        store.notices.enable(target, settings.public_url)
+        receivers.publish = notices.publish
+    return receivers, notices
+
+
+async def _target(url: str, guard: Guard) -> NoticeTarget:
+    try:
+        return NoticeTarget(url, (await guard.check(url)).host_key)
+    except InvalidRequest as error:
+        raise BadSetting(f"{_SETTING}: {error.fields[0][1]}") from None
+    except TargetRefused as error:
+        raise BadSetting(f"{_SETTING}: {error}; the rules for callbacks apply to it too") from None

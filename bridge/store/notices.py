@@ -1,0 +1,366 @@
+"""Notices for operators: each change is noticed once, however many replicas see it, and sent through the outbox.
+
+A notice is written in the transaction that notes its cause, so neither is there without the other. A *condition* is
+what lasts: a failing receiver, a refused key. Its row is inserted with the first notice and deleted with the last one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
+
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, select
+from sqlalchemy.dialects.postgresql import insert
+
+from bridge.core.delivery import FAILURES_UNTIL_PROBING
+from bridge.core.ids import ping_id
+from bridge.core.model import PendingDelivery
+from bridge.core.operations import FIRST_IDS, SUM_UP_SECONDS, Notice, NoticeType, notice_payload
+from bridge.store.bulk_statements import inserting
+from bridge.store.database import Database
+from bridge.store.group_commit import GroupWriter
+from bridge.store.reader_pool import ReaderPool
+from bridge.store.replicas import Replica
+from bridge.store.schema import (
+    IS_ACTIVE,
+    conditions,
+    dead_reports,
+    deliveries,
+    hosts,
+    notices,
+    outbox,
+    tasks,
+    watches,
+)
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+RECEIVER, KEY, DEAD = "receiver", "key", "dead"  # the kinds of conditions; DEAD is the last notice of dead deliveries
+MOST_AT_ONCE = 100  # notices of a kind in a transaction; the rest follows a second later
+LOOKED_AT = 1_000  # rows from which the apps of a notice are read
+
+_LOCK = 7_351_882_046_313  # for these tables; see `migrate.py`
+_TRY_LOCK = select(func.pg_try_advisory_xact_lock(_LOCK))
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeTarget:
+    """Where notices are sent: a URL, and its host and port."""
+
+    url: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeSettings:
+    """Whether changes are noticed at all, where notices are sent (None: nowhere), and the bridge's own URL."""
+
+    enabled: bool = False
+    target: NoticeTarget | None = None
+    public_url: str | None = None
+    token_bytes: Callable[[int], bytes] = bytes
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+_INSERT_NOTICES = inserting(notices, ("id", "type", "host", "callback_url", "created_at", "payload"))
+_INSERT_OUTBOX = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
+_INSERT_DELIVERIES = inserting(
+    deliveries,
+    ("id", "watch_id", "type", "state", "attempts", "round_attempts", "created_at", "next_attempt_at"),
+)
+
+
+def write(connection: Connection, settings: NoticeSettings, made: Sequence[Notice]) -> None:
+    """Write notices with their deliveries, which are due now. A notice about its own receiver is not sent."""
+    target = settings.target
+    if target is None:
+        return
+    sent = [one for one in made if one.receiver != target.host]
+    ids = [ping_id(settings.token_bytes(20)) for _ in sent]
+    rows = [
+        (new_id, one.type.value, target.host, target.url, one.at, notice_payload(one, new_id, settings.public_url))
+        for new_id, one in zip(ids, sent, strict=True)
+    ]
+    _INSERT_NOTICES.execute(connection, rows)
+    _INSERT_OUTBOX.execute(connection, [(row[0], row[2], row[4], row[4], None, None) for row in rows])
+    _INSERT_DELIVERIES.execute(connection, [(row[0], "", row[1], "pending", 0, 0, row[4], row[4]) for row in rows])
+
+
+_LOAD: Any = (
+    select(
+        *(notices.c.id, notices.c.type, notices.c.host, notices.c.callback_url, notices.c.created_at),
+        *(notices.c.payload, deliveries.c.round_attempts, deliveries.c.attempts),
+    )
+    .join(deliveries, deliveries.c.id == notices.c.id)
+    .where(notices.c.id.in_(bindparam("those", expanding=True)))
+)
+
+
+def claimed(connection: Connection, ids: Sequence[str], lease: str, replica: Replica) -> list[PendingDelivery]:
+    """The deliveries of notices that were just claimed. No watch belongs to them."""
+    return [
+        PendingDelivery(
+            id=row.id,
+            watch_id="",
+            app="",
+            type=row.type,
+            callback_url=row.callback_url,
+            host=row.host,
+            payload=row.payload,
+            lease=lease,
+            round_attempts=row.round_attempts,
+            created_at=row.created_at,
+            attempts=row.attempts,
+            claimed_by=replica.identity,
+        )
+        for row in connection.execute(_LOAD, {"those": ids})
+    ]
+
+
+_REPORT_DEAD = inserting(
+    dead_reports,
+    ("delivery_id", "host", "dead_at"),
+    lambda statement: statement.on_conflict_do_nothing(index_elements=["delivery_id"]),
+)
+
+
+def report_dead(connection: Connection, dead: Iterable[tuple[str, str, float]]) -> None:
+    """Note deliveries (id, host, time) that have become dead, for the next notice of their receiver."""
+    _REPORT_DEAD.execute(connection, sorted(dead))
+
+
+# --- what has changed ---------------------------------------------------------------------------------------------
+
+_of_receiver = (conditions.c.kind == literal_column(f"'{RECEIVER}'")) & (conditions.c.name == hosts.c.host)
+_STARTED_FAILING = (
+    select(hosts.c.host)
+    .where(hosts.c.failures >= FAILURES_UNTIL_PROBING, ~select(conditions.c.name).where(_of_receiver).exists())
+    .limit(MOST_AT_ONCE)
+)
+_RECOVERED = (
+    select(conditions.c.name, conditions.c.since)
+    .where(
+        conditions.c.kind == literal_column(f"'{RECEIVER}'"),
+        ~select(hosts.c.host)
+        .where(hosts.c.host == conditions.c.name, hosts.c.failures >= FAILURES_UNTIL_PROBING)
+        .exists(),
+    )
+    .limit(MOST_AT_ONCE)
+)
+_begin = insert(conditions)
+_BEGIN = _begin.on_conflict_do_nothing(index_elements=["kind", "name"]).returning(conditions.c.name)
+_RENEW = _begin.on_conflict_do_update(index_elements=["kind", "name"], set_={"since": _begin.excluded.since})
+_END = (
+    delete(conditions)
+    .where(conditions.c.kind == bindparam("a_kind"), conditions.c.name == bindparam("a_name"))
+    .returning(conditions.c.since)
+)
+_PENDING = select(func.count()).select_from(outbox).where(outbox.c.host == bindparam("a_host"))
+_some_pending = (
+    select(watches.c.app)
+    .select_from(outbox)
+    .join(deliveries, deliveries.c.id == outbox.c.id)
+    .join(watches, watches.c.id == deliveries.c.watch_id)
+    .where(outbox.c.host == bindparam("a_host"))
+    .limit(LOOKED_AT)
+    .subquery()
+)
+_APPS_PENDING = select(_some_pending.c.app).distinct().order_by(_some_pending.c.app)
+
+
+def of_receiver(connection: Connection, notice: Notice) -> Notice:
+    """A notice with the number of the receiver's pending deliveries, and their apps."""
+    parameters = {"a_host": notice.receiver}
+    apps = tuple(connection.execute(_APPS_PENDING, parameters).scalars())
+    return replace(notice, count=connection.execute(_PENDING, parameters).scalar_one(), apps=apps)
+
+
+def is_due(connection: Connection, now: float) -> bool:
+    """Whether `check` would find anything. Nothing is locked and nothing written."""
+    parameters = {"summed_up_after": now - SUM_UP_SECONDS}
+    queries = _STARTED_FAILING, _RECOVERED, _DUE_REPORTS
+    return any(connection.execute(query, parameters).first() is not None for query in queries)
+
+
+def check(connection: Connection, settings: NoticeSettings, now: float) -> list[Notice]:
+    """Write the notices of receivers and dead deliveries that are due; returns them.
+
+    While another replica does this, it returns none.
+    """
+    # Not waited for: this transaction may hold other locks, which the other replica may be waiting for.
+    if connection.dialect.name == "postgresql" and not connection.execute(_TRY_LOCK).scalar_one():
+        return []
+    made = [*_failing(connection, now), *_recovered(connection, now), *_dead(connection, now)]
+    write(connection, settings, made)
+    return made
+
+
+def _failing(connection: Connection, now: float) -> list[Notice]:
+    found = connection.execute(_STARTED_FAILING).scalars().all()
+    begun = [name for name in found if connection.execute(_BEGIN, _condition(RECEIVER, name, now)).first() is not None]
+    return [
+        of_receiver(connection, Notice(NoticeType.RECEIVER_FAILING, now, receiver=name, since=now)) for name in begun
+    ]
+
+
+def _recovered(connection: Connection, now: float) -> list[Notice]:
+    ended = [
+        Notice(NoticeType.RECEIVER_RECOVERED, now, receiver=row.name, since=row.since)
+        for row in connection.execute(_RECOVERED).all()
+        if connection.execute(_END, {"a_kind": RECEIVER, "a_name": row.name}).first() is not None
+    ]
+    return [of_receiver(connection, one) for one in ended]
+
+
+def _condition(kind: str, name: str, since: float) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "since": since}
+
+
+# --- dead deliveries ----------------------------------------------------------------------------------------------
+
+# From one receiver's name to the next: a receiver whose reports wait for their minute costs one step, however many.
+_reported = select(func.min(dead_reports.c.host).label("host")).cte("reported", recursive=True)
+_reported = _reported.union_all(
+    select(
+        select(func.min(dead_reports.c.host))
+        .where(dead_reports.c.host > _reported.c.host)
+        .correlate(_reported)
+        .scalar_subquery()
+    ).where(_reported.c.host.is_not(None))
+)
+_DUE_REPORTS = (
+    select(_reported.c.host)
+    .where(
+        _reported.c.host.is_not(None),
+        ~select(conditions.c.name)
+        .where(
+            conditions.c.kind == literal_column(f"'{DEAD}'"),
+            conditions.c.name == _reported.c.host,
+            conditions.c.since > bindparam("summed_up_after"),
+        )
+        .exists(),
+    )
+    .limit(MOST_AT_ONCE)
+)
+_joined = (
+    select(dead_reports.c.delivery_id, dead_reports.c.dead_at, watches.c.app)
+    .join(deliveries, deliveries.c.id == dead_reports.c.delivery_id)
+    .join(watches, watches.c.id == deliveries.c.watch_id)
+    .where(dead_reports.c.host == bindparam("a_host"))
+)
+_FIRST_DEAD = _joined.order_by(dead_reports.c.dead_at, dead_reports.c.delivery_id).limit(FIRST_IDS)
+_all_dead = _joined.subquery()
+_DEAD_BY_APP = select(_all_dead.c.app, func.count().label("total")).group_by(_all_dead.c.app).order_by(_all_dead.c.app)
+_DELETE_REPORTS = delete(dead_reports).where(dead_reports.c.host == bindparam("a_host"))
+_FORGET = delete(conditions).where(
+    conditions.c.kind == literal_column(f"'{DEAD}'"), conditions.c.since < bindparam("summed_up_after")
+)
+
+
+def _dead(connection: Connection, now: float) -> list[Notice]:
+    """One notice for each receiver with dead deliveries: the first at once, then one a minute that sums up."""
+    parameters = {"summed_up_after": now - SUM_UP_SECONDS}
+    made: list[Notice] = []
+    for host in connection.execute(_DUE_REPORTS, parameters).scalars().all():
+        first = connection.execute(_FIRST_DEAD, {"a_host": host}).all()
+        by_app = {row.app: row.total for row in connection.execute(_DEAD_BY_APP, {"a_host": host})}
+        connection.execute(_DELETE_REPORTS, {"a_host": host})
+        if not first:
+            continue  # these were notices themselves
+        made.append(_notice_of_dead(host, first, by_app, now))
+        connection.execute(_RENEW, _condition(DEAD, host, now))
+    connection.execute(_FORGET, parameters)
+    return made
+
+
+def _notice_of_dead(host: str, first: Sequence[Any], by_app: Mapping[str, int], now: float) -> Notice:
+    return Notice(
+        NoticeType.DELIVERY_DEAD,
+        now,
+        receiver=host,
+        apps=tuple(by_app),
+        count=sum(by_app.values()),
+        delivery_ids=tuple(row.delivery_id for row in first),
+        since=first[0].dead_at,
+    )
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------
+
+_OPEN_KEYS = select(conditions.c.name).where(conditions.c.kind == literal_column(f"'{KEY}'"))
+_some_active = (
+    select(watches.c.app, tasks.c.credential)
+    .join(tasks, tasks.c.id == watches.c.task)
+    .where(IS_ACTIVE)
+    .limit(LOOKED_AT)
+    .subquery()
+)
+_APPS_OF_KEY = (
+    select(_some_active.c.app)
+    .where(_some_active.c.credential == bindparam("a_name"))
+    .distinct()
+    .order_by(_some_active.c.app)
+)
+
+
+def refused_keys(connection: Connection) -> set[str]:
+    """The names of the keys whose refusal was noticed, and whose acceptance was not."""
+    return set(connection.execute(_OPEN_KEYS).scalars())
+
+
+def key_refused(connection: Connection, settings: NoticeSettings, name: str, now: float) -> list[Notice]:
+    """Write the notice that amux refuses a key; returns it, unless it was written before."""
+    if connection.execute(_BEGIN, _condition(KEY, name, now)).first() is None:
+        return []
+    return _of_key(connection, settings, Notice(NoticeType.KEY_REFUSED, now, credential=name, since=now))
+
+
+def key_accepted(connection: Connection, settings: NoticeSettings, name: str, now: float) -> list[Notice]:
+    """Write the notice that amux accepts a key again; returns it, unless its refusal was never noticed."""
+    ended = connection.execute(_END, {"a_kind": KEY, "a_name": name}).one_or_none()
+    if ended is None:
+        return []
+    return _of_key(connection, settings, Notice(NoticeType.KEY_ACCEPTED, now, credential=name, since=ended.since))
+
+
+def _of_key(connection: Connection, settings: NoticeSettings, notice: Notice) -> list[Notice]:
+    apps = tuple(connection.execute(_APPS_OF_KEY, {"a_name": notice.credential}).scalars())
+    made = [replace(notice, apps=apps)]
+    write(connection, settings, made)
+    return made
+
+
+# --- the store's calls --------------------------------------------------------------------------------------------
+
+
+class NoticeCalls:
+    """The store's calls about notices. Nothing is noticed until `settings` say so. Raises StoreUnavailable."""
+
+    def __init__(self, database: Database, readers: ReaderPool, writer: GroupWriter) -> None:
+        self._database = database
+        self._readers = readers
+        self._writer = writer
+        self.settings = NoticeSettings()
+
+    def enable(self, target: NoticeTarget | None, public_url: str | None) -> None:
+        """Notice changes from now on, and send the notices to a target, if there is one."""
+        self.settings = NoticeSettings(True, target, public_url, self._database.system.token_bytes)
+
+    async def check(self) -> Sequence[Notice]:
+        """Write the notices of receivers and dead deliveries that are due; returns them."""
+        now = self._database.now()
+        return await self._writer.run(check, self.settings, now) if await self._read(is_due, now) else []
+
+    async def key_changed(self, name: str, *, refused: bool) -> Sequence[Notice]:
+        """Write the notice that amux refuses a key, or accepts it again; returns it, unless it was written before."""
+        operation = key_refused if refused else key_accepted
+        return await self._writer.run(operation, self.settings, name, self._database.now())
+
+    async def refused_keys(self) -> set[str]:
+        """The names of the keys whose refusal was noticed, and whose acceptance was not."""
+        return await self._read(refused_keys)
+
+    async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+        return await self._readers.run(partial(self._database.read, query, *arguments), self._writer.limits)
