@@ -1,7 +1,7 @@
 """A client of a running bridge's HTTP API: each request returns the answer's JSON or raises one sentence."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,7 +46,20 @@ class BridgeClient:
         query: Mapping[str, str] | None = None,
         wait_seconds: float = 0.0,
     ) -> Any:
-        """Returns the JSON of a 2xx answer.
+        """Returns the JSON of a 2xx answer; the rest is as for `fetch`."""
+        _, answer = await self.fetch(path, method=method, body=body, query=query, wait_seconds=wait_seconds)
+        return orjson.loads(answer)
+
+    async def fetch(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: Any = None,
+        query: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        wait_seconds: float = 0.0,
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Returns the headers and the bytes of a 2xx answer with JSON.
 
         `wait_seconds` is how long the bridge may hold its answer because of the query; the timeout grows by it.
         Raises BridgeUnreachable, or BridgeRefused for a problem.
@@ -64,7 +77,9 @@ class BridgeClient:
                     allow_redirects=False,
                 ) as response,
             ):
-                return _parse(self.url, response.status, await response.read())
+                answer = await response.read()
+                _check(self.url, response.status, answer)
+                return response.headers, answer
         except CLIENT_ERRORS as error:
             _, reason = explain_client_error(error, f"the bridge at {self.url}", seconds)
             raise BridgeUnreachable(f"{reason}; is `amux-bridge serve` running, and is BRIDGE_URL correct?") from None
@@ -85,13 +100,13 @@ async def connect_to_bridge() -> AsyncIterator[BridgeClient]:
         yield BridgeClient(session, settings)
 
 
-def _parse(url: str, status: int, body: bytes) -> Any:
+def _check(url: str, status: int, body: bytes) -> None:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         answer = None
     if 200 <= status < 300 and answer is not None:
-        return answer
+        return
     if not isinstance(answer, dict) or not isinstance(answer.get("code"), str):
         raise BridgeUnreachable(f"{url} answered {status}, but the answer is not from a bridge; check BRIDGE_URL")
     raise BridgeRefused(_sentence(answer), answer["code"])

@@ -23,6 +23,12 @@ DEFAULT_PORT = 9000
 
 def run(args: Namespace) -> int:
     """Listens until it is interrupted, `--count` events are verified, or the terminal event of `--task` arrives."""
+    if args.pull:
+        from bridge.cli import pull
+
+        if args.forward is not None:
+            pull.check_forward_url(args.forward)
+        return asyncio.run(pull.pull(args, _secrets_for_status_events(args)))
     return asyncio.run(_listen_for_task(args) if args.task else _listen(args))
 
 
@@ -69,6 +75,15 @@ def _load_secrets(args: Namespace) -> Sequence[Secret]:
     from bridge.settings.settings import load
 
     return load_existing_signing_secrets(load(), "use --secret, ")
+
+
+def _secrets_for_status_events(args: Namespace) -> Sequence[Secret]:
+    """Returns the secrets of the options, else of the settings: the bridge signs terminal events itself."""
+    if args.secret:
+        return _parse_secrets(args)
+    from bridge.settings.settings import load
+
+    return load().signing_secrets if args.forward is not None else ()
 
 
 def _parse_secrets(args: Namespace) -> Sequence[Secret]:

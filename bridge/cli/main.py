@@ -66,3 +66,8 @@ def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespac
     """Checks combinations of options that argparse cannot express."""
     if args.command == "retry" and not args.dead and (args.since or args.until or args.host or args.dry_run):
         parser.error("--since, --until, --host and --dry-run require --dead")
+    if args.command == "listen":
+        if args.pull and (args.task or args.port is not None):
+            parser.error("--pull receives no callbacks: use it without --task and --port")
+        if not args.pull and (args.forward or args.cursor_file or args.after or args.app):
+            parser.error("--forward, --cursor-file, --after and --app require --pull")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from bridge import __version__
 from bridge.cli.arguments import AddCommand, CommandParser, add_json_option, count, port
 from bridge.cli.errors import PROGRAM
-from bridge.core.model import DeliveryState, Outcome, WatchState
+from bridge.core.model import DeliveryState, EventType, Outcome, WatchState
 
 HELP: Final = """\
 amux-bridge turns amux video tasks, which must be polled, into signed webhooks.
@@ -28,7 +28,9 @@ Run it
 
 Use a running bridge
   watch      register a watch on a task; --wait follows the task until it ends
-  listen     run a local receiver that verifies callbacks and prints them
+  listen     run a local receiver that verifies callbacks and prints them; --pull needs no callback URL: it fetches
+             the events and can pass them on to a local address
+  events     print the events, oldest first; --follow waits for new ones
   list       list watches, newest first
   show       show one watch, or one delivery with its attempts
   cancel     cancel a watch
@@ -177,8 +179,12 @@ def _listen(add: AddCommand) -> None:
         "listen",
         "Receive callbacks on this machine, verify and print them, and say what to check when a signature is wrong.\n"
         "With --task, watch that task at a running bridge, with a new secret for this watch, and stop when it ends.\n"
-        "The bridge must allow callbacks to this address (BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8).",
-        "  amux-bridge listen --port 9000\n  amux-bridge listen --task task_8x7Kq2mVn4Jd9sLw",
+        "The bridge must allow callbacks to this address (BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8).\n\n"
+        "With --pull, fetch the events from a running bridge instead: no callback URL and no open port is needed. The\n"
+        "first run begins with the oldest event that is kept, each later run where the last one ended. --forward\n"
+        "passes each event on, signed, until the address answers 2xx, and then goes on to the next.",
+        "  amux-bridge listen --port 9000\n  amux-bridge listen --task task_8x7Kq2mVn4Jd9sLw\n"
+        "  amux-bridge listen --pull --forward http://127.0.0.1:3000/hooks/video",
         uses_bridge=True,
     )
     command.add_argument("--task", metavar="TASK_ID", help="watch this task, and stop when it ends")
@@ -188,10 +194,44 @@ def _listen(add: AddCommand) -> None:
         "--secret",
         metavar="WHSEC",
         action="append",
-        help="a secret to verify with (default: the bridge's own); env:NAME reads the variable NAME; may be repeated",
+        help="a secret to verify with (default: the bridge's own), or to sign status events with (default: of\n"
+        "BRIDGE_SIGNING_SECRETS); env:NAME reads the variable NAME; may be repeated",
+    )
+    command.add_argument("--pull", action="store_true", help="fetch the events instead of receiving callbacks")
+    command.add_argument("--forward", metavar="URL", help="with --pull: pass each event on to this address")
+    command.add_argument(
+        "--after",
+        metavar="CURSOR",
+        help="with --pull: begin after this cursor, with the `oldest` or after the `latest`",
+    )
+    command.add_argument("--app", metavar="NAME", help="with --pull: only events of this app (an operator's token)")
+    command.add_argument(
+        "--cursor-file", metavar="FILE", help="with --pull: where the place is kept (default: in XDG_STATE_HOME)"
     )
     command.add_argument("--count", metavar="N", type=count, help="stop after N verified events")
     add_json_option(command, "one JSON object for each message")
+
+
+def _events(add: AddCommand) -> None:
+    command = add(
+        "events",
+        "Print the events of a running bridge, oldest first: terminal events whether or not they were to be sent, and\n"
+        "status events that a watch asked for. With --follow, wait for new ones until Ctrl-C.",
+        "  amux-bridge events --follow --after latest\n  amux-bridge events --type video.failed --json",
+        uses_bridge=True,
+    )
+    command.add_argument("--follow", action="store_true", help="wait for new events")
+    command.add_argument("--after", metavar="CURSOR", help="begin after this cursor, or with the `latest`: from now on")
+    command.add_argument(
+        "--type",
+        choices=_values(EventType),
+        action="append",
+        metavar="TYPE",
+        help="only events of this type, such as video.failed; may be repeated",
+    )
+    command.add_argument("--app", metavar="NAME", help="only events of this app (with an operator's token)")
+    command.add_argument("--limit", metavar="N", type=count, help="stop after N events")
+    add_json_option(command, "one event in each line, exactly as a receiver gets it")
 
 
 def _ping(add: AddCommand) -> None:
@@ -324,6 +364,7 @@ _COMMANDS: Final = (
     _healthy,
     _watch,
     _listen,
+    _events,
     _list,
     _show,
     _cancel,

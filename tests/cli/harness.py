@@ -115,6 +115,7 @@ class BridgeInThread:
     amux_url: str
     hook_url: str
     callbacks: list[ReceivedCallback]
+    database_url: str
 
     @property
     def client(self) -> dict[str, str]:
@@ -149,6 +150,7 @@ async def _serve(folder: Path, ready: "Future[BridgeInThread]", stopping: "Futur
     sandbox, receiver = Sandbox(), Receiver([SECRET], on_callback)
     amux_url = await sandbox.start()
     hook_url = await receiver.start("127.0.0.1", 0)
+    database_url = f"sqlite:///{folder / 'served.db'}"
     runtime = None
     try:
         runtime = await Runtime.start(
@@ -158,7 +160,7 @@ async def _serve(folder: Path, ready: "Future[BridgeInThread]", stopping: "Futur
                 amux_base_url=amux_url,
                 port=0,
                 tokens={TOKEN: "shop"},
-                database_url=f"sqlite:///{folder / 'served.db'}",
+                database_url=database_url,
                 signing_secrets=(SECRET,),
                 callback_allow_networks=(ip_network("127.0.0.1/32"),),
                 poll_first_delay_seconds=0.05,
@@ -169,7 +171,7 @@ async def _serve(folder: Path, ready: "Future[BridgeInThread]", stopping: "Futur
             )
         )
         stopping.set_result(lambda: loop.call_soon_threadsafe(stop.set))
-        ready.set_result(BridgeInThread(runtime.url, amux_url, hook_url, callbacks))
+        ready.set_result(BridgeInThread(runtime.url, amux_url, hook_url, callbacks, database_url))
         await stop.wait()
     except BaseException as error:
         if not ready.done():

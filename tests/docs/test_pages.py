@@ -34,7 +34,10 @@ RUN_BY = {
         "pg_restore": "test_a_dump_of_postgresql_restores_everything",
         "rm -f bridge.db": "test_a_backup_of_a_running_bridge_restores_everything",
     },
-    "docs/receivers.md": {"openssl dgst": "test_the_shell_check_accepts_a_good_signature_and_refuses_a_bad_one"},
+    "docs/receivers.md": {
+        "openssl dgst": "test_the_shell_check_accepts_a_good_signature_and_refuses_a_bad_one",
+        "listen --pull": "tests/cli/test_pull.py",
+    },
     ".github/CONTRIBUTING.md": {"-e '.[test,postgres]'": ".ci/run"},
 }
 MAX_LINES_IN_README = 200

@@ -18,6 +18,7 @@ from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT
 from bridge.web.requests import Query, json_answer, number_of
 
+CALLER: Final = "X-Caller"
 LATEST: Final = "latest"
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 500
@@ -41,17 +42,17 @@ async def list_events(request: web.Request, caller: Caller) -> web.Response:
         app = _NO_APP
     query = EventQuery(int(limit), await feed.latest(app) if from_now_on else after, app, types)
     page = await (_page_within(feed, notifier, query, seconds) if seconds else _page(feed, query))
-    return _answer(page)
+    return _answer(page, caller)
 
 
 _NO_APP: Final = "\n"
 """What an app sees that asks for the events of another app: those of an app that cannot exist."""
 
 
-def _answer(page: EventPage) -> web.Response:
+def _answer(page: EventPage, caller: Caller) -> web.Response:
     # The bytes of the events go into the answer as they are.
     items: list[Any] = [orjson.Fragment(payload) for payload in page.payloads]
-    return json_answer(EventFeedPage(items=items, next_cursor=cursor_of(page.end)))
+    return json_answer(EventFeedPage(items=items, next_cursor=cursor_of(page.end)), headers={CALLER: caller.key})
 
 
 async def _page_within(feed: EventFeed, notifier: ChangeNotifier, query: EventQuery, seconds: float) -> EventPage:

@@ -5,7 +5,7 @@ from typing import Final
 from bridge.core.errors import CursorExpired
 from bridge.core.model import EventType
 from bridge.web.api import json_schemas
-from bridge.web.api.event_feed import DEFAULT_LIMIT, LATEST, MAX_LIMIT, list_events
+from bridge.web.api.event_feed import CALLER, DEFAULT_LIMIT, LATEST, MAX_LIMIT, list_events
 from bridge.web.api.response_models import EventFeedPage
 from bridge.web.api.route import CallersHandler, Parameter, Response, Route
 from bridge.web.api.watches import MAX_WAIT_SECONDS
@@ -17,6 +17,7 @@ watch asked for them. Begin without `after`, and continue with the `next_cursor`
 and none comes twice, whichever replica answers. A page may have fewer items than `limit`. `410 cursor_expired` says \
 that retention may have removed an event after the cursor; begin again without `after` then.\
 """
+_CALLER: Final = "Whom the token belongs to: `app shop`, or `operator ops`."
 
 EVENT_FEED_ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
     Route(
@@ -25,7 +26,11 @@ EVENT_FEED_ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         list_events,
         EVENTS,
         "Read the events",
-        {200: Response("The next events, each exactly as a receiver gets it.", EventFeedPage)},
+        {
+            200: Response(
+                "The next events, each exactly as a receiver gets it.", EventFeedPage, headers={CALLER: _CALLER}
+            )
+        },
         _ABOUT,
         (
             Parameter(

@@ -1,0 +1,40 @@
+"""`events`: prints the events of a running bridge in order and, with `--follow`, those that come."""
+
+import asyncio
+from argparse import Namespace
+
+from bridge.cli.client import connect_to_bridge
+from bridge.cli.feed import WAIT_SECONDS, Feed, FeedPage, Patience, note
+from bridge.cli.terminal import Terminal
+
+PAGE = 500
+
+
+def run(args: Namespace) -> int:
+    """Prints events, oldest first, until there is none left; with `--follow` until it is interrupted."""
+    return asyncio.run(_print_events(args))
+
+
+async def _print_events(args: Namespace) -> int:
+    terminal, after, left, answered = Terminal(), args.after, args.limit, False
+    async with connect_to_bridge() as bridge:
+        feed = Feed(bridge, args.app, args.type or ())
+        patience = Patience("the bridge answers again")
+
+        async def next_page() -> FeedPage:
+            return await feed.page(after, min(PAGE, left or PAGE), WAIT_SECONDS if args.follow else 0)
+
+        while True:
+            # A wrong URL or token is an error at once; later a bridge that restarts is waited for.
+            page = await (patience.until_answered(next_page) if args.follow and answered else next_page())
+            answered = True
+            for event in page.events:
+                terminal.print_line(*([event.payload.decode()] if args.json else event.line()))
+            left = None if left is None else left - len(page.events)
+            at_end = not page.events and page.cursor == after and not args.follow
+            after = page.cursor
+            if at_end or left == 0:
+                break
+    if not args.follow:
+        note(f"continue with --after {after}")
+    return 0

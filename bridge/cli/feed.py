@@ -1,0 +1,141 @@
+"""Reads the event feed of a running bridge, page by page, for `events` and `listen --pull`."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from bridge.cli.client import BridgeClient, BridgeRefused, BridgeUnreachable
+from bridge.cli.terminal import Line, printable
+from bridge.cli.views import STYLES
+from bridge.core.model import TERMINAL_EVENTS
+
+Answer = TypeVar("Answer")
+
+LATEST: Final = "latest"
+WAIT_SECONDS: Final = 30  # the bridge holds an answer so long while there is no event
+RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one is repeated
+_PASSING: Final = frozenset({"store_unavailable", "draining"})  # codes of problems that a later request may not have
+_ITEMS: Final = b'{"items":['
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """An event: its bytes as the bridge sent them, and their JSON."""
+
+    payload: bytes
+    body: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The event's id, which is also `webhook-id`."""
+        return str(self.body["id"])
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the event ended its watch."""
+        return self.body["type"] in TERMINAL_EVENTS
+
+    def line(self) -> Line:
+        """Returns the event in one line, for people."""
+        data, kind = self.body["data"], str(self.body["type"])
+        detail = (data["error"] or {}).get("message") or data["url"] or ""
+        style = STYLES.get(kind.removeprefix("video."), "accent")
+        return [
+            (self.body["timestamp"], "dim"),
+            "  ",
+            (printable(kind), style),
+            f"  {self.id}  {printable(str(data['task_id']))}  ",
+            (printable(detail), "dim"),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """Some events, and the cursor after them. `caller` says whom the token belongs to, None for an older bridge."""
+
+    events: Sequence[FeedEvent]
+    cursor: str
+    caller: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The events that a command reads: those of `app` (None: all that the token may see) and of these types."""
+
+    bridge: BridgeClient
+    app: str | None = None
+    types: Sequence[str] = ()
+
+    async def page(self, after: str | None, limit: int, wait_seconds: int = 0) -> FeedPage:
+        """Returns the next page. Raises BridgeUnreachable or BridgeRefused."""
+        query: list[tuple[str, str]] = [("limit", str(limit)), *(("type", one) for one in self.types)]
+        given = {"after": after, "app": self.app, "wait_seconds": str(wait_seconds) if wait_seconds else None}
+        query += [(name, value) for name, value in given.items() if value is not None]
+        headers, body = await self.bridge.fetch("/events", query=query, wait_seconds=wait_seconds)
+        return FeedPage(list(split_items(body)), orjson.loads(body)["next_cursor"], headers.get("X-Caller"))
+
+
+def split_items(body: bytes) -> Iterator[FeedEvent]:
+    """Yields the events of a page with the very bytes that they have in it."""
+    if not body.startswith(_ITEMS):  # something on the way wrote the JSON again
+        for item in orjson.loads(body)["items"]:
+            yield FeedEvent(orjson.dumps(item), item)
+        return
+    text, place, decoder = body.decode(), len(_ITEMS), json.JSONDecoder()
+    while text[place] != "]":
+        start = place + (text[place] == ",")
+        item, place = decoder.raw_decode(text, start)
+        yield FeedEvent(text[start:place].encode(), item)
+
+
+class Patience:
+    """Repeats what fails for a while: a bridge that restarts, a local address that is not up yet.
+
+    The first failure is noted on stderr, then each other reason, and the end of the outage.
+    """
+
+    def __init__(self, recovered: str) -> None:
+        self._recovered = recovered
+        self._reason: str | None = None
+        self._failures = 0
+
+    async def until_answered(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Returns what `ask` returns. Raises BridgeRefused for a refusal that lasts."""
+        while True:
+            try:
+                answer = await ask()
+            except BridgeUnreachable as error:
+                await self.wait(str(error))
+            except BridgeRefused as error:
+                if error.code not in _PASSING:
+                    raise
+                await self.wait(str(error))
+            else:
+                self.succeeded()
+                return answer
+
+    async def wait(self, reason: str) -> None:
+        """Notes a failure and waits, longer after each failure."""
+        if reason != self._reason:
+            note(f"{reason}; trying again")
+        self._reason = reason
+        seconds = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
+        self._failures += 1
+        await asyncio.sleep(seconds)
+
+    def succeeded(self) -> None:
+        """Notes the end of an outage."""
+        if self._reason is not None:
+            note(self._recovered)
+        self._reason, self._failures = None, 0
+
+
+def note(line: str) -> None:
+    """Prints a line on stderr: stdout holds only events."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
