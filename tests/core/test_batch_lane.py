@@ -234,3 +234,44 @@ def test_a_server_that_invents_platforms_gets_no_more_tests_than_there_may_be_pl
     for number in range(1_000, 1_000 + MAX_PLATFORMS):
         platforms = platforms.with_tested(str(number))
     assert judge_record(platforms, TaskRecord(TaskStatus.QUEUED, platform="x"), in_doubt=False)[0] is Reading.BATCH
+
+
+# --- exact values -----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_began_with_the_present_state_counts() -> None:
+    health = LaneHealth(10, LaneState.OPEN, since=5.0)
+    found = health_after(health, BatchRequest(10, 5.0, 6.0), BROKEN, POLICY, MAX_INTERVAL)
+    assert (found.state, found.since, found.failures, found.message) == (LaneState.FAILING, 6.0, 1, "overloaded")
+
+
+def test_failures_are_counted_anew_when_the_state_changes() -> None:
+    failing = after(after(NEW, BROKEN, 0.0), BROKEN, 15.0)
+    absent = after(failing, NO_ROUTE, 60.0)
+    assert (absent.state, absent.failures, absent.asks_at) == (LaneState.ABSENT, 1, 120.0)
+
+
+def test_the_weight_of_a_record_is_the_mean_of_the_last_answer_and_those_before() -> None:
+    opened = after(NEW, good(1, 900), 0.0)
+    assert (opened.state, opened.record_bytes) == (LaneState.OPEN, 900.0)
+    assert after(opened, good(10, 1_000), 1.0).record_bytes == 500.0
+    assert after(opened, BatchTooLarge(1_000), 1.0, 10).record_bytes == 100.0
+
+
+def test_a_batch_has_at_least_one_id_and_no_more_than_an_answer_of_a_mebibyte_holds() -> None:
+    assert after(NEW, good(1, 2 * TARGET_BYTES), 0.0).size == 1
+    many = BatchPolicy(size=10 * TARGET_BYTES)
+    request = BatchRequest(many.size, 0.0, 0.0)
+    assert health_after(NEW, request, good(10, 10), many, MAX_INTERVAL).size == TARGET_BYTES
+
+
+def test_batches_that_are_as_many_as_single_reads_do_not_exceed_them() -> None:
+    assert may_exceed_single_reads(2.0, 7, 15.0)
+    assert not may_exceed_single_reads(3.0, 5, 15.0)
+
+
+@pytest.mark.parametrize(("platform", "reading"), [("54", Reading.LIVE), ("50", Reading.TEST)])
+def test_a_live_failure_in_a_batch_does_not_count(platform: str, reading: Reading) -> None:
+    failed = TaskRecord(TaskStatus.FAILED, platform=platform, live=True)
+    platforms = Platforms(tested=frozenset({"50"}))
+    assert judge_record(platforms, failed, in_doubt=True) == (reading, False)

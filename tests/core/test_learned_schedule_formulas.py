@@ -129,7 +129,7 @@ def test_a_delay_is_never_shorter_than_a_quarter_of_the_interval_and_the_density
 
 def test_a_longest_interval_below_a_quarter_of_the_interval_means_that_quarter() -> None:
     schedule = LearnedSchedule(history({20: 5.0}), PollPolicy(interval=40, max_interval=1))
-    assert {schedule.delay_after(age, 1, 0.0) for age in (0.5, 10.0, 90.0)} == {10.0}
+    assert {schedule.delay_after(age, polls, 0.0) for age in (0.5, 10.0, 90.0) for polls in (1, 10_000)} == {10.0}
 
 
 def test_a_task_may_use_four_polls_more_than_the_fixed_schedule_and_then_waits_longest() -> None:

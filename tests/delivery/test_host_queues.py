@@ -64,6 +64,11 @@ def test_an_attempt_that_was_not_made_frees_its_slot_and_shows_nothing() -> None
     assert hosts.next() is None
     hosts.abandon(host)
     assert (host.busy, hosts.busy) == (0, 1)
+    hosts.begin(host)
+    hosts.begin(host)
+    hosts.abandon(host)
+    assert (host.busy, hosts.busy) == (1, 2)
+    hosts.abandon(host)
     assert (host.failures, host.health, host.average_seconds) == before
     found = hosts.next()
     assert found is not None

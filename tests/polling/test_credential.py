@@ -102,6 +102,7 @@ def test_a_new_class_has_the_fixed_schedule() -> None:
 def test_a_task_is_shown_with_the_times_of_its_last_and_its_next_poll(task: PolledTask) -> None:
     clocks = Clocks(lambda: 100.0, lambda: 5_000.0)
     task.started, task.due = 90.0, 108.0
+    task.submitted_at = 4_900.0
     task.note(TransientError("timeout", "t"), 91.0)
     shown = live_task(task, clocks)
     assert (shown.snapshot, shown.failures) == (task.snapshot, 1)
