@@ -78,3 +78,15 @@ async def test_held_answers_and_event_streams_end_at_once(env: Environment) -> N
         env.receiver.released.set()
         assert await process.wait_for_exit() == 0
         process.check_no_exceptions()
+
+
+async def test_the_second_listener_answers_the_probes_until_the_end(env: Environment) -> None:
+    async with serving(env.database_url, env.amux_url, metrics_host="127.0.0.1", metrics_port="0") as (process, bridge):
+        probes = (await process.wait_for_log("listening_for_probes"))["url"]
+        await start_draining(env, process, bridge)
+        for path, status in (("/healthz", 200), ("/readyz", 503), ("/metrics", 200)):
+            async with bridge.session.get(probes + path) as answer:
+                assert answer.status == status, path
+        env.receiver.released.set()
+        assert await process.wait_for_exit() == 0
+        process.check_no_exceptions()

@@ -186,13 +186,16 @@ def open_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def as_user(uid: int, gid: int, *groups: int) -> list[str]:
-    """A prefix that runs the program as another user, who has no rights and need not be in /etc/passwd."""
+def as_user(uid: int, gid: int, *groups: int, mounts: Sequence[str] = ()) -> list[str]:
+    """A prefix that runs the program as another user, who has no rights and need not be in /etc/passwd.
+
+    `mounts` are commands for its mount namespace, such as those of `read_only_root`.
+    """
     need("unshare", "--mount", "true")
     need("setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups", "true")
     names = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
     user = ["setpriv", "--reuid", str(uid), "--regid", str(gid), *names, "--inh-caps=-all", "--bounding-set=-all"]
-    return with_mounts(*_readable_by_all(), then=[*user, "--no-new-privs"])
+    return with_mounts(*_readable_by_all(), *mounts, then=[*user, "--no-new-privs"])
 
 
 def with_mounts(*commands: str, then: Sequence[str] = ()) -> list[str]:
@@ -200,6 +203,17 @@ def with_mounts(*commands: str, then: Sequence[str] = ()) -> list[str]:
     need("unshare", "--mount", "true")
     script = "\n".join(["set -e", *commands, 'exec "$@"'])
     return ["unshare", "--mount", "sh", "-c", script, "sh", *then]
+
+
+def read_only_root(*writable: Path) -> list[str]:
+    """Commands that make the file system read-only but for some folders, each of which is a mount of its own.
+
+    The first of them is entered again, because the folder that was entered before is below its mount.
+    """
+    need("unshare", "--mount", "mount", "-o", "remount,ro,bind", "/")
+    places = [shlex.quote(str(path)) for path in writable]
+    binds = [f"mount --bind {place} {place}" for place in places]
+    return [*binds, "mount -o remount,ro,bind /", *(f"cd {place}" for place in places[:1])]
 
 
 def _readable_by_all() -> list[str]:

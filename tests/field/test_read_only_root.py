@@ -1,6 +1,5 @@
 """A container with a read-only root file system and one volume, as all examples of this project run it."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,14 @@ from bridge.sandbox.video import MP4
 from tests.databases import PostgresServer
 from tests.e2e.bridges import FAST_SETTINGS
 from tests.e2e.harness import Environment
-from tests.field.harness import check_works, need, serving, with_mounts
+from tests.field.harness import check_works, read_only_root, serving, with_mounts
 
 KEYS = FAST_SETTINGS["encryption_keys"]
 
 
-def read_only(*writable: Path) -> list[str]:
-    """A prefix that makes the file system read-only but for some folders, each of which is a mount of its own."""
-    need("unshare", "--mount", "mount", "-o", "remount,ro,bind", "/")
-    places = [shlex.quote(str(path)) for path in writable]
-    binds = [f"mount --bind {place} {place}" for place in places]
-    # The folder is entered again, because the one that was entered before is below its mount.
-    return with_mounts(*binds, "mount -o remount,ro,bind /", *(f"cd {place}" for place in places))
-
-
 @pytest.mark.long
 async def test_one_writable_volume_is_enough(folder: Path, env: Environment) -> None:
-    async with serving(folder, env, prefix=read_only(folder)) as (running, bridge):
+    async with serving(folder, env, prefix=with_mounts(*read_only_root(folder))) as (running, bridge):
         watch = await check_works(env, bridge)
         video = await bridge.ask("GET", f"/watch/{watch}/content")
         assert (video.status, video.body) == (200, MP4)
@@ -41,7 +31,7 @@ async def test_a_replica_on_postgresql_needs_no_writable_folder(
         "database_url": postgres_server.empty(),
         "encryption_keys": FAST_SETTINGS["encryption_keys"],
     }
-    async with serving(folder, env, prefix=read_only(), **settings) as (running, bridge):
+    async with serving(folder, env, prefix=with_mounts(*read_only_root()), **settings) as (running, bridge):
         watch = await check_works(env, bridge)
         video = await bridge.ask("GET", f"/watch/{watch}/content")
         assert (video.status, video.body) == (200, MP4)
