@@ -14,6 +14,9 @@ from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, N
 from bridge.core.model import TaskRecord
 
 PATH = "/suno/fetch"
+# Around each record, so that one without the fields of amux's row counts as live. The answer's own message and code are
+# not about one task.
+_ENVELOPE: Mapping[str, Any] = {"code": "success"}
 
 
 def observe_batch(  # noqa: PLR0913, PLR0917  the parts of an answer
@@ -52,7 +55,6 @@ def _records(document: Mapping[str, Any], ids: Collection[str], base_url: str) -
 
     Two different records of one task contradict each other: neither is used.
     """
-    envelope = {"code": document.get("code")}  # without the answer's message: it is not about one task
     records: dict[str, TaskRecord] = {}
     unusable: set[str] = set()
     for row in document.get("data") or ():
@@ -61,7 +63,7 @@ def _records(document: Mapping[str, Any], ids: Collection[str], base_url: str) -
         if not has_status(row):
             unusable.add(task_id)
             continue
-        record = read_record(row, envelope, task_id=task_id, base_url=base_url)
+        record = read_record(row, _ENVELOPE, task_id=task_id, base_url=base_url)
         if records.setdefault(task_id, record) != record:
             unusable.add(task_id)
     for task_id in unusable:

@@ -16,6 +16,8 @@ MAX_MODEL = 191  # characters
 OTHER = "other"
 FORGET_SECONDS = 30 * 86_400.0  # a class without an end for so long is forgotten
 _BY_APP = "app "
+_BY_RECORD = "amux "
+_NONE = "-"
 _MAX_PLATFORM = 32  # characters; amux's platforms are short numbers
 
 
@@ -30,7 +32,15 @@ def class_by_record(platform: str | None, model: str | None) -> str | None:
     """Returns the class that amux's record names; None when it names neither a platform nor a model."""
     if platform is None and model is None:
         return None
-    return f"amux {(platform or '-')[:_MAX_PLATFORM]} {(model or '-')[:MAX_MODEL]}"
+    return f"{_BY_RECORD}{(platform or _NONE)[:_MAX_PLATFORM]} {(model or _NONE)[:MAX_MODEL]}"
+
+
+def platform_by_record(name: str) -> str | None:
+    """Returns the platform in the name of a class that amux's record named; None for any other class."""
+    if not name.startswith(_BY_RECORD):
+        return None
+    platform = name.removeprefix(_BY_RECORD).partition(" ")[0]
+    return None if platform == _NONE else platform
 
 
 def class_by_app(model: str) -> str:

@@ -7,6 +7,7 @@ from bridge.aio.clocks import Clocks
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
+from bridge.polling.lanes import BatchLanes
 from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, Phase, PolledTask
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
@@ -27,21 +28,27 @@ async def load_keys(store: Store, rows: Iterable[TaskRow]) -> dict[str, str]:
 
 
 class Credentials:
-    """Credentials by name. A watch's own credential is removed with its last task; the configured one stays."""
+    """Credentials by name. A watch's own credential is removed with its last task; the configured one stays.
 
-    def __init__(self, policy: PollPolicy, metrics: Metrics, clock: Callable[[], float]) -> None:
+    Without `lanes` no credential has a batch lane.
+    """
+
+    def __init__(
+        self, policy: PollPolicy, metrics: Metrics, clock: Callable[[], float], lanes: BatchLanes | None = None
+    ) -> None:
         self._policy = policy
+        self._lanes = lanes
         self._gauge = metrics.paused_credentials
         self._clock = clock
         self._paused = 0
-        self._configured = Credential(CONFIGURED, None, configured=True)
+        self._configured = self._new(CONFIGURED, None, configured=True)
         self._all = {CONFIGURED: self._configured}
 
     def add_task(self, name: str, api_key: str | None) -> Credential:
         """Count one more task of a credential and return the credential."""
         credential = self._all.get(name)
         if credential is None:
-            credential = self._all[name] = Credential(name, api_key)
+            credential = self._all[name] = self._new(name, api_key)
         elif api_key is not None and not credential.configured:
             credential.key = api_key
         credential.tasks += 1
@@ -56,9 +63,15 @@ class Credentials:
 
     def clear(self) -> None:
         """Remove every task."""
-        self._configured = Credential(CONFIGURED, None, configured=True)
+        self._configured = self._new(CONFIGURED, None, configured=True)
         self._all = {CONFIGURED: self._configured}
         self._count_paused(-self._paused)
+
+    def _new(self, name: str, key: str | None, *, configured: bool = False) -> Credential:
+        credential = Credential(name, key, configured=configured)
+        if self._lanes is not None:
+            self._lanes.join(credential)
+        return credential
 
     def judge(self, task: PolledTask, observation: Observation, now: float) -> bool:
         """Apply an answer to its task's credential and log a change; true when the credential is good again."""

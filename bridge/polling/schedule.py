@@ -1,5 +1,7 @@
 """When each task is polled next: the heap of due times, the rate limit, and the tasks that wait for their credential.
 
+A due task whose credential has a batch lane goes to that lane, see `lanes.py`.
+
 Moments are seconds of the monotonic clock. One timer is set for the next due task.
 """
 
@@ -9,9 +11,11 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from math import inf
 
+from bridge.core.batch_lane import Lane
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
+from bridge.polling.lanes import Batch, BatchLanes
 from bridge.polling.state import Credential, Phase, PolledTask
 
 ADOPTED_WITHIN_SECONDS = 4.0  # 9 s of the dead replica's lease and 1 s until the next adoption have passed by then
@@ -84,15 +88,16 @@ class DueHeap:
 
 
 class RateLimiter:
-    """Limits how fast polls begin: evenly spaced, and never more than the rate in any one second.
+    """Limits how fast requests begin: evenly spaced, and never more than the rate in any one second.
 
     It has no clock: moments are passed in and never go back. `rate` is starts a second, above 0. A fraction counts as
     well: at 2.5 no second has more than 2 starts, and at 0.5 two starts are more than 2 s apart.
     """
 
-    __slots__ = ("_earliest", "_starts", "_step", "_window")
+    __slots__ = ("_earliest", "_starts", "_step", "_window", "last")
 
     def __init__(self, rate: float) -> None:
+        self.last = Lane.SINGLE  # the lane of the last start: where both lanes wait, they take turns
         most = max(1, int(rate))
         self._window = RATE_WINDOW_SECONDS * max(1.0, 1.0 / rate)
         self._step = self._window / most
@@ -105,8 +110,9 @@ class RateLimiter:
         window = starts[0] + self._window if len(starts) == starts.maxlen else now
         return max(window, self._earliest - CATCH_UP_SECONDS)
 
-    def begin(self, now: float) -> None:
+    def begin(self, now: float, lane: Lane = Lane.SINGLE) -> None:
         """Count a start."""
+        self.last = lane
         self._starts.append(now)
         self._earliest = max(self._earliest, now) + self._step
 
@@ -114,8 +120,10 @@ class RateLimiter:
 class PollSchedule:
     """Returns the tasks that may be polled now, the longest due first.
 
-    `wake` is called by the timer when a task is due. `expire` gets an overdue task whose credential is blocked, for
-    which no last poll is possible. `rate_per_second` 0: no limit. `random` draws from [0, 1).
+    `wake` is called by the timer when a task or a lane is due, `wake_batches` when a batch may begin before the next
+    single read. `expire` gets an overdue task whose credential is
+    blocked, for which no last poll is possible. `rate_per_second` 0: no limit; it counts the requests of all lanes.
+    `random` draws from [0, 1). Without `lanes` no task is read in a batch.
     """
 
     def __init__(  # noqa: PLR0913  a rule each
@@ -128,6 +136,8 @@ class PollSchedule:
         random: Callable[[], float],
         wake: Callable[[], None],
         expire: Callable[[PolledTask], None],
+        lanes: BatchLanes | None = None,
+        wake_batches: Callable[[], None] = lambda: None,
     ) -> None:
         self._policy = policy
         self._credentials = credentials
@@ -136,6 +146,8 @@ class PollSchedule:
         self._random = random
         self._wake = wake
         self._expire = expire
+        self._lanes = lanes
+        self._wake_batches = wake_batches
         self._heap = DueHeap()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -152,7 +164,9 @@ class PollSchedule:
         if self._stopped:
             return None
         now = self._clock()
-        limiter = self._rate_limiter
+        limiter, lanes = self._rate_limiter, self._lanes
+        if limiter is not None and lanes is not None and limiter.last is Lane.SINGLE and lanes.next_at() <= now:
+            self._wake_batches()  # it is the turn of a batch
         opens = now if limiter is None else limiter.opens_at(now)
         while opens <= now:
             task = self._heap.pop_due(now)
@@ -162,16 +176,40 @@ class PollSchedule:
             if credential.blocked and credential.probe is not task:
                 self._block(task)
                 continue
+            if lanes is not None and lanes.take_over(task, now):
+                continue
             if limiter is not None:
                 limiter.begin(now)
             task.phase = Phase.POLLING
             return task
         self._set_timer(max(self._heap.next_due(), opens), now)
+        if lanes is not None:
+            self._set_timer(max(lanes.next_at(), opens), now)
         return None
 
     def is_due(self) -> bool:
-        """Whether a task is due that is not being polled: all workers are busy, or the rate limit is reached."""
-        return self._heap.next_due() <= self._clock()
+        """Whether a task or a batch is due that is not read: all workers are busy, or the rate limit is reached."""
+        now = self._clock()
+        return self._heap.next_due() <= now or (self._lanes is not None and self._lanes.is_due(now))
+
+    def take_batch(self) -> Batch | None:
+        """Return the next batch that may be read now, its tasks in phase POLLING; if there is none, set the timer."""
+        lanes, limiter = self._lanes, self._rate_limiter
+        if self._stopped or lanes is None:
+            return None
+        now = self._clock()
+        if limiter is None:
+            opens = now
+        elif limiter.last is Lane.BATCH and self._heap.next_due() <= now:
+            return None  # it is the turn of a single read
+        else:
+            opens = limiter.opens_at(now)
+        batch = lanes.take(now) if opens <= now else None
+        if batch is None:
+            self._set_timer(max(lanes.next_at(), opens), now)
+        elif limiter is not None:
+            limiter.begin(now, Lane.BATCH)
+        return batch
 
     def schedule_at(self, task: PolledTask, due: float) -> None:
         """Poll a task at `due`, or later if its credential is blocked."""
@@ -183,14 +221,25 @@ class PollSchedule:
         if due < self._timer_at:
             self._set_timer(due, self._clock())
 
+    def schedule_next(self, task: PolledTask, due: float) -> None:
+        """Keep a task that was read in its batch lane, or poll it at a moment if it must be read singly."""
+        if self._lanes is None or not self._lanes.rejoin(task):
+            self.schedule_at(task, due)
+        elif (next_at := self._lanes.next_at()) < self._timer_at:
+            self._set_timer(next_at, self._clock())
+
     def put(self, task: PolledTask, due: float) -> None:
-        """Poll a task at `due`, even if its credential is blocked."""
+        """Poll a task singly at `due`, even if its credential is blocked."""
+        if task.phase is Phase.BATCHED and self._lanes is not None:
+            self._lanes.remove(task)
         self._heap.put(task, due)
         if due < self._timer_at:
             self._set_timer(due, self._clock())
 
     def remove(self, task: PolledTask, phase: Phase) -> None:
-        """Take a task out of the heap and out of its credential's waiting tasks, and set its new phase."""
+        """Take a task out of the heap, its lane and its credential's waiting tasks, and set its new phase."""
+        if task.phase is Phase.BATCHED and self._lanes is not None:
+            self._lanes.remove(task)
         self._heap.remove(task)
         task.phase = phase
         credential = task.credential
@@ -210,6 +259,9 @@ class PollSchedule:
             waiting = list(credential.waiting)
             credential.waiting.clear()
             self.schedule_evenly(waiting)
+            if self._lanes is not None:
+                self._lanes.resume(credential, now)
+                self._set_timer(self._lanes.next_at(), now)
         elif was_probe:
             self._choose_probe(credential)
 
@@ -243,7 +295,16 @@ class PollSchedule:
         for task in tasks:
             self._heap.remove(task)
             task.phase = Phase.DROPPED
+        if self._lanes is not None:
+            self._lanes.clear()
         self._credentials.clear()
+
+    def release_closed_lanes(self) -> None:
+        """Poll tasks singly whose batch lane has closed; call it at each tick."""
+        if self._lanes is not None:
+            for task, due in self._lanes.release(self._clock()):
+                task.phase = Phase.SCHEDULED  # out of its lane already
+                self.schedule_at(task, due)
 
     def _block(self, task: PolledTask) -> None:
         """Keep a task until its credential is good again. The first task that is kept becomes the probe."""
@@ -262,6 +323,10 @@ class PollSchedule:
         credential.probe = next(iter(credential.waiting), None)
         if credential.probe is not None:
             del credential.waiting[credential.probe]
+        elif credential.lane is not None:
+            credential.probe = credential.lane.pop()
+        if credential.probe is not None:
+            credential.probe.phase = Phase.BLOCKED  # in no queue
             self.put(credential.probe, max(credential.resumes_at, self._clock()))
 
     def _interval(self, task: PolledTask) -> float:

@@ -1,11 +1,13 @@
 """The tasks and the credentials in memory. Moments are seconds of the monotonic clock."""
 
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from math import inf
 
 from bridge.aio.clocks import Clocks
-from bridge.core.learned_schedule import LearnedSchedule
+from bridge.core.batch_lane import BatchPolicy, LaneHealth, Platforms, Reading
 from bridge.core.model import (
     NO_REFUSALS,
     UNSEEN,
@@ -16,50 +18,29 @@ from bridge.core.model import (
     TaskFacts,
     TaskRecord,
     TaskSnapshot,
-    TaskStatus,
     Throttled,
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
+from bridge.polling.shared import NO_CLASS, TaskClass, shared_snapshot
 from bridge.store.records import PollNote
 
 
 class Phase(Enum):
     """Where a task is.
 
-    SCHEDULED: in the heap. BLOCKED: not in the heap, its credential is paused or throttled. POLLING: a request to amux
-    is under way. WRITING: a write to the store is under way or waits. DROPPED: no longer polled here.
+    SCHEDULED: in the heap. BATCHED: in the queue of its batch lane. BLOCKED: in neither, its credential is paused or
+    throttled. POLLING: a request to amux is under way. WRITING: a write to the store is under way or waits. DROPPED: no
+    longer polled here.
     """
 
     SCHEDULED = "scheduled"
+    BATCHED = "batched"
     BLOCKED = "blocked"
     POLLING = "polling"
     WRITING = "writing"
     DROPPED = "dropped"
-
-
-class TaskClass:
-    """A class of tasks. `schedule` is None as long as the fixed schedule applies to its tasks.
-
-    `model` is what amux's record says; `from_record`: the name of the class is from that record.
-    """
-
-    __slots__ = ("from_record", "model", "name", "schedule", "stored_name")
-
-    schedule: LearnedSchedule | None
-
-    def __init__(
-        self, name: str, model: str | None = None, *, from_record: bool = False, stored_name: str | None = None
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.from_record = from_record
-        self.stored_name = stored_name  # None for the class of a credential, which the task's row has anyway
-        self.schedule = None
-
-
-_NO_CLASS = TaskClass("")
 
 
 @dataclass(slots=True, eq=False)
@@ -73,8 +54,14 @@ class PolledTask:
     polls: int = 0
     steps: int = 0
     """The number of polls for the backoff. A loaded task's is estimated: polls that changed nothing are not stored."""
+    reading: Reading = Reading.BATCH
+    """How it is read where its credential has a batch lane."""
+    batch_polls: int = 0
+    """How many of its polls were batches."""
     started: float | None = None
     """When its last poll began."""
+    single_started: float | None = None
+    """When its last single poll began. Only a single poll is the last one before a deadline."""
     watched_since: float = -inf
     """When its first watch began, as far as it is known. -infinity for a task that was loaded from the store."""
     status_update_due: bool = False
@@ -92,7 +79,7 @@ class PolledTask:
     """A live failure that awaits confirmation. It is lost when the process ends, and then begins anew."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
-    task_class: TaskClass = _NO_CLASS
+    task_class: TaskClass = NO_CLASS
     born: float = 0.0
     """When amux accepted it, as far as that is known, else when its first watch was registered."""
     submitted_at: float | None = None
@@ -159,20 +146,93 @@ def _next_poll(task: PolledTask, now: float) -> float | None:
         return None
     if task.phase is Phase.POLLING:
         return now
-    return max(task.due, task.credential.resumes_at)
+    lane = task.credential.lane
+    next_batch = lane.next_at if lane is not None and task.phase is Phase.BATCHED else -inf
+    return max(task.due, task.credential.resumes_at, next_batch)
 
 
-_SHARED_SNAPSHOTS = {
-    (status, progress): TaskSnapshot(status, progress)
-    for status in (TaskStatus.UNKNOWN, TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
-    for progress in (None, *range(101))
-}
+# --- batch lanes ------------------------------------------------------------------------------------------------------
 
 
-def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
-    """Return the shared object for a snapshot that has only a status and a progress: 300 objects serve every task."""
-    shared = _SHARED_SNAPSHOTS.get((snapshot.status, snapshot.progress))
-    return shared if shared == snapshot else snapshot
+class CredentialLane:
+    """The lane of one credential: its tasks, and what is known about the batch route with its key."""
+
+    __slots__ = (
+        "began",
+        "credential",
+        "entry",
+        "health",
+        "next_at",
+        "platforms",
+        "queue",
+        "reading",
+        "released",
+        "requests",
+        "round_seconds",
+        "spacing",
+        "stale",
+        "to_release",
+        "waiting",
+    )
+
+    def __init__(self, credential: "Credential", policy: BatchPolicy) -> None:
+        self.credential = credential
+        self.health = LaneHealth(policy.size)
+        self.platforms = Platforms()
+        self.queue: deque[PolledTask] = deque()
+        self.stale: Counter[PolledTask] = Counter()  # entries of the queue whose task has left it
+        self.waiting = 0  # tasks in the queue
+        self.reading = 0  # tasks in requests under way
+        self.requests = 0  # under way
+        self.began = -inf  # the last request
+        self.spacing = policy.interval
+        self.round_seconds = policy.interval
+        self.next_at = -inf
+        self.entry = 0  # of the heap of lanes; 0: none
+        self.to_release = self.released = 0
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks are read in this lane."""
+        return self.waiting + self.reading
+
+    def append(self, task: PolledTask) -> None:
+        """Add a task to the end of the queue."""
+        task.phase = Phase.BATCHED
+        self.queue.append(task)
+        self.waiting += 1
+
+    def put_back(self, tasks: Sequence[PolledTask]) -> None:
+        """Add tasks to the front of the queue, in their order."""
+        for task in reversed(tasks):
+            task.phase = Phase.BATCHED
+            self.queue.appendleft(task)
+        self.waiting += len(tasks)
+
+    def remove(self, task: PolledTask) -> None:
+        """Take a task out of the queue. Its entry stays, and is skipped when it comes to the front."""
+        self.stale[task] += 1
+        self.waiting -= 1
+
+    def pop(self) -> PolledTask | None:
+        """Take the task that was read the longest ago."""
+        queue, stale = self.queue, self.stale
+        while queue:
+            task = queue.popleft()
+            if not stale or task not in stale:
+                self.waiting -= 1
+                return task
+            if stale[task] > 1:
+                stale[task] -= 1
+            else:
+                del stale[task]
+        return None
+
+    def clear(self) -> None:
+        """Drop all tasks. What is known about the route stays."""
+        self.queue.clear()
+        self.stale.clear()
+        self.waiting = self.to_release = self.released = self.entry = 0
 
 
 # --- credentials ------------------------------------------------------------------------------------------------------
@@ -217,8 +277,8 @@ class CredentialStatus:
 class Credential:
     """One amux key and the tasks that wait for it. `key` is None for the configured key, which is read at each poll.
 
-    While a credential is paused or throttled (`blocked`), one of its tasks, the `probe`, is polled at `resumes_at`;
-    its other tasks wait in `waiting`.
+    `lane` is None where tasks are never read in batches. While a credential is paused or throttled (`blocked`), one of
+    its tasks, the `probe`, is polled at `resumes_at`; its other tasks wait in `waiting`, or in the lane.
     """
 
     __slots__ = (
@@ -226,6 +286,7 @@ class Credential:
         "blocked",
         "configured",
         "key",
+        "lane",
         "message",
         "name",
         "probe",
@@ -257,6 +318,7 @@ class Credential:
         self.waiting: dict[PolledTask, None] = {}  # in the order of arrival; a task is removed in O(1)
         self.probe: PolledTask | None = None
         self.tasks = 0
+        self.lane: CredentialLane | None = None
 
     def judge(self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy) -> CredentialChange:
         """Decide what an answer to a poll of `task` means for its credential.

@@ -35,7 +35,8 @@ from bridge.core.task_class import (
     with_task_end,
 )
 from bridge.core.watch import TERMINAL
-from bridge.polling.state import PolledTask, TaskClass
+from bridge.polling.shared import TaskClass
+from bridge.polling.state import PolledTask
 from bridge.store.store import Store
 
 REBUILD_SHARE = 0.05  # of the evidence: a schedule that is made of 5 % other ends differs little
@@ -91,7 +92,7 @@ class TaskClasses:
         schedule = task.task_class.schedule
         if schedule is None:
             return self._policy.delay_after(task.steps, jitter)
-        return schedule.delay_after(now - task.born, task.polls, jitter)
+        return schedule.delay_after(now - task.born, task.polls - task.batch_polls, jitter)
 
     def start(self, task: PolledTask, facts: TaskFacts, opened_at: float | None) -> None:
         """Set the class and the age of a task that is polled from now on, as the store has them."""
@@ -179,7 +180,8 @@ class TaskClasses:
             return None
         after, until = known or (after, max(until, after))
         watched = task.watched_since >= task.born  # else it was loaded, and not all its polls are known
-        polls = task.polls if watched else None
+        # Most reads of a task in a batch lane would not have been made singly: they say nothing about the schedule.
+        polls = task.polls - task.batch_polls if watched and task.batch_polls <= 1 else None
         polled_from = task.watched_since - task.born if watched else 0.0
         poll_seconds = 0.0 if task.started is None else now - task.started
         return TaskEnd(task.task_class.name, after, until, polls, polled_from, poll_seconds)

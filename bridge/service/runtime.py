@@ -34,6 +34,7 @@ from bridge.service.content import open_content_cache
 from bridge.service.jobs import Jobs, correct_times
 from bridge.service.operations import open_receivers
 from bridge.service.sockets import own_addresses, port_of
+from bridge.settings.batches import batch_policy
 from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
 from bridge.store.open import open_store
@@ -326,6 +327,7 @@ class Runtime:
             rate_per_second=settings.poll_rate_per_second,
             learn=settings.poll_learn,
             system=self._system,
+            batch=batch_policy(settings),
         )
 
     def _make_registration(self, guard: Guard) -> RegistrationService:

@@ -8,11 +8,12 @@ environment has precedence. An empty value means that the setting is not set. `v
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from bridge.core.batch_lane import BatchPolicy
 from bridge.core.database_url import passwords
 from bridge.core.errors import BadSetting
 from bridge.core.schedule import PollPolicy, RetryPolicy
@@ -24,9 +25,9 @@ from bridge.settings.variables import read_variables
 
 ENV_FILE: Final = Path(".env")
 CLIENT_NAMES: Final = ("BRIDGE_URL", "BRIDGE_TOKEN")  # settings of the commands that use a running bridge
-_AMUX_NAMES: Final = {name: name.upper() for name in ("amux_api_key", "amux_base_url", "amux_proxy")}
 _TEN_YEARS: Final = 315_360_000  # far longer than any real timeout or retention; dates stay within what datetime holds
 _POLL_DEFAULTS: Final = PollPolicy()
+_BATCH_DEFAULTS: Final = BatchPolicy()
 _RETRY_DEFAULTS: Final = RetryPolicy()
 
 EnvFile: TypeAlias = str | Path | None
@@ -66,6 +67,34 @@ class Settings(GivenValues):
         repr=False,
         description="An http(s) proxy to amux: `http://user:password@proxy.example:3128`. Proxies of the environment "
         "(`HTTPS_PROXY`) are not used.",
+    )
+    amux_batch: Literal["auto", "off"] = Field(
+        "auto",
+        validation_alias="AMUX_BATCH",
+        description="`auto`: where amux's batch route works, many tasks are read with one request; `off`: each task is "
+        "read with a request of its own.",
+    )
+    amux_batch_size: int = Field(
+        _BATCH_DEFAULTS.size,
+        ge=1,
+        le=10_000,
+        validation_alias="AMUX_BATCH_SIZE",
+        description="The most tasks that are read with one request; there are fewer where answers weigh over 1 MiB.",
+    )
+    amux_batch_interval_seconds: float = Field(
+        _BATCH_DEFAULTS.interval,
+        gt=0,
+        le=86_400,
+        validation_alias="AMUX_BATCH_INTERVAL_SECONDS",
+        description="The time between two reads of a task in batches; longer where batches would be more requests than "
+        "single reads.",
+    )
+    amux_batch_concurrency: int = Field(
+        _BATCH_DEFAULTS.concurrency,
+        ge=1,
+        le=1_000,
+        validation_alias="AMUX_BATCH_CONCURRENCY",
+        description="The most batches in progress at a time, beside `BRIDGE_POLL_CONCURRENCY`.",
     )
 
     host: Hosts = Field(
@@ -135,7 +164,9 @@ class Settings(GivenValues):
         _POLL_DEFAULTS.backoff, ge=1, le=100, description="The factor by which the time between polls grows."
     )
     poll_concurrency: int = Field(256, ge=1, le=100_000, description="The most polls in progress at a time.")
-    poll_rate_per_second: float = Field(0, ge=0, description="The most polls started in a second; 0 means no limit.")
+    poll_rate_per_second: float = Field(
+        0, ge=0, description="The most polls started in a second, batches included; 0: no limit."
+    )
     poll_request_timeout_seconds: float = Field(
         10, gt=0, le=3_600, description="The longest time that one poll may take."
     )
@@ -322,40 +353,7 @@ def unknown_names(environ: Mapping[str, str] | None = None, env_file: EnvFile = 
 
 def env_name(field: str) -> str:
     """Returns the environment variable of a field: `BRIDGE_PORT` for `port`."""
-    return _AMUX_NAMES.get(field, PREFIX + field.upper())
-
-
-# --- describing ---------------------------------------------------------------------------------------------------
-
-
-class SettingInfo(NamedTuple):
-    """One setting, as the table of settings in the documentation shows it. A default of "" means that there is none."""
-
-    name: str
-    default: str
-    description: str
-
-
-def describe() -> list[SettingInfo]:
-    """Returns every setting, in the order of declaration."""
-    return [
-        SettingInfo(env_name(field), _default_text(info.default), info.description or "")
-        for field, info in Settings.model_fields.items()
-    ]
-
-
-def _default_text(default: object) -> str:
-    match default:
-        case None:
-            return ""
-        case bool():
-            return str(default).lower()
-        case float() | int():
-            return f"{default:g}" if isinstance(default, float) else str(default)
-        case tuple() | frozenset() | Mapping():
-            return ",".join(map(_default_text, default))
-        case _:
-            return str(default)
+    return field.upper() if field.startswith("amux_") else PREFIX + field.upper()
 
 
 def secret_texts(settings: Settings) -> list[str]:

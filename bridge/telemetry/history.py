@@ -77,7 +77,8 @@ class History:
             for sample in family.samples:
                 label = _KEPT_LABELS.get(sample.name)
                 if label is not None:
-                    values[sample.name, sample.labels.get(label, "")] = sample.value
+                    key = sample.name, sample.labels.get(label, "")
+                    values[key] = values.get(key, 0.0) + sample.value  # a counter may have other labels as well
         return values
 
 

@@ -8,7 +8,6 @@ attempts are counted in plain integers by the event loop's thread, and the integ
 import math
 import platform
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate
@@ -21,6 +20,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bridge import __version__
+from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, Lane, NoBatchRoute
 from bridge.core.model import (
     Answer,
     Answered,
@@ -49,6 +49,7 @@ POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
     Throttled: "slow_down",
     TransientError: "trouble",
 }
+BATCH_RESULTS: Final = ("seen", "no_route", "slow_down", "trouble")
 STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
 CONTENT_RESULTS: Final = ("hit", "miss", "passed_through")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
@@ -65,11 +66,11 @@ _DELIVERED_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 600.0, 3
 class PlainHistogram(Collector):
     """A histogram of plain integers, for one thread. `bounds` are the buckets' upper bounds, ascending, no +Inf."""
 
-    __slots__ = ("_bounds", "_counts", "_documentation", "_name", "_sum")
+    __slots__ = ("_bounds", "_counts", "_sum", "documentation", "name")
 
     def __init__(self, name: str, documentation: str, bounds: Sequence[float]) -> None:
-        self._name = f"amux_bridge_{name}"
-        self._documentation = documentation
+        self.name = f"amux_bridge_{name}"
+        self.documentation = documentation
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
@@ -82,7 +83,7 @@ class PlainHistogram(Collector):
     def collect(self) -> Iterator[Metric]:
         """Returns the counts so far."""
         buckets, total = self.values()
-        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
+        yield HistogramMetricFamily(self.name, self.documentation, buckets=buckets, sum_value=total)
 
     def values(self) -> tuple[list[tuple[str, float]], float]:
         """Returns the buckets, each with its upper bound, and the sum. Prometheus' buckets are cumulative."""
@@ -125,28 +126,58 @@ class StageMetrics(Collector):
         yield family
 
 
+class LaneMetrics:
+    """The metrics of the polls of one lane. A poll is one request, also if it reads many tasks."""
+
+    def __init__(self, results: Iterable[str]) -> None:
+        self.results = dict.fromkeys(results, 0)
+        self.tasks = 0
+        self.lag = PlainHistogram("poll_lag_seconds", "From a poll's due time to its start, by lane.", _LAG_BOUNDS)
+        self.seconds = PlainHistogram("poll_seconds", "How long a poll took, by lane.", _CALL_BOUNDS)
+
+
 class PollMetrics(Collector):
-    """The metrics of polls, without a lock: only the event loop's thread may call `count`."""
+    """The metrics of polls, without a lock: only the event loop's thread may count."""
 
     def __init__(self) -> None:
-        self.results: defaultdict[str, int] = defaultdict(int, dict.fromkeys(POLL_RESULTS.values(), 0))
-        self.lag = PlainHistogram("poll_lag_seconds", "From a poll's due time to its start.", _LAG_BOUNDS)
-        self.seconds = PlainHistogram("poll_seconds", "How long a poll took.", _CALL_BOUNDS)
+        self.single = LaneMetrics(POLL_RESULTS.values())
+        self.batch = LaneMetrics(BATCH_RESULTS)
 
     def count(self, observation: Observation, lag_seconds: float, seconds: float) -> None:
-        """Counts one poll: its observation, how long after its due time it started, and how long it took."""
-        self.results[POLL_RESULTS[type(observation)]] += 1
-        self.lag.observe(lag_seconds)
-        self.seconds.observe(seconds)
+        """Counts one single poll: its observation, how long after its due time it started, and how long it took."""
+        lane = self.single
+        lane.results[POLL_RESULTS[type(observation)]] += 1
+        lane.tasks += 1
+        lane.lag.observe(lag_seconds)
+        lane.seconds.observe(seconds)
+
+    def count_batch(self, observation: BatchObservation, tasks: int, lag_seconds: float, seconds: float) -> None:
+        """Counts one request for so many tasks."""
+        lane = self.batch
+        lane.results[batch_result(observation)] += 1
+        lane.tasks += tasks
+        lane.lag.observe(max(lag_seconds, 0.0))
+        lane.seconds.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Returns the families for the registry."""
-        polls = CounterMetricFamily("amux_bridge_polls", "Polls, by their result.", labels=["result"])
-        for result, count in self.results.items():
-            polls.add_metric([result], count)
+        lanes = {Lane.SINGLE: self.single, Lane.BATCH: self.batch}
+        polls = CounterMetricFamily(
+            "amux_bridge_polls", "Requests that read tasks, by lane and result.", labels=["lane", "result"]
+        )
+        tasks = CounterMetricFamily("amux_bridge_polled_tasks", "Tasks that polls asked for, by lane.", labels=["lane"])
+        for lane, metrics in lanes.items():
+            for result, count in metrics.results.items():
+                polls.add_metric([lane.value, result], count)
+            tasks.add_metric([lane.value], metrics.tasks)
         yield polls
-        yield from self.lag.collect()
-        yield from self.seconds.collect()
+        yield tasks
+        for histograms in ([one.lag for one in lanes.values()], [one.seconds for one in lanes.values()]):
+            first = histograms[0]
+            family = HistogramMetricFamily(first.name, first.documentation, labels=["lane"])
+            for lane, histogram in zip(lanes, histograms, strict=True):
+                family.add_metric([lane.value], *histogram.values())
+            yield family
 
 
 class Metrics:
@@ -250,6 +281,19 @@ class Metrics:
         histogram = PlainHistogram(name, documentation, bounds)
         self.registry.register(histogram)
         return histogram
+
+
+def batch_result(observation: BatchObservation) -> str:
+    """Returns the label for a batch's result, one of BATCH_RESULTS."""
+    match observation:
+        case BatchAnswer():
+            return "seen"
+        case NoBatchRoute():
+            return "no_route"
+        case BatchFailed(code="http_429"):
+            return "slow_down"
+        case _:
+            return "trouble"
 
 
 def attempt_result(answer: Answer) -> str:

@@ -1,4 +1,4 @@
-"""How late polls are, read from the bridge's own histogram."""
+"""How late polls are, read from the bridge's own histogram of single polls."""
 
 import re
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from typing import Self
 from tests.bench.bridge_process import Bridge
 
 _NAME = "amux_bridge_poll_lag_seconds"
-_BUCKET = re.compile(rf'{_NAME}_bucket\{{le="([^"]+)"\}}')
+_BUCKET = re.compile(rf'{_NAME}_bucket\{{lane="single",le="([^"]+)"\}}')
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Lag:
         """Reads the lag of all polls so far."""
         samples = bridge.metrics()
         buckets = sorted((float(m[1]), value) for name, value in samples.items() if (m := _BUCKET.fullmatch(name)))
-        return cls(tuple(b for b, _ in buckets), tuple(v for _, v in buckets), samples[f"{_NAME}_sum"])
+        return cls(tuple(b for b, _ in buckets), tuple(v for _, v in buckets), samples[f'{_NAME}_sum{{lane="single"}}'])
 
     def since(self, before: Self) -> Self:
         """Returns the polls since an earlier reading."""

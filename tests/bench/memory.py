@@ -50,7 +50,9 @@ def _started(bench: Bench, watches: int, settings: dict[str, str], polls: int) -
     with Bridge(bench.folder, database, settings, **bench.profile(f"start-{watches}")) as bridge:
         start = _Start(bridge)
         metrics = bridge.metrics
-        wait_until(lambda: metrics()['amux_bridge_polls_total{result="seen"}'] >= polls, 120, "some polls")
+        wait_until(
+            lambda: metrics()['amux_bridge_polls_total{lane="single",result="seen"}'] >= polls, 120, "some polls"
+        )
         start.rss = bridge.rss()
     return start
 

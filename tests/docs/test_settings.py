@@ -5,7 +5,7 @@
 
 import sys
 
-from bridge.settings.settings import describe
+from bridge.settings.describing import describe
 from tests.docs.harness import DOCS, page_name, text
 
 SETTINGS = DOCS / "settings.md"

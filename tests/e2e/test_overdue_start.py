@@ -71,7 +71,7 @@ async def test_ten_thousand_overdue_tasks_are_polled_once_and_few_at_a_time(sqli
 async def polls_without_answer(bridge: Bridge) -> int:
     """Returns how many polls got no usable answer, by the bridge's own metric: normally none."""
     text = (await bridge.ask("GET", "/metrics")).body.decode()
-    polls = dict(re.findall(r'^amux_bridge_polls_total\{result="(\w+)"\} ([0-9.]+)$', text, re.MULTILINE))
+    polls = dict(re.findall(r'^amux_bridge_polls_total\{lane="single",result="(\w+)"\} ([0-9.]+)$', text, re.MULTILINE))
     assert {result for result, number in polls.items() if float(number)} <= {"seen", "trouble"}, polls
     return int(float(polls["trouble"]))
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from bridge import __version__
 from bridge.cli.parser import build_parser
-from bridge.settings.settings import describe
+from bridge.settings.describing import describe
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"

@@ -13,6 +13,7 @@ import orjson
 from bridge.aio.system import System
 from bridge.aio.threads import Threads
 from bridge.amux.client import AmuxClient
+from bridge.core.batch_lane import BatchPolicy
 from bridge.core.model import TERMINAL_EVENTS, EventType, Observation, Outcome, PendingDelivery, Watch
 from bridge.core.schedule import PollPolicy
 from bridge.polling.poller import Poller
@@ -67,7 +68,13 @@ class Harness:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def poller(
-        self, policy: PollPolicy = QUICK, *, concurrency: int = 16, rate: float = 0, client: AmuxClient | None = None
+        self,
+        policy: PollPolicy = QUICK,
+        *,
+        concurrency: int = 16,
+        rate: float = 0,
+        client: AmuxClient | None = None,
+        batch: BatchPolicy | None = None,
     ) -> Poller:
         poller = Poller(
             self.store,
@@ -80,6 +87,7 @@ class Harness:
             metrics=self.metrics,
             concurrency=concurrency,
             rate_per_second=rate,
+            batch=batch,
             background=self.background,
             system=System(random=lambda: 0.5),
         )

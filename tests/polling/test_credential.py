@@ -18,15 +18,14 @@ from bridge.core.model import (
 )
 from bridge.core.schedule import PollPolicy
 from bridge.polling.schedule import RATE_WINDOW_SECONDS, DueHeap, RateLimiter
+from bridge.polling.shared import TaskClass, shared_snapshot
 from bridge.polling.state import (
     Credential,
     CredentialChange,
     CredentialState,
     Phase,
     PolledTask,
-    TaskClass,
     live_task,
-    shared_snapshot,
 )
 from bridge.store.records import PollNote
 

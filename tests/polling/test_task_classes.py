@@ -115,7 +115,7 @@ async def test_a_failure_that_amux_reported_live_is_confirmed_no_sooner_than_on_
     assert virtual.poller.classes.delay(task, virtual.amux.now, 0.0) < POLICY.max_interval / 2
     failed = TaskRecord(TaskStatus.FAILED, error=Problem(None, "429"), live=True)
     task.note(failed, virtual.amux.now)
-    assert virtual.poller._delay(task, failed, virtual.amux.now, probe=False) == POLICY.delay_after(9, 0.0)
+    assert virtual.poller._handler._delay(task, failed, virtual.amux.now, probe=False) == POLICY.delay_after(9, 0.0)
 
 
 # --- classes ------------------------------------------------------------------------------------------------------

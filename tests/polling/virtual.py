@@ -3,8 +3,11 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
 
 from bridge.aio.system import System
+from bridge.core.batch_lane import BatchAnswer, BatchObservation, BatchPolicy
 from bridge.core.model import Observation, TaskRecord, TaskStatus
 from bridge.core.schedule import PollPolicy
 from bridge.polling.poller import Poller
@@ -26,14 +29,29 @@ class VirtualAmux:
     answers: dict[str, list[Observation]] = field(default_factory=dict)
     polled: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     running: TaskRecord = RUNNING
+    batches: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+    """When each batch came, and its ids."""
+    batch_answer: BatchObservation | None = None
+    """What every batch is answered with; None: the records of its tasks."""
+
+    async def read_many(self, ids: Sequence[str], _key: str) -> BatchObservation:
+        self.batches.append((self.now, tuple(ids)))
+        return self.batch_answer or BatchAnswer({each: self._record(each) for each in ids}, 860 * len(ids))
+
+    def _record(self, task_id: str) -> TaskRecord:
+        if self.now < self.ends[task_id]:
+            return self.running
+        return replace(DONE, model=self.running.model, platform=self.running.platform)
 
     async def poll(self, task_id: str, _key: str) -> Observation:
         self.polled[task_id].append(self.now)
         if answers := self.answers.get(task_id):
             return answers.pop(0)
-        if self.now < self.ends[task_id]:
-            return self.running
-        return replace(DONE, model=self.running.model, platform=self.running.platform)
+        return self._record(task_id)
+
+    @property
+    def requests(self) -> int:
+        return len(self.batches) + sum(map(len, self.polled.values()))
 
 
 @dataclass
@@ -45,7 +63,9 @@ class VirtualPoller:
     poller: Poller
 
     @classmethod
-    def of(cls, harness: Harness, *, learn: bool, random: Callable[[], float]) -> "VirtualPoller":
+    def of(
+        cls, harness: Harness, *, learn: bool, random: Callable[[], float], batch: BatchPolicy | None = None
+    ) -> "VirtualPoller":
         amux = VirtualAmux()
         poller = Poller(
             harness.store,
@@ -58,6 +78,7 @@ class VirtualPoller:
             metrics=harness.metrics,
             concurrency=16,
             learn=learn,
+            batch=batch,
             background=harness.background,
             system=System(monotonic=lambda: amux.now, random=random),
         )
@@ -78,10 +99,26 @@ class VirtualPoller:
             await self.harness.until(self._is_waiting)
             if condition():
                 return
-            self.amux.now = max(self.amux.now, self.poller._schedule._heap.next_due())
-            before = sum(map(len, self.amux.polled.values()))
+            self.amux.now = max(self.amux.now, self.next_due())
+            requests, due = self.amux.requests, self.next_due()
             self.poller.tick()
-            await self.harness.until(lambda before=before: sum(map(len, self.amux.polled.values())) > before)  # type: ignore[misc]
+            await self.harness.until(partial(self._has_moved, requests, due))
+
+    def _has_moved(self, requests: int, due: float) -> bool:
+        """Whether a request was sent since then, or tasks went to another lane."""
+        moved = self.poller._lanes is not None and self._is_waiting() and self.next_due() != due
+        return moved or self.amux.requests > requests
+
+    def next_due(self) -> float:
+        """When the next task or lane is due."""
+        lanes = self.poller._lanes
+        if lanes is not None and lanes._closed:
+            return self.amux.now  # the next tick releases tasks
+        return min(self.poller._schedule._heap.next_due(), inf if lanes is None else lanes.next_at())
+
+    async def run_until(self, moment: float) -> None:
+        """Poll until the clock has reached a moment, at which nothing more is due."""
+        await self.run(lambda: self._is_waiting() and self.next_due() > moment)
 
     async def finish(self) -> None:
         """Poll until every task has ended."""
@@ -100,4 +137,4 @@ class VirtualPoller:
 
     def _is_waiting(self) -> bool:
         phases = {task.phase for task in self.poller._tasks.values()}
-        return phases <= {Phase.SCHEDULED, Phase.BLOCKED}
+        return phases <= {Phase.SCHEDULED, Phase.BATCHED, Phase.BLOCKED}

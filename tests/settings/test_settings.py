@@ -9,7 +9,8 @@ from bridge.core.errors import BadSetting
 from bridge.core.signing import SigningKey, new_secret
 from bridge.settings.cautions import cautions
 from bridge.settings.client import load_client
-from bridge.settings.settings import Settings, describe, load, secret_texts, unknown_names
+from bridge.settings.describing import describe
+from bridge.settings.settings import Settings, load, secret_texts, unknown_names
 from tests.settings.conftest import Load
 
 SECRET = new_secret(b"a" * 32).text
@@ -22,6 +23,10 @@ DEFAULTS = """
 AMUX_API_KEY=
 AMUX_BASE_URL=https://api.amux.ai
 AMUX_PROXY=
+AMUX_BATCH=auto
+AMUX_BATCH_SIZE=500
+AMUX_BATCH_INTERVAL_SECONDS=2
+AMUX_BATCH_CONCURRENCY=2
 BRIDGE_HOST=127.0.0.1
 BRIDGE_PORT=8080
 BRIDGE_PUBLIC_URL=

@@ -11,7 +11,8 @@ import pytest
 from bridge.core.errors import BadSetting
 from bridge.settings.cautions import variable_cautions
 from bridge.settings.client import load_client
-from bridge.settings.settings import Settings, describe, known_names, load, load_to_serve, unknown_names
+from bridge.settings.describing import describe
+from bridge.settings.settings import Settings, known_names, load, load_to_serve, unknown_names
 from bridge.settings.variables import cleaned
 from tests.settings.test_settings import FERNET, SECRET
 

