@@ -162,7 +162,7 @@ async def test_hostile_fields_stay_text(browser: Browser, tmp_path: Path) -> Non
         await expect(page.locator("#timeline p", has_text="alert(2)")).to_contain_text("[U+202E] failed")
         assert await page.locator("#page img, #page script").count() == 0
         assert await page.locator("script").count() == 2
-        await page.goto(f"{bridge.url}/#q=%3Cscript%3Ealert(5)%3C/script%3E&host=%3Cimg+src=x+onerror=alert(6)%3E")
+        await page.goto(f"{bridge.url}/#q=%3Cscript%3Ealert(5)%3C/script%3E&app=%3Cimg+src=x+onerror=alert(6)%3E")
         await expect(page.locator("#host-filter")).to_contain_text("<img src=x onerror=alert(6)>")
         await page.goto("about:blank")
         tab.faults = [fault for fault in tab.faults if "422" not in fault]  # this is no host, and the bridge says so
