@@ -115,7 +115,7 @@ class _Page(HTMLParser):
             self.anchors.append(attributes["id"] or "")
         if "href" in attributes:
             self.links.add(attributes["href"] or "")
-        if tag not in {"meta", "br"}:
+        if tag not in {"meta", "br", "input", "wbr"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -147,7 +147,7 @@ async def test_the_page_loads_nothing_and_its_links_resolve(tmp_path: Path, drop
     assert "prefers-color-scheme: dark" in style
     for path in openapi["paths"]:
         assert f"<code>{path}</code>" in text
-    assert "`" not in text
+    assert "`" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
 
 
 # --- schemathesis -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 from bridge.web.api.json_schemas import COMPONENTS
+from bridge.web.api.samples import pretty
 from bridge.web.requests import JSON, query_of, secured
 
 JsonObject: TypeAlias = Mapping[str, Any]
@@ -104,6 +105,7 @@ def page_of(document: JsonObject) -> str:
         *(f"<p>{_text(paragraph)}</p>" for paragraph in info["description"].strip().split("\n\n")),
         *(_group_section(document, group) for group in groups),
         _webhooks_section(document),
+        _errors_section(document),
         _types_section(document),
         "</main></div></body></html>",
     ]
@@ -121,21 +123,42 @@ def _group_of(document: JsonObject, tag: JsonObject) -> _Group:
 
 
 def _table_of_contents(document: JsonObject, groups: Iterable[_Group]) -> str:
+    """Returns the navigation. On narrow screens each group is closed, and opened by the checkbox before it."""
     lists = [
         _link_list(
-            group.name, ((one.details["operationId"], escape(one.details["summary"])) for one in group.operations)
+            group.name,
+            (
+                (
+                    one.details["operationId"],
+                    f'<span class="verb {one.method}">{one.method}</span> <code>{_breakable(one.path)}</code>',
+                )
+                for one in group.operations
+            ),
         )
         for group in groups
     ]
-    lists.append(_link_list("Webhooks", ((name, f"<code>{escape(name)}</code>") for name in document["webhooks"])))
+    lists.append(
+        _link_list("Event catalogue", ((name, f"<code>{escape(name)}</code>") for name in document["webhooks"]))
+    )
+    errors = document["components"]["examples"]
+    lists.append(_link_list("Errors", ((f"error {code}", f"<code>{escape(code)}</code>") for code in errors)))
     lists.append(_link_list("Types", ((name, escape(name)) for name in document["components"]["schemas"])))
     return f'<nav aria-label="Contents">{"".join(lists)}</nav>'
+
+
+def _breakable(path: str) -> str:
+    """Returns a path that may break before each slash."""
+    return escape(path).replace("/", "<wbr>/").removeprefix("<wbr>")
 
 
 def _link_list(title: str, links: Iterable[tuple[str, str]]) -> str:
     """Returns a titled list of links, each from a name and the HTML to show."""
     items = "".join(f'<li><a href="#{_anchor(name)}">{html}</a></li>' for name, html in links)
-    return f"<h2>{escape(title)}</h2><ul>{items}</ul>"
+    box = f"nav-{_anchor(title)}"
+    return (
+        f'<div class="group"><input type="checkbox" id="{box}" aria-label="Show {escape(title)}">'
+        f'<h2><label for="{box}">{escape(title)}</label></h2><ul>{items}</ul></div>'
+    )
 
 
 def _group_section(document: JsonObject, group: _Group) -> str:
@@ -157,8 +180,38 @@ def _operation(document: JsonObject, operation: _Operation) -> str:
     ]
     if description := details.get("description"):
         parts.append(f"<p>{_text(description)}</p>")
-    parts += [_parameters(details), _request_body(document, details), _responses(details), "</article>"]
+    parts += [_parameters(details), _request_body(document, details), _responses(details)]
+    return "".join([*parts, _example(details), "</article>"])
+
+
+def _example(details: JsonObject) -> str:
+    """Returns an operation's example: the request as a command and as a program, and its answer."""
+    if "x-codeSamples" not in details:
+        return ""
+    curl, *programs = details["x-codeSamples"]
+    parts = [f"<h4>Example</h4>{_code('Request', curl['source'])}"]
+    parts += [
+        f"<details><summary>{escape(one['lang'])}</summary>{_code(one['lang'], one['source'])}</details>"
+        for one in programs
+    ]
+    parts += [
+        f"<h4>Answer: {escape(status)}</h4>{_code('Answer', pretty(value))}"
+        for status, response in details["responses"].items()
+        if status.startswith("2")
+        for value in _values(response.get("content", {}))
+    ]
     return "".join(parts)
+
+
+def _values(content: JsonObject) -> list[Any]:
+    """Returns the values of the examples of a request's or a response's content."""
+    return [one["value"] for media in content.values() for one in media.get("examples", {}).values() if "value" in one]
+
+
+def _code(label: str, source: str) -> str:
+    """Returns a block of code, which the keyboard can scroll."""
+    code = escape(source.strip(), quote=False)
+    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}"><code>{code}</code></pre>'
 
 
 def _webhooks_section(document: JsonObject) -> str:
@@ -169,10 +222,25 @@ def _webhooks_section(document: JsonObject) -> str:
             f'<article id="{_anchor(name)}"><h3>{_text(details["summary"])}</h3>'
             f'<p class="route"><span class="verb HOOK">POST</span><code>{escape(name)}</code></p>'
             f"<p>{_text(details['description'])}</p>{_parameters(details)}"
-            f"<h4>Body</h4>{_content_types(details)}{_responses(details)}</article>"
+            f"<h4>Body</h4>{_content_types(details)}"
+            f"{''.join(_code('Example', pretty(one)) for one in _values(details['requestBody']['content']))}"
+            f"{_responses(details)}</article>"
         )
-    intro = "The requests that the bridge sends to receivers, signed as Standard Webhooks defines."
-    return f'<section id="webhooks"><h2>Webhooks</h2><p class="soft">{intro}</p>{"".join(articles)}</section>'
+    intro = (
+        "The requests that the bridge sends to receivers, signed as Standard Webhooks defines. Each has a real example."
+    )
+    return f'<section id="webhooks"><h2>Event catalogue</h2><p class="soft">{intro}</p>{"".join(articles)}</section>'
+
+
+def _errors_section(document: JsonObject) -> str:
+    articles = [
+        f'<article id="{_anchor(f"error {code}")}"><h3>{escape(example["summary"])}</h3>'
+        f'<p class="route"><span class="verb">{example["value"]["status"]}</span><code>{escape(code)}</code></p>'
+        f"{_code('Example', pretty(example['value']))}</article>"
+        for code, example in document["components"]["examples"].items()
+    ]
+    intro = "Every error is a problem document (RFC 9457). Each code has a real example."
+    return f'<section id="errors"><h2>Errors</h2><p class="soft">{intro}</p>{"".join(articles)}</section>'
 
 
 def _types_section(document: JsonObject) -> str:
@@ -225,7 +293,12 @@ def _responses(details: JsonObject) -> str:
             f"<br><code>{escape(name)}</code>: {_text(header['description'])}"
             for name, header in response.get("headers", {}).items()
         )
-        rows.append((f"<code>{escape(status)}</code>", ", ".join(types), _text(response["description"]) + headers))
+        text = _text(response["description"])
+        for code in (code for media in contents for code, one in media.get("examples", {}).items() if "$ref" in one):
+            text = text.replace(
+                f"<code>{code}</code>", f'<a href="#{_anchor(f"error {code}")}"><code>{code}</code></a>'
+            )
+        rows.append((f"<code>{escape(status)}</code>", ", ".join(types), text + headers))
     return f"<h4>Responses</h4>{_table(rows)}"
 
 

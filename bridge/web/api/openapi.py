@@ -15,7 +15,8 @@ from bridge.web.api.json_schemas import COMPONENTS
 from bridge.web.api.request_models import WatchRequestBody
 from bridge.web.api.response_models import AttemptEvent, EventBody, PingBody, Polling
 from bridge.web.api.route import Parameter, RequestBody, Response, Route
-from bridge.web.errors import PROBLEM_TYPE, STATUSES, ProblemBody, Unauthorized
+from bridge.web.api.samples import recorded, samples_of
+from bridge.web.errors import PROBLEM_TYPE, STATUSES, TITLES, ProblemBody, Unauthorized
 from bridge.web.requests import JSON
 
 # Models that no route has as its body or response: events, problems, and the entries of a batch.
@@ -25,10 +26,11 @@ _ABOUT: Final = """\
 The amux bridge polls amux's video tasks. When a task has ended, it sends your app one signed webhook, and retries it \
 until it is delivered.
 
-Register a watch with `POST /watch`, and receive the events under *Webhooks*. Every error is a problem document \
-(RFC 9457) with a `code` for programs. Times are RFC 3339 in UTC, durations are seconds. Unknown fields and parameters \
-are refused.
+Register a watch with `POST /watch`, and receive the events of the *Event catalogue*. Every error is a problem \
+document (RFC 9457) with a `code` for programs. Times are RFC 3339 in UTC, durations are seconds. Unknown fields and \
+parameters are refused.
 """
+EXAMPLES: Final = "#/components/examples/"
 _ONCE: Final = "Sent at most once, and only if the watch's `events` has it."
 _EVENTS: Final = {
     EventType.COMPLETED: "amux reports success.",
@@ -77,6 +79,9 @@ def document(routes: Sequence[Route[Any]], groups: Mapping[str, str], server: Se
         "webhooks": _webhooks(schemas),
         "components": {
             "schemas": schemas.all(server.timeouts),
+            "examples": {
+                code: {"summary": TITLES[code], "value": problem} for code, problem in recorded()["errors"].items()
+            },
             "securitySchemes": {"token": _TOKEN},
         },
     }
@@ -141,7 +146,22 @@ def _operation(route: Route[Any], schemas: _Schemas, server: ServerInfo) -> dict
     operation["responses"] = {str(status): _response(one, schemas) for status, one in sorted(route.responses.items())}
     operation["responses"] |= _problems(route, schemas)
     operation["security"] = _security(route, server)
+    _add_example(operation, route, server)
     return operation
+
+
+def _add_example(operation: dict[str, Any], route: Route[Any], server: ServerInfo) -> None:
+    """Adds a real request, and the answer that it got, to an operation."""
+    example = recorded()["operations"].get(f"{route.method} {route.path}")
+    if example is None:
+        return
+    request, answer = example["request"], example["answer"]
+    operation["x-codeSamples"] = samples_of(request, server.url, open_to_all=server.open_to_all)
+    if "body" in request:
+        operation["requestBody"]["content"][JSON]["examples"] = {"example": {"value": request["body"]}}
+    for content in operation["responses"].get(str(answer["status"]), {}).get("content", {}).values():
+        if answer["value"] is not None:
+            content["examples"] = {"example": {"value": answer["value"]}}
 
 
 def _proxied_id(route: Route[Any]) -> str:
@@ -194,16 +214,29 @@ def _problems(route: Route[Any], schemas: _Schemas) -> dict[str, Any]:
     codes: dict[HTTPStatus, dict[str, None]] = {}
     for error in errors:
         codes.setdefault(STATUSES[error], {})[error.code] = None
-    content: dict[str, Any] = {PROBLEM_TYPE: {"schema": schemas.of(ProblemBody)}}
-    if route.proxied:
-        content[JSON] = {}
     problems = {
-        str(int(status)): {"description": _codes_text(status, names), "content": content}
+        str(int(status)): {
+            "description": _codes_text(status, names),
+            "content": _problem_content(schemas, names, proxied=route.proxied),
+        }
         for status, names in sorted(codes.items())
         if int(status) not in route.responses
     }
     other = "amux's response, or any other error." if route.proxied else "Any other error."
-    return {**problems, "default": {"description": other, "content": content}}
+    return {
+        **problems,
+        "default": {"description": other, "content": _problem_content(schemas, (), proxied=route.proxied)},
+    }
+
+
+def _problem_content(schemas: _Schemas, codes: Iterable[str], *, proxied: bool) -> dict[str, Any]:
+    problem: dict[str, Any] = {"schema": schemas.of(ProblemBody)}
+    if examples := {code: {"$ref": EXAMPLES + code} for code in codes if code in recorded()["errors"]}:
+        problem["examples"] = examples
+    content = {PROBLEM_TYPE: problem}
+    if proxied:
+        content[JSON] = {}
+    return content
 
 
 def _codes_text(status: HTTPStatus, codes: Iterable[str]) -> str:
@@ -216,7 +249,11 @@ def _codes_text(status: HTTPStatus, codes: Iterable[str]) -> str:
 def _webhooks(schemas: _Schemas) -> dict[str, Any]:
     body = schemas.of(EventBody)
     webhooks = {str(event): _webhook(text, body, terminal=event in TERMINAL_EVENTS) for event, text in _EVENTS.items()}
-    return webhooks | {PING_TYPE: _webhook("The event that `POST /ping` sends.", schemas.of(PingBody), terminal=False)}
+    webhooks[PING_TYPE] = _webhook("The event that `POST /ping` sends.", schemas.of(PingBody), terminal=False)
+    for name, webhook in webhooks.items():
+        if (event := recorded()["events"].get(name)) is not None:
+            webhook["post"]["requestBody"]["content"][JSON]["examples"] = {"event": {"value": event}}
+    return webhooks
 
 
 def _webhook(text: str, schema: Mapping[str, Any], *, terminal: bool) -> dict[str, Any]:
