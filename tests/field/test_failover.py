@@ -12,6 +12,7 @@ from tests.e2e.bridges import FAST_SETTINGS, Bridge
 from tests.e2e.harness import Environment
 from tests.e2e.receiver import SAFETY_SECONDS
 from tests.field.harness import check_works, serving
+from tests.field.standby import primary_and_standby
 from tests.programs import skip_or_fail
 
 KEYS = FAST_SETTINGS["encryption_keys"]
@@ -105,3 +106,23 @@ async def test_a_server_that_takes_no_more_connections_is_waited_for(
         assert await until_registered(env, bridge) < RECOVERY_SECONDS
         await check_works(env, bridge)
         await running.stop()
+
+
+@pytest.mark.long
+async def test_a_standby_that_takes_over_is_used_and_has_every_watch(folder: Path, env: Environment) -> None:
+    try:
+        with primary_and_standby() as pair:
+            pair.primary.execute("CREATE DATABASE bridge")
+            url = f"postgres://postgres@127.0.0.1:{pair.primary.port},127.0.0.1:{pair.standby.port}/bridge"
+            async with serving(folder, env, database_url=url, encryption_keys=KEYS) as (running, bridge):
+                settled = await check_works(env, bridge)
+                waiting = await bridge.register(env.running_task(), env.receiver.url)
+                await asyncio.to_thread(pair.fail_over)
+                assert await until_registered(env, bridge) < RECOVERY_SECONDS
+                assert (await bridge.watch(settled))["state"] == "settled"
+                env.clock.now += 60
+                assert (await bridge.final(waiting))["outcome"] == "completed"
+                await check_works(env, bridge)
+                await running.stop()
+    except NoServer as missing:
+        skip_or_fail(str(missing))

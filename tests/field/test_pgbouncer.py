@@ -1,6 +1,8 @@
 """PgBouncer between the bridge and PostgreSQL, in each of its modes."""
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +43,23 @@ async def test_a_pooler_in_statement_mode_is_refused_in_one_sentence(
             assert len(refusals) == 1, refused.raw
             assert "statement" in refusals[0]
             refused.check_no_exceptions()
+
+
+@pytest.mark.long
+async def test_a_replica_takes_over_the_tasks_of_a_dead_one_through_a_pooler(
+    folder: Path, env: Environment, postgres_server: PostgresServer
+) -> None:
+    with pgbouncer(postgres_server.empty(), "transaction") as url:
+        settings: dict[str, Any] = {"database_url": url, "encryption_keys": KEYS}
+        async with serving(folder, env, **settings) as (one, first):
+            tasks = [env.running_task() for _ in range(20)]
+            watches = await first.register_many(tasks, env.receiver.url)
+            await env.wait_for_polls(*tasks)
+            async with serving(folder, env, **settings) as (two, second):
+                one.signal(signal.SIGKILL)
+                assert await one.wait_for_exit() != 0
+                env.clock.now += 60
+                for watch in watches:
+                    assert (await second.final(watch))["outcome"] == "completed"
+                await env.receiver.until(lambda: set(watches) <= env.receiver.ended_watches)
+                await two.stop()
