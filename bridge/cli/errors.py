@@ -6,7 +6,7 @@ from typing import Final
 from bridge.core.errors import BridgeError
 
 PROGRAM: Final = "amux-bridge"
-FAILED, USAGE_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 
 class CommandFailed(BridgeError):

@@ -126,6 +126,17 @@ def test_sigterm_at_any_moment_of_the_start_ends_the_process_at_once(tmp_path: P
     assert all(type(json.loads(line)) is dict for line in out.splitlines())
 
 
+@pytest.mark.usefixtures("unmeasured")
+def test_nothing_that_takes_time_is_imported_before_sigterm_has_a_handler(tmp_path: Path) -> None:
+    """Process 1 loses a SIGTERM that comes earlier."""
+    slow = ("argparse", "dataclasses", "pydantic", "threading", "typing")
+    code = f"import sys, bridge.cli.main; print(*[name for name in {slow} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "\n"
+
+
 def _catches_sigterm(status: str) -> bool:
     [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
     return bool(int(caught, 16) & 1 << (signal.SIGTERM - 1))
