@@ -15,7 +15,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 celery = Celery("videos", broker=os.environ.get("BROKER_URL", "redis://localhost:6379/0"))
 
 
-@celery.task(acks_late=True, ignore_result=True)
+@celery.task(name="video_ended", acks_late=True, ignore_result=True)  # without a name it has the one of __main__
 def video_ended(event: dict) -> None:
     # It may run twice: a unique column with event["id"], in the transaction of the work, makes the second run harmless.
     print(f"{event['type']} {event['data']['task_id']} {event['data']['url']}", flush=True)
