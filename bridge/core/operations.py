@@ -1,6 +1,7 @@
 """Notices for operators: what happened to a receiver, a delivery or an amux key, as data and as one sentence."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from urllib.parse import urlencode
@@ -11,6 +12,8 @@ from bridge.core.event import envelope
 
 FIRST_IDS = 20  # deliveries that a notice names
 SUM_UP_SECONDS = 60.0  # between two notices of dead deliveries of one receiver
+MOST_A_MINUTE = 20  # notices of one type; when more receivers are concerned at once, one notice sums them up
+_NAMED = 3  # receivers in the sentence of a notice that sums up
 
 
 class NoticeType(StrEnum):
@@ -30,6 +33,7 @@ class Notice:
     """One notice. `at` and `since` are Unix seconds; what does not apply is None.
 
     `count` is the number of dead deliveries, or of the receiver's pending ones. `credential` is a name, never a key.
+    `receivers` are those of a notice that sums up several; it has no `receiver`.
     """
 
     type: NoticeType
@@ -41,18 +45,20 @@ class Notice:
     delivery_ids: tuple[str, ...] | None = None
     since: float | None = None
     by: str | None = None
+    receivers: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
         """The notice as one sentence or two, for people."""
         match self.type:
             case NoticeType.RECEIVER_FAILING:
-                text = (
-                    f"The receiver {self.receiver} fails: several attempts in a row had no answer, or 429, 502, 503 or "
-                    f"504. {_counted(self.count, 'delivery is', 'deliveries are')} pending."
-                )
+                pending = _counted(self.count, "delivery is", "deliveries are")
+                verb = "fail" if self.receivers else "fails"
+                why = "several attempts in a row had no answer, or 429, 502, 503 or 504"
+                text = f"{self._who('The')} {verb}: {why}. {pending} pending."
             case NoticeType.RECEIVER_RECOVERED:
-                text = f"The receiver {self.receiver} answers again. It had failed since {_clock(self.since)}."
+                verb, had = ("answer", "The first had") if self.receivers else ("answers", "It had")
+                text = f"{self._who('The')} {verb} again. {had} failed since {_clock(self.since)}."
             case NoticeType.RECEIVER_PAUSED:
                 text = f"{self.by} paused the receiver {self.receiver}: {self._waiting('waits', 'wait')}."
             case NoticeType.RECEIVER_RESUMED:
@@ -61,15 +67,36 @@ class Notice:
                 since = "" if self.count == 1 else f" since {_clock(self.since)}"
                 dead = _counted(self.count, "delivery is", "deliveries are")
                 kept = "It is" if self.count == 1 else "They are"
-                text = f"{dead} dead at the receiver {self.receiver}{since}. {kept} kept and can be sent again."
+                text = f"{dead} dead at {self._who('the')}{since}. {kept} kept and can be sent again."
             case NoticeType.KEY_REFUSED:
                 text = f"amux refuses the key {self.credential}. Its watches wait, but not beyond their deadlines."
             case NoticeType.KEY_ACCEPTED:
                 text = f"amux accepts the key {self.credential} again."
         return text
 
+    def _who(self, the: str) -> str:
+        if not self.receivers:
+            return f"{the} receiver {self.receiver}"
+        more = len(self.receivers) - _NAMED
+        names = ", ".join(self.receivers[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+        return f"{len(self.receivers):,} receivers ({names})"
+
     def _waiting(self, one: str, many: str) -> str:
         return _counted(self.count, f"delivery {one}", f"deliveries {many}")
+
+
+def summed_up(notices: Sequence[Notice]) -> Notice:
+    """Returns one notice for several of one type, each of another receiver."""
+    first = min(notices, key=lambda one: one.since or one.at)
+    ids = [delivery_id for one in notices for delivery_id in one.delivery_ids or ()]
+    return replace(
+        first,
+        receiver=None,
+        receivers=tuple(one.receiver for one in notices if one.receiver is not None),
+        apps=tuple(sorted({app for one in notices for app in one.apps or ()})),
+        count=sum(one.count or 0 for one in notices),
+        delivery_ids=tuple(ids[:FIRST_IDS]) if ids else None,
+    )
 
 
 def _counted(count: int | None, one: str, many: str) -> str:

@@ -15,7 +15,15 @@ from sqlalchemy.dialects.postgresql import insert
 from bridge.core.delivery import FAILURES_UNTIL_PROBING
 from bridge.core.ids import ping_id
 from bridge.core.model import PendingDelivery
-from bridge.core.operations import FIRST_IDS, SUM_UP_SECONDS, Notice, NoticeType, notice_payload
+from bridge.core.operations import (
+    FIRST_IDS,
+    MOST_A_MINUTE,
+    SUM_UP_SECONDS,
+    Notice,
+    NoticeType,
+    notice_payload,
+    summed_up,
+)
 from bridge.store.bulk_statements import inserting
 from bridge.store.database import Database
 from bridge.store.group_commit import GroupWriter
@@ -37,7 +45,7 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 RECEIVER, KEY, DEAD = "receiver", "key", "dead"  # the kinds of conditions; DEAD is the last notice of dead deliveries
-MOST_AT_ONCE = 100  # notices of a kind in a transaction; the rest follows a second later
+MOST_AT_ONCE = 500  # receivers in a transaction, 0.1 s; the others follow a second later
 LOOKED_AT = 1_000  # rows from which the apps of a notice are read
 
 _LOCK = 7_351_882_046_313  # for these tables; see `migrate.py`
@@ -177,6 +185,13 @@ def of_receiver(connection: Connection, notice: Notice) -> Notice:
     return replace(notice, count=connection.execute(_PENDING, parameters).scalar_one(), apps=apps)
 
 
+_LATELY = (
+    select(func.count())
+    .select_from(notices)
+    .where(notices.c.created_at > bindparam("after"), notices.c.type == bindparam("a_type"))
+)
+
+
 def is_due(connection: Connection, now: float) -> bool:
     """Whether `check` would find anything. Nothing is locked and nothing written."""
     parameters = {"summed_up_after": now - SUM_UP_SECONDS}
@@ -192,9 +207,19 @@ def check(connection: Connection, settings: NoticeSettings, now: float) -> list[
     # Not waited for: this transaction may hold other locks, which the other replica may be waiting for.
     if connection.dialect.name == "postgresql" and not connection.execute(_TRY_LOCK).scalar_one():
         return []
-    made = [*_failing(connection, now), *_recovered(connection, now), *_dead(connection, now)]
+    made: list[Notice] = []
+    for kind, find in _FINDERS.items():
+        # What finds no room is found again later: nothing was written about it.
+        if (room := MOST_A_MINUTE - _written_lately(connection, kind, now)) > 0:
+            found = find(connection, now)
+            made += found if len(found) <= room else [summed_up(found)]
     write(connection, settings, made)
     return made
+
+
+def _written_lately(connection: Connection, kind: NoticeType, now: float) -> int:
+    written: int = connection.execute(_LATELY, {"a_type": kind.value, "after": now - SUM_UP_SECONDS}).scalar_one()
+    return written
 
 
 def _failing(connection: Connection, now: float) -> list[Notice]:
@@ -285,6 +310,13 @@ def _notice_of_dead(host: str, first: Sequence[Any], by_app: Mapping[str, int], 
         delivery_ids=tuple(row.delivery_id for row in first),
         since=first[0].dead_at,
     )
+
+
+_FINDERS: Mapping[NoticeType, Callable[[Connection, float], list[Notice]]] = {
+    NoticeType.RECEIVER_FAILING: _failing,
+    NoticeType.RECEIVER_RECOVERED: _recovered,
+    NoticeType.DELIVERY_DEAD: _dead,
+}
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------

@@ -176,6 +176,27 @@ async def test_ten_thousand_dead_deliveries_are_two_notices(sqlite_store: Store)
         execute(store, f"DELETE FROM {table}")  # noqa: S608  a constant
 
 
+async def test_many_receivers_at_once_are_summed_up_and_later_ones_wait_for_their_minute(store: Store) -> None:
+    noticing(store)
+    for number in range(25):
+        one = await claimed_delivery(store, host=f"h{number}.example:443", app="b" if number else "a")
+        await record_attempt(store, attempt_result(store, one, DEAD, host_failures=3))
+    failing, dead = await store.notices.check()
+    assert (failing.type, failing.receiver, failing.count) == (NoticeType.RECEIVER_FAILING, None, 0)
+    assert (dead.type, dead.receiver, dead.count, dead.apps) == (NoticeType.DELIVERY_DEAD, None, 25, ("a", "b"))
+    assert len(dead.delivery_ids or ()) == 20
+    assert "25 receivers (h0.example:443, h1.example:443, h10.example:443 and 22 more)" in dead.message
+    assert len(sent(store)) == 2
+    execute(store, "UPDATE notices SET type = 'bridge.delivery_dead'")
+    statement = "INSERT INTO notices SELECT id || 'x' || :n, type, host, callback_url, created_at, payload FROM notices"
+    for number in range(4):  # 32 in the last minute
+        execute(store, statement, n=str(number))
+    await die(store)
+    assert await store.notices.check() == []
+    execute(store, "UPDATE notices SET created_at = created_at - 100")
+    assert [one.receiver for one in await store.notices.check()] == [HOST]
+
+
 async def test_nothing_is_noted_while_no_notice_is_configured(store: Store) -> None:
     await die(store)
     await store.receivers.pause(HOST, OPS)
