@@ -14,6 +14,8 @@ from sqlalchemy.exc import OperationalError
 
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Problem
+from bridge.core.receivers import Figures, Pause
+from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.maintenance.health import Readiness
 from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.polling.stats import PollingStats
@@ -317,3 +319,16 @@ def fill(path: Path) -> None:
                 pass
         except OSError:
             return
+
+
+def test_a_paused_receiver_has_a_note_and_is_not_shown_as_failing() -> None:
+    failing = Receiver("a.example:443", waiting=3, failures=5, next_at=NOW - 600, waiting_error=REFUSED)
+    paused = ReceiverFigures("a.example:443", 5, Figures(), pending=3, dead=0, pause=Pause(NOW - 60, "ops"))
+    alert = only_alert(replace(HEALTHY, receivers=(failing,), all_receivers=(paused,)))
+    assert (alert.level, alert.title) == (Level.NOTE, "a.example:443 is paused")
+    assert alert.explanation.startswith("ops paused it at ")
+    assert "3 callbacks wait and use up no attempt." in alert.explanation
+    dead = replace(failing, dead=1, dead_error=REFUSED)
+    found = current_alerts(replace(HEALTHY, receivers=(dead,), all_receivers=(paused,)))
+    assert [one.level for one in found] == [Level.BAD, Level.NOTE]
+    assert "next attempt" not in found[0].explanation

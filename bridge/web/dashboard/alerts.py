@@ -308,11 +308,27 @@ def _lost_outcome_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 
 
 def _receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    paused = {one.name: one for one in inputs.all_receivers or () if one.pause is not None}
     for receiver in inputs.receivers or ():
-        if receiver.dead:
-            yield _dead_receiver_alert(receiver, inputs.now)
-        elif receiver.waiting:
+        if receiver.dead:  # of a paused one no attempt is next
+            shown = replace(receiver, next_at=None) if receiver.host in paused else receiver
+            yield _dead_receiver_alert(shown, inputs.now)
+        elif receiver.waiting and receiver.host not in paused:
             yield _failing_receiver_alert(receiver, inputs.now)
+    yield from map(_paused_receiver_alert, paused.values())
+
+
+def _paused_receiver_alert(receiver: ReceiverFigures) -> Alert:
+    by, at = ("", 0.0) if receiver.pause is None else (receiver.pause.by, receiver.pause.at)
+    waiting = counted(receiver.pending, "callback waits and uses up", "callbacks wait and use up")
+    return Alert(
+        f"paused {receiver.name}",
+        Level.NOTE,
+        f"{receiver.name} is paused",
+        f"{by} paused it at {clock(at)}. {waiting} no attempt.",
+        "Resume it when it is ready. All that wait are then sent, spread over time.",
+        {"host": receiver.name, "delivery_state": "pending"},
+    )
 
 
 def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:
