@@ -1,6 +1,7 @@
 """`check`: checks what a start would check, and prints yes or no and why for each. It sends amux one request."""
 
 import asyncio
+import os
 import sys
 from argparse import Namespace
 from dataclasses import asdict, dataclass
@@ -98,6 +99,8 @@ def _check_store(settings: Settings) -> Finding:
 def _missing_file_finding(path: Path) -> Finding:
     if not path.parent.is_dir():
         return Finding("store", ok=False, why=f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return Finding("store", ok=False, why=f"BRIDGE_DATABASE_URL: the folder {path.parent} cannot be written")
     return Finding("store", ok=True, why=f"{path} does not exist yet; the first start creates it")
 
 

@@ -4,11 +4,13 @@ import asyncio
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
 from bridge.cli.client import connect_to_bridge
+from bridge.cli.retry import parse_time
 from bridge.cli.terminal import Piece, Terminal, printable
 from bridge.cli.views import STYLES, deliveries_in_short, status
 
@@ -31,13 +33,7 @@ def run(args: Namespace) -> int:
 
 async def _fetch(args: Namespace) -> tuple[list[Any], str | None]:
     """Returns up to `--limit` watches, which may be several pages, and the cursor of the next one."""
-    filters = {
-        name: value
-        for name in ("state", "outcome", "delivery_state", "app")
-        if (value := getattr(args, name)) is not None
-    }
-    if args.task is not None:
-        filters["task_id"] = args.task
+    filters = _filters(args)
     found: list[Any] = []
     cursor: str | None = args.cursor
     async with connect_to_bridge() as bridge:
@@ -48,6 +44,19 @@ async def _fetch(args: Namespace) -> tuple[list[Any], str | None]:
             cursor = page["next_cursor"]
             if cursor is None or len(found) >= args.limit:
                 return found, cursor
+
+
+def _filters(args: Namespace) -> dict[str, str]:
+    now = datetime.now(UTC)
+    given = {
+        **{name: getattr(args, name) for name in ("state", "outcome", "delivery_state", "app")},
+        "task_id": args.task,
+        "q": args.search,
+        "callback_host": args.callback_host,
+        "created_after": parse_time(args.since, "--since", now),
+        "created_before": parse_time(args.until, "--until", now),
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _print_table(watches: Sequence[Mapping[str, Any]]) -> None:

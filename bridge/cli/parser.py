@@ -252,13 +252,19 @@ def _list(add: AddCommand) -> None:
     command = add(
         "list",
         "List the watches of a running bridge, newest first.",
-        "  amux-bridge list --state active\n  amux-bridge list --delivery-state dead --limit 200 --json",
+        "  amux-bridge list --state active\n  amux-bridge list --search order-17\n"
+        "  amux-bridge list --delivery-state dead --since 24h --limit 200 --json",
         uses_bridge=True,
     )
     command.add_argument("--state", choices=_values(WatchState), help="only watches in this state")
     command.add_argument("--outcome", choices=_values(Outcome), help="only watches that ended so")
     command.add_argument("--delivery-state", choices=_values(DeliveryState), help="only watches with such a delivery")
     command.add_argument("--task", metavar="TASK_ID", help="only watches on this task")
+    command.add_argument(
+        "--search", metavar="TEXT", help="only watches with this text in an id, the callback URL or the context"
+    )
+    command.add_argument("--callback-host", metavar="NAME", help="only watches whose callback goes there")
+    _add_times(command, "watches that were registered")
     command.add_argument("--app", metavar="NAME", help="only watches of this app (with an operator's token)")
     command.add_argument("--limit", metavar="N", type=count, default=50, help="how many watches to list (default: 50)")
     command.add_argument("--cursor", metavar="CURSOR", help="continue after a page: its next_cursor")
@@ -289,6 +295,12 @@ def _cancel(add: AddCommand) -> None:
     add_json_option(command)
 
 
+def _add_times(command: CommandParser, things: str) -> None:
+    when = "a time (2026-11-23T15:04:05Z) or an age (15m, 24h, 3d)"
+    command.add_argument("--since", metavar="WHEN", help=f"only {things} since {when}")
+    command.add_argument("--until", metavar="WHEN", help=f"only {things} until {when}")
+
+
 def _retry(add: AddCommand) -> None:
     command = add(
         "retry",
@@ -302,9 +314,7 @@ def _retry(add: AddCommand) -> None:
     selection.add_argument(
         "--dead", action="store_true", help="send every dead delivery that matches the options again"
     )
-    when = "a time (2026-11-23T15:04:05Z) or an age (15m, 24h, 3d)"
-    command.add_argument("--since", metavar="WHEN", help=f"only deliveries that became dead since {when}")
-    command.add_argument("--until", metavar="WHEN", help=f"only deliveries that became dead until {when}")
+    _add_times(command, "deliveries that became dead")
     command.add_argument("--host", metavar="NAME", help="only deliveries to this host: a name without a port")
     command.add_argument("--dry-run", action="store_true", help="only count the deliveries; send nothing")
     add_json_option(command)

@@ -47,6 +47,24 @@ def test_list_filters_and_prints_one_object_for_scripts(command: Command, bridge
     assert json.loads(command("list", "--outcome", "unavailable", "--json", **bridge.client).out)["items"] == []
 
 
+def test_list_searches_and_takes_times_and_hosts(command: Command, bridge: BridgeInThread) -> None:
+    context = '{"order": "the-very-order-17"}'
+    watch = register(command, bridge, "sandbox_0_0_never_s1", "--context", context)
+
+    def found(*arguments: str) -> list[str]:
+        result = command("list", *arguments, "--json", **bridge.client)
+        assert (result.code, result.err) == (0, "")
+        return [one["id"] for one in json.loads(result.out)["items"]]
+
+    assert found("--search", "VERY-order") == [watch["id"]]
+    assert watch["id"] in found("--callback-host", "127.0.0.1", "--since", "1h", "--limit", "200")
+    assert found("--until", "1h") == []
+    assert found("--callback-host", "app.example.com") == []
+    wrong = command("list", "--since", "yesterday", **bridge.client)
+    assert (wrong.code, wrong.out) == (2, "")
+    assert wrong.err.startswith("amux-bridge: --since must be a time")
+
+
 def test_list_says_that_there_is_nothing_or_more(command: Command, bridge: BridgeInThread) -> None:
     nothing = command("list", "--task", "task_of_no_watch", **bridge.client)
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "there is no such watch\n")

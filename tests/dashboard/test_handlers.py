@@ -295,6 +295,15 @@ async def test_an_event_that_is_not_to_be_sent_has_its_payload_as_well(tmp_path:
         assert (await operator.get(f"/page/watches/wat_{'0' * 26}/payloads")).status == 404
 
 
+async def test_a_payload_in_the_receivers_form_is_shown_as_it_is_sent(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        watch = await bridge.register(body={"text": "{{type}} {{data.context.name}}"}, context={"name": MARKUP})
+        operator = await bridge.operator()
+        await operator.wait_for("watch", lambda one: one["state"] == "settled", f"?watch={watch['id']}")
+        [payload] = (await operator.get(f"/page/watches/{watch['id']}/payloads")).json["payloads"]
+        assert json.loads(payload["payload"]) == {"text": f"video.completed {MARKUP}"}
+
+
 async def test_payloads_need_a_session_and_a_ping_needs_the_csrf_token(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
         watch = await bridge.register()

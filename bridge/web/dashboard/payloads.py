@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from bridge.core.registration import MASK
 from bridge.core.signing import Signer
+from bridge.core.trace_context import without_own
 from bridge.store.outgoing import BuiltEvent, Outgoing
 
 _JSON: Final = "application/json"
@@ -24,6 +25,7 @@ def _payload_json(event: BuiltEvent, outgoing: Outgoing, signer: Signer, now: in
     headers = {
         "Content-Type": _JSON,
         "User-Agent": f"amux-bridge/{version}",
+        **({} if outgoing.trace is None else without_own(outgoing.trace.headers(), outgoing.headers)),
         **signer.headers(event.id, now, event.payload, outgoing.secret),
     }
     return {
