@@ -4,6 +4,7 @@ import logging
 from typing import TextIO
 
 from bridge.cli.terminal import Terminal
+from bridge.cli.typed_command import typed_command
 from bridge.settings.settings import Settings
 from bridge.telemetry.logs import chosen_format
 
@@ -11,7 +12,8 @@ from bridge.telemetry.logs import chosen_format
 def show_banner(settings: Settings, url: str, stream: TextIO, *, task: str = "TASK_ID") -> None:
     """Writes four lines: the page, the API's documentation, the secret, and a first command for a task.
 
-    Nothing is written to what is not a terminal, and nothing that is not JSON into a log of JSON lines.
+    A line that is longer than the terminal has no note. Nothing is written to what is not a terminal, and nothing that
+    is not JSON into a log of JSON lines.
     """
     if not stream.isatty() or chosen_format(settings.log_format, stream) == "json":
         return
@@ -19,11 +21,14 @@ def show_banner(settings: Settings, url: str, stream: TextIO, *, task: str = "TA
         handler.flush()
     terminal = Terminal(stream)
     for name, text, note in _lines(settings, url, task):
-        terminal.print_line((f"  {name:<8}", "bold"), text, (f"   {note}" if note else "", "dim"))
+        fits = note and 13 + len(text) + len(note) <= terminal.width
+        terminal.print_line((f"  {name:<8}", "bold"), text, (f"   {note}" if fits else "", "dim"))
 
 
 def _lines(settings: Settings, url: str, task: str) -> list[tuple[str, str, str]]:
-    page = ""
+    page, command = "", typed_command()
+    # A command in another terminal asks the usual port.
+    address = "" if settings.port == Settings.model_fields["port"].default else f"BRIDGE_URL={url} "
     if settings.operator_tokens:
         page = "sign in with a token of BRIDGE_OPERATOR_TOKENS"
     elif settings.tokens:
@@ -31,6 +36,6 @@ def _lines(settings: Settings, url: str, task: str) -> list[tuple[str, str, str]
     return [
         ("page", f"{url}/", page),
         ("docs", f"{url}/docs", "the API"),
-        ("secret", "amux-bridge secret show", "the secret that signs callbacks"),
-        ("try", f"amux-bridge listen --task {task}", "a receiver on this machine that watches a task"),
+        ("secret", f"{command} secret show", "the secret that signs callbacks"),
+        ("try", f"{address}{command} listen --task {task}", "a receiver on this machine that watches a task"),
     ]

@@ -1,10 +1,13 @@
 """Output for people: colours, the width, and a block of lines that is redrawn in place. A pipe gets plain lines."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, TextIO, TypeAlias
+
+from bridge.telemetry.colour import has_colour, is_screen
 
 Piece: TypeAlias = tuple[str, str]
 """A text and the name of its style."""
@@ -19,6 +22,7 @@ _STYLES: Final[Mapping[str, str]] = {
     "warning": "33",
     "accent": "36",
 }
+_WORDS: Final = re.compile(r"( *)([^ ]*)")
 _UP_AND_CLEAR = "\x1b[{}F\x1b[J"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -37,8 +41,8 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None, environ: Mapping[str, str] = os.environ) -> None:
         self._stream = stream if stream is not None else sys.stdout
-        self.live = self._stream.isatty() and environ.get("TERM", "") not in {"", "dumb"}
-        self._colour = self.live and not environ.get("NO_COLOR")
+        self.live = is_screen(self._stream, environ)
+        self._colour = has_colour(self._stream, environ)
         self.unicode = (getattr(self._stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
         self._drawn = 0
 
@@ -51,6 +55,17 @@ class Terminal:
         """Writes one line. The block that was drawn is erased first."""
         self._erase()
         self._write(self._text(pieces, None) + "\n")
+
+    def print_wrapped(self, *pieces: Piece | str, indent: int = 0) -> None:
+        """Writes one line. On a terminal that is too narrow for it, the line breaks between words.
+
+        The lines after the first one begin with `indent` spaces. A word that is longer than the width stays whole.
+        """
+        if not self.live:
+            self.print_line(*pieces)
+            return
+        for line in wrapped(pieces, self.width, indent):
+            self.print_line(*line)
 
     def draw(self, block: Sequence[Line]) -> None:
         """Draws a block of lines in place of the last one, each cut to the terminal's width. A pipe gets nothing."""
@@ -89,6 +104,38 @@ class Terminal:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(text.encode(encoding, "replace").decode(encoding))
         self._stream.flush()
+
+
+def wrapped(pieces: Sequence[Piece | str], width: int, indent: int = 0) -> list[list[Piece]]:
+    """Returns the lines of a text that breaks between words. Each word keeps its style."""
+    lines: list[list[Piece]] = [[]]
+    used, begun = 0, False  # `begun`: the line has a word
+    for piece in pieces:
+        text, style = (piece, "plain") if isinstance(piece, str) else piece
+        for gap, word in _WORDS.findall(text):
+            if word and begun and used + len(gap) + len(word) > width:
+                lines.append([(" " * indent, "plain")])
+                used = indent
+            else:
+                lines[-1].append((gap, "plain"))
+                used += len(gap)
+            lines[-1].append((word, style))
+            used, begun = used + len(word), begun or bool(word)
+    return [_without_end_space(line) for line in lines]
+
+
+def _without_end_space(line: list[Piece]) -> list[Piece]:
+    while line and not line[-1][0].strip():
+        line = line[:-1]
+    return line
+
+
+def shortened(text: str, width: int) -> str:
+    """Returns a text that has its middle left out if it is longer than `width`."""
+    if len(text) <= width or width < 3:
+        return text[:width]
+    head = (width - 1) // 2
+    return f"{text[:head]}\u2026{text[-(width - 1 - head) :]}"
 
 
 def bar(progress: float, cells: int, *, unicode: bool) -> str:

@@ -24,6 +24,7 @@ from typing import Any, Literal, TextIO, TypeAlias, overload
 import orjson
 
 from bridge.core.model import Json
+from bridge.telemetry.colour import has_colour
 from bridge.telemetry.log_handler import FIELDS as _FIELDS
 from bridge.telemetry.log_handler import LineFormatter, LineHandler
 from bridge.telemetry.redaction import REDACTOR, Redactor
@@ -104,7 +105,8 @@ def configure_logging(
     if isinstance(stream, io.TextIOWrapper):
         # A C locale must not make a line fail. JSON is always UTF-8.
         stream.reconfigure(encoding="utf-8" if fmt == "json" else None, errors="backslashreplace")
-    handler = LineHandler(stream, JsonFormatter(redactor) if fmt == "json" else ConsoleFormatter(redactor))
+    console = ConsoleFormatter(redactor, colour=has_colour(stream))
+    handler = LineHandler(stream, JsonFormatter(redactor) if fmt == "json" else console)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -197,17 +199,32 @@ class JsonFormatter(LineFormatter):
 class ConsoleFormatter(LineFormatter):
     """Formats records for people: time, level, event, then the fields; a traceback follows on its own lines."""
 
-    def __init__(self, redactor: Redactor = REDACTOR) -> None:
+    def __init__(self, redactor: Redactor = REDACTOR, *, colour: bool = False) -> None:
         super().__init__()
         self._redactor = redactor
+        self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the record as text. Control characters are escaped. No content makes it raise."""
         fields = as_fields(record, self._redactor)
         at, level, event, trace = (fields.pop(key, None) for key in ("at", "level", "event", "trace"))
-        shown = " ".join(f"{key}={_console_value(value)}" for key, value in fields.items())
-        line = f"{str(at)[11:23]} {str(level).upper():<8} {_console_value(event)} {shown}"
+        shown = " ".join(f"{self._styled(f'{key}=', _DIM)}{_console_value(value)}" for key, value in fields.items())
+        time_of_day = self._styled(str(at)[11:23], _DIM)
+        level_name = self._styled(f"{str(level).upper():<8}", _style_of(record.levelno))
+        line = f"{time_of_day} {level_name} {self._styled(_console_value(event), _BOLD)} {shown}"
         return line if trace is None else f"{line}\n{trace}"
+
+    def _styled(self, text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if self._colour and style else text
+
+
+_BOLD, _DIM, _YELLOW, _RED = "1", "2", "33", "31"
+
+
+def _style_of(level: int) -> str:
+    if level >= logging.ERROR:
+        return _RED
+    return _YELLOW if level >= logging.WARNING else ""
 
 
 def as_fields(record: logging.LogRecord, redactor: Redactor = REDACTOR) -> dict[str, Json]:

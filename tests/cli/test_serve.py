@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cli.typed_command import typed_command
 from tests.cli.harness import CALL_TIMEOUT_SECONDS, environment, process, run_process
 
 
@@ -60,13 +61,19 @@ def test_on_a_terminal_the_log_is_for_people_and_four_lines_say_what_to_do_next(
     [page, docs, secret, attempt] = banner
     assert page[1].startswith("http://127.0.0.1:")
     assert docs[1] == f"{page[1]}docs"
-    assert secret[1:4] == ["amux-bridge", "secret", "show"]
-    assert attempt[1:5] == ["amux-bridge", "listen", "--task", "sandbox_0_5000_completed_1"]
+    assert " ".join(secret[1:]).startswith(f"{typed_command()} secret show")
+    # Another terminal does not know that the port is not the usual one.
+    url = page[1].removesuffix("/")
+    assert " ".join(attempt[1:]).startswith(
+        f"BRIDGE_URL={url} {typed_command()} listen --task sandbox_0_5000_completed_1"
+    )
     assert "\x1b[" not in output
 
 
 def test_colours_are_used_on_a_terminal_unless_no_color_is_set(tmp_path: Path) -> None:
-    assert "\x1b[1m  page" in on_terminal(tmp_path, "listen --task")
+    output = on_terminal(tmp_path, "listen --task")
+    assert "\x1b[1m  page" in output
+    assert "\x1b[1mlistening\x1b[0m" in output
 
 
 def test_a_json_log_on_a_terminal_has_no_banner(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.docs.harness import DOCS, PAGES, README, ROOT, all_text, blocks, page
 # tests/image; the others run in this folder. A page that is run as a whole has one entry, "".
 RUN_BY = {
     "README.md": {
-        "amux-bridge demo": "test_the_demo_command_prints_what_the_readme_shows",
+        "amux-bridge demo": "test_the_whole_tour_without_a_key_works_in_one_terminal_within_three_minutes",
         "serve --sandbox": "test_the_commands_without_a_key_work_when_pasted_in_one_terminal",
         "kill $bridge; wait": "test_the_commands_without_a_key_work_when_pasted_in_one_terminal",
         "amux-bridge listen --port": "test_the_commands_with_a_key_work_when_pasted_in_one_terminal",

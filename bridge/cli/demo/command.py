@@ -10,7 +10,7 @@ from bridge.cli.terminal import Terminal
 def run(args: Namespace) -> int:
     """Runs the demo; 0 if each task's event was verified and accepted exactly once. Raises CommandFailed if not."""
     terminal = Terminal()
-    terminal.print_line(("Starting the amux stand-in, a bridge and a receiver in this process ...", "dim"))
+    terminal.print_wrapped(("Starting the amux stand-in, a bridge and a receiver in this process ...", "dim"))
     # Imported here: the imports take a second or two, and the line above must appear before that.
     from bridge.cli.demo.scenario import Scenario
     from bridge.cli.demo.screen import Screen
