@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from bridge.amux.proxy import Upload
 from bridge.core.event_cursor import Position, cursor_of
+from bridge.core.operations import NoticeType
 from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 from bridge.web.api.samples import LOCAL, Examples
 from bridge.web.context import CONTEXT
@@ -21,7 +22,7 @@ from tests.dashboard.harness import APP_TOKEN, KEY, OPERATOR_TOKEN, Bridge, runn
 from tests.docs.example_recorder import APP, Recorder, request, running_receiver
 from tests.programs import program
 
-NEVER = Behaviour(outcome=Outcome.NEVER)
+NEVER = Behaviour(queue_seconds=0, outcome=Outcome.NEVER)
 DONE = Behaviour(queue_seconds=0, run_seconds=0)
 PARTS_OF_THE_DOCUMENT = ("openapi", "info", "servers")  # the rest of `/openapi.json` is this document itself
 
@@ -46,6 +47,7 @@ async def record_watches(recorder: Recorder) -> None:
     )
     await recorder.example("GET /watch/{id}/envelope", request("GET", f"/watch/{watch_id}/envelope"))
     await recorder.example("GET /watch/{id}/content", request("GET", f"/watch/{watch_id}/content", answer="bytes"))
+    await recorder.seen_running(made["id"])
     await recorder.example("DELETE /watch/{id}", request("DELETE", f"/watch/{made['id']}"))
     await recorder.example("GET /events", request("GET", "/events?type=video.completed&limit=1"))
 
@@ -111,6 +113,35 @@ async def record_events(recorder: Recorder) -> None:
     await recorder.register(forbidden)
     await recorder.receiver.until("video.queued", "video.in_progress", *all_events, "bridge.ping")
     recorder.examples["events"] = dict(sorted(recorder.receiver.events.items()))
+
+
+async def record_notices(recorder: Recorder, folder: Path) -> None:
+    """One notice for operators of each type: the receiver of notices is another one than the receiver that fails."""
+    delays = ",".join(["0.05"] * 4)
+    url = f"{recorder.receiver.url}/operations"
+    async with (
+        running_receiver() as failing,
+        running_bridge(folder, operations_callback_url=url, delivery_retry_delays_seconds=delays) as bridge,
+    ):
+        hook, received = f"{failing.url}/hooks/video", recorder.receiver.until
+        failing.status = 503
+        await bridge.register(callback_url=hook)
+        await received(NoticeType.RECEIVER_FAILING, NoticeType.DELIVERY_DEAD)
+        failing.status = 204
+        await bridge.register(callback_url=hook)
+        await received(NoticeType.RECEIVER_RECOVERED)
+        name, operator = failing.url.removeprefix("http://"), {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+        for change, kind in (("pause", NoticeType.RECEIVER_PAUSED), ("resume", NoticeType.RECEIVER_RESUMED)):
+            await bridge.request("POST", f"/receivers/{name}/{change}", headers=operator)
+            await received(kind)
+        bridge.amux.keys = frozenset({"sk-another"})
+        await bridge.register(NEVER, callback_url=hook)
+        await received(NoticeType.KEY_REFUSED)
+        bridge.amux.keys = None
+        await received(NoticeType.KEY_ACCEPTED)
+        notices = {name: event for name, event in recorder.receiver.events.items() if name in set(NoticeType)}
+        text = json.dumps(notices).replace(name, "127.0.0.1:9000")
+    recorder.examples["events"] |= json.loads(text)
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -216,10 +247,12 @@ async def record(folder: Path) -> Examples:
     program("curl", "curl")
     (folder / "main").mkdir()
     (folder / "limits").mkdir()
+    (folder / "notices").mkdir()
     async with running_receiver() as receiver, running_bridge(folder / "main", drop_in="true") as bridge:
         recorder = Recorder(bridge, receiver, folder / "main")
         for step in (record_watches, record_deliveries, record_receivers, record_drop_in, record_events):
             await step(recorder)
+        await record_notices(recorder, folder / "notices")
         await record_service(recorder)
         await record_errors(recorder)
         await record_trouble(recorder)

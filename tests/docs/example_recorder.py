@@ -19,6 +19,7 @@ from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Bridge
 from tests.docs.test_api import masked
 
 EXCERPT_LINES = 6  # of an answer that is no JSON
+RUNNING = "in_progress"
 STATUS_LINE = "\n--- status "
 APP = {"Authorization": f"Bearer {APP_TOKEN}"}
 NUMBERS = re.compile(r"\d+(\.\d+)?")
@@ -26,9 +27,10 @@ NUMBERS = re.compile(r"\d+(\.\d+)?")
 
 @dataclass
 class Receiver:
-    """A receiver that answers 204, and 410 at `/gone`. `events` has the bodies of its requests by the event's type."""
+    """A receiver that answers with `status`, and 410 at `/gone`. `events` has what came, by the event's type."""
 
     url: str = ""
+    status: int = 204
     events: dict[str, Any] = field(default_factory=dict)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -37,7 +39,7 @@ class Receiver:
         async with self.changed:
             self.events[event["type"]] = event
             self.changed.notify_all()
-        return web.Response(status=410 if request.path == "/gone" else 204)
+        return web.Response(status=410 if request.path == "/gone" else self.status)
 
     async def until(self, *types: str) -> None:
         """Wait until an event of each type has come."""
@@ -145,6 +147,14 @@ class Recorder:
                     return watch
                 await asyncio.sleep(0.02)  # a pause between two requests
 
+    async def seen_running(self, watch_id: str) -> None:
+        """Wait until a poll has seen the watch's task running."""
+        async with asyncio.timeout(60):
+            while (await self.bridge.request("GET", f"/watch/{watch_id}", headers=APP)).json["task"][
+                "status"
+            ] != RUNNING:
+                await asyncio.sleep(0.02)  # a pause between two requests
+
 
 def request(
     method: str, path: str, body: Any = None, *, caller: Any = "app", answer: Any = "json", **headers: str
@@ -170,3 +180,15 @@ def form_of(value: Any) -> Any:
             return "NUMBER"
         case _:
             return NUMBERS.sub("NUMBER", masked(value))
+
+
+def same_form(one: Any, other: Any) -> bool:
+    """Whether two values have the same form. What is null in one of them may come later: the runs differ in time."""
+    match one, other:
+        case (None, _) | (_, None):
+            return True
+        case dict(), dict():
+            return one.keys() == other.keys() and all(same_form(one[key], other[key]) for key in one)
+        case list(), list():
+            return all(same_form(*pair) for pair in zip(one, other, strict=False))
+    return bool(form_of(one) == form_of(other))

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from bridge.core.event import ping_payload
 from bridge.core.model import EventType
+from bridge.core.operations import NoticeType
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.web.api.drop_in_routes import DROP_IN_ROUTES
 from bridge.web.api.response_models import EventBody, PingBody
@@ -54,7 +55,7 @@ async def test_the_document_has_drop_in_creation_when_it_is_on(tmp_path: Path) -
 
 async def test_the_document_has_every_event_as_a_webhook(bridge: Bridge) -> None:
     openapi = await document(bridge)
-    assert list(openapi["webhooks"]) == [*EventType, "bridge.ping"]
+    assert list(openapi["webhooks"]) == [*EventType, "bridge.ping", *NoticeType]
     watch = await bridge.watch(context={"a": 1})
     await bridge.settle(watch["id"])
     event = (await bridge.get(f"/watch/{watch['id']}/envelope")).body

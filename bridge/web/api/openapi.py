@@ -10,17 +10,18 @@ from pydantic import TypeAdapter
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound, StoreUnavailable
 from bridge.core.event import PING_TYPE
 from bridge.core.model import TERMINAL_EVENTS, EventType
+from bridge.core.operations import NoticeType
 from bridge.watches.registration import TimeoutLimits
 from bridge.web.api.json_schemas import COMPONENTS
 from bridge.web.api.request_models import WatchRequestBody
-from bridge.web.api.response_models import AttemptEvent, EventBody, PingBody, Polling
+from bridge.web.api.response_models import AttemptEvent, EventBody, NoticeBody, PingBody, Polling
 from bridge.web.api.route import Parameter, RequestBody, Response, Route
 from bridge.web.api.samples import recorded, samples_of
 from bridge.web.errors import PROBLEM_TYPE, STATUSES, TITLES, ProblemBody, Unauthorized
 from bridge.web.requests import JSON
 
 # Models that no route has as its body or response: events, problems, and the entries of a batch.
-_OTHER_MODELS: Final = (EventBody, PingBody, Polling, AttemptEvent, ProblemBody, WatchRequestBody)
+_OTHER_MODELS: Final = (EventBody, PingBody, NoticeBody, Polling, AttemptEvent, ProblemBody, WatchRequestBody)
 _DROPPED_KEYS: Final = {("title", str), ("default", type(None))}
 _ABOUT: Final = """\
 The amux bridge polls amux's video tasks. When a task has ended, it sends your app one signed webhook, and retries it \
@@ -31,6 +32,7 @@ document (RFC 9457) with a `code` for programs. Times are RFC 3339 in UTC, durat
 parameters are refused.
 """
 EXAMPLES: Final = "#/components/examples/"
+_FOR_OPERATORS: Final = "Sent to `BRIDGE_OPERATIONS_CALLBACK_URL` only."
 _ONCE: Final = "Sent at most once, and only if the watch's `events` has it."
 _EVENTS: Final = {
     EventType.COMPLETED: "amux reports success.",
@@ -39,6 +41,15 @@ _EVENTS: Final = {
     EventType.UNAVAILABLE: "amux does not report on the task; `data.error` says why.",
     EventType.QUEUED: f"The task is queued. {_ONCE}",
     EventType.IN_PROGRESS: f"The task runs. {_ONCE}",
+}
+_NOTICES: Final = {
+    NoticeType.RECEIVER_FAILING: "A receiver fails: several attempts in a row had no answer, or 429, 502, 503 or 504.",
+    NoticeType.RECEIVER_RECOVERED: "A receiver that failed answers again.",
+    NoticeType.RECEIVER_PAUSED: "An operator paused a receiver.",
+    NoticeType.RECEIVER_RESUMED: "An operator resumed a receiver.",
+    NoticeType.DELIVERY_DEAD: "Deliveries were given up: the first at once, then one notice a minute for a receiver.",
+    NoticeType.KEY_REFUSED: "amux refuses an amux key.",
+    NoticeType.KEY_ACCEPTED: "amux accepts an amux key again.",
 }
 _TOKEN: Final = {"type": "http", "scheme": "bearer", "description": "An app's token, or an operator's token."}
 _WEBHOOK_HEADERS: Final = (
@@ -250,6 +261,10 @@ def _webhooks(schemas: _Schemas) -> dict[str, Any]:
     body = schemas.of(EventBody)
     webhooks = {str(event): _webhook(text, body, terminal=event in TERMINAL_EVENTS) for event, text in _EVENTS.items()}
     webhooks[PING_TYPE] = _webhook("The event that `POST /ping` sends.", schemas.of(PingBody), terminal=False)
+    notice = schemas.of(NoticeBody)
+    webhooks |= {
+        str(kind): _webhook(f"{text} {_FOR_OPERATORS}", notice, terminal=False) for kind, text in _NOTICES.items()
+    }
     for name, webhook in webhooks.items():
         if (event := recorded()["events"].get(name)) is not None:
             webhook["post"]["requestBody"]["content"][JSON]["examples"] = {"event": {"value": event}}

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from bridge.core.audit import Action, Role
 from bridge.core.model import DeliveryState, EventType, Outcome, TaskStatus, WatchState
+from bridge.core.operations import FIRST_IDS, NoticeType
 from bridge.web.api import json_schemas
 from bridge.web.errors import ProblemBody
 
@@ -299,6 +300,31 @@ class PingData(TypedDict):
     content_url: None
     error: None
     context: None
+
+
+class NoticeData(TypedDict):
+    """What a notice for operators is about. What does not apply is null."""
+
+    receiver: Annotated[str | None, Field(description="Host and port.")]
+    credential: Annotated[str | None, Field(description="The name of an amux key, never the key.")]
+    apps: list[str] | None
+    count: Annotated[int | None, Field(description="The number of dead deliveries, or of pending ones.")]
+    delivery_ids: Annotated[list[DeliveryId] | None, Field(description=f"The first {FIRST_IDS}.")]
+    since: Time | None
+    by: Annotated[str | None, Field(description="The name of the operator's token.")]
+    message: Annotated[str, Field(description="The notice for people.")]
+    page_url: Annotated[str | None, Field(description="The operators' page with the watches; needs a public URL.")]
+
+
+class NoticeBody(TypedDict):
+    """A notice for operators, sent to `BRIDGE_OPERATIONS_CALLBACK_URL`."""
+
+    id: str
+    object: Literal["event"]
+    type: NoticeType
+    created_at: Annotated[int, Field(description="Unix seconds.")]
+    timestamp: Time
+    data: NoticeData
 
 
 class PingBody(TypedDict):
