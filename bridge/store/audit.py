@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, select
+from sqlalchemy import Connection, Row, bindparam, delete, select, union_all
 
 from bridge.core.audit import Action, Actor, AuditEntry, Role
 from bridge.store.bulk_statements import inserting
@@ -25,8 +25,10 @@ class WatchSpan:
 
 _INSERT = inserting(audit, ("at", "action", "actor", "role", "watch_id", "delivery_id", "receiver"))
 _NEWEST = select(audit).order_by(audit.c.seq.desc()).limit(MOST)
-_OF_WATCHES = _NEWEST.where(audit.c.watch_id.in_(bindparam("those", expanding=True)))
-_OF_RECEIVERS = _NEWEST.where(audit.c.receiver.in_(bindparam("those", expanding=True)))
+_of_watches = _NEWEST.where(audit.c.watch_id.in_(bindparam("those", expanding=True))).subquery()
+_of_receivers = _NEWEST.where(audit.c.receiver.in_(bindparam("hosts", expanding=True))).subquery()
+# One statement, because each read of a watch makes it. With OR, SQLite would not use both indexes and keep the order.
+_ENTRIES = union_all(select(_of_watches), select(_of_receivers))
 _DELETE_OF_WATCHES = delete(audit).where(audit.c.watch_id.in_(bindparam("those", expanding=True)))
 _DELETE_OF_RECEIVERS = delete(audit).where(audit.c.receiver.is_not(None), audit.c.at < bindparam("before"))
 
@@ -41,11 +43,11 @@ def of_watches(connection: Connection, spans: Sequence[WatchSpan]) -> dict[str, 
 
     A pause that began before the watch, and lasted, is among them. A watch without entries is left out.
     """
-    own = connection.execute(_OF_WATCHES, {"those": [one.watch_id for one in spans]}).all()
-    receivers = connection.execute(_OF_RECEIVERS, {"those": sorted({one.host for one in spans})}).all()
-    if not own and not receivers:
+    parameters = {"those": [one.watch_id for one in spans], "hosts": sorted({one.host for one in spans})}
+    rows = connection.execute(_ENTRIES, parameters).all()
+    if not rows:
         return {}
-    entries = [_entry(row) for row in sorted((*own, *receivers), key=lambda row: int(row.seq))]
+    entries = [_entry(row) for row in sorted(rows, key=lambda row: int(row.seq))]
     found = {one.watch_id: tuple(_within(one, entries)) for one in spans}
     return {watch_id: some for watch_id, some in found.items() if some}
 

@@ -17,6 +17,7 @@ from tests.store.builders import (
     record_attempt,
     register_watch,
 )
+from tests.store.feed import delete_ended
 from tests.store.test_query_plans import READS_ALL, plans
 
 OPS = Actor("ops", Role.OPERATOR)
@@ -83,7 +84,7 @@ async def test_retention_deletes_the_trail_with_the_watch_and_old_pauses(store: 
     await store.receivers.pause(HOST, OPS)
     execute(store, "UPDATE audit SET at = 1.0 WHERE receiver IS NOT NULL")
     await store.receivers.resume(HOST, OPS)
-    assert await store.delete_ended_before(1_000.0, 10) == 1
+    assert await delete_ended(store, 1_000.0, 10) == 1
     assert one_row(store, "SELECT count(*) FROM audit WHERE watch_id = :id", id=one.watch_id) == 0
     assert one_row(store, "SELECT count(*) FROM audit WHERE watch_id = :id", id=kept.watch_id) == 1
     assert one_row(store, "SELECT action FROM audit WHERE receiver IS NOT NULL") == "resumed"

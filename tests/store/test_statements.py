@@ -116,7 +116,7 @@ async def test_a_read_takes_one_transaction_whose_begin_sets_its_limits(
     one = await register_watch(store)
     logged()
     await store.watch(one.watch.id, None)
-    assert logged() == ["BEGIN", "SELECT watches", "SELECT deliveries", "COMMIT"]
+    assert logged() == ["BEGIN", "SELECT watches", "SELECT deliveries", "SELECT audit", "COMMIT"]
     await store.overdue(None, 10)
     assert logged() == ["BEGIN", "SELECT watches", "COMMIT"]
     assert "BEGIN; SET LOCAL statement_timeout = 3500; SET LOCAL lock_timeout" in postgres_server.log.read_text()
