@@ -110,25 +110,22 @@ _REMOVED_SINCE = select(func.max(removed_events.c.number)).where(removed_events.
 def read_page(connection: Connection, query: EventQuery, now: float) -> EventPage:
     """A page of the feed. Raises CursorExpired when events after the cursor may have been removed.
 
-    The order matters on PostgreSQL, where each statement sees what is committed when it begins. The last removal and
-    the newest number come first, so that all events up to that number are in the page. What was removed since then
-    comes last, so that no removal goes unnoticed.
+    The order matters on PostgreSQL, where each statement sees what is committed when it begins. The last removal that
+    a new reader knows is read first, and what was removed since then last: so no removal goes unnoticed.
     """
-    end = latest(connection, query.app)
-    start = query.after or Position(0, end.removal)
+    start = query.after or Position(0, _last_removal(connection))
     payloads, number, more = (_search if query.types else _next)(connection, query, start.number)
     removed, largest = _removed_since(connection, query.app, start.removal), largest_number(connection)
     if is_expired(start, removed, largest, now):
         raise CursorExpired(
             "events after this cursor may have been removed; begin again without `after`, or with `after=latest`"
         )
-    at_end = not more and len(payloads) < query.limit
-    return EventPage(tuple(payloads), Position(max(number, end.number) if at_end else number, start.removal), more)
+    return EventPage(tuple(payloads), Position(number, start.removal), more)
 
 
 def latest(connection: Connection, app: str | None) -> Position:
     """The position after which an app's new events come (None: those of every app)."""
-    removal = connection.execute(_LAST_REMOVAL).scalar_one() or 0  # first: see read_page
+    removal = _last_removal(connection)  # first: see read_page
     return Position(_newest(connection, app), removal)
 
 
@@ -172,6 +169,11 @@ def _of_app(query: Select[Any], app: str | None) -> Select[Any]:
 
 def _newest(connection: Connection, app: str | None) -> int:
     found: int | None = connection.execute(_of_app(select(func.max(events.c.number)), app), {"app": app}).scalar_one()
+    return found or 0
+
+
+def _last_removal(connection: Connection) -> int:
+    found: int | None = connection.execute(_LAST_REMOVAL).scalar_one()
     return found or 0
 
 
@@ -221,7 +223,7 @@ def note_removal(connection: Connection, watch_ids: Sequence[str], replica: Repl
         return
     if replica.shared:
         _lock(connection)
-    removal = next_number(connection.execute(_LAST_REMOVAL).scalar_one() or 0, replica.now())
+    removal = next_number(_last_removal(connection), replica.now())
     connection.execute(_DELETE_SMALLER, [{"of": app, "largest": number} for app, number in found.items()])
     rows = [{"app": app, "number": number, "removal": removal} for app, number in found.items()]
     connection.execute(insert(removed_events), rows)

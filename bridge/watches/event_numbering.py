@@ -8,7 +8,7 @@ from bridge.core.errors import StoreUnavailable
 from bridge.store.event_feed import EVERY_APP, NUMBERED_AT_ONCE, EventFeed
 from bridge.watches.change_notifier import ChangeNotifier
 
-PAUSE_SECONDS = 0.02  # between two steps: a busy replica numbers many events in one, and a reader waits no longer
+PAUSE_SECONDS = 0.05  # between two steps: a busy replica numbers many events in one, and a reader waits no longer
 
 
 class EventNumbering:
