@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from bridge.cli.errors import FAILED, INTERRUPTED, PROGRAM, USAGE_ERROR, WrongUsage, print_error
+from bridge.cli.errors import FAILED, PROGRAM, USAGE_ERROR, WrongUsage, print_error
 from bridge.cli.parser import build_parser
 from bridge.core.errors import BadSetting, BridgeError
 
@@ -28,8 +28,6 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one return for each 
         return print_error(str(error), USAGE_ERROR, args.command)
     except BridgeError as error:
         return print_error(str(error), FAILED, args.command)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except ModuleNotFoundError as error:
         extra = "; PostgreSQL needs: pip install 'amux-bridge[postgres]'" if error.name == "psycopg" else ""
         return print_error(f"the package {error.name} is not installed{extra}", FAILED, args.command)

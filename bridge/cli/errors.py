@@ -6,7 +6,7 @@ from typing import Final
 from bridge.core.errors import BridgeError
 
 PROGRAM: Final = "amux-bridge"
-FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USAGE_ERROR = 1, 2
 
 
 class CommandFailed(BridgeError):

@@ -8,16 +8,19 @@ import os
 import signal
 import sys
 
-TERMINATED = 143
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def main(arguments: tuple[str, ...] | list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     _stop_on_sigterm(is_service="serve" in given[:1])
-    from bridge.cli.dispatch import run
+    try:
+        from bridge.cli.dispatch import run
 
-    return run(given)
+        return run(given)
+    except KeyboardInterrupt:  # also during the imports
+        return INTERRUPTED
 
 
 def _stop_on_sigterm(*, is_service: bool) -> None:

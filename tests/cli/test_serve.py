@@ -134,6 +134,18 @@ def test_sigterm_at_any_moment_of_the_start_ends_the_process_at_once(tmp_path: P
 
 
 @pytest.mark.usefixtures("unmeasured")
+def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
+    with process("serve", "--sandbox", folder=tmp_path, BRIDGE_PORT="0") as running:
+        status = Path(f"/proc/{running.pid}/status")
+        deadline = time.monotonic() + CALL_TIMEOUT_SECONDS
+        while not _catches_sigterm(status.read_text()):
+            assert time.monotonic() < deadline
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate()
+    assert (running.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.usefixtures("unmeasured")
 def test_nothing_that_takes_time_is_imported_before_sigterm_has_a_handler(tmp_path: Path) -> None:
     """Process 1 loses a SIGTERM that comes earlier."""
     slow = ("argparse", "dataclasses", "pydantic", "threading", "typing")
