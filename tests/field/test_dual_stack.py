@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.bridges import FAST_SETTINGS
 from tests.e2e.harness import Environment
 from tests.e2e.test_listening import needs_ipv6
-from tests.field.harness import check_works, run_command, serving
+from tests.field.harness import check_works, need, program, run_command, serving
 
 pytestmark = [needs_ipv6, pytest.mark.long]
 TOKENS = FAST_SETTINGS["tokens"]
@@ -64,3 +64,34 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(data)
         await writer.drain()
     writer.close()
+
+
+def without_ipv6() -> list[str]:
+    """A prefix that gives the program a network of its own, with loopback and IPv4 only."""
+    need("unshare", "--net", "ip", "link", "set", "lo", "up")
+    off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+    return ["unshare", "--net", "sh", "-c", f'ip link set lo up && {off} && exec "$@"', "sh"]
+
+
+@pytest.mark.parametrize("host", ["::", "*", "127.0.0.1,::1", "localhost"])
+async def test_without_ipv6_the_same_settings_listen_on_ipv4(folder: Path, host: str) -> None:
+    settings: dict[str, Any] = {
+        "host": host,
+        "metrics_host": "::",
+        "metrics_port": "0",
+        "amux_base_url": "http://127.0.0.1:9",
+    }
+    async with program(folder, prefix=without_ipv6(), **settings) as running:
+        listening = await running.wait_for_log("listening")
+        environ = {"BRIDGE_HOST": host, "BRIDGE_PORT": str(listening["port"]), "BRIDGE_TOKENS": TOKENS}
+        same = ["nsenter", f"--net=/proc/{running.bridge_pid}/ns/net"]
+        done = await asyncio.to_thread(run_command, "healthy", folder=folder, prefix=same, environ=environ)
+        assert done.returncode == 0, done
+        await running.stop()
+
+
+async def test_without_ipv6_an_ipv6_address_is_refused_in_one_sentence(folder: Path) -> None:
+    async with program(folder, prefix=without_ipv6(), host="::1", amux_base_url="http://127.0.0.1:9") as refused:
+        assert await refused.wait_for_exit() == 2
+        [line] = refused.lines
+        assert line["reason"].startswith("BRIDGE_HOST: ")

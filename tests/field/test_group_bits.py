@@ -86,3 +86,27 @@ async def test_a_key_file_with_bits_for_others_is_refused_in_one_sentence(
         assert line["event"] == "start_refused"
         assert str(key.name) in line["reason"]
         assert f"{bits:o}" in line["reason"]
+
+
+async def test_files_that_root_restored_for_the_group_are_used(folder: Path, env: Environment) -> None:
+    """A backup that was copied back by root, with the volume's group: a chmod of them is not permitted."""
+    prefix = as_user(10_001, 10_001)
+    volume = folder / "volume"
+    volume.mkdir()
+    mount(volume, 10_001)
+    async with serving(volume, env, prefix=prefix) as (running, bridge):
+        watch = await check_works(env, bridge)
+        await running.stop()
+    for path in volume.iterdir():
+        os.chown(path, 0, 10_001)
+        path.chmod(0o770 if path.is_dir() else 0o660)
+    async with serving(volume, env, prefix=prefix) as (running, bridge):
+        assert (await bridge.watch(watch))["state"] == "settled"
+        await check_works(env, bridge)
+        await running.stop()
+    for path in volume.glob("bridge.*"):
+        path.chmod(0o600)
+    async with program(volume, prefix=prefix, amux_base_url=env.amux_url) as refused:
+        assert await refused.wait_for_exit() == 2
+        [line] = [line for line in refused.lines if line["event"] == "start_refused"]
+        assert "user id 10001 and group ids 10001" in line["reason"]

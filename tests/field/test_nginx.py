@@ -8,6 +8,7 @@ from urllib.parse import urljoin
 
 import pytest
 import yaml
+from openai import AsyncOpenAI, AuthenticationError, UnprocessableEntityError
 
 from bridge.sandbox.video import MP4
 from tests.databases import PostgresServer, _free_port
@@ -119,3 +120,28 @@ async def test_the_proxy_of_the_compose_example_hides_the_death_of_a_replica(
             for _ in range(6):  # each is answered by the other replica, and none with an error
                 await check_works(env, bridge)
             await two.stop()
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API")
+async def test_the_openai_sdk_creates_a_video_through_the_proxy_and_shows_our_errors(
+    folder: Path, env: Environment
+) -> None:
+    port = _free_port()
+    with nginx(below_a_path(port)) as proxy:
+        async with serving(folder, env, port=str(port), drop_in="true") as (running, bridge):
+            base_url = f"{proxy}{PREFIX}/v1"
+            async with AsyncOpenAI(api_key="app-token-1234", base_url=base_url, max_retries=0) as client:
+                headers = {"X-Callback-Url": env.receiver.url}
+                created = await client.videos.create(prompt="a fox", model="sora-2", extra_headers=headers)
+                env.clock.now += 60
+                await env.receiver.until(lambda: len(env.receiver.ended_watches) == 1)
+                [body] = next(iter(env.receiver.bodies.values()))
+                assert created.id.encode() in body
+                bad = {"X-Callback-Url": "http://10.0.0.1/hook"}
+                with pytest.raises(UnprocessableEntityError, match="private"):
+                    await client.videos.create(prompt="a fox", model="sora-2", extra_headers=bad)
+            async with AsyncOpenAI(api_key="wrong", base_url=base_url, max_retries=0) as stranger:
+                with pytest.raises(AuthenticationError, match="this token is not known"):
+                    await stranger.videos.retrieve(created.id)
+            assert bridge.url
+            await running.stop()
