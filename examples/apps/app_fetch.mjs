@@ -55,6 +55,7 @@ const watch = await post(`${bridge}/watch`, token, {
 });
 console.log("watching", watch.id);
 
+/** @type {import("../receivers/events.ts").VideoEvent} */
 const event = await received; // a web app would start its work here
 console.log(event.type, event.data.url, JSON.stringify(event.data.context));
 server.close();

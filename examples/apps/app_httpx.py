@@ -8,16 +8,19 @@ import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING
 
 import httpx
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+if TYPE_CHECKING:  # ../receivers/events.py
+    from events import VideoEvent
 
 AMUX = os.environ.get("AMUX_BASE_URL", "https://api.amux.ai")
 BRIDGE = os.environ.get("BRIDGE_URL", "http://127.0.0.1:8080")
 TOKEN = os.environ.get("BRIDGE_TOKEN")  # not needed for a sidecar without tokens
 webhook = Webhook(os.environ["WEBHOOK_SECRET"])
-events: Queue[dict[str, Any]] = Queue()
+events: "Queue[VideoEvent]" = Queue()
 
 
 class Hook(BaseHTTPRequestHandler):

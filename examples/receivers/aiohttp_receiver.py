@@ -7,9 +7,13 @@ python aiohttp_receiver.py
 import os
 import sqlite3
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+if TYPE_CHECKING:  # the file beside this one
+    from events import PingEvent, VideoEvent
 
 webhook = Webhook(os.environ["WEBHOOK_SECRET"])
 
@@ -24,7 +28,7 @@ def first_time(event_id: str) -> bool:
 async def hook(request: web.Request) -> web.Response:
     body = await request.read()  # the bytes as they arrived: JSON that is written again has another signature
     try:
-        event = webhook.verify(body, dict(request.headers))
+        event: VideoEvent | PingEvent = webhook.verify(body, dict(request.headers))
     except WebhookVerificationError:
         return web.Response(status=401)
     if first_time(event["id"]):

@@ -26,6 +26,7 @@ function firstTime(eventId) {
 const app = express();
 // raw, not json: the signature is over the bytes as they arrived.
 app.post("/hooks/video", express.raw({ type: "application/json" }), (request, response) => {
+  /** @type {import("./events.ts").VideoEvent | import("./events.ts").PingEvent} */
   let event;
   try {
     event = webhook.verify(request.body, request.headers);

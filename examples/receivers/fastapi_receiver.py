@@ -7,10 +7,14 @@ python fastapi_receiver.py
 import os
 import sqlite3
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+if TYPE_CHECKING:  # the file beside this one
+    from events import PingEvent, VideoEvent
 
 app = FastAPI()
 webhook = Webhook(os.environ["WEBHOOK_SECRET"])
@@ -27,7 +31,7 @@ def first_time(event_id: str) -> bool:
 async def hook(request: Request) -> Response:
     body = await request.body()  # not a pydantic model: the signature is over the bytes as they arrived
     try:
-        event = webhook.verify(body, dict(request.headers))
+        event: VideoEvent | PingEvent = webhook.verify(body, dict(request.headers))
     except WebhookVerificationError:
         return Response(status_code=401)
     if first_time(event["id"]):

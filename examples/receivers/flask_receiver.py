@@ -7,9 +7,13 @@ flask --app flask_receiver run --port 9000
 import os
 import sqlite3
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+if TYPE_CHECKING:  # the file beside this one
+    from events import PingEvent, VideoEvent
 
 app = Flask(__name__)
 webhook = Webhook(os.environ["WEBHOOK_SECRET"])
@@ -26,7 +30,7 @@ def first_time(event_id: str) -> bool:
 def hook() -> Response:
     body = request.get_data()  # not request.json: the signature is over the bytes as they arrived
     try:
-        event = webhook.verify(body, dict(request.headers))
+        event: VideoEvent | PingEvent = webhook.verify(body, dict(request.headers))
     except WebhookVerificationError:
         return Response(status=401)
     if first_time(event["id"]):
