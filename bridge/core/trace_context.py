@@ -73,7 +73,7 @@ def _length(members: Sequence[str]) -> int:
 
 def log_fields(trace: TraceContext | None) -> dict[str, Any]:
     """Returns the fields that a watch's log lines have because of its trace."""
-    return {} if trace is None else {"traceparent": trace.parent}
+    return {} if trace is None else trace.headers()
 
 
 def without_own(trace: Mapping[str, str], headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -17,6 +17,7 @@ COMMANDS = (
     ("listen",),
     ("listen", "--task", "task_1"),
     ("list",),
+    ("events", "--limit", "1"),
     ("show", "wat_1"),
     ("cancel", "wat_1"),
     ("ping", "http://127.0.0.1:9/", "--dry-run"),
@@ -47,7 +48,7 @@ def test_a_command_in_an_empty_folder_that_is_read_only_makes_no_file(
 
 
 @pytest.mark.parametrize("arguments", [("listen", "--secret", "env:S", "--port", "0"), ("sandbox",)], ids=" ".join)
-def test_a_command_that_serves_makes_no_file(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_command_that_serves_makes_no_file_and_ends_at_ctrl_c(arguments: tuple[str, ...], tmp_path: Path) -> None:
     secret = "whsec_" + "c" * 32
     with process(*arguments, folder=tmp_path, S=secret) as running:
         stream = running.stderr if arguments[0] == "listen" else running.stdout
@@ -55,4 +56,5 @@ def test_a_command_that_serves_makes_no_file(arguments: tuple[str, ...], tmp_pat
         assert "http://" in stream.readline()
         running.send_signal(signal.SIGINT)
         running.communicate()
+        assert running.returncode == 130  # as the help says
     assert list(tmp_path.iterdir()) == []

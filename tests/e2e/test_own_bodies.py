@@ -44,4 +44,4 @@ async def test_a_callback_continues_the_trace_of_the_registration(
     for event in events:
         lines = [vars(record) for record in caplog.records if record.msg == event]
         assert len(lines) == 2, event
-        assert all(PARENT in str(line) for line in lines), event
+        assert all(PARENT in str(line) and "vendor=1" in str(line) for line in lines), event
