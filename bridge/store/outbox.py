@@ -274,8 +274,12 @@ RETRY_REQUESTED = 0.0
 
 # The watches are locked against retention, which could otherwise delete one that is about to have a pending delivery.
 _FIND = (
-    select(deliveries.c.id, deliveries.c.watch_id, watches.c.app, watches.c.host, watches.c.state)
+    select(
+        *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.next_attempt_at),
+        *(watches.c.app, watches.c.host, watches.c.state, outbox.c.lease, outbox.c.set_at),
+    )
     .join(watches, watches.c.id == deliveries.c.watch_id)
+    .outerjoin(outbox, outbox.c.id == deliveries.c.id)
     .where(deliveries.c.id == bindparam("an_id"))
     .with_for_update(read=True, of=watches)  # until the end of this transaction the watch is not cancelled
 )
@@ -315,11 +319,19 @@ def retry(
             results.append(WatchCancelled("the watch is cancelled, so nothing more is sent for it"))
             continue
         found[row.id] = row.host
-        entries += _resent(actor, now, row)
+        if _changes_something(row, now):
+            entries += _resent(actor, now, row)
         results.append(None)
     _make_due(connection, found, now)
     audit.write(connection, entries)
     return results
+
+
+def _changes_something(row: Any, now: float) -> bool:
+    """Whether a retry makes a difference: not when the delivery is due already, or is sent again after this attempt."""
+    if row.lease is not None and row.next_attempt_at is not None and row.next_attempt_at <= now:
+        return bool(row.set_at != RETRY_REQUESTED)
+    return row.next_attempt_at is None or bool(row.next_attempt_at > now)
 
 
 def _resent(actor: Actor | None, now: float, row: Any) -> list[AuditEntry]:

@@ -49,6 +49,24 @@ async def test_a_retry_has_who_asked_for_it_and_the_delivery(store: Store) -> No
     assert await trail(store, other.watch_id) == [(Action.RESENT, OPS)]
 
 
+async def test_a_retry_that_changes_nothing_is_not_in_the_trail(store: Store) -> None:
+    one = await dead_delivery(store)
+    await store.receivers.pause(HOST, OPS)
+    for _ in range(5):
+        await store.retry(one.id, "app", APP)
+    assert [action for action, _ in await trail(store, one.watch_id)].count(Action.RESENT) == 1
+    execute(store, "UPDATE deliveries SET next_attempt_at = :later", later=store.now() + 500)
+    await store.retry(one.id, None, OPS)
+    assert (await trail(store, one.watch_id))[-1] == (Action.RESENT, OPS)
+
+
+async def test_a_retry_that_is_requested_during_an_attempt_is_in_the_trail_once(store: Store) -> None:
+    one = await claimed_delivery(store)
+    for _ in range(3):
+        await store.retry(one.id, "app", APP)
+    assert await trail(store, one.watch_id) == [(Action.RESENT, APP)]
+
+
 async def test_what_was_refused_is_not_in_the_trail(store: Store) -> None:
     one = await dead_delivery(store)
     with pytest.raises(NotFound):
