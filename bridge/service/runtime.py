@@ -102,7 +102,7 @@ class Runtime:
         _log.event("draining", seconds=self._drain_seconds)
         self._health.draining = True
         self._change_notifier.end()
-        self._event_notifier.end()
+        self._event_numbering.notifier.end()
         await asyncio.gather(self._end_registrations(started_at), self._hand_over_tasks())
         await self._deliverer.drain(self._remaining_seconds(started_at))
         await self._scheduler.stop()
@@ -185,8 +185,7 @@ class Runtime:
         )
         self._closing.push_async_callback(self._client.close)
         self._change_notifier = ChangeNotifier(self._store)
-        self._event_notifier = ChangeNotifier(self._store.feed)
-        self._event_numbering = EventNumbering(self._store.feed, self._event_notifier)
+        self._event_numbering = EventNumbering(self._store.feed, ChangeNotifier(self._store.feed))
         self._closing.push_async_callback(self._event_numbering.close)
         self._deliverer = self._make_deliverer(signer)
         self._poller = self._make_poller()
@@ -366,7 +365,7 @@ class Runtime:
             guard=guard,
             sender=self._sender,
             change_notifier=self._change_notifier,
-            event_notifier=self._event_notifier,
+            event_numbering=self._event_numbering,
             metrics=self.metrics,
             health=self._health,
             access=Access(settings.tokens, settings.operator_tokens, settings.public_url),

@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     column,
     delete,
+    exists,
     func,
     insert,
     select,
@@ -98,6 +99,15 @@ def number_committed(connection: Connection, now: float) -> list[str]:
 
 def _lock(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+
+
+_HAS_UNNUMBERED = select(exists().where(events.c.number.is_(None)))
+
+
+def has_unnumbered(connection: Connection) -> bool:
+    """Whether an event is committed and not numbered yet."""
+    found: bool = connection.execute(_HAS_UNNUMBERED).scalar_one()
+    return found
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -258,6 +268,10 @@ class EventFeed:
     async def number_committed(self) -> list[str]:
         """Number up to 1,000 committed events, on a database that replicas share; returns the app of each."""
         return await self._run(self._database.transaction, lambda connection: number_committed(connection, self.now()))
+
+    async def has_unnumbered(self) -> bool:
+        """Whether an event is committed and not numbered yet, on a database that replicas share."""
+        return self.shared and await self._run(self._database.read, has_unnumbered)
 
     async def page(self, query: EventQuery) -> EventPage:
         """A page of events. Raises CursorExpired."""

@@ -20,7 +20,7 @@ class EventNumbering:
 
     def __init__(self, feed: EventFeed, notifier: ChangeNotifier) -> None:
         self._feed = feed
-        self._notifier = notifier
+        self.notifier = notifier
         self._step = asyncio.Lock()
         self._more = False
         self._running: asyncio.Task[None] | None = None
@@ -34,6 +34,19 @@ class EventNumbering:
                 apps = await self._feed.number_committed()
                 count = len(apps)
                 self._announce(apps)
+
+    async def catch_up(self) -> bool:
+        """Number what is committed, for a reader that has come to the end. Returns whether there may be new events.
+
+        So an app that has seen the end of a watch, at any replica, finds the event in the feed.
+        """
+        try:
+            if not await self._feed.has_unnumbered():
+                return False
+            await self.number_committed()
+        except StoreUnavailable:
+            return False  # what the reader has is right, and the job tries again
+        return True
 
     async def close(self) -> None:
         """Stop. Events without a number get one from another replica, or after the next start."""
@@ -60,4 +73,4 @@ class EventNumbering:
 
     def _announce(self, apps: Collection[str]) -> None:
         if apps:
-            self._notifier.announce([*set(apps), EVERY_APP])
+            self.notifier.announce([*set(apps), EVERY_APP])

@@ -17,6 +17,7 @@ from bridge.polling.state import LiveTask
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
+from bridge.watches.event_numbering import EventNumbering
 from bridge.watches.registration import RegistrationService
 from bridge.web.auth import Access
 from bridge.web.errors import Draining
@@ -65,7 +66,7 @@ class DropIn:
 class AppContext:
     """The objects that handlers use.
 
-    `change_notifier` wakes requests that wait for a watch, `event_notifier` those that wait for an app's events.
+    `change_notifier` wakes requests that wait for a watch, that of `event_numbering` those that wait for events.
     `signer` signs pings and envelopes, `link_key` content links. `drop_in` is None while drop-in creation is off,
     `content_cache` where every video is passed through. `public_url` is the server's URL in the OpenAPI document, None
     for a relative one.
@@ -78,7 +79,7 @@ class AppContext:
     guard: Guard
     sender: Sender
     change_notifier: ChangeNotifier
-    event_notifier: ChangeNotifier
+    event_numbering: EventNumbering
     metrics: Metrics
     health: Health
     access: Access

@@ -130,3 +130,30 @@ async def test_an_event_is_announced_although_its_caller_gave_up(store: Store, m
             await asyncio.sleep(0)
     store.feed.on_new_events = lambda _: None
     assert announced == ["app"]
+
+
+async def test_a_reader_at_the_end_gets_what_is_committed_although_nothing_has_numbered_it(
+    replicas: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that has seen the end of a watch at one replica may ask another one for the event at once."""
+    one, two = replicas
+    numbering = EventNumbering(two.feed, ChangeNotifier(two.feed))
+    assert not await numbering.catch_up()
+    await settle(one, await register_watch(one))
+    assert await numbering.catch_up()
+    assert len((await page(two)).payloads) == 1
+    assert not await numbering.catch_up()
+
+    async def fails() -> list[str]:
+        raise StoreUnavailable("gone")
+
+    await settle(one, await register_watch(one))
+    monkeypatch.setattr(two.feed, "number_committed", fails)
+    assert not await numbering.catch_up()  # the page that the reader has is right
+    await numbering.close()
+
+
+async def test_on_sqlite_there_is_nothing_to_catch_up_with(sqlite_store: Store) -> None:
+    numbering = EventNumbering(sqlite_store.feed, ChangeNotifier(sqlite_store.feed))
+    assert not await numbering.catch_up()
+    await numbering.close()

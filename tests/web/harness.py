@@ -256,8 +256,7 @@ async def running_bridge(
     guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
     sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
     poller, deliverer, notifier = FakePoller(), FakeDeliverer(AttemptFigures(store.now)), ChangeNotifier(store)
-    event_notifier = ChangeNotifier(store.feed)
-    numbering = EventNumbering(store.feed, event_notifier)
+    numbering = EventNumbering(store.feed, ChangeNotifier(store.feed))
     registration = RegistrationService(
         store,
         guard,
@@ -289,7 +288,7 @@ async def running_bridge(
         guard=guard,
         sender=sender,
         change_notifier=notifier,
-        event_notifier=event_notifier,
+        event_numbering=numbering,
         metrics=metrics,
         health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
         access=Access(tokens, operators, public_url),

@@ -47,6 +47,13 @@ async def test_each_event_is_listed_exactly_as_a_receiver_gets_it(bridge: Bridge
     assert answer.body.startswith(b'{"items":[' + b",".join(envelopes) + b'],"next_cursor":"cursor_')
 
 
+async def test_a_receivers_own_body_is_not_in_the_feed(bridge: Bridge) -> None:
+    one = await settled(bridge, body={"text": "{{type}}"})
+    [item] = (await bridge.get("/events")).json["items"]
+    assert item == (await bridge.get(f"/watch/{one}/envelope")).json
+    assert item["type"] == "video.completed"
+
+
 async def test_events_that_are_not_to_be_sent_are_listed_and_status_events_that_were_asked_for(bridge: Bridge) -> None:
     silent = await bridge.watch(task_id="silent", events=["video.failed"])
     asking = await bridge.watch(task_id="asking", events=["video.queued", "video.completed"])
@@ -176,7 +183,7 @@ async def test_a_cursor_has_expired_when_an_event_after_it_was_removed(bridge: B
 async def waiting_for(bridge: Bridge, app: str) -> None:
     """Waits until a request waits for an app's events."""
     async with asyncio.timeout(10):
-        while app not in bridge.context.event_notifier._listeners:
+        while app not in bridge.context.event_numbering.notifier._listeners:
             await asyncio.sleep(0)
 
 
@@ -211,12 +218,12 @@ async def test_an_answer_is_not_held_while_there_is_something(bridge: Bridge) ->
 async def test_a_held_answer_is_empty_when_the_time_is_up(bridge: Bridge) -> None:
     page = (await bridge.get("/events?after=latest&wait_seconds=0.01")).json
     assert page == {"items": [], "next_cursor": EMPTY}
-    assert bridge.context.event_notifier._listeners == {}
+    assert bridge.context.event_numbering.notifier._listeners == {}
 
 
 async def test_a_held_answer_ends_when_the_bridge_stops(bridge: Bridge) -> None:
     held = asyncio.create_task(bridge.get("/events?wait_seconds=60"))
     await waiting_for(bridge, "shop")
-    bridge.context.event_notifier.end()
+    bridge.context.event_numbering.notifier.end()
     async with asyncio.timeout(30):
         assert (await held).json == {"items": [], "next_cursor": EMPTY}

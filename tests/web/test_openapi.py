@@ -186,7 +186,7 @@ async def document_url(folder: Path) -> AsyncIterator[str]:
         async with running_bridge(folder, amux_url=amux_url, drop_in=DropIn(), times=times) as bridge:
             watch = await bridge.watch(task_id=sandbox.create_task(Behaviour(queue_seconds=0, run_seconds=0)))
             await bridge.dead(watch["id"])
-            for notifier in (bridge.context.change_notifier, bridge.context.event_notifier):
+            for notifier in (bridge.context.change_notifier, bridge.context.event_numbering.notifier):
                 notifier.end()  # held answers end at once: schemathesis waits at most ten seconds
             yield f"http://127.0.0.1:{bridge.port}/openapi.json"
     finally:

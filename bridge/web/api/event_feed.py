@@ -9,13 +9,12 @@ from aiohttp import web
 
 from bridge.core.event_cursor import Position, cursor_of, position_of
 from bridge.core.model import EventType
-from bridge.store.event_feed import EVERY_APP, EventFeed
+from bridge.store.event_feed import EVERY_APP
 from bridge.store.records import EventPage, EventQuery
-from bridge.watches.change_notifier import ChangeNotifier
 from bridge.web.api.response_models import EventFeedPage
 from bridge.web.api.watches import app_name_of, wait_seconds_of
 from bridge.web.auth import Caller
-from bridge.web.context import CONTEXT
+from bridge.web.context import CONTEXT, AppContext
 from bridge.web.requests import Query, json_answer, number_of
 
 CALLER: Final = "X-Caller"
@@ -29,7 +28,6 @@ _PARAMETERS: Final = ("after", "limit", "wait_seconds", "app")
 async def list_events(request: web.Request, caller: Caller) -> web.Response:
     """`GET /events`: one page. With `wait_seconds` the answer is held while there is nothing."""
     context = request.app[CONTEXT]
-    feed, notifier = context.store.feed, context.event_notifier
     parameters = Query.of(request, _PARAMETERS, repeatable=("type",))
     from_now_on = parameters.values.get("after") == LATEST
     after = None if from_now_on else parameters.read("after", _position)
@@ -40,8 +38,11 @@ async def list_events(request: web.Request, caller: Caller) -> web.Response:
     parameters.check()
     if caller.visible_app not in {None, app}:
         app = _NO_APP
-    query = EventQuery(int(limit), await feed.latest(app) if from_now_on else after, app, types)
-    page = await (_page_within(feed, notifier, query, seconds) if seconds else _page(feed, query))
+    if from_now_on:
+        await context.event_numbering.catch_up()
+        after = await context.store.feed.latest(app)
+    query = EventQuery(int(limit), after, app, types)
+    page = await (_page_within(context, query, seconds) if seconds else _page(context, query))
     return _answer(page, caller)
 
 
@@ -55,15 +56,16 @@ def _answer(page: EventPage, caller: Caller) -> web.Response:
     return json_answer(EventFeedPage(items=items, next_cursor=cursor_of(page.end)), headers={CALLER: caller.key})
 
 
-async def _page_within(feed: EventFeed, notifier: ChangeNotifier, query: EventQuery, seconds: float) -> EventPage:
+async def _page_within(context: AppContext, query: EventQuery, seconds: float) -> EventPage:
     """Returns a page once it has an event, or an empty one when the time is up or the bridge stops."""
+    notifier = context.event_numbering.notifier
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     with notifier.listening(query.app or EVERY_APP) as changed:
         waiting = True
         while True:
             changed.clear()
-            page = await _page(feed, query)
+            page = await _page(context, query)
             if page.payloads or not waiting:
                 return page
             query = replace(query, after=page.end)
@@ -71,13 +73,17 @@ async def _page_within(feed: EventFeed, notifier: ChangeNotifier, query: EventQu
             waiting = left > 0 and (page.more or await notifier.wait(changed, left))
 
 
-async def _page(feed: EventFeed, query: EventQuery) -> EventPage:
+async def _page(context: AppContext, query: EventQuery) -> EventPage:
     """Returns a page. A search for types that are rare takes several steps, and ends early after two seconds."""
-    clock = asyncio.get_running_loop().time
-    ends_at = clock() + SEARCH_SECONDS
+    feed, clock = context.store.feed, asyncio.get_running_loop().time
+    ends_at, caught_up = clock() + SEARCH_SECONDS, False
     page = await feed.page(query)
     payloads = page.payloads
-    while page.more and clock() < ends_at:
+    while len(payloads) < query.limit and clock() < ends_at:
+        if not page.more:
+            if caught_up or not await context.event_numbering.catch_up():
+                break
+            caught_up = True
         page = await feed.page(replace(query, after=page.end, limit=query.limit - len(payloads)))
         payloads += page.payloads
     return EventPage(payloads, page.end, page.more)
