@@ -8,6 +8,7 @@ import pytest
 
 from tests.connect_proxy import ConnectProxy, connect_proxy
 from tests.e2e.harness import Environment
+from tests.e2e.receiver import answer
 from tests.field.harness import check_works, run_command, serving
 
 LOGIN, PASSWORD = "way-out", "p%40ss-word-0123456789"
@@ -28,6 +29,8 @@ async def test_polls_and_callbacks_go_through_the_proxy(folder: Path, env: Envir
     # Proxies of the environment are not used, and that is said.
     environ = {"HTTPS_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
     async with serving(folder, env, environ=environ, **settings) as (running, bridge):
+        await check_works(env, bridge)
+        env.receiver.responder = answer(200, Content_Security_Policy="x" * 8300)  # curl accepts it
         await check_works(env, bridge)
         assert {"amux.invalid:8090", f"127.0.0.1:{env.receiver.port}"} == set(proxy.targets)
         assert all("Proxy-Authorization: Basic " in head for head in proxy.heads)

@@ -10,7 +10,8 @@ import pytest
 from tests.e2e.bridges import FAST_SETTINGS
 from tests.e2e.harness import Environment
 from tests.e2e.test_listening import needs_ipv6
-from tests.field.harness import check_works, need, program, run_command, serving
+from tests.field.harness import check_works, is_delivered, need, program, run_command, serving
+from tests.field.relay import relay
 
 pytestmark = [needs_ipv6, pytest.mark.long]
 TOKENS = FAST_SETTINGS["tokens"]
@@ -39,31 +40,12 @@ async def test_both_families_are_answered(folder: Path, env: Environment, host: 
 
 
 async def test_a_callback_goes_to_an_ipv6_address(folder: Path, env: Environment) -> None:
-    """The receiver listens on IPv4; a relay on IPv6 stands before it."""
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", env.receiver.port)
-        back.write(await reader.readuntil(b"\r\n\r\n"))
-        passing = asyncio.create_task(_pass(reader, back))
-        await _pass(there, writer)
-        passing.cancel()
-
-    server = await asyncio.start_server(relay, "::1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with serving(folder, env, host="::1", callback_allow_networks="::1/128") as (running, bridge):
+    """The receiver listens on IPv4, behind a relay on IPv6."""
+    started = serving(folder, env, host="::1", callback_allow_networks="::1/128")
+    async with relay(env.receiver.port, host="::1") as port, started as (running, bridge):
         watch = await bridge.register(env.finished_task(), f"http://[::1]:{port}/hook")
-        await bridge.until("GET", f"/watch/{watch}", lambda answer: answer.json["deliveries"][0:1] != [])
-        await env.receiver.until(lambda: watch in env.receiver.ended_watches)
+        await bridge.until("GET", f"/watch/{watch}", lambda answer: is_delivered(answer.json))
         await running.stop()
-    server.close()
-    await server.wait_closed()
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
 
 
 def without_ipv6() -> list[str]:

@@ -1,8 +1,5 @@
 """PostgreSQL that comes up after the bridge, on another of several hosts, or whose pooler restarts."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,39 +9,10 @@ from tests.databases import PostgresServer, _free_port
 from tests.e2e.bridges import FAST_SETTINGS, connect_to
 from tests.e2e.harness import Environment
 from tests.field.harness import check_works, program, serving
+from tests.field.relay import relay
 
 pytestmark = pytest.mark.long
 KEYS = FAST_SETTINGS["encryption_keys"]
-
-
-@asynccontextmanager
-async def relay(port: int, to: int) -> AsyncIterator[None]:
-    """Passes connections to a port on to another one. At the end it breaks them off."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", to)
-        writers.extend((writer, back))
-        await asyncio.gather(_pass(reader, back), _pass(there, writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
-    try:
-        yield
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-        await server.wait_closed()
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    writer.close()
 
 
 async def test_a_start_waits_for_the_database_and_says_so_once(
@@ -54,7 +22,7 @@ async def test_a_start_waits_for_the_database_and_says_so_once(
     late = url.set(port=port, drivername="postgres").render_as_string(hide_password=False)
     async with program(folder, amux_base_url=env.amux_url, database_url=late, encryption_keys=KEYS) as running:
         await running.wait_for_log("waiting_for_database")
-        async with relay(port, postgres_server.port):
+        async with relay(postgres_server.port, port=port):
             listening = await running.wait_for_log("listening")
             async with connect_to(listening["url"]) as bridge:
                 await check_works(env, bridge)
@@ -78,7 +46,7 @@ async def test_what_stands_between_may_break_off_and_come_back(
     """A pooler or a proxy that restarts: requests are answered with 503 meanwhile, and nothing is lost."""
     port = _free_port()
     url = make_url(postgres_server.empty()).set(port=port).render_as_string(hide_password=False)
-    async with relay(port, postgres_server.port):
+    async with relay(postgres_server.port, port=port):
         serve = serving(folder, env, database_url=url, encryption_keys=KEYS)
         running, bridge = await serve.__aenter__()
     try:
@@ -88,7 +56,7 @@ async def test_what_stands_between_may_break_off_and_come_back(
         assert refused.seconds < 5.5
         await bridge.until("GET", "/readyz", lambda answer: answer.status == 503)
         assert (await bridge.ask("GET", "/healthz")).status == 200
-        async with relay(port, postgres_server.port):
+        async with relay(postgres_server.port, port=port):
             await bridge.until("GET", "/readyz", lambda answer: answer.status == 200)
             await check_works(env, bridge)
             await running.stop()
