@@ -8,6 +8,7 @@ tasks are released: they are read singly, spread over one interval.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import islice
 from math import inf
 
 from bridge.core.batch_lane import (
@@ -32,6 +33,9 @@ from bridge.polling.task_classes import TaskClasses
 
 # The tasks that become due within it are asked with the first one: one id alone shows less than two.
 PROBE_WINDOW_SECONDS = 0.25
+PROBE_TASKS = 20  # no more wait for an answer that may not come
+SMALL_LANE = 20  # tasks: its batches save little
+LATE_SECONDS = 1.0
 RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
 MAX_IDLE_LANES = 1_000  # lanes of keys without tasks: what was learned about them is kept
 
@@ -67,12 +71,20 @@ class BatchResult:
 class BatchLanes:
     """The lanes of all credentials. It sends nothing: moments are passed in, answers too.
 
-    `classes` returns when a task would be read singly. `random` draws from [0, 1).
+    `classes` returns when a task would be read singly. `random` draws from [0, 1). `limited`: there is a rate limit, so
+    that single reads are no way around batches that are late.
     """
 
     def __init__(
-        self, batch: BatchPolicy, policy: PollPolicy, classes: TaskClasses, random: Callable[[], float]
+        self,
+        batch: BatchPolicy,
+        policy: PollPolicy,
+        classes: TaskClasses,
+        random: Callable[[], float],
+        *,
+        limited: bool = False,
     ) -> None:
+        self._limited = limited
         self._batch = batch
         self._policy = policy
         self._classes = classes
@@ -113,15 +125,42 @@ class BatchLanes:
         if lane is None or credential.blocked or task.overdue_at is not None or not self._may_be_batched(task, lane):
             return False
         if lane.health.is_open:
+            if now < lane.single_until:
+                return False
             lane.append(task)
             self._arm(lane, max(now, lane.began + self._least_spacing(lane)))
             return True
-        if not lane.health.may_ask(now) or lane.requests or lane.waiting >= lane.health.size:
+        return lane.health.may_ask(now) and not lane.requests and self._probe_with(task, lane, now)
+
+    def _probe_with(self, task: PolledTask, lane: CredentialLane, now: float) -> bool:
+        """Add a due task to the next probe; false when it has enough."""
+        if lane.waiting < PROBE_TASKS:
+            lane.append(task)
+        elif lane.entry:
             return False
-        lane.append(task)
-        if not lane.entry:
-            self._arm(lane, now + min(PROBE_WINDOW_SECONDS, self._batch.interval / 4))
+        else:
+            lane.put_back([task])
+        enough = lane.waiting >= PROBE_TASKS
+        self._arm(lane, now if enough else now + min(PROBE_WINDOW_SECONDS, self._batch.interval / 4))
         return True
+
+    def keep(self, tasks: Sequence[PolledTask], now: float) -> list[PolledTask]:
+        """Put loaded tasks into their lanes, to be released unless the lane opens; return those without a lane."""
+        others = []
+        for task in tasks:
+            lane = task.credential.lane
+            if lane is not None and self._may_be_batched(task, lane):
+                lane.append(task)
+            else:
+                others.append(task)
+        for lane in self._lanes.values():
+            if lane.waiting:
+                self._close(lane, now)
+        return others
+
+    def _close(self, lane: CredentialLane, now: float) -> None:
+        lane.to_release, lane.released, lane.released_from = lane.waiting, 0, now
+        self._closed.add(lane)
 
     def rejoin(self, task: PolledTask) -> bool:
         """Keep a task that still runs in its open lane; false if it must be read singly."""
@@ -196,15 +235,16 @@ class BatchLanes:
             lane.entry = 0
             if lane.credential.blocked or not lane.health.may_ask(now) or (lane.requests and not lane.health.is_open):
                 continue
-            tasks: list[PolledTask] = []
-            while len(tasks) < lane.health.size and (task := lane.pop()) is not None:
+            is_open = lane.health.is_open
+            size = lane.health.size if is_open else min(lane.health.size, PROBE_TASKS)
+            tasks = list(islice(iter(lane.pop, None), size))
+            for task in tasks:
                 task.phase = Phase.POLLING
-                tasks.append(task)
             if tasks:
                 lane.began, lane.requests, lane.reading = now, lane.requests + 1, lane.reading + len(tasks)
-                if lane.waiting and lane.health.is_open:
+                if lane.waiting and is_open:
                     self._arm(lane, now + lane.spacing)
-                return Batch(lane.credential, lane, tasks, was_due, now, is_probe=not lane.health.is_open)
+                return Batch(lane.credential, lane, tasks, was_due, now, is_probe=not is_open)
         return None
 
     def judge(self, batch: Batch, observation: BatchObservation, now: float) -> Iterator[BatchResult]:
@@ -243,8 +283,7 @@ class BatchLanes:
             if lane.health.may_ask(now):  # an answer that was too long, before the lane was known
                 self._arm(lane, now)
             else:
-                lane.to_release, lane.released = lane.waiting, 0
-                self._closed.add(lane)
+                self._close(lane, now)
             return
         interval = batch_interval(self._batch, now - batch.began, self._policy.max_interval)
         size, tasks = lane.health.size, lane.tasks
@@ -276,6 +315,10 @@ class BatchLanes:
         delays = (max(self._classes.delay(task, now, self._random()), 0.001) for task in kept)
         return sum(1.0 / delay for delay in delays) * lane.tasks / len(kept)
 
+    def _is_late(self, seconds: float) -> bool:
+        """Whether batches are so late that a small lane reads its tasks singly: many keys with few tasks each."""
+        return seconds > LATE_SECONDS and not self._limited
+
     def _least_spacing(self, lane: CredentialLane) -> float:
         return batch_spacing(self._batch.interval, lane.tasks, lane.health.size)
 
@@ -290,7 +333,9 @@ class BatchLanes:
     # --- closed lanes ---------------------------------------------------------------------------------------------
 
     def release(self, now: float) -> Iterator[tuple[PolledTask, float]]:
-        """Yield tasks of closed lanes, with the moments of their single reads; call it at each tick."""
+        """Yield tasks of closed lanes, and of small ones that are late, with the moments of their single reads."""
+        if self._is_late(now - self.next_at()):
+            yield from ((task, now) for task in self._take_late(now))
         left = RELEASED_AT_ONCE
         for lane in list(self._closed):
             while left and not lane.health.is_open and (task := lane.pop()) is not None:
@@ -298,11 +343,20 @@ class BatchLanes:
                 interval = max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
                 place = lane.released / max(lane.to_release, 1)
                 lane.released += 1
-                yield task, max(now, lane.health.since + place * interval)
+                yield task, max(now, lane.released_from + place * interval)
             if lane.health.is_open or not lane.waiting:
                 self._closed.discard(lane)
                 if lane.waiting and not lane.entry:
                     self._arm(lane, now)
+
+    def _take_late(self, now: float) -> list[PolledTask]:
+        """Take the tasks of small lanes whose turn has not come: all batches under way take long."""
+        tasks: list[PolledTask] = []
+        for due, entry, lane in self._due:
+            if entry == lane.entry and lane.tasks < SMALL_LANE and lane.health.is_open and self._is_late(now - due):
+                lane.entry, lane.single_until = 0, now + self._policy.max_interval
+                tasks += iter(lane.pop, None)
+        return tasks
 
     # --- what others may read -------------------------------------------------------------------------------------
 

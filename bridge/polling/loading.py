@@ -37,7 +37,13 @@ class TaskLoader:
         keys = await load_keys(self._store, rows)
         if self._store.replica is not replica:
             return []  # the tasks were those of an earlier replica id: others adopt them
-        return [self.create(row, keys.get(row.credential)) for row in rows if row.id not in self._tasks]
+        found = []
+        rows.reverse()
+        while rows:  # a million rows and a million tasks at a time would be twice the memory
+            row = rows.pop()
+            if row.id not in self._tasks:
+                found.append(self.create(row, keys.get(row.credential)))
+        return found
 
     def create(self, row: TaskRow, api_key: str | None) -> PolledTask:
         """Make a task in memory. `api_key` is the key of a credential other than the configured one."""

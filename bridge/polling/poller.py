@@ -80,7 +80,11 @@ class Poller:
         self._tasks: dict[str, PolledTask] = {}
         self.classes = TaskClasses(store, policy, self._clocks, background, learn=learn)
         self._anomalies = Anomalies(metrics, CALM_INTERVALS * policy.max_interval)
-        self._lanes = None if batch is None else BatchLanes(batch, policy, self.classes, self._random)
+        self._lanes = (
+            None
+            if batch is None
+            else BatchLanes(batch, policy, self.classes, self._random, limited=rate_per_second > 0)
+        )
         self._credentials = Credentials(policy, metrics, self._clock, self._lanes)
         self._schedule = PollSchedule(
             policy,
@@ -127,7 +131,7 @@ class Poller:
 
     async def start(self) -> None:
         """Load the own open tasks and spread their first polls over one interval. Raises StoreUnavailable."""
-        self._schedule.schedule_evenly(await self._loader.load_new())
+        self._schedule.schedule_loaded(await self._loader.load_new())
 
     def add(self, task: TaskRow, api_key: str | None = None) -> None:
         """Poll a task from now on. A task that is known keeps its schedule, but its status may have to be written.

@@ -15,10 +15,11 @@ from bridge.core.batch_lane import Lane
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
-from bridge.polling.lanes import Batch, BatchLanes
+from bridge.polling.lanes import RELEASED_AT_ONCE, Batch, BatchLanes
 from bridge.polling.state import Credential, Phase, PolledTask
 
 ADOPTED_WITHIN_SECONDS = 4.0  # 9 s of the dead replica's lease and 1 s until the next adoption have passed by then
+TAKEN_OVER_AT_ONCE = 1_000  # tasks that go to a lane or wait for their key: 2 ms, then other work runs
 SHORTEST_TIMER_SECONDS = 0.002  # polls that are due within it begin together: one timer for many polls
 
 # amux counts arrivals, not our starts. 50 ms more than a second absorb what connection set-up or a stalled event loop
@@ -168,8 +169,8 @@ class PollSchedule:
         if limiter is not None and lanes is not None and limiter.last is Lane.SINGLE and lanes.next_at() <= now:
             self._wake_batches()  # it is the turn of a batch
         opens = now if limiter is None else limiter.opens_at(now)
-        while opens <= now:
-            task = self._heap.pop_due(now)
+        for _ in range(TAKEN_OVER_AT_ONCE):
+            task = self._heap.pop_due(now) if opens <= now else None
             if task is None:
                 break
             credential = task.credential
@@ -280,6 +281,13 @@ class PollSchedule:
             for place, task in enumerate(group):
                 self.schedule_at(task, now + (place + self._random()) / len(group) * interval)
 
+    def schedule_loaded(self, tasks: list[PolledTask]) -> None:
+        """Make the tasks of a start due evenly over one interval. Very many wait in their lanes, not in the heap."""
+        if self._lanes is not None and len(tasks) > RELEASED_AT_ONCE:
+            tasks = self._lanes.keep(tasks, self._clock())
+            self.release_closed_lanes()
+        self.schedule_evenly(tasks)
+
     def schedule_soon(self, task: PolledTask) -> None:
         """Make a task due soon, but not at once: for tasks that are added one by one and many at a time."""
         self.schedule_at(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
@@ -300,7 +308,7 @@ class PollSchedule:
         self._credentials.clear()
 
     def release_closed_lanes(self) -> None:
-        """Poll tasks singly whose batch lane has closed; call it at each tick."""
+        """Poll tasks singly whose batch lane has closed, or is small and late; call it at each tick."""
         if self._lanes is not None:
             for task, due in self._lanes.release(self._clock()):
                 task.phase = Phase.SCHEDULED  # out of its lane already

@@ -167,8 +167,10 @@ class CredentialLane:
         "queue",
         "reading",
         "released",
+        "released_from",
         "requests",
         "round_seconds",
+        "single_until",
         "spacing",
         "stale",
         "to_release",
@@ -190,6 +192,8 @@ class CredentialLane:
         self.next_at = -inf
         self.entry = 0  # of the heap of lanes; 0: none
         self.to_release = self.released = 0
+        self.released_from = 0.0
+        self.single_until = -inf  # its batches were late
 
     @property
     def tasks(self) -> int:

@@ -180,7 +180,7 @@ class Settings(GivenValues):
     )
     watch_max_timeout_seconds: Seconds = Field(86_400, description="The longest timeout that an app may set.")
     max_active_watches: int = Field(
-        100_000, ge=1, description="The most active watches; above it, registering is answered with 429."
+        1_000_000, ge=1, description="The most active watches; above it, registering is answered with 429."
     )
     max_active_watches_per_app: int = Field(
         0, ge=0, description="The most active watches of one app; above it, registering is answered with 429. 0: any."

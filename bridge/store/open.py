@@ -40,7 +40,7 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     encryption_keys: Sequence[str],
     metrics: Metrics,
     *,
-    max_active_watches: int = 100_000,
+    max_active_watches: int = 1_000_000,
     max_active_watches_per_app: int = 0,
     delivery_lease_seconds: float = DELIVERY_LEASE_SECONDS,
     wait_seconds: float = 0.0,

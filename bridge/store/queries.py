@@ -205,6 +205,7 @@ _LOADED = (
     *FACTS,
 )
 _FACTS_FROM = len(SNAPSHOT)
+_OWN_AT_ONCE = 5_000
 _OWN = select(*(tasks.c[name] for name in _LOADED)).where(
     tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)
 )
@@ -226,8 +227,9 @@ _OVERDUE = (
 
 
 def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
-    """Every open task of a replica. A start loads up to 100,000, so rows are unpacked by position, which is faster."""
-    rows = connection.execute(_OWN, {"replica": replica.id}).all()
+    """Every open task of a replica. A start loads up to a million, so rows are unpacked by position, part by part."""
+    options = {"stream_results": True, "yield_per": _OWN_AT_ONCE}
+    rows = connection.execute(_OWN, {"replica": replica.id}, execution_options=options)
     return [
         TaskRow(
             *(row, task_id, credential, snapshot_from(*rest[:_FACTS_FROM]), polls, polled_at, wants_status, opened_at),

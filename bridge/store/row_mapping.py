@@ -142,11 +142,16 @@ def snapshot_of(row: Row[Any]) -> TaskSnapshot:
 def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
     status: str, progress: int | None, url: str | None, container: str | None, metadata: str | None, error: str | None
 ) -> TaskSnapshot:
-    """The snapshot of these columns. All tasks not polled yet, perhaps 100,000, share one object."""
-    if status == "unknown" and progress is None:
-        return UNSEEN
+    """The snapshot of these columns. Tasks that run, perhaps a million, share a few objects."""
+    if url is None and container is None and metadata is None and error is None:
+        return _plain_snapshot(status, progress)
     read = None if metadata is None else VideoMetadata(**orjson.loads(metadata))
     return TaskSnapshot(TaskStatus(status), progress, url, container, read, problem_of(error))
+
+
+@lru_cache(maxsize=1024)
+def _plain_snapshot(status: str, progress: int | None) -> TaskSnapshot:
+    return UNSEEN if status == "unknown" and progress is None else TaskSnapshot(TaskStatus(status), progress)
 
 
 def task_row(row: Row[Any], *, status_update_due: bool) -> TaskRow:

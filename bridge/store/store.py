@@ -196,7 +196,7 @@ class Store:
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
-    async def own_tasks(self) -> Sequence[TaskRow]:
+    async def own_tasks(self) -> list[TaskRow]:
         """Every open task that this replica owns: what it polls after a start. May take 60 s."""
         return await self._readers.run(
             partial(self._database.read, queries.own_tasks, self.replica), self._loading_limits

@@ -1,9 +1,11 @@
 """A bare stand-in for amux: a protocol that reads the task's id and answers at once, or after a delay.
 
-A task whose id ends in `-<Unix milliseconds>` is completed from then on. Every other task never ends.
+A task whose id ends in `-<Unix milliseconds>` is completed from then on. Every other task never ends. With `batch` it
+has the batch route.
 """
 
 import asyncio
+import json
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -14,15 +16,17 @@ from tests.bench.processes import LOADING, Child, serve
 
 PATH = b"/v1/video/generations/"
 # Form C, as the server answers for most channels (see `bridge/amux/record.py`).
-_BODY = (
-    b'{"code":"success","message":"","data":{"id":4711,"created_at":1764000000,"updated_at":1764000030,'
+_ROW = (
+    b'{"id":4711,"created_at":1764000000,"updated_at":1764000030,'
     b'"task_id":"%b","platform":"kling","user_id":1,"group":"default","channel_id":3,"quota":500000,'
     b'"action":"textGenerate","status":"%b","fail_reason":"","result_url":"%b","submit_time":1764000000,'
     b'"start_time":1764000004,"finish_time":0,"progress":"%b","properties":{"input":"a lighthouse at dusk",'
-    b'"upstream_model_name":"kling-v1-6"},"data":{"task_status":"processing"}}}'
+    b'"upstream_model_name":"kling-v1-6"},"data":{"task_status":"processing"}}'
 )
+_BEFORE, _AFTER = b'{"code":"success","message":"","data":', b"}"
+_NO_ROUTE = b'{"error":{"message":"Invalid URL (POST /suno/fetch)","type":"invalid_request_error"}}'
 _HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
+    b"HTTP/1.1 %d OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
     b"X-Oneapi-Request-Id: 20261123150405000000000bench\r\n\r\n"
 )
 _STALL_CHECK_SECONDS = 0.01
@@ -34,7 +38,8 @@ class Counts:
     """The counts of the stand-in: requests, the most at a time, and the tasks polled since the last `reset`.
 
     `widest_gap` is the longest time between two polls of one task, `stall` the longest time that its event loop was
-    blocked, both in seconds. `arrivals` are monotonic seconds.
+    blocked, both in seconds. `arrivals` are monotonic seconds. `reads` counts the tasks of all polls, `sent` the bytes
+    of all answers. `delays` are the seconds from the end of each task to the poll that saw it.
     """
 
     requests: int
@@ -43,14 +48,20 @@ class Counts:
     widest_gap: float
     stall: float
     arrivals: list[float] = field(default_factory=list)
+    reads: int = 0
+    sent: int = 0
+    delays: list[float] = field(default_factory=list)
 
 
 class _State:
     """The state that all connections share."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, *, batch: bool) -> None:
         self.delay = delay
+        self.batch = batch
         self.requests = 0
+        self.reads = 0
+        self.sent = 0
         self.at_a_time = 0
         self.most_at_a_time = 0
         self.reset()
@@ -59,6 +70,7 @@ class _State:
         self.last: dict[bytes, float] = {}
         self.widest_gap = 0.0
         self.arrivals: list[float] = []
+        self.delays: dict[bytes, float] = {}
         self.most_at_a_time = self.at_a_time
         self.stall = 0.0
         self._last_check = time.monotonic()
@@ -75,40 +87,65 @@ class _State:
             self.reset()
             return None
         arrivals = self.arrivals if request == "arrivals" else []
-        return Counts(self.requests, self.most_at_a_time, len(self.last), self.widest_gap, self.stall, arrivals)
+        delays = list(self.delays.values()) if request == "delays" else []
+        return Counts(
+            *(self.requests, self.most_at_a_time, len(self.last), self.widest_gap, self.stall, arrivals),
+            *(self.reads, self.sent, delays),
+        )
 
     def record(self, task: bytes) -> bytes:
-        """Counts a poll and returns its answer."""
+        """Counts a single poll and returns its answer."""
         now = time.monotonic()
-        self.requests += 1
         self.arrivals.append(now)
+        return self._answer(200, _BEFORE + self._row(task, now) + _AFTER)
+
+    def records(self, body: bytes) -> bytes:
+        """Counts a batch and returns its answer."""
+        if not self.batch:
+            return self._answer(404, _NO_ROUTE)
+        now = time.monotonic()
+        rows = [self._row(each.encode(), now) for each in json.loads(body)["ids"]]
+        return self._answer(200, _BEFORE + b"[" + b",".join(rows) + b"]" + _AFTER)
+
+    def _answer(self, status: int, body: bytes) -> bytes:
+        self.requests += 1
+        self.sent += len(body)
+        return _HEAD % (status, len(body)) + body
+
+    def _row(self, task: bytes, now: float) -> bytes:
+        self.reads += 1
         before = self.last.get(task)
         self.last[task] = now
         if before is not None and now - before > self.widest_gap:
             self.widest_gap = now - before
         _, _, ends = task.partition(b"-")
-        if ends and time.time() * 1000 >= int(ends):
-            body = _BODY % (task, b"SUCCESS", _VIDEO, b"100%")
-        else:
-            body = _BODY % (task, b"IN_PROGRESS", b"", b"30%")
-        return _HEAD % len(body) + body
+        if ends and (late := time.time() - int(ends) / 1000) >= 0:
+            self.delays.setdefault(task, late)
+            return _ROW % (task, b"SUCCESS", _VIDEO, b"100%")
+        return _ROW % (task, b"IN_PROGRESS", b"", b"30%")
 
 
 class _Connection(asyncio.Protocol):
-    """One kept connection. Requests have no body and come one at a time."""
+    """One kept connection. Requests come one at a time."""
 
     def __init__(self, state: _State) -> None:
         self._state = state
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, which does not inherit from it
 
     def data_received(self, data: bytes) -> None:
         state = self._state
-        at = data.index(PATH) + len(PATH)
-        answer = state.record(data[at : data.index(b" ", at)])
+        if self._received or data.startswith(b"POST"):
+            answer = self._batch(data)
+            if answer is None:
+                return
+        else:
+            at = data.index(PATH) + len(PATH)
+            answer = state.record(data[at : data.index(b" ", at)])
         if not state.delay:
             self._transport.write(answer)
             return
@@ -116,14 +153,23 @@ class _Connection(asyncio.Protocol):
         state.most_at_a_time = max(state.most_at_a_time, state.at_a_time)
         self._loop.call_later(state.delay, self._send_late, answer)
 
+    def _batch(self, data: bytes) -> bytes | None:
+        """Returns the answer of a batch whose last bytes have come, else None."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.lower().partition(b"content-length:")[2].split(None, 1)[0]):
+            return None
+        self._received = b""
+        return self._state.records(body)
+
     def _send_late(self, answer: bytes) -> None:
         self._state.at_a_time -= 1
         self._transport.write(answer)
 
 
-def amux(pipe: Connection, delay: float, certificate: tuple[str, str] | None) -> None:
+def amux(pipe: Connection, delay: float, certificate: tuple[str, str] | None, batch: bool) -> None:  # noqa: FBT001
     """Listens on loopback until the process ends. The ready message is the base URL."""
-    state = _State(delay)
+    state = _State(delay, batch=batch)
 
     async def start() -> str:
         context = None
@@ -139,13 +185,13 @@ def amux(pipe: Connection, delay: float, certificate: tuple[str, str] | None) ->
     serve(pipe, start, state.answer)
 
 
-def upstream(*, delay: float = 0.0, certificate: tuple[str, str] | None = None) -> Child:
+def upstream(*, delay: float = 0.0, certificate: tuple[str, str] | None = None, batch: bool = False) -> Child:
     """Starts a stand-in in its own process. Its ready message is its base URL."""
-    return Child(LOADING, amux, delay, certificate)
+    return Child(LOADING, amux, delay, certificate, batch)
 
 
 def counts_of(child: Child, request: str = "count") -> Counts:
-    """Returns the counts of a stand-in so far, with "arrivals" also the time of each poll."""
+    """Returns the counts of a stand-in so far, with "arrivals" or "delays" also these."""
     answer = child.ask(request)
     assert isinstance(answer, Counts)
     return answer

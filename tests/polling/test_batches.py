@@ -7,6 +7,8 @@ import pytest
 from bridge.amux.client import AmuxClient
 from bridge.core.batch_lane import BatchPolicy
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome
+from bridge.core.schedule import PollPolicy
+from bridge.polling import lanes, schedule
 from bridge.sandbox import Behaviour, Platform
 from tests.polling.batch_amux import BATCH, BatchAmux, Bench, row, rows, single
 from tests.polling.harness import QUICK, Harness
@@ -194,3 +196,42 @@ async def amux_is_quiet(batch_harness: Harness, amux: BatchAmux) -> None:
     for _ in range(20):
         await batch_harness.until(lambda: True)
     assert amux.polls.total() >= before
+
+
+async def test_many_keys_with_few_tasks_each_do_not_wait_for_one_another(bench: Bench) -> None:
+    """Two batches at a time hang: the lanes behind them are small and late, so their tasks are read singly."""
+    keys = [f"sk-key-of-app-{'x' * number}" for number in range(8)]
+    for number, key in enumerate(keys):
+        await bench.register(f"task_{number}", api_key=key)
+    await bench.batched(*bench.watches)
+    bench.amux.gate.clear()
+    await bench.polled(*list(bench.watches)[:2], more=0)
+    before = bench.amux.polls.copy()
+    await bench.harness.until(lambda: sum(bench.amux.polls[each] > before[each] for each in bench.watches) >= 6)
+
+
+async def test_thousands_of_loaded_tasks_wait_in_their_lane_and_not_in_the_heap(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "RELEASED_AT_ONCE", 10)
+    monkeypatch.setattr(lanes, "RELEASED_AT_ONCE", 10)
+    ids = [f"task_{number}" for number in range(60)]
+    await bench.register(*ids, polled=False)
+    policy = PollPolicy(first_delay=2.0, interval=2.0, max_interval=3.0)
+    poller = bench.harness.poller(policy, client=bench.poller._client, batch=BATCH)
+    await poller.start()
+    await bench.batched(*ids)
+    assert bench.amux.polls.total() <= 20  # of the test of the platform, and while the first batch was under way
+
+
+async def test_thousands_of_loaded_tasks_are_read_singly_where_there_is_no_route(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "RELEASED_AT_ONCE", 10)
+    monkeypatch.setattr(lanes, "RELEASED_AT_ONCE", 10)
+    bench.amux.batch = lambda _ids: (404, {})
+    ids = [f"task_{number}" for number in range(60)]
+    await bench.register(*ids, polled=False)
+    await bench.poller.start()
+    await bench.polled(*ids)
+    assert len(bench.amux.batches) == 1
