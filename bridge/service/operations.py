@@ -10,7 +10,7 @@ from bridge.maintenance.notify import AppriseNotifier
 from bridge.maintenance.operations import OperationsNotices
 from bridge.polling.poller import Poller
 from bridge.settings.settings import Settings
-from bridge.store.notices import NoticeTarget
+from bridge.store.notice_writing import NoticeTarget
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 

@@ -16,7 +16,7 @@ from bridge.core.audit import Action, Actor, AuditEntry
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchCancelled
 from bridge.core.model import Event, EventType, PendingDelivery, WatchState
-from bridge.store import audit, notices, replicas
+from bridge.store import audit, notice_writing, replicas
 from bridge.store.bulk_statements import inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
@@ -88,7 +88,10 @@ def claim(
     of_watches = [one for row in rows for one in _decrypted(row, lease, cipher, replica)]
     if len(rows) == len(found):
         return of_watches
-    return [*of_watches, *notices.claimed(connection, sorted(set(found) - {row.id for row in rows}), lease, replica)]
+    return [
+        *of_watches,
+        *notice_writing.claimed(connection, sorted(set(found) - {row.id for row in rows}), lease, replica),
+    ]
 
 
 def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> list[PendingDelivery]:
@@ -186,7 +189,7 @@ def record_attempts(
         _INSERT_ATTEMPTS.execute(connection, [_attempt_row(item) for item in valid])
         _UPDATE_DELIVERIES.execute(connection, [_delivery_row(item) for item in valid])
     if report_dead and (dead := [item for item in valid if isinstance(item.verdict, Dead)]):
-        notices.report_dead(connection, [(item.delivery_id, item.host, item.at) for item in dead])
+        notice_writing.report_dead(connection, [(item.delivery_id, item.host, item.at) for item in dead])
     if requested:
         connection.execute(_NEW_ROUND, {"those": sorted(firsts[claim].delivery_id for claim in requested)})
     _write_hosts(connection, items)

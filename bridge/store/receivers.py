@@ -29,7 +29,8 @@ from bridge.store.bulk_statements import inserting, updating
 from bridge.store.database import Database
 from bridge.store.ending import GIVEN_UP
 from bridge.store.group_commit import GroupWriter
-from bridge.store.notices import NoticeCalls, NoticeSettings
+from bridge.store.notice_writing import NoticeSettings, write
+from bridge.store.notices import NoticeCalls
 from bridge.store.reader_pool import ReaderPool
 from bridge.store.row_mapping import problem_of, problem_text
 from bridge.store.schema import IS_DEAD, deliveries, hosts, outbox, pauses, receiver_figures, watches
@@ -197,7 +198,7 @@ def _notices(connection: Connection, made: Notice, settings: NoticeSettings) -> 
     if not settings.enabled:
         return []
     complete = [notices.of_receiver(connection, made)]
-    notices.write(connection, settings, complete)
+    write(connection, settings, complete)
     return complete
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bridge.core.audit import Actor, Role
 from bridge.core.operations import SUM_UP_SECONDS, Notice, NoticeType
-from bridge.store.notices import NoticeTarget
+from bridge.store.notice_writing import NoticeTarget
 from bridge.store.store import Store
 from tests.store.builders import (
     DEAD,
