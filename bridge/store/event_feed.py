@@ -46,7 +46,9 @@ EVERY_APP = ""
 NUMBERED_AT_ONCE = 1_000  # in a transaction: about 30 ms, for which other replicas wait
 WINDOW = 10_000  # numbers that one step of a search for some types reads, from the index alone: a few ms
 WINDOWS_AT_ONCE = 10
-_LOCK = 7_351_882_046_312  # any number that no other program uses for its advisory locks
+# Any numbers that no other program uses for its advisory locks.
+_NUMBERING_LOCK = 7_351_882_046_312
+_REMOVAL_LOCK = 7_351_882_046_313
 
 # --- numbering ----------------------------------------------------------------------------------------------------
 
@@ -92,13 +94,9 @@ def number_committed(connection: Connection, now: float) -> list[str]:
     The lock is released after the commit is visible. So the next replica sees these numbers, and no reader sees a
     number without all smaller ones.
     """
-    _lock(connection)
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _NUMBERING_LOCK})
     first = next_number(largest_number(connection), now)
     return list(connection.execute(_NUMBER, {"first": first, "most": NUMBERED_AT_ONCE}).scalars())
-
-
-def _lock(connection: Connection) -> None:
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 _HAS_UNNUMBERED = select(exists().where(events.c.number.is_(None)))
@@ -223,16 +221,24 @@ def watches_without_numbers(connection: Connection, watch_ids: Sequence[str]) ->
     return set(connection.execute(_WITHOUT_NUMBER, {"those": watch_ids}).scalars())
 
 
+def may_remove(connection: Connection, replica: Replica) -> bool:
+    """Whether this transaction may remove events; False while another replica does. The writer waits for none."""
+    if not replica.shared:
+        return True
+    statement = text("SELECT pg_try_advisory_xact_lock(:lock)")
+    locked: bool = connection.execute(statement, {"lock": _REMOVAL_LOCK}).scalar_one()
+    return locked
+
+
 def note_removal(connection: Connection, watch_ids: Sequence[str], replica: Replica) -> None:
     """Write, before the events of these watches are deleted, that readers before them may miss some.
 
-    Removals commit in the order of their numbers, as events do: a reader that knows one knows all before it.
+    Removals commit in the order of their numbers, as events do: a reader that knows one knows all before it. So the
+    transaction needs `may_remove`.
     """
     found = {row.app: row.number for row in connection.execute(_LARGEST_OF, {"those": watch_ids})}
     if not found:
         return
-    if replica.shared:
-        _lock(connection)
     removal = next_number(_last_removal(connection), replica.now())
     connection.execute(_DELETE_SMALLER, [{"of": app, "largest": number} for app, number in found.items()])
     rows = [{"app": app, "number": number, "removal": removal} for app, number in found.items()]

@@ -39,9 +39,12 @@ def delete_ended(connection: Connection, before: float, limit: int, replica: Rep
     """Delete up to `limit` watches that ended before `before`, and what belongs to them; returns how many.
 
     `before` is Unix seconds. A watch with a pending delivery stays, and one with an event that is not in the feed yet.
+    Nothing is deleted while another replica deletes.
     """
     audit.delete_of_receivers(connection, before)
     _delete_notices(connection, before, limit)
+    if not event_feed.may_remove(connection, replica):
+        return 0
     old = connection.execute(_OLD, {"before": before, "most": limit}).all()
     kept = _kept(connection, [row.id for row in old]) if old else set()
     found = [row for row in old if row.id not in kept]

@@ -8,6 +8,7 @@ from bridge.core.errors import StoreUnavailable
 from bridge.store.event_feed import EVERY_APP, NUMBERED_AT_ONCE, EventFeed
 from bridge.watches.change_notifier import ChangeNotifier
 
+CATCH_UP_SECONDS = 0.5  # a step takes milliseconds
 PAUSE_SECONDS = 0.05  # between two steps: a busy replica numbers many events in one, and a reader waits no longer
 
 
@@ -22,7 +23,7 @@ class EventNumbering:
         self._feed = feed
         self.notifier = notifier
         self._step = asyncio.Lock()
-        self._more = False
+        self._next: asyncio.Future[None] | None = None  # done with the step that begins next
         self._running: asyncio.Task[None] | None = None
         feed.on_new_events = self._on_new_events
 
@@ -43,10 +44,12 @@ class EventNumbering:
         try:
             if not await self._feed.has_unnumbered():
                 return False
-            await self.number_committed()
         except StoreUnavailable:
             return False  # what the reader has is right, and the job tries again
-        return True
+        # One step for all readers. Where another replica holds the lock and hangs, no reader waits for its end.
+        step = self._wake()
+        await asyncio.wait({step}, timeout=CATCH_UP_SECONDS)
+        return step.done()
 
     async def close(self) -> None:
         """Stop. Events without a number get one from another replica, or after the next start."""
@@ -60,15 +63,22 @@ class EventNumbering:
         if not self._feed.shared:
             self._announce(apps)
             return
-        self._more = True
+        self._wake()
+
+    def _wake(self) -> "asyncio.Future[None]":
+        """Begin a step soon; returns what is done with it."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run(), name="event-numbering")
+        return self._next
 
     async def _run(self) -> None:
-        while self._more:
-            self._more = False
+        while self._next is not None:
+            step, self._next = self._next, None
             with suppress(StoreUnavailable):  # the job tries again, and logs it when it fails as well
                 await self.number_committed()
+            step.set_result(None)
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _announce(self, apps: Collection[str]) -> None:

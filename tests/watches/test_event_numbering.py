@@ -149,7 +149,24 @@ async def test_a_reader_at_the_end_gets_what_is_committed_although_nothing_has_n
 
     await settle(one, await register_watch(one))
     monkeypatch.setattr(two.feed, "number_committed", fails)
-    assert not await numbering.catch_up()  # the page that the reader has is right
+    assert await numbering.catch_up()  # the reader looks once more, and the job tries again
+    await numbering.close()
+
+
+async def test_readers_do_not_wait_for_a_replica_that_holds_the_lock_and_hangs(
+    replicas: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.watches.event_numbering.CATCH_UP_SECONDS", 0.01)
+    hanging, store = replicas
+    await settle(store, await register_watch(store))
+    numbering = EventNumbering(store.feed, ChangeNotifier(store.feed))
+    with hanging._database._writing.connect() as connection, connection.begin():
+        event_feed.number_committed(connection, hanging.now())
+        assert await asyncio.gather(*(numbering.catch_up() for _ in range(20))) == [False] * 20
+        assert (await page(store)).payloads == ()  # a thread is left for reads
+    async with asyncio.timeout(10):
+        while not (await page(store)).payloads:
+            await asyncio.sleep(0)
     await numbering.close()
 
 
