@@ -11,6 +11,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Final
 
+from bridge.core.trace_context import log_fields
 from bridge.maintenance.health import Health
 from bridge.polling.poller import Poller
 from bridge.polling.stats import PollingStats
@@ -131,6 +132,7 @@ class StuckMonitor:
             next_poll_at=rfc3339(live.note.next_poll_at),
             deadline_at=rfc3339(view.watch.deadline_at),
             means=_MEANS[why],
+            **log_fields(view.watch.trace),
         )
 
     def _log_ended(self, rows: set[str]) -> None:

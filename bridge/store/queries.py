@@ -26,6 +26,7 @@ from bridge.store.row_mapping import (
     problem_of,
     snapshot_from,
     task_view,
+    trace_of,
     watch_of,
 )
 from bridge.store.schema import (
@@ -251,7 +252,7 @@ def overdue(connection: Connection, replica: Replica, now: float, after: Overdue
 # --- deliveries and counts ----------------------------------------------------------------------------------------
 
 _DELIVERY = (
-    select(deliveries, watches.c.app)
+    select(deliveries, watches.c.app, watches.c.traceparent, watches.c.tracestate)
     .join(watches, watches.c.id == deliveries.c.watch_id)
     .where(deliveries.c.id == bindparam("an_id"))
 )
@@ -267,7 +268,7 @@ def one_delivery(connection: Connection, delivery_id: str, app: str | None) -> t
         Attempt(found.started_at, found.duration_seconds, found.status_code, problem_of(found.error), found.body)
         for found in connection.execute(_ATTEMPTS, {"an_id": delivery_id})
     ]
-    return delivery_view(row, row.app), attempts_made
+    return replace(delivery_view(row, row.app), trace=trace_of(row)), attempts_made
 
 
 _COUNTS = select(

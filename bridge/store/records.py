@@ -204,6 +204,7 @@ class DeliveryView:
     delivered_at: float | None = None
     dead_at: float | None = None
     last_error: Problem | None = None
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)

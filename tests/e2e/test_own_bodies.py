@@ -37,11 +37,14 @@ async def test_a_callback_continues_the_trace_of_the_registration(
             answers.append(await bridge.ask("POST", "/watch", json=request, headers=traced))
         env.clock.now += 11
         await env.receiver.wait_for_events([str(answer.json["id"]) for answer in answers])
-    one, two = sorted(env.receiver.calls, key=lambda call: call.path)
+        for call in list(env.receiver.calls):
+            await bridge.until("POST", f"/deliveries/{call.id}/retry", lambda answer: answer.status == 202)
+        await env.receiver.until(lambda: len(env.receiver.calls) == 4)
+    one, two = sorted(env.receiver.calls[:2], key=lambda call: call.path)
     assert (one.headers["traceparent"], one.headers["tracestate"]) == (PARENT, "vendor=1")
     assert (two.headers["traceparent"], two.headers.get("tracestate")) == ("of the watch", None)
-    events = ("registered", "settled", "delivered")
-    for event in events:
+    events = {"registered": 2, "settled": 2, "delivered": 4, "retry_requested": 2}
+    for event, count in events.items():
         lines = [vars(record) for record in caplog.records if record.msg == event]
-        assert len(lines) == 2, event
+        assert len(lines) == count, event
         assert all(PARENT in str(line) and "vendor=1" in str(line) for line in lines), event

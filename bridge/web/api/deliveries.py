@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from bridge.core.trace_context import log_fields
 from bridge.store.records import DeadFilter
 from bridge.telemetry import get_logger
 from bridge.web.api.request_models import RetryRequest
@@ -36,6 +37,7 @@ async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
         app=delivery.app,
         by=caller.name,
         role=caller.actor.role,
+        **log_fields(delivery.trace),
     )
     return json_answer(owned_delivery(delivery), 202)
 
