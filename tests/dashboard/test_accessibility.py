@@ -119,6 +119,16 @@ async def test_axe_finds_nothing_on_any_view(  # noqa: PLR0915  one bridge for a
         await expect(page.locator("#empty")).to_be_visible()
         await views.check("no match")
         await page.fill("#q", "")
+        await page.select_option("#period", "range")
+        await page.select_option("select[name=state]", "active")
+        results = page.locator("#result-actions")
+        await expect(results.get_by_role("button", name="Cancel…")).to_be_visible()
+        await views.check("matches")
+        for name in ("Cancel…", "Send again…"):
+            await results.get_by_role("button", name=name).press("Enter")
+            await expect(page.locator("#bulk-count")).not_to_contain_text("Counting")
+            await views.check(f"dialog: {name}")
+            await page.keyboard.press("Escape")
         await page.locator("#rows .row[data-state=active] a").first.click()
         await page.get_by_role("button", name="Cancel the watch…").press("Enter")
         await views.check("cancel dialog")
@@ -130,7 +140,7 @@ async def test_axe_finds_nothing_on_any_view(  # noqa: PLR0915  one bridge for a
         await views.check("no answer")
         tab.faults = [fault for fault in tab.faults if "ERR_" not in fault and "401" not in fault]
     assert not views.faults, "\n".join(views.faults)
-    assert len(views.seen) == 13
+    assert len(views.seen) == 16
 
 
 async def test_axe_finds_nothing_without_an_operator_token(browser: Browser, tmp_path: Path, axe_source: str) -> None:

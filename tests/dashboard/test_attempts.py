@@ -29,6 +29,12 @@ def test_attempts_with_the_same_result_are_one_group() -> None:
     assert runs(numbered([], 1)) == []
 
 
+def test_a_request_to_send_again_ends_a_group() -> None:
+    attempts = [Attempt(float(at), 0.1, 500, None, "") for at in (10, 20, 30)]
+    groups = runs(numbered(attempts, 1), [25.0, 99.0])
+    assert [[one.number for one in group] for group in groups] == [[1, 2], [3]]
+
+
 def test_only_what_differs_is_a_change() -> None:
     assert changes(answered(500, "same"), answered(500, "same")) == []
     assert changes(answered(500), answered(503)) == [Change("result", "answered 500", "answered 503")]

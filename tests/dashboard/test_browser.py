@@ -120,7 +120,7 @@ async def test_every_element_that_tab_reaches_has_a_visible_focus(browser: Brows
             const at = document.activeElement, row = at.closest('.row'), label = at.closest('label');
             return [at, row, label].some((one) => one && getComputedStyle(one).outlineStyle !== 'none');
         }"""
-        for _ in range(25):
+        for _ in range(80):
             await tab.page.keyboard.press("Tab")
             if await tab.page.evaluate("document.activeElement === document.body"):
                 break

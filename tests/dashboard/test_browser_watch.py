@@ -69,11 +69,11 @@ async def test_the_curl_command_of_the_payload_sends_a_valid_callback(browser: B
 
 async def test_each_event_of_a_watch_can_be_chosen(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
-        watch = await bridge.register(
-            Behaviour(queue_seconds=0.3, run_seconds=0.3), events=["video.queued", "video.completed"]
-        )
+        watch = await bridge.register(Behaviour(queue_seconds=3600), events=["video.queued", "video.completed"])
         await tab.sign_in()
         await tab.open(watch["id"])
+        await expect(tab.page.locator("#watch-deliveries li")).to_have_count(1)
+        bridge.amux.change(watch["task_id"], Behaviour(0, 0))
         await expect(tab.page.locator("#watch-deliveries li")).to_have_count(2)
         await tab.page.locator("#watch-deliveries li", has_text="video.queued").get_by_text("Payload…").click()
         dialog = tab.page.get_by_role("dialog", name="Payload as sent")
@@ -147,9 +147,11 @@ async def test_attempts_that_repeat_are_one_entry_and_a_change_is_shown(browser:
 
 async def test_the_stages_show_where_the_time_went(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
-        watch = await bridge.register(Behaviour(queue_seconds=0.3, run_seconds=0.3))
+        watch = await bridge.register(Behaviour(queue_seconds=3600))
         await tab.sign_in()
         await tab.open(watch["id"])
+        await expect(tab.page.locator("#timeline")).to_contain_text("amux: task queued")
+        bridge.amux.change(watch["task_id"], Behaviour(0, 0))
         await expect(tab.page.locator("#watch-deliveries")).to_contain_text("delivered")
         stages = tab.page.locator("#timing > div")
         names = ["Registered", "First poll answered", "Ended, by amux's clock", "End seen by a poll", "Settled"]

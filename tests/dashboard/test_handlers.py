@@ -81,11 +81,14 @@ async def test_each_status_change_is_in_the_timeline_once_whether_or_not_its_eve
     tmp_path: Path, events: list[str] | None
 ) -> None:
     async with running_bridge(tmp_path) as bridge:
-        behaviour = Behaviour(queue_seconds=0.4, run_seconds=0.4)
         options: dict[str, Any] = {} if events is None else {"events": events}
-        watch = await bridge.register(behaviour, **options)
-        operator = await bridge.operator()
-        shown = await operator.wait_for("watch", lambda one: one["state"] == "settled", f"?watch={watch['id']}")
+        watch = await bridge.register(Behaviour(queue_seconds=3600), **options)
+        operator, query = await bridge.operator(), f"?watch={watch['id']}"
+        await operator.wait_for("watch", lambda one: one["status"] == "queued", query)
+        bridge.amux.change(watch["task_id"], Behaviour(0, 3600))
+        await operator.wait_for("watch", lambda one: one["status"] == "in_progress", query)
+        bridge.amux.change(watch["task_id"], Behaviour(0, 0))
+        shown = await operator.wait_for("watch", lambda one: one["state"] == "settled", query)
         titles = [entry["title"] for entry in shown["timeline"]]
         assert titles.index("amux: task queued") < titles.index("amux: task in progress")
         assert titles.index("amux: task in progress") < titles.index("Settled: the video is completed")

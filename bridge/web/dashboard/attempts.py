@@ -41,15 +41,24 @@ def numbered(attempts: Sequence[Attempt], first_number: int) -> list[NumberedAtt
     return [NumberedAttempt(first_number, attempts[0]), *following]
 
 
-def runs(attempts: Sequence[NumberedAttempt]) -> list[list[NumberedAttempt]]:
-    """The attempts in groups: those that follow each other and have the same result are one group."""
+def runs(attempts: Sequence[NumberedAttempt], requested_at: Sequence[float] = ()) -> list[list[NumberedAttempt]]:
+    """The attempts in groups: those that follow each other and have the same result are one group.
+
+    A request to send again, at one of `requested_at` (Unix seconds), ends a group.
+    """
     groups: list[list[NumberedAttempt]] = []
     for one in attempts:
-        if groups and result_of(groups[-1][-1].attempt) == result_of(one.attempt):
+        if groups and _continues(groups[-1][-1].attempt, one.attempt, requested_at):
             groups[-1].append(one)
         else:
             groups.append([one])
     return groups
+
+
+def _continues(before: Attempt, after: Attempt, requested_at: Sequence[float]) -> bool:
+    if any(before.started_at < at <= after.started_at for at in requested_at):
+        return False
+    return result_of(before) == result_of(after)
 
 
 def result_of(attempt: Attempt) -> str:

@@ -81,7 +81,8 @@ def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, An
             yield _entry(one.at, one.action, f"{_AUDIT_TITLES[one.action]}{_by(one)}", delivery=one.delivery_id)
     for delivery in history.view.deliveries:
         attempts = history.attempts.get(delivery.id, ())
-        for run in runs(numbered(attempts, 1 + delivery.attempts - len(attempts))):
+        requested_at = [one.at for one in history.view.audit if one.delivery_id == delivery.id]
+        for run in runs(numbered(attempts, 1 + delivery.attempts - len(attempts)), requested_at):
             yield _attempts(delivery, run)
         if delivery.state is DeliveryState.DEAD:
             yield _dead(delivery)
