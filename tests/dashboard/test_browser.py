@@ -64,11 +64,14 @@ async def test_with_no_token_configured_the_page_is_open(browser: Browser, tmp_p
 
 async def test_an_ended_session_asks_to_sign_in_again(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
+        await tab.page.clock.install()
         await tab.sign_in()
         await tab.page.context.clear_cookies()
         await tab.page.select_option("select[name=state]", "settled")  # opens a new stream
         await expect(tab.page.locator("#sign-in-message")).to_have_text("Your session has ended. Sign in again.")
         await expect(tab.page.locator("#page")).to_be_hidden()
+        await tab.page.clock.fast_forward(60_000)  # there is no stream to miss
+        await expect(tab.page).to_have_title("Sign in · amux bridge")
         tab.faults = [fault for fault in tab.faults if "401" not in fault]
 
 
@@ -200,7 +203,8 @@ async def test_dead_callbacks_are_counted_listed_and_sent_again(browser: Browser
         await expect(page.locator("#resend-count")).to_contain_text("3 callbacks are due now")
         await expect(page.get_by_role("heading", name="No problems")).to_be_visible()
         await page.keyboard.press("Escape")
-        assert await tab.focused() == "alert-summary"  # the button that opened the dialog is gone with its alert
+        # The button that opened the dialog is gone with its alert.
+        await expect(page.locator("#alert-summary")).to_be_focused()
         await expect(page.locator("#empty")).to_contain_text("No watch matches these filters")
 
 

@@ -2,7 +2,7 @@
 
 import { openResend } from "./alerts.js";
 import { showCharts } from "./charts.js";
-import { connectionAnswered, connectionBroken, startConnection } from "./connection.js";
+import { connectionAnswered, connectionBroken, startConnection, stopConnection } from "./connection.js";
 import { byId, icon, setHidden, setText } from "./dom.js";
 import { startFirst } from "./first.js";
 import { focusHeading } from "./navigate.js";
@@ -34,6 +34,7 @@ async function start() {
 
 function showSignIn(error) {
   stopStream();
+  stopConnection();
   document.title = "Sign in · amux bridge";
   const message = byId("sign-in-message");
   if (error) setText(message, error.message);

@@ -8,6 +8,7 @@ const SILENT_SECONDS = 20;
 // A stream that breaks is opened again after 2 s. A proxy that ends it in between is no fault of the bridge.
 const BROKEN_SECONDS = 3;
 
+let timer = 0;
 let answeredAt = null; // by the bridge's clock, in Unix seconds
 let eventAt = 0; // the monotonic clock, in milliseconds
 let brokenAt = null;
@@ -15,7 +16,12 @@ let headline = null; // the headline and its level before the data became stale
 
 export function startConnection() {
   eventAt = performance.now();
-  setInterval(judge, 500);
+  timer = setInterval(judge, 500);
+}
+
+// The page asks to sign in: there is no stream.
+export function stopConnection() {
+  clearInterval(timer);
 }
 
 // An event has come.
