@@ -32,6 +32,7 @@ LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128
 
 
 _LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL", "ERR": "ERROR", "TRACE": "DEBUG", "NOTICE": "INFO"}
+_BATCH_MODES = {"on": "auto", "true": "auto", "yes": "auto", "1": "auto", "false": "off", "no": "off", "0": "off"}
 _FORMATS = {"text": "console", "plain": "console", "pretty": "console"}
 
 
@@ -43,6 +44,11 @@ def log_level(raw: Any) -> Any:
 def log_format(raw: Any) -> Any:
     """Returns the name of a format in lower case, and "console" for other programs' names of it."""
     return _FORMATS.get(raw.strip().lower(), raw.strip().lower()) if isinstance(raw, str) else raw
+
+
+def batch_mode(raw: Any) -> Any:
+    """Returns a mode of the batch lane from any case, and from the words of a switch."""
+    return _BATCH_MODES.get(raw.strip().lower(), raw.strip().lower()) if isinstance(raw, str) else raw
 
 
 def entries(raw: Any) -> list[str]:

@@ -68,7 +68,7 @@ class Settings(GivenValues):
         description="An http(s) proxy to amux: `http://user:password@proxy.example:3128`. Proxies of the environment "
         "(`HTTPS_PROXY`) are not used.",
     )
-    amux_batch: Literal["auto", "off"] = Field(
+    amux_batch: Annotated[Literal["auto", "off"], BeforeValidator(parsers.batch_mode)] = Field(
         "auto",
         validation_alias="AMUX_BATCH",
         description="`auto`: where amux's batch route works, many tasks are read with one request; `off`: each task is "
@@ -292,7 +292,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
     if settings.database_url.startswith("postgresql") and not settings.encryption_keys:
         yield (
             "BRIDGE_ENCRYPTION_KEYS: must be set with PostgreSQL, because there is no key file; make a key with "
-            'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
+            "amux-bridge secret new --kind encryption-key"
         )
     if settings.metrics_port and settings.metrics_port == settings.port:
         yield "BRIDGE_METRICS_PORT: must not be the same as BRIDGE_PORT"

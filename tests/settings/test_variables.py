@@ -184,6 +184,12 @@ def test_no_retry_delays_mean_one_attempt(setting: Set, text: str) -> None:
     assert load().delivery_retry_delays_seconds == ()
 
 
+@pytest.mark.parametrize(("text", "mode"), [("OFF", "off"), (" Auto ", "auto"), ("false", "off"), ("1", "auto")])
+def test_the_batch_lane_is_switched_with_everyday_words(setting: Set, text: str, mode: str) -> None:
+    setting(AMUX_BATCH=text)
+    assert load().amux_batch == mode
+
+
 def test_hosts_are_a_list(setting: Set) -> None:
     setting(BRIDGE_HOST="127.0.0.1, [::1],localhost,127.0.0.1")
     assert load().host == ("127.0.0.1", "::1", "localhost")
