@@ -26,17 +26,21 @@ def back_up(path: Path, target: Path, *, with_key: bool, overwrite: bool) -> Pat
     """Copies the database `path` to `target`, and its key file into the folder of `target`.
 
     Returns the copy of the key file; None with `with_key=False` (the keys are settings), or if there is no key file.
-    The key is copied first: a database without its key is useless. Both copies have the mode 0600, appear only when
-    they are complete, and are on the disk when this returns. Raises BackupFailed and BadSetting.
+    Both copies have the mode 0600, appear only when they are complete, the key first, and are on the disk when this
+    returns. Raises BackupFailed and BadSetting.
     """
     _check_target(path, target, overwrite=overwrite)
+    key, key_file = read_key_file(path.with_name(KEY_FILE)) if with_key else "", target.with_name(KEY_FILE)
     try:
-        key_file = _copy_key(path.with_name(KEY_FILE), target.with_name(KEY_FILE)) if with_key else None
+        has_key = _has_key(key_file, key)
         with _new_file(target, overwrite=overwrite) as new:
             _copy_pages(path, new)
+            if key and not has_key:
+                with _new_file(key_file, overwrite=False) as new_key:
+                    new_key.write_text(key + "\n")
     except OSError as error:
         raise BackupFailed(f"{target} cannot be written: {error.strerror}{who_may_not(error)}") from None
-    return key_file
+    return key_file if key else None
 
 
 def _check_target(path: Path, target: Path, *, overwrite: bool) -> None:
@@ -56,18 +60,13 @@ def _exists(target: Path) -> BackupFailed:
     return BackupFailed(f"{target} already exists; --overwrite replaces it")
 
 
-def _copy_key(source: Path, target: Path) -> Path | None:
-    """Copies the key file, unless the folder has it already. Never replaces another key: its database would be lost."""
-    key = read_key_file(source)
-    if not key:
-        return None
-    if os.path.lexists(target):
-        if target.is_file() and target.read_bytes().strip() == key.encode():
-            return target
-        raise BackupFailed(f"{target} is the key of another database; choose a folder without a {KEY_FILE}")
-    with _new_file(target, overwrite=False) as new:
-        new.write_text(key + "\n")
-    return target
+def _has_key(key_file: Path, key: str) -> bool:
+    """Whether the folder has this key already. Another key is never replaced: its database would be lost."""
+    if not key or not os.path.lexists(key_file):
+        return False
+    if key_file.is_file() and key_file.read_bytes().strip() == key.encode():
+        return True
+    raise BackupFailed(f"{key_file} is the key of another database; choose a folder without a {KEY_FILE}")
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def test_a_target_that_cannot_be_written_is_one_sentence(
 def test_a_file_that_is_no_bridges_database_leaves_nothing(source: Path, target: Path, content: bytes) -> None:
     source.write_bytes(content)
     with pytest.raises(BackupFailed, match="is not (the database of a bridge|a database)"):
-        back_up(source, target, with_key=False, overwrite=False)
+        back_up(source, target, with_key=True, overwrite=False)
     assert list(target.parent.iterdir()) == []
 
 
