@@ -255,7 +255,7 @@ async def test_nothing_is_wider_than_the_window(browser: Browser, tmp_path: Path
         watch = await bridge.register(task_id=long_id, callback_url=url, context={"z": "z" * 2000})
         await tab.sign_in()
         await expect(tab.page.locator("#rows .row[data-level=bad]")).to_have_count(1)
-        for width in (360, 768, 1440):
+        for width in (360, 768, 1440, 1920):
             await tab.page.set_viewport_size({"width": width, "height": 800})
             assert await tab.overflow() == 0
             await tab.open(watch["id"])
