@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -126,7 +127,8 @@ class Scheduler:
         """Seconds since the last poll tick."""
         return self._clock() - self._last_tick
 
-    async def _run(self, name: str, job: Callable[[], Awaitable[object]]) -> None:
+    async def _run(self, name: str, job: Callable[[], Awaitable[object]]) -> bool:
+        """Run a job; return whether it succeeded. Its errors are logged."""
         try:
             await job()
         except asyncio.CancelledError:
@@ -140,6 +142,8 @@ class Scheduler:
         else:
             if (outage_log := self._outage_logs.get(name)) is not None:
                 outage_log.recovered(job=name)
+            return True
+        return False
 
     def _log_failure(self, name: str, reason: str, level: int, trace: Exception | None) -> None:
         outage_log = self._outage_logs.get(name)
@@ -155,16 +159,19 @@ class Scheduler:
         outage_log.failed(reason, self._clock(), level=level, trace=trace, job=name)
 
     async def _check_clocks(self) -> None:
-        offset = self._wall_clock() - self._clock()
-        while True:
+        offset, unhandled = self._wall_clock() - self._clock(), 0.0
+        while not self._stopping:
             await asyncio.sleep(CLOCK_CHECK_SECONDS)
             new_offset = self._wall_clock() - self._clock()
             step, offset = new_offset - offset, new_offset
             if abs(step) > CLOCK_STEP_SECONDS:
-                await self._handle_clock_step(step)
+                self._make_all_due(step)
+                unhandled += step
+            # Again until it succeeds: while the store does not answer, its times cannot be corrected.
+            if unhandled and await self._run("clock", partial(self._on_clock_step, unhandled)):
+                unhandled = 0.0
 
-    async def _handle_clock_step(self, step: float) -> None:
+    def _make_all_due(self, step: float) -> None:
         _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means="all jobs run now")
         for job in self._scheduler.get_jobs():
             self._scheduler.modify_job(job.id, next_run_time=datetime.now(self._timezone))
-        await self._run("clock", lambda: self._on_clock_step(step))
