@@ -30,20 +30,27 @@ class TaskLoader:
         self._policy = policy
         self._clocks = clocks
 
-    async def load_new(self) -> list[PolledTask]:
-        """Load the own open tasks that memory lacks. Raises StoreUnavailable."""
-        replica = self._store.replica
+    async def load(self) -> tuple[list[PolledTask], list[str]]:
+        """Load the own open tasks that memory lacks. Raises StoreUnavailable.
+
+        Returns them, and the ids of those in memory that are open and own no more: the answer to the transaction that
+        has closed them, or that has found them closed, did not arrive.
+        """
+        replica, known = self._store.replica, dict.fromkeys(self._tasks)
         rows = await self._store.own_tasks()
         keys = await load_keys(self._store, rows)
         if self._store.replica is not replica:
-            return []  # the tasks were those of an earlier replica id: others adopt them
+            return [], []  # the tasks were those of an earlier replica id: others adopt them
         found = []
         rows.reverse()
         while rows:  # a million rows and a million tasks at a time would be twice the memory
             row = rows.pop()
-            if row.id not in self._tasks:
+            known.pop(row.id, None)
+            if (task := self._tasks.get(row.id)) is None:
                 found.append(self.create(row, keys.get(row.credential)))
-        return found
+            elif row.status_update_due:
+                task.status_update_due = True
+        return found, list(known)
 
     def create(self, row: TaskRow, api_key: str | None) -> PolledTask:
         """Make a task in memory. `api_key` is the key of a credential other than the configured one."""

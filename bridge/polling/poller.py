@@ -130,8 +130,11 @@ class Poller:
     # --- which tasks are polled here ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load the own open tasks and spread their first polls over one interval. Raises StoreUnavailable."""
-        self._schedule.schedule_loaded(await self._loader.load_new())
+        """Load the own open tasks and spread their first polls over one interval. Raises StoreUnavailable.
+
+        May be called again, after a write whose result is not known. It then drops tasks that are open no more.
+        """
+        await self._load()
 
     def add(self, task: TaskRow, api_key: str | None = None) -> None:
         """Poll a task from now on. A task that is known keeps its schedule, but its status may have to be written.
@@ -262,12 +265,18 @@ class Poller:
     async def _load_missing(self) -> None:
         """Load tasks that memory lacks: a registration was cancelled after its commit and before `add`."""
         try:
-            found = await self._loader.load_new()
+            found = await self._load()
         except StoreUnavailable as error:
             _log.event("tasks_not_loaded", level=logging.WARNING, reason=str(error), means="tried again within 20 s")
             return
-        _log.event("tasks_found", level=logging.WARNING, count=len(found), means="they are polled from now on")
-        self._schedule.schedule_evenly(found)
+        _log.event("tasks_found", level=logging.WARNING, count=found, means="they are polled from now on")
+
+    async def _load(self) -> int:
+        found, gone = await self._loader.load()
+        for task_row in gone:
+            self.drop(task_row)
+        self._schedule.schedule_loaded(found)
+        return len(found)
 
     # --- what others may read -------------------------------------------------------------------------------------
 

@@ -143,6 +143,7 @@ class ResultWriter:
         self._refused: RetryQueue[PolledTask, PendingSettlement] = RetryQueue(
             store.probe, self.outage_log, clock=clocks.monotonic
         )
+        self._retrying = False
         self._workers: WorkerPool[Write | _Retry] = WorkerPool(WRITERS, self._take, self._handle, "poller-write")
 
     @property
@@ -175,13 +176,17 @@ class ResultWriter:
             _log.event("settlements_unwritten", level=logging.ERROR, count=unwritten, means=means)
 
     def _take(self) -> Write | _Retry | None:
-        if self._refused.due:
+        if self._refused.due and not self._retrying:
+            self._retrying = True  # at once: before the worker runs, the pool may ask for more items
             return _RETRY
         return self._ready.popleft() if self._ready else None
 
     async def _handle(self, item: Write | _Retry) -> None:
         if isinstance(item, _Retry):
-            self._ready.extend(await self._refused.take_due())
+            try:
+                self._ready.extend(await self._refused.take_due())
+            finally:
+                self._retrying = False
             self._workers.wake()
         elif item.task.phase is not Phase.DROPPED:
             await self._write(item)

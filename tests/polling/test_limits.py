@@ -5,6 +5,7 @@ import logging
 import time
 
 import pytest
+from sqlalchemy import event
 
 from bridge.amux.client import AmuxClient
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus
@@ -73,6 +74,31 @@ async def test_no_settlement_is_lost_while_the_store_is_unavailable_and_the_firs
 
 def _ended(status: TaskStatus) -> bool:
     return status is TaskStatus.COMPLETED
+
+
+async def test_one_probe_at_a_time_asks_whether_the_store_answers_again(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many workers as fitted into the pool began at once: 256 writes at each retry. The simulation found it."""
+    probes: list[str] = []
+
+    @event.listens_for(harness.store._database._writing, "before_cursor_execute")
+    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "probed" in statement:
+            probes.append(statement)
+
+    poller = harness.poller()
+    task_id = harness.sandbox.create_task(RUNNING)
+    watch = await harness.register(task_id, poller)
+    await harness.sandbox.polled(task_id, 1)
+    repair = harness.break_store()
+    harness.sandbox.change(task_id, DONE)
+    await harness.until(lambda: (live := poller.live(watch.task_row)) is not None and _ended(live.snapshot.status))
+    await harness.until(lambda: "store_unavailable" in caplog.text)
+    repair()
+    await harness.until(lambda: poller.owned == 0)
+    assert await harness.outcome(watch) is Outcome.COMPLETED
+    assert 1 <= len(probes) <= 5
 
 
 async def test_a_status_that_could_not_be_written_is_written_after_the_next_poll(harness: Harness) -> None:
