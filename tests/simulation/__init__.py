@@ -1,0 +1,24 @@
+"""A deterministic simulation of the whole bridge, which finds races.
+
+A seed makes a world: one or two replicas of the real bridge over one real SQLite file, apps and operators that send
+real HTTP requests, an amux, receivers, and faults. The world has virtual time, no thread and no socket, so a minute
+takes a tenth of a second, and one seed always gives one trace, in any process. The invariants are checked after each
+commit, at each poll, at each callback, once a second, and at the end.
+
+| module | content |
+|---|---|
+| `plan.py` | what a seed decides beforehand: tasks, requests, faults |
+| `world.py` | runs a plan |
+| `loop.py`, `hosts.py` | the event loop; processes with clocks, randomness and threads of their own |
+| `database.py` | SQLite that fails, hangs and loses answers; replicas share it as they share PostgreSQL |
+| `amux.py`, `receivers.py`, `http.py` | the other sides, below the real client, sender and HTTP server |
+| `replicas.py`, `faults.py`, `requests.py` | starting bridges; what goes wrong; what apps and operators ask for |
+| `ledger.py`, `snapshot.py` | what the world has seen; what the database holds |
+| `invariants.py`, `promptness.py` | what must hold at every step; what must happen in time while nothing is wrong |
+| `runner.py`, `__main__.py` | runs seeds, shrinks a plan that fails |
+| `mutations.py` | planted bugs: they test the simulation |
+| `test_found.py` | what the simulation has found in the bridge |
+
+With `shared`, all replicas use one transaction at a time: the concurrency of PostgreSQL itself (SKIP LOCKED, READ
+COMMITTED, deadlocks) is tested in `tests/store` and `tests/replicas`, on real servers.
+"""

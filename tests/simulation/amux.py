@@ -1,0 +1,264 @@
+"""amux in a simulation: tasks with a course of their own, and a client whose requests never leave the process."""
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import orjson
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from bridge.amux.client import AmuxClient
+from tests.simulation.hosts import EPOCH
+from tests.simulation.loop import HOST, SimulatedLoop
+
+if TYPE_CHECKING:
+    from tests.simulation.ledger import Ledger
+
+BAD_KEY = "sk-refused"
+
+
+class End(StrEnum):
+    """How a task ends at amux."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    NEVER = "never"
+    UNKNOWN = "unknown"  # amux knows no such task
+    REJECTED = "rejected"  # amux refuses each read of it
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What happens to a task. Times are virtual seconds. `soft` of the live answers before the end say "failed"."""
+
+    task_id: str
+    live: bool
+    begins_at: float
+    ends_at: float
+    end: End
+    soft: float = 0.0
+    model: str = "sora-2"
+    key: str = "sk-one"
+
+
+class Trouble(StrEnum):
+    """What is wrong with amux at present."""
+
+    NONE = "none"
+    UNAVAILABLE = "503"
+    THROTTLED = "429"
+    HTML = "html"
+    SILENT = "silent"
+    BROKEN = "broken"
+    REFUSING = "401"
+
+
+class Route(StrEnum):
+    """What the batch route does."""
+
+    READS = "reads"
+    MISSING = "missing"
+    FILTERED = "filtered"
+    OVERLOADED = "overloaded"
+
+
+@dataclass(eq=False)
+class Amux:
+    """The server. `ledger` gets each read of a task."""
+
+    loop: SimulatedLoop
+    random: Random
+    ledger: "Ledger"
+    route: Route
+    courses: dict[str, Course] = field(default_factory=dict)
+    trouble: Trouble = Trouble.NONE
+    slow_share: float = 0.0
+    timeout: float = 3.0
+
+    def latency(self) -> float:
+        if self.slow_share and self.random.random() < self.slow_share:
+            return self.timeout * 1.2 * self.random.random()
+        return 0.01 + 0.2 * self.random.random() ** 2
+
+    async def answer(self, method: str, path: str, data: bytes | None) -> "_Response":
+        """Answer a request, or raise what aiohttp's client raises."""
+        if self.trouble is Trouble.SILENT:
+            await self.loop.create_future()
+        if self.trouble is Trouble.BROKEN:
+            await self._wait(self.latency())
+            raise aiohttp.ClientConnectionError("broken")
+        await self._wait(self.latency())
+        if self.trouble is not Trouble.NONE:
+            response = _in_trouble(self.trouble)
+        elif method == "POST":
+            response = self._many(orjson.loads(data or b"{}")["ids"])
+        else:
+            response = self._one(path.rpartition("/")[2])
+        await self._wait(self.latency() / 2)
+        return response
+
+    async def _wait(self, seconds: float) -> None:
+        passed = self.loop.create_future()
+        self.loop.call_external(seconds, _pass, passed)
+        await passed
+
+    def _one(self, task_id: str) -> "_Response":
+        course = self.courses.get(task_id)
+        now = self.loop.time()
+        if course is None or course.end is End.UNKNOWN:
+            self.ledger.told(task_id, "not_found")
+            return _json(400, {"code": "task_not_exist", "message": "task_not_exist", "data": None})
+        if course.end is End.REJECTED:
+            self.ledger.told(task_id, "rejected")
+            return _json(400, {"code": "invalid_request", "message": "no", "data": None})
+        if course.live:
+            over = now >= course.ends_at and course.end is not End.NEVER
+            if not over and course.soft and self.random.random() < course.soft:
+                self.ledger.told(task_id, "soft")
+                return _live(course, "failed")
+            if not over:
+                self.ledger.told(task_id, "running")
+                return _live(course, "queued" if now < course.begins_at else "processing")
+            self.ledger.told(task_id, course.end.value)
+            return _live(course, "succeeded" if course.end is End.COMPLETED else "failed")
+        record = _record(course, now)
+        self.ledger.told(task_id, _WORDS[record["status"]])
+        return _json(200, {"code": "success", "message": "", "data": record})
+
+    def _many(self, task_ids: list[str]) -> "_Response":
+        if self.route is Route.MISSING:
+            return _json(404, {"error": {"message": "no route", "type": "invalid_request_error"}})
+        if self.route is Route.FILTERED:
+            return _json(200, {"code": "success", "message": "", "data": None})
+        if self.route is Route.OVERLOADED and self.random.random() < 0.5:
+            return _json(503, {"error": {"message": "busy", "type": "x", "code": "system_cpu_overloaded"}})
+        now, records = self.loop.time(), []
+        for task_id in task_ids:
+            course = self.courses.get(task_id)
+            if course is not None and course.end not in {End.UNKNOWN, End.REJECTED}:
+                record = _record(course, now)
+                self.ledger.told(task_id, _WORDS[record["status"]], batch=True)
+                records.append(record)
+        return _json(200, {"code": "success", "message": "", "data": records})
+
+
+_WORDS = {
+    "QUEUED": "running",
+    "IN_PROGRESS": "running",
+    "SUCCESS": "completed",
+    "FAILURE": "failed",
+}
+
+
+def _record(course: Course, now: float) -> dict[str, Any]:
+    """amux's own row of a task."""
+    over = now >= course.ends_at and course.end is not End.NEVER
+    if over:
+        status = "SUCCESS" if course.end is End.COMPLETED else "FAILURE"
+    else:
+        status = "QUEUED" if now < course.begins_at else "IN_PROGRESS"
+    return {
+        "id": 7,
+        "task_id": course.task_id,
+        "platform": "54" if course.live else "58",
+        "status": status,
+        "fail_reason": "the vendor refused" if status == "FAILURE" else "",
+        "result_url": f"https://cdn.example/{course.task_id}.mp4" if status == "SUCCESS" else "",
+        "progress": "100%" if over else "30%",
+        "submit_time": int(EPOCH + course.begins_at - 2),
+        "start_time": int(EPOCH + course.begins_at),
+        "finish_time": int(EPOCH + course.ends_at) if over else 0,
+        "properties": {"origin_model_name": course.model},
+        "data": None,
+    }
+
+
+def _live(course: Course, status: str) -> "_Response":
+    url = f"https://cdn.example/{course.task_id}.mp4" if status == "succeeded" else ""
+    data = {"task_id": course.task_id, "status": status, "url": url, "format": "mp4", "metadata": None, "error": None}
+    message = "the vendor answered 500" if status == "failed" else ""
+    return _json(200, {"code": "success", "message": message, "data": data})
+
+
+def _in_trouble(trouble: Trouble) -> "_Response":
+    match trouble:
+        case Trouble.UNAVAILABLE:
+            return _Response(503, b"<html>503</html>", "text/html")
+        case Trouble.THROTTLED:
+            return _Response(429, b"", "text/plain", {"Retry-After": "2"})
+        case Trouble.HTML:
+            return _Response(200, b"<html>welcome</html>", "text/html")
+        case _:
+            return _json(401, {"error": {"message": "Invalid token", "type": "new_api_error", "code": ""}})
+
+
+def _json(status: int, body: Any) -> "_Response":
+    return _Response(status, orjson.dumps(body), "application/json")
+
+
+def _pass(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+# --- the client's side --------------------------------------------------------------------------------------------
+
+
+class _Response:
+    """What the client uses of aiohttp's response."""
+
+    def __init__(self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+        self.status = status
+        self.headers = CIMultiDictProxy(
+            CIMultiDict({"Content-Type": kind, "X-Oneapi-Request-Id": "r", **(headers or {})})
+        )
+        self.content = _Content(body)
+
+    def close(self) -> None:
+        return None
+
+    release = close
+
+
+class _Content:
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def readany(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    def at_eof(self) -> bool:
+        return not self._body
+
+
+class _Session:
+    """What the client uses of aiohttp's session."""
+
+    def __init__(self, amux: Amux) -> None:
+        self._amux = amux
+
+    async def request(self, method: str, url: Any, *, data: bytes | None = None, **_: Any) -> _Response:
+        ledger, host = self._amux.ledger, HOST.get()
+        path = url.raw_path
+        if method == "GET":
+            ledger.polled(path.rpartition("/")[2], host)
+        else:
+            for task_id in orjson.loads(data or b"{}")["ids"]:
+                ledger.polled(task_id, host)
+        return await self._amux.answer(method, path, data)
+
+    async def close(self) -> None:
+        return None
+
+
+class SimulatedClient(AmuxClient):
+    """The real client; only its session is another one."""
+
+    def __init__(self, amux: Amux, base_url: str, **options: Any) -> None:
+        super().__init__(base_url, **options)
+        self._session.detach()  # it has opened nothing
+        self._session = _Session(amux)  # type: ignore[assignment]

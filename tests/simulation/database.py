@@ -1,0 +1,144 @@
+"""The database of a simulation: a real SQLite file, which can fail, hang and lose answers, and which replicas share."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar, TypeVarTuple
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
+
+from bridge.aio.system import System
+from bridge.store.database import SqliteDatabase, _sqlite_engine
+from bridge.store.migrate import migrate
+from tests.simulation.hosts import Host
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+
+@lru_cache(maxsize=8)
+def _engines(path: Path, slot: str) -> tuple[Engine, Engine]:
+    """The engines of a replica; kept from seed to seed, because compiling its statements takes 0.1 s."""
+    engines = _sqlite_engine(path, "BEGIN IMMEDIATE"), _sqlite_engine(path, "BEGIN")
+    for engine in engines:
+        event.listen(engine, "connect", _add_functions)
+    return engines
+
+
+def _add_functions(connection: Any, _record: object) -> None:
+    """Locks that PostgreSQL has. Here one transaction runs at a time, so they are always free."""
+    connection.create_function("pg_advisory_xact_lock", 1, lambda _: 0)
+
+
+def new_file(path: Path) -> None:
+    """Make an empty database with the present schema."""
+    template = path.with_name("template.db")
+    if not template.exists():
+        template.touch()
+        database = SqliteDatabase(template)
+        migrate(database)
+        database.close()
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    shutil.copyfile(template, path)
+
+
+@dataclass
+class Weather:
+    """How the database behaves at present. Shares are probabilities for each transaction."""
+
+    random: Random
+    refusing: bool = False  # every transaction and read fails
+    unknown_share: float = 0.0  # committed, and the answer is an error
+    failing_share: float = 0.0  # rolled back, and the answer is an error
+    seconds: float = 0.001  # the usual latency
+    slow_share: float = 0.0
+    slow_seconds: float = 0.0
+
+    def clear(self) -> None:
+        """Nothing is wrong any more."""
+        self.refusing = False
+        self.unknown_share = self.failing_share = self.slow_share = 0.0
+
+    def latency(self) -> tuple[float, float]:
+        """How long a transaction waits before it runs, and how long its answer takes."""
+        before, after = self.seconds * self.random.random(), self.seconds * self.random.random()
+        if self.slow_share and self.random.random() < self.slow_share:
+            if self.random.random() < 0.5:
+                before += self.slow_seconds * self.random.random()
+            else:
+                after += self.slow_seconds * self.random.random()
+        return before, after
+
+
+@dataclass
+class Server:
+    """What the replicas of one file have in common."""
+
+    path: Path
+    weather: dict[str, Weather]  # by the host's name: the way to the server may be bad for one replica alone
+    shared: bool
+    error: float  # of a replica's idea of the server's clock, in seconds
+    opened: list["SimulatedDatabase"] = field(default_factory=list)
+    on_commit: Callable[[Host | None], None] = lambda _: None
+
+
+class SimulatedDatabase(SqliteDatabase):
+    """The file as one replica sees it. With `server.shared`, times are those of the server, as with PostgreSQL."""
+
+    def __init__(self, server: Server, host: Host, system: System) -> None:
+        self.path = server.path
+        self._server = server
+        self.host = host
+        self._weather = server.weather[host.name]
+        self.system = system
+        self._writing, self._reading = _engines(server.path, host.name)
+        self._identity = self._identify()
+        self.shared = server.shared
+        self._epoch_offset = self._server_offset()
+        server.opened.append(self)
+
+    def now(self) -> float:
+        return self.system.running() + self._epoch_offset if self.shared else super().now()
+
+    def synchronize(self) -> None:
+        self._refuse()
+        self._epoch_offset = self._server_offset()
+
+    def transaction(self, function: Callable[[Connection], Result]) -> Result:
+        self._refuse()
+        weather = self._weather
+        chance = weather.random.random()
+        if chance < weather.failing_share:
+            with self._writing.connect() as connection:
+                begun = connection.begin()
+                function(connection)
+                begun.rollback()
+            raise failure("the connection was lost before the commit")
+        result = super().transaction(function)
+        self._server.on_commit(self.host)
+        if chance < weather.failing_share + weather.unknown_share:
+            raise failure("the connection was lost during the commit")
+        return result
+
+    def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+        self._refuse()
+        return super().read(query, *arguments)
+
+    def _server_offset(self) -> float:
+        error = self._server.error * (2 * self._weather.random.random() - 1)
+        return self.host.true_time() + error - self.system.running()
+
+    def _refuse(self) -> None:
+        if self._weather.refusing:
+            raise failure("disk I/O error")
+
+
+def failure(text: str) -> Any:
+    """The error that SQLAlchemy raises for a failing database."""
+    return OperationalError("", None, sqlite3.OperationalError(text))

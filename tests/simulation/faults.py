@@ -1,0 +1,131 @@
+"""What goes wrong in a world: processes that crash, freeze or restart, clocks that are set, a bad database, amux."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.amux import Trouble
+from tests.simulation.invariants import Violation
+from tests.simulation.replicas import name_of
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+LATE_ANSWERS = 14.0  # seconds for which an answer of a hanging database may be under way
+
+
+class Faults:
+    """Each method is an action of a plan. `calm_seconds` is for how long nothing has been wrong."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._lasting = 0
+
+    def actions(self) -> Mapping[str, Callable[..., None]]:
+        """The actions by their names in a plan."""
+        return {
+            "crash": self.crash,
+            "freeze": self.freeze,
+            "restart": self.restart,
+            "clock": self.clock,
+            "database": self.database,
+            "amux": self.amux,
+        }
+
+    def calm_seconds(self) -> float:
+        """For how long nothing has been wrong."""
+        world = self._world
+        if self._lasting or any(slot.runtime is None for slot in world.replicas.slots):
+            return 0.0
+        return world.loop.time() - world.troubled_at
+
+    def crash(self, replica: int, seconds: float) -> None:
+        """A process ends at once; another one starts a while later."""
+        slot = self._world.replicas.slots[replica]
+        if slot.host is None or slot.host.crashed:
+            return
+        self._world.replicas.end(slot)
+        self._lasts(seconds)
+        self._world.loop.call_later(seconds, self._world.replicas.start_again, slot, slot.host)
+
+    def restart(self, replica: int, seconds: float) -> None:
+        """A bridge stops as it should; another one starts a while later."""
+        slot = self._world.replicas.slots[replica]
+        if slot.runtime is None or slot.stopping:
+            return
+        self._lasting += 1
+        self._world.tasks.append(self._world.loop.create_task(self._stop_and_start(slot, seconds)))
+
+    async def _stop_and_start(self, slot: Any, seconds: float) -> None:
+        host = slot.host
+        try:
+            await self._world.replicas.stop(slot)
+            await asyncio.sleep(seconds)
+            self._world.replicas.start_again(slot, host)
+        except Violation as error:
+            self._world.failed(error)
+        finally:
+            self._recovered()
+
+    def freeze(self, replica: int, seconds: float) -> None:
+        """A process stands still for a while, once it has nothing to do at this very moment."""
+        host = self._world.replicas.slots[replica].host
+        if host is None or host.crashed or host.frozen:
+            return
+        if self._world.loop.has_ready(host):
+            self._world.loop.call_later(0.0005, self.freeze, replica, seconds)
+            return
+        host.frozen = True
+        self._lasts(seconds)
+        self._world.loop.call_later(seconds, host.thaw)
+
+    def clock(self, replica: int, seconds: float) -> None:
+        """The wall clock of a host is set."""
+        slot = self._world.replicas.slots[replica]
+        slot.wall_ahead += seconds
+        if slot.host is not None:
+            slot.host.wall_ahead += seconds
+        self._lasts(0.0)
+
+    def database(self, kind: str, seconds: float, replica: int | None = None) -> None:
+        """The database is bad for a while; with `replica`, for that one alone."""
+        places = self._world.server.weather
+        concerned = list(places.values()) if replica is None else [places[name_of(replica)]]
+        for weather in concerned:
+            match kind:
+                case "refusing":
+                    weather.refusing = True
+                case "unknown" if self._world.plan.shared:  # a commit that fails in SQLite was not made
+                    weather.unknown_share = 0.5
+                case "failing" | "unknown":
+                    weather.failing_share = 0.5
+                case "slow":
+                    weather.slow_share, weather.slow_seconds = 0.3, 3.0
+                case _:
+                    weather.slow_share, weather.slow_seconds = 0.3, LATE_ANSWERS
+            self._world.loop.call_later(seconds, weather.clear)
+        self._lasts(seconds + (LATE_ANSWERS if kind == "hanging" else 4.0))
+
+    def amux(self, kind: Trouble, seconds: float) -> None:
+        """amux is in trouble for a while."""
+        self._world.amux.trouble = kind
+        self._lasts(seconds + 4.0)
+        self._world.loop.call_later(seconds, self._good_amux)
+
+    def end(self) -> None:
+        """From now on nothing goes wrong any more."""
+        for weather in self._world.server.weather.values():
+            weather.clear()
+        self._good_amux()
+        self._world.receivers.calm = True
+
+    def _good_amux(self) -> None:
+        self._world.amux.trouble = Trouble.NONE
+
+    def _lasts(self, seconds: float) -> None:
+        self._lasting += 1
+        self._world.loop.call_later(seconds, self._recovered)
+
+    def _recovered(self) -> None:
+        self._lasting -= 1
+        self._world.troubled_at = self._world.loop.time()

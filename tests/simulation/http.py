@@ -1,0 +1,110 @@
+"""Requests to a simulated bridge: bytes go to the protocol of the real HTTP server, without a socket."""
+
+import asyncio
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from tests.simulation.hosts import Host
+from tests.simulation.loop import SimulatedLoop
+
+WORLD = Context()  # callbacks in it belong to no host
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. `status` is 0 when none came."""
+
+    status: int
+    body: Any = None
+
+
+class Listener:
+    """A listening socket. It has no descriptor."""
+
+    family = 2
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port
+
+    def close(self) -> None:
+        return None
+
+
+class _Connection(asyncio.Transport):
+    """The server's side of a connection. What it writes arrives a moment later, unless the host has crashed."""
+
+    def __init__(self, loop: SimulatedLoop, delay: float) -> None:
+        super().__init__()
+        self._loop = loop
+        self._delay = delay
+        self._received = bytearray()
+        self.protocol: Any = None
+        self.closing = False
+        self.answered: asyncio.Future[bytes] = loop.create_future()
+
+    def write(self, data: Any) -> None:
+        self._received += data
+
+    def close(self) -> None:
+        if not self.closing:
+            self.closing = True
+            self._loop.call_external(self._delay, self._arrive, context=WORLD)
+            self._loop.call_soon(self.protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 50_000) if name == "peername" else default
+
+    def _arrive(self) -> None:
+        if not self.answered.done():
+            self.answered.set_result(bytes(self._received))
+
+
+@dataclass(eq=False)
+class Caller:
+    """Sends requests to one host with a token."""
+
+    loop: SimulatedLoop
+    host: Host
+    make_protocol: Any
+    seconds: float  # of patience
+    delay: float  # on the way, each time
+
+    async def request(self, token: str, method: str, path: str, body: Any = None) -> Reply:
+        data = b"" if body is None else orjson.dumps(body)
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        connection = _Connection(self.loop, self.delay)
+        self.host.run(lambda: self.loop.call_external(self.delay, self._begin, connection, head.encode() + data))
+        try:
+            async with asyncio.timeout(self.seconds):
+                answer = await connection.answered
+        except TimeoutError:
+            return Reply(0)
+        return _parsed(answer)
+
+    def _begin(self, connection: _Connection, data: bytes) -> None:
+        connection.protocol = self.make_protocol()
+        connection.protocol.connection_made(connection)
+        connection.protocol.data_received(data)
+
+
+def _parsed(answer: bytes) -> Reply:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head:
+        return Reply(0)
+    status = int(head.split(b" ", 2)[1])
+    return Reply(status, orjson.loads(body) if body else None)

@@ -1,0 +1,79 @@
+"""What the world outside the bridge has seen: answers to requests, polls, callbacks. The invariants compare with it."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from bridge.core.model import Answer, Answered
+from tests.simulation.hosts import Host
+
+
+@dataclass(eq=False, slots=True)
+class Post:
+    """One callback that arrived."""
+
+    at: float
+    host: str
+    url: str
+    id: str
+    type: str
+    watch_id: str
+    body: bytes
+    answer: Answer | None = None
+
+
+@dataclass(eq=False)
+class Ledger:
+    """All of it. `now` is virtual seconds. `on_post` and `on_poll` check what just happened."""
+
+    now: Callable[[], float]
+    note: Callable[[str], None]
+    on_post: Callable[[Post, Host | None], None] = lambda _post, _host: None
+    on_poll: Callable[[str, Host | None], None] = lambda _task, _host: None
+    posts: dict[str, list[Post]] = field(default_factory=lambda: defaultdict(list))
+    words: dict[str, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
+    polls: int = 0
+    registered: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By watch id: the watch, as the first 2xx showed it."""
+    cancelled: dict[str, float] = field(default_factory=dict)
+    """By watch id: when the cancellation was answered."""
+    resent: list[tuple[str, float]] = field(default_factory=list)
+    """Delivery id, and when the resend was answered with 202."""
+    resend_asked: set[str] = field(default_factory=set)
+    """Deliveries for which a resend was requested, answered or not."""
+
+    def told(self, task_id: str, word: str, *, batch: bool = False) -> None:
+        """amux has answered about a task."""
+        self.words[task_id].append((self.now(), word))
+        self.note(f"amux says {task_id} {word}{' batch' if batch else ''}")
+
+    def polled(self, task_id: str, host: Host | None) -> None:
+        """A request about a task has begun."""
+        self.polls += 1
+        self.on_poll(task_id, host)
+
+    def posted(self, host: Host | None, url: str, headers: Mapping[str, str], body: bytes) -> Post:
+        """A callback has begun."""
+        event = orjson.loads(body)
+        post = Post(
+            self.now(),
+            "" if host is None else host.name,
+            url,
+            headers["webhook-id"],
+            event["type"],
+            event["data"]["watch_id"],
+            body,
+        )
+        self.note(f"{post.host} posts {post.type} of {post.watch_id} to {url}")
+        self.posts[post.id].append(post)
+        self.on_post(post, host)
+        return post
+
+    def answered(self, post: Post, answer: Answer) -> None:
+        """The sender has the receiver's answer."""
+        post.answer = answer
+        said = answer.status if isinstance(answer, Answered) else type(answer).__name__
+        self.note(f"{post.url} answers {said} to {post.type} of {post.watch_id}")

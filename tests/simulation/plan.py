@@ -1,0 +1,155 @@
+"""The plan of a seed: the world's settings, and what apps, operators and faults do, and when. It can be shrunk."""
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from tests.simulation.amux import Course, End, Route, Trouble
+from tests.simulation.receivers import Kind
+
+STATUS_EVENTS = ("video.queued", "video.in_progress")
+TERMINAL_EVENTS = ("video.completed", "video.failed", "video.timed_out", "video.unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something that happens at a virtual second. `what` is the name of a method of `World`."""
+
+    at: float
+    what: str
+    arguments: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.at:8.3f} {self.what} {' '.join(map(str, self.arguments))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that a seed decides beforehand. The rest is drawn while the simulation runs, from the same seed."""
+
+    seed: int
+    replicas: int
+    shared: bool
+    span: float
+    stall_share: float
+    stall_seconds: float
+    route: Route
+    retries: str
+    wall_error: float
+    amux_slow: float
+    courses: tuple[Course, ...]
+    actions: tuple[Action, ...]
+
+    def without(self, dropped: set[int]) -> "Plan":
+        """The plan without some of its actions."""
+        return replace(self, actions=tuple(one for index, one in enumerate(self.actions) if index not in dropped))
+
+
+def make_plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    random = Random(seed)
+    shared = random.random() < 0.55
+    replicas = 2 if shared and random.random() < 0.8 else 1
+    span = random.choice((8.0, 12.0, 20.0, 30.0))
+    courses = tuple(_course(random, number, span) for number in range(random.randint(3, 10)))
+    actions: list[Action] = []
+    troubled = random.random()  # some worlds are calm: there, promptness is checked all the time
+    for number, course in enumerate(courses):
+        actions += _registrations(random, course.task_id, number, span, course.key)
+    actions += _requests(random, span, len(actions))
+    if troubled > 0.2:
+        actions += _faults(random, span, replicas, shared=shared, many=troubled > 0.7)
+    return Plan(
+        seed=seed,
+        replicas=replicas,
+        shared=shared,
+        span=span,
+        stall_share=random.choice((0.0, 0.0, 0.02, 0.2)),
+        stall_seconds=random.choice((0.01, 0.3)),
+        route=random.choice((Route.READS, Route.READS, Route.MISSING, Route.FILTERED, Route.OVERLOADED)),
+        retries=random.choice(("1,2", "0.5,1,4", "none", "3")),
+        wall_error=random.choice((0.0, 0.0, 0.15)),
+        amux_slow=random.choice((0.0, 0.1, 0.5)),
+        courses=courses,
+        actions=tuple(sorted(actions, key=lambda one: one.at)),
+    )
+
+
+def _course(random: Random, number: int, span: float) -> Course:
+    live = random.random() < 0.4
+    begins_at = 1_000.0 + span * random.random() * 0.5
+    end = random.choices((End.COMPLETED, End.FAILED, End.NEVER, End.UNKNOWN, End.REJECTED), weights=(60, 15, 12, 6, 6))[
+        0
+    ]
+    return Course(
+        task_id=f"task_{number}",
+        live=live,
+        begins_at=begins_at,
+        ends_at=begins_at + span * random.random(),
+        end=end,
+        soft=random.choice((0.0, 0.1, 0.5)) if live else 0.0,
+        model=random.choice(("sora-2", "kling-v2")),
+        key=random.choice(("sk-one", "sk-one", "sk-two")),
+    )
+
+
+def _registrations(random: Random, task_id: str, number: int, span: float, key: str) -> list[Action]:
+    """One or more watches on a task; later ones join it, or come when it has ended."""
+    found = []
+    for place in range(random.choices((1, 2, 3), weights=(70, 20, 10))[0]):
+        kind = random.choices(list(Kind), weights=[30, 10, 15, 10, 6, 5, 4, 8])[0]
+        events = set(random.sample(TERMINAL_EVENTS, random.choice((1, 4, 4, 4))))
+        if random.random() < 0.6:
+            events |= set(random.sample(STATUS_EVENTS, random.randint(1, 2)))
+        at = 1_000.5 + span * random.random() * (0.6 if place == 0 else 1.0)
+        seconds = random.choices((3.0, 10.0, span, 40.0, 70.0), weights=(20, 25, 30, 20, 5))[0]
+        name = f"{kind}-{random.randint(1, 3)}.example"
+        found.append(
+            Action(at, "register", (task_id, f"https://{name}/{number}-{place}", tuple(sorted(events)), seconds, key))
+        )
+        if random.random() < 0.2:  # the same once more: a caller that got no answer
+            found.append(replace(found[-1], at=at + random.choice((0.0, 0.5, 4.5))))
+    return found
+
+
+def _requests(random: Random, span: float, watches: int) -> list[Action]:
+    found = []
+    for _ in range(random.randint(0, watches)):
+        at = 1_001.0 + span * 1.2 * random.random()
+        if random.random() < 0.5:
+            found.append(Action(at, "cancel", (random.random(),)))
+        else:
+            found.append(Action(at, "resend", (random.random(),)))
+    if random.random() < 0.15:
+        found.append(Action(1_001.0 + span * random.random(), "resend_dead", ()))
+    return found
+
+
+def _faults(random: Random, span: float, replicas: int, *, shared: bool, many: bool) -> list[Action]:
+    found: list[Action] = []
+    for _ in range(random.randint(2, 6) if many else random.randint(1, 2)):
+        at, replica = 1_001.0 + span * random.random(), random.randrange(replicas)
+        kind = random.choices(
+            ("crash", "freeze", "restart", "database", "amux", "clock"), weights=(20, 18, 10, 30, 15, 7)
+        )[0]
+        if kind == "clock" and shared:
+            kind = "freeze"
+        match kind:
+            case "crash":
+                found.append(Action(at, "crash", (replica, random.choice((0.1, 1.0, 5.0, 15.0)))))
+            case "freeze":
+                found.append(Action(at, "freeze", (replica, random.choice((0.3, 2.0, 7.0, 9.5, 12.0, 15.0, 25.0)))))
+            case "restart":
+                found.append(Action(at, "restart", (replica, random.choice((0.1, 3.0)))))
+            case "database":
+                weather = random.choice(("refusing", "unknown", "failing", "slow", "hanging"))
+                found.append(Action(at, "database", (weather, random.choice((0.5, 3.0, 8.0)))))
+                if replicas > 1 and random.random() < 0.6:  # long enough to lose the lease
+                    weather = random.choice(("refusing", "unknown", "hanging", "hanging"))
+                    found[-1] = Action(at, "database", (weather, random.choice((3.0, 12.0, 20.0)), replica))
+            case "amux":
+                trouble = random.choice([one for one in Trouble if one is not Trouble.NONE])
+                found.append(Action(at, "amux", (trouble, random.choice((1.0, 5.0, 12.0)))))
+            case _:
+                found.append(Action(at, "clock", (replica, random.choice((-3600.0, -8.0, 8.0, 3600.0)))))
+    return found

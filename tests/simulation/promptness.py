@@ -1,0 +1,66 @@
+"""What must happen in time, while nothing has been wrong for a while: polls, ends, callbacks, status events."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.simulation.invariants import Invariants, require
+from tests.simulation.receivers import Kind
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+CALM_SECONDS = 22.0  # a lease, the longest pause of a retry, and the first polls of adopted tasks are over by then
+UNPOLLED_SECONDS = 9.0  # the longest interval is 3 s, a poll may take 3 s
+UNSETTLED_SECONDS = 9.0
+UNSENT_SECONDS = 6.0
+PROMPT = {Kind.GOOD, Kind.FLAKY, Kind.BUSY, Kind.FORGETFUL, Kind.GONE}
+_STATUS = {"queued": "video.queued", "in_progress": "video.in_progress"}
+
+
+@dataclass(eq=False)
+class Promptness:
+    """Checks once a second of virtual time."""
+
+    world: "World"
+    invariants: Invariants
+    polled: dict[str, float] = field(default_factory=dict)  # by task id: when its last poll began
+
+    def check(self) -> None:
+        """Raise Violation when something is overdue."""
+        if self.world.faults.calm_seconds() < CALM_SECONDS:
+            return
+        now, state = self.world.loop.time(), self.invariants.state
+        unix = self.world.store_time()
+        active = [row for row in state.watches.values() if row["state"] == "active"]
+        for row in active:
+            over = unix - row["deadline_at"]
+            require(over < UNSETTLED_SECONDS, f"{row['id']} is active {over:.1f} s after its deadline")
+        for task_id in {row["task_id"] for row in active}:
+            since = max(self.polled.get(task_id, 0.0), self._watched_since(task_id))
+            require(now - since < UNPOLLED_SECONDS, f"{task_id} was not polled for {now - since:.1f} s")
+            words = self.world.ledger.words[task_id]
+            ends = [at for at, word in words if word in {"completed", "failed"} and at > now - 60]
+            watched = min(row["created_at"] for row in active if row["task_id"] == task_id) - unix + now
+            told = [at for at in ends if at > watched]
+            if told and words[-1][1] != "soft" and not self.world.courses[task_id].live:
+                require(now - told[0] < UNSETTLED_SECONDS, f"{task_id} ended {now - told[0]:.1f} s ago")
+        for row in state.outbox.values():
+            late = unix - row["due_at"]
+            kind = Kind(row["host"].split("-")[0])
+            if kind in PROMPT:
+                require(late < UNSENT_SECONDS, f"{row['id']} is due since {late:.1f} s and not sent")
+        self._status_events(unix)
+
+    def _watched_since(self, task_id: str) -> float:
+        tasks = self.invariants.state.tasks.values()
+        opened = [row["opened_at"] for row in tasks if row["task_id"] == task_id and row["closed_at"] is None]
+        return max(opened, default=0.0) - self.world.store_time() + self.world.loop.time()
+
+    def _status_events(self, unix: float) -> None:
+        state = self.invariants.state
+        for row in state.watches.values():
+            if row["state"] != "active" or unix - row["created_at"] < CALM_SECONDS:
+                continue
+            kind = _STATUS.get(state.tasks[row["task"]]["status"])
+            wanted = kind is not None and kind in row["events"].split(",")
+            require(not wanted or (row["id"], kind) in state.events, f"{row['id']} has no event {kind}")

@@ -1,0 +1,165 @@
+"""The replicas of a world: starting, stopping and losing the process that runs each bridge."""
+
+import asyncio
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from bridge.service.adapters import Adapters
+from bridge.service.runtime import Runtime
+from bridge.settings.settings import Settings, load
+from bridge.store.store import Store
+from tests.simulation.amux import SimulatedClient
+from tests.simulation.database import SimulatedDatabase
+from tests.simulation.hosts import Host
+from tests.simulation.http import WORLD, Caller, Listener
+from tests.simulation.invariants import Violation
+from tests.simulation.receivers import SimulatedSender
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+APP, OPERATOR = "app-token-of-the-simulation", "operator-token-of-the-simulation"
+ATTEMPT_SECONDS = 3.0
+PATIENCE = 12.0  # seconds that a caller waits; the bridge promises its 503 within 5
+LONGEST_STOP = 60.0
+
+
+@dataclass(eq=False)
+class Slot:
+    """One replica of the plan: the process that runs it at present, and its bridge once it has started."""
+
+    name: str
+    host: Host | None = None
+    store: Store | None = None
+    runtime: Runtime | None = None
+    caller: Caller | None = None
+    wall_ahead: float = 0.0
+    starting: "asyncio.Task[Any] | None" = None
+    stopping: bool = False
+
+
+class Replicas:
+    """Starts and ends bridges."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.slots = [Slot(name_of(number)) for number in range(world.plan.replicas)]
+
+    def start(self, slot: Slot) -> None:
+        """Start a process with a bridge."""
+        world = self._world
+        weather = world.server.weather[slot.name]
+
+        def latency(name: str) -> tuple[float, float]:
+            return weather.latency() if name in {"bridge-writer", "bridge-reader"} else (0.0005, 0.0005)
+
+        host = Host(world.loop, Random(world.random.getrandbits(64)), slot.name, latency)
+        host.wall_ahead = slot.wall_ahead
+        slot.host, slot.store, slot.runtime, slot.caller, slot.stopping = host, None, None, None, False
+        slot.starting = host.run(lambda: world.loop.create_task(self._open(slot, host)))
+
+    async def _open(self, slot: Slot, host: Host) -> None:
+        world, listener = self._world, Listener(8080)
+
+        def client(base_url: str, **options: Any) -> SimulatedClient:
+            slot.store = options["wall_clock"].__self__
+            return SimulatedClient(world.amux, base_url, **options)
+
+        def bound(sock: Any, make_protocol: Any) -> None:
+            if sock is listener:
+                slot.caller = Caller(world.loop, host, make_protocol, PATIENCE, 0.001)
+
+        adapters = Adapters(
+            system=host.system(),
+            connect=lambda _url, system: SimulatedDatabase(world.server, host, system),
+            bind=lambda _hosts, _port, _prefix: [listener],  # type: ignore[list-item]
+            amux_client=client,
+            sender=lambda guard, **options: SimulatedSender(world.receivers, guard, **options),
+            resolve=_resolve,
+        )
+        world.loop.listeners.append(bound)
+        try:
+            runtime = await Runtime.start(_settings(world.plan.retries), adapters)
+        except Exception as error:  # noqa: BLE001  a service manager starts it again
+            world.note(f"{slot.name} does not start: {error}")
+            world.loop.call_later(1.0, self.start_again, slot, host, context=WORLD)
+            return
+        slot.runtime = runtime
+        world.troubled_at = max(world.troubled_at, world.loop.time())
+        world.note(f"{slot.name} has started as {runtime._store.replica.id}")
+
+    def start_again(self, slot: Slot, host: Host) -> None:
+        """Start a process after another one, unless that has happened."""
+        if slot.host is host:
+            self.start(slot)
+
+    async def stop(self, slot: Slot) -> None:
+        """Stop a bridge as SIGTERM does. Raises Violation when it does not end."""
+        host, runtime, world = slot.host, slot.runtime, self._world
+        if host is None or runtime is None or slot.stopping or host.crashed:
+            return
+        slot.stopping = True
+        began = world.loop.time()
+        stopping = host.run(lambda: world.loop.create_task(runtime.stop()))
+        while not stopping.done() and not host.crashed:
+            await asyncio.sleep(0.1)
+            if world.loop.time() > began + LONGEST_STOP and not host.frozen and host.away_until < began:
+                raise Violation(f"{slot.name} does not stop")
+        if not host.crashed:
+            stopping.result()
+            self.end(slot)
+        world.note(f"{slot.name} has stopped")
+
+    def end(self, slot: Slot) -> None:
+        """End a process at once."""
+        assert slot.host is not None
+        slot.host.crash()
+        for database in self._world.server.opened:
+            if database.host is slot.host:
+                database.close()
+        slot.runtime = slot.caller = None
+
+    def identity_of(self, host: Host | None) -> tuple[str, int]:
+        """The id and the epoch under which the bridge of a host believes to be known to the database."""
+        for slot in self.slots:
+            if slot.host is host and slot.store is not None:
+                return slot.store.replica.identity
+        return "a replica that has not started", 0
+
+
+def name_of(number: int) -> str:
+    """The name of a replica."""
+    return f"replica-{number}"
+
+
+async def _resolve(_host: str, _port: int) -> list[str]:
+    return ["93.184.216.34"]
+
+
+_SETTINGS: dict[str, Settings] = {}
+
+
+def _settings(retries: str) -> Settings:
+    if retries not in _SETTINGS:
+        _SETTINGS[retries] = load(
+            None,
+            amux_api_key="sk-one",
+            amux_base_url="https://amux.example",
+            port=8080,
+            tokens=f"shop:{APP}",
+            operator_tokens=f"night:{OPERATOR}",
+            database_url="postgresql://simulated/bridge",
+            database_wait_seconds=0,
+            encryption_keys="MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+            signing_secrets="whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+            poll_first_delay_seconds=1,
+            poll_interval_seconds=1,
+            poll_max_interval_seconds=3,
+            poll_request_timeout_seconds=3,
+            delivery_retry_delays_seconds=retries,
+            delivery_timeout_seconds=ATTEMPT_SECONDS,
+            content_cache_bytes=0,
+            drain_timeout_seconds=5,
+        )
+    return _SETTINGS[retries]

@@ -1,0 +1,106 @@
+"""What apps and operators ask a bridge for, over HTTP, and what its answers promise."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tests.simulation.hosts import Host
+from tests.simulation.http import Caller, Reply
+from tests.simulation.invariants import Violation, require
+from tests.simulation.replicas import APP, OPERATOR
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+ANSWER_SECONDS = 5.5
+
+Then: TypeAlias = Callable[[Reply, float], None]
+"""Gets an answer, and when the request was sent."""
+
+
+class Requests:
+    """Each method is an action of a plan."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._ledger = world.ledger
+
+    def actions(self) -> Mapping[str, Callable[..., None]]:
+        """The actions by their names in a plan."""
+        return {
+            "register": self.register,
+            "cancel": self.cancel,
+            "resend": self.resend,
+            "resend_dead": self.resend_dead,
+        }
+
+    def register(self, task_id: str, url: str, events: tuple[str, ...], seconds: float, key: str) -> None:
+        """An app registers a watch."""
+        body = {"task_id": task_id, "callback_url": url, "events": list(events), "timeout_seconds": seconds}
+        self._send(APP, "POST", "/watch", body if key == "sk-one" else body | {"api_key": key}, self._registered)
+
+    def _registered(self, reply: Reply, _asked: float) -> None:
+        if reply.status in {200, 201}:
+            watch = reply.body
+            self._ledger.registered.setdefault(watch["id"], watch)
+            self._world.invariants.after_commit()
+            stored = self._world.invariants.state.watches
+            require(watch["id"] in stored, f"{watch['id']} was acknowledged and is not stored")
+
+    def cancel(self, choice: float) -> None:
+        """An app cancels one of its watches."""
+        if watch_id := _chosen(sorted(self._ledger.registered), choice):
+            self._send(APP, "DELETE", f"/watch/{watch_id}", None, self._cancelled)
+
+    def _cancelled(self, reply: Reply, _asked: float) -> None:
+        if reply.status == 200:
+            watch_id = reply.body["id"]
+            self._ledger.cancelled.setdefault(watch_id, self._world.loop.time())
+            self._world.invariants.after_commit()
+            state = self._world.invariants.state.watches[watch_id]["state"]
+            require(state == "cancelled", f"the cancellation of {watch_id} was acknowledged, and it is {state}")
+
+    def resend(self, choice: float) -> None:
+        """An operator has a delivery sent again."""
+        if delivery_id := _chosen(sorted(self._world.invariants.state.deliveries), choice):
+            self._ledger.resend_asked.add(delivery_id)
+            self._send(OPERATOR, "POST", f"/deliveries/{delivery_id}/retry", {}, self._resent)
+
+    def _resent(self, reply: Reply, asked: float) -> None:
+        if reply.status == 202:
+            self._ledger.resent.append((reply.body["id"], asked))
+
+    def resend_dead(self) -> None:
+        """An operator has all dead deliveries sent again."""
+        self._ledger.resend_asked.update(self._world.invariants.state.deliveries)
+        self._send(OPERATOR, "POST", "/deliveries/retry", {"state": "dead"}, lambda _reply, _asked: None)
+
+    def _send(self, token: str, method: str, path: str, body: Any, then: Then) -> None:
+        callers = [slot.caller for slot in self._world.replicas.slots if slot.caller is not None]
+        if callers:
+            caller = callers[self._world.random.randrange(len(callers))]
+            asked = self._ask(caller, (token, method, path, body), then)
+            self._world.tasks.append(self._world.loop.create_task(asked))
+
+    async def _ask(self, caller: Caller, request: tuple[str, str, str, Any], then: Then) -> None:
+        asked = self._world.loop.time()
+        _, method, path, _ = request
+        reply = await caller.request(*request)
+        code = reply.body.get("code", "") if isinstance(reply.body, dict) else ""
+        self._world.note(f"{method} {path} at {caller.host.name}: {reply.status} {code}")
+        seconds = self._world.loop.time() - asked
+        try:
+            broken = reply.status >= 500 and reply.status != 503
+            require(not broken, f"{method} {path} is answered with {reply.status} {reply.body}")
+            in_time = seconds <= ANSWER_SECONDS or _was_away(caller.host, asked)
+            require(in_time, f"{method} {path} is answered after {seconds:.1f} s")
+            then(reply, asked)
+        except Violation as error:
+            self._world.failed(error)
+
+
+def _was_away(host: Host, since: float) -> bool:
+    return host.crashed or host.frozen or host.away_until >= since
+
+
+def _chosen(ids: list[str], choice: float) -> str | None:
+    return ids[int(choice * len(ids))] if ids else None

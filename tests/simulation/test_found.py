@@ -1,0 +1,44 @@
+"""What the simulation has found, each as the shortest plan that showed it."""
+
+from dataclasses import replace
+
+from tests.simulation.amux import Course, End, Route
+from tests.simulation.plan import TERMINAL_EVENTS, Action, Plan
+from tests.simulation.runner import folder, run_plan
+
+CALM = Plan(
+    seed=1,
+    replicas=1,
+    shared=False,
+    span=30.0,
+    stall_share=0.0,
+    stall_seconds=0.0,
+    route=Route.MISSING,
+    retries="1,2",
+    wall_error=0.0,
+    amux_slow=0.0,
+    courses=(Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.NEVER),),
+    actions=(),
+)
+
+
+def failure_of(plan: Plan, *actions: Action) -> str | None:
+    with folder() as place:
+        return run_plan(replace(plan, actions=actions), place).failure
+
+
+def register(at: float, seconds: float) -> Action:
+    return Action(at, "register", ("task_0", "https://good-1.example/hook", TERMINAL_EVENTS, seconds, "sk-one"))
+
+
+def test_a_clock_that_is_set_back_while_the_store_does_not_answer_delays_no_deadline() -> None:
+    """The times in the store were to be corrected once, and were not: the watch was active an hour too long."""
+    refusing, set_back = Action(1_002.0, "database", ("refusing", 6.0)), Action(1_003.0, "clock", (0, -3600.0))
+    assert failure_of(CALM, register(1_001.0, 20.0), refusing, set_back) is None
+
+
+def test_a_task_that_was_closed_without_an_answer_is_not_polled_any_more() -> None:
+    """The answers to the cancellation and to the adoption that found it were both lost."""
+    unknown, cancel = Action(1_004.0, "database", ("unknown", 3.0)), Action(1_004.5, "cancel", (0.0,))
+    for seed in (3, 4, 6):
+        assert failure_of(replace(CALM, seed=seed, shared=True), register(1_001.0, 60.0), unknown, cancel) is None

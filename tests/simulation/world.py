@@ -1,0 +1,221 @@
+"""The world of one seed: it runs the plan against real bridges and checks the invariants at every step."""
+
+import asyncio
+import gc
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from bridge.service import jobs
+from tests.simulation.amux import Amux
+from tests.simulation.database import Server, Weather, new_file
+from tests.simulation.faults import Faults
+from tests.simulation.hosts import EPOCH, Host
+from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.ledger import Ledger
+from tests.simulation.loop import START, SimulatedLoop
+from tests.simulation.plan import Plan
+from tests.simulation.promptness import Promptness
+from tests.simulation.receivers import Receivers
+from tests.simulation.replicas import ATTEMPT_SECONDS, Replicas, name_of
+from tests.simulation.requests import Requests
+from tests.simulation.snapshot import Reader
+
+AFTER_SECONDS = 150.0  # after the plan's end, for everything to end
+
+# Ticks repeat what timers begin, and gauges are for operators: rarer ones save half of the time that a seed takes.
+_TIMES = {
+    "POLL_TICK_SECONDS": 0.5,
+    "GAUGES_SECONDS": 60.0,
+    "STUCK_MONITOR_SECONDS": 60.0,
+    "SAMPLE_SECONDS": 600.0,
+    "REFRESH_SECONDS": 4.0,
+    "SPREAD_SECONDS": 2.0,
+}
+for _name, _seconds in _TIMES.items():
+    setattr(jobs, _name, _seconds)
+
+
+@dataclass(eq=False)
+class World:
+    """Everything that one seed needs. `run` returns when the plan is over and nothing is left to do."""
+
+    plan: Plan
+    folder: Path
+    trace: list[str] = field(default_factory=list)
+    tasks: list["asyncio.Task[Any]"] = field(default_factory=list)  # of apps, operators and service managers
+    failure: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        plan, self.random = self.plan, Random(f"{self.plan.seed} at work")
+        self.loop = SimulatedLoop(self._random(), stall_share=plan.stall_share, stall_seconds=plan.stall_seconds)
+        weather = {name_of(number): Weather(self._random()) for number in range(plan.replicas)}
+        self.server = Server(self.folder / "bridge.db", weather, shared=plan.shared, error=plan.wall_error)
+        self.ledger = Ledger(self.loop.time, self.note)
+        self.courses = {one.task_id: one for one in plan.courses}
+        self.amux = Amux(self.loop, self._random(), self.ledger, plan.route, self.courses, slow_share=plan.amux_slow)
+        self.receivers = Receivers(self.loop, self._random(), self.ledger, ATTEMPT_SECONDS)
+        self.replicas, self.faults, self.requests = Replicas(self), Faults(self), Requests(self)
+        self.troubled_at = self.loop.time()
+        self._actions = {**self.faults.actions(), **self.requests.actions()}
+
+    def _random(self) -> Random:
+        return Random(self.random.getrandbits(64))
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the plan. Raises Violation."""
+        new_file(self.server.path)
+        self._reader = Reader(self.server.path)
+        retries = () if self.plan.retries == "none" else tuple(map(float, self.plan.retries.split(",")))
+        self.invariants = Invariants(self, self._reader, self.ledger, retries)
+        self._promptness = Promptness(self, self.invariants)
+        self.server.on_commit = self._guarded(self.invariants.after_commit)
+        self.ledger.on_post, self.ledger.on_poll = self._guarded(self.invariants.on_post), self._guarded(self._on_poll)
+        log = _ErrorLog(self)
+        gc.disable()
+        try:
+            log.install()
+            self.loop.run_until_complete(self._main())
+            self._fail(*(Violation(f"the event loop reports {report}") for report in self.loop.reports))
+        except RuntimeError:  # the loop was stopped by a violation
+            self._fail()
+            raise
+        finally:
+            log.remove()
+            self._tear_down()
+
+    async def _main(self) -> None:
+        for slot in self.replicas.slots:
+            self.replicas.start(slot)
+        self._every(1.0, self._promptness.check)
+        for action in self.plan.actions:
+            self.loop.call_at(action.at, self._act, action.what, action.arguments)
+        last = max((action.at for action in self.plan.actions), default=0.0)
+        await self._until(max(START + self.plan.span, last + 1.0))
+        self.note("calm")
+        self.faults.end()
+        end = self.loop.time() + AFTER_SECONDS
+        while self.loop.time() < end and not self._is_over():
+            await self._until(self.loop.time() + 1.0)
+        await self._until(self.loop.time() + 0.5)
+        self.invariants.after_commit()
+        self.invariants.at_end()
+        await asyncio.gather(*(self.replicas.stop(slot) for slot in self.replicas.slots))
+        self.invariants.after_commit()
+
+    def _is_over(self) -> bool:
+        if self.faults.calm_seconds() < 1.0 or not all(one.done() for one in self.tasks):
+            return False
+        state = self.invariants.state
+        return not state.outbox and all(row["state"] != "active" for row in state.watches.values())
+
+    async def _until(self, moment: float) -> None:
+        await asyncio.sleep(max(0.0, moment - self.loop.time()))
+
+    def _every(self, seconds: float, check: Callable[[], None]) -> None:
+        def again() -> None:
+            self._guarded(check)()
+            self.loop.call_later(seconds, again)
+
+        self.loop.call_later(seconds, again)
+
+    def _act(self, what: str, arguments: tuple[Any, ...]) -> None:
+        self.note(f"{what} {' '.join(map(str, arguments))}")
+        self._actions[what](*arguments)
+
+    def _on_poll(self, task_id: str, host: Host | None) -> None:
+        self._promptness.polled[task_id] = self.loop.time()
+        self.invariants.on_poll(task_id, host)
+
+    # --- what the parts of the world use ------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self.loop.time():10.4f} {text}")
+
+    def store_time(self) -> float:
+        """Unix seconds by the clock of the store: the server's, or that of the one host."""
+        return EPOCH + self.loop.time() + (0.0 if self.plan.shared else self.replicas.slots[0].wall_ahead)
+
+    def failed(self, error: BaseException) -> None:
+        """Keep the first violation and stop. It is not raised in the bridge, which could handle it."""
+        if self.failure is None:
+            self.failure = error
+            self.note(f"VIOLATION {error}")
+            self.loop.stop()
+
+    def _fail(self, *others: BaseException) -> None:
+        for error in (self.failure, *others):
+            if error is not None:
+                raise error
+
+    def _guarded(self, check: Callable[..., None]) -> Callable[..., None]:
+        def guarded(*arguments: Any) -> None:
+            try:
+                check(*arguments)
+            except Exception as error:  # noqa: BLE001  a mistake of a check, too, is the seed's failure
+                self.failed(error)
+
+        return guarded
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _tear_down(self) -> None:
+        """Drop everything. Unfinished coroutines are closed here; nothing that they do counts any more."""
+        self.loop.set_exception_handler(lambda _loop, _context: None)
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for task in (*asyncio.all_tasks(self.loop), *self.loop.graveyard):
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                self._reader.close()
+                for database in self.server.opened:
+                    database.close()
+                self.server.opened.clear()
+                self.loop.graveyard.clear()
+                self.tasks.clear()
+                self.replicas.slots.clear()
+                with suppress(Exception):
+                    self.loop.close()
+                gc.enable()
+                gc.collect()
+        finally:
+            sys.unraisablehook = hook
+
+
+class _ErrorLog(logging.Handler):
+    """Makes each unexpected error that the bridge logs a violation: those have a traceback."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+        self._logger = logging.getLogger("bridge")
+        self._before = self._logger.level, self._logger.propagate
+
+    def install(self) -> None:
+        """Log errors only, and only here."""
+        logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+        self._logger.addHandler(self)
+        self._logger.setLevel(logging.ERROR)
+        self._logger.propagate = False
+
+    def remove(self) -> None:
+        """Log as before."""
+        self._logger.removeHandler(self)
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note an error."""
+        if record.exc_info is not None:
+            fields = getattr(record, "bridge_fields", {})
+            self._world.failed(Violation(f"the bridge logs {record.getMessage()} {fields} {record.exc_info[1]!r}"))
