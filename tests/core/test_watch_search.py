@@ -50,6 +50,24 @@ def test_keys_constants_and_queries_are_not_searched(text: str) -> None:
     assert not finds(text, {"n": [True, None]})
 
 
+@given(st.dictionaries(TEXTS, TEXTS, max_size=4), TEXTS)
+def test_a_text_is_found_exactly_where_a_value_has_it(context: dict[str, str], text: str) -> None:
+    try:
+        search = SearchText.of(text)
+    except ValueError:
+        return
+    assert matches(search, watch(context)) == (
+        any(search.text in value.casefold() for value in context.values()) or matches(search, watch())
+    )
+
+
+@pytest.mark.parametrize("value", ['say "k": yes', 'a\\":', '\\\\"k":1', '{"k":"k"}'])
+def test_a_value_that_looks_like_a_key_is_found(value: str) -> None:
+    for text in ("k", value, value[-3:]):
+        assert finds(text, {"x": value}) or text not in value
+    assert not finds("key_name", {"key_name": value})
+
+
 def test_a_context_of_many_levels_is_searched() -> None:
     context: Any = "deep"
     for _ in range(300):

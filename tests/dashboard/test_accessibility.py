@@ -150,3 +150,26 @@ async def test_axe_finds_nothing_without_an_operator_token(browser: Browser, tmp
         views = Views(tab, axe_source)
         await views.check("no operator token")
     assert not views.faults, "\n".join(views.faults)
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+async def test_axe_finds_nothing_in_the_search_and_on_the_page_of_the_api(
+    browser: Browser, tmp_path: Path, axe_source: str, width: int
+) -> None:
+    async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge, width) as tab:
+        page, views = tab.page, Views(tab, axe_source)
+        await fill(bridge)
+        await tab.sign_in()
+        await page.select_option("#period", "range")
+        await page.fill("#from", "2021-01-01T00:00:00")
+        await page.fill("#q", "127.0.0.1")
+        await expect(page.locator("#result-count")).to_contain_text("match")
+        await views.check("results")
+        for name in ("Cancel…", "Send again…"):
+            await page.locator("#results").get_by_role("button", name=name).press("Enter")
+            await expect(page.locator("#bulk-count")).not_to_have_text("Counting…")
+            await views.check(name)
+            await page.keyboard.press("Escape")
+        await page.goto(f"{bridge.url}/docs")
+        await views.check("docs")
+    assert not views.faults, "\n".join(views.faults)

@@ -143,6 +143,9 @@ async def test_a_change_of_many_needs_the_pages_token_and_good_filters(tmp_path:
                 answer = await operator.post(path, {"filters": bad})
                 assert {one["field"] for one in answer.json["errors"]} == set(bad)
             assert (await operator.post(path, {})).status == 422
+            for everything in ({}, {"state": ""}):
+                answer = await operator.post(path, {"filters": everything, "dry_run": True})
+                assert [one["field"] for one in answer.json["errors"]] == ["filters"]
 
 
 # --- exports ------------------------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def _values(content: JsonObject) -> list[Any]:
 def _code(label: str, source: str) -> str:
     """Returns a block of code, which the keyboard can scroll."""
     code = escape(source.strip(), quote=False)
-    return f'<pre tabindex="0" role="region" aria-label="{escape(label)}"><code>{code}</code></pre>'
+    return f'<pre tabindex="0" role="group" aria-label="{escape(label)}"><code>{code}</code></pre>'
 
 
 def _webhooks_section(document: JsonObject) -> str:

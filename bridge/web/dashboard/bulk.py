@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from bridge.core.errors import BridgeError, NotFound, WatchCancelled, WatchSettled
+from bridge.core.errors import BridgeError, InvalidRequest, NotFound, WatchCancelled, WatchSettled
 from bridge.core.model import TERMINAL_EVENTS, DeliveryState, WatchState
 from bridge.store.records import DeliveryView, WatchQuery
 from bridge.telemetry import get_logger
@@ -66,6 +66,8 @@ async def resend_deliveries(request: web.Request, session: Session) -> web.Respo
 
 
 def _query_of(app: web.Application, body: BulkRequest) -> WatchQuery:
+    if not any(body.filters.values()):
+        raise InvalidRequest([("filters", "must have at least one filter: a change of everything is not meant")])
     unknown = {name: "is not a filter" for name in body.filters if name not in CONDITIONS}
     return query_of_filters(app, Query(body.filters, unknown))
 
