@@ -6,6 +6,7 @@ The decisions are functions of `core/`. When a task is polled next lives in memo
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -296,9 +297,11 @@ class Poller:
 
     async def stats(self, max_rows: int) -> PollingStats:
         """Return statistics over all tasks, with at most `max_rows` rows; computed in the background."""
-        return await self._background.submit(
+        stats = await self._background.submit(
             partial(polling_stats, list(self._tasks.values()), self._clock(), max_rows)
         )
+        batched, saved = (0, 0.0) if self._lanes is None else self._lanes.figures()
+        return replace(stats, batched=batched, saved_per_minute=saved)
 
     def degraded(self) -> list[HealthReason]:
         """Return one reason for each problem at amux or in the settings that an operator has to fix."""

@@ -19,6 +19,7 @@ class PollingStats:
     `errors` counts failing tasks by the code of their last error, and `messages` has one message for each code. `keys`
     counts tasks by credential. `unwritten` tasks have a change that the store does not have yet. `stuck` holds row ids
     of failing and late tasks, the worst first; `blocked_rows` those of blocked tasks. Both are cut to a limit.
+    `batched` tasks are read in batches, which saves about `saved_per_minute` requests a minute.
     """
 
     tasks: int
@@ -31,6 +32,8 @@ class PollingStats:
     keys: Mapping[str, int]
     stuck: Sequence[str]
     blocked_rows: Sequence[str] = ()
+    batched: int = 0
+    saved_per_minute: float = 0.0
 
 
 def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> PollingStats:
@@ -73,7 +76,7 @@ def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> Pol
 
 def _late_by(task: PolledTask, now: float) -> float:
     """By how many seconds a task's poll is too late; 0 or less for a poll in time."""
-    if task.phase is Phase.SCHEDULED:
+    if task.phase in {Phase.SCHEDULED, Phase.BATCHED}:
         return now - task.due - LATE_SECONDS
     if task.phase is Phase.POLLING and task.started is not None:
         return now - task.started - MAX_POLL_SECONDS

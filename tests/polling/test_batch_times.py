@@ -174,3 +174,13 @@ async def test_learned_schedules_count_only_single_polls(harness: Harness) -> No
     assert figures.ends == 12
     assert figures.polls is not None
     assert figures.polls < 15  # singly; in batches there were about 60
+
+
+async def test_the_statistics_say_how_many_tasks_are_read_in_batches_and_what_that_saves(harness: Harness) -> None:
+    poller = await started(harness, 60)
+    stats = await poller.poller.stats(10)
+    assert (stats.tasks, stats.batched, stats.late) == (60, 60, 0)
+    assert stats.saved_per_minute == pytest.approx(60 * 60 / 15.75 - 30, abs=1)
+    alone = await started(harness, 2, None)
+    stats = await alone.poller.stats(10)
+    assert (stats.tasks, stats.batched, stats.saved_per_minute) == (2, 0, 0)

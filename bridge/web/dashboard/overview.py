@@ -92,6 +92,8 @@ def figures(inputs: AlertInputs) -> Mapping[str, Any]:
         "waiting_for_key": inputs.stats.blocked,
         "nearing_deadline": inputs.nearing_deadline,
         "tasks": inputs.stats.tasks,
+        "tasks_in_batches": inputs.stats.batched,
+        "requests_saved_per_minute": round(inputs.stats.saved_per_minute),
         "lag_seconds": _lag_seconds(recent),
         "store_milliseconds": store_milliseconds(recent),
     }

@@ -24,6 +24,7 @@ function showFigures({ figures, store_ok: storeOk }) {
   const items = [
     { name: "Active watches", value: number(figures.active), hint: counted(figures.tasks, "task polled", "tasks polled"), filters: { state: "active" } },
     { name: "Stuck tasks", value: number(figures.stuck), level: figures.stuck ? "warn" : "", hint: figures.waiting_for_key ? `${counted(figures.waiting_for_key, "waits", "wait")} for a key` : "polls fail or are late", filters: { trouble: "stuck" } },
+    { name: "Read in batches", value: number(figures.tasks_in_batches), hint: `${number(figures.tasks - figures.tasks_in_batches)} singly; ${number(figures.requests_saved_per_minute)} requests/min saved` },
     { name: "Near deadline", value: number(figures.nearing_deadline), hint: "in the last tenth of their time", filters: { trouble: "nearing" } },
     { name: "Callbacks pending", value: number(figures.pending), hint: "next attempt now or later", filters: { delivery_state: "pending" } },
     { name: "Callbacks dead", value: number(figures.dead), level: figures.dead ? "bad" : "", hint: "no more retries", filters: { delivery_state: "dead" } },
