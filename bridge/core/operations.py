@@ -49,16 +49,16 @@ class Notice:
 
     @property
     def message(self) -> str:
-        """The notice as one sentence or two, for people."""
+        """The notice as one sentence, for people."""
         match self.type:
             case NoticeType.RECEIVER_FAILING:
                 pending = _counted(self.count, "delivery is", "deliveries are")
                 verb = "fail" if self.receivers else "fails"
                 why = "several attempts in a row had no answer, or 429, 502, 503 or 504"
-                text = f"{self._who('The')} {verb}: {why}. {pending} pending."
+                text = f"{self._who('The')} {verb}: {why}; {pending} pending."
             case NoticeType.RECEIVER_RECOVERED:
-                verb, had = ("answer", "The first had") if self.receivers else ("answers", "It had")
-                text = f"{self._who('The')} {verb} again. {had} failed since {_clock(self.since)}."
+                verb, had = ("answer", "the first had") if self.receivers else ("answers", "it had")
+                text = f"{self._who('The')} {verb} again; {had} failed since {_clock(self.since)}."
             case NoticeType.RECEIVER_PAUSED:
                 text = f"{self.by} paused the receiver {self.receiver}: {self._waiting('waits', 'wait')}."
             case NoticeType.RECEIVER_RESUMED:
@@ -66,10 +66,10 @@ class Notice:
             case NoticeType.DELIVERY_DEAD:
                 since = "" if self.count == 1 else f" since {_clock(self.since)}"
                 dead = _counted(self.count, "delivery is", "deliveries are")
-                kept = "It is" if self.count == 1 else "They are"
-                text = f"{dead} dead at {self._who('the')}{since}. {kept} kept and can be sent again."
+                kept = "it is" if self.count == 1 else "they are"
+                text = f"{dead} dead at {self._who('the')}{since}; {kept} kept and can be sent again."
             case NoticeType.KEY_REFUSED:
-                text = f"amux refuses the key {self.credential}. Its watches wait, but not beyond their deadlines."
+                text = f"amux refuses the key {self.credential}; its watches wait, but not beyond their deadlines."
             case NoticeType.KEY_ACCEPTED:
                 text = f"amux accepts the key {self.credential} again."
         return text

@@ -260,4 +260,5 @@ def test_each_notice_is_a_sentence(kind: NoticeType) -> None:
     notice = Notice(kind, 2.0, HOST, "configured", ("app",), 1, ("evt_1",), 1.0, "ops")
     for one in (notice, replace(notice, count=2_000), Notice(kind, 2.0)):
         assert one.message.endswith(".")
+        assert ". " not in one.message
         assert "None" not in one.message or one == Notice(kind, 2.0)
