@@ -12,6 +12,7 @@ from bridge.core.watch_search import SearchText
 from bridge.polling.state import LiveTask
 from bridge.store.records import FoundWatches, WatchQuery, WatchView
 from bridge.web.api.request_models import query_time, stored_receiver
+from bridge.web.api.watches import app_name_of
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.diagnosis import Diagnosis, diagnose
@@ -41,7 +42,7 @@ def query_of_filters(app: web.Application, given: Query) -> WatchQuery:
         limit=int(query.read("limit", _limit) or DEFAULT_LIMIT),
         cursor=query.read("cursor", lambda text: check_watch_id(text, "cursor")),
         oldest_first=query.read("order", lambda text: _one_of(text, ORDERS)) == "oldest",
-        app=query.read("app", str),
+        app=query.read("app", app_name_of),
         text=query.read("q", lambda text: SearchText.of(text, in_apps=True)),
         host=query.read("host", stored_receiver),
         tasks=None if tasks is None else tuple(tasks),
