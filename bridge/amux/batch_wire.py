@@ -64,7 +64,10 @@ def _records(document: Mapping[str, Any], ids: Collection[str], base_url: str) -
             unusable.add(task_id)
             continue
         record = read_record(row, _ENVELOPE, task_id=task_id, base_url=base_url)
-        if records.setdefault(task_id, record) != record:
+        known = records.get(task_id)
+        if known is None:
+            records[task_id] = record
+        elif known != record:
             unusable.add(task_id)
     for task_id in unusable:
         records.pop(task_id, None)

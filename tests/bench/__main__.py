@@ -21,7 +21,19 @@ from tests.bench.picture import picture
 from tests.bench.processes import LOADING
 from tests.bench.table import Row, table
 
-NAMES = ("polls", "registrations", "deliveries", "memory", "flat", "spread", "replicas", "cost", "moments", "day")
+NAMES = (
+    "polls",
+    "registrations",
+    "deliveries",
+    "memory",
+    "flat",
+    "spread",
+    "replicas",
+    "cost",
+    "moments",
+    "batch",
+    "day",
+)
 
 
 def main() -> int:
