@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from bridge.sandbox import Behaviour, Outcome, Sandbox
+from bridge.sandbox.sweep import SWEEP_SECONDS
 from tests.e2e.receiver import SAFETY_SECONDS, Receiver, Responder, accept, receiving
 
 
@@ -56,11 +57,19 @@ class Environment:
 
 @asynccontextmanager
 async def environment(
-    database_url: str, responder: Responder = accept, *, clock: Callable[[], float] | None = None
+    database_url: str,
+    responder: Responder = accept,
+    *,
+    clock: Callable[[], float] | None = None,
+    sweep_seconds: float | None = None,
 ) -> AsyncIterator[Environment]:
-    """Starts amux and a receiver for one database. Without `clock`, the test moves amux's clock."""
+    """Starts amux and a receiver for one database. Without `clock`, the test moves amux's clock.
+
+    `sweep_seconds` is the pause of amux's sweep, which then takes no time for each task.
+    """
     manual_clock = ManualClock()
-    amux = Sandbox(clock=clock or manual_clock)
+    each = None if sweep_seconds is None else 0.0
+    amux = Sandbox(clock=clock or manual_clock, sweep_seconds=sweep_seconds or SWEEP_SECONDS, sweep_task_seconds=each)
     url = await amux.start()
     try:
         async with receiving(responder) as receiver:
