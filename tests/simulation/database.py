@@ -65,10 +65,13 @@ class Weather:
         self.refusing = False
         self.unknown_share = self.failing_share = self.slow_share = 0.0
 
-    def latency(self) -> tuple[float, float]:
-        """How long a transaction waits before it runs, and how long its answer takes."""
+    def latency(self, *, routine: bool) -> tuple[float, float]:
+        """How long a transaction waits before it runs, and how long its answer takes.
+
+        Few of the `routine` transactions are slow: those that matter would otherwise seldom be.
+        """
         before, after = self.seconds * self.random.random(), self.seconds * self.random.random()
-        if self.slow_share and self.random.random() < self.slow_share:
+        if self.slow_share and self.random.random() < self.slow_share * (0.2 if routine else 1.0):
             if self.random.random() < 0.5:
                 before += self.slow_seconds * self.random.random()
             else:

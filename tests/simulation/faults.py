@@ -100,11 +100,11 @@ class Faults:
                 case "failing" | "unknown":
                     weather.failing_share = 0.5
                 case "slow":
-                    weather.slow_share, weather.slow_seconds = 0.3, 3.0
+                    weather.slow_share, weather.slow_seconds = 0.5, 6.0
                 case _:
-                    weather.slow_share, weather.slow_seconds = 0.3, LATE_ANSWERS
+                    weather.slow_share, weather.slow_seconds = 0.6, LATE_ANSWERS
             self._world.loop.call_later(seconds, weather.clear)
-        self._lasts(seconds + (LATE_ANSWERS if kind == "hanging" else 4.0))
+        self._lasts(seconds + (LATE_ANSWERS if kind == "hanging" else 6.0))
 
     def amux(self, kind: Trouble, seconds: float) -> None:
         """amux is in trouble for a while."""

@@ -18,14 +18,15 @@ EPOCH = 1_795_000_000.0  # Unix seconds at virtual second 0
 
 @dataclass(eq=False)
 class Host:
-    """One process. `latency(name)` gives how long a function of a runner waits, and how long its answer takes."""
+    """One process. `latency(name, function)` gives how long a function waits to run, and how long its answer takes."""
 
     loop: SimulatedLoop
     random: Random
     name: str
-    latency: Callable[[str], tuple[float, float]]
+    latency: Callable[[str, Callable[[], Any]], tuple[float, float]]
     wall_ahead: float = 0.0  # of the wall clock, against the true time
     crashed: bool = False
+    ended_at: float = 0.0
     frozen: bool = False
     parked: list[asyncio.Handle] = field(default_factory=list)
     away_until: float = 0.0  # when its last freeze ended
@@ -42,6 +43,7 @@ class Host:
     def crash(self) -> None:
         """End at once: nothing of this host goes on."""
         self.crashed = True
+        self.ended_at = self.loop.time()
         self.parked.clear()
         self.loop.bury()
 
@@ -114,7 +116,7 @@ class SimulatedRunner(Runner):
         while self.waiting and self.running < self.size:
             function, future = self.waiting.popleft()
             self.running += 1
-            before, after = self.host.latency(self.name)
+            before, after = self.host.latency(self.name, function)
             self.host.loop.call_external(before, self._execute, function, future, after)
 
     def _execute(self, function: Callable[[], Any], future: "asyncio.Future[Any]", after: float) -> None:

@@ -37,6 +37,7 @@ class Invariants:
     retries: tuple[float, ...]
     state: Snapshot = EMPTY
     removed: dict[str, float] = field(default_factory=dict)  # from the outbox: when
+    claimed: dict[str, tuple[str, Host]] = field(default_factory=dict)  # by delivery: the lease, and who made it
     closed: dict[str, float] = field(default_factory=dict)  # by task_id: when its last open task closed
 
     # --- after a commit -------------------------------------------------------------------------------------------
@@ -169,6 +170,7 @@ class Invariants:
             if row["lease"] is not None and (old is None or old["lease"] != row["lease"]):
                 holder = after.replicas.get(row["holder"])
                 held = None if holder is None else (holder["id"], holder["epoch"])
+                self.claimed[delivery_id] = row["lease"], host
                 require(held == identity, f"{delivery_id} is claimed by {identity}, which is no replica with a lease")
         for delivery_id, row in after.deliveries.items():
             old = before.deliveries.get(delivery_id)

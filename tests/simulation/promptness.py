@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CALM_SECONDS = 22.0  # a lease, the longest pause of a retry, and the first polls of adopted tasks are over by then
+CALM_ALONE_SECONDS = 8.0  # with one replica: the longest pause of a retry
+CLAIM_SECONDS = 4.0  # for which a claim outlives its process, and its lease: others release it
+LEASE_SECONDS = 10.0  # of a replica among several, with one adoption interval
 UNPOLLED_SECONDS = 9.0  # the longest interval is 3 s, a poll may take 3 s
 UNSETTLED_SECONDS = 9.0
 UNSENT_SECONDS = 6.0
@@ -27,7 +30,10 @@ class Promptness:
 
     def check(self) -> None:
         """Raise Violation when something is overdue."""
-        if self.world.faults.calm_seconds() < CALM_SECONDS:
+        calm = self.world.faults.calm_seconds()
+        if calm >= CLAIM_SECONDS:
+            self._claims()
+        if calm < self.calm_needed:
             return
         now, state = self.world.loop.time(), self.invariants.state
         unix = self.world.store_time()
@@ -51,6 +57,20 @@ class Promptness:
                 require(late < UNSENT_SECONDS, f"{row['id']} is due since {late:.1f} s and not sent")
         self._status_events(unix)
 
+    @property
+    def calm_needed(self) -> float:
+        """For how long nothing may have been wrong."""
+        return CALM_SECONDS if self.world.plan.shared else CALM_ALONE_SECONDS
+
+    def _claims(self) -> None:
+        """No claim lasts for long after its process has ended."""
+        state, now = self.invariants.state, self.world.loop.time()
+        for delivery_id, row in state.outbox.items():
+            lease, host = self.invariants.claimed.get(delivery_id, ("", None))
+            if host is not None and row["lease"] == lease and host.crashed:
+                ago = now - host.ended_at - (LEASE_SECONDS if self.world.plan.shared else 0.0)
+                require(ago < CLAIM_SECONDS, f"{delivery_id} is claimed by a process that has ended {ago:.1f} s ago")
+
     def _watched_since(self, task_id: str) -> float:
         tasks = self.invariants.state.tasks.values()
         opened = [row["opened_at"] for row in tasks if row["task_id"] == task_id and row["closed_at"] is None]
@@ -59,7 +79,7 @@ class Promptness:
     def _status_events(self, unix: float) -> None:
         state = self.invariants.state
         for row in state.watches.values():
-            if row["state"] != "active" or unix - row["created_at"] < CALM_SECONDS:
+            if row["state"] != "active" or unix - row["created_at"] < self.calm_needed:
                 continue
             kind = _STATUS.get(state.tasks[row["task"]]["status"])
             wanted = kind is not None and kind in row["events"].split(",")

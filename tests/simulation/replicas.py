@@ -51,8 +51,10 @@ class Replicas:
         world = self._world
         weather = world.server.weather[slot.name]
 
-        def latency(name: str) -> tuple[float, float]:
-            return weather.latency() if name in {"bridge-writer", "bridge-reader"} else (0.0005, 0.0005)
+        def latency(name: str, function: Any) -> tuple[float, float]:
+            if name == "bridge-writer":
+                return weather.latency(routine=_is_routine(function))
+            return weather.latency(routine=True) if name == "bridge-reader" else (0.0005, 0.0005)
 
         host = Host(world.loop, Random(world.random.getrandbits(64)), slot.name, latency)
         host.wall_ahead = slot.wall_ahead
@@ -126,6 +128,14 @@ class Replicas:
             if slot.host is host and slot.store is not None:
                 return slot.store.replica.identity
         return "a replica that has not started", 0
+
+
+_ROUTINE = {"adopt", "renew", "probe", "write_figures", "add_ends", "correct_future_times"}
+
+
+def _is_routine(write: Any) -> bool:
+    """Whether a transaction of the group commit holds nothing but what every replica writes all the time."""
+    return all(call.operation.__name__ in _ROUTINE for call in write.args[0])
 
 
 def name_of(number: int) -> str:
