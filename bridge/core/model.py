@@ -334,3 +334,4 @@ class PendingDelivery:
     secret: str | None = field(default=None, repr=False)
     trace: TraceContext | None = None
     claimed_by: tuple[str, int] = ("", 0)  # the replica's id and epoch at the time of the claim
+    due_from: float = 0.0  # when its next attempt was due, or when a retry was requested

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.aio.retry_queue import RetryQueue
-from bridge.core.delivery import Verdict
+from bridge.core.delivery import Verdict, after_retry_request
 from bridge.core.errors import BridgeError, LostClaim, StoreUnavailable
 from bridge.core.model import Attempt
 from bridge.delivery.fairness import ClaimedDelivery, HostQueue
@@ -41,8 +41,9 @@ class AttemptRecord:
         """The record as the store takes it, under the newest claim and with the host's newest failure count."""
         delivery = self.claimed.delivery
         failures = self.host.failures if self.host_changed else None
+        verdict = after_retry_request(self.verdict, self.at) if self.claimed.due_again else self.verdict
         return AttemptResult(
-            *(delivery.id, delivery.lease, self.attempt, self.verdict, delivery.host, self.at),
+            *(delivery.id, delivery.lease, self.attempt, verdict, delivery.host, self.at),
             host_failures=failures,
         )
 

@@ -195,7 +195,9 @@ class Deliverer:
             elif known is None and delivery.host in self._hosts.paused:  # paused during the claim
                 self._claimer.release([delivery])
             elif known is not None:
-                # It waits, is being sent, or is not recorded yet. It continues under the new claim and is sent once.
+                # It waits, is being sent, or is not recorded yet. It continues under the new claim and is sent once,
+                # unless its attempt began before it became due again: then a retry was requested meanwhile.
+                known.due_again |= known.started_at is not None and known.started_at < delivery.due_from
                 known.delivery, known.begins_before = delivery, begins_before
                 self._writer.renewed(delivery.id)
             else:
@@ -299,7 +301,8 @@ class Deliverer:
         host, made = self._hosts.get(claimed.delivery.host), True
         failures_before, failures, seconds, answered = host.failures, host.failures, 0.0, False
         try:
-            self._reporter.started(claimed.delivery, self._store.now())
+            claimed.started_at = self._store.now()
+            self._reporter.started(claimed.delivery, claimed.started_at)
             sent = await self._runner.run(claimed.delivery)
             if not (made := is_attempt(sent.answer)):
                 self._own_shortage.failed(problem_of(sent.answer).message or "")

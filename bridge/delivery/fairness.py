@@ -54,10 +54,13 @@ class ClaimedDelivery:
     """A delivery that this replica has a lease on. A new claim of the same delivery replaces `delivery` in place.
 
     An attempt must start before `begins_before` (monotonic seconds), so that it ends and is recorded within the lease.
+    `started_at` is when it started (Unix seconds). `due_again`: since then the delivery has become due once more.
     """
 
     delivery: PendingDelivery
     begins_before: float
+    started_at: float | None = None
+    due_again: bool = False
 
 
 @dataclass(slots=True, eq=False)

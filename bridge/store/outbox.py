@@ -53,7 +53,7 @@ _CLAIM = (
 _LOAD: Select[Any] = (
     select(
         *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.type),
-        *(deliveries.c.round_attempts, deliveries.c.attempts),
+        *(deliveries.c.round_attempts, deliveries.c.attempts, deliveries.c.next_attempt_at),
         *(watches.c.app, watches.c.callback_url, watches.c.host, watches.c.headers, watches.c.secret),
         *(watches.c.traceparent, watches.c.tracestate),
         *(func.coalesce(events.c.body, events.c.payload).label("sent"), events.c.created_at),
@@ -99,7 +99,8 @@ def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> l
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.sent)
     try:
         attempts_before = row.round_attempts, row.attempts
-        return [pending_delivery(row, event, lease, attempts_before, cipher, replica.identity)]
+        claimed = pending_delivery(row, event, lease, attempts_before, cipher, replica.identity)
+        return [replace(claimed, due_from=row.next_attempt_at)]
     except BadSetting as error:
         means = "the delivery is not sent; it is tried again when its lease ends"
         ids = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}

@@ -42,3 +42,12 @@ def test_a_task_that_was_closed_without_an_answer_is_not_polled_any_more() -> No
     unknown, cancel = Action(1_004.0, "database", ("unknown", 3.0)), Action(1_004.5, "cancel", (0.0,))
     for seed in (3, 4, 6):
         assert failure_of(replace(CALM, seed=seed, shared=True), register(1_001.0, 60.0), unknown, cancel) is None
+
+
+def test_a_status_event_that_is_superseded_and_resent_during_its_attempt_is_sent_again() -> None:
+    """The end of the watch took the claim away. The new claim was merged with the attempt that had begun before."""
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_003.5, end=End.COMPLETED)
+    plan = replace(CALM, retries="none", courses=(course,))
+    events = (*TERMINAL_EVENTS, "video.in_progress")
+    watch = Action(1_001.0, "register", ("task_0", "https://hanging-1.example/hook", events, 20.0, "sk-one"))
+    assert failure_of(plan, watch, Action(1_004.9, "resend", (0.99,))) is None
