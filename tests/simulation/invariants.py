@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import orjson
 
 from bridge.core.model import Answered, RefusedTarget
 from tests.simulation.hosts import EPOCH, Host
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CHECK_WINDOW = 0.25  # seconds between the store's answer about a claim and the callback, in calm weather
+PAUSE_SECONDS = 6.0  # every replica follows a pause within 5
 POLL_GRACE = 3.0  # a replica learns of a task that another one closed within about a second
 SLACK = 0.002
 FINAL = ("settled", "cancelled")
@@ -192,6 +196,9 @@ class Invariants:
         calm = self.world.faults.calm_seconds()
         if answered is not None and calm > 5.0:
             require(now <= answered + CHECK_WINDOW, f"{post.id} is sent {now - answered:.3f} s after its cancellation")
+        paused = self.ledger.paused.get(f"{urlsplit(post.url).hostname}:443")
+        if paused is not None and calm > PAUSE_SECONDS:
+            require(now - paused < PAUSE_SECONDS, f"{post.id} is sent to a receiver that is paused")
         if claim is None:
             recently = now - self.removed.get(post.id, 0.0) <= CHECK_WINDOW or calm <= 5.0
             is_status = post.type in {"video.queued", "video.in_progress"}
@@ -228,6 +235,8 @@ class Invariants:
         require(not still_open, f"tasks are still open: {still_open}")
         for delivery_id, row in state.deliveries.items():
             require(_superseded(row) or self.ledger.posts[delivery_id], f"{delivery_id} was never sent")
+        ids = {orjson.loads(row["payload"])["id"] for row in state.events.values()}
+        require(self.ledger.feed == ids, f"the feed lacks {ids - self.ledger.feed}")
         for delivery_id, asked in self.ledger.resent:
             row = state.deliveries[delivery_id]
             over = state.watches[row["watch_id"]]["state"] == "cancelled" or _superseded(row)

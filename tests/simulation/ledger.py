@@ -45,6 +45,13 @@ class Ledger:
     resend_asked: set[str] = field(default_factory=set)
     """Deliveries for which a resend was requested, answered or not."""
 
+    paused: dict[str, float] = field(default_factory=dict)
+    """Receivers whose pause was answered, and when."""
+    ever_paused: set[str] = field(default_factory=set)
+    """Receivers that may be paused: a pause was requested, and no resume was answered since then."""
+    feed: set[str] = field(default_factory=set)
+    """The events that the app has read from the feed."""
+
     def told(self, task_id: str, word: str, *, batch: bool = False) -> None:
         """amux has answered about a task."""
         self.words[task_id].append((self.now(), word))

@@ -120,6 +120,12 @@ def _requests(random: Random, span: float, watches: int) -> list[Action]:
             found.append(Action(at, "cancel", (random.random(),)))
         else:
             found.append(Action(at, "resend", (random.random(),)))
+    for _ in range(random.choice((0, 0, 0, 1, 2))):
+        receiver = f"{random.choice((Kind.GOOD, Kind.FLAKY, Kind.SLOW))}-{random.randint(1, 3)}.example:443"
+        at = 1_001.0 + span * random.random()
+        found.append(Action(at, "pause", (receiver,)))
+        if random.random() < 0.7:
+            found.append(Action(at + random.choice((0.5, 5.0, 12.0)), "resume", (receiver,)))
     if random.random() < 0.15:
         found.append(Action(1_001.0 + span * random.random(), "resend_dead", ()))
     return found

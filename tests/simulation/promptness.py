@@ -26,10 +26,12 @@ class Promptness:
 
     world: "World"
     invariants: Invariants
+    spread: set[str] = field(default_factory=set)  # receivers that were paused: their deliveries are spread over time
     polled: dict[str, float] = field(default_factory=dict)  # by task id: when its last poll began
 
     def check(self) -> None:
         """Raise Violation when something is overdue."""
+        self.spread |= self.world.ledger.ever_paused
         calm = self.world.faults.calm_seconds()
         if calm >= CLAIM_SECONDS:
             self._claims()
@@ -53,7 +55,7 @@ class Promptness:
         for row in state.outbox.values():
             late = unix - row["due_at"]
             kind = Kind(row["host"].split("-")[0])
-            if kind in PROMPT:
+            if kind in PROMPT and row["host"] not in self.spread:
                 require(late < UNSENT_SECONDS, f"{row['id']} is due since {late:.1f} s and not sent")
         self._status_events(unix)
 

@@ -23,6 +23,8 @@ class Requests:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._ledger = world.ledger
+        self._cursor: str | None = None
+        self._reading = False
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
         """The actions by their names in a plan."""
@@ -31,6 +33,8 @@ class Requests:
             "cancel": self.cancel,
             "resend": self.resend,
             "resend_dead": self.resend_dead,
+            "pause": self.pause,
+            "resume": self.resume,
         }
 
     def register(self, task_id: str, url: str, events: tuple[str, ...], seconds: float, key: str) -> None:
@@ -74,19 +78,66 @@ class Requests:
         self._ledger.resend_asked.update(self._world.invariants.state.deliveries)
         self._send(OPERATOR, "POST", "/deliveries/retry", {"state": "dead"}, lambda _reply, _asked: None)
 
-    def _send(self, token: str, method: str, path: str, body: Any, then: Then) -> None:
+    def pause(self, receiver: str) -> None:
+        """An operator pauses a receiver."""
+        self._ledger.ever_paused.add(receiver)
+
+        def paused(reply: Reply, _asked: float) -> None:
+            if reply.status == 200:
+                self._ledger.paused[receiver] = self._world.loop.time()
+
+        self._send(OPERATOR, "POST", f"/receivers/{receiver}/pause", {}, paused)
+
+    def resume(self, receiver: str) -> None:
+        """An operator resumes a receiver. From now on it may get callbacks, whatever the answer is."""
+        self._ledger.paused.pop(receiver, None)
+
+        def resumed(reply: Reply, _asked: float) -> None:
+            if reply.status == 200:
+                self._ledger.ever_paused.discard(receiver)
+                self._ledger.paused.pop(receiver, None)
+
+        self._send(OPERATOR, "POST", f"/receivers/{receiver}/resume", {}, resumed)
+
+    def resume_all(self) -> None:
+        """Operators resume what they have paused."""
+        for receiver in sorted(self._ledger.ever_paused):
+            self.resume(receiver)
+
+    def read_feed(self) -> None:
+        """The app asks for the events after those that it has."""
+        if self._reading:
+            return
+        self._reading = True
+        after = "" if self._cursor is None else f"&after={self._cursor}"
+
+        def read(reply: Reply, _asked: float) -> None:
+            self._reading = False
+            require(reply.status in {0, 200, 503}, f"the feed answers {reply.status} {reply.body}")
+            if reply.status == 200:
+                ids = [one["id"] for one in reply.body["items"]]
+                again = [one for one in ids if one in self._ledger.feed]
+                require(not again, f"the feed repeats {again}")
+                self._ledger.feed.update(ids)
+                self._cursor = reply.body["next_cursor"]
+
+        self._reading = self._send(APP, "GET", f"/events?limit=3{after}", None, read)
+
+    def _send(self, token: str, method: str, path: str, body: Any, then: Then) -> bool:
         callers = [slot.caller for slot in self._world.replicas.slots if slot.caller is not None]
         if callers:
             caller = callers[self._world.random.randrange(len(callers))]
             asked = self._ask(caller, (token, method, path, body), then)
             self._world.tasks.append(self._world.loop.create_task(asked))
+        return bool(callers)
 
     async def _ask(self, caller: Caller, request: tuple[str, str, str, Any], then: Then) -> None:
         asked = self._world.loop.time()
         _, method, path, _ = request
         reply = await caller.request(*request)
         code = reply.body.get("code", "") if isinstance(reply.body, dict) else ""
-        self._world.note(f"{method} {path} at {caller.host.name}: {reply.status} {code}")
+        if method != "GET":
+            self._world.note(f"{method} {path} at {caller.host.name}: {reply.status} {code}")
         seconds = self._world.loop.time() - asked
         try:
             broken = reply.status >= 500 and reply.status != 503

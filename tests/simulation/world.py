@@ -96,6 +96,7 @@ class World:
         for slot in self.replicas.slots:
             self.replicas.start(slot)
         self._every(1.0, self._promptness.check)
+        self._every(3.0, self.requests.read_feed)
         for action in self.plan.actions:
             self.loop.call_at(action.at, self._act, action.what, action.arguments)
         last = max((action.at for action in self.plan.actions), default=0.0)
@@ -104,8 +105,12 @@ class World:
         self.faults.end()
         end = self.loop.time() + AFTER_SECONDS
         while self.loop.time() < end and not self._is_over():
+            self.requests.resume_all()
             await self._until(self.loop.time() + 1.0)
-        await self._until(self.loop.time() + 0.5)
+        await self._until(self.loop.time() + 3.0)  # the last events have their numbers by then
+        for _ in range(len(self.invariants.state.events)):
+            self.requests.read_feed()
+            await self._until(self.loop.time() + 0.5)
         self.invariants.after_commit()
         self.invariants.at_end()
         await asyncio.gather(*(self.replicas.stop(slot) for slot in self.replicas.slots))
