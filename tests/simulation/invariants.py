@@ -199,6 +199,8 @@ class Invariants:
         paused = self.ledger.paused.get(f"{urlsplit(post.url).hostname}:443")
         if paused is not None and calm > PAUSE_SECONDS:
             require(now - paused < PAUSE_SECONDS, f"{post.id} is sent to a receiver that is paused")
+        gone = any(isinstance(one.answer, Answered) and one.answer.status == 410 for one in self.ledger.posts[post.id])
+        require(not gone or post.id in self.ledger.resend_asked, f"{post.id} is sent again after 410")
         if claim is None:
             recently = now - self.removed.get(post.id, 0.0) <= CHECK_WINDOW or calm <= 5.0
             is_status = post.type in {"video.queued", "video.in_progress"}

@@ -145,7 +145,7 @@ MUTATIONS = (
         "a settlement that the store refuses is dropped",
         "bridge.polling.result_writer",
         "        self._refused.add(write.task, write, retried=write.retried)\n",
-        "        self._give_back(write.task, closed=False)\n        return\n",
+        "        self._give_back(write.task, closed=True)\n        return\n",
         400,
     ),
     Mutation(
@@ -156,10 +156,10 @@ MUTATIONS = (
         400,
     ),
     Mutation(
-        "overdue watches get no last poll",
-        "bridge.polling.poller",
-        "        overdue, missing = await self._deadlines.check()\n        self._handler.poll_overdue(overdue)\n",
-        "        overdue, missing = await self._deadlines.check()\n",
+        "a watch times out a minute after its deadline",
+        "bridge.polling.result_writer",
+        "        if watch.deadline_at <= began_at:\n",
+        "        if watch.deadline_at + 60 <= began_at:\n",
         100,
     ),
     Mutation(

@@ -58,7 +58,7 @@ def make_plan(seed: int) -> Plan:
         actions += _registrations(random, course.task_id, number, span, course.key)
     actions += _requests(random, span, len(actions))
     if troubled > 0.2:
-        actions += _faults(random, span, replicas, shared=shared, many=troubled > 0.7)
+        actions += _faults(random, span, replicas, courses, shared=shared, many=troubled > 0.7)
     return Plan(
         seed=seed,
         replicas=replicas,
@@ -131,7 +131,20 @@ def _requests(random: Random, span: float, watches: int) -> list[Action]:
     return found
 
 
-def _faults(random: Random, span: float, replicas: int, *, shared: bool, many: bool) -> list[Action]:
+def _registrations_at(random: Random, at: float, courses: tuple[Course, ...]) -> list[Action]:
+    """Registrations while the database is bad: their answers come late, or not at all."""
+    found = []
+    for place in range(random.randint(0, 3)):
+        course = random.choice(courses)
+        events = tuple(sorted({*TERMINAL_EVENTS, *STATUS_EVENTS}))
+        url = f"https://good-{place}.example/late"
+        found.append(Action(at + 0.4 * random.random(), "register", (course.task_id, url, events, 40.0, course.key)))
+    return found
+
+
+def _faults(
+    random: Random, span: float, replicas: int, courses: tuple[Course, ...], *, shared: bool, many: bool
+) -> list[Action]:
     found: list[Action] = []
     for _ in range(random.randint(2, 6) if many else random.randint(1, 2)):
         at, replica = 1_001.0 + span * random.random(), random.randrange(replicas)
@@ -150,6 +163,7 @@ def _faults(random: Random, span: float, replicas: int, *, shared: bool, many: b
             case "database":
                 weather = random.choice(("refusing", "unknown", "failing", "slow", "hanging"))
                 found.append(Action(at, "database", (weather, random.choice((0.5, 3.0, 8.0)))))
+                found += _registrations_at(random, at, courses)
                 if replicas > 1 and random.random() < 0.6:  # long enough to lose the lease
                     weather = random.choice(("refusing", "unknown", "hanging", "hanging"))
                     found[-1] = Action(at, "database", (weather, random.choice((3.0, 12.0, 20.0)), replica))
