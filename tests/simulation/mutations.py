@@ -33,7 +33,7 @@ MUTATIONS = (
         "bridge.store.settlement",
         '.where(IS_ACTIVE, watches.c.task.in_(bindparam("those", expanding=True)))',
         '.where(watches.c.task.in_(bindparam("those", expanding=True)))',
-        100,
+        50,
     ),
     Mutation(
         "a registration is answered before its commit",
@@ -44,20 +44,21 @@ MUTATIONS = (
         "                    self._transaction(lambda c: (_execute_grouped(c, batch), c.rollback()))\n"
         "                    self._resolve(batch)\n"
         "                await running\n",
-        100,
+        50,
     ),
     Mutation(
-        "a write does not check that the task is the replica's own",
+        "the lease fence is dropped: a write does not check the task's owner and its epoch",
         "bridge.store.replicas",
-        "    .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)\n",
-        "    .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == bindparam('replica'))\n",
-        400,
-    ),
-    Mutation(
-        "a claim does not check that the replica's lease holds",
-        "bridge.store.outbox",
-        "    if not replicas.holds_claim(connection, replica):\n        return []\n    now",
-        "    now",
+        "    .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)\n"
+        "    .where(\n"
+        "        tasks.c.closed_at.is_(None),\n"
+        '        tasks.c.id.in_(bindparam("those", expanding=True)),\n'
+        '        _LOCKED_REPLICA.c.epoch == bindparam("epoch"),\n'
+        "    )\n",
+        "    .where(\n"
+        "        tasks.c.closed_at.is_(None),\n"
+        '        tasks.c.id.in_(bindparam("those", expanding=True)),\n'
+        "    )\n",
         400,
     ),
     Mutation(
@@ -65,7 +66,7 @@ MUTATIONS = (
         "bridge.store.ending",
         '    pending = connection.execute(_PENDING, {"those": asked}).scalars().all() if asked else ()\n',
         "    pending = ()\n",
-        100,
+        250,
     ),
     Mutation(
         "claims are not released at the start",
@@ -80,14 +81,14 @@ MUTATIONS = (
         '        connection.execute(_RAISE_EPOCH, {"replica": name})\n'
         '        connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})\n',
         '        connection.execute(_RAISE_EPOCH, {"replica": name})\n',
-        400,
+        250,
     ),
     Mutation(
         "a task whose registration was committed late is not polled",
         "bridge.service.jobs",
         "            store.on_late_task = self._late_tasks.append",
         "            pass",
-        400,
+        300,
     ),
     Mutation(
         "`status_update_due` is cleared after the write",
@@ -96,7 +97,7 @@ MUTATIONS = (
         "            self._refused.report_success()\n"
         "            task.status_update_due = False\n"
         "            self._publish(write, changed)\n",
-        1000,
+        150,
     ),
     Mutation(
         "the record of an attempt does not check the claim",
@@ -104,77 +105,63 @@ MUTATIONS = (
         '    .where(outbox.c.id.in_(bindparam("those", expanding=True)), '
         '_CLAIM_KEY.in_(bindparam("claims", expanding=True)))\n',
         '    .where(outbox.c.id.in_(bindparam("those", expanding=True)))\n',
-        400,
+        50,
     ),
     Mutation(
         "a retry that is requested during an attempt is forgotten",
         "bridge.store.outbox",
         "    requested = {claim for claim, set_at in marks.items() if set_at == RETRY_REQUESTED}\n",
         "    requested = set()\n",
-        400,
-    ),
-    Mutation(
-        "a replica sends although its lease has ended",
-        "bridge.service.runtime",
-        "may_send=lambda: self._replica_lease is None or self._replica_lease.is_valid(),",
-        "may_send=lambda: True,",
-        400,
-    ),
-    Mutation(
-        "claims that are answered late are accepted",
-        "bridge.delivery.deliverer",
-        "return self._may_send() and delivery.claimed_by == self._store.replica.identity",
-        "return True",
-        400,
+        50,
     ),
     Mutation(
         "a live failure is not confirmed",
         "bridge.core.watch",
         "    if not observation.live or (doubt is not None and began >= doubt.since + interval):\n",
         "    if True:\n",
-        50,
+        30,
     ),
     Mutation(
         "a failed attempt is due again at once",
         "bridge.store.outbox",
         "(items[claim].delivery_id, at, items[claim].at, None, None) for claim, at in again.items() if claim in marks",
         "(items[claim].delivery_id, items[claim].at, items[claim].at, None, None) for claim in again if claim in marks",
-        100,
+        50,
     ),
     Mutation(
         "a settlement that the store refuses is dropped",
         "bridge.polling.result_writer",
         "        self._refused.add(write.task, write, retried=write.retried)\n",
         "        self._give_back(write.task, closed=True)\n        return\n",
-        400,
+        200,
     ),
     Mutation(
         "a cancellation at another replica does not reach the owner",
         "bridge.store.settlement",
         '        changed_elsewhere=and_(tasks.c.owner.is_not(None), bindparam("shared", type_=Boolean)),\n',
         '        changed_elsewhere=and_(tasks.c.owner.is_(None), bindparam("shared", type_=Boolean)),\n',
-        400,
+        250,
     ),
     Mutation(
         "a watch times out a minute after its deadline",
         "bridge.polling.result_writer",
         "        if watch.deadline_at <= began_at:\n",
         "        if watch.deadline_at + 60 <= began_at:\n",
-        100,
+        30,
     ),
     Mutation(
         "a dead replica's tasks are not adopted",
         "bridge.store.replicas",
         "    if dead:\n        found.update(",
         "    if False:\n        found.update(",
-        400,
+        50,
     ),
     Mutation(
         "410 does not end a delivery",
         "bridge.core.delivery",
         "GONE = 410",
         "GONE = 418",
-        100,
+        30,
     ),
 )
 
