@@ -10,6 +10,7 @@ from bridge.core.batch_lane import (
     LIVE_PLATFORMS,
     LONGEST_NO_ROUTE_SECONDS,
     MAX_PLATFORMS,
+    SECONDS_FOR_A_TASK,
     TARGET_BYTES,
     BatchAnswer,
     BatchFailed,
@@ -161,8 +162,8 @@ def test_a_batch_that_takes_long_makes_the_next_rarer(seconds: float, interval: 
 @given(st.integers(1, 2_000_000), st.integers(1, 500), st.floats(0.01, 60))
 def test_each_task_is_read_once_in_an_interval_by_batches_that_are_full(tasks: int, size: int, interval: float) -> None:
     spacing = batch_spacing(interval, tasks, size)
-    assert spacing <= interval
-    assert min(tasks, size) / spacing == pytest.approx(tasks / interval)
+    assert spacing <= max(interval, size * SECONDS_FOR_A_TASK) * (1 + 1e-9)
+    assert min(tasks, size) / spacing == pytest.approx(min(tasks / interval, 1 / SECONDS_FOR_A_TASK))
 
 
 @given(st.lists(st.floats(1.25, 16.5), min_size=1, max_size=40), st.floats(0.1, 60))
