@@ -10,10 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from bridge.core.learned_schedule import BINS, History
 from bridge.core.schedule import PollPolicy
 from bridge.core.task_class import FORGET_SECONDS, ClassHistory, TaskEnd, with_task_end
+from bridge.store.advisory_locks import CLASS_HISTORIES
 from bridge.store.schema import class_histories
 
-_LOCK = 7_351_882_046_312  # for this table; see `migrate.py`
-_TRY_LOCK = select(func.pg_try_advisory_xact_lock(_LOCK))
+_TRY_LOCK = select(func.pg_try_advisory_xact_lock(CLASS_HISTORIES))
 _ALL = select(class_histories)
 _NAMES = ("name", "weights", "ends", "extra_polls", "polls", "last_end_at")
 _INSERT = insert(class_histories)

@@ -31,6 +31,7 @@ from sqlalchemy.sql import ColumnElement, Select
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.errors import CursorExpired
 from bridge.core.event_cursor import Position, is_expired, next_number
+from bridge.store.advisory_locks import EVENT_NUMBERING, EVENT_REMOVAL
 from bridge.store.database import Database
 from bridge.store.reader_pool import ReaderPool
 from bridge.store.records import Changed, EventPage, EventQuery
@@ -46,9 +47,6 @@ EVERY_APP = ""
 NUMBERED_AT_ONCE = 1_000  # in a transaction: about 30 ms, for which other replicas wait
 WINDOW = 10_000  # numbers that one step of a search for some types reads, from the index alone: a few ms
 WINDOWS_AT_ONCE = 10
-# Any numbers that no other program uses for its advisory locks.
-_NUMBERING_LOCK = 7_351_882_046_312
-_REMOVAL_LOCK = 7_351_882_046_313
 
 # --- numbering ----------------------------------------------------------------------------------------------------
 
@@ -94,7 +92,7 @@ def number_committed(connection: Connection, now: float) -> list[str]:
     The lock is released after the commit is visible. So the next replica sees these numbers, and no reader sees a
     number without all smaller ones.
     """
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _NUMBERING_LOCK})
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": EVENT_NUMBERING})
     first = next_number(largest_number(connection), now)
     return list(connection.execute(_NUMBER, {"first": first, "most": NUMBERED_AT_ONCE}).scalars())
 
@@ -217,7 +215,7 @@ _DELETE_SMALLER = delete(removed_events).where(
 
 
 def watches_without_numbers(connection: Connection, watch_ids: Sequence[str]) -> set[str]:
-    """Those of the watches that have an event without a number: it has not been in the feed yet."""
+    """Returns the watches that have an event without a number: such an event is not in the feed yet."""
     return set(connection.execute(_WITHOUT_NUMBER, {"those": watch_ids}).scalars())
 
 
@@ -226,7 +224,7 @@ def may_remove(connection: Connection, replica: Replica) -> bool:
     if not replica.shared:
         return True
     statement = text("SELECT pg_try_advisory_xact_lock(:lock)")
-    locked: bool = connection.execute(statement, {"lock": _REMOVAL_LOCK}).scalar_one()
+    locked: bool = connection.execute(statement, {"lock": EVENT_REMOVAL}).scalar_one()
     return locked
 
 
@@ -288,7 +286,7 @@ class EventFeed:
         return await self._run(self._database.read, latest, app)
 
     async def versions(self, apps: Sequence[str]) -> dict[str, str]:
-        """A text for each of these apps that changes whenever it has new events; EVERY_APP is for those of any app."""
+        """A text for each of these apps, which changes when the app has new events. EVERY_APP: events of any app."""
         return await self._run(self._database.read, newest_by_app, apps)
 
     def now(self) -> float:

@@ -10,12 +10,12 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, insert, insp
 from sqlalchemy.schema import CreateTable
 
 from bridge.core.errors import BadSetting
+from bridge.store.advisory_locks import MIGRATION
 from bridge.store.database import Database
 from bridge.store.schema import metadata
 
 PACKAGE = "bridge.store.migrations"
 _VERSION = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))  # as Alembic's
-_LOCK = 7_351_882_046_311  # any number that no other program uses for its advisory locks
 
 
 def head() -> str:
@@ -48,7 +48,7 @@ def _bring_up_to_date(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET LOCAL {limit} = 0"))  # an index on a large table takes minutes
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION})
     found = _revision(connection)
     if found is not None and found > head():
         raise BadSetting(f"BRIDGE_DATABASE_URL: the database was made by a newer bridge (schema {found})")

@@ -21,6 +21,7 @@ from bridge.core.operations import (
     NoticeType,
     summed_up,
 )
+from bridge.store.advisory_locks import NOTICES
 from bridge.store.database import Database
 from bridge.store.group_commit import GroupWriter
 from bridge.store.notice_writing import NoticeSettings, NoticeTarget, write
@@ -44,8 +45,7 @@ RECEIVER, KEY, DEAD = "receiver", "key", "dead"  # the kinds of conditions; DEAD
 MOST_AT_ONCE = 500  # receivers in a transaction, 0.1 s; the others follow a second later
 LOOKED_AT = 1_000  # rows from which the apps of a notice are read
 
-_LOCK = 7_351_882_046_313  # for these tables; see `migrate.py`
-_TRY_LOCK = select(func.pg_try_advisory_xact_lock(_LOCK))
+_TRY_LOCK = select(func.pg_try_advisory_xact_lock(NOTICES))
 
 
 # --- what has changed ---------------------------------------------------------------------------------------------
