@@ -39,6 +39,7 @@ class Receivers:
         self._store = store
         self._deliverer = deliverer
         self._metrics = metrics
+        self.paused: frozenset[str] = frozenset()  # host and port of each, as this replica knows them
         self._resuming: frozenset[str] = frozenset()
         self.publish: Publish = lambda _: None
         # An answer of the store that is older than a change must not undo the change in memory.
@@ -97,6 +98,6 @@ class Receivers:
 
     async def _refresh(self) -> None:
         state = await self._store.receivers.pause_state()
-        self._resuming = state.resuming
+        self.paused, self._resuming = state.paused, state.resuming
         self._metrics.paused_receivers.set(len(state.paused))
         self._deliverer.set_paused(state.held)

@@ -66,6 +66,7 @@ async def test_a_receiver_is_paused_and_resumed_by_keyboard(browser: Browser, tm
         await bridge.register()
         await expect(row.get_by_role("link", name="1 pending: show the watches")).to_be_visible()
         assert len(bridge.receiver.received) == 1
+        await expect(page.locator("#rows")).to_contain_text("The receiver is paused.")
         await row.get_by_role("button", name="Resume").press("Enter")
         await expect(page.locator("#receivers-message")).to_contain_text("1 pending callback becomes due")
         await expect(row.get_by_role("button", name="Pause…")).to_be_focused()

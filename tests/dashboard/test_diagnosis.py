@@ -19,7 +19,7 @@ from bridge.store.records import DeliveryView, PollNote, TaskView, WatchView
 from bridge.store.row_mapping import SUPERSEDED
 from bridge.store.watch_filters import LAST_PART
 from bridge.web.dashboard.alerts import Level
-from bridge.web.dashboard.diagnosis import Diagnosis, diagnose
+from bridge.web.dashboard.diagnosis import Diagnosis, diagnose, of_paused_receiver
 
 NOW = 1_795_446_245.0
 WATCH = Watch("wat_1", "shop", "task_1", "https://a.example/hook", TERMINAL_EVENTS, b"null", NOW, NOW + 3600, 3600.0)
@@ -42,6 +42,15 @@ def delivery(state: DeliveryState, error: Problem | None, next_attempt_at: float
 
 def test_a_healthy_watch_has_no_diagnosis() -> None:
     assert diagnose(VIEW, LIVE, {}, NOW, shared=True) is None
+
+
+def test_a_callback_to_a_paused_receiver_has_no_next_attempt() -> None:
+    settled = replace(WATCH, state=WatchState.SETTLED)
+    view = replace(VIEW, watch=settled, deliveries=(delivery(DeliveryState.PENDING, REFUSED, NOW + 60),))
+    text = "The receiver is paused. The callback is sent after it is resumed. Last error: connection refused."
+    assert of_paused_receiver(view, found(view)) == Diagnosis(Level.NOTE, text)
+    dead = replace(view, deliveries=(delivery(DeliveryState.DEAD, REFUSED), *view.deliveries))
+    assert of_paused_receiver(dead, found(dead)) == found(dead)
 
 
 def test_two_failed_polls_in_a_row_are_a_problem_and_one_is_not() -> None:

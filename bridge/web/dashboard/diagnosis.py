@@ -40,6 +40,16 @@ def diagnose(
     return found
 
 
+def of_paused_receiver(view: WatchView, diagnosis: Diagnosis | None) -> Diagnosis | None:
+    """The diagnosis of a watch whose receiver an operator paused: its pending callbacks have no next attempt."""
+    pending = [one for one in view.deliveries if one.state is DeliveryState.PENDING]
+    dead = any(one.state is DeliveryState.DEAD and not is_superseded(one) for one in view.deliveries)
+    if not pending or dead or (view.watch.state is WatchState.ACTIVE and diagnosis is not None):
+        return diagnosis
+    error = next((f" Last error: {message_of(one.last_error)}." for one in pending if one.last_error is not None), "")
+    return Diagnosis(Level.NOTE, f"The receiver is paused. The callback is sent after it is resumed.{error}")
+
+
 def _key_problem(view: WatchView, keys: Mapping[str, CredentialStatus]) -> Diagnosis | None:
     key = keys.get(view.task.credential)
     if key is None or key.state is CredentialState.GOOD:

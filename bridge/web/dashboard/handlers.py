@@ -50,7 +50,8 @@ async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
     store = app[CONTEXT].store
     history = await store.history(watch_id)
     [(_, live, diagnosis)] = diagnosed(app, [history.view])
-    return watch_json(history, live, diagnosis) | {"now": store.now()}
+    paused = history.host in app[CONTEXT].receivers.paused
+    return watch_json(history, live, diagnosis, paused=paused) | {"now": store.now()}
 
 
 # --- changes ------------------------------------------------------------------------------------------------------

@@ -54,8 +54,10 @@ def _delivery_counts(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
     return counts
 
 
-def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
-    """A watch with all its fields and its timeline."""
+def watch_json(
+    history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosis | None, *, paused: bool
+) -> dict[str, Any]:
+    """A watch with all its fields and its timeline. While its receiver is `paused`, no attempt has a time."""
     watch, row, task = history.view.watch, history.view.task, live or history.view.task
     snapshot, facts = task.snapshot, task.note.facts
     metadata = None if snapshot.metadata is None else asdict(snapshot.metadata)
@@ -70,7 +72,7 @@ def watch_json(history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosi
         "format": snapshot.format,
         "metadata": metadata,
         "error": None if snapshot.error is None else dict(error_view(snapshot.error)),
-        "deliveries": [_delivery(one) for one in history.view.deliveries],
+        "deliveries": [_delivery(one, paused=paused) for one in history.view.deliveries],
         "model": facts.model or watch.model,
         "host": history.host,
         "timing": _timing(history, facts),
@@ -90,14 +92,14 @@ def _timing(history: WatchHistory, facts: TaskFacts) -> dict[str, float | None]:
     }
 
 
-def _delivery(one: DeliveryView) -> dict[str, Any]:
+def _delivery(one: DeliveryView, *, paused: bool) -> dict[str, Any]:
     return {
         "id": one.id,
         "type": one.type,
         "state": one.state,
         "superseded": is_superseded(one),
         "attempts": one.attempts,
-        "next_attempt_at": one.next_attempt_at,
+        "next_attempt_at": None if paused else one.next_attempt_at,
     }
 
 

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
+from bridge.core.targets import DEFAULT_PORTS, bracketed
 from bridge.core.watch_search import SearchText
 from bridge.polling.state import LiveTask
 from bridge.store.records import FoundWatches, WatchQuery, WatchView
@@ -15,7 +17,7 @@ from bridge.web.api.request_models import query_time, stored_receiver
 from bridge.web.api.watches import app_name_of
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
-from bridge.web.dashboard.diagnosis import Diagnosis, diagnose
+from bridge.web.dashboard.diagnosis import Diagnosis, diagnose, of_paused_receiver
 from bridge.web.dashboard.overview import OVERVIEW
 from bridge.web.dashboard.serializers import row_json
 from bridge.web.dashboard.sessions import Session
@@ -134,9 +136,18 @@ def diagnosed(
     """Each watch with its task in this replica's memory, if it polls it, and with its diagnosis."""
     store, poller = app[CONTEXT].store, app[DASHBOARD].poller
     keys = {key.name: key for key in poller.credentials()}
-    now = store.now()
+    now, paused = store.now(), app[CONTEXT].receivers.paused
     found = []
     for view in views:
         live = poller.live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
-        found.append((view, live, diagnose(view, live, keys, now, shared=store.shared)))
+        diagnosis = diagnose(view, live, keys, now, shared=store.shared)
+        if paused and _receiver_of(view.watch.callback_url) in paused:
+            diagnosis = of_paused_receiver(view, diagnosis)
+        found.append((view, live, diagnosis))
     return found
+
+
+def _receiver_of(url: str) -> str:
+    """Returns the receiver (host and port) of a callback URL that was accepted."""
+    parts = urlsplit(url)
+    return f"{bracketed(parts.hostname or '')}:{parts.port or DEFAULT_PORTS[parts.scheme]}"

@@ -80,7 +80,8 @@ function showClasses(classes) {
 }
 
 function buildClass(item) {
-  const learned = item.learned_delay === null ? "fixed schedule" : `${duration(item.learned_delay)} learned`;
+  const fixed = `${duration(item.fixed_delay)} on the fixed schedule`;
+  const delay = item.learned_delay === null ? fixed : `${duration(item.learned_delay)} (${fixed})`;
   return el(
     "li",
     {},
@@ -89,7 +90,7 @@ function buildClass(item) {
     el("span", { class: "numbers" }, counted(item.ends, "end")),
     el("span", { class: "detail" }, `half within ${duration(item.p50)}, 90 % within ${duration(item.p90)}`),
     el("span", { class: "detail" }, `${item.polls === null ? "–" : item.polls.toFixed(1)} polls a task`),
-    el("span", { class: "detail muted" }, `end seen after ${learned}, ${duration(item.fixed_delay)} fixed (mean)`),
+    el("span", { class: "detail muted" }, `mean delay until a poll sees the end: ${delay}`),
   );
 }
 
