@@ -131,7 +131,7 @@ class ContentFiles:
         return part
 
     async def keep(self, watch_id: str, part: PartFile, head: ContentHead, reservation: Reservation) -> bool:
-        """Makes a file that is completely written a complete file. Whether that worked."""
+        """Keeps a file that is completely written. Returns whether that worked."""
         ended = asyncio.get_running_loop().create_future()
         self._keeping.add(ended)
         try:

@@ -202,7 +202,7 @@ def _listen(add: AddCommand) -> None:
     command.add_argument(
         "--after",
         metavar="CURSOR",
-        help="with --pull: begin after this cursor, with the `oldest` or after the `latest`",
+        help="with --pull: begin after this cursor, at the `oldest` event, or after the `latest` event",
     )
     command.add_argument("--app", metavar="NAME", help="with --pull: only events of this app (an operator's token)")
     command.add_argument(
@@ -221,7 +221,7 @@ def _events(add: AddCommand) -> None:
         uses_bridge=True,
     )
     command.add_argument("--follow", action="store_true", help="wait for new events")
-    command.add_argument("--after", metavar="CURSOR", help="begin after this cursor, or with the `latest`: from now on")
+    command.add_argument("--after", metavar="CURSOR", help="begin after this cursor; `latest`: only new events")
     command.add_argument(
         "--type",
         choices=_values(EventType),
@@ -239,7 +239,8 @@ def _ping(add: AddCommand) -> None:
         "ping",
         "Check a callback URL by this bridge's settings, then send it one bridge.ping, signed like every callback. It\n"
         "is sent from this machine, and no bridge needs to run. The exit code is 0 if the receiver answers 2xx.",
-        "  amux-bridge ping https://app.example.com/hooks/video",
+        "  amux-bridge ping https://app.example.com/hooks/video\n"
+        "  BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8 amux-bridge ping http://127.0.0.1:9000/hooks/video",
     )
     command.add_argument("url", metavar="URL", help="the callback URL")
     command.add_argument(

@@ -1,7 +1,7 @@
 """The decisions of the batch lane, in which many tasks are read with one request.
 
 Each credential has a lane. It is open where amux's batch route is known to work. As long as it is not, the tasks are
-read singly. Nothing of this ends a watch: only a record of a task can do that, see `core/watch.py`.
+read singly. The lane ends no watch: only a record of a task can do that, see `core/watch.py`.
 
 Moments are seconds of any one clock, delays are seconds.
 """

@@ -23,7 +23,7 @@ Three rules make it safe when the history is wrong: with fewer than `MIN_ENDS` e
 that has used `MAX_EXTRA_POLLS` polls more than the fixed schedule would have used is polled at the maximum interval;
 and polls that the class has used beyond the fixed schedule (`History.extra_polls`) are saved by its next tasks.
 
-All ages and delays are seconds. Everything here is a pure function of its arguments.
+All ages and delays are seconds. All functions are pure.
 """
 
 from bisect import bisect_left, bisect_right
@@ -172,7 +172,7 @@ class FixedSchedule:
         return (self._ages[number] - (self._ages[number - 1] if number else 0.0)) / 2
 
     def mean_wait(self, history: History) -> float:
-        """The mean wait of such tasks; `history` must hold an end."""
+        """The mean wait of such tasks. `history` must have at least one end."""
         waits = sum(weight * self.wait(age) for weight, age in zip(history.weights, MIDDLES, strict=True))
         return waits / sum(history.weights)
 

@@ -49,7 +49,7 @@ def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     for number, (name, value) in enumerate(headers.items(), 1):
         _check_header(number, name, value)
     if len({name.lower() for name in headers}) < len(headers):
-        raise ValueError("must not name one header twice; names differ by more than their case")
+        raise ValueError("must not name one header twice; upper and lower case count as the same")
     return headers
 
 

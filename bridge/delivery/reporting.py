@@ -74,7 +74,7 @@ class DeliveryReporter:
     def _log_attempt(record: AttemptRecord, failures: int) -> None:
         """Logs a failed attempt. An attempt that ends its delivery is logged when its record is durable.
 
-        While a host is failing, `host_failing` stands for its failures; then only a delivery's first one is logged.
+        While a host is failing, `host_failing` is logged for all its failures. Of a delivery only the first is logged.
         """
         delivery, verdict = record.claimed.delivery, record.verdict
         if not isinstance(verdict, RetryAt):

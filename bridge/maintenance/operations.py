@@ -23,7 +23,7 @@ class Notifier(Protocol):
 class OperationsNotices:
     """Notices changes and publishes them. `wake` is called when notices are due in the outbox.
 
-    `credentials` returns the state of each amux key. `notifier` is None when no person is told.
+    `credentials` returns the state of each amux key. `notifier` is None when no person is notified.
     """
 
     def __init__(

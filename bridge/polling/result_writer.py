@@ -52,7 +52,7 @@ class DeliveryQueue(Protocol):
 
 
 class ChangeListener(Protocol):
-    """Who learns which watches changed: `watches.ChangeNotifier`, or a test's own."""
+    """Is called with the watches that changed: `watches.ChangeNotifier`, or a listener of a test."""
 
     def announce(self, watch_ids: Sequence[str], /) -> None:
         """Wake the callers that wait for these watches."""

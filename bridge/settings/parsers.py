@@ -329,7 +329,7 @@ def _private_host(entry: str) -> str:
         ipaddress.ip_address(pattern.strip("[]"))
     except ValueError:
         return pattern
-    raise ValueError(f"{entry!r} is an address; BRIDGE_CALLBACK_ALLOW_NETWORKS opens addresses")
+    raise ValueError(f"{entry!r} is an address; addresses belong in BRIDGE_CALLBACK_ALLOW_NETWORKS")
 
 
 def ports(raw: Any) -> frozenset[int] | None:

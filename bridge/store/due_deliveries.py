@@ -46,7 +46,7 @@ def due_hosts(connection: Connection, now: float) -> dict[str, int]:
 
 
 def next_due_at(connection: Connection) -> float | None:
-    """When the next pending delivery is due (Unix seconds); None: there is none. Those of paused hosts do not count."""
+    """When the next pending delivery is due (Unix seconds); None: there is none. Paused hosts do not count."""
     paused = connection.execute(_ANY_PAUSE).first() is not None
     earliest: float | None = connection.execute(_NEXT_DUE_UNPAUSED if paused else _NEXT_DUE).scalar_one()
     return earliest

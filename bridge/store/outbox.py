@@ -112,7 +112,7 @@ _HELD_CLAIMS = select(outbox.c.id, outbox.c.lease).where(outbox.c.id.in_(bindpar
 
 
 def held_claims(connection: Connection, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those of the claims (delivery id and lease) that are still held."""
+    """Returns the claims (delivery id and lease) that are still held."""
     found = connection.execute(_HELD_CLAIMS, {"those": sorted({delivery_id for delivery_id, _ in claims})})
     return {(row.id, row.lease) for row in found}.intersection(claims)
 

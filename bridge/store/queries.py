@@ -70,7 +70,7 @@ def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchVi
 
 
 def existing(connection: Connection, watch_ids: Collection[str]) -> set[str]:
-    """Those of the watch ids whose watches exist."""
+    """Returns the ids of the watches that exist."""
     asked, found = sorted(watch_ids), set[str]()
     for start in range(0, len(asked), _IDS_IN_A_QUERY):
         some = {"those": asked[start : start + _IDS_IN_A_QUERY]}

@@ -255,7 +255,7 @@ def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_
 
 
 def check_room(connection: Connection, limit: ActiveLimit, count: int, app: str) -> None:
-    """Raise TooManyWatches unless `count` more watches fit, and one more of this app."""
+    """Raise TooManyWatches if there is no room for `count` more watches, or for one more watch of this app."""
     if limit.per_app and limit.room_of_app(connection, app, 1) < 1:
         raise limit.refusal_of_app()
     if limit.room(connection, count) < count:

@@ -179,7 +179,7 @@ class Store:
         return await self._read(queries.page_of_watches, query)
 
     async def existing(self, watch_ids: Collection[str]) -> Collection[str]:
-        """Those of the watch ids whose watches exist."""
+        """Return the ids of the watches that exist."""
         return await self._read(queries.existing, watch_ids)
 
     async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
@@ -238,7 +238,7 @@ class Store:
     async def next_due_at(self) -> float | None:
         """When the next pending delivery is due (Unix seconds), a claimed one at its lease's end; None: no delivery.
 
-        Those of paused receivers do not count.
+        Deliveries of paused receivers do not count.
         """
         return await self._read(due_deliveries.next_due_at)
 
@@ -247,7 +247,7 @@ class Store:
         return await self._writer.run(outbox.claim, self.replica, self.cipher, lease_seconds, room)
 
     async def held_claims(self, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of the claims (delivery id and lease) that are still held."""
+        """Return the claims (delivery id and lease) that are still held."""
         return await self._read(outbox.held_claims, claims)
 
     async def release(self, claimed: Sequence[PendingDelivery]) -> None:
@@ -263,7 +263,7 @@ class Store:
         return await self._writer.run_all(outbox.record_attempts, results, self.notices.settings.enabled)
 
     async def host_failures(self) -> Mapping[str, int]:
-        """The hosts that failed lately, and how often in a row."""
+        """Return the hosts whose last attempts failed, and how many attempts in a row failed."""
         return await self._read(due_deliveries.host_failures)
 
     async def delivery(self, delivery_id: str, app: str | None) -> tuple[DeliveryView, Sequence[Attempt]]:

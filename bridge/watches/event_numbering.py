@@ -1,4 +1,4 @@
-"""Brings committed events into the feed: numbers them, where that is a step of its own, and wakes waiting requests."""
+"""Adds committed events to the feed: numbers them (on SQLite the insert does), and wakes waiting requests."""
 
 import asyncio
 from collections.abc import Collection

@@ -43,8 +43,8 @@ class WakeableDeliverer(Protocol):
 class StreamTimes:
     """Times of an event stream, in seconds.
 
-    `check_seconds` is between two looks at what the poller knows, `heartbeat_seconds` the longest silence,
-    `longest_seconds` the longest life of a stream.
+    `check_seconds`: between two checks of the poller's data. `heartbeat_seconds`: the longest time without a line.
+    `longest_seconds`: the longest duration of a stream.
     """
 
     check_seconds: float = 1.0

@@ -208,7 +208,11 @@ REFUSED = [
     ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host:99999/db", "must have a well-formed host and port"),
     ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host/db?schema=mine", "the parameter schema is not known"),
     ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "app,*", "entry 2: '*' would open every private address to every name"),
-    ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "10.0.0.1", "entry 1: '10.0.0.1' is an address; BRIDGE_CALLBACK_ALLOW_NET"),
+    (
+        "BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS",
+        "10.0.0.1",
+        "entry 1: '10.0.0.1' is an address; addresses belong in BRIDGE_CALLBACK_ALLOW_NET",
+    ),
     ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "http://app", "entry 1: 'http://app' is not a host name"),
     ("BRIDGE_CALLBACK_PROXY", "socks5://user:hidden@proxy:1080", "must be an http:// or https:// URL of a proxy"),
     ("AMUX_PROXY", "http://user:hidden@proxy:3128/path", "must have no path, query or fragment"),

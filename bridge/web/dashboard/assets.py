@@ -49,7 +49,7 @@ class File:
 
 @cache
 def files() -> Mapping[str, File]:
-    """Every file by name. About 80 KB in total."""
+    """Returns every file by its name. All files together have about 80 KB."""
     return {path.name: _read(path) for path in FOLDER.iterdir() if path.suffix in _TYPES}
 
 
@@ -72,7 +72,7 @@ def document(root: str = "", message: str = "", status: int = 200) -> web.Respon
 async def index(request: web.Request) -> web.Response:
     """`GET /`: the document. Its script asks for the session.
 
-    A proxy that removes a path prefix says so in X-Forwarded-Prefix. With it the page works also at the prefix without
+    A proxy that removes a path prefix gives it in X-Forwarded-Prefix. With it the page works also at the prefix without
     a final slash, where relative links would lead to the folder above.
     """
     prefix = request.headers.get(_PREFIX_HEADER, "").rstrip("/")

@@ -1,4 +1,4 @@
-"""The watches that the filters find as a file: CSV for spreadsheets, JSON lines for programs. It is streamed.
+"""Downloads the watches that match the filters: CSV for spreadsheets, JSON lines for programs. The file is streamed.
 
 Callback URLs and the URLs of videos have no query, which may hold a secret.
 """
