@@ -138,7 +138,10 @@ class Invariants:
         require(used_up or refused, f"{row['id']} is dead after {row['round_attempts']} attempts ({statuses})")
 
     def _postponed(self, row: Any) -> None:
-        """A failed attempt was recorded: the next one is not due before its time."""
+        """A failed attempt was recorded: the next one is not due before its time, and there is none after 410."""
+        answer = self.ledger.posts[row["id"]][-1].answer
+        gone = isinstance(answer, Answered) and answer.status == 410
+        require(not gone, f"{row['id']} is pending after 410")
         if self.world.plan.shared:
             earliest = EPOCH + self.ledger.posts[row["id"]][-1].at + self.retries[row["round_attempts"] - 1]
             late = row["next_attempt_at"] - earliest + SLACK + 2 * self.world.plan.wall_error
@@ -199,8 +202,6 @@ class Invariants:
         paused = self.ledger.paused.get(f"{urlsplit(post.url).hostname}:443")
         if paused is not None and calm > PAUSE_SECONDS:
             require(now - paused < PAUSE_SECONDS, f"{post.id} is sent to a receiver that is paused")
-        gone = any(isinstance(one.answer, Answered) and one.answer.status == 410 for one in self.ledger.posts[post.id])
-        require(not gone or post.id in self.ledger.resend_asked, f"{post.id} is sent again after 410")
         if claim is None:
             recently = now - self.removed.get(post.id, 0.0) <= CHECK_WINDOW or calm <= 5.0
             is_status = post.type in {"video.queued", "video.in_progress"}
