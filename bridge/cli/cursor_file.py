@@ -78,6 +78,8 @@ class CursorFile:
 @contextmanager
 def open_cursor_file(path: Path) -> Iterator[CursorFile]:
     """Locks a cursor's file for the block. Raises CommandFailed when another process uses it, or it cannot be made."""
+    if not path.name or path.is_dir():
+        raise CommandFailed(f"{path} is a folder; use another --cursor-file")
     lock = path.with_name(path.name + ".lock")
     try:
         opened = os.open(lock, os.O_RDWR | os.O_CREAT, _OWNER_ONLY)

@@ -14,6 +14,8 @@ from bridge.store.open import KEY_FILE, read_key_file
 
 _PAGES: Final = 4096  # of a step: 16 MiB. Ctrl-C ends the copy between two steps
 _BUSY_SECONDS: Final = 10.0
+_LOGS: Final = ("-wal", "-journal")  # SQLite applies them to the file that they lie beside
+_BESIDE: Final = (*_LOGS, "-shm", "-lock")
 
 
 class BackupFailed(BridgeError):
@@ -48,12 +50,21 @@ def _check_target(path: Path, target: Path, *, overwrite: bool) -> None:
         raise BackupFailed(f"the folder {target.parent} does not exist")
     if target.is_dir():
         raise BackupFailed(f"{target} is a folder; give the name of the file to write")
-    if not os.path.lexists(target):
-        return
     if target.exists() and target.samefile(path):
         raise BackupFailed(f"{target} is the database itself")
-    if not overwrite:
+    if target.name == KEY_FILE or _is_beside(path, target):
+        raise BackupFailed(f"{target} is the name of a file that belongs to a database; give another name")
+    if not overwrite and os.path.lexists(target):
         raise _exists(target)
+    for log in (target.with_name(target.name + suffix) for suffix in _LOGS):
+        if os.path.lexists(log):
+            raise BackupFailed(f"{log} shows that {target} is in use, or was not closed; give another name")
+
+
+def _is_beside(path: Path, target: Path) -> bool:
+    """Whether the target is one of the files that SQLite or a bridge has beside the database, now or later."""
+    names = {path.name + suffix for suffix in _BESIDE}
+    return target.name in names and target.parent.samefile(path.parent)
 
 
 def _exists(target: Path) -> BackupFailed:

@@ -263,6 +263,9 @@ def test_a_file_that_holds_no_cursor_or_cannot_be_written_is_one_sentence(
     for path, sentence in (
         (bad, f"{bad} holds no cursor; remove it to begin with the oldest event that is kept"),
         (tmp_path / "none" / "file", f"{tmp_path / 'none' / 'file'} cannot be used: No such file or directory"),
+        (Path(), ". is a folder; use another --cursor-file"),
+        (tmp_path, f"{tmp_path} is a folder; use another --cursor-file"),
+        (Path("/"), "/ is a folder; use another --cursor-file"),
     ):
         result = command("listen", "--pull", "--cursor-file", str(path), **bridge.client)
         assert result.code == 1

@@ -123,6 +123,31 @@ def test_the_database_itself_is_never_replaced(source: Path) -> None:
     assert source.read_bytes().startswith(b"SQLite format 3")
 
 
+@pytest.mark.parametrize("name", [KEY_FILE, "bridge.db-wal", "bridge.db-shm", "bridge.db-journal", "bridge.db-lock"])
+def test_a_file_that_belongs_to_the_database_is_never_replaced(source: Path, name: str) -> None:
+    key = source.with_name(KEY_FILE).read_text()
+    before = sorted(path.name for path in source.parent.iterdir())
+    with pytest.raises(BackupFailed, match="belongs to a database; give another name"):
+        back_up(source, source.with_name(name), with_key=False, overwrite=True)
+    assert source.with_name(KEY_FILE).read_text() == key
+    assert sorted(path.name for path in source.parent.iterdir()) == before
+
+
+def test_a_copy_never_takes_the_name_of_its_key(source: Path, target: Path) -> None:
+    with pytest.raises(BackupFailed, match="belongs to a database; give another name"):
+        back_up(source, target.with_name(KEY_FILE), with_key=True, overwrite=False)
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_log_of_another_database_is_never_applied_to_a_copy(source: Path, target: Path, suffix: str) -> None:
+    log = target.with_name(target.name + suffix)
+    log.write_bytes(b"pages of the database that was here")
+    with pytest.raises(BackupFailed, match="is in use, or was not closed; give another name"):
+        back_up(source, target, with_key=True, overwrite=True)
+    assert list(target.parent.iterdir()) == [log]
+
+
 def test_a_dangling_link_is_an_existing_file(source: Path, target: Path) -> None:
     target.symlink_to(target.parent / "nowhere")
     with pytest.raises(BackupFailed, match="already exists"):
