@@ -14,7 +14,7 @@ from bridge.aio.system import SYSTEM, System
 from bridge.callback.guard import Guard
 from bridge.core.audit import Actor
 from bridge.core.body_template import compile_body
-from bridge.core.errors import BridgeError, InvalidRequest, StoreUnavailable
+from bridge.core.errors import BridgeError, InvalidRequest, StoreUnavailable, TargetRefused
 from bridge.core.ids import WATCH_ID_PREFIX, WatchIds
 from bridge.core.model import EventType, Watch
 from bridge.core.registration import compact, events_to_send, options_text
@@ -177,9 +177,28 @@ class RegistrationService:
 
     # --- checks ---------------------------------------------------------------------------------------------------
 
+    def bad_fields(self, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Returns which of `callback_url` and `timeout_seconds` break a rule of the settings, each with the rule.
+
+        A value of another type is passed over: the request's model names it. No name is looked up.
+        """
+        found = []
+        url, seconds = fields.get("callback_url"), fields.get("timeout_seconds")
+        if isinstance(url, str):
+            try:
+                self._guard.parse(url)
+            except InvalidRequest as error:
+                found += error.fields
+            except TargetRefused as error:
+                found.append(("callback_url", str(error)))
+        if isinstance(seconds, int | float) and seconds > self.timeouts.most:
+            found.append(("timeout_seconds", f"must be at most {self.timeouts.most:g}"))
+        return found
+
     def _check_fields(self, request: WatchRequest) -> None:
-        if request.timeout_seconds is not None and request.timeout_seconds > self.timeouts.most:
-            raise InvalidRequest([("timeout_seconds", f"must be at most {self.timeouts.most:g}")])
+        seconds = request.timeout_seconds
+        if seconds is not None and seconds > self.timeouts.most:
+            raise InvalidRequest(self.bad_fields({"callback_url": request.callback_url, "timeout_seconds": seconds}))
         if request.api_key is None and self._configured_key() is None:
             raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
 

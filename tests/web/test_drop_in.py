@@ -197,6 +197,12 @@ async def test_bad_options_are_named_and_amux_is_not_asked(
     assert not sandbox.creates
 
 
+async def test_all_bad_callback_headers_are_named(drop_in_bridge: Bridge) -> None:
+    for other in ({"x-callback-secret": "x"}, {"X-Callback-Timeout": "3601", "X-Amux-Api-Key": "a b"}):
+        bad = {"X-Callback-Url": "nonsense", **other}
+        assert (await drop_in_bridge.post("/v1/videos", CREATE, headers=bad)).fields() == set(bad)
+
+
 async def test_invalid_calls_are_refused_before_amux_is_asked(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
     refused = {"X-Callback-Url": "http://10.0.0.1/"}
     (await create(drop_in_bridge, **refused)).problem(422, "callback_refused")

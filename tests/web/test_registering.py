@@ -1,6 +1,7 @@
 """`POST /watch` and `POST /watch/batch`: valid and invalid requests, repeated requests."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,22 @@ async def test_the_value_of_a_bad_field_is_not_repeated(bridge: Bridge, fields: 
 )
 async def test_every_bad_field_is_named(bridge: Bridge, body: Any, fields: set[str]) -> None:
     assert (await bridge.post("/watch", body)).fields() == fields
+
+
+async def test_each_bad_field_is_named_together_with_each_other_one(bridge: Bridge) -> None:
+    bad = {name: values[0] for name, values in BAD_VALUES.items()} | {"timeout_seconds": 1e9}
+    assert (await bridge.post("/watch", bad)).fields() == set(bad)
+    for first, second in combinations(bad, 2):
+        answer = await bridge.post("/watch", BODY | {first: bad[first], second: bad[second]})
+        assert answer.fields() == {first, second}
+    [result] = (await bridge.post("/watch/batch", {"watches": [bad]})).json["results"]
+    assert {error["field"] for error in result["problem"]["errors"]} == set(bad)
+
+
+async def test_a_refused_target_is_named_with_the_other_bad_fields(bridge: Bridge) -> None:
+    answer = await bridge.post("/watch", BODY | {"callback_url": "http://10.0.0.1/?hidden", "timeout_seconds": 1e9})
+    assert answer.fields() == {"callback_url", "timeout_seconds"}
+    assert b"hidden" not in answer.body
 
 
 async def test_at_most_20_bad_fields_are_named(bridge: Bridge) -> None:

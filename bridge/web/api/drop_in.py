@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -78,7 +78,7 @@ async def create(request: web.Request, caller: Caller) -> web.Response:
     query_of(request)
     context.check_not_draining()
     with _errors_name_headers():
-        watch_request, own_key = _read_headers(request, app)
+        watch_request, own_key = _read_headers(request, app, context.registration.bad_fields)
         key = _amux_key(context, own_key)
         headers, body = await _read_body(request)
         if watch_request is not None:
@@ -153,26 +153,45 @@ def _errors_name_headers() -> Iterator[None]:
         raise InvalidRequest(fields, code=error.code) from None
 
 
-def _read_headers(request: web.Request, app: str) -> tuple[WatchRequest | None, str | None]:
-    """Returns the watch request, if there is one, and the caller's own amux key. Raises InvalidRequest."""
+def _read_headers(
+    request: web.Request, app: str, others: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
+) -> tuple[WatchRequest | None, str | None]:
+    """Returns the watch request, if there is one, and the caller's own amux key. Raises InvalidRequest.
+
+    `others` is that of `WatchRequestBody.read`.
+    """
     known = {name.lower() for name in CALLBACK_HEADERS.values()}
     present = {name.lower() for name in request.headers if name.lower().startswith(_CALLBACK_PREFIX)}
-    if unknown := sorted(present - known):
-        raise InvalidRequest([(shown(name), "is not a header of this route") for name in unknown[:MAX_FIELD_ERRORS]])
-    own_key = _own_key(request)
+    bad = [(shown(name), "is not a header of this route") for name in sorted(present - known)[:MAX_FIELD_ERRORS]]
     url = single_header(request, CALLBACK_HEADERS["callback_url"])
     if url is None:
         if present:
-            raise InvalidRequest([("callback_url", "is required when another X-Callback header is given")])
-        return None, own_key
-    fields: dict[str, Any] = {"task_id": _PLACEHOLDER_TASK_ID, "callback_url": url, "api_key": own_key}
+            raise InvalidRequest([*bad, ("callback_url", "is required when another X-Callback header is given")])
+        return None, _own_key(request)
+    fields = _fields_in_headers(request, url)
+    try:
+        body = WatchRequestBody.read(fields, others)
+    except InvalidRequest as error:
+        raise InvalidRequest([*bad, *error.fields]) from None
+    if bad:
+        raise InvalidRequest([*bad, *others(fields)])
+    return body.watch_request(app, trace=trace_of(request)), body.api_key
+
+
+def _fields_in_headers(request: web.Request, url: str) -> dict[str, Any]:
+    """Returns the fields of `POST /watch` that a create call's headers give, unchecked."""
+    fields: dict[str, Any] = {
+        "task_id": _PLACEHOLDER_TASK_ID,
+        "callback_url": url,
+        "api_key": single_header(request, API_KEY),
+    }
     if (context := single_header(request, CALLBACK_HEADERS["context"])) is not None:
         fields["context"] = _json_or_text(context)
     if (events := single_header(request, CALLBACK_HEADERS["events"])) is not None:
         fields["events"] = [name.strip() for name in events.split(",")]
     if (seconds := single_header(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
         fields["timeout_seconds"] = float(seconds) if DECIMAL.fullmatch(seconds) else seconds
-    return WatchRequestBody.read(fields).watch_request(app, trace=trace_of(request)), own_key
+    return fields
 
 
 def _own_key(request: web.Request) -> str | None:

@@ -1,7 +1,7 @@
 """Request models: the JSON bodies that apps send. The OpenAPI document has their fields, rules and descriptions."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -105,14 +105,21 @@ class _Body(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
-    def read(cls, value: Any) -> Self:
-        """Returns the model of a JSON value. Raises InvalidRequest, which names each bad field and repeats no value."""
+    def read(cls, value: Any, others: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] | None = None) -> Self:
+        """Returns the model of a JSON value. Raises InvalidRequest, which names each bad field and repeats no value.
+
+        `others` finds what breaks rules that the model does not know. It is called only when the model has found bad
+        fields, so that all are named at once; a valid model is checked by its service.
+        """
         try:
             return cls.model_validate(value)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
             # `from None`: the cause has the values, and could reach a log.
             fields = [pair for detail in found for pair in _field_errors(detail)]
+            if others is not None and isinstance(value, dict):
+                named = {name for name, _ in fields}
+                fields += [pair for pair in others(value) if pair[0] not in named]
             raise InvalidRequest(fields[:MAX_FIELD_ERRORS]) from None
 
 

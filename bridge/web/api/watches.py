@@ -10,7 +10,6 @@ from aiohttp import web
 from bridge.core.errors import BridgeError
 from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
-from bridge.core.trace_context import TraceContext
 from bridge.core.watch_search import SearchText
 from bridge.store.records import Idempotency, RegisteredWatch, WatchQuery, WatchView
 from bridge.telemetry import get_logger, rfc3339
@@ -59,7 +58,8 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     key = idempotency_key(request)
     body = await read_body(request)
     idempotency = None if key is None else Idempotency(key, _digest(body))
-    watch_request = WatchRequestBody.read(parsed(body)).watch_request(app, idempotency, trace_of(request))
+    valid = WatchRequestBody.read(parsed(body), context.registration.bad_fields)
+    watch_request = valid.watch_request(app, idempotency, trace_of(request))
     result = await context.registration.register(watch_request)
     status, watch = _status_and_watch(context, result)
     return json_answer(watch, status, {"Location": f"/watch/{result.view.watch.id}"} if result.created else None)
@@ -76,25 +76,20 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     entries = BatchRequest.read(parsed(body)).watches
     digest = _digest(body) if key is not None else b""
     trace = trace_of(request)
-    watch_requests = [
-        _watch_request_or_error(
-            entry, app, None if key is None else Idempotency(_entry_key(key, number), digest), trace
-        )
-        for number, entry in enumerate(entries)
-    ]
+
+    def watch_request_or_error(number: int, entry: Any) -> WatchRequest | BridgeError:
+        idempotency = None if key is None else Idempotency(_entry_key(key, number), digest)
+        try:
+            checked = WatchRequestBody.read(entry, context.registration.bad_fields)
+            return checked.watch_request(app, idempotency, trace)
+        except BridgeError as error:
+            return error
+
+    watch_requests = [watch_request_or_error(number, entry) for number, entry in enumerate(entries)]
     valid = [one for one in watch_requests if isinstance(one, WatchRequest)]
     registered = iter(await context.registration.register_all(valid))
     results = [one if isinstance(one, BridgeError) else next(registered) for one in watch_requests]
     return json_answer(BatchResults(results=[_batch_result(context, result) for result in results]))
-
-
-def _watch_request_or_error(
-    entry: Any, app: str, idempotency: Idempotency | None, trace: TraceContext | None
-) -> WatchRequest | BridgeError:
-    try:
-        return WatchRequestBody.read(entry).watch_request(app, idempotency, trace)
-    except BridgeError as error:
-        return error
 
 
 def _entry_key(key: str, number: int) -> str:
