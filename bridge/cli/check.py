@@ -61,9 +61,9 @@ def _find() -> tuple[list[Finding], list[str]]:
         return [*bad, Finding("store", ok=None, why=not_checked), Finding("amux key", ok=None, why=not_checked)], []
     count = f"{len(settings.model_fields_set)} of {len(Settings.model_fields)} are set; the others have their defaults"
     notes = [*cautions(settings), *proxy_cautions(), *certificate_cautions(), *variable_cautions()]
-    files = _check_certificates(settings)
+    refused = [*_check_certificates(settings), *asyncio.run(_check_notices(settings))]
     others = [_check_store(settings), asyncio.run(_check_key(settings))]
-    return [Finding("settings", ok=True, why=count), *files, *others], notes
+    return [Finding("settings", ok=True, why=count), *refused, *others], notes
 
 
 def _check_certificates(settings: Settings) -> list[Finding]:
@@ -74,6 +74,25 @@ def _check_certificates(settings: Settings) -> list[Finding]:
         receiver_tls(settings.callback_client_certificate, settings.callback_client_key, settings.callback_ca_file)
     except BadSetting as error:
         return [Finding("certificates", ok=False, why=str(error))]
+    return []
+
+
+async def _check_notices(settings: Settings) -> list[Finding]:
+    """Judges where notices for operators go, and sends nothing; returns nothing where a start accepts it."""
+    if settings.operations_callback_url is None and not settings.notify_urls:
+        return []
+    from bridge.aio.threads import Threads
+    from bridge.callback.guard import Guard, SystemResolver
+    from bridge.cli.ping import target_policy
+    from bridge.service.operations import check_operations
+
+    resolver = SystemResolver(Threads(1, "bridge-dns"))
+    try:
+        await check_operations(settings, Guard(target_policy(settings), resolver))
+    except BadSetting as error:
+        return [Finding("operations", ok=False, why=str(error))]
+    finally:
+        await resolver.close()
     return []
 
 

@@ -29,11 +29,8 @@ async def open_receivers(
     Raises BadSetting: a rule refuses the target, the extra is missing, or apprise cannot read a URL.
     """
     poller, deliverer, metrics = parts
-    url = settings.operations_callback_url
-    target = None if url is None else await _target(url, guard)
-    notifier = AppriseNotifier(settings.notify_urls) if settings.notify_urls else None
+    target, notifier = await check_operations(settings, guard)
     if notifier is not None:
-        await notifier.check()
         closing.push_async_callback(notifier.close)
     receivers = Receivers(store, deliverer, metrics)
     notices = OperationsNotices(store, poller.credentials, deliverer.wake, notifier)
@@ -41,6 +38,16 @@ async def open_receivers(
         store.notices.enable(target, settings.public_url)
         receivers.publish = notices.publish
     return receivers, notices
+
+
+async def check_operations(settings: Settings, guard: Guard) -> tuple[NoticeTarget | None, AppriseNotifier | None]:
+    """Returns where notices go. Raises BadSetting like `open_receivers`."""
+    url = settings.operations_callback_url
+    target = None if url is None else await _target(url, guard)
+    notifier = AppriseNotifier(settings.notify_urls) if settings.notify_urls else None
+    if notifier is not None:
+        await notifier.check()
+    return target, notifier
 
 
 async def _target(url: str, guard: Guard) -> NoticeTarget:

@@ -223,3 +223,21 @@ def test_check_reads_the_certificates_for_receivers(command: Command, sqlite_url
     assert result.code == 1
     [finding] = [one for one in json.loads(result.out)["checks"] if one["name"] == "certificates"]
     assert finding["why"] == "BRIDGE_CALLBACK_CA_FILE: /no/such.pem cannot be read: no such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("BRIDGE_OPERATIONS_CALLBACK_URL", "http://10.0.0.1/?planted", "10.0.0.1 is private"),
+        ("BRIDGE_NOTIFY_URLS", "no-such-service://planted", "apprise does not know entry 1"),
+    ],
+)
+def test_check_finds_what_a_start_refuses_of_operations(
+    command: Command, sqlite_url: str, name: str, value: str, why: str
+) -> None:
+    result = command("check", "--json", BRIDGE_DATABASE_URL=sqlite_url, **{name: value})
+    assert result.code == 1
+    assert "planted" not in result.out
+    [finding] = [one for one in json.loads(result.out)["checks"] if one["name"] == "operations"]
+    assert finding["ok"] is False
+    assert finding["why"].startswith(f"{name}: {why}")
