@@ -69,10 +69,13 @@ class Notice:
                 kept = "it is" if self.count == 1 else "they are"
                 text = f"{dead} dead at {self._who('the')}{since}; {kept} kept and can be sent again."
             case NoticeType.KEY_REFUSED:
-                text = f"amux refuses the key {self.credential}; its watches wait, but not beyond their deadlines."
+                text = f"amux refuses the {self._key()}; its watches wait, but not beyond their deadlines."
             case NoticeType.KEY_ACCEPTED:
-                text = f"amux accepts the key {self.credential} again."
+                text = f"amux accepts the {self._key()} again."
         return text
+
+    def _key(self) -> str:
+        return "configured key" if self.credential == "configured" else f"key {self.credential}"
 
     def _who(self, the: str) -> str:
         if not self.receivers:

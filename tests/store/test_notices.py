@@ -262,3 +262,11 @@ def test_each_notice_is_a_sentence(kind: NoticeType) -> None:
         assert one.message.endswith(".")
         assert ". " not in one.message
         assert "None" not in one.message or one == Notice(kind, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("credential", "named"), [("configured", "the configured key"), ("own 1a2b", "the key own 1a2b")]
+)
+def test_a_notice_names_the_key_as_people_do(credential: str, named: str) -> None:
+    assert Notice(NoticeType.KEY_REFUSED, 2.0, credential=credential).message.startswith(f"amux refuses {named};")
+    assert Notice(NoticeType.KEY_ACCEPTED, 2.0, credential=credential).message == f"amux accepts {named} again."
