@@ -1,6 +1,7 @@
 """Fixtures for the tests of several folders: databases of both kinds, and stores on them."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from tests.databases import NoServer, PostgresServer, delete_rows, migrated_file
 from tests.programs import skip_or_fail
 
 KINDS = ("sqlite", "postgres")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end the programs that tests start: a shell's background jobs inherit an ignored SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
