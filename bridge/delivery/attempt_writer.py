@@ -103,10 +103,14 @@ class AttemptWriter:
             loop = asyncio.get_running_loop()
             self._batch_timer = loop.call_at(self._commit_began + BATCH_SECONDS, self.due.set)
 
-    def renewed(self, delivery_id: str) -> None:
-        """A delivery was claimed again: if its record waits, the store may accept it now."""
+    def renewed(self, delivery_id: str) -> bool:
+        """A delivery was claimed again: if its record waits, the store may accept it now.
+
+        Returns whether it has a record that is not known to be durable.
+        """
         if self._refused.retry_now(delivery_id):
             self.due.set()
+        return delivery_id in self._unwritten
 
     def tick(self) -> None:
         """Try again what is due."""

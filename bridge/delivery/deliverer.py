@@ -189,19 +189,23 @@ class Deliverer:
         begins_before = claimed_from + self._lease_seconds - self._needed_seconds
         for delivery in deliveries:
             known = self._claimed.get(delivery.id)
-            if not self._holds(delivery):
-                if known is None:
+            if known is None:
+                if self._holds(delivery) and delivery.host not in self._hosts.paused:  # since the claim began
+                    self._enqueue(self._hosts.get(delivery.host), ClaimedDelivery(delivery, begins_before))
+                else:
                     self._claimer.release([delivery])
-            elif known is None and delivery.host in self._hosts.paused:  # paused during the claim
+            elif self._holds(delivery) and self._is_recorded(known, delivery):
                 self._claimer.release([delivery])
-            elif known is not None:
+            elif self._holds(delivery):
                 # It waits, is being sent, or is not recorded yet. It continues under the new claim and is sent once,
                 # unless its attempt began before it became due again: then a retry was requested meanwhile.
                 known.due_again |= known.started_at is not None and known.started_at < delivery.due_from
                 known.delivery, known.begins_before = delivery, begins_before
                 self._writer.renewed(delivery.id)
-            else:
-                self._enqueue(self._hosts.get(delivery.host), ClaimedDelivery(delivery, begins_before))
+
+    def _is_recorded(self, known: ClaimedDelivery, claimed_again: PendingDelivery) -> bool:
+        """Whether an attempt is recorded whose record seems not to be: an answer was lost. It must not count twice."""
+        return claimed_again.attempts > known.delivery.attempts and self._writer.renewed(known.delivery.id)
 
     def _holds(self, delivery: PendingDelivery) -> bool:
         """Whether a claim that the store has just answered with is still this replica's.

@@ -107,6 +107,7 @@ class Poller:
             clocks=self._clocks,
             classes=self.classes,
             on_written=lambda task, closed: self._handler.on_written(task, closed),  # noqa: PLW0108
+            on_refused=lambda update: self._handler.on_refused(update),  # noqa: PLW0108
         )
         self._handler = ReadHandler(
             self._schedule,

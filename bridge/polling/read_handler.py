@@ -118,6 +118,8 @@ class ReadHandler:
         changed = task.snapshot.status is not known.status
         task.due = now + self._delay(task, observation, now, probe=was_blocked) if due is None else due
         if self._ends_watches(task, observation, started, now):
+            # The settlement writes the new status, but no status events: watches that stay get them after it.
+            task.status_update_due |= changed and task.snapshot.status not in TERMINAL
             self._settle(task, observation, started, now)
         elif type(observation) is TaskRecord and (changed or doubt_changed or task.status_update_due):
             self._write_status(task, changed=changed)
@@ -207,6 +209,11 @@ class ReadHandler:
             self._drop(task.row)
         else:
             self._reschedule(task, task.due)
+
+    def on_refused(self, update: StatusUpdate) -> None:
+        """Ask once more, after the next poll, whether a task has closed: the store did not answer."""
+        if not update.changed and update.task.phase is not Phase.DROPPED:
+            self._to_recheck.add(update.task)
 
     # --- what a task does next ------------------------------------------------------------------------------------
 

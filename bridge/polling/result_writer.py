@@ -110,7 +110,8 @@ Write: TypeAlias = StatusUpdate | PendingSettlement
 class ResultWriter:
     """A queue of writes and its workers.
 
-    `on_written(task, closed)` gives a task back: to be polled again, or to be dropped when it has closed. `content_url`
+    `on_written(task, closed)` gives a task back: to be polled again, or to be dropped when it has closed. `on_refused`
+    gets a status that the store refused, after the task was given back. `content_url`
     is called by the store's thread. `outage_log` logs the outages of the store for all of polling.
     """
 
@@ -125,6 +126,7 @@ class ResultWriter:
         clocks: Clocks,
         classes: TaskClasses,
         on_written: Callable[[PolledTask, bool], None],
+        on_refused: Callable[[StatusUpdate], None],
     ) -> None:
         self._store = store
         self._deliverer = deliverer
@@ -134,6 +136,7 @@ class ResultWriter:
         self._clocks = clocks
         self._classes = classes
         self._on_written = on_written
+        self._on_refused = on_refused
         self._ready: deque[Write] = deque()
         means = (
             "results of polls are kept, and watches past their deadline stay active, until the store answers; it is"
@@ -217,6 +220,7 @@ class ResultWriter:
             write.task.status_update_due = True  # it is written after the next poll
             self._refused.report_failure(error, unwritten=len(self._refused))
             self._give_back(write.task, closed=False)
+            self._on_refused(write)
             return
         self._refused.add(write.task, write, retried=write.retried)
         if not write.retried:

@@ -109,7 +109,8 @@ class Faults:
     def amux(self, kind: Trouble, seconds: float) -> None:
         """amux is in trouble for a while."""
         self._world.amux.trouble = kind
-        self._lasts(seconds + 4.0)
+        # A refused key is asked about again after pauses that double: the last one may be as long as the trouble.
+        self._lasts(3 * seconds + 10.0 if kind in {Trouble.REFUSING, Trouble.THROTTLED} else seconds + 6.0)
         self._world.loop.call_later(seconds, self._good_amux)
 
     def end(self) -> None:

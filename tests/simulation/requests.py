@@ -25,6 +25,7 @@ class Requests:
         self._ledger = world.ledger
         self._cursor: str | None = None
         self._reading = False
+        self._resumes = 0
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
         """The actions by their names in a plan."""
@@ -81,9 +82,11 @@ class Requests:
     def pause(self, receiver: str) -> None:
         """An operator pauses a receiver."""
         self._ledger.ever_paused.add(receiver)
+        resumes = self._resumes
 
         def paused(reply: Reply, _asked: float) -> None:
-            if reply.status == 200:
+            self._ledger.ever_paused.add(receiver)  # also when it was overtaken by a resume
+            if reply.status == 200 and self._resumes == resumes:
                 self._ledger.paused[receiver] = self._world.loop.time()
 
         self._send(OPERATOR, "POST", f"/receivers/{receiver}/pause", {}, paused)
@@ -91,6 +94,7 @@ class Requests:
     def resume(self, receiver: str) -> None:
         """An operator resumes a receiver. From now on it may get callbacks, whatever the answer is."""
         self._ledger.paused.pop(receiver, None)
+        self._resumes += 1
 
         def resumed(reply: Reply, _asked: float) -> None:
             if reply.status == 200:

@@ -51,3 +51,29 @@ def test_a_status_event_that_is_superseded_and_resent_during_its_attempt_is_sent
     events = (*TERMINAL_EVENTS, "video.in_progress")
     watch = Action(1_001.0, "register", ("task_0", "https://hanging-1.example/hook", events, 20.0, "sk-one"))
     assert failure_of(plan, watch, Action(1_004.9, "resend", (0.99,))) is None
+
+
+def test_a_status_that_is_first_seen_when_another_watch_times_out_is_sent() -> None:
+    """The settlement wrote the task's new status, so that no later poll saw a change."""
+    course = Course("task_0", live=False, begins_at=1_004.0, ends_at=1_000.0, end=End.NEVER)
+    events = (*TERMINAL_EVENTS, "video.in_progress")
+    other = Action(1_001.1, "register", ("task_0", "https://good-2.example/hook", events, 25.0, "sk-one"))
+    assert failure_of(replace(CALM, courses=(course,)), register(1_001.0, 3.0), other) is None
+
+
+def test_a_cancelled_task_that_amux_does_not_know_is_not_polled_after_a_slow_answer() -> None:
+    """The store did not answer whether the task had closed, and was asked again only after a record of amux."""
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.UNKNOWN)
+    slow, cancel = Action(1_004.0, "database", ("slow", 8.0)), Action(1_004.5, "cancel", (0.0,))
+    for seed in (0, 5, 12):
+        plan = replace(CALM, seed=seed, courses=(course,))
+        assert failure_of(plan, register(1_001.0, 70.0), slow, cancel) is None
+
+
+def test_an_attempt_whose_record_is_written_without_an_answer_counts_once() -> None:
+    """It was written again under the next claim, and the schedule was one attempt shorter."""
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED)
+    dead = Action(1_001.0, "register", ("task_0", "https://dead-1.example/hook", TERMINAL_EVENTS, 20.0, "sk-one"))
+    for seed in (6, 46, 49):
+        plan = replace(CALM, seed=seed, shared=True, courses=(course,))
+        assert failure_of(plan, dead, Action(1_002.2, "database", ("unknown", 3.0))) is None
