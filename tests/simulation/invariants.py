@@ -14,7 +14,7 @@ from tests.simulation.snapshot import EMPTY, Reader, Snapshot
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-CHECK_WINDOW = 0.25  # seconds between the store's answer about a claim and the callback, in calm weather
+CHECK_WINDOW = 0.25  # seconds between the store's answer about a claim and the callback, besides stalls of the loop
 PAUSE_SECONDS = 6.0  # every replica follows a pause within 5
 POLL_GRACE = 3.0  # a replica learns of a task that another one closed within about a second
 SLACK = 0.002
@@ -198,12 +198,12 @@ class Invariants:
         answered = self.ledger.cancelled.get(post.watch_id)
         calm = self.world.faults.calm_seconds()
         if answered is not None and calm > 5.0:
-            require(now <= answered + CHECK_WINDOW, f"{post.id} is sent {now - answered:.3f} s after its cancellation")
+            require(now <= answered + self._window, f"{post.id} is sent {now - answered:.3f} s after its cancellation")
         paused = self.ledger.paused.get(f"{urlsplit(post.url).hostname}:443")
         if paused is not None and calm > PAUSE_SECONDS:
             require(now - paused < PAUSE_SECONDS, f"{post.id} is sent to a receiver that is paused")
         if claim is None:
-            recently = now - self.removed.get(post.id, 0.0) <= CHECK_WINDOW or calm <= 5.0
+            recently = now - self.removed.get(post.id, 0.0) <= self._window or calm <= 5.0
             is_status = post.type in {"video.queued", "video.in_progress"}
             require(is_status and recently, f"{post.id} is sent and is not pending")
             return
@@ -213,6 +213,10 @@ class Invariants:
         if self.world.plan.shared:
             early = row["next_attempt_at"] - (EPOCH + now) - SLACK - 2 * self.world.plan.wall_error
             require(early <= 0, f"{post.id} is sent {early:.3f} s too early")
+
+    @property
+    def _window(self) -> float:
+        return CHECK_WINDOW + 4 * self.world.plan.stall_seconds
 
     def on_poll(self, task_id: str, host: Host | None) -> None:
         """A poll begins: its task is open, or its owner cannot know yet that it is not."""
