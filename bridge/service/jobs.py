@@ -122,6 +122,7 @@ class Jobs:
         del self._late_tasks[: len(rows)]
         for row in rows:
             self._poller.add(row, keys.get(row.credential))
+            self._poller.look_again(row.id)  # it may have closed since its registration was committed
 
     async def _update_gauges(self) -> None:
         counts = await self._store.counts()

@@ -77,3 +77,15 @@ def test_an_attempt_whose_record_is_written_without_an_answer_counts_once() -> N
     for seed in (6, 46, 49):
         plan = replace(CALM, seed=seed, shared=True, courses=(course,))
         assert failure_of(plan, dead, Action(1_002.2, "database", ("unknown", 3.0))) is None
+
+
+def test_a_task_that_has_closed_before_its_late_registration_is_noticed_is_not_polled() -> None:
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.REJECTED)
+    late = [
+        Action(at, "register", ("task_0", f"https://good-{number}.example/hook", TERMINAL_EVENTS, 40.0, "sk-one"))
+        for number, at in ((2, 1_003.2), (3, 1_004.2))
+    ]
+    hanging = Action(1_003.0, "database", ("hanging", 4.0))
+    for seed in (45, 49, 56):
+        plan = replace(CALM, seed=seed, courses=(course,))
+        assert failure_of(plan, register(1_001.0, 40.0), hanging, *late) is None
