@@ -105,7 +105,7 @@ MUTATIONS = (
         '    .where(outbox.c.id.in_(bindparam("those", expanding=True)), '
         '_CLAIM_KEY.in_(bindparam("claims", expanding=True)))\n',
         '    .where(outbox.c.id.in_(bindparam("those", expanding=True)))\n',
-        50,
+        400,
     ),
     Mutation(
         "a retry that is requested during an attempt is forgotten",
