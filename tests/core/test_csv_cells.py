@@ -13,7 +13,18 @@ def test_a_formula_becomes_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "cell"), [(None, ""), ("", ""), ("a=1", "a=1"), (-5, "-5"), (2.5, "2.5"), ("'=1", "'=1"), ("ü", "ü")]
+    ("value", "cell"),
+    [
+        (None, ""),
+        ("", ""),
+        ("a=1", "a=1"),
+        (-5, "-5"),
+        (2.5, "2.5"),
+        ("'=1", "'=1"),
+        ("ü", "ü"),
+        ("X=1", "X=1"),
+        ("\v=1", "\v=1"),
+    ],
 )
 def test_other_values_stay_as_they_are(value: object, cell: str) -> None:
     assert safe_cell(value) == cell

@@ -36,7 +36,7 @@ def test_a_number_that_no_database_can_store_is_refused(number: int) -> None:
 @given(NUMBERS, st.floats(0, 9e9))
 def test_numbers_grow_and_are_never_behind_the_clock(last: int, now: float) -> None:
     assert next_number(last, now) > last
-    assert next_number(last, now) >= int(now * 1_000_000)
+    assert next_number(last, now) == max(last + 1, int(now * 1_000_000))
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,14 @@ def test_numbers_grow_and_are_never_behind_the_clock(last: int, now: float) -> N
 )
 def test_a_position_expires_when_something_after_it_is_gone(removed: int, last: int, now: float, state: str) -> None:
     assert is_expired(Position(50), removed, last, now) is (state == "expired")
+
+
+def test_a_position_is_ahead_of_the_clock_by_the_microsecond() -> None:
+    now = 1_795_000_000.0
+    assert not is_expired(Position(int(now * 1_000_000)), 0, 0, now)
+    assert is_expired(Position(int(now * 1_000_000) + 1), 0, 0, now)
+
+
+def test_the_refusal_of_a_cursor_says_what_it_must_be() -> None:
+    with pytest.raises(ValueError, match="^must be a next_cursor of this route$"):
+        position_of("cursor_x")

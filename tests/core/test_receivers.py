@@ -119,3 +119,46 @@ def test_few_deliveries_are_due_at_once_and_many_are_not() -> None:
     assert spread_seconds(1) <= 0.01
     assert spread_seconds(10_000) == 100.0
     assert spread_seconds(1_000_000) == LONGEST_SPREAD_SECONDS
+
+
+# --- exact values -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("app.example", "must be a host and a port, such as example.com:443 or [2001:db8::1]:80"),
+        ("app.example:0", "must have a port from 1 to 65535"),
+    ],
+)
+def test_a_name_without_a_port_is_refused_with_an_example(text: str, rule: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        receiver_of(text)
+    assert refused.value.fields == [("receiver", rule)]
+
+
+def test_attempts_are_counted_one_by_one_and_keep_the_last_answer() -> None:
+    figures, first = Figures(), LastAnswer(1.0, 200, None)
+    figures.add(0.5, first, delivered=True)
+    before = figures.copy()
+    last = LastAnswer(2.0, 500, Problem("http_500", "the receiver answered 500"))
+    figures.add(0.5, last, delivered=False)
+    figures.add(0.5, last, delivered=True)
+    assert figures == Figures(3, 2, {duration_bin(0.5): 3}, last)
+    assert before == Figures(1, 1, {duration_bin(0.5): 1}, first)
+    merged = Figures()
+    merged.merge(figures)
+    merged.merge(Figures(1, 0, {0: 1}, LastAnswer(2.0, None, None)))
+    assert merged == Figures(4, 2, {duration_bin(0.5): 3, 0: 1}, last), "of two last answers at one time the first"
+
+
+def test_durations_of_up_to_a_millisecond_share_the_first_bin() -> None:
+    assert [duration_bin(seconds) for seconds in (0.0, 0.001, 0.0011, 0.002)] == [0, 0, 2, 9]
+    assert duration_quantile({0: 3}, 0.5) == 0.001
+    assert duration_quantile({9: 1}, 0.5) == pytest.approx(0.001 * 2 ** (8.5 / 8))
+
+
+def test_one_delivery_is_due_after_its_hundredth_of_a_second_and_none_has_no_time() -> None:
+    assert due_times(50.0, 1, 0, 1) == [50.0 + spread_seconds(1)]
+    assert due_times(50.0, 4, 2, 2) == pytest.approx([50.0 + spread_seconds(4) * share for share in (0.75, 1.0)])
+    assert due_times(50.0, 0, 0, 0) == []

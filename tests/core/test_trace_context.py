@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.trace_context import MAX_TRACESTATE, TraceContext, read_trace, without_own
+from bridge.core.trace_context import MAX_TRACESTATE, TraceContext, log_fields, read_trace, without_own
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{PARENT}-01"
@@ -113,3 +113,54 @@ def test_a_watchs_own_header_has_precedence() -> None:
     assert without_own(headers, {"X-App": "1"}) == headers
     assert without_own(headers, {"TraceParent": "mine"}) == {}
     assert TraceContext(GOOD).headers() == {"traceparent": GOOD}
+
+
+# --- exact values -----------------------------------------------------------------------------------------------------
+
+
+def state_of(*values: str) -> str | None:
+    trace = read_trace([GOOD], values)
+    assert trace is not None
+    return trace.state
+
+
+def test_a_trace_without_a_state_has_one_header_and_one_log_field() -> None:
+    trace = read_trace([f"\t{GOOD} "], [])
+    assert trace == TraceContext(GOOD)
+    assert log_fields(trace) == {"traceparent": GOOD}
+    assert log_fields(TraceContext(GOOD, "a=1")) == {"traceparent": GOOD, "tracestate": "a=1"}
+    assert log_fields(None) == {}
+    assert read_trace([f"X{GOOD}"], []) is None
+    assert read_trace([f"\n{GOOD}"], []) is None
+
+
+@pytest.mark.parametrize(("flags", "kept"), [("03", "01"), ("fe", "00"), ("11", "01"), ("a0", "00"), ("0f", "01")])
+def test_of_a_later_version_only_the_flag_sampled_is_passed_on(flags: str, kept: str) -> None:
+    trace = read_trace([f"cc-{TRACE}-{PARENT}-{flags}"], [])
+    assert trace is not None
+    assert trace.parent == f"{GOOD[:-2]}{kept}"
+
+
+def test_a_state_has_at_most_32_members_with_blanks_around_them() -> None:
+    members = [f"k{number}=v" for number in range(33)]
+    assert state_of(",".join(members[:32])) == ",".join(members[:32])
+    assert state_of(",".join(members)) is None
+    assert state_of(" a=1\t, b=2") == "a=1,b=2"
+    assert state_of("a=1,\nb=2") is None
+    assert state_of("a=1,Xb=2") is None
+
+
+def test_a_state_of_512_characters_is_kept_whole() -> None:
+    small = [f"k{number}={'v' * 56}" for number in range(8)]
+    at_limit = [*small, f"z={'v' * (512 - len(','.join(small)) - 3)}"]
+    assert len(",".join(at_limit)) == 512
+    assert state_of(",".join(at_limit)) == ",".join(at_limit)
+    assert state_of(",".join([*at_limit[:-1], at_limit[-1] + "v"])) == ",".join(small)
+
+
+def test_members_of_more_than_128_characters_are_removed_from_the_end_until_the_rest_fits() -> None:
+    exact, large = f"e={'v' * 126}", f"l={'v' * 127}"
+    others = [f"m{number}={'v' * 130}" for number in range(3)]
+    assert (len(exact), len(large)) == (128, 129)
+    assert state_of(",".join([exact, large, *others])) == ",".join([exact, large, others[0]])
+    assert state_of(",".join([*others, exact, "a=1"])) == ",".join([*others[:2], exact, "a=1"])

@@ -129,3 +129,47 @@ def test_an_id_that_is_made_later_is_above_the_first_id_of_a_time(first: float, 
     assert first_id_at(-1e300) == "wat_" + watch_id_text(0)
     assert first_id_at(1e300) > first_id_at(later)
     assert orjson.dumps(first_id_at(later))
+
+
+# --- exact values -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [ID, ID[4:12], "task_7", "K_7", "app.example/hook", "app.example:443", "hook"])
+def test_a_part_of_one_of_its_texts_finds_a_watch(text: str) -> None:
+    assert finds(text, task_id="task_7")
+
+
+@pytest.mark.parametrize("text", ["task_8", "other.example", "hidden", "shop", "?"])
+def test_a_text_that_is_in_none_of_them_finds_nothing(text: str) -> None:
+    assert not finds(text, {"order": 4711}, task_id="task_7", url="https://app.example/hook?key=hidden?b")
+
+
+def test_the_host_as_it_is_stored_is_searched_too() -> None:
+    assert finds("app.example:443", url="https://APP.EXAMPLE./hook")
+    assert finds("/other", url="https://127.1/other")
+
+
+def test_the_name_of_an_app_is_searched_on_the_page_only() -> None:
+    assert matches(SearchText.of("SHOP", in_apps=True), watch())
+    assert not matches(SearchText.of("xyz", in_apps=True), watch())
+    assert not matches(SearchText.of("SHOP"), watch())
+
+
+def test_values_after_a_list_and_after_constants_are_searched() -> None:
+    assert finds("needle", {"z": "needle", "a": [1, 2], "b": None, "c": True})
+    assert finds("needle", [None, True, {"a": "needle"}, [1], False])
+
+
+def test_a_text_may_be_as_long_as_a_url_and_no_longer() -> None:
+    assert SearchText.of("x" * MAX_TEXT).text == "x" * MAX_TEXT
+    with pytest.raises(ValueError, match=f"^must be 1 to {MAX_TEXT:,} characters, without NUL$"):
+        SearchText.of("x" * (MAX_TEXT + 1))
+    for surrogate in ("\ud800", "\udfff"):
+        with pytest.raises(ValueError, match="characters"):
+            SearchText.of(surrogate)
+
+
+def test_the_first_id_of_a_time_begins_with_its_milliseconds() -> None:
+    assert first_id_at(1.2345) == "wat_" + watch_id_text(1234 << 80)
+    assert first_id_at(-5.0) == "wat_" + watch_id_text(0)
+    assert first_id_at(1e18) == "wat_" + watch_id_text(((1 << 48) - 1) << 80)
