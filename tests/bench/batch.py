@@ -27,7 +27,7 @@ MOST_SLOWER = 1.3
 class Costs:
     """Of one watch in a minute: requests, bytes of answers, CPU milliseconds of the bridge and of the stand-in.
 
-    `delay` is the mean time in seconds from a task's end to the poll that saw it, `late` how many ends nobody saw.
+    `delay` is the mean time in seconds from a task's end to the poll that saw it, `late` how many ends no poll saw.
     """
 
     requests: float

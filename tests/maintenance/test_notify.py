@@ -1,4 +1,4 @@
-"""People are told by apprise: in a process of its own, without proxies, best effort, and no URL is ever shown.
+"""Notices for people, sent by apprise in a process of its own: without proxies, best effort, and no URL is ever shown.
 
 Slack, DingTalk, Feishu and Discord have fixed hosts in apprise. The tests with them run its code in this process and
 lead its connections to a local server with TLS: only the edge of the socket is replaced.

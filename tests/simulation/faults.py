@@ -68,7 +68,7 @@ class Faults:
             self._recovered()
 
     def freeze(self, replica: int, seconds: float) -> None:
-        """A process stands still for a while, once it has nothing to do at this very moment."""
+        """Stop a process for a while, as soon as it has nothing to do at this moment."""
         host = self._world.replicas.slots[replica].host
         if host is None or host.crashed or host.frozen:
             return

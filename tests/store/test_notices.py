@@ -233,7 +233,7 @@ async def test_no_notice_is_about_notices_or_sent_to_its_own_receiver(store: Sto
     await store.receivers.pause(HOST, OPS)
     [notice] = await store.claim({TARGET.host: 9}, 30.0)
     await record_attempt(store, attempt_result(store, notice, DEAD, host_failures=3))
-    [failing] = await store.notices.check()  # people are told, the receiver itself is not
+    [failing] = await store.notices.check()  # people get it, the receiver itself does not
     assert (failing.type, failing.receiver) == (NoticeType.RECEIVER_FAILING, TARGET.host)
     await store.receivers.pause(TARGET.host, OPS)
     assert [one["type"] for one in sent(store)] == ["bridge.receiver_paused"]
