@@ -16,7 +16,7 @@ from aiohttp import web
 from bridge.sandbox import Behaviour
 from bridge.web.api.samples import TOKENS, Example, Examples, Request, curl_of, python_of
 from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Bridge
-from tests.docs.test_api import masked
+from tests.docs import test_api as api_tour
 
 EXCERPT_LINES = 6  # of an answer that is no JSON
 RUNNING = "in_progress"
@@ -168,18 +168,8 @@ def request(
 
 
 def form_of(value: Any) -> Any:
-    """A JSON value without what differs from run to run. A list of unknown length has its first element's form."""
-    match value:
-        case dict():
-            return {key: form_of(inner) for key, inner in value.items()}
-        case list():
-            return [form_of(inner) for inner in value]
-        case bool() | None:
-            return value
-        case int() | float():
-            return "NUMBER"
-        case _:
-            return NUMBERS.sub("NUMBER", masked(value))
+    """A JSON value without what differs from run to run, also within its texts."""
+    return api_tour.form_of(value, lambda text: NUMBERS.sub("NUMBER", api_tour.masked(text)))
 
 
 def same_form(one: Any, other: Any) -> bool:

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,19 @@ def masked(value: str) -> str:
     return value
 
 
-def form_of(value: Any) -> Any:
+def form_of(value: Any, text_form: Callable[[str], str] = masked) -> Any:
     """A JSON value without what differs from run to run: of numbers only that they are numbers."""
     match value:
         case dict():
-            return {key: form_of(inner) for key, inner in value.items()}
+            return {key: form_of(inner, text_form) for key, inner in value.items()}
         case list():
-            return [form_of(inner) for inner in value]
+            return [form_of(inner, text_form) for inner in value]
         case bool() | None:
             return value
         case int() | float():
             return "NUMBER"
         case _:
-            return masked(value)
+            return text_form(value)
 
 
 def form_of_text(printed: str) -> Any:
