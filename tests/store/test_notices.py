@@ -1,13 +1,12 @@
 """Notices for operators in the store: each change once, on one or several replicas, and never about themselves."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import orjson
 import pytest
 
 from bridge.core.audit import Actor, Role
-from bridge.core.operations import SUM_UP_SECONDS, Notice, NoticeType
+from bridge.core.operations import SUM_UP_SECONDS, NoticeType
 from bridge.store.notice_writing import NoticeTarget
 from bridge.store.store import Store
 from tests.store.builders import (
@@ -253,20 +252,3 @@ async def test_looking_for_what_changed_reads_few_rows(sqlite_store: Store) -> N
         await sqlite_store.notices.check()
     assert not set(steps).intersection(READS_ALL)
     assert "SCAN hosts" in steps  # only failing receivers have a row there
-
-
-@pytest.mark.parametrize("kind", NoticeType)
-def test_each_notice_is_a_sentence(kind: NoticeType) -> None:
-    notice = Notice(kind, 2.0, HOST, "configured", ("app",), 1, ("evt_1",), 1.0, "ops")
-    for one in (notice, replace(notice, count=2_000), Notice(kind, 2.0)):
-        assert one.message.endswith(".")
-        assert ". " not in one.message
-        assert "None" not in one.message or one == Notice(kind, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("credential", "named"), [("configured", "the configured key"), ("own 1a2b", "the key own 1a2b")]
-)
-def test_a_notice_names_the_key_as_people_do(credential: str, named: str) -> None:
-    assert Notice(NoticeType.KEY_REFUSED, 2.0, credential=credential).message.startswith(f"amux refuses {named};")
-    assert Notice(NoticeType.KEY_ACCEPTED, 2.0, credential=credential).message == f"amux accepts {named} again."
