@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 
 from tests.simulation.mutations import MUTATIONS, plant
 
-SEEDS_OF_A_PROCESS = 50  # a seed leaves memory behind: libraries keep some of what it has made
+SEEDS_OF_A_PROCESS = 250  # a seed leaves a little memory behind: libraries keep some of what it has made
 
 
 def main() -> int:
@@ -21,8 +22,8 @@ def main() -> int:
     seeds = range(int(first), int(last or int(first) + 1))
     chunks = [seeds[at : at + SEEDS_OF_A_PROCESS] for at in range(0, len(seeds), SEEDS_OF_A_PROCESS)]
     began, done, failed = time.monotonic(), 0, list[int]()
-    for chunk, failures in _results(chunks, arguments.jobs):
-        done += len(chunk)
+    for count, failures in _results(chunks, arguments.jobs, stop=not arguments.keep_going):
+        done += count
         for seed, failure in failures:
             print(f"seed {seed}: {failure}", flush=True)
             failed.append(seed)
@@ -49,17 +50,25 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _results(chunks: list[range], jobs: int) -> Iterator[tuple[range, list[tuple[int, str]]]]:
+def _results(chunks: list[range], jobs: int, *, stop: bool) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        yield from pool.imap(_run_chunk, chunks)
+        yield from pool.imap(partial(_run_chunk, stop=stop), chunks)
 
 
-def _run_chunk(seeds: range) -> tuple[range, list[tuple[int, str]]]:
+def _run_chunk(seeds: range, *, stop: bool) -> tuple[int, list[tuple[int, str]]]:
+    """Run seeds, with `stop` up to the first that fails. Returns how many were run, and those that failed."""
     from tests.simulation.runner import folder, run_seed
 
+    done, failures = 0, []
     with folder() as place:
-        outcomes = [(seed, run_seed(seed, place).failure) for seed in seeds]
-    return seeds, [(seed, failure) for seed, failure in outcomes if failure is not None]
+        for seed in seeds:
+            failure = run_seed(seed, place).failure
+            done += 1
+            if failure is not None:
+                failures.append((seed, failure))
+                if stop:
+                    break
+    return done, failures
 
 
 def _show(seed: int, *, shrink: bool) -> None:

@@ -2,18 +2,19 @@
 
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 
 from bridge.aio.system import System
-from bridge.store.database import SqliteDatabase, _sqlite_engine
+from bridge.store.database import SqliteDatabase
 from bridge.store.migrate import migrate
 from tests.simulation.hosts import Host
 
@@ -24,15 +25,49 @@ Result = TypeVar("Result")
 @lru_cache(maxsize=8)
 def _engines(path: Path, slot: str) -> tuple[Engine, Engine]:
     """The engines of a replica; kept from seed to seed, because compiling its statements takes 0.1 s."""
-    engines = _sqlite_engine(path, "BEGIN IMMEDIATE"), _sqlite_engine(path, "BEGIN")
-    for engine in engines:
-        event.listen(engine, "connect", _add_functions)
-    return engines
+    return _engine(path), _engine(path)
 
 
-def _add_functions(connection: Any, _record: object) -> None:
-    """Locks that PostgreSQL has. Here one transaction runs at a time, so they are always free."""
+def _engine(path: Path) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        connect_args={"isolation_level": None, "check_same_thread": False},
+        query_cache_size=1_000,
+    )
+    event.listen(engine, "connect", _set_up)
+    return engine
+
+
+def _set_up(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = OFF")  # processes crash here, and no computer does
+    # A lock that PostgreSQL has. Here one transaction runs at a time, so it is always free.
     connection.create_function("pg_advisory_xact_lock", 1, lambda _: 0)
+
+
+class _Kept:
+    """One connection of an engine, for all transactions: SQLAlchemy takes as long for a new one as for a statement."""
+
+    def __init__(self, engine: Engine, begin: str) -> None:
+        self._engine = engine
+        self._begin = begin
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """The connection, in a transaction that has just begun."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        driver: Any = self._connection.connection.driver_connection
+        driver.execute(self._begin)
+        yield self._connection
+
+    def dispose(self) -> None:
+        """Close it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._engine.dispose()
 
 
 def new_file(path: Path) -> None:
@@ -100,14 +135,17 @@ class SimulatedDatabase(SqliteDatabase):
         self.host = host
         self._weather = server.weather[host.name]
         self.system = system
-        self._writing, self._reading = _engines(server.path, host.name)
-        self._identity = self._identify()
+        writing, reading = _engines(server.path, host.name)
+        self._writing, self._reading = _Kept(writing, "BEGIN IMMEDIATE"), _Kept(reading, "BEGIN")  # type: ignore[assignment]
         self.shared = server.shared
         self._epoch_offset = self._server_offset()
         server.opened.append(self)
 
     def now(self) -> float:
         return self.system.running() + self._epoch_offset if self.shared else super().now()
+
+    def check(self) -> None:
+        """The file stays where it is."""
 
     def synchronize(self) -> None:
         self._refuse()

@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from aiohttp import web_app
+
 from bridge.service import jobs
 from tests.simulation.amux import Amux
 from tests.simulation.database import Server, Weather, new_file
@@ -31,7 +33,10 @@ AFTER_SECONDS = 150.0  # after the plan's end, for everything to end
 
 # Ticks repeat what timers begin, and gauges are for operators: rarer ones save half of the time that a seed takes.
 _TIMES = {
-    "POLL_TICK_SECONDS": 0.5,
+    "POLL_TICK_SECONDS": 1.0,
+    "DEADLINES_SECONDS": 2.0,
+    "EVENT_NUMBERS_SECONDS": 3.0,
+    "REBUILD_SECONDS": 5.0,
     "GAUGES_SECONDS": 60.0,
     "STUCK_MONITOR_SECONDS": 60.0,
     "SAMPLE_SECONDS": 600.0,
@@ -108,13 +113,20 @@ class World:
             self.requests.resume_all()
             await self._until(self.loop.time() + 1.0)
         await self._until(self.loop.time() + 3.0)  # the last events have their numbers by then
-        for _ in range(len(self.invariants.state.events)):
-            self.requests.read_feed()
-            await self._until(self.loop.time() + 0.5)
+        await self._read_feed_to_its_end()
         self.invariants.after_commit()
         self.invariants.at_end()
         await asyncio.gather(*(self.replicas.stop(slot) for slot in self.replicas.slots))
         self.invariants.after_commit()
+
+    async def _read_feed_to_its_end(self) -> None:
+        """Read page after page, until there are no more events or as many pages were read as there are events."""
+        for _ in range(len(self.invariants.state.events) + 1):
+            known = len(self.ledger.feed)
+            self.requests.read_feed()
+            await self._until(self.loop.time() + 0.5)
+            if len(self.ledger.feed) == known:
+                return
 
     def _is_over(self) -> bool:
         if self.faults.calm_seconds() < 1.0 or not all(one.done() for one in self.tasks):
@@ -191,6 +203,7 @@ class World:
                 self.replicas.slots.clear()
                 with suppress(Exception):
                     self.loop.close()
+                web_app._cached_build_middleware.cache_clear()  # it keeps each application, and with it each bridge
                 gc.enable()
                 gc.collect()
         finally:
