@@ -113,6 +113,7 @@ async def test_an_alert_opens_by_keyboard_and_stays_open_while_it_changes(browse
         await alert.locator("summary").focus()
         await page.keyboard.press("Enter")
         await expect(alert.locator(".next-step")).to_contain_text("Retries continue automatically")
+        await expect(page.locator("#alert-box[data-open]")).to_be_visible()  # the box grows after the row has opened
         top = await top_of_table(page)
         await fail_receivers(bridge, tab, 4)
         await expect(page.locator(".alert details[open] .explanation")).to_contain_text("1 callback is pending")
