@@ -47,15 +47,6 @@ def receiver_of(text: str) -> str:
     return f"{bracketed(host)}:{port}"
 
 
-def health_of(failures: int, *, answered: bool) -> ReceiverHealth:
-    """Returns a receiver's health. `failures` are in a row; `answered`: it gave some answer in the last 24 h."""
-    if failures >= FAILURES_UNTIL_PROBING:
-        return ReceiverHealth.FAILING
-    if failures:
-        return ReceiverHealth.DOUBTFUL
-    return ReceiverHealth.HEALTHY if answered else ReceiverHealth.UNKNOWN
-
-
 @dataclass(frozen=True, slots=True)
 class LastAnswer:
     """How a receiver's last attempt ended, at `at` (Unix seconds). Without an answer there is no status code."""
@@ -63,6 +54,15 @@ class LastAnswer:
     at: float
     status_code: int | None
     error: Problem | None
+
+
+def health_of(failures: int, last: LastAnswer | None) -> ReceiverHealth:
+    """Returns a receiver's health. `failures` are the host's in a row; `last` is its last attempt of the last 24 h."""
+    if failures >= FAILURES_UNTIL_PROBING:
+        return ReceiverHealth.FAILING
+    if failures or (last is not None and last.error is not None):
+        return ReceiverHealth.DOUBTFUL
+    return ReceiverHealth.UNKNOWN if last is None else ReceiverHealth.HEALTHY
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class Receiver:
     @property
     def health(self) -> ReceiverHealth:
         """How likely it is to answer."""
-        return health_of(self.failures, answered=self.figures.last is not None)
+        return health_of(self.failures, self.figures.last)
 
     @property
     def success_share(self) -> float | None:

@@ -64,18 +64,25 @@ def test_what_is_no_host_and_port_is_refused_with_the_field(text: str) -> None:
     assert [name for name, _ in refused.value.fields] == ["receiver"]
 
 
+ACCEPTED = LastAnswer(1.0, 200, None)
+REFUSED = LastAnswer(1.0, 500, Problem("http_500", "the receiver answered 500"))
+
+
 @pytest.mark.parametrize(
-    ("failures", "answered", "health"),
+    ("failures", "last", "health"),
     [
-        (0, False, ReceiverHealth.UNKNOWN),
-        (0, True, ReceiverHealth.HEALTHY),
-        (1, True, ReceiverHealth.DOUBTFUL),
-        (2, False, ReceiverHealth.DOUBTFUL),
-        (3, True, ReceiverHealth.FAILING),
+        (0, None, ReceiverHealth.UNKNOWN),
+        (0, ACCEPTED, ReceiverHealth.HEALTHY),
+        (0, REFUSED, ReceiverHealth.DOUBTFUL),
+        (1, REFUSED, ReceiverHealth.DOUBTFUL),
+        (2, None, ReceiverHealth.DOUBTFUL),
+        (3, REFUSED, ReceiverHealth.FAILING),
     ],
 )
-def test_health_follows_from_failures_in_a_row(failures: int, *, answered: bool, health: ReceiverHealth) -> None:
-    assert health_of(failures, answered=answered) is health
+def test_health_follows_from_failures_in_a_row_and_the_last_answer(
+    failures: int, last: LastAnswer | None, health: ReceiverHealth
+) -> None:
+    assert health_of(failures, last) is health
 
 
 @given(st.lists(st.floats(0.0, 100.0), min_size=1), st.sampled_from([0.5, 0.99]))

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Problem
-from bridge.core.receivers import Figures, Pause
+from bridge.core.receivers import Figures, LastAnswer, Pause, ReceiverHealth
 from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.maintenance.health import Readiness
 from bridge.polling.state import CredentialState, CredentialStatus
@@ -187,6 +187,33 @@ def test_a_receiver_with_dead_callbacks_comes_before_one_that_fails() -> None:
     assert "5 attempts in a row failed" in second.explanation
 
 
+@pytest.mark.parametrize(
+    ("failures", "error", "level", "title"),
+    [
+        (0, None, Level.NOTE, "A callback to a.example:443 failed and is sent again"),
+        (
+            0,
+            Problem("http_500", "the receiver answered 500"),
+            Level.WARN,
+            "a.example:443 did not accept its last callback",
+        ),
+        (2, REFUSED, Level.WARN, "a.example:443 did not accept its last callback"),
+        (3, REFUSED, Level.WARN, "a.example:443 does not accept its callbacks"),
+    ],
+)
+def test_the_alert_of_a_receiver_agrees_with_its_health_in_the_table(
+    failures: int, error: Problem | None, level: Level, title: str
+) -> None:
+    waits = Receiver("a.example:443", waiting=1, failures=failures, next_at=NOW + 300, waiting_error=REFUSED)
+    figures = Figures(1, 0, {}, LastAnswer(NOW, None, error))
+    seen = ReceiverFigures("a.example:443", failures, figures, pending=1, dead=0, pause=None)
+    alert = only_alert(replace(HEALTHY, receivers=(waits,), all_receivers=(seen,)))
+    assert (alert.level, alert.title) == (level, title)
+    healthy = seen.health is ReceiverHealth.HEALTHY
+    assert healthy == (alert.level is Level.NOTE)
+    assert healthy == ("accepts other callbacks" in alert.next_step)
+
+
 def test_late_callbacks_have_an_alert_unless_their_receiver_fails() -> None:
     late = replace(HEALTHY, counts=Counts(1, 1, 0, NOW - 90))
     assert only_alert(late).title == "Callbacks are late"
@@ -242,7 +269,7 @@ async def test_a_receiver_that_is_down_has_an_alert_while_its_callbacks_are_pend
         await bridge.register(callback_url=f"http://127.0.0.1:{port}/hook?token=hidden")
         operator = await bridge.operator()
         alert = await operator.alert("host")
-        assert alert["title"] == f"127.0.0.1:{port} does not accept its callbacks"
+        assert alert["title"] == f"127.0.0.1:{port} did not accept its last callback"
         assert "1 callback is pending, next attempt in" in alert["explanation"]
         assert "refused" in alert["explanation"]
         assert "hidden" not in str(alert)

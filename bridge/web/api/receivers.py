@@ -30,7 +30,8 @@ class ReceiverBody(TypedDict):
     health: Annotated[
         ReceiverHealth,
         Field(
-            description="`doubtful`: the last attempt had no answer, or 429, 502, 503 or 504; `failing`: 3 in a row."
+            description="`healthy`: the last attempt was answered with 2xx; `doubtful`: it was not; "
+            "`failing`: 3 attempts in a row had no answer, or 429, 502, 503 or 504; `unknown`: no attempt."
         ),
     ]
     failures_in_a_row: Annotated[int, Field(ge=0)]

@@ -11,6 +11,7 @@ from typing import Final
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Outcome, Problem
 from bridge.core.receivers import Receiver as ReceiverFigures
+from bridge.core.receivers import ReceiverHealth, health_of
 from bridge.maintenance.health import Readiness
 from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.polling.stats import PollingStats
@@ -308,13 +309,15 @@ def _lost_outcome_alerts(inputs: AlertInputs) -> Iterator[Alert]:
 
 
 def _receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    health = {one.name: one.health for one in inputs.all_receivers or ()}
     paused = {one.name: one for one in inputs.all_receivers or () if one.pause is not None}
     for receiver in inputs.receivers or ():
         if receiver.dead:  # of a paused one no attempt is next
             shown = replace(receiver, next_at=None) if receiver.host in paused else receiver
             yield _dead_receiver_alert(shown, inputs.now)
         elif receiver.waiting and receiver.host not in paused:
-            yield _failing_receiver_alert(receiver, inputs.now)
+            known = health.get(receiver.host) or health_of(receiver.failures, None)
+            yield _failing_receiver_alert(receiver, known, inputs.now)
     yield from map(_paused_receiver_alert, paused.values())
 
 
@@ -347,15 +350,25 @@ def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:
     )
 
 
-def _failing_receiver_alert(receiver: Receiver, now: float) -> Alert:
+def _failing_receiver_alert(receiver: Receiver, health: ReceiverHealth, now: float) -> Alert:
+    """The alert of a receiver with a failed callback that is pending; its title agrees with the receiver's health."""
+    level, title = Level.WARN, f"{receiver.host} did not accept its last callback"
+    next_step = (
+        f"Fix {receiver.host}. Retries continue automatically. "
+        "After the last retry a callback is dead; it is kept and can be sent again."
+    )
+    if health is ReceiverHealth.FAILING:
+        title = f"{receiver.host} does not accept its callbacks"
+    elif health is ReceiverHealth.HEALTHY:
+        level, title = Level.NOTE, f"A callback to {receiver.host} failed and is sent again"
+        next_step = f"Nothing if the next attempt succeeds: {receiver.host} accepts other callbacks."
     in_a_row = f" {receiver.failures} attempts in a row failed." if receiver.failures > 1 else ""
     return Alert(
         f"host {receiver.host}",
-        Level.WARN,
-        f"{receiver.host} does not accept its callbacks",
+        level,
+        title,
         f"{_pending(receiver, now)}{in_a_row}",
-        f"Fix {receiver.host}. Retries continue automatically. "
-        "After the last retry a callback is dead; it is kept and can be sent again.",
+        next_step,
         {"host": receiver.host, "delivery_state": "pending"},
     )
 
