@@ -2,14 +2,18 @@
 
 A text matches a part of a watch's ids (its own, its task's, its events'), a part of the host and path of its callback
 URL, or a part of a string or number in its context. The query of a callback URL may hold a secret: it is not searched.
+Callback URLs are compared in a normal form (RFC 3986, section 6.2), so that every spelling of a URL finds it.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
+from bridge.core.errors import BridgeError
 from bridge.core.ids import (
     EVENT_ID_PATTERN,
     EVENT_ID_PREFIX,
@@ -20,12 +24,13 @@ from bridge.core.ids import (
     watch_id_text,
 )
 from bridge.core.registration import read_json
-from bridge.core.targets import MAX_URL_CHARACTERS
+from bridge.core.targets import DEFAULT_PORTS, MAX_URL_CHARACTERS, bracketed, split_authority
 
 MAX_TEXT = MAX_URL_CHARACTERS  # a callback URL as it was registered
 
 _WRAPPED = re.compile(r"[\s\"'`<>()\[\]{},;]*(.*?)[\s\"'`<>()\[\]{},;]*", re.DOTALL)  # people copy these with an id
 _URL = re.compile(r"(?:https?:/)?/|[^/?#\s]*[.:][^?#\s]*[?#]", re.IGNORECASE)
+_URL_PARTS = re.compile(r"(?:(https?)://)?([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 _WATCH_ID = re.compile(rf"(?<![A-Za-z0-9]){WATCH_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
 _EVENT_ID = re.compile(rf"(?<![A-Za-z0-9]){EVENT_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
 _TASK_ID = re.compile(TASK_ID_PATTERN)
@@ -34,13 +39,25 @@ _IDS_IN_A_TEXT = 20
 
 
 @dataclass(frozen=True, slots=True)
+class UrlPart:
+    """A part of callback URLs in their normal form. `host` and `path` are what of it is in the host and in the path.
+
+    Without a `host` it is not known where the host ends.
+    """
+
+    text: str
+    host: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class SearchText:
     """A text to search for.
 
     `given` is the text as it was given, `text` the same in folded case. `place` is what is searched in callback URLs:
-    the text without a query; None when nothing of it can be in one. `number` is the text as JSON writes it, if it is a
-    number. `watch_ids` and `event_ids` are whole ids in the text, and `task_id` is the text if it can be one: indexes
-    find these however old their watches are.
+    the text without a query; None when nothing of it can be in one. `url_parts` is the same in the normal form, for
+    each way to read it. `number` is the text as JSON writes it, if it is a number. `watch_ids` and `event_ids` are
+    whole ids in the text, and `task_id` is the text if it can be one: indexes find these however old their watches are.
     """
 
     given: str
@@ -51,6 +68,7 @@ class SearchText:
     event_ids: tuple[str, ...] = ()
     task_id: str | None = None
     in_apps: bool = False
+    url_parts: tuple[UrlPart, ...] = ()
 
     @classmethod
     def of(cls, pasted: str, *, in_apps: bool = False) -> "SearchText":
@@ -62,15 +80,17 @@ class SearchText:
         text = (wrapped[1] if wrapped else "") or pasted.strip()
         if not 1 <= len(text) <= MAX_TEXT or "\0" in text or not _is_unicode(text):
             raise ValueError(f"must be 1 to {MAX_TEXT:,} characters, without NUL")
+        place = _place(text)
         return cls(
             text,
             text.casefold(),
-            _place(text),
+            place,
             _number(text),
             _ids(_WATCH_ID, text),
             _ids(_EVENT_ID, text),
             text if _TASK_ID.fullmatch(text) else None,
             in_apps,
+            () if place is None else tuple(_url_parts(place)),
         )
 
 
@@ -84,6 +104,24 @@ def _place(text: str) -> str | None:
     if before == text or _URL.match(text):
         return before.casefold() or None
     return None
+
+
+def _url_parts(place: str) -> Iterator[UrlPart]:
+    """The ways to read a text as a part of a callback URL: with a host that it begins with, or without one."""
+    decoded = unquote(place).casefold()
+    yield UrlPart(decoded, "", decoded)
+    parts = _URL_PARTS.fullmatch(place)
+    scheme, authority, path = parts.groups() if parts else (None, "", "")
+    if scheme is None and not any(mark in authority for mark in ".:"):
+        return  # a word, which is no whole host
+    try:
+        host, _, port = split_authority(authority)
+    except BridgeError:
+        return
+    default_ports = DEFAULT_PORTS.values() if scheme is None else (DEFAULT_PORTS[scheme],)
+    host = bracketed(host) if port is None or port in default_ports else f"{bracketed(host)}:{port}"
+    path = unquote(path).casefold()
+    yield UrlPart(f"{scheme}://{host}{path}" if scheme else host + path, host, path)
 
 
 def _number(text: str) -> str | None:
@@ -118,6 +156,8 @@ def matches(search: SearchText, watch: SearchedWatch) -> bool:
     place = search.place
     if place is not None and (place in without_query(watch.callback_url).casefold() or place in watch.host):
         return True
+    if search.url_parts and _has_part(search, watch):
+        return True
     if search.in_apps and text in watch.app.casefold():
         return True
     return _in_values(search, read_json(watch.context))
@@ -127,6 +167,14 @@ def _in_event_id(text: str, watch_id: str) -> bool:
     """Whether a text is a part of an event's id: a prefix, the rest of the watch's id, and a letter for the type."""
     without_type = EVENT_ID_PREFIX + watch_id.removeprefix(WATCH_ID_PREFIX)
     return text in without_type or (text[-1] in EVENT_ID_SUFFIXES and without_type.endswith(text[:-1]))
+
+
+def _has_part(search: SearchText, watch: SearchedWatch) -> bool:
+    """Whether the normal form of a watch's callback URL has the text."""
+    scheme, _, rest = without_query(watch.callback_url).partition("://")
+    host = watch.host.removesuffix(f":{DEFAULT_PORTS.get(scheme.lower())}")
+    url = f"{scheme}://{host}/{unquote(rest.partition('/')[2])}".casefold()
+    return any(part.text in url for part in search.url_parts)
 
 
 def without_query(url: str) -> str:

@@ -5,14 +5,15 @@ gets only the watches that are likely to match, and decides: see `core/watch_sea
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Text, cast, collate, func, or_, select
+from sqlalchemy import Connection, Text, and_, cast, collate, func, or_, select
 from sqlalchemy.sql import ColumnElement
 
-from bridge.core.watch_search import SearchedWatch, SearchText, matches
+from bridge.core.watch_search import SearchedWatch, SearchText, UrlPart, matches
 from bridge.store.database import Database, ReadInterrupted, ReadLimit
 from bridge.store.records import FoundWatches, WatchQuery
 from bridge.store.schema import watches
@@ -24,6 +25,8 @@ _MOST_EXACT = 1_000  # watches of one whole id: a task may have many
 _SEARCHED = (
     *(watches.c.id, watches.c.task_id, watches.c.callback_url, watches.c.host, watches.c.context, watches.c.app),
 )
+_PLAIN = re.compile("[a-z0-9._/-]")  # what programs do not percent-encode in a path
+_FEWEST_CHARACTERS = 3  # letters and digits of a part: one with fewer is in most URLs
 _EVENT_ID_PART = re.compile(r"(?:(?:(?:e?v)?t)?_)?([0-9a-z]*)", re.IGNORECASE)
 
 
@@ -135,12 +138,26 @@ def _may_have(text: SearchText, dialect: str) -> ColumnElement[bool]:
     if text.place is not None:
         place = f"%{_pattern(text.place)}%"
         found += [_like(fold(column), place) for column in (watches.c.callback_url, watches.c.host)]
+    found += [condition for part in text.url_parts if (condition := _may_have_part(part, fold)) is not None]
     if text.in_apps:
         found.append(_like(fold(watches.c.app), f"%{pattern}%"))
     if part := _EVENT_ID_PART.fullmatch(text.given):
         # An event's id is `evt_`, the watch's id without its beginning, and one letter for the type.
         found += [_like(watches.c.id, f"%{part[1].lower()}%"), _like(watches.c.id, f"%{part[1].lower()[:-1]}")]
     return or_(*found)
+
+
+def _may_have_part(part: UrlPart, fold: Callable[[Any], Any]) -> ColumnElement[bool] | None:
+    """A condition that a URL with the part meets in any usual spelling; None for a part that would match most URLs."""
+    if sum(one.isascii() and one.isalnum() for one in part.host + part.path) < _FEWEST_CHARACTERS:
+        return None
+    found = []
+    if part.host:
+        found.append(_like(watches.c.host, f"%{_pattern(part.host)}%"))
+    if part.path:
+        pattern = "".join(_pattern(one) if _PLAIN.fullmatch(one) else "%" for one in part.path)
+        found.append(_like(fold(watches.c.callback_url), f"%{pattern}%"))
+    return and_(*found)
 
 
 def _as_it_is(column: Any) -> Any:

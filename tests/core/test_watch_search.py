@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -129,6 +130,50 @@ def test_an_id_that_is_made_later_is_above_the_first_id_of_a_time(first: float, 
     assert first_id_at(-1e300) == "wat_" + watch_id_text(0)
     assert first_id_at(1e300) > first_id_at(later)
     assert orjson.dumps(first_id_at(later))
+
+
+# --- spellings of a URL -----------------------------------------------------------------------------------------------
+
+URL = "https://App.Example:443/%7Ekim/a%20b/café?key=hidden"
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        *(URL, "https://app.example/~kim", "HTTPS://APP.EXAMPLE.:443/~kim/a b", "app.example:443/%7ekim"),
+        *("app.example./~kim/", "app.example:0443/~kim", "//app.example/%7ekim"[2:], "/~kim/a%20b/caf%C3%A9", "%7Ekim"),
+        *("/%7Ekim", "~kim/a b", "b/CAFÉ", "caf%c3%a9", "app.example.", "App.Example:443", "%61pp.example/~%6Bim"),
+    ],
+)
+def test_a_callback_url_is_found_in_any_spelling(pasted: str) -> None:
+    plain = "https://app.example/~kim/a%20b/caf%C3%A9"
+    for stored in (URL, plain, plain.replace("example/", "example.:443/")):
+        assert finds(pasted, url=stored), stored
+
+
+@pytest.mark.parametrize(
+    "text", ["https://app.example:80/~kim", "http://app.example/~kim", "app.example:444", "~kim/b"]
+)
+def test_another_url_is_not_found(text: str) -> None:
+    assert not finds(text, url=URL)
+    assert not finds("key", url=URL)
+
+
+def test_a_url_part_without_a_valid_host_is_a_text() -> None:
+    for text in ("a b.c/d", "x[::1/x", "1.2/x", "app.example:99999/x"):
+        assert [part.text for part in SearchText.of(text).url_parts] == [text]
+    assert SearchText.of("?key").url_parts == ()
+    assert [part.host for part in SearchText.of("http://[::1]:81/x").url_parts] == ["", "[::1]:81"]
+
+
+@given(st.text("abc/~ %é", min_size=1, max_size=8), st.booleans(), st.sampled_from(["", ":443", ".", ".:443"]))
+def test_the_path_of_a_url_is_found_encoded_and_not(path: str, upper: bool, end: str) -> None:  # noqa: FBT001
+    encoded = quote(path, safe="/")
+    every = "".join(f"%{byte:02x}" for byte in path.encode())
+    host = "APP.EXAMPLE" if upper else "app.example"
+    for pasted in (encoded, every, quote(path, safe="/~é")):
+        assert finds(f"https://{host}{end}/{pasted}", url=f"https://app.example/{encoded}")
+        assert finds(f"https://{host}/{encoded}", url=f"https://{host}{end}/{pasted}")
 
 
 # --- exact values -----------------------------------------------------------------------------------------------------

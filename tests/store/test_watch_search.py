@@ -26,13 +26,15 @@ async def found(store: Store, text: str | None = None, **conditions: Any) -> lis
     return [view.watch.id for view in (await store.searches.page(query, BY)).views]
 
 
-async def registered(store: Store, number: int = 1, context: Any = None, age: float = 0.0, **fields: Any) -> Any:
+async def registered(
+    store: Store, number: int = 1, context: Any = None, age: float = 0.0, url: str | None = None, **fields: Any
+) -> Any:
     """Register a watch whose id was made at its time, as those of a bridge are."""
     new = new_watch(store, age=age, **{"app": "shop", **fields})
     milliseconds = int(new.watch.created_at * 1000)
     own_id = f"wat_{watch_id_text(milliseconds << 80 | number)}"
-    packed = orjson.dumps(context or {})
-    return await register(store, replace(new, watch=replace(new.watch, id=own_id, context=packed)))
+    watch = replace(new.watch, id=own_id, context=orjson.dumps(context or {}))
+    return await register(store, replace(new, watch=watch if url is None else replace(watch, callback_url=url)))
 
 
 CONTEXT = {"order": "ORD-7712", "user": {"id": 918273645, "tags": ["Größe", 're"d', 2.5e30]}, "paid": True}
@@ -99,6 +101,22 @@ async def test_a_text_that_a_watch_does_not_have_finds_nothing(store: Store, tex
         store, 7, CONTEXT, 60.0, task_id="Video-8xK42-final", host="hooks.example:8443", path="Shop/done?token=s3cret"
     )
     assert await found(store, text) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "pasted"),
+    [
+        ("app.example:443", "~kim/done", "https://APP.example:443/%7Ekim/done"),
+        ("app.example:443", "~kim/done", "app.example.:443/~kim"),
+        ("app.example.:443", "%7Ekim/done?a=1", "https://app.example/~kim/done?a=1"),
+        ("app.example:8443", "a%20b_(c)/caf%C3%A9", "app.example:8443/a b_%28c%29/café"),
+        ("app.example:443", "%7Ekim/caf%C3%A9", "/~kim/CAFÉ"),
+    ],
+)
+async def test_a_callback_url_is_found_in_any_spelling(store: Store, host: str, path: str, pasted: str) -> None:
+    one = await registered(store, 1, url=f"https://{host}/{path}", host=host.replace(".:", ":"))
+    await registered(store, 2, host="app.example:8443", path="kim/cafe")
+    assert await found(store, pasted) == [one.watch.id]
 
 
 async def test_a_search_sees_the_watches_of_its_app_only(store: Store) -> None:
