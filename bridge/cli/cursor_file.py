@@ -45,7 +45,10 @@ class CursorFile:
         self.path = path
 
     def read(self) -> str | None:
-        """Returns the cursor; None if there is no file yet. Raises CommandFailed for a file that holds no cursor."""
+        """Returns the cursor; None for a missing or empty file: it begins with the oldest event that is kept.
+
+        Raises CommandFailed for a file that holds something else.
+        """
         try:
             with self.path.open("rb") as file:
                 cursor = file.read(_MAX_BYTES).decode("ascii", errors="replace").strip()
@@ -53,6 +56,8 @@ class CursorFile:
             return None
         except OSError as error:
             raise CommandFailed(f"{self.path} cannot be read: {error.strerror}") from None
+        if not cursor:
+            return None  # made by `touch` or `mktemp`. An own file is replaced as a whole and is never empty.
         try:
             position_of(cursor)
         except ValueError:

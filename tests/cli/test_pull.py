@@ -168,6 +168,7 @@ def test_an_interrupted_run_ends_cleanly_and_has_kept_its_place(
     command: Command, bridge: BridgeInThread, tmp_path: Path
 ) -> None:
     cursor_file = tmp_path / "place"
+    cursor_file.touch()  # an empty file means what a missing one means: from the beginning
     with local_receiver() as receiver:
         arguments = ("listen", "--pull", "--forward", receiver.url, "--json", "--cursor-file", str(cursor_file))
         for name in ("a", "b"):
