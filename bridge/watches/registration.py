@@ -178,27 +178,36 @@ class RegistrationService:
     # --- checks ---------------------------------------------------------------------------------------------------
 
     def bad_fields(self, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Returns which of `callback_url` and `timeout_seconds` break a rule of the settings, each with the rule.
+        """Returns which of `callback_url`, `timeout_seconds` and `api_key` break a rule of the settings, with the rule.
 
         A value of another type is passed over: the request's model names it. No name is looked up.
         """
-        found = []
-        url, seconds = fields.get("callback_url"), fields.get("timeout_seconds")
-        if isinstance(url, str):
-            try:
-                self._guard.parse(url)
-            except InvalidRequest as error:
-                found += error.fields
-            except TargetRefused as error:
-                found.append(("callback_url", str(error)))
+        found = self.bad_target(fields)
+        seconds = fields.get("timeout_seconds")
         if isinstance(seconds, int | float) and seconds > self.timeouts.most:
             found.append(("timeout_seconds", f"must be at most {self.timeouts.most:g}"))
+        if fields.get("api_key") is None and self._configured_key() is None:
+            found.append(("api_key", NO_KEY))
         return found
+
+    def bad_target(self, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Returns the rule that `callback_url` breaks, as `bad_fields` does."""
+        url = fields.get("callback_url")
+        if not isinstance(url, str):
+            return []
+        try:
+            self._guard.parse(url)
+        except InvalidRequest as error:
+            return list(error.fields)
+        except TargetRefused as error:
+            return [("callback_url", str(error))]
+        return []
 
     def _check_fields(self, request: WatchRequest) -> None:
         seconds = request.timeout_seconds
         if seconds is not None and seconds > self.timeouts.most:
-            raise InvalidRequest(self.bad_fields({"callback_url": request.callback_url, "timeout_seconds": seconds}))
+            given = {"callback_url": request.callback_url, "timeout_seconds": seconds, "api_key": request.api_key}
+            raise InvalidRequest(self.bad_fields(given))
         if request.api_key is None and self._configured_key() is None:
             raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
 

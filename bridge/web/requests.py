@@ -9,9 +9,10 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.core.errors import InvalidRequest, NotFound
+from bridge.core.errors import BridgeError, InvalidRequest, NotFound
 from bridge.core.ids import EVENT_ID_PATTERN, WATCH_ID_PATTERN
-from bridge.core.registration import check_idempotency_key, read_json
+from bridge.core.registration import check_idempotency_key
+from bridge.core.registration import read_json as json_value
 from bridge.core.trace_context import TraceContext, read_trace
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
 
@@ -22,7 +23,7 @@ MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
 MAX_FIELD_ERRORS: Final = 20  # in one response: a body of 64 KiB can hold thousands of unknown fields
 JSON: Final = "application/json"
-_GIVEN_TWICE: Final = "must be given only once"
+GIVEN_TWICE: Final = "must be given only once"
 DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?")
 
 # Server: aiohttp's own value shows the versions of Python and aiohttp.
@@ -54,12 +55,22 @@ def secured(response: web.StreamResponse) -> web.StreamResponse:
 # --- bodies -------------------------------------------------------------------------------------------------------
 
 
-async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:
+async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES, bad: Sequence[tuple[str, str]] = ()) -> bytes:
     """Reads the body of a JSON request.
 
     Raises UnsupportedMediaType; BodyTooLarge, by Content-Length before anything is read, else as soon as more than
-    `limit` bytes were read; MalformedJson when the connection breaks off or the chunked encoding is wrong.
+    `limit` bytes were read; MalformedJson when the connection breaks off or the chunked encoding is wrong. When other
+    parts of the request are `bad`, it raises InvalidRequest for these instead.
     """
+    try:
+        return await _read_body(request, limit)
+    except BridgeError:
+        if bad:
+            raise InvalidRequest(list(bad)[:MAX_FIELD_ERRORS]) from None
+        raise
+
+
+async def _read_body(request: web.Request, limit: int) -> bytes:
     if media_type_of(request.headers) != JSON:
         raise UnsupportedMediaType(f"send the body as Content-Type: {JSON}")
     check_not_encoded(request)
@@ -78,6 +89,11 @@ async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+async def read_json(request: web.Request, bad: Sequence[tuple[str, str]] = ()) -> Any:
+    """Returns the JSON value of a request's body. Raises what `read_body` and `parsed` raise."""
+    return parsed(await read_body(request, bad=bad), bad)
+
+
 def media_type_of(headers: Mapping[str, str]) -> str:
     """Returns the media type in Content-Type, in lower case and without parameters; empty without the header."""
     return headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
@@ -89,14 +105,19 @@ def check_not_encoded(request: web.Request) -> None:
         raise UnsupportedMediaType("send the body without Content-Encoding")
 
 
-def parsed(body: bytes) -> Any:
-    """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body."""
+def parsed(body: bytes, bad: Sequence[tuple[str, str]] = ()) -> Any:
+    """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body.
+
+    When other parts of the request are `bad`, it raises InvalidRequest for these instead.
+    """
     try:
-        return read_json(body)
-    except orjson.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({place})") from None
+        return json_value(body)
     except ValueError as error:
+        if bad:
+            raise InvalidRequest(list(bad)[:MAX_FIELD_ERRORS]) from None
+        if isinstance(error, orjson.JSONDecodeError):
+            place = f"line {error.lineno}, column {error.colno}"
+            raise MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({place})") from None
         raise MalformedJson(f"the JSON of the body cannot be read: {error}") from None
 
 
@@ -107,7 +128,7 @@ def single_header(request: web.Request, name: str) -> str | None:
     """Returns a header's value, None without it. Raises InvalidRequest when it is given more than once."""
     values = request.headers.getall(name, [])
     if len(values) > 1:
-        raise InvalidRequest([(name, _GIVEN_TWICE)])
+        raise InvalidRequest([(name, GIVEN_TWICE)])
     return values[0] if values else None
 
 
@@ -144,7 +165,7 @@ class Query:
     ) -> None:
         self.values = values
         self.lists = lists or {}
-        self._bad = dict(bad or {})
+        self.bad = dict(bad or {})
 
     @classmethod
     def of(cls, request: web.Request, known: Collection[str] = (), repeatable: Collection[str] = ()) -> "Query":
@@ -159,13 +180,13 @@ class Query:
             if name not in known:
                 bad[shown(name)] = "is not a parameter of this route"
             elif name in found:
-                bad[name] = _GIVEN_TWICE
+                bad[name] = GIVEN_TWICE
             found[name] = value
         return cls(found, bad, lists)
 
     def without_empty(self) -> "Query":
         """Returns the same parameters without those whose value is empty: the page's filters that are not set."""
-        return Query({name: value for name, value in self.values.items() if value}, self._bad)
+        return Query({name: value for name, value in self.values.items() if value}, self.bad)
 
     def read(self, name: str, parse: Callable[[str], Value]) -> Value | None:
         """Returns the value that `parse` makes of a parameter; None without it, and for a wrong value.
@@ -177,9 +198,9 @@ class Query:
         try:
             return parse(self.values[name])
         except InvalidRequest as error:
-            self._bad |= dict(error.fields)
+            self.bad |= dict(error.fields)
         except ValueError as error:
-            self._bad[name] = str(error)
+            self.bad[name] = str(error)
         return None
 
     def choice(self, name: str, choices: type[Choice]) -> Choice | None:
@@ -191,13 +212,13 @@ class Query:
         try:
             return frozenset(_member(text, choices) for text in self.lists.get(name, ()))
         except ValueError as error:
-            self._bad[name] = str(error)
+            self.bad[name] = str(error)
             return frozenset()
 
     def check(self) -> None:
         """Raises InvalidRequest with every parameter that is wrong."""
-        if self._bad:
-            raise InvalidRequest(list(self._bad.items())[:MAX_FIELD_ERRORS])
+        if self.bad:
+            raise InvalidRequest(list(self.bad.items())[:MAX_FIELD_ERRORS])
 
 
 def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str]:
@@ -207,6 +228,23 @@ def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str
     query = Query.of(request, known)
     query.check()
     return dict(query.values)
+
+
+def bad_parameters(request: web.Request) -> list[tuple[str, str]]:
+    """Returns each query parameter of a request to a route that has none, with the rule.
+
+    A route with a body reports them together with what is wrong in the body.
+    """
+    return list(Query.of(request).bad.items()) if request.query_string else []
+
+
+def collected(bad: list[tuple[str, str]], read: Callable[[web.Request], Value], request: web.Request) -> Value | None:
+    """Returns what `read` finds in a request; None when it raises InvalidRequest, whose fields are added to `bad`."""
+    try:
+        return read(request)
+    except InvalidRequest as error:
+        bad += error.fields
+        return None
 
 
 def _member(text: str, choices: type[Choice]) -> Choice:

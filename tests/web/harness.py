@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 
 from bridge.amux import AmuxClient
 from bridge.amux.content_cache import ContentCache
@@ -149,7 +150,10 @@ class Bridge:
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
         """Sends one request, as app `shop` unless `headers` has another token."""
-        options["headers"] = {**APP, **(options.pop("headers", None) or {})}
+        headers = CIMultiDict(options.pop("headers", None) or {})
+        for name, value in APP.items():
+            headers.setdefault(name, value)
+        options["headers"] = headers
         async with self.session.request(method, f"http://127.0.0.1:{self.port}{path}", **options) as response:
             return Answer(response.status, response.headers, await response.read())
 

@@ -266,6 +266,32 @@ async def test_each_bad_field_is_named_together_with_each_other_one(bridge: Brid
     assert {error["field"] for error in result["problem"]["errors"]} == set(bad)
 
 
+async def test_bad_parameters_and_headers_are_named_together_with_the_bad_fields_of_the_body(bridge: Bridge) -> None:
+    key = {"Idempotency-Key": "k" * 256}
+    bad = BODY | {"task_id": "a/b", "timeout_seconds": 1e9}
+    answer = await bridge.post("/watch?zz=1&yy=2", bad, headers=key)
+    assert answer.fields() == {"zz", "yy", "Idempotency-Key", "task_id", "timeout_seconds"}
+    answer = await bridge.post("/watch?zz=1", BODY | {"callback_url": "http://10.0.0.1/"})
+    assert answer.fields() == {"zz", "callback_url"}
+    answer = await bridge.post("/watch/batch?zz=1", {"watches": [], "x": 1}, headers=key)
+    assert answer.fields() == {"zz", "Idempotency-Key", "watches", "x"}
+    answer = await bridge.post("/ping?zz=1", {"callback_url": "nonsense", "dry_run": 7})
+    assert answer.fields() == {"zz", "callback_url", "dry_run"}
+    answer = await bridge.post("/deliveries/retry?zz=1", {"since": "now", "callback_host": "a/b"})
+    assert answer.fields() == {"zz", "state", "since", "callback_host"}
+    assert (await bridge.post("/watch?zz=1", BODY)).fields() == {"zz"}
+    for path in ("/watch", "/watch/batch", "/ping", "/deliveries/retry"):
+        unreadable = await bridge.ask("POST", f"{path}?zz=1", data=b"{", headers={"Content-Type": "application/json"})
+        assert unreadable.fields() == {"zz"}
+    assert bridge.poller.added == []
+
+
+async def test_a_missing_amux_key_is_named_with_the_other_bad_fields(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, api_key=None) as bridge:
+        for bad in ({"task_id": "a/b"}, {"timeout_seconds": 1e9}):
+            assert (await bridge.post("/watch", BODY | bad)).fields() == {*bad, "api_key"}
+
+
 async def test_a_refused_target_is_named_with_the_other_bad_fields(bridge: Bridge) -> None:
     answer = await bridge.post("/watch", BODY | {"callback_url": "http://10.0.0.1/?hidden", "timeout_seconds": 1e9})
     assert answer.fields() == {"callback_url", "timeout_seconds"}

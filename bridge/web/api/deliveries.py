@@ -10,7 +10,7 @@ from bridge.web.api.response_models import Count
 from bridge.web.api.serializers import delivery_with_log, owned_delivery
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT
-from bridge.web.requests import delivery_id_of, json_answer, parsed, query_of, read_body
+from bridge.web.requests import bad_parameters, delivery_id_of, json_answer, query_of, read_json
 
 _log = get_logger("web")
 
@@ -45,9 +45,9 @@ async def retry_delivery(request: web.Request, caller: Caller) -> web.Response:
 async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response:
     """`POST /deliveries/retry`: makes all dead deliveries that a filter matches due now; with `dry_run` counts them."""
     context = request.app[CONTEXT]
-    query_of(request)
     context.check_not_draining()
-    body = RetryRequest.read(parsed(await read_body(request)))
+    bad = bad_parameters(request)
+    body = RetryRequest.read(await read_json(request, bad), outside=bad)
     since, until = body.time_range()
     dead_filter = DeadFilter(caller.visible_app, since, until, body.callback_host)
     dead = await context.store.count_dead(dead_filter)

@@ -26,11 +26,13 @@ from bridge.web.context import CONTEXT, AppContext, DropIn
 from bridge.web.errors import Forbidden, MalformedBody, UnsupportedMediaType
 from bridge.web.requests import (
     DECIMAL,
+    GIVEN_TWICE,
     JSON,
     MAX_FIELD_ERRORS,
+    bad_parameters,
     check_not_encoded,
+    collected,
     media_type_of,
-    query_of,
     shown,
     single_header,
     trace_of,
@@ -75,7 +77,6 @@ class _CreateCall:
 async def create(request: web.Request, caller: Caller) -> web.Response:
     """`POST /v1/videos` and `POST /v1/video/generations`. Once amux is asked, the call runs to its end."""
     context, app = request.app[CONTEXT], _app_of(caller)
-    query_of(request)
     context.check_not_draining()
     with _errors_name_headers():
         watch_request, own_key = _read_headers(request, app, context.registration.bad_fields)
@@ -162,35 +163,28 @@ def _read_headers(
     """
     known = {name.lower() for name in CALLBACK_HEADERS.values()}
     present = {name.lower() for name in request.headers if name.lower().startswith(_CALLBACK_PREFIX)}
-    bad = [(shown(name), "is not a header of this route") for name in sorted(present - known)[:MAX_FIELD_ERRORS]]
-    url = single_header(request, CALLBACK_HEADERS["callback_url"])
-    if url is None:
-        if present:
-            raise InvalidRequest([*bad, ("callback_url", "is required when another X-Callback header is given")])
-        return None, _own_key(request)
-    fields = _fields_in_headers(request, url)
-    try:
-        body = WatchRequestBody.read(fields, others)
-    except InvalidRequest as error:
-        raise InvalidRequest([*bad, *error.fields]) from None
-    if bad:
-        raise InvalidRequest([*bad, *others(fields)])
+    bad = bad_parameters(request)
+    bad += [(shown(name), "is not a header of this route") for name in sorted(present - known)[:MAX_FIELD_ERRORS]]
+    if not present:
+        key = collected(bad, _own_key, request)
+        if bad:
+            raise InvalidRequest(bad[:MAX_FIELD_ERRORS])
+        return None, key
+    twice = [name for name, header in _HEADER_OF_FIELD.items() if len(request.headers.getall(header, [])) > 1]
+    bad += [(name, GIVEN_TWICE) for name in twice]
+    fields = _fields_in_headers(request)
+    if "callback_url" not in fields:
+        bad.append(("callback_url", "is required when another X-Callback header is given"))
+    body = WatchRequestBody.read(fields, others, bad)
     return body.watch_request(app, trace=trace_of(request)), body.api_key
 
 
-def _fields_in_headers(request: web.Request, url: str) -> dict[str, Any]:
-    """Returns the fields of `POST /watch` that a create call's headers give, unchecked."""
-    fields: dict[str, Any] = {
-        "task_id": _PLACEHOLDER_TASK_ID,
-        "callback_url": url,
-        "api_key": single_header(request, API_KEY),
-    }
-    if (context := single_header(request, CALLBACK_HEADERS["context"])) is not None:
-        fields["context"] = _json_or_text(context)
-    if (events := single_header(request, CALLBACK_HEADERS["events"])) is not None:
-        fields["events"] = [name.strip() for name in events.split(",")]
-    if (seconds := single_header(request, CALLBACK_HEADERS["timeout_seconds"])) is not None:
-        fields["timeout_seconds"] = float(seconds) if DECIMAL.fullmatch(seconds) else seconds
+def _fields_in_headers(request: web.Request) -> dict[str, Any]:
+    """Returns the fields of `POST /watch` that a create call's headers give, unchecked; of a repeated one the first."""
+    fields: dict[str, Any] = {"task_id": _PLACEHOLDER_TASK_ID}
+    for name, header in _HEADER_OF_FIELD.items():
+        if (value := request.headers.get(header)) is not None:
+            fields[name] = _AS_JSON[name](value) if name in _AS_JSON else value
     return fields
 
 
@@ -217,6 +211,13 @@ def _json_or_text(text: str) -> Any:
         return rules.read_json(text.encode(errors="surrogateescape"))
     except (ValueError, json.JSONDecodeError):
         return text
+
+
+_AS_JSON: Final[Mapping[str, Callable[[str], Any]]] = {
+    "context": _json_or_text,
+    "events": lambda text: [name.strip() for name in text.split(",")],
+    "timeout_seconds": lambda text: float(text) if DECIMAL.fullmatch(text) else text,
+}
 
 
 def _headers_for_amux(request: web.Request) -> dict[str, str]:

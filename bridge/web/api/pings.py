@@ -19,7 +19,7 @@ from bridge.web.api.response_models import PingOutcome
 from bridge.web.api.serializers import error_json
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT, AppContext
-from bridge.web.requests import json_answer, parsed, query_of, read_body
+from bridge.web.requests import bad_parameters, json_answer, read_json
 
 _log = get_logger("web")
 
@@ -27,9 +27,9 @@ _log = get_logger("web")
 async def ping(request: web.Request, caller: Caller) -> web.Response:
     """`POST /ping`. Whatever the receiver answers, and no answer at all, is a 200."""
     context = request.app[CONTEXT]
-    query_of(request)
     context.check_not_draining()
-    body = PingRequest.read(parsed(await read_body(request)))
+    bad = bad_parameters(request)
+    body = PingRequest.read(await read_json(request, bad), context.registration.bad_target, bad)
     clock = asyncio.get_running_loop().time
     started_at = clock()
     unresolved = await _check_target(context, context.guard.parse(body.callback_url))

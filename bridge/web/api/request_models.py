@@ -1,7 +1,7 @@
 """Request models: the JSON bodies that apps send. The OpenAPI document has their fields, rules and descriptions."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -105,22 +105,36 @@ class _Body(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
-    def read(cls, value: Any, others: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] | None = None) -> Self:
+    def read(
+        cls,
+        value: Any,
+        others: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] | None = None,
+        outside: Sequence[tuple[str, str]] = (),
+    ) -> Self:
         """Returns the model of a JSON value. Raises InvalidRequest, which names each bad field and repeats no value.
 
-        `others` finds what breaks rules that the model does not know. It is called only when the model has found bad
-        fields, so that all are named at once; a valid model is checked by its service.
+        `others` finds what breaks rules that the model does not know. It is called only when there are bad fields, so
+        that all are named at once; a valid model is checked by its service. `outside` are the bad parts of the request
+        that are not in its body.
         """
+        fields = list(outside)
         try:
-            return cls.model_validate(value)
+            model = cls.model_validate(value)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-            # `from None`: the cause has the values, and could reach a log.
-            fields = [pair for detail in found for pair in _field_errors(detail)]
-            if others is not None and isinstance(value, dict):
-                named = {name for name, _ in fields}
-                fields += [pair for pair in others(value) if pair[0] not in named]
-            raise InvalidRequest(fields[:MAX_FIELD_ERRORS]) from None
+            _add_unnamed(fields, (pair for detail in found for pair in _field_errors(detail)))
+        else:
+            if not fields:
+                return model
+        if others is not None and isinstance(value, dict):
+            _add_unnamed(fields, others(value))
+        raise InvalidRequest(fields[:MAX_FIELD_ERRORS])  # without the cause: it has the values, and could reach a log
+
+
+def _add_unnamed(fields: list[tuple[str, str]], more: Iterable[tuple[str, str]]) -> None:
+    """Adds bad fields, except those whose names are in the list already."""
+    named = {name for name, _ in fields}
+    fields += [pair for pair in more if pair[0] not in named]
 
 
 class WatchRequestBody(_Body):

@@ -25,8 +25,10 @@ from bridge.web.requests import (
     JSON,
     MAX_BATCH_BYTES,
     Query,
+    bad_parameters,
     check_event_id,
     check_watch_id,
+    collected,
     idempotency_key,
     json_answer,
     number_of,
@@ -52,13 +54,13 @@ _log = get_logger("web")
 async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     """`POST /watch`."""
     app = caller.registering()
-    query_of(request)
+    bad = bad_parameters(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
-    key = idempotency_key(request)
-    body = await read_body(request)
+    key = collected(bad, idempotency_key, request)
+    body = await read_body(request, bad=bad)
     idempotency = None if key is None else Idempotency(key, _digest(body))
-    valid = WatchRequestBody.read(parsed(body), context.registration.bad_fields)
+    valid = WatchRequestBody.read(parsed(body, bad), context.registration.bad_fields, bad)
     watch_request = valid.watch_request(app, idempotency, trace_of(request))
     result = await context.registration.register(watch_request)
     status, watch = _status_and_watch(context, result)
@@ -68,12 +70,12 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
 async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     """`POST /watch/batch`: one result for each entry; a bad entry does not affect the others."""
     app = caller.registering()
-    query_of(request)
+    bad = bad_parameters(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
-    key = idempotency_key(request)
-    body = await read_body(request, MAX_BATCH_BYTES)
-    entries = BatchRequest.read(parsed(body)).watches
+    key = collected(bad, idempotency_key, request)
+    body = await read_body(request, MAX_BATCH_BYTES, bad)
+    entries = BatchRequest.read(parsed(body, bad), outside=bad).watches
     digest = _digest(body) if key is not None else b""
     trace = trace_of(request)
 

@@ -17,7 +17,7 @@ from bridge.web.context import CONTEXT
 from bridge.web.dashboard.formatting import is_superseded
 from bridge.web.dashboard.sessions import Session
 from bridge.web.dashboard.watch_table import CONDITIONS, query_of_filters
-from bridge.web.requests import Query, json_answer, parsed, query_of, read_body
+from bridge.web.requests import Query, bad_parameters, json_answer, read_json
 
 MOST_AT_ONCE: Final = 10_000  # watches of one request: 10 s, after which a proxy may give up
 _TOGETHER: Final = 200  # that wait for the writer at the same time: they share its transactions
@@ -27,8 +27,8 @@ _log = get_logger("dashboard")
 
 async def cancel_watches(request: web.Request, session: Session) -> web.Response:
     """`POST /page/watches/cancel`: cancels the active watches that the filters find; with `dry_run` counts them."""
-    query_of(request)
-    body = BulkRequest.read(parsed(await read_body(request)))
+    bad = bad_parameters(request)
+    body = BulkRequest.read(await read_json(request, bad), outside=bad)
     query = _query_of(request.app, body)
     # One that is active now may end before its turn; no other state becomes active.
     found = await _watches_of(request.app, replace(query, state=WatchState.ACTIVE), body, session)
@@ -48,10 +48,10 @@ async def resend_deliveries(request: web.Request, session: Session) -> web.Respo
 
     `delivered`: also those that were delivered. With `dry_run` it counts them.
     """
-    query_of(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
-    body = BulkRequest.read(parsed(await read_body(request)))
+    bad = bad_parameters(request)
+    body = BulkRequest.read(await read_json(request, bad), outside=bad)
     found = await _watches_of(request.app, _query_of(request.app, body), body, session)
     chosen = found[:MOST_AT_ONCE]
     deliveries = await _deliveries_of(request.app, chosen, delivered=bool(body.delivered))
