@@ -23,7 +23,8 @@ from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 from bridge.store.dashboard_queries import Receiver, ReplicaView, StoreFacts
 from bridge.store.database import cause_of
 from bridge.store.records import Counts
-from bridge.web.dashboard.alerts import Alert, AlertInputs, Kind, Level, current_alerts
+from bridge.web.dashboard.alert import Alert, AlertInputs, Kind, Level
+from bridge.web.dashboard.alerts import current_alerts
 from bridge.web.dashboard.formatting import counted, sentence, size, span
 from tests.dashboard.harness import KEY, free_port, running_bridge
 

@@ -18,7 +18,7 @@ from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
 from bridge.store.records import DeliveryView, PollNote, TaskView, WatchView
 from bridge.store.row_mapping import SUPERSEDED
 from bridge.store.watch_filters import LAST_PART
-from bridge.web.dashboard.alerts import Level
+from bridge.web.dashboard.alert import Level
 from bridge.web.dashboard.diagnosis import Diagnosis, diagnose, of_paused_receiver
 
 NOW = 1_795_446_245.0

@@ -3,32 +3,20 @@
 Each alert has a title, an explanation and a next step. What it is about is decided by codes, never by messages.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
-from bridge.core.health import HealthCode, HealthReason
-from bridge.core.model import Outcome, Problem
-from bridge.core.receivers import Receiver as ReceiverFigures
-from bridge.core.receivers import ReceiverHealth, health_of
-from bridge.maintenance.health import Readiness
+from bridge.core.health import HealthCode
+from bridge.core.model import Outcome
 from bridge.polling.state import CredentialState, CredentialStatus
-from bridge.polling.stats import PollingStats
-from bridge.store.dashboard_queries import COUNTED, Receiver, StoreFacts
-from bridge.store.records import CONFIGURED, Counts
-from bridge.telemetry.history import Minute, lag_quantile, settled_by_outcome
-from bridge.web.dashboard.formatting import (
-    clock,
-    counted,
-    message_of,
-    relative_time,
-    sentence,
-    size,
-    span,
-)
+from bridge.store.dashboard_queries import COUNTED
+from bridge.store.records import CONFIGURED
+from bridge.telemetry.history import lag_quantile, settled_by_outcome
+from bridge.web.dashboard.alert import KINDS, LEVELS, Alert, AlertInputs, Kind, Level
+from bridge.web.dashboard.formatting import clock, counted, sentence, size, span
+from bridge.web.dashboard.receiver_alerts import late_callback_alerts, receiver_alerts
 
-LATE_CALLBACK_SECONDS: Final = 30.0  # a claim, its attempt and its record take 26 s at most by default
 LATE_POLL_SECONDS: Final = 5.0  # for the 95th percentile, which should be 50 ms
 LOW_DISK_BYTES: Final = 512 << 20  # 200,000 watches with their deliveries
 CRITICAL_DISK_BYTES: Final = 64 << 20
@@ -38,78 +26,12 @@ MAX_KEY_ALERTS: Final = 3
 _STORE_CODES: Final = (HealthCode.DISK_FULL, HealthCode.DATABASE_FILE_MISSING, HealthCode.STORE_UNWRITABLE)
 
 
-class Level(StrEnum):
-    """How severe: something fails, something needs attention, or information only."""
-
-    BAD = "bad"
-    WARN = "warn"
-    NOTE = "note"
-
-
-LEVELS: Final = tuple(Level)
-
-
-class Kind(StrEnum):
-    """What an alert concerns. The page shows the alerts of one kind together."""
-
-    BRIDGE = "bridge"
-    AMUX = "amux"
-    RECEIVERS = "receivers"
-    WATCHES = "watches"
-
-
-KINDS: Final = tuple(Kind)
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One alert. `key` identifies it from one refresh to the next.
-
-    `filters` are the table's filters that list the watches concerned. `resend_host` is a host with dead callbacks.
-    `current_alerts` sets `kind`.
-    """
-
-    key: str
-    level: Level
-    title: str
-    explanation: str
-    next_step: str
-    filters: Mapping[str, str] = field(default_factory=dict)
-    resend_host: str | None = None
-    kind: Kind = Kind.BRIDGE
-
-
-@dataclass(frozen=True, slots=True)
-class AlertInputs:
-    """Everything that alerts are computed from. None is what the store could not answer.
-
-    `now` is in Unix seconds. `shared`: the database can have several replicas. `nearing_deadline` is a number of
-    watches, counted up to 1,000.
-    """
-
-    now: float
-    readiness: Readiness
-    stats: PollingStats
-    credentials: Sequence[CredentialStatus]
-    minutes: Sequence[Minute]
-    shared: bool
-    counts: Counts | None = None
-    store: StoreFacts | None = None
-    receivers: Sequence[Receiver] | None = None
-    nearing_deadline: int | None = None
-    all_receivers: Sequence[ReceiverFigures] | None = None
-
-    def reason(self, *codes: HealthCode) -> HealthReason | None:
-        """The first readiness reason with one of these codes."""
-        return next((reason for reason in self.readiness.reasons if reason.code in codes), None)
-
-
 def current_alerts(inputs: AlertInputs) -> list[Alert]:
     """Every alert: the kind with the most severe alert first, and in each kind the most severe alert first."""
     checks: Mapping[Kind, tuple[Callable[[AlertInputs], Iterator[Alert]], ...]] = {
         Kind.BRIDGE: (_store_alerts, _disk_alerts, _process_alerts, _replica_alerts),
         Kind.AMUX: (_key_alerts, _routing_alerts, _poll_alerts),
-        Kind.RECEIVERS: (_receiver_alerts, _late_callback_alerts),
+        Kind.RECEIVERS: (receiver_alerts, late_callback_alerts),
         Kind.WATCHES: (_deadline_alerts, _lost_outcome_alerts),
     }
     alerts = [replace(one, kind=kind) for kind in KINDS for check in checks[kind] for one in check(inputs)]
@@ -303,102 +225,3 @@ def _lost_outcome_alerts(inputs: AlertInputs) -> Iterator[Alert]:
             yield Alert(
                 str(outcome), Level.NOTE, f"{watches} {title} in the last hour", explanation, next_step, filters
             )
-
-
-# --- receivers ----------------------------------------------------------------------------------------------------
-
-
-def _receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
-    health = {one.name: one.health for one in inputs.all_receivers or ()}
-    paused = {one.name: one for one in inputs.all_receivers or () if one.pause is not None}
-    for receiver in inputs.receivers or ():
-        if receiver.dead:  # of a paused one no attempt is next
-            shown = replace(receiver, next_at=None) if receiver.host in paused else receiver
-            yield _dead_receiver_alert(shown, inputs.now)
-        elif receiver.waiting and receiver.host not in paused:
-            known = health.get(receiver.host) or health_of(receiver.failures, None)
-            yield _failing_receiver_alert(receiver, known, inputs.now)
-    yield from map(_paused_receiver_alert, paused.values())
-
-
-def _paused_receiver_alert(receiver: ReceiverFigures) -> Alert:
-    by, at = ("", 0.0) if receiver.pause is None else (receiver.pause.by, receiver.pause.at)
-    waiting = counted(receiver.pending, "callback waits and uses up", "callbacks wait and use up")
-    return Alert(
-        f"paused {receiver.name}",
-        Level.NOTE,
-        f"{receiver.name} is paused",
-        f"{by} paused it at {clock(at)}. {waiting} no attempt.",
-        "Resume it when it is ready. All that wait are then sent, spread over time.",
-        {"host": receiver.name, "delivery_state": "pending"},
-    )
-
-
-def _dead_receiver_alert(receiver: Receiver, now: float) -> Alert:
-    one = receiver.dead == 1
-    at = "" if receiver.dead_at is None else f" at {clock(receiver.dead_at)}"
-    waiting = f" {_pending(receiver, now)}" if receiver.waiting else ""
-    return Alert(
-        f"host {receiver.host}",
-        Level.BAD,
-        f"{counted(receiver.dead, 'callback')} to {receiver.host} {'is' if one else 'are'} dead",
-        f"{_why_dead(receiver.dead_error)} Last error{at}: {message_of(receiver.dead_error)}.{waiting}",
-        f"Fix {receiver.host}, then send the {'callback' if one else 'callbacks'} again. "
-        "The webhook-id stays the same, so a receiver can detect duplicates.",
-        {"host": receiver.host, "delivery_state": "dead"},
-        receiver.host,
-    )
-
-
-def _failing_receiver_alert(receiver: Receiver, health: ReceiverHealth, now: float) -> Alert:
-    """The alert of a receiver with a failed callback that is pending; its title agrees with the receiver's health."""
-    level, title = Level.WARN, f"{receiver.host} did not accept its last callback"
-    next_step = (
-        f"Fix {receiver.host}. Retries continue automatically. "
-        "After the last retry a callback is dead; it is kept and can be sent again."
-    )
-    if health is ReceiverHealth.FAILING:
-        title = f"{receiver.host} does not accept its callbacks"
-    elif health is ReceiverHealth.HEALTHY:
-        level, title = Level.NOTE, f"A callback to {receiver.host} failed and is sent again"
-        next_step = f"Nothing if the next attempt succeeds: {receiver.host} accepts other callbacks."
-    in_a_row = f" {receiver.failures} attempts in a row failed." if receiver.failures > 1 else ""
-    return Alert(
-        f"host {receiver.host}",
-        level,
-        title,
-        f"{_pending(receiver, now)}{in_a_row}",
-        next_step,
-        {"host": receiver.host, "delivery_state": "pending"},
-    )
-
-
-def _pending(receiver: Receiver, now: float) -> str:
-    callbacks = counted(receiver.waiting, "callback is pending", "callbacks are pending")
-    retry = ""
-    if receiver.next_at is not None:
-        retry = f", next attempt {relative_time(receiver.next_at, now)}"
-    return f"{callbacks}{retry}. Error: {message_of(receiver.waiting_error)}."
-
-
-def _why_dead(error: Problem | None) -> str:
-    match None if error is None else error.code:
-        case "gone":
-            return "A 410 answer ends all retries."
-        case "callback_refused":
-            return "A rule of this bridge refuses this target."
-    return "All retries were used."
-
-
-def _late_callback_alerts(inputs: AlertInputs) -> Iterator[Alert]:
-    oldest = inputs.counts.oldest_due_at if inputs.counts is not None else None
-    if oldest is None or inputs.now - oldest < LATE_CALLBACK_SECONDS:
-        return
-    if any(receiver.next_at == oldest for receiver in inputs.receivers or ()):
-        return  # this receiver fails and gets one attempt at a time: it has an alert already
-    waited = span(inputs.now - oldest)
-    explanation = f"The oldest due callback has waited for {waited}, and its receiver has not failed."
-    next_step = "Check the CPU, the store's write time and BRIDGE_DELIVERY_CONCURRENCY."
-    yield Alert(
-        "late callbacks", Level.WARN, "Callbacks are late", explanation, next_step, {"delivery_state": "pending"}
-    )

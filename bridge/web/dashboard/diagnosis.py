@@ -9,7 +9,8 @@ from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
 from bridge.polling.stats import FAILING_FROM, LATE_SECONDS
 from bridge.store.records import DeliveryView, WatchView
 from bridge.store.watch_filters import LAST_PART
-from bridge.web.dashboard.alerts import Level, amux_message
+from bridge.web.dashboard.alert import Level
+from bridge.web.dashboard.alerts import amux_message
 from bridge.web.dashboard.formatting import (
     clock,
     counted,

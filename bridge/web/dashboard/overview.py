@@ -10,7 +10,8 @@ from aiohttp import web
 from bridge.core.errors import BridgeError
 from bridge.telemetry.history import Minute, lag_quantile, store_milliseconds
 from bridge.web.context import AppContext
-from bridge.web.dashboard.alerts import AlertInputs, current_alerts
+from bridge.web.dashboard.alert import AlertInputs
+from bridge.web.dashboard.alerts import current_alerts
 from bridge.web.dashboard.context import MAX_STUCK_TASKS, DashboardContext
 from bridge.web.dashboard.serializers import overview_json
 

@@ -16,7 +16,7 @@ from bridge.store.records import DeliveryView, WatchView
 from bridge.telemetry import without_query
 from bridge.web.api.receivers import receiver_json
 from bridge.web.api.serializers import timing_of
-from bridge.web.dashboard.alerts import Alert, AlertInputs
+from bridge.web.dashboard.alert import Alert, AlertInputs
 from bridge.web.dashboard.diagnosis import Diagnosis
 from bridge.web.dashboard.formatting import is_superseded
 from bridge.web.dashboard.timeline import tenths, timeline

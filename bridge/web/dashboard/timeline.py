@@ -17,7 +17,7 @@ from bridge.polling.state import LiveTask
 from bridge.store.dashboard_queries import WatchHistory
 from bridge.store.records import DeliveryView, PollNote
 from bridge.telemetry import without_query
-from bridge.web.dashboard.alerts import Level
+from bridge.web.dashboard.alert import Level
 from bridge.web.dashboard.attempts import NumberedAttempt, numbered, runs
 from bridge.web.dashboard.formatting import counted, is_superseded, message_of, sentence
 
