@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from multidict import CIMultiDict
 
 from bridge.core.errors import StoreUnavailable
 from bridge.sandbox import Sandbox
@@ -196,23 +195,6 @@ async def test_bad_options_are_named_and_amux_is_not_asked(
     answer = await drop_in_bridge.post("/v1/videos", CREATE, headers=headers)
     assert answer.fields() == {field}
     assert not sandbox.creates
-
-
-async def test_all_bad_callback_headers_are_named(drop_in_bridge: Bridge) -> None:
-    for other in ({"x-callback-secret": "x"}, {"X-Callback-Timeout": "3601", "X-Amux-Api-Key": "a b"}):
-        bad = {"X-Callback-Url": "nonsense", **other}
-        assert (await drop_in_bridge.post("/v1/videos", CREATE, headers=bad)).fields() == set(bad)
-
-
-async def test_parameters_and_repeated_headers_are_named_with_the_bad_callback_headers(drop_in_bridge: Bridge) -> None:
-    names = ("X-Callback-Url", "X-Callback-Url", "X-Callback-Context", "X-Callback-Context", "X-Callback-Events")
-    headers = CIMultiDict([(name, "nonsense") for name in names])
-    answer = await drop_in_bridge.post("/v1/videos?a=1", CREATE, headers=headers)
-    assert answer.fields() == {"a", "X-Callback-Url", "X-Callback-Context", "X-Callback-Events.0"}
-    only_key = await drop_in_bridge.post("/v1/videos?a=1", CREATE, headers={"X-Amux-Api-Key": "a b"})
-    assert only_key.fields() == {"a", "X-Amux-Api-Key"}
-    no_url = await drop_in_bridge.post("/v1/videos?a=1", CREATE, headers={"X-Callback-Timeout": "0"})
-    assert no_url.fields() == {"a", "X-Callback-Url", "X-Callback-Timeout"}
 
 
 async def test_invalid_calls_are_refused_before_amux_is_asked(drop_in_bridge: Bridge, sandbox: Sandbox) -> None:
