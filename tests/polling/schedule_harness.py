@@ -5,33 +5,41 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bridge.aio.clocks import Clocks
+from bridge.core.batch_lane import BatchAnswer, BatchObservation, BatchPolicy
 from bridge.core.model import KeyRefused, Observation, TaskRecord, TaskStatus
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
+from bridge.polling.lanes import Batch, BatchLanes
 from bridge.polling.schedule import PollSchedule
-from bridge.polling.state import PolledTask
+from bridge.polling.state import CredentialLane, PolledTask
+from bridge.polling.task_classes import TaskClasses
 from bridge.store.records import CONFIGURED
 from bridge.telemetry import Metrics
 
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
+RECORDED = TaskRecord(TaskStatus.IN_PROGRESS, platform="50")
 REFUSED = KeyRefused("no")
 POLICY = PollPolicy()
 
 
 @dataclass
 class ScheduleHarness:
-    """A schedule whose clock is a number."""
+    """A schedule whose clock is a number. With `batch` it has batch lanes; they know that platform 50 is recorded."""
 
     rate: float = 0
     policy: PollPolicy = POLICY
+    batch: BatchPolicy | None = None
     now: float = 5000.0
     expired: list[PolledTask] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+    batches_woken: int = 0
 
     def __post_init__(self) -> None:
-        self.credentials = Credentials(self.policy, self.metrics, lambda: self.now)
         self.drawn = 0
+        self.lanes = None if self.batch is None else self._make_lanes(self.batch)
+        self.credentials = Credentials(self.policy, self.metrics, lambda: self.now, self.lanes)
         self.schedule = PollSchedule(
             self.policy,
             self.credentials,
@@ -40,7 +48,25 @@ class ScheduleHarness:
             random=self.draw,
             wake=self.woken.set,
             expire=self.expired.append,
+            lanes=self.lanes,
+            wake_batches=self._wake_batches,
         )
+
+    def _make_lanes(self, batch: BatchPolicy) -> BatchLanes:
+        clocks = Clocks(lambda: self.now, lambda: self.now)
+        # Nothing is learned here, so neither a store nor a thread is used.
+        classes = TaskClasses(None, self.policy, clocks, None, learn=False)  # type: ignore[arg-type]
+        return BatchLanes(batch, self.policy, classes, self.draw, limited=self.rate > 0)
+
+    def _wake_batches(self) -> None:
+        self.batches_woken += 1
+
+    def lane(self) -> CredentialLane:
+        """The lane of the configured credential. Platform 50 was tested and is recorded."""
+        lane = self.credentials.add_task(CONFIGURED, None).lane
+        assert lane is not None
+        lane.platforms = lane.platforms.with_tested("50")
+        return lane
 
     def timer_seconds(self) -> float | None:
         """In how many seconds the timer fires; None when it is not set."""
@@ -71,6 +97,28 @@ class ScheduleHarness:
         task.steps += 1
         self.schedule.judge(task, observation, self.now)
         self.schedule.schedule_at(task, self.now + self.policy.delay_after(task.steps, self.draw()))
+
+    def read(self, batch: Batch, observation: BatchObservation | None = None) -> None:
+        """End a batch: with the records of all its tasks, which still run, or as given. Tasks with a record rejoin."""
+        assert self.lanes is not None
+        records = {task.task_id: RECORDED for task in batch.tasks}
+        for result in self.lanes.judge(batch, observation or BatchAnswer(records, 860 * len(records)), self.now):
+            self.schedule.schedule_next(result.task, self.now + self.policy.interval)
+        self.lanes.finish(batch, self.now)
+
+    def open_lane(self, tasks: list[PolledTask]) -> CredentialLane:
+        """Put tasks into the lane and open it with a probe, at the present moment. They wait for their next batch."""
+        lane = self.lane()
+        for task in tasks:
+            self.schedule.schedule_at(task, self.now)
+        assert self.schedule.take() is None
+        self.now += 1.0
+        probe = self.schedule.take_batch()
+        assert probe is not None
+        assert probe.is_probe
+        self.read(probe)
+        assert lane.health.is_open
+        return lane
 
     def run(
         self, seconds: float, answer_of: Callable[[PolledTask], Observation] = lambda _task: RUNNING
