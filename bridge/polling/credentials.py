@@ -57,12 +57,14 @@ class Credentials:
     def remove_task(self, credential: Credential) -> None:
         """Count one task less of a credential."""
         credential.tasks -= 1
-        if credential.tasks <= 0 and not credential.configured and self._all.get(credential.name) is credential:
+        if not credential.in_use and self._all.get(credential.name) is credential:
             del self._all[credential.name]
             self._count_paused(-1 if credential.state is CredentialState.PAUSED else 0)
 
     def clear(self) -> None:
         """Remove every task."""
+        for credential in self._all.values():
+            credential.tasks = 0
         self._configured = self._new(CONFIGURED, None, configured=True)
         self._all = {CONFIGURED: self._configured}
         self._count_paused(-self._paused)

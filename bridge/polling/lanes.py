@@ -13,6 +13,7 @@ from math import inf
 
 from bridge.core.batch_lane import (
     BatchAnswer,
+    BatchFailed,
     BatchObservation,
     BatchPolicy,
     BatchRequest,
@@ -37,10 +38,10 @@ PROBE_TASKS = 20  # no more wait for an answer that may not come
 SMALL_LANE = 20  # tasks: its batches save little
 LATE_SECONDS = 1.0
 RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
-MAX_IDLE_LANES = 1_000  # lanes of keys without tasks: what was learned about them is kept
+MAX_IDLE_LANES = 1_000  # lanes of keys that are no longer in use: what was learned about them is kept
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """One request, from the choice of its tasks to the end of its answer. `due` is when the tasks are read next.
 
@@ -72,7 +73,7 @@ class BatchLanes:
     """The lanes of all credentials. It sends nothing: moments are passed in, answers too.
 
     `classes` returns when a task would be read singly. `random` draws from [0, 1). `limited`: there is a rate limit, so
-    that single reads are no way around batches that are late.
+    that single reads are no way around batches that are late, unless all requests hang.
     """
 
     def __init__(
@@ -94,20 +95,25 @@ class BatchLanes:
         self._due: list[tuple[float, int, CredentialLane]] = []
         self._entries = 0
         self._closed: set[CredentialLane] = set()  # their tasks are being released
+        self._under_way: set[Batch] = set()
+        self._most_lanes = MAX_IDLE_LANES  # with so many, idle ones are looked for
 
     def join(self, credential: Credential) -> None:
         """Give a new credential its lane. What was learned about one of this name is kept for a while."""
         lane = self._lanes.get(credential.name)
         if lane is None:
-            if len(self._lanes) >= MAX_IDLE_LANES:
+            if len(self._lanes) >= self._most_lanes:
                 self._forget_idle()
             lane = self._lanes[credential.name] = CredentialLane(credential, self._batch)
         lane.credential, credential.lane = credential, lane
 
     def _forget_idle(self) -> None:
-        for idle in [one for one in self._lanes.values() if not one.tasks][: MAX_IDLE_LANES // 10]:
-            del self._lanes[idle.credential.name]
-            self._log.forget(idle.credential.name)
+        step = MAX_IDLE_LANES // 10
+        idle = [one for one in self._lanes.values() if not (one.tasks or one.credential.in_use)]
+        for one in idle[: max(len(idle) - MAX_IDLE_LANES + step, 0)]:
+            del self._lanes[one.credential.name]
+            self._log.forget(one.credential.name)
+        self._most_lanes = max(len(self._lanes) + step, MAX_IDLE_LANES)
 
     def clear(self) -> None:
         """Drop all tasks."""
@@ -124,9 +130,9 @@ class BatchLanes:
         lane = credential.lane
         if lane is None or credential.blocked or task.overdue_at is not None or not self._may_be_batched(task, lane):
             return False
+        if now < lane.single_until:
+            return False
         if lane.health.is_open:
-            if now < lane.single_until:
-                return False
             lane.append(task)
             self._arm(lane, max(now, lane.began + self._least_spacing(lane)))
             return True
@@ -244,7 +250,9 @@ class BatchLanes:
                 lane.began, lane.requests, lane.reading = now, lane.requests + 1, lane.reading + len(tasks)
                 if lane.waiting and is_open:
                     self._arm(lane, now + lane.spacing)
-                return Batch(lane.credential, lane, tasks, was_due, now, is_probe=not is_open)
+                batch = Batch(lane.credential, lane, tasks, was_due, now, is_probe=not is_open)
+                self._under_way.add(batch)
+                return batch
         return None
 
     def judge(self, batch: Batch, observation: BatchObservation, now: float) -> Iterator[BatchResult]:
@@ -252,11 +260,9 @@ class BatchLanes:
 
         Without an answer the tasks of an open lane are released with its others; all other tasks are read singly now.
         """
-        lane, before = batch.lane, batch.lane.health
+        lane = batch.lane
         request = BatchRequest(len(batch.tasks), batch.began, now)
-        lane.health = health_after(before, request, observation, self._batch, self._policy.max_interval)
-        if lane.health.state is not before.state:
-            self._log.changed(batch.credential.name, lane.health, now)
+        self._note_health(lane, request, observation)
         batch.due = batch.began + max(lane.round_seconds, now - batch.began)
         tasks = [task for task in batch.tasks if task.phase is Phase.POLLING]
         if isinstance(observation, BatchAnswer):
@@ -272,9 +278,16 @@ class BatchLanes:
         else:
             lane.put_back(tasks)  # to be released, the first of all
 
+    def _note_health(self, lane: CredentialLane, request: BatchRequest, observation: BatchObservation) -> None:
+        before = lane.health.state
+        lane.health = health_after(lane.health, request, observation, self._batch, self._policy.max_interval)
+        if lane.health.state is not before:
+            self._log.changed(lane.credential.name, lane.health, request.ended)
+
     def finish(self, batch: Batch, now: float) -> None:
         """End a request after its results were handled, and set when its lane is read next."""
         lane = batch.lane
+        self._under_way.discard(batch)
         lane.requests -= 1
         lane.reading -= len(batch.tasks)
         if not lane.waiting:
@@ -315,9 +328,11 @@ class BatchLanes:
         delays = (max(self._classes.delay(task, now, self._random()), 0.001) for task in kept)
         return sum(1.0 / delay for delay in delays) * lane.tasks / len(kept)
 
-    def _is_late(self, seconds: float) -> bool:
-        """Whether batches are so late that a small lane reads its tasks singly: many keys with few tasks each."""
-        return seconds > LATE_SECONDS and not self._limited
+    def _is_stalled(self, now: float) -> bool:
+        """Whether as many requests as may be under way have had no answer for long: no other lane gets its turn."""
+        if len(self._under_way) < self._batch.concurrency:
+            return False
+        return all(now - batch.began > LATE_SECONDS for batch in self._under_way)
 
     def _least_spacing(self, lane: CredentialLane) -> float:
         return batch_spacing(self._batch.interval, lane.tasks, lane.health.size)
@@ -334,7 +349,7 @@ class BatchLanes:
 
     def release(self, now: float) -> Iterator[tuple[PolledTask, float]]:
         """Yield tasks of closed lanes, and of small ones that are late, with the moments of their single reads."""
-        if self._is_late(now - self.next_at()):
+        if now - self.next_at() > LATE_SECONDS and (not self._limited or self._is_stalled(now)):
             yield from ((task, now) for task in self._take_late(now))
         left = RELEASED_AT_ONCE
         for lane in list(self._closed):
@@ -350,12 +365,24 @@ class BatchLanes:
                     self._arm(lane, now)
 
     def _take_late(self, now: float) -> list[PolledTask]:
-        """Take the tasks of small lanes whose turn has not come: all batches under way take long."""
+        """Take the tasks of small lanes and of probes whose turn has not come: all batches under way take long.
+
+        A large lane is closed when its batch is late by the longest interval and all requests hang.
+        """
         tasks: list[PolledTask] = []
+        stalled = self._is_stalled(now)
         for due, entry, lane in self._due:
-            if entry == lane.entry and lane.tasks < SMALL_LANE and lane.health.is_open and self._is_late(now - due):
+            late, is_open = now - due, lane.health.is_open
+            if entry != lane.entry or late <= LATE_SECONDS:
+                continue
+            if not is_open or lane.tasks < SMALL_LANE:
                 lane.entry, lane.single_until = 0, now + self._policy.max_interval
-                tasks += iter(lane.pop, None)
+                tasks += islice(iter(lane.pop, None), SMALL_LANE if is_open else PROBE_TASKS)
+            elif stalled and late > self._policy.max_interval and not lane.requests:
+                lane.entry = 0
+                hanging = BatchFailed("late", "batches with other keys get no answer")
+                self._note_health(lane, BatchRequest(lane.waiting, now, now), hanging)
+                self._close(lane, now)
         return tasks
 
     # --- what others may read -------------------------------------------------------------------------------------

@@ -261,6 +261,7 @@ class Poller:
             self._handler.handle_batch(batch, part, now)
             if len(part) == RECORDS_AT_ONCE:
                 await asyncio.sleep(0)  # other work runs between two parts of a large answer
+        self._handler.recheck(batch.tasks)
         lanes.finish(batch, now)
         self._schedule.release_closed_lanes()
 

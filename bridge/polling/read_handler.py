@@ -66,6 +66,13 @@ class ReadHandler:
         else:
             self._to_recheck.add(task)
 
+    def recheck(self, tasks: Sequence[PolledTask]) -> None:
+        """Ask the store now about those of these tasks that were to be looked at after a batch, which has failed."""
+        for task in self._to_recheck.intersection(tasks):
+            if task.phase in _WAITING:
+                self._to_recheck.discard(task)
+                self._write_status(task, changed=False)
+
     def forget(self, task: PolledTask) -> None:
         """Drop a task that is no longer polled."""
         self._to_recheck.discard(task)

@@ -324,6 +324,11 @@ class Credential:
         self.tasks = 0
         self.lane: CredentialLane | None = None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether it has tasks, or is the configured one, which always stays."""
+        return self.configured or self.tasks > 0
+
     def judge(self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy) -> CredentialChange:
         """Decide what an answer to a poll of `task` means for its credential.
 

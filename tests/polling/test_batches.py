@@ -107,6 +107,23 @@ async def test_a_cancelled_watch_s_task_leaves_the_lane(bench: Bench) -> None:
     assert bench.amux.asked("task_1") <= asked + 1
 
 
+async def test_a_watch_that_is_cancelled_during_a_batch_that_fails_costs_no_read_more(bench: Bench) -> None:
+    slow = PollPolicy(first_delay=0.01, interval=0.02, max_interval=600.0)
+    bench.poller = bench.harness.poller(slow, client=bench.poller._client, batch=BATCH)
+    await bench.register("task_1", "task_2")
+    await bench.batched("task_1", "task_2")
+    bench.amux.gate.clear()
+    sent, polls = len(bench.amux.batches), bench.amux.polls["task_1"]
+    await bench.harness.until(lambda: len(bench.amux.batches) > sent)
+    watch = bench.watches["task_1"]
+    await bench.harness.store.cancel(watch.watch.id, None)
+    bench.poller.look_again(watch.task_row)
+    bench.amux.batch = lambda _ids: (503, {})
+    bench.amux.gate.set()
+    await bench.harness.until(lambda: bench.poller.owned == 1)
+    assert bench.amux.polls["task_1"] == polls
+
+
 async def test_a_poller_whose_lease_is_lost_forgets_its_lanes(bench: Bench) -> None:
     await bench.register("task_1", "task_2")
     await bench.batched("task_1", "task_2")
