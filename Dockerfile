@@ -3,12 +3,16 @@ ARG PYTHON_IMAGE=python:3.13-slim
 
 # --- the dependencies: this layer changes with the lock file only ---
 FROM ${PYTHON_IMAGE} AS dependencies
+# `--build-arg EXTRAS=notify` adds apprise for BRIDGE_NOTIFY_URLS (24 MB). The lock file marks what belongs to it, and
+# pip passes over what is marked.
+ARG EXTRAS=""
 COPY requirements.lock /build/
 # The environment has no pip, so nothing can be installed in the final image. --no-deps: the lock file has every
 # dependency, and `pip check` below verifies that.
-RUN python3 -m venv --without-pip /opt/amux-bridge \
+RUN sed "s/ ; extra == '${EXTRAS}'$//" /build/requirements.lock > /build/chosen.lock \
+ && python3 -m venv --without-pip /opt/amux-bridge \
  && python3 -m pip --python /opt/amux-bridge/bin/python install --no-cache-dir --no-deps --only-binary :all: \
-    --requirement /build/requirements.lock
+    --requirement /build/chosen.lock
 
 # --- the bridge itself ---
 FROM dependencies AS package

@@ -48,7 +48,8 @@ class AppriseNotifier:
     async def check(self) -> None:
         """Raises BadSetting without the extra, and for a URL that apprise cannot read. The URL is not repeated."""
         if find_spec("apprise") is None:
-            raise BadSetting(f"{SETTING}: needs the extra `notify`; install it with: pip install 'amux-bridge[notify]'")
+            install = "pip install 'amux-bridge[notify]' (a container image: docker build --build-arg EXTRAS=notify)"
+            raise BadSetting(f"{SETTING}: needs the extra `notify`; install it with: {install}")
         results = await self._run([], CHECK_SECONDS)
         for number, readable in enumerate(results or (), 1):
             if not readable:

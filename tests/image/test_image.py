@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,7 @@ def test_the_image_has_a_numeric_user_one_volume_and_no_shell_in_its_entrypoint(
     assert (last["WORKDIR"], load_default_database()) == ("/data", "sqlite:///bridge.db")
     assert environ["PYTHONDONTWRITEBYTECODE"] == "1"
     assert "org.opencontainers.image.title" in last["LABEL"]
+    assert "EXTRAS=" in [rest.replace('"', "") for rest in instructions_named("ARG")]  # nothing extra by default
     assert dict(pair.split("=") for pair in instructions_named("ARG"))["VERSION"] == __version__
     assert not any("pip" in rest for name, rest in final if name == "RUN")
 
@@ -134,6 +136,32 @@ def test_the_lock_file_has_only_versions_and_every_package_that_the_bridge_needs
     required = [Requirement(each) for each in project["dependencies"] + project["optional-dependencies"]["postgres"]]
     assert {"pydantic", "typing-extensions", "psycopg"} <= {each.name for each in required}
     assert [str(each) for each in required if pinned.get(each.name, "0") not in each.specifier] == []
+
+
+def test_the_extra_notify_of_the_image_is_locked_with_all_that_it_needs() -> None:
+    locked = {line.partition("==")[0] for line in _chosen_lines("notify")}
+    needed, waiting = set(), ["apprise"]
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        needed.add(name)
+        found = [Requirement(each) for each in distribution(name).requires or ()]
+        applies = [each.name for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
+        waiting += [each for each in applies if each.lower() not in needed]
+    assert needed <= locked
+    assert {line.partition("==")[0] for line in _chosen_lines("")} == locked - needed | {"idna"}
+
+
+def _chosen_lines(extras: str) -> list[str]:
+    """The lines of the lock file that pip installs with a build argument, by the Dockerfile's own command."""
+    [command] = re.findall(r"(sed .*?) /build", DOCKERFILE.read_text())
+    done = subprocess.run(
+        ["/bin/sh", "-ec", f"{command} {ROOT / 'requirements.lock'}"],
+        env={"EXTRAS": extras, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [line for line in done.stdout.splitlines() if "extra ==" not in line]
 
 
 # --- steps ----------------------------------------------------------------------------------------------------
