@@ -19,11 +19,13 @@ VERSIONS = ["1.29.0", kubernetes_validate.latest_version()]
 SECRET = ("--set", "existingSecret=amux-bridge")
 EVERYTHING = (
     *SECRET,
+    "--set=metrics.prometheusRule.enabled=true,metrics.prometheusRule.docsUrl=https://git.example.com/docs/",
     "--set=metrics.serviceMonitor.enabled=true,autoscaling.enabled=true,publicUrl=https://bridge.example.com",
     "--set=imagePullSecrets[0].name=pull,extraEnvFrom[0].configMapRef.name=more,nodeSelector.disk=ssd",
     "--set=podAnnotations.a=b,podLabels.team=video,image.digest=sha256:0123",
 )
-POLICY = re.compile(r"NetworkPolicy|PodDisruptionBudget|Service|Deployment|HorizontalPodAutoscaler|ServiceMonitor")
+OF_PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
+POLICY = re.compile(r"NetworkPolicy|PodDisruptionBudget|Service|Deployment|HorizontalPodAutoscaler")
 
 Render = Callable[..., list[Any]]
 
@@ -65,12 +67,12 @@ def test_helm_finds_no_mistake(helm: str) -> None:
 def test_kubernetes_accepts_every_rendered_object(render: Render, options: tuple[str, ...], version: str) -> None:
     objects = render(*options, version=version)
     for each in objects:
-        assert POLICY.fullmatch(each["kind"])
-        if each["kind"] != "ServiceMonitor":  # its schema is not Kubernetes' own
+        if each["kind"] not in OF_PROMETHEUS:  # whose schemas are not Kubernetes' own
+            assert POLICY.fullmatch(each["kind"])
             kubernetes_validate.validate(each, ".".join(version.split(".")[:2]), strict=True)
     kinds = {each["kind"] for each in objects}
     assert kinds >= {"Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
-    assert (kinds >= {"ServiceMonitor", "HorizontalPodAutoscaler"}) == (options is EVERYTHING)
+    assert (kinds >= {"HorizontalPodAutoscaler"} | OF_PROMETHEUS) == (options is EVERYTHING)
 
 
 def test_a_missing_secret_is_named(helm: str) -> None:
@@ -119,6 +121,17 @@ def test_every_selector_and_port_matches_the_pods(render: Render) -> None:
         assert {each["port"] for each in rule["ports"]} <= ports
     scaler = only(objects, "HorizontalPodAutoscaler")["spec"]
     assert scaler["scaleTargetRef"]["name"] == only(objects, "Deployment")["metadata"]["name"]
+
+
+@pytest.mark.parametrize("docs", ["", "https://git.example.com/docs", "https://git.example.com/docs/"])
+def test_the_chart_has_the_alert_rules_with_links_to_the_docs(render: Render, docs: str) -> None:
+    options = f"--set=metrics.prometheusRule.enabled=true,metrics.prometheusRule.docsUrl={docs}"
+    rule = only(render(*SECRET, options), "PrometheusRule")
+    expected = yaml.safe_load((EXAMPLES / "monitoring/alerts.yaml").read_text())
+    for each in expected["groups"][0]["rules"]:
+        link = each["annotations"]["runbook_url"]
+        each["annotations"]["runbook_url"] = link.replace("docs", docs.rstrip("/"), 1) if docs else link
+    assert rule["spec"] == expected
 
 
 PARENT = """

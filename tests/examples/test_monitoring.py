@@ -107,9 +107,19 @@ def test_each_alert_links_its_heading_in_the_operations_page() -> None:
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     for rule in rules():
         page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert page.endswith(f"/{OPERATIONS.relative_to(ROOT)}")
+        assert ROOT / page == OPERATIONS
         assert anchor == rule["alert"].lower()
         assert anchor in anchors
+
+
+def test_the_command_in_the_alert_rules_makes_each_runbook_url_a_link(tmp_path: Path) -> None:
+    shutil.copy(ALERTS, tmp_path / ALERTS.name)
+    [command] = re.findall(r"^#   (sed .*)$", text(ALERTS), re.MULTILINE)
+    subprocess.run(["/bin/sh", "-ec", command], cwd=tmp_path, check=True)
+    changed = yaml.safe_load((tmp_path / ALERTS.name).read_text())["groups"][0]["rules"]
+    links = [rule["annotations"]["runbook_url"] for rule in changed]
+    place = "https://git.example.com/tools/amux-bridge/-/blob/main/"
+    assert links == [place + rule["annotations"]["runbook_url"] for rule in rules()]
 
 
 def test_the_operations_page_names_only_metrics_and_log_events_that_exist() -> None:
