@@ -336,7 +336,9 @@ def _without_key(observation: Observation, key: str) -> Observation:
         observation = replace(observation, model=None, platform=None)
     match observation:
         case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
-            return replace(observation, url=_if_without(key, url), format=_if_without(key, container))
+            if (url, container) == (cleaned := (_if_without(key, url), _if_without(key, container))):
+                return observation  # as nearly always: a new record costs more than this comparison
+            return replace(observation, url=cleaned[0], format=cleaned[1])
         case TaskRecord(error=Problem(code=code, message=message)):
             code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
             return replace(observation, error=Problem(code, _redacted(message, key) if message else None))

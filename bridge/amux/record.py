@@ -163,7 +163,13 @@ def _status_word(record: Record) -> str:
 
 
 def _values(record: Record, places: Iterable[Path]) -> Iterator[Any]:
-    return (value_at(record, place) for place in places)
+    """Yields the values at places, in their order. Places whose first names the record lacks are left out."""
+    vendors = record.get("data")
+    names: Record = vendors if isinstance(vendors, dict) else {}
+    for place in places:
+        # These two look-ups are a tenth of the cost of `value_at`, and a record has few of the 70 places.
+        if place[0] in record and (place[0] != "data" or place[1] in names):
+            yield value_at(record, place)
 
 
 def _name(record: Record, places: Iterable[Path], longest: int) -> str | None:

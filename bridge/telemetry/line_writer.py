@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024  # about 12,000 lines; more are dropped and counted
-PAUSE_SECONDS = 0.01  # between two writes: to wake the thread for each turn of the loop costs more than a line
 FLUSH_SECONDS = 2.0  # a reader that takes nothing delays the end of the process by this much
 _STDERR = 2
 
@@ -28,7 +27,6 @@ class LineWriter:
         self._dropped = 0
         self._changed = threading.Condition()
         self._writing = False
-        self._flushing = False
         self._closed = False
         self._broken = False
         self._thread: threading.Thread | None = None
@@ -52,11 +50,7 @@ class LineWriter:
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
         """Wait for at most `seconds` until everything is written. Returns whether everything is written."""
         with self._changed:
-            self._flushing = True
-            self._changed.notify_all()
-            done = self._changed.wait_for(lambda: self._thread is None or not self._has_work(), seconds)
-            self._flushing = False
-        return done
+            return self._changed.wait_for(lambda: self._thread is None or not self._has_work(), seconds)
 
     def close(self) -> None:
         """Flush, and end the thread. Later lines are written at once, unless the thread hangs in a write."""
@@ -81,8 +75,6 @@ class LineWriter:
                 self._writing = True
                 text = self._take()
             self._write(text)
-            with self._changed:
-                self._changed.wait_for(lambda: self._flushing or self._closed, PAUSE_SECONDS)
 
     def _take(self) -> str:
         """Take what waits, with a line about what was dropped after it. Called under the lock."""

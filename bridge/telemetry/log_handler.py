@@ -1,4 +1,4 @@
-"""Writes log lines. All lines of one turn of the event loop are one text: to write one costs half as much as a line."""
+"""Writes log lines. The lines of a tenth of a second are one text: to write a line alone costs as much as ten in it."""
 
 import asyncio
 import io
@@ -11,7 +11,9 @@ from typing import TextIO
 from bridge.telemetry.line_writer import LineWriter
 
 FIELDS = "bridge_fields"  # the attribute that only the bridge's own records have
-_WRITE_AT_ONCE = logging.WARNING  # lines of this level and above do not wait for the turn's end: one may be the last
+WAIT_SECONDS = 0.1  # each text wakes the thread that writes it, which takes the core from the event loop
+MOST_WAITING = 256  # lines; to format them takes a millisecond
+_WRITE_AT_ONCE = logging.WARNING  # lines of this level and above do not wait: one may be the last
 
 
 class LineFormatter(logging.Formatter):
@@ -25,8 +27,8 @@ class LineFormatter(logging.Formatter):
 class LineHandler(logging.Handler):
     """Writes each record as a line, in order, from any thread.
 
-    A line below WARNING that is logged on an event loop is written when the loop's turn ends. All others are written
-    at once, after the lines that wait. When the stream fails, logging goes on, and stderr gets one message.
+    A line below WARNING that is logged on an event loop waits up to 0.1 s for others. All other lines are written at
+    once, after the lines that wait. When the stream fails, logging goes on, and stderr gets one message.
 
     A stream with a file descriptor is written by a thread, so no caller waits for a full pipe. `close` waits for it.
     """
@@ -37,7 +39,7 @@ class LineHandler(logging.Handler):
         self._stream = stream
         self._text_of = formatter.text_of
         self._waiting: list[logging.LogRecord] = []
-        self._flushing_loop: asyncio.AbstractEventLoop | None = None  # it writes the waiting lines when its turn ends
+        self._flushing_loop: asyncio.AbstractEventLoop | None = None  # its timer writes the waiting lines
         self._broken = False
         self._writer = self._make_writer(stream)
 
@@ -62,11 +64,11 @@ class LineHandler(logging.Handler):
         """Writes the record, or adds it to the waiting ones. Called under the handler's lock."""
         self._waiting.append(record)
         loop = asyncio._get_running_loop()  # noqa: SLF001  documented for libraries; the public function raises
-        if loop is None or record.levelno >= _WRITE_AT_ONCE:
+        if loop is None or record.levelno >= _WRITE_AT_ONCE or len(self._waiting) >= MOST_WAITING:
             self._write()
         elif self._flushing_loop is not loop:
             self._flushing_loop = loop
-            loop.call_soon(self._end_turn)
+            loop.call_later(WAIT_SECONDS, self._end_wait)
 
     def flush(self) -> None:
         """Writes the waiting lines. Waits for the thread that writes, but not for a reader that takes nothing."""
@@ -81,7 +83,7 @@ class LineHandler(logging.Handler):
             self._writer.close()
         super().close()
 
-    def _end_turn(self) -> None:
+    def _end_wait(self) -> None:
         self._flushing_loop = None
         self._write_waiting()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.telemetry import get_logger
+from bridge.telemetry import get_logger, log_handler
 from bridge.telemetry.log_handler import LineHandler
 from bridge.telemetry.logs import JsonFormatter
 
@@ -51,21 +51,31 @@ def log_numbers(*numbers: int, level: int = logging.INFO) -> None:
         log.event("counted", level=level, number=number)
 
 
-async def test_the_lines_of_one_turn_are_one_write_and_the_next_turns_another(stream: Stream) -> None:
+async def written(stream: Stream, count: int) -> list[list[int]]:
+    """Returns the writes as soon as there are so many."""
+    while len(stream.writes) < count:
+        await asyncio.sleep(0.001)
+    return stream.writes
+
+
+async def test_lines_wait_for_each_other_and_are_one_write(stream: Stream) -> None:
     log_numbers(1, 2, 3)
     assert stream.writes == []
-    await asyncio.sleep(0)
-    assert stream.writes == [[1, 2, 3]]
+    assert await written(stream, 1) == [[1, 2, 3]]
     log_numbers(4)
-    await asyncio.sleep(0)
-    assert stream.writes == [[1, 2, 3], [4]]
+    assert await written(stream, 2) == [[1, 2, 3], [4]]
 
 
-async def test_a_secret_is_redacted_and_the_other_lines_of_the_turn_are_unchanged(stream: Stream) -> None:
+async def test_many_lines_do_not_wait(stream: Stream) -> None:
+    log_numbers(*range(2 * log_handler.MOST_WAITING))
+    assert list(map(len, stream.writes)) == [log_handler.MOST_WAITING] * 2
+
+
+async def test_a_secret_is_redacted_and_the_other_lines_of_the_text_are_unchanged(stream: Stream) -> None:
     log.event("counted", number=1)
     log.event("counted", number=2, said="Bearer abcdef0123456789")
     log.event("counted", number=3, odd={"a": [1]})
-    await asyncio.sleep(0)
+    await written(stream, 1)
     first, second, third = map(json.loads, stream.text.splitlines())
     assert (first["number"], second["said"], third["odd"]) == (1, "Bearer [redacted]", {"a": [1]})
     assert list(first) == list(second)[:-1] == ["at", "level", "event", "logger", "number"]
@@ -75,8 +85,8 @@ async def test_a_warning_is_written_at_once_after_the_waiting_lines(stream: Stre
     log_numbers(1)
     log_numbers(2, level=logging.WARNING)
     assert stream.writes == [[1, 2]]
-    await asyncio.sleep(0)
-    assert stream.writes == [[1, 2]]
+    log_numbers(3)
+    assert await written(stream, 2) == [[1, 2], [3]]
 
 
 async def test_a_line_of_a_thread_is_written_after_the_waiting_lines(stream: Stream) -> None:
