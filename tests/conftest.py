@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+from hypothesis import HealthCheck, settings
 
 from bridge.store.open import open_store
 from bridge.store.store import Store
@@ -15,6 +16,10 @@ from tests.databases import NoServer, PostgresServer, delete_rows, migrated_file
 from tests.programs import skip_or_fail
 
 KINDS = ("sqlite", "postgres")
+
+# On a busy machine an example of milliseconds takes longer than Hypothesis' limit of 200 ms, and drawing it as well.
+settings.register_profile("bridge", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bridge")
 
 
 def pytest_configure() -> None:
