@@ -57,8 +57,6 @@ def files_to_remove(files: Sequence[CachedFile], demand: Demand, disk: Disk) -> 
     for file in sorted(files, key=lambda each: (each.in_use, each.used_at)):
         if over_limit <= 0 and over_disk <= 0:
             break
-        if over_limit <= 0 and file.in_use:
-            break  # only the disk is short, and this would free nothing on it
         chosen.append(file.name)
         over_limit -= file.size
         over_disk -= 0 if file.in_use else file.size

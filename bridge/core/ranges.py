@@ -52,8 +52,8 @@ def parse_range(header: str) -> ByteRange | None:
 
     Ignored are other units than bytes, malformed ranges, and several ranges: they would need a multipart answer.
     """
-    unit, mark, ranges = header.partition("=")
-    if not mark or unit.strip().lower() != "bytes" or len(header) > MAX_HEADER_CHARACTERS:
+    unit, _, ranges = header.partition("=")
+    if unit.strip().lower() != "bytes" or len(header) > MAX_HEADER_CHARACTERS:
         return None
     wanted = [text for text in (part.strip(" \t") for part in ranges.split(",")) if text]  # empty elements are allowed
     if len(wanted) != 1:

@@ -88,7 +88,7 @@ def with_task_end(
         other = classes.get(OTHER, ClassHistory())
         gone = classes[rarest]
         both = ClassHistory(merged(other.history, gone.history), max(other.last_end_at, gone.last_end_at))
-        changed |= {rarest: None, OTHER: both}
+        changed = {rarest: None, OTHER: both}
         known = both if end.name == OTHER else known
     history = with_end(known.history, end.after, end.until, end.polls, policy, end.polled_from, end.poll_seconds)
     return changed | {end.name: ClassHistory(history, now)}

@@ -36,7 +36,7 @@ def read_trace(parents: Sequence[str], states: Sequence[str]) -> TraceContext | 
     A malformed `traceparent`, or several, is dropped with its `tracestate`; a malformed `tracestate` is dropped alone.
     """
     parent = _parent(parents[0].strip(" \t")) if len(parents) == 1 else None
-    return None if parent is None else TraceContext(parent, _state(states) if states else None)
+    return None if parent is None else TraceContext(parent, _state(states))
 
 
 def _parent(text: str) -> str | None:

@@ -28,7 +28,7 @@ from bridge.core.targets import DEFAULT_PORTS, MAX_URL_CHARACTERS, bracketed, sp
 
 MAX_TEXT = MAX_URL_CHARACTERS  # a callback URL as it was registered
 
-_WRAPPED = re.compile(r"[\s\"'`<>()\[\]{},;]*(.*?)[\s\"'`<>()\[\]{},;]*", re.DOTALL)  # people copy these with an id
+_WRAPPING = re.compile(r"\A[\s\"'`<>()\[\]{},;]+|[\s\"'`<>()\[\]{},;]+\Z")  # people copy these with an id
 _URL = re.compile(r"(?:https?:/)?/|[^/?#\s]*[.:][^?#\s]*[?#]", re.IGNORECASE)
 _URL_PARTS = re.compile(r"(?:(https?)://)?([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 _WATCH_ID = re.compile(rf"(?<![A-Za-z0-9]){WATCH_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
@@ -76,8 +76,7 @@ class SearchText:
 
         Raises ValueError for a text that cannot be searched for.
         """
-        wrapped = _WRAPPED.fullmatch(pasted)
-        text = (wrapped[1] if wrapped else "") or pasted.strip()
+        text = _WRAPPING.sub("", pasted) or pasted.strip()
         if not 1 <= len(text) <= MAX_TEXT or "\0" in text or not _is_unicode(text):
             raise ValueError(f"must be 1 to {MAX_TEXT:,} characters, without NUL")
         place = _place(text)
@@ -100,7 +99,7 @@ def _is_unicode(text: str) -> bool:
 
 def _place(text: str) -> str | None:
     """Returns the part of a text that can be in a callback URL without its query."""
-    before = re.split(r"[?#]", text, maxsplit=1)[0]
+    before = re.split(r"[?#]", text)[0]
     if before == text or _URL.match(text):
         return before.casefold() or None
     return None

@@ -276,3 +276,8 @@ def test_a_live_failure_in_a_batch_does_not_count(platform: str, reading: Readin
     failed = TaskRecord(TaskStatus.FAILED, platform=platform, live=True)
     platforms = Platforms(tested=frozenset({"50"}))
     assert judge_record(platforms, failed, in_doubt=True) == (reading, False)
+
+
+@pytest.mark.parametrize(("tasks", "spacing"), [(0, 2.0), (1, 2.0), (2, 2.0), (500, 2.0), (501, 2.0 * 500 / 501)])
+def test_all_tasks_that_fit_in_one_batch_are_read_once_in_an_interval(tasks: int, spacing: float) -> None:
+    assert batch_spacing(2.0, tasks, 500) == pytest.approx(spacing)

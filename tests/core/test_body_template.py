@@ -119,6 +119,8 @@ def test_every_bad_string_is_named() -> None:
     with pytest.raises(BadBody) as caught:
         compile_body({"a": "{{x}}", "b": "{{type}}", "c": "{{"})
     assert [path for path, _ in caught.value.problems] == [("a",), ("c",)]
+    first, second = (rule for _, rule in caught.value.problems)
+    assert str(caught.value) == f"{first}; {second}"
 
 
 def test_a_body_has_at_most_4_kib_and_32_levels() -> None:

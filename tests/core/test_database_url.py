@@ -1,5 +1,7 @@
 """Database URLs as platforms, libpq and SQLAlchemy write them."""
 
+import re
+
 import pytest
 
 from bridge.core.database_url import is_postgres, passwords, postgres_url
@@ -59,7 +61,9 @@ def test_libpq_reads_every_form(url: str) -> None:
 
 
 BAD = {
-    "postgres://u:hidden@h:99999/db": "must have a well-formed host and port",
+    "postgres://u:hidden@h:99999/db": (
+        "must have a well-formed host and port: host, host:port, [IPv6]:port or %2Fsocket%2Ffolder"
+    ),
     "postgres://u:hidden@h:65536/db": "must have a well-formed host and port",
     "postgres://u:hidden@h:0/db": "must have a well-formed host and port",
     "postgres://u:hidden@h:x/db": "must have a well-formed host and port",
@@ -72,7 +76,7 @@ BAD = {
 
 @pytest.mark.parametrize(("url", "rule"), BAD.items(), ids=BAD)
 def test_a_url_that_breaks_a_rule_is_refused_without_its_password(url: str, rule: str) -> None:
-    with pytest.raises(ValueError, match=f"^{rule}") as refused:
+    with pytest.raises(ValueError, match=f"^{re.escape(rule)}") as refused:
         postgres_url(url)
     assert "hidden" not in str(refused.value)
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.core.body_template import compile_body
 from bridge.core.event import (
     DATA_FIELDS,
     cut,
@@ -129,6 +131,21 @@ def test_a_long_message_is_cut_and_ends_with_a_note() -> None:
     shorter = cut("x" * 2_001)
     assert len(shorter) == 2_000
     assert shorter.endswith("[cut at 2,000 characters]")
+
+
+def test_a_watch_with_a_body_of_its_own_has_it_filled_with_the_events_that_it_asked_for() -> None:
+    body = compile_body({"text": "{{data.task_id}}: {{type}}", "event": "{{id}}"})
+    watch = replace(WATCH, events=frozenset({EventType.COMPLETED, EventType.QUEUED}), body=body)
+    done = terminal_event(watch, Ending(Outcome.COMPLETED, DONE), AT, None)
+    assert done.body is not None
+    assert json.loads(done.body) == {"text": "task_1: video.completed", "event": done.id}
+    assert payload_of(done)["type"] == "video.completed", "the event itself stays as it is"
+    queued = status_event(watch, EventType.QUEUED, TaskSnapshot(TaskStatus.QUEUED), AT)
+    assert queued.body is not None
+    assert json.loads(queued.body)["text"] == "task_1: video.queued"
+    unasked = terminal_event(watch, Ending(Outcome.TIMED_OUT, DONE), AT, None)
+    assert unasked.body is None, "it is never sent"
+    assert terminal_event(WATCH, Ending(Outcome.COMPLETED, DONE), AT, None).body is None
 
 
 def test_control_characters_become_spaces() -> None:

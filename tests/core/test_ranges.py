@@ -52,6 +52,7 @@ def test_one_range_is_parsed(header: str, expected: ByteRange) -> None:
         "bytes=\u0661-\u0662",
         "bytes=0-" + "9" * 300,
         "0-4",
+        "=0-4",
         "bytes=bytes=0-4",
         "bytes=X0-4",
         "bytes=\n0-4",

@@ -136,9 +136,10 @@ def test_few_deliveries_are_due_at_once_and_many_are_not() -> None:
     [
         ("app.example", "must be a host and a port, such as example.com:443 or [2001:db8::1]:80"),
         ("app.example:0", "must have a port from 1 to 65535"),
+        ("[fe80::1%eth0]:80", "addresses with a zone are not allowed"),
     ],
 )
-def test_a_name_without_a_port_is_refused_with_an_example(text: str, rule: str) -> None:
+def test_a_name_is_refused_with_the_rule(text: str, rule: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         receiver_of(text)
     assert refused.value.fields == [("receiver", rule)]

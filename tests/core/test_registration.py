@@ -189,6 +189,9 @@ def test_the_canonical_form_stays_the_same_across_versions() -> None:
     small = options(context={"b": 1, "a": 2}, headers={"X_a": "1", "X-a": "2", "XA": "3"}, secret=None)
     assert small.endswith(b'{"a":2,"b":1},60.0,[["x-a","2"],["x_a","1"],["xa","3"]],null,"configured"]')
     assert b",null,60.0," in options(context=None)
+    with_body = options(body={"b": {"d": 2**80, "c": "{{type}}"}, "a": []})
+    assert with_body == expected[:-1] + b',{"a":[],"b":{"c":"{{type}}","d":1208925819614629174706176}}]'
+    assert options(body={}) == expected[:-1] + b",{}]", "an empty body is not as none"
 
 
 @pytest.mark.parametrize(

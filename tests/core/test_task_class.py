@@ -15,6 +15,7 @@ from bridge.core.task_class import (
     class_by_record,
     class_to_remove,
     model_by_app,
+    platform_by_record,
     with_task_end,
 )
 
@@ -39,6 +40,22 @@ def test_the_names_of_classes_are_short_and_differ_by_their_origin() -> None:
     assert class_by_record(None, "seedance") == "amux - seedance"
     assert class_by_app("seedance") != class_by_credential("seedance")
     assert len(class_by_record("9" * 500, "m" * 500) or "") < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "platform"),
+    [
+        (class_by_record("54", "seedance 1 pro"), "54"),
+        (class_by_record("54", None), "54"),
+        (class_by_record(None, "54 pro"), None),
+        (class_by_app("54 pro"), None),
+        (class_by_app("amux 54 pro"), None),
+        (class_by_credential("54"), None),
+        (OTHER, None),
+    ],
+)
+def test_the_platform_in_a_class_that_amux_named_is_read_back(name: str, platform: str | None) -> None:
+    assert platform_by_record(name) == platform
 
 
 @pytest.mark.parametrize("model", ["", "m" * 192, "two\nlines", "\0", "zero\u200bwidth", "line\u2028end"])

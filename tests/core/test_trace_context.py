@@ -164,3 +164,10 @@ def test_members_of_more_than_128_characters_are_removed_from_the_end_until_the_
     assert (len(exact), len(large)) == (128, 129)
     assert state_of(",".join([exact, large, *others])) == ",".join([exact, large, others[0]])
     assert state_of(",".join([*others, exact, "a=1"])) == ",".join([*others[:2], exact, "a=1"])
+
+
+def test_no_more_large_members_are_removed_than_needed() -> None:
+    large, larger = f"a={'v' * 128}", f"z={'v' * 198}"
+    small = [f"b={'v' * 124}", f"c={'v' * 124}", f"d={'v' * 125}"]
+    assert len(",".join([large, *small])) == MAX_TRACESTATE
+    assert state_of(",".join([large, *small, larger])) == ",".join([large, *small])
