@@ -116,7 +116,7 @@ class _Origin(NamedTuple):
 def _origin(record: Record, document: Record) -> _Origin:
     return _Origin(
         _name(record, paths.MODEL, LONGEST_MODEL),
-        _name(record, paths.PLATFORM, LONGEST_PLATFORM),
+        _name(record, paths.PLATFORM, LONGEST_PLATFORM) or _number_as_name(record, paths.PLATFORM),
         _time(record, paths.SUBMITTED_AT),
         _is_live(record, document),
     )
@@ -177,6 +177,15 @@ def _name(record: Record, places: Iterable[Path], longest: int) -> str | None:
         value = value_at(record, place)
         if isinstance(value, str) and value and (text := _text(value[: 2 * longest], longest)) is not None:
             return text
+    return None
+
+
+def _number_as_name(record: Record, places: Iterable[Path]) -> str | None:
+    """Returns the first integer of up to nine digits as a text. amux sends its platforms as texts, a fork may not."""
+    for place in places:
+        value = value_at(record, place)
+        if type(value) is int and 0 <= value < 10**9:
+            return str(value)
     return None
 
 

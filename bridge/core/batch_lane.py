@@ -22,6 +22,7 @@ LONGEST_NO_ROUTE_SECONDS = 3_600.0  # a server without the route is asked once a
 SLOW_FACTOR = 4.0
 # A million tasks in 25 s, or a tenth more as measured. Reading one takes 8 us of CPU: two thirds of a core are left.
 SECONDS_FOR_A_TASK = 25e-6
+PROBE_TASKS = 20  # no more wait for an answer that may not come
 LIVE_PLATFORMS = frozenset({"24", "41", "54"})  # Gemini, Vertex, Doubao
 MAX_PLATFORMS = 100  # amux has about 60; further names are not tested
 _MAX_DOUBLINGS = 16
@@ -78,7 +79,21 @@ class BatchTooLarge:
     limit: int
 
 
-BatchObservation: TypeAlias = BatchAnswer | NoBatchRoute | BatchFailed | BatchTooLarge
+@dataclass(frozen=True, slots=True)
+class TooManyTasks:
+    """A refusal of the request for its size: 413, as from a proxy that limits bodies."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMissing:
+    """An answer without a record to a request for one task: the task is missing, or the route is filtered."""
+
+    message: str
+
+
+BatchObservation: TypeAlias = BatchAnswer | NoBatchRoute | BatchFailed | BatchTooLarge | TooManyTasks | TaskMissing
 
 
 # --- whether a credential has a batch lane ------------------------------------------------------------------------
@@ -99,6 +114,7 @@ class LaneHealth:
 
     `since` is when the state was entered. Unless the lane is open, the route is asked again from `asks_at` on.
     `failures` counts answers in a row that led to this state. `record_bytes` is what a record weighs, 0: not known.
+    Requests of more than `most` ids were refused for their size.
     """
 
     size: int
@@ -108,6 +124,7 @@ class LaneHealth:
     failures: int = 0
     record_bytes: float = 0.0
     message: str | None = None
+    most: float = inf
 
     @property
     def is_open(self) -> bool:
@@ -141,15 +158,25 @@ def health_after(
     match observation:
         case BatchAnswer():
             return _after_answer(health, request, observation, policy)
-        case BatchTooLarge(limit=limit):
+        case TaskMissing() if health.is_open:
+            return health
+        case TooManyTasks() if health.is_open and request.asked > PROBE_TASKS:
+            most = max(request.asked // 2, PROBE_TASKS)
+            return replace(health, size=min(health.size, most), most=most)
+        case BatchTooLarge(limit=limit) if request.asked > 1:
             # The records weigh at least this much. The next good answer gives the exact weight.
             return replace(health, size=max(1, request.asked // 2), record_bytes=limit / request.asked)
-        case NoBatchRoute(message=message):
+        case BatchTooLarge(limit=limit):  # one record is too long, or every answer is
+            message = f"amux answered with more than {limit >> 20} MiB for one task"
+            smallest = replace(health, size=1, record_bytes=float(limit))
+            closed = _closed(smallest, LaneState.FAILING, request.ended, message)
+            pause = _failure_pause(closed.failures, max_interval)
+        case NoBatchRoute(message=message) | TooManyTasks(message=message) | TaskMissing(message=message):
             closed = _closed(health, LaneState.ABSENT, request.ended, message)
             pause = min(NO_ROUTE_SECONDS * _doubled(closed.failures), LONGEST_NO_ROUTE_SECONDS)
         case BatchFailed(message=message, retry_after=retry_after):
             closed = _closed(health, LaneState.FAILING, request.ended, message)
-            pause = min(max_interval * _doubled(closed.failures), max(max_interval, LONGEST_PAUSE))
+            pause = _failure_pause(closed.failures, max_interval)
             if retry_after is not None:
                 pause = max(pause, min(retry_after, LONGEST_THROTTLE))
     return replace(closed, asks_at=request.ended + pause)
@@ -159,16 +186,20 @@ def _after_answer(health: LaneHealth, request: BatchRequest, answer: BatchAnswer
     weight = answer.size / max(len(answer.records), 1)
     if health.record_bytes:
         weight = (weight + health.record_bytes) / 2
-    fitting = min(int(TARGET_BYTES / max(weight, 1.0)), policy.size)
+    fitting = int(min(TARGET_BYTES / max(weight, 1.0), policy.size, health.most))
     size = max(1, min(fitting, 2 * max(request.asked, health.size)))
     if health.state is LaneState.OPEN:
         return replace(health, size=size, record_bytes=weight)
-    return LaneHealth(size, LaneState.OPEN, since=request.ended, record_bytes=weight)
+    return LaneHealth(size, LaneState.OPEN, since=request.ended, record_bytes=weight, most=health.most)
 
 
 def _closed(health: LaneHealth, state: LaneState, now: float, message: str) -> LaneHealth:
     failures = health.failures + 1 if health.state is state else 1
     return replace(health, state=state, since=now, failures=failures, message=message)
+
+
+def _failure_pause(failures: int, max_interval: float) -> float:
+    return min(max_interval * _doubled(failures), max(max_interval, LONGEST_PAUSE))
 
 
 def _doubled(count: int) -> float:

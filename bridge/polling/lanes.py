@@ -12,6 +12,7 @@ from itertools import islice
 from math import inf
 
 from bridge.core.batch_lane import (
+    PROBE_TASKS,
     BatchAnswer,
     BatchFailed,
     BatchObservation,
@@ -19,6 +20,7 @@ from bridge.core.batch_lane import (
     BatchRequest,
     BatchTooLarge,
     Reading,
+    TaskMissing,
     batch_interval,
     batch_spacing,
     health_after,
@@ -34,9 +36,9 @@ from bridge.polling.task_classes import TaskClasses
 
 # The tasks that become due within it are asked with the first one: one id alone shows less than two.
 PROBE_WINDOW_SECONDS = 0.25
-PROBE_TASKS = 20  # no more wait for an answer that may not come
 SMALL_LANE = 20  # tasks: its batches save little
 LATE_SECONDS = 1.0
+CALM_INTERVALS = 4  # without trouble, until a warning ends: one task is polled four times meanwhile
 RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
 MAX_IDLE_LANES = 1_000  # lanes of keys that are no longer in use: what was learned about them is kept
 
@@ -90,7 +92,7 @@ class BatchLanes:
         self._policy = policy
         self._classes = classes
         self._random = random
-        self._log = LaneLog()
+        self._log = LaneLog(CALM_INTERVALS * policy.max_interval)
         self._lanes: dict[str, CredentialLane] = {}
         self._due: list[tuple[float, int, CredentialLane]] = []
         self._entries = 0
@@ -204,6 +206,8 @@ class BatchLanes:
             return
         if isinstance(observation, TaskRecord) and observation.live:
             platform = task.task_class.platform
+            if platform is None and task.reading is Reading.TEST:
+                platform = ""  # records without a platform are of one platform
             if platform is not None and platform not in lane.platforms.live:
                 lane.platforms = lane.platforms.with_live(platform)
                 self._log.live_platform(platform)
@@ -269,7 +273,7 @@ class BatchLanes:
             yield from (self._result(task, lane, observation) for task in tasks)
         elif isinstance(observation, BatchTooLarge) and len(batch.tasks) > 1:
             lane.put_back(tasks)
-        elif isinstance(observation, BatchTooLarge):
+        elif isinstance(observation, BatchTooLarge) or (isinstance(observation, TaskMissing) and lane.health.is_open):
             for task in tasks:
                 task.reading = Reading.MISSING
                 yield BatchResult(task, None, soon=True)
@@ -281,8 +285,7 @@ class BatchLanes:
     def _note_health(self, lane: CredentialLane, request: BatchRequest, observation: BatchObservation) -> None:
         before = lane.health.state
         lane.health = health_after(lane.health, request, observation, self._batch, self._policy.max_interval)
-        if lane.health.state is not before:
-            self._log.changed(lane.credential.name, lane.health, request.ended)
+        self._log.answered(lane.credential.name, before, lane.health, request.ended)
 
     def finish(self, batch: Batch, now: float) -> None:
         """End a request after its results were handled, and set when its lane is read next."""

@@ -23,7 +23,7 @@ from bridge.core.schedule import PollPolicy
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.credentials import Credentials
 from bridge.polling.deadlines import Deadlines
-from bridge.polling.lanes import Batch, BatchLanes
+from bridge.polling.lanes import CALM_INTERVALS, Batch, BatchLanes
 from bridge.polling.loading import TaskLoader
 from bridge.polling.read_handler import ReadHandler
 from bridge.polling.result_writer import (
@@ -41,7 +41,6 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
 RECORDS_AT_ONCE = 500  # 5 ms
-CALM_INTERVALS = 4  # without a misrouted answer, until the warning ends: one task is polled four times meanwhile
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
 _log = get_logger("polling")

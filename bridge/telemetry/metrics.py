@@ -20,7 +20,15 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from bridge import __version__
-from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, Lane, NoBatchRoute
+from bridge.core.batch_lane import (
+    BatchAnswer,
+    BatchFailed,
+    BatchObservation,
+    Lane,
+    NoBatchRoute,
+    TaskMissing,
+    TooManyTasks,
+)
 from bridge.core.model import (
     Answer,
     Answered,
@@ -288,7 +296,7 @@ def batch_result(observation: BatchObservation) -> str:
     match observation:
         case BatchAnswer():
             return "seen"
-        case NoBatchRoute():
+        case NoBatchRoute() | TooManyTasks() | TaskMissing():
             return "no_route"
         case BatchFailed(code="http_429"):
             return "slow_down"

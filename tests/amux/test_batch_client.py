@@ -84,10 +84,15 @@ async def test_a_compressed_body_counts_as_it_is_after_inflation(
     assert isinstance(found, kind)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"no gzip", gzip.compress(FOUND, mtime=0)[:-9], gzip.compress(FOUND, mtime=0)[:20], b""],
+    ids=["no gzip", "without its end", "only its head", "empty"],
+)
 async def test_a_compressed_body_that_cannot_be_read_is_a_failure(
-    start_server: StartServer, make_client: MakeClient
+    start_server: StartServer, make_client: MakeClient, body: bytes
 ) -> None:
-    found, _ = await read(start_server, make_client, answer(b"no gzip", Content_Encoding="gzip"))
+    found, _ = await read(start_server, make_client, answer(body, Content_Encoding="gzip"))
     assert isinstance(found, BatchFailed)
     assert found.code == "compressed_body"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.amux.batch_wire import observe_batch
-from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute
+from bridge.amux.batch_wire import LENIENT_BYTES, MAX_ROWS, observe_batch
+from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute, TaskMissing, TooManyTasks
 from bridge.core.model import TaskStatus
 
 JSON = "application/json; charset=utf-8"
@@ -98,19 +98,33 @@ def test_an_answer_with_none_of_the_tasks_shows_that_the_route_is_filtered(rows:
     assert found.message.endswith(": nothing here")
 
 
-@pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 405, 413, 451])
+def test_an_answer_without_the_one_task_that_was_asked_for_shows_less() -> None:
+    def alone(data: Any) -> BatchObservation:
+        body = orjson.dumps({"code": "success", "message": "", "data": data})
+        return observe_batch(200, JSON, body, frozenset({"task_1"}), BASE_URL)
+
+    assert isinstance(alone([]), TaskMissing)
+    assert isinstance(alone([row("task_2", "SUCCESS")]), TaskMissing)
+    assert isinstance(alone(None), NoBatchRoute)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 401, 403, 404, 405, 409, 414, 422, 451, 501])
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":{"message":"no","type":"new_api_error","code":""}}'])
-def test_any_4xx_and_any_redirect_shows_that_there_is_no_route(status: int, body: bytes) -> None:
+def test_any_4xx_and_any_redirect_and_not_implemented_shows_that_there_is_no_route(status: int, body: bytes) -> None:
     found = read_bytes(body, status)
     assert isinstance(found, NoBatchRoute)
     assert found.code == f"http_{status}"
+
+
+def test_a_request_that_is_refused_for_its_size_shows_only_that() -> None:
+    assert isinstance(read_bytes(b"<html>", 413, "text/html"), TooManyTasks)
 
 
 def test_a_web_page_shows_that_there_is_no_route() -> None:
     assert isinstance(read_bytes(b"<!doctype html>", 200, "text/html; charset=utf-8"), NoBatchRoute)
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 522])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 522])
 def test_trouble_of_the_server_is_none_of_the_route(status: int) -> None:
     body = b'{"error":{"message":"system cpu overloaded","type":"new_api_error","code":"system_cpu_overloaded"}}'
     found = observe_batch(status, JSON, body, frozenset(IDS), BASE_URL, 7.0)
@@ -141,6 +155,91 @@ def test_a_broken_or_half_answer_says_nothing_about_any_task(body: bytes) -> Non
 def test_what_json_readers_dispute_is_read_as_in_single_answers() -> None:
     body = b'\xef\xbb\xbf{"data":[{"task_id":"task_1","status":"SUCCESS","x":NaN,"y":"\\ud800"}]}'
     assert statuses(read_bytes(body)) == {"task_1": TaskStatus.COMPLETED}
+
+
+@pytest.mark.parametrize("piece", [b"1,", b"[],", b'{"task_id":"task_1","status":"SUCCESS"},'])
+@pytest.mark.parametrize("last", [b"null", b"NaN"])
+def test_an_answer_of_very_many_rows_is_a_failure_and_blocks_nothing_for_long(piece: bytes, last: bytes) -> None:
+    body = b'{"data":[' + piece * max((LENIENT_BYTES + 9) // len(piece), MAX_ROWS + 1) + last + b"]}"
+    assert isinstance(read_bytes(body), BatchFailed)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"task_id": "task_9", "status": "SUCCESS"},  # a vendor's own task, or another amux behind this one
+        {"data": {"task_id": "task_9", "status": "FAILURE"}},
+        {"code": "success", "data": {"task_id": "task_2", "status": "failed"}},
+    ],
+)
+def test_a_record_inside_a_record_is_of_the_outer_task_and_says_nothing(other: dict[str, Any]) -> None:
+    assert statuses(read([row("task_1", data=other)])) == {"task_1": TaskStatus.IN_PROGRESS}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"code": "success", "data": {"id": 7, "task_id": "task_1", "status": "SUCCESS"}},  # single answers
+        {"code": "success", "data": None},
+        {"id": "task_1", "object": "video", "status": "completed"},  # form D without a task_id
+        {"task_id": ["task_1"], "status": "SUCCESS"},
+        {"task_id": {"task_id": "task_1"}, "status": "SUCCESS"},
+        {"taskId": "task_1", "status": "SUCCESS"},
+        {"task_id": "TASK_1", "status": "SUCCESS"},
+        {"task_id": "task_1/../task_2", "status": "SUCCESS"},
+        {"error": {"code": "task_not_exist", "message": "task_1"}},
+        "task_1",
+        [{"task_id": "task_1", "status": "SUCCESS"}],
+    ],
+)
+def test_a_row_of_another_shape_is_no_record_of_any_task(shape: Any) -> None:
+    assert statuses(read([shape, row("task_2")])) == {"task_2": TaskStatus.IN_PROGRESS}
+    assert isinstance(read([shape]), NoBatchRoute)
+
+
+@pytest.mark.parametrize("status", [0, 1, True, None, [], {}, {"status": "SUCCESS"}, ["SUCCESS"], ""])
+def test_a_status_that_is_no_text_ends_nothing(status: Any) -> None:
+    assert statuses(read([row("task_1", status=status, state="SUCCESS"), row("task_2")])) == {
+        "task_2": TaskStatus.IN_PROGRESS
+    }
+
+
+@pytest.mark.parametrize(
+    ("platform", "read_as"),
+    [
+        *(("54", "54"), (54, "54"), (" 54 ", "54"), (0, "0"), (None, None), ("", None), (True, None), (-1, None)),
+        *((10**9, None), (54.0, None), (["54"], None), ({"id": 54}, None)),
+    ],
+)
+def test_a_platform_is_read_from_a_text_and_from_a_number(platform: Any, read_as: str | None) -> None:
+    found = read([row("task_1", platform=platform)])
+    assert isinstance(found, BatchAnswer)
+    assert found.records["task_1"].platform == read_as
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id": "7", "progress": 30, "submit_time": "1795446200", "finish_time": "x", "quota": "5000"},
+        {"progress": "", "submit_time": -1, "finish_time": 1e300, "properties": "{}"},
+        {"progress": [30], "submit_time": None, "properties": None, "data": "not json", "fail_reason": None},
+        {"progress": 2**62, "submit_time": True, "properties": [{}], "data": [[[[]]]], "result_url": {"url": 1}},
+    ],
+)
+def test_fields_of_other_types_change_no_status(odd: dict[str, Any]) -> None:
+    found = statuses(read([row("task_1", **odd), row("task_2", "SUCCESS") | odd, row("task_3", "FAILURE") | odd]))
+    assert found == {
+        "task_1": TaskStatus.IN_PROGRESS,
+        "task_2": TaskStatus.COMPLETED,
+        "task_3": TaskStatus.FAILED,
+    }
+
+
+@pytest.mark.parametrize("depth", [900, 1_100, 100_000])
+def test_deep_nesting_raises_nothing(depth: int) -> None:
+    deep = b'{"data":[{"task_id":"task_1","status":"IN_PROGRESS","data":' + b"[" * depth + b"]" * depth + b"}]}"
+    assert isinstance(read_bytes(deep), BatchAnswer | BatchFailed)
+    assert isinstance(read_bytes(deep[: 100 + depth]), BatchFailed)
 
 
 _JSON_VALUES = st.recursive(

@@ -10,6 +10,7 @@ from bridge.core.batch_lane import (
     LIVE_PLATFORMS,
     LONGEST_NO_ROUTE_SECONDS,
     MAX_PLATFORMS,
+    PROBE_TASKS,
     SECONDS_FOR_A_TASK,
     TARGET_BYTES,
     BatchAnswer,
@@ -23,6 +24,8 @@ from bridge.core.batch_lane import (
     NoBatchRoute,
     Platforms,
     Reading,
+    TaskMissing,
+    TooManyTasks,
     batch_interval,
     batch_spacing,
     health_after,
@@ -139,6 +142,40 @@ def test_an_answer_that_is_too_long_halves_the_batch_until_one_fits() -> None:
     assert sizes == [250, 125, 62, 31]
     assert health.state is LaneState.UNKNOWN
     assert after(NEW, BatchTooLarge(16 << 20), 0.0, 1).size == 1
+
+
+def test_an_answer_that_is_too_long_for_one_task_is_a_failure_of_the_route() -> None:
+    for health in (NEW, after(NEW, good(), 0.0)):
+        found = after(health, BatchTooLarge(16 << 20), 1.0, 1)
+        assert (found.state, found.asks_at) == (LaneState.FAILING, 1.0 + MAX_INTERVAL)
+        assert found.message == "amux answered with more than 16 MiB for one task"
+
+
+def test_a_refusal_for_its_size_halves_an_open_lane_s_batches_for_good() -> None:
+    health, sizes = after(NEW, good(), 0.0), []
+    assert health.size == POLICY.size
+    while health.is_open:
+        health = after(health, TooManyTasks("413"), 1.0, health.size)
+        sizes.append(health.size)
+    assert sizes == [250, 125, 62, 31, PROBE_TASKS, PROBE_TASKS]
+    assert (health.state, health.asks_at) == (LaneState.ABSENT, 61.0)
+    health = after(NEW, good(), 0.0)
+    health = after(health, TooManyTasks("413"), 1.0, 500)
+    for number in range(10):
+        health = after(health, good(250, 250 * 860), 2.0 + number, 250)
+    assert health.size == 250
+    health = after(after(health, BROKEN, 20.0), good(), 40.0)
+    assert (health.state, health.size) == (LaneState.OPEN, 250)
+
+
+def test_one_missing_task_closes_no_lane_that_works_and_opens_none() -> None:
+    health = after(NEW, good(), 0.0)
+    assert after(health, TaskMissing("none of 1"), 1.0, 1) == health
+    assert after(NEW, TaskMissing("none of 1"), 1.0, 1).state is LaneState.ABSENT
+
+
+def test_a_refusal_of_a_probe_for_its_size_shows_that_there_is_no_route() -> None:
+    assert after(NEW, TooManyTasks("413"), 0.0, PROBE_TASKS).state is LaneState.ABSENT
 
 
 def test_batches_grow_again_at_most_twofold() -> None:

@@ -3,6 +3,7 @@
 import logging
 import random
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome
 from bridge.sandbox import Behaviour, Fault, FaultKind, Platform
 from tests.polling.batch_amux import BATCH, BatchAmux, Bench, row, rows, single
 from tests.polling.harness import QUICK, Harness
-from tests.polling.scripted_amux import Answer, nested
+from tests.polling.scripted_amux import Answer, live, nested
 
 RECORDED = Behaviour(queue_seconds=0, run_seconds=0.3, platform=Platform.KLING)
 DONE_RECORDED = replace(RECORDED, run_seconds=0)
@@ -110,8 +111,16 @@ async def test_while_the_route_fails_tasks_are_read_singly_and_it_is_logged_once
     await bench.polled(*ids, more=3)
     assert set((await bench.outcomes()).values()) == {None}
     bench.amux.batch = lambda ids: rows(*map(row, ids))
-    await bench.batched(*ids, more=4)
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("batches")]
+    log = bench.poller._lanes._log  # type: ignore[union-attr]
+    log._calm_seconds = inf
+    await bench.batched(*ids)
+    bench.amux.batch = lambda _ids: answer  # it fails again soon: this is the same outage
+    await bench.polled(*ids, more=3)
+    bench.amux.batch = lambda ids: rows(*map(row, ids))
+    await bench.batched(*ids, more=3)
+    log._calm_seconds = 0.0
+    await bench.harness.until(lambda: "batches_resumed" in caplog.messages)
+    lines = [line for line in caplog.messages if line.startswith("batches")]
     assert lines == ["batches_begun", "batches_failing", "batches_resumed"]
     assert {bench.task(each).reading for each in ids} == {Reading.BATCH}
 
@@ -162,6 +171,59 @@ async def test_a_task_that_an_answer_lacks_is_read_singly_from_then_on(bench: Be
     bench.amux.singles["task_2"] = single("task_2", "SUCCESS")
     await bench.harness.until(lambda: bench.poller.owned == 2)
     assert (await bench.outcomes())["task_2"] is Outcome.COMPLETED
+
+
+async def test_one_task_that_a_batch_of_its_own_lacks_closes_no_lane(bench: Bench) -> None:
+    await bench.register("task_1")
+    await bench.batched("task_1")
+    bench.amux.batch = lambda _ids: rows()
+    await bench.harness.until(lambda: bench.task("task_1").reading is Reading.MISSING)
+    bench.amux.batch = lambda ids: rows(*map(row, ids))
+    await bench.register("task_2")
+    await bench.batched("task_2")
+    assert (await bench.outcomes()) == {"task_1": None, "task_2": None}
+
+
+async def test_a_platform_that_no_record_names_can_be_live(bench: Bench) -> None:
+    ids = ["task_1", "task_2", "task_3"]
+    bench.amux.batch = lambda asked: rows(*(row(each, platform="") for each in asked))
+    bench.amux.singles = dict.fromkeys(ids, live("processing"))
+    await bench.register(*ids)
+    await bench.harness.until(lambda: all(bench.task(each).reading is Reading.LIVE for each in ids))
+    bench.amux.batch = lambda asked: rows(*(row(each, "FAILURE", platform="") for each in asked))
+    bench.amux.singles = dict.fromkeys(ids, live("succeeded", url=VIDEO))
+    await bench.end()
+    assert set((await bench.outcomes()).values()) == {Outcome.COMPLETED}
+
+
+async def test_a_proxy_that_refuses_large_requests_gets_smaller_batches(bench: Bench) -> None:
+    ids = [f"task_{number:02d}" for number in range(60)]
+    bench.amux.batch = lambda asked: (413, b"<html>") if len(asked) > 30 else rows(*map(row, asked))
+    await bench.register(*ids)
+    await bench.batched(*ids, more=4)
+    lane = bench.poller._credentials._configured.lane
+    assert lane is not None
+    assert lane.health.is_open
+    assert lane.health.size <= 30
+    assert sum(len(asked) > 30 for asked in bench.amux.batches) <= 2
+
+
+async def test_a_route_that_appears_later_is_used_and_one_that_disappears_is_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_lane, "NO_ROUTE_SECONDS", 0.05)
+    ids = ["task_1", "task_2", "task_3"]
+    bench.amux.batch = lambda _ids: (404, {})
+    await bench.register(*ids)
+    await bench.polled(*ids)
+    for _ in range(2):
+        bench.amux.batch = lambda asked: rows(*map(row, asked))
+        await bench.batched(*ids, more=3)
+        bench.amux.batch = lambda _ids: (404, {})
+        await bench.polled(*ids, more=3)
+    bench.amux.singles = {each: single(each, "SUCCESS") for each in ids}
+    await bench.end()
+    assert set((await bench.outcomes()).values()) == {Outcome.COMPLETED}
 
 
 async def test_only_single_answers_count_towards_not_found(bench: Bench) -> None:
