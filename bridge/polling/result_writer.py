@@ -29,6 +29,7 @@ from bridge.core.trace_context import log_fields
 from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask, poll_note
 from bridge.polling.task_classes import TaskClasses
+from bridge.store.group_commit import PATIENCE_SECONDS
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, Stage, get_logger, without_query
@@ -198,7 +199,7 @@ class ResultWriter:
         task = write.task
         try:
             if isinstance(write, StatusUpdate):
-                changed = await self._write_status(task)
+                changed = await self._write_status(write)
             else:
                 changed = await self._settle(write)
         except LostClaim as error:
@@ -233,19 +234,22 @@ class ResultWriter:
 
     # --- the writes -----------------------------------------------------------------------------------------------
 
-    async def _write_status(self, task: PolledTask) -> Changed:
+    async def _write_status(self, update: StatusUpdate) -> Changed:
+        task = update.task
+        # The next poll must not wait for this write, and neither must an event that a watch asked for.
+        patient = not task.status_update_due and task.due - self._clocks.monotonic() > PATIENCE_SECONDS
         task.status_update_due = False  # before the write: a watch that is registered during it sets it again
         now, snapshot, note = self._store.now(), task.snapshot, poll_note(task, task.due, self._clocks)
         event_type = STATUS_EVENTS.get(snapshot.status)
         if event_type is None:
-            return await self._store.record_status(StatusChange(task.row, snapshot, note, now))
+            return await self._store.record_status(StatusChange(task.row, snapshot, note, now), patient=patient)
         status_type = event_type
 
         def build_event(watch: Watch) -> Event:
             return status_event(watch, status_type, snapshot, now)
 
         change = StatusChange(task.row, snapshot, note, now, status_type, build_event)
-        return await self._store.record_status(change)
+        return await self._store.record_status(change, patient=patient)
 
     async def _settle(self, pending: PendingSettlement) -> Changed:
         now = self._store.now()

@@ -6,6 +6,9 @@ at once: its second argument is a sequence of items, and it returns a result or 
 
 An operation decides before it writes: where the result is a BridgeError, nothing was written for that caller. This is
 why the transaction goes on for the others.
+
+A *patient* call may wait up to 0.1 s for the commit of another call. It is for what is repeated when a crash loses it,
+such as the record of an attempt. A commit alone costs as much as ten rows in the commit of others.
 """
 
 import asyncio
@@ -41,6 +44,8 @@ BEGIN_WITHIN_SECONDS = 3.0  # a call that has not begun by then is dropped: its 
 GATHER_FROM = 12
 GATHER_TURNS = 2.0
 GATHER_AT_MOST_SECONDS = 0.025
+PATIENCE_SECONDS = 0.1
+INTERVALS_AVERAGED = 10  # calls: the mean interval between them shows whether another call is likely to come in time
 MOST_AT_ONCE = 512  # items in a commit, or few more: from 32 on each costs the same, and a caller waits for all of them
 _ITEM_ERRORS = (DataError, IntegrityError, ProgrammingError)  # caused by an item; all others come from the database
 
@@ -97,6 +102,10 @@ class GroupWriter:
         self._clock = clock
         self._waiting: deque[_Call] = deque()
         self._waiting_items = 0
+        self._due = False  # a call waits that is not patient, or no longer
+        self._patience: asyncio.TimerHandle | None = None  # ends that of the waiting calls
+        self._last_at = clock()  # when the last call came that was not patient
+        self._interval = 1.0  # the mean interval between such calls, in seconds
         self._gathered: asyncio.Event | None = None  # set when `_enough` items wait; None while nothing is gathered
         self._enough = 1
         self._writing: asyncio.Task[None] | None = None  # runs as long as calls wait
@@ -122,28 +131,39 @@ class GroupWriter:
         operation: Callable[[Connection, Sequence[Item], *Arguments], Sequence[Result | BridgeError]],
         items: Sequence[Item],
         *arguments: *Arguments,
+        patient: bool = False,
     ) -> Sequence[Result | BridgeError]:
         """Run a bulk operation, durably; returns a result for each item, in order. Raises StoreUnavailable as `run`.
 
         The items share one transaction with the items of other calls of the same operation with equal arguments. When
-        the transaction fails because of an item, each item is tried again alone.
+        the transaction fails because of an item, each item is tried again alone. A `patient` call waits up to 0.1 s for
+        another one, if such calls come often enough.
         """
-        return await self._submit(operation, items, arguments, bulk=True) if items else []
+        return await self._submit(operation, items, arguments, bulk=True, patient=patient) if items else []
 
     async def _submit(
-        self, operation: Callable[..., Any], items: Sequence[Any], arguments: tuple[Any, ...], *, bulk: bool
+        self,
+        operation: Callable[..., Any],
+        items: Sequence[Any],
+        arguments: tuple[Any, ...],
+        *,
+        bulk: bool,
+        patient: bool = False,
     ) -> Sequence[Any]:
         if self._closing:
             raise StoreUnavailable("the bridge is stopping")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Sequence[Any]] = loop.create_future()
-        call = _Call(operation, items, arguments, future, self._clock() + BEGIN_WITHIN_SECONDS, bulk=bulk)
-        self._waiting.append(call)
+        now = self._clock()
+        self._waiting.append(_Call(operation, items, arguments, future, now + BEGIN_WITHIN_SECONDS, bulk=bulk))
         self._waiting_items += len(items)
-        if self._writing is None:
-            self._writing = loop.create_task(self._write(), name="store-writer")
-        elif self._gathered is not None and self._waiting_items >= self._enough:
-            self._gathered.set()
+        if not patient:
+            self._interval += (min(now - self._last_at, 1.0) - self._interval) / INTERVALS_AVERAGED
+            self._last_at = now
+        if not patient or self._interval > PATIENCE_SECONDS:
+            self._begin()
+        elif self._patience is None:
+            self._patience = loop.call_later(PATIENCE_SECONDS, self._begin)
         try:
             with self.limits.limit():
                 return await future
@@ -155,9 +175,19 @@ class GroupWriter:
                 return future.result()
             raise StoreUnavailable("the database does not answer") from None
 
+    def _begin(self) -> None:
+        """Write what waits: at once, or after the present transaction."""
+        self._due = True
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write(), name="store-writer")
+        elif self._gathered is not None and self._waiting_items >= self._enough:
+            self._gathered.set()
+
     async def close(self) -> None:
         """Finish the waiting calls."""
         self._closing = True
+        if self._waiting:
+            self._begin()
         if self._gathered is not None:
             self._gathered.set()
         if self._writing is not None:
@@ -165,7 +195,7 @@ class GroupWriter:
         await self._runner.close(CALL_TIMEOUT_SECONDS + 1)
 
     async def _write(self) -> None:
-        """Write what waits, one transaction after the other, until nothing waits."""
+        """Write what waits, one transaction after the other, until only patient calls wait."""
         try:
             while batch := self._next_batch():
                 began = self._clock()
@@ -190,13 +220,9 @@ class GroupWriter:
         self._gathered = None
 
     def _next_batch(self) -> list[_Call]:
-        """Returns the waiting calls that may still begin, up to 512 items; an empty list when nothing waits."""
-        while self._waiting:
-            batch, left = [], MOST_AT_ONCE
-            while self._waiting and left > 0:
-                batch.append(self._waiting.popleft())
-                left -= len(batch[-1].items)
-            self._waiting_items -= MOST_AT_ONCE - left
+        """Returns the waiting calls that may still begin, up to 512 items; an empty list when none has to begin."""
+        while self._due:
+            batch = self._take()
             now = self._clock()
             if late := [call for call in batch if call.begins_before <= now]:
                 for call in late:
@@ -205,6 +231,19 @@ class GroupWriter:
             if live := [call for call in batch if call.begins_before > now and not call.future.cancelled()]:
                 return live
         return []
+
+    def _take(self) -> list[_Call]:
+        batch, left = [], MOST_AT_ONCE
+        while self._waiting and left > 0:
+            batch.append(self._waiting.popleft())
+            left -= len(batch[-1].items)
+        self._waiting_items -= MOST_AT_ONCE - left
+        if not self._waiting:
+            self._due = False
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+        return batch
 
     # --- off the event loop ---------------------------------------------------------------------------------------
 

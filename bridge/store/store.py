@@ -210,9 +210,9 @@ class Store:
         """A page of active watches of own tasks whose deadline has passed, by deadline."""
         return await self._read(queries.overdue, self.replica, self.now(), after, limit)
 
-    async def record_status(self, change: StatusChange) -> Changed:
-        """Write a task's new status and its status events. Raises LostClaim when the task is another replica's now."""
-        return await self._change_task(settlement.record_statuses, change)
+    async def record_status(self, change: StatusChange, *, patient: bool = False) -> Changed:
+        """Write a task's new status and its status events; when `patient`, within 0.1 s. Raises LostClaim."""
+        return await self._change_task(settlement.record_statuses, change, patient=patient)
 
     async def settle(self, ended: Settlement) -> Changed:
         """End the watches that end: state, event and delivery in one transaction. Raises LostClaim."""
@@ -254,13 +254,16 @@ class Store:
         """Make claimed deliveries due at once. Claims that are lost are passed over."""
         await self._writer.run_all(outbox.release, claimed, self.replica)
 
-    async def record_attempts(self, results: Sequence[AttemptResult]) -> Sequence[Verdict | BridgeError]:
+    async def record_attempts(
+        self, results: Sequence[AttemptResult], *, patient: bool = False
+    ) -> Sequence[Verdict | BridgeError]:
         """Write attempts and the next steps of their deliveries; returns the verdicts that were written, in order.
 
         A verdict differs from the given one when a retry was requested meanwhile. The result is LostClaim when another
-        has claimed the delivery.
+        has claimed the delivery. With `patient` it may wait 0.1 s for another commit.
         """
-        return await self._writer.run_all(outbox.record_attempts, results, self.notices.settings.enabled)
+        reporting = self.notices.settings.enabled
+        return await self._writer.run_all(outbox.record_attempts, results, reporting, patient=patient)
 
     async def host_failures(self) -> Mapping[str, int]:
         """Return the hosts whose last attempts failed, and how many attempts in a row failed."""
@@ -369,10 +372,14 @@ class Store:
         await self._writer.run(replicas.leave, self.replica)
 
     async def _change_task(
-        self, operation: Callable[..., Sequence[Changed | BridgeError]], change: Settlement | StatusChange
+        self,
+        operation: Callable[..., Sequence[Changed | BridgeError]],
+        change: Settlement | StatusChange,
+        *,
+        patient: bool = False,
     ) -> Changed:
         arguments = (self.replica, self.cipher, self.delivery_lease_seconds)
-        [result] = await self._writer.run_all(operation, [change], *arguments)
+        [result] = await self._writer.run_all(operation, [change], *arguments, patient=patient)
         if isinstance(result, BridgeError):
             raise result
         self.feed.add(result)

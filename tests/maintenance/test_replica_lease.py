@@ -87,8 +87,8 @@ async def test_a_registration_that_is_answered_after_rejoining_is_not_polled(
     one = replicas[0]
     real = one._writer.run_all
 
-    async def answered_late(*arguments: Any) -> Any:
-        results = await real(*arguments)
+    async def answered_late(*arguments: Any, **options: Any) -> Any:
+        results = await real(*arguments, **options)
         await one.rejoin()
         return results
 

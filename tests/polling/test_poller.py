@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -239,8 +240,8 @@ async def test_a_task_whose_last_watch_is_cancelled_during_a_write_is_not_polled
     gate, written = asyncio.Event(), asyncio.Event()
     record_status = harness.store.record_status
 
-    async def record_and_wait(change: StatusChange) -> Changed:
-        changed = await record_status(change)
+    async def record_and_wait(change: StatusChange, **options: Any) -> Changed:
+        changed = await record_status(change, **options)
         written.set()
         await gate.wait()
         return changed

@@ -3,17 +3,20 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, text
 
+from bridge.aio.threads import Threads
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
 from bridge.store import group_commit
+from bridge.store.group_commit import GroupWriter
 from bridge.store.reader_pool import READERS
 from bridge.store.store import Store
+from bridge.telemetry import Metrics
 from tests.store.builders import new_watch, one_row, register, register_watch, run_one
 
 SAFETY_SECONDS = 8.0
@@ -197,6 +200,80 @@ async def test_after_a_commit_of_many_items_the_writer_waits_for_as_many(
     await store._writer.run_all(count, many)  # it waits no longer than the constant allows
     await run_one(store, count, None)
     assert commits[2:] == [len(many), 1]
+
+
+class Written:
+    """A writer without a database, and the items of each of its transactions."""
+
+    def __init__(self) -> None:
+        self.transactions: list[list[str]] = []
+        # By this clock no time passes between two calls.
+        self.writer = GroupWriter(self._transaction, Metrics(), Threads(1, "writer"), clock=lambda: 0.0)
+
+    def _transaction(self, function: Callable[[Any], Any]) -> Any:
+        self.transactions.append([])
+        return function(None)
+
+    def _operation(self, _: Connection, items: Sequence[str]) -> Sequence[str | BridgeError]:
+        self.transactions[-1] += items
+        return items
+
+    async def write(self, item: str, *, patient: bool = False) -> Sequence[str | BridgeError]:
+        """One call with one item."""
+        return await self.writer.run_all(self._operation, [item], patient=patient)
+
+    async def write_often(self) -> None:
+        """Make calls until the writer expects the next one soon, and forget them."""
+        for _ in range(50):
+            await self.write("call")
+        del self.transactions[:]
+
+
+async def test_a_patient_call_is_written_with_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", SAFETY_SECONDS)
+    written = Written()
+    await written.write_often()
+    patient = [asyncio.create_task(written.write(name, patient=True)) for name in ("one", "two")]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(SAFETY_SECONDS / 2):
+        assert await written.write("call") == ["call"]
+        assert await asyncio.gather(*patient) == [["one"], ["two"]]
+    assert written.transactions == [["one", "two", "call"]]
+    await written.writer.close()
+
+
+async def test_a_patient_call_is_written_alone_when_no_other_call_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.5)
+    written = Written()
+    await written.write_often()
+    began = time.monotonic()
+    async with asyncio.timeout(SAFETY_SECONDS):
+        assert await written.write("patient", patient=True) == ["patient"]
+    assert time.monotonic() - began >= 0.4
+    assert written.transactions == [["patient"]]
+    await written.writer.close()
+
+
+async def test_a_patient_call_does_not_wait_where_other_calls_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.99)  # a new writer takes the interval to be a second
+    written = Written()
+    patient = asyncio.create_task(written.write("patient", patient=True))
+    await asyncio.sleep(0)
+    assert written.writer._writing is not None
+    assert await patient == ["patient"]
+    await written.writer.close()
+
+
+async def test_a_writer_that_closes_writes_its_patient_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 10 * SAFETY_SECONDS)
+    written = Written()
+    await written.write_often()
+    patient = asyncio.create_task(written.write("patient", patient=True))
+    await asyncio.sleep(0)
+    await written.writer.close()
+    async with asyncio.timeout(SAFETY_SECONDS):
+        assert await patient == ["patient"]
+    assert written.transactions == [["patient"]]
 
 
 async def test_one_failing_item_of_a_call_fails_alone(store: Store) -> None:
