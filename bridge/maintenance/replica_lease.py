@@ -107,14 +107,16 @@ class ReplicaLease:
         if not rows:
             return
         try:
-            keys = await load_keys(self._store, rows)
+            with self._poller.noting_dropped() as dropped:
+                keys = await load_keys(self._store, rows)
         except StoreUnavailable:
             self._unconfirmed_writes = -1  # this replica owns the tasks by now: load them later
             raise
         if self._expired or self._store.replica is not replica:
             return  # the lease ended meanwhile; tasks that are still owned are loaded with the others
         for row in rows:
-            self._poller.add(row, keys.get(row.credential))
+            if row.id not in dropped:
+                self._poller.add(row, keys.get(row.credential))
         _log.event("tasks_adopted", replica=replica.id, count=len(rows))
 
     async def _load_unconfirmed(self) -> None:

@@ -1,5 +1,8 @@
 """Loads tasks from the store into memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from bridge.aio.clocks import Clocks
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials, load_keys
@@ -29,6 +32,22 @@ class TaskLoader:
         self._classes = classes
         self._policy = policy
         self._clocks = clocks
+        self._noting: list[set[str]] = []
+
+    @contextmanager
+    def noting_dropped(self) -> Iterator[set[str]]:
+        """The rows of the tasks that are dropped during the block: earlier answers of the store may be outdated."""
+        dropped: set[str] = set()
+        self._noting.append(dropped)
+        try:
+            yield dropped
+        finally:
+            self._noting = [noting for noting in self._noting if noting is not dropped]
+
+    def note_dropped(self, task_row: str) -> None:
+        """A task has closed in the store, or another replica owns it."""
+        for dropped in self._noting:
+            dropped.add(task_row)
 
     async def load(self) -> tuple[list[PolledTask], list[str]]:
         """Load the own open tasks that memory lacks. Raises StoreUnavailable.
@@ -37,8 +56,9 @@ class TaskLoader:
         has closed them, or that has found them closed, did not arrive.
         """
         replica, known = self._store.replica, dict.fromkeys(self._tasks)
-        rows = await self._store.own_tasks()
-        keys = await load_keys(self._store, rows)
+        with self.noting_dropped() as dropped:
+            rows = await self._store.own_tasks()
+            keys = await load_keys(self._store, rows)
         if self._store.replica is not replica:
             return [], []  # the tasks were those of an earlier replica id: others adopt them
         found = []
@@ -47,7 +67,8 @@ class TaskLoader:
             row = rows.pop()
             known.pop(row.id, None)
             if (task := self._tasks.get(row.id)) is None:
-                found.append(self.create(row, keys.get(row.credential)))
+                if row.id not in dropped:
+                    found.append(self.create(row, keys.get(row.credential)))
             elif row.status_update_due:
                 task.status_update_due = True
         return found, list(known)

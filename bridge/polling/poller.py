@@ -6,6 +6,7 @@ The decisions are functions of `core/`. When a task is polled next lives in memo
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -157,6 +158,7 @@ class Poller:
 
     def drop(self, task_row: str) -> None:
         """Stop polling a task: it has closed in the store, or another replica owns it."""
+        self._loader.note_dropped(task_row)
         task = self._tasks.pop(task_row, None)
         if task is None:
             return
@@ -164,6 +166,10 @@ class Poller:
         self._handler.forget(task)
         self._anomalies.forget(task)
         self._credentials.remove_task(task.credential)
+
+    def noting_dropped(self) -> AbstractContextManager[set[str]]:
+        """The rows of the tasks that are dropped during the block, also of those that were not in memory."""
+        return self._loader.noting_dropped()
 
     def look_again(self, task_row: str) -> None:
         """Ask the store whether a task has closed: one of its watches was cancelled."""

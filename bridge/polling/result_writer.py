@@ -214,7 +214,10 @@ class ResultWriter:
         else:
             self._refused.report_success()
             self._publish(write, changed)
-            self._give_back(task, closed=changed.task_closed)
+            if changed.task_closed:  # also when it was dropped meanwhile: it may have been loaded again since then
+                self._on_written(task, True)
+            else:
+                self._give_back(task, closed=False)
 
     def _keep(self, write: Write, error: StoreUnavailable) -> None:
         if isinstance(write, StatusUpdate):

@@ -1,5 +1,6 @@
 """The replica's lease: what comes in while the lease is lost is neither polled nor sent."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -27,6 +28,9 @@ class Work:
 
     def drop(self, task_row: str) -> None:
         self.tasks.remove(task_row)
+
+    def noting_dropped(self) -> AbstractContextManager[set[str]]:
+        return nullcontext(set())
 
     def forget_all(self) -> None:
         self.tasks.clear()

@@ -1,0 +1,78 @@
+"""Tasks that close while the store's answer about them is under way are not polled again."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bridge.maintenance.replica_lease import ReplicaLease
+from bridge.store.records import Changed, Settlement
+from tests.polling.harness import DONE, RUNNING, Harness
+
+
+async def test_a_task_that_closes_while_the_own_tasks_are_read_is_not_loaded(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = harness.poller()
+    watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
+    read, answer, real = asyncio.Event(), asyncio.Event(), harness.store.own_tasks
+
+    async def answered_late() -> Any:
+        rows = await real()
+        read.set()
+        await answer.wait()
+        return rows
+
+    monkeypatch.setattr(harness.store, "own_tasks", answered_late)
+    loading = asyncio.create_task(poller.start())
+    await read.wait()
+    harness.sandbox.change(watch.watch.task_id, DONE)
+    await harness.until(lambda: poller.owned == 0)
+    answer.set()
+    await loading
+    assert poller.owned == 0
+
+
+async def test_a_task_that_is_settled_after_it_was_loaded_again_is_dropped(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease ended during the settlement, so the task was forgotten; it was still open when it was loaded again."""
+    poller = harness.poller()
+    loaded, real = asyncio.Event(), harness.store.settle
+
+    async def settle(settlement: Settlement) -> Changed:
+        if not loaded.is_set():
+            poller.forget_all()
+            await poller.start()
+            assert poller.owned == 1
+            loaded.set()
+        return await real(settlement)
+
+    monkeypatch.setattr(harness.store, "settle", settle)
+    await harness.register(harness.sandbox.create_task(DONE), poller)
+    await loaded.wait()
+    await harness.until(lambda: len(harness.deliveries) == 1)
+    assert poller.owned == 0
+
+
+async def test_a_task_that_closes_while_the_keys_of_adopted_tasks_are_read_is_not_added(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = harness.poller()
+    no_deliverer: Any = None
+    lease = ReplicaLease(harness.store, poller, no_deliverer, clock=lambda: 0.0)
+    await harness.register(harness.sandbox.create_task(RUNNING), api_key="sk-other")
+    [row] = await harness.store.own_tasks()
+    real = harness.store.keys_of
+
+    async def keys_of(credentials: Any) -> Any:
+        poller.drop(row.id)
+        return await real(credentials)
+
+    async def adopt(_most: int) -> Any:
+        return [row]
+
+    monkeypatch.setattr(harness.store, "keys_of", keys_of)
+    monkeypatch.setattr(harness.store, "adopt", adopt)
+    await lease.adopt()
+    assert poller.owned == 0
