@@ -9,6 +9,7 @@ from bridge.core.delivery import Delivered
 from bridge.core.event import status_event
 from bridge.core.event_cursor import Position, cursor_of
 from bridge.core.model import Attempt, Event, EventType, TaskSnapshot, TaskStatus, Watch
+from bridge.store import store as store_module
 from bridge.store.records import AttemptResult, PollNote, StatusChange
 from tests.web.harness import APP, OPERATOR, OTHER, Bridge
 
@@ -227,3 +228,18 @@ async def test_a_held_answer_ends_when_the_bridge_stops(bridge: Bridge) -> None:
     bridge.context.event_numbering.notifier.end()
     async with asyncio.timeout(30):
         assert (await held).json == {"items": [], "next_cursor": EMPTY}
+
+
+@pytest.mark.parametrize("query", ["", "after=latest", "wait_seconds=20"])
+async def test_a_page_that_takes_several_steps_of_a_slow_store_has_one_limit(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    never = asyncio.Event()
+
+    async def hanging(*_: Any) -> Any:
+        await never.wait()
+
+    monkeypatch.setattr(store_module, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(type(bridge.store.feed), "page", hanging)
+    answer = await bridge.get(f"/events?{query}")
+    assert (answer.status, answer.json["code"]) == (503, "store_unavailable")

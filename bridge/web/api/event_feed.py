@@ -38,12 +38,14 @@ async def list_events(request: web.Request, caller: Caller) -> web.Response:
     parameters.check()
     if caller.visible_app not in {None, app}:
         app = _NO_APP
-    if from_now_on:
-        await context.event_numbering.catch_up()
-        after = await context.store.feed.latest(app)
-    query = EventQuery(int(limit), after, app, types)
-    page = await (_page_within(context, query, seconds) if seconds else _page(context, query))
-    return _answer(page, caller)
+    async with context.store.request_limit():
+        if from_now_on:
+            await context.event_numbering.catch_up()
+            after = await context.store.feed.latest(app)
+        query = EventQuery(int(limit), after, app, types)
+        if not seconds:
+            return _answer(await _page(context, query), caller)
+    return _answer(await _page_within(context, query, seconds), caller)
 
 
 _NO_APP: Final = "\n"
@@ -65,7 +67,8 @@ async def _page_within(context: AppContext, query: EventQuery, seconds: float) -
         waiting = True
         while True:
             changed.clear()
-            page = await _page(context, query)
+            async with context.store.request_limit():
+                page = await _page(context, query)
             if page.payloads or not waiting:
                 return page
             query = replace(query, after=page.end)
