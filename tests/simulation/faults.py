@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.amux import Trouble
 from tests.simulation.invariants import Violation
-from tests.simulation.replicas import name_of
+from tests.simulation.plan import HoldUp
+from tests.simulation.replicas import HeldUp, name_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -30,6 +31,7 @@ class Faults:
             "clock": self.clock,
             "database": self.database,
             "amux": self.amux,
+            "hold_up": self.hold_up,
         }
 
     def calm_seconds(self) -> float:
@@ -45,7 +47,7 @@ class Faults:
         if slot.host is None or slot.host.crashed:
             return
         self._world.replicas.end(slot)
-        self._lasts(seconds)
+        self.lasts(seconds)
         self._world.loop.call_later(seconds, self._world.replicas.start_again, slot, slot.host)
 
     def restart(self, replica: int, seconds: float) -> None:
@@ -76,8 +78,12 @@ class Faults:
             self._world.loop.call_later(0.0005, self.freeze, replica, seconds)
             return
         host.frozen = True
-        self._lasts(seconds)
+        self.lasts(seconds)
         self._world.loop.call_later(seconds, host.thaw)
+
+    def hold_up(self, replica: int, operation: str, how: HoldUp, where: str, seconds: float) -> None:
+        """The next transaction with an operation is held up, before it runs or before its answer."""
+        self._world.replicas.slots[replica].held_up.append(HeldUp(operation, how, where == "before", seconds))
 
     def clock(self, replica: int, seconds: float) -> None:
         """The wall clock of a host is set."""
@@ -85,7 +91,7 @@ class Faults:
         slot.wall_ahead += seconds
         if slot.host is not None:
             slot.host.wall_ahead += seconds
-        self._lasts(0.0)
+        self.lasts(0.0)
 
     def database(self, kind: str, seconds: float, replica: int | None = None) -> None:
         """The database is bad for a while; with `replica`, for that one alone."""
@@ -104,17 +110,19 @@ class Faults:
                 case _:
                     weather.slow_share, weather.slow_seconds = 0.6, LATE_ANSWERS
             self._world.loop.call_later(seconds, weather.clear)
-        self._lasts(seconds + (LATE_ANSWERS if kind == "hanging" else 6.0))
+        self.lasts(seconds + (LATE_ANSWERS if kind == "hanging" else 6.0))
 
     def amux(self, kind: Trouble, seconds: float) -> None:
         """amux is in trouble for a while."""
         self._world.amux.trouble = kind
         # A refused key is asked about again after pauses that double: the last one may be as long as the trouble.
-        self._lasts(3 * seconds + 10.0 if kind in {Trouble.REFUSING, Trouble.THROTTLED} else seconds + 6.0)
+        self.lasts(3 * seconds + 10.0 if kind in {Trouble.REFUSING, Trouble.THROTTLED} else seconds + 6.0)
         self._world.loop.call_later(seconds, self._good_amux)
 
     def end(self) -> None:
         """From now on nothing goes wrong any more."""
+        for slot in self._world.replicas.slots:
+            slot.held_up.clear()
         for weather in self._world.server.weather.values():
             weather.clear()
         self._good_amux()
@@ -123,7 +131,8 @@ class Faults:
     def _good_amux(self) -> None:
         self._world.amux.trouble = Trouble.NONE
 
-    def _lasts(self, seconds: float) -> None:
+    def lasts(self, seconds: float) -> None:
+        """Something is wrong for so long."""
         self._lasting += 1
         self._world.loop.call_later(seconds, self._recovered)
 

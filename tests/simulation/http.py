@@ -52,7 +52,7 @@ class _Connection(asyncio.Transport):
         self._received += data
 
     def close(self) -> None:
-        if not self.closing:
+        if not self.closing and not self._loop.is_closed():
             self.closing = True
             self._loop.call_external(self._delay, self._arrive, context=WORLD)
             self._loop.call_soon(self.protocol.connection_lost, None)

@@ -18,6 +18,8 @@ CHECK_WINDOW = 0.25  # seconds between the store's answer about a claim and the 
 PAUSE_SECONDS = 6.0  # every replica follows a pause within 5
 POLL_GRACE = 3.0  # a replica learns of a task that another one closed within about a second
 SLACK = 0.002
+LEASE_LEFT = 0.5  # of a second before the end of a lease, in which nothing is sent; the clocks have an error
+LAPSED_SECONDS = 1.0  # for which polls may go on without a lease
 FINAL = ("settled", "cancelled")
 
 
@@ -42,6 +44,7 @@ class Invariants:
     state: Snapshot = EMPTY
     removed: dict[str, float] = field(default_factory=dict)  # from the outbox: when
     claimed: dict[str, tuple[str, Host]] = field(default_factory=dict)  # by delivery: the lease, and who made it
+    lapsed: dict[Host | None, float] = field(default_factory=dict)  # since when a host polls without a lease
     closed: dict[str, float] = field(default_factory=dict)  # by task_id: when its last open task closed
 
     # --- after a commit -------------------------------------------------------------------------------------------
@@ -117,6 +120,8 @@ class Invariants:
                 continue
             require(old["attempts"] <= row["attempts"], f"attempts of {delivery_id} went down")
             if old["state"] != "pending" and row["state"] == "pending":
+                if self.world.loop.time() < self.ledger.dead_asked_until:
+                    self.ledger.resend_asked.add(delivery_id)
                 require(delivery_id in self.ledger.resend_asked, f"{delivery_id} is pending again")
             if old["state"] == "pending" and row["state"] != "pending":
                 self._delivery_ended(row, after)
@@ -209,10 +214,22 @@ class Invariants:
             return
         assert row is not None
         replica, _ = self.world.replicas.identity_of(host)
+        self._lease(host, f"{post.id} is sent", LEASE_LEFT)
         require(claim["holder"] == replica, f"{post.id} is sent by {replica}; the claim is {claim['holder']}'s")
         if self.world.plan.shared:
             early = row["next_attempt_at"] - (EPOCH + now) - SLACK - 2 * self.world.plan.wall_error
             require(early <= 0, f"{post.id} is sent {early:.3f} s too early")
+
+    def _lease(self, host: Host | None, what: str, seconds: float) -> None:
+        """The replica of a host has a lease, which lasts for some more seconds."""
+        if not self.world.plan.shared:
+            return
+        name, epoch = self.world.replicas.identity_of(host)
+        row = self.state.replicas.get(name)
+        require(row is not None and row["epoch"] == epoch, f"{what} by {name} {epoch}, whose lease has ended")
+        assert row is not None
+        left = row["expires_at"] - EPOCH - self.world.loop.time()
+        require(left > seconds, f"{what} by {name}, whose lease lasts {left:.3f} s")
 
     @property
     def _window(self) -> float:
@@ -220,6 +237,14 @@ class Invariants:
 
     def on_poll(self, task_id: str, host: Host | None) -> None:
         """A poll begins: its task is open, or its owner cannot know yet that it is not."""
+        try:
+            self._lease(host, f"{task_id} is polled", 0.0)
+        except Violation:
+            # Until its next tick a replica may poll what it has loaded, or has before it froze: the result is refused.
+            if self.world.loop.time() - self.lapsed.setdefault(host, self.world.loop.time()) > LAPSED_SECONDS:
+                raise
+        else:
+            self.lapsed.pop(host, None)
         closed = self.closed.get(task_id)
         if closed is not None:
             ago = self.world.loop.time() - closed

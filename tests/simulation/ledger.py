@@ -44,7 +44,8 @@ class Ledger:
     """Delivery id, and when the resend was answered with 202."""
     resend_asked: set[str] = field(default_factory=set)
     """Deliveries for which a resend was requested, answered or not."""
-
+    dead_asked_until: float = 0.0
+    """Until when a request to send all dead deliveries again may be carried out."""
     paused: dict[str, float] = field(default_factory=dict)
     """Receivers whose pause was answered, and when."""
     ever_paused: set[str] = field(default_factory=set)

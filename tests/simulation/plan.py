@@ -1,11 +1,20 @@
 """The plan of a seed: the world's settings, and what apps, operators and faults do, and when. It can be shrunk."""
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from random import Random
 from typing import Any
 
 from tests.simulation.amux import Course, End, Route, Trouble
 from tests.simulation.receivers import Kind
+
+
+class HoldUp(StrEnum):
+    """What holds up a transaction: its process stops, or the database does not answer."""
+
+    FREEZE = "freeze"
+    HANG = "hang"
+
 
 STATUS_EVENTS = ("video.queued", "video.in_progress")
 TERMINAL_EVENTS = ("video.completed", "video.failed", "video.timed_out", "video.unavailable")
@@ -39,6 +48,7 @@ class Plan:
     amux_slow: float
     courses: tuple[Course, ...]
     actions: tuple[Action, ...]
+    per_host: int = 16
 
     def without(self, dropped: set[int]) -> "Plan":
         """The plan without some of its actions."""
@@ -59,6 +69,7 @@ def make_plan(seed: int) -> Plan:
     actions += _requests(random, span, len(actions))
     if troubled > 0.2:
         actions += _faults(random, span, replicas, courses, shared=shared, many=troubled > 0.7)
+        actions += _hold_ups(random, span, replicas, shared=shared)
     return Plan(
         seed=seed,
         replicas=replicas,
@@ -72,6 +83,7 @@ def make_plan(seed: int) -> Plan:
         amux_slow=random.choice((0.0, 0.1, 0.5)),
         courses=courses,
         actions=tuple(sorted(actions, key=lambda one: one.at)),
+        per_host=random.choice((1, 2, 16)),
     )
 
 
@@ -172,4 +184,18 @@ def _faults(
                 found.append(Action(at, "amux", (trouble, random.choice((1.0, 5.0, 12.0)))))
             case _:
                 found.append(Action(at, "clock", (replica, random.choice((-3600.0, -8.0, 8.0, 3600.0)))))
+    return found
+
+
+def _hold_ups(random: Random, span: float, replicas: int, *, shared: bool) -> list[Action]:
+    """Trouble at the worst moment: a process freezes, or the database hangs, in the middle of a certain transaction."""
+    found: list[Action] = []
+    for _ in range(random.choice((0, 1, 1, 2)) if shared else random.choice((0, 0, 1))):
+        how, where = random.choice(list(HoldUp)), random.choice(("before", "after"))
+        seconds = random.choice((2.0, 3.9, 9.5, 12.0, 20.0) if how is HoldUp.FREEZE else (2.0, 3.9, 9.5, 12.0))
+        operation = random.choice(
+            ("claim", "claim", "settle", "record_attempts", "record_statuses", "register", "renew")
+        )
+        at = 1_001.0 + span * random.random()
+        found.append(Action(at, "hold_up", (random.randrange(replicas), operation, how, where, seconds)))
     return found

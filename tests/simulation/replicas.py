@@ -1,7 +1,8 @@
 """The replicas of a world: starting, stopping and losing the process that runs each bridge."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tests.simulation.database import SimulatedDatabase
 from tests.simulation.hosts import Host
 from tests.simulation.http import WORLD, Caller, Listener
 from tests.simulation.invariants import Violation
+from tests.simulation.plan import HoldUp
 from tests.simulation.receivers import SimulatedSender
 
 if TYPE_CHECKING:
@@ -21,8 +23,19 @@ if TYPE_CHECKING:
 
 APP, OPERATOR = "app-token-of-the-simulation", "operator-token-of-the-simulation"
 ATTEMPT_SECONDS = 3.0
+FREEZE_WITHIN = 0.01  # seconds that a transaction takes in which its process freezes
 PATIENCE = 12.0  # seconds that a caller waits; the bridge promises its 503 within 5
 LONGEST_STOP = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """The next transaction with an operation is held up for so many seconds: before it runs, or before its answer."""
+
+    operation: str
+    how: HoldUp
+    before: bool
+    seconds: float
 
 
 @dataclass(eq=False)
@@ -37,6 +50,7 @@ class Slot:
     wall_ahead: float = 0.0
     starting: "asyncio.Task[Any] | None" = None
     stopping: bool = False
+    held_up: list[HeldUp] = field(default_factory=list)  # what is to happen in its next transactions
 
 
 class Replicas:
@@ -53,7 +67,7 @@ class Replicas:
 
         def latency(name: str, function: Any) -> tuple[float, float]:
             if name == "bridge-writer":
-                return weather.latency(routine=_is_routine(function))
+                return self._held_up(slot, function, weather.latency(routine=_is_routine(function)))
             return weather.latency(routine=True) if name == "bridge-reader" else (0.0005, 0.0005)
 
         host = Host(world.loop, Random(world.random.getrandbits(64)), slot.name, latency)
@@ -82,7 +96,7 @@ class Replicas:
         )
         world.loop.listeners.append(bound)
         try:
-            runtime = await Runtime.start(_settings(world.plan.retries), adapters)
+            runtime = await Runtime.start(_settings(world.plan.retries, world.plan.per_host), adapters)
         except Exception as error:  # noqa: BLE001  a service manager starts it again
             world.note(f"{slot.name} does not start: {error}")
             world.loop.call_later(1.0, self.start_again, slot, host, context=WORLD)
@@ -122,6 +136,25 @@ class Replicas:
                 database.close()
         slot.runtime = slot.caller = None
 
+    def _held_up(self, slot: Slot, write: Any, latency: tuple[float, float]) -> tuple[float, float]:
+        """The latency of a transaction, which may be one that a fault waits for."""
+        operations = {call.operation.__name__ for call in write.args[0]}
+        found = next((one for one in slot.held_up if one.operation in operations), None)
+        if found is None:
+            return latency
+        slot.held_up.remove(found)
+        before, after = latency
+        seconds = found.seconds if found.how is HoldUp.HANG else FREEZE_WITHIN
+        self._world.note(f"{slot.name} is held up in {found.operation}: {found}")
+        if found.how is HoldUp.FREEZE:
+            moment = (0.0 if found.before else before) + FREEZE_WITHIN / 2
+            self._world.loop.call_later(
+                moment, self._world.faults.freeze, int(slot.name[-1]), found.seconds, context=WORLD
+            )
+        else:
+            self._world.faults.lasts(found.seconds + 6.0)
+        return (before + seconds, after) if found.before else (before, after + seconds)
+
     def identity_of(self, host: Host | None) -> tuple[str, int]:
         """The id and the epoch under which the bridge of a host believes to be known to the database."""
         for slot in self.slots:
@@ -147,29 +180,26 @@ async def _resolve(_host: str, _port: int) -> list[str]:
     return ["93.184.216.34"]
 
 
-_SETTINGS: dict[str, Settings] = {}
-
-
-def _settings(retries: str) -> Settings:
-    if retries not in _SETTINGS:
-        _SETTINGS[retries] = load(
-            None,
-            amux_api_key="sk-one",
-            amux_base_url="https://amux.example",
-            port=8080,
-            tokens=f"shop:{APP}",
-            operator_tokens=f"night:{OPERATOR}",
-            database_url="postgresql://simulated/bridge",
-            database_wait_seconds=0,
-            encryption_keys="MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
-            signing_secrets="whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
-            poll_first_delay_seconds=1,
-            poll_interval_seconds=1,
-            poll_max_interval_seconds=3,
-            poll_request_timeout_seconds=3,
-            delivery_retry_delays_seconds=retries,
-            delivery_timeout_seconds=ATTEMPT_SECONDS,
-            content_cache_bytes=0,
-            drain_timeout_seconds=5,
-        )
-    return _SETTINGS[retries]
+@lru_cache(maxsize=64)
+def _settings(retries: str, per_host: int) -> Settings:
+    return load(
+        None,
+        amux_api_key="sk-one",
+        amux_base_url="https://amux.example",
+        port=8080,
+        tokens=f"shop:{APP}",
+        operator_tokens=f"night:{OPERATOR}",
+        database_url="postgresql://simulated/bridge",
+        database_wait_seconds=0,
+        encryption_keys="MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+        signing_secrets="whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+        poll_first_delay_seconds=1,
+        poll_interval_seconds=1,
+        poll_max_interval_seconds=3,
+        poll_request_timeout_seconds=3,
+        delivery_retry_delays_seconds=retries,
+        delivery_timeout_seconds=ATTEMPT_SECONDS,
+        delivery_concurrency_per_host=per_host,
+        content_cache_bytes=0,
+        drain_timeout_seconds=5,
+    )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 ANSWER_SECONDS = 5.5
+LATE_SECONDS = 60.0  # after which a request that was not answered is carried out no more
 
 Then: TypeAlias = Callable[[Reply, float], None]
 """Gets an answer, and when the request was sent."""
@@ -77,6 +78,7 @@ class Requests:
     def resend_dead(self) -> None:
         """An operator has all dead deliveries sent again."""
         self._ledger.resend_asked.update(self._world.invariants.state.deliveries)
+        self._ledger.dead_asked_until = self._world.loop.time() + LATE_SECONDS
         self._send(OPERATOR, "POST", "/deliveries/retry", {"state": "dead"}, lambda _reply, _asked: None)
 
     def pause(self, receiver: str) -> None:
