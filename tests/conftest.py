@@ -4,6 +4,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -14,6 +15,7 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.databases import NoServer, PostgresServer, delete_rows, migrated_file, run, running_server
 from tests.programs import skip_or_fail
+from tests.store_limits import FACTOR, store_limits_times
 
 KINDS = ("sqlite", "postgres")
 
@@ -31,6 +33,20 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the checks first: the longest takes a sixth of the whole run, and other tests can run beside it."""
     items.sort(key=lambda item: item.path.name != "test_checks.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_stores() -> Iterator[None]:
+    """Ten times the store's time limits, in this process: a slow machine fails no test whose subject they are not."""
+    with store_limits_times(FACTOR):
+        yield
+
+
+@pytest.fixture
+def real_store_limits() -> Iterator[None]:
+    """The real time limits of stores that the test opens, for tests that check them."""
+    with store_limits_times(1):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -92,9 +108,15 @@ def sqlite_store(migrated_sqlite: Path, encryption_key: str) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def postgres_stores(postgres_server: PostgresServer, encryption_key: str) -> Iterator[list[Store]]:
-    """As `sqlite_store`, on PostgreSQL: four replicas of one bridge."""
+    """As `sqlite_store`, on PostgreSQL: four replicas of one bridge.
+
+    Their clocks agree. Each was compared with the server's, and a busy machine makes that differ by its delays.
+    """
     url = postgres_server.migrated()
     opened = [run(open_store(url, [encryption_key], Metrics())) for _ in range(4)]
+    clocks: Any = [one._database for one in opened]
+    for clock in clocks:
+        clock._epoch_offset = clocks[0]._epoch_offset
     yield opened
     for one in opened:
         run(one.close())

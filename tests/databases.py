@@ -4,7 +4,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -24,6 +23,7 @@ from bridge.store.database import Database, PostgresDatabase, SqliteDatabase
 from bridge.store.migrate import migrate
 from bridge.store.schema import metadata
 from bridge.store.store import Store
+from tests.ports import free_port
 
 Result = TypeVar("Result")
 
@@ -115,7 +115,7 @@ def running_server(settings: Sequence[str] = SETTINGS) -> Iterator[PostgresServe
     try:
         if user is not None:
             os.chown(home, user.pw_uid, user.pw_gid)
-        data, log, port = home / "data", home / "log", _free_port()
+        data, log, port = home / "data", home / "log", free_port()
         _run([initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"], user, home)
         options = " ".join(f"-c {setting}" for setting in settings)
         listening = f"-c listen_addresses=127.0.0.1 -p {port} -k {home} {options}"
@@ -215,9 +215,3 @@ def _run(command: Sequence[str | Path], user: pwd.struct_passwd | None, folder: 
         if done.returncode:
             output.seek(0)
             raise RuntimeError(f"{Path(command[0]).name} failed: {output.read()[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

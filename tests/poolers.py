@@ -12,7 +12,8 @@ from pathlib import Path
 import psycopg
 from sqlalchemy.engine import make_url
 
-from tests.databases import _free_port, _unprivileged_user
+from tests.databases import _unprivileged_user
+from tests.ports import free_port
 from tests.programs import program
 
 START_SECONDS = 20.0
@@ -22,7 +23,7 @@ START_SECONDS = 20.0
 def pgbouncer(server_url: str, mode: str) -> Iterator[str]:
     """Start PgBouncer in a pooling mode; yields the URL of the same database through it."""
     path = program("pgbouncer", "pgbouncer")
-    server, port = make_url(server_url), _free_port()
+    server, port = make_url(server_url), free_port()
     folder = Path(tempfile.mkdtemp(prefix="bridge-pgbouncer-"))  # its user may not enter pytest's folders
     config, users = folder / "pgbouncer.ini", folder / "users.txt"
     users.write_text('"postgres" ""\n')

@@ -6,8 +6,7 @@ import threading
 import pytest
 
 from bridge.aio.threads import Stopped, Threads, run_once
-
-SAFETY_SECONDS = 8.0
+from tests.waiting import SAFETY_SECONDS
 
 
 class Gate:

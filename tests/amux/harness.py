@@ -27,7 +27,7 @@ async def clients() -> AsyncIterator[MakeClient]:
     async with AsyncExitStack() as stack:
 
         def make(base_url: str, **options: Any) -> AmuxClient:
-            options.setdefault("timeout_seconds", 5.0)
+            options.setdefault("timeout_seconds", 30.0)
             client = AmuxClient(base_url, user_agent="amux-bridge/test", wall_clock=lambda: NOW, **options)
             stack.push_async_callback(client.close)
             return client

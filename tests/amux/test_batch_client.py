@@ -13,6 +13,7 @@ from bridge.core.model import TaskStatus
 from bridge.sandbox import Behaviour, Platform, Sandbox
 from tests.amux.harness import KEY, MakeClient, answer
 from tests.scripted_server import ScriptedServer, StartServer, endless, raw, reset, silence
+from tests.waiting import SAFETY_SECONDS
 
 IDS = ["task_1", "task_2"]
 ROWS = [{"id": 1, "task_id": "task_1", "platform": "50", "status": "IN_PROGRESS"}]
@@ -131,7 +132,7 @@ async def test_an_answer_that_does_not_come_is_a_failure_within_the_time_of_a_po
     start_server: StartServer, make_client: MakeClient
 ) -> None:
     server = await start_server(silence)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SAFETY_SECONDS):
         found = await make_client(server.url, timeout_seconds=0.1).read_many(IDS, KEY)
     assert isinstance(found, BatchFailed)
     assert found.code == "timeout"

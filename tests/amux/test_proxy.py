@@ -14,6 +14,7 @@ from bridge.amux.wire import created_task
 from bridge.core.errors import StoreUnavailable, TooManyWatches
 from tests.amux.harness import KEY, MakeClient, answer
 from tests.scripted_server import StartServer
+from tests.waiting import SAFETY_SECONDS
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ async def test_each_check_gets_the_number_of_reserved_places(proxy: AmuxProxy) -
         seen.append(places)
 
     callers = [asyncio.create_task(proxy.run_to_completion(proceed.wait, check)) for _ in range(3)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while len(seen) < 3:
             await asyncio.sleep(0)
         proceed.set()

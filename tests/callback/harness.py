@@ -16,6 +16,10 @@ OPEN = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"), ip_network("::1/
 ALL_LOOPBACK = TargetPolicy(allow_networks=(ip_network("127.0.0.0/8"),))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BODY = b'{"id":"evt_1"}'
+SHORT_SECONDS = (
+    1.0  # a limit for attempts that reach it: a busy machine must connect and read a status line in this time
+)
+AT_MOST_SECONDS = 10.0  # an attempt that keeps to this limit does not take longer on a busy machine
 
 MakeSender = Callable[..., Sender]
 
@@ -29,7 +33,7 @@ async def senders() -> AsyncIterator[MakeSender]:
             names: dict[str, list[list[str]]] | None = None,
             *,
             policy: TargetPolicy = OPEN,
-            timeout_seconds: float = 5.0,
+            timeout_seconds: float = 30.0,
             ssl_context: ssl.SSLContext | None = None,
         ) -> Sender:
             async def resolve(host: str, port: int) -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bridge.callback.answer_head import HeadReader, NotHttp
 from bridge.core.delivery import problem_of
 from bridge.core.model import Answered
-from tests.callback.harness import BODY, MakeSender, code_of, post
+from tests.callback.harness import AT_MOST_SECONDS, BODY, SHORT_SECONDS, MakeSender, code_of, post
 from tests.programs import program
 from tests.scripted_server import StartServer, WriteAnswer, raw
 
@@ -85,10 +85,10 @@ async def test_a_status_of_2xx_in_time_is_a_success_although_its_head_never_ends
     start_receiver: StartServer, make_sender: MakeSender, answer: WriteAnswer
 ) -> None:
     receiver = await start_receiver(answer)
-    result = await make_sender(timeout_seconds=0.3).send(receiver.url, {}, BODY)
+    result = await make_sender(timeout_seconds=SHORT_SECONDS).send(receiver.url, {}, BODY)
     assert isinstance(result.answer, Answered)
     assert result.answer.status in {200, 204}
-    assert result.duration_seconds < 1
+    assert result.duration_seconds < AT_MOST_SECONDS
     assert receiver.connections == 1
 
 

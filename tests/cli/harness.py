@@ -21,11 +21,12 @@ from bridge.core.signing import Secret
 from bridge.sandbox import Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import load
+from tests.waiting import SAFETY_SECONDS
 
 SECRET = Secret(b"c" * 32)
 OTHER_SECRET = Secret(b"o" * 32)
 TOKEN = "shop-token-1"
-CALL_TIMEOUT_SECONDS = 60.0  # for processes, which take seconds to start on a busy machine
+CALL_TIMEOUT_SECONDS = SAFETY_SECONDS  # for processes, which take seconds to start on a busy machine
 
 
 @dataclass(frozen=True)

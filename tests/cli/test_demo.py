@@ -16,9 +16,10 @@ import pytest
 
 from bridge.cli.demo.tasks import DEMO_TASKS
 from tests.cli.terminal_screen import shown_lines
+from tests.waiting import SAFETY_SECONDS
 
 # The demo promises 20 s on an idle machine. This machine may be loaded, so the test allows more.
-CALL_TIMEOUT_SECONDS = 90.0
+CALL_TIMEOUT_SECONDS = SAFETY_SECONDS
 BAD_SETTINGS = {
     "AMUX_API_KEY": "not a key",
     "AMUX_BASE_URL": "ftp://",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import unused_port
 
 from bridge.core.signing import Secret, Signer
 from tests.cli.harness import CALL_TIMEOUT_SECONDS, OTHER_SECRET, SECRET, Command, CommandResult
+from tests.ports import free_port
 
 BODY = json.dumps({"type": "video.completed", "data": {"url": "https://videos.example/\u0007.mp4"}}).encode()
 
@@ -26,7 +26,7 @@ def run_listen(
     command: Command, *messages: Mapping[str, str], arguments: tuple[str, ...] = ()
 ) -> tuple[CommandResult, list[int]]:
     """Runs `listen` and posts BODY with each of these headers. Returns the result and the answers' statuses."""
-    port = unused_port()
+    port = free_port()
     answers: list[int] = []
 
     async def post() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from bridge.cli import feed
 from bridge.core.signing import SignatureMismatch
@@ -18,6 +17,7 @@ from bridge.store.replicas import LOCAL, Replica
 from bridge.store.retention import delete_ended
 from tests.cli.harness import OTHER_SECRET, SECRET, BridgeInThread, Command, bridge_in_thread, process
 from tests.cli.local_receiver import local_receiver
+from tests.ports import free_port
 
 NEVER_SENT = ("--events", "video.failed")  # a completed task has a terminal event that is not sent
 WITH_STATUS = ("--events", "video.queued,video.in_progress,video.failed")
@@ -89,7 +89,7 @@ def test_the_next_run_goes_on_where_the_last_one_ended(
 
 def test_an_event_is_repeated_until_the_local_address_accepts_it(command: Command, bridge: BridgeInThread) -> None:
     made = [complete(command, bridge, name) for name in ("a", "b")]
-    port = unused_port()
+    port = free_port()
 
     def come_up() -> None:
         down.wait(30)
@@ -274,6 +274,6 @@ def test_a_file_that_holds_no_cursor_or_cannot_be_written_is_one_sentence(
 
 
 def test_without_a_bridge_the_command_fails_at_once(command: Command) -> None:
-    result = command("listen", "--pull", BRIDGE_URL=f"http://127.0.0.1:{unused_port()}", BRIDGE_TOKEN="t")
+    result = command("listen", "--pull", BRIDGE_URL=f"http://127.0.0.1:{free_port()}", BRIDGE_TOKEN="t")
     assert result.code == 1
     assert "is `amux-bridge serve` running" in result.err

@@ -170,18 +170,16 @@ def test_sigterm_while_the_database_hangs_ends_the_start(tmp_path: Path) -> None
             folder=tmp_path,
             BRIDGE_PORT="0",
             BRIDGE_DATABASE_URL=url,
+            BRIDGE_DATABASE_WAIT_SECONDS="600",
             BRIDGE_ENCRYPTION_KEYS="ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY=",
             BRIDGE_TOKENS="shop:token-1",
         ) as running:
             connection, _ = silent.accept()
-            sent_at = time.monotonic()
             running.send_signal(signal.SIGTERM)
-            out, err = running.communicate()
-            seconds = time.monotonic() - sent_at
+            out, err = running.communicate()  # long before the wait for the database would end
             connection.close()
     assert (running.returncode, err) == (0, "")
     assert json.loads(out.splitlines()[-1])["event"] == "stopped"
-    assert seconds < 10
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process 1")

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from bridge.cli.errors import CommandFailed
 from bridge.cli.retry import parse_time
 from bridge.core.ids import event_id
 from bridge.core.model import EventType
 from tests.cli.harness import SECRET, BridgeInThread, Command, bridge_in_thread
+from tests.ports import free_port
 
 CLOSED_PORT_URL = "http://127.0.0.1:9/"  # the discard port: nothing listens on it
 
@@ -114,7 +114,7 @@ def test_a_wrong_token_is_reported_with_the_variable_to_set(command: Command, br
 
 
 def test_an_unreachable_bridge_is_reported_with_what_to_check(command: Command) -> None:
-    url = f"http://127.0.0.1:{unused_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     result = command("retry", "evt_1", BRIDGE_URL=url)
     assert result.code == 1
     assert result.err == (

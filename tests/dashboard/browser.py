@@ -9,16 +9,21 @@ from typing import Literal
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
-from tests.dashboard.harness import OPERATOR_TOKEN, TIMEOUT_SECONDS, Bridge
+from tests.dashboard.harness import OPERATOR_TOKEN, Bridge
+from tests.waiting import SAFETY_SECONDS
 
 FLAGS = (
     *("--no-sandbox", "--headless", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>\u202e"
-WAIT_MILLISECONDS = TIMEOUT_SECONDS * 1000  # of Playwright
+LASTING_MESSAGES = """{
+  const { setTimeout } = window;
+  window.setTimeout = (run, wait, ...more) => setTimeout(run, wait === 2000 ? 1e9 : wait, ...more);
+}"""
+WAIT_MILLISECONDS = SAFETY_SECONDS * 1000  # of Playwright
 expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
@@ -61,6 +66,21 @@ class Tab:
         """Open a watch with a click on its row."""
         await self.page.locator(".row", has_text=watch_id).get_by_role("link").click()
         await expect(self.page.locator("#timeline li").first).to_be_visible()
+
+    async def allow_clipboard(self) -> None:
+        """Let the page use the clipboard. The message of a button that has copied stays there."""
+        await self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await self.page.add_init_script(LASTING_MESSAGES)
+
+    async def clipboard(self, button: Locator) -> str:
+        """The text that a button has copied."""
+        await expect(button).to_contain_text("Copied")
+        text: str = await self.page.evaluate("navigator.clipboard.readText()")
+        return text
+
+    async def expect_focus(self, script: str) -> None:
+        """Wait until a script finds the focus where it should be: `active` is the focused element."""
+        await self.page.wait_for_function(f"(({{ activeElement: active }}) => {script})(document)")
 
     async def focused(self) -> str:
         """The focused element: its id, its name or its text."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -16,8 +15,8 @@ from bridge.sandbox import Behaviour, Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings import settings as bridge_settings
 from bridge.web.dashboard.context import DashboardContext
+from tests.waiting import SAFETY_SECONDS
 
-TIMEOUT_SECONDS = 30.0  # far more than any step takes: a test that waits so long has failed
 KEY = "sk-configured-0123456789"
 APP_TOKEN = "app-token-1234"
 OPERATOR_TOKEN = "operator-token-1234"
@@ -32,7 +31,7 @@ FAST_SETTINGS: Mapping[str, str] = {
     "poll_interval_seconds": "0.1",
     "poll_max_interval_seconds": "0.3",
     "delivery_retry_delays_seconds": "0.05",
-    "delivery_timeout_seconds": "5",
+    "delivery_timeout_seconds": "20",
     "drain_timeout_seconds": "2",
 }
 Condition = Callable[[Any], bool]
@@ -94,12 +93,12 @@ class Operator:
 
     async def wait_for(self, event: str, condition: Condition, query: str = "") -> Any:
         """The data of the live stream's first event with this name for which `condition` is true."""
-        options: Any = {"headers": {"Cookie": self.cookie}, "timeout": aiohttp.ClientTimeout(sock_read=TIMEOUT_SECONDS)}
+        options: Any = {"headers": {"Cookie": self.cookie}, "timeout": aiohttp.ClientTimeout(sock_read=SAFETY_SECONDS)}
         async with self.bridge.session.get(f"{self.bridge.url}/page/live{query}", **options) as answer:
             assert answer.status == 200, await answer.text()
             last: Any = None
             try:
-                async with asyncio.timeout(TIMEOUT_SECONDS):
+                async with asyncio.timeout(SAFETY_SECONDS):
                     async for name, data in events_of(answer):
                         last = data if name == event else last
                         if name == event and condition(data):
@@ -172,13 +171,6 @@ class Bridge:
         operator = await self.operator()
         await operator.wait_for("overview", lambda overview: overview["figures"]["dead"] == count)
         return ids
-
-
-def free_port() -> int:
-    """A port without a listener."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class FastRuntime(Runtime):

@@ -7,7 +7,8 @@ from playwright.async_api import Browser, expect
 
 from bridge.sandbox import Behaviour, Outcome
 from tests.dashboard.browser import Tab, tab_of
-from tests.dashboard.harness import Bridge, free_port, running_bridge
+from tests.dashboard.harness import Bridge, running_bridge
+from tests.ports import free_port
 from tests.programs import npm_install
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]

@@ -26,7 +26,8 @@ from bridge.store.records import Counts
 from bridge.web.dashboard.alert import Alert, AlertInputs, Kind, Level
 from bridge.web.dashboard.alerts import current_alerts
 from bridge.web.dashboard.formatting import counted, sentence, size, span
-from tests.dashboard.harness import KEY, free_port, running_bridge
+from tests.dashboard.harness import KEY, running_bridge
+from tests.ports import free_port
 
 NOW = 1_795_446_245.0
 READY = Readiness("ready", {"store": "ok", "scheduler": "ok", "drain": "ok", "amux": "ok"}, ())

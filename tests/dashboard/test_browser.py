@@ -94,9 +94,9 @@ async def test_a_watch_is_opened_and_cancelled_by_keyboard(browser: Browser, tmp
         await expect(page.locator("#watch-details")).to_contain_text(ids[1])
         for name in ("Copy: the task id", "Close the watch", "Copy: the watch id"):
             await page.keyboard.press("Tab")
-            assert await page.evaluate("document.activeElement.getAttribute('aria-label')") == name
+            await tab.expect_focus(f"active.getAttribute('aria-label') === '{name}'")
         await page.keyboard.press("Tab")
-        assert "Cancel the watch" in await tab.focused()
+        await tab.expect_focus("active.textContent.includes('Cancel the watch')")
         await page.keyboard.press("Enter")
         dialog = page.get_by_role("dialog", name="Cancel this watch?")
         await expect(dialog).to_be_visible()
@@ -111,7 +111,7 @@ async def test_a_watch_is_opened_and_cancelled_by_keyboard(browser: Browser, tmp
         await expect(page.locator("#watch-title")).to_be_focused()
         await page.keyboard.press("Escape")
         await expect(page.locator("#watch")).to_be_hidden()
-        assert await page.evaluate("document.activeElement.closest('.row').textContent.includes('cancelled')")
+        await tab.expect_focus("active.closest('.row')?.textContent.includes('cancelled')")
 
 
 async def test_every_element_that_tab_reaches_has_a_visible_focus(browser: Browser, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ async def test_on_a_narrow_screen_tab_stays_in_the_open_watch(browser: Browser, 
             await tab.page.keyboard.press("Tab")
             assert await tab.page.evaluate("document.activeElement.closest('main, header.topbar') === null")
         await tab.page.keyboard.press("Escape")
-        assert await tab.page.evaluate("document.querySelector('main:not([hidden])').inert") is False
+        await expect(tab.page.locator("main:not([hidden])")).to_have_js_property("inert", False)
 
 
 # --- what it shows ------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ async def test_one_dead_callback_is_sent_again_from_its_watch(browser: Browser, 
         await tab.page.get_by_role("button", name="Send again", exact=True).focus()
         await tab.page.keyboard.press("Enter")
         await expect(tab.page.locator("#watch-deliveries")).to_contain_text("delivered, 2 attempts")
-        assert await tab.focused() == "Send again"
+        await tab.expect_focus("active.textContent === 'Send again'")
         await expect(tab.page.locator("#watch-message")).to_have_text("video.completed will be sent now, as attempt 2.")
 
 

@@ -8,7 +8,8 @@ from playwright.async_api import Browser, expect
 
 from bridge.sandbox import Behaviour, Outcome
 from tests.dashboard.browser import tab_of
-from tests.dashboard.harness import free_port, running_bridge
+from tests.dashboard.harness import running_bridge
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
@@ -57,7 +58,7 @@ async def test_a_receiver_is_paused_and_resumed_by_keyboard(browser: Browser, tm
         dialog = page.get_by_role("dialog", name="Pause this receiver?")
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
-        assert "Pause…" in await tab.focused()
+        await tab.expect_focus("active.textContent.includes('Pause…')")
         await page.keyboard.press("Enter")
         await page.keyboard.press("Shift+Tab")
         await page.keyboard.press("Enter")

@@ -8,7 +8,8 @@ from playwright.async_api import Browser, Page, expect
 
 from bridge.sandbox import Behaviour, Outcome
 from tests.dashboard.browser import Tab, tab_of
-from tests.dashboard.harness import Bridge, free_port, running_bridge
+from tests.dashboard.harness import Bridge, running_bridge
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
@@ -117,7 +118,7 @@ async def test_an_alert_opens_by_keyboard_and_stays_open_while_it_changes(browse
         top = await top_of_table(page)
         await fail_receivers(bridge, tab, 4)
         await expect(page.locator(".alert details[open] .explanation")).to_contain_text("1 callback is pending")
-        assert await page.evaluate("document.activeElement.localName") == "summary"
+        await tab.expect_focus("active.localName === 'summary'")
         assert await top_of_table(page) == top
         await page.keyboard.press("Enter")
         await expect(page.locator(".alert details[open]")).to_have_count(0)
@@ -138,14 +139,14 @@ async def test_without_an_operator_token_the_page_says_so_and_how_to_set_one(bro
 async def test_without_a_watch_the_page_has_the_first_command(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         page = tab.page
+        await tab.allow_clipboard()
         await tab.sign_in()
         await expect(page.locator("#empty")).to_contain_text("No watch yet")
         command = await page.locator("#empty pre").text_content() or ""
         assert command.startswith(f"curl -s {bridge.url}/watch -H 'Content-Type: application/json'")
         assert "Authorization: Bearer TOKEN" in command
-        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         await page.locator("#empty button").click()
-        assert await page.evaluate("navigator.clipboard.readText()") == command
+        assert await tab.clipboard(page.locator("#empty button")) == command
         await page.select_option("select[name=state]", "settled")
         await expect(page.locator("#empty")).to_contain_text("No watch matches these filters")
         await page.select_option("select[name=state]", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, expect
 from standardwebhooks.webhooks import Webhook
 
 from bridge.sandbox import Behaviour, Outcome
@@ -18,11 +18,6 @@ from tests.programs import program
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
-
-
-async def clipboard(page: Page) -> str:
-    text: str = await page.evaluate("navigator.clipboard.readText()")
-    return text
 
 
 async def test_the_curl_command_of_the_payload_sends_a_valid_callback(browser: Browser, tmp_path: Path) -> None:
@@ -41,7 +36,7 @@ async def test_the_curl_command_of_the_payload_sends_a_valid_callback(browser: B
     local = f"http://127.0.0.1:{runner.addresses[0][1]}/local"
     async with running_bridge(tmp_path, signing_secrets=SECRET) as bridge, tab_of(browser, bridge) as tab:
         page = tab.page
-        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await tab.allow_clipboard()
         watch = await bridge.register(context={"quote": 'it\'s "5.0" \\ ünï', "n": 5.0}, headers={"X-Auth": "hidden"})
         await tab.sign_in()
         await tab.open(watch["id"])
@@ -50,12 +45,14 @@ async def test_the_curl_command_of_the_payload_sends_a_valid_callback(browser: B
         await expect(dialog).to_contain_text("webhook-signature: v1,")
         await expect(dialog).to_contain_text("X-Auth: ********")
         await expect(dialog).to_contain_text('"n": 5.0')
-        await dialog.get_by_role("button", name="Copy: the payload").click()
-        payload = await clipboard(page)
+        button = dialog.get_by_role("button", name="Copy: the payload")
+        await button.click()
+        payload = await tab.clipboard(button)
         assert json.loads(payload)["data"]["watch_id"] == watch["id"]
         await dialog.get_by_label("Address").fill(local)
-        await dialog.get_by_role("button", name="Copy curl").click()
-        command = await clipboard(page)
+        button = dialog.get_by_role("button", name="Copy curl")
+        await button.click()
+        command = await tab.clipboard(button)
         sent = await asyncio.create_subprocess_exec("sh", "-c", command)
         assert await sent.wait() == 0
         [(body, headers)] = got
@@ -63,7 +60,7 @@ async def test_the_curl_command_of_the_payload_sends_a_valid_callback(browser: B
         Webhook(SECRET).verify(body, headers)
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
-        assert await tab.focused() == "Payload and curl…"
+        await tab.expect_focus("active.textContent === 'Payload and curl…'")
     await runner.cleanup()
 
 
@@ -85,7 +82,7 @@ async def test_each_event_of_a_watch_can_be_chosen(browser: Browser, tmp_path: P
 async def test_ids_and_the_url_are_copied(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         page = tab.page
-        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await tab.allow_clipboard()
         watch = await bridge.register()
         await tab.sign_in()
         await tab.open(watch["id"])
@@ -99,15 +96,14 @@ async def test_ids_and_the_url_are_copied(browser: Browser, tmp_path: Path) -> N
         ):
             button = page.get_by_role("button", name=f"Copy: {name}")
             await button.press("Enter")
-            await expect(button).to_contain_text("Copied")
-            assert await clipboard(page) == text
+            assert await tab.clipboard(button) == text
 
 
 async def test_without_a_clipboard_the_text_is_copied_all_the_same(browser: Browser, tmp_path: Path) -> None:
     """Browsers have no clipboard for pages over plain http from another machine."""
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         page = tab.page
-        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await tab.allow_clipboard()
         await page.add_init_script("Object.defineProperty(Navigator.prototype, 'clipboard', { value: undefined })")
         watch = await bridge.register()
         await tab.sign_in()
@@ -116,7 +112,7 @@ async def test_without_a_clipboard_the_text_is_copied_all_the_same(browser: Brow
         await expect(page.get_by_role("button", name="Copy: the watch id")).to_contain_text("Copied")
         await page.locator("#q").click()
         await page.keyboard.press("Control+V")
-        assert await page.locator("#q").input_value() == watch["id"]
+        await expect(page.locator("#q")).to_have_value(watch["id"])
 
 
 async def test_attempts_that_repeat_are_one_entry_and_a_change_is_shown(browser: Browser, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from bridge.sandbox import PRIVATE_MARK, Behaviour, Outcome
-from tests.dashboard.harness import APP_TOKEN, KEY, Bridge, free_port, running_bridge
+from tests.dashboard.harness import APP_TOKEN, KEY, Bridge, running_bridge
+from tests.ports import free_port
+from tests.waiting import SAFETY_SECONDS
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
@@ -146,7 +148,7 @@ async def test_the_stream_ends_when_the_bridge_stops(tmp_path: Path) -> None:
         operator = await bridge.operator()
         async with bridge.session.get(f"{bridge.url}/page/live", headers={"Cookie": operator.cookie}) as answer:
             await answer.content.readline()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SAFETY_SECONDS):
                 await bridge.runtime.stop()
                 await answer.read()
 

@@ -13,6 +13,7 @@ from bridge.web.dashboard.sessions import SESSION_SECONDS, Sessions, WrongToken
 from bridge.web.rate_limits import FAILURES_A_MINUTE, FAILURES_IN_ALL, SignInLimits, TooManySignIns
 from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Operator, running_bridge
 from tests.dashboard.proxy import proxied
+from tests.waiting import SAFETY_SECONDS
 
 KEY = b"k" * 32
 T0 = 1_795_446_245.0
@@ -334,7 +335,7 @@ async def test_a_live_stream_ends_with_its_session(tmp_path: Path) -> None:
         async with bridge.session.get(f"{bridge.url}/page/live", headers={"Cookie": operator.cookie}) as answer:
             await answer.content.readline()
             await operator.post("/page/sign-out")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SAFETY_SECONDS):
                 await answer.read()
 
 

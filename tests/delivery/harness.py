@@ -30,12 +30,12 @@ from bridge.store.open import open_store
 from bridge.store.records import DeliveryView, EncryptedFields, NewWatch, PollNote, Settlement, StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from tests.waiting import SAFETY_SECONDS
 
 SECRET = new_secret(b"s" * 32)
 LOOPBACK = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),))
 AT_ONCE = RetryPolicy(delays=(0, 0, 0))
 DONE = TaskSnapshot(status=TaskStatus.COMPLETED, url="https://videos.example/1.mp4")
-SAFETY_SECONDS = 30.0  # ends a test that hangs; a busy machine may need long
 TICK_SECONDS = 0.01
 
 Answer = Callable[["Receiver"], Awaitable[web.Response]]

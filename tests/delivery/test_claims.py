@@ -9,7 +9,8 @@ from aiohttp import web
 
 from bridge.core.model import TERMINAL_EVENTS, DeliveryState, EventType
 from bridge.core.schedule import RetryPolicy
-from tests.delivery.harness import SAFETY_SECONDS, Harness, Receiver, hang, ok, settlement, status
+from tests.delivery.harness import Harness, Receiver, hang, ok, settlement, status
+from tests.waiting import SAFETY_SECONDS
 
 LATER = RetryPolicy(delays=(1000,))
 WITH_STATUS_EVENTS = TERMINAL_EVENTS | {EventType.IN_PROGRESS}

@@ -9,6 +9,7 @@ import pytest
 
 from bridge.core.model import DeliveryState
 from tests.delivery.harness import Harness, ok
+from tests.waiting import SAFETY_SECONDS
 
 
 class Descriptors:
@@ -49,7 +50,7 @@ async def test_a_shortage_of_the_bridge_uses_up_no_attempt_and_is_logged_once(
     for _ in range(4):  # several tries, one a second
         refused = descriptors.refused
         harness.clock.ahead += 1.0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while descriptors.refused == refused:
                 await asyncio.sleep(0.01)
     view = await harness.view(due[0].id)

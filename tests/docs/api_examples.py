@@ -21,6 +21,7 @@ from bridge.web.server import MAX_LINE_BYTES
 from tests.dashboard.harness import APP_TOKEN, KEY, OPERATOR_TOKEN, Bridge, running_bridge
 from tests.docs.example_recorder import APP, Recorder, request, running_receiver
 from tests.programs import program
+from tests.waiting import SAFETY_SECONDS
 
 NEVER = Behaviour(queue_seconds=0, outcome=Outcome.NEVER)
 DONE = Behaviour(queue_seconds=0, run_seconds=0)
@@ -173,7 +174,7 @@ async def record_errors(recorder: Recorder) -> None:
     await error("precondition_failed", "GET", f"/watch/{done}/content", headers={"If-Match": '"another"'})
     await error("range_not_satisfiable", "GET", f"/watch/{done}/content", headers={"Range": "bytes=9999999-"})
     await error("expectation_failed", "GET", "/watch", headers={"Expect": "200-ok"})
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while not (deliveries := (await watch_of(recorder, cancelled["id"]))["deliveries"]):
             await asyncio.sleep(0.02)  # a pause between two requests
     await recorder.bridge.request("DELETE", f"/watch/{cancelled['id']}", headers=APP)
@@ -196,7 +197,7 @@ async def raw(recorder: Recorder, head: str, body: str = "") -> Any:
     """The body of the answer to bytes that no client sends. A body is sent after `100 Continue`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(recorder.bridge.url.rpartition(":")[2]))
     writer.write(head.encode())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SAFETY_SECONDS):
         if body:
             await reader.readuntil(b"100 Continue\r\n\r\n")
             writer.write(body.encode())

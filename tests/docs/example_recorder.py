@@ -17,6 +17,7 @@ from bridge.sandbox import Behaviour
 from bridge.web.api.samples import TOKENS, Example, Examples, Request, curl_of, python_of
 from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Bridge
 from tests.docs import test_api as api_tour
+from tests.waiting import SAFETY_SECONDS
 
 EXCERPT_LINES = 6  # of an answer that is no JSON
 RUNNING = "in_progress"
@@ -43,7 +44,7 @@ class Receiver:
 
     async def until(self, *types: str) -> None:
         """Wait until an event of each type has come."""
-        async with asyncio.timeout(60), self.changed:
+        async with asyncio.timeout(SAFETY_SECONDS), self.changed:
             await self.changed.wait_for(lambda: self.events.keys() >= set(types))
 
 
@@ -139,7 +140,7 @@ class Recorder:
 
     async def settled(self, watch_id: str) -> Any:
         """The watch, as soon as it is settled and nothing of it is pending."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while True:
                 answer = await self.bridge.request("GET", f"/watch/{watch_id}?wait_seconds=30", headers=APP)
                 watch = answer.json
@@ -149,7 +150,7 @@ class Recorder:
 
     async def seen_running(self, watch_id: str) -> None:
         """Wait until a poll has seen the watch's task running."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while (await self.bridge.request("GET", f"/watch/{watch_id}", headers=APP)).json["task"][
                 "status"
             ] != RUNNING:

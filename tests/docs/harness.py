@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp.test_utils import unused_port
 
 from bridge.sandbox import Behaviour, Sandbox
-from tests.e2e.receiver import SAFETY_SECONDS
+from tests.ports import free_port
+from tests.waiting import SAFETY_SECONDS
 
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -217,7 +217,7 @@ async def open_workspace(folder: Path) -> AsyncIterator[Workspace]:
     """A workspace in an empty folder, and the stand-in for amux, for as long as the context is open."""
     amux = Sandbox(default=Behaviour(queue_seconds=0, run_seconds=0))
     amux_url = await amux.start()
-    port = unused_port()
+    port = free_port()
     own = {name: value for name, value in os.environ.items() if not name.startswith(("BRIDGE_", "AMUX_"))}
     environ = {
         **own,
@@ -228,6 +228,6 @@ async def open_workspace(folder: Path) -> AsyncIterator[Workspace]:
         "BRIDGE_PORT": str(port),
     }
     try:
-        yield Workspace(folder, amux, environ, port, unused_port())
+        yield Workspace(folder, amux, environ, port, free_port())
     finally:
         await amux.stop()

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import unused_port
 
 from bridge.sandbox import Behaviour
 from tests.docs.harness import README, ROOT, Workspace, all_text, block, text
+from tests.ports import free_port
 from tests.programs import program
 
 # The README says in words how to stop what the commands with a key have started.
@@ -30,7 +30,7 @@ def test_the_whole_tour_without_a_key_works_in_one_terminal_within_three_minutes
     # The interpreter of this run may have another name than the reader's.
     demo = block(README, "sh", "amux-bridge demo").replace("python3 ", f"{sys.executable} ")
     tour = block(README, "sh", "serve --sandbox") + block(README, "sh", "kill $bridge; wait")
-    port = unused_port()
+    port = free_port()
     script = f"{demo}\n{tour}".replace("127.0.0.1:8080", f"127.0.0.1:{port}")
     environ = {**os.environ, "BRIDGE_PORT": str(port)}
     began = time.monotonic()

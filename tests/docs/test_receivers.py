@@ -18,8 +18,9 @@ from openai import InvalidWebhookSignatureError
 from bridge.core.signing import Secret, Signer, parse_secret
 from tests.docs.harness import DOCS, README, Workspace, block
 from tests.docs.sender import CONTEXT, Sender
-from tests.e2e.receiver import SAFETY_SECONDS, SECRET
+from tests.e2e.receiver import SECRET
 from tests.programs import program
+from tests.waiting import SAFETY_SECONDS
 
 RECEIVERS = DOCS / "receivers.md"
 OTHER = Secret(b"x" * 32)

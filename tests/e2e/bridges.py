@@ -24,7 +24,9 @@ import orjson
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import env_name, load
 from bridge.store.database import connect
-from tests.e2e.receiver import SAFETY_SECONDS, SECRET
+from tests.e2e.receiver import SECRET
+from tests.waiting import HELD_SECONDS, SAFETY_SECONDS
+from tests.working_time import working_seconds
 
 APP = {"Authorization": "Bearer app-token-1234"}
 OTHER_APP = {"Authorization": "Bearer other-token-1234"}
@@ -45,7 +47,7 @@ FAST_SETTINGS: Mapping[str, str] = {
     "poll_interval_seconds": "0.1",
     "poll_max_interval_seconds": "0.3",
     "delivery_retry_delays_seconds": "0.1,0.2,0.4,0.8,1.6,3,3,3,3,3,3,3",
-    "delivery_timeout_seconds": "5",
+    "delivery_timeout_seconds": "20",
     "drain_timeout_seconds": "10",
 }
 
@@ -57,7 +59,7 @@ SHORT_LEASE: Mapping[str, Any] = {"lease": SHORT_LEASE_SECONDS}
 
 @dataclass
 class Answer:
-    """An answer of the API with its whole body."""
+    """An answer of the API with its whole body. `seconds` is how long it took, without the delays of a busy machine."""
 
     status: int
     headers: Mapping[str, str]
@@ -78,11 +80,10 @@ class Bridge:
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
         """Sends one request as the app `shop`, unless `headers` has another token."""
-        clock = asyncio.get_running_loop().time
-        started = clock()
+        started = working_seconds()
         options["headers"] = {**APP, **(options.pop("headers", None) or {})}
         async with self.session.request(method, self.url + path, **options) as response:
-            return Answer(response.status, response.headers, await response.read(), clock() - started)
+            return Answer(response.status, response.headers, await response.read(), working_seconds() - started)
 
     async def get(self, path: str, **options: Any) -> Any:
         answer = await self.ask("GET", path, **options)
@@ -113,7 +114,7 @@ class Bridge:
 
     async def final(self, watch_id: str) -> Any:
         """Returns a watch when it is final."""
-        watch = await self.watch(watch_id, SAFETY_SECONDS)
+        watch = await self.watch(watch_id, HELD_SECONDS)
         assert watch["state"] != "active", watch
         return watch
 
@@ -138,7 +139,7 @@ class Bridge:
 async def connect_to(url: str) -> AsyncIterator[Bridge]:
     """Connects to the bridge at a URL."""
     connector = aiohttp.TCPConnector(limit=50)
-    timeout = aiohttp.ClientTimeout(total=90)
+    timeout = aiohttp.ClientTimeout(total=SAFETY_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield Bridge(url, session)
 

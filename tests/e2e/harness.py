@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from bridge.sandbox import Behaviour, Outcome, Sandbox
 from bridge.sandbox.sweep import SWEEP_SECONDS
-from tests.e2e.receiver import SAFETY_SECONDS, Receiver, Responder, accept, receiving
+from tests.e2e.receiver import Receiver, Responder, accept, receiving
+from tests.waiting import SAFETY_SECONDS
 
 
 @dataclass

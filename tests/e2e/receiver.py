@@ -12,9 +12,10 @@ import orjson
 from aiohttp import web
 from standardwebhooks import Webhook
 
+from tests.waiting import SAFETY_SECONDS
+
 SECRET = "whsec_" + "Q" * 43 + "="
 STATUS_TYPES = frozenset({"video.queued", "video.in_progress"})
-SAFETY_SECONDS = 40.0  # for a wait that normally takes a second: the machine may be slow and busy
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 
 from tests.e2e.bridges import APP, OPERATOR, Bridge, Process, serving
 from tests.e2e.harness import Environment, environment
-from tests.e2e.receiver import SAFETY_SECONDS, hold
+from tests.e2e.receiver import hold
+from tests.waiting import SAFETY_SECONDS
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from bridge.settings.settings import env_name
 from tests.e2e.bridges import FAST_SETTINGS, check_all_delivered, connect_to
 from tests.e2e.harness import environment
-from tests.e2e.receiver import SAFETY_SECONDS
+from tests.waiting import SAFETY_SECONDS
 
 
 async def test_the_command_serves_and_stops_cleanly(

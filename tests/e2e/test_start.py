@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +15,11 @@ from bridge.core.errors import StoreUnavailable
 from bridge.service import process
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import env_name, load
-from tests.databases import PostgresServer, _free_port
+from tests.databases import PostgresServer
 from tests.e2e.bridges import FAST_SETTINGS
-from tests.e2e.receiver import SAFETY_SECONDS
+from tests.ports import free_port
 from tests.replicas.harness import run_proxy
+from tests.waiting import SAFETY_SECONDS
 
 
 @asynccontextmanager
@@ -55,21 +55,19 @@ async def test_sigterm_ends_a_start_that_waits_for_a_silent_or_missing_server(
     url = postgres_server.migrated()
     async with run_proxy(url) as proxy:
         proxy.silent_after = silent_after
-        used = proxy.url(url) if silent_after is not None else f"postgres://postgres@127.0.0.1:{_free_port()}/db"
-        async with serve(tmp_path, database_url=used) as running:
+        used = proxy.url(url) if silent_after is not None else f"postgres://postgres@127.0.0.1:{free_port()}/db"
+        async with serve(tmp_path, database_url=used, database_wait_seconds="600") as running:
             line = await wait_for_line(running, "waiting_for_database")
-            assert line["seconds_at_most"] == 30
-            began = time.monotonic()
+            assert line["seconds_at_most"] == 600
             running.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(SAFETY_SECONDS):
+            async with asyncio.timeout(SAFETY_SECONDS):  # it ends long before the wait for the database would
                 lines, errors = await running.communicate()
-            assert time.monotonic() - began < 5
             assert (running.returncode, errors) == (0, b"")
             assert [json.loads(text)["event"] for text in lines.splitlines()] == ["stopped"]
 
 
 async def test_a_start_that_gives_up_says_why_in_one_sentence(tmp_path: Path) -> None:
-    url = f"postgres://u:hidden@127.0.0.1:{_free_port()}/db"
+    url = f"postgres://u:hidden@127.0.0.1:{free_port()}/db"
     async with serve(tmp_path, database_url=url, database_wait_seconds="0.2") as running:
         async with asyncio.timeout(SAFETY_SECONDS):
             lines, errors = await running.communicate()

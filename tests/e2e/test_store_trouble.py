@@ -264,7 +264,7 @@ async def test_a_delivery_whose_result_cannot_be_written_is_not_sent_again(eithe
 async def test_it_is_not_sent_again_even_if_its_claim_expires_meanwhile(env: Environment) -> None:
     env.receiver.responder = hold
     claim_expires_after = 5 + 15 + 2  # the attempt's timeout, the claim's margin, and a reserve
-    async with serving(env.database_url, env.amux_url) as (process, bridge):
+    async with serving(env.database_url, env.amux_url, delivery_timeout_seconds="5") as (process, bridge):
         watch = await bridge.register(env.finished_task(), env.receiver.url)
         await env.receiver.until(lambda: bool(env.receiver.arrived))
         with locked(env.database_url, process):

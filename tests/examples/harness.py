@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp.test_utils import unused_port
 
 from bridge.core.signing import Secret
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import load
+from tests.ports import free_port
 from tests.programs import npm_install, program
+from tests.waiting import SAFETY_SECONDS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SECRET, OTHER = Secret(b"e" * 32), Secret(b"x" * 32)
 TOKEN = "shop-token-1"
 AMUX_KEY = "sk-example"
-PROGRAM_TIMEOUT_SECONDS = 60.0  # a program takes seconds to start on a busy machine
+PROGRAM_TIMEOUT_SECONDS = SAFETY_SECONDS  # a program takes seconds to start on a busy machine
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class RunningReceiver:
 @asynccontextmanager
 async def running_receiver(example: Path, folder: Path, environ: Mapping[str, str]) -> AsyncIterator[RunningReceiver]:
     """Start a receiver and wait until it accepts connections."""
-    port = unused_port()
+    port = free_port()
     variables = environment({**environ, "WEBHOOK_SECRET": SECRET.text, "PORT": str(port)})
     program = await asyncio.create_subprocess_exec(
         interpreter(example), str(example), cwd=folder, env=variables, stdout=asyncio.subprocess.PIPE

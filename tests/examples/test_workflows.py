@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from bridge.core.signing import Signer
 from tests.examples.harness import (
@@ -30,6 +30,7 @@ from tests.examples.harness import (
     environment,
     running_receiver,
 )
+from tests.ports import free_port
 from tests.programs import npm_install, program
 
 WORKFLOWS = EXAMPLES / "workflows"
@@ -47,7 +48,7 @@ def packages(*names: str) -> None:
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
-    port = unused_port()
+    port = free_port()
     command = [program("redis-server", "redis-server"), "--port", str(port), "--save", "", "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -114,7 +115,7 @@ async def test_without_the_broker_the_event_stays_with_the_bridge(
     harness: BridgeHarness, tmp_path: Path, package: str, name: str
 ) -> None:
     packages(package, "redis")
-    environ = {"BROKER_URL": f"redis://127.0.0.1:{unused_port()}/0"}
+    environ = {"BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"}
     async with running_receiver(WORKFLOWS / f"{name}.py", tmp_path, environ) as receiver:
         watch = await harness.register(harness.completed_task(), receiver.url)
         async with asyncio.timeout(PROGRAM_TIMEOUT_SECONDS):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.databases import _free_port
+from tests.ports import free_port
 from tests.programs import program
 
 START_SECONDS = 20.0
@@ -22,7 +22,7 @@ def nginx(server: str) -> Iterator[str]:
     Yields its URL. Everything else has nginx's default.
     """
     path = program("nginx", "nginx-light")
-    folder, port = Path(tempfile.mkdtemp(prefix="bridge-nginx-")), _free_port()
+    folder, port = Path(tempfile.mkdtemp(prefix="bridge-nginx-")), free_port()
     temporary = "\n".join(
         f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )

@@ -12,7 +12,8 @@ from typing import Any
 
 import psycopg
 
-from tests.databases import SETTINGS, START_SECONDS, _binary, _free_port, _run, _unprivileged_user
+from tests.databases import SETTINGS, START_SECONDS, _binary, _run, _unprivileged_user
+from tests.ports import free_port
 
 _CAUGHT_UP = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()"
 
@@ -74,7 +75,7 @@ class Pair:
 def primary_and_standby() -> Iterator[Pair]:
     """Starts both. Raises NoServer when PostgreSQL is not installed."""
     user, home = _unprivileged_user(), Path(tempfile.mkdtemp(prefix="bridge-standby-"))
-    primary, standby = Server(home, "primary", _free_port()), Server(home, "standby", _free_port())
+    primary, standby = Server(home, "primary", free_port()), Server(home, "standby", free_port())
     try:
         if user is not None:
             os.chown(home, user.pw_uid, user.pw_gid)

@@ -10,10 +10,10 @@ import pytest
 from tests.databases import NoServer, PostgresServer, running_server
 from tests.e2e.bridges import FAST_SETTINGS, Bridge
 from tests.e2e.harness import Environment
-from tests.e2e.receiver import SAFETY_SECONDS
 from tests.field.harness import check_works, serving
 from tests.field.standby import primary_and_standby
 from tests.programs import skip_or_fail
+from tests.waiting import SAFETY_SECONDS
 
 KEYS = FAST_SETTINGS["encryption_keys"]
 RECOVERY_SECONDS = 15.0  # "well within seconds"; the rest is for a busy machine

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.databases import PostgresServer, _free_port
+from tests.databases import PostgresServer
 from tests.e2e.bridges import FAST_SETTINGS, connect_to
 from tests.e2e.harness import Environment
 from tests.field.harness import check_works, program, serving
 from tests.field.relay import relay
+from tests.ports import free_port
 
 pytestmark = pytest.mark.long
 KEYS = FAST_SETTINGS["encryption_keys"]
@@ -18,7 +19,7 @@ KEYS = FAST_SETTINGS["encryption_keys"]
 async def test_a_start_waits_for_the_database_and_says_so_once(
     folder: Path, env: Environment, postgres_server: PostgresServer
 ) -> None:
-    port, url = _free_port(), make_url(postgres_server.empty())
+    port, url = free_port(), make_url(postgres_server.empty())
     late = url.set(port=port, drivername="postgres").render_as_string(hide_password=False)
     async with program(folder, amux_base_url=env.amux_url, database_url=late, encryption_keys=KEYS) as running:
         await running.wait_for_log("waiting_for_database")
@@ -34,7 +35,7 @@ async def test_the_host_of_several_that_answers_is_used(
     folder: Path, env: Environment, postgres_server: PostgresServer
 ) -> None:
     name = postgres_server.empty().rpartition("/")[2]
-    url = f"postgres://postgres@127.0.0.1:{_free_port()},127.0.0.1:{postgres_server.port}/{name}"
+    url = f"postgres://postgres@127.0.0.1:{free_port()},127.0.0.1:{postgres_server.port}/{name}"
     async with serving(folder, env, database_url=url, encryption_keys=KEYS) as (running, bridge):
         await check_works(env, bridge)
         await running.stop()
@@ -44,7 +45,7 @@ async def test_what_stands_between_may_break_off_and_come_back(
     folder: Path, env: Environment, postgres_server: PostgresServer
 ) -> None:
     """A pooler or a proxy that restarts: requests are answered with 503 meanwhile, and nothing is lost."""
-    port = _free_port()
+    port = free_port()
     url = make_url(postgres_server.empty()).set(port=port).render_as_string(hide_password=False)
     async with relay(postgres_server.port, port=port):
         serve = serving(folder, env, database_url=url, encryption_keys=KEYS)

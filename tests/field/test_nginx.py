@@ -11,12 +11,13 @@ import yaml
 from openai import AsyncOpenAI, AuthenticationError, UnprocessableEntityError
 
 from bridge.sandbox.video import MP4
-from tests.databases import PostgresServer, _free_port
+from tests.databases import PostgresServer
 from tests.e2e.bridges import APP, FAST_SETTINGS, ROOT, Bridge, connect_to
 from tests.e2e.harness import Environment
-from tests.e2e.receiver import SAFETY_SECONDS
 from tests.field.harness import check_works, serving
 from tests.field.nginx import nginx
+from tests.ports import free_port
+from tests.waiting import SAFETY_SECONDS
 
 pytestmark = pytest.mark.long
 KEYS = FAST_SETTINGS["encryption_keys"]
@@ -58,7 +59,7 @@ async def check_page(bridge: Bridge) -> None:
 
 
 async def test_below_a_path_with_a_foreign_host_everything_works(folder: Path, env: Environment) -> None:
-    port = _free_port()
+    port = free_port()
     with nginx(below_a_path(port)) as proxy:
         async with serving(folder, env, port=str(port), public_url=proxy + PREFIX) as (running, direct):
             async with connect_to(proxy + PREFIX) as bridge:
@@ -77,7 +78,7 @@ async def test_below_a_path_with_a_foreign_host_everything_works(folder: Path, e
 
 
 async def test_events_are_not_held_back_by_the_proxys_buffer(folder: Path, env: Environment) -> None:
-    port = _free_port()
+    port = free_port()
     with nginx(below_a_path(port)) as proxy:
         async with serving(folder, env, port=str(port)) as (running, _), connect_to(proxy + PREFIX) as bridge:
             task = env.running_task()
@@ -99,7 +100,7 @@ async def test_the_proxy_of_the_compose_example_hides_the_death_of_a_replica(
 ) -> None:
     compose = (ROOT / "examples/compose/replicas.yaml").read_text()
     config = yaml.safe_load(re.sub(r"(?<!\$)\$\{\w+[^}]*\}", "x", compose))["configs"]["nginx"]["content"]
-    ports = [_free_port(), _free_port()]
+    ports = [free_port(), free_port()]
     config = config.replace("$$", "$").replace("listen 8080", "listen 127.0.0.1:PORT")
     for number, port in enumerate(ports, 1):
         config = config.replace(f"bridge-{number}:8080", f"127.0.0.1:{port}")
@@ -126,7 +127,7 @@ async def test_the_proxy_of_the_compose_example_hides_the_death_of_a_replica(
 async def test_the_openai_sdk_creates_a_video_through_the_proxy_and_shows_our_errors(
     folder: Path, env: Environment
 ) -> None:
-    port = _free_port()
+    port = free_port()
     with nginx(below_a_path(port)) as proxy:
         async with serving(folder, env, port=str(port), drop_in="true") as (running, bridge):
             base_url = f"{proxy}{PREFIX}/v1"

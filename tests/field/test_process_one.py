@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Environment
-from tests.e2e.receiver import SAFETY_SECONDS
 from tests.field.harness import Program, check_works, need, program, serving
+from tests.waiting import SAFETY_SECONDS
 
 PREFIX = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 MOMENTS = ("python", "_pydantic_core", "orjson", "uvloop", "sqlalchemy")

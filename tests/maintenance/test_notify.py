@@ -28,6 +28,7 @@ from bridge.maintenance.notify_process import send
 from bridge.settings import settings as bridge_settings
 from tests.certificates import certificate_authority
 from tests.dashboard.harness import running_bridge
+from tests.waiting import SAFETY_SECONDS
 
 SENTENCE = "The receiver app.example:443 fails."
 TOKEN = "hidden-token-0123456789"
@@ -191,7 +192,7 @@ async def test_a_running_bridge_tells_people_and_uses_no_proxy_of_the_environmen
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with local_server() as (url, got), running_bridge(tmp_path, notify_urls=f"{url}/{TOKEN}") as bridge:
         await bridge.register(status=410)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SAFETY_SECONDS):
             message = (await got.get())["message"]
     assert message.startswith("1 delivery is dead at the receiver 127.0.0.1:")
 
@@ -206,7 +207,7 @@ async def test_a_failure_is_logged_without_the_url_and_the_others_get_their_mess
             notifier.send([SENTENCE])
             notifier.send(["A second one."])
             assert notifier._sending is not None
-            await asyncio.wait_for(notifier._sending, 60)
+            await asyncio.wait_for(notifier._sending, SAFETY_SECONDS)
         assert (await got.get())["message"] == (await got.get())["message"] == f"{SENTENCE}\nA second one."
     [line] = [one for one in caplog.records if one.getMessage() == "notify_failed"]
     assert line.__dict__["bridge_fields"]["services"] == ["json"]
@@ -220,7 +221,7 @@ async def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         notifier = AppriseNotifier([f"json://127.0.0.1:{hanging.getsockname()[1]}"])
         notifier.send([SENTENCE])
         assert notifier._sending is not None
-        await asyncio.wait_for(notifier._sending, 30)
+        await asyncio.wait_for(notifier._sending, SAFETY_SECONDS)
 
 
 # --- the start ----------------------------------------------------------------------------------------------------

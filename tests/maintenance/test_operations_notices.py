@@ -13,7 +13,8 @@ from standardwebhooks import Webhook
 
 from bridge.core.errors import BadSetting
 from bridge.sandbox import Behaviour, Outcome
-from tests.dashboard.harness import TIMEOUT_SECONDS, Bridge, running_bridge
+from tests.dashboard.harness import Bridge, running_bridge
+from tests.waiting import SAFETY_SECONDS
 
 SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ="
 
@@ -36,7 +37,7 @@ class OperationsReceiver:
 
     async def wait_for(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first notice that meets a condition."""
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while True:
                 self.changed.clear()
                 if found := [one for one in self.received if condition(one)]:

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from bridge.aio.system import SYSTEM
 from bridge.maintenance.scheduler import ClockTimezone, Interval, Scheduler
+from tests.waiting import SAFETY_SECONDS
 
 YEAR_2100 = 4_102_444_800.0
-SAFETY_SECONDS = 8.0
 
 
 def test_the_present_of_a_clock_timezone_is_that_of_its_clock() -> None:

@@ -16,7 +16,7 @@ from bridge.core.model import Outcome
 from bridge.polling.poller import Poller
 from bridge.polling.state import PolledTask
 from bridge.store.records import RegisteredWatch
-from tests.polling.harness import Harness
+from tests.polling.harness import AMUX_SECONDS, Harness
 from tests.polling.scripted_amux import Answer
 
 BATCH = BatchPolicy(interval=0.02)
@@ -103,7 +103,9 @@ async def batch_amux() -> AsyncIterator[tuple[BatchAmux, AmuxClient]]:
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    client = AmuxClient(f"http://127.0.0.1:{runner.addresses[0][1]}", user_agent="amux-bridge/test", timeout_seconds=5)
+    client = AmuxClient(
+        f"http://127.0.0.1:{runner.addresses[0][1]}", user_agent="amux-bridge/test", timeout_seconds=AMUX_SECONDS
+    )
     try:
         yield amux, client
     finally:
@@ -122,9 +124,12 @@ class Bench:
     watches: dict[str, RegisteredWatch] = field(default_factory=dict)
 
     async def register(self, *ids: str, polled: bool = True, **options: Any) -> None:
-        for task_id in ids:
-            poller = self.poller if polled else None
-            self.watches[task_id] = await self.harness.register(task_id, poller, **options)
+        """Register a watch on each task. The poller gets all tasks at once: its first batch has them all."""
+        found = {task_id: await self.harness.register(task_id, **options) for task_id in ids}
+        self.watches |= found
+        for registered in found.values():
+            if polled and registered.task is not None:
+                self.poller.add(registered.task, options.get("api_key"))
 
     def task(self, task_id: str) -> PolledTask:
         return self.poller._tasks[self.watches[task_id].task_row]

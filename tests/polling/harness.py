@@ -24,19 +24,20 @@ from bridge.store.records import CONFIGURED, EncryptedFields, NewWatch, Register
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.store.builders import register
+from tests.waiting import SAFETY_SECONDS
 
 KEY = "sk-configured-key"
 QUICK = PollPolicy(first_delay=0.01, interval=0.02, max_interval=0.05)
 RUNNING = Behaviour(queue_seconds=0, outcome=End.NEVER)
 DONE = Behaviour(queue_seconds=0, run_seconds=0)
-WAIT_SECONDS = 30.0  # only a failing test waits so long
+AMUX_SECONDS = 30.0  # the limit of a poll: no poll reaches it because the machine is busy
 
 
 class GatedClient(AmuxClient):
     """Keeps the answer to one poll, counted from 1, back until `gate` is set."""
 
     def __init__(self, base_url: str, poll: int) -> None:
-        super().__init__(base_url, user_agent="amux-bridge/test", timeout_seconds=5)
+        super().__init__(base_url, user_agent="amux-bridge/test", timeout_seconds=AMUX_SECONDS)
         self.gate = asyncio.Event()
         self.polls = 0
         self._gated_poll = poll
@@ -109,7 +110,7 @@ class Harness:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds. It is checked after each change, and at least 100 times a second."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while not condition():
                 self._changed.clear()
                 try:
@@ -174,7 +175,7 @@ class Harness:
 
     async def past_deadline(self) -> None:
         """Wait until the store has an overdue watch."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while not await self.store.overdue(None, 1):
                 await asyncio.sleep(0.01)
 
@@ -225,7 +226,7 @@ async def open_harness(folder: Path, sandbox: Sandbox | None = None) -> AsyncIte
         sandbox = sandbox or Sandbox()
         base_url = await sandbox.start()
         stack.push_async_callback(sandbox.stop)
-        client = AmuxClient(base_url, user_agent="amux-bridge/test", timeout_seconds=5)
+        client = AmuxClient(base_url, user_agent="amux-bridge/test", timeout_seconds=AMUX_SECONDS)
         stack.push_async_callback(client.close)
         harness = Harness(store, sandbox, client, metrics, path)
         ticking = asyncio.create_task(harness.tick_pollers())

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from bridge.amux.client import AmuxClient
+from tests.polling.harness import AMUX_SECONDS
 
 Answer = tuple[int, Any]
 
@@ -54,7 +55,9 @@ async def scripted_amux() -> AsyncIterator[tuple[ScriptedAmux, AmuxClient]]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    client = AmuxClient(f"http://127.0.0.1:{runner.addresses[0][1]}", user_agent="amux-bridge/test", timeout_seconds=5)
+    client = AmuxClient(
+        f"http://127.0.0.1:{runner.addresses[0][1]}", user_agent="amux-bridge/test", timeout_seconds=AMUX_SECONDS
+    )
     try:
         yield amux, client
     finally:

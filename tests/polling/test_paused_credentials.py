@@ -11,7 +11,7 @@ from bridge.core.schedule import PollPolicy
 from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
-from tests.polling.harness import DONE, KEY, QUICK, RUNNING, Harness
+from tests.polling.harness import AMUX_SECONDS, DONE, KEY, QUICK, RUNNING, Harness
 from tests.polling.scripted_amux import live, nested, scripted_amux
 
 
@@ -87,7 +87,7 @@ async def test_after_a_429_all_tasks_wait_for_the_time_that_amux_asks_for(harnes
 
 
 async def test_a_wrong_base_url_ends_no_watch_and_is_reported_while_it_lasts(harness: Harness) -> None:
-    wrong = AmuxClient(f"{await _base(harness)}/wrong", user_agent="amux-bridge/test", timeout_seconds=5)
+    wrong = AmuxClient(f"{await _base(harness)}/wrong", user_agent="amux-bridge/test", timeout_seconds=AMUX_SECONDS)
     poller = harness.poller(client=wrong)
     watch = await harness.register(harness.sandbox.create_task(DONE), poller, age=3000)
     await harness.until(lambda: harness.sandbox.unknown_paths.total() >= 8)

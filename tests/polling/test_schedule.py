@@ -9,6 +9,7 @@ from bridge.core.schedule import PollPolicy
 from bridge.polling.schedule import steps_of_loaded
 from bridge.polling.state import Phase
 from tests.polling.schedule_harness import POLICY, REFUSED, ScheduleHarness
+from tests.waiting import SAFETY_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,7 @@ async def test_the_timer_wakes_the_workers_no_sooner_than_in_two_milliseconds() 
     seconds = harness.timer_seconds()
     assert seconds is not None
     assert 0 < seconds <= 0.0021
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SAFETY_SECONDS):
         await harness.woken.wait()
 
 

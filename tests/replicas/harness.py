@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 from tests.e2e.bridges import Bridge, Process, rows, serving
 from tests.e2e.harness import Environment
-from tests.e2e.receiver import SAFETY_SECONDS
+from tests.waiting import SAFETY_SECONDS
 
 TAKEOVER_SECONDS = 15.0
 

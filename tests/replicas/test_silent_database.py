@@ -11,7 +11,7 @@ from tests.e2e.bridges import runtime
 from tests.e2e.harness import Environment
 from tests.replicas.harness import PostgresProxy, run_proxy
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("real_store_limits")]
 LIMIT_SECONDS = 5.0
 
 

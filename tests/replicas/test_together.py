@@ -13,8 +13,9 @@ from bridge.sandbox import Behaviour
 from tests.databases import PostgresServer
 from tests.e2e.bridges import APP, check_all_delivered, check_nothing_stuck, rows
 from tests.e2e.harness import Environment, environment
-from tests.e2e.receiver import SAFETY_SECONDS, accept, answer
+from tests.e2e.receiver import accept, answer
 from tests.replicas.harness import Cluster, ReplicaProcess, owners, run_cluster, wait_until
+from tests.waiting import SAFETY_SECONDS
 
 
 async def test_a_watch_registered_at_four_replicas_at_once_is_one_watch(env: Environment, cluster: Cluster) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from bridge.sandbox import Fault, FaultKind
 from tests.sandbox.harness import DONE, Amux
+from tests.waiting import SAFETY_SECONDS
 
 # --- faults -------------------------------------------------------------------------------------------------------
 
@@ -151,4 +152,4 @@ async def test_a_stop_ends_stalled_answers(amux: Amux, kind: FaultKind) -> None:
     stalled = asyncio.ensure_future(amux.poll(task_id))
     await amux.sandbox.polled(task_id)
     await amux.sandbox.stop()
-    await asyncio.wait_for(asyncio.gather(stalled, return_exceptions=True), 10)
+    await asyncio.wait_for(asyncio.gather(stalled, return_exceptions=True), SAFETY_SECONDS)

@@ -1,17 +1,19 @@
 """Fixtures of the store's tests."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from bridge.store import database, group_commit
+from bridge.store import group_commit
 from bridge.store.store import Store
+from tests.store_limits import store_limits_times
 
 
 @pytest.fixture
-def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_limits() -> Iterator[None]:
     """A tenth of each time limit, for stores that are opened from now on. Another test checks the real limits."""
-    monkeypatch.setattr(database, "BUSY_SECONDS", database.BUSY_SECONDS / 10)
-    monkeypatch.setattr(group_commit, "CALL_TIMEOUT_SECONDS", group_commit.CALL_TIMEOUT_SECONDS / 10)
-    monkeypatch.setattr(group_commit, "BEGIN_WITHIN_SECONDS", group_commit.BEGIN_WITHIN_SECONDS / 10)
+    with store_limits_times(0.1):
+        yield
 
 
 @pytest.fixture

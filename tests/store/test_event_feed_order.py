@@ -25,6 +25,7 @@ from tests.databases import blocked_transactions, delete_rows, run
 from tests.store.builders import new_watch, register, register_watch, rows, settle
 from tests.store.builders import settlement as settlement_of
 from tests.store.feed import ids, number_all, page, read_all
+from tests.waiting import SAFETY_SECONDS
 
 MINUTE = 60.0
 NEVER_SENT = frozenset({EventType.FAILED})  # a completed watch has no delivery then, so retention may delete it
@@ -70,7 +71,7 @@ async def test_a_numbering_whose_commit_is_late_is_waited_for_by_the_next_one(re
         assert event_feed.number_committed(connection, slow.now()) == ["app"]
         await settle(quick, await register_watch(quick))
         numbering = asyncio.create_task(number_all(quick))
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while not blocked_transactions(connection.connection.driver_connection):
                 await asyncio.sleep(0)
         assert (await page(quick)).payloads == ()

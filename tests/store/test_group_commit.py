@@ -18,8 +18,7 @@ from bridge.store.reader_pool import READERS
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.store.builders import new_watch, one_row, register, register_watch, run_one
-
-SAFETY_SECONDS = 8.0
+from tests.waiting import SAFETY_SECONDS
 
 
 class Gate:

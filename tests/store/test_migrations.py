@@ -186,7 +186,7 @@ def test_a_migration_cut_short_by_a_lost_connection_leaves_nothing_and_the_next_
         assert tables(database) == {*metadata.tables, "alembic_version"}
 
 
-def test_a_migration_has_no_statement_timeout(postgres_server: PostgresServer) -> None:
+def test_a_migration_has_no_statement_timeout(postgres_server: PostgresServer, real_store_limits: None) -> None:
     """An index on a large table takes minutes; every other statement has 3.5 s."""
     found: dict[str, str] = {}
     with closing(PostgresDatabase(postgres_server.empty())) as database:

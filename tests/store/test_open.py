@@ -21,6 +21,7 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.databases import PostgresServer, empty_file
 from tests.store.builders import claimed_delivery, execute, one_row, register_watch
+from tests.waiting import SAFETY_SECONDS
 
 FOREIGN_GROUP = 4_242  # of no process here
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other groups and start other users")
@@ -379,7 +380,7 @@ async def test_a_failed_start_leaves_no_connection_open(postgres_server: Postgre
         await open_store(url, [Fernet.generate_key().decode()], Metrics())
     name = url.rpartition("/")[2]
     query = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608
-    async with asyncio.timeout(8):  # the server needs a moment to end the process of a closed connection
+    async with asyncio.timeout(SAFETY_SECONDS):  # the server needs a moment to end the process of a closed connection
         while postgres_server.execute(query):
             await asyncio.sleep(0)
 

@@ -22,11 +22,14 @@ from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.certificates import certificate_authority
-from tests.databases import SETTINGS, NoServer, PostgresServer, _free_port, _unprivileged_user, running_server
+from tests.databases import SETTINGS, NoServer, PostgresServer, _unprivileged_user, running_server
 from tests.poolers import pgbouncer
+from tests.ports import free_port
 from tests.programs import skip_or_fail
 from tests.replicas.harness import PostgresProxy, run_proxy
 from tests.store.builders import new_watch, register, register_watch, settle
+from tests.waiting import SAFETY_SECONDS
+from tests.working_time import working_seconds
 
 DROPPING = ["25006", "25P03", "53300", "57P01", "57P02", "57P03", "08006", "08P01", "08000"]
 
@@ -129,13 +132,15 @@ async def test_a_bridge_works_through_pgbouncer(
             assert (await settle(store, registered[0])).task_closed
             await store.hand_over()
             taken: list[object] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SAFETY_SECONDS):
                 while len(taken) < 2:
                     taken += await other.adopt(100)
             await store.synchronize()
 
 
-def test_a_transaction_has_its_limits_on_any_session_and_leaves_none_behind(postgres_server: PostgresServer) -> None:
+def test_a_transaction_has_its_limits_on_any_session_and_leaves_none_behind(
+    postgres_server: PostgresServer, real_store_limits: None
+) -> None:
     limits = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
 
     def read(connection: Connection) -> tuple[str, ...]:
@@ -168,7 +173,7 @@ def socket_url(server: PostgresServer, url: str) -> str:
 async def test_a_store_opens_with_every_form_of_a_url(
     postgres_server: PostgresServer, encryption_key: str, form: str
 ) -> None:
-    url, closed = postgres_server.migrated(), _free_port()
+    url, closed = postgres_server.migrated(), free_port()
     rest, name = url.partition("://")[2], make_url(url).database
     port, folder = postgres_server.port, postgres_server.log.parent
     forms = {
@@ -241,7 +246,7 @@ async def test_a_server_with_a_private_ca_is_verified(
         await open_store(f"{url}{other}", [encryption_key], Metrics(), wait_seconds=60)
     with pytest.raises(StoreUnavailable, match="root certificate file"):
         await open_store(f"{url}/no/such/file", [encryption_key], Metrics(), wait_seconds=60)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < SAFETY_SECONDS
 
 
 # --- servers that start late or hang ------------------------------------------------------------------------------
@@ -251,10 +256,10 @@ async def test_a_start_waits_for_a_server_that_is_not_up_and_says_so_once(
     postgres_server: PostgresServer, encryption_key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = postgres_server.migrated()
-    proxy = PostgresProxy(postgres_server.port, _free_port())
+    proxy = PostgresProxy(postgres_server.port, free_port())
     with caplog.at_level(logging.INFO):
         opening = asyncio.create_task(open_store(proxy.url(url), [encryption_key], Metrics(), wait_seconds=60))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while not messages(caplog, "waiting_for_database"):
                 await asyncio.sleep(0.01)
         await proxy.open()
@@ -268,7 +273,7 @@ async def test_a_start_waits_for_a_server_that_is_not_up_and_says_so_once(
 
 
 async def test_a_start_gives_up_in_one_sentence(encryption_key: str) -> None:
-    url = f"postgres://u:hidden@127.0.0.1:{_free_port()}/db"
+    url = f"postgres://u:hidden@127.0.0.1:{free_port()}/db"
     with pytest.raises(StoreUnavailable, match=r"the database did not open within \d s: .*refused") as refused:
         await open_store(url, [encryption_key], Metrics(), wait_seconds=0.1)
     assert "hidden" not in str(refused.value)
@@ -285,10 +290,10 @@ async def test_a_start_whose_connection_goes_silent_tries_again_and_ends(
     async with run_proxy(postgres_server.migrated()) as proxy:
         proxy.silent_after = silent_after
         url = proxy.url(postgres_server.migrated())
-        began = time.monotonic()
+        began = working_seconds()
         with pytest.raises(StoreUnavailable, match="the database did not open within"):
             await open_store(url, [encryption_key], Metrics(), wait_seconds=0.5)
-        assert time.monotonic() - began < 12
+        assert working_seconds() - began < 12
         proxy.silent_after = None
         proxy.silent = False
         async with opened(url, encryption_key) as store:
@@ -306,11 +311,11 @@ async def test_a_start_that_is_cancelled_ends_at_once_while_the_server_is_silent
     async with run_proxy(url) as proxy:
         proxy.silent = True
         opening = asyncio.create_task(open_store(proxy.url(url), [encryption_key], Metrics(), wait_seconds=60))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while not messages(caplog, "waiting_for_database"):
                 await asyncio.sleep(0.01)
         opening.cancel()
-        began = time.monotonic()
+        began = working_seconds()
         with pytest.raises(asyncio.CancelledError):
             await opening
-        assert time.monotonic() - began < 1
+        assert working_seconds() - began < 5

@@ -42,6 +42,7 @@ from tests.store.builders import (
     timed_out,
 )
 from tests.store.feed import number_all
+from tests.waiting import SAFETY_SECONDS
 
 MINUTE = 60.0
 ROUNDS = 6
@@ -76,7 +77,7 @@ def open_transaction(store: Store) -> Iterator[Connection]:
 
 async def until_blocked(connection: Connection, waiting: "asyncio.Future[Any]") -> None:
     """Wait until another transaction waits for this one, or `waiting` is done."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while not waiting.done() and not blocked_transactions(connection.connection.driver_connection):
             await asyncio.sleep(0)
 
@@ -294,7 +295,7 @@ async def test_replicas_take_over_each_task_of_a_dead_replica_once(four_replicas
     tasks = {(await register_watch(gone)).task_row for _ in range(9)}
     execute(gone, "UPDATE replicas SET expires_at = 0 WHERE id = :id", id=gone.replica.id)
     adopted_ids: list[str] = []
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while len(adopted_ids) < len(tasks):
             adopted = await asyncio.gather(*(store.adopt(2) for store in others))
             adopted_ids += [row.id for group in adopted for row in group]

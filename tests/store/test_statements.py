@@ -10,6 +10,7 @@ from bridge.store.open import open_store
 from bridge.store.replicas import adopt
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from tests import store_limits
 from tests.databases import PostgresServer
 from tests.store.builders import (
     ALL_EVENTS,
@@ -119,7 +120,8 @@ async def test_a_read_takes_one_transaction_whose_begin_sets_its_limits(
     assert logged() == ["BEGIN", "SELECT watches", "SELECT deliveries", "SELECT audit", "COMMIT"]
     await store.overdue(None, 10)
     assert logged() == ["BEGIN", "SELECT watches", "COMMIT"]
-    assert "BEGIN; SET LOCAL statement_timeout = 3500; SET LOCAL lock_timeout" in postgres_server.log.read_text()
+    begin = f"BEGIN; SET LOCAL statement_timeout = {3500 * store_limits.FACTOR}; SET LOCAL lock_timeout"
+    assert begin in postgres_server.log.read_text()
 
 
 async def test_many_registrations_share_one_transaction_and_its_queries(store: Store, logged: Logged) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bridge.core.errors import StoreUnavailable
 from bridge.watches.change_notifier import ChangeNotifier
+from tests.waiting import SAFETY_SECONDS
 
 if TYPE_CHECKING:
     from bridge.store.store import Store
@@ -44,7 +45,7 @@ async def notifier(store: SharedStore) -> AsyncIterator[ChangeNotifier]:
 
 async def two_more_queries(store: SharedStore) -> None:
     before = len(store.queries)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while len(store.queries) < before + 2:
             await asyncio.sleep(0.001)
 
@@ -66,7 +67,7 @@ async def test_one_query_serves_all_callers_that_wait(store: SharedStore, notifi
         b.clear()
         del store.version_of["b"]
         assert await notifier.wait(b, 10)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         assert notifier._querying is not None
         await notifier._querying
     assert notifier._versions == {}

@@ -17,6 +17,7 @@ from bridge.watches.change_notifier import ChangeNotifier
 from bridge.watches.event_numbering import EventNumbering
 from tests.store.builders import one_row, register_watch, settle
 from tests.store.feed import page
+from tests.waiting import SAFETY_SECONDS
 
 
 @dataclass
@@ -71,7 +72,7 @@ async def test_many_commits_are_numbered_in_few_steps(pair: list[Replica], monke
     monkeypatch.setattr(event_feed, "number_committed", counted)
     watches = [await register_watch(one.store) for _ in range(40)]
     await asyncio.gather(*(settle(one.store, watch) for watch in watches))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while len((await page(one.store)).payloads) < len(watches):
             await asyncio.sleep(0)
     assert steps < len(watches) / 2
@@ -125,7 +126,7 @@ async def test_an_event_is_announced_although_its_caller_gave_up(store: Store, m
     with suppress(asyncio.CancelledError):
         await ending
     may_end.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while not announced:
             await asyncio.sleep(0)
     store.feed.on_new_events = lambda _: None
@@ -164,7 +165,7 @@ async def test_readers_do_not_wait_for_a_replica_that_holds_the_lock_and_hangs(
         event_feed.number_committed(connection, hanging.now())
         assert await asyncio.gather(*(numbering.catch_up() for _ in range(20))) == [False] * 20
         assert (await page(store)).payloads == ()  # a thread is left for reads
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while not (await page(store)).payloads:
             await asyncio.sleep(0)
     await numbering.close()

@@ -27,11 +27,11 @@ from bridge.watches.registration import (
     TimeoutLimits,
     WatchRequest,
 )
+from tests.waiting import SAFETY_SECONDS
 
 if TYPE_CHECKING:
     from bridge.store.records import TaskRow
 
-SAFETY_SECONDS = 30.0  # ends a test that hangs
 REQUEST = WatchRequest("shop", "task_1", "https://app.example/hook")
 
 SHOP = Actor("shop", Role.APP)
@@ -173,7 +173,7 @@ async def test_without_a_key_nothing_is_looked_up(harness: Harness) -> None:
 
 async def test_a_stored_watch_is_polled_even_if_its_caller_has_left(harness: Harness) -> None:
     caller = asyncio.create_task(harness.service.register(REQUEST))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while not harness.service._operations.running:
             await asyncio.sleep(0)
         caller.cancel()

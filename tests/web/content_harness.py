@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.waiting import SAFETY_SECONDS
 from tests.web.harness import APP, Bridge
 from tests.web.upstream import Upstream, upstream
 
@@ -108,7 +109,7 @@ async def opened(bridge: Bridge, path: str, **headers: str) -> AsyncIterator[aio
 
 async def until(condition: Any) -> None:
     """Waits until a condition of this process is true."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while not condition():
             await asyncio.sleep(0.001)
 

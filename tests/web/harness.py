@@ -258,7 +258,7 @@ async def running_bridge(
         max_active_watches_per_app=max_active_watches_per_app,
     )
     guard = Guard(TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),)), resolve, look_up_seconds=1.0)
-    sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=2.0)
+    sender = Sender(guard, user_agent="amux-bridge/test", timeout_seconds=30.0)
     poller, deliverer, notifier = FakePoller(), FakeDeliverer(AttemptFigures(store.now)), ChangeNotifier(store)
     numbering = EventNumbering(store.feed, ChangeNotifier(store.feed))
     registration = RegistrationService(

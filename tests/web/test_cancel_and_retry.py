@@ -10,6 +10,7 @@ from aiohttp import web
 
 from bridge.core.signing import verify
 from bridge.web.rate_limits import PingLimits
+from tests.waiting import SAFETY_SECONDS
 from tests.web.harness import BODY, OPERATOR, OTHER, SECRET, Bridge, running_bridge
 
 
@@ -207,7 +208,7 @@ async def test_a_dry_run_sends_nothing(bridge: Bridge, receiver: Receiver) -> No
 
 async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(tmp_path: Path, receiver: Receiver) -> None:
     now = 100.0
-    async with asyncio.timeout(20), running_bridge(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
+    async with asyncio.timeout(SAFETY_SECONDS), running_bridge(tmp_path, ping_limits=PingLimits(lambda: now)) as bridge:
         receiver.go_on.clear()
         first = asyncio.create_task(bridge.post("/ping", {"callback_url": receiver.url}))
         await receiver.busy.wait()
@@ -233,7 +234,7 @@ async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(tmp_path: Pat
 
 async def test_a_caller_that_disconnects_can_ping_again(bridge: Bridge, receiver: Receiver) -> None:
     receiver.go_on.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         first = asyncio.create_task(bridge.post("/ping", {"callback_url": receiver.url}))
         await receiver.busy.wait()
         first.cancel()

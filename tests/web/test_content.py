@@ -16,6 +16,7 @@ from bridge.core.links import content_link
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox.behaviour import Fault, FaultKind
 from bridge.sandbox.video import MP4
+from tests.waiting import SAFETY_SECONDS
 from tests.web.harness import APP, OPERATOR, OTHER, Bridge, running_bridge
 from tests.web.upstream import Upstream, upstream
 
@@ -219,7 +220,7 @@ async def test_a_reader_that_disconnects_ends_the_request_to_amux(tmp_path: Path
         async with bridge.session.get(f"http://127.0.0.1:{bridge.port}{path}", headers=APP) as answer:
             await answer.content.readexactly(1 << 20)
             answer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.disconnected.wait()
 
 
@@ -252,7 +253,7 @@ async def test_a_video_that_stalls_ends_the_connection(tmp_path: Path) -> None:
         path = await video_path(bridge)
         with pytest.raises(aiohttp.ClientError):
             await bridge.get(path)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.disconnected.wait()
 
 
@@ -268,7 +269,7 @@ async def test_a_reader_that_reads_nothing_is_disconnected(tmp_path: Path) -> No
         reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port, limit=1024)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\r\n".encode())
         await reader.readuntil(b"\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.disconnected.wait()
         writer.transport.abort()
 

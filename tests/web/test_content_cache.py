@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from bridge.core.cache_room import Disk
+from tests.waiting import SAFETY_SECONDS
 from tests.web.content_harness import MIB, SMALL, Amux, completed, count, files, kept, opened, serving, until, video
 from tests.web.harness import running_bridge
 
@@ -22,7 +23,7 @@ async def test_a_reader_that_is_slower_than_amux_s_time_limit_gets_the_whole_vid
         opened(bridge, await completed(bridge)) as response,
     ):
         first = await response.content.readexactly(100)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.finished.wait()  # although the reader has read 100 bytes
         assert first + await response.read() == body
 
@@ -34,7 +35,7 @@ async def test_without_a_file_a_slow_reader_makes_amux_break_the_video_off(tmp_p
         opened(bridge, await completed(bridge)) as response,
     ):
         await response.content.readexactly(100)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.broke_off.wait()
         with pytest.raises(aiohttp.ClientError):
             await response.read()
@@ -99,7 +100,7 @@ async def test_a_reader_that_leaves_disturbs_nobody_and_the_video_is_kept(tmp_pa
             await alone.content.readexactly(100)
             alone.close()
         amux.open_gate()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.finished.wait()
         assert (await bridge.get(path)).body == body
         assert amux.reads == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import SAFETY_SECONDS
 from tests.web.content_harness import MIB, SMALL, Amux, completed, files, kept, opened, serving, video
 from tests.web.harness import running_bridge
 
@@ -93,7 +94,7 @@ async def test_a_range_that_waits_for_a_read_that_breaks_is_amux_unavailable(tmp
     async with serving(amux), running_bridge(tmp_path, amux_url=amux.server.url) as bridge:
         path = await completed(bridge)
         waiting = asyncio.create_task(bridge.get(path, headers={"Range": "bytes=-7"}))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.server.requested.wait()
         amux.open_gate()
         (await waiting).problem(502, "amux_unavailable")

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from bridge.core.errors import StoreUnavailable
 from bridge.sandbox import Sandbox
+from tests.waiting import SAFETY_SECONDS
 from tests.web.drop_in_harness import CALLBACK, CREATE, DROP_IN, KEY, PATHS, create, watches
 from tests.web.harness import OPERATOR, Bridge, running_bridge
 from tests.web.upstream import upstream
@@ -237,7 +238,7 @@ async def test_each_create_call_in_progress_counts_towards_the_limit(tmp_path: P
         running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN, max_active_watches=1) as bridge,
     ):
         first = asyncio.create_task(create(bridge, **CALLBACK))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await amux.requested.wait()
         (await create(bridge, **CALLBACK)).problem(429, "too_many_watches")
         await bridge.watch()
@@ -274,7 +275,7 @@ async def test_the_task_of_a_caller_that_disconnects_is_watched(tmp_path: Path, 
     read = asyncio.Event()
     async with upstream(handler) as amux, running_bridge(tmp_path, amux_url=amux.url, drop_in=DROP_IN) as bridge:
         asking = asyncio.create_task(create(bridge, body={"prompt": "x" * size}, **CALLBACK))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             await read.wait()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
@@ -310,7 +311,7 @@ async def test_a_caller_that_disconnects_within_its_body_creates_nothing(tmp_pat
                 head,
             ]
             writer.write(b"\r\n".join([*lines, b"", piece]))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(SAFETY_SECONDS):
                 await amux.requested.wait()
                 writer.transport.abort()
                 await amux.disconnected.wait()
@@ -323,7 +324,7 @@ async def test_a_broken_body_is_a_400(drop_in_bridge: Bridge, sandbox: Sandbox) 
     reader, writer = await asyncio.open_connection("127.0.0.1", drop_in_bridge.port)
     writer.write(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n")
     writer.write(b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{    \r\nzz\r\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SAFETY_SECONDS):
         status = await reader.readline()
     writer.transport.abort()
     assert b" 400 " in status

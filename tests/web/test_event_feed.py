@@ -11,6 +11,7 @@ from bridge.core.event_cursor import Position, cursor_of
 from bridge.core.model import Attempt, Event, EventType, TaskSnapshot, TaskStatus, Watch
 from bridge.store import store as store_module
 from bridge.store.records import AttemptResult, PollNote, StatusChange
+from tests.waiting import HELD_SECONDS
 from tests.web.harness import APP, OPERATOR, OTHER, Bridge
 
 EMPTY = cursor_of(Position())
@@ -183,7 +184,7 @@ async def test_a_cursor_has_expired_when_an_event_after_it_was_removed(bridge: B
 
 async def waiting_for(bridge: Bridge, app: str) -> None:
     """Waits until a request waits for an app's events."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HELD_SECONDS):
         while app not in bridge.context.event_numbering.notifier._listeners:
             await asyncio.sleep(0)
 
@@ -212,7 +213,7 @@ async def test_a_held_answer_passes_over_other_types_and_keeps_its_place(bridge:
 
 async def test_an_answer_is_not_held_while_there_is_something(bridge: Bridge) -> None:
     one = await settled(bridge)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HELD_SECONDS):
         assert await watch_ids(bridge, "wait_seconds=60") == [one]
 
 
@@ -226,7 +227,7 @@ async def test_a_held_answer_ends_when_the_bridge_stops(bridge: Bridge) -> None:
     held = asyncio.create_task(bridge.get("/events?wait_seconds=60"))
     await waiting_for(bridge, "shop")
     bridge.context.event_numbering.notifier.end()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HELD_SECONDS):
         assert (await held).json == {"items": [], "next_cursor": EMPTY}
 
 

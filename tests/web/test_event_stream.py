@@ -15,6 +15,7 @@ from bridge.core.delivery import Delivered
 from bridge.core.model import Attempt, PendingDelivery, TaskSnapshot, TaskStatus
 from bridge.store.records import AttemptResult
 from bridge.web.context import StreamTimes
+from tests.waiting import SAFETY_SECONDS
 from tests.web.harness import APP, OPERATOR, OTHER, RUNNING, Bridge, give_up, live_task, running_bridge
 
 QUICK_CHECKS = StreamTimes(check_seconds=0.01)
@@ -46,7 +47,7 @@ class Reader:
     async def next(self) -> StreamEvent:
         """Returns the next event. Raises StopAsyncIteration at the stream's end."""
         fields: dict[str, str] = {}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SAFETY_SECONDS):
             while line := (await self.response.content.readline()).decode():
                 if line == "\n":
                     if "event" in fields:
@@ -176,7 +177,7 @@ async def test_a_silent_stream_gets_heartbeats(tmp_path: Path) -> None:
         watch = await bridge.watch()
         async with following(bridge, watch["id"]) as reader:
             await reader.next()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(SAFETY_SECONDS):
                 assert (await reader.response.content.readline()).startswith(b":")
 
 
@@ -200,7 +201,7 @@ async def test_a_client_that_disconnects_is_removed(bridge: Bridge) -> None:
     watch = await bridge.watch()
     async with following(bridge, watch["id"]) as reader:
         await reader.next()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SAFETY_SECONDS):
         while bridge.context.change_notifier._listeners:
             await asyncio.sleep(0)
 

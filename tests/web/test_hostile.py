@@ -17,6 +17,7 @@ from bridge.web.api.request_models import BatchRequest, PingRequest, RetryReques
 from bridge.web.app import make_app
 from bridge.web.errors import MalformedJson
 from bridge.web.requests import parsed
+from tests.waiting import SAFETY_SECONDS
 from tests.web.harness import APP, BODY, Answer, Bridge
 
 JSON = {**APP, "Content-Type": "application/json"}
@@ -34,7 +35,7 @@ def _no_traceback(caplog: pytest.LogCaptureFixture) -> Any:
 
 async def raw(bridge: Bridge, *parts: bytes, more_after_continue: bytes = b"") -> Answer:
     """Sends raw bytes and reads one response. `more_after_continue` is sent after a 100 Continue."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SAFETY_SECONDS):
         reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
         for part in parts:
             writer.write(part)

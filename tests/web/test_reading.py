@@ -4,6 +4,7 @@ import asyncio
 
 from bridge.core.model import Problem
 from bridge.core.signing import verify
+from tests.waiting import HELD_SECONDS
 from tests.web.harness import APP, OPERATOR, OTHER, OWN_SECRET, SECRET, Bridge, live_task
 
 NO_WATCH = "wat_" + "0" * 26
@@ -186,7 +187,7 @@ async def test_every_bad_parameter_is_named_at_once(bridge: Bridge) -> None:
 async def test_a_held_answer_is_sent_when_the_watch_is_final(bridge: Bridge) -> None:
     watch = await bridge.watch()
     bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HELD_SECONDS):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])
         bridge.context.change_notifier.announce(
@@ -201,7 +202,7 @@ async def test_a_held_answer_is_sent_when_the_watch_is_final(bridge: Bridge) -> 
 
 async def test_a_held_answer_is_sent_when_the_watch_is_cancelled(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HELD_SECONDS):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])
         await bridge.ask("DELETE", f"/watch/{watch['id']}")
@@ -210,14 +211,14 @@ async def test_a_held_answer_is_sent_when_the_watch_is_cancelled(bridge: Bridge)
 
 async def test_a_held_answer_is_sent_when_the_time_is_up(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HELD_SECONDS):
         answer = await bridge.get(f"/watch/{watch['id']}?wait_seconds=0.05")
     assert (answer.status, answer.json["state"]) == (200, "active")
 
 
 async def test_a_stop_of_the_bridge_ends_a_held_answer(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HELD_SECONDS):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])
         bridge.context.change_notifier.end()
@@ -227,7 +228,7 @@ async def test_a_stop_of_the_bridge_ends_a_held_answer(bridge: Bridge) -> None:
 
 async def test_a_held_request_whose_caller_disconnects_is_removed(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HELD_SECONDS):
         _, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
         path = f"/watch/{watch['id']}?wait_seconds=60"
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-token\r\n\r\n".encode())

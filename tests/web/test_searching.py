@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from bridge.store import watch_scan, watch_searches
+from tests.waiting import SAFETY_SECONDS
 from tests.web.harness import APP, BODY, OPERATOR, OTHER, Bridge
 
 
@@ -115,7 +116,7 @@ class Searches:
 
         def wait() -> None:
             with self.changed:
-                assert self.changed.wait_for(condition, 30)
+                assert self.changed.wait_for(condition, SAFETY_SECONDS)
 
         await asyncio.to_thread(wait)
 
