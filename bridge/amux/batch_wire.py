@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from bridge.amux.lenient_json import clean, read_json
-from bridge.amux.record import LONGEST_MESSAGE, has_status, read_record, text_of
+from bridge.amux.record import LONGEST_MESSAGE, has_status, read_record, text_of, usual_row
 from bridge.amux.wire import error_reason, media_type, sentence
 from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, NoBatchRoute, TaskMissing, TooManyTasks
 from bridge.core.model import TaskRecord
@@ -78,11 +78,14 @@ def _records(document: Mapping[str, Any], ids: Collection[str], base_url: str) -
     for row in document.get("data") or ():
         if not isinstance(row, dict) or (task_id := _id_of(row, ids)) is None:
             continue
-        if not has_status(row):
-            unusable.add(task_id)
-            continue
-        record = read_record(row, _ENVELOPE, task_id=task_id, base_url=base_url)
-        if records.setdefault(task_id, record) != record:
+        record = usual_row(row)
+        if record is None:
+            if not has_status(row):
+                unusable.add(task_id)
+                continue
+            record = read_record(row, _ENVELOPE, task_id=task_id, base_url=base_url)
+        known = records.setdefault(task_id, record)
+        if known is not record and known != record:
             unusable.add(task_id)
     for task_id in unusable:
         records.pop(task_id, None)

@@ -89,7 +89,8 @@ class AmuxClient:
         self._tasks_path = f"{path}/v1/video/generations/"
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, clock)
-        self._headers = lru_cache(_CACHED_KEYS)(_poll_headers)  # one cache a client: `close` removes the keys
+        self._headers = lru_cache(_CACHED_KEYS)(_poll_headers)  # caches of one client: `close` removes the keys
+        self._names_hold_key = lru_cache(_CACHED_KEYS)(_holds)
         options: dict[str, Any] = {"ssl": ssl_context or True, "limit": 0, "keepalive_timeout": KEEP_ALIVE_SECONDS}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(**options) if proxy is None else ProxyConnector(proxy, **options),
@@ -148,9 +149,7 @@ class AmuxClient:
             return BatchFailed(*explain_client_error(error, self._host, self._timeouts.seconds))
         observation = self._observe_batch(response, body, task_ids)
         if isinstance(observation, BatchAnswer):
-            return replace(
-                observation, records={each: _record_without_key(one, key) for each, one in observation.records.items()}
-            )
+            return replace(observation, records=self._without_key(observation.records, key))
         _log.event(
             "batch_without_records",
             level=logging.DEBUG,
@@ -201,6 +200,7 @@ class AmuxClient:
         """Closes all connections and removes the keys from memory."""
         self._timeouts.close()
         self._headers.cache_clear()
+        self._names_hold_key.cache_clear()
         await self._session.close()
 
     async def _post_batch(self, headers: Mapping[str, str], data: bytes) -> aiohttp.ClientResponse:
@@ -245,6 +245,16 @@ class AmuxClient:
             base_url=self._base_url,
             retry_after=retry_after_seconds(headers.get(RETRY_AFTER), self._wall_clock()) if status == 429 else None,
         )
+
+    def _without_key(self, records: Mapping[str, TaskRecord], key: str) -> dict[str, TaskRecord]:
+        """Removes the key from all texts of amux in records. Most have no texts but the names of model and platform."""
+        names_hold_key, cleaned = self._names_hold_key, dict(records)
+        for task_id, record in records.items():
+            if record.error is not None or record.url is not None or record.format is not None or record.raw_status:
+                cleaned[task_id] = _record_without_key(record, key)
+            elif names_hold_key(key, record.model, record.platform):
+                cleaned[task_id] = record._replace(model=None, platform=None)
+        return cleaned
 
     def _log_failure(self, observation: Observation, response: aiohttp.ClientResponse, task_id: str) -> None:
         _log.event(
@@ -333,17 +343,17 @@ def _has_no_text(record: TaskRecord) -> bool:
 def _without_key(observation: Observation, key: str) -> Observation:
     """Removes the key from all texts of amux in an observation. A URL or a name that holds the key becomes None."""
     if isinstance(observation, TaskRecord) and _holds(key, observation.model, observation.platform):
-        observation = replace(observation, model=None, platform=None)
+        observation = observation._replace(model=None, platform=None)
     match observation:
         case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
             if (url, container) == (cleaned := (_if_without(key, url), _if_without(key, container))):
                 return observation  # as nearly always: a new record costs more than this comparison
-            return replace(observation, url=cleaned[0], format=cleaned[1])
+            return observation._replace(url=cleaned[0], format=cleaned[1])
         case TaskRecord(error=Problem(code=code, message=message)):
             code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
-            return replace(observation, error=Problem(code, _redacted(message, key) if message else None))
+            return observation._replace(error=Problem(code, _redacted(message, key) if message else None))
         case TaskRecord(raw_status=status):
-            return replace(observation, raw_status=_redacted(status, key, LONGEST_STATUS)) if status else observation
+            return observation._replace(raw_status=_redacted(status, key, LONGEST_STATUS)) if status else observation
         case PollRejected(code=code, message=message):
             return PollRejected(_redacted(code, key, LONGEST_CODE), _redacted(message, key))
         case _:

@@ -76,6 +76,40 @@ def is_of_another_task(record: Record, task_id: str) -> bool:
     return own_id != task_id and isinstance(own_id, str) and clean(own_id).strip() not in ("", task_id)
 
 
+_RUNNING_WORDS = {
+    form: status
+    for word, status in STATUS_WORDS.items()
+    if status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
+    for form in (word, word.upper())
+}
+_PERCENTAGES: Mapping[str, int | None] = {"": None} | {f"{number}%": number for number in range(101)}
+
+
+def usual_row(record: Record) -> TaskRecord | None:
+    """Returns what `read_record` returns, in a fifth of its time, for the usual row (form C) of a running task.
+
+    Nearly all records of batches are such rows. None for any other record, such as one with a progress of "30.5%".
+    """
+    word, progress, platform = record.get("status"), record.get("progress"), record.get("platform")
+    submitted, properties = record.get("submit_time"), record.get("properties")
+    if not (type(word) is type(progress) is type(platform) is str and type(submitted) is int):
+        return None
+    status, percent = _RUNNING_WORDS.get(word), _PERCENTAGES.get(progress, -1)
+    if status is None or percent == -1 or not 0 < submitted < _MILLISECONDS_FROM or len(platform) > LONGEST_PLATFORM:
+        return None
+    model = properties.get("origin_model_name") if type(properties) is dict else None
+    if type(model) is str and 0 < len(model) <= LONGEST_MODEL:
+        model = _text(model, LONGEST_MODEL)
+        if model is None:
+            return None
+    elif model is not None or "model" in record:
+        return None
+    # `platform` is a field of amux's row, so the record is not live.
+    return TaskRecord(
+        status, percent, None, None, None, None, None, model, _text(platform, LONGEST_PLATFORM), float(submitted)
+    )
+
+
 def read_record(record: Record, document: Record, *, task_id: str, base_url: str) -> TaskRecord:
     """Reads a record. `document` is the whole answer: its `message` may be the only reason of a failure.
 
@@ -141,9 +175,7 @@ def code_of(value: Any) -> str | int | None:
     return text_of(value, LONGEST_CODE)
 
 
-@lru_cache(maxsize=1024)
 def _running(raw_status: str, progress: int | None, origin: _Origin) -> TaskRecord:
-    """Returns the result of nearly all polls. It is cached, because making a frozen object costs 3 µs."""
     status = STATUS_WORDS.get(raw_status, TaskStatus.UNKNOWN)
     word = raw_status if status is TaskStatus.UNKNOWN else None
     return TaskRecord(status, progress, raw_status=word, **origin._asdict())

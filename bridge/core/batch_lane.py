@@ -264,6 +264,11 @@ class Platforms:
     live: frozenset[str] = LIVE_PLATFORMS
     tested: frozenset[str] = frozenset()
 
+    @property
+    def recorded(self) -> frozenset[str]:
+        """The platforms whose tasks are known as recorded."""
+        return self.tested - self.live
+
     def with_tested(self, platform: str | None) -> "Platforms":
         """Returns these with one more that is recorded, unless a single read shows that it is live."""
         return replace(self, tested=self.tested | {platform or ""})

@@ -97,7 +97,7 @@ def confirm_failure(
     if not observation.live or (doubt is not None and began >= doubt.since + interval):
         return observation, None
     since = now if doubt is None else doubt.since
-    unchanged = replace(observation, status=TaskStatus.UNKNOWN, progress=None, error=None, finished_at=None)
+    unchanged = observation._replace(status=TaskStatus.UNKNOWN, progress=None, error=None, finished_at=None)
     return unchanged, Doubt(since, observation.error, observation.progress)
 
 
@@ -113,6 +113,17 @@ def snapshot_after(task: TaskSnapshot, observation: Observation) -> TaskSnapshot
         progress = 100
     error = observation.error if status is TaskStatus.FAILED else None
     return TaskSnapshot(status, progress, observation.url, observation.format, observation.metadata, error)
+
+
+_IN_PROGRESS, _QUEUED = TaskStatus.IN_PROGRESS, TaskStatus.QUEUED  # the look-up of a member takes 0.1 µs
+
+
+def still_runs(status: TaskStatus, record: TaskRecord) -> bool:
+    """Whether a record says of a task with this status that it still runs, in the same status.
+
+    False for a word that the bridge does not know: such words are counted.
+    """
+    return record.status is status and record.raw_status is None and (status is _IN_PROGRESS or status is _QUEUED)
 
 
 def _status_after(status: TaskStatus, record: TaskRecord) -> TaskStatus:

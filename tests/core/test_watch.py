@@ -1,7 +1,5 @@
 """What polls and deadlines mean for a watch: each kind of observation, alone and in any order."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +31,7 @@ from bridge.core.watch import (
     problem_in,
     refusals_after,
     snapshot_after,
+    still_runs,
     timeout_ending,
 )
 
@@ -326,7 +325,7 @@ def test_a_live_failure_counts_when_it_is_confirmed(
 
 def test_an_unconfirmed_failure_changes_nothing_but_the_doubt() -> None:
     live = TaskRecord(TaskStatus.FAILED, 100, error=BUSY, model="m", platform="54", submitted_at=7.0, live=True)
-    live = replace(live, finished_at=9.0)
+    live = live._replace(finished_at=9.0)
     observation, doubt = confirm_failure(None, live, 9.9, 10.0, INTERVAL)
     assert doubt == Doubt(10.0, BUSY, 100)
     assert doubt.problem == Problem("failure_unconfirmed", "vendor is busy")
@@ -337,7 +336,7 @@ def test_an_unconfirmed_failure_changes_nothing_but_the_doubt() -> None:
 
 
 def test_the_latest_reason_of_an_unconfirmed_failure_is_shown() -> None:
-    _, doubt = confirm_failure(Doubt(10.0, BUSY, None), replace(LIVE_FAILED, error=NO), 11.9, 12.0, INTERVAL)
+    _, doubt = confirm_failure(Doubt(10.0, BUSY, None), LIVE_FAILED._replace(error=NO), 11.9, 12.0, INTERVAL)
     assert doubt == Doubt(10.0, NO, None)
     assert Doubt(10.0, None, None).problem.message == "amux says that the task failed"
     assert Doubt(10.0, Problem(7, None), None).problem.message == "amux says that the task failed"
@@ -383,3 +382,13 @@ def test_two_live_failures_in_doubt_are_at_least_an_interval_apart(steps: list[t
                 break
             settled = settled or (other is LIVE_FAILED and later - 0.1 >= first + INTERVAL)
     assert (outcome_of(polls) is Outcome.FAILED) is settled
+
+
+@pytest.mark.parametrize("status", TaskStatus)
+@pytest.mark.parametrize("known", TaskStatus)
+def test_a_record_of_the_same_running_status_says_that_the_task_still_runs(
+    known: TaskStatus, status: TaskStatus
+) -> None:
+    expected = known is status and status in {TaskStatus.QUEUED, TaskStatus.IN_PROGRESS}
+    assert still_runs(known, TaskRecord(status, 30)) is expected
+    assert not still_runs(known, TaskRecord(status, raw_status="paused"))

@@ -102,7 +102,9 @@ class ScheduleHarness:
         """End a batch: with the records of all its tasks, which still run, or as given. Tasks with a record rejoin."""
         assert self.lanes is not None
         records = {task.task_id: RECORDED for task in batch.tasks}
-        for result in self.lanes.judge(batch, observation or BatchAnswer(records, 860 * len(records)), self.now):
+        answer = observation or BatchAnswer(records, 860 * len(records))
+        self.lanes.judge(batch, answer, self.now)
+        for result in self.lanes.results(batch, batch.tasks, answer):
             self.schedule.schedule_next(result.task, self.now + self.policy.interval)
         self.lanes.finish(batch, self.now)
 

@@ -41,7 +41,7 @@ class VirtualAmux:
     def _record(self, task_id: str) -> TaskRecord:
         if self.now < self.ends[task_id]:
             return self.running
-        return replace(DONE, model=self.running.model, platform=self.running.platform)
+        return DONE._replace(model=self.running.model, platform=self.running.platform)
 
     async def poll(self, task_id: str, _key: str) -> Observation:
         self.polled[task_id].append(self.now)
