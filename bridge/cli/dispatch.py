@@ -20,7 +20,8 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one return for each 
         return print_error(sentence, USAGE_ERROR, args.command)
     if args.command is None:
         parser.error("a command is needed, such as demo or serve")
-    _check_combinations(parser, args)
+    if (mistake := _wrong_combination(args)) is not None:
+        return print_error(f"{mistake}; see {PROGRAM} {args.command} --help", USAGE_ERROR, args.command)
     try:
         code: int = import_module(f"bridge.cli.{args.module}").run(args)
         sys.stdout.flush()
@@ -43,12 +44,13 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one return for each 
     return code
 
 
-def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Checks combinations of options that argparse cannot express."""
+def _wrong_combination(args: argparse.Namespace) -> str | None:
+    """Returns what is wrong with a combination of options, which argparse cannot express; None if nothing is."""
     if args.command == "retry" and not args.dead and (args.since or args.until or args.host or args.dry_run):
-        parser.error("--since, --until, --host and --dry-run require --dead")
+        return "--since, --until, --host and --dry-run require --dead"
     if args.command == "listen":
         if args.pull and (args.task or args.port is not None):
-            parser.error("--pull receives no callbacks: use it without --task and --port")
+            return "--pull receives no callbacks: use it without --task and --port"
         if not args.pull and (args.forward or args.cursor_file or args.after or args.app):
-            parser.error("--forward, --cursor-file, --after and --app require --pull")
+            return "--forward, --cursor-file, --after and --app require --pull"
+    return None

@@ -29,7 +29,7 @@ from bridge.core.targets import DEFAULT_PORTS, MAX_URL_CHARACTERS, bracketed, sp
 MAX_TEXT = MAX_URL_CHARACTERS  # a callback URL as it was registered
 
 _WRAPPING = re.compile(r"\A[\s\"'`<>()\[\]{},;]+|[\s\"'`<>()\[\]{},;]+\Z")  # people copy these with an id
-_URL = re.compile(r"(?:https?:/)?/|[^/?#\s]*[.:][^?#\s]*[?#]", re.IGNORECASE)
+_URL = re.compile(r"(?:https?:/)?/|[^/?#\s]*[.:][^?#\s]*[?#]|[^?#\s]+\?[^?#=\s]+=", re.IGNORECASE)
 _URL_PARTS = re.compile(r"(?:(https?)://)?([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 _WATCH_ID = re.compile(rf"(?<![A-Za-z0-9]){WATCH_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
 _EVENT_ID = re.compile(rf"(?<![A-Za-z0-9]){EVENT_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)

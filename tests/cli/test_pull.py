@@ -244,7 +244,7 @@ def test_a_second_pull_with_the_same_file_is_refused(command: Command, bridge: B
     [
         (("--pull", "--task", "t"), "--pull receives no callbacks: use it without --task and --port"),
         (("--pull", "--port", "9000"), "--pull receives no callbacks: use it without --task and --port"),
-        (("--forward", "http://127.0.0.1/"), "--forward, --cursor-file, --after and --app require --pull"),
+        (("--forward", "http://127.0.0.1/"), "and --app require --pull; see amux-bridge listen --help"),
         (("--pull", "--forward", "localhost:3000"), "--forward must be an http(s) URL, such as"),
         (("--pull", "--forward", "http://"), "--forward must be an http(s) URL, such as"),
         (("--pull", "--forward", "http://h:99999/"), "--forward must be an http(s) URL, such as"),

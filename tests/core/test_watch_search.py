@@ -83,9 +83,11 @@ def test_a_context_of_many_levels_is_searched() -> None:
         ("HTTPS://App.Example/Hook#part", "https://app.example/hook"),
         ("app.example/hook?key=1", "app.example/hook"),
         ("/hook?key=1", "/hook"),
+        ("hook?key=1&b=2", "hook"),
         ("hook", "hook"),
         ("?key=1", None),
         ("really?", None),
+        ("really? a=b", None),
         ("is v1.2 done?", None),
     ],
 )

@@ -307,8 +307,8 @@ def _field_error(detail: ErrorDetails) -> tuple[str, str]:
             return field or "body", str(context["error"])
         case "greater_than":
             return field, f"must be above {context['gt']:g}"
-        case "literal_error" | "enum":
-            return field, f"must be one of {context['expected']}"
+        case "literal_error" | "enum" as kind:  # a literal has one value
+            return field, f"must be {'one of ' if kind == 'enum' else ''}{context['expected']}"
         case "too_short":
             return field, f"must have at least {_entries(context['min_length'])}"
         case "too_long":
