@@ -40,9 +40,9 @@ _IDS_IN_A_TEXT = 20
 
 @dataclass(frozen=True, slots=True)
 class UrlPart:
-    """A part of callback URLs in their normal form. `host` and `path` are what of it is in the host and in the path.
+    """A part of callback URLs in their normal form: the whole `text`, and the parts of it in `host` and in `path`.
 
-    Without a `host` it is not known where the host ends.
+    `host` is empty if the text does not show where a host ends; `path` is then the whole text.
     """
 
     text: str

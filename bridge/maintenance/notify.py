@@ -1,4 +1,4 @@
-"""Tells people by apprise, best effort. apprise runs in a process of its own, for each few sentences.
+"""Notifies people with apprise, best effort. apprise runs in a process of its own, one for a few messages.
 
 So its many libraries block nothing here, and cannot log a URL, which holds a secret. Its environment has no proxy, and
 a server that hangs is ended with the process.

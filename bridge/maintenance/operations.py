@@ -17,7 +17,7 @@ class Notifier(Protocol):
     """Passes sentences to people."""
 
     def send(self, messages: Sequence[str]) -> None:
-        """Sends these soon, as far as possible. Never blocks."""
+        """Sends these soon, best effort. Never blocks."""
 
 
 class OperationsNotices:

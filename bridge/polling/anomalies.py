@@ -72,7 +72,7 @@ class Anomalies:
         self._misrouted_tasks.clear()
 
     def _end_misrouting(self, task_id: str, now: float) -> None:
-        """End misrouting, after a good answer, unless it may be only a pause."""
+        """End misrouting after a good answer, if the last misrouted one is long ago and no task awaits a good one."""
         if self.misrouted is None or self._misrouted_tasks or now - self._misrouted_at < self._calm_seconds:
             return
         self.misrouted = None

@@ -143,7 +143,7 @@ def _google_error(view: TaskView) -> Reply:
 
 
 def _google_forgotten(view: TaskView) -> Reply:
-    """An operation without `done` is a running one to amux."""
+    """An operation without `done`, which amux treats as running."""
     return Reply({"name": bodies.google(view)["name"]}, "IN_PROGRESS", "50%")
 
 

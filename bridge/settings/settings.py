@@ -320,7 +320,7 @@ def load(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
 def load_to_serve(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
     """Does the same as `load`, and refuses unknown names that look like the name of a secret.
 
-    A bridge whose tokens stand under a wrong name would start without tokens.
+    With a misspelled BRIDGE_TOKENS the bridge would start without tokens.
     """
     found = read_variables(env_file)
     refused = [

@@ -67,7 +67,7 @@ async def resend_deliveries(request: web.Request, session: Session) -> web.Respo
 
 def _query_of(app: web.Application, body: BulkRequest) -> WatchQuery:
     if not any(body.filters.values()):
-        raise InvalidRequest([("filters", "must have at least one filter: a change of everything is not meant")])
+        raise InvalidRequest([("filters", "must have at least one filter: not every watch may be changed at once")])
     unknown = {name: "is not a filter" for name in body.filters if name not in CONDITIONS}
     return query_of_filters(app, Query(body.filters, unknown))
 

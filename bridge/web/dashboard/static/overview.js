@@ -68,11 +68,13 @@ function buildKey(key) {
 // A class is named by amux's platform and model, by the model that an app gave, or by an amux key.
 function className(name) {
   const [origin, ...rest] = name.split(" ");
-  if (origin === "amux") return `${rest.slice(1).join(" ")}, platform ${rest[0]}`;
+  if (origin === "amux") return `${known(rest.slice(1).join(" "))}${rest[0] === "-" ? "" : `, platform ${rest[0]}`}`;
   if (origin === "app") return `${rest.join(" ")}, named by apps`;
   if (origin === "key") return rest[0] === "configured" ? "Unknown model" : `Unknown model, key ${rest[0].slice(0, 8)}`;
   return "Rare models";
 }
+
+const known = (model) => (model === "-" ? "Unknown model" : model);
 
 function showClasses(classes) {
   const items = classes.length ? classes : [{ name: "" }];
