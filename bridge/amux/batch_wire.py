@@ -55,7 +55,8 @@ def _on_success(content_type: str, body: bytes, ids: Collection[str], base_url: 
     if unusable:
         return BatchFailed("bad_records", f"amux answered with records that cannot be used on {PATH}")
     reason = text_of(document.get("message"), LONGEST_MESSAGE)
-    message = sentence(f"amux answered without any of {len(ids)} tasks on {PATH}", reason)
+    asked = "the task" if len(ids) == 1 else f"any of the {len(ids)} tasks"
+    message = sentence(f"amux answered without {asked} on {PATH}", reason)
     is_one = len(ids) == 1 and document.get("data") is not None
     return TaskMissing(message) if is_one else NoBatchRoute("filtered", message)
 

@@ -326,7 +326,7 @@ def load_to_serve(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
     refused = [
         f"{name}: is not a setting of this bridge; the nearest one is {variables.nearest(name, known_names())}"
         for name in variables.unknown(found, known_names())
-        if variables.looks_secret(name)
+        if variables.looks_secret(name, known_names())
     ]
     try:
         settings = read_model(Settings, found, overrides)

@@ -25,6 +25,8 @@ FILE_SUFFIX: Final = "_FILE"
 _DOTENV_LOG = logging.getLogger("dotenv.main")
 _MAX_FILE_BYTES: Final = 1_048_576  # far more than any setting; a device file would never end
 _LOOKS_SECRET: Final = ("TOKEN", "KEY", "SECRET")
+_MISSPELLED: Final = 0.915  # difflib's ratio: AMUX_API_KYE has 0.917. A longer name can differ in more letters
+_PATH_OF_A_KEY: Final = "CALLBACK_CLIENT_KEY"  # a bridge without it does not start open
 # What Kubernetes puts into each container for each Service of its namespace.
 _SERVICE_LINK = re.compile(
     r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
@@ -194,9 +196,16 @@ def with_files(names: Iterable[str]) -> set[str]:
     return {each for name in names for each in (name, name + FILE_SUFFIX)}
 
 
-def looks_secret(name: str) -> bool:
-    """Whether a variable is most likely meant to hold a secret: a bridge without it would start open."""
-    return any(word in name for word in _LOOKS_SECRET)
+def looks_secret(name: str, names: Collection[str]) -> bool:
+    """Whether an unknown variable is most likely meant to hold a secret: a bridge without it would start open.
+
+    It has a word such as TOKEN, or one or two letters of a known name with such a word are wrong: BRIDGE_TOKNES.
+    """
+    if any(word in name for word in _LOOKS_SECRET):
+        return True
+    near = nearest(name, names)
+    is_near = difflib.SequenceMatcher(None, name, near).ratio() >= _MISSPELLED and _PATH_OF_A_KEY not in near
+    return is_near and any(word in near for word in _LOOKS_SECRET)
 
 
 def nearest(name: str, names: Collection[str]) -> str:

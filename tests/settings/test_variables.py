@@ -264,6 +264,9 @@ def test_a_service_link_in_place_of_a_port_is_explained(setting: Set, name: str,
         ("BRIDGE_LOGLEVEL", "BRIDGE_LOG_LEVEL"),
         ("AMUX_BASE_URI", "AMUX_BASE_URL"),
         ("BRIDGE_DATABASE_URI_FILE", "BRIDGE_DATABASE_URL_FILE"),
+        ("BRIDGE_COLOUR", "BRIDGE_URL"),
+        ("BRIDGE_WORKERS", "BRIDGE_TOKENS"),
+        ("BRIDGE_CALLBACK_CLIENT_CERT", "BRIDGE_CALLBACK_CLIENT_KEY"),
     ],
 )
 def test_an_unknown_name_is_warned_of_with_the_nearest_one(setting: Set, name: str, near: str) -> None:
@@ -282,6 +285,11 @@ def test_an_unknown_name_is_warned_of_with_the_nearest_one(setting: Set, name: s
         ("BRIDGE_SIGNING_SECRET", "BRIDGE_SIGNING_SECRETS"),
         ("BRIDGE_ENCRYPTION_KEY_FILE", "BRIDGE_ENCRYPTION_KEYS_FILE"),
         ("AMUX_KEY", "AMUX_API_KEY"),
+        ("BRIDGE_TOKNES", "BRIDGE_TOKENS"),
+        ("BRIDGE_TOKNS_FILE", "BRIDGE_TOKENS_FILE"),
+        ("AMUX_API_KYE", "AMUX_API_KEY"),
+        ("BRIDGE_SIGNING_SECERTS", "BRIDGE_SIGNING_SECRETS"),
+        ("BRIDGE_OPERATOR_TOKNS", "BRIDGE_OPERATOR_TOKENS"),
     ],
 )
 def test_an_unknown_name_of_a_secret_stops_the_start_of_the_service(setting: Set, name: str, near: str) -> None:
