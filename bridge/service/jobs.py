@@ -77,7 +77,7 @@ class Jobs:
         scheduler.every(self._poll_tick_seconds, "poll_tick", self._poll_tick)
         scheduler.every(IDLE_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
-        scheduler.every(DEADLINES_SECONDS, "deadlines", self._poller.check_deadlines, at_once=True)
+        scheduler.every(DEADLINES_SECONDS, "deadlines", self._check_deadlines, at_once=True)
         scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
@@ -109,6 +109,14 @@ class Jobs:
         if self._replica_lease is not None:
             self._replica_lease.check_expiry()
         self._has_due_work = self._poller.tick()
+
+    async def _check_deadlines(self) -> None:
+        """Without a lease this replica polls nothing. The check loads tasks, and the lease may end meanwhile."""
+        lease = self._replica_lease
+        if lease is None or lease.is_valid():
+            await self._poller.check_deadlines()
+            if lease is not None:
+                lease.check_expiry()
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()
