@@ -20,6 +20,8 @@ class Mutation:
     old: str
     new: str
     seeds: int
+    also: "tuple[str, str, str] | None" = None
+    """Another fence that is removed at the same time, as module, old and new."""
 
     @property
     def path(self) -> Path:
@@ -170,12 +172,19 @@ MUTATIONS = (
         "        may_send = bool(self._loops) and not self._draining and self._writer.accepting\n",
         400,
     ),
+    # One of the two fences is enough: the store answers a claim before the rejoining that follows it, so what was
+    # claimed under the old id is in memory by then, and nothing is sent from there while the lease is lost.
     Mutation(
-        "late-answered claims are accepted",
+        "late-answered claims are accepted, and kept after rejoining",
         "bridge.delivery.deliverer",
         "        return self._may_send() and delivery.claimed_by == self._store.replica.identity\n",
         "        return True\n",
         400,
+        (
+            "bridge.maintenance.replica_lease",
+            "        await self._store.rejoin()\n        self._expire()",
+            "        await self._store.rejoin()\n        self._poller.forget_all()",
+        ),
     ),
     Mutation(
         "tasks are polled although the lease has ended",
@@ -226,3 +235,5 @@ def plant(name: str) -> None:
     """Change the source of the bridge for this process. Call it before the bridge is imported."""
     [mutation] = [one for one in MUTATIONS if one.name == name]
     sys.meta_path.insert(0, _Finder(mutation))
+    if mutation.also is not None:
+        sys.meta_path.insert(0, _Finder(Mutation(mutation.name, *mutation.also, mutation.seeds)))

@@ -64,8 +64,9 @@ def make_plan(seed: int) -> Plan:
     courses = tuple(_course(random, number, span) for number in range(random.randint(3, 10)))
     actions: list[Action] = []
     troubled = random.random()  # some worlds are calm: there, promptness is checked all the time
+    receivers = _receivers(random)
     for number, course in enumerate(courses):
-        actions += _registrations(random, course.task_id, number, span, course.key)
+        actions += _registrations(random, course.task_id, number, span, course.key, receivers)
     actions += _requests(random, span, len(actions))
     if troubled > 0.2:
         actions += _faults(random, span, replicas, courses, shared=shared, many=troubled > 0.7)
@@ -105,17 +106,27 @@ def _course(random: Random, number: int, span: float) -> Course:
     )
 
 
-def _registrations(random: Random, task_id: str, number: int, span: float, key: str) -> list[Action]:
+def _receivers(random: Random) -> list[str]:
+    """The names of the receivers: many, or few, so that deliveries wait for one another."""
+    kinds = random.choices(list(Kind), weights=[30, 10, 15, 10, 6, 5, 4, 8], k=40)
+    if random.random() < 0.4:
+        few = random.sample((Kind.GOOD, Kind.SLOW, Kind.SLOW, Kind.HANGING, Kind.FLAKY, Kind.BUSY), 2)
+        return [f"{kind}-1.example" for kind in few]
+    return [f"{kind}-{random.randint(1, 3)}.example" for kind in kinds]
+
+
+def _registrations(  # noqa: PLR0917
+    random: Random, task_id: str, number: int, span: float, key: str, receivers: list[str]
+) -> list[Action]:
     """One or more watches on a task; later ones join it, or come when it has ended."""
     found = []
     for place in range(random.choices((1, 2, 3), weights=(70, 20, 10))[0]):
-        kind = random.choices(list(Kind), weights=[30, 10, 15, 10, 6, 5, 4, 8])[0]
         events = set(random.sample(TERMINAL_EVENTS, random.choice((1, 4, 4, 4))))
         if random.random() < 0.6:
             events |= set(random.sample(STATUS_EVENTS, random.randint(1, 2)))
         at = 1_000.5 + span * random.random() * (0.6 if place == 0 else 1.0)
         seconds = random.choices((3.0, 10.0, span, 40.0, 70.0), weights=(20, 25, 30, 20, 5))[0]
-        name = f"{kind}-{random.randint(1, 3)}.example"
+        name = random.choice(receivers)
         found.append(
             Action(at, "register", (task_id, f"https://{name}/{number}-{place}", tuple(sorted(events)), seconds, key))
         )

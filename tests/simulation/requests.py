@@ -27,6 +27,7 @@ class Requests:
         self._cursor: str | None = None
         self._reading = False
         self._resumes = 0
+        self._late_pauses: dict[str, float] = {}  # until when a pause that was not answered may be carried out
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
         """The actions by their names in a plan."""
@@ -86,8 +87,10 @@ class Requests:
         self._ledger.ever_paused.add(receiver)
         resumes = self._resumes
 
-        def paused(reply: Reply, _asked: float) -> None:
+        def paused(reply: Reply, asked: float) -> None:
             self._ledger.ever_paused.add(receiver)  # also when it was overtaken by a resume
+            if not reply.status:
+                self._late_pauses[receiver] = asked + LATE_SECONDS
             if reply.status == 200 and self._resumes == resumes:
                 self._ledger.paused[receiver] = self._world.loop.time()
 
@@ -99,7 +102,7 @@ class Requests:
         self._resumes += 1
 
         def resumed(reply: Reply, _asked: float) -> None:
-            if reply.status == 200:
+            if reply.status == 200 and self._late_pauses.get(receiver, 0.0) < self._world.loop.time():
                 self._ledger.ever_paused.discard(receiver)
                 self._ledger.paused.pop(receiver, None)
 
