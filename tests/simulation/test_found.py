@@ -2,9 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
+
 from tests.simulation.amux import Course, End, Route
 from tests.simulation.plan import TERMINAL_EVENTS, Action, Plan
 from tests.simulation.runner import folder, run_plan
+
+pytestmark = pytest.mark.usefixtures("real_store_limits")  # as `python -m tests.simulation` has
 
 CALM = Plan(
     seed=1,

@@ -10,6 +10,8 @@ import pytest
 from tests.simulation.mutations import MUTATIONS, ROOT, Mutation
 from tests.simulation.runner import folder, run_seed
 
+pytestmark = pytest.mark.usefixtures("real_store_limits")
+
 SHORT = range(30)
 LONG = range(30, 1_030)
 COMPARED = (3, 4, 9)  # two replicas, with crashes and freezes
