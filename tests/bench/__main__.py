@@ -34,6 +34,7 @@ NAMES = (
     "batch",
     "day",
 )
+ON_REQUEST = ("peers",)  # needs Node, Redis and npm's packages
 
 
 def main() -> int:
@@ -65,7 +66,12 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python tests/bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"benchmarks to run: {', '.join(NAMES)}; default: all. On request: {', '.join(ON_REQUEST)}",
+    )
     parser.add_argument(
         "--full", dest="size", action="store_const", const=Size.FULL, help="run with the sizes of the promises"
     )
@@ -78,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profile the bridges' event loops with cProfile")
     parser.set_defaults(size=Size.SMALL)
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(NAMES):
+    if unknown := set(arguments.names) - {*NAMES, *ON_REQUEST}:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
     return arguments
 
