@@ -23,6 +23,7 @@ from bridge.core.batch_lane import (
     TaskMissing,
     batch_interval,
     batch_spacing,
+    begun_on_time,
     health_after,
     judge_record,
     may_exceed_single_reads,
@@ -40,6 +41,7 @@ SMALL_LANE = 20  # tasks: its batches save little
 LATE_SECONDS = 1.0
 CALM_INTERVALS = 4  # without trouble, until a warning ends: one task is polled four times meanwhile
 RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
+_POLLING = Phase.POLLING  # the look-up of a member takes 0.1 µs
 MAX_IDLE_LANES = 1_000  # lanes of keys that are no longer in use: what was learned about them is kept
 
 
@@ -248,13 +250,13 @@ class BatchLanes:
             is_open = lane.health.is_open
             size = lane.health.size if is_open else min(lane.health.size, PROBE_TASKS)
             tasks = lane.take(size)
-            polling = Phase.POLLING  # looked up once: 0.1 µs
-            for task in tasks:
-                task.phase = polling
             if tasks:
-                lane.began, lane.requests, lane.reading = now, lane.requests + 1, lane.reading + len(tasks)
+                for task in tasks:
+                    task.phase = _POLLING
+                lane.requests, lane.reading = lane.requests + 1, lane.reading + len(tasks)
+                lane.began = begun_on_time(was_due, now, lane.spacing)
                 if lane.waiting and is_open:
-                    self._arm(lane, now + lane.spacing)
+                    self._arm(lane, lane.began + lane.spacing)
                 batch = Batch(lane.credential, lane, tasks, was_due, now, is_probe=not is_open)
                 self._under_way.add(batch)
                 return batch
@@ -262,10 +264,8 @@ class BatchLanes:
 
     def judge(self, batch: Batch, observation: BatchObservation, now: float) -> None:
         """Apply an answer that came at `now` to the lane."""
-        lane = batch.lane
-        request = BatchRequest(len(batch.tasks), batch.began, now)
-        self._note_health(lane, request, observation)
-        batch.due = batch.began + max(lane.round_seconds, now - batch.began)
+        self._note_health(batch.lane, BatchRequest(len(batch.tasks), batch.began, now), observation)
+        batch.due = batch.began + max(batch.lane.round_seconds, now - batch.began)
 
     def results(self, batch: Batch, tasks: Sequence[PolledTask], answer: BatchObservation) -> Sequence[BatchResult]:
         """Return what an answer brought for each of some tasks of its batch that still wait.

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bridge.aio.threads import Stopped, Threads, run_once
+from bridge.aio.threads import ITEMS_AT_ONCE, Stopped, Threads, run_once, with_pauses
 from tests.waiting import SAFETY_SECONDS
 
 
@@ -85,3 +85,8 @@ async def test_a_stop_waits_for_the_running_functions_and_takes_no_more() -> Non
     gate.go.set()
     await threads.close(SAFETY_SECONDS)
     assert await running == "done"
+
+
+@pytest.mark.parametrize("count", [0, 1, ITEMS_AT_ONCE, 2 * ITEMS_AT_ONCE + 1])
+def test_very_many_items_are_looked_at_one_by_one_with_pauses(count: int) -> None:
+    assert list(with_pauses(range(count))) == list(range(count))

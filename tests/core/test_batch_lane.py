@@ -28,6 +28,7 @@ from bridge.core.batch_lane import (
     TooManyTasks,
     batch_interval,
     batch_spacing,
+    begun_on_time,
     health_after,
     judge_record,
     may_exceed_single_reads,
@@ -323,3 +324,10 @@ def test_all_tasks_that_fit_in_one_batch_are_read_once_in_an_interval(tasks: int
 def test_a_tested_platform_is_recorded_unless_it_is_live() -> None:
     platforms = Platforms().with_tested("50").with_tested(None).with_tested("24").with_tested("7").with_live("7")
     assert platforms.recorded == {"50", ""}
+
+
+@pytest.mark.parametrize(("was_due", "counted_from"), [(10.0, 10.0), (9.75, 9.75), (9.74, 10.0), (3.0, 10.0)])
+def test_a_batch_that_begins_late_by_less_than_a_spacing_makes_the_next_no_later(
+    was_due: float, counted_from: float
+) -> None:
+    assert begun_on_time(was_due, 10.0, 0.25) == counted_from

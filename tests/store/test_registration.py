@@ -2,8 +2,10 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from bridge.core.errors import NotFound, TooManyWatches, WatchConflict
 from bridge.core.model import TaskStatus, WatchState
@@ -138,6 +140,31 @@ async def test_no_more_watches_than_the_limit_are_active(database_url: str, encr
     assert (await register_watch(store)).created
     assert one_row(store, "SELECT count(*) FROM watches WHERE state = 'active'") == 3
     await store.close()
+
+
+async def test_near_the_limit_the_active_watches_are_counted_only_before_a_refusal(
+    tmp_path: Path, encryption_key: str
+) -> None:
+    """Counting a million watches for each commit would make the last tenth of them slow to register."""
+    counts: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "count(" in statement and "watches.state = 'active'" in statement:
+            counts.append(statement)
+
+    url = f"sqlite:///{tmp_path / 'limit.db'}"
+    store = await open_store(url, [encryption_key], Metrics(), max_active_watches=10, max_active_watches_per_app=9)
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        for _ in range(9):
+            await register_watch(store)
+        assert len(counts) == 2  # of all, and of the app: when the first came
+        with pytest.raises(TooManyWatches, match="9 watches of this app"):
+            await register_watch(store)
+        assert len(counts) > 2
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+        await store.close()
 
 
 async def test_no_more_watches_of_one_app_than_its_limit_are_active(database_url: str, encryption_key: str) -> None:
