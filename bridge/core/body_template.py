@@ -23,6 +23,7 @@ MAX_LEVELS: Final = 32  # far more than any receiver's form has
 _NAMES: Final = ("id", "object", "type", "created_at", "timestamp", "data")  # of an event: core/event.py
 _PATH: Final = r"[\w-]+(?:\.[\w-]+)*"
 _OPEN: Final = "{{"
+_NULL: Final = "null"
 _PLACEHOLDER = re.compile(rf"\{{\{{ *({_PATH}) *\}}\}}")
 # A string that is one placeholder alone, or else a placeholder. A quote after a backslash does not begin a string.
 _IN_JSON = re.compile(rf'(?<!\\)"\{{\{{ *({_PATH}) *\}}\}}"|\{{\{{ *({_PATH}) *\}}\}}')
@@ -109,7 +110,7 @@ class _Filling:
             text = self._texts[path, alone] = self._text(path, alone=alone)
         placeholder = len(match[0].encode())
         if len(text.encode()) - placeholder > self._room:
-            text = "null" if alone else ""
+            text = _NULL if alone else ""
         self._room -= len(text.encode()) - placeholder
         return text
 
@@ -118,9 +119,8 @@ class _Filling:
         value = _value_at(self._event, path.split("."))
         if alone:
             return _json(value)
-        if value is None:
-            return ""
-        return _json(value if isinstance(value, str) else _json(value))[1:-1]
+        text = value if isinstance(value, str) else _json(value)
+        return "" if text == _NULL and not isinstance(value, str) else _json(text)[1:-1]
 
 
 def _parse(event: bytes) -> Any:
@@ -146,4 +146,4 @@ def _json(value: Any) -> str:
     try:
         return encode_json(value).decode()
     except ValueError:  # nested hundreds of levels deep
-        return "null"
+        return _NULL

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bridge.core.body_template import MAX_FILLED_BYTES, BadBody, compile_body, fill_body
 
+BIG = 2**70 + 1  # no float has this value
 EVENT = {
     "id": "evt_1",
     "object": "event",
@@ -22,7 +23,13 @@ EVENT = {
         "url": None,
         "metadata": {"duration": 5.0, "seed": 20231234},
         "error": {"code": 7, "message": 'bad "prompt"\n\\ {{id}} \u2028 </script>'},
-        "context": {"order": 17, "paid": True, "items": ["a", {"b": 2}], "a-b": {"\u8ba2\u5355": "x"}, "big": 2**70},
+        "context": {
+            "order": 17,
+            "paid": True,
+            "items": ["a", {"b": 2}],
+            "a-b": {"\u8ba2\u5355": "x"},
+            "big": 2**70 + 1,
+        },
     },
 }
 PAYLOAD = json.dumps(EVENT).encode()
@@ -43,9 +50,11 @@ def filled(body: dict[str, Any], payload: bytes = PAYLOAD) -> Any:
         ("{{data.context.items}}", ["a", {"b": 2}]),
         ("{{data.context.items.1.b}}", 2),
         ("{{data.context.items.2}}", None),
+        ("{{data.context.items.0001.b}}", 2),
+        ("{{data.context.items.00001.b}}", None),  # no list of an event has so many elements
         ("{{data.context.items.x}}", None),
         ("{{data.context.a-b.\u8ba2\u5355}}", "x"),
-        ("{{data.context.big}}", 2**70),
+        ("{{data.context.big}}", BIG),
         ("{{data.metadata.duration}}", 5.0),
         ("{{data.url}}", None),
         ("{{data.no_such_field}}", None),
@@ -121,6 +130,11 @@ def test_every_bad_string_is_named() -> None:
     assert [path for path, _ in caught.value.problems] == [("a",), ("c",)]
     first, second = (rule for _, rule in caught.value.problems)
     assert str(caught.value) == f"{first}; {second}"
+    assert first == (
+        "has a placeholder with an unknown name; it begins with one of id, object, type, created_at, timestamp, data"
+    )
+    with pytest.raises(BadBody, match="^must have no placeholder in its name; only values have placeholders$"):
+        compile_body({"{{id}}": 1})
 
 
 def test_a_body_has_at_most_4_kib_and_32_levels() -> None:
@@ -156,6 +170,32 @@ def test_a_context_that_is_nested_hundreds_of_levels_deep_is_filled_in_or_null()
     template = compile_body({"a": "{{data.context.deep}}", "b": "{{id}}", "c": "t {{data.context.deep}}"})
     result = fill_body(template, payload)
     assert b'"b":"evt_1"' in result
+
+
+def test_a_value_that_is_nested_too_deeply_is_as_a_missing_one() -> None:
+    deep = b"[" * 1_010 + b"]" * 1_010
+    template = compile_body({"a": "{{data.deep}}", "b": "t {{data.deep}}.", "c": "{{data.null}}", "d": "{{data.big}}"})
+    for big in (b"1", b"%d" % 2**90):  # with a long number in it, the event is read in another way
+        result = fill_body(template, b'{"data":{"deep":%s,"null":"null","big":%s}}' % (deep, big))
+        # Newer versions of Python write so many levels.
+        assert result.startswith((b'{"a":null,"b":"t .","c":"null","d":', b'{"a":[[[[')), result[:60]
+        assert float(result.rpartition(b'"d":')[2].rstrip(b"}")) == float(big)
+
+
+def test_values_are_filled_in_up_to_exactly_64_kib() -> None:
+    def size_with(length: int, body: dict[str, Any]) -> tuple[int, Any]:
+        result = fill_body(compile_body(body), json.dumps({"data": {"long": "x" * length}}).encode())
+        return len(result), json.loads(result)
+
+    around = len('{"a":"","b":""}')
+    fitting = (MAX_FILLED_BYTES - around) // 2
+    size, both = size_with(fitting, {"a": "{{data.long}}", "b": "{{data.long}}"})
+    assert (size, both) == (around + 2 * fitting, {"a": "x" * fitting, "b": "x" * fitting})
+    size, one = size_with(fitting + 1, {"a": "{{data.long}}", "b": "{{data.long}}"})
+    assert one == {"a": "x" * (fitting + 1), "b": None}
+    in_text = MAX_FILLED_BYTES - len('{"a":"t "}')
+    assert size_with(in_text, {"a": "t {{data.long}}"})[0] == MAX_FILLED_BYTES
+    assert size_with(in_text + 1, {"a": "t {{data.long}}"})[1] == {"a": "t "}
 
 
 # --- properties ---------------------------------------------------------------------------------------------------

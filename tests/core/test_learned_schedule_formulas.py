@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bridge.core.learned_schedule import (
     BINS,
     EDGES,
+    MEMORY_ENDS,
     MIDDLES,
     WIDTHS,
     FixedSchedule,
@@ -223,3 +224,24 @@ def test_an_end_was_polled_from_its_registration_with_quick_polls_unless_somethi
 def test_an_end_within_the_first_second_stays_in_its_bins() -> None:
     weights = with_end(History(), -1.0, 0.1, 1, POLICY).weights
     assert weights == (1.0, *[0.0] * (BINS - 1))
+
+
+def test_the_first_poll_is_never_before_the_first_delay() -> None:
+    schedule = LearnedSchedule(history({bin_of(2.0): 10_000.0}), POLICY)
+    assert schedule.delay_after(0.0, 1, 0.0) < POLICY.first_delay
+    assert schedule.delay_after(0.0, 0, 0.0) == POLICY.first_delay
+
+
+def test_an_end_at_a_known_age_counts_once_and_earlier_ends_fade() -> None:
+    once = with_end(History(), 60.0, 60.0, 9, POLICY)
+    assert once.weights[bin_of(60.0)] == 1.0
+    twice = with_end(once, 600.0, 600.0, 40, POLICY)
+    assert twice.weights[bin_of(600.0)] == 1.0
+    assert twice.weights[bin_of(60.0)] == pytest.approx(1 - 1 / MEMORY_ENDS)
+    assert sum(twice.weights) == pytest.approx(2 - 1 / MEMORY_ENDS)
+
+
+def test_an_end_between_two_ages_is_shared_by_their_bins_also_by_the_last_one() -> None:
+    found = with_end(History(), EDGES[-1] - 10.0, EDGES[-1] + 30.0, 9, POLICY)
+    assert found.weights[-2:] == pytest.approx((0.25, 0.75))
+    assert sum(found.weights[:-2]) == 0.0

@@ -53,6 +53,17 @@ def test_a_healthy_host_may_have_fewer_attempts_the_fuller_the_slots(concurrency
     assert hosts._max_attempts(tuple(hosts._busy))[HostHealth.HEALTHY] == most
 
 
+def test_a_paused_host_may_neither_begin_nor_wait_nor_claim_until_it_is_resumed() -> None:
+    hosts = HostQueues(concurrency=2, per_host=1)
+    host = hosts.get("host")
+    hosts.paused = frozenset({"host"})
+    assert not (hosts.may_begin(host) or hosts.may_wait(host) or hosts.wants_more(host) or hosts.plan({"host": 5}))
+    hosts.paused = frozenset({"another"})
+    assert hosts.may_begin(host) and hosts.may_wait(host) and hosts.wants_more(host) and hosts.plan({"host": 5})
+    hosts.begin(host)
+    assert not hosts.may_begin(host)
+
+
 def test_an_attempt_that_was_not_made_frees_its_slot_and_shows_nothing() -> None:
     hosts = HostQueues(concurrency=3, per_host=1)
     host = attempt(hosts, "host")
