@@ -191,7 +191,6 @@ class ResultWriter:
                 self._ready.extend(await self._refused.take_due())
             finally:
                 self._retrying = False
-            self._workers.wake()
         elif item.task.phase is not Phase.DROPPED:
             await self._write(item)
 

@@ -56,6 +56,18 @@ async def test_what_waits_in_memory_is_released_and_an_attempt_under_way_ends_as
     assert harness.sql("SELECT count(*) FROM outbox WHERE lease IS NOT NULL") == [(0,)]
 
 
+async def test_a_claim_that_is_answered_after_its_receiver_was_paused_is_released_unsent(harness: Harness) -> None:
+    receiver = await harness.receiver(ok)
+    deliverer, receivers = await started(harness)
+    [late] = await harness.claimed(receiver.url)
+    await receivers.pause(receiver.host, OPS)
+    deliverer.accept([late], harness.clock())
+    assert deliverer._claimed == {}
+    await deliverer._claimer.work()
+    assert harness.sql("SELECT lease FROM outbox") == [(None,)]
+    assert (receiver.calls, deliverer._claimer._known) == ([], {})
+
+
 async def test_the_outbox_is_not_queried_all_the_time_because_of_a_paused_backlog(harness: Harness) -> None:
     receiver = await harness.receiver(ok)
     deliverer, receivers = await started(harness)

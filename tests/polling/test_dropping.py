@@ -1,0 +1,109 @@
+"""Tasks that are dropped: what they leave behind, and answers and writes that come after that."""
+
+import asyncio
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import pytest
+
+from bridge.core.model import TERMINAL_EVENTS, EventType
+from bridge.polling.result_writer import StatusUpdate
+from bridge.polling.state import Phase
+from bridge.store.records import CONFIGURED, Changed, TaskRow
+from tests.polling.harness import DONE, RUNNING, Harness
+
+
+async def test_a_dropped_task_leaves_no_recheck_and_no_key_of_its_own_behind(harness: Harness) -> None:
+    client = harness.gated_client(poll=1)
+    poller = harness.poller(client=client)
+    watch = await harness.register(harness.sandbox.create_task(RUNNING), poller, api_key="sk-own")
+    await harness.until(lambda: client.polls == 1)
+    poller.look_again(watch.task_row)  # it is being polled, so it is noted for later
+    task = poller._tasks[watch.task_row]
+    assert poller._handler._to_recheck == {task}
+    assert len(poller.credentials()) == 2
+    poller.drop(watch.task_row)
+    poller._handler.on_refused(StatusUpdate(task, changed=False))  # an answer of the store that comes too late
+    assert poller._handler._to_recheck == set()
+    assert [one.name for one in poller.credentials()] == [CONFIGURED]
+    client.gate.set()
+    await poller.drain(5)
+    assert (poller.owned, task.phase) == (0, Phase.DROPPED)
+
+
+async def test_a_status_that_is_written_after_its_task_was_dropped_schedules_no_poll_of_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = harness.poller()
+    gate, written = asyncio.Event(), asyncio.Event()
+    record_status = harness.store.record_status
+
+    async def record_and_wait(*arguments: Any, **options: Any) -> Changed:
+        changed = await record_status(*arguments, **options)
+        written.set()
+        await gate.wait()
+        return changed
+
+    monkeypatch.setattr(harness.store, "record_status", record_and_wait)
+    watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
+    await harness.until(written.is_set)
+    task = poller._tasks[watch.task_row]
+    poller.forget_all()  # the lease was lost
+    gate.set()
+    await harness.until(lambda: watch.watch.id in harness.announced)
+    assert (poller.owned, task.phase, poller._schedule.is_due()) == (0, Phase.DROPPED, False)
+    assert poller._schedule._heap.next_due() == inf
+
+
+async def test_tasks_are_not_loaded_when_this_replica_gets_another_id_meanwhile(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = harness.poller()
+    await harness.register(harness.sandbox.create_task(RUNNING))
+    own_tasks = harness.store.own_tasks
+
+    async def rejoin_meanwhile() -> list[TaskRow]:
+        rows = await own_tasks()
+        harness.store.replica = replace(harness.store.replica, epoch=harness.store.replica.epoch + 1)
+        return rows
+
+    monkeypatch.setattr(harness.store, "own_tasks", rejoin_meanwhile)
+    await poller.start()
+    assert poller.owned == 0, "another replica adopts them"
+
+
+async def test_a_task_that_is_loaded_again_writes_the_status_that_a_new_watch_waits_for(harness: Harness) -> None:
+    poller = harness.poller()
+    task_id = harness.sandbox.create_task(RUNNING)
+    first = await harness.register(task_id, poller)
+    await harness.sandbox.polled(task_id, 2)
+    second = await harness.register(task_id, events=TERMINAL_EVENTS | {EventType.IN_PROGRESS})
+    assert second.task_row == first.task_row
+    await poller.start()  # the answer to the second registration did not arrive here
+    await harness.until(lambda: harness.event_types(second) == ["video.in_progress"])
+
+
+async def test_a_poller_that_drains_checks_no_deadlines(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    poller = harness.poller()
+    await poller.drain(0)
+    repair = harness.break_store()
+    await poller.check_deadlines()
+    repair()
+    assert "store_unavailable" not in caplog.text
+
+
+async def test_the_tick_says_that_results_wait_until_they_are_written(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    poller = harness.poller()
+    task_id = harness.sandbox.create_task(RUNNING)
+    await harness.register(task_id, poller)
+    await harness.sandbox.polled(task_id, 2)
+    repair = harness.break_store()
+    harness.sandbox.change(task_id, DONE)
+    await harness.until(lambda: "store_unavailable" in caplog.text and poller._result_writer.is_waiting)
+    assert poller.tick()
+    repair()
+    await harness.until(lambda: poller.owned == 0)
+    assert not poller.tick()
