@@ -1,6 +1,7 @@
 """Notices for operators: the sentence of each, several summed up in one, the link to the page, the body."""
 
 import json
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -89,6 +90,15 @@ def test_the_message_is_one_sentence_for_people(found: Notice, message: str) -> 
     assert found.message == message
 
 
+def test_times_are_in_utc_wherever_the_bridge_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "XYZ-8")
+        time.tzset()
+        message = notice(RECOVERED).message
+    time.tzset()
+    assert message.endswith(f"since {SINCE_TEXT}.")
+
+
 @pytest.mark.parametrize("kind", NoticeType)
 def test_each_notice_is_one_sentence_without_the_name_of_a_missing_value(kind: NoticeType) -> None:
     full = Notice(kind, 2.0, HOST, "configured", ("app",), 1, ("evt_1",), 1.0, "ops")
@@ -151,6 +161,7 @@ def test_the_first_twenty_deliveries_are_named() -> None:
 def test_the_link_shows_the_watches_that_the_notice_is_about(found: Notice, fragment: str) -> None:
     for public_url in ("https://bridge.example/base", "https://bridge.example/base/"):
         assert page_url(found, public_url) == f"https://bridge.example/base/{fragment}"
+    assert page_url(found, "https://bridge.example/X") == f"https://bridge.example/X/{fragment}"
     assert page_url(found, None) is None
 
 

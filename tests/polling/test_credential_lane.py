@@ -58,9 +58,9 @@ def test_the_tasks_of_a_lane_are_those_that_wait_and_those_that_are_read() -> No
     assert lane.tasks == 7
 
 
-def test_a_task_that_left_and_came_back_twice_comes_out_once_and_at_its_last_place() -> None:
+def test_a_task_that_left_and_came_back_three_times_comes_out_once_and_at_its_last_place() -> None:
     lane = Lane(3)
-    for _ in range(2):
+    for _ in range(3):
         lane.lane.remove(lane.tasks[0])
         lane.lane.append(lane.tasks[0])
     lane.lane.remove(lane.tasks[1])
