@@ -4,14 +4,16 @@
 took 60 turns. And Core's handling of each row's parameters costs twice as much as the database's work on the row.
 """
 
+from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
-from operator import itemgetter
+from itertools import chain, repeat
 from typing import Any, TypeAlias
 
 from sqlalchemy import BindParameter, Connection, Table, Update, bindparam, cast, column, func, update, values
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import Dialect
+
+from bridge.store import driver
 
 Binds: TypeAlias = Sequence[dict[str, BindParameter[Any]]]  # for each row, its parameters by their columns
 
@@ -23,44 +25,90 @@ class BulkStatement:
     """A statement for any number of rows. A row is a tuple of the driver's values, in the columns' order."""
 
     def __init__(self, columns: Sequence[str], statement: Callable[[Binds], Insert | Update]) -> None:
-        self._columns = columns
-        self._statement = statement
-        self._compiled: dict[tuple[str, int], _Compiled] = {}
+        self._sizes = _Sizes(columns, statement, ())
 
     def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Execute the statement for these rows, in their order; returns how many rows the database changed."""
         changed = done = 0
         for size in _SIZES:
             while len(rows) - done >= size:
-                changed += self._of_size(connection.dialect, size).execute(connection, rows[done : done + size])
+                compiled = self._sizes.compiled(connection.dialect, size)
+                parameters = compiled.parameters(chain.from_iterable(rows[done : done + size]))
+                changed += driver.execute(connection, compiled.text, parameters)
                 done += size
         return changed
 
-    def _of_size(self, dialect: Dialect, size: int) -> "_Compiled":
+
+class BulkQuery:
+    """A statement that returns rows, for any number of keys. A key is a tuple of the driver's values.
+
+    `columns` names the values of a key, and `others` the parameters that the statement has once. The statement must do
+    the same for a key that comes twice: the number of keys is filled up to a power of two.
+    """
+
+    def __init__(self, columns: Sequence[str], statement: Callable[[Binds], Any], others: Sequence[str] = ()) -> None:
+        self._sizes = _Sizes(columns, statement, others)
+
+    def fetch(self, connection: Connection, keys: Sequence[tuple[Any, ...]], *others: Any) -> list[Any]:
+        """Execute the statement; returns its rows, with a name for each column."""
+        if not keys:
+            return []
+        size = 1 << (len(keys) - 1).bit_length()
+        compiled = self._sizes.compiled(connection.dialect, size)
+        filled = chain(keys, repeat(keys[-1], size - len(keys)))
+        parameters = compiled.parameters(chain(chain.from_iterable(filled), others))
+        return list(map(compiled.row, driver.fetch(connection, compiled.text, parameters)))
+
+
+class Query(BulkQuery):
+    """A statement that returns rows and has no keys; `names` are its parameters."""
+
+    def __init__(self, statement: Any, *names: str) -> None:
+        super().__init__((), lambda _: statement, names)
+
+    def all(self, connection: Connection, *values: Any) -> list[Any]:
+        """Execute the statement; returns its rows, with a name for each column."""
+        return self.fetch(connection, [()], *values)
+
+
+class _Sizes:
+    """A statement, compiled for each number of rows when that is used first."""
+
+    def __init__(self, columns: Sequence[str], statement: Callable[[Binds], Any], others: Sequence[str]) -> None:
+        self._columns = columns
+        self._statement = statement
+        self._others = others
+        self._compiled: dict[tuple[str, int], _Compiled] = {}
+
+    def compiled(self, dialect: Dialect, size: int) -> "_Compiled":
         compiled = self._compiled.get((dialect.name, size))
         if compiled is None:
             names = [[f"{name}_{number}" for name in self._columns] for number in range(size)]
             binds: Binds = [dict(zip(self._columns, map(bindparam, row), strict=True)) for row in names]
-            compiled = _Compiled(self._statement(binds), dialect, list(chain.from_iterable(names)))
+            compiled = _Compiled(self._statement(binds), dialect, [*chain.from_iterable(names), *self._others])
             self._compiled[dialect.name, size] = compiled
         return compiled
 
 
 class _Compiled:
-    """The text of a statement for one number of rows, and the order of its parameters."""
+    """The text of a statement for one number of rows, the order of its parameters, and the names of its columns."""
 
-    def __init__(self, statement: Insert | Update, dialect: Dialect, names: Sequence[str]) -> None:
+    def __init__(self, statement: Any, dialect: Dialect, names: Sequence[str]) -> None:
         compiled = statement.compile(dialect=dialect)
-        self._text = str(compiled)
-        self._names = names
-        self._positions = None  # set where the driver takes parameters by position
+        self.text = str(compiled)
+        self._constants = {name: value for name, value in compiled.params.items() if name not in names}
+        self._names = [*names, *self._constants]
+        self._positions: list[int] | None = None  # set where the driver takes parameters by position
         if compiled.positiontup is not None:
-            self._positions = itemgetter(*map(names.index, compiled.positiontup))
+            self._positions = [self._names.index(name) for name in compiled.positiontup]
+        self.row = namedtuple("Row", statement.exported_columns.keys())._make  # type: ignore[attr-defined]  # noqa: PYI024
 
-    def execute(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> int:
-        flat = list(chain.from_iterable(rows))
-        parameters = dict(zip(self._names, flat, strict=True)) if self._positions is None else self._positions(flat)
-        return connection.exec_driver_sql(self._text, parameters).rowcount
+    def parameters(self, given: Iterable[Any]) -> driver.Parameters:
+        """The parameters as the driver takes them."""
+        flat = [*given, *self._constants.values()]
+        if self._positions is None:
+            return dict(zip(self._names, flat, strict=True))
+        return [flat[position] for position in self._positions]
 
 
 def inserting(

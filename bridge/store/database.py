@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from bridge.aio.system import SYSTEM, System
 from bridge.core.health import HealthCode
-from bridge.store import postgres
+from bridge.store import driver, postgres
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -151,12 +151,12 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def _interrupting(self, connection: Connection, limit: ReadLimit) -> Iterator[None]:
-        driver: Any = connection.connection.driver_connection
-        driver.set_progress_handler(limit.is_over, _STEPS_BETWEEN_CHECKS)
+        file: Any = connection.connection.driver_connection
+        file.set_progress_handler(limit.is_over, _STEPS_BETWEEN_CHECKS)
         try:
             yield
         finally:
-            driver.set_progress_handler(None, 0)
+            file.set_progress_handler(None, 0)
 
     def _was_interrupted(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
@@ -289,7 +289,7 @@ def _sqlite_engine(path: Path, begin: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        driver.execute(connection, begin)
 
     return engine
 

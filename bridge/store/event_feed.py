@@ -32,6 +32,7 @@ from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.errors import CursorExpired
 from bridge.core.event_cursor import Position, is_expired, next_number
 from bridge.store.advisory_locks import EVENT_NUMBERING, EVENT_REMOVAL
+from bridge.store.bulk_statements import Query
 from bridge.store.database import Database
 from bridge.store.reader_pool import ReaderPool
 from bridge.store.records import Changed, EventPage, EventQuery
@@ -50,15 +51,18 @@ WINDOWS_AT_ONCE = 10
 
 # --- numbering ----------------------------------------------------------------------------------------------------
 
-_LARGEST = select(
-    select(func.max(events.c.number)).where(IS_NUMBERED_OF_ALL).scalar_subquery(),
-    select(func.max(removed_events.c.number)).scalar_subquery(),
+_LARGEST = Query(
+    select(
+        select(func.max(events.c.number)).where(IS_NUMBERED_OF_ALL).scalar_subquery().label("present"),
+        select(func.max(removed_events.c.number)).scalar_subquery().label("removed"),
+    )
 )
 
 
 def largest_number(connection: Connection) -> int:
     """The largest number of any event, removed ones included; 0 before the first."""
-    return max(number or 0 for number in connection.execute(_LARGEST).one())
+    [largest] = _LARGEST.all(connection)
+    return max(largest.present or 0, largest.removed or 0)
 
 
 def next_numbers(connection: Connection, replica: Replica, count: int) -> Sequence[int | None]:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bridge.core.database_url import postgres_url
 from bridge.core.errors import BadSetting
+from bridge.store import driver
 
 # Of a host in the URL. psycopg tries the addresses of several hosts in turn, each for so long.
 CONNECT_SECONDS = 3
@@ -26,10 +27,6 @@ DEFAULTS = {
     "keepalives_count": "2",
 }
 RETRIABLE = frozenset({"40001", "40P01"})  # serialization failure, deadlock
-# A connection is of no more use after these: the server became read-only (25006), is ending or restarting it
-# (57P01-57P05), has no room (53300), ended an idle transaction (25P03), or the way to it broke (class 08).
-_DROPPING = frozenset({"25006", "25P03", "53300", "57P01", "57P02", "57P03", "57P04", "57P05"})
-_DROPPING_CLASS = "08"
 # What waiting does not change. libpq gives no code for a failed connection, only the text.
 _LASTING = (
     *("password authentication failed", "no pg_hba.conf entry", "does not support SSL", "invalid sslmode"),
@@ -43,17 +40,12 @@ def sqlstate(error: DBAPIError) -> str | None:
     return code
 
 
-def drops_connection(code: str | None) -> bool:
-    """Whether a connection is of no more use after an error with this SQLSTATE."""
-    return code is not None and (code in _DROPPING or code.startswith(_DROPPING_CLASS))
-
-
 def may_open_later(error: DBAPIError) -> bool:
     """Whether a database that did not open may do so within seconds: it starts, fails over or is full."""
     code = sqlstate(error)
     if any(text in str(error.orig) for text in _LASTING):
         return False
-    return code is None or drops_connection(code) or code in RETRIABLE or code == "57014"
+    return code is None or driver.drops_connection(code) or code in RETRIABLE or code == "57014"
 
 
 def make_engine(url: str, *, limits: Mapping[str, float], pool_seconds: float) -> Engine:
@@ -79,11 +71,11 @@ def make_engine(url: str, *, limits: Mapping[str, float], pool_seconds: float) -
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql(begin, execution_options={"no_parameters": True})
+        driver.execute(connection, begin)
 
     @event.listens_for(engine, "handle_error")
     def drop_connection(context: ExceptionContext) -> None:
-        if drops_connection(getattr(context.original_exception, "sqlstate", None)):
+        if driver.drops_connection(getattr(context.original_exception, "sqlstate", None)):
             context.is_disconnect = True  # every pooled connection is then replaced before its next use
 
     return engine

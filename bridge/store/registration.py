@@ -25,7 +25,7 @@ from bridge.core.model import TaskFacts, TaskStatus
 from bridge.core.task_class import class_by_app
 from bridge.store import queries, replicas
 from bridge.store.active_limit import ActiveLimit
-from bridge.store.bulk_statements import inserting
+from bridge.store.bulk_statements import BulkQuery, inserting
 from bridge.store.records import NewWatch, PollNote, RegisteredWatch, TaskRow, TaskView, WatchView
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import digest, events_text, task_row, task_view, wants_status
@@ -203,8 +203,11 @@ def _update_keys(connection: Connection, entries: Sequence[_Entry]) -> None:
 
 # --- existing watches and the limit -------------------------------------------------------------------------------
 
-_ACTIVE = select(watches.c.id, watches.c.endpoint, watches.c.options).where(
-    IS_ACTIVE, watches.c.endpoint.in_(bindparam("those", expanding=True))
+_ACTIVE = BulkQuery(
+    ("endpoint",),
+    lambda binds: select(watches.c.id, watches.c.endpoint, watches.c.options).where(
+        IS_ACTIVE, watches.c.endpoint.in_([bind["endpoint"] for bind in binds])
+    ),
 )
 
 
@@ -214,10 +217,8 @@ def _answer_existing(connection: Connection, entries: Sequence[_Entry]) -> list[
     Returns the entries whose own insert succeeded, in this transaction or in an earlier one whose commit was never
     confirmed.
     """
-    if not entries:
-        return []
-    found = connection.execute(_ACTIVE, {"those": sorted({entry.endpoint for entry in entries})})
-    rows = {row.endpoint: row for row in found}
+    endpoints = sorted({entry.endpoint for entry in entries})
+    rows = {row.endpoint: row for row in _ACTIVE.fetch(connection, [(endpoint,) for endpoint in endpoints])}
     inserted = []
     for entry in entries:
         row = rows.get(entry.endpoint)

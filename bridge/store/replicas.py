@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, true, update
 
 from bridge.core.errors import LostClaim, StoreUnavailable
+from bridge.store.bulk_statements import BulkQuery, Query
 from bridge.store.database import Database
 from bridge.store.records import TaskRow
 from bridge.store.row_mapping import task_row
@@ -46,16 +47,20 @@ _LOCKED_REPLICA = (
     .with_for_update(read=True)
     .cte("locked_replica")
 )
-_LOCK_OWN = (
-    select(tasks.c.id)
-    .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)
-    .where(
-        tasks.c.closed_at.is_(None),
-        tasks.c.id.in_(bindparam("those", expanding=True)),
-        _LOCKED_REPLICA.c.epoch == bindparam("epoch"),
-    )
-    .order_by(tasks.c.id)
-    .with_for_update(of=tasks)
+_LOCK_OWN = BulkQuery(
+    ("task",),
+    lambda binds: (
+        select(tasks.c.id)
+        .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)
+        .where(
+            tasks.c.closed_at.is_(None),
+            tasks.c.id.in_([bind["task"] for bind in binds]),
+            _LOCKED_REPLICA.c.epoch == bindparam("epoch"),
+        )
+        .order_by(tasks.c.id)
+        .with_for_update(of=tasks)
+    ),
+    ("replica", "epoch"),
 )
 
 
@@ -67,8 +72,8 @@ def holds_claim(connection: Connection, replica: Replica) -> bool:
 
 def lock_own(connection: Connection, replica: Replica, task_rows: Sequence[str]) -> set[str]:
     """Returns those of the tasks that are open and the replica's own; both stay so until this transaction ends."""
-    parameters = {"replica": replica.id, "epoch": replica.epoch, "those": sorted(set(task_rows))}
-    return set(connection.execute(_LOCK_OWN, parameters).scalars())
+    keys = [(row,) for row in sorted(set(task_rows))]
+    return {row.id for row in _LOCK_OWN.fetch(connection, keys, replica.id, replica.epoch)}
 
 
 _FIND_EPOCH = select(replicas.c.epoch).where(replicas.c.id == bindparam("replica"))
@@ -226,14 +231,15 @@ _least_loaded = (
     .limit(literal_column("1"))
     .subquery("least_loaded")
 )
-_LOADS = (
+_LOADS = Query(
     select(
         *(replicas.c.epoch, replicas.c.expires_at, replicas.c.owned_tasks),
         *(_least_loaded.c.id.label("other"), _least_loaded.c.owned_tasks.label("others_tasks")),
     )
     .join_from(replicas, _least_loaded, true(), isouter=True)
     .where(replicas.c.id == bindparam("replica"))
-    .with_for_update(read=True, of=replicas)  # as in _LOCK_EPOCH
+    .with_for_update(read=True, of=replicas),  # as in _LOCK_EPOCH
+    *("replica", "now"),
 )
 # Until the task is committed no replica may delete its owner's row, or the task would never be taken over. A renewal of
 # the row does not have to wait.
@@ -252,9 +258,10 @@ def owner_of_new(connection: Connection, replica: Replica) -> str | None:
     The owner's claim holds until this transaction ends.
     """
     now = replica.now()
-    loads = connection.execute(_LOADS, {"replica": replica.id, "now": now}).one_or_none()
-    if loads is None or loads.epoch != replica.epoch:
+    found = _LOADS.all(connection, replica.id, now)
+    if not found or found[0].epoch != replica.epoch:
         return None
+    [loads] = found
     may_own = loads.owned_tasks > LEAVING and loads.expires_at > now
     if loads.other is None or (may_own and loads.owned_tasks <= loads.others_tasks * UNEVEN + SMALL):
         return replica.id

@@ -24,7 +24,7 @@ from bridge.core.model import (
     WatchState,
 )
 from bridge.store import audit, event_feed, replicas
-from bridge.store.bulk_statements import inserting, updating
+from bridge.store.bulk_statements import BulkQuery, inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import WatchEnd, end_watches
 from bridge.store.records import CancelledWatch, Changed, Settlement, StatusChange
@@ -44,11 +44,14 @@ from bridge.store.row_mapping import (
 )
 from bridge.store.schema import IS_ACTIVE, deliveries, events, outbox, tasks, watches
 
-_LOCK_WATCHES = (
-    select(watches)
-    .where(IS_ACTIVE, watches.c.task.in_(bindparam("those", expanding=True)))
-    .order_by(watches.c.id)
-    .with_for_update()
+_LOCK_WATCHES = BulkQuery(
+    ("task",),
+    lambda binds: (
+        select(watches)
+        .where(IS_ACTIVE, watches.c.task.in_([bind["task"] for bind in binds]))
+        .order_by(watches.c.id)
+        .with_for_update()
+    ),
 )
 
 
@@ -91,9 +94,8 @@ def _lost() -> LostClaim:
 def _active_watches(connection: Connection, owned: set[str]) -> dict[str, list[Row[Any]]]:
     """The active watches of tasks, locked, by task."""
     found: dict[str, list[Row[Any]]] = defaultdict(list)
-    if owned:
-        for row in connection.execute(_LOCK_WATCHES, {"those": sorted(owned)}):
-            found[row.task].append(row)
+    for row in _LOCK_WATCHES.fetch(connection, [(task,) for task in sorted(owned)]):
+        found[row.task].append(row)
     return found
 
 
@@ -175,11 +177,10 @@ def _existing_events(
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
-_UPDATE_TASKS = updating(
-    tasks,
-    ("id", "closed_at", *SNAPSHOT, *NOTE, *FACTS, "queued_at", "in_progress_at"),
-    once=("queued_at", "in_progress_at"),
-)
+_TASK = "id", *SNAPSHOT, *NOTE, *FACTS, "queued_at", "in_progress_at"
+# Only the end of a task sets `closed_at`: SQLite writes the indexes whose condition names a column that is set.
+_UPDATE_TASKS = updating(tasks, _TASK, once=("queued_at", "in_progress_at"))
+_CLOSE_TASKS = updating(tasks, (*_TASK, "closed_at"), once=("queued_at", "in_progress_at"))
 _INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload", "body", "app", "number"))
 _INSERT_OUTBOX = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
 _INSERT_DELIVERIES = inserting(
@@ -201,6 +202,7 @@ class _Writes:
     sent_events: list[Event] = field(default_factory=list)
     outbox: list[tuple[Any, ...]] = field(default_factory=list)
     tasks: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by row id: of several values the last is written
+    closed: dict[str, float] = field(default_factory=dict)  # those of them that close, and when
 
     def __post_init__(self) -> None:
         self.lease = self.replica.new_lease()
@@ -211,7 +213,9 @@ class _Writes:
         queued = earlier[-2] or (item.at if status is TaskStatus.QUEUED else None)
         in_progress = earlier[-1] or (item.at if status is TaskStatus.IN_PROGRESS else None)
         values = *snapshot_values(item.snapshot), *note_values(item.note, last=closed), *facts_values(item.note.facts)
-        self.tasks[item.task] = (item.task, item.at if closed else None, *values, queued, in_progress)
+        self.tasks[item.task] = (item.task, *values, queued, in_progress)
+        if closed:
+            self.closed[item.task] = item.at
 
     def add_event(self, row: Row[Any], event: Event) -> None:
         """Add an event of a watch."""
@@ -234,7 +238,8 @@ class _Writes:
         self._insert_events(connection)
         _INSERT_OUTBOX.execute(connection, self.outbox)
         _INSERT_DELIVERIES.execute(connection, [_delivery_row(event) for event in self.sent_events])
-        _UPDATE_TASKS.execute(connection, list(self.tasks.values()))
+        _UPDATE_TASKS.execute(connection, [values for row, values in self.tasks.items() if row not in self.closed])
+        _CLOSE_TASKS.execute(connection, [(*self.tasks[row], at) for row, at in self.closed.items()])
 
     def _insert_events(self, connection: Connection) -> None:
         if not self.events:
@@ -297,7 +302,7 @@ def cancel(
     task_rows = sorted({row.task for row in connection.execute(_FIND_WATCHES, those)})
     if task_rows:  # the tasks first, as in settling; what is read after that stays true
         connection.execute(_LOCK_TASKS, {"those": task_rows}).all()
-        connection.execute(_LOCK_WATCHES, {"those": task_rows}).all()
+        _LOCK_WATCHES.fetch(connection, [(row,) for row in task_rows])
     rows = {row.id: row for row in connection.execute(_FIND_WATCHES, those)}
     now = replica.now()
     results: list[CancelledWatch | BridgeError] = []

@@ -107,16 +107,14 @@ def bridge(pipe: Connection, settings: Mapping[str, str], log: Path, hooks: Mapp
 
 
 def _count(counts: Any) -> None:
-    """Counts statements and commits of every engine of this process. Do not measure CPU meanwhile."""
+    """Counts statements and commits of this process's connections to SQLite. Do not measure CPU meanwhile."""
 
-    def statement(*_: Any) -> None:
-        counts[0] += 1
+    def count(statement: str) -> None:
+        counts[int(statement == "COMMIT")] += 1
 
-    def commit(*_: Any) -> None:
-        counts[1] += 1
-
-    event.listen(Engine, "before_cursor_execute", statement)
-    event.listen(Engine, "commit", commit)
+    @event.listens_for(Engine, "connect")
+    def trace(connection: Any, _record: object) -> None:
+        connection.set_trace_callback(count)
 
 
 def _profile_writer(file: str) -> None:

@@ -33,8 +33,8 @@ MUTATIONS = (
     Mutation(
         "watches that have ended are settled again: no WHERE state = 'active'",
         "bridge.store.settlement",
-        '.where(IS_ACTIVE, watches.c.task.in_(bindparam("those", expanding=True)))',
-        '.where(watches.c.task.in_(bindparam("those", expanding=True)))',
+        '.where(IS_ACTIVE, watches.c.task.in_([bind["task"] for bind in binds]))',
+        '.where(watches.c.task.in_([bind["task"] for bind in binds]))',
         50,
     ),
     Mutation(
@@ -51,16 +51,21 @@ MUTATIONS = (
     Mutation(
         "the lease fence is dropped: a write does not check the task's owner and its epoch",
         "bridge.store.replicas",
-        "    .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)\n"
-        "    .where(\n"
-        "        tasks.c.closed_at.is_(None),\n"
-        '        tasks.c.id.in_(bindparam("those", expanding=True)),\n'
-        '        _LOCKED_REPLICA.c.epoch == bindparam("epoch"),\n'
-        "    )\n",
-        "    .where(\n"
-        "        tasks.c.closed_at.is_(None),\n"
-        '        tasks.c.id.in_(bindparam("those", expanding=True)),\n'
-        "    )\n",
+        "        .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)\n"
+        "        .where(\n"
+        "            tasks.c.closed_at.is_(None),\n"
+        '            tasks.c.id.in_([bind["task"] for bind in binds]),\n'
+        '            _LOCKED_REPLICA.c.epoch == bindparam("epoch"),\n'
+        "        )\n"
+        "        .order_by(tasks.c.id)\n"
+        "        .with_for_update(of=tasks)\n"
+        "    ),\n"
+        '    ("replica", "epoch"),\n',
+        '        .where(tasks.c.closed_at.is_(None), tasks.c.id.in_([bind["task"] for bind in binds]))\n'
+        "        .order_by(tasks.c.id)\n"
+        "        .with_for_update(of=tasks)\n"
+        "    ),\n"
+        '    ("replica", "epoch"),\n',
         400,
     ),
     Mutation(
@@ -104,9 +109,8 @@ MUTATIONS = (
     Mutation(
         "the record of an attempt does not check the claim",
         "bridge.store.outbox",
-        '    .where(outbox.c.id.in_(bindparam("those", expanding=True)), '
-        '_CLAIM_KEY.in_(bindparam("claims", expanding=True)))\n',
-        '    .where(outbox.c.id.in_(bindparam("those", expanding=True)))\n',
+        "    found = select(*columns).where(outbox.c.id.in_(ids), _CLAIM_KEY.in_(claims))\n",
+        "    found = select(*columns).where(outbox.c.id.in_(ids))\n",
         400,
     ),
     Mutation(

@@ -5,12 +5,14 @@ Few rows must be found by an index of their own: no query here may read all sett
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from bridge.core.model import DeliveryState, EventType, Outcome, WatchState
+from bridge.store import driver
 from bridge.store.event_feed import largest_number
 from bridge.store.records import DeadFilter, EventQuery, WatchQuery
 from bridge.store.store import Store
@@ -31,21 +33,32 @@ READS_ALL = (
 
 @contextmanager
 def plans(store: Store) -> Iterator[list[str]]:
-    """The steps of the plans of every SELECT in the block."""
+    """The steps of the plans of every SELECT in the block, known after it."""
     found: list[str] = []
+    seen: list[str] = []
+    traced: list[Any] = []
 
-    def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("SELECT"):
-            found.extend(row[3] for row in cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+    def trace(connection: Any, *_: Any) -> None:
+        traced.append(connection)
+        connection.set_trace_callback(seen.append)
 
-    engines = store._database._writing, store._database._reading
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", explain)
+    database = store._database
+    for engine in (database._writing, database._reading):
+        event.listen(engine, "checkout", trace)
     try:
         yield found
     finally:
-        for engine in engines:
-            event.remove(engine, "before_cursor_execute", explain)
+        for engine in (database._writing, database._reading):
+            event.remove(engine, "checkout", trace)
+        for connection in traced:
+            connection.set_trace_callback(None)
+    for statement in seen:
+        if statement.startswith("SELECT"):
+            found += database.read(partial(_plan, statement=statement))
+
+
+def _plan(connection: Connection, statement: str) -> list[str]:
+    return [row[3] for row in driver.fetch(connection, f"EXPLAIN QUERY PLAN {statement}", ())]
 
 
 @pytest.mark.parametrize("app", [None, "app"])

@@ -1,0 +1,62 @@
+"""Statements that the driver executes itself: their errors, and statements for any number of keys."""
+
+from functools import partial
+
+import pytest
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from bridge.store import driver
+from bridge.store.bulk_statements import BulkQuery, Query
+from bridge.store.database import PostgresDatabase
+from bridge.store.open import open_database
+from bridge.store.schema import replicas, watches
+from bridge.store.store import Store
+from tests.databases import PostgresServer
+from tests.store.builders import new_watch, register_watch
+
+_OF_TASKS = BulkQuery(
+    ("task",), lambda binds: select(watches.c.id, watches.c.task).where(watches.c.task.in_([b["task"] for b in binds]))
+)
+_EPOCHS = Query(select(replicas.c.id, replicas.c.epoch).where(replicas.c.epoch >= 1))
+
+
+async def test_a_query_finds_the_rows_of_any_number_of_keys_each_once(store: Store) -> None:
+    new = [new_watch(store) for _ in range(9)]
+    await store.register_all(new)
+    for count in range(10):
+        keys = [(one.task,) for one in new[:count]]
+        rows = store._database.read(partial(_OF_TASKS.fetch, keys=keys))
+        assert sorted((row.id, row.task) for row in rows) == sorted((one.watch.id, one.task) for one in new[:count])
+
+
+async def test_a_value_in_a_query_is_passed_on(store: Store) -> None:
+    rows = store._database.read(_EPOCHS.all)
+    assert [(row.id, row.epoch) for row in rows if row.id == store.replica.id] == [store.replica.identity]
+
+
+async def test_errors_are_those_of_sqlalchemy(store: Store) -> None:
+    """By their classes a caller knows the errors of an item and those of the database."""
+    registered = await register_watch(store)
+
+    def repeat(connection: Connection) -> None:
+        driver.execute(connection, f"INSERT INTO watches SELECT * FROM watches WHERE id = '{registered.watch.id}'")  # noqa: S608
+
+    with pytest.raises(IntegrityError) as raised:
+        store._database.transaction(repeat)
+    assert raised.value.orig is not None
+    assert not raised.value.connection_invalidated
+    with pytest.raises(DBAPIError):
+        store._database.read(lambda connection: driver.fetch(connection, "SELECT nothing FROM nowhere", ()))
+    assert await register_watch(store)
+
+
+def test_a_lost_connection_is_replaced(postgres_server: PostgresServer, encryption_key: str) -> None:
+    database, _ = open_database(postgres_server.migrated(), [encryption_key])
+    assert isinstance(database, PostgresDatabase)
+    end = "SELECT pg_terminate_backend(pg_backend_pid())"
+    with pytest.raises(DBAPIError) as raised, database._writing.connect() as connection:
+        driver.fetch(connection, end, ())
+    assert raised.value.connection_invalidated
+    assert database.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one()) == 1
+    database.close()
