@@ -1,7 +1,7 @@
-"""The lowest possible cost of a durable registration: a bare handler, and plain sqlite3 with group commit.
+"""The lowest possible cost of what is durable: of a registration, and of all rows of a watch's life.
 
-It has no tokens, no search for an equal watch, no limits, no fingerprints, no log, no metrics, no polls, and a short
-answer.
+A registration is a bare handler, and plain sqlite3 with group commit. It has no tokens, no search for an equal watch,
+no limits, no fingerprints, no log, no metrics, no polls, and a short answer. A life is plain sqlite3 alone.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHE
 from bridge.store.row_mapping import digest
 from bridge.web.api.request_models import WatchRequestBody
 from tests.bench.bare_loop import listen
-from tests.bench.processes import MEASURED, Child, serve
+from tests.bench.processes import MEASURED, Child, own_cpu, own_written, serve
 
 Row = tuple[tuple[object, ...], tuple[object, ...], "asyncio.Future[None]"]
 
@@ -32,6 +32,74 @@ INSERT INTO watches (id, app, task, task_id, callback_url, host, endpoint, event
                      deadline_at, timeout_seconds, header_names)
 VALUES (?, 'bench', ?, ?, ?, 'localhost:9', ?, 'video.completed', ?, ?, 'active', ?, ?, 3600.0, '')
 """
+
+_STATUS = "UPDATE tasks SET status = 'in_progress', polls = 1, last_polled_at = ?, next_poll_at = ? WHERE id = ?"
+_END = (
+    "UPDATE watches SET state = 'settled', outcome = 'completed', ended_at = ? WHERE id = ? AND state = 'active'",
+    """
+    INSERT INTO events (watch_id, type, terminal, created_at, payload, app, number)
+    VALUES (?, 'video.completed', 1, ?, ?, 'bench', ?)
+    """,
+    "INSERT INTO outbox (id, host, due_at, set_at, lease, holder) VALUES (?, 'localhost:9', ?, ?, 'lease', 'local')",
+    """
+    INSERT INTO deliveries (id, watch_id, type, state, attempts, round_attempts, created_at, next_attempt_at)
+    VALUES (?, ?, 'video.completed', 'pending', 0, 0, ?, ?)
+    """,
+    "UPDATE tasks SET status = 'completed', closed_at = ?, polls = 4, last_polled_at = ?, url = ? WHERE id = ?",
+)
+_ATTEMPT = (
+    "DELETE FROM outbox WHERE id = ? AND lease = 'lease'",
+    "INSERT INTO attempts (delivery_id, started_at, duration_seconds, status_code, body) VALUES (?, ?, 0.1, 200, '')",
+    "UPDATE deliveries SET state = 'delivered', attempts = 1, delivered_at = ?, next_attempt_at = NULL WHERE id = ?",
+)
+
+
+async def least_lives(database: Path, rate: float, seconds: float, payload: bytes) -> tuple[float, float, float]:
+    """Writes lives evenly by plain sqlite3. Returns a life's milliseconds of CPU, pages written, and statements.
+
+    A life has two commits. What need not be durable by itself is in the commits of other lives: the status in that of
+    the registration two lives later, the attempt in that of the next end.
+    """
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    statements = 0
+
+    def commit(*parts: tuple[str, tuple[object, ...]]) -> None:
+        nonlocal statements
+        connection.execute("BEGIN IMMEDIATE")
+        for statement, parameters in parts:
+            connection.execute(statement, parameters)
+        connection.execute("COMMIT")
+        statements += 2 + len(parts)
+
+    lives = int(rate * seconds)
+    warm = int(rate) + 2
+    began, cpu, written = time.monotonic(), 0.0, 0
+    for number in range(warm + lives):
+        if number == warm:
+            cpu, written, statements = own_cpu(), own_written(), 0
+        now, url = time.time(), "http://localhost:9/hooks/video"
+        registered, ended, sent = number, number - warm // 2, number - warm // 2 - 1
+        name, key = f"{registered:026d}", digest("configured", str(registered))
+        watch = (name, name, name, url, digest("bench", name, url), b"{}", b"o" * 16, now, now + 3600.0)
+        status = [(_STATUS, (now, now, f"{registered - 2:026d}"))]
+        commit((_TASK, (name, key, name, now)), (_WATCH, watch), *status)
+        await asyncio.sleep(max(0.0, began + (number + 0.5) / rate - time.monotonic()))
+        name, before = f"{ended:026d}", f"{sent:026d}"
+        ends = (
+            (now, name),
+            (name, now, payload, number),
+            (name, now, now),
+            (name, name, now, now),
+            (now, now, url, name),
+        )
+        attempt = (before,), (before, now), (now, before)
+        commit(*zip(_END, ends, strict=True), *zip(_ATTEMPT, attempt, strict=True))
+        await asyncio.sleep(max(0.0, began + (number + 1) / rate - time.monotonic()))
+    cpu, pages = own_cpu() - cpu, (own_written() - written) / 4096
+    connection.close()
+    return 1000 * cpu / lives, pages / lives, statements / lives
 
 
 def storing_handler(database: Path) -> Child:

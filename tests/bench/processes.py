@@ -59,6 +59,16 @@ def own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def own_written() -> int:
+    """Returns how many bytes of files this process has changed; see `Child.written`."""
+    return _written("self")
+
+
+def _written(process: int | str) -> int:
+    lines = Path(f"/proc/{process}/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("write_bytes")).split()[1])
+
+
 @dataclass(frozen=True)
 class ThreadTimes:
     """CPU seconds of each thread of a process, by the thread's id. The main thread has the process's id."""
@@ -109,8 +119,7 @@ class Child:
 
     def written(self) -> int:
         """Returns how many bytes of files it has changed so far: the kernel writes them to the disk in pages."""
-        lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("write_bytes")).split()[1])
+        return _written(self.pid)
 
     def rss(self) -> int:
         """Returns its resident memory in bytes."""
