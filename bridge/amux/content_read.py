@@ -32,7 +32,7 @@ class FileThreads:
     async def run(self, function: Callable[[], Result], discard: Callable[[Result], object] | None = None) -> Result:
         """Calls a function in a thread. A caller that is cancelled waits for its end; `discard` then gets the result.
 
-        Without this wait, a descriptor could be closed, and its number be another file's, while the function uses it.
+        Without this wait, a descriptor could be closed and its number reused while the function uses it.
         Raises OSError during a stop.
         """
         try:

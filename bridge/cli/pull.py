@@ -1,6 +1,6 @@
 """`listen --pull`: fetches events instead of receiving callbacks, and passes them on to a local address.
 
-An event is passed on until the address accepts it, and only then the cursor moves: nothing is missed between two runs.
+An event is passed on until the address accepts it. The cursor moves after that, so nothing is missed between two runs.
 """
 
 import asyncio

@@ -84,7 +84,7 @@ def unknown_option(
     """Returns the sentence for an option that a command does not have.
 
     `uses_bridge`: the command sends requests to a running bridge. `setting_names` returns the settings that the command
-    uses; they are asked for only where an option of the command is not meant.
+    uses; it is called only if no option of the command is like the given one.
     """
     name = option.lstrip("-").lower()
     sentence = f"{command} has no option {option}"

@@ -97,7 +97,7 @@ def with_task_end(
 def class_to_remove(classes: Mapping[str, ClassHistory]) -> str | None:
     """Returns the class that makes room for a new one, None when there is room.
 
-    It is the one whose last end is the oldest, among those with too few ends to be used as long as there are any.
+    It is the class whose last end is the oldest. Classes with too few ends to be used are removed before all others.
     """
     # `OTHER` needs a place as well.
     if len(classes.keys() - {OTHER}) < MAX_CLASSES - 1:

@@ -1,7 +1,7 @@
 """Finds stuck watches: amux gives no answer, a poll is late, or amux refuses or throttles the key.
 
 Such watches cause no event of their own, so gauges count them, and each has a log line when it becomes stuck and one
-when it no longer is. More than twenty stuck tasks have one cause in common: then one line sums them up.
+when it no longer is. If more than twenty tasks are stuck, they have one common cause, and one line sums them up.
 """
 
 import logging

@@ -120,8 +120,9 @@ _REMOVED_SINCE = select(func.max(removed_events.c.number)).where(removed_events.
 def read_page(connection: Connection, query: EventQuery, now: float) -> EventPage:
     """A page of the feed. Raises CursorExpired when events after the cursor may have been removed.
 
-    The order matters on PostgreSQL, where each statement sees what is committed when it begins. The last removal that
-    a new reader knows is read first, and what was removed since then last: so no removal goes unnoticed.
+    The order matters on PostgreSQL, where each statement sees what is committed when it begins. For a new reader the
+    number of the last removal is read before the events, and later removals are looked for after the events. So a
+    removal in between is noticed.
     """
     start = query.after or Position(0, _last_removal(connection))
     payloads, number, more = (_search if query.types else _next)(connection, query, start.number)

@@ -1,6 +1,6 @@
 """Notices for operators: each change is noticed once, however many replicas see it, and sent through the outbox.
 
-A notice is written in the transaction that notes its cause, so neither is there without the other. A *condition* is
+A notice is written in the transaction that notes its cause, so either both are stored or none. A *condition* is
 what lasts: a failing receiver, a refused key. Its row is inserted with the first notice and deleted with the last one.
 """
 

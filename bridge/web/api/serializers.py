@@ -101,7 +101,7 @@ def _timing(view: WatchView, facts: TaskFacts) -> Timing:
 def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
     """Returns when each step of a watch was reached, in Unix seconds.
 
-    A task whose end was seen after its watch had ended has no such end for this watch.
+    The end of the task has no time if it was seen after the watch had ended.
     """
     watch, delivery = view.watch, view.terminal_delivery
     ended = watch.outcome in {Outcome.COMPLETED, Outcome.FAILED}
