@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from bridge.store import database, group_commit
 
-FACTOR = 10  # of the limits that most tests have
+FACTOR = 10.0  # of the limits that most tests have
 _REAL = [
     (module, name, getattr(module, name))
     for module, names in (
@@ -18,10 +16,19 @@ _REAL = [
 ]
 
 
+def multiply_store_limits(factor: float) -> None:
+    """Sets the time limits to the real ones times a factor, for stores that are opened from now on."""
+    for module, name, seconds in _REAL:
+        setattr(module, name, seconds * factor)
+
+
 @contextmanager
 def store_limits_times(factor: float) -> Iterator[None]:
     """Multiplies the real time limits by a factor, for stores that are opened meanwhile."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, seconds in _REAL:
-            patch.setattr(module, name, seconds * factor)
+    before = [(module, name, getattr(module, name)) for module, name, _ in _REAL]
+    multiply_store_limits(factor)
+    try:
         yield
+    finally:
+        for module, name, seconds in before:
+            setattr(module, name, seconds)

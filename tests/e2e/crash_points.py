@@ -7,7 +7,7 @@ SIGKILL when it reaches the point for the n-th time; the effect is that of a pow
 import inspect
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,20 @@ def _wrap(owner: Any, name: str, *, before: Reached, after: Reached) -> None:
     setattr(owner, name, wrapped)
 
 
+def _around_each(owner: Any, name: str, reached: Reached, *, is_before: bool) -> None:
+    """Counts the items of a call. How many items share one call depends on the machine."""
+    original = getattr(owner, name)
+
+    @wraps(original)
+    async def wrapped(self: Any, items: Sequence[Any], **options: Any) -> Any:
+        result = None if is_before else await original(self, items, **options)
+        for _ in items:
+            reached()
+        return await original(self, items, **options) if is_before else result
+
+    setattr(owner, name, wrapped)
+
+
 def _at_statement(beginning: str, reached: Reached) -> None:
     """Calls `reached` after a statement with this beginning was executed and before it is committed."""
 
@@ -93,9 +107,9 @@ POINTS: dict[str, Callable[[Reached], None]] = {
     "a delivery is claimed": partial(_after, Store, "claim"),
     "a POST is about to leave": partial(_before, Sender, "send"),
     "an answer came back": partial(_after, Sender, "send"),
-    "an attempt is about to be recorded": partial(_before, Store, "record_attempts"),
+    "an attempt is about to be recorded": partial(_around_each, Store, "record_attempts", is_before=True),
     "an attempt is written, not committed": partial(_after, outbox, "record_attempts"),
-    "an attempt is recorded": partial(_after, Store, "record_attempts"),
+    "an attempt is recorded": partial(_around_each, Store, "record_attempts", is_before=False),
     "a cancellation is written, not committed": partial(_after, settlement, "cancel"),
     "a cancellation is committed, not answered": partial(_after, Store, "cancel"),
     "a stopping bridge has left": partial(_after, Store, "leave"),

@@ -77,6 +77,7 @@ def run_bridge(order: dict[str, Any]) -> int:
     from bridge.core.errors import BridgeError
     from bridge.service.process import serve
     from bridge.settings import settings
+    from tests.store_limits import FACTOR, multiply_store_limits
 
     os.environ.clear()
     os.environ.update(order["env"])
@@ -85,6 +86,7 @@ def run_bridge(order: dict[str, Any]) -> int:
         CLOCK.file = os.open(hooks["clock"], os.O_RDONLY)
     if "lease" in hooks:
         set_lease(hooks["lease"])
+    multiply_store_limits(hooks.get("store_limits", FACTOR))
     if "migrations" in hooks:  # a folder with a newer bridge's package of migrations
         from bridge.store import migrate
 

@@ -96,7 +96,7 @@ async def start_with_overdue_watches(database_url: str, count: int) -> None:
         # An hour passes: the watches' times are moved back, because the test cannot set PostgreSQL's clock.
         change(database_url, "UPDATE watches SET created_at = created_at - 3600, deadline_at = deadline_at - 3600")
         async with serving(database_url, amux_url, SHORT_LEASE, **limits) as (process, bridge):
-            await receiver.wait_for_events(watches, 60 + count / 20)
+            await receiver.wait_for_events(watches, 60 + count / 5)
             without_answer = await polls_without_answer(bridge)
             process.signal(signal.SIGTERM)  # a clean stop, so that the last attempt is recorded
             assert await process.wait_for_exit() == 0

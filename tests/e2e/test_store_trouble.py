@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 import pytest
@@ -24,6 +24,7 @@ from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import accept, answer, hold
 
 LIMIT_SECONDS = 5.0
+REAL_LIMITS = {"store_limits": 1}  # of a store that does not answer
 
 
 @pytest.fixture
@@ -46,12 +47,23 @@ def path_of(database_url: str) -> Path:
 # --- ways to break a database -------------------------------------------------------------------------------------
 
 
+def lock_all_tables(connection: "psycopg.Connection[Any]") -> None:
+    """The locks are taken one after another, so this and a transaction of the bridge may wait for each other."""
+    locked = False
+    while not locked:
+        try:
+            connection.execute(f"LOCK TABLE {', '.join(metadata.tables)}".encode())
+            locked = True
+        except psycopg.errors.DeadlockDetected:
+            connection.rollback()
+
+
 @contextmanager
 def locked(database_url: str, _process: Process) -> Iterator[None]:
     """Another process holds a write lock, as a failed backup or an open shell may do."""
     if not database_url.startswith("sqlite"):
         with psycopg.connect(database_url) as connection:
-            connection.execute(f"LOCK TABLE {', '.join(metadata.tables)}".encode())
+            lock_all_tables(connection)
             yield
         return
     with closing(sqlite3.connect(path_of(database_url), timeout=20, isolation_level=None)) as other:
@@ -138,8 +150,9 @@ async def busy_bridge(env: Environment) -> AsyncIterator[BusyBridge]:
     """Runs a bridge that polls a running task and has a delivery that waits for its retry."""
     on_file = env.database_url.startswith("sqlite")
     flag = {"read_only": str(path_of(env.database_url).with_name("read-only"))} if on_file else {}
+    hooks = {**REAL_LIMITS, **flag}
     env.receiver.responder = answer(500)
-    async with serving(env.database_url, env.amux_url, flag) as (process, bridge):
+    async with serving(env.database_url, env.amux_url, hooks) as (process, bridge):
         running = env.running_task()
         watches = [
             await bridge.register(env.finished_task(), env.receiver.url + "/retried"),
@@ -228,7 +241,7 @@ async def test_a_full_disk_accepts_nothing_and_loses_nothing(sqlite_url: str, tm
 
 
 async def test_a_deleted_database_file_is_not_written_any_more(env: Environment) -> None:
-    async with serving(env.database_url, env.amux_url) as (process, bridge):
+    async with serving(env.database_url, env.amux_url, REAL_LIMITS) as (process, bridge):
         await bridge.register(env.endless_task(), env.receiver.url)
         path_of(env.database_url).unlink()
         await check_refused(bridge, env)
@@ -245,7 +258,7 @@ async def test_a_deleted_database_file_is_not_written_any_more(env: Environment)
 async def test_a_delivery_whose_result_cannot_be_written_is_not_sent_again(either_env: Environment) -> None:
     env = either_env
     env.receiver.responder = hold
-    async with serving(env.database_url, env.amux_url) as (process, bridge):
+    async with serving(env.database_url, env.amux_url, REAL_LIMITS) as (process, bridge):
         watch = await bridge.register(env.finished_task(), env.receiver.url)
         await env.receiver.until(lambda: bool(env.receiver.arrived))
         with locked(env.database_url, process):
@@ -264,7 +277,7 @@ async def test_a_delivery_whose_result_cannot_be_written_is_not_sent_again(eithe
 async def test_it_is_not_sent_again_even_if_its_claim_expires_meanwhile(env: Environment) -> None:
     env.receiver.responder = hold
     claim_expires_after = 5 + 15 + 2  # the attempt's timeout, the claim's margin, and a reserve
-    async with serving(env.database_url, env.amux_url, delivery_timeout_seconds="5") as (process, bridge):
+    async with serving(env.database_url, env.amux_url, REAL_LIMITS, delivery_timeout_seconds="5") as (process, bridge):
         watch = await bridge.register(env.finished_task(), env.receiver.url)
         await env.receiver.until(lambda: bool(env.receiver.arrived))
         with locked(env.database_url, process):
@@ -283,7 +296,7 @@ async def test_a_row_that_the_database_refuses_does_not_delay_others(either_env:
     """A trigger refuses one row; the other rows of the same commit must not fail with it."""
     env = either_env
     env.receiver.responder = hold
-    async with serving(env.database_url, env.amux_url) as (process, bridge):
+    async with serving(env.database_url, env.amux_url, REAL_LIMITS) as (process, bridge):
         bad_end, bad_attempt = env.running_task(), env.finished_task()
         unsettled = await bridge.register(bad_end, env.receiver.url)
         unrecorded = await bridge.register(bad_attempt, env.receiver.url)

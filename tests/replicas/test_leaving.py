@@ -136,7 +136,7 @@ async def test_a_replica_cut_off_from_postgresql_stops_in_time_and_rejoins(
     env: Environment, cluster: Cluster, cutting: Any
 ) -> None:
     async with run_proxy(env.database_url) as proxy:
-        one, two = await cluster.start(SHORT_LEASE, proxy), await cluster.start(SHORT_LEASE)
+        one, two = await cluster.start({**SHORT_LEASE, "store_limits": 1}, proxy), await cluster.start(SHORT_LEASE)
         task = env.running_task()
         watch = await one.bridge.register(task, env.receiver.url)
         await env.wait_for_polls(task)

@@ -120,7 +120,7 @@ async def test_a_read_takes_one_transaction_whose_begin_sets_its_limits(
     assert logged() == ["BEGIN", "SELECT watches", "SELECT deliveries", "SELECT audit", "COMMIT"]
     await store.overdue(None, 10)
     assert logged() == ["BEGIN", "SELECT watches", "COMMIT"]
-    begin = f"BEGIN; SET LOCAL statement_timeout = {3500 * store_limits.FACTOR}; SET LOCAL lock_timeout"
+    begin = f"BEGIN; SET LOCAL statement_timeout = {3500 * store_limits.FACTOR:.0f}; SET LOCAL lock_timeout"
     assert begin in postgres_server.log.read_text()
 
 
