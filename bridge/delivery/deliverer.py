@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
@@ -23,6 +24,7 @@ from bridge.delivery.figures import AttemptFigures
 from bridge.delivery.reporting import DeliveryReporter
 from bridge.delivery.shortage import OwnShortage
 from bridge.store.group_commit import CALL_TIMEOUT_SECONDS
+from bridge.store.lease import Lease
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
@@ -38,11 +40,18 @@ MAX_IDLE_WORKERS = 128  # kept for the next burst; a worker is a suspended corou
 DRAIN_TICK_SECONDS = 0.1
 
 
+class ChangeListener(Protocol):
+    """Is called with the watches that changed: `watches.ChangeNotifier`, or a listener of a test."""
+
+    def announce(self, watch_ids: Sequence[str], /) -> None:
+        """Wake the callers that wait for these watches."""
+
+
 class Deliverer:
     """Sends pending deliveries, fairly between hosts. Create it on the running loop; `tick` it about once a second.
 
-    `attempt_seconds` is the sender's time limit for one attempt. While `may_send` returns False (this replica's lease
-    is not certain), nothing is claimed and no attempt starts. `announce` gets the watch id of each recorded attempt.
+    `attempt_seconds` is the sender's time limit for one attempt. While `lease` is not valid, nothing is claimed and no
+    attempt starts. `change_listener` gets the watch id of each recorded attempt.
     """
 
     def __init__(  # noqa: PLR0913  collaborators, limits, and what tests inject
@@ -50,18 +59,18 @@ class Deliverer:
         store: Store,
         sender: Sender,
         signer: Signer,
+        change_listener: ChangeListener,
+        lease: Lease,
         *,
         policy: RetryPolicy,
-        announce: Callable[[Sequence[str]], None],
         metrics: Metrics,
         concurrency: int,
         per_host: int,
         attempt_seconds: float,
-        may_send: Callable[[], bool] = lambda: True,
         system: System = SYSTEM,
     ) -> None:
         self._store, self._policy = store, policy
-        self._announce, self._may_send = announce, may_send
+        self._change_listener, self._lease = change_listener, lease
         clock = system.running
         self._clock, self._random = clock, system.random
         self._needed_seconds = attempt_seconds + RECORD_SECONDS
@@ -212,7 +221,7 @@ class Deliverer:
 
         The answer may come after the lease has ended, or after this replica has rejoined under another id.
         """
-        return self._may_send() and delivery.claimed_by == self._store.replica.identity
+        return self._lease.is_valid() and delivery.claimed_by == self._store.replica.identity
 
     def _has_room(self, host: HostQueue) -> bool:
         if self._draining:
@@ -248,7 +257,7 @@ class Deliverer:
 
     def is_open(self) -> bool:
         """Whether an attempt may begin, as far as all receivers are concerned."""
-        may_send = bool(self._loops) and not self._draining and self._writer.accepting and self._may_send()
+        may_send = bool(self._loops) and not self._draining and self._writer.accepting and self._lease.is_valid()
         return may_send and not self._own_shortage.pausing
 
     def _next(self) -> ClaimedDelivery | None:
@@ -285,7 +294,7 @@ class Deliverer:
         while not held and lease != claimed.delivery.lease:  # the delivery may be claimed again during the query
             lease = claimed.delivery.lease
             held = await self._claim_checks.submit((claimed.delivery.id, lease))
-        if held and claimed.begins_before > self._clock() and self._may_send():
+        if held and claimed.begins_before > self._clock() and self._lease.is_valid():
             return True
         self._hosts.abandon(self._hosts.get(claimed.delivery.host))
         self._progress.set()
@@ -355,7 +364,7 @@ class Deliverer:
         delivery = record.claimed.delivery
         self._claimed.pop(delivery.id, None)
         self._progress.set()
-        self._announce([delivery.watch_id])
+        self._change_listener.announce([delivery.watch_id])
         if self._hosts.ready:
             self._workers.wake()  # the writer may have refused further attempts because too much was unwritten
 

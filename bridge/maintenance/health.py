@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from bridge.aio.resources import present_shortage
 from bridge.core.errors import StoreUnavailable
@@ -27,26 +27,43 @@ class Readiness:
     reasons: tuple[HealthReason, ...]
 
 
-class Health:
-    """Checks the store, the scheduler, the amux key and whether the bridge is stopping.
+class CheckedScheduler(Protocol):
+    """What is checked of the scheduler."""
 
-    `tick_age` returns the seconds since the scheduler's last tick, `degraded` one reason for each problem that the
-    poller knows, `shortage` what the deliverer lacks to send anything.
-    """
+    def tick_age(self) -> float:
+        """The seconds since its last tick."""
+
+
+class CheckedPoller(Protocol):
+    """What is checked of the poller."""
+
+    def degraded(self) -> Sequence[HealthReason]:
+        """One reason for each problem at amux or in the settings that an operator has to fix."""
+
+
+class CheckedDeliverer(Protocol):
+    """What is checked of the deliverer."""
+
+    def shortage(self) -> str | None:
+        """What the bridge lacks at present to send anything, as a sentence."""
+
+
+class Health:
+    """Checks the store, the scheduler, the amux key and whether the bridge is stopping."""
 
     def __init__(
         self,
         store: Store,
+        scheduler: CheckedScheduler,
+        poller: CheckedPoller,
+        deliverer: CheckedDeliverer,
         *,
-        tick_age: Callable[[], float],
-        degraded: Callable[[], Sequence[HealthReason]],
-        shortage: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._tick_age = tick_age
-        self._degraded = degraded
-        self._shortage = shortage
+        self._scheduler = scheduler
+        self._poller = poller
+        self._deliverer = deliverer
         self._clock = clock
         self._probe_lock = asyncio.Lock()
         self._probed_at: float | None = None
@@ -56,16 +73,16 @@ class Health:
     async def readiness(self) -> Readiness:
         """Return the present verdict; takes at most `PROBE_SECONDS`."""
         store_error = await self._probe()
-        age = self._tick_age()
+        age = self._scheduler.tick_age()
         stalled = HealthReason(HealthCode.SCHEDULER_STALLED, f"the scheduler has not ticked for {age:.1f} s")
         required = {
             "store": store_error,
             "scheduler": stalled if age > MAX_TICK_AGE_SECONDS else None,
             "drain": HealthReason(HealthCode.DRAINING, "draining: the bridge is stopping") if self.draining else None,
         }
-        if shortage := self._shortage() or present_shortage():
+        if shortage := self._deliverer.shortage() or present_shortage():
             required["resources"] = HealthReason(HealthCode.OUT_OF_RESOURCES, shortage)
-        amux = tuple(self._degraded())
+        amux = tuple(self._poller.degraded())
         checks = {name: "ok" if reason is None else "failing" for name, reason in required.items()}
         checks["amux"] = "degraded" if amux else "ok"
         failing = tuple(reason for reason in required.values() if reason is not None)

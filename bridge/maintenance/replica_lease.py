@@ -1,13 +1,13 @@
 """One replica among several: it renews its lease, adopts tasks without an owner, and stops before its lease ends."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from bridge.aio.clocks import running_seconds
 from bridge.core.errors import LostClaim, StoreUnavailable
 from bridge.delivery.deliverer import Deliverer
 from bridge.polling.credentials import load_keys
 from bridge.polling.poller import Poller
+from bridge.store.lease import Lease
 from bridge.store.records import TaskRow
 from bridge.store.replicas import LEASE_SECONDS, LEAVING, Replica
 from bridge.store.store import Store
@@ -25,31 +25,17 @@ _log = get_logger("replica_lease")
 
 
 class ReplicaLease:
-    """Keeps this replica's lease and adopts tasks. When the lease ends, polling and sending stop.
+    """Renews this replica's lease and adopts tasks. When the lease ends, polling and sending stop."""
 
-    `clock` is seconds and also counts while the machine sleeps.
-    """
-
-    def __init__(
-        self, store: Store, poller: Poller, deliverer: Deliverer, *, clock: Callable[[], float] = running_seconds
-    ) -> None:
+    def __init__(self, store: Store, poller: Poller, deliverer: Deliverer, lease: Lease) -> None:
         self._store = store
         self._poller = poller
         self._deliverer = deliverer
-        self._clock = clock
-        self._valid_until = clock() + LEASE_SECONDS - MARGIN_SECONDS
+        self._lease = lease
+        lease.until = lease.clock() + LEASE_SECONDS - MARGIN_SECONDS
         self._heartbeats = 0
         self._unconfirmed_writes = store.unconfirmed_writes
         self._leaving = False
-        self._expired = False
-
-    def is_valid(self) -> bool:
-        """Whether the lease is valid at this moment. A process that was frozen may call this before its next tick."""
-        return not self._expired and self._clock() < self._valid_until
-
-    def seconds_left(self) -> float:
-        """How long the lease is still valid unless it is renewed; 0 or less when it is not."""
-        return 0.0 if self._expired else self._valid_until - self._clock()
 
     async def leave(self) -> None:
         """Adopt no more tasks, receive none, and hand over all tasks. Raises StoreUnavailable."""
@@ -58,9 +44,9 @@ class ReplicaLease:
 
     def check_expiry(self) -> None:
         """Stop polling and sending when the lease is about to end; call it at each tick, before anything else."""
-        if self._expired and self._poller.owned:
+        if self._lease.ended and self._poller.owned:
             self._poller.forget_all()  # registered since then; loaded or adopted once the lease is certain again
-        if not self._expired and self._clock() >= self._valid_until:
+        if not self._lease.ended and not self._lease.is_valid():
             self._expire()
             _log.event(
                 "lease_expired",
@@ -72,14 +58,14 @@ class ReplicaLease:
     async def renew(self) -> None:
         """Renew the lease; rejoin under a new id when another replica has ended it. Raises StoreUnavailable."""
         self._store.drop_hung_connections()
-        before = self._clock()  # the lease counts from before the renewal was sent
+        before = self._lease.clock()  # the lease counts from before the renewal was sent
         try:
             await self._store.renew(LEAVING if self._leaving else self._poller.owned)
         except LostClaim:
             await self._rejoin()
-        self._valid_until = before + LEASE_SECONDS - MARGIN_SECONDS
-        if self._expired:
-            self._expired = False
+        had_ended = self._lease.ended
+        self._lease.until = before + LEASE_SECONDS - MARGIN_SECONDS
+        if had_ended:
             self._unconfirmed_writes = -1
             _log.event("lease_renewed", replica=self._store.replica.id)
             await self._load_unconfirmed()
@@ -90,7 +76,7 @@ class ReplicaLease:
     async def adopt(self) -> None:
         """Adopt tasks without a live owner, and load own tasks after unconfirmed writes. Raises StoreUnavailable."""
         rows: Sequence[TaskRow] | None = None
-        while not (self._expired or self._leaving) and (rows is None or len(rows) >= ADOPTION_BATCH):
+        while not (self._lease.ended or self._leaving) and (rows is None or len(rows) >= ADOPTION_BATCH):
             replica = self._store.replica
             try:
                 rows = await self._store.adopt(ADOPTION_BATCH)
@@ -112,7 +98,7 @@ class ReplicaLease:
         except StoreUnavailable:
             self._unconfirmed_writes = -1  # this replica owns the tasks by now: load them later
             raise
-        if self._expired or self._store.replica is not replica:
+        if self._lease.ended or self._store.replica is not replica:
             return  # the lease ended meanwhile; tasks that are still owned are loaded with the others
         for row in rows:
             if row.id not in dropped:
@@ -126,18 +112,18 @@ class ReplicaLease:
             return
         await self._poller.start()
         self._unconfirmed_writes = unconfirmed_writes
-        if self._expired:
+        if self._lease.ended:
             self._expire()  # the lease ended meanwhile: the tasks that were just loaded may have another owner
 
     async def _rejoin(self) -> None:
         old = self._store.replica.id
-        if not self._expired:
+        if not self._lease.ended:
             self._expire()
         await self._store.rejoin()
         self._expire()  # what came in while the lease was lost was claimed under the old id
         _log.event("rejoined", level=logging.WARNING, old=old, replica=self._store.replica.id)
 
     def _expire(self) -> None:
-        self._expired = True
+        self._lease.end()
         self._poller.forget_all()
         self._deliverer.release_waiting()

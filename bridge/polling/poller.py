@@ -31,6 +31,7 @@ from bridge.polling.result_writer import (
     ContentUrl,
     DeliveryQueue,
     ResultWriter,
+    StatusUpdate,
 )
 from bridge.polling.schedule import PollSchedule
 from bridge.polling.state import CredentialStatus, LiveTask, Phase, PolledTask, live_task
@@ -90,24 +91,21 @@ class Poller:
         self._schedule = PollSchedule(
             policy,
             self._credentials,
+            self,
             rate_per_second=rate_per_second,
             clock=self._clock,
             random=self._random,
-            wake=self._wake,
-            expire=lambda task: self._handler.expire(task),  # noqa: PLW0108  it is created after the schedule
             lanes=self._lanes,
-            wake_batches=lambda: self._batch_workers.wake(),  # noqa: PLW0108
         )
         self._result_writer = ResultWriter(
             store,
             deliverer,
             change_listener,
+            self,
             content_url=content_url,
             metrics=metrics,
             clocks=self._clocks,
             classes=self.classes,
-            on_written=lambda task, closed: self._handler.on_written(task, closed),  # noqa: PLW0108
-            on_refused=lambda update: self._handler.on_refused(update),  # noqa: PLW0108
         )
         self._handler = ReadHandler(
             self._schedule,
@@ -118,7 +116,6 @@ class Poller:
             clocks=self._clocks,
             random=self._random,
             concurrency=concurrency,
-            drop=self.drop,
         )
         self._loader = TaskLoader(store, self._tasks, self._credentials, self.classes, policy, self._clocks)
         self._deadlines = Deadlines(store, self._tasks, self._clocks, self._result_writer.outage_log)
@@ -199,13 +196,18 @@ class Poller:
         """Begin what a timer has missed; return whether polls are due that cannot begin, or results wait."""
         self._schedule.try_new_key(self._configured_key)
         self._schedule.release_closed_lanes()
-        self._wake()
+        self.wake()
         self._result_writer.tick()
         return self._schedule.is_due() or self._result_writer.is_waiting
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Begin what is due, as far as workers are free."""
         self._batch_workers.wake()
         self._workers.wake()
+
+    def wake_batches(self) -> None:
+        """Begin the batches that are due."""
+        self._batch_workers.wake()
 
     async def check_deadlines(self) -> None:
         """Give each overdue watch its last poll, or end it; call it every second. A store that fails is logged."""
@@ -213,7 +215,7 @@ class Poller:
             return
         overdue, missing = await self._deadlines.check()
         self._handler.poll_overdue(overdue)
-        self._wake()
+        self.wake()
         if missing:
             await self._load_missing()
 
@@ -278,6 +280,24 @@ class Poller:
         for tasks in _parts(others, HANDLED_AT_ONCE):
             await asyncio.sleep(0)
             self._handler.handle_batch(batch, lanes.results(batch, tasks, answer), now)
+
+    # --- tasks that no poll under way has -------------------------------------------------------------------------
+
+    def expire(self, task: PolledTask) -> None:
+        """Settle an overdue task whose credential is blocked: no last poll is possible."""
+        self._handler.expire(task)
+
+    def written(self, task: PolledTask, *, closed: bool) -> None:
+        """Poll a task again after a write, or drop it if it has closed."""
+        if closed:
+            self.drop(task.row)
+        else:
+            self._handler.reschedule(task, task.due)
+
+    def refused(self, update: StatusUpdate) -> None:
+        """Ask once more whether a task has closed, if the refused write was such a question."""
+        if not update.changed:
+            self._handler.recheck_later(update.task)
 
     async def _load_missing(self) -> None:
         """Load tasks that memory lacks: a registration was cancelled after its commit and before `add`."""

@@ -28,8 +28,7 @@ _log = get_logger("polling")
 class ReadHandler:
     """Acts on single answers and on the records of batches, and on deadlines.
 
-    `concurrency` is how many single reads are under way at a time. `drop` is called with the row of a task whose last
-    watch has ended. `random` draws from [0, 1).
+    `concurrency` is how many single reads are under way at a time. `random` draws from [0, 1).
     """
 
     def __init__(  # noqa: PLR0913  its collaborators
@@ -43,7 +42,6 @@ class ReadHandler:
         clocks: Clocks,
         random: Callable[[], float],
         concurrency: int,
-        drop: Callable[[str], None],
     ) -> None:
         self._schedule = schedule
         self._result_writer = result_writer
@@ -54,7 +52,6 @@ class ReadHandler:
         self._clock = clocks.monotonic
         self._random = random
         self._concurrency = concurrency
-        self._drop = drop
         self._created_at = self._clock()
         self._to_recheck: set[PolledTask] = set()  # a watch was cancelled while its task was being polled or written
 
@@ -112,7 +109,7 @@ class ReadHandler:
                     due = now + self._classes.delay(task, now, self._random())
                 task.due = due
                 if self._to_recheck:
-                    self._reschedule(task, due)
+                    self.reschedule(task, due)
                 else:
                     self._schedule.schedule_next(task, due)
                 return
@@ -130,7 +127,7 @@ class ReadHandler:
         elif type(observation) is TaskRecord and (changed or doubt_changed or task.status_update_due):
             self._write_status(task, changed=changed)
         else:
-            self._reschedule(task, task.due)
+            self.reschedule(task, task.due)
 
     def keep_running(
         self, batch: Batch, tasks: Sequence[PolledTask], records: Mapping[str, TaskRecord]
@@ -234,21 +231,14 @@ class ReadHandler:
         self._schedule.remove(task, Phase.WRITING)
         self._result_writer.put(StatusUpdate(task, changed))
 
-    def on_written(self, task: PolledTask, closed: bool) -> None:  # noqa: FBT001  the result writer's one call
-        """Poll a task again after a write, or drop it if it has closed."""
-        if closed:
-            self._drop(task.row)
-        else:
-            self._reschedule(task, task.due)
-
-    def on_refused(self, update: StatusUpdate) -> None:
+    def recheck_later(self, task: PolledTask) -> None:
         """Ask once more, after the next poll, whether a task has closed: the store did not answer."""
-        if not update.changed and update.task.phase is not Phase.DROPPED:
-            self._to_recheck.add(update.task)
+        if task.phase is not Phase.DROPPED:
+            self._to_recheck.add(task)
 
     # --- what a task does next ------------------------------------------------------------------------------------
 
-    def _reschedule(self, task: PolledTask, due: float) -> None:
+    def reschedule(self, task: PolledTask, due: float) -> None:
         """Schedule a task after a poll or a write; recheck it, or give it its last poll, if that is due."""
         if self._to_recheck and task in self._to_recheck:
             self._to_recheck.discard(task)

@@ -59,6 +59,16 @@ class ChangeListener(Protocol):
         """Wake the callers that wait for these watches."""
 
 
+class WriteOwner(Protocol):
+    """Whose results are written: the Poller. A task is given back when its write is over."""
+
+    def written(self, task: PolledTask, /, *, closed: bool) -> None:
+        """Poll a task again, or drop it if it has closed."""
+
+    def refused(self, update: "StatusUpdate", /) -> None:
+        """A status was not written, because the store did not answer."""
+
+
 @dataclass(slots=True)
 class StatusUpdate:
     """A status that has to be written. `changed` is false when only a new watch needs its first status event."""
@@ -111,9 +121,7 @@ Write: TypeAlias = StatusUpdate | PendingSettlement
 class ResultWriter:
     """A queue of writes and its workers.
 
-    `on_written(task, closed)` gives a task back: to be polled again, or to be dropped when it has closed. `on_refused`
-    gets a status that the store refused, after the task was given back. `content_url`
-    is called by the store's thread. `outage_log` logs the outages of the store for all of polling.
+    `content_url` is called by the store's thread. `outage_log` logs the outages of the store for all of polling.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators
@@ -121,23 +129,21 @@ class ResultWriter:
         store: Store,
         deliverer: DeliveryQueue,
         change_listener: ChangeListener,
+        owner: WriteOwner,
         *,
         content_url: ContentUrl,
         metrics: Metrics,
         clocks: Clocks,
         classes: TaskClasses,
-        on_written: Callable[[PolledTask, bool], None],
-        on_refused: Callable[[StatusUpdate], None],
     ) -> None:
         self._store = store
         self._deliverer = deliverer
         self._change_listener = change_listener
+        self._owner = owner
         self._content_url = content_url
         self._metrics = metrics
         self._clocks = clocks
         self._classes = classes
-        self._on_written = on_written
-        self._on_refused = on_refused
         self._ready: deque[Write] = deque()
         means = (
             "results of polls are kept, and watches past their deadline stay active, until the store answers; it is"
@@ -214,7 +220,7 @@ class ResultWriter:
             self._refused.report_success()
             self._publish(write, changed)
             if changed.task_closed:  # also when it was dropped meanwhile: it may have been loaded again since then
-                self._on_written(task, True)
+                self._owner.written(task, closed=True)
             else:
                 self._give_back(task, closed=False)
 
@@ -223,7 +229,7 @@ class ResultWriter:
             write.task.status_update_due = True  # it is written after the next poll
             self._refused.report_failure(error, unwritten=len(self._refused))
             self._give_back(write.task, closed=False)
-            self._on_refused(write)
+            self._owner.refused(write)
             return
         self._refused.add(write.task, write, retried=write.retried)
         if not write.retried:
@@ -232,7 +238,7 @@ class ResultWriter:
 
     def _give_back(self, task: PolledTask, *, closed: bool) -> None:
         if task.phase is Phase.WRITING:  # not dropped meanwhile
-            self._on_written(task, closed)
+            self._owner.written(task, closed=closed)
 
     # --- the writes -----------------------------------------------------------------------------------------------
 

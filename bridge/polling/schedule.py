@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from math import inf
+from typing import Protocol
 
 from bridge.core.batch_lane import Lane
 from bridge.core.model import Observation
@@ -118,37 +119,44 @@ class RateLimiter:
         self._earliest = max(self._earliest, now) + self._step
 
 
+class ScheduleOwner(Protocol):
+    """Who reads the tasks: the Poller."""
+
+    def wake(self) -> None:
+        """Begin what is due: the timer of the next task or lane has fired."""
+
+    def wake_batches(self) -> None:
+        """Begin a batch, whose turn comes before the next single read."""
+
+    def expire(self, task: PolledTask, /) -> None:
+        """Settle an overdue task whose credential is blocked: no last poll is possible."""
+
+
 class PollSchedule:
     """Returns the tasks that may be polled now, the longest due first.
 
-    `wake` is called by the timer when a task or a lane is due, `wake_batches` when a batch may begin before the next
-    single read. `expire` gets an overdue task whose credential is
-    blocked, for which no last poll is possible. `rate_per_second` 0: no limit; it counts the requests of all lanes.
-    `random` draws from [0, 1). Without `lanes` no task is read in a batch.
+    `rate_per_second` 0: no limit; it counts the requests of all lanes. `random` draws from [0, 1). Without `lanes` no
+    task is read in a batch.
     """
 
     def __init__(  # noqa: PLR0913  a rule each
         self,
         policy: PollPolicy,
         credentials: Credentials,
+        owner: ScheduleOwner,
         *,
         rate_per_second: float,
         clock: Callable[[], float],
         random: Callable[[], float],
-        wake: Callable[[], None],
-        expire: Callable[[PolledTask], None],
         lanes: BatchLanes | None = None,
-        wake_batches: Callable[[], None] = lambda: None,
     ) -> None:
         self._policy = policy
         self._credentials = credentials
+        self._owner = owner
         self._rate_limiter = RateLimiter(rate_per_second) if rate_per_second else None
         self._clock = clock
         self._random = random
-        self._wake = wake
-        self._expire = expire
         self._lanes = lanes
-        self._wake_batches = wake_batches
         self._heap = DueHeap()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -167,7 +175,7 @@ class PollSchedule:
         now = self._clock()
         limiter, lanes = self._rate_limiter, self._lanes
         if limiter is not None and lanes is not None and limiter.last is Lane.SINGLE and lanes.next_at() <= now:
-            self._wake_batches()  # it is the turn of a batch
+            self._owner.wake_batches()  # it is the turn of a batch
         opens = now if limiter is None else limiter.opens_at(now)
         for _ in range(TAKEN_OVER_AT_ONCE):
             task = self._heap.pop_due(now) if opens <= now else None
@@ -318,7 +326,7 @@ class PollSchedule:
         """Keep a task until its credential is good again. The first task that is kept becomes the probe."""
         credential = task.credential
         if task.overdue_at is not None:
-            self._expire(task)
+            self._owner.expire(task)
         elif credential.probe is None or credential.probe is task:
             credential.probe = task
             self.put(task, max(credential.resumes_at, self._clock()))
@@ -352,4 +360,4 @@ class PollSchedule:
 
     def _timer_fired(self) -> None:
         self._timer, self._timer_at = None, inf
-        self._wake()
+        self._owner.wake()

@@ -12,6 +12,7 @@ from bridge.maintenance.retention import Retention
 from bridge.maintenance.scheduler import Scheduler
 from bridge.maintenance.stuck_monitor import StuckMonitor
 from bridge.polling.poller import Poller
+from bridge.store.lease import Lease
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
@@ -46,6 +47,7 @@ class Jobs:
         history: History,
         metrics: Metrics,
         event_numbering: EventNumbering,
+        lease: Lease,
         replica_lease: ReplicaLease | None,
         content_cache: ContentCache | None,
         receivers: Receivers,
@@ -58,6 +60,7 @@ class Jobs:
         self._history = history
         self._metrics = metrics
         self._event_numbering = event_numbering
+        self._lease = lease
         self._replica_lease = replica_lease
         self._content_cache = content_cache
         self._receivers = receivers
@@ -100,8 +103,7 @@ class Jobs:
 
     def _poll_tick_seconds(self) -> float:
         """The seconds until the next tick: few while work is due, and none after the end of the lease."""
-        lease = self._replica_lease
-        left = IDLE_TICK_SECONDS if lease is None else lease.seconds_left()
+        left = self._lease.seconds_left()
         return POLL_TICK_SECONDS if self._has_due_work else min(max(left, POLL_TICK_SECONDS), IDLE_TICK_SECONDS)
 
     async def _poll_tick(self) -> None:
@@ -112,11 +114,10 @@ class Jobs:
 
     async def _check_deadlines(self) -> None:
         """Without a lease this replica polls nothing. The check loads tasks, and the lease may end meanwhile."""
-        lease = self._replica_lease
-        if lease is None or lease.is_valid():
+        if self._lease.is_valid():
             await self._poller.check_deadlines()
-            if lease is not None:
-                lease.check_expiry()
+            if self._replica_lease is not None:
+                self._replica_lease.check_expiry()
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()

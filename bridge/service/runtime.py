@@ -37,6 +37,7 @@ from bridge.service.sockets import own_addresses, port_of
 from bridge.settings.batches import batch_policy
 from bridge.settings.parsers import local_url
 from bridge.settings.settings import Settings
+from bridge.store.lease import Lease
 from bridge.store.open import open_store
 from bridge.store.store import Store
 from bridge.telemetry import REDACTOR, Metrics, get_logger
@@ -72,6 +73,7 @@ class Runtime:
         self._system = adapters.system
         self._closing = AsyncExitStack()
         self._drain_seconds = settings.drain_timeout_seconds
+        self._lease = Lease(self._system.running)
         self._replica_lease: ReplicaLease | None = None
         self._runners: list[ApiRunner] = []
         self.metrics = Metrics()
@@ -194,7 +196,7 @@ class Runtime:
         )
         self._registration = self._make_registration(guard)
         if self._store.shared:
-            self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer, clock=self._system.running)
+            self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer, self._lease)
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
         self._content_cache = await open_content_cache(settings, self._store, self.metrics, self._system)
         if self._content_cache is not None:
@@ -207,6 +209,7 @@ class Runtime:
             history=self._history,
             metrics=self.metrics,
             event_numbering=self._event_numbering,
+            lease=self._lease,
             replica_lease=self._replica_lease,
             content_cache=self._content_cache,
             receivers=self._receivers,
@@ -214,13 +217,7 @@ class Runtime:
             system=self._system,
         )
         self._scheduler = jobs.scheduler
-        self._health = Health(
-            self._store,
-            tick_age=self._scheduler.tick_age,
-            degraded=self._poller.degraded,
-            shortage=self._deliverer.shortage,
-            clock=self._system.monotonic,
-        )
+        self._health = Health(self._store, self._scheduler, self._poller, self._deliverer, clock=self._system.monotonic)
         jobs.schedule(self._health, settings.retention_seconds)
         self._closing.push_async_callback(self._scheduler.stop)
         await self._deliverer.start()
@@ -293,13 +290,13 @@ class Runtime:
             self._store,
             self._sender,
             signer,
+            self._change_notifier,
+            self._lease,
             policy=RetryPolicy(settings.delivery_retry_delays_seconds),
-            announce=self._change_notifier.announce,
             metrics=self.metrics,
             concurrency=settings.delivery_concurrency,
             per_host=settings.delivery_concurrency_per_host,
             attempt_seconds=settings.delivery_timeout_seconds,
-            may_send=lambda: self._replica_lease is None or self._replica_lease.is_valid(),
             system=self._system,
         )
 

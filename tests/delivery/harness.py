@@ -26,6 +26,7 @@ from bridge.core.signing import Secret, Signer, SigningKey, new_secret
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
 from bridge.delivery.deliverer import Deliverer
+from bridge.store.lease import Lease
 from bridge.store.open import open_store
 from bridge.store.records import DeliveryView, EncryptedFields, NewWatch, PollNote, Settlement, StatusChange
 from bridge.store.store import Store
@@ -194,7 +195,7 @@ class Harness:
         targets: TargetPolicy = LOOPBACK,
         names: dict[str, list[list[str]]] | None = None,
         store: Store | None = None,
-        may_send: Callable[[], bool] = lambda: True,
+        lease: Lease | None = None,
         start: bool = True,
     ) -> Deliverer:
         async def resolve(host: str, _port: int) -> list[str]:
@@ -207,14 +208,14 @@ class Harness:
             store or self.store,
             sender,
             Signer(secrets, signing_key),
+            self,
+            lease or Lease(self.clock),
             policy=policy,
-            announce=self.announce,
             metrics=self.metrics,
             concurrency=concurrency,
             per_host=per_host,
             attempt_seconds=timeout_seconds,
             system=System(running=self.clock, random=lambda: 0.5),
-            may_send=may_send,
         )
         self.stack.push_async_callback(made.drain, 0.0)
         if start:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from bridge.core.model import TERMINAL_EVENTS, DeliveryState, EventType
 from bridge.core.schedule import RetryPolicy
+from bridge.store.lease import Lease
 from tests.delivery.harness import Harness, Receiver, hang, ok, settlement, status
 from tests.waiting import SAFETY_SECONDS
 
@@ -157,12 +159,13 @@ async def test_a_settlement_that_is_answered_after_this_replica_rejoined_is_not_
 
 
 async def test_a_settlement_that_is_answered_after_the_lease_has_ended_is_released(harness: Harness) -> None:
-    valid = [False]
+    lease = Lease(harness.clock)
+    lease.end()
     receiver = await harness.receiver(ok)
-    deliverer = await harness.deliverer(may_send=lambda: valid[0])
+    deliverer = await harness.deliverer(lease=lease)
     [late] = await harness.claimed(receiver.url)
     deliverer.hand_over([late])
-    valid[0] = True
+    lease.until = inf
     deliverer.wake()
     await harness.recorded(late)
     assert receiver.ids == [late.id]

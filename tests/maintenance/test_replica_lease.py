@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bridge.maintenance.replica_lease import ReplicaLease
+from bridge.store.lease import Lease
 from bridge.store.records import TaskRow
 from bridge.store.replicas import LEASE_SECONDS
 from bridge.store.store import Store
@@ -45,7 +46,7 @@ class Work:
 def lease_of(store: Store, now: list[float]) -> tuple[ReplicaLease, Work]:
     work = Work()
     parts: Any = work
-    return ReplicaLease(store, parts, parts, clock=lambda: now[0]), work
+    return ReplicaLease(store, parts, parts, Lease(lambda: now[0])), work
 
 
 async def test_a_task_that_comes_in_while_the_lease_is_lost_is_dropped(replicas: list[Store]) -> None:
@@ -72,7 +73,7 @@ async def test_rejoining_releases_what_came_in_while_the_lease_was_lost(replicas
     assert one.replica.id != old.id
     assert work.released > released
     assert work.tasks == []
-    assert lease.is_valid()
+    assert lease._lease.is_valid()
 
 
 async def test_a_task_that_another_replica_closed_is_dropped(replicas: list[Store]) -> None:

@@ -14,6 +14,7 @@ from bridge.polling.stats import FAILING_FROM
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import RegisteredWatch
 from tests.polling.harness import RUNNING, Harness
+from tests.web.harness import HealthParts
 
 BROKEN = Behaviour(queue_seconds=0, faults=(Fault(FaultKind.BAD_GATEWAY_HTML, times=None),))
 
@@ -22,7 +23,8 @@ class ScriptedHealth(Health):
     """A health whose store has given errors, one at each check; after them, and None, the store is writable."""
 
     def __init__(self, harness: Harness, errors: Sequence[str | None] = ()) -> None:
-        super().__init__(harness.store, tick_age=lambda: 0.0, degraded=lambda: ())
+        parts = HealthParts()
+        super().__init__(harness.store, parts, parts, parts)
         self.errors = list(errors)
 
     async def store_error(self) -> str | None:

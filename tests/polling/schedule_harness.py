@@ -43,13 +43,11 @@ class ScheduleHarness:
         self.schedule = PollSchedule(
             self.policy,
             self.credentials,
+            self,
             rate_per_second=self.rate,
             clock=lambda: self.now,
             random=self.draw,
-            wake=self.woken.set,
-            expire=self.expired.append,
             lanes=self.lanes,
-            wake_batches=self._wake_batches,
         )
 
     def _make_lanes(self, batch: BatchPolicy) -> BatchLanes:
@@ -58,8 +56,14 @@ class ScheduleHarness:
         classes = TaskClasses(None, self.policy, clocks, None, learn=False)  # type: ignore[arg-type]
         return BatchLanes(batch, self.policy, classes, self.draw, limited=self.rate > 0)
 
-    def _wake_batches(self) -> None:
+    def wake(self) -> None:
+        self.woken.set()
+
+    def wake_batches(self) -> None:
         self.batches_woken += 1
+
+    def expire(self, task: PolledTask) -> None:
+        self.expired.append(task)
 
     def lane(self) -> CredentialLane:
         """The lane of the configured credential. Platform 50 was tested and is recorded."""

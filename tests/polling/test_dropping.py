@@ -24,7 +24,7 @@ async def test_a_dropped_task_leaves_no_recheck_and_no_key_of_its_own_behind(har
     assert poller._handler._to_recheck == {task}
     assert len(poller.credentials()) == 2
     poller.drop(watch.task_row)
-    poller._handler.on_refused(StatusUpdate(task, changed=False))  # an answer of the store that comes too late
+    poller.refused(StatusUpdate(task, changed=False))  # an answer of the store that comes too late
     assert poller._handler._to_recheck == set()
     assert [one.name for one in poller.credentials()] == [CONFIGURED]
     client.gate.set()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bridge.maintenance.replica_lease import ReplicaLease
+from bridge.store.lease import Lease
 from bridge.store.records import Changed, Settlement
 from tests.polling.harness import DONE, RUNNING, Harness
 
@@ -60,7 +61,7 @@ async def test_a_task_that_closes_while_the_keys_of_adopted_tasks_are_read_is_no
 ) -> None:
     poller = harness.poller()
     no_deliverer: Any = None
-    lease = ReplicaLease(harness.store, poller, no_deliverer, clock=lambda: 0.0)
+    lease = ReplicaLease(harness.store, poller, no_deliverer, Lease(lambda: 0.0))
     await harness.register(harness.sandbox.create_task(RUNNING), api_key="sk-other")
     [row] = await harness.store.own_tasks()
     real = harness.store.keys_of

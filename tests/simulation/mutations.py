@@ -172,8 +172,8 @@ MUTATIONS = (
     Mutation(
         "attempts begin although the lease has ended",
         "bridge.delivery.deliverer",
-        "        may_send = bool(self._loops) and not self._draining and self._writer.accepting and self._may_send()\n",
-        "        may_send = bool(self._loops) and not self._draining and self._writer.accepting\n",
+        "self._writer.accepting and self._lease.is_valid()\n",
+        "self._writer.accepting\n",
         400,
     ),
     # One of the two fences is enough: the store answers a claim before the rejoining that follows it, so what was
@@ -181,7 +181,7 @@ MUTATIONS = (
     Mutation(
         "late-answered claims are accepted, and kept after rejoining",
         "bridge.delivery.deliverer",
-        "        return self._may_send() and delivery.claimed_by == self._store.replica.identity\n",
+        "        return self._lease.is_valid() and delivery.claimed_by == self._store.replica.identity\n",
         "        return True\n",
         400,
         (
@@ -193,8 +193,8 @@ MUTATIONS = (
     Mutation(
         "tasks are polled although the lease has ended",
         "bridge.maintenance.replica_lease",
-        "        self._expired = True\n        self._poller.forget_all()\n",
-        "        self._expired = True\n",
+        "        self._lease.end()\n        self._poller.forget_all()\n",
+        "        self._lease.end()\n",
         400,
     ),
     Mutation(

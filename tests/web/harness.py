@@ -1,6 +1,7 @@
 """A bridge for the tests of the routes: the real application on loopback, over a real store in a temporary folder."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -85,6 +86,29 @@ class FakePoller:
 
     def live(self, task_row: str) -> LiveTask | None:
         return self.tasks.get(task_row)
+
+
+@dataclass
+class HealthParts:
+    """What a health checks besides the store: the scheduler, the poller and the deliverer."""
+
+    age: float = 0.0
+    reasons: Sequence[HealthReason] = ()
+    lacks: str | None = None
+
+    def tick_age(self) -> float:
+        return self.age
+
+    def degraded(self) -> Sequence[HealthReason]:
+        return self.reasons
+
+    def shortage(self) -> str | None:
+        return self.lacks
+
+
+def health_of(store: Store, parts: HealthParts, clock: Callable[[], float] = time.monotonic) -> Health:
+    """Returns the health of a store and these parts."""
+    return Health(store, parts, parts, parts, clock=clock)
 
 
 @dataclass
@@ -294,7 +318,7 @@ async def running_bridge(
         change_notifier=notifier,
         event_numbering=numbering,
         metrics=metrics,
-        health=Health(store, tick_age=lambda: tick_age, degraded=lambda: degraded),
+        health=health_of(store, HealthParts(tick_age, degraded)),
         access=Access(tokens, operators, public_url),
         signer=Signer([SECRET]),
         receivers=Receivers(store, deliverer, metrics),

@@ -7,8 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.errors import StoreUnavailable
 from bridge.core.health import HealthCode, HealthReason
-from bridge.maintenance.health import Health
-from tests.web.harness import OTHER, Bridge, running_bridge
+from tests.web.harness import OTHER, Bridge, HealthParts, health_of, running_bridge
 
 
 async def ready(bridge: Bridge) -> tuple[int, str, dict[str, str], list[str]]:
@@ -51,25 +50,22 @@ async def test_every_failing_check_has_a_reason(tmp_path: Path) -> None:
 
 
 async def test_a_shortage_of_the_bridge_itself_is_a_reason_while_it_lasts(tmp_path: Path) -> None:
-    lacks: list[str] = []
+    parts = HealthParts(lacks="too many open files")
     async with running_bridge(tmp_path) as bridge:
-        health = Health(
-            bridge.store, tick_age=lambda: 0.0, degraded=lambda: (), shortage=lambda: lacks[0] if lacks else None
-        )
-        lacks.append("too many open files")
+        health = health_of(bridge.store, parts)
         found = await health.readiness()
         assert (found.status, found.checks["resources"]) == ("unready", "failing")
         assert [(one.code, one.message) for one in found.reasons] == [
             (HealthCode.OUT_OF_RESOURCES, "too many open files")
         ]
-        lacks.clear()
+        parts.lacks = None
         assert (await health.readiness()).status == "ready"
 
 
 async def test_the_store_is_probed_at_most_once_a_second(tmp_path: Path) -> None:
     now = 100.0
     async with running_bridge(tmp_path) as bridge:
-        health = Health(bridge.store, tick_age=lambda: 0.0, degraded=lambda: (), clock=lambda: now)
+        health = health_of(bridge.store, HealthParts(), clock=lambda: now)
         assert (await health.readiness()).status == "ready"
         await bridge.store._writer.close()
         now = 100.9

@@ -1,0 +1,34 @@
+"""The lease of this replica, as far as its own clock shows it."""
+
+from collections.abc import Callable
+from math import inf
+
+from bridge.aio.clocks import running_seconds
+
+
+class Lease:
+    """Until when this replica may poll and send, by `clock`: seconds that also count while the machine sleeps.
+
+    `until` is infinity where no other replica can take its tasks over.
+    """
+
+    def __init__(self, clock: Callable[[], float] = running_seconds, until: float = inf) -> None:
+        self.clock = clock
+        self.until = until
+
+    @property
+    def ended(self) -> bool:
+        """Whether `end` was called, and the lease was not renewed since then."""
+        return self.until == -inf
+
+    def is_valid(self) -> bool:
+        """Whether the lease is valid at this moment. A process that was frozen may call this before its next tick."""
+        return self.clock() < self.until
+
+    def seconds_left(self) -> float:
+        """How long the lease is still valid unless it is renewed; 0 or less when it is not."""
+        return 0.0 if self.ended else self.until - self.clock()
+
+    def end(self) -> None:
+        """End the lease until it is renewed."""
+        self.until = -inf
