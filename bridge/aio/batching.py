@@ -27,16 +27,15 @@ class MicroBatcher(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """Return the result for an item. The item is handled even when the caller is cancelled."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if len(self._waiting) == 1:
-            loop.call_soon(self._flush)
+            self._start(self._flush())  # it begins in the next turn, with all items of this one
         return await future
 
-    def _flush(self) -> None:
+    async def _flush(self) -> None:
         batch, self._waiting = self._waiting, []
-        self._start(self._handle(batch))
+        await self._handle(batch)
 
     async def _handle(self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:

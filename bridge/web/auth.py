@@ -87,7 +87,7 @@ class Access:
 
         Raises Unauthorized; without tokens, Forbidden for a request that is not local.
         """
-        if self.open:
+        if not self._callers:  # no token is configured
             self._check_local(headers)
             return _ANYONE
         values = headers.getall(hdrs.AUTHORIZATION, [])

@@ -16,7 +16,7 @@ from bridge.telemetry import get_logger, rfc3339
 from bridge.watches.registration import WatchRequest
 from bridge.web.api.json_schemas import MAX_APP_NAME
 from bridge.web.api.request_models import BatchRequest, WatchRequestBody, query_time, stored_receiver
-from bridge.web.api.response_models import BatchResult, BatchResults, WatchBody, WatchPage
+from bridge.web.api.response_models import BatchResult, BatchResults, WatchPage
 from bridge.web.api.serializers import watch_json
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT, AppContext
@@ -61,10 +61,9 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     body = await read_body(request, bad=bad)
     idempotency = None if key is None else Idempotency(key, _digest(body))
     valid = WatchRequestBody.read(parsed(body, bad), context.registration.bad_fields, bad)
-    watch_request = valid.watch_request(app, idempotency, trace_of(request))
-    result = await context.registration.register(watch_request)
-    status, watch = _status_and_watch(context, result)
-    return json_answer(watch, status, {"Location": f"/watch/{result.view.watch.id}"} if result.created else None)
+    result = await context.registration.register(valid.watch_request(app, idempotency, trace_of(request)))
+    watch = watch_json(result.view, context.poller.live)
+    return json_answer(watch, 201, {"Location": f"/watch/{watch['id']}"}) if result.created else json_answer(watch)
 
 
 async def create_watches(request: web.Request, caller: Caller) -> web.Response:
@@ -103,16 +102,11 @@ def _digest(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
-def _status_and_watch(context: AppContext, result: RegisteredWatch) -> tuple[int, WatchBody]:
-    return 201 if result.created else 200, watch_json(result.view, context.poller.live)
-
-
 def _batch_result(context: AppContext, result: RegisteredWatch | BridgeError) -> BatchResult:
     if isinstance(result, BridgeError):
         problem = problem_of(result)
         return {"status": problem["status"], "problem": problem}
-    status, watch = _status_and_watch(context, result)
-    return {"status": status, "watch": watch}
+    return {"status": 201 if result.created else 200, "watch": watch_json(result.view, context.poller.live)}
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
