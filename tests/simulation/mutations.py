@@ -20,8 +20,6 @@ class Mutation:
     old: str
     new: str
     seeds: int
-    also: "tuple[str, str, str] | None" = None
-    """Another fence that is removed at the same time, as module, old and new."""
 
     @property
     def path(self) -> Path:
@@ -35,7 +33,7 @@ MUTATIONS = (
         "bridge.store.settlement",
         '.where(IS_ACTIVE, watches.c.task.in_([bind["task"] for bind in binds]))',
         '.where(watches.c.task.in_([bind["task"] for bind in binds]))',
-        50,
+        150,
     ),
     Mutation(
         "a registration is answered before its commit",
@@ -46,7 +44,7 @@ MUTATIONS = (
         "                    self._transaction(lambda c: (_execute_grouped(c, batch), c.rollback()))\n"
         "                    self._resolve(batch)\n"
         "                await running\n",
-        50,
+        150,
     ),
     Mutation(
         "the lease fence is dropped: a write does not check the task's owner and its epoch",
@@ -66,21 +64,21 @@ MUTATIONS = (
         "        .with_for_update(of=tasks)\n"
         "    ),\n"
         '    ("replica", "epoch"),\n',
-        400,
+        1500,
     ),
     Mutation(
         "the end of a watch does not stop its status events",
         "bridge.store.ending",
         '    pending = connection.execute(_PENDING, {"those": asked}).scalars().all() if asked else ()\n',
         "    pending = ()\n",
-        250,
+        750,
     ),
     Mutation(
         "claims are not released at the start",
         "bridge.store.replicas",
         '    connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})\n    return Replica(name, epoch + 1',
         "    return Replica(name, epoch + 1",
-        400,
+        1500,
     ),
     Mutation(
         "a dead replica's claims are not released",
@@ -88,14 +86,14 @@ MUTATIONS = (
         '        connection.execute(_RAISE_EPOCH, {"replica": name})\n'
         '        connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})\n',
         '        connection.execute(_RAISE_EPOCH, {"replica": name})\n',
-        250,
+        750,
     ),
     Mutation(
         "a task whose registration was committed late is not polled",
         "bridge.service.jobs",
         "            store.on_late_task = self._late_tasks.append",
         "            pass",
-        300,
+        900,
     ),
     Mutation(
         "`status_update_due` is cleared after the write",
@@ -104,105 +102,77 @@ MUTATIONS = (
         "            self._refused.report_success()\n"
         "            task.status_update_due = False\n"
         "            self._publish(write, changed)\n",
-        150,
+        500,
     ),
     Mutation(
         "the record of an attempt does not check the claim",
         "bridge.store.outbox",
         "    found = select(*columns).where(outbox.c.id.in_(ids), _CLAIM_KEY.in_(claims))\n",
         "    found = select(*columns).where(outbox.c.id.in_(ids))\n",
-        400,
+        1500,
     ),
     Mutation(
         "a retry that is requested during an attempt is forgotten",
         "bridge.store.outbox",
         "    requested = {claim for claim, set_at in marks.items() if set_at == RETRY_REQUESTED}\n",
         "    requested = set()\n",
-        50,
+        150,
     ),
     Mutation(
         "a live failure is not confirmed",
         "bridge.core.watch",
         "    if not observation.live or (doubt is not None and began >= doubt.since + interval):\n",
         "    if True:\n",
-        30,
+        100,
     ),
     Mutation(
         "a failed attempt is due again at once",
         "bridge.store.outbox",
         "(items[claim].delivery_id, at, items[claim].at, None, None) for claim, at in again.items() if claim in marks",
         "(items[claim].delivery_id, items[claim].at, items[claim].at, None, None) for claim in again if claim in marks",
-        50,
+        150,
     ),
     Mutation(
         "a settlement that the store refuses is dropped",
         "bridge.polling.result_writer",
         "        self._refused.add(write.task, write, retried=write.retried)\n",
         "        self._give_back(write.task, closed=True)\n        return\n",
-        200,
+        600,
     ),
     Mutation(
         "a cancellation at another replica does not reach the owner",
         "bridge.store.settlement",
         '        changed_elsewhere=and_(tasks.c.owner.is_not(None), bindparam("shared", type_=Boolean)),\n',
         '        changed_elsewhere=and_(tasks.c.owner.is_(None), bindparam("shared", type_=Boolean)),\n',
-        250,
+        750,
     ),
     Mutation(
         "a watch times out a minute after its deadline",
         "bridge.polling.result_writer",
         "        if watch.deadline_at <= began_at:\n",
         "        if watch.deadline_at + 60 <= began_at:\n",
-        30,
+        100,
     ),
     Mutation(
         "a dead replica's tasks are not adopted",
         "bridge.store.replicas",
         "    if dead:\n        found.update(",
         "    if False:\n        found.update(",
-        50,
+        150,
     ),
     Mutation(
-        "a claim does not check the lease",
-        "bridge.store.outbox",
-        "    if not replicas.holds_claim(connection, replica):\n        return []\n    now",
-        "    now",
-        400,
-    ),
-    Mutation(
-        "attempts begin although the lease has ended",
-        "bridge.delivery.deliverer",
-        "self._writer.accepting and self._lease.is_valid()\n",
-        "self._writer.accepting\n",
-        400,
-    ),
-    # One of the two fences is enough: the store answers a claim before the rejoining that follows it, so what was
-    # claimed under the old id is in memory by then, and nothing is sent from there while the lease is lost.
-    Mutation(
-        "late-answered claims are accepted, and kept after rejoining",
-        "bridge.delivery.deliverer",
-        "        return self._lease.is_valid() and delivery.claimed_by == self._store.replica.identity\n",
-        "        return True\n",
-        400,
-        (
-            "bridge.maintenance.replica_lease",
-            "        await self._store.rejoin()\n        self._expire()",
-            "        await self._store.rejoin()\n        self._poller.forget_all()",
-        ),
-    ),
-    Mutation(
-        "tasks are polled although the lease has ended",
-        "bridge.maintenance.replica_lease",
-        "        self._lease.end()\n        self._poller.forget_all()\n",
-        "        self._lease.end()\n",
-        400,
+        "tasks are kept after the lease has ended",
+        "bridge.polling.poller",
+        "        self._schedule.clear(self._tasks.values())\n        self._tasks.clear()\n",
+        "        return\n",
+        150,
     ),
     Mutation(
         "410 does not end a delivery",
         "bridge.core.delivery",
         "GONE = 410",
         "GONE = 418",
-        30,
+        100,
     ),
 )
 
@@ -239,5 +209,3 @@ def plant(name: str) -> None:
     """Change the source of the bridge for this process. Call it before the bridge is imported."""
     [mutation] = [one for one in MUTATIONS if one.name == name]
     sys.meta_path.insert(0, _Finder(mutation))
-    if mutation.also is not None:
-        sys.meta_path.insert(0, _Finder(Mutation(mutation.name, *mutation.also, mutation.seeds)))
