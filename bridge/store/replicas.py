@@ -13,7 +13,7 @@ from bridge.store.bulk_statements import BulkQuery, Query
 from bridge.store.database import Database
 from bridge.store.records import TaskRow
 from bridge.store.row_mapping import task_row
-from bridge.store.schema import outbox, replicas, tasks
+from bridge.store.schema import outbox, replicas, tasks, unindexed
 
 LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart
 LEASE_SECONDS = 9.0  # another replica polls a dead one's tasks within 15 s: after the lease it looks every second
@@ -51,7 +51,8 @@ _LOCK_OWN = BulkQuery(
     ("task",),
     lambda binds: (
         select(tasks.c.id)
-        .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)
+        # By its index SQLite would read all open tasks of the owner.
+        .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == unindexed(tasks.c.owner))
         .where(
             tasks.c.closed_at.is_(None),
             tasks.c.id.in_([bind["task"] for bind in binds]),

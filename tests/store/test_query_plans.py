@@ -15,6 +15,7 @@ from bridge.core.model import DeliveryState, EventType, Outcome, WatchState
 from bridge.store import driver
 from bridge.store.event_feed import largest_number
 from bridge.store.records import DeadFilter, EventQuery, WatchQuery
+from bridge.store.replicas import lock_own
 from bridge.store.store import Store
 from tests.databases import delete_rows
 
@@ -53,7 +54,7 @@ def plans(store: Store) -> Iterator[list[str]]:
         for connection in traced:
             connection.set_trace_callback(None)
     for statement in seen:
-        if statement.startswith("SELECT"):
+        if statement.startswith(("SELECT", "WITH")):
             found += database.read(partial(_plan, statement=statement))
 
 
@@ -152,6 +153,14 @@ async def test_the_newest_number_is_looked_up_in_an_index(sqlite_store: Store) -
         "SEARCH events USING INDEX ux_events_number (number>?)",
         "SEARCH events USING INDEX ux_events_number (number>?)",
     ]
+
+
+@pytest.mark.parametrize("count", [1, 10, 250])
+async def test_the_tasks_of_a_settlement_are_found_by_their_ids(sqlite_store: Store, count: int) -> None:
+    rows = [f"row_{number}" for number in range(count)]
+    with plans(sqlite_store) as steps:
+        sqlite_store._database.read(lambda connection: lock_own(connection, sqlite_store.replica, rows))
+    assert [step for step in steps if " tasks " in step] == ["SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)"]
 
 
 async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:
