@@ -203,7 +203,7 @@ def test_the_format_may_be_the_suffix_of_the_url(path: str, expected: str | None
     [
         ({"properties": {"origin_model_name": "a", "upstream_model_name": "b"}, "model": "c"}, ("a", None, None)),
         ({"properties": {"origin_model_name": " "}, "model": "c", "platform": "55"}, ("c", "55", None)),
-        ({"properties": "x", "model": 7, "platform": 55}, (None, None, None)),
+        ({"properties": "x", "model": 7, "platform": 55}, (None, "55", None)),
         ({"model": "m" * 500, "platform": "p" * 500}, ("m" * 191, "p" * 30, None)),
         ({"data": {"model": "vendor's", "created_at": 7}}, (None, None, None)),
         ({"submit_time": 1_795_446_245, "created_at": 7}, (None, None, 1_795_446_245.0)),
