@@ -42,7 +42,7 @@ class Invariants:
     ledger: Ledger
     retries: tuple[float, ...]
     state: Snapshot = EMPTY
-    removed: dict[str, float] = field(default_factory=dict)  # from the outbox: when
+    removed: dict[str, float] = field(default_factory=dict)  # when a row of the outbox went, or lost its claim
     claimed: dict[str, tuple[str, Host]] = field(default_factory=dict)  # by delivery: the lease, and who made it
     lapsed: dict[Host | None, float] = field(default_factory=dict)  # since when a host polls without a lease
     closed: dict[str, float] = field(default_factory=dict)  # by task_id: when its last open task closed
@@ -108,8 +108,10 @@ class Invariants:
 
     def _deliveries(self, before: Snapshot, after: Snapshot) -> None:
         now = self.world.loop.time()
-        for one in before.outbox.keys() - after.outbox.keys():
-            self.removed[one] = now
+        for one, old in before.outbox.items():
+            new = after.outbox.get(one)
+            if new is None or (new["lease"] is None and old["lease"] is not None):
+                self.removed[one] = now
         pending = {one for one, row in after.deliveries.items() if row["state"] == "pending"}
         require(
             after.outbox.keys() == pending, f"pending, or in the outbox, but not both: {after.outbox.keys() ^ pending}"
@@ -207,7 +209,7 @@ class Invariants:
         paused = self.ledger.paused.get(f"{urlsplit(post.url).hostname}:443")
         if paused is not None and calm > PAUSE_SECONDS:
             require(now - paused < PAUSE_SECONDS, f"{post.id} is sent to a receiver that is paused")
-        if claim is None:
+        if claim is None or claim["lease"] is None:  # or removed and, in the same transaction, to be sent again
             recently = now - self.removed.get(post.id, 0.0) <= self._window or calm <= 5.0
             is_status = post.type in {"video.queued", "video.in_progress"}
             require(is_status and recently, f"{post.id} is sent and is not pending")
