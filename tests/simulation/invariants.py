@@ -243,7 +243,9 @@ class Invariants:
             self._lease(host, f"{task_id} is polled", 0.0)
         except Violation:
             # Until its next tick a replica may poll what it has loaded, or has before it froze: the result is refused.
-            if self.world.loop.time() - self.lapsed.setdefault(host, self.world.loop.time()) > LAPSED_SECONDS:
+            now = self.world.loop.time()
+            since = max(self.lapsed.setdefault(host, now), 0.0 if host is None else host.away_until)
+            if now - since > LAPSED_SECONDS:
                 raise
         else:
             self.lapsed.pop(host, None)
