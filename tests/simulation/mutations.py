@@ -49,7 +49,7 @@ MUTATIONS = (
     Mutation(
         "the lease fence is dropped: a write does not check the task's owner and its epoch",
         "bridge.store.replicas",
-        "        .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == tasks.c.owner)\n"
+        "        .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == unindexed(tasks.c.owner))\n"
         "        .where(\n"
         "            tasks.c.closed_at.is_(None),\n"
         '            tasks.c.id.in_([bind["task"] for bind in binds]),\n'
