@@ -47,13 +47,16 @@ def drops_connection(code: str | None) -> bool:
 
 
 def _converted(connection: Connection, statement: str, error: Any) -> BaseException:
-    """The error as SQLAlchemy raises it. When the connection was lost, all pooled ones are replaced."""
+    """The error as SQLAlchemy raises it. When the connection was lost, all others are replaced before their next use.
+
+    As SQLAlchemy does it: to dispose of the pool would leave open those that other threads use at this moment.
+    """
     dialect = connection.dialect
     code = getattr(error, "sqlstate", None)
     lost = drops_connection(code) or dialect.is_disconnect(error, connection.connection, None)
     if lost:
+        connection.engine.pool._invalidate(connection.connection, error)  # noqa: SLF001  it has no public form
         connection.invalidate(error)
-        connection.engine.dispose()
     converted: BaseException = DBAPIError.instance(
         statement, None, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect
     )

@@ -3,7 +3,7 @@
 from functools import partial
 
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, QueuePool, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from bridge.store import driver
@@ -59,4 +59,22 @@ def test_a_lost_connection_is_replaced(postgres_server: PostgresServer, encrypti
         driver.fetch(connection, end, ())
     assert raised.value.connection_invalidated
     assert database.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one()) == 1
+    database.close()
+
+
+def test_after_a_loss_a_connection_in_use_stays_in_the_pool_and_is_replaced_later(
+    postgres_server: PostgresServer, encryption_key: str
+) -> None:
+    """A new pool would leave it open for as long as it is not collected."""
+    database, _ = open_database(postgres_server.migrated(), [encryption_key])
+    pid = partial(driver.fetch, statement="SELECT pg_backend_pid()", parameters=())
+    with database._writing.connect() as used:
+        [(before,)] = pid(used)
+        with pytest.raises(DBAPIError), database._writing.connect() as lost:
+            driver.fetch(lost, "SELECT pg_terminate_backend(pg_backend_pid())", ())
+        assert isinstance(pool := database._writing.pool, QueuePool)
+        assert pool.checkedout() == 1
+        assert pid(used) == [(before,)]
+    with database._writing.connect() as later:
+        assert pid(later) != [(before,)]
     database.close()
