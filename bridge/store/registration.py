@@ -38,10 +38,10 @@ _UNKNOWN = TaskStatus.UNKNOWN.value
 
 @dataclass(slots=True)
 class _Entry:
-    """One watch during its registration. What is known first is set: a result, a twin, or a watch that exists already.
+    """One watch during its registration. What is known first is set: `result`, `key_owner` or `existing`.
 
-    `twin` is the first entry of the same batch with the same Idempotency-Key. `existing` is the id of the watch that is
-    read for the answer, and `created` the answer's.
+    `key_owner` is the first entry of the same batch with the same Idempotency-Key: this entry shares its result.
+    `existing` is the id of a watch that exists already and is read for the answer, and `created` the answer's.
     """
 
     new: NewWatch
@@ -49,7 +49,7 @@ class _Entry:
     endpoint: str = field(init=False)
     key: str = field(init=False)  # its task's
     task_class: str | None = field(init=False)
-    twin: "_Entry | None" = None
+    key_owner: "_Entry | None" = None
     existing: str | None = None
     created: bool = False
     result: RegisteredWatch | BridgeError | None = None
@@ -89,12 +89,12 @@ def register(
 
 
 def _unanswered(entries: Iterable[_Entry]) -> list[_Entry]:
-    return [entry for entry in entries if entry.result is None and entry.existing is None and entry.twin is None]
+    return [entry for entry in entries if entry.result is None and entry.existing is None and entry.key_owner is None]
 
 
 def _result(entry: _Entry) -> RegisteredWatch | BridgeError:
-    if entry.twin is not None:
-        return _result(entry.twin)
+    if entry.key_owner is not None:
+        return _result(entry.key_owner)
     return entry.result or StoreUnavailable("the watch was neither found nor written")
 
 
@@ -147,7 +147,7 @@ def _key_parameters(entry: _Entry) -> dict[str, Any]:
 def _take_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
     """Insert each Idempotency-Key before all else: another caller with the same key waits here for our commit.
 
-    Returns the entries that have their key. The others get their result here, or a twin whose result they share.
+    Returns the entries that have their key. The others get their result or their `key_owner` here.
     """
     if not entries:
         return []
@@ -173,13 +173,13 @@ def _key_values(entry: _Entry) -> dict[str, Any]:
 
 
 def _has_key(entry: _Entry, group: Sequence[_Entry], row: Row[Any]) -> bool:
-    """Whether the key is this entry's own. If not, sets its result, its twin or its existing watch."""
+    """Whether the key is this entry's own. If not, sets its result, its `key_owner` or its existing watch."""
     if row.watch_id == entry.new.watch.id:
         return True
     if entry.new.idempotency is not None and row.body != entry.new.idempotency.body:
         entry.result = IdempotencyConflict("this Idempotency-Key was used with another body in the last 24 hours")
     elif row.status == 0:
-        entry.twin = group[0]
+        entry.key_owner = group[0]
     else:
         entry.existing, entry.created = row.watch_id, row.status == _CREATED
     return False

@@ -84,6 +84,7 @@ def test_a_429_throttles_its_credential_and_repeats_its_pause_after_an_error(tas
 def test_a_new_credential_is_good_and_not_accepted_yet(task: PolledTask) -> None:
     credential = Credential("name", "key", configured=True)
     assert (credential.state, credential.blocked, credential.configured) == (CredentialState.GOOD, False, True)
+    assert not Credential("name", "key").configured
     assert (credential.since, credential.message, credential.resumes_at) == (None, None, -inf)
     assert (credential.accepted, credential.throttles, credential.resumed_at) == (False, 0, -inf)
     assert credential.judge(task, RUNNING, 5.0, POLICY) is CredentialChange.NONE

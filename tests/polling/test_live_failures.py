@@ -130,7 +130,7 @@ async def test_the_store_has_an_unconfirmed_failure_too(
 async def test_a_deadline_before_the_confirmation_ends_a_watch_as_failed(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient], last: Answer
 ) -> None:
-    poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=0.3)
+    poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=1.0)
     await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
     await harness.past_deadline()
     await poller.check_deadlines()
@@ -152,7 +152,7 @@ async def test_a_deadline_before_the_confirmation_ends_a_watch_as_failed(
 async def test_a_last_poll_that_clears_a_failure_is_the_last_word(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient], last: Answer, outcome: Outcome
 ) -> None:
-    poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=0.3)
+    poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=1.0)
     await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
     await harness.past_deadline()
     await poller.check_deadlines()
