@@ -136,7 +136,7 @@ def test_a_value_that_no_key_decrypts_is_an_error_and_its_batch_is_not_written(d
         assert _encrypted_value(database, "wat_000001", "headers") == before
 
 
-def test_rotating_a_locked_file_is_one_sentence(command: Command, sqlite_url: str) -> None:
+def test_rotating_a_locked_file_is_one_sentence(command: Command, sqlite_url: str, real_store_limits: None) -> None:
     command("secret", "show", BRIDGE_DATABASE_URL=sqlite_url, BRIDGE_ENCRYPTION_KEYS=OLD)
     with sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None) as writer:
         writer.execute("BEGIN IMMEDIATE")

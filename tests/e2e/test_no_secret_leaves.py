@@ -199,7 +199,7 @@ async def test_no_secret_is_in_anything_that_leaves_the_bridge(
     ],
 )
 async def test_a_failing_start_shows_no_secret(name: str, value: str) -> None:
-    texts = {"database_url": "sqlite:////nowhere/bridge.db", name: value}
+    texts = {"database_url": "sqlite:////nowhere/bridge.db", "database_wait_seconds": "0", name: value}
     async with launched(texts.pop("database_url"), "http://127.0.0.1:9", **texts) as process:
         assert await process.wait_for_exit() == 2
         assert "MARK" not in "\n".join(process.raw)
