@@ -126,6 +126,8 @@ def _child(connection: socket.socket, order: dict[str, Any]) -> None:
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Sent here and not by the launcher: it must come before everything that the bridge writes.
+        connection.sendall(json.dumps({"event": "forked", "pid": os.getpid()}).encode() + b"\n")
         os.dup2(connection.fileno(), 1)
         os.dup2(connection.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -183,7 +185,6 @@ class Launcher:
                 other.close()
             _child(connection, order)
         self._children[pid] = connection
-        connection.sendall(json.dumps({"event": "forked", "pid": pid}).encode() + b"\n")
 
     def _reap(self) -> None:
         while self._children:
