@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
+import pytest
 
 from bridge.aio.system import System
 from bridge.aio.threads import Threads
@@ -20,7 +22,7 @@ from bridge.polling.poller import Poller
 from bridge.sandbox import Behaviour, Sandbox
 from bridge.sandbox import Outcome as End
 from bridge.store.open import open_store
-from bridge.store.records import CONFIGURED, EncryptedFields, NewWatch, RegisteredWatch, WatchView
+from bridge.store.records import CONFIGURED, Changed, EncryptedFields, NewWatch, RegisteredWatch, WatchView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.store.builders import register
@@ -48,6 +50,28 @@ class GatedClient(AmuxClient):
         if self.polls == self._gated_poll:
             await self.gate.wait()
         return observation
+
+
+@dataclass
+class HeldWrites:
+    """Writes of a status that the store has made (`written`), and whose answers wait for `gate`."""
+
+    written: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def hold_status_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> HeldWrites:
+    """Hold the store's answers to writes of a status back."""
+    held, record_status = HeldWrites(), store.record_status
+
+    async def record_and_wait(*arguments: Any, **options: Any) -> Changed:
+        changed = await record_status(*arguments, **options)
+        held.written.set()
+        await held.gate.wait()
+        return changed
+
+    monkeypatch.setattr(store, "record_status", record_and_wait)
+    return held
 
 
 @dataclass

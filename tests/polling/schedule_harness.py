@@ -96,6 +96,12 @@ class ScheduleHarness:
             tasks.append(task)
         return tasks
 
+    def due_batch(self) -> Batch:
+        """Take the batch that is due."""
+        batch = self.schedule.take_batch()
+        assert batch is not None
+        return batch
+
     def answer(self, task: PolledTask, observation: Observation) -> None:
         task.polls += 1
         task.steps += 1
@@ -119,8 +125,7 @@ class ScheduleHarness:
             self.schedule.schedule_at(task, self.now)
         assert self.schedule.take() is None
         self.now += 1.0
-        probe = self.schedule.take_batch()
-        assert probe is not None
+        probe = self.due_batch()
         assert probe.is_probe
         self.read(probe)
         assert lane.health.is_open

@@ -1,17 +1,15 @@
 """Tasks that are dropped: what they leave behind, and answers and writes that come after that."""
 
-import asyncio
 from dataclasses import replace
 from math import inf
-from typing import Any
 
 import pytest
 
 from bridge.core.model import TERMINAL_EVENTS, EventType
 from bridge.polling.result_writer import StatusUpdate
 from bridge.polling.state import Phase
-from bridge.store.records import CONFIGURED, Changed, TaskRow
-from tests.polling.harness import DONE, RUNNING, Harness
+from bridge.store.records import CONFIGURED, TaskRow
+from tests.polling.harness import DONE, RUNNING, Harness, hold_status_writes
 
 
 async def test_a_dropped_task_leaves_no_recheck_and_no_key_of_its_own_behind(harness: Harness) -> None:
@@ -36,21 +34,12 @@ async def test_a_status_that_is_written_after_its_task_was_dropped_schedules_no_
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poller = harness.poller()
-    gate, written = asyncio.Event(), asyncio.Event()
-    record_status = harness.store.record_status
-
-    async def record_and_wait(*arguments: Any, **options: Any) -> Changed:
-        changed = await record_status(*arguments, **options)
-        written.set()
-        await gate.wait()
-        return changed
-
-    monkeypatch.setattr(harness.store, "record_status", record_and_wait)
+    held = hold_status_writes(harness.store, monkeypatch)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
-    await harness.until(written.is_set)
+    await harness.until(held.written.is_set)
     task = poller._tasks[watch.task_row]
     poller.forget_all()  # the lease was lost
-    gate.set()
+    held.gate.set()
     await harness.until(lambda: watch.watch.id in harness.announced)
     assert (poller.owned, task.phase, poller._schedule.is_due()) == (0, Phase.DROPPED, False)
     assert poller._schedule._heap.next_due() == inf

@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-from typing import Any
 
 import pytest
 
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskStatus, WatchState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.sandbox import Outcome as End
-from bridge.store.records import Changed, StatusChange
-from tests.polling.harness import DONE, QUICK, RUNNING, Harness
+from tests.polling.harness import DONE, QUICK, RUNNING, Harness, hold_status_writes
 
 STATUS_EVENTS = TERMINAL_EVENTS | {EventType.QUEUED, EventType.IN_PROGRESS}
 
@@ -237,22 +235,13 @@ async def test_a_task_whose_last_watch_is_cancelled_during_a_write_is_not_polled
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poller = harness.poller()
-    gate, written = asyncio.Event(), asyncio.Event()
-    record_status = harness.store.record_status
-
-    async def record_and_wait(change: StatusChange, **options: Any) -> Changed:
-        changed = await record_status(change, **options)
-        written.set()
-        await gate.wait()
-        return changed
-
-    monkeypatch.setattr(harness.store, "record_status", record_and_wait)
+    held = hold_status_writes(harness.store, monkeypatch)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
-    await written.wait()
+    await held.written.wait()
     await harness.store.cancel(watch.watch.id, None)
     poller.look_again(watch.task_row)
     assert poller.owned == 1
-    gate.set()
+    held.gate.set()
     await harness.until(lambda: poller.owned == 0)
     assert harness.sandbox.polls[watch.watch.task_id] == 1
 

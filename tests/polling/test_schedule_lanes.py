@@ -56,8 +56,7 @@ async def test_a_task_that_rejoins_its_lane_is_read_with_the_next_batch_and_the_
     assert lane.waiting == 10
     assert {task.phase for task in tasks} == {Phase.BATCHED}
     made.now = lane.next_at
-    batch = made.schedule.take_batch()
-    assert batch is not None
+    batch = made.due_batch()
     made.schedule._timer_fired()
     made.schedule.schedule_next(batch.tasks[0], made.now + 900)
     assert batch.tasks[0].phase is Phase.BATCHED
@@ -86,9 +85,7 @@ async def test_a_task_that_is_put_is_read_singly_and_is_in_no_later_batch() -> N
     assert lane.waiting == 2
     assert made.take_all() == [second]
     made.now = lane.next_at
-    batch = made.schedule.take_batch()
-    assert batch is not None
-    assert batch.tasks == [first, third]
+    assert made.due_batch().tasks == [first, third]
 
 
 async def test_a_task_that_is_removed_is_in_no_later_batch() -> None:
@@ -98,9 +95,7 @@ async def test_a_task_that_is_removed_is_in_no_later_batch() -> None:
     made.schedule.remove(first, Phase.WRITING)
     assert (first.phase, lane.waiting) == (Phase.WRITING, 2)
     made.now = lane.next_at
-    batch = made.schedule.take_batch()
-    assert batch is not None
-    assert batch.tasks == [second, third]
+    assert made.due_batch().tasks == [second, third]
 
 
 async def test_a_task_that_waits_in_the_heap_leaves_its_lane_as_it_is() -> None:
@@ -142,8 +137,7 @@ async def test_a_batch_that_is_not_due_is_not_returned_and_the_timer_fires_when_
     assert made.schedule.take_batch() is None
     assert made.timer_seconds() == pytest.approx(3.0, abs=0.5)
     made.now += 3.0
-    batch = made.schedule.take_batch()
-    assert batch is not None
+    batch = made.due_batch()
     assert {task.phase for task in batch.tasks} == {Phase.POLLING}
 
 
@@ -196,9 +190,7 @@ async def test_after_a_batch_a_single_read_that_is_due_is_next() -> None:
     assert made.schedule.take_batch() is None, "the last request was a batch, and a single read is due"
     assert made.schedule.take() is second
     made.now += 1
-    batch = made.schedule.take_batch()
-    assert batch is not None
-    assert batch.tasks == [first]
+    assert made.due_batch().tasks == [first]
 
 
 async def test_a_batch_counts_as_a_start_and_waits_for_the_rate_limit() -> None:
@@ -262,9 +254,7 @@ async def test_a_refused_key_stops_its_lane_and_a_task_of_the_lane_is_the_probe_
     assert lane.next_at == lane.began + lane.spacing
     assert made.timer_seconds() == pytest.approx(lane.spacing - 1.0, abs=0.5)
     made.now = lane.next_at
-    batch = made.schedule.take_batch()
-    assert batch is not None
-    assert batch.tasks == [tasks[1]]
+    assert made.due_batch().tasks == [tasks[1]]
 
 
 async def test_a_key_that_is_accepted_again_is_read_at_once_when_its_lane_is_late() -> None:
@@ -314,8 +304,7 @@ async def test_the_tasks_of_a_lane_that_fails_are_read_singly_over_one_interval(
     tasks = made.tasks(4)
     lane = made.open_lane(tasks)
     made.now = lane.next_at
-    batch = made.schedule.take_batch()
-    assert batch is not None
+    batch = made.due_batch()
     made.read(batch, BROKEN)
     assert not lane.health.is_open
     assert [task.phase for task in tasks] == [Phase.BATCHED] * 4
