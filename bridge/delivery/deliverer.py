@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from bridge.aio.batching import MicroBatcher
 from bridge.aio.completion import Operations
@@ -23,6 +22,7 @@ from bridge.delivery.fairness import ClaimedDelivery, HostHealth, HostQueue, Hos
 from bridge.delivery.figures import AttemptFigures
 from bridge.delivery.reporting import DeliveryReporter
 from bridge.delivery.shortage import OwnShortage
+from bridge.store.change_listener import ChangeListener
 from bridge.store.group_commit import CALL_TIMEOUT_SECONDS
 from bridge.store.lease import Lease
 from bridge.store.store import Store
@@ -38,13 +38,6 @@ replicas run, the crash of one delays the deliveries that it had claimed by this
 15 s."""
 MAX_IDLE_WORKERS = 128  # kept for the next burst; a worker is a suspended coroutine, 2 KB
 DRAIN_TICK_SECONDS = 0.1
-
-
-class ChangeListener(Protocol):
-    """Is called with the watches that changed: `watches.ChangeNotifier`, or a listener of a test."""
-
-    def announce(self, watch_ids: Sequence[str], /) -> None:
-        """Wake the callers that wait for these watches."""
 
 
 class Deliverer:

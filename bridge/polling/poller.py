@@ -27,7 +27,6 @@ from bridge.polling.lanes import CALM_INTERVALS, Batch, BatchLanes
 from bridge.polling.loading import TaskLoader
 from bridge.polling.read_handler import ReadHandler
 from bridge.polling.result_writer import (
-    ChangeListener,
     ContentUrl,
     DeliveryQueue,
     ResultWriter,
@@ -37,6 +36,7 @@ from bridge.polling.schedule import PollSchedule
 from bridge.polling.state import CredentialStatus, LiveTask, Phase, PolledTask, live_task
 from bridge.polling.stats import PollingStats, polling_stats
 from bridge.polling.task_classes import TaskClasses
+from bridge.store.change_listener import ChangeListener
 from bridge.store.records import TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger

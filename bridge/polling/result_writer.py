@@ -29,6 +29,7 @@ from bridge.core.trace_context import log_fields
 from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask, poll_note
 from bridge.polling.task_classes import TaskClasses
+from bridge.store.change_listener import ChangeListener
 from bridge.store.group_commit import PATIENCE_SECONDS
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.store import Store
@@ -50,13 +51,6 @@ class DeliveryQueue(Protocol):
 
     def hand_over(self, deliveries: Sequence[PendingDelivery], /) -> None:
         """Take deliveries that the store has already claimed for this replica. Never blocks."""
-
-
-class ChangeListener(Protocol):
-    """Is called with the watches that changed: `watches.ChangeNotifier`, or a listener of a test."""
-
-    def announce(self, watch_ids: Sequence[str], /) -> None:
-        """Wake the callers that wait for these watches."""
 
 
 class WriteOwner(Protocol):
@@ -204,7 +198,7 @@ class ResultWriter:
         task = write.task
         try:
             if isinstance(write, StatusUpdate):
-                changed = await self._write_status(write)
+                changed = await self._write_status(task)
             else:
                 changed = await self._settle(write)
         except LostClaim as error:
@@ -242,8 +236,7 @@ class ResultWriter:
 
     # --- the writes -----------------------------------------------------------------------------------------------
 
-    async def _write_status(self, update: StatusUpdate) -> Changed:
-        task = update.task
+    async def _write_status(self, task: PolledTask) -> Changed:
         # The next poll must not wait for this write, and neither must an event that a watch asked for.
         patient = not task.status_update_due and task.due - self._clocks.monotonic() > PATIENCE_SECONDS
         task.status_update_due = False  # before the write: a watch that is registered during it sets it again
