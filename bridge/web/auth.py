@@ -87,7 +87,7 @@ class Access:
 
         Raises Unauthorized; without tokens, Forbidden for a request that is not local.
         """
-        if not self._callers:  # no token is configured
+        if self.open:
             self._check_local(headers)
             return _ANYONE
         values = headers.getall(hdrs.AUTHORIZATION, [])
