@@ -7,7 +7,6 @@ tasks are released: they are read singly, spread over one interval.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from itertools import islice
 from math import inf
 
@@ -32,6 +31,7 @@ from bridge.core.batch_lane import (
 from bridge.core.model import Observation, TaskRecord
 from bridge.core.schedule import JITTER_SHARE, PollPolicy
 from bridge.polling.lane_log import LaneLog
+from bridge.polling.lane_schedule import ClosedLanes, DueLanes
 from bridge.polling.state import Credential, CredentialLane, Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
 
@@ -40,7 +40,6 @@ PROBE_WINDOW_SECONDS = 0.25
 SMALL_LANE = 20  # tasks: its batches save little
 LATE_SECONDS = 1.0
 CALM_INTERVALS = 4  # without trouble, until a warning ends: one task is polled four times meanwhile
-RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
 _POLLING = Phase.POLLING  # the look-up of a member takes 0.1 µs
 MAX_IDLE_LANES = 1_000  # lanes of keys that are no longer in use: what was learned about them is kept
 
@@ -96,9 +95,8 @@ class BatchLanes:
         self._random = random
         self._log = LaneLog(CALM_INTERVALS * policy.max_interval)
         self._lanes: dict[str, CredentialLane] = {}
-        self._due: list[tuple[float, int, CredentialLane]] = []
-        self._entries = 0
-        self._closed: set[CredentialLane] = set()  # their tasks are being released
+        self._due = DueLanes()
+        self._closed = ClosedLanes(policy, self._due)
         self._under_way: set[Batch] = set()
         self._most_lanes = MAX_IDLE_LANES  # with so many, idle ones are looked for
 
@@ -138,7 +136,8 @@ class BatchLanes:
             return False
         if lane.health.is_open:
             lane.append(task)
-            self._arm(lane, max(now, lane.began + self._least_spacing(lane)))
+            lane.taken_over += 1
+            self._due.put(lane, max(now, lane.began + self._least_spacing(lane)))
             return True
         return lane.health.may_ask(now) and not lane.requests and self._probe_with(task, lane, now)
 
@@ -151,7 +150,7 @@ class BatchLanes:
         else:
             lane.put_back([task])
         enough = lane.waiting >= PROBE_TASKS
-        self._arm(lane, now if enough else now + min(PROBE_WINDOW_SECONDS, self._policy.interval / 20))
+        self._due.put(lane, now if enough else now + min(PROBE_WINDOW_SECONDS, self._policy.interval / 20))
         return True
 
     def keep(self, tasks: Sequence[PolledTask], now: float) -> list[PolledTask]:
@@ -165,12 +164,8 @@ class BatchLanes:
                 others.append(task)
         for lane in self._lanes.values():
             if lane.waiting:
-                self._close(lane, now)
+                self._closed.add(lane, now)
         return others
-
-    def _close(self, lane: CredentialLane, now: float) -> None:
-        lane.to_release, lane.released, lane.released_from = lane.waiting, 0, now
-        self._closed.add(lane)
 
     def rejoin(self, task: PolledTask) -> bool:
         """Keep a task that still runs in its open lane; false if it must be read singly."""
@@ -186,7 +181,7 @@ class BatchLanes:
             return False
         lane.append(task)
         if not lane.entry:
-            self._arm(lane, lane.began + lane.spacing)
+            self._due.put(lane, lane.began + lane.spacing)
         return True
 
     @staticmethod
@@ -199,7 +194,7 @@ class BatchLanes:
         """Read the lane of a credential that is good again."""
         lane = credential.lane
         if lane is not None and lane.waiting:
-            self._arm(lane, max(now, lane.began + lane.spacing))
+            self._due.put(lane, max(now, lane.began + lane.spacing))
 
     def learn(self, task: PolledTask, observation: Observation) -> None:
         """Note what a single read shows about the platform of a task."""
@@ -231,10 +226,7 @@ class BatchLanes:
 
     def next_at(self) -> float:
         """When the next lane is due; infinity when none is."""
-        due = self._due
-        while due and due[0][2].entry != due[0][1]:
-            heappop(due)
-        return due[0][0] if due else inf
+        return self._due.next_at()
 
     def is_due(self, now: float) -> bool:
         """Whether a batch is due, or tasks of a closed lane wait to be released."""
@@ -242,9 +234,8 @@ class BatchLanes:
 
     def take(self, now: float) -> Batch | None:
         """Return the batch that has been due for the longest time, its tasks in phase POLLING; None if none is due."""
-        while self.next_at() <= now:
-            was_due, _, lane = heappop(self._due)
-            lane.entry = 0
+        while (due := self._due.pop_due(now)) is not None:
+            was_due, lane = due
             if lane.credential.blocked or not lane.health.may_ask(now) or (lane.requests and not lane.health.is_open):
                 continue
             is_open = lane.health.is_open
@@ -254,9 +245,9 @@ class BatchLanes:
                 for task in tasks:
                     task.phase = _POLLING
                 lane.requests, lane.reading = lane.requests + 1, lane.reading + len(tasks)
-                lane.began = begun_on_time(was_due, now, lane.spacing)
+                lane.began, lane.taken_over = begun_on_time(was_due, now, lane.spacing), 0
                 if lane.waiting and is_open:
-                    self._arm(lane, lane.began + lane.spacing)
+                    self._due.put(lane, lane.began + lane.spacing)
                 batch = Batch(lane.credential, lane, tasks, was_due, now, is_probe=not is_open)
                 self._under_way.add(batch)
                 return batch
@@ -299,19 +290,24 @@ class BatchLanes:
             return
         if not lane.health.is_open:
             if lane.health.may_ask(now):  # an answer that was too long, before the lane was known
-                self._arm(lane, now)
+                self._due.put(lane, now)
             else:
-                self._close(lane, now)
+                self._closed.add(lane, now)
             return
         interval = batch_interval(self._batch, now - batch.began, self._policy.max_interval)
         size, tasks = lane.health.size, lane.tasks
-        spacing, start = batch_spacing(interval, tasks, size), lane.began
-        if may_exceed_single_reads(spacing, tasks, self._policy.max_interval * (1 + JITTER_SHARE)):
+        spacing, start, asked = batch_spacing(interval, tasks, size), lane.began, min(size, tasks)
+        lane.single_rate = inf
+        if may_exceed_single_reads(spacing, tasks, asked, self._policy.max_interval * (1 + JITTER_SHARE)):
             rate = self._single_rate(lane, batch, now)
-            if rate > 0 and (rare := no_denser_than_single_reads(spacing, rate)) > spacing:
-                spacing, start = rare, now
+            if rate > 0:
+                lane.single_rate = rate
+                if (rare := no_denser_than_single_reads(spacing, rate, asked, lane.taken_over)) > spacing:
+                    spacing, start = rare, now
         lane.spacing, lane.round_seconds = spacing, max(spacing, spacing * tasks / size)
-        self._arm(lane, max(start + spacing, now))
+        if lane.next_at > now:
+            lane.entry = 0  # it was set with the spacing before
+        self._due.put(lane, max(start + spacing, now))
 
     def _result(self, task: PolledTask, lane: CredentialLane, answer: BatchAnswer) -> BatchResult:
         record = answer.records.get(task.task_id)
@@ -340,34 +336,17 @@ class BatchLanes:
         return all(now - batch.began > LATE_SECONDS for batch in self._under_way)
 
     def _least_spacing(self, lane: CredentialLane) -> float:
-        return batch_spacing(self._batch.interval, lane.tasks, lane.health.size)
+        size, tasks = lane.health.size, lane.tasks
+        spacing = batch_spacing(self._batch.interval, tasks, size)
+        return no_denser_than_single_reads(spacing, lane.single_rate, min(size, tasks), lane.taken_over)
 
-    def _arm(self, lane: CredentialLane, at: float) -> None:
-        """Read a lane at a moment, or earlier if it is due earlier."""
-        if lane.entry and lane.next_at <= at:
-            return
-        self._entries = lane.entry = self._entries + 1
-        lane.next_at = at
-        heappush(self._due, (at, lane.entry, lane))
-
-    # --- closed lanes ---------------------------------------------------------------------------------------------
+    # --- tasks that leave their lanes -----------------------------------------------------------------------------
 
     def release(self, now: float) -> Iterator[tuple[PolledTask, float]]:
         """Yield tasks of closed lanes, and of small ones that are late, with the moments of their single reads."""
         if now - self.next_at() > LATE_SECONDS and (not self._limited or self._is_stalled(now)):
             yield from ((task, now) for task in self._take_late(now))
-        left = RELEASED_AT_ONCE
-        for lane in list(self._closed):
-            while left and not lane.health.is_open and (task := lane.pop()) is not None:
-                left -= 1
-                interval = max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
-                place = lane.released / max(lane.to_release, 1)
-                lane.released += 1
-                yield task, max(now, lane.released_from + place * interval)
-            if lane.health.is_open or not lane.waiting:
-                self._closed.discard(lane)
-                if lane.waiting and not lane.entry:
-                    self._arm(lane, now)
+        yield from self._closed.release(now)
 
     def _take_late(self, now: float) -> list[PolledTask]:
         """Take the tasks of small lanes and of probes whose turn has not come: all batches under way take long.
@@ -376,10 +355,8 @@ class BatchLanes:
         """
         tasks: list[PolledTask] = []
         stalled = self._is_stalled(now)
-        for due, entry, lane in self._due:
-            late, is_open = now - due, lane.health.is_open
-            if entry != lane.entry or late <= LATE_SECONDS:
-                continue
+        for late, lane in self._due.late(now, LATE_SECONDS):
+            is_open = lane.health.is_open
             if not is_open or lane.tasks < SMALL_LANE:
                 lane.entry, lane.single_until = 0, now + self._policy.max_interval
                 tasks += islice(iter(lane.pop, None), SMALL_LANE if is_open else PROBE_TASKS)
@@ -387,7 +364,7 @@ class BatchLanes:
                 lane.entry = 0
                 hanging = BatchFailed("late", "batches with other keys get no answer")
                 self._note_health(lane, BatchRequest(lane.waiting, now, now), hanging)
-                self._close(lane, now)
+                self._closed.add(lane, now)
         return tasks
 
     # --- what others may read -------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from bridge.core.batch_lane import Lane
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials
-from bridge.polling.lanes import RELEASED_AT_ONCE, Batch, BatchLanes
+from bridge.polling.lane_schedule import RELEASED_AT_ONCE
+from bridge.polling.lanes import Batch, BatchLanes
 from bridge.polling.state import Credential, Phase, PolledTask
 
 ADOPTED_WITHIN_SECONDS = 4.0  # 9 s of the dead replica's lease and 1 s until the next adoption have passed by then

@@ -179,8 +179,10 @@ class CredentialLane(TaskQueue[PolledTask]):
         "released_from",
         "requests",
         "round_seconds",
+        "single_rate",
         "single_until",
         "spacing",
+        "taken_over",
         "to_release",
     )
 
@@ -194,6 +196,8 @@ class CredentialLane(TaskQueue[PolledTask]):
         self.began = -inf  # the last request
         self.spacing = policy.interval
         self.round_seconds = policy.interval
+        self.single_rate = inf  # requests a second that single reads would make; infinity: many more than batches
+        self.taken_over = 0  # tasks that were due for a single read since the last request
         self.next_at = -inf
         self.entry = 0  # of the heap of lanes; 0: none
         self.to_release = self.released = 0

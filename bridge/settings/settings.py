@@ -86,8 +86,8 @@ class Settings(GivenValues):
         gt=0,
         le=86_400,
         validation_alias="AMUX_BATCH_INTERVAL_SECONDS",
-        description="The time between two reads of a task in batches; longer where batches would be more requests than "
-        "single reads.",
+        description="The time between two reads of a task in batches; longer where batches would be more requests, or "
+        "more work for amux, than single reads.",
     )
     amux_batch_concurrency: int = Field(
         _BATCH_DEFAULTS.concurrency,

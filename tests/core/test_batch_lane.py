@@ -26,6 +26,7 @@ from bridge.core.batch_lane import (
     Reading,
     TaskMissing,
     TooManyTasks,
+    batch_cost,
     batch_interval,
     batch_spacing,
     begun_on_time,
@@ -204,21 +205,43 @@ def test_each_task_is_read_once_in_an_interval_by_batches_that_are_full(tasks: i
     assert min(tasks, size) / spacing == pytest.approx(min(tasks / interval, 1 / SECONDS_FOR_A_TASK))
 
 
-@given(st.lists(st.floats(1.25, 16.5), min_size=1, max_size=40), st.floats(0.1, 60))
-def test_batches_are_never_more_requests_than_single_reads_of_the_same_tasks(
-    delays: list[float], interval: float
+@given(st.lists(st.floats(1.25, 16.5), min_size=1, max_size=300), st.floats(0.1, 60), st.integers(1, 500))
+def test_batches_are_never_more_requests_nor_more_load_than_single_reads_of_the_same_tasks(
+    delays: list[float], interval: float, size: int
 ) -> None:
-    rate = sum(1 / delay for delay in delays)
-    spacing = batch_spacing(interval, len(delays), POLICY.size)
-    if may_exceed_single_reads(spacing, len(delays), max(delays)):
-        spacing = no_denser_than_single_reads(spacing, rate)
+    rate, asked = sum(1 / delay for delay in delays), min(size, len(delays))
+    wanted = spacing = batch_spacing(interval, len(delays), size)
+    if may_exceed_single_reads(spacing, len(delays), asked, max(delays)):
+        spacing = no_denser_than_single_reads(spacing, rate, asked)
     assert 1 / spacing <= rate * (1 + 1e-9)
+    assert batch_cost(asked) / spacing <= rate * (1 + 1e-9), "amux needs no more CPU than for single reads"
+    assert spacing <= max(wanted, asked / rate) * (1 + 1e-9), "no task is read later than singly"
 
 
-def test_one_task_alone_is_asked_as_often_as_singly_and_ten_every_two_seconds() -> None:
-    for tasks, delay, expected in ((1, 5.0, 5.0), (1, 15.0, 15.0), (3, 15.0, 5.0), (10, 15.0, 2.0)):
+@given(st.integers(1, 500), st.integers(0, 500), st.floats(0.1, 100))
+def test_a_batch_takes_the_place_of_the_single_reads_that_are_due(asked: int, due: int, rate: float) -> None:
+    seconds = no_denser_than_single_reads(0.0, rate, asked, due)
+    assert batch_cost(asked) <= due + seconds * rate + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("tasks", "milliseconds"), [(1, 0.67), (50, 7.9), (100, 12.5), (200, 10.6), (500, 23.0), (1_000, 35.0)]
+)
+def test_a_batch_counts_as_at_least_what_it_was_measured_to_cost(tasks: int, milliseconds: float) -> None:
+    assert batch_cost(tasks) * 0.67 >= milliseconds
+    assert 1 <= batch_cost(tasks) <= tasks
+
+
+def test_one_task_alone_is_asked_as_often_as_singly_and_many_every_two_seconds() -> None:
+    for tasks, delay, expected in (
+        (1, 5.0, 5.0),
+        (1, 15.0, 15.0),
+        (10, 15.0, 4.605),
+        (60, 15.0, 3.6425),
+        (200, 15.0, 2.0),
+    ):
         spacing = batch_spacing(2.0, tasks, 500)
-        assert no_denser_than_single_reads(spacing, tasks / delay) == expected
+        assert no_denser_than_single_reads(spacing, tasks / delay, tasks) == pytest.approx(expected)
 
 
 # --- what a record means ------------------------------------------------------------------------------------------
@@ -305,8 +328,10 @@ def test_a_batch_has_at_least_one_id_and_no_more_than_an_answer_of_a_mebibyte_ho
 
 
 def test_batches_that_are_as_many_as_single_reads_do_not_exceed_them() -> None:
-    assert may_exceed_single_reads(2.0, 7, 15.0)
-    assert not may_exceed_single_reads(3.0, 5, 15.0)
+    assert may_exceed_single_reads(2.0, 7, 1, 15.0)
+    assert not may_exceed_single_reads(3.0, 5, 1, 15.0)
+    assert may_exceed_single_reads(2.0, 100, 100, 15.0)
+    assert not may_exceed_single_reads(2.0, 200, 200, 15.0)
 
 
 @pytest.mark.parametrize(("platform", "reading"), [("54", Reading.LIVE), ("50", Reading.TEST)])

@@ -6,7 +6,7 @@ import pytest
 
 from bridge.amux.client import AmuxClient
 from bridge.core.model import Outcome
-from bridge.polling import lanes, schedule
+from bridge.polling import lane_schedule, lanes, schedule
 from tests.polling.batch_amux import BATCH, Bench, row, rows, single
 from tests.polling.harness import QUICK
 
@@ -20,7 +20,7 @@ async def test_tasks_of_more_keys_than_idle_lanes_are_kept_are_all_read_after_a_
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "RELEASED_AT_ONCE", 10)
-    monkeypatch.setattr(lanes, "RELEASED_AT_ONCE", 10)
+    monkeypatch.setattr(lane_schedule, "RELEASED_AT_ONCE", 10)
     monkeypatch.setattr(lanes, "MAX_IDLE_LANES", 10)
     bench.poller = bench.harness.poller(QUICK, client=bench.poller._client, batch=BATCH)
     for number in range(20):

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from bridge.core.batch_lane import BatchFailed, BatchPolicy, NoBatchRoute
+from bridge.core.batch_lane import BatchFailed, BatchPolicy, NoBatchRoute, batch_cost
 from bridge.core.model import TaskRecord, TaskStatus
-from bridge.polling import lanes
+from bridge.polling import lane_schedule
 from tests.polling.harness import Harness
 from tests.polling.virtual import POLICY, VirtualPoller
 
@@ -70,33 +70,60 @@ async def test_young_tasks_take_no_more_requests_than_singly_from_their_registra
 
 
 async def test_many_tasks_are_all_read_every_two_seconds_with_one_request(harness: Harness) -> None:
-    poller = await started(harness, 60)
+    poller = await started(harness, 200)
     await poller.run_until(poller.amux.now + 60.0)
     assert not poller.amux.polled
     assert len(poller.amux.batches) == pytest.approx(30, abs=1)
-    assert {len(ids) for _, ids in poller.amux.batches} == {60}
+    assert {len(ids) for _, ids in poller.amux.batches} == {200}
+
+
+@pytest.mark.parametrize("tasks", [4, 20, 60])
+async def test_fewer_tasks_are_read_as_often_as_amux_needs_no_more_cpu_than_singly(
+    harness: Harness, tasks: int
+) -> None:
+    poller = await started(harness, tasks)
+    began = poller.amux.now
+    await poller.run_until(began + 300.0)
+    assert not poller.amux.polled
+    seconds = [at for at, _ in poller.amux.batches]
+    single = POLICY.max_interval * 1.05  # the mean with jitter
+    cost = sum(batch_cost(len(ids)) for _, ids in poller.amux.batches)
+    assert cost <= 300.0 / single * tasks + batch_cost(tasks)
+    assert max(later - earlier for earlier, later in pairwise(seconds)) <= single / 2, "each task is read more often"
+
+
+async def test_tasks_that_begin_one_after_the_other_make_amux_no_busier_than_singly(harness: Harness) -> None:
+    poller = await started(harness, 60)
+    began = poller.amux.now
+    for number in range(60):
+        await poller.start(f"task_more_{number}", 86_400.0)
+        await poller.run_until(began + number)
+    cost = sum(batch_cost(len(ids)) for _, ids in poller.amux.batches)
+    delays = POLICY.max_interval * 1.05, POLICY.first_delay * 1.05
+    assert cost <= 60 / delays[0] * 60 + sum((60 - number) / delays[1] for number in range(60)) + batch_cost(120)
 
 
 async def test_more_tasks_than_a_batch_holds_are_read_in_turn_with_full_batches(harness: Harness) -> None:
-    poller = await started(harness, 60, BatchPolicy(size=25))
+    poller = await started(harness, 400, BatchPolicy(size=200))
     await poller.run_until(poller.amux.now + 60.0)
-    assert {len(ids) for _, ids in poller.amux.batches} == {25}
+    assert {len(ids) for _, ids in poller.amux.batches} == {200}
     last: dict[str, float] = {}
     for at, ids in poller.amux.batches:
         for each in ids:
             assert at - last.get(each, at) <= 2.9
             last[each] = at
-    assert len(last) == 60
-    assert len(poller.amux.batches) == pytest.approx(60 / 2 * 60 / 25, abs=2)
+    assert len(last) == 400
+    assert len(poller.amux.batches) == pytest.approx(60 / 2 * 400 / 200, abs=2)
 
 
 async def test_a_new_task_is_read_no_sooner_than_its_first_delay_and_then_with_the_others(harness: Harness) -> None:
     poller = await started(harness, 20)
+    spacing = POLICY.max_interval * 1.1 * batch_cost(21) / 21
     began = poller.amux.now
     await poller.start("task_new", 86_400.0)
     await poller.run_until(began + 30.0)
     first = next(at for at, ids in poller.amux.batches if "task_new" in ids)
-    assert POLICY.first_delay <= first - began <= POLICY.first_delay * 1.1 + 2.0
+    assert POLICY.first_delay <= first - began <= POLICY.first_delay * 1.1 + spacing
     assert not poller.amux.polled
     assert all("task_new" in ids for at, ids in poller.amux.batches if at > first)
 
@@ -154,14 +181,14 @@ async def test_an_overloaded_amux_is_asked_after_15_s_doubling_to_a_minute_and_s
 async def test_a_lane_with_more_tasks_than_a_tick_releases_is_released_over_one_interval(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "RELEASED_AT_ONCE", 25)
+    monkeypatch.setattr(lane_schedule, "RELEASED_AT_ONCE", 25)
     poller = await started(harness, 150)
     poller.amux.batch_answer = BUSY
     began = poller.amux.now
-    await poller.run_until(began + 17.0)
+    await poller.run_until(began + 18.0)
     reads = [at - began for times in poller.amux.polled.values() for at in times[:1]]
     assert len(reads) == 150
-    a_second = [sum(second <= at < second + 1 for at in reads) for second in range(18)]
+    a_second = [sum(second <= at < second + 1 for at in reads) for second in range(19)]
     assert max(a_second) <= 2 * 150 / 15
 
 
@@ -180,7 +207,7 @@ async def test_the_statistics_say_how_many_tasks_are_read_in_batches_and_what_th
     poller = await started(harness, 60)
     stats = await poller.poller.stats(10)
     assert (stats.tasks, stats.batched, stats.late) == (60, 60, 0)
-    assert stats.saved_per_minute == pytest.approx(60 * 60 / 15.75 - 30, abs=1)
+    assert stats.saved_per_minute == pytest.approx(60 * 60 / 15.75 - 60 / (batch_cost(60) * 15.75 / 60), abs=1)
     alone = await started(harness, 2, None)
     stats = await alone.poller.stats(10)
     assert (stats.tasks, stats.batched, stats.saved_per_minute) == (2, 0, 0)

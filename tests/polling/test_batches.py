@@ -8,7 +8,7 @@ from bridge.amux.client import AmuxClient
 from bridge.core.batch_lane import BatchPolicy
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome
 from bridge.core.schedule import PollPolicy
-from bridge.polling import lanes, schedule
+from bridge.polling import lane_schedule, schedule
 from bridge.sandbox import Behaviour, Platform
 from tests.polling.batch_amux import BATCH, BatchAmux, Bench, row, rows, single
 from tests.polling.harness import QUICK, Harness
@@ -231,7 +231,7 @@ async def test_thousands_of_loaded_tasks_wait_in_their_lane_and_not_in_the_heap(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "RELEASED_AT_ONCE", 10)
-    monkeypatch.setattr(lanes, "RELEASED_AT_ONCE", 10)
+    monkeypatch.setattr(lane_schedule, "RELEASED_AT_ONCE", 10)
     ids = [f"task_{number}" for number in range(60)]
     await bench.register(*ids, polled=False)
     policy = PollPolicy(first_delay=2.0, interval=2.0, max_interval=3.0)
@@ -245,7 +245,7 @@ async def test_thousands_of_loaded_tasks_are_read_singly_where_there_is_no_route
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "RELEASED_AT_ONCE", 10)
-    monkeypatch.setattr(lanes, "RELEASED_AT_ONCE", 10)
+    monkeypatch.setattr(lane_schedule, "RELEASED_AT_ONCE", 10)
     bench.amux.batch = lambda _ids: (404, {})
     ids = [f"task_{number}" for number in range(60)]
     await bench.register(*ids, polled=False)

@@ -3,7 +3,7 @@
 import pytest
 
 from bridge.core.batch_lane import BatchFailed, BatchPolicy, Lane, Reading
-from bridge.polling.lanes import RELEASED_AT_ONCE
+from bridge.polling.lane_schedule import RELEASED_AT_ONCE
 from bridge.polling.state import CredentialState, Phase, PolledTask
 from tests.polling.schedule_harness import REFUSED, RUNNING, ScheduleHarness
 

@@ -1,0 +1,92 @@
+"""When each batch lane is read next, and when the tasks of a closed lane are read singly.
+
+Moments are passed in, as in `lanes.py`.
+"""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from math import inf
+
+from bridge.core.schedule import PollPolicy
+from bridge.polling.state import CredentialLane, PolledTask
+
+RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
+
+
+class DueLanes:
+    """A heap of lanes by the moment of their next batch. An entry that its lane no longer points to is skipped."""
+
+    __slots__ = ("_entries", "_heap")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, CredentialLane]] = []
+        self._entries = 0
+
+    def put(self, lane: CredentialLane, at: float) -> None:
+        """Make a lane due at a moment, unless it is due earlier."""
+        if lane.entry and lane.next_at <= at:
+            return
+        self._entries = lane.entry = self._entries + 1
+        lane.next_at = at
+        heappush(self._heap, (at, lane.entry, lane))
+
+    def next_at(self) -> float:
+        """When the next lane is due; infinity when none is."""
+        heap = self._heap
+        while heap and heap[0][2].entry != heap[0][1]:
+            heappop(heap)
+        return heap[0][0] if heap else inf
+
+    def pop_due(self, now: float) -> tuple[float, CredentialLane] | None:
+        """Take the lane that has been due for the longest time, and since when; None when no lane is due."""
+        if self.next_at() > now:
+            return None
+        was_due, _, lane = heappop(self._heap)
+        lane.entry = 0
+        return was_due, lane
+
+    def late(self, now: float, seconds: float) -> list[tuple[float, CredentialLane]]:
+        """How late each lane is that has been due for longer than `seconds`. They stay in the heap."""
+        waiting = [(now - due, lane) for due, entry, lane in self._heap if entry == lane.entry]
+        return [(late, lane) for late, lane in waiting if late > seconds]
+
+    def clear(self) -> None:
+        """Drop all entries."""
+        self._heap.clear()
+
+
+class ClosedLanes:
+    """The lanes that have closed: their tasks are released, spread over one interval."""
+
+    def __init__(self, policy: PollPolicy, due: DueLanes) -> None:
+        self._policy = policy
+        self._due = due
+        self._lanes: set[CredentialLane] = set()
+
+    def __bool__(self) -> bool:
+        """Whether tasks wait to be released."""
+        return bool(self._lanes)
+
+    def add(self, lane: CredentialLane, now: float) -> None:
+        """Release the waiting tasks of a lane from `now` on, unless the lane opens."""
+        lane.to_release, lane.released, lane.released_from = lane.waiting, 0, now
+        self._lanes.add(lane)
+
+    def release(self, now: float) -> Iterator[tuple[PolledTask, float]]:
+        """Yield some tasks with the moments of their single reads."""
+        left = RELEASED_AT_ONCE
+        for lane in list(self._lanes):
+            while left and not lane.health.is_open and (task := lane.pop()) is not None:
+                left -= 1
+                interval = max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
+                place = lane.released / max(lane.to_release, 1)
+                lane.released += 1
+                yield task, max(now, lane.released_from + place * interval)
+            if lane.health.is_open or not lane.waiting:
+                self._lanes.discard(lane)
+                if lane.waiting and not lane.entry:
+                    self._due.put(lane, now)
+
+    def clear(self) -> None:
+        """Release no more tasks."""
+        self._lanes.clear()
