@@ -105,13 +105,13 @@ class WholeAnswer:
 
 
 class AmuxProxy:
-    """Sends requests of apps to amux. `configured_key` returns the amux key of the settings, or None."""
+    """Sends requests of apps to amux. `configured_key` is the amux key of the settings, None without one."""
 
     def __init__(
         self,
         client: AmuxClient,
         *,
-        configured_key: Callable[[], str | None],
+        configured_key: str | None,
         idle_seconds: float = IDLE_SECONDS,
         create_idle_seconds: float = CREATE_IDLE_SECONDS,
         stalled_reader_seconds: float = STALLED_READER_SECONDS,
@@ -126,7 +126,7 @@ class AmuxProxy:
 
     def key(self, own_key: str | None) -> str | None:
         """Returns the key for a request to amux: the caller's own key, else the configured one, else None."""
-        return own_key or self._configured_key()
+        return own_key or self._configured_key
 
     async def open(self, path: str, key: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Sends a GET and returns the answer with its body unread; the caller closes it.

@@ -1,14 +1,14 @@
 """The amux keys in use: which of them amux refuses or throttles, with one log line for each change."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from bridge.aio.clocks import Clocks
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.lanes import BatchLanes
-from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, Phase, PolledTask
+from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, PolledTask
 from bridge.store.records import CONFIGURED, TaskRow
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
@@ -30,18 +30,18 @@ async def load_keys(store: Store, rows: Iterable[TaskRow]) -> dict[str, str]:
 class Credentials:
     """Credentials by name. A watch's own credential is removed with its last task; the configured one stays.
 
-    Without `lanes` no credential has a batch lane.
+    `configured_key` is the amux key of the settings, None without one. Without `lanes` no credential has a batch lane.
     """
 
     def __init__(
-        self, policy: PollPolicy, metrics: Metrics, clock: Callable[[], float], lanes: BatchLanes | None = None
+        self, policy: PollPolicy, metrics: Metrics, configured_key: str | None, lanes: BatchLanes | None = None
     ) -> None:
         self._policy = policy
         self._lanes = lanes
         self._gauge = metrics.paused_credentials
-        self._clock = clock
+        self._configured_key = configured_key
         self._paused = 0
-        self._configured = self._new(CONFIGURED, None, configured=True)
+        self._configured = self._new(CONFIGURED, configured_key, configured=True)
         self._all = {CONFIGURED: self._configured}
 
     def add_task(self, name: str, api_key: str | None) -> Credential:
@@ -65,7 +65,7 @@ class Credentials:
         """Remove every task."""
         for credential in self._all.values():
             credential.tasks = 0
-        self._configured = self._new(CONFIGURED, None, configured=True)
+        self._configured = self._new(CONFIGURED, self._configured_key, configured=True)
         self._all = {CONFIGURED: self._configured}
         self._count_paused(-self._paused)
 
@@ -101,18 +101,6 @@ class Credentials:
             means="one poll at a time checks the key; its watches wait, but not longer than until their deadlines",
         )
         return False
-
-    def probe_of_new_key(self, configured_key: Callable[[], str | None]) -> PolledTask | None:
-        """Return the configured credential's probe, made due now, if the refused key has been replaced."""
-        credential = self._configured
-        if credential.state is not CredentialState.PAUSED or credential.probe is None:
-            return None
-        if credential.probe.phase is not Phase.SCHEDULED or credential.resumes_at <= self._clock():
-            return None
-        if configured_key() == credential.refused_key:
-            return None
-        credential.resumes_at = self._clock()
-        return credential.probe
 
     def states(self, clocks: Clocks) -> Sequence[CredentialStatus]:
         """Return each credential's state, the configured one first."""

@@ -5,7 +5,7 @@ The decisions are functions of `core/`. When a task is polled next lives in memo
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -51,9 +51,9 @@ _log = get_logger("polling")
 class Poller:
     """Polls the tasks that this replica owns. Use it from one event loop; nothing here blocks.
 
-    `configured_key` is called at each poll, so that a new key is used at once. `content_url` is called by the store's
-    thread. `rate_per_second` 0: no limit. With `learn` a task is polled when tasks of its class tend to end. Without
-    `batch` no task is read with others in one request. `background` runs what takes long.
+    `configured_key` is the amux key of the settings, None without one. `content_url` is called by the store's thread.
+    `rate_per_second` 0: no limit. With `learn` a task is polled when tasks of its class tend to end. Without `batch` no
+    task is read with others in one request. `background` runs what takes long.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators, its limits, and what tests inject
@@ -64,7 +64,7 @@ class Poller:
         change_listener: ChangeListener,
         *,
         policy: PollPolicy,
-        configured_key: Callable[[], str | None],
+        configured_key: str | None,
         content_url: ContentUrl,
         metrics: Metrics,
         concurrency: int,
@@ -75,7 +75,7 @@ class Poller:
         system: System = SYSTEM,
     ) -> None:
         self._store, self._client, self._policy = store, client, policy
-        self._configured_key, self._metrics, self._count = configured_key, metrics.polls, metrics.polls.count
+        self._metrics, self._count = metrics.polls, metrics.polls.count
         self._clock, self._random = system.monotonic, system.random
         self._clocks = Clocks(self._clock, store.now)
         self._background = background
@@ -87,7 +87,7 @@ class Poller:
             if batch is None
             else BatchLanes(batch, policy, self.classes, self._random, limited=rate_per_second > 0)
         )
-        self._credentials = Credentials(policy, metrics, self._clock, self._lanes)
+        self._credentials = Credentials(policy, metrics, configured_key, self._lanes)
         self._schedule = PollSchedule(
             policy,
             self._credentials,
@@ -194,7 +194,6 @@ class Poller:
 
     def tick(self) -> bool:
         """Begin what a timer has missed; return whether polls are due that cannot begin, or results wait."""
-        self._schedule.try_new_key(self._configured_key)
         self._schedule.release_closed_lanes()
         self.wake()
         self._result_writer.tick()
@@ -223,7 +222,7 @@ class Poller:
 
     async def _poll(self, task: PolledTask) -> None:
         credential = task.credential
-        key = self._configured_key() if credential.configured else credential.key
+        key = credential.key
         task.started = task.single_started = started = self._clock()
         try:
             observation = NO_KEY if key is None else await self._client.poll(task.task_id, key)
@@ -233,8 +232,6 @@ class Poller:
         now = self._clock()
         self._count(observation, started - task.due, now - started)
         if task.phase is Phase.POLLING:  # not dropped meanwhile
-            if credential.configured and type(observation) is KeyRefused:
-                credential.refused_key = key
             if type(observation) is TaskRecord:
                 credential.accepted = True
             task.polls += 1
@@ -248,7 +245,7 @@ class Poller:
         lanes, credential = self._lanes, batch.credential
         if lanes is None:
             raise RuntimeError("a batch without lanes")
-        key = self._configured_key() if credential.configured else credential.key
+        key = credential.key
         if key is None:
             for task in batch.tasks:
                 self._handler.handle(task, NO_KEY, batch.began, batch.began)

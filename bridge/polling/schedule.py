@@ -301,12 +301,6 @@ class PollSchedule:
         """Make a task due soon, but not at once: for tasks that are added one by one and many at a time."""
         self.schedule_at(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
 
-    def try_new_key(self, configured_key: Callable[[], str | None]) -> None:
-        """Poll the configured credential's probe at once if the refused key has been replaced."""
-        probe = self._credentials.probe_of_new_key(configured_key)
-        if probe is not None:
-            self.put(probe, self._clock())
-
     def clear(self, tasks: Iterable[PolledTask]) -> None:
         """Drop tasks and all credentials."""
         for task in tasks:

@@ -266,7 +266,7 @@ class CredentialStatus:
 
 
 class Credential:
-    """One amux key and the tasks that wait for it. `key` is None for the configured key, which is read at each poll.
+    """One amux key and the tasks that wait for it. `key` is None for the configured one where no key is configured.
 
     `lane` is None where tasks are never read in batches. While a credential is paused or throttled (`blocked`), one of
     its tasks, the `probe`, is polled at `resumes_at`; its other tasks wait in `waiting`, or in the lane.
@@ -282,7 +282,6 @@ class Credential:
         "name",
         "probe",
         "refusals",
-        "refused_key",
         "resumed_at",
         "resumes_at",
         "since",
@@ -305,7 +304,6 @@ class Credential:
         self.refusals = 0  # in a row
         self.throttles = 0  # 429s in a row
         self.resumed_at = -inf
-        self.refused_key: str | None = None
         self.waiting: dict[PolledTask, None] = {}  # in the order of arrival; a task is removed in O(1)
         self.probe: PolledTask | None = None
         self.tasks = 0
@@ -374,7 +372,6 @@ class Credential:
         self._set_state(CredentialState.GOOD, None)
         self.message = None
         self.refusals, self.resumes_at, self.resumed_at = 0, -inf, now
-        self.refused_key = None
         return CredentialChange.RESUMED
 
     def _set_state(self, state: CredentialState, since: float | None) -> None:

@@ -72,6 +72,8 @@ class Runtime:
         self._adapters = adapters
         self._system = adapters.system
         self._closing = AsyncExitStack()
+        key = settings.amux_api_key
+        self._configured_key = None if key is None else key.get_secret_value()
         self._drain_seconds = settings.drain_timeout_seconds
         self._lease = Lease(self._system.running)
         self._replica_lease: ReplicaLease | None = None
@@ -339,10 +341,6 @@ class Runtime:
             timeouts=TimeoutLimits(settings.watch_timeout_seconds, settings.watch_max_timeout_seconds),
             system=self._system,
         )
-
-    def _configured_key(self) -> str | None:
-        key = self._settings.amux_api_key
-        return None if key is None else key.get_secret_value()
 
     def _content_url(self) -> Callable[[Watch, float], str | None]:
         """Returns what makes a completed video's `content_url`: a signed link to this bridge, or amux's own route."""

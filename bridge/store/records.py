@@ -27,7 +27,7 @@ from bridge.core.watch import Ending
 from bridge.core.watch_search import SearchText
 
 CONFIGURED = "configured"
-"""The credential whose key is AMUX_API_KEY; the key itself is looked up at each poll."""
+"""The credential whose key is AMUX_API_KEY; the store does not have the key itself."""
 
 
 @dataclass(frozen=True, slots=True)

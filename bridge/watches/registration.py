@@ -1,7 +1,7 @@
 """Registering and cancelling watches: checks requests, fills in defaults, encrypts secrets and stores the watches."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
@@ -93,8 +93,8 @@ class TimeoutLimits:
 class RegistrationService:
     """Registers and cancels watches.
 
-    What it has begun it finishes, even if the caller leaves: a stored watch must be polled. `configured_key` returns
-    the amux key of the settings, or None.
+    What it has begun it finishes, even if the caller leaves: a stored watch must be polled. Without a `configured_key`,
+    the amux key of the settings, each watch needs its own.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators
@@ -106,7 +106,7 @@ class RegistrationService:
         notifier: ChangeNotifier,
         *,
         metrics: Metrics,
-        configured_key: Callable[[], str | None],
+        configured_key: str | None,
         timeouts: TimeoutLimits,
         system: System = SYSTEM,
     ) -> None:
@@ -186,7 +186,7 @@ class RegistrationService:
         seconds = fields.get("timeout_seconds")
         if isinstance(seconds, int | float) and seconds > self.timeouts.most:
             found.append(("timeout_seconds", f"must be at most {self.timeouts.most:g}"))
-        if fields.get("api_key") is None and self._configured_key() is None:
+        if fields.get("api_key") is None and self._configured_key is None:
             found.append(("api_key", NO_KEY))
         return found
 
@@ -208,7 +208,7 @@ class RegistrationService:
         if seconds is not None and seconds > self.timeouts.most:
             given = {"callback_url": request.callback_url, "timeout_seconds": seconds, "api_key": request.api_key}
             raise InvalidRequest(self.bad_fields(given))
-        if request.api_key is None and self._configured_key() is None:
+        if request.api_key is None and self._configured_key is None:
             raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
 
     def _check_without_look_up(self, request: WatchRequest) -> Target | BridgeError | None:

@@ -20,7 +20,7 @@ from tests.waiting import SAFETY_SECONDS
 @pytest.fixture
 async def proxy() -> AsyncIterator[AmuxProxy]:
     client = AmuxClient("http://127.0.0.1:9", user_agent="amux-bridge/test")
-    yield AmuxProxy(client, configured_key=lambda: "sk-configured")
+    yield AmuxProxy(client, configured_key="sk-configured")
     await client.close()
 
 
@@ -104,9 +104,9 @@ async def test_a_stop_cancels_calls_that_take_too_long(proxy: AmuxProxy, caplog:
 
 
 def test_the_callers_own_key_has_priority() -> None:
-    proxy = AmuxProxy(None, configured_key=lambda: "sk-configured")  # type: ignore[arg-type]
+    proxy = AmuxProxy(None, configured_key="sk-configured")  # type: ignore[arg-type]
     assert [proxy.key(own) for own in ("sk-own", None, "")] == ["sk-own", "sk-configured", "sk-configured"]
-    assert AmuxProxy(None, configured_key=lambda: None).key(None) is None  # type: ignore[arg-type]
+    assert AmuxProxy(None, configured_key=None).key(None) is None  # type: ignore[arg-type]
 
 
 def test_headers_of_the_connection_and_of_the_origin_are_not_forwarded() -> None:
@@ -136,7 +136,7 @@ async def test_a_compressed_create_answer_is_inflated_so_that_its_task_and_the_k
 ) -> None:
     created = b'{"task_id":"task_1","note":"%b"}' % KEY.encode()
     server = await start_server(answer(gzip.compress(created), Content_Encoding=coding))
-    proxy = AmuxProxy(make_client(server.url), configured_key=lambda: KEY)
+    proxy = AmuxProxy(make_client(server.url), configured_key=KEY)
     whole = await proxy.create("/v1/videos", KEY, {}, b"{}")
     if coding == "gzip":
         assert (created_task(whole.body), KEY.encode() in whole.body) == ("task_1", False)

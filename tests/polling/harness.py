@@ -107,7 +107,7 @@ class Harness:
             self,
             self,
             policy=policy,
-            configured_key=lambda: self.key,
+            configured_key=self.key,
             content_url=lambda watch, at: f"https://bridge.example/{watch.id}?{at:.0f}",
             metrics=self.metrics,
             concurrency=concurrency,

@@ -39,7 +39,7 @@ class ScheduleHarness:
     def __post_init__(self) -> None:
         self.drawn = 0
         self.lanes = None if self.batch is None else self._make_lanes(self.batch)
-        self.credentials = Credentials(self.policy, self.metrics, lambda: self.now, self.lanes)
+        self.credentials = Credentials(self.policy, self.metrics, "sk-key", self.lanes)
         self.schedule = PollSchedule(
             self.policy,
             self.credentials,

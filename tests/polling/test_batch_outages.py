@@ -74,15 +74,21 @@ async def test_a_refused_key_is_paused_by_single_reads_and_its_batches_stop_too(
     assert len(bench.amux.batches) <= sent
 
 
-async def test_without_a_key_the_lane_waits_as_single_reads_do(bench: Bench) -> None:
-    ids = ["task_1", "task_2"]
-    await bench.register(*ids)
-    await bench.batched(*ids)
-    bench.harness.key = None
-    await bench.harness.until(lambda: bool(bench.poller.degraded()))
-    bench.harness.key = "sk-new"
-    await bench.batched(*ids)
-    assert bench.amux.keys[-1] == "sk-new"
+async def test_without_a_key_the_tasks_of_a_lane_wait_for_a_start_with_one(
+    batch_harness: Harness, served: tuple[BatchAmux, AmuxClient]
+) -> None:
+    amux, client = served
+    batch_harness.key = None
+    bench = Bench(batch_harness, amux, batch_harness.poller(QUICK, client=client, batch=BATCH))
+    await bench.register("task_1", "task_2")
+    await batch_harness.until(lambda: bool(bench.poller.degraded()))
+    await bench.poller.drain(5)
+    assert amux.keys == []
+    batch_harness.key = "sk-new"
+    bench.poller = batch_harness.poller(QUICK, client=client, batch=BATCH)
+    await bench.poller.start()
+    await bench.batched("task_1", "task_2")
+    assert set(amux.keys) == {"sk-new"}
 
 
 # --- outages of the route ---------------------------------------------------------------------------------------------

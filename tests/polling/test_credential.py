@@ -45,7 +45,6 @@ def test_a_refused_key_pauses_its_credential_and_a_good_answer_resets_it(task: P
     assert (credential.state, credential.since, credential.message) == (CredentialState.PAUSED, 100.0, "no")
     assert (credential.refusals, credential.resumes_at, credential.blocked) == (1, 115.0, True)
     credential.probe = task
-    credential.refused_key = "key"
     assert credential.judge(task, KeyRefused("still no"), 115.0, POLICY) is CredentialChange.NONE
     assert (credential.since, credential.message) == (100.0, "still no")
     assert (credential.refusals, credential.resumes_at) == (2, 145.0)
@@ -55,8 +54,6 @@ def test_a_refused_key_pauses_its_credential_and_a_good_answer_resets_it(task: P
     assert (credential.state, credential.since, credential.message) == (CredentialState.GOOD, None, None)
     assert (credential.refusals, credential.resumes_at, credential.resumed_at) == (0, -inf, 175.0)
     assert not credential.blocked
-    after = Credential("name", "key")
-    assert (credential.refused_key, credential.refusals) == (after.refused_key, after.refusals)
 
 
 def test_a_transient_error_repeats_the_pause_of_a_credential_that_was_never_counted(task: PolledTask) -> None:

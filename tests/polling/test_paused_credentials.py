@@ -55,14 +55,17 @@ async def test_a_watch_s_own_key_is_paused_without_the_configured_key(harness: H
     assert "sk-revoked" not in repr(poller.credentials())
 
 
-async def test_watches_wait_while_there_is_no_key(harness: Harness) -> None:
+async def test_watches_wait_for_a_start_with_a_key_when_there_is_none(harness: Harness) -> None:
     harness.key = None
     poller = harness.poller(PollPolicy(first_delay=0.01, interval=0.02, max_interval=60))
     watch = await harness.register(harness.sandbox.create_task(DONE), poller)
     await harness.until(lambda: bool(poller.degraded()))
     assert harness.sandbox.polls.total() == 0
-    harness.key = KEY  # and not after a pause of 60 s
-    await harness.until(lambda: poller.owned == 0)
+    await poller.drain(5)
+    harness.key = KEY
+    restarted = harness.poller()
+    await restarted.start()
+    await harness.until(lambda: restarted.owned == 0)
     assert await harness.outcome(watch) is Outcome.COMPLETED
 
 

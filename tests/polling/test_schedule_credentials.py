@@ -180,18 +180,6 @@ async def test_a_task_that_is_scheduled_while_its_key_is_blocked_keeps_its_due_t
     assert (task.phase, task.due) == (Phase.BLOCKED, harness.now + 3)
 
 
-async def test_a_new_key_is_tried_at_once() -> None:
-    harness = ScheduleHarness()
-    [task] = harness.tasks(1)
-    harness.schedule.schedule_at(task, harness.now)
-    harness.run(0.1, lambda _task: REFUSED)
-    task.credential.refused_key = "old"
-    harness.schedule.try_new_key(lambda: "old")
-    assert harness.take_all() == []
-    harness.schedule.try_new_key(lambda: "new")
-    assert harness.take_all() == [task]
-
-
 async def test_the_states_of_credentials_contain_no_key() -> None:
     harness = ScheduleHarness()
 

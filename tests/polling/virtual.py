@@ -73,7 +73,7 @@ class VirtualPoller:
             harness,
             harness,
             policy=POLICY,
-            configured_key=lambda: "sk-key",
+            configured_key="sk-key",
             content_url=lambda _watch, _at: None,
             metrics=harness.metrics,
             concurrency=16,

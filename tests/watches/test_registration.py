@@ -53,21 +53,23 @@ class Harness:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.key: str | None = "sk-configured"
         self.polled: list[tuple[TaskRow, str | None]] = []
         self.looked_again: list[str] = []
         self.dropped: list[str] = []
         self.notifier = Notifier(store)
         self.looked_up: list[str] = []
+        self.service = self.make_service("sk-configured")
+
+    def make_service(self, configured_key: str | None) -> RegistrationService:
         policy = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"),))
-        self.service = RegistrationService(
-            store,
+        return RegistrationService(
+            self.store,
             Guard(policy, self.resolve),
             self,
             self,
             self.notifier,
             metrics=Metrics(),
-            configured_key=lambda: self.key,
+            configured_key=configured_key,
             timeouts=TimeoutLimits(600.0, 3600.0),
         )
 
@@ -162,13 +164,10 @@ async def test_each_api_key_has_its_own_task(harness: Harness) -> None:
 
 
 async def test_without_a_key_nothing_is_looked_up(harness: Harness) -> None:
-    harness.key = None
     with pytest.raises(InvalidRequest) as refused:
-        await harness.service.register(REQUEST)
+        await harness.make_service(None).register(REQUEST)
     assert refused.value.code == "no_api_key"
     assert harness.looked_up == []
-    harness.key = "sk-new"  # it is read at each registration
-    assert (await harness.service.register(REQUEST)).created
 
 
 async def test_a_stored_watch_is_polled_even_if_its_caller_has_left(harness: Harness) -> None:

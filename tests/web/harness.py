@@ -292,13 +292,13 @@ async def running_bridge(
         deliverer,
         notifier,
         metrics=metrics,
-        configured_key=lambda: api_key,
+        configured_key=api_key,
         timeouts=TimeoutLimits(600.0, 3600.0),
     )
     client = AmuxClient(amux_url, user_agent="amux-bridge/test")
     proxy = AmuxProxy(
         client,
-        configured_key=lambda: api_key,
+        configured_key=api_key,
         idle_seconds=idle_seconds,
         create_idle_seconds=idle_seconds,
         stalled_reader_seconds=idle_seconds,
