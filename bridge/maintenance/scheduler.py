@@ -9,7 +9,6 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-from functools import partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -70,12 +69,12 @@ class ClockTimezone(tzinfo):
 
 
 class Scheduler:
-    """Runs jobs at intervals. `on_clock_step` is called after the wall clock was set, with the step in seconds.
+    """Runs jobs at intervals. `on_clock_step` is called after the wall clock was set, or may have been.
 
     A job that fails is logged once for each reason, and once more when it succeeds again.
     """
 
-    def __init__(self, on_clock_step: Callable[[float], Awaitable[None]], system: System = SYSTEM) -> None:
+    def __init__(self, on_clock_step: Callable[[], Awaitable[None]], system: System = SYSTEM) -> None:
         self._on_clock_step = on_clock_step
         self._clock = system.monotonic
         self._wall_clock = system.wall
@@ -159,17 +158,20 @@ class Scheduler:
         outage_log.failed(reason, self._clock(), level=level, trace=trace, job=name)
 
     async def _check_clocks(self) -> None:
-        offset, unhandled = self._wall_clock() - self._clock(), 0.0
+        offset, unhandled = self._wall_clock() - self._clock(), False
         while not self._stopping:
+            began = self._clock()
             await asyncio.sleep(CLOCK_CHECK_SECONDS)
+            late = self._clock() - began - CLOCK_CHECK_SECONDS
             new_offset = self._wall_clock() - self._clock()
             step, offset = new_offset - offset, new_offset
             if abs(step) > CLOCK_STEP_SECONDS:
                 self._make_all_due(step)
-                unhandled += step
+            # While the process was frozen the clock may have been set forward and back, which leaves no step to see.
+            unhandled |= max(abs(step), late) > CLOCK_STEP_SECONDS
             # Again until it succeeds: while the store does not answer, its times cannot be corrected.
-            if unhandled and await self._run("clock", partial(self._on_clock_step, unhandled)):
-                unhandled = 0.0
+            if unhandled and await self._run("clock", self._on_clock_step):
+                unhandled = False
 
     def _make_all_due(self, step: float) -> None:
         _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means="all jobs run now")

@@ -149,9 +149,8 @@ class Jobs:
         if self._content_cache is not None:
             await self._content_cache.sweep(self._store.existing)
 
-    async def _on_clock_step(self, seconds: float) -> None:
-        if seconds < 0:
-            await correct_times(self._store)
+    async def _on_clock_step(self) -> None:
+        await correct_times(self._store)
         self._deliverer.wake()
 
 

@@ -38,7 +38,7 @@ async def test_a_job_runs_by_the_given_clock() -> None:
     async def job() -> None:
         ran.set()
 
-    async def on_clock_step(_seconds: float) -> None:
+    async def on_clock_step() -> None:
         return
 
     scheduler = Scheduler(on_clock_step, replace(SYSTEM, wall=lambda: YEAR_2100))

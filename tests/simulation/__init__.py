@@ -13,6 +13,7 @@ commit, at each poll, at each callback, once a second, and at the end.
 | `database.py` | SQLite that fails, hangs and loses answers; replicas share it as they share PostgreSQL |
 | `amux.py`, `receivers.py`, `http.py` | the other sides, below the real client, sender and HTTP server |
 | `replicas.py`, `faults.py`, `requests.py` | starting bridges; what goes wrong; what apps and operators ask for |
+| `registering.py`, `feed.py`, `removals.py` | invariants of registrations, of `GET /events`, of retention |
 | `ledger.py`, `snapshot.py` | what the world has seen; what the database holds |
 | `invariants.py`, `promptness.py` | what must hold at every step; what must happen in time while nothing is wrong |
 | `runner.py`, `__main__.py` | runs seeds, shrinks a plan that fails |

@@ -43,6 +43,7 @@ def _set_up(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")  # processes crash here, and no computer does
     # A lock that PostgreSQL has. Here one transaction runs at a time, so it is always free.
     connection.create_function("pg_advisory_xact_lock", 1, lambda _: 0)
+    connection.create_function("pg_try_advisory_xact_lock", 1, lambda _: 1)
 
 
 class _Kept:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.amux import Trouble
-from tests.simulation.invariants import Violation
 from tests.simulation.plan import HoldUp
 from tests.simulation.replicas import HeldUp, name_of
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -1,8 +1,9 @@
 """Requests to a simulated bridge: bytes go to the protocol of the real HTTP server, without a socket."""
 
 import asyncio
+from collections.abc import Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,10 +16,23 @@ WORLD = Context()  # callbacks in it belong to no host
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `status` is 0 when none came."""
+    """An answer. `status` is 0 when none came. The names of `headers` are in lower case."""
 
     status: int
     body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request with a token. `body` is sent as JSON."""
+
+    token: str
+    method: str
+    path: str
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Listener:
@@ -81,16 +95,23 @@ class Caller:
     seconds: float  # of patience
     delay: float  # on the way, each time
 
-    async def request(self, token: str, method: str, path: str, body: Any = None) -> Reply:
-        data = b"" if body is None else orjson.dumps(body)
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        )
+    async def request(self, request: Request, held: float) -> Reply:
+        """Send a request and wait for its answer, which may be held. Gives up after `seconds` more."""
+        data = b"" if request.body is None else orjson.dumps(request.body)
+        fields = {
+            "Host": "127.0.0.1",
+            "Connection": "close",
+            "Authorization": f"Bearer {request.token}",
+            "Content-Type": "application/json",
+            "Content-Length": len(data),
+            **request.headers,
+        }
+        head = f"{request.method} {request.path} HTTP/1.1\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
         connection = _Connection(self.loop, self.delay)
         self.host.run(lambda: self.loop.call_external(self.delay, self._begin, connection, head.encode() + data))
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.seconds + held):
                 answer = await connection.answered
         except TimeoutError:
             return Reply(0)
@@ -103,8 +124,27 @@ class Caller:
 
 
 def _parsed(answer: bytes) -> Reply:
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, data = answer.partition(b"\r\n\r\n")
     if not head:
         return Reply(0)
-    status = int(head.split(b" ", 2)[1])
-    return Reply(status, orjson.loads(body) if body else None)
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    is_whole, body = True, data
+    if headers.get("transfer-encoding") == "chunked":
+        body, is_whole = _joined(data)
+    elif "content-length" in headers:
+        is_whole = len(data) == int(headers["content-length"])
+    is_json = "json" in headers.get("content-type", "")
+    return Reply(int(first.split(" ", 2)[1]), orjson.loads(body) if is_json else body, headers, is_whole)
+
+
+def _joined(data: bytes) -> tuple[bytes, bool]:
+    """The bytes of chunks, and whether the last one came."""
+    body = bytearray()
+    while b"\r\n" in data:
+        size, _, data = data.partition(b"\r\n")
+        if not int(size, 16):
+            return bytes(body), True
+        body += data[: int(size, 16)]
+        data = data[int(size, 16) + 2 :]
+    return bytes(body), False

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import orjson
-
 from bridge.core.model import Answered, RefusedTarget
+from tests.simulation.feed import Feed
 from tests.simulation.hosts import EPOCH, Host
 from tests.simulation.ledger import Ledger, Post
+from tests.simulation.removals import FINAL, Removals
 from tests.simulation.snapshot import EMPTY, Reader, Snapshot
+from tests.simulation.violation import Violation, require
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -20,17 +21,6 @@ POLL_GRACE = 3.0  # a replica learns of a task that another one closed within ab
 SLACK = 0.002
 LEASE_LEFT = 0.5  # of a second before the end of a lease, in which nothing is sent; the clocks have an error
 LAPSED_SECONDS = 1.0  # for which polls may go on without a lease
-FINAL = ("settled", "cancelled")
-
-
-class Violation(AssertionError):
-    """An invariant does not hold."""
-
-
-def require(holds: object, text: str) -> None:
-    """Raise Violation unless it holds."""
-    if not holds:
-        raise Violation(text)
 
 
 @dataclass(eq=False)
@@ -41,11 +31,18 @@ class Invariants:
     reader: Reader
     ledger: Ledger
     retries: tuple[float, ...]
+    feed: Feed
+    removals: Removals
     state: Snapshot = EMPTY
     removed: dict[str, float] = field(default_factory=dict)  # when a row of the outbox went, or lost its claim
     claimed: dict[str, tuple[str, Host]] = field(default_factory=dict)  # by delivery: the lease, and who made it
     lapsed: dict[Host | None, float] = field(default_factory=dict)  # since when a host polls without a lease
     closed: dict[str, float] = field(default_factory=dict)  # by task_id: when its last open task closed
+    ended: dict[str, float] = field(default_factory=dict)  # by watch: when its end was committed
+
+    def is_stored(self, watch_id: str) -> bool:
+        """Whether a watch is in the database, or was until retention deleted it."""
+        return watch_id in self.state.watches or watch_id in self.removals.watches
 
     # --- after a commit -------------------------------------------------------------------------------------------
 
@@ -55,6 +52,8 @@ class Invariants:
             return
         before, self.state = self.state, self.reader.snapshot()
         self._watches(before, self.state)
+        self.removals.after_commit(before, self.state)
+        self.feed.after_commit(before, self.state)
         self._deliveries(before, self.state)
         self._tasks(self.state)
         if host is not None:
@@ -68,12 +67,13 @@ class Invariants:
                     tuple(old) == tuple(watch),
                     f"the final watch {watch_id} changed from {tuple(old)} to {tuple(watch)}",
                 )
-            elif watch["state"] == "settled":
-                self._ended(watch, after)
-        require(before.watches.keys() <= after.watches.keys(), "a watch is gone")
+            elif watch["state"] in FINAL:
+                self.ended[watch_id] = self.world.loop.time()
+                if watch["state"] == "settled":
+                    self._ended(watch, after)
         for key, event in before.events.items():
             new = after.events.get(key)
-            require(new is not None and new["payload"] == event["payload"], f"the event {key} changed")
+            require(new is None or new["payload"] == event["payload"], f"the event {key} changed")
         terminal: dict[str, str] = {}
         for (watch_id, kind), event in after.events.items():
             if event["terminal"]:
@@ -263,19 +263,19 @@ class Invariants:
         """Everything is over: every watch, every delivery, every resend."""
         state = self.state
         for watch_id in self.ledger.registered:
-            require(watch_id in state.watches, f"{watch_id} was acknowledged and is not stored")
+            require(self.is_stored(watch_id), f"{watch_id} was acknowledged and is not stored")
         active = [one for one, row in state.watches.items() if row["state"] == "active"]
         require(not active, f"watches are still active: {active}")
         require(not state.outbox, f"deliveries are still pending: {list(map(tuple, state.outbox.values()))}")
         still_open = [row["task_id"] for row in state.tasks.values() if row["closed_at"] is None]
         require(not still_open, f"tasks are still open: {still_open}")
-        for delivery_id, row in state.deliveries.items():
+        deliveries, watches = self.removals.deliveries | state.deliveries, self.removals.watches | state.watches
+        for delivery_id, row in deliveries.items():
             require(_superseded(row) or self.ledger.posts[delivery_id], f"{delivery_id} was never sent")
-        ids = {orjson.loads(row["payload"])["id"] for row in state.events.values()}
-        require(self.ledger.feed == ids, f"the feed lacks {ids - self.ledger.feed}")
+        self.feed.at_end(state)
         for delivery_id, asked in self.ledger.resent:
-            row = state.deliveries[delivery_id]
-            over = state.watches[row["watch_id"]]["state"] == "cancelled" or _superseded(row)
+            row = deliveries[delivery_id]
+            over = watches[row["watch_id"]]["state"] == "cancelled" or _superseded(row)
             sent = any(post.at >= asked for post in self.ledger.posts[delivery_id])
             require(over or sent, f"{delivery_id} was to be sent again at {asked:.3f}, and was not")
 

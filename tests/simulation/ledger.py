@@ -50,8 +50,6 @@ class Ledger:
     """Receivers whose pause was answered, and when."""
     ever_paused: set[str] = field(default_factory=set)
     """Receivers that may be paused: a pause was requested, and no resume was answered since then."""
-    feed: set[str] = field(default_factory=set)
-    """The events that the app has read from the feed."""
 
     def told(self, task_id: str, word: str, *, batch: bool = False) -> None:
         """amux has answered about a task."""

@@ -16,6 +16,7 @@ class HoldUp(StrEnum):
     HANG = "hang"
 
 
+MONTH = 2_592_000.0
 STATUS_EVENTS = ("video.queued", "video.in_progress")
 TERMINAL_EVENTS = ("video.completed", "video.failed", "video.timed_out", "video.unavailable")
 
@@ -49,6 +50,8 @@ class Plan:
     courses: tuple[Course, ...]
     actions: tuple[Action, ...]
     per_host: int = 16
+    retention: float = MONTH
+    readers: tuple[str, ...] = ("shop",)  # of the event feed; "" is an operator, who reads that of all apps
 
     def without(self, dropped: set[int]) -> "Plan":
         """The plan without some of its actions."""
@@ -71,6 +74,9 @@ def make_plan(seed: int) -> Plan:
     if troubled > 0.2:
         actions += _faults(random, span, replicas, courses, shared=shared, many=troubled > 0.7)
         actions += _hold_ups(random, span, replicas, shared=shared)
+    more = Random(f"{seed} more")
+    apps = more.random() < 0.4
+    actions = _more(more, span, len(actions)) + [_by_an_app(more, one) if apps else one for one in actions]
     return Plan(
         seed=seed,
         replicas=replicas,
@@ -85,7 +91,29 @@ def make_plan(seed: int) -> Plan:
         courses=courses,
         actions=tuple(sorted(actions, key=lambda one: one.at)),
         per_host=random.choice((1, 2, 16)),
+        retention=more.choice((MONTH, MONTH, 4.0, 12.0)),
+        readers=("shop", "lab", "") if apps else ("shop",),
     )
+
+
+def _by_an_app(random: Random, action: Action) -> Action:
+    """A registration by one of two apps. Some have an Idempotency-Key, and keys occur more than once."""
+    if action.what != "register":
+        return action
+    app, key = random.choice(("shop", "shop", "lab")), random.choice(("", "one", "two", "three"))
+    return replace(action, arguments=(*action.arguments, app, key))
+
+
+def _more(random: Random, span: float, watches: int) -> list[Action]:
+    """Apps that wait for the end of a watch, and that ask for a watch of another app."""
+    found = []
+    for _ in range(random.randint(0, watches // 4)):
+        at = 1_002.0 + span * random.random()
+        found.append(Action(at, "wait", (random.random(), random.choice((5.0, 20.0)))))
+    for _ in range(random.randint(0, 2)):
+        what = random.choice(("read", "cancel", "envelope", "content", "resend"))
+        found.append(Action(1_002.0 + 1.5 * span * random.random(), "trespass", (random.random(), what)))
+    return found
 
 
 def _course(random: Random, number: int, span: float) -> Course:

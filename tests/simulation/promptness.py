@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.simulation.invariants import Invariants, require
+from tests.simulation.invariants import Invariants
 from tests.simulation.receivers import Kind
+from tests.simulation.violation import require
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -59,6 +60,7 @@ class Promptness:
             if kind in PROMPT and row["host"] not in self.spread:
                 require(late < UNSENT_SECONDS, f"{row['id']} is due since {late:.1f} s and not sent")
         self._status_events(unix)
+        self.invariants.removals.check_promptness(state, calm)
 
     @property
     def calm_needed(self) -> float:

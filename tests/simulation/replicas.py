@@ -14,14 +14,15 @@ from tests.simulation.amux import SimulatedClient
 from tests.simulation.database import SimulatedDatabase
 from tests.simulation.hosts import Host
 from tests.simulation.http import WORLD, Caller, Listener
-from tests.simulation.invariants import Violation
 from tests.simulation.plan import HoldUp
 from tests.simulation.receivers import SimulatedSender
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-APP, OPERATOR = "app-token-of-the-simulation", "operator-token-of-the-simulation"
+APPS = {"shop": "shop-token-of-the-simulation", "lab": "lab-token-of-the-simulation"}
+OPERATOR = "operator-token-of-the-simulation"
 ATTEMPT_SECONDS = 3.0
 FREEZE_WITHIN = 0.01  # seconds that a transaction takes in which its process freezes
 PATIENCE = 12.0  # seconds that a caller waits; the bridge promises its 503 within 5
@@ -96,7 +97,9 @@ class Replicas:
         )
         world.loop.listeners.append(bound)
         try:
-            runtime = await Runtime.start(_settings(world.plan.retries, world.plan.per_host), adapters)
+            runtime = await Runtime.start(
+                _settings(world.plan.retries, world.plan.per_host, world.plan.retention), adapters
+            )
         except Exception as error:  # noqa: BLE001  a service manager starts it again
             world.note(f"{slot.name} does not start: {error}")
             world.loop.call_later(1.0, self.start_again, slot, host, context=WORLD)
@@ -181,13 +184,13 @@ async def _resolve(_host: str, _port: int) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _settings(retries: str, per_host: int) -> Settings:
+def _settings(retries: str, per_host: int, retention: float) -> Settings:
     return load(
         None,
         amux_api_key="sk-one",
         amux_base_url="https://amux.example",
         port=8080,
-        tokens=f"shop:{APP}",
+        tokens=",".join(f"{app}:{token}" for app, token in APPS.items()),
         operator_tokens=f"night:{OPERATOR}",
         database_url="postgresql://simulated/bridge",
         database_wait_seconds=0,
@@ -201,5 +204,6 @@ def _settings(retries: str, per_host: int) -> Settings:
         delivery_timeout_seconds=ATTEMPT_SECONDS,
         delivery_concurrency_per_host=per_host,
         content_cache_bytes=0,
+        retention_seconds=retention,
         drain_timeout_seconds=5,
     )

@@ -1,17 +1,20 @@
 """What apps and operators ask a bridge for, over HTTP, and what its answers promise."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from tests.simulation.feed import Reading
 from tests.simulation.hosts import Host
-from tests.simulation.http import Caller, Reply
-from tests.simulation.invariants import Violation, require
-from tests.simulation.replicas import APP, OPERATOR
+from tests.simulation.http import Caller, Reply, Request
+from tests.simulation.registering import Registering
+from tests.simulation.replicas import APPS, OPERATOR
+from tests.simulation.violation import Violation, require
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 ANSWER_SECONDS = 5.5
+WAKE_SECONDS = 3.0  # a replica asks once a second what another one has changed
 LATE_SECONDS = 60.0  # after which a request that was not answered is carried out no more
 
 Then: TypeAlias = Callable[[Reply, float], None]
@@ -24,8 +27,7 @@ class Requests:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._ledger = world.ledger
-        self._cursor: str | None = None
-        self._reading = False
+        self._registering = Registering(world)
         self._resumes = 0
         self._late_pauses: dict[str, float] = {}  # until when a pause that was not answered may be carried out
 
@@ -34,43 +36,97 @@ class Requests:
         return {
             "register": self.register,
             "cancel": self.cancel,
+            "wait": self.wait,
+            "trespass": self.trespass,
             "resend": self.resend,
             "resend_dead": self.resend_dead,
             "pause": self.pause,
             "resume": self.resume,
         }
 
-    def register(self, task_id: str, url: str, events: tuple[str, ...], seconds: float, key: str) -> None:
+    def register(  # noqa: PLR0917  the parts of a registration
+        self,
+        task_id: str,
+        url: str,
+        events: tuple[str, ...],
+        seconds: float,
+        key: str,
+        app: str = "shop",
+        idempotency_key: str = "",
+    ) -> None:
         """An app registers a watch."""
         body = {"task_id": task_id, "callback_url": url, "events": list(events), "timeout_seconds": seconds}
-        self._send(APP, "POST", "/watch", body if key == "sk-one" else body | {"api_key": key}, self._registered)
+        body |= {} if key == "sk-one" else {"api_key": key}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        self._registering.begins(app, idempotency_key, body)
 
-    def _registered(self, reply: Reply, _asked: float) -> None:
-        if reply.status in {200, 201}:
-            watch = reply.body
-            self._ledger.registered.setdefault(watch["id"], watch)
-            self._world.invariants.after_commit()
-            stored = self._world.invariants.state.watches
-            require(watch["id"] in stored, f"{watch['id']} was acknowledged and is not stored")
+        def registered(reply: Reply, _asked: float) -> None:
+            self._registering.answered(app, idempotency_key, body, reply)
+
+        self._send(Request(APPS[app], "POST", "/watch", body, headers), registered)
 
     def cancel(self, choice: float) -> None:
         """An app cancels one of its watches."""
         if watch_id := _chosen(sorted(self._ledger.registered), choice):
-            self._send(APP, "DELETE", f"/watch/{watch_id}", None, self._cancelled)
+            token = APPS[self._ledger.registered[watch_id]["app"]]
+            self._send(Request(token, "DELETE", f"/watch/{watch_id}"), self._cancelled)
 
     def _cancelled(self, reply: Reply, _asked: float) -> None:
         if reply.status == 200:
-            watch_id = reply.body["id"]
+            watch_id, invariants = reply.body["id"], self._world.invariants
             self._ledger.cancelled.setdefault(watch_id, self._world.loop.time())
-            self._world.invariants.after_commit()
-            state = self._world.invariants.state.watches[watch_id]["state"]
+            invariants.after_commit()
+            row = invariants.removals.watches.get(watch_id) or invariants.state.watches[watch_id]
+            state = row["state"]
             require(state == "cancelled", f"the cancellation of {watch_id} was acknowledged, and it is {state}")
+
+    def wait(self, choice: float, seconds: float) -> None:
+        """An app waits for the end of one of its watches."""
+        watch_id = _chosen(sorted(self._ledger.registered), choice)
+        if watch_id is None:
+            return
+        token = APPS[self._ledger.registered[watch_id]["app"]]
+
+        def waited(reply: Reply, asked: float) -> None:
+            if reply.status != 200:
+                return
+            ended = self._world.invariants.ended.get(watch_id)
+            late = self._world.loop.time() - max(asked, asked if ended is None else ended)
+            calm = self._world.faults.calm_seconds()
+            require(ended is None or min(late, calm) < WAKE_SECONDS, f"the end of {watch_id} is seen {late:.1f} s late")
+            known_at = asked if ended is None else ended
+            require(
+                reply.body["state"] != "active" or known_at >= asked, f"{watch_id} is final, and is shown as active"
+            )
+
+        path = f"/watch/{watch_id}?wait_seconds={seconds:.0f}"
+        self._send(Request(token, "GET", path), waited, held=seconds)
+
+    def trespass(self, choice: float, what: str) -> None:
+        """An app asks for a watch of another app."""
+        watch_id = _chosen(sorted(self._ledger.registered), choice)
+        if watch_id is None:
+            return
+        [token] = [token for app, token in APPS.items() if app != self._ledger.registered[watch_id]["app"]]
+        event_id = watch_id.replace("wat_", "evt_") + "c"
+        method, path = {
+            "read": ("GET", f"/watch/{watch_id}"),
+            "cancel": ("DELETE", f"/watch/{watch_id}"),
+            "envelope": ("GET", f"/watch/{watch_id}/envelope"),
+            "content": ("GET", f"/watch/{watch_id}/content"),
+            "resend": ("POST", f"/deliveries/{event_id}/retry"),
+        }[what]
+
+        def refused(reply: Reply, _asked: float) -> None:
+            require(reply.status in {0, 404, 503}, f"another app's {method} {path} is answered with {reply.status}")
+
+        self._send(Request(token, method, path, {} if method == "POST" else None), refused)
 
     def resend(self, choice: float) -> None:
         """An operator has a delivery sent again."""
         if delivery_id := _chosen(sorted(self._world.invariants.state.deliveries), choice):
             self._ledger.resend_asked.add(delivery_id)
-            self._send(OPERATOR, "POST", f"/deliveries/{delivery_id}/retry", {}, self._resent)
+            self._send(Request(OPERATOR, "POST", f"/deliveries/{delivery_id}/retry", {}), self._resent)
 
     def _resent(self, reply: Reply, asked: float) -> None:
         if reply.status == 202:
@@ -80,7 +136,7 @@ class Requests:
         """An operator has all dead deliveries sent again."""
         self._ledger.resend_asked.update(self._world.invariants.state.deliveries)
         self._ledger.dead_asked_until = self._world.loop.time() + LATE_SECONDS
-        self._send(OPERATOR, "POST", "/deliveries/retry", {"state": "dead"}, lambda _reply, _asked: None)
+        self._send(Request(OPERATOR, "POST", "/deliveries/retry", {"state": "dead"}), lambda _reply, _asked: None)
 
     def pause(self, receiver: str) -> None:
         """An operator pauses a receiver."""
@@ -94,7 +150,7 @@ class Requests:
             if reply.status == 200 and self._resumes == resumes:
                 self._ledger.paused[receiver] = self._world.loop.time()
 
-        self._send(OPERATOR, "POST", f"/receivers/{receiver}/pause", {}, paused)
+        self._send(Request(OPERATOR, "POST", f"/receivers/{receiver}/pause", {}), paused)
 
     def resume(self, receiver: str) -> None:
         """An operator resumes a receiver. From now on it may get callbacks, whatever the answer is."""
@@ -106,53 +162,53 @@ class Requests:
                 self._ledger.ever_paused.discard(receiver)
                 self._ledger.paused.pop(receiver, None)
 
-        self._send(OPERATOR, "POST", f"/receivers/{receiver}/resume", {}, resumed)
+        self._send(Request(OPERATOR, "POST", f"/receivers/{receiver}/resume", {}), resumed)
 
     def resume_all(self) -> None:
         """Operators resume what they have paused."""
         for receiver in sorted(self._ledger.ever_paused):
             self.resume(receiver)
 
-    def read_feed(self) -> None:
-        """The app asks for the events after those that it has."""
-        if self._reading:
+    def read_feeds(self) -> None:
+        """Each app, and an operator, asks for the events after those that it has."""
+        for reading in self._world.feed.readings:
+            self.read_feed(reading)
+
+    def read_feed(self, reading: Reading, wait_seconds: float = 0.0) -> None:
+        """Ask for the next page of the feed, unless an answer is awaited."""
+        if reading.waiting:
             return
-        self._reading = True
-        after = "" if self._cursor is None else f"&after={self._cursor}"
+        path = f"/events?limit=3{'' if reading.cursor is None else f'&after={reading.cursor}'}"
+        missed = set(reading.missed)
 
         def read(reply: Reply, _asked: float) -> None:
-            self._reading = False
-            require(reply.status in {0, 200, 503}, f"the feed answers {reply.status} {reply.body}")
-            if reply.status == 200:
-                ids = [one["id"] for one in reply.body["items"]]
-                again = [one for one in ids if one in self._ledger.feed]
-                require(not again, f"the feed repeats {again}")
-                self._ledger.feed.update(ids)
-                self._cursor = reply.body["next_cursor"]
+            reading.waiting = False
+            self._world.feed.answered(reading, reply, missed)
 
-        self._reading = self._send(APP, "GET", f"/events?limit=3{after}", None, read)
+        reading.waiting = self._send(Request(reading.token, "GET", path), read, held=wait_seconds)
 
-    def _send(self, token: str, method: str, path: str, body: Any, then: Then) -> bool:
+    def _send(self, request: Request, then: Then, *, held: float = 0.0) -> bool:
+        """Send a request to any bridge. An answer may be held for `held` seconds."""
         callers = [slot.caller for slot in self._world.replicas.slots if slot.caller is not None]
         if callers:
             caller = callers[self._world.random.randrange(len(callers))]
-            asked = self._ask(caller, (token, method, path, body), then)
-            self._world.tasks.append(self._world.loop.create_task(asked))
+            asking = self._ask(caller, request, then, held)
+            self._world.tasks.append(self._world.loop.create_task(asking))
         return bool(callers)
 
-    async def _ask(self, caller: Caller, request: tuple[str, str, str, Any], then: Then) -> None:
+    async def _ask(self, caller: Caller, request: Request, then: Then, held: float) -> None:
         asked = self._world.loop.time()
-        _, method, path, _ = request
-        reply = await caller.request(*request)
+        reply = await caller.request(request, held)
         code = reply.body.get("code", "") if isinstance(reply.body, dict) else ""
-        if method != "GET":
-            self._world.note(f"{method} {path} at {caller.host.name}: {reply.status} {code}")
+        what = f"{request.method} {request.path}"
+        if request.method != "GET":
+            self._world.note(f"{what} at {caller.host.name}: {reply.status} {code}")
         seconds = self._world.loop.time() - asked
         try:
-            broken = reply.status >= 500 and reply.status != 503
-            require(not broken, f"{method} {path} is answered with {reply.status} {reply.body}")
-            in_time = seconds <= ANSWER_SECONDS or _was_away(caller.host, asked)
-            require(in_time, f"{method} {path} is answered after {seconds:.1f} s")
+            broken = reply.status >= 500 and reply.status not in {502, 503}
+            require(not broken, f"{what} is answered with {reply.status} {reply.body}")
+            in_time = seconds <= ANSWER_SECONDS + held or _was_away(caller.host, asked)
+            require(in_time, f"{what} is answered after {seconds:.1f} s")
             then(reply, asked)
         except Violation as error:
             self._world.failed(error)

@@ -8,9 +8,9 @@ from typing import Any
 _TABLES = {
     "watches": (
         "id",
-        "SELECT id, task, task_id, state, outcome, events, created_at, deadline_at, ended_at FROM watches",
+        "SELECT id, app, task, task_id, state, outcome, events, created_at, deadline_at, ended_at FROM watches",
     ),
-    "events": (None, "SELECT watch_id, type, terminal, payload FROM events"),
+    "events": (None, "SELECT watch_id, type, terminal, payload, number FROM events"),
     "deliveries": (
         "id",
         "SELECT id, watch_id, type, state, attempts, round_attempts, next_attempt_at, error FROM deliveries",
@@ -35,6 +35,13 @@ class Snapshot:
 
 EMPTY = Snapshot({}, {}, {}, {}, {}, {})
 
+_ORPHANS = {
+    "attempts": "SELECT delivery_id FROM attempts WHERE delivery_id NOT IN (SELECT id FROM deliveries)",
+    "audit": "SELECT watch_id FROM audit WHERE watch_id IS NOT NULL AND watch_id NOT IN (SELECT id FROM watches)",
+    "deliveries": "SELECT id FROM deliveries WHERE watch_id NOT IN (SELECT id FROM watches)",
+    "events": "SELECT watch_id FROM events WHERE watch_id NOT IN (SELECT id FROM watches)",
+}
+
 
 class Reader:
     """Reads snapshots, and only when something was committed since the last one."""
@@ -57,6 +64,11 @@ class Reader:
             rows = self._connection.execute(query)
             tables[name] = {(row["watch_id"], row["type"]) if key is None else row[key]: row for row in rows}
         return Snapshot(**tables)
+
+    def orphans(self) -> dict[str, list[str]]:
+        """The rows that belong to a watch or a delivery that does not exist, by their table."""
+        found = {name: [row[0] for row in self._connection.execute(query)] for name, query in _ORPHANS.items()}
+        return {name: ids for name, ids in found.items() if ids}
 
     def close(self) -> None:
         """Close the connection."""

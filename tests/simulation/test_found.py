@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.simulation.amux import Course, End, Route
-from tests.simulation.plan import TERMINAL_EVENTS, Action, Plan
+from tests.simulation.plan import TERMINAL_EVENTS, Action, HoldUp, Plan
 from tests.simulation.runner import folder, run_plan
 
 pytestmark = pytest.mark.usefixtures("real_store_limits")  # as `python -m tests.simulation` has
@@ -39,6 +39,17 @@ def test_a_clock_that_is_set_back_while_the_store_does_not_answer_delays_no_dead
     """The times in the store were to be corrected once, and were not: the watch was active an hour too long."""
     refusing, set_back = Action(1_002.0, "database", ("refusing", 6.0)), Action(1_003.0, "clock", (0, -3600.0))
     assert failure_of(CALM, register(1_001.0, 20.0), refusing, set_back) is None
+
+
+def test_a_clock_that_is_set_forward_and_back_while_the_process_is_frozen_delays_no_delivery() -> None:
+    """The claim of a settlement was written in the hour between. After the freeze there was no step to see."""
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_002.0, end=End.COMPLETED)
+    actions = (
+        Action(1_001.5, "hold_up", (0, "settle", HoldUp.FREEZE, "after", 12.0)),
+        Action(1_002.05, "clock", (0, 3600.0)),  # the settlement comes before the next check of the clocks
+        Action(1_008.0, "clock", (0, -3600.0)),
+    )
+    assert failure_of(replace(CALM, courses=(course,)), register(1_001.0, 40.0), *actions) is None
 
 
 def test_a_task_that_was_closed_without_an_answer_is_not_polled_any_more() -> None:

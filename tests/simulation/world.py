@@ -18,16 +18,19 @@ from bridge.service import jobs
 from tests.simulation.amux import Amux
 from tests.simulation.database import Server, Weather, new_file
 from tests.simulation.faults import Faults
+from tests.simulation.feed import Feed, Reading
 from tests.simulation.hosts import EPOCH, Host
-from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.invariants import Invariants
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import START, SimulatedLoop
 from tests.simulation.plan import Plan
 from tests.simulation.promptness import Promptness
 from tests.simulation.receivers import Receivers
-from tests.simulation.replicas import ATTEMPT_SECONDS, Replicas, name_of
+from tests.simulation.removals import Removals
+from tests.simulation.replicas import APPS, ATTEMPT_SECONDS, OPERATOR, Replicas, name_of
 from tests.simulation.requests import Requests
 from tests.simulation.snapshot import Reader
+from tests.simulation.violation import Violation
 
 AFTER_SECONDS = 150.0  # after the plan's end, for everything to end
 
@@ -42,6 +45,7 @@ _TIMES = {
     "SAMPLE_SECONDS": 600.0,
     "REFRESH_SECONDS": 4.0,
     "SPREAD_SECONDS": 2.0,
+    "RETENTION_SECONDS": 6.0,
 }
 for _name, _seconds in _TIMES.items():
     setattr(jobs, _name, _seconds)
@@ -66,6 +70,7 @@ class World:
         self.courses = {one.task_id: one for one in plan.courses}
         self.amux = Amux(self.loop, self._random(), self.ledger, plan.route, self.courses, slow_share=plan.amux_slow)
         self.receivers = Receivers(self.loop, self._random(), self.ledger, ATTEMPT_SECONDS)
+        self.feed = Feed(self, [Reading(app, APPS.get(app, OPERATOR)) for app in plan.readers])
         self.replicas, self.faults, self.requests = Replicas(self), Faults(self), Requests(self)
         self.troubled_at = self.loop.time()
         self._actions = {**self.faults.actions(), **self.requests.actions()}
@@ -80,7 +85,7 @@ class World:
         new_file(self.server.path)
         self._reader = Reader(self.server.path)
         retries = () if self.plan.retries == "none" else tuple(map(float, self.plan.retries.split(",")))
-        self.invariants = Invariants(self, self._reader, self.ledger, retries)
+        self.invariants = Invariants(self, self._reader, self.ledger, retries, self.feed, Removals(self))
         self._promptness = Promptness(self, self.invariants)
         self.server.on_commit = self._guarded(self.invariants.after_commit)
         self.ledger.on_post, self.ledger.on_poll = self._guarded(self.invariants.on_post), self._guarded(self._on_poll)
@@ -103,7 +108,7 @@ class World:
         for slot in self.replicas.slots:
             self.replicas.start(slot)
         self._every(1.0, self._promptness.check)
-        self._every(3.0, self.requests.read_feed)
+        self._every(3.0, self.requests.read_feeds)
         for action in self.plan.actions:
             self.loop.call_at(action.at, self._act, action.what, action.arguments)
         last = max((action.at for action in self.plan.actions), default=0.0)
@@ -125,10 +130,10 @@ class World:
         """Read page after page, and two more after the last event."""
         left = 2
         for _ in range(len(self.invariants.state.events) + 5):
-            known = len(self.ledger.feed)
-            self.requests.read_feed()
+            known = [reading.cursor for reading in self.feed.readings]
+            self.requests.read_feeds()
             await self._until(self.loop.time() + 0.5)
-            left = 2 if len(self.ledger.feed) > known else left - 1
+            left = 2 if [reading.cursor for reading in self.feed.readings] != known else left - 1
             if not left:
                 return
 
