@@ -30,7 +30,6 @@ MAX_TEXT = MAX_URL_CHARACTERS  # a callback URL as it was registered
 
 _WRAPPING = re.compile(r"\A[\s\"'`<>()\[\]{},;]+|[\s\"'`<>()\[\]{},;]+\Z")  # people copy these with an id
 _URL = re.compile(r"(?:https?:/)?/|[^/?#\s]*[.:][^?#\s]*[?#]|[^?#\s]+\?[^?#=\s]+=", re.IGNORECASE)
-_URL_PARTS = re.compile(r"(?:(https?)://)?([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 _WATCH_ID = re.compile(rf"(?<![A-Za-z0-9]){WATCH_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
 _EVENT_ID = re.compile(rf"(?<![A-Za-z0-9]){EVENT_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
 _TASK_ID = re.compile(TASK_ID_PATTERN)
@@ -109,17 +108,19 @@ def _url_parts(place: str) -> Iterator[UrlPart]:
     """The ways to read a text as a part of a callback URL: with a host that it begins with, or without one."""
     decoded = unquote(place).casefold()
     yield UrlPart(decoded, "", decoded)
-    parts = _URL_PARTS.fullmatch(place)
-    scheme, authority, path = parts.groups() if parts else (None, "", "")
-    if scheme is None and not any(mark in authority for mark in ".:"):
+    scheme, has_scheme, rest = place.partition("://")
+    if not has_scheme or scheme not in DEFAULT_PORTS:
+        scheme, rest = "", place
+    authority, slash, path = rest.partition("/")
+    if not scheme and not any(mark in authority for mark in ".:"):
         return  # a word, which is no whole host
     try:
         host, _, port = split_authority(authority)
     except BridgeError:
         return
-    default_ports = DEFAULT_PORTS.values() if scheme is None else (DEFAULT_PORTS[scheme],)
+    default_ports = (DEFAULT_PORTS[scheme],) if scheme else DEFAULT_PORTS.values()
     host = bracketed(host) if port is None or port in default_ports else f"{bracketed(host)}:{port}"
-    path = unquote(path).casefold()
+    path = slash + unquote(path).casefold()
     yield UrlPart(f"{scheme}://{host}{path}" if scheme else host + path, host, path)
 
 

@@ -161,6 +161,33 @@ def test_another_url_is_not_found(text: str) -> None:
     assert not finds("key", url=URL)
 
 
+def test_a_url_is_read_with_the_host_that_it_begins_with_and_without_one() -> None:
+    def parts(text: str) -> list[tuple[str, str, str]]:
+        return [(part.text, part.host, part.path) for part in SearchText.of(text).url_parts]
+
+    assert parts("Shop.example:443/%7Ekim") == [
+        ("shop.example:443/~kim", "", "shop.example:443/~kim"),
+        ("shop.example/~kim", "shop.example", "/~kim"),
+    ]
+    assert parts("http://localhost/x") == [
+        ("http://localhost/x", "", "http://localhost/x"),
+        ("http://localhost/x", "localhost", "/x"),
+    ]
+    assert parts("shop.example") == [("shop.example", "", "shop.example"), ("shop.example", "shop.example", "")]
+    assert parts("hook") == [("hook", "", "hook")]
+    assert parts("hook/a.b") == [("hook/a.b", "", "hook/a.b")]
+    assert parts("http://shop.example/a://b")[1] == ("http://shop.example/a://b", "shop.example", "/a://b")
+    assert parts("shop.example/a://b")[1] == ("shop.example/a://b", "shop.example", "/a://b")
+
+
+def test_a_path_may_have_what_separates_a_scheme() -> None:
+    assert finds("app.example/a%3A//b", url="https://app.example/a://b")
+
+
+def test_a_part_of_a_url_that_begins_with_the_port_is_found_as_it_was_registered() -> None:
+    assert finds(":443/hook", url="https://app.example:443/hook")
+
+
 def test_a_url_part_without_a_valid_host_is_a_text() -> None:
     for text in ("a b.c/d", "x[::1/x", "1.2/x", "app.example:99999/x"):
         assert [part.text for part in SearchText.of(text).url_parts] == [text]
@@ -193,6 +220,7 @@ def test_a_text_that_is_in_none_of_them_finds_nothing(text: str) -> None:
 
 def test_the_host_as_it_is_stored_is_searched_too() -> None:
     assert finds("app.example:443", url="https://APP.EXAMPLE./hook")
+    assert finds(":443", url="https://app.example/hook")
     assert finds("/other", url="https://127.1/other")
 
 
