@@ -17,16 +17,19 @@ from aiohttp.hdrs import (
     ACCEPT_ENCODING,
     AUTHORIZATION,
     CONTENT_ENCODING,
+    CONTENT_LENGTH,
     CONTENT_TYPE,
+    HOST,
     METH_GET,
     METH_POST,
     RETRY_AFTER,
     USER_AGENT,
 )
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
+from bridge.aio.http_connections import NO_CONNECT_TIMEOUT, HttpAnswer, HttpConnections, request_head
 from bridge.aio.proxy_connector import Proxy, ProxyConnector
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.amux.batch_wire import PATH as BATCH_PATH
@@ -48,7 +51,6 @@ KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of the us
 IDLE_SECONDS = 75.0  # amux waits up to 60 s for its vendors
 _CACHED_KEYS = 1024
 
-_NO_AIOHTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # TimeoutSweep limits each poll instead
 _PLAIN_ID = re.compile(r"(?=[.]*[^.])[A-Za-z0-9._:-]+")  # every id that the bridge registers: not only dots
 _REQUEST_ID = "X-Oneapi-Request-Id"  # amux's operators find a request by it; no other server sends it
 _TOO_LARGE = "body_too_large"
@@ -83,24 +85,28 @@ class AmuxClient:
     ) -> None:
         url = URL(base_url)
         path = url.raw_path.rstrip("/")
-        self._origin = url.origin()
-        self._host = self._origin.host_port_subcomponent or ""
-        self._base_url = f"{self._origin}{path}"
-        self._tasks_path = f"{path}/v1/video/generations/"
+        self._host = url.origin().host_port_subcomponent or ""
+        self._base_url = f"{url.origin()}{path}"
+        self._get_task = f"GET {path}/v1/video/generations/".encode()
+        self._batch_path = f"{path}{BATCH_PATH}"
+        self._own_headers: dict[str, str] = {HOST: self._host, USER_AGENT: user_agent, ACCEPT_ENCODING: "identity"}
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, clock)
-        self._headers = lru_cache(_CACHED_KEYS)(_poll_headers)  # caches of one client: `close` removes the keys
+        self._poll_headers = lru_cache(_CACHED_KEYS)(self._make_poll_headers)  # `close` removes the keys
         self._names_hold_key = lru_cache(_CACHED_KEYS)(_holds)
         options: dict[str, Any] = {"ssl": ssl_context or True, "limit": 0, "keepalive_timeout": KEEP_ALIVE_SECONDS}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(**options) if proxy is None else ProxyConnector(proxy, **options),
+        limits: dict[str, Any] = {"max_line_size": MAX_HEADER_BYTES, "max_field_size": MAX_HEADER_BYTES}
+        connector = aiohttp.TCPConnector(**options) if proxy is None else ProxyConnector(proxy, **options)
+        self._connections = HttpConnections(connector, **limits)
+        self._origin = self._connections.origin(url.origin())
+        self._session = aiohttp.ClientSession(  # for what is passed on; it closes the connector
+            connector=connector,
             headers={USER_AGENT: user_agent, ACCEPT_ENCODING: "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
-            timeout=_NO_AIOHTTP_TIMEOUT,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
+            timeout=NO_CONNECT_TIMEOUT,
+            **limits,
         )
 
     async def poll(self, task_id: str, key: str) -> Observation:
@@ -108,24 +114,23 @@ class AmuxClient:
 
         Failures of amux or of the network raise nothing: they are a TransientError. Its code is one of
         `aio/client_errors.py` for the connection, `body_too_large` or `compressed_body` for the body, or one of
-        `wire.py`. aiohttp repeats the request once by itself if a kept connection breaks before the answer begins.
+        `wire.py`. The request is sent once more if a kept connection breaks before the answer begins.
         """
-        headers = self._headers(key)
+        headers = self._poll_headers(key)
         if headers is None:
             return KeyRefused("the key holds characters that cannot be sent")
-        # This costs a third of parsing a URL from text. There are many tasks, and yarl's cache holds 128 texts only.
-        url = self._origin.with_path(self._tasks_path + _in_path(task_id), encoded=True)
+        request = self._get_task + _in_path(task_id).encode() + headers
         try:
             with self._timeouts.limit():
-                response = await self._session.request(METH_GET, url, headers=headers, allow_redirects=False)
+                response = await self._connections.send_repeatable(self._origin, request)
                 body = await _body(response)
         except (*CLIENT_ERRORS, ValueError) as error:
             return TransientError(*explain_client_error(error, self._host, self._timeouts.seconds))
         observation = self._observe(response, body, task_id)
         if type(observation) is not TaskRecord:
             self._log_failure(observation, response, task_id)
-        elif _has_no_text(observation):
-            return observation  # the task still runs, as in nearly all polls
+        elif _has_names_only(observation):  # the task still runs, as in nearly all polls
+            return self._names_without_key(observation, key)
         return _without_key(observation, key)
 
     async def read_many(self, task_ids: Sequence[str], key: str) -> BatchObservation:
@@ -134,16 +139,12 @@ class AmuxClient:
         Failures of amux or of the network raise nothing. The request changes nothing at amux, so it is sent again if a
         kept connection breaks before the answer begins.
         """
-        headers = self._headers(key)
-        if headers is None:
+        if not _can_be_sent(key):
             return BatchFailed("key", "the key holds characters that cannot be sent")
-        data = orjson.dumps({"ids": task_ids})
+        request = self._batch_request(orjson.dumps({"ids": task_ids}), key)
         try:
             with self._timeouts.limit():
-                try:
-                    response = await self._post_batch(headers, data)
-                except aiohttp.ServerDisconnectedError:
-                    response = await self._post_batch(headers, data)
+                response = await self._connections.send_repeatable(self._origin, request)
                 body = await _body(response, MAX_BATCH_BYTES)
         except (*CLIENT_ERRORS, ValueError) as error:
             return BatchFailed(*explain_client_error(error, self._host, self._timeouts.seconds))
@@ -179,15 +180,14 @@ class AmuxClient:
         wait for the answer's next bytes `idle_seconds`; sending has no time limit. Raises AmuxUnavailable if no answer
         begins. Reading the body raises aiohttp's ClientError.
         """
-        key_headers = self._headers(key)
-        if key_headers is None:
+        if not _can_be_sent(key):
             raise AmuxUnavailable("the key holds characters that cannot be sent")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.seconds, sock_read=idle_seconds)
         try:
             return await self._session.request(
                 method,
                 URL(self._base_url + path, encoded=True),
-                headers={**headers, AUTHORIZATION: key_headers[AUTHORIZATION]},
+                headers={**headers, AUTHORIZATION: f"Bearer {key}"},
                 data=data,
                 allow_redirects=False,
                 timeout=timeout,
@@ -199,18 +199,22 @@ class AmuxClient:
     async def close(self) -> None:
         """Closes all connections and removes the keys from memory."""
         self._timeouts.close()
-        self._headers.cache_clear()
+        self._poll_headers.cache_clear()
         self._names_hold_key.cache_clear()
         await self._session.close()
 
-    async def _post_batch(self, headers: Mapping[str, str], data: bytes) -> aiohttp.ClientResponse:
-        url = URL(self._base_url + BATCH_PATH, encoded=True)
-        json_headers = {**headers, CONTENT_TYPE: "application/json"}
-        return await self._session.request(METH_POST, url, headers=json_headers, data=data, allow_redirects=False)
+    def _make_poll_headers(self, key: str) -> bytes | None:
+        """Returns what follows the task's id in a poll, or None if no header can carry the key."""
+        if not _can_be_sent(key):
+            return None
+        return request_head(METH_GET, "", self._own_headers | _key_headers(key)).removeprefix(b"GET ")
 
-    def _observe_batch(
-        self, response: aiohttp.ClientResponse, body: bytes | None, task_ids: Sequence[str]
-    ) -> BatchObservation:
+    def _batch_request(self, data: bytes, key: str) -> bytes:
+        headers = self._own_headers | _key_headers(key)
+        headers |= {CONTENT_TYPE: "application/json", CONTENT_LENGTH: str(len(data))}
+        return request_head(METH_POST, self._batch_path, headers) + data
+
+    def _observe_batch(self, response: HttpAnswer, body: bytes | None, task_ids: Sequence[str]) -> BatchObservation:
         """Returns the observation of a whole answer. `body` is None if it was too long."""
         status, headers = response.status, response.headers
         plain = _plain_body(headers, body, MAX_BATCH_BYTES)
@@ -226,7 +230,7 @@ class AmuxClient:
             status, headers.get(CONTENT_TYPE, ""), plain, frozenset(task_ids), self._base_url, retry_after
         )
 
-    def _observe(self, response: aiohttp.ClientResponse, body: bytes | None, task_id: str) -> Observation:
+    def _observe(self, response: HttpAnswer, body: bytes | None, task_id: str) -> Observation:
         """Returns the observation of a whole answer. `body` is None if it was too long.
 
         If the body of an error answer cannot be read, its status still counts.
@@ -248,15 +252,21 @@ class AmuxClient:
 
     def _without_key(self, records: Mapping[str, TaskRecord], key: str) -> dict[str, TaskRecord]:
         """Removes the key from all texts of amux in records. Most have no texts but the names of model and platform."""
-        names_hold_key, cleaned = self._names_hold_key, dict(records)
+        cleaned = dict(records)
         for task_id, record in records.items():
-            if record.error is not None or record.url is not None or record.format is not None or record.raw_status:
+            if _has_names_only(record):
+                cleaned[task_id] = self._names_without_key(record, key)
+            else:
                 cleaned[task_id] = _record_without_key(record, key)
-            elif names_hold_key(key, record.model, record.platform):
-                cleaned[task_id] = record._replace(model=None, platform=None)
         return cleaned
 
-    def _log_failure(self, observation: Observation, response: aiohttp.ClientResponse, task_id: str) -> None:
+    def _names_without_key(self, record: TaskRecord, key: str) -> TaskRecord:
+        """Removes the names of model and platform from a record if they hold the key. There are few names."""
+        if self._names_hold_key(key, record.model, record.platform):
+            return record._replace(model=None, platform=None)
+        return record
+
+    def _log_failure(self, observation: Observation, response: HttpAnswer, task_id: str) -> None:
         _log.event(
             "poll_without_record",
             level=logging.DEBUG,
@@ -267,11 +277,13 @@ class AmuxClient:
         )
 
 
-def _poll_headers(key: str) -> CIMultiDict[str] | None:
-    """Returns the headers of a poll, or None if no header can carry the key."""
-    if not (key and key.isascii() and key.isprintable()):
-        return None
-    return CIMultiDict({ACCEPT: "application/json", AUTHORIZATION: f"Bearer {key}"})
+def _can_be_sent(key: str) -> bool:
+    """Whether a header can carry a key."""
+    return bool(key) and key.isascii() and key.isprintable()
+
+
+def _key_headers(key: str) -> dict[str, str]:
+    return {ACCEPT: "application/json", AUTHORIZATION: f"Bearer {key}"}
 
 
 def _in_path(task_id: str) -> str:
@@ -281,16 +293,18 @@ def _in_path(task_id: str) -> str:
     return quote(task_id, safe="", errors="replace").replace(".", "%2E")
 
 
-async def _body(response: aiohttp.ClientResponse, limit: int = MAX_BODY_BYTES) -> bytes | None:
+async def _body(response: HttpAnswer, limit: int = MAX_BODY_BYTES) -> bytes | None:
     """Returns the body as it came, or None if it is too long: then the connection is closed."""
     content = response.content
     try:
         body = await content.readany()
         if content.at_eof() and len(body) <= limit:
+            response.release()
             return body  # one read is enough for nearly all records
         pieces = bytearray(body)
         while len(pieces) <= limit:
             if content.at_eof():
+                response.release()
                 return bytes(pieces)
             pieces += await content.readany()
     except BaseException:
@@ -328,15 +342,10 @@ def _record_without_key(record: TaskRecord, key: str) -> TaskRecord:
     return cleaned if isinstance(cleaned, TaskRecord) else record
 
 
-def _has_no_text(record: TaskRecord) -> bool:
-    """Whether a record holds no text of amux, which could repeat the key."""
+def _has_names_only(record: TaskRecord) -> bool:
+    """Whether a record holds no text of amux, which could repeat the key, but the names of model and platform."""
     return (
-        record.error is None
-        and record.url is None
-        and record.format is None
-        and record.raw_status in (None, "unknown")
-        and record.model is None
-        and record.platform is None
+        record.error is None and record.url is None and record.format is None and record.raw_status in (None, "unknown")
     )
 
 

@@ -9,7 +9,15 @@ from functools import lru_cache
 from typing import Any
 
 from bridge.amux.lenient_json import read_json
-from bridge.amux.record import LONGEST_MESSAGE, code_of, is_of_another_task, read_record, record_in, text_of
+from bridge.amux.record import (
+    LONGEST_MESSAGE,
+    code_of,
+    is_of_another_task,
+    read_record,
+    record_in,
+    text_of,
+    usual_row,
+)
 from bridge.core.model import (
     KeyRefused,
     Observation,
@@ -90,7 +98,7 @@ def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> 
         return TransientError("no_record", sentence("amux answered without a record of the task", reason))
     if is_of_another_task(record, task_id):
         return TransientError("wrong_task", "amux answered with the record of another task")
-    return read_record(record, document, task_id=task_id, base_url=base_url)
+    return usual_row(record) or read_record(record, document, task_id=task_id, base_url=base_url)
 
 
 def _not_json(content_type: str, body: bytes) -> TransientError:

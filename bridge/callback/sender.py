@@ -15,9 +15,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 import aiohttp
 from aiohappyeyeballs import AddrInfoType
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
 from yarl import URL
 
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error, may_want_client_certificate
+from bridge.aio.http_connections import NO_CONNECT_TIMEOUT, HttpAnswer, HttpConnections, Origin, request_head
 from bridge.aio.proxy_connector import Proxy, ProxyConnector
 from bridge.aio.resources import present_shortage, shortage_in
 from bridge.aio.timeouts import TimeoutSweep
@@ -36,7 +38,7 @@ KEEP_ALIVE_SECONDS = 60.0
 MAX_LOCATION_CHARACTERS = 500
 RETRY_AFTER_STATUSES = frozenset({429, 503})
 
-_NO_AIOHTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # TimeoutSweep limits each attempt instead
+_TARGETS_REMEMBERED = 1024  # an app uses few callback URLs, and each retry uses the same one
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,14 @@ class Sender:
         self._clock = clock
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, asyncio.get_running_loop().time)
-        self._keeping_session = self._session(user_agent, ssl_context, proxy, keep=True)
-        self._closing_session = self._session(user_agent, ssl_context, proxy, keep=False)
+        self._own_headers = CIMultiDict(
+            {"Host": "", "Content-Type": "application/json", "User-Agent": user_agent, "Accept-Encoding": "identity"},
+            Accept="*/*",
+        )
+        self._connectors = [self._connector(ssl_context, proxy, keep=keep) for keep in (True, False)]
+        limits = {"read_bufsize": MAX_ANSWER_BYTES // 2}  # aiohttp stops reading from the socket at twice this size
+        self._kept, self._closing = (HttpConnections(connector, **limits) for connector in self._connectors)
+        self._origin = lru_cache(_TARGETS_REMEMBERED)(_origin)
 
     async def send(self, target_url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
         """Sends `body` once, with `headers` besides Content-Type and User-Agent, within the time limit.
@@ -95,8 +103,8 @@ class Sender:
     async def close(self) -> None:
         """Closes all connections."""
         self._timeouts.close()
-        await self._keeping_session.close()
-        await self._closing_session.close()
+        for connector in self._connectors:
+            await connector.close()
 
     async def _answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         limit = self._timeouts.limit()
@@ -141,7 +149,7 @@ class Sender:
         headers: Mapping[str, str],
         body: bytes,
         deadline: float,
-    ) -> aiohttp.ClientResponse:
+    ) -> HttpAnswer:
         """Sends the POST to the first address that accepts a connection.
 
         Connecting to each address but the last may take an equal share of the time that is left.
@@ -154,7 +162,7 @@ class Sender:
             )
             with suppress(aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 return await self._post(target, address, headers, body, share)
-        return await self._post(target, last, headers, body, _NO_AIOHTTP_TIMEOUT)
+        return await self._post(target, last, headers, body, NO_CONNECT_TIMEOUT)
 
     async def _post(
         self,
@@ -163,34 +171,30 @@ class Sender:
         headers: Mapping[str, str],
         body: bytes,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  it limits the connection only, not this call
-    ) -> aiohttp.ClientResponse:
+    ) -> HttpAnswer:
         """Sends the POST to one judged address, once more on a new connection if a kept one was dead.
 
         A receiver that took the first request before it closed the connection gets the event twice: delivery is
         at-least-once.
         """
-        url = _url(target, address)
-        # aiohttp's pool keeps connections by this URL's host and the server name, so by the judged address.
-        server_name = target.host if target.https and target.address is None else None
-        post = partial(
-            aiohttp.ClientSession.post,
-            url=url,
-            data=body,
-            headers={"Host": target.authority, **headers},
-            allow_redirects=False,
-            server_hostname=server_name,
-            timeout=timeout,
-        )
+        origin = self._origin(target, address)
+        all_headers = self._own_headers.copy()
+        all_headers["Host"] = target.authority
+        all_headers.update(headers)
+        all_headers["Content-Length"] = str(len(body))
+        head = request_head("POST", origin.url.raw_path_qs, all_headers)
         exchange = EXCHANGE.get()
         exchange.opened, exchange.status = False, None
         try:
-            return await post(self._keeping_session)
+            return await self._kept.send(origin, head + body, timeout)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError):
             if exchange.opened or exchange.status is not None:
                 raise
-        return await post(self._closing_session)
+        all_headers["Connection"] = "close"
+        head = request_head("POST", origin.url.raw_path_qs, all_headers)
+        return await self._closing.send(origin, head + body, timeout)
 
-    async def _read(self, response: aiohttp.ClientResponse, deadline: float) -> Answered:
+    async def _read(self, response: HttpAnswer, deadline: float) -> Answered:
         """Reads up to 16 KiB of the body. An error in the body ends the reading and does not change the answer."""
         body, complete = _body_so_far(response)
         if not complete:
@@ -204,9 +208,9 @@ class Sender:
             retry_after = retry_after_seconds(response.headers.get("Retry-After"), self._wall_clock())
         return Answered(response.status, retry_after, body[:KEPT_BODY_BYTES])
 
-    def _session(
-        self, user_agent: str, ssl_context: ssl.SSLContext | None, proxy: Proxy | None, *, keep: bool
-    ) -> aiohttp.ClientSession:
+    def _connector(
+        self, ssl_context: ssl.SSLContext | None, proxy: Proxy | None, *, keep: bool
+    ) -> aiohttp.TCPConnector:
         options: dict[str, Any] = {
             "ssl": ssl_context or True,
             "limit": 0,  # the deliverer limits how many attempts run at a time
@@ -214,21 +218,14 @@ class Sender:
             "force_close": not keep,
             "keepalive_timeout": KEEP_ALIVE_SECONDS if keep else None,
         }
-        if proxy is None:
-            connector = aiohttp.TCPConnector(socket_factory=self._open_socket, **options)
-        else:
-            connector = ProxyConnector(proxy, proxy_ssl=ssl_context, judge=self._judge_peer, **options)
+        connector = (
+            aiohttp.TCPConnector(socket_factory=self._open_socket, **options)
+            if proxy is None
+            else ProxyConnector(proxy, proxy_ssl=ssl_context, judge=self._judge_peer, **options)
+        )
         make_protocol: Any = partial(AnswerProtocol, loop=asyncio.get_running_loop())
         connector._factory = make_protocol  # noqa: SLF001  there is no public way
-        return aiohttp.ClientSession(
-            connector=connector,
-            headers={"Content-Type": "application/json", "User-Agent": user_agent, "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            timeout=_NO_AIOHTTP_TIMEOUT,
-            read_bufsize=MAX_ANSWER_BYTES // 2,  # aiohttp stops reading from the socket at twice this size
-        )
+        return connector
 
     def _open_socket(self, addr_info: AddrInfoType) -> socket.socket:
         exchange = EXCHANGE.get()
@@ -261,13 +258,16 @@ def repeats_secret(url: str, hidden: Iterable[str]) -> bool:
     return redact(decoded, list(hidden)) != decoded
 
 
-@lru_cache(maxsize=1024)  # pure; an app uses few callback URLs, and each retry uses the same one
-def _url(target: Target, address: Address) -> URL:
-    """Returns the target's URL with the judged address in place of the name."""
-    return URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
+def _origin(target: Target, address: Address) -> Origin:
+    """Returns the target's URL with the judged address in place of the name.
+
+    aiohttp's pool keeps connections by this URL's host and the server name, so by the judged address.
+    """
+    url = URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
+    return HttpConnections.origin(url, target.host if target.https and target.address is None else None)
 
 
-def _body_so_far(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+def _body_so_far(response: HttpAnswer) -> tuple[bytes, bool]:
     """Returns the part of a body that came together with the head, and whether it is complete.
 
     Nearly always it is, and then no timer is needed.
@@ -279,7 +279,7 @@ def _body_so_far(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
     return body, content.at_eof() and len(body) <= MAX_ANSWER_BYTES
 
 
-async def _rest_of_body(response: aiohttp.ClientResponse, start: bytes, deadline: float) -> tuple[bytes, bool]:
+async def _rest_of_body(response: HttpAnswer, start: bytes, deadline: float) -> tuple[bytes, bool]:
     """Returns at most 16 KiB and one byte of the body, and whether that is all of it."""
     body = bytearray(start)
     try:

@@ -125,5 +125,5 @@ async def test_no_task_and_no_socket_of_a_tunnel_is_left(start_receiver: StartSe
         async with sender_through(f"http://127.0.0.1:{proxy.port}") as sender:
             for _ in range(3):
                 await post(sender, f"http://hooks.example:{receiver.port}/")
-            pipes = sender._closing_session.connector._pipes  # type: ignore[union-attr]
+            pipes = sender._connectors[1]._pipes  # type: ignore[attr-defined]
         assert not pipes

@@ -211,7 +211,7 @@ def _pass(future: "asyncio.Future[None]") -> None:
 
 
 class _Response:
-    """What the client uses of aiohttp's response."""
+    """What the client uses of an answer."""
 
     def __init__(self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self.status = status
@@ -238,15 +238,16 @@ class _Content:
         return not self._body
 
 
-class _Session:
-    """What the client uses of aiohttp's session."""
+class _Connections:
+    """What the client uses of its connections for polls and batches."""
 
     def __init__(self, amux: Amux) -> None:
         self._amux = amux
 
-    async def request(self, method: str, url: Any, *, data: bytes | None = None, **_: Any) -> _Response:
+    async def send_repeatable(self, _origin: Any, request: bytes) -> _Response:
         ledger, host = self._amux.ledger, HOST.get()
-        path = url.raw_path
+        head, _, data = request.partition(b"\r\n\r\n")
+        method, path = head.decode().split(" ", 2)[:2]
         if method == "GET":
             ledger.polled(path.rpartition("/")[2], host)
         else:
@@ -254,14 +255,11 @@ class _Session:
                 ledger.polled(task_id, host)
         return await self._amux.answer(method, path, data)
 
-    async def close(self) -> None:
-        return None
-
 
 class SimulatedClient(AmuxClient):
-    """The real client; only its session is another one."""
+    """The real client; only its connections are others."""
 
     def __init__(self, amux: Amux, base_url: str, **options: Any) -> None:
         super().__init__(base_url, **options)
         self._session.detach()  # it has opened nothing
-        self._session = _Session(amux)  # type: ignore[assignment]
+        self._connections = _Connections(amux)  # type: ignore[assignment]
