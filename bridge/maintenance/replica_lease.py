@@ -8,7 +8,7 @@ from bridge.delivery.deliverer import Deliverer
 from bridge.polling.credentials import load_keys
 from bridge.polling.poller import Poller
 from bridge.store.lease import Lease
-from bridge.store.records import TaskRow
+from bridge.store.records import TaskView
 from bridge.store.replicas import LEASE_SECONDS, LEAVING, Replica
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
@@ -75,7 +75,7 @@ class ReplicaLease:
 
     async def adopt(self) -> None:
         """Adopt tasks without a live owner, and load own tasks after unconfirmed writes. Raises StoreUnavailable."""
-        rows: Sequence[TaskRow] | None = None
+        rows: Sequence[TaskView] | None = None
         while not (self._lease.ended or self._leaving) and (rows is None or len(rows) >= ADOPTION_BATCH):
             replica = self._store.replica
             try:
@@ -85,10 +85,10 @@ class ReplicaLease:
             await self._poll_adopted(rows, replica)
         await self._load_unconfirmed()
 
-    async def _poll_adopted(self, rows: Sequence[TaskRow], replica: Replica) -> None:
+    async def _poll_adopted(self, rows: Sequence[TaskView], replica: Replica) -> None:
         for row in rows:
             if row.closed:  # its last watch was cancelled at another replica
-                self._poller.drop(row.id)
+                self._poller.drop(row.row)
         rows = [row for row in rows if not row.closed]
         if not rows:
             return
@@ -101,7 +101,7 @@ class ReplicaLease:
         if self._lease.ended or self._store.replica is not replica:
             return  # the lease ended meanwhile; tasks that are still owned are loaded with the others
         for row in rows:
-            if row.id not in dropped:
+            if row.row not in dropped:
                 self._poller.add(row, keys.get(row.credential))
         _log.event("tasks_adopted", replica=replica.id, count=len(rows))
 

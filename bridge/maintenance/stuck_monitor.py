@@ -117,7 +117,7 @@ class StuckMonitor:
         if live is None:
             return
         why = "key_rests" if blocked else "no_answer" if live.failures else "late"
-        error = live.note.last_error if live.failures or blocked else None
+        error = live.last_error if live.failures or blocked else None
         self._logged[view.task.row].append(view.watch.id)
         _log.event(
             "stuck",
@@ -129,7 +129,7 @@ class StuckMonitor:
             failures=live.failures,
             error=None if error is None else error.code,
             reason=None if error is None else error.message,
-            next_poll_at=rfc3339(live.note.next_poll_at),
+            next_poll_at=rfc3339(live.next_poll_at),
             deadline_at=rfc3339(view.watch.deadline_at),
             means=_MEANS[why],
             **log_fields(view.watch.trace),

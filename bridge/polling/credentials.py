@@ -9,7 +9,7 @@ from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.lanes import BatchLanes
 from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, PolledTask
-from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.records import CONFIGURED, TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
@@ -18,7 +18,7 @@ KEYS_PER_QUERY = 1_000  # a statement takes at most 32,766 parameters
 _log = get_logger("polling")
 
 
-async def load_keys(store: Store, rows: Iterable[TaskRow]) -> dict[str, str]:
+async def load_keys(store: Store, rows: Iterable[TaskView]) -> dict[str, str]:
     """Read the amux keys of tasks with a credential of their own, by the credential's name. Raises StoreUnavailable."""
     names = sorted({row.credential for row in rows} - {CONFIGURED})
     keys: dict[str, str] = {}

@@ -10,7 +10,7 @@ from bridge.polling.schedule import steps_of_loaded
 from bridge.polling.shared import shared_snapshot
 from bridge.polling.state import PolledTask
 from bridge.polling.task_classes import TaskClasses
-from bridge.store.records import TaskRow
+from bridge.store.records import TaskView
 from bridge.store.store import Store
 
 
@@ -65,22 +65,22 @@ class TaskLoader:
         rows.reverse()
         while rows:  # a million rows and a million tasks at a time would be twice the memory
             row = rows.pop()
-            known.pop(row.id, None)
-            if (task := self._tasks.get(row.id)) is None:
-                if row.id not in dropped:
+            known.pop(row.row, None)
+            if (task := self._tasks.get(row.row)) is None:
+                if row.row not in dropped:
                     found.append(self.create(row, keys.get(row.credential)))
             elif row.status_update_due:
                 task.status_update_due = True
         return found, list(known)
 
-    def create(self, row: TaskRow, api_key: str | None) -> PolledTask:
+    def create(self, row: TaskView, api_key: str | None) -> PolledTask:
         """Make a task in memory. `api_key` is the key of a credential other than the configured one."""
         credential = self._credentials.add_task(row.credential, api_key)
-        task = PolledTask(row.id, row.task_id, credential, shared_snapshot(row.snapshot), row.polls)
+        task = PolledTask(row.row, row.task_id, credential, shared_snapshot(row.snapshot), row.polls)
         task.started = self._clocks.moment(row.last_polled_at)
         ago = 0.0 if task.started is None else self._clocks.monotonic() - task.started
         task.steps = steps_of_loaded(self._policy, row.polls, ago)
         task.status_update_due = row.status_update_due
         self._classes.start(task, row.facts, row.opened_at)
-        self._tasks[row.id] = task
+        self._tasks[row.row] = task
         return task

@@ -33,11 +33,11 @@ from bridge.polling.result_writer import (
     StatusUpdate,
 )
 from bridge.polling.schedule import PollSchedule
-from bridge.polling.state import CredentialStatus, LiveTask, Phase, PolledTask, live_task
+from bridge.polling.state import CredentialStatus, Phase, PolledTask, next_poll_of, task_view
 from bridge.polling.stats import PollingStats, polling_stats
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.change_listener import ChangeListener
-from bridge.store.records import TaskRow
+from bridge.store.records import TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
@@ -135,12 +135,12 @@ class Poller:
         """
         await self._load()
 
-    def add(self, task: TaskRow, api_key: str | None = None) -> None:
+    def add(self, task: TaskView, api_key: str | None = None) -> None:
         """Poll a task from now on. A task that is known keeps its schedule, but its status may have to be written.
 
         `api_key` is the key of a credential other than the configured one.
         """
-        known = self._tasks.get(task.id)
+        known = self._tasks.get(task.row)
         if known is not None:
             known.status_update_due = known.status_update_due or task.status_update_due
             self.classes.name(known, task.facts)
@@ -319,10 +319,10 @@ class Poller:
         """How many tasks are polled here."""
         return len(self._tasks)
 
-    def live(self, task_row: str) -> LiveTask | None:
+    def live(self, task_row: str) -> TaskView | None:
         """Return a task as it is now; None when it is not polled here. The last error stays, with its time."""
         task = self._tasks.get(task_row)
-        return None if task is None else live_task(task, self._clocks)
+        return None if task is None else task_view(task, next_poll_of(task, self._clock()), self._clocks)
 
     def credentials(self) -> Sequence[CredentialStatus]:
         """Return the credentials in use and how amux treats each."""

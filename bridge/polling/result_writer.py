@@ -27,7 +27,7 @@ from bridge.core.model import (
 from bridge.core.task_class import TaskEnd
 from bridge.core.trace_context import log_fields
 from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
-from bridge.polling.state import Phase, PolledTask, poll_note
+from bridge.polling.state import Phase, PolledTask, task_view
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.change_listener import ChangeListener
 from bridge.store.group_commit import PATIENCE_SECONDS
@@ -240,16 +240,16 @@ class ResultWriter:
         # The next poll must not wait for this write, and neither must an event that a watch asked for.
         patient = not task.status_update_due and task.due - self._clocks.monotonic() > PATIENCE_SECONDS
         task.status_update_due = False  # before the write: a watch that is registered during it sets it again
-        now, snapshot, note = self._store.now(), task.snapshot, poll_note(task, task.due, self._clocks)
+        now, snapshot, seen = self._store.now(), task.snapshot, task_view(task, task.due, self._clocks)
         event_type = STATUS_EVENTS.get(snapshot.status)
         if event_type is None:
-            return await self._store.record_status(StatusChange(task.row, snapshot, note, now), patient=patient)
+            return await self._store.record_status(StatusChange(seen, now), patient=patient)
         status_type = event_type
 
         def build_event(watch: Watch) -> Event:
             return status_event(watch, status_type, snapshot, now)
 
-        change = StatusChange(task.row, snapshot, note, now, status_type, build_event)
+        change = StatusChange(seen, now, status_type, build_event)
         return await self._store.record_status(change, patient=patient)
 
     async def _settle(self, pending: PendingSettlement) -> Changed:
@@ -264,9 +264,8 @@ class ResultWriter:
         def build_event(watch: Watch, ending: Ending) -> Event:
             return terminal_event(watch, ending, now, content_url(watch, now))
 
-        note = poll_note(pending.task, next_poll, self._clocks)
-        settlement = Settlement(pending.task.row, pending.snapshot, note, now, decide_ending, build_event)
-        return await self._store.settle(settlement)
+        seen = task_view(pending.task, next_poll, self._clocks)._replace(snapshot=pending.snapshot)
+        return await self._store.settle(Settlement(seen, now, decide_ending, build_event))
 
     # --- after a write --------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from bridge.core.schedule import PollPolicy
 from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
 from bridge.polling.shared import NO_CLASS, TaskClass, shared_snapshot
 from bridge.polling.task_queue import TaskQueue
-from bridge.store.records import PollNote
+from bridge.store.records import TaskView
 
 _MANY_STEPS = 250  # the delay of every schedule has reached its maximum; small integers take no memory
 
@@ -121,37 +121,31 @@ class PolledTask:
         """The error of the last poll; None when it brought a task record."""
         return self.error if self.failures else None
 
-    @property
-    def shown_error(self) -> tuple[Problem | None, float | None]:
-        """The last error as a watch shows it, and when it came: an unconfirmed failure as long as there is one."""
-        return (self.error, self.error_at) if self.doubt is None else (self.doubt.problem, self.doubt.since)
 
+def task_view(task: PolledTask, next_poll: float | None, clocks: Clocks) -> TaskView:
+    """Return a task as it is now. `next_poll` is a moment of the monotonic clock.
 
-@dataclass(frozen=True, slots=True)
-class LiveTask:
-    """A task as its owner knows it: newer than its row in the store.
-
-    `failures` counts the latest polls in a row that brought no task record.
+    Its error is the last one, and an unconfirmed failure as long as there is one.
     """
+    unix, doubt = clocks.unix, task.doubt
+    error, error_at = (task.error, task.error_at) if doubt is None else (doubt.problem, doubt.since)
+    return TaskView(
+        task.row,
+        task.task_id,
+        task.credential.name,
+        task.snapshot,
+        task.polls,
+        unix(task.started),
+        facts=task.facts,
+        next_poll_at=unix(next_poll),
+        last_error=error,
+        last_error_at=unix(error_at),
+        failures=task.failures,
+    )
 
-    snapshot: TaskSnapshot
-    note: PollNote
-    failures: int = 0
 
-
-def live_task(task: PolledTask, clocks: Clocks) -> LiveTask:
-    """Return a task as it is now."""
-    return LiveTask(task.snapshot, poll_note(task, _next_poll(task, clocks.monotonic()), clocks), task.failures)
-
-
-def poll_note(task: PolledTask, next_poll: float | None, clocks: Clocks) -> PollNote:
-    """Return what a task's polls have shown besides its status. `next_poll` is a moment of the monotonic clock."""
-    unix = clocks.unix
-    error, error_at = task.shown_error
-    return PollNote(task.polls, unix(task.started), unix(next_poll), error, unix(error_at), task.facts)
-
-
-def _next_poll(task: PolledTask, now: float) -> float | None:
+def next_poll_of(task: PolledTask, now: float) -> float | None:
+    """Return the moment of the next poll; None after the end."""
     if task.snapshot.status in TERMINAL:
         return None
     if task.phase is Phase.POLLING:

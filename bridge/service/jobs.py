@@ -13,7 +13,7 @@ from bridge.maintenance.scheduler import Scheduler
 from bridge.maintenance.stuck_monitor import StuckMonitor
 from bridge.polling.poller import Poller
 from bridge.store.lease import Lease
-from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.records import CONFIGURED, TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 from bridge.telemetry.history import SAMPLE_SECONDS, History
@@ -66,7 +66,7 @@ class Jobs:
         self._receivers = receivers
         self._operations = operations
         self._monotonic = system.monotonic
-        self._late_tasks: list[TaskRow] = []
+        self._late_tasks: list[TaskView] = []
         self._has_due_work = False
         self.scheduler = Scheduler(self._on_clock_step, system)
         if replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
@@ -131,7 +131,7 @@ class Jobs:
         del self._late_tasks[: len(rows)]
         for row in rows:
             self._poller.add(row, keys.get(row.credential))
-            self._poller.look_again(row.id)  # it may have closed since its registration was committed
+            self._poller.look_again(row.row)  # it may have closed since its registration was committed
 
     async def _update_gauges(self) -> None:
         counts = await self._store.counts()

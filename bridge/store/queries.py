@@ -16,7 +16,7 @@ from bridge.store import audit
 from bridge.store.due_deliveries import next_due_at
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
-from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskRow, WatchQuery, WatchView
+from bridge.store.records import Counts, DeliveryView, Overdue, StoredEvent, TaskView, WatchQuery, WatchView
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import (
     FACTS,
@@ -227,14 +227,15 @@ _OVERDUE = (
 )
 
 
-def own_tasks(connection: Connection, replica: Replica) -> list[TaskRow]:
+def own_tasks(connection: Connection, replica: Replica) -> list[TaskView]:
     """Every open task of a replica. A start loads up to a million, so rows are unpacked by position, part by part."""
     options = {"stream_results": True, "yield_per": _OWN_AT_ONCE}
     rows = connection.execute(_OWN, {"replica": replica.id}, execution_options=options)
     return [
-        TaskRow(
+        TaskView(
             *(row, task_id, credential, snapshot_from(*rest[:_FACTS_FROM]), polls, polled_at, wants_status, opened_at),
             facts_from(*rest[_FACTS_FROM:]),
+            replica.id,
         )
         for row, task_id, credential, polls, polled_at, wants_status, opened_at, *rest in rows
     ]

@@ -21,14 +21,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from bridge.core.errors import BridgeError, IdempotencyConflict, NotFound, StoreUnavailable, WatchConflict
-from bridge.core.model import TaskFacts, TaskStatus
+from bridge.core.model import NO_FACTS, TaskFacts, TaskStatus
 from bridge.core.task_class import class_by_app
 from bridge.store import queries, replicas
 from bridge.store.active_limit import ActiveLimit
 from bridge.store.bulk_statements import BulkQuery, inserting
-from bridge.store.records import NewWatch, PollNote, RegisteredWatch, TaskRow, TaskView, WatchView
+from bridge.store.records import NewWatch, RegisteredWatch, TaskView, WatchView
 from bridge.store.replicas import Replica
-from bridge.store.row_mapping import digest, events_text, task_row, task_view, wants_status
+from bridge.store.row_mapping import digest, events_text, task_view, wants_status
 from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
 
 IDEMPOTENCY_SECONDS = 86_400.0  # an Idempotency-Key is kept for 24 h
@@ -48,6 +48,7 @@ class _Entry:
     replica: Replica
     endpoint: str = field(init=False)
     key: str = field(init=False)  # its task's
+    wants_status: bool = field(init=False)
     task_class: str | None = field(init=False)
     key_owner: "_Entry | None" = None
     existing: str | None = None
@@ -58,19 +59,8 @@ class _Entry:
         watch = self.new.watch
         self.endpoint = digest(watch.app, watch.task_id, watch.callback_url)
         self.key = digest(self.new.credential, watch.task_id)
+        self.wants_status = wants_status(watch.events)
         self.task_class = None if watch.model is None else class_by_app(watch.model)
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenTask:
-    """An open task, its row locked: as its owner loads it, and as it is shown.
-
-    `is_new`: this transaction inserted it.
-    """
-
-    row: TaskRow
-    view: TaskView
-    is_new: bool
 
 
 def register(
@@ -78,33 +68,32 @@ def register(
 ) -> Sequence[RegisteredWatch | BridgeError]:
     """Register watches; each has its own result: WatchConflict, IdempotencyConflict and TooManyWatches are some."""
     entries = [_Entry(new, replica) for new in items]
-    keyed = _take_keys(connection, [entry for entry in entries if entry.new.idempotency is not None])
+    if keyed := [entry for entry in entries if entry.new.idempotency is not None]:
+        keyed = _take_keys(connection, keyed)
     _answer_existing(connection, _unanswered(entries))
-    _apply_app_limit(connection, limit, _unanswered(entries))
+    if limit.per_app:
+        _apply_app_limit(connection, limit, _unanswered(entries))
     _apply_limit(connection, limit, _unanswered(entries))
-    _write(connection, limit, _unanswered(entries))
-    _read_existing(connection, entries)
-    _update_keys(connection, keyed)
-    return [_result(entry) for entry in entries]
+    if unanswered := _unanswered(entries):
+        _write(connection, limit, unanswered)
+    if existing := [entry for entry in entries if entry.existing is not None]:
+        _read_existing(connection, existing)
+    if keyed:
+        _update_keys(connection, keyed)
+    return [
+        (entry.key_owner or entry).result or StoreUnavailable("the watch was neither found nor written")
+        for entry in entries
+    ]
 
 
 def _unanswered(entries: Iterable[_Entry]) -> list[_Entry]:
     return [entry for entry in entries if entry.result is None and entry.existing is None and entry.key_owner is None]
 
 
-def _result(entry: _Entry) -> RegisteredWatch | BridgeError:
-    if entry.key_owner is not None:
-        return _result(entry.key_owner)
-    return entry.result or StoreUnavailable("the watch was neither found nor written")
-
-
 def _read_existing(connection: Connection, entries: Iterable[_Entry]) -> None:
-    """Answer all entries with watches that exist already, with one query."""
-    existing = [entry for entry in entries if entry.existing is not None]
-    if not existing:
-        return
-    found = queries.several_watches(connection, [entry.existing for entry in existing if entry.existing is not None])
-    for entry in existing:
+    """Answer entries with watches that exist already, with one query."""
+    found = queries.several_watches(connection, [entry.existing or "" for entry in entries])
+    for entry in entries:
         view = found.get(entry.existing or "")
         # One that is missing was deleted by retention a moment ago.
         entry.result = NotFound("there is no such watch") if view is None else RegisteredWatch(view, entry.created)
@@ -149,8 +138,6 @@ def _take_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry
 
     Returns the entries that have their key. The others get their result or their `key_owner` here.
     """
-    if not entries:
-        return []
     groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
     for entry in entries:
         groups[_key_name(entry)].append(entry)
@@ -234,8 +221,6 @@ def _answer_existing(connection: Connection, entries: Sequence[_Entry]) -> list[
 
 
 def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
-    if not limit.per_app:
-        return
     by_app: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         by_app[entry.new.watch.app].append(entry)
@@ -312,52 +297,49 @@ _DELETE_UNWATCHED = delete(tasks).where(
 
 def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
     """Open the tasks or lock them, then insert the watches. Where another transaction was first, its watch counts."""
-    if not entries:
-        return
-    opened = _open_tasks(connection, entries)
+    opened, new_rows = _open_tasks(connection, entries), {entry.new.task for entry in entries}
     in_order = sorted(entries, key=lambda entry: entry.endpoint)
-    inserted = _INSERT_WATCHES.execute(connection, [_watch_values(one, opened[one.key].row) for one in in_order])
+    inserted = _INSERT_WATCHES.execute(connection, [_watch_values(one, opened[one.key]) for one in in_order])
     limit.add(inserted, Counter(entry.new.watch.app for entry in entries))
     written: Sequence[_Entry] = entries
     if inserted < len(entries):
         written = _answer_existing(connection, entries)
-        connection.execute(_DELETE_UNWATCHED, {"those": sorted(one.row.id for one in opened.values() if one.is_new)})
+        connection.execute(_DELETE_UNWATCHED, {"those": sorted(new_rows & {task.row for task in opened.values()})})
     for entry in written:
         entry.result = _registered(entry, opened[entry.key])
-    _mark_existing_tasks(connection, written, opened)
+    marked = [entry for entry in written if opened[entry.key].row not in new_rows and entry.wants_status]
+    if marked:
+        _mark_tasks(connection, marked, opened)
 
 
-def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, _OpenTask]:
+def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, TaskView]:
     """The open tasks of the entries, by key, their rows locked: settling waits until the watches are there."""
     replica = entries[0].replica
     owner = replicas.owner_of_new(connection, replica)
     by_key: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         by_key[entry.key].append(entry)
-    opened: dict[str, _OpenTask] = {}
+    opened: dict[str, TaskView] = {}
     # Repeated while a task is settled between our insert and our lock: it then closes, and we open another.
     while missing := sorted(by_key.keys() - opened.keys()):
-        firsts = {key: by_key[key][0] for key in missing}
         inserted = _INSERT_TASKS.execute(connection, [_task_values(key, by_key[key], owner) for key in missing])
         if inserted == len(missing):
-            return opened | {key: _new_task(entry, owner) for key, entry in firsts.items()}
+            return opened | {key: _new_task(by_key[key][0], owner) for key in missing}
         for row in connection.execute(_LOCK_OPEN_TASKS, {"those": missing}):
-            is_new = row.id == firsts[row.key].new.task
-            opened[row.key] = _OpenTask(task_row(row, status_update_due=False), task_view(row, row.id), is_new)
+            opened[row.key] = task_view(row, row.id)
     return opened
 
 
-def _new_task(entry: _Entry, owner: str | None) -> _OpenTask:
-    new, watch, facts = entry.new, entry.new.watch, TaskFacts(task_class=entry.task_class)
-    row = TaskRow(new.task, watch.task_id, new.credential, opened_at=watch.created_at, facts=facts)
-    view = TaskView(new.task, owner, row.snapshot, PollNote(0, None, None, facts=facts), credential=new.credential)
-    return _OpenTask(row, view, is_new=True)
+def _new_task(entry: _Entry, owner: str | None) -> TaskView:
+    new, watch = entry.new, entry.new.watch
+    facts = NO_FACTS if entry.task_class is None else TaskFacts(task_class=entry.task_class)
+    return TaskView(new.task, watch.task_id, new.credential, opened_at=watch.created_at, facts=facts, owner=owner)
 
 
 def _task_values(key: str, entries: Sequence[_Entry], owner: str | None) -> tuple[Any, ...]:
     new, replica = entries[0].new, entries[0].replica
     elsewhere = owner not in {None, replica.id}
-    wants = any(wants_status(entry.new.watch.events) for entry in entries)
+    wants = any(entry.wants_status for entry in entries)
     watch = new.watch
     return (
         *(new.task, key, watch.task_id, new.credential, _UNKNOWN, 0, owner, elsewhere, wants, watch.created_at),
@@ -365,11 +347,11 @@ def _task_values(key: str, entries: Sequence[_Entry], owner: str | None) -> tupl
     )
 
 
-def _watch_values(entry: _Entry, task: TaskRow) -> tuple[Any, ...]:
+def _watch_values(entry: _Entry, task: TaskView) -> tuple[Any, ...]:
     new, watch = entry.new, entry.new.watch
     encrypted = new.encrypted
     return (
-        *(watch.id, watch.app, task.id, watch.task_id, watch.callback_url, new.host, entry.endpoint),
+        *(watch.id, watch.app, task.row, watch.task_id, watch.callback_url, new.host, entry.endpoint),
         *(events_text(watch.events), watch.context, new.options, watch.state.value),
         *(watch.created_at, watch.deadline_at, watch.timeout_seconds, ",".join(watch.header_names)),
         *(encrypted.headers, encrypted.secret, encrypted.api_key, watch.model, watch.body),
@@ -377,20 +359,21 @@ def _watch_values(entry: _Entry, task: TaskRow) -> tuple[Any, ...]:
     )
 
 
-def _registered(entry: _Entry, opened: _OpenTask) -> RegisteredWatch:
-    row = replace(opened.row, status_update_due=True) if wants_status(entry.new.watch.events) else opened.row
-    if row.facts.task_class is None and entry.task_class is not None:
-        row = replace(row, facts=replace(row.facts, task_class=entry.task_class))
-    task = row if opened.view.owner == entry.replica.id else None
-    return RegisteredWatch(WatchView(entry.new.watch, opened.view), created=True, task=task)
+def _registered(entry: _Entry, task: TaskView) -> RegisteredWatch:
+    polled: TaskView | None = None
+    if task.owner == entry.replica.id:
+        facts = task.facts
+        if facts.task_class is None and entry.task_class is not None:
+            facts = replace(facts, task_class=entry.task_class)
+        polled = task._replace(status_update_due=entry.wants_status, facts=facts)
+    return RegisteredWatch(WatchView(entry.new.watch, task), created=True, task=polled)
 
 
-def _mark_existing_tasks(connection: Connection, written: Sequence[_Entry], opened: Mapping[str, _OpenTask]) -> None:
+def _mark_tasks(connection: Connection, entries: Sequence[_Entry], opened: Mapping[str, TaskView]) -> None:
     """Mark tasks that existed before and whose status a new watch asks for. Another owner then loads them again."""
     marks = [
-        {"row": task.row.id, "elsewhere": task.view.owner not in {None, entry.replica.id}, "wants": True}
-        for entry in written
-        if not (task := opened[entry.key]).is_new and wants_status(entry.new.watch.events)
+        {"row": task.row, "elsewhere": task.owner not in {None, entry.replica.id}, "wants": True}
+        for entry in entries
+        for task in (opened[entry.key],)
     ]
-    if marks:
-        connection.execute(_MARK_TASK, sorted(marks, key=lambda mark: str(mark["row"])))
+    connection.execute(_MARK_TASK, sorted(marks, key=lambda mark: str(mark["row"])))

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_co
 from bridge.core.errors import LostClaim, StoreUnavailable
 from bridge.store.bulk_statements import BulkQuery, Query
 from bridge.store.database import Database
-from bridge.store.records import TaskRow
-from bridge.store.row_mapping import task_row
+from bridge.store.records import TaskView
+from bridge.store.row_mapping import task_view
 from bridge.store.schema import outbox, replicas, tasks, unindexed
 
 LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart
@@ -171,7 +171,7 @@ _DELETE_DEAD = delete(replicas).where(
 )
 
 
-def adopt(connection: Connection, replica: Replica, limit: int) -> list[TaskRow]:
+def adopt(connection: Connection, replica: Replica, limit: int) -> list[TaskView]:
     """Take over tasks that no replica polls, and reload own tasks that others changed: up to `limit` of each kind.
 
     A task that another replica closed, because its last watch was cancelled there, is returned once more, as closed.
@@ -191,7 +191,7 @@ def adopt(connection: Connection, replica: Replica, limit: int) -> list[TaskRow]
     rows = connection.execute(_TAKE_OVER, {"ids": sorted(found), "replica": replica.id}).all() if found else []
     if dead:
         connection.execute(_DELETE_DEAD, {"dead": dead})
-    return [task_row(row, status_update_due=row.wants_status) for row in rows]
+    return [task_view(row, row.id)._replace(status_update_due=row.wants_status) for row in rows]
 
 
 # --- handing over -------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from bridge.core.model import (
 )
 from bridge.core.trace_context import TraceContext
 from bridge.store.encryption import Cipher
-from bridge.store.records import DeliveryView, PollNote, TaskRow, TaskView
+from bridge.store.records import DeliveryView, TaskView
 
 # Calling an enum takes 0.4 µs, a dictionary 0.05; a row holds up to six of them.
 _STATES: Mapping[str, WatchState] = {state.value: state for state in WatchState}
@@ -98,7 +98,7 @@ def wants_status(events: frozenset[EventType]) -> bool:
 
 
 SNAPSHOT = ("status", "progress", "url", "format", "metadata", "error")
-NOTE = ("polls", "last_polled_at", "next_poll_at", "poll_error")
+POLLS = ("polls", "last_polled_at", "next_poll_at", "poll_error")
 FACTS = ("task_model", "submitted_at", "finished_at", "seen_at", "task_class")
 
 
@@ -109,11 +109,11 @@ def snapshot_values(snapshot: TaskSnapshot) -> tuple[Any, ...]:
     return snapshot.status.value, snapshot.progress, snapshot.url, snapshot.format, metadata, error
 
 
-def note_values(note: PollNote, *, last: bool) -> tuple[Any, ...]:
-    """The values of the columns in NOTE. After the `last` poll there is no next one."""
-    error = note.last_error
-    error_text = None if error is None else orjson.dumps([error.code, error.message, note.last_error_at]).decode()
-    return note.polls, note.last_polled_at, None if last else note.next_poll_at, error_text
+def poll_values(task: TaskView, *, last: bool) -> tuple[Any, ...]:
+    """The values of the columns in POLLS. After the `last` poll there is no next one."""
+    error = task.last_error
+    error_text = None if error is None else orjson.dumps([error.code, error.message, task.last_error_at]).decode()
+    return task.polls, task.last_polled_at, None if last else task.next_poll_at, error_text
 
 
 def facts_values(facts: TaskFacts) -> tuple[Any, ...]:
@@ -154,21 +154,24 @@ def _plain_snapshot(status: str, progress: int | None) -> TaskSnapshot:
     return UNSEEN if status == "unknown" and progress is None else TaskSnapshot(TaskStatus(status), progress)
 
 
-def task_row(row: Row[Any], *, status_update_due: bool) -> TaskRow:
-    """A row of `tasks` as its owner loads it."""
-    return TaskRow(
-        *(row.id, row.task_id, row.credential, snapshot_of(row), row.polls, row.last_polled_at, status_update_due),
-        *(row.opened_at, facts_of(row)),
-        closed=row.closed_at is not None,
-    )
-
-
 def task_view(row: Row[Any], row_id: str) -> TaskView:
-    """A row of `tasks` as it is shown in a watch."""
+    """The task in a row of `tasks`, or of a watch with its task."""
     code, message, at = (None, None, None) if row.poll_error is None else orjson.loads(row.poll_error)
-    error = None if row.poll_error is None else Problem(code, message)
-    note = PollNote(row.polls, row.last_polled_at, row.next_poll_at, error, at, facts_of(row))
-    return TaskView(row_id, row.owner, snapshot_of(row), note, row.closed_at is not None, row.credential)
+    return TaskView(
+        row_id,
+        row.task_id,
+        row.credential,
+        snapshot_of(row),
+        row.polls,
+        row.last_polled_at,
+        opened_at=row.opened_at,
+        facts=facts_of(row),
+        owner=row.owner,
+        closed=row.closed_at is not None,
+        next_poll_at=row.next_poll_at,
+        last_error=None if row.poll_error is None else Problem(code, message),
+        last_error_at=at,
+    )
 
 
 def delivery_view(row: Row[Any], app: str) -> DeliveryView:

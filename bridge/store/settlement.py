@@ -31,12 +31,12 @@ from bridge.store.records import CancelledWatch, Changed, Settlement, StatusChan
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import (
     FACTS,
-    NOTE,
+    POLLS,
     SNAPSHOT,
     events_of,
     facts_values,
-    note_values,
     pending_delivery,
+    poll_values,
     snapshot_values,
     trace_of,
     wants_status,
@@ -63,10 +63,10 @@ def settle(
     The new deliveries are claimed for this replica, for `lease_seconds`. The result is LostClaim for a task that this
     replica does not own, or that is closed.
     """
-    owned = replicas.lock_own(connection, replica, [item.task for item in items])
+    owned = replicas.lock_own(connection, replica, [item.task.row for item in items])
     active = _active_watches(connection, owned)
     writes = _Writes(replica, cipher, lease_seconds)
-    results = [_settled(item, active, writes) if item.task in owned else _lost() for item in items]
+    results = [_settled(item, active, writes) if item.task.row in owned else _lost() for item in items]
     writes.execute(connection)
     return results
 
@@ -78,11 +78,11 @@ def record_statuses(
 
     Claims and LostClaim as for `settle`.
     """
-    owned = replicas.lock_own(connection, replica, [item.task for item in items])
+    owned = replicas.lock_own(connection, replica, [item.task.row for item in items])
     active = _active_watches(connection, owned)
     existing = _existing_events(connection, items, active)
     writes = _Writes(replica, cipher, lease_seconds)
-    results = [_recorded(item, active, existing, writes) if item.task in owned else _lost() for item in items]
+    results = [_recorded(item, active, existing, writes) if item.task.row in owned else _lost() for item in items]
     writes.execute(connection)
     return results
 
@@ -108,7 +108,7 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
     claimed: list[PendingDelivery] = []
     errors: dict[str, Problem] = {}
     failed: TaskSnapshot | None = None
-    for row in active[item.task]:
+    for row in active[item.task.row]:
         watch = watch_of(row)
         ending = item.ending(watch)
         if ending is None:
@@ -126,10 +126,10 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
         failed = ending.task if ending.outcome is Outcome.FAILED else failed
         if ending.error is not None:
             errors[watch.id] = ending.error
-    active[item.task] = remaining  # for another settlement of the same task in this transaction
+    active[item.task.row] = remaining  # for another settlement of the same task in this transaction
     # A failure that no second answer confirmed is not in the task's snapshot. It is the last word when the task closes.
     if failed is not None and not remaining:
-        item = replace(item, snapshot=failed)
+        item = replace(item, task=item.task._replace(snapshot=failed))
     writes.set_task(item, closed=not remaining)
     touched, apps = tuple(watch.id for watch in settled), frozenset(watch.app for watch in settled)
     return Changed(tuple(settled), touched, tuple(claimed), not remaining, errors, apps)
@@ -138,7 +138,7 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
 def _recorded(
     item: StatusChange, active: Mapping[str, Sequence[Row[Any]]], existing: set[tuple[str, str]], writes: "_Writes"
 ) -> Changed:
-    rows = active.get(item.task, ())
+    rows = active.get(item.task.row, ())
     claimed: list[PendingDelivery] = []
     apps: set[str] = set()
     for row in _asked_for(item, rows):
@@ -169,7 +169,7 @@ def _existing_events(
     connection: Connection, items: Sequence[StatusChange], active: Mapping[str, Sequence[Row[Any]]]
 ) -> set[tuple[str, str]]:
     """The events (watch id, type) that exist already for the watches that asked for one of these."""
-    those = sorted({row.id for item in items for row in _asked_for(item, active.get(item.task, ()))})
+    those = sorted({row.id for item in items for row in _asked_for(item, active.get(item.task.row, ()))})
     if not those:
         return set()
     return {(row.watch_id, row.type) for row in connection.execute(_EXISTING_EVENTS, {"those": those})}
@@ -177,7 +177,7 @@ def _existing_events(
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
-_TASK = "id", *SNAPSHOT, *NOTE, *FACTS, "queued_at", "in_progress_at"
+_TASK = "id", *SNAPSHOT, *POLLS, *FACTS, "queued_at", "in_progress_at"
 # Only the end of a task sets `closed_at`: SQLite writes the indexes whose condition names a column that is set.
 _UPDATE_TASKS = updating(tasks, _TASK, once=("queued_at", "in_progress_at"))
 _CLOSE_TASKS = updating(tasks, (*_TASK, "closed_at"), once=("queued_at", "in_progress_at"))
@@ -209,13 +209,14 @@ class _Writes:
 
     def set_task(self, item: Settlement | StatusChange, *, closed: bool) -> None:
         """Add a task's new values."""
-        status, earlier = item.snapshot.status, self.tasks.get(item.task, (None, None))
+        task = item.task
+        status, earlier = task.snapshot.status, self.tasks.get(task.row, (None, None))
         queued = earlier[-2] or (item.at if status is TaskStatus.QUEUED else None)
         in_progress = earlier[-1] or (item.at if status is TaskStatus.IN_PROGRESS else None)
-        values = *snapshot_values(item.snapshot), *note_values(item.note, last=closed), *facts_values(item.note.facts)
-        self.tasks[item.task] = (item.task, *values, queued, in_progress)
+        values = *snapshot_values(task.snapshot), *poll_values(task, last=closed), *facts_values(task.facts)
+        self.tasks[task.row] = (task.row, *values, queued, in_progress)
         if closed:
-            self.closed[item.task] = item.at
+            self.closed[task.row] = item.at
 
     def add_event(self, row: Row[Any], event: Event) -> None:
         """Add an event of a watch."""

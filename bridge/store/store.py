@@ -55,7 +55,7 @@ from bridge.store.records import (
     Settlement,
     StatusChange,
     StoredEvent,
-    TaskRow,
+    TaskView,
     WatchQuery,
     WatchView,
 )
@@ -97,7 +97,7 @@ class Store:
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
         self._late_results = 0  # writes that succeeded after their caller had given up
-        self.on_late_task: Callable[[TaskRow], None] = lambda _: None  # registered after its caller had given up
+        self.on_late_task: Callable[[TaskView], None] = lambda _: None  # registered after its caller had given up
         self.on_cancelled: Callable[[CancelledWatch], None] = lambda _: None  # also after its caller had given up
         writer.on_late_result = self._add_late_result
 
@@ -196,7 +196,7 @@ class Store:
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
-    async def own_tasks(self) -> list[TaskRow]:
+    async def own_tasks(self) -> list[TaskView]:
         """Every open task that this replica owns: what it polls after a start. May take 60 s."""
         return await self._readers.run(
             partial(self._database.read, queries.own_tasks, self.replica), self._loading_limits
@@ -355,7 +355,7 @@ class Store:
         """Join under a new id, owning no task."""
         self.replica = await self._writer.run(replicas.join, self._database)
 
-    async def adopt(self, limit: int) -> Sequence[TaskRow]:
+    async def adopt(self, limit: int) -> Sequence[TaskView]:
         """Take over up to `limit` open tasks that no replica polls, and reload own tasks that others changed."""
         return await self._writer.run(replicas.adopt, self.replica, limit)
 

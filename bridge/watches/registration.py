@@ -27,7 +27,7 @@ from bridge.store.records import (
     Idempotency,
     NewWatch,
     RegisteredWatch,
-    TaskRow,
+    TaskView,
     WatchView,
 )
 from bridge.store.store import Store
@@ -43,7 +43,7 @@ _log = get_logger("registration")
 class TaskPoller(Protocol):
     """The poller of `polling`, as registrations and cancellations need it."""
 
-    def add(self, task: TaskRow, api_key: str | None = None, /) -> None:
+    def add(self, task: TaskView, api_key: str | None = None, /) -> None:
         """Polls a task from now on. `api_key` is the key of a credential other than the configured one."""
 
     def look_again(self, task_row: str, /) -> None:

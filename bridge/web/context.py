@@ -13,7 +13,7 @@ from bridge.callback.sender import Sender
 from bridge.core.signing import Signer
 from bridge.delivery.receivers import Receivers
 from bridge.maintenance.health import Health
-from bridge.polling.state import LiveTask
+from bridge.store.records import TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
@@ -28,7 +28,7 @@ from bridge.web.sse import HEARTBEAT_SECONDS, LONGEST_SECONDS
 class LivePoller(Protocol):
     """What handlers use of the poller."""
 
-    def live(self, task_row: str) -> LiveTask | None:
+    def live(self, task_row: str) -> TaskView | None:
         """Returns what this replica knows of a task; None for a task that it does not poll."""
 
 

@@ -14,8 +14,8 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
-from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
-from bridge.store.records import DeliveryView, PollNote, TaskView, WatchView
+from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.store.row_mapping import SUPERSEDED
 from bridge.store.watch_filters import LAST_PART
 from bridge.web.dashboard.alert import Level
@@ -24,13 +24,12 @@ from bridge.web.dashboard.diagnosis import Diagnosis, diagnose, of_paused_receiv
 NOW = 1_795_446_245.0
 WATCH = Watch("wat_1", "shop", "task_1", "https://a.example/hook", TERMINAL_EVENTS, b"null", NOW, NOW + 3600, 3600.0)
 RUNNING = TaskSnapshot(TaskStatus.IN_PROGRESS, 50)
-VIEW = WatchView(WATCH, TaskView("row", "local", RUNNING, PollNote(3, NOW - 5, NOW + 5, None, None)))
-NOTE = PollNote(3, NOW - 5, NOW + 5)
-LIVE = LiveTask(RUNNING, NOTE)
+LIVE = TaskView("row", "task_1", "local", RUNNING, 3, NOW - 5, next_poll_at=NOW + 5)
+VIEW = WatchView(WATCH, LIVE)
 REFUSED = Problem("connection_failed", "connection refused")
 
 
-def found(view: WatchView = VIEW, live: LiveTask | None = LIVE, at: float = NOW, **key: CredentialStatus) -> Diagnosis:
+def found(view: WatchView = VIEW, live: TaskView | None = LIVE, at: float = NOW, **key: CredentialStatus) -> Diagnosis:
     diagnosis = diagnose(view, live, key, at, shared=True)
     assert diagnosis is not None
     return diagnosis
@@ -54,25 +53,25 @@ def test_a_callback_to_a_paused_receiver_has_no_next_attempt() -> None:
 
 
 def test_two_failed_polls_in_a_row_are_a_problem_and_one_is_not() -> None:
-    failed = LiveTask(RUNNING, replace(NOTE, last_error=REFUSED), failures=2)
+    failed = LIVE._replace(last_error=REFUSED, failures=2)
     assert found(live=failed) == Diagnosis(Level.WARN, "2 polls in a row failed, next in 5 s: connection refused.")
-    assert diagnose(VIEW, replace(failed, failures=1), {}, NOW, shared=True) is None
+    assert diagnose(VIEW, failed._replace(failures=1), {}, NOW, shared=True) is None
 
 
 def test_a_failure_that_awaits_confirmation_is_the_problem_of_its_task() -> None:
-    doubted = LiveTask(RUNNING, replace(NOTE, last_error=Problem("failure_unconfirmed", "vendor is busy")))
+    doubted = LIVE._replace(last_error=Problem("failure_unconfirmed", "vendor is busy"))
     explanation = "A failure is being confirmed, next in 5 s: vendor is busy."
     assert found(live=doubted) == Diagnosis(Level.WARN, explanation.replace("next", "next poll"))
-    assert found(live=replace(doubted, failures=3)).explanation.startswith("A failure is being confirmed")
+    assert found(live=doubted._replace(failures=3)).explanation.startswith("A failure is being confirmed")
 
 
 def test_a_late_poll_is_a_problem() -> None:
-    late = LiveTask(RUNNING, replace(NOTE, next_poll_at=NOW - 42))
+    late = LIVE._replace(next_poll_at=NOW - 42)
     assert found(live=late) == Diagnosis(Level.BAD, "The next poll is 42 s late.")
 
 
 def test_a_task_without_an_owner_is_a_problem_where_there_are_several_replicas() -> None:
-    unowned = replace(VIEW, task=replace(VIEW.task, owner=None))
+    unowned = replace(VIEW, task=VIEW.task._replace(owner=None))
     assert "takes it over within 15 s" in found(unowned, None).explanation
     assert diagnose(unowned, None, {}, NOW, shared=False) is None
 
@@ -82,13 +81,13 @@ def test_a_task_without_an_owner_is_a_problem_where_there_are_several_replicas()
 )
 def test_a_key_that_amux_does_not_accept_is_the_problem(state: CredentialState, level: Level) -> None:
     key = CredentialStatus("local", state, NOW - 60, None, "Invalid token.")
-    view = replace(VIEW, task=replace(VIEW.task, credential="local"))
-    assert found(view, replace(LIVE, failures=9), local=key) == Diagnosis(level, "Polls are paused: Invalid token.")
+    view = replace(VIEW, task=VIEW.task._replace(credential="local"))
+    assert found(view, LIVE._replace(failures=9), local=key) == Diagnosis(level, "Polls are paused: Invalid token.")
 
 
 def test_a_deadline_is_mentioned_in_the_last_tenth_of_the_time() -> None:
     near = WATCH.deadline_at - WATCH.timeout_seconds * LAST_PART
-    live = LiveTask(RUNNING, replace(NOTE, next_poll_at=None))
+    live = LIVE._replace(next_poll_at=None)
     assert diagnose(VIEW, live, {}, near - 1, shared=True) is None
     assert found(live=live, at=near) == Diagnosis(
         Level.NOTE, "The watch times out in 6 min unless the task ends before."

@@ -14,9 +14,8 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
-from bridge.polling.state import LiveTask
 from bridge.store.dashboard_queries import WatchHistory
-from bridge.store.records import PollNote, TaskView, WatchView
+from bridge.store.records import TaskView, WatchView
 from bridge.web.dashboard.timeline import timeline
 
 T0 = 1_795_446_245.0
@@ -25,36 +24,43 @@ WATCH = Watch("wat_1", "shop", "task_1", "https://a.example/hook?q=1", TERMINAL_
 ENDED = replace(WATCH, state=WatchState.SETTLED, outcome=Outcome.UNAVAILABLE, settled_at=T0 + 70)
 
 
-def history(watch: Watch, note: PollNote, end_error: Problem | None = None, status: str = "unknown") -> WatchHistory:
-    view = WatchView(watch, TaskView("row", "local", TaskSnapshot(TaskStatus(status)), note))
+def polled(polls: int, at: float | None, status: TaskStatus = TaskStatus.UNKNOWN) -> TaskView:
+    """A task; its one failed poll was at 69.5 s."""
+    snapshot = TaskSnapshot(status)
+    return TaskView(
+        "row", "task_1", "configured", snapshot, polls, at, last_error=UNKNOWN_TASK, last_error_at=T0 + 69.5
+    )
+
+
+def history(watch: Watch, task: TaskView, end_error: Problem | None = None) -> WatchHistory:
+    view = WatchView(watch, task)
     ended_at = watch.settled_at
     built = [] if ended_at is None else [(EventType.UNAVAILABLE, ended_at)]
     return WatchHistory(view, ended_at, built, {}, end_error=end_error)
 
 
-def entry(of: WatchHistory, kind: str, live: LiveTask | None = None) -> dict[str, Any]:
+def entry(of: WatchHistory, kind: str, live: TaskView | None = None) -> dict[str, Any]:
     [found] = [one for one in timeline(of, live) if one["kind"] == kind]
     return found
 
 
 def test_the_settled_entry_has_the_terminal_events_error() -> None:
-    note = PollNote(8, T0 + 69, None, UNKNOWN_TASK, T0 + 69.5)
-    settled = entry(history(ENDED, note, UNKNOWN_TASK), "settled")
+    settled = entry(history(ENDED, polled(8, T0 + 69), UNKNOWN_TASK), "settled")
     assert settled["title"] == "Settled: amux no longer gives the task's status"
     assert settled["text"] == "amux knows no such task."
 
 
 def test_a_failed_last_poll_is_shown_after_the_end_too() -> None:
-    polled = entry(history(ENDED, PollNote(8, T0 + 69, None, UNKNOWN_TASK, T0 + 69.5)), "polled")
-    assert (polled["title"], polled["level"]) == ("Poll 8: failed", "warn")
-    assert polled["text"] == "amux knows no such task."
+    last_poll = entry(history(ENDED, polled(8, T0 + 69)), "polled")
+    assert (last_poll["title"], last_poll["level"]) == ("Poll 8: failed", "warn")
+    assert last_poll["text"] == "amux knows no such task."
 
 
 def test_an_error_before_a_successful_poll_is_not_shown() -> None:
-    note = PollNote(9, T0 + 80, None, UNKNOWN_TASK, T0 + 69.5)
-    polled = entry(history(replace(ENDED, outcome=Outcome.COMPLETED), note, status="completed"), "polled")
-    assert (polled["title"], polled["level"]) == ("Poll 9: completed", "")
-    assert "text" not in polled
+    completed = replace(ENDED, outcome=Outcome.COMPLETED)
+    last_poll = entry(history(completed, polled(9, T0 + 80, TaskStatus.COMPLETED)), "polled")
+    assert (last_poll["title"], last_poll["level"]) == ("Poll 9: completed", "")
+    assert "text" not in last_poll
 
 
 def test_who_did_what_is_in_the_timeline() -> None:
@@ -65,7 +71,7 @@ def test_who_did_what_is_in_the_timeline() -> None:
         AuditEntry(T0 + 3, Action.RESENT, app, "wat_1", "evt_1"),
         AuditEntry(T0 + 4, Action.CANCELLED, app, "wat_1"),
     )
-    cancelled = history(replace(WATCH, state=WatchState.CANCELLED), PollNote(0, None, None))
+    cancelled = history(replace(WATCH, state=WatchState.CANCELLED), polled(0, None))
     found = timeline(replace(cancelled, ended_at=T0 + 4, view=replace(cancelled.view, audit=entries)), None)
     assert [(one["at"], one["title"], one.get("delivery")) for one in found[1:]] == [
         (T0 + 1, "Receiver paused by ops (operator)", None),

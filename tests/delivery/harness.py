@@ -28,9 +28,18 @@ from bridge.core.watch import Ending
 from bridge.delivery.deliverer import Deliverer
 from bridge.store.lease import Lease
 from bridge.store.open import open_store
-from bridge.store.records import DeliveryView, EncryptedFields, NewWatch, PollNote, Settlement, StatusChange
+from bridge.store.records import (
+    CONFIGURED,
+    DeliveryView,
+    EncryptedFields,
+    NewWatch,
+    Settlement,
+    StatusChange,
+    TaskView,
+)
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
+from tests.store.builders import polled_task
 from tests.waiting import SAFETY_SECONDS
 
 SECRET = new_secret(b"s" * 32)
@@ -290,7 +299,7 @@ class Harness:
         def event(watch: Watch) -> Any:
             return status_event(watch, EventType.IN_PROGRESS, snapshot, now)
 
-        change = StatusChange(task, snapshot, PollNote(1, now, now + 5), now, EventType.IN_PROGRESS, event)
+        change = StatusChange(polled_task(self.store, task, snapshot), now, EventType.IN_PROGRESS, event)
         return list((await self.store.record_status(change)).claimed)
 
     def _new(
@@ -310,9 +319,7 @@ class Harness:
 def settlement(task: str, at: float) -> Settlement:
     """A task's success, which settles every watch on it."""
     return Settlement(
-        task,
-        DONE,
-        PollNote(1, at, None),
+        TaskView(task, "task_1", CONFIGURED, DONE, 1, at),
         at,
         lambda _watch: Ending(Outcome.COMPLETED, DONE),
         lambda watch, ending: terminal_event(watch, ending, at, None),

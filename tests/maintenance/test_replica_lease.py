@@ -7,7 +7,7 @@ import pytest
 
 from bridge.maintenance.replica_lease import ReplicaLease
 from bridge.store.lease import Lease
-from bridge.store.records import TaskRow
+from bridge.store.records import TaskView
 from bridge.store.replicas import LEASE_SECONDS
 from bridge.store.store import Store
 from tests.store.builders import execute, new_watch, register_watch
@@ -24,8 +24,8 @@ class Work:
     def owned(self) -> int:
         return len(self.tasks)
 
-    def add(self, task: TaskRow, _key: str | None = None) -> None:
-        self.tasks.append(task.id)
+    def add(self, task: TaskView, _key: str | None = None) -> None:
+        self.tasks.append(task.row)
 
     def drop(self, task_row: str) -> None:
         self.tasks.remove(task_row)

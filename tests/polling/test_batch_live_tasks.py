@@ -34,7 +34,7 @@ async def test_live_tasks_end_by_single_reads_and_get_their_class_from_a_batch(
     await sandbox.polled(task_id, 5)
     live_task = poller.live(watch.task_row)
     assert live_task is not None
-    assert live_task.note.facts.task_class == f"amux {platform.value} veo"
+    assert live_task.facts.task_class == f"amux {platform.value} veo"
     assert sandbox.batches.read[task_id] <= 2
     sandbox.change(task_id, Behaviour(queue_seconds=0, run_seconds=0, platform=platform))
     await batch_harness.until(lambda: poller.owned == 0)

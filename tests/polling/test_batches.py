@@ -56,8 +56,8 @@ async def test_tasks_that_run_are_read_in_batches_only_and_one_of_a_platform_sin
     assert max(bench.amux.polls.values()) == 1
     live_task = bench.poller.live(bench.watches["task_3"].task_row)
     assert live_task is not None
-    assert live_task.note.polls >= 7
-    assert live_task.note.facts.model == "model-50"
+    assert live_task.polls >= 7
+    assert live_task.facts.model == "model-50"
 
 
 async def test_a_new_task_s_first_read_is_a_batch_where_the_lane_is_open(bench: Bench) -> None:
@@ -90,7 +90,7 @@ async def test_status_events_and_the_progress_come_from_batches_too(bench: Bench
     live_task = bench.poller.live(watch.task_row)
     assert live_task is not None
     assert live_task.snapshot.progress == 60
-    assert live_task.note.next_poll_at == pytest.approx(bench.harness.store.now(), abs=1)
+    assert live_task.next_poll_at == pytest.approx(bench.harness.store.now(), abs=1)
     bench.amux.batch = lambda ids: rows(*(row(each, "SUCCESS", result_url=VIDEO) for each in ids))
     await bench.end()
     assert bench.harness.event_types(watch) == ["video.queued", "video.in_progress", "video.completed"]

@@ -25,9 +25,9 @@ from bridge.polling.state import (
     CredentialState,
     Phase,
     PolledTask,
-    live_task,
+    next_poll_of,
+    task_view,
 )
-from bridge.store.records import PollNote
 
 POLICY = PollPolicy()
 RUNNING = TaskRecord(TaskStatus.IN_PROGRESS)
@@ -101,15 +101,18 @@ def test_a_task_is_shown_with_the_times_of_its_last_and_its_next_poll(task: Poll
     task.started, task.due = 90.0, 108.0
     task.submitted_at = 4_900.0
     task.note(TransientError("timeout", "t"), 91.0)
-    shown = live_task(task, clocks)
-    assert (shown.snapshot, shown.failures) == (task.snapshot, 1)
-    assert shown.note == PollNote(0, 4_990.0, 5_008.0, Problem("timeout", "t"), 4_991.0, task.facts)
+    shown = task_view(task, task.due, clocks)
+    assert (shown.row, shown.task_id, shown.credential) == ("row", "task", "name")
+    assert (shown.snapshot, shown.polls, shown.failures, shown.facts) == (task.snapshot, 0, 1, task.facts)
+    assert (shown.last_polled_at, shown.next_poll_at) == (4_990.0, 5_008.0)
+    assert (shown.last_error, shown.last_error_at) == (Problem("timeout", "t"), 4_991.0)
+    assert next_poll_of(task, 100.0) == 108.0
     task.credential.resumes_at = 130.0
-    assert live_task(task, clocks).note.next_poll_at == 5_030.0
+    assert next_poll_of(task, 100.0) == 130.0
     task.phase = Phase.POLLING
-    assert live_task(task, clocks).note.next_poll_at == 5_000.0
+    assert next_poll_of(task, 100.0) == 100.0
     task.snapshot = TaskSnapshot(TaskStatus.COMPLETED)
-    assert live_task(task, clocks).note.next_poll_at is None
+    assert next_poll_of(task, 100.0) is None
 
 
 @pytest.mark.parametrize(("pause", "throttles"), [(14.999, 2), (15.0, 1), (1000.0, 1)])

@@ -8,7 +8,7 @@ import pytest
 from bridge.core.model import TERMINAL_EVENTS, EventType
 from bridge.polling.result_writer import StatusUpdate
 from bridge.polling.state import Phase
-from bridge.store.records import CONFIGURED, TaskRow
+from bridge.store.records import CONFIGURED, TaskView
 from tests.polling.harness import DONE, RUNNING, Harness, hold_status_writes
 
 
@@ -52,7 +52,7 @@ async def test_tasks_are_not_loaded_when_this_replica_gets_another_id_meanwhile(
     await harness.register(harness.sandbox.create_task(RUNNING))
     own_tasks = harness.store.own_tasks
 
-    async def rejoin_meanwhile() -> list[TaskRow]:
+    async def rejoin_meanwhile() -> list[TaskView]:
         rows = await own_tasks()
         harness.store.replica = replace(harness.store.replica, epoch=harness.store.replica.epoch + 1)
         return rows

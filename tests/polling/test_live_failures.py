@@ -10,8 +10,7 @@ from bridge.amux.client import AmuxClient
 from bridge.core.model import Outcome, TaskStatus, WatchState
 from bridge.core.schedule import PollPolicy
 from bridge.polling.poller import Poller
-from bridge.polling.state import LiveTask
-from bridge.store.records import RegisteredWatch
+from bridge.store.records import RegisteredWatch, TaskView
 from tests.polling.harness import Harness
 from tests.polling.scripted_amux import Answer, ScriptedAmux, live, row, scripted_amux
 
@@ -43,7 +42,7 @@ async def watch_of(
     return poller, await harness.register("task_1", poller, lasts=lasts)
 
 
-def live_task(poller: Poller, watch: RegisteredWatch) -> LiveTask:
+def live_task(poller: Poller, watch: RegisteredWatch) -> TaskView:
     task = poller.live(watch.task_row)
     assert task is not None
     return task
@@ -102,16 +101,16 @@ async def test_a_watch_shows_that_a_failure_is_being_confirmed_and_no_longer_whe
 ) -> None:
     policy = PollPolicy(first_delay=0.01, interval=0.5, max_interval=0.5)
     poller, watch = await watch_of(harness, scripted, live("processing"), BUSY, live("processing"), policy=policy)
-    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).last_error is not None)
     task = live_task(poller, watch)
     assert task.snapshot.status is TaskStatus.IN_PROGRESS
-    assert task.note.last_error is not None
-    assert (task.note.last_error.code, task.note.last_error.message) == ("failure_unconfirmed", "vendor is busy")
-    assert task.note.last_error_at == pytest.approx(harness.store.now(), abs=1)
-    assert task.note.next_poll_at == pytest.approx(harness.store.now() + 0.5, abs=0.4)
+    assert task.last_error is not None
+    assert (task.last_error.code, task.last_error.message) == ("failure_unconfirmed", "vendor is busy")
+    assert task.last_error_at == pytest.approx(harness.store.now(), abs=1)
+    assert task.next_poll_at == pytest.approx(harness.store.now() + 0.5, abs=0.4)
     assert task.failures == 0
-    await harness.until(lambda: live_task(poller, watch).note.polls >= 3)
-    await harness.until(lambda: live_task(poller, watch).note.last_error is None)
+    await harness.until(lambda: live_task(poller, watch).polls >= 3)
+    await harness.until(lambda: live_task(poller, watch).last_error is None)
     assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
 
 
@@ -121,7 +120,7 @@ async def test_the_store_has_an_unconfirmed_failure_too(
     """Another replica, which does not own the task, shows what the store has."""
     _, watch = await watch_of(harness, scripted, BUSY, policy=SLOW)
     await harness.until(lambda: watch.watch.id in harness.announced)
-    note = (await harness.view(watch)).task.note
+    note = (await harness.view(watch)).task
     assert note.last_error is not None
     assert (note.last_error.code, note.last_error.message) == ("failure_unconfirmed", "vendor is busy")
 
@@ -131,7 +130,7 @@ async def test_a_deadline_before_the_confirmation_ends_a_watch_as_failed(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient], last: Answer
 ) -> None:
     poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=1.0)
-    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).last_error is not None)
     await harness.past_deadline()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
@@ -153,7 +152,7 @@ async def test_a_last_poll_that_clears_a_failure_is_the_last_word(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient], last: Answer, outcome: Outcome
 ) -> None:
     poller, watch = await watch_of(harness, scripted, BUSY, last, policy=SLOW, lasts=1.0)
-    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).last_error is not None)
     await harness.past_deadline()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
@@ -164,7 +163,7 @@ async def test_a_restart_begins_the_confirmation_anew(
     harness: Harness, scripted: tuple[ScriptedAmux, AmuxClient]
 ) -> None:
     poller, watch = await watch_of(harness, scripted, BUSY, policy=SLOW)
-    await harness.until(lambda: live_task(poller, watch).note.last_error is not None)
+    await harness.until(lambda: live_task(poller, watch).last_error is not None)
     await poller.drain(5)
     harness.pollers.remove(poller)
     again = harness.poller(POLICY, client=scripted[1])

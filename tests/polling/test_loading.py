@@ -67,7 +67,7 @@ async def test_a_task_that_closes_while_the_keys_of_adopted_tasks_are_read_is_no
     real = harness.store.keys_of
 
     async def keys_of(credentials: Any) -> Any:
-        poller.drop(row.id)
+        poller.drop(row.row)
         return await real(credentials)
 
     async def adopt(_most: int) -> Any:

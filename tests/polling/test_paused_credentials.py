@@ -124,13 +124,13 @@ async def test_failing_polls_are_made_less_and_less_often(harness: Harness) -> N
     task_id = harness.sandbox.create_task(RUNNING)
     watch = await harness.register(task_id, poller)
     await harness.sandbox.polled(task_id, 6)
-    await harness.until(lambda: (live := poller.live(watch.task_row)) is not None and live.note.polls >= 6)
+    await harness.until(lambda: (live := poller.live(watch.task_row)) is not None and live.polls >= 6)
     live = poller.live(watch.task_row)
     assert live is not None
-    assert live.note.next_poll_at is not None
-    assert live.note.next_poll_at - harness.store.now() > 0.15  # 10 ms, doubled five times
-    assert live.note.last_error is not None
-    assert live.note.last_error_at == pytest.approx(harness.store.now(), abs=2)
+    assert live.next_poll_at is not None
+    assert live.next_poll_at - harness.store.now() > 0.15  # 10 ms, doubled five times
+    assert live.last_error is not None
+    assert live.last_error_at == pytest.approx(harness.store.now(), abs=2)
 
 
 async def test_an_error_of_amuxs_gateway_pauses_the_key_and_ends_no_watch(harness: Harness) -> None:

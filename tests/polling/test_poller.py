@@ -23,7 +23,7 @@ async def test_two_watches_on_one_task_share_its_polls(harness: Harness) -> None
     harness.sandbox.change(task_id, DONE)
     await harness.until(lambda: len(harness.deliveries) == 2)
     assert [await harness.outcome(watch) for watch in (first, second)] == [Outcome.COMPLETED, Outcome.COMPLETED]
-    live_polls = (await harness.view(first)).task.note.polls
+    live_polls = (await harness.view(first)).task.polls
     assert harness.sandbox.polls[task_id] == live_polls
     assert poller.owned == 0
 
@@ -74,8 +74,8 @@ async def test_a_new_task_that_amux_does_not_know_yet_has_a_grace_period(harness
     assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
     live = poller.live(watch.task_row)
     assert live is not None
-    assert live.note.last_error is not None
-    assert live.note.last_error.code == "task_not_found"
+    assert live.last_error is not None
+    assert live.last_error.code == "task_not_found"
     harness.sandbox.create_task(DONE, "task_late")
     await harness.until(lambda: poller.owned == 0)
     assert await harness.outcome(watch) is Outcome.COMPLETED
@@ -158,12 +158,12 @@ async def test_a_status_is_written_when_it_changes_and_not_after_each_poll(harne
     await harness.sandbox.polled(task_id, 5)
     stored = (await harness.view(watch)).task
     assert stored.snapshot.status is TaskStatus.IN_PROGRESS
-    assert stored.note.polls == 1
+    assert stored.polls == 1
     live = poller.live(watch.task_row)
     assert live is not None
-    assert live.note.polls >= 4
-    assert live.note.last_polled_at == pytest.approx(harness.store.now(), abs=1)
-    assert live.note.next_poll_at == pytest.approx(harness.store.now(), abs=1)
+    assert live.polls >= 4
+    assert live.last_polled_at == pytest.approx(harness.store.now(), abs=1)
+    assert live.next_poll_at == pytest.approx(harness.store.now(), abs=1)
 
 
 async def test_an_unknown_status_word_ends_no_watch(harness: Harness) -> None:
@@ -178,7 +178,7 @@ async def test_an_unknown_status_word_ends_no_watch(harness: Harness) -> None:
     live = poller.live(watch.task_row)
     assert live is not None
     assert live.snapshot.status is TaskStatus.UNKNOWN
-    assert live.note.last_error is not None  # the proxy's answer, with its time
+    assert live.last_error is not None  # the proxy's answer, with its time
     counted = harness.metrics.registry.get_sample_value("amux_bridge_unknown_status_words_total")
     assert counted is not None
     assert counted >= 2

@@ -33,10 +33,10 @@ from bridge.store.records import (
     EncryptedFields,
     Idempotency,
     NewWatch,
-    PollNote,
     RegisteredWatch,
     Settlement,
     StatusChange,
+    TaskView,
 )
 from bridge.store.store import Store
 
@@ -120,10 +120,10 @@ async def register_watch(store: Store, **fields: Any) -> RegisteredWatch:
     return await register(store, new_watch(store, **fields))
 
 
-def poll_note(store: Store, polls: int = 1) -> PollNote:
-    """The note of a poll that was made now."""
+def polled_task(store: Store, task: str, snapshot: TaskSnapshot = RUNNING, polls: int = 1) -> TaskView:
+    """A task, given by its row id, whose last poll was made now."""
     now = store.now()
-    return PollNote(polls, now, now + 5.0)
+    return TaskView(task, "task_1", CONFIGURED, snapshot, polls, now, next_poll_at=now + 5.0)
 
 
 def completed(watch: Watch) -> Ending | None:
@@ -157,7 +157,7 @@ def settlement(
     def event(watch: Watch, how: Ending) -> Event:
         return terminal_event(watch, how, moment, None)
 
-    return Settlement(task, snapshot, poll_note(store), moment, ending, event)
+    return Settlement(polled_task(store, task, snapshot), moment, ending, event)
 
 
 async def settle(
@@ -174,7 +174,7 @@ def status_change(store: Store, task: str, snapshot: TaskSnapshot = RUNNING, *, 
     def event(watch: Watch) -> Event:
         return status_event(watch, event_type, snapshot, at)
 
-    return StatusChange(task, snapshot, poll_note(store, polls), at, event_type, event)
+    return StatusChange(polled_task(store, task, snapshot, polls), at, event_type, event)
 
 
 async def record_status(

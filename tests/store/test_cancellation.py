@@ -28,7 +28,7 @@ async def test_a_cancelled_watch_is_final_and_has_no_delivery(store: Store) -> N
     registered = await register_watch(store)
     view = await store.cancel(registered.watch.id, "app")
     assert (view.watch.state, view.watch.outcome, view.watch.settled_at) == (WatchState.CANCELLED, None, None)
-    assert (view.deliveries, view.task.closed, view.task.note.next_poll_at) == ((), True, None)
+    assert (view.deliveries, view.task.closed, view.task.next_poll_at) == ((), True, None)
     assert await store.own_tasks() == []
     with pytest.raises(LostClaim):
         await settle(store, registered)

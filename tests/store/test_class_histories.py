@@ -9,10 +9,10 @@ from bridge.core.schedule import PollPolicy
 from bridge.core.task_class import FORGET_SECONDS, MAX_CLASSES, OTHER, TaskEnd
 from bridge.store.class_histories import add_ends
 from bridge.store.open import open_store
-from bridge.store.records import PollNote, StatusChange
+from bridge.store.records import StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
-from tests.store.builders import RUNNING, execute, new_watch, register, register_watch, settlement
+from tests.store.builders import execute, new_watch, polled_task, register, register_watch, settlement
 
 POLICY = PollPolicy()
 
@@ -74,11 +74,11 @@ async def test_a_row_that_cannot_be_read_is_left_out_and_replaced(store: Store) 
 async def test_a_tasks_facts_are_written_shown_and_loaded(store: Store) -> None:
     registered = await register_watch(store)
     facts = TaskFacts("seedance", 1_000.5, 1_090.0, 1_092.0, "amux 54 seedance")
-    note = PollNote(3, store.now(), None, facts=facts)
-    await store.record_status(StatusChange(registered.task_row, RUNNING, note, store.now()))
+    task = polled_task(store, registered.task_row)._replace(facts=facts)
+    await store.record_status(StatusChange(task, store.now()))
     [loaded] = await store.own_tasks()
     assert (loaded.facts, loaded.opened_at) == (facts, registered.watch.created_at)
-    assert (await store.watch(registered.watch.id, None)).task.note.facts == facts
+    assert (await store.watch(registered.watch.id, None)).task.facts == facts
     await store.settle(settlement(store, registered.task_row))
     assert await store.own_tasks() == []
 

@@ -153,7 +153,7 @@ async def test_a_registration_that_succeeds_after_its_callers_timeout_passes_its
     assert began.is_set()
     go.set()
     async with asyncio.timeout(SAFETY_SECONDS):
-        assert (await late).id == new.task
+        assert (await late).row == new.task
     assert one_row(store, "SELECT id FROM watches") == new.watch.id
 
 

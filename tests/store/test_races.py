@@ -298,7 +298,7 @@ async def test_replicas_take_over_each_task_of_a_dead_replica_once(four_replicas
     async with asyncio.timeout(SAFETY_SECONDS):
         while len(adopted_ids) < len(tasks):
             adopted = await asyncio.gather(*(store.adopt(2) for store in others))
-            adopted_ids += [row.id for group in adopted for row in group]
+            adopted_ids += [row.row for group in adopted for row in group]
     assert sorted(adopted_ids) == sorted(tasks)
 
 

@@ -75,7 +75,7 @@ async def test_a_file_of_0_2_0_is_upgraded_in_place_and_used(old_file: Path) -> 
     assert columns(old_file) > before
 
     assert await store.own_signing_secret() == SIGNING_SECRET
-    assert {task.id for task in await store.own_tasks()} == {"tsk_00000001", "tsk_00000004"}
+    assert {task.row for task in await store.own_tasks()} == {"tsk_00000001", "tsk_00000004"}
     assert await store.keys_of(["own"]) == {"own": "sk-own"}
     active, completed, dead, _, cancelled = [await store.watch(f"wat_{number:08}", "app") for number in range(1, 6)]
     assert (active.watch.state, active.task.snapshot.progress) == (WatchState.ACTIVE, 40)

@@ -78,7 +78,7 @@ async def test_a_closed_task_has_its_last_status_and_no_next_poll(store: Store) 
     task = (await store.watch(registered.watch.id, None)).task
     assert task.closed
     assert task.snapshot == DONE
-    assert (task.note.polls, task.note.next_poll_at) == (1, None)
+    assert (task.polls, task.next_poll_at) == (1, None)
 
 
 async def test_a_watch_that_does_not_end_keeps_its_task_open(store: Store) -> None:
@@ -93,7 +93,7 @@ async def test_a_watch_that_does_not_end_keeps_its_task_open(store: Store) -> No
     assert not changed.task_closed
     view = await store.watch(young.watch.id, None)
     assert (view.watch.state, view.task.closed) == (WatchState.ACTIVE, False)
-    assert view.task.note.next_poll_at is not None
+    assert view.task.next_poll_at is not None
 
 
 async def test_settling_again_changes_nothing(store: Store) -> None:

@@ -36,7 +36,7 @@ async def test_a_tasks_new_status_is_stored(store: Store) -> None:
     await record_status(store, registered, polls=4)
     task = (await store.watch(registered.watch.id, None)).task
     assert task.snapshot == RUNNING
-    assert task.note.polls == 4
+    assert task.polls == 4
 
 
 async def test_only_the_type_that_a_watch_asked_for_is_sent(store: Store) -> None:

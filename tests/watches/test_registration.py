@@ -30,7 +30,7 @@ from bridge.watches.registration import (
 from tests.waiting import SAFETY_SECONDS
 
 if TYPE_CHECKING:
-    from bridge.store.records import TaskRow
+    from bridge.store.records import TaskView
 
 REQUEST = WatchRequest("shop", "task_1", "https://app.example/hook")
 
@@ -53,7 +53,7 @@ class Harness:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.polled: list[tuple[TaskRow, str | None]] = []
+        self.polled: list[tuple[TaskView, str | None]] = []
         self.looked_again: list[str] = []
         self.dropped: list[str] = []
         self.notifier = Notifier(store)
@@ -73,7 +73,7 @@ class Harness:
             timeouts=TimeoutLimits(600.0, 3600.0),
         )
 
-    def add(self, task: "TaskRow", api_key: str | None = None) -> None:
+    def add(self, task: "TaskView", api_key: str | None = None) -> None:
         self.polled.append((task, api_key))
 
     def look_again(self, task_row: str) -> None:
@@ -107,7 +107,7 @@ async def test_defaults_are_filled_in_and_the_collaborators_are_called(harness: 
     assert watch.deadline_at == watch.created_at + 600
     assert harness.notifier.announced == [watch.id]
     [(task, key)] = harness.polled
-    assert (task.id, key) == (result.view.task.row, None)
+    assert (task.row, key) == (result.view.task.row, None)
     assert (await harness.store.watch(watch.id, "shop")).watch == watch
 
 
@@ -160,7 +160,7 @@ async def test_each_api_key_has_its_own_task(harness: Harness) -> None:
     for number, api_key in enumerate((None, "sk-a", "sk-a", "sk-b")):
         url = f"https://app.example/{number}"
         await harness.service.register(replace(REQUEST, api_key=api_key, callback_url=url))
-    assert len({task.id for task, _ in harness.polled}) == 3
+    assert len({task.row for task, _ in harness.polled}) == 3
 
 
 async def test_without_a_key_nothing_is_looked_up(harness: Harness) -> None:
@@ -226,7 +226,7 @@ async def test_a_cancellation_that_cannot_be_read_stops_the_work_all_the_same(
     request.getfixturevalue("silent_reads")
     with pytest.raises(StoreUnavailable):
         await harness.service.cancel(watch.id, "shop", SHOP)
-    assert harness.looked_again == [harness.polled[0][0].id]
+    assert harness.looked_again == [harness.polled[0][0].row]
     assert harness.dropped == [watch.id]
 
 
@@ -249,4 +249,4 @@ async def test_a_cancellation_that_is_written_after_its_caller_gave_up_stops_the
     released.set()
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.wait()
-    assert harness.looked_again == [harness.polled[0][0].id]
+    assert harness.looked_again == [harness.polled[0][0].row]

@@ -32,9 +32,8 @@ from bridge.core.watch import Ending
 from bridge.delivery.figures import AttemptFigures
 from bridge.delivery.receivers import Receivers
 from bridge.maintenance.health import Health
-from bridge.polling.state import LiveTask
 from bridge.store.open import open_database, open_store
-from bridge.store.records import AttemptResult, Changed, PollNote, Settlement, TaskRow
+from bridge.store.records import CONFIGURED, AttemptResult, Changed, Settlement, TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from bridge.watches.change_notifier import ChangeNotifier
@@ -45,6 +44,7 @@ from bridge.web.auth import Access
 from bridge.web.context import AppContext, DropIn, StreamTimes
 from bridge.web.rate_limits import PingLimits
 from bridge.web.server import make_runner
+from tests.store.builders import polled_task
 
 APP = {"Authorization": "Bearer app-token"}
 OTHER = {"Authorization": "Bearer other-token"}
@@ -65,26 +65,36 @@ def live_task(
     *,
     last_error: Problem | None = None,
     last_error_at: float | None = None,
-) -> LiveTask:
+) -> TaskView:
     """Returns what a poller knows of a task."""
-    return LiveTask(snapshot, PollNote(polls, 1_795_446_245.123, 1_795_446_250.5, last_error, last_error_at))
+    return TaskView(
+        "row",
+        "task_1",
+        CONFIGURED,
+        snapshot,
+        polls,
+        1_795_446_245.123,
+        next_poll_at=1_795_446_250.5,
+        last_error=last_error,
+        last_error_at=last_error_at,
+    )
 
 
 @dataclass
 class FakePoller:
     """Records the tasks that it gets. `tasks` has what it knows of each, by the task's row."""
 
-    added: list[tuple[TaskRow, str | None]] = field(default_factory=list)
+    added: list[tuple[TaskView, str | None]] = field(default_factory=list)
     looked_again: list[str] = field(default_factory=list)
-    tasks: dict[str, LiveTask] = field(default_factory=dict)
+    tasks: dict[str, TaskView] = field(default_factory=dict)
 
-    def add(self, task: TaskRow, api_key: str | None = None) -> None:
+    def add(self, task: TaskView, api_key: str | None = None) -> None:
         self.added.append((task, api_key))
 
     def look_again(self, task_row: str) -> None:
         self.looked_again.append(task_row)
 
-    def live(self, task_row: str) -> LiveTask | None:
+    def live(self, task_row: str) -> TaskView | None:
         return self.tasks.get(task_row)
 
 
@@ -216,7 +226,7 @@ async def settle(store: Store, task_row: str) -> Changed:
     def ending(_: Watch) -> Ending:
         return Ending(Outcome.COMPLETED, completed)
 
-    return await store.settle(Settlement(task_row, completed, PollNote(3, now, None), now, ending, event))
+    return await store.settle(Settlement(polled_task(store, task_row, completed, 3), now, ending, event))
 
 
 async def give_up(store: Store, pending: PendingDelivery, at: float) -> None:

@@ -10,7 +10,8 @@ from bridge.core.event import status_event
 from bridge.core.event_cursor import Position, cursor_of
 from bridge.core.model import Attempt, Event, EventType, TaskSnapshot, TaskStatus, Watch
 from bridge.store import store as store_module
-from bridge.store.records import AttemptResult, PollNote, StatusChange
+from bridge.store.records import AttemptResult, StatusChange
+from tests.store.builders import polled_task
 from tests.waiting import HELD_SECONDS
 from tests.web.harness import APP, OPERATOR, OTHER, Bridge
 
@@ -33,7 +34,8 @@ async def queued(bridge: Bridge, watch_id: str) -> None:
     def event(watch: Watch) -> Event:
         return status_event(watch, EventType.QUEUED, QUEUED, now)
 
-    await bridge.store.record_status(StatusChange(row, QUEUED, PollNote(1, now, None), now, EventType.QUEUED, event))
+    task = polled_task(bridge.store, row, QUEUED)
+    await bridge.store.record_status(StatusChange(task, now, EventType.QUEUED, event))
 
 
 async def watch_ids(bridge: Bridge, query: str = "", headers: Any = APP) -> list[str]:

@@ -87,7 +87,7 @@ async def deliver(bridge: Bridge, pending: PendingDelivery) -> None:
 
 async def test_the_stream_shows_a_watch_from_registration_to_delivery(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    row = bridge.poller.added[0][0].id
+    row = bridge.poller.added[0][0].row
     async with following(bridge, watch["id"]) as reader:
         first = await reader.next()
         assert (first.name, first.data) == ("snapshot", watch)

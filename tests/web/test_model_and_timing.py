@@ -33,8 +33,8 @@ async def test_a_watch_shows_where_its_time_went(bridge: Bridge) -> None:
     store = bridge.context.store
     [task] = await store.own_tasks()
     facts = TaskFacts("seedance", SETTLED_AT - 100, SETTLED_AT - 10, SETTLED_AT - 2, "amux 54 seedance")
-    ended = settlement(store, task.id, at=SETTLED_AT)
-    changed = await store.settle(replace(ended, note=replace(ended.note, facts=facts)))
+    ended = settlement(store, task.row, at=SETTLED_AT)
+    changed = await store.settle(replace(ended, task=ended.task._replace(facts=facts)))
     await record_attempt(store, attempt_result(store, changed.claimed[0], at=SETTLED_AT + 1.0))
     shown = (await bridge.get(f"/watch/{watch['id']}")).json
     assert shown["task"]["model"] == "seedance"

@@ -13,7 +13,7 @@ NO_WATCH = "wat_" + "0" * 26
 async def test_an_active_watch_is_shown_as_its_poller_knows_it(bridge: Bridge) -> None:
     watch = await bridge.watch()
     known = live_task(last_error=Problem("http_503", "amux answered\n503"), last_error_at=1_795_446_245.0)
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = known
+    bridge.poller.tasks[bridge.poller.added[0][0].row] = known
     for shown in ((await bridge.get(f"/watch/{watch['id']}")).json, (await bridge.get("/watch")).json["items"][0]):
         assert shown["task"]["status"] == "in_progress"
         assert shown["polls"] == 7
@@ -28,7 +28,7 @@ async def test_an_active_watch_is_shown_as_its_poller_knows_it(bridge: Bridge) -
 
 async def test_a_settled_watch_is_shown_from_its_row(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
+    bridge.poller.tasks[bridge.poller.added[0][0].row] = live_task()
     await bridge.settle(watch["id"])
     shown = (await bridge.get(f"/watch/{watch['id']}")).json
     assert (shown["state"], shown["outcome"], shown["polls"]) == ("settled", "completed", 3)
@@ -186,7 +186,7 @@ async def test_every_bad_parameter_is_named_at_once(bridge: Bridge) -> None:
 
 async def test_a_held_answer_is_sent_when_the_watch_is_final(bridge: Bridge) -> None:
     watch = await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
+    bridge.poller.tasks[bridge.poller.added[0][0].row] = live_task()
     async with asyncio.timeout(HELD_SECONDS):
         held = asyncio.create_task(bridge.get(f"/watch/{watch['id']}?wait_seconds=60"))
         await _until_held(bridge, watch["id"])

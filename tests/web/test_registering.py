@@ -137,12 +137,12 @@ async def test_two_callbacks_are_two_watches_and_one_polled_task(bridge: Bridge)
     second = await bridge.watch(callback_url="https://app.example/other")
     third = await bridge.watch(OTHER)
     assert len({first["id"], second["id"], third["id"]}) == 3
-    assert len({task.id for task, _ in bridge.poller.added}) == 1
+    assert len({task.row for task, _ in bridge.poller.added}) == 1
 
 
 async def test_a_second_watch_shows_the_task_as_its_poller_knows_it(bridge: Bridge) -> None:
     await bridge.watch()
-    bridge.poller.tasks[bridge.poller.added[0][0].id] = live_task()
+    bridge.poller.tasks[bridge.poller.added[0][0].row] = live_task()
     second = await bridge.watch(callback_url="https://app.example/other")
     assert second["task"]["status"] == TaskStatus.IN_PROGRESS
     assert second["task"]["progress"] == 40

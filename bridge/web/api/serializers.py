@@ -21,7 +21,6 @@ from bridge.core.model import (
     WatchState,
 )
 from bridge.core.registration import MASK
-from bridge.polling.state import LiveTask
 from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.telemetry import rfc3339
 from bridge.web.api.response_models import (
@@ -49,7 +48,7 @@ def _in_order(events: frozenset[EventType]) -> list[EventType]:
     return plain
 
 
-def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> WatchBody:
+def watch_json(view: WatchView, live: Callable[[str], TaskView | None]) -> WatchBody:
     """Returns a watch with its task and its deliveries, for orjson.
 
     `live` gives what this replica's poller knows of a task; it is used while the watch is active.
@@ -70,7 +69,7 @@ def watch_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Watch
         "deadline_at": rfc3339(watch.deadline_at),
         "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
         "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
-        "timing": _timing(view, task.note.facts),
+        "timing": _timing(view, task.facts),
         "audit": [_audit_entry(one) for one in view.audit],
     }
 
@@ -115,24 +114,23 @@ def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
     }
 
 
-def polling_json(view: WatchView, live: Callable[[str], LiveTask | None]) -> Polling:
+def polling_json(view: WatchView, live: Callable[[str], TaskView | None]) -> Polling:
     """Returns a watch's task and the polling of it: from the poller while the watch is active, else from its row."""
     return _polling(view, _task_of(view, live))
 
 
-def _polling(view: WatchView, task: LiveTask | TaskView) -> Polling:
-    note = task.note
+def _polling(view: WatchView, task: TaskView) -> Polling:
     active = view.watch.state is WatchState.ACTIVE
     return {
-        "task": task_json(task.snapshot, note.facts, view.watch),
-        "polls": note.polls,
-        "last_polled_at": rfc3339(note.last_polled_at),
-        "next_poll_at": rfc3339(note.next_poll_at) if active else None,
-        "last_error": _last_error(note.last_error, note.last_error_at),
+        "task": task_json(task.snapshot, task.facts, view.watch),
+        "polls": task.polls,
+        "last_polled_at": rfc3339(task.last_polled_at),
+        "next_poll_at": rfc3339(task.next_poll_at) if active else None,
+        "last_error": _last_error(task.last_error, task.last_error_at),
     }
 
 
-def _task_of(view: WatchView, live: Callable[[str], LiveTask | None]) -> LiveTask | TaskView:
+def _task_of(view: WatchView, live: Callable[[str], TaskView | None]) -> TaskView:
     """Returns a task as the poller knows it while the watch is active, else as its row has it."""
     known = live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
     return known or view.task

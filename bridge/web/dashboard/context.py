@@ -6,9 +6,10 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from bridge.polling.state import CredentialStatus, LiveTask
+from bridge.polling.state import CredentialStatus
 from bridge.polling.stats import PollingStats
 from bridge.polling.task_classes import TaskClasses
+from bridge.store.records import TaskView
 from bridge.telemetry.history import History
 from bridge.web.dashboard.sessions import Sessions
 from bridge.web.rate_limits import SignInLimits
@@ -21,7 +22,7 @@ class DashboardPoller(Protocol):
 
     classes: TaskClasses
 
-    def live(self, task_row: str) -> LiveTask | None:
+    def live(self, task_row: str) -> TaskView | None:
         """A task that this replica polls; None for any other."""
 
     def credentials(self) -> Sequence[CredentialStatus]:

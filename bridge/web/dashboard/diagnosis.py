@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from bridge.core.model import DeliveryState, WatchState
 from bridge.core.watch import FAILURE_UNCONFIRMED
-from bridge.polling.state import CredentialState, CredentialStatus, LiveTask
+from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.polling.stats import FAILING_FROM, LATE_SECONDS
-from bridge.store.records import DeliveryView, WatchView
+from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.store.watch_filters import LAST_PART
 from bridge.web.dashboard.alert import Level
 from bridge.web.dashboard.alerts import amux_message
@@ -31,7 +31,7 @@ class Diagnosis:
 
 
 def diagnose(
-    view: WatchView, live: LiveTask | None, keys: Mapping[str, CredentialStatus], now: float, *, shared: bool
+    view: WatchView, live: TaskView | None, keys: Mapping[str, CredentialStatus], now: float, *, shared: bool
 ) -> Diagnosis | None:
     """The most important problem of a watch; None when it has none."""
     found = _delivery_problem(view.deliveries, now)
@@ -60,22 +60,21 @@ def _key_problem(view: WatchView, keys: Mapping[str, CredentialStatus]) -> Diagn
     return Diagnosis(level, f"Polls are paused: {amux_message(key)}{retry}.")
 
 
-def _task_problem(view: WatchView, live: LiveTask | None, now: float, *, shared: bool) -> Diagnosis | None:
+def _task_problem(view: WatchView, live: TaskView | None, now: float, *, shared: bool) -> Diagnosis | None:
     if live is None:
         if shared and view.task.owner is None:
             return Diagnosis(Level.WARN, "No replica polls this task now. A replica takes it over within 15 s.")
         return None
-    note = live.note
-    if note.last_error is not None and note.last_error.code == FAILURE_UNCONFIRMED:
-        following = "" if note.next_poll_at is None else f", next poll {relative_time(note.next_poll_at, now)}"
-        return Diagnosis(Level.WARN, f"A failure is being confirmed{following}: {message_of(note.last_error)}.")
+    if live.last_error is not None and live.last_error.code == FAILURE_UNCONFIRMED:
+        following = "" if live.next_poll_at is None else f", next poll {relative_time(live.next_poll_at, now)}"
+        return Diagnosis(Level.WARN, f"A failure is being confirmed{following}: {message_of(live.last_error)}.")
     if live.failures >= FAILING_FROM:
         polls = counted(live.failures, "poll")
         return Diagnosis(
-            Level.WARN, f"{polls} in a row failed{_next(note.next_poll_at, now)}: {message_of(note.last_error)}."
+            Level.WARN, f"{polls} in a row failed{_next(live.next_poll_at, now)}: {message_of(live.last_error)}."
         )
-    if note.next_poll_at is not None and now - note.next_poll_at > LATE_SECONDS:
-        return Diagnosis(Level.BAD, f"The next poll is {span(now - note.next_poll_at)} late.")
+    if live.next_poll_at is not None and now - live.next_poll_at > LATE_SECONDS:
+        return Diagnosis(Level.BAD, f"The next poll is {span(now - live.next_poll_at)} late.")
     return None
 
 

@@ -9,10 +9,10 @@ from bridge.core.event import error_view
 from bridge.core.model import DeliveryState, TaskFacts
 from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.core.registration import MASK
-from bridge.polling.state import CredentialStatus, LiveTask
+from bridge.polling.state import CredentialStatus
 from bridge.polling.task_classes import ClassFigures
 from bridge.store.dashboard_queries import Receiver, StoreFacts, WatchHistory
-from bridge.store.records import DeliveryView, WatchView
+from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.telemetry import without_query
 from bridge.web.api.receivers import receiver_json
 from bridge.web.api.serializers import timing_of
@@ -24,7 +24,7 @@ from bridge.web.dashboard.timeline import tenths, timeline
 MAX_RECEIVERS: Final = 100
 
 
-def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
+def row_json(view: WatchView, live: TaskView | None, diagnosis: Diagnosis | None) -> dict[str, Any]:
     """A watch as a row of the table."""
     watch, task = view.watch, live or view.task
     return {
@@ -36,8 +36,8 @@ def row_json(view: WatchView, live: LiveTask | None, diagnosis: Diagnosis | None
         "outcome": watch.outcome,
         "status": task.snapshot.status,
         "progress": task.snapshot.progress,
-        "polls": task.note.polls,
-        "last_polled_at": tenths(task.note.last_polled_at),
+        "polls": task.polls,
+        "last_polled_at": tenths(task.last_polled_at),
         "created_at": watch.created_at,
         "deadline_at": watch.deadline_at,
         "settled_at": watch.settled_at,
@@ -55,11 +55,11 @@ def _delivery_counts(deliveries: Sequence[DeliveryView]) -> dict[str, int]:
 
 
 def watch_json(
-    history: WatchHistory, live: LiveTask | None, diagnosis: Diagnosis | None, *, paused: bool
+    history: WatchHistory, live: TaskView | None, diagnosis: Diagnosis | None, *, paused: bool
 ) -> dict[str, Any]:
     """A watch with all its fields and its timeline. While its receiver is `paused`, no attempt has a time."""
     watch, row, task = history.view.watch, history.view.task, live or history.view.task
-    snapshot, facts = task.snapshot, task.note.facts
+    snapshot, facts = task.snapshot, task.facts
     metadata = None if snapshot.metadata is None else asdict(snapshot.metadata)
     return row_json(history.view, live, diagnosis) | {
         "events": sorted(watch.events),

@@ -13,9 +13,8 @@ from typing import Any, Final
 from bridge.core.audit import Action, AuditEntry
 from bridge.core.model import STATUS_EVENTS, DeliveryState, EventType, Outcome, WatchState
 from bridge.core.watch import TERMINAL
-from bridge.polling.state import LiveTask
 from bridge.store.dashboard_queries import WatchHistory
-from bridge.store.records import DeliveryView, PollNote
+from bridge.store.records import DeliveryView, TaskView
 from bridge.telemetry import without_query
 from bridge.web.dashboard.alert import Level
 from bridge.web.dashboard.attempts import NumberedAttempt, numbered, runs
@@ -39,7 +38,7 @@ _AUDIT_TITLES: Final[Mapping[Action, str]] = {
 _UNKNOWN_TIME: Final = float("inf")  # sorts last
 
 
-def timeline(history: WatchHistory, live: LiveTask | None) -> list[dict[str, Any]]:
+def timeline(history: WatchHistory, live: TaskView | None) -> list[dict[str, Any]]:
     """The entries. Those of the same time are in the order of cause and effect."""
     entries = [*_past(history, live), *_future(history, live)]
     place = count()
@@ -57,7 +56,7 @@ def _entry(at: float | None, kind: str, title: str, level: str = "", **more: Any
     }
 
 
-def _past(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
+def _past(history: WatchHistory, live: TaskView | None) -> Iterator[dict[str, Any]]:
     watch = history.view.watch
     yield _entry(watch.created_at, "registered", f"Registered by {watch.app}", text=without_query(watch.callback_url))
     # A status event that was built has its own time. A change before the registration is not part of this watch.
@@ -92,23 +91,23 @@ def _by(one: AuditEntry) -> str:
     return f" by {one.by.name} ({one.by.role})"
 
 
-def _last_poll(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
+def _last_poll(history: WatchHistory, live: TaskView | None) -> Iterator[dict[str, Any]]:
     task = live or history.view.task
-    snapshot, note = task.snapshot, task.note
-    if note.last_polled_at is None:
+    snapshot = task.snapshot
+    if task.last_polled_at is None:
         return
-    failed = live.failures > 0 if live is not None else _last_poll_failed(note)
+    failed = live.failures > 0 if live is not None else _last_poll_failed(task)
     running = snapshot.progress is not None and snapshot.status not in TERMINAL
     progress = f", {snapshot.progress} %" if running else ""
     result = "failed" if failed else f"{snapshot.status.replace('_', ' ')}{progress}"
-    text = sentence(message_of(note.last_error)) if failed else None
+    text = sentence(message_of(task.last_error)) if failed else None
     level = Level.WARN if failed else ""
-    yield _entry(note.last_polled_at, "polled", f"Poll {note.polls:,}: {result}", level, text=text)
+    yield _entry(task.last_polled_at, "polled", f"Poll {task.polls:,}: {result}", level, text=text)
 
 
-def _last_poll_failed(note: PollNote) -> bool:
+def _last_poll_failed(task: TaskView) -> bool:
     """Whether the last error in a task's row comes from its last poll."""
-    at, polled_at = note.last_error_at, note.last_polled_at
+    at, polled_at = task.last_error_at, task.last_polled_at
     return at is not None and polled_at is not None and at >= polled_at
 
 
@@ -152,10 +151,10 @@ def _dead(delivery: DeliveryView) -> dict[str, Any]:
     return _entry(delivery.dead_at, "dead", title, Level.BAD, text=text, delivery=delivery.id)
 
 
-def _future(history: WatchHistory, live: LiveTask | None) -> Iterator[dict[str, Any]]:
+def _future(history: WatchHistory, live: TaskView | None) -> Iterator[dict[str, Any]]:
     watch = history.view.watch
     if watch.state is WatchState.ACTIVE:
-        next_poll = (live or history.view.task).note.next_poll_at
+        next_poll = (live or history.view.task).next_poll_at
         if next_poll is not None:
             yield _entry(next_poll, "next_poll", "Next poll") | {"ahead": True}
         yield _entry(watch.deadline_at, "deadline", "Deadline: the watch times out") | {"ahead": True}

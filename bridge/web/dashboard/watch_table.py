@@ -11,8 +11,7 @@ from bridge.core.model import DeliveryState, Outcome, WatchState
 from bridge.core.registration import check_task_id
 from bridge.core.targets import DEFAULT_PORTS, bracketed
 from bridge.core.watch_search import SearchText
-from bridge.polling.state import LiveTask
-from bridge.store.records import FoundWatches, WatchQuery, WatchView
+from bridge.store.records import FoundWatches, TaskView, WatchQuery, WatchView
 from bridge.web.api.request_models import query_time, stored_receiver
 from bridge.web.api.watches import app_name_of
 from bridge.web.context import CONTEXT
@@ -132,7 +131,7 @@ def _after(query: WatchQuery, newest_first: Sequence[str]) -> Sequence[str]:
 
 def diagnosed(
     app: web.Application, views: Sequence[WatchView]
-) -> list[tuple[WatchView, LiveTask | None, Diagnosis | None]]:
+) -> list[tuple[WatchView, TaskView | None, Diagnosis | None]]:
     """Each watch with its task in this replica's memory, if it polls it, and with its diagnosis."""
     store, poller = app[CONTEXT].store, app[DASHBOARD].poller
     keys = {key.name: key for key in poller.credentials()}
