@@ -7,6 +7,7 @@ took 60 turns. And Core's handling of each row's parameters costs twice as much 
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, repeat
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from sqlalchemy import BindParameter, Connection, Table, Update, bindparam, cast, column, func, update, values
@@ -98,17 +99,24 @@ class _Compiled:
         self.text = str(compiled)
         self._constants = {name: value for name, value in compiled.params.items() if name not in names}
         self._names = [*names, *self._constants]
-        self._positions: list[int] | None = None  # set where the driver takes parameters by position
+        self._in_order: Callable[[list[Any]], Sequence[Any]] | None = None  # where the driver takes them by position
         if compiled.positiontup is not None:
-            self._positions = [self._names.index(name) for name in compiled.positiontup]
+            self._in_order = _picking([self._names.index(name) for name in compiled.positiontup])
         self.row = namedtuple("Row", statement.exported_columns.keys())._make  # type: ignore[attr-defined]  # noqa: PYI024
 
     def parameters(self, given: Iterable[Any]) -> driver.Parameters:
         """The parameters as the driver takes them."""
         flat = [*given, *self._constants.values()]
-        if self._positions is None:
+        if self._in_order is None:
             return dict(zip(self._names, flat, strict=True))
-        return [flat[position] for position in self._positions]
+        return self._in_order(flat)
+
+
+def _picking(positions: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
+    """A function that takes these items of a list, in this order."""
+    if positions == list(range(len(positions))):
+        return lambda flat: flat[: len(positions)]
+    return itemgetter(*positions) if len(positions) > 1 else lambda flat: [flat[positions[0]]]
 
 
 def inserting(

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from bridge.aio.system import SYSTEM, System
 from bridge.core.health import HealthCode
 from bridge.store import driver, postgres
+from bridge.store.kept_connection import KeptConnection
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -135,8 +136,20 @@ class SqliteDatabase(Database):
 
     def __init__(self, path: Path, system: System = SYSTEM) -> None:
         self.path = path
-        super().__init__(_sqlite_engine(path, "BEGIN IMMEDIATE"), _sqlite_engine(path, "BEGIN"), system)
+        super().__init__(_sqlite_engine(path), _sqlite_engine(path), system)
+        event.listen(self._reading, "begin", _begin)
+        self._writer = KeptConnection(self._writing, BUSY_SECONDS)
         self._identity = self._identify()
+
+    def transaction(self, function: Callable[[Connection], Result]) -> Result:
+        """Call `function` in one transaction and commit."""
+        self.check()
+        return self._writer.transaction(lambda connection: self._checked(function, connection))
+
+    def _checked(self, function: Callable[[Connection], Result], connection: Connection) -> Result:
+        result = function(connection)
+        self.check()
+        return result
 
     def check(self) -> None:
         """Raise OperationalError when the file is gone or another one: SQLite itself would go on with the old file."""
@@ -145,9 +158,13 @@ class SqliteDatabase(Database):
             return
         if found is None:
             raise _unusable("the database file is gone")
-        self._writing.dispose()
-        self._reading.dispose()
+        self.close()
         raise _unusable("the database file was replaced; restart the bridge")
+
+    def close(self) -> None:
+        """Close every connection. One that is in use is closed afterwards."""
+        self._writer.close()
+        super().close()
 
     @contextmanager
     def _interrupting(self, connection: Connection, limit: ReadLimit) -> Iterator[None]:
@@ -273,7 +290,7 @@ def _unusable(reason: str) -> OperationalError:
     return OperationalError("", None, _DatabaseFileMissing(reason))
 
 
-def _sqlite_engine(path: Path, begin: str) -> Engine:
+def _sqlite_engine(path: Path) -> Engine:
     # isolation_level=None: the driver begins nothing by itself, and BEGIN IMMEDIATE takes the lock before it reads.
     engine = create_engine(
         URL.create("sqlite", database=str(path)),  # not as a text, in which `?` and `%` would have a meaning
@@ -287,11 +304,11 @@ def _sqlite_engine(path: Path, begin: str) -> Engine:
         _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
 
-    @event.listens_for(engine, "begin")
-    def begin_transaction(connection: Connection) -> None:
-        driver.execute(connection, begin)
-
     return engine
+
+
+def _begin(connection: Connection) -> None:
+    driver.execute(connection, "BEGIN")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

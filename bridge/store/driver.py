@@ -23,7 +23,7 @@ def execute(connection: Connection, statement: str, *parameters: Parameters) -> 
 
     Without `parameters` it may be several statements, where the driver takes them.
     """
-    driver: Any = connection.connection.driver_connection
+    driver: Any = connection.connection.dbapi_connection  # psycopg's and sqlite3's own
     try:
         rowcount: int = driver.execute(statement, *parameters).rowcount
     except connection.dialect.loaded_dbapi.Error as error:
@@ -33,7 +33,7 @@ def execute(connection: Connection, statement: str, *parameters: Parameters) -> 
 
 def fetch(connection: Connection, statement: str, parameters: Parameters) -> list[tuple[Any, ...]]:
     """Execute a statement; returns its rows. Raises DBAPIError, as SQLAlchemy does."""
-    driver: Any = connection.connection.driver_connection
+    driver: Any = connection.connection.dbapi_connection  # psycopg's and sqlite3's own
     try:
         rows: list[tuple[Any, ...]] = driver.execute(statement, parameters).fetchall()
     except connection.dialect.loaded_dbapi.Error as error:

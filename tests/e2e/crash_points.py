@@ -15,8 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 from bridge.callback.sender import Sender
-from bridge.store import migrate, outbox, registration, settlement
+from bridge.store import driver, migrate, outbox, registration, settlement
 from bridge.store import open as store_open
+from bridge.store.kept_connection import KeptConnection
 from bridge.store.store import Store
 
 Reached = Callable[[], None]
@@ -120,7 +121,10 @@ def read_only_while(flag: str) -> None:
     """Makes SQLite refuse writes ("attempt to write a readonly database") while the file `flag` exists."""
     path = Path(flag)
 
-    @event.listens_for(Engine, "begin")
-    def set_query_only(connection: Connection) -> None:
-        driver: Any = connection.connection.driver_connection
-        driver.execute(f"PRAGMA query_only = {int(path.exists())}")
+    transaction = KeptConnection.transaction
+
+    def read_only(self: KeptConnection, function: Callable[[Connection], Any]) -> Any:
+        driver.execute(self.open(), f"PRAGMA query_only = {int(path.exists())}")
+        return transaction(self, function)
+
+    KeptConnection.transaction = read_only  # type: ignore[method-assign]

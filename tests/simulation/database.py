@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from bridge.aio.system import System
 from bridge.store.database import SqliteDatabase
+from bridge.store.kept_connection import KeptConnection
 from bridge.store.migrate import migrate
 from tests.simulation.hosts import Host
 
@@ -47,11 +48,10 @@ def _set_up(connection: Any, _record: object) -> None:
 
 
 class _Kept:
-    """One connection of an engine, for all transactions: SQLAlchemy takes as long for a new one as for a statement."""
+    """One connection of an engine, for all reads: SQLAlchemy takes as long for a new one as for a statement."""
 
-    def __init__(self, engine: Engine, begin: str) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._begin = begin
         self._connection: Connection | None = None
 
     @contextmanager
@@ -60,7 +60,7 @@ class _Kept:
         if self._connection is None:
             self._connection = self._engine.connect()
         driver: Any = self._connection.connection.driver_connection
-        driver.execute(self._begin)
+        driver.execute("BEGIN")
         yield self._connection
 
     def dispose(self) -> None:
@@ -137,7 +137,8 @@ class SimulatedDatabase(SqliteDatabase):
         self._weather = server.weather[host.name]
         self.system = system
         writing, reading = _engines(server.path, host.name)
-        self._writing, self._reading = _Kept(writing, "BEGIN IMMEDIATE"), _Kept(reading, "BEGIN")  # type: ignore[assignment]
+        self._writing, self._reading = writing, _Kept(reading)  # type: ignore[assignment]
+        self._writer = KeptConnection(writing, 0.0)
         self.shared = server.shared
         self._epoch_offset = self._server_offset()
         server.opened.append(self)
@@ -157,16 +158,23 @@ class SimulatedDatabase(SqliteDatabase):
         weather = self._weather
         chance = weather.random.random()
         if chance < weather.failing_share:
-            with self._writing.connect() as connection:
-                begun = connection.begin()
-                function(connection)
-                begun.rollback()
-            raise failure("the connection was lost before the commit")
+            raise self._rolled_back(function)
         result = super().transaction(function)
         self._server.on_commit(self.host)
         if chance < weather.failing_share + weather.unknown_share:
             raise failure("the connection was lost during the commit")
         return result
+
+    def _rolled_back(self, function: Callable[[Connection], object]) -> Any:
+        lost = failure("the connection was lost before the commit")
+
+        def lose(connection: Connection) -> None:
+            function(connection)
+            raise lost
+
+        with suppress(type(lost)):
+            super().transaction(lose)
+        return lost
 
     def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         self._refuse()

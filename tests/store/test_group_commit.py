@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
 from bridge.aio.threads import Threads
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
@@ -42,22 +42,24 @@ class Gate:
         return blocked
 
 
-async def test_waiting_calls_share_one_transaction(store: Store) -> None:
+async def test_waiting_calls_share_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    commits: list[Connection] = []
+    commits: list[object] = []
     blocked = await gate.close(store)
     waiting = [asyncio.create_task(register_watch(store)) for _ in range(20)]
     await asyncio.sleep(0)
 
-    def add_commit(connection: Connection) -> None:
-        commits.append(connection)
+    transaction = store._writer._transaction
 
-    event.listen(store._database._writing, "commit", add_commit)
+    def counted(function: Callable[[Connection], Any]) -> Any:
+        commits.append(function)
+        return transaction(function)
+
+    monkeypatch.setattr(store._writer, "_transaction", counted)
     gate.go.set()
     await blocked
     assert all(one.created for one in await asyncio.gather(*waiting))
-    event.remove(store._database._writing, "commit", add_commit)
-    assert len(commits) == 2  # the gate's, and that of the waiting calls
+    assert len(commits) == 1  # the gate's has begun before
 
 
 async def test_a_bridge_error_reaches_its_own_caller_only(store: Store) -> None:
@@ -142,11 +144,14 @@ async def test_a_registration_that_succeeds_after_its_callers_timeout_passes_its
     monkeypatch.setattr(store, "on_late_task", late.set_result)
     began, go = threading.Event(), threading.Event()
 
-    @event.listens_for(store._database._writing, "commit", once=True)
-    def slow(_connection: object) -> None:
+    transaction = store._writer._transaction
+
+    def slow(function: Callable[[Connection], Any]) -> Any:
         began.set()
         assert go.wait(SAFETY_SECONDS)
+        return transaction(function)
 
+    monkeypatch.setattr(store._writer, "_transaction", slow)
     new = new_watch(store)
     with pytest.raises(StoreUnavailable, match="does not answer"):
         await register(store, new)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from bridge.core.errors import StoreUnavailable
 from bridge.core.model import WatchState
-from bridge.store import database, group_commit
+from bridge.store import database, driver, group_commit
 from bridge.store.open import open_store
 from bridge.store.reader_pool import READERS
 from bridge.store.store import Store
@@ -121,6 +121,12 @@ async def test_a_missing_file_is_reported_and_used_again_when_it_is_back(sqlite_
     await store.close()
 
 
+def set_writer(store: Store, pragma: str) -> None:
+    """Set a pragma of the one connection that writes."""
+    assert isinstance(store._database, database.SqliteDatabase)
+    driver.execute(store._database._writer.open(), f"PRAGMA {pragma}")
+
+
 async def test_a_file_that_was_replaced_is_not_written_to(sqlite_url: str, encryption_key: str) -> None:
     store = await opened(sqlite_url, encryption_key)
     path = file_of(sqlite_url)
@@ -139,8 +145,7 @@ async def test_a_destroyed_file_is_reported_to_all_waiting_callers(sqlite_url: s
     """It is an error of the database, not of one item, so the calls are not tried again one by one."""
     store = await opened(sqlite_url, encryption_key)
     await register_watch(store)
-    for engine in (store._database._writing, store._database._reading):
-        engine.dispose()
+    store._database.close()
     path = file_of(sqlite_url)
     for beside in ("-wal", "-shm"):
         path.with_name(path.name + beside).unlink(missing_ok=True)
@@ -154,15 +159,11 @@ async def test_a_destroyed_file_is_reported_to_all_waiting_callers(sqlite_url: s
 async def test_a_read_only_sqlite_file_is_reported_and_still_read(sqlite_url: str, encryption_key: str) -> None:
     store = await opened(sqlite_url, encryption_key)
     registered = await register_watch(store)
-    writing = store._database._writing.raw_connection()
-    writing.execute("PRAGMA query_only = ON")  # the pool's one connection, which the writer uses
-    writing.close()
+    set_writer(store, "query_only = ON")
     with pytest.raises(StoreUnavailable, match="attempt to write a readonly database"):
         await store.probe()
     assert (await store.watch(registered.watch.id, None)).watch.state is WatchState.ACTIVE
-    writing = store._database._writing.raw_connection()
-    writing.execute("PRAGMA query_only = OFF")
-    writing.close()
+    set_writer(store, "query_only = OFF")
     await store.probe()
     await store.close()
 
@@ -171,9 +172,8 @@ async def test_a_full_disk_is_reported_loses_nothing_and_writes_succeed_afterwar
     sqlite_url: str, encryption_key: str
 ) -> None:
     store = await opened(sqlite_url, encryption_key)
-    with store._database._writing.connect() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 10}")
+    pages = one_row(store, "PRAGMA page_count")
+    set_writer(store, f"max_page_count = {pages + 10}")
     stored: list[str] = []
     full: StoreUnavailable | None = None
     while full is None:
@@ -183,8 +183,7 @@ async def test_a_full_disk_is_reported_loses_nothing_and_writes_succeed_afterwar
             full = error
     assert "full" in str(full)
     assert one_row(store, "SELECT count(*) FROM watches") == len(stored)
-    with store._database._writing.connect() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    set_writer(store, "max_page_count = 1000000")
     assert (await register_watch(store)).created
     await store.close()
 

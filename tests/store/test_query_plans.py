@@ -44,13 +44,12 @@ def plans(store: Store) -> Iterator[list[str]]:
         connection.set_trace_callback(seen.append)
 
     database = store._database
-    for engine in (database._writing, database._reading):
-        event.listen(engine, "checkout", trace)
+    event.listen(database._reading, "checkout", trace)
+    database.transaction(lambda connection: trace(connection.connection.dbapi_connection))
     try:
         yield found
     finally:
-        for engine in (database._writing, database._reading):
-            event.remove(engine, "checkout", trace)
+        event.remove(database._reading, "checkout", trace)
         for connection in traced:
             connection.set_trace_callback(None)
     for statement in seen:

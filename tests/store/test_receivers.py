@@ -1,8 +1,8 @@
 """Receivers in the store: pausing, resuming with a spread, and the figures of their attempts."""
 
-import sqlite3
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -227,19 +227,17 @@ async def test_claims_cost_the_same_beside_a_long_paused_backlog(sqlite_store: S
         steps += 1
         return 0
 
-    def watch(connection: sqlite3.Connection, *_: object) -> None:
+    def watch(connection: Any, *_: object) -> None:
         connection.set_progress_handler(count, 100)
 
-    engines = store._database._writing, store._database._reading
-    for engine in engines:
-        event.listen(engine, "checkout", watch)
+    event.listen(store._database._reading, "checkout", watch)
+    store._database.transaction(lambda connection: watch(connection.connection.dbapi_connection))
     try:
         assert await store.due_hosts() == {HOST: 1}
         assert await store.next_due_at() is not None
         assert await claim(store, HOST) == [one.id]
     finally:
-        for engine in engines:
-            event.remove(engine, "checkout", watch)
+        event.remove(store._database._reading, "checkout", watch)
         execute(store, "DELETE FROM outbox")
         execute(store, "DELETE FROM pauses")
     assert 0 < steps < 100  # of 100 instructions of SQLite each; the backlog alone has 20,000 rows
