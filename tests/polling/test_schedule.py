@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from bridge.core.schedule import PollPolicy
-from bridge.polling.schedule import steps_of_loaded
+from bridge.polling.schedule import TOGETHER, TOGETHER_SECONDS, steps_of_loaded
 from bridge.polling.state import Phase
 from tests.polling.schedule_harness import POLICY, REFUSED, ScheduleHarness
 from tests.waiting import SAFETY_SECONDS
@@ -141,6 +141,40 @@ async def test_the_timer_wakes_the_workers_no_sooner_than_in_two_milliseconds() 
     assert 0 < seconds <= 0.0021
     async with asyncio.timeout(SAFETY_SECONDS):
         await harness.woken.wait()
+
+
+async def test_polls_that_are_due_soon_after_a_timer_begin_together() -> None:
+    harness = ScheduleHarness()
+    first, second = harness.tasks(2)
+    harness.schedule._timer_fired()
+    for task, due in ((first, 0.01), (second, 0.04)):
+        harness.schedule.schedule_at(task, harness.now + due)
+    assert harness.schedule._timer_at == harness.now + TOGETHER_SECONDS
+    harness.now += TOGETHER_SECONDS
+    harness.schedule._timer_fired()
+    assert harness.take_all() == [first, second]
+
+
+async def test_a_timer_of_many_polls_begins_some_of_them() -> None:
+    harness = ScheduleHarness()
+    tasks = harness.tasks(20 * TOGETHER)
+    for number, task in enumerate(tasks):
+        harness.schedule.schedule_at(task, harness.now + number / (20 * TOGETHER))
+    begun: list[int] = []
+    harness.schedule._timer_fired()
+    while sum(begun) < len(tasks):
+        harness.now = max(harness.schedule._opens_at, harness.now + 0.002)
+        harness.schedule._timer_fired()
+        begun.append(len(harness.take_all()))
+    assert max(begun[3:-1]) <= 2 * TOGETHER
+
+
+async def test_with_a_rate_limit_no_poll_waits_for_others() -> None:
+    harness = ScheduleHarness(rate=100)
+    [task] = harness.tasks(1)
+    harness.schedule._timer_fired()
+    harness.schedule.schedule_at(task, harness.now + 0.01)
+    assert harness.schedule._timer_at == harness.now + 0.01
 
 
 async def test_the_timer_waits_for_the_rate_limit() -> None:

@@ -248,8 +248,8 @@ async def test_a_refused_key_stops_its_lane_and_a_task_of_the_lane_is_the_probe_
     made.now = credential.resumes_at
     assert made.schedule.take_batch() is None, "a lane of a blocked key is not read"
     assert made.schedule.take() is tasks[0]
-    made.schedule._timer_fired()
     made.now = lane.began + 1.0
+    made.schedule._timer_fired()
     made.schedule.judge(tasks[0], RUNNING, made.now)
     assert lane.next_at == lane.began + lane.spacing
     assert made.timer_seconds() == pytest.approx(lane.spacing - 1.0, abs=0.5)
