@@ -81,10 +81,10 @@ def _show(seed: int, *, shrink: bool) -> None:
             plan = shrunk(plan, place)
         outcome = run_plan(plan, place)
     print(f"\nseed {seed}, the shortest plan that fails:" if shrink else f"\nseed {seed}:")
-    for name in (one.name for one in fields(plan) if one.name not in {"seed", "courses", "actions"}):
+    for name in (one.name for one in fields(plan) if one.name not in {"seed", "courses", "inherited", "actions"}):
         print(f"  {name} = {getattr(plan, name)!r}")
-    for course in plan.courses:
-        print(f"  {course}")
+    for one in (*plan.courses, *plan.inherited):
+        print(f"  {one}")
     for action in plan.actions:
         print(f"  {action}")
     print("\ntrace:")

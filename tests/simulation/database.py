@@ -72,7 +72,7 @@ class _Kept:
 
 
 def new_file(path: Path) -> None:
-    """Make an empty database with the present schema."""
+    """Make an empty database file with the present schema."""
     template = path.with_name("template.db")
     if not template.exists():
         template.touch()
@@ -123,6 +123,8 @@ class Server:
     weather: dict[str, Weather]  # by the host's name: the way to the server may be bad for one replica alone
     shared: bool
     error: float  # of a replica's idea of the server's clock, in seconds
+    upgrade_ends: list[int] = field(default_factory=list)  # before these statements a process is killed
+    kill: Callable[[Host], None] = lambda _: None
     opened: list["SimulatedDatabase"] = field(default_factory=list)
     on_commit: Callable[[Host | None], None] = lambda _: None
 
@@ -155,6 +157,8 @@ class SimulatedDatabase(SqliteDatabase):
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
         self._refuse()
+        if self._server.upgrade_ends and function.__name__ == "_bring_up_to_date":
+            return self._cut_short(function, self._server.upgrade_ends.pop(0))
         weather = self._weather
         chance = weather.random.random()
         if chance < weather.failing_share:
@@ -175,6 +179,28 @@ class SimulatedDatabase(SqliteDatabase):
         with suppress(type(lost)):
             super().transaction(lose)
         return lost
+
+    def _cut_short(self, function: Callable[[Connection], Result], statement: int) -> Result:
+        """Run a transaction whose process is killed before a statement, or right after the commit."""
+
+        def count(*_: object) -> None:
+            nonlocal statement
+            statement -= 1
+            if statement <= 0:
+                raise failure("the process was killed")
+
+        def counted(connection: Connection) -> Result:
+            event.listen(connection, "before_cursor_execute", count)
+            try:
+                return function(connection)
+            finally:
+                event.remove(connection, "before_cursor_execute", count)
+
+        try:
+            return super().transaction(counted)
+        finally:
+            self._server.on_commit(self.host)
+            self._server.kill(self.host)
 
     def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         self._refuse()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.amux import Trouble
+from tests.simulation.hosts import Host
+from tests.simulation.http import WORLD
 from tests.simulation.plan import HoldUp
 from tests.simulation.replicas import HeldUp, name_of
 from tests.simulation.violation import Violation
@@ -49,6 +51,10 @@ class Faults:
         self._world.replicas.end(slot)
         self.lasts(seconds)
         self._world.loop.call_later(seconds, self._world.replicas.start_again, slot, slot.host)
+
+    def kill(self, host: Host, seconds: float) -> None:
+        """The process that is just running ends at once."""
+        self._world.loop.call_external(0.0, self.crash, int(host.name[-1]), seconds, context=WORLD)
 
     def restart(self, replica: int, seconds: float) -> None:
         """A bridge stops as it should; another one starts a while later."""

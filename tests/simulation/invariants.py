@@ -10,6 +10,7 @@ from tests.simulation.hosts import EPOCH, Host
 from tests.simulation.ledger import Ledger, Post
 from tests.simulation.removals import FINAL, Removals
 from tests.simulation.snapshot import EMPTY, Reader, Snapshot
+from tests.simulation.upgrades import Upgrade
 from tests.simulation.violation import Violation, require
 
 if TYPE_CHECKING:
@@ -34,11 +35,18 @@ class Invariants:
     feed: Feed
     removals: Removals
     state: Snapshot = EMPTY
+    upgrade: Upgrade | None = None
     removed: dict[str, float] = field(default_factory=dict)  # when a row of the outbox went, or lost its claim
     claimed: dict[str, tuple[str, Host]] = field(default_factory=dict)  # by delivery: the lease, and who made it
     lapsed: dict[Host | None, float] = field(default_factory=dict)  # since when a host polls without a lease
     closed: dict[str, float] = field(default_factory=dict)  # by task_id: when its last open task closed
     ended: dict[str, float] = field(default_factory=dict)  # by watch: when its end was committed
+
+    def begin_with(self, upgrade: Upgrade) -> None:
+        """Begin with the rows of an older version, which is to be upgraded."""
+        self.upgrade = upgrade
+        self.reader.changed()
+        self.state = self.reader.snapshot()
 
     def is_stored(self, watch_id: str) -> bool:
         """Whether a watch is in the database, or was until retention deleted it."""
@@ -51,6 +59,8 @@ class Invariants:
         if not self.reader.changed():
             return
         before, self.state = self.state, self.reader.snapshot()
+        if self.upgrade is not None:
+            self.upgrade.after_commit()
         self._watches(before, self.state)
         self.removals.after_commit(before, self.state)
         self.feed.after_commit(before, self.state)
@@ -262,7 +272,7 @@ class Invariants:
     def at_end(self) -> None:
         """Everything is over: every watch, every delivery, every resend."""
         state = self.state
-        for watch_id in self.ledger.registered:
+        for watch_id in self.ledger.registered.keys() | self.ledger.inherited:
             require(self.is_stored(watch_id), f"{watch_id} was acknowledged and is not stored")
         active = [one for one, row in state.watches.items() if row["state"] == "active"]
         require(not active, f"watches are still active: {active}")
@@ -271,7 +281,8 @@ class Invariants:
         require(not still_open, f"tasks are still open: {still_open}")
         deliveries, watches = self.removals.deliveries | state.deliveries, self.removals.watches | state.watches
         for delivery_id, row in deliveries.items():
-            require(_superseded(row) or self.ledger.posts[delivery_id], f"{delivery_id} was never sent")
+            before = row["watch_id"] in self.ledger.inherited and row["attempts"] > 0
+            require(before or _superseded(row) or self.ledger.posts[delivery_id], f"{delivery_id} was never sent")
         self.feed.at_end(state)
         for delivery_id, asked in self.ledger.resent:
             row = deliveries[delivery_id]

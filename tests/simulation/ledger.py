@@ -1,7 +1,7 @@
 """What the world outside the bridge has seen: answers to requests, polls, callbacks. The invariants compare with it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Ledger:
     polls: int = 0
     registered: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By watch id: the watch, as the first 2xx showed it."""
+    inherited: set[str] = field(default_factory=set)
+    """The watches of an older version."""
     cancelled: dict[str, float] = field(default_factory=dict)
     """By watch id: when the cancellation was answered."""
     resent: list[tuple[str, float]] = field(default_factory=list)
@@ -50,6 +52,10 @@ class Ledger:
     """Receivers whose pause was answered, and when."""
     ever_paused: set[str] = field(default_factory=set)
     """Receivers that may be paused: a pause was requested, and no resume was answered since then."""
+
+    def inherit(self, watch_ids: Iterable[str]) -> None:
+        """These watches were acknowledged by an older version, which may have sent their events as well."""
+        self.inherited.update(watch_ids)
 
     def told(self, task_id: str, word: str, *, batch: bool = False) -> None:
         """amux has answered about a task."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.simulation.amux import Course, End, Route, Trouble
 from tests.simulation.receivers import Kind
+from tests.simulation.upgrades import Inherited, Left
 
 
 class HoldUp(StrEnum):
@@ -51,6 +52,8 @@ class Plan:
     actions: tuple[Action, ...]
     per_host: int = 16
     retention: float = MONTH
+    inherited: tuple[Inherited, ...] = ()
+    upgrade_ends: tuple[int, ...] = ()  # the statements of the upgrade before which the processes are killed
     readers: tuple[str, ...] = ("shop",)  # of the event feed; "" is an operator, who reads that of all apps
 
     def without(self, dropped: set[int]) -> "Plan":
@@ -76,6 +79,8 @@ def make_plan(seed: int) -> Plan:
         actions += _hold_ups(random, span, replicas, shared=shared)
     more = Random(f"{seed} more")
     apps = more.random() < 0.4
+    inherited = _inherited(more, span, courses, receivers) if more.random() < 0.15 else ()
+    ends = tuple(more.randint(1, 70) for _ in range(more.choice((0, 1, 1, 2)))) if inherited and troubled > 0.2 else ()
     actions = _more(more, span, len(actions)) + [_by_an_app(more, one) if apps else one for one in actions]
     return Plan(
         seed=seed,
@@ -92,8 +97,30 @@ def make_plan(seed: int) -> Plan:
         actions=tuple(sorted(actions, key=lambda one: one.at)),
         per_host=random.choice((1, 2, 16)),
         retention=more.choice((MONTH, MONTH, 4.0, 12.0)),
+        inherited=inherited,
+        upgrade_ends=ends,
         readers=("shop", "lab", "") if apps else ("shop",),
     )
+
+
+def _inherited(random: Random, span: float, courses: tuple[Course, ...], receivers: list[str]) -> tuple[Inherited, ...]:
+    """Watches of an older version: on the tasks of this world, and on others that have ended."""
+    found = []
+    known = [course.task_id for course in courses if course.key == "sk-one"]
+    for number in range(random.randint(1, 8)):
+        left = random.choice(list(Left)) if not known or random.random() < 0.6 else Left.ACTIVE
+        if left is Left.ACTIVE and not known:
+            left = Left.PENDING
+        events = set(random.sample(TERMINAL_EVENTS, random.choice((1, 4))))
+        if left is Left.ACTIVE:
+            events |= set(random.sample(STATUS_EVENTS, random.randint(0, 2)))
+        else:
+            events.add("video.completed")
+        task_id = random.choice(known) if left is Left.ACTIVE else f"old_{number}"
+        url = f"https://{random.choice(receivers)}/old-{number}"
+        age, seconds = random.choice((2.0, 60.0, 3_000_000.0)), random.choice((-1.0, 1.0, 10.0, span, 40.0))
+        found.append(Inherited(task_id, url, tuple(sorted(events)), left, age, seconds, random.choice(("shop", "lab"))))
+    return tuple(found)
 
 
 def _by_an_app(random: Random, action: Action) -> Action:

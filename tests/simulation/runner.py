@@ -81,6 +81,10 @@ def shrunk(plan: Plan, place: Path) -> Plan:
             else:
                 at += size
         size //= 2
+    for one in plan.inherited:
+        tried = replace(plan, inherited=tuple(other for other in plan.inherited if other is not one))
+        if fails(tried):
+            plan = tried
     for course in plan.courses:
         tried = replace(plan, courses=tuple(one for one in plan.courses if one is not course))
         if fails(tried):

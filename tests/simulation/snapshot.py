@@ -19,6 +19,7 @@ _TABLES = {
     "tasks": ("id", "SELECT id, key, task_id, status, polls, owner, opened_at, closed_at FROM tasks"),
     "replicas": ("id", "SELECT id, epoch, expires_at FROM replicas"),
 }
+_EVENTS_WITHOUT_NUMBERS = "SELECT watch_id, type, terminal, payload, NULL AS number FROM events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Reader:
         self._connection = sqlite3.connect(path)
         self._connection.row_factory = sqlite3.Row
         self._version: int | None = None
+        self._queries = {**_TABLES, "events": (None, _EVENTS_WITHOUT_NUMBERS)}
 
     def changed(self) -> bool:
         """Whether there was a commit since the last call."""
@@ -58,9 +60,11 @@ class Reader:
         return bool(changed)
 
     def snapshot(self) -> Snapshot:
-        """Everything."""
+        """Everything. The events of version 0.2.0 have no numbers."""
+        if self._queries is not _TABLES and self._has_numbers():
+            self._queries = _TABLES
         tables: dict[str, Any] = {}
-        for name, (key, query) in _TABLES.items():
+        for name, (key, query) in self._queries.items():
             rows = self._connection.execute(query)
             tables[name] = {(row["watch_id"], row["type"]) if key is None else row[key]: row for row in rows}
         return Snapshot(**tables)
@@ -69,6 +73,9 @@ class Reader:
         """The rows that belong to a watch or a delivery that does not exist, by their table."""
         found = {name: [row[0] for row in self._connection.execute(query)] for name, query in _ORPHANS.items()}
         return {name: ids for name, ids in found.items() if ids}
+
+    def _has_numbers(self) -> bool:
+        return any(row["name"] == "number" for row in self._connection.execute("PRAGMA table_info(events)"))
 
     def close(self) -> None:
         """Close the connection."""

@@ -30,6 +30,7 @@ from tests.simulation.removals import Removals
 from tests.simulation.replicas import APPS, ATTEMPT_SECONDS, OPERATOR, Replicas, name_of
 from tests.simulation.requests import Requests
 from tests.simulation.snapshot import Reader
+from tests.simulation.upgrades import Upgrade, write_file
 from tests.simulation.violation import Violation
 
 AFTER_SECONDS = 150.0  # after the plan's end, for everything to end
@@ -66,6 +67,8 @@ class World:
         self.loop = SimulatedLoop(self._random(), stall_share=plan.stall_share, stall_seconds=plan.stall_seconds)
         weather = {name_of(number): Weather(self._random()) for number in range(plan.replicas)}
         self.server = Server(self.folder / "bridge.db", weather, shared=plan.shared, error=plan.wall_error)
+        self.server.upgrade_ends += plan.upgrade_ends
+        self.server.kill = lambda host: self.faults.kill(host, 0.5)
         self.ledger = Ledger(self.loop.time, self.note)
         self.courses = {one.task_id: one for one in plan.courses}
         self.amux = Amux(self.loop, self._random(), self.ledger, plan.route, self.courses, slow_share=plan.amux_slow)
@@ -82,10 +85,17 @@ class World:
 
     def run(self) -> None:
         """Run the plan. Raises Violation."""
-        new_file(self.server.path)
+        plan = self.plan
+        if plan.inherited:
+            write_file(self.server.path, plan.inherited, shared=plan.shared)
+            self.ledger.inherit(one.id for one in plan.inherited)
+        else:
+            new_file(self.server.path)
         self._reader = Reader(self.server.path)
-        retries = () if self.plan.retries == "none" else tuple(map(float, self.plan.retries.split(",")))
+        retries = () if plan.retries == "none" else tuple(map(float, plan.retries.split(",")))
         self.invariants = Invariants(self, self._reader, self.ledger, retries, self.feed, Removals(self))
+        if plan.inherited:
+            self.invariants.begin_with(Upgrade(self))
         self._promptness = Promptness(self, self.invariants)
         self.server.on_commit = self._guarded(self.invariants.after_commit)
         self.ledger.on_post, self.ledger.on_poll = self._guarded(self.invariants.on_post), self._guarded(self._on_poll)
