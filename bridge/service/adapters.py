@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bridge.aio.system import SYSTEM, System
 from bridge.amux.client import AmuxClient
+from bridge.amux.content_folder import ContentFolder
 from bridge.callback.guard import Resolver
 from bridge.callback.sender import Sender
 from bridge.service.sockets import bind
@@ -14,7 +15,7 @@ from bridge.store.database import Database, connect
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """The system, and what makes the database, the listening sockets, amux's client and the sender of callbacks.
+    """The system, and what makes the database, the sockets, amux's client, the sender and the folder of videos.
 
     `resolve` replaces the system's resolver for the hosts of callback URLs. The factories are called as the functions
     and classes that are their defaults.
@@ -25,6 +26,7 @@ class Adapters:
     bind: Callable[[Sequence[str], int, str], list[socket.socket]] = bind
     amux_client: Callable[..., AmuxClient] = AmuxClient
     sender: Callable[..., Sender] = Sender
+    content_folder: Callable[..., ContentFolder] = ContentFolder
     resolve: Resolver | None = None
 
 

@@ -200,7 +200,7 @@ class Runtime:
         if self._store.shared:
             self._replica_lease = ReplicaLease(self._store, self._poller, self._deliverer, self._lease)
         self._proxy = AmuxProxy(self._client, configured_key=self._configured_key)
-        self._content_cache = await open_content_cache(settings, self._store, self.metrics, self._system)
+        self._content_cache = await open_content_cache(settings, self._store, self.metrics, self._adapters)
         if self._content_cache is not None:
             self._closing.push_async_callback(self._content_cache.close)
         self._history = History(self.metrics, self._store.now)

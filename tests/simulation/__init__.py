@@ -11,9 +11,10 @@ commit, at each poll, at each callback, once a second, and at the end.
 | `world.py` | runs a plan |
 | `loop.py`, `hosts.py` | the event loop; processes with clocks, randomness and threads of their own |
 | `database.py` | SQLite that fails, hangs and loses answers; replicas share it as they share PostgreSQL |
-| `amux.py`, `receivers.py`, `http.py` | the other sides, below the real client, sender and HTTP server |
+| `amux.py`, `receivers.py`, `videos.py`, `http.py` | the other sides, below the real client, sender and HTTP server |
+| `upgrades.py` | a database of version 0.2.0, and what its upgrade must keep |
 | `replicas.py`, `faults.py`, `requests.py` | starting bridges; what goes wrong; what apps and operators ask for |
-| `registering.py`, `feed.py`, `removals.py` | invariants of registrations, of `GET /events`, of retention |
+| `registering.py`, `feed.py`, `removals.py`, `contents.py` | what holds for registrations, feed, retention, videos |
 | `ledger.py`, `snapshot.py` | what the world has seen; what the database holds |
 | `invariants.py`, `promptness.py` | what must hold at every step; what must happen in time while nothing is wrong |
 | `runner.py`, `__main__.py` | runs seeds, shrinks a plan that fails |

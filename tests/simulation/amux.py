@@ -1,6 +1,7 @@
 """amux in a simulation: tasks with a course of their own, and a client whose requests never leave the process."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -13,10 +14,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from bridge.amux.client import AmuxClient
 from tests.simulation.hosts import EPOCH
 from tests.simulation.loop import HOST, SimulatedLoop
+from tests.simulation.videos import Videos
 
 if TYPE_CHECKING:
     from tests.simulation.ledger import Ledger
 
+IDLE_SECONDS = 75.0  # for which the bridge waits for the next bytes of a video
 BAD_KEY = "sk-refused"
 
 
@@ -73,6 +76,7 @@ class Amux:
     random: Random
     ledger: "Ledger"
     route: Route
+    videos: Videos
     courses: dict[str, Course] = field(default_factory=dict)
     trouble: Trouble = Trouble.NONE
     slow_share: float = 0.0
@@ -102,6 +106,19 @@ class Amux:
         for task_id, word in words:  # now, because an answer that comes too late is none
             self.ledger.told(task_id, word, batch=method == "POST")
         return response
+
+    async def video(self, task_id: str, key: str) -> Any:
+        """Answer a request for a video."""
+        if self.trouble is Trouble.SILENT:
+            await self._wait(IDLE_SECONDS)
+            self.videos.failed()
+            raise aiohttp.SocketTimeoutError("no answer")
+        if self.trouble is Trouble.BROKEN:
+            self.videos.failed()
+            raise aiohttp.ClientConnectionError("broken")
+        return await self.videos.answer(
+            task_id, key, None if self.trouble is Trouble.NONE else _in_trouble(self.trouble)
+        )
 
     async def _wait(self, seconds: float) -> None:
         passed = self.loop.create_future()
@@ -256,10 +273,25 @@ class _Connections:
         return await self._amux.answer(method, path, data)
 
 
+class _Session:
+    """What the client uses of aiohttp's session, for videos."""
+
+    def __init__(self, amux: Amux) -> None:
+        self._amux = amux
+
+    async def request(self, _method: str, url: Any, *, headers: Mapping[str, str], **_: Any) -> Any:
+        task_id = url.raw_path.split("/")[-2]
+        return await self._amux.video(task_id, headers["Authorization"].removeprefix("Bearer "))
+
+    async def close(self) -> None:
+        return None
+
+
 class SimulatedClient(AmuxClient):
     """The real client; only its connections are others."""
 
     def __init__(self, amux: Amux, base_url: str, **options: Any) -> None:
         super().__init__(base_url, **options)
         self._session.detach()  # it has opened nothing
+        self._session = _Session(amux)  # type: ignore[assignment]
         self._connections = _Connections(amux)  # type: ignore[assignment]

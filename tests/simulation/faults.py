@@ -23,6 +23,7 @@ class Faults:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._lasting = 0
+        self.disturbed_at = 0.0  # when a process last ended, or went on after a freeze
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
         """The actions by their names in a plan."""
@@ -34,6 +35,7 @@ class Faults:
             "database": self.database,
             "amux": self.amux,
             "hold_up": self.hold_up,
+            "disk": self.disk,
         }
 
     def calm_seconds(self) -> float:
@@ -49,6 +51,7 @@ class Faults:
         if slot.host is None or slot.host.crashed:
             return
         self._world.replicas.end(slot)
+        self.disturbed_at = self._world.loop.time()
         self.lasts(seconds)
         self._world.loop.call_later(seconds, self._world.replicas.start_again, slot, slot.host)
 
@@ -73,6 +76,7 @@ class Faults:
         except Violation as error:
             self._world.failed(error)
         finally:
+            self.disturbed_at = self._world.loop.time()
             self._recovered()
 
     def freeze(self, replica: int, seconds: float) -> None:
@@ -84,6 +88,7 @@ class Faults:
             self._world.loop.call_later(0.0005, self.freeze, replica, seconds)
             return
         host.frozen = True
+        self.disturbed_at = self._world.loop.time() + seconds
         self.lasts(seconds)
         self._world.loop.call_later(seconds, host.thaw)
 
@@ -95,9 +100,17 @@ class Faults:
         """The wall clock of a host is set."""
         slot = self._world.replicas.slots[replica]
         slot.wall_ahead += seconds
+        self._world.clock_was_set = True
         if slot.host is not None:
             slot.host.wall_ahead += seconds
         self.lasts(0.0)
+
+    def disk(self, replica: int, seconds: float) -> None:
+        """The disk of a host is full for a while."""
+        drive = self._world.drives[name_of(replica)]
+        drive.is_full = True
+        self.lasts(seconds)
+        self._world.loop.call_later(seconds, lambda: setattr(drive, "is_full", False))
 
     def database(self, kind: str, seconds: float, replica: int | None = None) -> None:
         """The database is bad for a while; with `replica`, for that one alone."""

@@ -26,7 +26,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request with a token. `body` is sent as JSON."""
+    """A request, with a token unless that is empty. `body` is sent as JSON."""
 
     token: str
     method: str
@@ -101,7 +101,7 @@ class Caller:
         fields = {
             "Host": "127.0.0.1",
             "Connection": "close",
-            "Authorization": f"Bearer {request.token}",
+            **({"Authorization": f"Bearer {request.token}"} if request.token else {}),
             "Content-Type": "application/json",
             "Content-Length": len(data),
             **request.headers,

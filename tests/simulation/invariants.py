@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import orjson
+
 from bridge.core.model import Answered, RefusedTarget
 from tests.simulation.feed import Feed
 from tests.simulation.hosts import EPOCH, Host
@@ -210,6 +212,7 @@ class Invariants:
         state, now = self.state, self.world.loop.time()
         event = state.events.get((post.watch_id, post.type))
         require(event is not None and event["payload"] == post.body, f"{post.id} is not the event of the store")
+        self.world.contents.event_seen(orjson.loads(post.body))
         row, claim = state.deliveries.get(post.id), state.outbox.get(post.id)
         require(row is not None, f"{post.id} has no delivery")
         answered = self.ledger.cancelled.get(post.watch_id)

@@ -52,6 +52,8 @@ class Plan:
     actions: tuple[Action, ...]
     per_host: int = 16
     retention: float = MONTH
+    cache_bytes: int = 0
+    breaking_share: float = 0.0  # of amux's videos that break off
     inherited: tuple[Inherited, ...] = ()
     upgrade_ends: tuple[int, ...] = ()  # the statements of the upgrade before which the processes are killed
     readers: tuple[str, ...] = ("shop",)  # of the event feed; "" is an operator, who reads that of all apps
@@ -82,6 +84,9 @@ def make_plan(seed: int) -> Plan:
     inherited = _inherited(more, span, courses, receivers) if more.random() < 0.15 else ()
     ends = tuple(more.randint(1, 70) for _ in range(more.choice((0, 1, 1, 2)))) if inherited and troubled > 0.2 else ()
     actions = _more(more, span, len(actions)) + [_by_an_app(more, one) if apps else one for one in actions]
+    cache_bytes = more.choice((0, 2_500, 1 << 30))
+    if more.random() < 0.6:
+        actions += _contents(more, span, replicas, calm=troubled <= 0.2)
     return Plan(
         seed=seed,
         replicas=replicas,
@@ -97,10 +102,27 @@ def make_plan(seed: int) -> Plan:
         actions=tuple(sorted(actions, key=lambda one: one.at)),
         per_host=random.choice((1, 2, 16)),
         retention=more.choice((MONTH, MONTH, 4.0, 12.0)),
+        cache_bytes=cache_bytes,
+        breaking_share=more.choice((0.0, 0.0, 0.3)),
         inherited=inherited,
         upgrade_ends=ends,
         readers=("shop", "lab", "") if apps else ("shop",),
     )
+
+
+def _contents(random: Random, span: float, replicas: int, *, calm: bool) -> list[Action]:
+    """Apps that read videos, several at once, and disks that are full."""
+    found = []
+    for _ in range(random.randint(1, 4)):
+        at, choice = 1_004.0 + 1.5 * span * random.random(), random.random()
+        for _ in range(random.choice((1, 1, 3))):
+            how = random.choice(("app", "app", "operator", "link"))
+            byte_range = random.choice(("", "", "bytes=0-99", "bytes=150-", "bytes=-70", "bytes=5000-5010"))
+            found.append(Action(at + 0.3 * random.random(), "content", (choice, how, byte_range)))
+    if not calm and random.random() < 0.3:
+        seconds = random.choice((1.0, 10.0))
+        found.append(Action(1_004.0 + span * random.random(), "disk", (random.randrange(replicas), seconds)))
+    return found
 
 
 def _inherited(random: Random, span: float, courses: tuple[Course, ...], receivers: list[str]) -> tuple[Inherited, ...]:

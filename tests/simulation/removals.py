@@ -22,6 +22,7 @@ class Removals:
     world: "World"
     watches: dict[str, Any] = field(default_factory=dict)  # the last row of each watch that is gone
     deliveries: dict[str, Any] = field(default_factory=dict)
+    removed_at: dict[str, float] = field(default_factory=dict)
     idle_since: dict[str, float] = field(default_factory=dict)  # by watch: when a delivery of it ended last
     latest: float = 0.0  # the latest time that the store's clock has shown
 
@@ -59,6 +60,7 @@ class Removals:
         early = row["ended_at"] + self.world.plan.retention - self.latest - 2 * self.world.plan.wall_error - SLACK
         require(early <= 0, f"{watch_id} is deleted {early:.3f} s too early")
         self.watches[watch_id] = row
+        self.removed_at[watch_id] = self.world.loop.time()
 
     def _has_ended(self, row: Any) -> bool:
         """Whether a delivery that was pending may have ended in the transaction that deleted it."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 APPS = {"shop": "shop-token-of-the-simulation", "lab": "lab-token-of-the-simulation"}
+PUBLIC_URL = "https://bridge.example"
+LINK_SECONDS = 15.0
 OPERATOR = "operator-token-of-the-simulation"
 ATTEMPT_SECONDS = 3.0
 FREEZE_WITHIN = 0.01  # seconds that a transaction takes in which its process freezes
@@ -93,13 +95,14 @@ class Replicas:
             bind=lambda _hosts, _port, _prefix: [listener],  # type: ignore[list-item]
             amux_client=client,
             sender=lambda guard, **options: SimulatedSender(world.receivers, guard, **options),
+            content_folder=lambda _base, name, **_: world.drives[slot.name].folder(host.wall, name),
             resolve=_resolve,
         )
         world.loop.listeners.append(bound)
         try:
-            runtime = await Runtime.start(
-                _settings(world.plan.retries, world.plan.per_host, world.plan.retention), adapters
-            )
+            plan = world.plan
+            settings = _settings(plan.retries, plan.per_host, plan.retention, plan.cache_bytes)
+            runtime = await Runtime.start(settings, adapters)
         except Exception as error:  # noqa: BLE001  a service manager starts it again
             world.note(f"{slot.name} does not start: {error}")
             world.loop.call_later(1.0, self.start_again, slot, host, context=WORLD)
@@ -137,6 +140,7 @@ class Replicas:
         for database in self._world.server.opened:
             if database.host is slot.host:
                 database.close()
+        self._world.drives[slot.name].process_ended()
         slot.runtime = slot.caller = None
 
     def _held_up(self, slot: Slot, write: Any, latency: tuple[float, float]) -> tuple[float, float]:
@@ -184,7 +188,7 @@ async def _resolve(_host: str, _port: int) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _settings(retries: str, per_host: int, retention: float) -> Settings:
+def _settings(retries: str, per_host: int, retention: float, cache_bytes: int) -> Settings:
     return load(
         None,
         amux_api_key="sk-one",
@@ -203,7 +207,9 @@ def _settings(retries: str, per_host: int, retention: float) -> Settings:
         delivery_retry_delays_seconds=retries,
         delivery_timeout_seconds=ATTEMPT_SECONDS,
         delivery_concurrency_per_host=per_host,
-        content_cache_bytes=0,
+        content_cache_bytes=cache_bytes,
+        content_link_seconds=LINK_SECONDS,
+        public_url=PUBLIC_URL,
         retention_seconds=retention,
         drain_timeout_seconds=5,
     )

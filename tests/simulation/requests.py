@@ -1,5 +1,6 @@
 """What apps and operators ask a bridge for, over HTTP, and what its answers promise."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -29,6 +30,7 @@ class Requests:
         self._ledger = world.ledger
         self._registering = Registering(world)
         self._resumes = 0
+        self._beside: list[asyncio.Task[None]] = []
         self._late_pauses: dict[str, float] = {}  # until when a pause that was not answered may be carried out
 
     def actions(self) -> Mapping[str, Callable[..., None]]:
@@ -38,6 +40,7 @@ class Requests:
             "cancel": self.cancel,
             "wait": self.wait,
             "trespass": self.trespass,
+            "content": self.content,
             "resend": self.resend,
             "resend_dead": self.resend_dead,
             "pause": self.pause,
@@ -101,6 +104,15 @@ class Requests:
 
         path = f"/watch/{watch_id}?wait_seconds={seconds:.0f}"
         self._send(Request(token, "GET", path), waited, held=seconds)
+
+    def content(self, choice: float, how: str, byte_range: str) -> None:
+        """An app reads a video, mostly one that is there."""
+        watches = self._world.invariants.state.watches
+        completed = [one for one, row in watches.items() if row["outcome"] == "completed"]
+        known = self._ledger.registered.keys()
+        wanted = known & completed if choice > 0.2 else known
+        if watch_id := _chosen(sorted(wanted), choice):
+            self._world.contents.read(watch_id, how, byte_range)
 
     def trespass(self, choice: float, what: str) -> None:
         """An app asks for a watch of another app."""
@@ -186,6 +198,13 @@ class Requests:
             self._world.feed.answered(reading, reply, missed)
 
         reading.waiting = self._send(Request(reading.token, "GET", path), read, held=wait_seconds)
+
+    def send_beside(self, request: Request, then: Then, held: float) -> None:
+        """Send a request whose answer the end of the world does not wait for."""
+        callers = [slot.caller for slot in self._world.replicas.slots if slot.caller is not None]
+        if callers:
+            caller = callers[self._world.random.randrange(len(callers))]
+            self._beside.append(self._world.loop.create_task(self._ask(caller, request, then, held)))
 
     def _send(self, request: Request, then: Then, *, held: float = 0.0) -> bool:
         """Send a request to any bridge. An answer may be held for `held` seconds."""

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from aiohttp import web_app
 
 from bridge.service import jobs
 from tests.simulation.amux import Amux
+from tests.simulation.contents import Contents
 from tests.simulation.database import Server, Weather, new_file
 from tests.simulation.faults import Faults
 from tests.simulation.feed import Feed, Reading
@@ -31,6 +33,7 @@ from tests.simulation.replicas import APPS, ATTEMPT_SECONDS, OPERATOR, Replicas,
 from tests.simulation.requests import Requests
 from tests.simulation.snapshot import Reader
 from tests.simulation.upgrades import Upgrade, write_file
+from tests.simulation.videos import Drive, Videos
 from tests.simulation.violation import Violation
 
 AFTER_SECONDS = 150.0  # after the plan's end, for everything to end
@@ -47,6 +50,7 @@ _TIMES = {
     "REFRESH_SECONDS": 4.0,
     "SPREAD_SECONDS": 2.0,
     "RETENTION_SECONDS": 6.0,
+    "CONTENT_SWEEP_SECONDS": 6.0,
 }
 for _name, _seconds in _TIMES.items():
     setattr(jobs, _name, _seconds)
@@ -71,7 +75,13 @@ class World:
         self.server.kill = lambda host: self.faults.kill(host, 0.5)
         self.ledger = Ledger(self.loop.time, self.note)
         self.courses = {one.task_id: one for one in plan.courses}
-        self.amux = Amux(self.loop, self._random(), self.ledger, plan.route, self.courses, slow_share=plan.amux_slow)
+        videos = Videos(self.loop, self._random(), plan.breaking_share)
+        self.amux = Amux(
+            self.loop, self._random(), self.ledger, plan.route, videos, self.courses, slow_share=plan.amux_slow
+        )
+        self.drives = {name: Drive(self.folder / "content" / name) for name in weather}
+        self.contents = Contents(self)
+        self.clock_was_set = False
         self.receivers = Receivers(self.loop, self._random(), self.ledger, ATTEMPT_SECONDS)
         self.feed = Feed(self, [Reading(app, APPS.get(app, OPERATOR)) for app in plan.readers])
         self.replicas, self.faults, self.requests = Replicas(self), Faults(self), Requests(self)
@@ -86,6 +96,7 @@ class World:
     def run(self) -> None:
         """Run the plan. Raises Violation."""
         plan = self.plan
+        shutil.rmtree(self.folder / "content", ignore_errors=True)
         if plan.inherited:
             write_file(self.server.path, plan.inherited, shared=plan.shared)
             self.ledger.inherit(one.id for one in plan.inherited)
@@ -97,6 +108,7 @@ class World:
         if plan.inherited:
             self.invariants.begin_with(Upgrade(self))
         self._promptness = Promptness(self, self.invariants)
+        self.amux.videos.on_read = self._guarded(self.contents.amux_was_asked)
         self.server.on_commit = self._guarded(self.invariants.after_commit)
         self.ledger.on_post, self.ledger.on_poll = self._guarded(self.invariants.on_post), self._guarded(self._on_poll)
         log = _ErrorLog(self)
@@ -119,6 +131,8 @@ class World:
             self.replicas.start(slot)
         self._every(1.0, self._promptness.check)
         self._every(3.0, self.requests.read_feeds)
+        if self.plan.cache_bytes:
+            self._every(1.0, self.contents.check_files)
         for action in self.plan.actions:
             self.loop.call_at(action.at, self._act, action.what, action.arguments)
         last = max((action.at for action in self.plan.actions), default=0.0)
@@ -171,6 +185,10 @@ class World:
         self._promptness.polled[task_id] = self.loop.time()
         self.invariants.on_poll(task_id, host)
 
+    def is_disturbed(self, since: float) -> bool:
+        """Whether a process was stopped, frozen or ended since a moment."""
+        return self.faults.disturbed_at >= since or any(slot.stopping for slot in self.replicas.slots)
+
     # --- what the parts of the world use ------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
@@ -219,6 +237,8 @@ class World:
                 self.server.opened.clear()
                 self.loop.graveyard.clear()
                 self.tasks.clear()
+                for drive in self.drives.values():
+                    drive.process_ended()
                 self.replicas.slots.clear()
                 with suppress(Exception):
                     self.loop.close()
