@@ -1,5 +1,6 @@
 """The HTTP server: its limits, its log, and the answers to requests that HTTP parsing refuses."""
 
+import asyncio
 import logging
 from http import HTTPStatus
 from typing import Any, Final
@@ -94,12 +95,17 @@ def _parsing_rule(error: BaseException | None) -> str:
 # --- the server's log ---------------------------------------------------------------------------------------------
 
 
-class _CallerErrorsAreDebug(logging.Filter):
-    """Lowers aiohttp's records of broken HTTP to DEBUG, without a traceback: the caller caused them, not the bridge."""
+class _HarmlessErrorsAreDebug(logging.Filter):
+    """Lowers some of aiohttp's records to DEBUG, without a traceback.
+
+    A caller causes those of broken HTTP. InvalidStateError is aiohttp's own, when a stop gives up an open request in
+    the same turn of the loop in which its answer has been sent.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error: Any = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
+        harmless = HttpProcessingError | web.RequestPayloadError | ConnectionError | asyncio.InvalidStateError
+        if not isinstance(error, harmless):
             return True
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         record.exc_info = None
@@ -108,6 +114,6 @@ class _CallerErrorsAreDebug(logging.Filter):
 
 def _server_log() -> logging.Logger:
     logger = logging.getLogger("bridge.http")
-    if not any(isinstance(known, _CallerErrorsAreDebug) for known in logger.filters):
-        logger.addFilter(_CallerErrorsAreDebug())
+    if not any(isinstance(known, _HarmlessErrorsAreDebug) for known in logger.filters):
+        logger.addFilter(_HarmlessErrorsAreDebug())
     return logger
