@@ -86,18 +86,35 @@ class PostgresProxy:
     """A TCP proxy to PostgreSQL.
 
     After `cut` it closes its connections and accepts none. While `silent` it accepts everything and answers nothing.
-    With `silent_after`, it becomes silent after so many answers.
+    With `silent_after`, it becomes silent after so many answers. Between `hold_answers` and `release_answers` the
+    server gets everything, and its answers wait.
     """
 
     target: int
     port: int = 0
     silent: bool = False
     silent_after: int | None = None
+    _answering: asyncio.Event = field(default_factory=asyncio.Event)
     _connections: set["_Connection"] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
     def url(self, database_url: str) -> str:
         return make_url(database_url).set(port=self.port).render_as_string(hide_password=False)
+
+    def __post_init__(self) -> None:
+        self._answering.set()
+
+    def hold_answers(self) -> None:
+        """The server's answers wait from now on."""
+        self._answering.clear()
+
+    def release_answers(self) -> None:
+        """All answers that wait go on."""
+        self._answering.set()
+
+    async def answer(self) -> None:
+        """Waits until answers may go on."""
+        await self._answering.wait()
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -149,6 +166,8 @@ class _Connection:
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
+                if writer is self.writers[0]:
+                    await self.proxy.answer()
                 if self.proxy.silent_after is not None and writer is self.writers[0]:
                     self.proxy.silent = self.proxy.silent or self.proxy.silent_after <= 0
                     self.proxy.silent_after -= 1
