@@ -18,7 +18,7 @@ commit, at each poll, at each callback, once a second, and at the end.
 | `ledger.py`, `snapshot.py` | what the world has seen; what the database holds |
 | `invariants.py`, `promptness.py` | what must hold at every step; what must happen in time while nothing is wrong |
 | `runner.py`, `__main__.py` | runs seeds, shrinks a plan that fails |
-| `mutations.py` | planted bugs: they test the simulation |
+| `mutations.py`, `planting.py` | planted bugs: they test the simulation |
 | `test_found.py` | what the simulation has found in the bridge |
 
 With `shared`, all replicas use one transaction at a time: the concurrency of PostgreSQL itself (SKIP LOCKED, READ

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 
-from tests.simulation.mutations import MUTATIONS, plant
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.planting import plant
 
 SEEDS_OF_A_PROCESS = 250  # a seed leaves a little memory behind: libraries keep some of what it has made
 
@@ -17,7 +18,8 @@ def main() -> int:
     """Run the seeds. Returns 1 if one of them fails."""
     arguments = _arguments()
     if arguments.plant is not None:
-        plant(arguments.plant)
+        [mutation] = [one for one in MUTATIONS if one.name == arguments.plant]
+        plant(mutation)
     first, _, last = arguments.seeds.partition(":")
     seeds = range(int(first), int(last or int(first) + 1))
     chunks = [seeds[at : at + SEEDS_OF_A_PROCESS] for at in range(0, len(seeds), SEEDS_OF_A_PROCESS)]

@@ -232,6 +232,7 @@ class _Response:
 
     def __init__(self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self.status = status
+        self.content_length = len(body)
         self.headers = CIMultiDictProxy(
             CIMultiDict({"Content-Type": kind, "X-Oneapi-Request-Id": "r", **(headers or {})})
         )

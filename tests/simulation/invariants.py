@@ -1,5 +1,7 @@
 """What must hold at every step of a simulation: after each commit, at each callback, at each poll, and at the end."""
 
+import base64
+import hmac
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ PAUSE_SECONDS = 6.0  # every replica follows a pause within 5
 POLL_GRACE = 3.0  # a replica learns of a task that another one closed within about a second
 SLACK = 0.002
 LEASE_LEFT = 0.5  # of a second before the end of a lease, in which nothing is sent; the clocks have an error
+SECRET = b"01234567890123456789012345678901"
 LAPSED_SECONDS = 1.0  # for which polls may go on without a lease
 
 
@@ -213,6 +216,8 @@ class Invariants:
         event = state.events.get((post.watch_id, post.type))
         require(event is not None and event["payload"] == post.body, f"{post.id} is not the event of the store")
         self.world.contents.event_seen(orjson.loads(post.body))
+        self._signed(post)
+        self._slots(post, host)
         row, claim = state.deliveries.get(post.id), state.outbox.get(post.id)
         require(row is not None, f"{post.id} has no delivery")
         answered = self.ledger.cancelled.get(post.watch_id)
@@ -234,6 +239,21 @@ class Invariants:
         if self.world.plan.shared:
             early = row["next_attempt_at"] - (EPOCH + now) - SLACK - 2 * self.world.plan.wall_error
             require(early <= 0, f"{post.id} is sent {early:.3f} s too early")
+
+    def _signed(self, post: Post) -> None:
+        """A callback is signed with its own id and the present time."""
+        timestamp = post.headers["webhook-timestamp"]
+        require(abs(int(timestamp) - self.world.store_time()) < 2.0, f"{post.id} has the timestamp {timestamp}")
+        content = f"{orjson.loads(post.body)['id']}.{timestamp}.".encode() + post.body
+        signature = base64.b64encode(hmac.digest(SECRET, content, "sha256")).decode()
+        require(post.headers["webhook-signature"] == f"v1,{signature}", f"{post.id} has a wrong signature")
+
+    def _slots(self, post: Post, host: Host | None) -> None:
+        """A process makes no more attempts at a receiver at a time than the setting says."""
+        receiver = urlsplit(post.url).hostname
+        same = [one for one in self.ledger.under_way.get(host, ()) if urlsplit(one.url).hostname == receiver]
+        most = self.world.plan.per_host
+        require(len(same) <= most, f"{len(same)} attempts at {receiver} at a time, and {most} are allowed")
 
     def _lease(self, host: Host | None, what: str, seconds: float) -> None:
         """The replica of a host has a lease, which lasts for some more seconds."""

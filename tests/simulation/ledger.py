@@ -22,6 +22,7 @@ class Post:
     type: str
     watch_id: str
     body: bytes
+    headers: Mapping[str, str]
     answer: Answer | None = None
 
 
@@ -35,6 +36,8 @@ class Ledger:
     on_poll: Callable[[str, Host | None], None] = lambda _task, _host: None
     posts: dict[str, list[Post]] = field(default_factory=lambda: defaultdict(list))
     words: dict[str, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
+    under_way: dict[Host | None, list[Post]] = field(default_factory=dict)
+    """By process: the callbacks whose answer it awaits."""
     polls: int = 0
     registered: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By watch id: the watch, as the first 2xx showed it."""
@@ -78,14 +81,17 @@ class Ledger:
             event["type"],
             event["data"]["watch_id"],
             body,
+            headers,
         )
         self.note(f"{post.host} posts {post.type} of {post.watch_id} to {url}")
         self.posts[post.id].append(post)
+        self.under_way.setdefault(host, []).append(post)
         self.on_post(post, host)
         return post
 
-    def answered(self, post: Post, answer: Answer) -> None:
+    def answered(self, host: Host | None, post: Post, answer: Answer) -> None:
         """The sender has the receiver's answer."""
         post.answer = answer
+        self.under_way[host].remove(post)
         said = answer.status if isinstance(answer, Answered) else type(answer).__name__
         self.note(f"{post.url} answers {said} to {post.type} of {post.watch_id}")

@@ -1,31 +1,6 @@
 """Planted bugs: changes of the bridge's source that the simulation must find. Each is made in a process of its own."""
 
-import importlib.machinery
-import importlib.util
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """`old` occurs once in a module and becomes `new`. The simulation finds it within so many seeds from 0 on."""
-
-    name: str
-    module: str
-    old: str
-    new: str
-    seeds: int
-
-    @property
-    def path(self) -> Path:
-        """The file of the module."""
-        return ROOT / f"{self.module.replace('.', '/')}.py"
-
+from tests.simulation.planting import Change, Mutation
 
 MUTATIONS = (
     Mutation(
@@ -174,38 +149,137 @@ MUTATIONS = (
         "GONE = 418",
         100,
     ),
+    # --- bugs of other kinds ---
+    Mutation(
+        "the last delay of a schedule is not used",
+        "bridge.core.schedule",
+        "self.delays[attempts - 1] if 0 < attempts <= len(self.delays) else None",
+        "self.delays[attempts - 1] if 0 < attempts < len(self.delays) else None",
+        100,
+    ),
+    Mutation(
+        "two callbacks of an app for one task are taken for one",
+        "bridge.store.registration",
+        "digest(watch.app, watch.task_id, watch.callback_url)",
+        "digest(watch.app, watch.task_id)",
+        100,
+    ),
+    Mutation(
+        "an Idempotency-Key counts for every app",
+        "bridge.store.registration",
+        '    return entry.new.watch.app, "" if key is None else key.key\n',
+        '    return "", "" if key is None else key.key\n',
+        300,
+    ),
+    Mutation(
+        "a callback is signed with the id of its watch",
+        "bridge.delivery.attempt",
+        "self._signer.headers(delivery.id, timestamp, delivery.payload, delivery.secret)",
+        'self._signer.headers(delivery.watch_id, timestamp, delivery.payload) | {"webhook-id": delivery.id}',
+        100,
+    ),
+    Mutation(
+        "a page of the event feed begins with the last event of the page before",
+        "bridge.store.event_feed",
+        '_AFTER = events.c.number > bindparam("after")\n',
+        '_AFTER = events.c.number >= bindparam("after")\n',
+        100,
+    ),
+    Mutation(
+        "the end of a watch does not wake who waits for it",
+        "bridge.polling.result_writer",
+        "(*changed.touched, *(watch.id for watch in changed.settled))",
+        "(one for one in changed.touched if one not in {watch.id for watch in changed.settled})",
+        300,
+    ),
+    Mutation(
+        "a removal of events is noted after the events are deleted",
+        "bridge.store.retention",
+        '    event_feed.note_removal(connection, those["those"], replica)\n'
+        "    connection.execute(_DELETE_EVENTS, those)\n",
+        "    connection.execute(_DELETE_EVENTS, those)\n"
+        '    event_feed.note_removal(connection, those["those"], replica)\n',
+        600,
+    ),
+    Mutation(
+        "retention deletes watches with pending deliveries",
+        "bridge.store.retention",
+        "    return pending | event_feed.watches_without_numbers(connection, watch_ids)\n",
+        "    return event_feed.watches_without_numbers(connection, watch_ids)\n",
+        600,
+        (
+            Change(
+                "bridge.store.retention",
+                "deliveries.c.watch_id == watches.c.id, deliveries.c.state == literal_column(\"'pending'\")",
+                "deliveries.c.watch_id == watches.c.id, deliveries.c.state == literal_column(\"'none'\")",
+            ),
+        ),
+    ),
+    Mutation(
+        "a record of a batch is taken for the task at its place in the request",
+        "bridge.amux.batch_wire",
+        "        if not isinstance(row, dict) or (task_id := _id_of(row, ids)) is None:\n            continue\n",
+        '        task_id = sorted(ids)[len(records)] if len(records) < len(ids) else ""\n',
+        100,
+    ),
+    Mutation(
+        "the lease runs by the wall clock",
+        "bridge.service.runtime",
+        "Lease(self._system.running)",
+        "Lease(self._system.wall)",
+        600,
+    ),
+    Mutation(
+        "a cancelled watch is sent again",
+        "bridge.store.outbox",
+        "        if row.state == WatchState.CANCELLED:\n",
+        "        if False:\n",
+        600,
+    ),
+    Mutation(
+        "Retry-After replaces the delay of the schedule",
+        "bridge.core.delivery",
+        "now + max(with_jitter(delay, jitter), retry_after)",
+        "now + (retry_after or with_jitter(delay, jitter))",
+        300,
+    ),
+    Mutation(
+        "a receiver gets one attempt too many at a time",
+        "bridge.delivery.fairness",
+        "            if host.busy >= self._limits[host.health]:\n                continue",
+        "            if host.busy > self._limits[host.health]:\n                continue",
+        100,
+        (
+            Change(
+                "bridge.delivery.fairness",
+                "if host.busy < limits[host.health]:",
+                "if host.busy <= limits[host.health]:",
+            ),
+        ),
+    ),
+    Mutation(
+        "every app can read every watch",
+        "bridge.web.api.watches",
+        "        view = await context.store.watch(watch_id, caller.visible_app)\n    return",
+        "        view = await context.store.watch(watch_id, None)\n    return",
+        100,
+    ),
+    Mutation(
+        "an upgrade is committed revision by revision",
+        "bridge.store.migrate",
+        '    command.upgrade(config, "head")\n',
+        '    command.upgrade(config, "0005")\n'
+        '    connection.exec_driver_sql("COMMIT")\n'
+        '    connection.exec_driver_sql("BEGIN IMMEDIATE")\n'
+        '    command.upgrade(config, "head")\n',
+        150,
+    ),
+    Mutation(
+        "an upgrade forgets what was claimed",
+        "bridge.store.migrate",
+        '    command.upgrade(config, "head")\n',
+        '    command.upgrade(config, "head")\n'
+        '    connection.exec_driver_sql("DELETE FROM outbox WHERE lease IS NOT NULL")\n',
+        200,
+    ),
 )
-
-
-class _MutatedLoader(importlib.machinery.SourceFileLoader):
-    def __init__(self, mutation: Mutation) -> None:
-        super().__init__(mutation.module, str(mutation.path))
-        self._mutation = mutation
-
-    def get_code(self, fullname: str) -> object:  # type: ignore[override]
-        source = self._mutation.path.read_text()
-        if source.count(self._mutation.old) != 1:
-            raise ImportError(
-                f"{self._mutation.name}: the text to change is there {source.count(self._mutation.old)} times"
-            )
-        return compile(source.replace(self._mutation.old, self._mutation.new), str(self._mutation.path), "exec")
-
-
-class _Finder:
-    """Finds the one module that is changed."""
-
-    def __init__(self, mutation: Mutation) -> None:
-        self._mutation = mutation
-
-    def find_spec(
-        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != self._mutation.module:
-            return None
-        return importlib.util.spec_from_file_location(name, self._mutation.path, loader=_MutatedLoader(self._mutation))
-
-
-def plant(name: str) -> None:
-    """Change the source of the bridge for this process. Call it before the bridge is imported."""
-    [mutation] = [one for one in MUTATIONS if one.name == name]
-    sys.meta_path.insert(0, _Finder(mutation))

@@ -85,6 +85,10 @@ def make_plan(seed: int) -> Plan:
     ends = tuple(more.randint(1, 70) for _ in range(more.choice((0, 1, 1, 2)))) if inherited and troubled > 0.2 else ()
     actions = _more(more, span, len(actions)) + [_by_an_app(more, one) if apps else one for one in actions]
     cache_bytes = more.choice((0, 2_500, 1 << 30))
+    if shared and troubled > 0.2 and more.random() < 0.15:
+        actions += _burst(more, span, replicas, courses)
+    if shared and troubled > 0.2 and more.random() < 0.2:
+        actions.append(Action(1_001.0 + span * more.random(), "clock", _clock_step(more, replicas)))
     if more.random() < 0.6:
         actions += _contents(more, span, replicas, calm=troubled <= 0.2)
     return Plan(
@@ -122,6 +126,34 @@ def _contents(random: Random, span: float, replicas: int, *, calm: bool) -> list
     if not calm and random.random() < 0.3:
         seconds = random.choice((1.0, 10.0))
         found.append(Action(1_004.0 + span * random.random(), "disk", (random.randrange(replicas), seconds)))
+    return found
+
+
+def _clock_step(random: Random, replicas: int) -> tuple[int, float]:
+    """The clock of one replica is set. The times in the store are those of the server."""
+    return random.randrange(replicas), random.choice((-3600.0, -8.0, 8.0, 3600.0))
+
+
+def _burst(random: Random, span: float, replicas: int, courses: tuple[Course, ...]) -> list[Action]:
+    """A task with many watches of one receiver: deliveries wait in memory and in the outbox.
+
+    Meanwhile a process is frozen for about as long as its lease, or is held up while it claims.
+    """
+    course = random.choice(courses)
+    receiver = f"https://{random.choice((Kind.GOOD, Kind.GOOD, Kind.SLOW))}-1.example"
+    at = 1_001.0 + span * 0.4 * random.random()
+    found = []
+    for number in range(random.choice((12, 30))):
+        arguments = (course.task_id, f"{receiver}/burst-{number}", TERMINAL_EVENTS, 40.0, course.key)
+        found.append(Action(at + 0.3 * random.random(), "register", arguments))
+    ends_at = max(course.ends_at, at) + 1.0
+    for _ in range(random.choice((1, 2))):
+        replica, moment = random.randrange(replicas), ends_at + 3.0 * random.random()
+        if random.random() < 0.6:
+            found.append(Action(moment, "freeze", (replica, random.choice((7.0, 8.0, 8.5, 9.0, 9.5)))))
+        else:
+            where, seconds = random.choice(("before", "after")), random.choice((3.9, 9.5, 12.0, 20.0))
+            found.append(Action(moment, "hold_up", (replica, "claim", HoldUp.HANG, where, seconds)))
     return found
 
 

@@ -85,7 +85,7 @@ class SimulatedSender(Sender):
         arrived: asyncio.Future[None] = receivers.loop.create_future()
         receivers.loop.call_external(seconds, _arrive, arrived)
         await arrived
-        receivers.ledger.answered(post, answer)
+        receivers.ledger.answered(HOST.get(), post, answer)
         return SendResult(answer, seconds)
 
     async def close(self) -> None:

@@ -39,6 +39,8 @@ class Registering:
         if reply.status == 409 and reply.body["code"] == "idempotency_conflict":
             others = self.asked.get((app, key), set()) - {orjson.dumps(body)}
             require(others, f"the key {key} of {app} is refused, and was used with one body only")
+        if reply.status == 409 and reply.body["code"] == "watch_conflict":
+            self._is_the_same(app, body, reply.body["watch_id"])
         if reply.status not in {200, 201}:
             return
         watch, ledger, invariants = reply.body, self.world.ledger, self.world.invariants
@@ -51,6 +53,13 @@ class Registering:
             self._with_key(app, key, orjson.dumps(body), reply)
         else:
             require((watch["task_id"], watch["callback_url"]) == asked, f"{asked} is answered with {watch['id']}")
+
+    def _is_the_same(self, app: str, body: Any, watch_id: str) -> None:
+        """Whether a watch is the one of an app for a task and a callback."""
+        row = self.world.invariants.state.watches.get(watch_id) or self.world.invariants.removals.watches[watch_id]
+        asked = app, body["task_id"], body["callback_url"]
+        found = row["app"], row["task_id"], row["callback_url"]
+        require(found == asked, f"{asked} is refused because of {watch_id}, which is {found}")
 
     def _with_key(self, app: str, key: str, body: bytes, reply: Reply) -> None:
         first = self.used.get((app, key))

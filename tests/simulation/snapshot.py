@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_TIMES_OF_WATCHES = "created_at, deadline_at, ended_at"
 _TABLES = {
     "watches": (
         "id",
-        "SELECT id, app, task, task_id, state, outcome, events, created_at, deadline_at, ended_at FROM watches",
+        f"SELECT id, app, task, task_id, callback_url, state, outcome, events, {_TIMES_OF_WATCHES} FROM watches",  # noqa: S608  own names
     ),
     "events": (None, "SELECT watch_id, type, terminal, payload, number FROM events"),
     "deliveries": (

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.simulation.mutations import MUTATIONS, ROOT, Mutation
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.planting import ROOT, Mutation
 from tests.simulation.runner import folder, run_seed
 
 pytestmark = pytest.mark.usefixtures("real_store_limits")
@@ -51,7 +52,7 @@ def test_every_invariant_holds_for_a_thousand_seeds() -> None:
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
 def test_a_planted_bug_is_a_change_of_the_present_source(mutation: Mutation) -> None:
-    assert mutation.path.read_text().count(mutation.old) == 1
+    assert [one.path.read_text().count(one.old) for one in mutation.changes] == [1] * len(mutation.changes)
 
 
 @pytest.mark.long
