@@ -265,6 +265,37 @@ MUTATIONS = (
         100,
     ),
     Mutation(
+        "a link to a video does not expire",
+        "bridge.core.links",
+        " and now < int(expires)",
+        "",
+        800,
+    ),
+    Mutation(
+        "a video that amux broke off is kept as a whole one",
+        "bridge.amux.content_cache",
+        "        while piece := await next_piece(source):\n            if not read.in_memory",
+        "        while piece := await _some_piece(source):\n            if not read.in_memory",
+        600,
+        (
+            Change(
+                "bridge.amux.content_cache",
+                "def _can_be_kept(",
+                "async def _some_piece(source):\n"
+                "    try:\n"
+                "        return await next_piece(source)\n"
+                "    except AnswerInterrupted:\n"
+                '        return b""\n\n\n'
+                "def _can_be_kept(",
+            ),
+            Change(
+                "bridge.amux.content_cache",
+                "if read.head.length not in {None, position}:",
+                "if read.head.length is False:",
+            ),
+        ),
+    ),
+    Mutation(
         "an upgrade is committed revision by revision",
         "bridge.store.migrate",
         '    command.upgrade(config, "head")\n',
