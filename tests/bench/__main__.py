@@ -32,6 +32,7 @@ NAMES = (
     "cost",
     "moments",
     "batch",
+    "million",
     "day",
 )
 ON_REQUEST = ("peers",)  # needs Node, Redis and npm's packages
@@ -42,15 +43,16 @@ def main() -> int:
     arguments = _arguments()
     os.sched_setaffinity(0, {LOADING})
     began = time.monotonic()
-    if arguments.profile is not None:
-        arguments.profile.mkdir(parents=True, exist_ok=True)
+    for folder in (arguments.profile, arguments.pictures):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def log(text: str) -> None:
         print(f"[{time.monotonic() - began:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
-        bench = Bench(Path(folder), arguments.size, log, arguments.profile)
+        bench = Bench(Path(folder), arguments.size, log, arguments.profile, arguments.pictures)
         modules = [importlib.import_module(f"tests.bench.{name}") for name in arguments.names or NAMES]
         gc.collect()
         gc.freeze()  # the children share these objects; a collection in a child would copy their pages
@@ -80,6 +82,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="write a chart of the figures that have a target, as SVG"
+    )
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="write the table and the picture of both lanes (`batch`)"
     )
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profile the bridges' event loops with cProfile")
     parser.set_defaults(size=Size.SMALL)

@@ -25,12 +25,16 @@ class Size(IntEnum):
 
 @dataclass
 class Bench:
-    """One run of the benchmarks. `profiles` is a folder for cProfile's results of the bridges, or None."""
+    """One run of the benchmarks.
+
+    `profiles` is a folder for cProfile's results of the bridges, `pictures` one for pictures and their tables, or None.
+    """
 
     folder: Path
     size: Size
     log: Callable[[str], None]
     profiles: Path | None = None
+    pictures: Path | None = None
     seeds: Seeds = field(init=False)
 
     def __post_init__(self) -> None:

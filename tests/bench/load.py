@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count, islice
 from multiprocessing.connection import Connection
+from random import Random
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -19,22 +20,31 @@ _HEAD = (
     "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
     "Content-Length: "
 )
-_WATCH = '{"task_id":"task_%s%012d","callback_url":"http://localhost:%d/hooks/video","context":{"order":"%d","user":"u_4711"}}'
+_WATCH = (
+    '{"task_id":"task_%032x","callback_url":"http://localhost:%d/hooks/video","context":{"order":"%d","user":"u_4711"}}'
+)
 
 
 @dataclass(frozen=True)
 class Registered:
-    """The number of registered watches, the time of the client, and the longest wait for an answer in seconds."""
+    """The number of registered watches, the time of the client, and the waits for the answers in seconds, sorted."""
 
     watches: int
     usage: Usage
-    longest: float
+    waits: Sequence[float]
+
+    def wait(self, share: float) -> float:
+        """Returns the wait that this share of the requests did not exceed."""
+        return self.waits[min(int(share * len(self.waits)), len(self.waits) - 1)]
 
 
 def register(  # noqa: PLR0917  the numbers of a load
     urls: str | Sequence[str], connections: int, seconds: float, run: str, batch: int = 1, port: int = 9
 ) -> Registered:
-    """Registers as fast as answers come, at one bridge or at several in turn. `run` makes the task ids unique."""
+    """Registers as fast as answers come, at one bridge or at several in turn.
+
+    The ids of the tasks are random, as amux's are. They differ from run to run: `run` is the seed.
+    """
     all_urls = [urls] if isinstance(urls, str) else list(urls)
     result = run_once(LOADING, _register, all_urls, connections, seconds, run, batch, port)
     assert isinstance(result, Registered)
@@ -87,10 +97,10 @@ async def _register(  # noqa: PLR0917
     hosts = [urlsplit(url) for url in urls]
     path = "/watch" if batch == 1 else "/watch/batch"
     heads = [_HEAD.format(path=path, host=host.netloc, token=TOKEN).encode() for host in hosts]
-    numbers = count()
+    numbers, ids = count(), Random(run)
 
     def request(head: bytes) -> bytes:
-        watches = [_WATCH % (run, number, port, number) for _, number in zip(range(batch), numbers, strict=False)]
+        watches = [_WATCH % (ids.getrandbits(128), port, number) for number in islice(numbers, batch)]
         body = (watches[0] if batch == 1 else '{"watches":[' + ",".join(watches) + "]}").encode()
         return head + b"%d\r\n\r\n" % len(body) + body
 
@@ -103,7 +113,8 @@ async def _register(  # noqa: PLR0917
         host = hosts[place % len(hosts)]
         await loop.create_connection(partial(_itself, app), host.hostname or "", host.port or 80)
     await asyncio.gather(*(app.done for app in apps))
-    return Registered(sum(app.answers for app in apps) * batch, meter.read(), max(app.longest for app in apps))
+    waits = sorted(chain.from_iterable(app.waits for app in apps))
+    return Registered(len(waits) * batch, meter.read(), waits)
 
 
 def _itself(app: "_App") -> "_App":
@@ -117,8 +128,7 @@ class _App(asyncio.Protocol):
         self._request = request
         self._until = until
         self.done = done
-        self.answers = 0
-        self.longest = 0.0
+        self.waits: list[float] = []
         self._began = 0.0
         self._received = b""
         self._transport: asyncio.Transport
@@ -140,9 +150,8 @@ class _App(asyncio.Protocol):
             self.done.set_exception(RuntimeError(f"refused: {self._received[:500]!r}"))
             return
         self._received = b""
-        self.answers += 1
         now = time.monotonic()
-        self.longest = max(self.longest, now - self._began)
+        self.waits.append(now - self._began)
         if now < self._until:
             self._send()
         else:

@@ -1,7 +1,8 @@
 """SQLite databases with rows: active and settled watches, dead and pending deliveries.
 
-Rows are inserted directly and in bulk, and the indexes are made afterwards: a million settled watches would take an
-hour through the bridge.
+Rows are inserted directly and in bulk, and most indexes are made afterwards: a million settled watches would take an
+hour through the bridge. Indexes of random keys grow with the rows, as in the bridge: made afterwards, their pages would
+be full, and every registration would split some.
 """
 
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice, repeat
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from bridge.core.event import terminal_event
@@ -24,6 +26,7 @@ from tests.bench.bridge_process import KEY
 CALLBACK = "http://127.0.0.1:9/hooks/video"
 OLD_SECONDS = 10 * 86_400.0  # the age of settled watches: retention keeps them unless its setting is shorter
 _AT_ONCE = 5_000
+_RANDOM_KEYS = frozenset({"ux_tasks_open", "ux_watches_active", "ix_watches_task_id"})
 _EVENTS = events_text(TERMINAL_EVENTS)
 _PAYLOAD_AT = 1_764_000_000.0
 
@@ -51,6 +54,7 @@ class Seeds:
         shutil.copyfile(self._template, path)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA cache_size = -500000")
             indexes = _drop_indexes(connection)
             connection.execute("BEGIN")
             _fill(connection, active_rows(active))
@@ -64,13 +68,15 @@ class Seeds:
 
 
 def _drop_indexes(connection: sqlite3.Connection) -> list[str]:
-    """Drops all indexes and returns the statements that make them again."""
-    found = connection.execute(
-        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
-    ).fetchall()
-    for name, _ in found:
+    """Drops the indexes of keys in order, and returns the statements that make them again."""
+    query = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    found = dict(connection.execute(query).fetchall())
+    missing = _RANDOM_KEYS - found.keys()
+    assert not missing, f"no index is called {missing}"
+    dropped = found.keys() - _RANDOM_KEYS
+    for name in dropped:
         connection.execute(f'DROP INDEX "{name}"')
-    return [statement for _, statement in found]
+    return [found[name] for name in dropped]
 
 
 def _fill(connection: sqlite3.Connection, rows: Iterator[tuple[str, Row]]) -> None:
@@ -82,6 +88,12 @@ def _fill(connection: sqlite3.Connection, rows: Iterator[tuple[str, Row]]) -> No
             names = list(table_rows[0])
             statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"  # noqa: S608
             connection.executemany(statement, table_rows)
+
+
+def random_task_ids(count: int) -> Iterator[str]:
+    """Yields ids of tasks in random order, as amux's are; the same at each call."""
+    ids = Random(count)
+    return (f"task_{ids.getrandbits(128):032x}" for _ in range(count))
 
 
 def _watch_id(number: int, kind: str) -> str:

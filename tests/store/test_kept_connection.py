@@ -114,3 +114,18 @@ def test_another_thread_waits_for_the_transaction_as_another_process_does(databa
     database.transaction(lambda connection: add(connection, 2))
     thread.join()
     assert stored(database) == [1, 2]
+
+
+def test_the_log_is_copied_into_the_file_when_it_has_16_mib_and_then_used_again(database: SqliteDatabase) -> None:
+    def add_4_mib(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO filled VALUES (zeroblob(4194304))"))
+
+    database.transaction(lambda connection: connection.execute(text("CREATE TABLE filled (bytes BLOB)")))
+    log = database.path.with_name(database.path.name + "-wal")
+    sizes = []
+    for _ in range(12):
+        database.transaction(add_4_mib)
+        sizes.append(log.stat().st_size >> 20)
+    assert sizes[2] >= 12, "it is not copied at each commit"
+    assert max(sizes) <= 21
+    assert database.path.stat().st_size >> 20 >= 40
