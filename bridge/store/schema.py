@@ -79,8 +79,11 @@ tasks = Table(
         sqlite_where=text("closed_at IS NULL"),
         postgresql_where=text("closed_at IS NULL"),
     ),
-    Index(
-        "ix_tasks_owner", "owner", sqlite_where=text("closed_at IS NULL"), postgresql_where=text("closed_at IS NULL")
+    Index(  # an SQLite file has one owner, so there only tasks without an owner are looked for
+        "ix_tasks_owner",
+        "owner",
+        sqlite_where=text("closed_at IS NULL AND owner IS NULL"),
+        postgresql_where=text("closed_at IS NULL"),
     ),
     Index("ix_tasks_news", "owner", sqlite_where=text("news = 1"), postgresql_where=text("news")),
 )
@@ -228,13 +231,7 @@ outbox = Table(
     Column("lease", Text),
     Column("holder", Text),
     Index("ix_outbox_host", "host", "due_at"),
-    Index("ix_outbox_due", "due_at"),
-    Index(
-        "ix_outbox_holder",
-        "holder",
-        sqlite_where=text("holder IS NOT NULL"),
-        postgresql_where=text("holder IS NOT NULL"),
-    ),
+    sqlite_with_rowid=False,  # each delivery is inserted and deleted here, so each index counts twice
 )
 
 attempts = Table(

@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 
-from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
+from bridge.store.group_commit import COMPANY_SECONDS, GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
 from bridge.store.row_mapping import digest
 from bridge.web.api.request_models import WatchRequestBody
 from tests.bench.bare_loop import listen
@@ -54,37 +54,43 @@ _ATTEMPT = (
 )
 
 
-async def least_lives(database: Path, rate: float, seconds: float, payload: bytes) -> tuple[float, float, float]:
-    """Writes lives evenly by plain sqlite3. Returns a life's milliseconds of CPU, pages written, and statements.
+async def least_lives(database: Path, rate: float, seconds: float, payload: bytes) -> tuple[float, float, float, float]:
+    """Writes lives evenly by plain sqlite3. Returns a life's milliseconds of CPU, pages written, statements, commits.
 
-    A life has two commits. What need not be durable by itself is in the commits of other lives: the status in that of
-    the registration two lives later, the attempt in that of the next end.
+    A life has two commits, and one at rates at which a registration and an end come within 5 ms of each other. What
+    need not be durable by itself is in the commits of other lives: the status in that of the registration two lives
+    later, the attempt in that of the next end.
     """
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    statements = 0
+    statements = commits = 0
+    together = 1 / rate <= 2 * COMPANY_SECONDS
 
     def commit(*parts: tuple[str, tuple[object, ...]]) -> None:
-        nonlocal statements
+        nonlocal statements, commits
         connection.execute("BEGIN IMMEDIATE")
         for statement, parameters in parts:
             connection.execute(statement, parameters)
         connection.execute("COMMIT")
         statements += 2 + len(parts)
+        commits += 1
 
     lives = int(rate * seconds)
     warm = int(rate) + 2
     began, cpu, written = time.monotonic(), 0.0, 0
     for number in range(warm + lives):
         if number == warm:
-            cpu, written, statements = own_cpu(), own_written(), 0
+            cpu, written, statements, commits = own_cpu(), own_written(), 0, 0
         now, url = time.time(), "http://localhost:9/hooks/video"
         registered, ended, sent = number, number - warm // 2, number - warm // 2 - 1
         name, key = f"{registered:026d}", digest("configured", str(registered))
         watch = (name, name, name, url, digest("bench", name, url), b"{}", b"o" * 16, now, now + 3600.0)
         status = [(_STATUS, (now, now, f"{registered - 2:026d}"))]
-        commit((_TASK, (name, key, name, now)), (_WATCH, watch), *status)
+        registration = (_TASK, (name, key, name, now)), (_WATCH, watch), *status
+        if not together:
+            commit(*registration)
+            registration = ()
         await asyncio.sleep(max(0.0, began + (number + 0.5) / rate - time.monotonic()))
         name, before = f"{ended:026d}", f"{sent:026d}"
         ends = (
@@ -95,11 +101,11 @@ async def least_lives(database: Path, rate: float, seconds: float, payload: byte
             (now, now, url, name),
         )
         attempt = (before,), (before, now), (now, before)
-        commit(*zip(_END, ends, strict=True), *zip(_ATTEMPT, attempt, strict=True))
+        commit(*registration, *zip(_END, ends, strict=True), *zip(_ATTEMPT, attempt, strict=True))
         await asyncio.sleep(max(0.0, began + (number + 1) / rate - time.monotonic()))
     cpu, pages = own_cpu() - cpu, (own_written() - written) / 4096
     connection.close()
-    return 1000 * cpu / lives, pages / lives, statements / lives
+    return 1000 * cpu / lives, pages / lives, statements / lives, commits / lives
 
 
 def storing_handler(database: Path) -> Child:

@@ -162,6 +162,19 @@ async def test_the_tasks_of_a_settlement_are_found_by_their_ids(sqlite_store: St
     assert [step for step in steps if " tasks " in step] == ["SEARCH tasks USING INDEX sqlite_autoindex_tasks_1 (id=?)"]
 
 
+async def test_open_tasks_and_tasks_without_an_owner_are_found_by_their_own_indexes(sqlite_store: Store) -> None:
+    """The first is asked once, at the start, the second every second."""
+    await sqlite_store.rejoin()
+    with plans(sqlite_store) as steps:
+        await sqlite_store.own_tasks()
+        await sqlite_store.adopt(100)
+    assert [step for step in steps if " tasks " in step] == [
+        "SCAN tasks USING INDEX ux_tasks_open",
+        "SEARCH tasks USING INDEX ix_tasks_owner (owner=?)",
+        "SEARCH tasks USING INDEX ix_tasks_news (owner=?)",
+    ]
+
+
 async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:
     with plans(sqlite_store) as steps:
         await sqlite_store.counts()
