@@ -165,11 +165,31 @@ async def test_a_settlement_that_is_answered_after_the_lease_has_ended_is_releas
     deliverer = await harness.deliverer(lease=lease)
     [late] = await harness.claimed(receiver.url)
     deliverer.hand_over([late])
+    assert deliverer._claimed == {}
     lease.until = inf
     deliverer.wake()
     await harness.recorded(late)
     assert receiver.ids == [late.id]
     assert deliverer._claimed == {}
+
+
+async def test_a_waiting_delivery_is_not_sent_between_the_end_of_the_lease_and_the_next_tick(harness: Harness) -> None:
+    """A process that was frozen goes on where it was: an answer that it waited for may come before any tick."""
+    lease = Lease(harness.clock)
+    receiver = await harness.receiver(hang)
+    deliverer = await harness.deliverer(lease=lease, per_host=1)
+    harness.stop_ticking()
+    first, waiting = await harness.claimed(receiver.url, 2)
+    deliverer.hand_over([first, waiting])
+    await harness.until(lambda: receiver.under_way)
+    lease.until = harness.clock()
+    receiver.released.set()
+    await harness.recorded(first)
+    assert (deliverer._hosts.busy, receiver.ids) == (0, [first.id])  # the slot is free, and nothing has begun
+    lease.until = inf
+    deliverer.tick()
+    await harness.recorded(waiting)
+    assert receiver.ids == [first.id, waiting.id]
 
 
 @pytest.mark.parametrize("known", [False, True])

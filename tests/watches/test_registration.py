@@ -27,6 +27,7 @@ from bridge.watches.registration import (
     TimeoutLimits,
     WatchRequest,
 )
+from tests.store.builders import settle
 from tests.waiting import SAFETY_SECONDS
 
 if TYPE_CHECKING:
@@ -196,9 +197,13 @@ async def test_a_cancellation_calls_the_poller_the_deliverer_and_the_notifier(ha
 
 @pytest.fixture
 def silent_reads(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes every read hang, as on a connection that has fallen silent. A request may take 0.3 s in all."""
+    """Makes every read hang, as on a connection that has fallen silent. A request may take 0.3 s in all.
+
+    A single call may take much longer, so only the limit of the request ends it in time.
+    """
     released = threading.Event()
     monkeypatch.setattr(store_module, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(harness.store._limits, "seconds", SAFETY_SECONDS)
     monkeypatch.setattr(harness.store._database, "read", lambda *_: released.wait(SAFETY_SECONDS))
     yield
     released.set()
@@ -224,10 +229,22 @@ async def test_a_cancellation_that_cannot_be_read_stops_the_work_all_the_same(
 ) -> None:
     watch = (await harness.service.register(REQUEST)).view.watch
     request.getfixturevalue("silent_reads")
-    with pytest.raises(StoreUnavailable):
-        await harness.service.cancel(watch.id, "shop", SHOP)
+    async with asyncio.timeout(SAFETY_SECONDS / 2):
+        with pytest.raises(StoreUnavailable):
+            await harness.service.cancel(watch.id, "shop", SHOP)
     assert harness.looked_again == [harness.polled[0][0].row]
     assert harness.dropped == [watch.id]
+
+
+async def test_a_retry_that_cannot_be_read_has_one_time_limit_for_all_its_calls(
+    harness: Harness, request: pytest.FixtureRequest
+) -> None:
+    changed = await settle(harness.store, await harness.service.register(REQUEST))
+    [delivery] = changed.claimed
+    request.getfixturevalue("silent_reads")
+    async with asyncio.timeout(SAFETY_SECONDS / 2):
+        with pytest.raises(StoreUnavailable):
+            await harness.store.retry(delivery.id, "shop", SHOP)
 
 
 async def test_a_cancellation_that_is_written_after_its_caller_gave_up_stops_the_work(
