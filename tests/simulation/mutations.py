@@ -149,6 +149,29 @@ MUTATIONS = (
         "GONE = 418",
         100,
     ),
+    # A claim, the answer to it and the beginning of an attempt each check the lease. Each of the last two checks covers
+    # the other one: `tests/delivery/test_claims.py` has each alone.
+    Mutation(
+        "a claim does not check the lease",
+        "bridge.store.outbox",
+        "    if not replicas.holds_claim(connection, replica):\n        return []\n",
+        "",
+        1500,
+    ),
+    Mutation(
+        "late answers to claims are accepted, and attempts begin although the lease has ended",
+        "bridge.delivery.deliverer",
+        "        return self._lease.is_valid() and delivery.claimed_by == self._store.replica.identity\n",
+        "        return True\n",
+        1500,
+        (
+            Change(
+                "bridge.delivery.deliverer",
+                "not self._draining and self._writer.accepting and self._lease.is_valid()\n",
+                "not self._draining and self._writer.accepting\n",
+            ),
+        ),
+    ),
     # --- bugs of other kinds ---
     Mutation(
         "the last delay of a schedule is not used",
