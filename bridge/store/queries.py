@@ -181,9 +181,11 @@ def terminal_event(connection: Connection, cipher: Cipher, watch_id: str, app: s
 
 
 def api_key_of(connection: Connection, cipher: Cipher, watch_id: str) -> str | None:
-    """A watch's own amux key, decrypted; None when it has none."""
-    ciphertext = connection.execute(_API_KEY, {"an_id": watch_id}).scalar_one_or_none()
-    return None if ciphertext is None else cipher.decrypt(watch_id, ciphertext)
+    """A watch's own amux key, decrypted; None when it has none. Raises NotFound."""
+    row = connection.execute(_API_KEY, {"an_id": watch_id}).one_or_none()
+    if row is None:  # deleted since it was found; another key must not be used instead of its own
+        raise NotFound("there is no such watch")
+    return None if row.api_key is None else cipher.decrypt(watch_id, row.api_key)
 
 
 def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) -> dict[str, str]:

@@ -191,7 +191,7 @@ class Store:
         return await self._read(queries.terminal_event, self.cipher, watch_id, app)
 
     async def api_key_of(self, watch_id: str) -> str | None:
-        """A watch's own amux key, decrypted; None when it uses the configured one."""
+        """A watch's own amux key, decrypted; None when it uses the configured one. Raises NotFound."""
         return await self._read(queries.api_key_of, self.cipher, watch_id)
 
     # --- tasks ----------------------------------------------------------------------------------------------------

@@ -35,6 +35,17 @@ def register(at: float, seconds: float) -> Action:
     return Action(at, "register", ("task_0", "https://good-1.example/hook", TERMINAL_EVENTS, seconds, "sk-one"))
 
 
+def test_the_video_of_a_watch_that_retention_deletes_meanwhile_is_not_asked_for_with_another_key() -> None:
+    """The watch was found, and its own key was not there any more: the bridge's key was used."""
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED, key="sk-two")
+    watch = Action(1_001.0, "register", ("task_0", "https://good-1.example/hook", TERMINAL_EVENTS, 40.0, "sk-two"))
+    slow = Action(1_011.0, "database", ("slow", 3.0))
+    reads = [Action(1_011.2 + 0.1 * number, "content", (0.99, "app", "")) for number in range(6)]
+    for seed in (5, 7, 9):
+        plan = replace(CALM, seed=seed, courses=(course,), retention=4.0)
+        assert failure_of(plan, watch, slow, *reads) is None
+
+
 def test_a_clock_that_is_set_back_while_the_store_does_not_answer_delays_no_deadline() -> None:
     """The times in the store were to be corrected once, and were not: the watch was active an hour too long."""
     refusing, set_back = Action(1_002.0, "database", ("refusing", 6.0)), Action(1_003.0, "clock", (0, -3600.0))

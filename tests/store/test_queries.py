@@ -142,7 +142,8 @@ async def test_a_watchs_own_key_is_decrypted(store: Store) -> None:
     plain = await register_watch(store)
     assert await store.api_key_of(own.watch.id) == "sk-own"
     assert await store.api_key_of(plain.watch.id) is None
-    assert await store.api_key_of("wat_none") is None
+    with pytest.raises(NotFound):  # and not None: the configured key must not be used for it
+        await store.api_key_of("wat_none")
 
 
 async def test_each_credential_has_one_key_however_many_watches_share_it(store: Store) -> None:
