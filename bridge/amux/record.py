@@ -82,6 +82,8 @@ _RUNNING_WORDS = {
     if status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
     for form in (word, word.upper())
 }
+# The records of tasks that were submitted in the same second share one object: each task in memory keeps that moment.
+_moment_of = lru_cache(maxsize=8192)(float)
 _PERCENTAGES: Mapping[str, int | None] = {"": None} | {f"{number}%": number for number in range(101)}
 
 
@@ -106,7 +108,7 @@ def usual_row(record: Record) -> TaskRecord | None:
         return None
     # `platform` is a field of amux's row, so the record is not live.
     return TaskRecord(
-        status, percent, None, None, None, None, None, model, _text(platform, LONGEST_PLATFORM), float(submitted)
+        status, percent, None, None, None, None, None, model, _text(platform, LONGEST_PLATFORM), _moment_of(submitted)
     )
 
 

@@ -272,3 +272,10 @@ def test_the_rows_of_running_tasks_are_usual(word: str) -> None:
         platform="50",
         submitted_at=1_764_000_000.0,
     )
+
+
+def test_the_rows_of_tasks_that_were_submitted_in_one_second_share_the_object_of_that_moment() -> None:
+    first, second = usual_row(dict(ROW)), usual_row(ROW | {"task_id": "task_2"})
+    assert first is not None
+    assert second is not None
+    assert first.submitted_at is second.submitted_at
