@@ -201,7 +201,7 @@ class PollSchedule:
             task.phase = Phase.POLLING
             self._begun += 1
             return task
-        self._set_timer(max(self._heap.next_due(), opens), now)
+        self._set_poll_timer(max(self._heap.next_due(), opens), now)
         if lanes is not None:
             self._set_timer(max(lanes.next_at(), opens), now)
         return None
@@ -238,7 +238,7 @@ class PollSchedule:
             return
         self._heap.put(task, due)  # the same as `put`, without its call: this runs once a poll
         if due < self._timer_at:
-            self._set_timer(due, self._clock())
+            self._set_poll_timer(due, self._clock())
 
     def schedule_next(self, task: PolledTask, due: float) -> None:
         """Keep a task that was read in its batch lane, or poll it at a moment if it must be read singly."""
@@ -253,7 +253,7 @@ class PollSchedule:
             self._lanes.remove(task)
         self._heap.put(task, due)
         if due < self._timer_at:
-            self._set_timer(due, self._clock())
+            self._set_poll_timer(due, self._clock())
 
     def remove(self, task: PolledTask, phase: Phase) -> None:
         """Take a task out of the heap, its lane and its credential's waiting tasks, and set its new phase."""
@@ -353,8 +353,11 @@ class PollSchedule:
         # Not below one interval: a first delay of 0 must not make a restart a burst.
         return max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
 
+    def _set_poll_timer(self, due: float, now: float) -> None:
+        """Set the timer for a poll that is due, not too soon after the last timer."""
+        self._set_timer(max(due, self._opens_at), now)
+
     def _set_timer(self, moment: float, now: float) -> None:
-        moment = max(moment, self._opens_at)
         if moment >= self._timer_at or self._stopped:
             return
         if self._timer is not None:

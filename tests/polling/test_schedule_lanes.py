@@ -129,6 +129,19 @@ async def test_without_lanes_and_after_the_stop_there_is_no_batch() -> None:
     assert (made.schedule.take_batch(), lane.waiting) == (None, 2)
 
 
+async def test_batches_are_due_12_ms_apart_and_do_not_wait_to_begin_together_as_polls_do() -> None:
+    made = harness()
+    lane = made.open_lane(made.tasks(3))
+    made.schedule._timer_fired()
+    lane.entry = 0
+    made.lanes._due.put(lane, made.now + 0.012)  # type: ignore[union-attr]
+    assert made.schedule.take_batch() is None
+    assert made.schedule._timer_at == made.now + 0.012
+    made.schedule._timer_fired()
+    assert made.schedule.take() is None
+    assert made.schedule._timer_at == made.now + 0.012
+
+
 async def test_a_batch_that_is_not_due_is_not_returned_and_the_timer_fires_when_it_is() -> None:
     made = harness()
     lane = made.open_lane(made.tasks(2))
