@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nlargest
+from heapq import heappush, heapreplace
 
 from bridge.polling.state import Credential, Phase, PolledTask
 
@@ -36,14 +36,36 @@ class PollingStats:
     saved_per_minute: float = 0.0
 
 
+class _Worst:
+    """Counts tasks and keeps the worst ones. A list of a million late tasks would take 0.2 GB."""
+
+    __slots__ = ("_heap", "_most", "count")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heap: list[tuple[float, str]] = []
+        self.count = 0
+
+    def add(self, badness: float, row: str) -> None:
+        """Count a task, and keep it if it is one of the worst."""
+        self.count += 1
+        if len(self._heap) < self._most:
+            heappush(self._heap, (badness, row))
+        elif self._most and badness > self._heap[0][0]:
+            heapreplace(self._heap, (badness, row))
+
+    def rows(self) -> list[str]:
+        """Return the rows of the tasks that were kept, the worst first."""
+        return [row for _, row in sorted(self._heap, reverse=True)]
+
+
 def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> PollingStats:
     """Look at every task once; `now` is monotonic. A million tasks take 0.3 s, so it runs in another thread."""
     unwritten = blocked = 0
     by_credential: defaultdict[Credential, int] = defaultdict(int)
     errors: Counter[str] = Counter()
     messages: dict[str, str | None] = {}
-    failing: list[tuple[float, str]] = []
-    late: list[tuple[float, str]] = []
+    failing, late = _Worst(max_rows), _Worst(max_rows)
     blocked_rows: list[str] = []
     # Looked up once, and compared by identity: the hash of a member of an enumeration takes longer than all the rest.
     scheduled, batched, writing, in_time = Phase.SCHEDULED, Phase.BATCHED, Phase.WRITING, now - LATE_SECONDS
@@ -57,27 +79,27 @@ def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> Pol
             if len(blocked_rows) < max_rows:
                 blocked_rows.append(task.row)
         elif task.failures >= FAILING_FROM:
-            failing.append((float(task.failures), task.row))
+            failing.add(float(task.failures), task.row)
             code = "unknown" if task.error is None else str(task.error.code)
             errors[code] += 1
             messages[code] = None if task.error is None else task.error.message
         elif phase is batched or phase is scheduled:
             if task.due < in_time:
-                late.append((in_time - task.due, task.row))
+                late.add(in_time - task.due, task.row)
         elif phase is Phase.POLLING and task.started is not None and task.started < now - MAX_POLL_SECONDS:
-            late.append((now - task.started - MAX_POLL_SECONDS, task.row))
+            late.add(now - task.started - MAX_POLL_SECONDS, task.row)
     keys: Counter[str] = Counter()
     for credential, count in by_credential.items():
         keys[credential.name] += count
     return PollingStats(
         tasks=keys.total(),
-        failing=len(failing),
-        late=len(late),
+        failing=failing.count,
+        late=late.count,
         blocked=blocked,
         unwritten=unwritten,
         errors=dict(errors.most_common(5)),
         messages=messages,
         keys=dict(keys),
-        stuck=[row for _, row in nlargest(max_rows, failing) + nlargest(max_rows, late)][:max_rows],
+        stuck=(failing.rows() + late.rows())[:max_rows],
         blocked_rows=tuple(blocked_rows),
     )

@@ -1,5 +1,8 @@
 """Statistics over all tasks: which fail, which are late, which wait for their key."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bridge.core.model import KeyRefused, TaskRecord, TaskStatus, TransientError
 from bridge.core.schedule import PollPolicy
 from bridge.polling.state import Credential, Phase, PolledTask
@@ -41,6 +44,14 @@ def test_a_poll_is_late_when_it_has_been_due_for_long_or_does_not_end() -> None:
     unwritten.phase = Phase.WRITING
     stats = polling_stats([waiting, hanging, in_time, unwritten], NOW, 9)
     assert (stats.late, stats.stuck, stats.unwritten) == (2, ["b", "a"], 1)
+
+
+@given(st.permutations(range(12)), st.integers(0, 14))
+def test_of_many_late_tasks_the_worst_are_listed_and_all_are_counted(seconds: list[int], most: int) -> None:
+    tasks = [task(f"{each:02}", due=NOW - LATE_SECONDS - 1 - each) for each in seconds]
+    stats = polling_stats(tasks, NOW, most)
+    assert stats.late == 12
+    assert stats.stuck == [f"{each:02}" for each in reversed(range(12))][:most]
 
 
 def test_tasks_of_a_paused_key_are_blocked_and_not_stuck() -> None:
