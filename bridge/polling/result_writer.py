@@ -131,6 +131,7 @@ class ResultWriter:
         classes: TaskClasses,
     ) -> None:
         self._store = store
+        store.on_late_change = self._publish_change
         self._deliverer = deliverer
         self._change_listener = change_listener
         self._owner = owner
@@ -271,18 +272,22 @@ class ResultWriter:
 
     def _publish(self, write: Write, changed: Changed) -> None:
         """Hand deliveries over, log the changes and announce them."""
-        if changed.claimed:
-            self._deliverer.hand_over(changed.claimed)
+        self._publish_change(changed)
         if isinstance(write, StatusUpdate) and write.changed:
             task = write.task
             for watch_id in changed.touched:
                 trace = log_fields(changed.traces.get(watch_id))
                 status = task.snapshot.status
                 _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=status, **trace)
-        for watch in changed.settled:
-            self._log_settled(watch, changed.errors.get(watch.id))
         if isinstance(write, PendingSettlement) and any(watch.outcome in _ENDS for watch in changed.settled):
             self._report_end(write)
+
+    def _publish_change(self, changed: Changed) -> None:
+        """The part that needs no write: also for one that had been given up before the store's answer came."""
+        if changed.claimed:
+            self._deliverer.hand_over(changed.claimed)
+        for watch in changed.settled:
+            self._log_settled(watch, changed.errors.get(watch.id))
         watch_ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))
         if watch_ids:
             self._change_listener.announce(tuple(watch_ids))

@@ -98,6 +98,7 @@ class Store:
         self._on_close = on_close
         self._late_results = 0  # writes that succeeded after their caller had given up
         self.on_late_task: Callable[[TaskView], None] = lambda _: None  # registered after its caller had given up
+        self.on_late_change: Callable[[Changed], None] = lambda _: None  # committed after its caller had given up
         self.on_cancelled: Callable[[CancelledWatch], None] = lambda _: None  # also after its caller had given up
         writer.on_late_result = self._add_late_result
 
@@ -393,6 +394,7 @@ class Store:
             self.on_cancelled(result)
         elif isinstance(result, Changed):
             self.feed.add(result)
+            self.on_late_change(result)
 
     async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         return await self._readers.run(partial(self._database.read, query, *arguments), self._limits)

@@ -46,6 +46,14 @@ def test_the_video_of_a_watch_that_retention_deletes_meanwhile_is_not_asked_for_
         assert failure_of(plan, watch, slow, *reads) is None
 
 
+def test_a_settlement_that_the_store_answers_late_wakes_who_waits_and_sends_its_callback() -> None:
+    """Both waited: the request for its whole time, the callback for the end of its claim."""
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED)
+    late = Action(1_001.4, "hold_up", (0, "settle", HoldUp.HANG, "after", 6.0))
+    wait = Action(1_001.5, "wait", (0.0, 30.0))
+    assert failure_of(replace(CALM, courses=(course,)), register(1_001.0, 60.0), late, wait) is None
+
+
 def test_a_clock_that_is_set_back_while_the_store_does_not_answer_delays_no_deadline() -> None:
     """The times in the store were to be corrected once, and were not: the watch was active an hour too long."""
     refusing, set_back = Action(1_002.0, "database", ("refusing", 6.0)), Action(1_003.0, "clock", (0, -3600.0))
