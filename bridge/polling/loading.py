@@ -7,7 +7,6 @@ from bridge.aio.clocks import Clocks
 from bridge.core.schedule import PollPolicy
 from bridge.polling.credentials import Credentials, load_keys
 from bridge.polling.schedule import steps_of_loaded
-from bridge.polling.shared import shared_snapshot
 from bridge.polling.state import PolledTask
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.records import TaskView
@@ -76,10 +75,12 @@ class TaskLoader:
     def create(self, row: TaskView, api_key: str | None) -> PolledTask:
         """Make a task in memory. `api_key` is the key of a credential other than the configured one."""
         credential = self._credentials.add_task(row.credential, api_key)
-        task = PolledTask(row.row, row.task_id, credential, shared_snapshot(row.snapshot), row.polls)
-        task.started = self._clocks.moment(row.last_polled_at)
-        ago = 0.0 if task.started is None else self._clocks.monotonic() - task.started
-        task.steps = steps_of_loaded(self._policy, row.polls, ago)
+        task = PolledTask(row.row, row.task_id, credential, row.snapshot, row.polls)
+        if row.last_polled_at is not None:
+            task.started = self._clocks.moment(row.last_polled_at)
+        if row.polls:
+            ago = 0.0 if task.started is None else self._clocks.monotonic() - task.started
+            task.steps = steps_of_loaded(self._policy, row.polls, ago)
         task.status_update_due = row.status_update_due
         self._classes.start(task, row.facts, row.opened_at)
         self._tasks[row.row] = task

@@ -10,13 +10,13 @@ from bridge.aio.clocks import Clocks
 from bridge.core.batch_lane import Reading
 from bridge.core.model import Observation, TaskRecord, TaskSnapshot, TransientError
 from bridge.core.schedule import PollPolicy
+from bridge.core.snapshots import with_progress
 from bridge.core.watch import TERMINAL, ending_after, still_runs
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.lanes import Batch, BatchResult
 from bridge.polling.live_failures import apply_doubt
 from bridge.polling.result_writer import PendingSettlement, ResultWriter, StatusUpdate
 from bridge.polling.schedule import PollSchedule
-from bridge.polling.shared import with_progress
 from bridge.polling.state import Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
 from bridge.telemetry import get_logger

@@ -1,7 +1,6 @@
-"""Objects that many tasks share: their classes, and snapshots that hold no text. They save memory."""
+"""The classes of tasks. All tasks of a class share one object."""
 
 from bridge.core.learned_schedule import LearnedSchedule
-from bridge.core.model import TaskSnapshot, TaskStatus
 from bridge.core.task_class import platform_by_record
 
 
@@ -27,28 +26,3 @@ class TaskClass:
 
 
 NO_CLASS = TaskClass("")
-
-_SHARED_SNAPSHOTS = {
-    (status, progress): TaskSnapshot(status, progress)
-    for status in (TaskStatus.UNKNOWN, TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
-    for progress in (None, *range(101))
-}
-# The same by progress alone: the hash of a status takes longer than the rest of a read in a batch.
-_QUEUED, _IN_PROGRESS = (
-    {progress: _SHARED_SNAPSHOTS[status, progress] for progress in (None, *range(101))}
-    for status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
-)
-
-
-def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
-    """Return the shared object for a snapshot that has only a status and a progress: 300 objects serve every task."""
-    shared = _SHARED_SNAPSHOTS.get((snapshot.status, snapshot.progress))
-    return shared if shared == snapshot else snapshot
-
-
-def with_progress(snapshot: TaskSnapshot, progress: int) -> TaskSnapshot | None:
-    """Return the shared snapshot with another progress; None if this one is no shared one of a running task."""
-    for shared in (_IN_PROGRESS, _QUEUED):
-        if shared.get(snapshot.progress) is snapshot:
-            return shared.get(progress)
-    return None

@@ -21,8 +21,9 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
+from bridge.core.snapshots import shared_snapshot
 from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
-from bridge.polling.shared import NO_CLASS, TaskClass, shared_snapshot
+from bridge.polling.shared import NO_CLASS, TaskClass
 from bridge.polling.task_queue import TaskQueue
 from bridge.store.records import TaskView
 

@@ -100,7 +100,8 @@ class TaskClasses:
         if facts.submitted_at is not None:
             self._take_submission(task, facts.submitted_at)
         task.task_class = self._named(class_by_credential(task.credential.name))
-        self.name(task, facts)
+        if facts.task_class is not None:
+            self.name(task, facts)
 
     def name(self, task: PolledTask, facts: TaskFacts) -> None:
         """Set the class of a task by the name in the store, unless amux's record has named it.

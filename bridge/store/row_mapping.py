@@ -12,7 +12,6 @@ from sqlalchemy import Row
 from bridge.core.model import (
     NO_FACTS,
     STATUS_EVENTS,
-    UNSEEN,
     DeliveryState,
     Event,
     EventType,
@@ -26,6 +25,7 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
+from bridge.core.snapshots import plain_snapshot
 from bridge.core.trace_context import TraceContext
 from bridge.store.encryption import Cipher
 from bridge.store.records import DeliveryView, TaskView
@@ -142,16 +142,11 @@ def snapshot_of(row: Row[Any]) -> TaskSnapshot:
 def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
     status: str, progress: int | None, url: str | None, container: str | None, metadata: str | None, error: str | None
 ) -> TaskSnapshot:
-    """The snapshot of these columns. Tasks that run, perhaps a million, share a few objects."""
+    """The snapshot of these columns."""
     if url is None and container is None and metadata is None and error is None:
-        return _plain_snapshot(status, progress)
+        return plain_snapshot(status, progress)
     read = None if metadata is None else VideoMetadata(**orjson.loads(metadata))
     return TaskSnapshot(TaskStatus(status), progress, url, container, read, problem_of(error))
-
-
-@lru_cache(maxsize=1024)
-def _plain_snapshot(status: str, progress: int | None) -> TaskSnapshot:
-    return UNSEEN if status == "unknown" and progress is None else TaskSnapshot(TaskStatus(status), progress)
 
 
 def task_view(row: Row[Any], row_id: str) -> TaskView:

@@ -250,7 +250,9 @@ class RegistrationService:
         watch_id = self._ids.next(now)
         seconds = self.timeouts.default if request.timeout_seconds is None else float(request.timeout_seconds)
         events = events_to_send(request.events)
-        credential = self._credential(request)
+        api_key, cipher = request.api_key, self._store.cipher
+        credential = CONFIGURED if api_key is None else cipher.fingerprint("credential", api_key.encode()).hex()
+        has_secrets = bool(request.headers) or request.secret is not None or api_key is not None
         watch = Watch(
             id=watch_id,
             app=request.app,
@@ -273,22 +275,15 @@ class RegistrationService:
             watch=watch,
             credential=credential,
             task=watch_id.removeprefix(WATCH_ID_PREFIX),
-            options=self._store.cipher.fingerprint("options", options),
+            options=cipher.fingerprint("options", options),
             host=target.host_key,
-            encrypted=self._encrypted(watch_id, request),
+            encrypted=self._encrypted(watch_id, request) if has_secrets else EncryptedFields(),
             idempotency=request.idempotency,
             beyond_limit=request.beyond_limit,
-            api_key=request.api_key,
+            api_key=api_key,
         )
 
-    def _credential(self, request: WatchRequest) -> str:
-        if request.api_key is None:
-            return CONFIGURED
-        return self._store.cipher.fingerprint("credential", request.api_key.encode()).hex()
-
     def _encrypted(self, watch_id: str, request: WatchRequest) -> EncryptedFields:
-        if not request.headers and request.secret is None and request.api_key is None:
-            return _NOTHING_ENCRYPTED
         encrypt = self._store.cipher.encrypt
         return EncryptedFields(
             headers=encrypt(watch_id, headers_json(request.headers)) if request.headers else None,
@@ -300,7 +295,7 @@ class RegistrationService:
         """Has the task of a stored watch polled. Counts, logs and announces the watch if it is new."""
         if registered.task is not None:
             self._poller.add(registered.task, new.api_key)
-        watch = registered.watch
+        watch = registered.view.watch
         if watch.id == new.watch.id:
             self._metrics.registered.inc()
             _log.event(
@@ -312,9 +307,6 @@ class RegistrationService:
                 **log_fields(watch.trace),
             )
             self._notifier.announce([watch.id])
-
-
-_NOTHING_ENCRYPTED = EncryptedFields()
 
 
 def headers_json(headers: Mapping[str, str]) -> str:

@@ -73,14 +73,10 @@ class Access:
         apps = {self._digest(token): (token, Caller(app, app, app)) for token, app in tokens.items()}
         operators = {self._digest(token): (token, Caller(name, None, None)) for token, name in operator_tokens.items()}
         self._callers = {digest: (token.encode(), caller) for digest, (token, caller) in (apps | operators).items()}
+        self.open = not self._callers  # no token is configured
         public = urlsplit(public_url or "")
         self._public_host = public.hostname
         self._public_origin = f"{public.scheme}://{public.netloc}".lower() if public_url else None
-
-    @property
-    def open(self) -> bool:
-        """Whether no token is configured."""
-        return not self._callers
 
     def caller(self, headers: CIMultiDictProxy[str]) -> Caller:
         """Returns the caller who sent these headers.

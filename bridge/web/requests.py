@@ -11,7 +11,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.core.errors import BridgeError, InvalidRequest, NotFound
 from bridge.core.ids import EVENT_ID_PATTERN, WATCH_ID_PATTERN
-from bridge.core.registration import check_idempotency_key
 from bridge.core.registration import read_json as json_value
 from bridge.core.trace_context import TraceContext, read_trace
 from bridge.web.errors import BodyTooLarge, MalformedJson, UnsupportedMediaType
@@ -55,15 +54,18 @@ def secured(response: web.StreamResponse) -> web.StreamResponse:
 # --- bodies -------------------------------------------------------------------------------------------------------
 
 
-async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES, bad: Sequence[tuple[str, str]] = ()) -> bytes:
-    """Reads the body of a JSON request.
+async def read_json(
+    request: web.Request, bad: Sequence[tuple[str, str]] = (), limit: int = MAX_BODY_BYTES
+) -> tuple[Any, bytes]:
+    """Returns the JSON value of a request's body, and the body.
 
     Raises UnsupportedMediaType; BodyTooLarge, by Content-Length before anything is read, else as soon as more than
-    `limit` bytes were read; MalformedJson when the connection breaks off or the chunked encoding is wrong. When other
-    parts of the request are `bad`, it raises InvalidRequest for these instead.
+    `limit` bytes were read; MalformedJson, also when the connection breaks off or the chunked encoding is wrong. When
+    other parts of the request are `bad`, it raises InvalidRequest for these instead.
     """
     try:
-        return await _read_body(request, limit)
+        body = await _read_body(request, limit)
+        return parsed(body), body
     except BridgeError:
         if bad:
             raise InvalidRequest(list(bad)[:MAX_FIELD_ERRORS]) from None
@@ -89,11 +91,6 @@ async def _read_body(request: web.Request, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def read_json(request: web.Request, bad: Sequence[tuple[str, str]] = ()) -> Any:
-    """Returns the JSON value of a request's body. Raises what `read_body` and `parsed` raise."""
-    return parsed(await read_body(request, bad=bad), bad)
-
-
 def media_type_of(headers: Mapping[str, str]) -> str:
     """Returns the media type in Content-Type, in lower case and without parameters; empty without the header."""
     return headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
@@ -105,31 +102,36 @@ def check_not_encoded(request: web.Request) -> None:
         raise UnsupportedMediaType("send the body without Content-Encoding")
 
 
-def parsed(body: bytes, bad: Sequence[tuple[str, str]] = ()) -> Any:
-    """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body.
-
-    When other parts of the request are `bad`, it raises InvalidRequest for these instead.
-    """
+def parsed(body: bytes) -> Any:
+    """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body."""
     try:
         return json_value(body)
+    except orjson.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({place})") from None
     except ValueError as error:
-        if bad:
-            raise InvalidRequest(list(bad)[:MAX_FIELD_ERRORS]) from None
-        if isinstance(error, orjson.JSONDecodeError):
-            place = f"line {error.lineno}, column {error.colno}"
-            raise MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({place})") from None
         raise MalformedJson(f"the JSON of the body cannot be read: {error}") from None
 
 
 # --- headers and parameters ---------------------------------------------------------------------------------------
 
 
-def single_header(request: web.Request, name: str) -> str | None:
-    """Returns a header's value, None without it. Raises InvalidRequest when it is given more than once."""
-    values = request.headers.getall(name, [])
-    if len(values) > 1:
-        raise InvalidRequest([(name, GIVEN_TWICE)])
-    return values[0] if values else None
+def checked_header(
+    request: web.Request, name: str, check: Callable[[str], str], bad: list[tuple[str, str]]
+) -> str | None:
+    """Returns a header's value, which `check` has accepted; None without the header.
+
+    `check` raises ValueError with the rule. A value that breaks it, or one that is given twice, is added to `bad`.
+    """
+    values = request.headers.getall(name, ())
+    rule = GIVEN_TWICE
+    if len(values) < 2:
+        try:
+            return check(values[0]) if values else None
+        except ValueError as error:
+            rule = str(error)
+    bad.append((name, rule))
+    return None
 
 
 def trace_of(request: web.Request) -> TraceContext | None:
@@ -138,17 +140,6 @@ def trace_of(request: web.Request) -> TraceContext | None:
     if "traceparent" not in headers:
         return None
     return read_trace(headers.getall("traceparent"), headers.getall("tracestate", []))
-
-
-def idempotency_key(request: web.Request) -> str | None:
-    """Returns the Idempotency-Key of a request, None without one. Raises InvalidRequest."""
-    value = single_header(request, "Idempotency-Key")
-    if value is None:
-        return None
-    try:
-        return check_idempotency_key(value)
-    except ValueError as error:
-        raise InvalidRequest([("Idempotency-Key", str(error))]) from None
 
 
 class Query:
@@ -236,15 +227,6 @@ def bad_parameters(request: web.Request) -> list[tuple[str, str]]:
     A route with a body reports them together with what is wrong in the body.
     """
     return list(Query.of(request).bad.items()) if request.query_string else []
-
-
-def collected(bad: list[tuple[str, str]], read: Callable[[web.Request], Value], request: web.Request) -> Value | None:
-    """Returns what `read` finds in a request; None when it raises InvalidRequest, whose fields are added to `bad`."""
-    try:
-        return read(request)
-    except InvalidRequest as error:
-        bad += error.fields
-        return None
 
 
 def _member(text: str, choices: type[Choice]) -> Choice:

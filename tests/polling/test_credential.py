@@ -17,8 +17,9 @@ from bridge.core.model import (
     TransientError,
 )
 from bridge.core.schedule import PollPolicy
+from bridge.core.snapshots import shared_snapshot
 from bridge.polling.schedule import RATE_WINDOW_SECONDS, DueHeap, RateLimiter
-from bridge.polling.shared import TaskClass, shared_snapshot
+from bridge.polling.shared import TaskClass
 from bridge.polling.state import (
     Credential,
     CredentialChange,

@@ -47,7 +47,8 @@ async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)
-    body = RetryRequest.read(await read_json(request, bad), outside=bad)
+    value, _ = await read_json(request, bad)
+    body = RetryRequest.read(value, outside=bad)
     since, until = body.time_range()
     dead_filter = DeadFilter(caller.visible_app, since, until, body.callback_host)
     dead = await context.store.count_dead(dead_filter)

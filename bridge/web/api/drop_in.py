@@ -31,10 +31,9 @@ from bridge.web.requests import (
     MAX_FIELD_ERRORS,
     bad_parameters,
     check_not_encoded,
-    collected,
+    checked_header,
     media_type_of,
     shown,
-    single_header,
     trace_of,
 )
 
@@ -108,7 +107,11 @@ async def _read(
     _app_of(caller)
     query = _query_for_amux(request)
     with _errors_name_headers():
-        key = _amux_key(context, _own_key(request))
+        bad: list[tuple[str, str]] = []
+        own_key = checked_header(request, API_KEY, rules.check_api_key, bad)
+        if bad:
+            raise InvalidRequest(bad)
+        key = _amux_key(context, own_key)
     try:
         rules.check_task_id(request.match_info["id"])
     except ValueError:
@@ -166,7 +169,7 @@ def _read_headers(
     bad = bad_parameters(request)
     bad += [(shown(name), "is not a header of this route") for name in sorted(present - known)[:MAX_FIELD_ERRORS]]
     if not present:
-        key = collected(bad, _own_key, request)
+        key = checked_header(request, API_KEY, rules.check_api_key, bad)
         if bad:
             raise InvalidRequest(bad[:MAX_FIELD_ERRORS])
         return None, key
@@ -186,16 +189,6 @@ def _fields_in_headers(request: web.Request) -> dict[str, Any]:
         if (value := request.headers.get(header)) is not None:
             fields[name] = _AS_JSON[name](value) if name in _AS_JSON else value
     return fields
-
-
-def _own_key(request: web.Request) -> str | None:
-    key = single_header(request, API_KEY)
-    if key is not None:
-        try:
-            rules.check_api_key(key)
-        except ValueError as error:
-            raise InvalidRequest([("api_key", str(error))]) from None
-    return key
 
 
 def _amux_key(context: AppContext, own_key: str | None) -> str:

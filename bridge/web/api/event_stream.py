@@ -22,7 +22,7 @@ from bridge.core.errors import NotFound, StoreUnavailable
 from bridge.core.model import Attempt, DeliveryState, WatchState
 from bridge.store.records import DeliveryView, WatchView
 from bridge.web.api.response_models import AttemptEvent, Polling
-from bridge.web.api.serializers import attempt_json, delivery_json, polling_json, watch_json
+from bridge.web.api.serializers import attempt_json, delivery_json, polling_json, shown_task, watch_json
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT, AppContext
 from bridge.web.requests import query_of, secured, watch_id_of
@@ -145,7 +145,7 @@ class _WatchStream:
         await self._send(SNAPSHOT, watch_json(self._view, self._context.poller.live))
 
     def _polling(self) -> Polling:
-        return polling_json(self._view, self._context.poller.live)
+        return polling_json(self._view.watch, shown_task(self._view, self._context.poller.live))
 
     def _parts(self) -> dict[str, bytes]:
         """Returns the watch's own state, under the key "", and each delivery, under its id."""

@@ -203,7 +203,7 @@ class WatchRequestBody(_Body):
             app,
             self.task_id,
             self.callback_url,
-            None if self.events is None else rules.events_to_send(self.events),
+            None if self.events is None else frozenset(self.events),
             self.context,
             self.timeout_seconds,
             self.headers or {},

@@ -29,7 +29,6 @@ from bridge.web.api.response_models import (
     DeliveryBody,
     DeliveryWithLog,
     ErrorBody,
-    LastError,
     Metadata,
     OwnedDelivery,
     Polling,
@@ -53,7 +52,7 @@ def watch_json(view: WatchView, live: Callable[[str], TaskView | None]) -> Watch
 
     `live` gives what this replica's poller knows of a task; it is used while the watch is active.
     """
-    watch, task = view.watch, _task_of(view, live)
+    watch, task = view.watch, shown_task(view, live)
     return {
         "id": watch.id,
         "app": watch.app,
@@ -64,7 +63,7 @@ def watch_json(view: WatchView, live: Callable[[str], TaskView | None]) -> Watch
         "headers": dict.fromkeys(watch.header_names, MASK) or None,
         "state": watch.state,
         "outcome": watch.outcome,
-        **_polling(view, task),
+        **polling_json(watch, task),
         "created_at": rfc3339(watch.created_at),
         "deadline_at": rfc3339(watch.deadline_at),
         "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
@@ -102,7 +101,8 @@ def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
 
     The end of the task has no time if it was seen after the watch had ended.
     """
-    watch, delivery = view.watch, view.terminal_delivery
+    watch = view.watch
+    delivery = None if watch.settled_at is None else view.terminal_delivery
     ended = watch.outcome in {Outcome.COMPLETED, Outcome.FAILED}
     return {
         "submitted_at": facts.submitted_at,
@@ -114,26 +114,22 @@ def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
     }
 
 
-def polling_json(view: WatchView, live: Callable[[str], TaskView | None]) -> Polling:
-    """Returns a watch's task and the polling of it: from the poller while the watch is active, else from its row."""
-    return _polling(view, _task_of(view, live))
-
-
-def _polling(view: WatchView, task: TaskView) -> Polling:
-    active = view.watch.state is WatchState.ACTIVE
-    return {
-        "task": task_json(task.snapshot, task.facts, view.watch),
-        "polls": task.polls,
-        "last_polled_at": rfc3339(task.last_polled_at),
-        "next_poll_at": rfc3339(task.next_poll_at) if active else None,
-        "last_error": _last_error(task.last_error, task.last_error_at),
-    }
-
-
-def _task_of(view: WatchView, live: Callable[[str], TaskView | None]) -> TaskView:
-    """Returns a task as the poller knows it while the watch is active, else as its row has it."""
+def shown_task(view: WatchView, live: Callable[[str], TaskView | None]) -> TaskView:
+    """Returns a watch's task: as the poller knows it while the watch is active, else as its row has it."""
     known = live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
     return known or view.task
+
+
+def polling_json(watch: Watch, task: TaskView) -> Polling:
+    """Returns a watch's task and the polling of it."""
+    error = task.last_error
+    return {
+        "task": task_json(task.snapshot, task.facts, watch),
+        "polls": task.polls,
+        "last_polled_at": rfc3339(task.last_polled_at),
+        "next_poll_at": rfc3339(task.next_poll_at) if watch.state is WatchState.ACTIVE else None,
+        "last_error": None if error is None else {**error_json(error), "at": rfc3339(task.last_error_at)},
+    }
 
 
 def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:
@@ -141,10 +137,10 @@ def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:
     return {
         "status": task.status,
         "progress": task.progress,
-        "url": limited_url(task.url),
+        "url": None if task.url is None else limited_url(task.url),
         "format": task.format,
         "metadata": None if task.metadata is None else _metadata(task.metadata),
-        "error": error_json(task.error),
+        "error": None if task.error is None else error_json(task.error),
         "model": facts.model or watch.model,
         "submitted_at": rfc3339(facts.submitted_at),
         "finished_at": rfc3339(facts.finished_at),
@@ -161,7 +157,7 @@ def delivery_json(delivery: DeliveryView) -> DeliveryBody:
         "attempts": delivery.attempts,
         "next_attempt_at": rfc3339(delivery.next_attempt_at) if pending else None,
         "delivered_at": rfc3339(delivery.delivered_at),
-        "last_error": error_json(delivery.last_error),
+        "last_error": None if delivery.last_error is None else error_json(delivery.last_error),
     }
 
 
@@ -181,7 +177,7 @@ def attempt_json(attempt: Attempt) -> AttemptBody:
         "started_at": rfc3339(attempt.started_at),
         "duration_seconds": round(attempt.duration_seconds, 6),
         "status_code": attempt.status_code,
-        "error": error_json(attempt.error),
+        "error": None if attempt.error is None else error_json(attempt.error),
         "body": attempt.body,
     }
 
@@ -196,15 +192,8 @@ def _metadata(metadata: VideoMetadata) -> Metadata:
     }
 
 
-def error_json(problem: Problem | None) -> ErrorBody | None:
-    """Returns an error's code and message; None for None."""
-    if problem is None:
-        return None
+def error_json(problem: Problem) -> ErrorBody:
+    """Returns an error's code and message."""
     view = error_view(problem)
     message = view["message"]
     return {"code": view["code"], "message": None if message is None else str(message)}
-
-
-def _last_error(problem: Problem | None, at: float | None) -> LastError | None:
-    error = error_json(problem)
-    return None if error is None else {**error, "at": rfc3339(at)}

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from bridge.core.errors import BridgeError
 from bridge.core.model import DeliveryState, Outcome, WatchState
-from bridge.core.registration import check_task_id
+from bridge.core.registration import check_idempotency_key, check_task_id
 from bridge.core.watch_search import SearchText
 from bridge.store.records import Idempotency, RegisteredWatch, WatchQuery, WatchView
 from bridge.telemetry import get_logger, rfc3339
@@ -28,13 +28,11 @@ from bridge.web.requests import (
     bad_parameters,
     check_event_id,
     check_watch_id,
-    collected,
-    idempotency_key,
+    checked_header,
     json_answer,
     number_of,
-    parsed,
     query_of,
-    read_body,
+    read_json,
     secured,
     trace_of,
     watch_id_of,
@@ -57,10 +55,10 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     bad = bad_parameters(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
-    key = collected(bad, idempotency_key, request)
-    body = await read_body(request, bad=bad)
+    key = checked_header(request, "Idempotency-Key", check_idempotency_key, bad)
+    value, body = await read_json(request, bad)
     idempotency = None if key is None else Idempotency(key, _digest(body))
-    valid = WatchRequestBody.read(parsed(body, bad), context.registration.bad_fields, bad)
+    valid = WatchRequestBody.read(value, context.registration.bad_fields, bad)
     result = await context.registration.register(valid.watch_request(app, idempotency, trace_of(request)))
     watch = watch_json(result.view, context.poller.live)
     return json_answer(watch, 201, {"Location": f"/watch/{watch['id']}"}) if result.created else json_answer(watch)
@@ -72,9 +70,9 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     bad = bad_parameters(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
-    key = collected(bad, idempotency_key, request)
-    body = await read_body(request, MAX_BATCH_BYTES, bad)
-    entries = BatchRequest.read(parsed(body, bad), outside=bad).watches
+    key = checked_header(request, "Idempotency-Key", check_idempotency_key, bad)
+    value, body = await read_json(request, bad, MAX_BATCH_BYTES)
+    entries = BatchRequest.read(value, outside=bad).watches
     digest = _digest(body) if key is not None else b""
     trace = trace_of(request)
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.core.model import TaskSnapshot, TaskStatus
-from bridge.polling.shared import shared_snapshot, with_progress
+from bridge.core.model import UNSEEN, TaskSnapshot, TaskStatus
+from bridge.core.snapshots import plain_snapshot, shared_snapshot, with_progress
 
 RUNNING = [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS]
 
@@ -31,3 +31,10 @@ def test_a_running_task_with_another_progress_has_another_shared_snapshot(
 )
 def test_any_other_snapshot_has_none(snapshot: TaskSnapshot) -> None:
     assert with_progress(snapshot, 40) is None
+
+
+def test_a_stored_status_and_progress_give_the_shared_snapshot() -> None:
+    assert plain_snapshot("queued", 30) is shared_snapshot(TaskSnapshot(TaskStatus.QUEUED, 30))
+    assert plain_snapshot("unknown", None) is UNSEEN
+    assert plain_snapshot("completed", 100) == TaskSnapshot(TaskStatus.COMPLETED, 100)
+    assert plain_snapshot("queued", 101) == TaskSnapshot(TaskStatus.QUEUED, 101)
