@@ -95,11 +95,6 @@ class ContentRead:
         self._grew = _Signal()
         self._was_read = _Signal()
 
-    @property
-    def can_be_joined(self) -> bool:
-        """Whether a new reader would get the video from its first byte on."""
-        return not self.in_memory and self.error is None
-
     async def append(self, piece: bytes, threads: FileThreads) -> None:
         """Adds bytes to the file. Raises OSError; then nothing was added."""
         await threads.run(lambda: self.part.write(self.size, piece))

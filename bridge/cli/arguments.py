@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
-from bridge.cli.errors import PROGRAM, USAGE_ERROR, print_error
+from bridge.cli.errors import USAGE_ERROR, print_error
 from bridge.cli.suggestions import unknown_choice, unknown_command, unknown_option
 
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # argparse's own rule: such a text is a value, not an option
@@ -108,8 +108,3 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
-
-
-def program_parser(**options: Any) -> CommandParser:
-    """Returns the parser of the whole program."""
-    return CommandParser(prog=PROGRAM, **options)

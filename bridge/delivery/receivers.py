@@ -1,8 +1,8 @@
 """What operators see of receivers and change about them, on every replica."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Protocol
 
 from bridge.core.audit import Actor
 from bridge.core.operations import Notice
@@ -14,8 +14,6 @@ from bridge.telemetry import Metrics, get_logger
 REFRESH_SECONDS = 2.0  # between two looks at what other replicas have changed; within 5 s is promised
 SPREAD_SECONDS = 1.0  # between two runs that give the deliveries of resumed receivers their times
 SPREAD_TRANSACTIONS = 50  # of one receiver in a run: 50,000 deliveries
-
-Publish: TypeAlias = Callable[[Sequence[Notice]], object]
 
 _log = get_logger("receivers")
 
@@ -29,19 +27,23 @@ class PausingDeliverer(Protocol):
         """Sends nothing to these hosts from now on, and again to all others."""
 
 
+class NoticePublisher(Protocol):
+    """Publishes notices for operators."""
+
+    def publish(self, notices: Sequence[Notice], /) -> None:
+        """Publishes notices that were written."""
+
+
 class Receivers:
-    """Reads, pauses and resumes receivers. Other replicas follow within `REFRESH_SECONDS`.
+    """Reads, pauses and resumes receivers. Other replicas follow within `REFRESH_SECONDS`."""
 
-    `publish` gets the notices for operators.
-    """
-
-    def __init__(self, store: Store, deliverer: PausingDeliverer, metrics: Metrics) -> None:
+    def __init__(self, store: Store, deliverer: PausingDeliverer, notices: NoticePublisher, metrics: Metrics) -> None:
         self._store = store
         self._deliverer = deliverer
+        self._notices = notices
         self._metrics = metrics
         self.paused: frozenset[str] = frozenset()  # host and port of each, as this replica knows them
         self._resuming: frozenset[str] = frozenset()
-        self.publish: Publish = lambda _: None
         # An answer of the store that is older than a change must not undo the change in memory.
         self._lock = asyncio.Lock()
 
@@ -54,7 +56,7 @@ class Receivers:
         """Pauses a receiver: its deliveries wait from now on. Can be repeated."""
         async with self._store.request_limit(), self._lock:
             if (notices := await self._store.receivers.pause(name, by)) is not None:
-                self.publish(notices)
+                self._notices.publish(notices)
                 means = "its deliveries wait and use up no attempts until it is resumed"
                 _log.event("receiver_paused", host=name, by=by.name, role=by.role, means=means)
             await self._refresh()
@@ -64,7 +66,7 @@ class Receivers:
         """Resumes a receiver: all that wait become due, spread over time. Can be repeated."""
         async with self._store.request_limit(), self._lock:
             if (notices := await self._store.receivers.resume(name, by)) is not None:
-                self.publish(notices)
+                self._notices.publish(notices)
                 means = "all its deliveries become due, spread over time"
                 _log.event("receiver_resumed", host=name, by=by.name, role=by.role, means=means)
             await self._refresh()

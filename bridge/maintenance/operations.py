@@ -1,9 +1,11 @@
 """Notices for operators: finds what has changed, and passes the notices to the deliverer and to people."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from bridge.core.operations import Notice
+from bridge.delivery.deliverer import Deliverer
+from bridge.polling.poller import Poller
 from bridge.polling.state import CredentialState, CredentialStatus
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
@@ -21,21 +23,18 @@ class Notifier(Protocol):
 
 
 class OperationsNotices:
-    """Notices changes and publishes them. `wake` is called when notices are due in the outbox.
-
-    `credentials` returns the state of each amux key. `notifier` is None when no person is notified.
-    """
+    """Notices changes and publishes them. `notifier` is None when no person is notified."""
 
     def __init__(
         self,
         store: Store,
-        credentials: Callable[[], Sequence[CredentialStatus]],
-        wake: Callable[[], None],
+        poller: Poller,
+        deliverer: Deliverer,
         notifier: Notifier | None,
     ) -> None:
         self._store = store
-        self._credentials = credentials
-        self._wake = wake
+        self._poller = poller
+        self._deliverer = deliverer
         self._notifier = notifier
         self._refused: dict[str, bool] = {}  # by name; a key that amux has neither refused nor accepted is not here
 
@@ -55,12 +54,12 @@ class OperationsNotices:
             return
         for one in notices:
             _log.event("notice", type=one.type, host=one.receiver, credential=one.credential, means=one.message)
-        self._wake()
+        self._deliverer.wake()  # they are due in the outbox
         if self._notifier is not None:
             self._notifier.send([one.message for one in notices])
 
     async def _check_keys(self) -> None:
-        states = {one.name: one for one in self._credentials()}
+        states = {one.name: one for one in self._poller.credentials()}
         changed = [
             (name, refused)
             for name, one in states.items()

@@ -22,6 +22,7 @@ from bridge.core.model import (
 )
 from bridge.core.schedule import PollPolicy
 from bridge.core.snapshots import shared_snapshot
+from bridge.core.task_class import class_by_credential
 from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
 from bridge.polling.shared import NO_CLASS, TaskClass
 from bridge.polling.task_queue import TaskQueue
@@ -270,6 +271,7 @@ class Credential:
     __slots__ = (
         "accepted",
         "blocked",
+        "class_name",
         "configured",
         "key",
         "lane",
@@ -289,6 +291,7 @@ class Credential:
     def __init__(self, name: str, key: str | None, *, configured: bool = False) -> None:
         self.name = name
         self.key = key
+        self.class_name = class_by_credential(name)  # of its tasks, as long as nothing else names their class
         self.configured = configured
         self.state = CredentialState.GOOD
         self.blocked = False  # whether the state is not GOOD; read three times a poll, so it is no property

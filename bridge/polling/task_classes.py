@@ -29,7 +29,6 @@ from bridge.core.task_class import (
     OTHER,
     ClassHistory,
     TaskEnd,
-    class_by_credential,
     class_by_record,
     model_by_app,
     with_task_end,
@@ -99,7 +98,7 @@ class TaskClasses:
         task.born = self._clocks.monotonic() if opened_at is None else self._clocks.moment(opened_at)
         if facts.submitted_at is not None:
             self._take_submission(task, facts.submitted_at)
-        task.task_class = self._named(class_by_credential(task.credential.name))
+        task.task_class = self._named(task.credential.class_name)
         if facts.task_class is not None:
             self.name(task, facts)
 

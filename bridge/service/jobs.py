@@ -13,11 +13,11 @@ from bridge.maintenance.scheduler import Scheduler
 from bridge.maintenance.stuck_monitor import StuckMonitor
 from bridge.polling.poller import Poller
 from bridge.store.lease import Lease
-from bridge.store.records import CONFIGURED, TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 from bridge.telemetry.history import SAMPLE_SECONDS, History
 from bridge.watches.event_numbering import EventNumbering
+from bridge.watches.registration import RegistrationService
 
 # The timers of the poller and of the claimer begin what is due. Ticks repeat that: they find what a timer has missed.
 POLL_TICK_SECONDS = 0.05  # while polls are due that could not begin, or results wait to be written
@@ -52,6 +52,7 @@ class Jobs:
         content_cache: ContentCache | None,
         receivers: Receivers,
         operations: OperationsNotices,
+        registration: RegistrationService,
         system: System,
     ) -> None:
         self._store = store
@@ -65,12 +66,10 @@ class Jobs:
         self._content_cache = content_cache
         self._receivers = receivers
         self._operations = operations
+        self._registration = registration
         self._monotonic = system.monotonic
-        self._late_tasks: list[TaskView] = []
         self._has_due_work = False
         self.scheduler = Scheduler(self._on_clock_step, system)
-        if replica_lease is None:  # with a lease, adoption loads them: by then another replica may own them
-            store.on_late_task = self._late_tasks.append
 
     def schedule(self, health: Health, retention_seconds: float) -> None:
         """Adds all jobs to the scheduler, which does not run yet."""
@@ -81,7 +80,7 @@ class Jobs:
         scheduler.every(IDLE_TICK_SECONDS, "delivery_tick", self._delivery_tick)
         # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
         scheduler.every(DEADLINES_SECONDS, "deadlines", self._check_deadlines, at_once=True)
-        scheduler.every(LATE_SECONDS, "late_tasks", self._poll_late_tasks)
+        scheduler.every(LATE_SECONDS, "late_tasks", self._registration.poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
         scheduler.every(STUCK_MONITOR_SECONDS, "stuck_monitor", stuck_monitor.check, at_once=True)
         scheduler.every(RETENTION_SECONDS, "retention", lambda: self._delete_old(retention))
@@ -121,17 +120,6 @@ class Jobs:
 
     async def _delivery_tick(self) -> None:
         self._deliverer.tick()
-
-    async def _poll_late_tasks(self) -> None:
-        """Polls tasks whose registration was committed after its request had been answered with 503."""
-        if not self._late_tasks:
-            return
-        rows = list(self._late_tasks)
-        keys = await self._store.keys_of(sorted({row.credential for row in rows} - {CONFIGURED}))
-        del self._late_tasks[: len(rows)]
-        for row in rows:
-            self._poller.add(row, keys.get(row.credential))
-            self._poller.look_again(row.row)  # it may have closed since its registration was committed
 
     async def _update_gauges(self) -> None:
         counts = await self._store.counts()

@@ -32,12 +32,10 @@ async def open_receivers(
     target, notifier = await check_operations(settings, guard)
     if notifier is not None:
         closing.push_async_callback(notifier.close)
-    receivers = Receivers(store, deliverer, metrics)
-    notices = OperationsNotices(store, poller.credentials, deliverer.wake, notifier)
     if target is not None or notifier is not None:
         store.notices.enable(target, settings.public_url)
-        receivers.publish = notices.publish
-    return receivers, notices
+    notices = OperationsNotices(store, poller, deliverer, notifier)
+    return Receivers(store, deliverer, notices, metrics), notices
 
 
 async def check_operations(settings: Settings, guard: Guard) -> tuple[NoticeTarget | None, AppriseNotifier | None]:

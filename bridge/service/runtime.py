@@ -216,6 +216,7 @@ class Runtime:
             content_cache=self._content_cache,
             receivers=self._receivers,
             operations=operations,
+            registration=self._registration,
             system=self._system,
         )
         self._scheduler = jobs.scheduler

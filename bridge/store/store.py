@@ -36,6 +36,7 @@ from bridge.store import (
     settlement,
 )
 from bridge.store.active_limit import ActiveLimit
+from bridge.store.change_listener import NoListener, WatchListener
 from bridge.store.database import Database
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
@@ -97,9 +98,8 @@ class Store:
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
         self._late_results = 0  # writes that succeeded after their caller had given up
-        self.on_late_task: Callable[[TaskView], None] = lambda _: None  # registered after its caller had given up
+        self.listener: WatchListener = NoListener()
         self.on_late_change: Callable[[Changed], None] = lambda _: None  # committed after its caller had given up
-        self.on_cancelled: Callable[[CancelledWatch], None] = lambda _: None  # also after its caller had given up
         writer.on_late_result = self._add_late_result
 
     @property
@@ -161,14 +161,14 @@ class Store:
     async def cancel(self, watch_id: str, app: str | None, by: Actor | None = None) -> WatchView:
         """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled.
 
-        `by` is who does it, for the audit trail. `on_cancelled` is called as soon as the cancellation is known to be
+        `by` is who does it, for the audit trail. The listener gets the watch as soon as the cancellation is known to be
         durable, whether or not the watch can then be read.
         """
         async with self.request_limit():
             [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app, by)], self.replica)
             if isinstance(result, BridgeError):
                 raise result
-            self.on_cancelled(result)
+            self.listener.cancelled(result)
             return await self.watch(watch_id, app)
 
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
@@ -389,9 +389,9 @@ class Store:
     def _add_late_result(self, result: object) -> None:
         self._late_results += 1
         if isinstance(result, RegisteredWatch) and result.task is not None:
-            self.on_late_task(result.task)
+            self.listener.registered_late(result.task)
         elif isinstance(result, CancelledWatch):
-            self.on_cancelled(result)
+            self.listener.cancelled(result)
         elif isinstance(result, Changed):
             self.feed.add(result)
             self.on_late_change(result)

@@ -121,7 +121,8 @@ class RegistrationService:
         self._ids = WatchIds(Random(system.token_bytes(32)).getrandbits)  # noqa: S311  unique, not secret
         self._operations = Operations(_log)
         self._batcher = MicroBatcher(self._register_each, self._operations.start)
-        store.on_cancelled = self._cancelled
+        self._late_tasks: list[TaskView] = []
+        store.listener = self
 
     async def register(self, request: WatchRequest, target: Target | None = None) -> RegisteredWatch:
         """Registers one watch, durably. Its target is checked again at the first attempt.
@@ -168,12 +169,30 @@ class RegistrationService:
         """Waits until everything that has begun is over. Call it while the store is still open."""
         await self._operations.finish()
 
-    def _cancelled(self, watch: CancelledWatch) -> None:
+    def cancelled(self, watch: CancelledWatch) -> None:
         """Stops the work on a watch whose cancellation is durable. The caller may have given up before that."""
         self._deliverer.drop_status_events([watch.id])
         self._poller.look_again(watch.task_row)
         self._notifier.announce([watch.id])
         _log.event("cancelled", watch_id=watch.id, task_id=watch.task_id, app=watch.app, **log_fields(watch.trace))
+
+    # --- late registrations ---------------------------------------------------------------------------------------
+
+    def registered_late(self, task: TaskView) -> None:
+        """Keeps a task whose registration was committed after its request had been answered with 503."""
+        if not self._store.shared:  # else adoption loads it: by then another replica may own it
+            self._late_tasks.append(task)
+
+    async def poll_late_tasks(self) -> None:
+        """Has late tasks polled; call it every second. Raises StoreUnavailable."""
+        if not self._late_tasks:
+            return
+        tasks = list(self._late_tasks)
+        keys = await self._store.keys_of(sorted({task.credential for task in tasks} - {CONFIGURED}))
+        del self._late_tasks[: len(tasks)]
+        for task in tasks:
+            self._poller.add(task, keys.get(task.credential))
+            self._poller.look_again(task.row)  # it may have closed since its registration was committed
 
     # --- checks ---------------------------------------------------------------------------------------------------
 

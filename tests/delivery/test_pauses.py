@@ -1,11 +1,13 @@
 """Paused receivers: their deliveries wait and use up no attempt, and no other receiver waits for them."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from bridge.core.audit import Actor, Role
 from bridge.core.model import DeliveryState
+from bridge.core.operations import Notice
 from bridge.core.receivers import ReceiverHealth, duration_quantile
 from bridge.core.schedule import RetryPolicy
 from bridge.delivery.deliverer import Deliverer
@@ -16,9 +18,16 @@ OPS = Actor("ops", Role.OPERATOR)
 LATER = RetryPolicy(delays=(1000,))
 
 
+class NoNotices:
+    """Checks that no notices are made: they are off."""
+
+    def publish(self, notices: Sequence[Notice]) -> None:
+        assert not notices
+
+
 async def started(harness: Harness, policy: RetryPolicy = LATER) -> tuple[Deliverer, Receivers]:
     deliverer = await harness.deliverer(policy=policy, per_host=2)
-    return deliverer, Receivers(harness.store, deliverer, harness.metrics)
+    return deliverer, Receivers(harness.store, deliverer, NoNotices(), harness.metrics)
 
 
 async def test_a_paused_receivers_deliveries_wait_and_use_up_no_attempt(harness: Harness) -> None:

@@ -65,8 +65,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a task whose registration was committed late is not polled",
-        "bridge.service.jobs",
-        "            store.on_late_task = self._late_tasks.append",
+        "bridge.watches.registration",
+        "            self._late_tasks.append(task)",
         "            pass",
         900,
     ),

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ async def test_a_registration_that_succeeds_after_its_callers_timeout_passes_its
     """Otherwise the stored watch would not be polled before the next start."""
     store = short_limit_store
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(store, "on_late_task", late.set_result)
+    monkeypatch.setattr(store, "listener", SimpleNamespace(registered_late=late.set_result))
     began, go = threading.Event(), threading.Event()
 
     transaction = store._writer._transaction

@@ -26,6 +26,7 @@ from bridge.core.delivery import Dead
 from bridge.core.event import terminal_event
 from bridge.core.health import HealthReason
 from bridge.core.model import Attempt, Event, Outcome, PendingDelivery, Problem, TaskSnapshot, TaskStatus, Watch
+from bridge.core.operations import Notice
 from bridge.core.signing import Secret, Signer
 from bridge.core.targets import TargetPolicy
 from bridge.core.watch import Ending
@@ -137,6 +138,9 @@ class FakeDeliverer:
 
     def set_paused(self, hosts: frozenset[str]) -> None:
         self.paused = hosts
+
+    def publish(self, notices: Sequence[Notice]) -> None:
+        assert not notices  # they are off
 
 
 @dataclass
@@ -331,7 +335,7 @@ async def running_bridge(
         health=health_of(store, HealthParts(tick_age, degraded)),
         access=Access(tokens, operators, public_url),
         signer=Signer([SECRET]),
-        receivers=Receivers(store, deliverer, metrics),
+        receivers=Receivers(store, deliverer, deliverer, metrics),
         link_key=store.cipher.key("content link"),
         proxy=proxy,
         content_cache=cache,

@@ -39,10 +39,9 @@ class StreamEvent:
 
 @dataclass
 class Reader:
-    """Reads a stream, event by event. `comments` is their number so far."""
+    """Reads a stream, event by event."""
 
     response: aiohttp.ClientResponse
-    comments: int = 0
 
     async def next(self) -> StreamEvent:
         """Returns the next event. Raises StopAsyncIteration at the stream's end."""
@@ -52,9 +51,7 @@ class Reader:
                 if line == "\n":
                     if "event" in fields:
                         return StreamEvent(fields["event"], fields["id"], json.loads(fields["data"]))
-                elif line.startswith(":"):
-                    self.comments += 1
-                else:
+                elif not line.startswith(":"):
                     name, _, value = line.rstrip("\n").partition(": ")
                     fields[name] = value
         raise StopAsyncIteration

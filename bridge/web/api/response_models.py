@@ -24,7 +24,6 @@ WatchId: TypeAlias = Annotated[
 DeliveryId: TypeAlias = Annotated[
     str, Field(pattern=json_schemas.DELIVERY_ID["pattern"], examples=["evt_01kaqm3v9rwq8d2xj5t7n4b6fyc"])
 ]
-AnyJsonObject: TypeAlias = Annotated[Any, WithJsonSchema({"type": "object"})]
 
 
 class ErrorBody(TypedDict):
