@@ -137,7 +137,7 @@ class HostQueues:
         self._busy[host.health] += 1
 
     def end(self, host: HostQueue, failures: int, seconds: float, *, answered: bool) -> None:
-        """Frees the slot of an attempt that took `seconds`. `failures` in a row include this attempt."""
+        """Frees the slot of an attempt that took `seconds`. `failures` is how many in a row failed, with this one."""
         host.busy -= 1
         self._busy[host.health] -= 1
         host.average_seconds += (seconds - host.average_seconds) * (DURATION_WEIGHT if host.average_seconds else 1.0)

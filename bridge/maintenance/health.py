@@ -45,7 +45,7 @@ class CheckedDeliverer(Protocol):
     """What is checked of the deliverer."""
 
     def shortage(self) -> str | None:
-        """What the bridge lacks at present to send anything, as a sentence."""
+        """A sentence about what is missing on this machine, so that nothing can be sent now; None when nothing is."""
 
 
 class Health:

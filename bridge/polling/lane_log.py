@@ -81,7 +81,7 @@ class LaneLog:
         _log.event(
             "live_platform",
             platform=platform or None,
-            means="amux asks the vendor at each read: its tasks are read singly",
+            means="amux asks the vendor at each read, so tasks of this platform are read one by one",
         )
 
     def forget(self, lane_name: str) -> None:

@@ -91,7 +91,7 @@ def curl_of(request: Request, base: str, caller: str | None) -> str:
 
 
 def python_of(request: Request, base: str, caller: str | None) -> str:
-    """Returns a program."""
+    """Returns a Python program that sends the request with httpx."""
     method = request["method"].lower()
     arguments = [json.dumps(base + request["path"])]
     headers = [f'"Authorization": f"Bearer {{os.environ[\'{TOKENS[caller]}\']}}"'] if caller is not None else []
