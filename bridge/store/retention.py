@@ -116,8 +116,9 @@ _CORRECT_WATCHES = (
 TOLERANCE_SECONDS = 1.0
 
 
-def correct_future_times(connection: Connection, now: float) -> int:
+def correct_future_times(connection: Connection, replica: Replica) -> int:
     """Correct due times and deadlines that are too far ahead because the clock was set back; returns how many rows."""
+    now = replica.now()  # not that of the call: other writes may come first
     parameters = {"now": now, "later": now + TOLERANCE_SECONDS}
     corrected = connection.execute(_CORRECT_OUTBOX, parameters).rowcount
     if corrected:

@@ -332,7 +332,7 @@ class Store:
 
     async def correct_future_times(self) -> int:
         """Correct times that are too far ahead because the clock was set back; returns how many rows."""
-        return await self._writer.run(retention.correct_future_times, self.now())
+        return await self._writer.run(retention.correct_future_times, self.replica)
 
     async def probe(self) -> None:
         """Write a small value. Raises StoreUnavailable with the reason when that does not work."""

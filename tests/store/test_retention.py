@@ -1,8 +1,14 @@
 """Upkeep: old watches are deleted, those with pending deliveries are not, and wrong times are corrected once."""
 
+import asyncio
+import threading
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from bridge.core.errors import NotFound
+from bridge.store import outbox
 from bridge.store.store import Store
 from tests.store.builders import (
     ALL_EVENTS,
@@ -21,6 +27,7 @@ from tests.store.builders import (
     settle,
 )
 from tests.store.feed import delete_ended
+from tests.waiting import SAFETY_SECONDS
 
 TABLES = ("watches", "tasks", "events", "deliveries", "outbox", "attempts")
 HOUR = 3_600.0
@@ -123,6 +130,32 @@ async def test_a_second_correction_does_not_move_a_deadline(store: Store) -> Non
     once = (await store.watch(registered.watch.id, None)).watch.deadline_at
     assert await store.correct_future_times() == 0
     assert (await store.watch(registered.watch.id, None)).watch.deadline_at == once
+
+
+async def test_what_is_written_while_a_correction_waits_is_not_in_the_future(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulation found it, at seed 202589: the correction's time was that of its call."""
+    clock = [store.now()]
+    monkeypatch.setattr(store._database, "now", lambda: clock[0])
+    store.replica = replace(store.replica, now=lambda: clock[0])
+    delivery = await due_delivery(store)
+    real, begun, released = outbox.claim, threading.Event(), threading.Event()
+
+    def slow_claim(*arguments: Any) -> Any:
+        begun.set()
+        released.wait(SAFETY_SECONDS)
+        return real(*arguments)
+
+    monkeypatch.setattr(outbox, "claim", slow_claim)
+    claiming = asyncio.create_task(store.claim({delivery.host: 1}, 60))
+    await asyncio.to_thread(begun.wait)
+    correcting = asyncio.create_task(store.correct_future_times())
+    await asyncio.sleep(0)
+    clock[0] += 10
+    released.set()
+    assert len(await claiming) == 1
+    assert await correcting == 0
 
 
 async def test_correct_times_are_not_changed(store: Store) -> None:
