@@ -69,6 +69,7 @@ def test_a_full_pipe_holds_nothing_up_and_the_lost_lines_are_counted(pipe: Pipe)
     written = [line["number"] for line in lines if line["event"] == "counted"]
     lost = [line["count"] for line in lines if line["event"] == "log_lines_dropped"]
     assert len(written) + sum(lost) == 1_000
+    assert sum(lost) >= 500  # the pipe holds 65 lines, the queue 100, and the thread may have taken 100 before
     assert len(written) >= 80  # what the queue holds, if the thread has not run before the last line
     assert written == sorted(written)
     assert [line["level"] for line in lines if line["event"] != "counted"] == ["warning"] * len(lost)
