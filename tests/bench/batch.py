@@ -53,7 +53,7 @@ def _compared(name: str, batch: Costs, single: Costs) -> Iterator[Row]:
 
 def _costs(bench: Bench, amux: Child, watches: int, lane: str) -> Costs:
     """Measures one lane: first warm, then for a while in which some tasks end."""
-    warm, seconds = bench.pick((2.0, 2.0), (15.0, 20.0), (20.0, 60.0))
+    warm, seconds = bench.pick((2.0, 2.0), (15.0, 20.0), (15.0, 40.0))
     ends = min(watches // 2, 200)
     ready = time.time() + warm + watches / 50_000 + 15.0  # the start of a million takes some seconds
     names = [f"task_{number}-{int((ready + seconds * number / ends) * 1000)}" for number in range(ends)]

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Self
@@ -36,9 +36,8 @@ def run(bench: Bench) -> Iterator[Row]:
         with Bridge(bench.folder, bench.seeds.file(), settings) as bridge:
             start, alone = bridge.cpu(), Registering.measure(bench, bridge, amux, "alone")
         amux.ask("reset")
-        urls = receivers.ready_message.urls()
-        tasks = [f"{task} {urls[place % HOSTS]}" for place, task in enumerate(random_task_ids(watches))]
-        with Bridge(bench.folder, bench.seeds.file(active=tasks), settings) as bridge:
+        database = bench.seeds.file(active=_tasks(watches, receivers.ready_message.urls()))
+        with Bridge(bench.folder, database, settings) as bridge:
             started = bridge.cpu() - start
             what = f"start with {watches:,}: load and spread, CPU seconds more than with none"
             target = MOST_START_SECONDS if watches == MILLION else None
@@ -48,6 +47,10 @@ def run(bench: Bench) -> Iterator[Row]:
             yield from _registering(watches, Registering.measure(bench, bridge, amux, "beside"), alone)
             for _ in range(bench.pick(1, 1, 3)):
                 yield _ends(bench, bridge, amux, watches)
+
+
+def _tasks(watches: int, urls: Sequence[str]) -> list[str]:
+    return [f"{task} {urls[place % len(urls)]}" for place, task in enumerate(random_task_ids(watches))]
 
 
 def _round(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Iterator[Row]:

@@ -22,6 +22,7 @@ from bridge.core.watch import Ending
 from bridge.store.open import open_database
 from bridge.store.row_mapping import digest, events_text
 from tests.bench.bridge_process import KEY
+from tests.bench.processes import LOADING, run_once
 
 CALLBACK = "http://127.0.0.1:9/hooks/video"
 OLD_SECONDS = 10 * 86_400.0  # the age of settled watches: retention keeps them unless its setting is shorter
@@ -52,19 +53,26 @@ class Seeds:
         self._made += 1
         path = self._folder / f"seeded-{self._made}.db"
         shutil.copyfile(self._template, path)
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("PRAGMA cache_size = -500000")
-            indexes = _drop_indexes(connection)
-            connection.execute("BEGIN")
-            _fill(connection, active_rows(active))
-            _fill(connection, _ended(settled, dead))
-            _fill(connection, _pending(pending))
-            for statement in indexes:
-                connection.execute(statement)
-            connection.execute("COMMIT")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # In a process of its own: the bridges are forked from this one, and what it has ever used counts as theirs.
+        run_once(LOADING, _fill_file, path, active, settled, dead, pending, seconds=1_800)
         return path
+
+
+async def _fill_file(
+    path: Path, active: Sequence[str], settled: int, dead: Sequence[str], pending: Sequence[str]
+) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA cache_size = -500000")
+        indexes = _drop_indexes(connection)
+        connection.execute("BEGIN")
+        _fill(connection, active_rows(active))
+        _fill(connection, _ended(settled, dead))
+        _fill(connection, _pending(pending))
+        for statement in indexes:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _drop_indexes(connection: sqlite3.Connection) -> list[str]:
