@@ -22,16 +22,17 @@ from pathlib import Path
 
 from tests.bench.bridge_process import POLLS_NOTHING, Bridge, every
 from tests.bench.harness import Bench, wait_until
+from tests.bench.lag import FIRST_ATTEMPTS, Lag
 from tests.bench.least import least_lives
 from tests.bench.life import bare_bridge
 from tests.bench.load import register_evenly
-from tests.bench.postgres import server
+from tests.bench.postgres import database_meter, server
 from tests.bench.processes import MEASURED, Child, ThreadTimes, run_once
 from tests.bench.receiver import Ports, start_receivers
 from tests.bench.seeding import payload
 from tests.bench.table import Row
 from tests.bench.upstream import counts_of, upstream
-from tests.databases import NoServer
+from tests.databases import NoServer, PostgresServer
 
 RATES = (20, 100, 300)
 POSTGRES_RATE = 100
@@ -40,19 +41,24 @@ POLL_SECONDS = 1.0
 LIFE_SECONDS = 3.5  # of a task: it ends between its third and its fourth poll
 TARGETS = {20: 3.5, 100: 2.7}  # milliseconds of a life, with SQLite
 IDLE_TARGET = 0.3  # per cent of a core
+LAST_WAIT_TARGET = 100.0  # milliseconds
 FEW_TARGET = 1.0  # per cent of a core above its polls
 FEW_WATCHES = 1_000
 
 
 @dataclass(frozen=True)
 class Life:
-    """What a life cost one process: milliseconds of CPU by thread, the polls of a task, and KiB written."""
+    """What a life cost one process: milliseconds of CPU by thread, the polls of a task, and KiB written.
+
+    `waits` are the times from the settlements to the first attempts.
+    """
 
     loop: float
     writer: float
     rest: float
     polls: float
     written: float
+    waits: Lag | None = None
 
     @property
     def total(self) -> float:
@@ -88,6 +94,7 @@ def run(bench: Bench) -> Iterator[Row]:
             with server() as started:
                 life = _bridge(world, POSTGRES_RATE, started.migrated())
                 yield from _rows(POSTGRES_RATE, "PostgreSQL", life, _bare(world, POSTGRES_RATE), None)
+                yield _postgres_counts(world, started, POSTGRES_RATE)
         except NoServer as missing:
             yield Row("day", f"PostgreSQL: skipped, {missing}", "")
 
@@ -105,6 +112,11 @@ def _rows(rate: int, kind: str, life: Life, bare: Life, target: float | None) ->
         f"{bare.polls:.1f} polls",
         life.total / bare.total,
     )
+    if life.waits is not None:
+        p50, p99 = (1000 * life.waits.quantile(share) for share in (0.5, 0.99))
+        cell = f"mean {1000 * life.waits.mean:.1f} ms, p50 <= {p50:g} ms"
+        what = "the same: from the settlement to the first attempt, p99"
+        yield Row("day", what, cell, measured=p99, target=LAST_WAIT_TARGET, unit=" ms")
     if kind == "SQLite":
         yield Row("day", "the same: pages of 4 KiB written for a life", f"{life.written / 4:.1f}")
 
@@ -129,6 +141,27 @@ def _counts(world: _World, rate: int) -> Row:
     return Row("day", f"{rate} ends a second, SQLite: of a life, each commit an fsync", cell)
 
 
+def _postgres_counts(world: _World, started: PostgresServer, rate: int) -> Row:
+    """Statements and commits of a life, counted by the server, and what the server takes for it."""
+    url, seconds = started.migrated(), world.bench.pick(1.0, 5.0, 10.0)
+    with (
+        Bridge(world.bench.folder, url, world.settings()) as bridge,
+        database_meter(started, url) as everything,
+        database_meter(started, url, "COMMIT%") as commits,
+        database_meter(started, url, "SET LOCAL%") as limits,
+    ):
+
+        def read() -> list[int]:
+            _, cost = everything.read()
+            counted = [int(meter.read()[1].statements) for meter in (commits, limits)]
+            return [int(cost.statements), int(cost.cpu * 1e6), *counted]
+
+        (statements, microseconds, committed, set_limits), ended, _ = _lives(world, bridge.url, rate, seconds, read)
+    sent = (statements - set_limits) / ended  # BEGIN and the limits of the transaction are one message
+    cell = f"{sent:.1f} statements, {committed / ended:.2f} commits, {microseconds / 1000 / ended:.2f} ms of the server"
+    return Row("day", f"{rate} ends a second, PostgreSQL: of a life, each statement a round trip", cell)
+
+
 def _least(bench: Bench, rate: int) -> Row:
     """What SQLite alone takes for the rows of a life."""
     seconds = bench.pick(1.0, 10.0, 30.0)
@@ -139,17 +172,28 @@ def _least(bench: Bench, rate: int) -> Row:
 
 def _measure(world: _World, process: Child, url: str, rate: int) -> Life:
     threads: list[ThreadTimes] = []
+    waits: list[Lag] = []
 
     def read() -> list[int]:
+        if not threads:
+            read_waits()
         threads.append(process.threads())
-        return [process.written()]
+        written = process.written()
+        if len(threads) == 2:
+            read_waits()
+        return [written]
+
+    def read_waits() -> None:  # outside of what is measured: it takes CPU
+        if isinstance(process, Bridge):
+            waits.append(Lag.read(process, FIRST_ATTEMPTS))
 
     (written,), ended, polls = _lives(world, url, rate, world.bench.pick(1.0, 10.0, 30.0), read)
     used = threads[1].since(threads[0])
     writer = max(used.others.values(), default=0.0)
     rest = sum(used.others.values()) - writer
     loop, writer, rest = (1000 * seconds / ended for seconds in (used.main, writer, rest))
-    return Life(loop, writer, rest, polls / ended, written / ended / 1024)
+    waited = waits[1].since(waits[0]) if waits else None
+    return Life(loop, writer, rest, polls / ended, written / ended / 1024, waited)
 
 
 def _lives(

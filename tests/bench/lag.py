@@ -1,4 +1,4 @@
-"""How late polls are, read from the bridge's own histogram of single polls."""
+"""How late polls are, or how long a stage took, read from the bridge's own histograms."""
 
 import re
 from bisect import bisect_left
@@ -8,24 +8,29 @@ from typing import Self
 
 from tests.bench.bridge_process import Bridge
 
-_NAME = "amux_bridge_poll_lag_seconds"
-_BUCKET = re.compile(rf'{_NAME}_bucket\{{lane="single",le="([^"]+)"\}}')
+SINGLE_POLLS = ("amux_bridge_poll_lag_seconds", 'lane="single"')
+FIRST_ATTEMPTS = ("amux_bridge_stage_seconds", 'stage="attempted"')
+"""Histograms: the lag of single polls, and the time from a settlement to the first attempt."""
 
 
 @dataclass(frozen=True)
 class Lag:
-    """Polls by their lag: `below[i]` polls were at most `bounds[i]` seconds late. `total` is the sum of all lags."""
+    """Polls by their lag, or what another histogram counts.
+
+    `below[i]` polls were at most `bounds[i]` seconds late. `total` is the sum of all lags.
+    """
 
     bounds: tuple[float, ...]
     below: tuple[float, ...]
     total: float
 
     @classmethod
-    def read(cls, bridge: Bridge) -> Self:
-        """Reads the lag of all polls so far."""
-        samples = bridge.metrics()
-        buckets = sorted((float(m[1]), value) for name, value in samples.items() if (m := _BUCKET.fullmatch(name)))
-        return cls(tuple(b for b, _ in buckets), tuple(v for _, v in buckets), samples[f'{_NAME}_sum{{lane="single"}}'])
+    def read(cls, bridge: Bridge, histogram: tuple[str, str] = SINGLE_POLLS) -> Self:
+        """Reads a histogram, given as its name and its labels: all that it has counted so far."""
+        (name, labels), samples = histogram, bridge.metrics()
+        bucket = re.compile(rf'{name}_bucket\{{(?:{labels},le="([^"]+)"|le="([^"]+)",{labels})\}}')
+        found = sorted((float(m[1] or m[2]), value) for key, value in samples.items() if (m := bucket.fullmatch(key)))
+        return cls(tuple(b for b, _ in found), tuple(v for _, v in found), samples[f"{name}_sum{{{labels}}}"])
 
     def since(self, before: Self) -> Self:
         """Returns the polls since an earlier reading."""

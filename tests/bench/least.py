@@ -15,6 +15,7 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 
+from bridge.store.database import CHECKPOINT_PAGES
 from bridge.store.group_commit import COMPANY_SECONDS, GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
 from bridge.store.row_mapping import digest
 from bridge.web.api.request_models import WatchRequestBody
@@ -64,6 +65,7 @@ async def least_lives(database: Path, rate: float, seconds: float, payload: byte
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     statements = commits = 0
     together = 1 / rate <= 2 * COMPANY_SECONDS
 
@@ -120,6 +122,7 @@ class _Writer:
         self._connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self._loop = loop
         self._waiting: list[Row] = []
         self._wake = threading.Condition()
