@@ -297,7 +297,12 @@ def _sqlite_engine(path: Path) -> Engine:
     # isolation_level=None: the driver begins nothing by itself, and BEGIN IMMEDIATE takes the lock before it reads.
     engine = create_engine(
         URL.create("sqlite", database=str(path)),  # not as a text, in which `?` and `%` would have a meaning
-        connect_args={"isolation_level": None, "timeout": BUSY_SECONDS, "check_same_thread": False},
+        connect_args={
+            "isolation_level": None,
+            "timeout": BUSY_SECONDS,
+            "check_same_thread": False,
+            "cached_statements": 256,  # each statement of a life for up to six numbers of rows
+        },
         pool_size=4,
         query_cache_size=200,
     )

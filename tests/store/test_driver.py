@@ -30,6 +30,26 @@ async def test_a_query_finds_the_rows_of_any_number_of_keys_each_once(store: Sto
         assert sorted((row.id, row.task) for row in rows) == sorted((one.watch.id, one.task) for one in new[:count])
 
 
+async def test_any_number_of_rows_is_written_each_once_in_few_statements(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    execute = driver.execute
+
+    def note(connection: Connection, statement: str, *parameters: driver.Parameters) -> int:
+        statements.append(statement)
+        return execute(connection, statement, *parameters)
+
+    monkeypatch.setattr(driver, "execute", note)
+    for count, most in ((1, 1), (3, 2), (15, 4), (63, 6), (70, 4)):
+        del statements[:]
+        new = [new_watch(store) for _ in range(count)]
+        await store.register_all(new)
+        assert len([one for one in statements if one.startswith("INSERT INTO watches")]) == most
+        rows = store._database.read(partial(_OF_TASKS.fetch, keys=[(one.task,) for one in new]))
+        assert sorted(row.id for row in rows) == sorted(one.watch.id for one in new)
+
+
 async def test_a_value_in_a_query_is_passed_on(store: Store) -> None:
     rows = store._database.read(_EPOCHS.all)
     assert [(row.id, row.epoch) for row in rows if row.id == store.replica.id] == [store.replica.identity]
