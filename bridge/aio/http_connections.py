@@ -27,7 +27,7 @@ Origin: TypeAlias = ClientRequest
 """Where requests go. It is a request that is never sent: aiohttp's connectors want one, and look only at its URL."""
 
 NO_CONNECT_TIMEOUT = ClientTimeout(total=None, sock_connect=None)
-_SWITCHING_PROTOCOLS = 101
+_INTERIM = frozenset(range(100, 200)) - {101}  # after 101 the connection speaks another protocol: it is the last answer
 
 
 class HttpAnswer:
@@ -44,12 +44,19 @@ class HttpAnswer:
         self._connection = connection
 
     def release(self) -> None:
-        """Keeps the connection for another request, or closes it if the body was not read to its end."""
-        self._connection.release()
+        """Keeps the connection for another request, or closes it if the exchange has not ended.
+
+        It has not ended while a part of the body has not come, or while a part of the request has not been sent because
+        the server has answered early.
+        """
+        if _has_unsent_bytes(self._connection):
+            self.close()
+        else:
+            self._connection.release()
 
     def close(self) -> None:
         """Closes the connection."""
-        self._connection.close()
+        _close(self._connection)
 
 
 class HttpConnections:
@@ -84,7 +91,7 @@ class HttpConnections:
         try:
             return await self._exchange(connection, request)
         except BaseException:
-            connection.close()
+            _close(connection)
             raise
 
     async def send_repeatable(self, origin: Origin, request: bytes) -> HttpAnswer:
@@ -93,19 +100,34 @@ class HttpConnections:
             return await self.send(origin, request, NO_CONNECT_TIMEOUT)
         except (ClientConnectorError, ConnectionTimeoutError):
             raise
-        except (ClientOSError, ServerDisconnectedError):
+        except (ClientOSError, ServerDisconnectedError, ClientConnectionResetError):
             return await self.send(origin, request, NO_CONNECT_TIMEOUT)
 
     async def _exchange(self, connection: Connection, request: bytes) -> HttpAnswer:
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None or transport.is_closing():
             raise ClientConnectionResetError("the connection is closing")
+        if protocol.should_close:  # aiohttp's pool does not ask again after it has kept a connection
+            raise ClientConnectionResetError("bytes came before the request, which are not its answer")
         protocol.set_response_params(read_until_eof=True, auto_decompress=False, **self._parser_limits)
         transport.write(request)
         while True:
             message, content = await protocol.read()
-            if message.code >= 200 or message.code == _SWITCHING_PROTOCOLS:
+            if message.code not in _INTERIM:
                 return HttpAnswer(message.code, message.headers, content, connection)
+
+
+def _has_unsent_bytes(connection: Connection) -> bool:
+    transport = connection.transport
+    return transport is not None and transport.get_write_buffer_size() > 0
+
+
+def _close(connection: Connection) -> None:
+    """Closes a connection at once. A usual close first sends the rest of a request, and waits until it is read."""
+    transport = connection.transport
+    if transport is not None and _has_unsent_bytes(connection):
+        transport.abort()
+    connection.close()
 
 
 def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:

@@ -55,6 +55,21 @@ async def test_a_stalled_address_leaves_time_for_the_next(start_receiver: StartS
             filler.close()
 
 
+async def test_a_2xx_that_no_request_asked_for_is_not_the_answer_to_the_next_callback(
+    start_receiver: StartServer, make_sender: MakeSender
+) -> None:
+    refusal = raw(b"HTTP/1.1 500 no\r\nContent-Length: 0\r\n\r\n")
+    receiver = await start_receiver(refusal)
+    sender = make_sender()
+    assert await post(sender, receiver.url) == Answered(500, None, b"")
+    receiver.writers[0].write(OK)
+    [kept] = [protocol for pool in sender._connectors[0]._conns.values() for protocol, _ in pool]
+    while not kept.should_close:  # the bytes have not come
+        await asyncio.sleep(0)
+    assert await post(sender, receiver.url) == Answered(500, None, b"")
+    assert (receiver.connections, len(receiver.requests)) == (2, 2)
+
+
 @pytest.mark.parametrize("end", [reset, raw(then_close=True)], ids=["reset", "closed"])
 async def test_a_dead_kept_connection_is_replaced_once(
     start_receiver: StartServer, make_sender: MakeSender, end: WriteAnswer
