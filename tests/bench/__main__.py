@@ -52,7 +52,7 @@ def main() -> int:
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bridge-bench-") as folder:
-        bench = Bench(Path(folder), arguments.size, log, arguments.profile, arguments.pictures)
+        bench = Bench(Path(folder), arguments.size, log, arguments.profile, arguments.pictures, tuple(arguments.rates))
         modules = [importlib.import_module(f"tests.bench.{name}") for name in arguments.names or NAMES]
         gc.collect()
         gc.freeze()  # the children share these objects; a collection in a child would copy their pages
@@ -87,6 +87,7 @@ def _arguments() -> argparse.Namespace:
         "--pictures", type=Path, metavar="FOLDER", help="write the table and the picture of both lanes (`batch`)"
     )
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profile the bridges' event loops with cProfile")
+    parser.add_argument("--rates", type=int, nargs="+", default=(), metavar="N", help="only these ends a second of day")
     parser.set_defaults(size=Size.SMALL)
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*NAMES, *ON_REQUEST}:

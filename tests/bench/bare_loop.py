@@ -96,6 +96,38 @@ async def _polls(base: str, concurrency: int, seconds: float, authority: str | N
         return await _repeat(poll, concurrency, seconds)
 
 
+def paced_polls(base: str, tasks: int, interval: float, seconds: float) -> Work:
+    """Polls each of so many tasks at an interval, in an asyncio task of its own."""
+    work = run_once(MEASURED, _paced_polls, base, tasks, interval, seconds)
+    assert isinstance(work, Work)
+    return work
+
+
+async def _paced_polls(base: str, tasks: int, interval: float, seconds: float) -> Work:
+    done = 0
+    async with _session() as session:
+
+        async def watch(number: int) -> None:
+            nonlocal done
+            url = f"{base}/v1/video/generations/task_{number}"
+            await asyncio.sleep(interval * number / tasks)
+            while True:
+                async with session.get(url, headers={"Authorization": "Bearer bench"}) as response:
+                    orjson.loads(await response.read())
+                done += 1
+                await asyncio.sleep(interval)
+
+        watches = [asyncio.create_task(watch(number)) for number in range(tasks)]
+        await asyncio.sleep(interval * 1.2)
+        before, meter = done, Meter(own_cpu)
+        await asyncio.sleep(seconds)
+        work = Work(done - before, meter.read())
+        for one in watches:
+            one.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+    return work
+
+
 async def _repeat(handle: Callable[[int], Awaitable[None]], concurrency: int, seconds: float) -> Work:
     """Calls `handle` in `concurrency` workers for some seconds. The connections are open before the clock starts."""
     await asyncio.gather(*map(handle, range(concurrency)))

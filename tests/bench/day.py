@@ -2,16 +2,10 @@
 
 A life is a registration, about four polls, the settlement and the delivery. The bare bridge does the same work with
 aiohttp alone and stores nothing. Both get the same watches at the same rate. CPU is that of the process, by thread: the
-event loop, the busiest other thread (SQLite's writer), and the rest.
+event loop, the busiest other thread (SQLite's writer), and the rest. `--rates 20` runs that rate only.
 
-A life costs at least what the bare bridge costs and, for its rows, plain sqlite3 (`least.py`). Measured on two busy
-cores in November 2026, within some minutes, in milliseconds of CPU:
-
-| of a life | 20 ends a second | 100 a second |
-|---|--:|--:|
-| plain sqlite3: 11 statements, 2 durable commits, 45 pages, their checkpoints | 1.0-1.1 | 0.55-0.7 |
-| the bridge's writer: 17 statements in 2.0 and 1.4 commits, events built, rows converted | 1.1 | 0.7 |
-| the bridge's event loop | 2.4 | 1.6 |
+A life costs at least what the bare bridge costs and, for its rows, plain sqlite3 (`least.py`). What else it has to cost
+is measured part by part (`parts.py`). docs/operations.md has the figures.
 """
 
 import time
@@ -21,25 +15,30 @@ from multiprocessing import Array
 from pathlib import Path
 
 from tests.bench.bridge_process import POLLS_NOTHING, Bridge, every
+from tests.bench.deliveries import settled_at
 from tests.bench.harness import Bench, wait_until
 from tests.bench.lag import FIRST_ATTEMPTS, Lag
 from tests.bench.least import least_lives
 from tests.bench.life import bare_bridge
 from tests.bench.load import register_evenly
+from tests.bench.parts import parts_of_a_life
 from tests.bench.postgres import database_meter, server
 from tests.bench.processes import MEASURED, Child, ThreadTimes, run_once
 from tests.bench.receiver import Ports, start_receivers
 from tests.bench.seeding import payload
+from tests.bench.syncs import SyncCount
 from tests.bench.table import Row
 from tests.bench.upstream import counts_of, upstream
 from tests.databases import NoServer, PostgresServer
 
 RATES = (20, 100, 300)
-POSTGRES_RATE = 100
+TRACED_UNTIL = 100  # ends a second: strace stops each system call, and at 300 the bridge would fall behind
+PARTS_UNTIL = 100  # ends a second: at 300 the parts of lives follow each other, and none of them runs alone
 HOSTS = 16
 POLL_SECONDS = 1.0
 LIFE_SECONDS = 3.5  # of a task: it ends between its third and its fourth poll
 TARGETS = {20: 3.5, 100: 2.7}  # milliseconds of a life, with SQLite
+DELAYS = {0.5: 15.0, 0.99: 100.0}  # milliseconds from a settlement to the first byte at the receiver, by quantile
 IDLE_TARGET = 0.3  # per cent of a core
 LAST_WAIT_TARGET = 100.0  # milliseconds
 FEW_TARGET = 1.0  # per cent of a core above its polls
@@ -82,24 +81,37 @@ class _World:
 
 def run(bench: Bench) -> Iterator[Row]:
     """An idle bridge, then lives at each rate with SQLite, then with PostgreSQL."""
-    yield from _idle(bench)
+    if not bench.rates:
+        yield from _idle(bench)
+    rates = bench.rates or RATES[: bench.pick(1, 3, 3)]
     with upstream() as amux, start_receivers(HOSTS) as receivers:
         world = _World(bench, amux, receivers)
-        for rate in RATES[: bench.pick(1, 3, 3)]:
-            bare = _bare(world, rate)
-            yield from _rows(rate, "SQLite", _bridge(world, rate, bench.seeds.file()), bare, TARGETS.get(rate))
-            yield _least(bench, rate)
-        yield _counts(world, POSTGRES_RATE)
+        bare = {rate: _bare(world, rate) for rate in rates}
+        for rate in rates:
+            yield from _with_sqlite(world, rate, bare[rate])
         try:
             with server() as started:
-                life = _bridge(world, POSTGRES_RATE, started.migrated())
-                yield from _rows(POSTGRES_RATE, "PostgreSQL", life, _bare(world, POSTGRES_RATE), None)
-                yield _postgres_counts(world, started, POSTGRES_RATE)
+                for rate in rates:
+                    life = _bridge(world, rate, started.migrated())
+                    yield from _rows(rate, "PostgreSQL", life, bare[rate], None)
+                    yield _postgres_counts(world, started, rate)
         except NoServer as missing:
             yield Row("day", f"PostgreSQL: skipped, {missing}", "")
 
 
 # --- lives ------------------------------------------------------------------------------------------------------------
+
+
+def _with_sqlite(world: _World, rate: int, bare: Life) -> Iterator[Row]:
+    database = world.bench.seeds.file()
+    life = _bridge(world, rate, database)
+    yield from _rows(rate, "SQLite", life, bare, TARGETS.get(rate))
+    yield from _delays(rate, database, world.receivers.ask("arrivals"))
+    yield _counts(world, rate, life)
+    least, row = _least(world.bench, rate)
+    yield row
+    if rate <= PARTS_UNTIL:
+        yield from _part_rows(world, rate, life.total, {"the bare bridge": bare.total, "plain sqlite3": least})
 
 
 def _rows(rate: int, kind: str, life: Life, bare: Life, target: float | None) -> Iterator[Row]:
@@ -117,8 +129,24 @@ def _rows(rate: int, kind: str, life: Life, bare: Life, target: float | None) ->
         cell = f"mean {1000 * life.waits.mean:.1f} ms, p50 <= {p50:g} ms"
         what = "the same: from the settlement to the first attempt, p99"
         yield Row("day", what, cell, measured=p99, target=LAST_WAIT_TARGET, unit=" ms")
-    if kind == "SQLite":
-        yield Row("day", "the same: pages of 4 KiB written for a life", f"{life.written / 4:.1f}")
+
+
+def _delays(rate: int, database: Path, arrivals: dict[str, float]) -> Iterator[Row]:
+    settled = settled_at(database)
+    seconds = sorted(at - settled[name] for name, at in arrivals.items())
+    for share, target in DELAYS.items():
+        measured = 1000 * seconds[int(share * (len(seconds) - 1))]
+        what = f"{rate} ends a second, SQLite: settlement to first byte, p{100 * share:.0f}"
+        yield Row("day", what, f"{measured:.1f} ms", measured=measured, target=target, unit=" ms")
+
+
+def _part_rows(world: _World, rate: int, total: float, floors: dict[str, float]) -> Iterator[Row]:
+    """What of a life's CPU is which. Each part is measured alone, with cold caches: their sum may be more."""
+    seconds = world.bench.pick(0.3, 4.0, 15.0)
+    parts = floors | parts_of_a_life(str(world.amux.ready_message), rate, seconds, world.bench.folder)
+    parts["what is left: the difference from the whole"] = total - sum(parts.values())
+    for name, milliseconds in parts.items():
+        yield Row("day", f"{rate} ends a second, of a life: {name}", f"{milliseconds:.2f} ms")
 
 
 def _bridge(world: _World, rate: int, database: Path | str) -> Life:
@@ -131,14 +159,25 @@ def _bare(world: _World, rate: int) -> Life:
         return _measure(world, bare, str(bare.ready_message), rate)
 
 
-def _counts(world: _World, rate: int) -> Row:
-    """Statements and commits of a life, in a run of their own, because counting them costs time."""
+def _counts(world: _World, rate: int, life: Life) -> Row:
+    """Statements, commits and syncs of a life, in a run of their own, because counting them costs time."""
     counts = Array("q", 2)
+    syncs: list[int | None] = []
     with Bridge(world.bench.folder, world.bench.seeds.file(), world.settings(), counts=counts) as bridge:
-        lives = _lives(world, bridge.url, rate, world.bench.pick(1.0, 5.0, 10.0), lambda: [counts[0], counts[1]])
-    (statements, commits), ended, _ = lives
-    cell = f"{statements / ended:.1f} statements, {commits / ended:.2f} commits"
-    return Row("day", f"{rate} ends a second, SQLite: of a life, each commit an fsync", cell)
+        sync_count = SyncCount(bridge.pid, world.bench.folder / "syncs.txt")
+
+        def read() -> list[int]:
+            syncs.append(sync_count.stop())
+            if rate <= TRACED_UNTIL:
+                sync_count.start()
+            return [counts[0], counts[1]]
+
+        seconds = world.bench.pick(1.0, 5.0, 10.0)
+        (statements, commits), ended, _ = _lives(world, bridge.url, rate, seconds, read)
+        sync_count.stop()
+    fsyncs = "fsyncs not counted" if syncs[-1] is None else f"{syncs[-1] / ended:.2f} fsyncs"
+    cell = f"{statements / ended:.1f} statements, {commits / ended:.2f} commits, {fsyncs}, {life.written / 4:.1f} pages"
+    return Row("day", f"{rate} ends a second, SQLite: of a life", cell)
 
 
 def _postgres_counts(world: _World, started: PostgresServer, rate: int) -> Row:
@@ -162,12 +201,13 @@ def _postgres_counts(world: _World, started: PostgresServer, rate: int) -> Row:
     return Row("day", f"{rate} ends a second, PostgreSQL: of a life, each statement a round trip", cell)
 
 
-def _least(bench: Bench, rate: int) -> Row:
-    """What SQLite alone takes for the rows of a life."""
+def _least(bench: Bench, rate: int) -> tuple[float, Row]:
+    """What SQLite alone takes for the rows of a life: milliseconds of CPU, and the row."""
     seconds = bench.pick(1.0, 10.0, 30.0)
     cpu, pages, statements, commits = run_once(MEASURED, least_lives, bench.seeds.file(), rate, seconds, payload())
     cell = f"{cpu:.2f} ms, {pages:.1f} pages, {statements:.0f} statements, {commits:.0f} commits"
-    return Row("day", "the same rows by plain sqlite3: the least that a life can cost besides the bare loop", cell)
+    what = "the same rows by plain sqlite3: the least that a life can cost besides the bare loop"
+    return cpu, Row("day", what, cell)
 
 
 def _measure(world: _World, process: Child, url: str, rate: int) -> Life:

@@ -79,11 +79,11 @@ def _latencies(bench: Bench, receivers: Child, urls: list[str], rate: float) -> 
             wait_until(lambda: int(receivers.ask("count")) >= expected, 10 * seconds + 60, "every callback")
             time.sleep(0.2)
     arrived: dict[str, float] = receivers.ask("arrivals")
-    settled = _settled_quantile(database)
+    settled = settled_at(database)
     return sorted(at - settled[name] for name, at in arrived.items())
 
 
-def _settled_quantile(database: Path) -> dict[str, float]:
+def settled_at(database: Path) -> dict[str, float]:
     """Returns when the watch of each delivery settled, by delivery id, in Unix seconds."""
     query = "SELECT id, created_at FROM deliveries"
     with closing(sqlite3.connect(database)) as connection:

@@ -28,6 +28,7 @@ class Bench:
     """One run of the benchmarks.
 
     `profiles` is a folder for cProfile's results of the bridges, `pictures` one for pictures and their tables, or None.
+    `rates` replaces those of `day`.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Bench:
     log: Callable[[str], None]
     profiles: Path | None = None
     pictures: Path | None = None
+    rates: tuple[int, ...] = ()
     seeds: Seeds = field(init=False)
 
     def __post_init__(self) -> None:

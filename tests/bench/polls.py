@@ -18,6 +18,9 @@ ALWAYS_DUE_SECONDS = 0.01  # an interval that is too short to keep: every worker
 TASKS_PER_WORKER = 4
 PROMISED_SHARE = 0.48  # of the bare loop's rate: 50,000 watches at 8 s need 6,250 of its 13,000 polls a second
 LATE_SECONDS = 0.25
+PACES = (100, 1_250, 6_000)  # polls a second
+PACED_SECONDS = 5.0  # between two polls of a task
+PACED_TARGET = 1.25
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,13 @@ class Comparison:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    """Three kinds of upstream, then the lag at the promised rate, then overload."""
+    """Three kinds of upstream, usual rates, then the lag at the promised rate, then overload."""
     ticks = bench.idle
     yield Row("polls", "nothing to do: share of a core", f"{ticks:.1%}")
     with upstream() as instant:
         found = _compare(bench, instant, "instant", 64)
         yield found.row("instant upstream, 64 at a time: CPU a poll")
+        yield from _paced(bench, instant)
         yield from _on_time(bench, instant, found)
         yield from _overload(bench, instant, found)
     many = bench.pick(64, 1024, 1024)
@@ -78,6 +82,24 @@ def _warm(amux: Child, concurrency: int) -> None:
     """Waits until each worker has polled about once, so that its connection is open."""
     enough = counts_of(amux).requests + concurrency
     wait_until(lambda: counts_of(amux).requests >= enough, 60, "a poll for each worker")
+
+
+def _paced(bench: Bench, amux: Child) -> Iterator[Row]:
+    """Compares the bridge with the bare loop at usual rates. The bridge's figures include its ticks."""
+    seconds, interval = bench.pick(1.0, 8.0, 30.0), bench.pick(1.0, PACED_SECONDS, PACED_SECONDS)
+    for pace in PACES[: bench.pick(1, 3, 3)]:
+        tasks = int(pace * interval)
+        bare = bare_loop.paced_polls(str(amux.ready_message), tasks, interval, seconds)
+        database = bench.seeds.file(active=[f"task_{number}" for number in range(tasks)])
+        settings = {"amux_base_url": str(amux.ready_message), **every(interval)}
+        with Bridge(bench.folder, database, settings, **bench.profile(f"polls-{pace}")) as bridge_process:
+            time.sleep(interval * 1.2)
+            meter, asked = bridge_process.meter(), counts_of(amux).requests
+            time.sleep(seconds)
+            done = Work(counts_of(amux).requests - asked, meter.read())
+        what = f"{pace:,} polls a second, {tasks:,} watches: CPU a poll"
+        cells = f"{done.microseconds:.0f} µs", f"{bare.microseconds:.0f} µs"
+        yield Row("polls", what, *cells, done.microseconds / bare.microseconds, PACED_TARGET)
 
 
 def _on_time(bench: Bench, amux: Child, found: Comparison) -> Iterator[Row]:
