@@ -169,6 +169,7 @@ class PollSchedule:
         self._gap = 0.0 if rate_per_second else TOGETHER_SECONDS
         self._fired_at = self._opens_at = -inf  # the last timer, and the earliest next one
         self._begun = 0  # polls since the last timer
+        self._waiting = False  # for the timer: all polls that were due have begun
         self._stopped = False
 
     def stop(self) -> None:
@@ -179,9 +180,9 @@ class PollSchedule:
 
     def take(self) -> PolledTask | None:
         """Return the next task that may be polled now, in phase POLLING; if there is none, set the timer for it."""
-        if self._stopped:
-            return None
         now = self._clock()
+        if self._stopped or (self._waiting and now < self._timer_at):
+            return None  # as after nearly each poll
         limiter, lanes = self._rate_limiter, self._lanes
         if limiter is not None and lanes is not None and limiter.last is Lane.SINGLE and lanes.next_at() <= now:
             self._owner.wake_batches()  # it is the turn of a batch
@@ -189,6 +190,7 @@ class PollSchedule:
         for _ in range(TAKEN_OVER_AT_ONCE):
             task = self._heap.pop_due(now) if opens <= now else None
             if task is None:
+                self._waiting = True
                 break
             credential = task.credential
             if credential.blocked and credential.probe is not task:
@@ -367,7 +369,7 @@ class PollSchedule:
         self._timer = asyncio.get_running_loop().call_later(delay, self._timer_fired)
 
     def _timer_fired(self) -> None:
-        self._timer, self._timer_at = None, inf
+        self._timer, self._timer_at, self._waiting = None, inf, False
         now = self._clock()
         gap = min(self._gap, TOGETHER * (now - self._fired_at) / max(self._begun, 1))
         self._fired_at, self._opens_at, self._begun = now, now + gap, 0
