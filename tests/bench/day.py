@@ -252,7 +252,7 @@ def _lives(
         ended, polls = int(world.receivers.ask("count")) - ended, counts_of(world.amux).requests - polls
         wait_until(lambda: int(client.ask("count")) >= watches, 60, "every watch registered")
     wait_until(lambda: int(world.receivers.ask("count")) >= watches, 60, "every callback")
-    return grown, ended, polls
+    return grown, max(ended, 1), polls
 
 
 # --- idle -------------------------------------------------------------------------------------------------------------
