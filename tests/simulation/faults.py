@@ -99,6 +99,7 @@ class Faults:
     def clock(self, replica: int, seconds: float) -> None:
         """The wall clock of a host is set."""
         slot = self._world.replicas.slots[replica]
+        self._world.invariants.removals.note_time()
         slot.wall_ahead += seconds
         self._world.clock_was_set = True
         if slot.host is not None:

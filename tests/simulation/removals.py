@@ -26,9 +26,13 @@ class Removals:
     idle_since: dict[str, float] = field(default_factory=dict)  # by watch: when a delivery of it ended last
     latest: float = 0.0  # the latest time that the store's clock has shown
 
+    def note_time(self) -> None:
+        """Note what the store's clock shows: a removal may count from here, also when the clock is then set back."""
+        self.latest = max(self.latest, self.world.store_time())
+
     def after_commit(self, before: Snapshot, after: Snapshot) -> None:
         """Check what is gone."""
-        self.latest = max(self.latest, self.world.store_time())
+        self.note_time()
         gone = before.watches.keys() - after.watches.keys()
         for watch_id in gone:
             self._watch(before.watches[watch_id])
