@@ -1,4 +1,4 @@
-"""The proxy between apps and amux. It forwards bytes piece by piece, so that a fast side waits for a slow one."""
+"""The proxy between apps and amux. It forwards bytes piece by piece, only as fast as the other side takes them."""
 
 import asyncio
 import logging

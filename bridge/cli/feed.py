@@ -81,7 +81,7 @@ class Feed:
 
 
 def split_items(body: bytes) -> Iterator[FeedEvent]:
-    """Yields the events of a page with the very bytes that they have in it."""
+    """Yields each event of a page, with its bytes exactly as they are in the page."""
     if not body.startswith(_ITEMS):  # something on the way wrote the JSON again
         for item in orjson.loads(body)["items"]:
             yield FeedEvent(orjson.dumps(item), item)

@@ -91,7 +91,7 @@ class DeliveryReporter:
     def lost(self, record: AttemptRecord) -> None:
         """An attempt's result is dropped, because the claim under which it was made is gone."""
         means = (
-            "the claim was lost: another claim, the end of the delivery, or an earlier write of this result came first"
+            "the result is not stored: another claim, the delivery's end or an earlier write of this result came first"
         )
         _log.event("attempt_dropped", **_fields(record, record.attempt.error), means=means)
 

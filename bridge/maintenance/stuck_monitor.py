@@ -51,7 +51,7 @@ class StuckMonitor:
             _log,
             "store_unwritable",
             "store_recovered",
-            means="registrations are answered with 503, settlements and attempts wait in memory and are retried",
+            means="registrations are answered with 503; results of polls and attempts wait in memory",
             repeat_seconds=math.inf,
         )
         self._logged: dict[str, list[str]] = {}  # by the row of a stuck task: its watches that have a log line
@@ -109,7 +109,7 @@ class StuckMonitor:
             late=stats.late,
             key_rests=stats.blocked,
             errors=dict(stats.errors),
-            means=f"{_MEANS[most_frequent]}. Logged again when the number has doubled",
+            means=f"{_MEANS[most_frequent]}; the next such line comes when the number has doubled",
         )
 
     def _log_stuck(self, view: WatchView, *, blocked: bool) -> None:

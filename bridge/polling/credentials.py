@@ -98,7 +98,7 @@ class Credentials:
             reason=credential.message,
             next_probe_seconds=round(max(credential.resumes_at - now, 0.0), 3),
             tasks=credential.tasks,
-            means="one poll at a time checks the key; its watches wait, but not longer than until their deadlines",
+            means="one poll at a time checks the key; meanwhile its other watches wait, at most until their deadlines",
         )
         return False
 

@@ -301,9 +301,19 @@ class Poller:
         try:
             found = await self._load()
         except StoreUnavailable as error:
-            _log.event("tasks_not_loaded", level=logging.WARNING, reason=str(error), means="tried again within 20 s")
+            _log.event(
+                "tasks_not_loaded",
+                level=logging.WARNING,
+                reason=str(error),
+                means="registered tasks may not be polled yet; they are loaded again within 20 s",
+            )
             return
-        _log.event("tasks_found", level=logging.WARNING, count=found, means="they are polled from now on")
+        _log.event(
+            "tasks_found",
+            level=logging.WARNING,
+            count=found,
+            means="registered tasks were not polled here; they are polled from now on",
+        )
 
     async def _load(self) -> int:
         found, gone = await self._loader.load()

@@ -177,7 +177,7 @@ class ResultWriter:
         self._ready.extend(self._refused.take_all())
         await self._workers.finish(seconds)
         if unwritten := len(self._ready) + len(self._refused):
-            means = "their tasks stay open in the store: the next owner polls them again"
+            means = "these ends are not stored: the tasks stay open, and are polled again after the next start"
             _log.event("settlements_unwritten", level=logging.ERROR, count=unwritten, means=means)
 
     def _take(self) -> Write | _Retry | None:

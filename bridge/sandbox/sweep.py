@@ -1,7 +1,7 @@
 """amux's sweep: a pause, then every unfinished task one after another, and again.
 
-The visits that are due are made when a record is read, each with the time at which it was due. So a test's clock drives
-the sweep, and a stand-in without requests needs no timer.
+The sweep has no timer. When a record is read, the visits that are due by then are made, each with the time at which it
+was due. So a test's clock drives the sweep.
 """
 
 from collections import deque

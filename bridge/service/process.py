@@ -83,7 +83,7 @@ async def _start_unless(stop: asyncio.Event, settings: Settings) -> Runtime | No
             level=logging.WARNING if known else logging.ERROR,
             trace=None if known else error,
             reason=str(error),
-            means="the process was stopping already, so its exit code is 0",
+            means="a stop was requested during the start, so the exit code is 0 in spite of the error",
         )
         return None
     return starting.result()

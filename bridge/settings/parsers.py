@@ -86,7 +86,9 @@ def tokens(raw: Any) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for number, (name, token) in enumerate(parse_each(raw, _named_token), 1):
         if token in found:
-            raise ValueError(f"entry {number} has the token of an earlier entry; a token belongs to one app")
+            raise ValueError(
+                f"entry {number} repeats the token of an earlier entry; each entry needs a token of its own"
+            )
         found[token] = name
     return found
 

@@ -34,7 +34,7 @@ _DELETE_OF_RECEIVERS = delete(audit).where(audit.c.receiver.is_not(None), audit.
 
 
 def write(connection: Connection, entries: Sequence[AuditEntry]) -> None:
-    """Write entries."""
+    """Add entries to the audit trail, in the transaction of the change that they describe."""
     _INSERT.execute(connection, [_values(one) for one in entries])
 
 

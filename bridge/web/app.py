@@ -132,7 +132,7 @@ async def _check_expectation(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _no_such_route(request: web.Request) -> web.StreamResponse:
-    """Answers every other path with 404, and every other method with 405; aiohttp's own answers are plain text."""
+    """Answers a path that no route has with 404, and a method that its path does not have with 405, as problem+json."""
     if methods := await _methods_of(request):
         raise NoSuchMethod(methods)
     path = request.path.rstrip("/")

@@ -201,7 +201,7 @@ REFUSED = [
     ("BRIDGE_TOKENS", "a:token-1,,b:token-2", "entry 2 is empty"),
     ("BRIDGE_TOKENS", "a:token-1,b:", "entry 2: the token of b is empty"),
     ("BRIDGE_TOKENS", ":token-1", "must be name:token"),
-    ("BRIDGE_TOKENS", "a:token-1,b:token-1", "entry 2 has the token of an earlier entry"),
+    ("BRIDGE_TOKENS", "a:token-1,b:token-1", "entry 2 repeats the token of an earlier entry"),
     ("BRIDGE_TOKENS", "a:token 1", "the token of a may hold only"),
     ("BRIDGE_TOKENS", "a:tökén-1", "the token of a may hold only"),
     ("BRIDGE_OPERATOR_TOKENS", "a b:token-1", "must be name:token"),

@@ -211,7 +211,7 @@ class PingOutcome(TypedDict):
 
 
 class Alive(TypedDict):
-    """The event loop runs."""
+    """The answer of `/healthz`: the event loop runs."""
 
     status: Literal["alive"]
 
