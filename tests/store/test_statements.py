@@ -125,12 +125,12 @@ async def test_a_read_takes_one_transaction_whose_begin_sets_its_limits(
 
 
 async def test_many_registrations_share_one_transaction_and_its_queries(store: Store, logged: Logged) -> None:
-    """Each registration inserts two rows, 32, 8 or one at once; each SELECT runs once for all of them."""
+    """Each registration inserts two rows, a power of two at once; each SELECT runs once for all of them."""
     await store.register_all([new_watch(store) for _ in range(50)])
     statements = logged()
     assert statements.count("COMMIT") == 1
     assert len([one for one in statements if one.startswith("SELECT")]) == 2
-    assert len(statements) == 2 + 2 + 2 * len([32, 8, 8, 1, 1])
+    assert len(statements) == 2 + 2 + 2 * len([32, 16, 2])
 
 
 OWNED = """
