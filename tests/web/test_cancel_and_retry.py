@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from bridge.core.signing import verify
+from bridge.store import store as store_module
 from bridge.web.rate_limits import PingLimits
 from tests.waiting import SAFETY_SECONDS
 from tests.web.harness import BODY, OPERATOR, OTHER, SECRET, Bridge, running_bridge
@@ -103,6 +104,27 @@ async def test_dead_deliveries_are_counted_and_retried_by_filter(bridge: Bridge)
     assert (answer.status, answer.json, bridge.deliverer.wakes) == (202, {"count": 3}, 1)
     left = (await bridge.get("/watch?delivery_state=dead", headers=OPERATOR)).json["items"]
     assert {watch["id"] for watch in left} == {far["id"], lab["id"]}
+
+
+async def test_a_retry_of_many_has_one_time_limit_for_all_its_calls(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "REQUEST_SECONDS", 0.1)
+
+    async def no_answer(*_: object) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    for name in ("count_dead", "retry_dead"):
+        monkeypatch.setattr(bridge.store, name, no_answer)
+        async with asyncio.timeout(SAFETY_SECONDS):
+            answer = await bridge.post("/deliveries/retry", {"state": "dead"})
+        assert (answer.status, answer.json["code"]) == (503, "store_unavailable")
+        monkeypatch.setattr(bridge.store, "count_dead", one_dead)
+
+
+async def one_dead(*_: object) -> int:
+    return 1
 
 
 BAD_FILTERS: list[tuple[dict[str, Any], str]] = [

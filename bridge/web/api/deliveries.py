@@ -51,14 +51,18 @@ async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response
     body = RetryRequest.read(value, outside=bad)
     since, until = body.time_range()
     dead_filter = DeadFilter(caller.visible_app, since, until, body.callback_host)
-    dead = await context.store.count_dead(dead_filter)
-    if body.dry_run:
-        return json_answer(Count(count=dead))
     count = 0
-    # The store retries up to 2,000 at a time. The loop stops at the number counted before it: a delivery that dies
-    # again meanwhile does not belong to this request.
-    while count < dead and (retried := await context.store.retry_dead(dead_filter, caller.actor)):
-        count += retried
-        context.deliverer.wake()
-    _log.event("retries_requested", count=count, app=caller.visible_app, by=caller.name, role=caller.actor.role)
+    try:
+        async with context.store.request_limit():
+            dead = await context.store.count_dead(dead_filter)
+            if body.dry_run:
+                return json_answer(Count(count=dead))
+            # The store retries up to 2,000 at a time. The loop stops at the number counted before it: a delivery that
+            # dies again meanwhile does not belong to this request.
+            while count < dead and (retried := await context.store.retry_dead(dead_filter, caller.actor)):
+                count += retried
+                context.deliverer.wake()
+    finally:
+        if not body.dry_run:
+            _log.event("retries_requested", count=count, app=caller.visible_app, by=caller.name, role=caller.actor.role)
     return json_answer(Count(count=count), 202)
