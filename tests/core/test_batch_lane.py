@@ -144,12 +144,15 @@ def test_an_answer_that_is_too_long_halves_the_batch_until_one_fits() -> None:
     assert sizes == [250, 125, 62, 31]
     assert health.state is LaneState.UNKNOWN
     assert after(NEW, BatchTooLarge(16 << 20), 0.0, 1).size == 1
+    half = after(NEW, BatchTooLarge(16 << 20), 0.0, 2)
+    assert (half.state, half.size, half.record_bytes) == (LaneState.UNKNOWN, 1, 8 << 20)
 
 
 def test_an_answer_that_is_too_long_for_one_task_is_a_failure_of_the_route() -> None:
     for health in (NEW, after(NEW, good(), 0.0)):
         found = after(health, BatchTooLarge(16 << 20), 1.0, 1)
         assert (found.state, found.asks_at) == (LaneState.FAILING, 1.0 + MAX_INTERVAL)
+        assert (found.since, found.size, found.record_bytes) == (1.0, 1, 16 << 20)
         assert found.message == "amux answered with more than 16 MiB for one task"
 
 
@@ -222,6 +225,7 @@ def test_batches_are_never_more_requests_nor_more_load_than_single_reads_of_the_
 def test_a_batch_takes_the_place_of_the_single_reads_that_are_due(asked: int, due: int, rate: float) -> None:
     seconds = no_denser_than_single_reads(0.0, rate, asked, due)
     assert batch_cost(asked) <= due + seconds * rate + 1e-6
+    assert seconds == pytest.approx(max(0.0, (batch_cost(asked) - due) / rate)), "no longer than that needs"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +234,10 @@ def test_a_batch_takes_the_place_of_the_single_reads_that_are_due(asked: int, du
 def test_a_batch_counts_as_at_least_what_it_was_measured_to_cost(tasks: int, milliseconds: float) -> None:
     assert batch_cost(tasks) * 0.67 >= milliseconds
     assert 1 <= batch_cost(tasks) <= tasks
+
+
+def test_a_batch_costs_as_single_reads_do_up_to_a_limit() -> None:
+    assert [batch_cost(tasks) for tasks in (1, 2, 50, 500)] == pytest.approx([1, 1.23, 12.27, 35])
 
 
 def test_one_task_alone_is_asked_as_often_as_singly_and_many_every_two_seconds() -> None:
@@ -318,6 +326,12 @@ def test_the_weight_of_a_record_is_the_mean_of_the_last_answer_and_those_before(
     assert (opened.state, opened.record_bytes) == (LaneState.OPEN, 900.0)
     assert after(opened, good(10, 1_000), 1.0).record_bytes == 500.0
     assert after(opened, BatchTooLarge(1_000), 1.0, 10).record_bytes == 100.0
+
+
+def test_a_route_that_works_again_keeps_the_limit_of_its_size() -> None:
+    health = after(after(NEW, good(), 0.0), TooManyTasks("413"), 1.0, 500)
+    health = after(health, BROKEN, 2.0)
+    assert after(health, good(), health.asks_at).most == 250
 
 
 def test_a_batch_has_at_least_one_id_and_no_more_than_an_answer_of_a_mebibyte_holds() -> None:

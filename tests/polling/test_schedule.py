@@ -169,6 +169,22 @@ async def test_a_timer_of_many_polls_begins_some_of_them() -> None:
     assert max(begun[3:-1]) <= 2 * TOGETHER
 
 
+async def test_the_next_timer_is_as_near_as_the_last_polls_were_many() -> None:
+    harness = ScheduleHarness()
+    for task in harness.tasks(100):
+        harness.schedule.schedule_at(task, harness.now)
+    for begun, seconds, gap in (
+        (100, 0.05, TOGETHER * 0.05 / 100),
+        (0, 0.001, TOGETHER * 0.001),
+        (0, 1.0, TOGETHER_SECONDS),
+    ):
+        harness.schedule._timer_fired()
+        assert len(harness.take_all()) == begun
+        harness.now += seconds
+        harness.schedule._timer_fired()
+        assert harness.schedule._opens_at - harness.now == pytest.approx(gap)
+
+
 async def test_with_a_rate_limit_no_poll_waits_for_others() -> None:
     harness = ScheduleHarness(rate=100)
     [task] = harness.tasks(1)
