@@ -89,7 +89,8 @@ class AmuxClient:
         self._base_url = f"{url.origin()}{path}"
         self._get_task = f"GET {path}/v1/video/generations/".encode()
         self._batch_path = f"{path}{BATCH_PATH}"
-        self._own_headers: dict[str, str] = {HOST: self._host, USER_AGENT: user_agent, ACCEPT_ENCODING: "identity"}
+        always: dict[str, str] = {USER_AGENT: user_agent, ACCEPT_ENCODING: "identity"}
+        self._own_headers: dict[str, str] = {HOST: self._host} | always
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, clock)
         self._poll_headers = lru_cache(_CACHED_KEYS)(self._make_poll_headers)  # `close` removes the keys
@@ -101,7 +102,7 @@ class AmuxClient:
         self._origin = self._connections.origin(url.origin())
         self._session = aiohttp.ClientSession(  # for what is passed on; it closes the connector
             connector=connector,
-            headers={USER_AGENT: user_agent, ACCEPT_ENCODING: "identity"},
+            headers=always,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,

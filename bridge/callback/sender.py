@@ -79,8 +79,13 @@ class Sender:
         self._wall_clock = wall_clock
         self._timeouts = TimeoutSweep(timeout_seconds, asyncio.get_running_loop().time)
         self._own_headers = CIMultiDict(
-            {"Host": "", "Content-Type": "application/json", "User-Agent": user_agent, "Accept-Encoding": "identity"},
-            Accept="*/*",
+            {
+                "Host": "",
+                "Content-Type": "application/json",
+                "User-Agent": user_agent,
+                "Accept-Encoding": "identity",
+                "Accept": "*/*",
+            }
         )
         self._connectors = [self._connector(ssl_context, proxy, keep=keep) for keep in (True, False)]
         limits = {"read_bufsize": MAX_ANSWER_BYTES // 2}  # aiohttp stops reading from the socket at twice this size

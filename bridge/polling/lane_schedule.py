@@ -30,6 +30,11 @@ class DueLanes:
         lane.next_at = at
         heappush(self._heap, (at, lane.entry, lane))
 
+    @staticmethod
+    def drop(lane: CredentialLane) -> None:
+        """Make a lane due no more: its entry is skipped."""
+        lane.entry = 0
+
     def next_at(self) -> float:
         """When the next lane is due; infinity when none is."""
         heap = self._heap
@@ -42,7 +47,7 @@ class DueLanes:
         if self.next_at() > now:
             return None
         was_due, _, lane = heappop(self._heap)
-        lane.entry = 0
+        self.drop(lane)
         return was_due, lane
 
     def late(self, now: float, seconds: float) -> list[tuple[float, CredentialLane]]:

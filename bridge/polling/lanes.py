@@ -306,7 +306,7 @@ class BatchLanes:
                     spacing, start = rare, now
         lane.spacing, lane.round_seconds = spacing, max(spacing, spacing * tasks / size)
         if lane.next_at > now:
-            lane.entry = 0  # it was set with the spacing before
+            self._due.drop(lane)  # it was set with the spacing before
         self._due.put(lane, max(start + spacing, now))
 
     def _result(self, task: PolledTask, lane: CredentialLane, answer: BatchAnswer) -> BatchResult:
@@ -358,10 +358,11 @@ class BatchLanes:
         for late, lane in self._due.late(now, LATE_SECONDS):
             is_open = lane.health.is_open
             if not is_open or lane.tasks < SMALL_LANE:
-                lane.entry, lane.single_until = 0, now + self._policy.max_interval
+                self._due.drop(lane)
+                lane.single_until = now + self._policy.max_interval
                 tasks += islice(iter(lane.pop, None), SMALL_LANE if is_open else PROBE_TASKS)
             elif stalled and late > self._policy.max_interval and not lane.requests:
-                lane.entry = 0
+                self._due.drop(lane)
                 hanging = BatchFailed("late", "batches with other keys get no answer")
                 self._note_health(lane, BatchRequest(lane.waiting, now, now), hanging)
                 self._closed.add(lane, now)

@@ -36,7 +36,7 @@ class KeptConnection:
         if not self._lock.acquire(timeout=self._busy_seconds):
             raise OperationalError("", None, RuntimeError("the writer's connection is in use"))
         try:
-            connection = self._connection or self.open()
+            connection = self.open()
             try:
                 driver.execute(connection, "BEGIN IMMEDIATE")
                 result = function(connection)

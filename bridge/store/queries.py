@@ -209,14 +209,11 @@ _LOADED = (
 )
 _FACTS_FROM = len(SNAPSHOT)
 _OWN_AT_ONCE = 5_000
-_OWN = select(*(tasks.c[name] for name in _LOADED)).where(
-    tasks.c.owner == bindparam("replica"), tasks.c.closed_at.is_(None)
-)
+_own_closed_too = select(*(tasks.c[name] for name in _LOADED)).where(tasks.c.owner == bindparam("replica"))
+_OWN = _own_closed_too.where(tasks.c.closed_at.is_(None))
 # An SQLite file has one owner and no index of it. The index of open tasks is in random order, and a million rows at
 # random places take more than a minute on a busy machine. The plus keeps SQLite from using it: it reads the table.
-_OWN_IN_ORDER = select(*(tasks.c[name] for name in _LOADED)).where(
-    tasks.c.owner == bindparam("replica"), text("+tasks.closed_at IS NULL")
-)
+_OWN_IN_ORDER = _own_closed_too.where(text("+tasks.closed_at IS NULL"))
 _OVERDUE = (
     select(watches.c.deadline_at, watches.c.id, watches.c.task)
     .join(tasks, tasks.c.id == watches.c.task)

@@ -10,7 +10,9 @@ from tests.bench.bridge_process import Bridge
 
 SINGLE_POLLS = ("amux_bridge_poll_lag_seconds", 'lane="single"')
 FIRST_ATTEMPTS = ("amux_bridge_stage_seconds", 'stage="attempted"')
-"""Histograms: the lag of single polls, and the time from a settlement to the first attempt."""
+SETTLEMENTS = ("amux_bridge_stage_seconds", 'stage="settled"')
+"""Histograms: the lag of single polls, and the time from a settlement to the first attempt and from amux's answer with
+an end to the settlement."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,12 @@ class Lag:
     def quantile(self, share: float) -> float:
         """Returns the upper bound of the bucket with the quantile, in seconds."""
         return (*self.bounds, inf)[bisect_left(self.below, share * self.count)]
+
+    def interpolated(self, share: float) -> float:
+        """Returns a quantile in seconds, by the line through the bounds of its bucket."""
+        wanted, lower, below = share * self.count, 0.0, 0.0
+        for upper, count in zip(self.bounds, self.below, strict=True):
+            if count >= wanted and count > below:
+                return lower if upper == inf else lower + (upper - lower) * (wanted - below) / (count - below)
+            lower, below = upper, count
+        return 0.0

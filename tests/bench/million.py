@@ -1,14 +1,13 @@
 """A million watches in one process: the start, the memory, a whole round, registering beside them, and ends."""
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Self
 
 from tests.bench.bridge_process import NEVER, Bridge
 from tests.bench.harness import Bench, wait_until
+from tests.bench.lag import SETTLEMENTS, Lag
 from tests.bench.load import Registered, register
 from tests.bench.processes import Child, Usage
 from tests.bench.receiver import start_receivers
@@ -128,29 +127,11 @@ def _ends(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Row:
     rate = bench.pick(20, 100, ENDS_A_SECOND)
     amux.ask(Ends(rate))
     time.sleep(bench.pick(0.5, 5.0, 10.0))
-    before, meter = bridge.metrics(), bridge.meter()
+    before, meter = Lag.read(bridge, SETTLEMENTS), bridge.meter()
     time.sleep(bench.pick(1.0, 10.0, 60.0))
-    used, after = meter.read(), bridge.metrics()
+    used, ends = meter.read(), Lag.read(bridge, SETTLEMENTS).since(before)
     amux.ask(Ends(0.0))
-    counts = _settled(after, before)
-    ends = counts[-1][1]
-    middle, late = (_quantile(counts, share) for share in (0.5, 0.99))
-    what = f"{watches:,} watches, {ends / used.wall:.0f} ends a second: from the answer to the stored event, p99"
+    middle, late = (ends.interpolated(share) for share in (0.5, 0.99))
+    what = f"{watches:,} watches, {ends.count / used.wall:.0f} ends a second: from the answer to the stored event, p99"
     cell = f"p50 {middle:.2g} s, {used.share:.0%} of a core"
     return Row("million", what, cell, measured=late, target=MOST_SECONDS_TO_STORE, unit=" s")
-
-
-def _settled(after: dict[str, float], before: dict[str, float]) -> list[tuple[float, float]]:
-    """The buckets of the stage "settled": the upper bound, and how many ends were at most as long."""
-    found = (re.fullmatch(r'amux_bridge_stage_seconds_bucket\{le="(.+)",stage="settled"\}', name) for name in after)
-    return sorted((float(one[1]), after[one[0]] - before[one[0]]) for one in found if one)
-
-
-def _quantile(buckets: list[tuple[float, float]], share: float) -> float:
-    """Returns a quantile, by the line through the bucket's bounds."""
-    wanted, lower, below = share * buckets[-1][1], 0.0, 0.0
-    for upper, count in buckets:
-        if count >= wanted and count > below:
-            return lower if upper == inf else lower + (upper - lower) * (wanted - below) / (count - below)
-        lower, below = upper, count
-    return 0.0

@@ -68,7 +68,7 @@ class Contents:
             require(reply.status != 403, what)
 
     def _check_bytes(self, watch_id: str, reply: Reply, asked: float, byte_range: str) -> None:
-        watch = self.world.invariants.state.watches.get(watch_id) or self.world.invariants.removals.watches[watch_id]
+        watch = self.world.invariants.watch(watch_id)
         require(watch["outcome"] == "completed", f"a video of {watch_id}, which is {watch['outcome']}")
         video = video_of(watch["task_id"])
         if reply.status == 416:

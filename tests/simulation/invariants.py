@@ -59,6 +59,10 @@ class Invariants:
 
     # --- after a commit -------------------------------------------------------------------------------------------
 
+    def watch(self, watch_id: str) -> Any:
+        """Return the row of a watch; its last one, if it is deleted."""
+        return self.state.watches.get(watch_id) or self.removals.watches[watch_id]
+
     def after_commit(self, host: Host | None = None) -> None:
         """Compare the state with the one before. `host` has made the commit."""
         if not self.reader.changed():

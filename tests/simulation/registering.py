@@ -56,7 +56,7 @@ class Registering:
 
     def _is_the_same(self, app: str, body: Any, watch_id: str) -> None:
         """Whether a watch is the one of an app for a task and a callback."""
-        row = self.world.invariants.state.watches.get(watch_id) or self.world.invariants.removals.watches[watch_id]
+        row = self.world.invariants.watch(watch_id)
         asked = app, body["task_id"], body["callback_url"]
         found = row["app"], row["task_id"], row["callback_url"]
         require(found == asked, f"{asked} is refused because of {watch_id}, which is {found}")

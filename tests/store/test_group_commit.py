@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -233,6 +233,19 @@ class Written:
             await self.write("call")
         del self.transactions[:]
 
+    async def write_together(self, callers: int) -> None:
+        """Make calls while others are unanswered until the writer expects that, and forget them."""
+        for _ in range(50):
+            await asyncio.gather(*(self.write("call") for _ in range(callers)))
+        del self.transactions[:]
+
+
+@pytest.fixture
+async def written() -> AsyncIterator[Written]:
+    made = Written()
+    yield made
+    await made.writer.close()
+
 
 async def test_a_patient_call_is_written_with_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", SAFETY_SECONDS)
@@ -281,71 +294,61 @@ async def test_a_writer_that_closes_writes_its_patient_calls(monkeypatch: pytest
     assert written.transactions == [["patient"]]
 
 
-async def write_together(written: Written, callers: int) -> None:
-    """Make calls while others are unanswered until the writer expects that, and forget them."""
-    for _ in range(50):
-        await asyncio.gather(*(written.write("call") for _ in range(callers)))
-    del written.transactions[:]
-
-
 async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_next(
-    monkeypatch: pytest.MonkeyPatch,
+    written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
-    written = Written()
     async with asyncio.timeout(SAFETY_SECONDS):
-        await write_together(written, 2)
+        await written.write_together(2)
         first = asyncio.create_task(written.write("first"))
         await asyncio.sleep(0)
         assert written.writer._writing is None
         await written.write("second")
         await first
     assert written.transactions == [["first", "second"]]
-    await written.writer.close()
 
 
 async def test_callers_that_wait_for_one_transaction_are_written_together_again(
-    monkeypatch: pytest.MonkeyPatch,
+    written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
-    written = Written()
     async with asyncio.timeout(SAFETY_SECONDS):
-        await write_together(written, 7)
+        await written.write_together(7)
         first = [asyncio.create_task(written.write("first")) for _ in range(3)]
         await asyncio.sleep(0)
         await asyncio.gather(*first, *(written.write("second") for _ in range(4)))
     assert written.transactions == [["first"] * 3 + ["second"] * 4]
-    await written.writer.close()
 
 
-async def test_a_call_without_a_next_one_is_written_after_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = Written()
-    await write_together(written, 2)
+async def test_a_call_without_a_next_one_is_written_after_the_wait(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await written.write_together(2)
     monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 0.5)
     began = time.monotonic()
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write("alone")
     assert time.monotonic() - began >= 0.4
-    await written.writer.close()
 
 
-async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = Written()
-    await write_together(written, 2)
+async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await written.write_together(2)
     for _ in range(group_commit.CALLS_AVERAGED):
         await written.write("call")
     monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         for _ in range(50):
             await written.write("call")
-    await written.writer.close()
 
 
-async def test_a_writer_that_closes_writes_the_call_that_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_writer_that_closes_writes_the_call_that_waits_for_another(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
-    written = Written()
     async with asyncio.timeout(SAFETY_SECONDS):
-        await write_together(written, 2)
+        await written.write_together(2)
         first = asyncio.create_task(written.write("first"))
         await asyncio.sleep(0)
         await written.writer.close()

@@ -85,11 +85,7 @@ def receiver_json(one: Receiver) -> ReceiverBody:
         "failures_in_a_row": one.failures,
         "last_answer": None
         if last is None
-        else {
-            "at": rfc3339(last.at),
-            "status_code": last.status_code,
-            "error": None if last.error is None else error_json(last.error),
-        },
+        else {"at": rfc3339(last.at), "status_code": last.status_code, "error": error_json(last.error)},
         "pending": one.pending,
         "dead": one.dead,
         "attempts": figures.attempts,

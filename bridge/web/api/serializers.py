@@ -122,13 +122,13 @@ def shown_task(view: WatchView, live: Callable[[str], TaskView | None]) -> TaskV
 
 def polling_json(watch: Watch, task: TaskView) -> Polling:
     """Returns a watch's task and the polling of it."""
-    error = task.last_error
+    error = error_json(task.last_error)
     return {
         "task": task_json(task.snapshot, task.facts, watch),
         "polls": task.polls,
         "last_polled_at": rfc3339(task.last_polled_at),
         "next_poll_at": rfc3339(task.next_poll_at) if watch.state is WatchState.ACTIVE else None,
-        "last_error": None if error is None else {**error_json(error), "at": rfc3339(task.last_error_at)},
+        "last_error": None if error is None else {**error, "at": rfc3339(task.last_error_at)},
     }
 
 
@@ -137,10 +137,10 @@ def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:
     return {
         "status": task.status,
         "progress": task.progress,
-        "url": None if task.url is None else limited_url(task.url),
+        "url": limited_url(task.url),
         "format": task.format,
         "metadata": None if task.metadata is None else _metadata(task.metadata),
-        "error": None if task.error is None else error_json(task.error),
+        "error": error_json(task.error),
         "model": facts.model or watch.model,
         "submitted_at": rfc3339(facts.submitted_at),
         "finished_at": rfc3339(facts.finished_at),
@@ -157,7 +157,7 @@ def delivery_json(delivery: DeliveryView) -> DeliveryBody:
         "attempts": delivery.attempts,
         "next_attempt_at": rfc3339(delivery.next_attempt_at) if pending else None,
         "delivered_at": rfc3339(delivery.delivered_at),
-        "last_error": None if delivery.last_error is None else error_json(delivery.last_error),
+        "last_error": error_json(delivery.last_error),
     }
 
 
@@ -177,7 +177,7 @@ def attempt_json(attempt: Attempt) -> AttemptBody:
         "started_at": rfc3339(attempt.started_at),
         "duration_seconds": round(attempt.duration_seconds, 6),
         "status_code": attempt.status_code,
-        "error": None if attempt.error is None else error_json(attempt.error),
+        "error": error_json(attempt.error),
         "body": attempt.body,
     }
 
@@ -192,8 +192,10 @@ def _metadata(metadata: VideoMetadata) -> Metadata:
     }
 
 
-def error_json(problem: Problem) -> ErrorBody:
-    """Returns an error's code and message."""
+def error_json(problem: Problem | None) -> ErrorBody | None:
+    """Returns an error's code and message; None for None."""
+    if problem is None:
+        return None
     view = error_view(problem)
     message = view["message"]
     return {"code": view["code"], "message": None if message is None else str(message)}
