@@ -66,7 +66,12 @@ def bridge_variables() -> list[str]:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    return {**{name: value for name, value in os.environ.items() if name not in bridge_variables()}, **environ}
+    """Returns this process's environment without what changes the bridge, and with `environ`.
+
+    Unbuffered output hides what a buffer keeps: the interpreter that cannot write it ends with exit status 120.
+    """
+    left_out = {*bridge_variables(), "PYTHONUNBUFFERED"}
+    return {**{name: value for name, value in os.environ.items() if name not in left_out}, **environ}
 
 
 def run_process(*arguments: str, folder: Path, **environ: str) -> CommandResult:
