@@ -107,12 +107,14 @@ class Operator:
                 pass
             raise AssertionError(f"the last {event} was {last}")
 
-    async def alert(self, key: str) -> Any:
-        """The first alert whose key starts with `key`, as soon as the overview contains one."""
-        overview = await self.wait_for(
-            "overview", lambda found: any(alert["key"].startswith(key) for alert in found["alerts"])
-        )
-        return next(alert for alert in overview["alerts"] if alert["key"].startswith(key))
+    async def alert(self, key: str, title: str = "") -> Any:
+        """The first alert whose key starts with `key` and whose title has `title`, as soon as the overview has one."""
+
+        def fits(alert: Any) -> bool:
+            return alert["key"].startswith(key) and title in alert["title"]
+
+        overview = await self.wait_for("overview", lambda found: any(map(fits, found["alerts"])))
+        return next(filter(fits, overview["alerts"]))
 
 
 async def events_of(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:

@@ -270,8 +270,7 @@ async def test_a_receiver_that_is_down_has_an_alert_while_its_callbacks_are_pend
         port = free_port()
         await bridge.register(callback_url=f"http://127.0.0.1:{port}/hook?token=hidden")
         operator = await bridge.operator()
-        alert = await operator.alert("host")
-        assert alert["title"] == f"127.0.0.1:{port} did not accept its last callback"
+        alert = await operator.alert("host", f"127.0.0.1:{port} did not accept its last callback")
         assert "1 callback is pending, next attempt in" in alert["explanation"]
         assert "refused" in alert["explanation"]
         assert "hidden" not in str(alert)
@@ -306,9 +305,8 @@ async def test_a_missing_database_file_has_an_alert_until_it_is_back(tmp_path: P
         operator = await bridge.operator()
         database = tmp_path / "bridge.db"
         database.rename(tmp_path / "away.db")
-        alert = await operator.alert("store")
-        assert alert["title"] == "The database file is missing"
-        assert (await operator.get("/page/overview")).json["receivers"] is None  # unknown, not empty
+        await operator.alert("store", "The database file is missing")
+        await operator.wait_for("overview", lambda overview: overview["receivers"] is None)  # unknown, not empty
         assert (await operator.wait_for("watches-failed", lambda _: True))["code"] == "store_unavailable"
         (tmp_path / "away.db").rename(database)
         await operator.wait_for("overview", lambda overview: all(one["key"] != "store" for one in overview["alerts"]))
@@ -331,8 +329,7 @@ async def test_a_full_disk_has_an_alert_until_there_is_room(small_disk: Path) ->
         operator = await bridge.operator()
         filler = small_disk / "filler"
         fill(filler)
-        alert = await operator.alert("store")
-        assert alert["title"] == "The disk is full: the store cannot write"
+        alert = await operator.alert("store", "The disk is full: the store cannot write")
         assert "full" in alert["explanation"]
         assert f"Free space on the disk of {small_disk}" in alert["next_step"]
         filler.unlink()

@@ -54,6 +54,7 @@ async def test_a_receiver_is_paused_and_resumed_by_keyboard(browser: Browser, tm
         await bridge.register()
         await tab.sign_in()
         row = page.locator("#receivers .receiver")
+        await expect(row).to_contain_text("100 %")  # the first callback has arrived
         await row.get_by_role("button", name="Pause…").press("Enter")
         dialog = page.get_by_role("dialog", name="Pause this receiver?")
         await page.keyboard.press("Escape")
@@ -72,6 +73,7 @@ async def test_a_receiver_is_paused_and_resumed_by_keyboard(browser: Browser, tm
         await expect(page.locator("#receivers-message")).to_contain_text("1 pending callback becomes due")
         await expect(row.get_by_role("button", name="Pause…")).to_be_focused()
         await expect(row).not_to_contain_text("Paused by")
+        await expect(row.get_by_role("link", name="pending: show the watches")).to_have_count(0)
         await expect(row).to_contain_text("100 %")
         assert len(bridge.receiver.received) == 2
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, expect
@@ -21,6 +22,10 @@ async def shows(tab: Tab, *ids: str) -> None:
     await expect(tab.page.locator("#rows .row .id")).to_have_text([f"{one}" for one in ids])
 
 
+def was_delivered(watch: Any) -> bool:
+    return any(one["state"] == "delivered" for one in watch["deliveries"])
+
+
 async def test_support_finds_a_watch_and_shares_the_link(browser: Browser, tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         page = tab.page
@@ -29,8 +34,9 @@ async def test_support_finds_a_watch_and_shares_the_link(browser: Browser, tmp_p
         await tab.sign_in()
         await shows(tab, other["id"], watch["id"])
         await expect(page.locator("#results")).to_be_hidden()
-        settled = (await bridge.operator()).get(f"/page/watches/{watch['id']}")
-        event = (await settled).json["deliveries"][0]["id"]
+        operator = await bridge.operator()
+        settled = await operator.wait_for("watch", lambda one: one["deliveries"], f"?watch={watch['id']}")
+        event = settled["deliveries"][0]["id"]
         for text in ("a-7712", event, event[10:], watch["task_id"][6:20], f' "{watch["id"]}" '):
             await page.fill("#q", text)
             await shows(tab, watch["id"])
@@ -58,7 +64,7 @@ async def test_a_time_range_is_set_by_its_choices_and_by_a_link(browser: Browser
         await tab.sign_in()
         await page.select_option("#period", "3600")
         await expect(page.locator("#result-count")).to_have_text("1 watch matches.")
-        assert re.search(r"created_after=20\d\d-\d\d-\d\dT", page.url)
+        await expect(page).to_have_url(re.compile(r"created_after=20\d\d-\d\d-\d\dT"))
         await page.select_option("#period", "range")
         await page.fill("#from", "2031-01-01T00:00:00")
         await page.locator("#from").blur()
@@ -67,14 +73,14 @@ async def test_a_time_range_is_set_by_its_choices_and_by_a_link(browser: Browser
         await page.fill("#from", "2021-01-01T00:00:00")
         await page.fill("#to", "2099-12-31T12:30:00")
         await page.locator("#to").blur()
+        await expect(page).to_have_url(re.compile("created_before=2099-12-31T12%3A30%3A00Z"))
         await shows(tab, watch)
-        assert "created_before=2099-12-31T12%3A30%3A00Z" in page.url
         await page.reload()
         await expect(page.locator("#to")).to_have_value(re.compile("2099-12-31T12:30"))
         await expect(page.locator("#period")).to_have_value("range")
         await page.select_option("#period", "")
         await expect(page.locator("#results")).to_be_hidden()
-        assert "created" not in page.url
+        await expect(page).not_to_have_url(re.compile("created"))
 
 
 async def test_nothing_found_says_what_to_try(
@@ -127,7 +133,9 @@ async def test_callbacks_are_sent_again_and_lists_are_downloaded(browser: Browse
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         page = tab.page
         await bridge.register_dead(2)
-        await bridge.register()
+        delivered = await bridge.register()
+        operator = await bridge.operator()
+        await operator.wait_for("watch", was_delivered, f"?watch={delivered['id']}")
         await tab.sign_in()
         await page.fill("#q", "127.0.0.1")
         results = page.locator("#results")
@@ -152,7 +160,7 @@ async def test_the_filters_and_results_fit_the_screen(browser: Browser, tmp_path
         await bridge.register(NEVER, context={"order": "x" * 300})
         await tab.sign_in()
         await tab.page.select_option("#period", "range")
-        for text in ("x" * 300, "y" * 300):
+        for text, count in (("x" * 300, "1 watch matches."), ("y" * 300, "No watch matches.")):
             await tab.page.fill("#q", text)
-            await expect(tab.page.locator("#result-count")).to_contain_text("match")
+            await expect(tab.page.locator("#result-count")).to_have_text(count)
             assert await tab.overflow() <= 0

@@ -32,7 +32,7 @@ async def test_a_bridge_that_has_ended_is_the_headline_and_its_data_are_dimmed(
         await expect(page.locator("#announcement")).to_contain_text("The bridge has not answered since")
         await expect(page.locator("#rows .row")).to_have_count(1)  # the last data stay
         for part in (".figures", ".columns", ".alert-box"):
-            assert await page.evaluate(f"getComputedStyle(document.querySelector('{part}')).opacity") == "0.62"
+            await expect(page.locator(part).first).to_have_css("opacity", "0.62")
         tab.faults = [fault for fault in tab.faults if "ERR_" not in fault]
 
 
@@ -45,7 +45,7 @@ async def test_the_page_is_fresh_again_when_the_bridge_answers_again(browser: Br
         await expect(tab.page.locator("#page")).to_have_attribute("data-stale", "")
         async with running_bridge(tmp_path, port=str(port)):
             await expect(tab.page.get_by_role("heading", name="No problems")).to_be_visible()
-            assert await tab.page.locator("#page").get_attribute("data-stale") is None
+            await expect(tab.page.locator("#page")).not_to_have_attribute("data-stale", "")
             await expect(tab.page.locator("#connection")).to_have_attribute("data-state", "on")
         tab.faults = [fault for fault in tab.faults if "ERR_" not in fault]
 
@@ -168,9 +168,11 @@ async def test_a_long_task_id_does_not_make_a_tall_row(browser: Browser, tmp_pat
         bridge.amux.create_task(Behaviour(outcome=Outcome.NEVER), long_id)
         watches = [await bridge.register(Behaviour(outcome=Outcome.NEVER)), await bridge.register(task_id=long_id)]
         await tab.sign_in()
+        rows = [tab.page.locator("#rows .row", has_text=watch["id"]) for watch in watches]
+        for row in rows:
+            await expect(row.locator(".state")).to_contain_text("running")
         for width in (360, 768, 1440, 1920):
             await tab.page.set_viewport_size({"width": width, "height": 900})
-            rows = [tab.page.locator("#rows .row", has_text=watch["id"]) for watch in watches]
             short, tall = [await row.evaluate("(row) => row.offsetHeight") for row in rows]
             assert abs(tall - short) <= 1, width
         link = tab.page.get_by_title(long_id)

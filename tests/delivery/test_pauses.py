@@ -1,6 +1,5 @@
 """Paused receivers: their deliveries wait and use up no attempt, and no other receiver waits for them."""
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -90,13 +89,15 @@ async def test_the_outbox_is_not_queried_all_the_time_because_of_a_paused_backlo
 
 
 async def test_a_pause_survives_a_restart(harness: Harness) -> None:
-    receiver = await harness.receiver(ok)
+    receiver, other = await harness.receiver(ok), await harness.receiver(ok)
     _, receivers = await started(harness)
     await receivers.pause(receiver.host, OPS)
     again, receivers = await started(harness)
     deliveries = await harness.claimed(receiver.url)
     again.hand_over(deliveries)
-    await asyncio.wait_for(harness.store.probe(), 5)
+    others = await harness.claimed(other.url)
+    again.hand_over(others)
+    await harness.recorded(*others)
     assert receiver.calls == []
     await receivers.resume(receiver.host, OPS)
     await harness.recorded(*deliveries)
