@@ -254,11 +254,15 @@ class AmuxClient:
     def _without_key(self, records: Mapping[str, TaskRecord], key: str) -> dict[str, TaskRecord]:
         """Removes the key from all texts of amux in records. Most have no texts but the names of model and platform."""
         cleaned = dict(records)
+        model = platform = None  # names that do not hold the key
         for task_id, record in records.items():
-            if _has_names_only(record):
-                cleaned[task_id] = self._names_without_key(record, key)
-            else:
+            if not _has_names_only(record):
                 cleaned[task_id] = _record_without_key(record, key)
+            elif record.model is not model or record.platform is not platform:
+                if (without := self._names_without_key(record, key)) is not record:
+                    cleaned[task_id] = without
+                else:
+                    model, platform = record.model, record.platform
         return cleaned
 
     def _names_without_key(self, record: TaskRecord, key: str) -> TaskRecord:

@@ -84,6 +84,7 @@ _RUNNING_WORDS = {
 }
 # The records of tasks that were submitted in the same second share one object: each task in memory keeps that moment.
 _moment_of = lru_cache(maxsize=8192)(float)
+_new_record = tuple.__new__  # TaskRecord's own takes 0.2 µs, which is a twentieth of a read in a batch; this 0.08
 _PERCENTAGES: Mapping[str, int | None] = {"": None} | {f"{number}%": number for number in range(101)}
 
 
@@ -107,9 +108,8 @@ def usual_row(record: Record) -> TaskRecord | None:
     elif model is not None or "model" in record:
         return None
     # `platform` is a field of amux's row, so the record is not live.
-    return TaskRecord(
-        status, percent, None, None, None, None, None, model, _text(platform, LONGEST_PLATFORM), _moment_of(submitted)
-    )
+    name, moment = _text(platform, LONGEST_PLATFORM), _moment_of(submitted)
+    return _new_record(TaskRecord, (status, percent, None, None, None, None, None, model, name, moment, None, False))
 
 
 def read_record(record: Record, document: Record, *, task_id: str, base_url: str) -> TaskRecord:

@@ -122,9 +122,10 @@ watches = Table(
         sqlite_where=text("state = 'active'"),
         postgresql_where=text("state = 'active'"),
     ),
-    Index(
+    Index(  # the second column: to find the watches near their deadline, no row of the table is read
         "ix_watches_deadline",
         "deadline_at",
+        "timeout_seconds",
         sqlite_where=text("state = 'active'"),
         postgresql_where=text("state = 'active'"),
     ),

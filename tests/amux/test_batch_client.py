@@ -17,6 +17,7 @@ from tests.waiting import SAFETY_SECONDS
 
 IDS = ["task_1", "task_2"]
 ROWS = [{"id": 1, "task_id": "task_1", "platform": "50", "status": "IN_PROGRESS"}]
+USUAL = {"progress": "30%", "submit_time": 1_764_000_000}
 FOUND = orjson.dumps({"code": "success", "message": "", "data": ROWS})
 
 
@@ -38,6 +39,23 @@ async def test_a_batch_is_one_post_with_the_ids_and_the_key(start_server: StartS
     assert server.header("Content-Type") == ["application/json"]
     assert server.header("Accept-Encoding") == ["identity"]
     assert server.header("User-Agent") == ["amux-bridge/test"]
+
+
+async def test_only_the_names_that_hold_the_key_are_removed_from_the_records(
+    start_server: StartServer, make_client: MakeClient
+) -> None:
+    models = ["kling-v1", f"kling-{KEY}", "kling-v1", KEY.upper(), None, "kling-v1"]
+    ids = [f"task_{number}" for number in range(len(models))]
+    rows = [
+        ROWS[0] | USUAL | {"task_id": task_id, "properties": {"origin_model_name": model}}
+        for task_id, model in zip(ids, models, strict=True)
+    ]
+    server = await start_server(answer(orjson.dumps({"code": "success", "message": "", "data": rows})))
+    found = await make_client(server.url).read_many(ids, KEY)
+    assert isinstance(found, BatchAnswer)
+    named = [(found.records[task_id].model, found.records[task_id].platform) for task_id in ids]
+    usual = ("kling-v1", "50")
+    assert named == [usual, (None, None), usual, (None, None), (None, "50"), usual]
 
 
 async def test_the_base_urls_path_comes_before_the_route(start_server: StartServer, make_client: MakeClient) -> None:

@@ -208,6 +208,11 @@ def test_each_task_is_read_once_in_an_interval_by_batches_that_are_full(tasks: i
     assert min(tasks, size) / spacing == pytest.approx(min(tasks / interval, 1 / SECONDS_FOR_A_TASK))
 
 
+def test_a_million_tasks_are_read_in_less_than_30_seconds() -> None:
+    spacing = batch_spacing(POLICY.interval, 1_000_000, POLICY.size)
+    assert 1_000_000 / POLICY.size * spacing < 0.95 * 30, "the rest is for timers that fire late"
+
+
 @given(st.lists(st.floats(1.25, 16.5), min_size=1, max_size=300), st.floats(0.1, 60), st.integers(1, 500))
 def test_batches_are_never_more_requests_nor_more_load_than_single_reads_of_the_same_tasks(
     delays: list[float], interval: float, size: int

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, event
 
 from bridge.core.model import DeliveryState, EventType, Outcome, WatchState
 from bridge.store import driver
+from bridge.store.dashboard_queries import nearing_deadline
 from bridge.store.event_feed import largest_number
 from bridge.store.records import DeadFilter, EventQuery, WatchQuery
 from bridge.store.replicas import lock_own
@@ -177,6 +178,28 @@ async def test_tasks_without_an_owner_are_found_by_their_own_index(sqlite_store:
         "SEARCH tasks USING INDEX ix_tasks_owner (owner=?)",
         "SEARCH tasks USING INDEX ix_tasks_news (owner=?)",
     ]
+
+
+async def test_the_watches_near_their_deadline_are_counted_without_the_table(sqlite_store: Store) -> None:
+    """The count runs every 15 s. A million rows in random order would take seconds of a core."""
+    seen: list[str] = []
+    database = sqlite_store._database
+
+    def count(connection: Connection) -> list[tuple[Any, ...]]:
+        connection.connection.dbapi_connection.set_trace_callback(seen.append)  # type: ignore[union-attr]
+        nearing_deadline(connection, sqlite_store.now())
+        connection.connection.dbapi_connection.set_trace_callback(None)  # type: ignore[union-attr]
+        return driver.fetch(connection, f"EXPLAIN {next(one for one in seen if 'deadline_at' in one)}", ())
+
+    program = database.read(count)
+    [(root,)] = database.read(
+        lambda connection: driver.fetch(
+            connection, "SELECT rootpage FROM sqlite_master WHERE name = 'ix_watches_deadline'", ()
+        )
+    )
+    index = {step[2] for step in program if step[1] == "OpenRead" and step[3] == root}
+    assert len(index) == 1
+    assert {step[2] for step in program if step[1] == "Column"} == index
 
 
 async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: Store) -> None:

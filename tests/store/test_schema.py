@@ -53,6 +53,7 @@ def columns(path: Path) -> set[tuple[str, str, str]]:
 
 # Dropped or narrower since 0.2.0. Replicas of that version, which may run beside this one, need more time without them.
 NARROWER_INDEXES = {"ix_outbox_due", "ix_outbox_holder", "ix_tasks_owner"}
+WIDER_INDEXES = {"ix_watches_deadline"}  # with one more column at the end: each statement of 0.2.0 uses it as before
 
 
 @pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])  # type: ignore[no-untyped-call]
@@ -61,7 +62,7 @@ def test_the_tables_have_every_column_and_nearly_every_index_of_0_2_0(dialect: D
     old = lines_by_statement((FOLDER / f"0.2.0-{dialect.name}.sql").read_text())
     missing = {head: lines - new.get(head, set()) for head, lines in old.items()}
     lacking = {head for head, lines in missing.items() if lines}
-    assert {head for head in lacking if not NARROWER_INDEXES.intersection(head.split())} == set()
+    assert {head for head in lacking if not (NARROWER_INDEXES | WIDER_INDEXES).intersection(head.split())} == set()
 
 
 @pytest.fixture
