@@ -89,12 +89,14 @@ class Amux:
 
     async def answer(self, method: str, path: str, data: bytes | None) -> "_Response":
         """Answer a request, or raise what aiohttp's client raises."""
-        if self.trouble is Trouble.SILENT:
-            await self.loop.create_future()
-        if self.trouble is Trouble.BROKEN:
+        before = self.trouble
+        if before is not Trouble.SILENT:
             await self._wait(self.latency())
+        met = {before, self.trouble}  # trouble also meets requests that are under way when it begins
+        if Trouble.SILENT in met:
+            await self.loop.create_future()
+        if Trouble.BROKEN in met:
             raise aiohttp.ClientConnectionError("broken")
-        await self._wait(self.latency())
         words: list[tuple[str, str]] = []
         if self.trouble is not Trouble.NONE:
             response = _in_trouble(self.trouble)
@@ -211,8 +213,10 @@ def _in_trouble(trouble: Trouble) -> "_Response":
             return _Response(429, b"", "text/plain", {"Retry-After": "2"})
         case Trouble.HTML:
             return _Response(200, b"<html>welcome</html>", "text/html")
-        case _:
+        case Trouble.REFUSING:
             return _json(401, {"error": {"message": "Invalid token", "type": "new_api_error", "code": ""}})
+        case _:
+            raise AssertionError(f"no answer is sent in the trouble {trouble}")
 
 
 def _json(status: int, body: Any) -> "_Response":
