@@ -32,7 +32,7 @@ class ReplicaLease:
         self._poller = poller
         self._deliverer = deliverer
         self._lease = lease
-        lease.until = lease.clock() + LEASE_SECONDS - MARGIN_SECONDS
+        lease.until = store.replica.joined_at + LEASE_SECONDS - MARGIN_SECONDS  # the start may have taken long
         self._heartbeats = 0
         self._unconfirmed_writes = store.unconfirmed_writes
         self._leaving = False

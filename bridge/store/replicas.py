@@ -29,6 +29,7 @@ class Replica:
     shared: bool
     now: Callable[[], float]  # Unix seconds by the database's clock
     new_lease: Callable[[], str]
+    joined_at: float  # by this process's clock of running seconds: its first lease counts from then
 
     @property
     def identity(self) -> tuple[str, int]:
@@ -90,16 +91,17 @@ _RELEASE_CLAIMS = (
 def join(connection: Connection, database: Database) -> Replica:
     """Join: with a new id where there may be other replicas, else under the local name with the next epoch."""
     name = f"rep_{database.new_token()}" if database.shared else LOCAL
+    joined_at = database.system.running()  # before the lease's end is computed: the process may stop at any line
     now = database.now()
     epoch = connection.execute(_FIND_EPOCH, {"replica": name}).scalar_one_or_none()
     if epoch is None:
         row = {"id": name, "epoch": 1, "started_at": now, "owned_tasks": 0, "probed": 0}
         connection.execute(_INSERT, row | {"expires_at": now + LEASE_SECONDS})
-        return Replica(name, 1, database.shared, database.now, database.new_token)
+        return Replica(name, 1, database.shared, database.now, database.new_token, joined_at)
     connection.execute(_RAISE_EPOCH, {"replica": name})
     # No other process sends from this file: what the last process had claimed when it ended is due now.
     connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})
-    return Replica(name, epoch + 1, database.shared, database.now, database.new_token)
+    return Replica(name, epoch + 1, database.shared, database.now, database.new_token, joined_at)
 
 
 _RENEW = (

@@ -213,7 +213,7 @@ def test_removed_events_are_reported_and_the_oldest_that_is_kept_is_next(
 
 def _delete_all(bridge: BridgeInThread) -> None:
     database, _ = open_database(bridge.database_url, [])
-    replica = Replica(LOCAL, 1, shared=False, now=time.time, new_lease=lambda: "")
+    replica = Replica(LOCAL, 1, shared=False, now=time.time, new_lease=lambda: "", joined_at=0.0)
     assert database.transaction(lambda connection: delete_ended(connection, time.time() + 10, 10, replica)) == 2
     database.close()
 

@@ -46,7 +46,15 @@ class Work:
 def lease_of(store: Store, now: list[float]) -> tuple[ReplicaLease, Work]:
     work = Work()
     parts: Any = work
+    now[0] += store.replica.joined_at
     return ReplicaLease(store, parts, parts, Lease(lambda: now[0])), work
+
+
+async def test_a_replica_whose_start_took_longer_than_its_lease_drops_its_tasks(replicas: list[Store]) -> None:
+    lease, work = lease_of(replicas[0], [LEASE_SECONDS])
+    work.tasks.append("tsk_late")
+    lease.check_expiry()
+    assert work.tasks == []
 
 
 async def test_a_task_that_comes_in_while_the_lease_is_lost_is_dropped(replicas: list[Store]) -> None:

@@ -123,3 +123,11 @@ def test_a_task_that_has_closed_before_its_late_registration_is_noticed_is_not_p
     for seed in (45, 49, 56):
         plan = replace(CALM, seed=seed, courses=(course,))
         assert failure_of(plan, register(1_001.0, 40.0), hanging, *late) is None
+
+
+def test_a_process_that_is_frozen_while_it_starts_sends_nothing_after_its_lease() -> None:
+    """The lease counted from the end of the start. The database had counted it from the join."""
+    crash, freeze = Action(1_001.642, "crash", (0, 0.1)), Action(1_001.743, "freeze", (0, 7.0))
+    away = Action(1_009.669, "restart", (1, 3.0))
+    plan = replace(CALM, replicas=2, shared=True, courses=())
+    assert failure_of(plan, crash, freeze, register(1_007.535, 3.0), away) is None
