@@ -143,6 +143,9 @@ class _Writer:
         )
         attempts = 0 if one.left in {Left.PENDING, Left.CLAIMED} else 1
         state = one.left.value if one.left in {Left.DELIVERED, Left.DEAD} else "pending"
+        last_at = (
+            now - 1.0 if one.left in {Left.FAILED_ONCE, Left.CLAIMED} else at
+        )  # a due time is written at an attempt
         due_at = now + 2.0 if one.left is Left.FAILED_ONCE else at
         row = {"id": key, "watch_id": one.id, "type": kind, "state": state, "attempts": attempts}
         row |= {"round_attempts": attempts, "created_at": at, "delivered_at": at if state == "delivered" else None}
@@ -150,11 +153,12 @@ class _Writer:
         self._insert("deliveries", row)
         if attempts:
             self._insert(
-                "attempts", {"delivery_id": key, "started_at": at, "duration_seconds": 0.1, "status_code": 500}
+                "attempts", {"delivery_id": key, "started_at": last_at, "duration_seconds": 0.1, "status_code": 500}
             )
         if state == "pending":
             claimed = one.left is Left.CLAIMED
-            outbox = {"id": key, "host": _host(one), "set_at": at, "due_at": now + CLAIM_SECONDS if claimed else due_at}
+            outbox = {"id": key, "host": _host(one), "set_at": last_at}
+            outbox |= {"due_at": now + CLAIM_SECONDS if claimed else due_at}
             self._insert(
                 "outbox", outbox | {"lease": "old" if claimed else None, "holder": self.owner if claimed else None}
             )
