@@ -85,6 +85,7 @@ class Scheduler:
         )
         self._outage_logs: dict[str, OutageLog] = {}  # by the job's name
         self._last_tick = self._clock()
+        self._first_offset = self._wall_clock() - self._clock()  # before any job gets a time
         self._clock_task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -158,7 +159,8 @@ class Scheduler:
         outage_log.failed(reason, self._clock(), level=level, trace=trace, job=name)
 
     async def _check_clocks(self) -> None:
-        offset, unhandled = self._wall_clock() - self._clock(), False
+        # Once after the start too: the clock may have been set between the correction at the start and this object.
+        offset, unhandled = self._first_offset, True
         while not self._stopping:
             began = self._clock()
             await asyncio.sleep(CLOCK_CHECK_SECONDS)

@@ -16,17 +16,19 @@ from bridge.core.audit import Action, Actor, AuditEntry
 from bridge.core.delivery import Dead, Delivered, RetryAt, Verdict, after_retry_request
 from bridge.core.errors import BadSetting, BridgeError, LostClaim, NotFound, WatchCancelled
 from bridge.core.model import Event, EventType, PendingDelivery, WatchState
-from bridge.store import audit, notice_writing, replicas
+from bridge.store import audit, host_failures, notice_writing, replicas
 from bridge.store.bulk_statements import Binds, BulkQuery, inserting, updating
 from bridge.store.encryption import Cipher
 from bridge.store.ending import GIVEN_UP
 from bridge.store.records import AttemptResult, DeadFilter
 from bridge.store.replicas import Replica
 from bridge.store.row_mapping import pending_delivery, problem_text
-from bridge.store.schema import IS_DEAD, attempts, deliveries, events, hosts, outbox, pauses, unindexed, watches
+from bridge.store.schema import IS_DEAD, attempts, deliveries, events, outbox, pauses, unindexed, watches
 from bridge.telemetry import get_logger
 
 RETRIED_AT_ONCE = 2_000  # dead deliveries in a transaction: 20 ms, so that other writes do not wait long
+
+CLOCK_TOLERANCE_SECONDS = 1.0  # a time that is further ahead was written before the clock was set back
 
 _log = get_logger("store")
 
@@ -161,26 +163,17 @@ _UPDATE_DELIVERIES = updating(
     also={name: deliveries.c[name] + literal_column("1") for name in ("attempts", "round_attempts")},
 )
 _POSTPONE = updating(outbox, ("id", "due_at", "set_at", "lease", "holder"))
-_insert_host = insert(hosts)
-_HOST_FAILED = _insert_host.on_conflict_do_update(
-    index_elements=["host"], set_={"failures": _insert_host.excluded.failures, "at": _insert_host.excluded.at}
-)
-# All hosts are locked first, in one order: one that fails here may answer at another replica, and the other way round.
-_LOCK_HOSTS = (
-    select(hosts.c.host)
-    .where(hosts.c.host.in_(bindparam("those", expanding=True)))
-    .order_by(hosts.c.host)
-    .with_for_update()
-)
-_HOSTS_ANSWERED = delete(hosts).where(hosts.c.host.in_(bindparam("those", expanding=True)))
 
 
 def record_attempts(
     connection: Connection,
     items: Sequence[AttemptResult],
+    replica: Replica,
     report_dead: bool = False,  # noqa: FBT001, FBT002
 ) -> Sequence[Verdict | BridgeError]:
     """Write each attempt and its delivery's next step; returns the verdicts that were written.
+
+    When the clock was set back after an attempt, its delivery keeps its delay, counted from now.
 
     With `report_dead`, dead deliveries are noted for the next notice to operators.
 
@@ -190,6 +183,8 @@ def record_attempts(
     for item in items:
         firsts.setdefault(item.delivery_id + item.lease, item)
     item_ids = {claim: id(item) for claim, item in firsts.items()}
+    now = replica.now()
+    firsts = {claim: _not_ahead(item, now) for claim, item in firsts.items()}
     held, requested = _end_claims(connection, firsts)
     valid = [item for claim, item in firsts.items() if claim in held]
     if valid:
@@ -199,9 +194,19 @@ def record_attempts(
         notice_writing.report_dead(connection, [(item.delivery_id, item.host, item.at) for item in dead])
     if requested:
         connection.execute(_NEW_ROUND, {"those": sorted(firsts[claim].delivery_id for claim in requested)})
-    _write_hosts(connection, items)
+    host_failures.write(connection, items)
     written = {item_ids[claim]: item.verdict for claim, item in firsts.items() if claim in held}
     return [written.get(id(item)) or _lost() for item in items]
+
+
+def _not_ahead(item: AttemptResult, now: float) -> AttemptResult:
+    """Move a result whose time is in the future to `now`; its next attempt keeps its delay."""
+    if item.at <= now + CLOCK_TOLERANCE_SECONDS:
+        return item
+    verdict = item.verdict
+    if isinstance(verdict, RetryAt):
+        verdict = replace(verdict, at=now + verdict.at - item.at)
+    return replace(item, verdict=verdict, at=now)
 
 
 def _lost() -> LostClaim:
@@ -236,7 +241,7 @@ def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> tupl
 
 def _with_new_verdicts(items: dict[str, AttemptResult], marks: Mapping[str, float]) -> set[str]:
     """Give each item during whose attempt a retry was requested its new verdict; returns their claims."""
-    requested = {claim for claim, set_at in marks.items() if set_at == RETRY_REQUESTED}
+    requested = {claim for claim, set_at in marks.items() if retry_requested(set_at)}
     for claim in requested:
         items[claim] = replace(items[claim], verdict=after_retry_request(items[claim].verdict, items[claim].at))
     return requested
@@ -264,23 +269,13 @@ def _delivery_row(item: AttemptResult) -> tuple[Any, ...]:
             return item.delivery_id, "dead", None, None, item.at, problem_text(error)
 
 
-def _write_hosts(connection: Connection, items: Sequence[AttemptResult]) -> None:
-    failures = {item.host: (item.host_failures, item.at) for item in items if item.host_failures is not None}
-    failed = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
-    answered = sorted(host for host, (count, _) in failures.items() if not count)
-    if len(failures) > 1:
-        connection.execute(_LOCK_HOSTS, {"those": sorted(failures)}).all()
-    if failed:
-        connection.execute(_HOST_FAILED, failed)
-    if answered:
-        connection.execute(_HOSTS_ANSWERED, {"those": answered})
-
-
 # --- retries on request -------------------------------------------------------------------------------------------
 
-RETRY_REQUESTED = 0.0
-"""In `set_at` of a claimed row: a retry was requested during the claim. The next claim, release or record, which sets
-`due_at`, replaces it."""
+
+def retry_requested(set_at: float) -> bool:
+    """Whether a retry was requested during a claim: `set_at` is then negative, until something sets `due_at` again."""
+    return set_at < 0
+
 
 # The watches are locked against retention, which could otherwise delete one that is about to have a pending delivery.
 _FIND = (
@@ -304,7 +299,7 @@ _DUE_AGAIN = _insert_due.on_conflict_do_update(
     index_elements=["id"],
     set_={
         "due_at": case((_is_claimed, outbox.c.due_at), else_=_insert_due.excluded.due_at),
-        "set_at": case((_is_claimed, literal_column("0")), else_=_insert_due.excluded.set_at),
+        "set_at": case((_is_claimed, -func.abs(outbox.c.set_at)), else_=_insert_due.excluded.set_at),
     },
 )
 
@@ -340,7 +335,7 @@ def retry(
 def _changes_something(row: Any, now: float) -> bool:
     """Whether a retry makes a difference: not when the delivery is due already, or is sent again after this attempt."""
     if row.lease is not None and row.next_attempt_at is not None and row.next_attempt_at <= now:
-        return bool(row.set_at != RETRY_REQUESTED)
+        return not retry_requested(row.set_at)
     return row.next_attempt_at is None or bool(row.next_attempt_at > now)
 
 

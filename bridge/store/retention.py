@@ -1,8 +1,9 @@
 """Upkeep operations: deleting old rows in small batches, and correcting times after the clock was set back."""
 
-from sqlalchemy import BindParameter, Connection, bindparam, delete, literal_column, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, case, delete, func, literal_column, select, update
 
 from bridge.store import audit, event_feed
+from bridge.store.outbox import CLOCK_TOLERANCE_SECONDS
 from bridge.store.replicas import Replica
 from bridge.store.schema import IS_ACTIVE, attempts, deliveries, events, idempotency, notices, outbox, tasks, watches
 
@@ -98,8 +99,11 @@ def delete_idempotency(connection: Connection, before: float) -> None:
 # A row that was written in the future was written before the clock was set back. It keeps its delay, counted from now.
 _CORRECT_OUTBOX = (
     update(outbox)
-    .where(outbox.c.set_at > bindparam("later"))
-    .values(due_at=bindparam("now") + (outbox.c.due_at - outbox.c.set_at), set_at=bindparam("now"))
+    .where(func.abs(outbox.c.set_at) > bindparam("later"))
+    .values(
+        due_at=bindparam("now") + (outbox.c.due_at - func.abs(outbox.c.set_at)),
+        set_at=case((outbox.c.set_at < 0, -bindparam("now")), else_=bindparam("now")),
+    )
 )
 _CORRECT_DELIVERIES = (
     update(deliveries)
@@ -113,13 +117,12 @@ _CORRECT_WATCHES = (
     .where(IS_ACTIVE, watches.c.deadline_at > bindparam("later") + watches.c.timeout_seconds)
     .values(deadline_at=bindparam("now") + watches.c.timeout_seconds)
 )
-TOLERANCE_SECONDS = 1.0
 
 
 def correct_future_times(connection: Connection, replica: Replica) -> int:
     """Correct due times and deadlines that are too far ahead because the clock was set back; returns how many rows."""
     now = replica.now()  # not that of the call: other writes may come first
-    parameters = {"now": now, "later": now + TOLERANCE_SECONDS}
+    parameters = {"now": now, "later": now + CLOCK_TOLERANCE_SECONDS}
     corrected = connection.execute(_CORRECT_OUTBOX, parameters).rowcount
     if corrected:
         connection.execute(_CORRECT_DELIVERIES, {"now": now})

@@ -227,7 +227,7 @@ outbox = Table(
     Column("id", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("due_at", Double, nullable=False),
-    # When due_at was written: shows when the clock was set back. 0 in a claimed row: see RETRY_REQUESTED in outbox.py.
+    # When due_at was written: shows when the clock was set back. Negative where a retry was requested during the claim.
     Column("set_at", Double, nullable=False),
     Column("lease", Text),
     Column("holder", Text),

@@ -264,7 +264,7 @@ class Store:
         has claimed the delivery. With `patient` it may wait 0.1 s for another commit.
         """
         reporting = self.notices.settings.enabled
-        return await self._writer.run_all(outbox.record_attempts, results, reporting, patient=patient)
+        return await self._writer.run_all(outbox.record_attempts, results, self.replica, reporting, patient=patient)
 
     async def host_failures(self) -> Mapping[str, int]:
         """Return the hosts whose last attempts failed, and how many attempts in a row failed."""

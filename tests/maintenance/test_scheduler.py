@@ -47,3 +47,17 @@ async def test_a_job_runs_by_the_given_clock() -> None:
     async with asyncio.timeout(SAFETY_SECONDS):
         await ran.wait()
     await scheduler.stop()
+
+
+async def test_times_are_corrected_once_more_after_the_start() -> None:
+    """The clock may have been set between the correction at the start and the scheduler's first look at it."""
+    corrected = asyncio.Event()
+
+    async def on_clock_step() -> None:
+        corrected.set()
+
+    scheduler = Scheduler(on_clock_step)
+    scheduler.start()
+    async with asyncio.timeout(SAFETY_SECONDS):
+        await corrected.wait()
+    await scheduler.stop()

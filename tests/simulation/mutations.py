@@ -89,7 +89,7 @@ MUTATIONS = (
     Mutation(
         "a retry that is requested during an attempt is forgotten",
         "bridge.store.outbox",
-        "    requested = {claim for claim, set_at in marks.items() if set_at == RETRY_REQUESTED}\n",
+        "    requested = {claim for claim, set_at in marks.items() if retry_requested(set_at)}\n",
         "    requested = set()\n",
         150,
     ),

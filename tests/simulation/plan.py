@@ -108,7 +108,7 @@ def make_plan(seed: int) -> Plan:
         retention=more.choice((MONTH, MONTH, 4.0, 12.0)),
         cache_bytes=cache_bytes,
         breaking_share=more.choice((0.0, 0.0, 0.3)),
-        inherited=inherited,
+        inherited=_recent(inherited) if _is_set_back(actions) else inherited,
         upgrade_ends=ends,
         readers=("shop", "lab", "") if apps else ("shop",),
     )
@@ -175,6 +175,18 @@ def _inherited(random: Random, span: float, courses: tuple[Course, ...], receive
         age, seconds = random.choice((2.0, 60.0, 3_000_000.0)), random.choice((-1.0, 1.0, 10.0, span, 40.0))
         found.append(Inherited(task_id, url, tuple(sorted(events)), left, age, seconds, random.choice(("shop", "lab"))))
     return tuple(found)
+
+
+def _is_set_back(actions: list[Action]) -> bool:
+    return any(one.what == "clock" and one.arguments[1] < 0 for one in actions)
+
+
+def _recent(inherited: tuple[Inherited, ...]) -> tuple[Inherited, ...]:
+    """Watches that were registered a minute ago at most, for plans that set the clock back by an hour.
+
+    An older one may end an hour later: either its deadline still follows the clock, or it gets its whole time again.
+    """
+    return tuple(replace(one, age=min(one.age, 60.0)) for one in inherited)
 
 
 def _by_an_app(random: Random, action: Action) -> Action:

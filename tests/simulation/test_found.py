@@ -131,3 +131,20 @@ def test_a_process_that_is_frozen_while_it_starts_sends_nothing_after_its_lease(
     away = Action(1_009.669, "restart", (1, 3.0))
     plan = replace(CALM, replicas=2, shared=True, courses=())
     assert failure_of(plan, crash, freeze, register(1_007.535, 3.0), away) is None
+
+
+def test_an_attempt_that_is_recorded_after_the_clock_was_set_back_keeps_its_retry_delay() -> None:
+    """The next attempt was an hour late: its time was that of the clock before."""
+    course = Course("task_0", live=False, begins_at=1_000.0, ends_at=1_000.0, end=End.COMPLETED)
+    dead = Action(1_001.0, "register", ("task_0", "https://dead-1.example/hook", TERMINAL_EVENTS, 60.0, "sk-one"))
+    failing, set_back = Action(1_001.2, "database", ("failing", 8.0)), Action(1_004.4, "clock", (0, -3600.0))
+    for seed in range(1, 7):
+        assert failure_of(replace(CALM, seed=seed, courses=(course,)), dead, failing, set_back) is None
+
+
+def test_a_clock_that_is_set_back_while_the_process_starts_delays_no_deadline() -> None:
+    """The times were corrected just before, and the scheduler compared the clocks only from later on."""
+    for moment in range(12):
+        set_back = Action(1_004.09 + 0.0015 * moment, "clock", (0, -3600.0))
+        restart = Action(1_003.0, "restart", (0, 1.0))
+        assert failure_of(CALM, register(1_001.0, 20.0), restart, set_back) is None

@@ -129,7 +129,7 @@ async def test_a_delivery_recorded_while_its_watch_ends_is_not_superseded(replic
     await two.release((await record_status(one, registered)).claimed)  # due by the clock of the replica that claims it
     [claimed] = await two.claim({HOST: 1}, MINUTE)
     with open_transaction(two) as connection:
-        assert outbox.record_attempts(connection, [attempt_result(two, claimed)]) == [DELIVERED]
+        assert outbox.record_attempts(connection, [attempt_result(two, claimed)], two.replica) == [DELIVERED]
         ending = asyncio.create_task(settle(one, registered))
         await until_blocked(connection, ending)
     await ending
@@ -322,7 +322,7 @@ async def test_hosts_that_fail_at_one_replica_and_answer_at_another_do_not_deadl
 
     async def record(store: Store, failing: str, answering: str) -> None:
         items = attempts(store, failing, answering)
-        operation = partial(outbox.record_attempts, items=items)
+        operation = partial(outbox.record_attempts, items=items, replica=store.replica)
         await asyncio.to_thread(store._database.transaction, operation)
 
     await record(one, "a:80", "none:80")

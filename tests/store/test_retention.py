@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from bridge.core.delivery import RetryAt
 from bridge.core.errors import NotFound
 from bridge.store import outbox
 from bridge.store.store import Store
 from tests.store.builders import (
     ALL_EVENTS,
     DEAD,
+    DELIVERED,
     attempt_result,
     claimed_delivery,
     dead_delivery,
@@ -108,7 +110,10 @@ async def test_status_events_are_deleted_as_well(store: Store) -> None:
 
 async def test_a_delivery_keeps_its_delay_counted_from_now(store: Store) -> None:
     one = await claimed_delivery(store)
-    await record_attempt(store, attempt_result(store, one, retry_at(store.now() + HOUR + 30), at=store.now() + HOUR))
+    replica, ahead = store.replica, store.now() + HOUR
+    store.replica = replace(replica, now=lambda: ahead)
+    await record_attempt(store, attempt_result(store, one, retry_at(ahead + 30), at=ahead))
+    store.replica = replica
     assert await store.correct_future_times() == 1
     assert one_row(store, "SELECT due_at FROM outbox") == pytest.approx(store.now() + 30, abs=10)
     shown = (await store.delivery(one.id, None))[0].next_attempt_at
@@ -156,6 +161,31 @@ async def test_what_is_written_while_a_correction_waits_is_not_in_the_future(
     released.set()
     assert len(await claiming) == 1
     assert await correcting == 0
+
+
+async def test_a_claim_during_which_a_retry_was_requested_is_corrected_and_keeps_the_request(store: Store) -> None:
+    delivery = await due_delivery(store)
+    [claimed] = await store.claim({delivery.host: 1}, 60)
+    await store.retry(claimed.id, None)
+    ahead = store.now()
+    store.replica = replace(store.replica, now=lambda: ahead - HOUR)
+    assert await store.correct_future_times() == 1
+    [row] = rows(store, "SELECT due_at, lease FROM outbox")
+    assert row == (pytest.approx(ahead - HOUR + 60, abs=5), claimed.lease)
+    [verdict] = await store.record_attempts([attempt_result(store, claimed, DELIVERED)])
+    assert isinstance(verdict, RetryAt)
+
+
+async def test_the_retry_of_an_attempt_that_is_recorded_after_the_clock_was_set_back_keeps_its_delay(
+    store: Store,
+) -> None:
+    claimed = await claimed_delivery(store)
+    result = attempt_result(store, claimed, retry_at(store.now() + 30))
+    later = store.now() - HOUR
+    store.replica = replace(store.replica, now=lambda: later)
+    [verdict] = await store.record_attempts([result])
+    assert isinstance(verdict, RetryAt)
+    assert verdict.at == pytest.approx(later + 30, abs=5)
 
 
 async def test_correct_times_are_not_changed(store: Store) -> None:
