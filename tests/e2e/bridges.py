@@ -121,6 +121,14 @@ class Bridge:
     async def ready(self) -> Answer:
         return await self.ask("GET", "/readyz")
 
+    async def unready(self, reason: str) -> Answer:
+        """Waits until the bridge is not ready and one of its reasons has this text: the first may be another one."""
+
+        def says_so(answer: Answer) -> bool:
+            return answer.status == 503 and reason in " ".join(answer.json["reasons"])
+
+        return await self.until("GET", "/readyz", says_so)
+
     async def until(self, method: str, path: str, condition: Callable[[Answer], bool]) -> Answer:
         """Repeats a request until its answer meets a condition, for changes that no signal announces."""
         answer = None

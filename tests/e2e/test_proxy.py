@@ -18,9 +18,9 @@ async def test_a_create_call_results_in_a_callback_with_a_link(tmp_path: Path) -
             created = await bridge.ask("POST", "/v1/videos", json=body, headers=headers)
             watch_id = created.headers["X-Watch-Id"]
 
-            stream_request = bridge.session.get(f"{bridge.url}/watch/{watch_id}/events", headers=APP)
-            env.clock.now += 10
-            async with stream_request as stream:
+            async with bridge.session.get(f"{bridge.url}/watch/{watch_id}/events", headers=APP) as stream:
+                await stream.content.readuntil(b"data: ")  # it has begun, before the attempt
+                env.clock.now += 10
                 events = (await stream.read()).decode()  # the bridge closes the stream
             assert events.count("event: attempt\n") == 1
             last = json.loads(events.rstrip().rpartition("data: ")[2])

@@ -31,8 +31,7 @@ async def test_without_a_free_file_nothing_is_lost_and_it_says_so(folder: Path, 
     async with serving(folder, env, prefix=prefix) as (running, bridge), receiving() as other:
         await check_works(env, bridge)
         with idle_connections(bridge.url, FILES):
-            ready = await bridge.until("GET", "/readyz", lambda answer: answer.status == 503)
-            assert any("file" in reason for reason in ready.json["reasons"]), ready.json
+            await bridge.unready("file")
             watch = await bridge.register(env.finished_task(), other.url)  # its callback needs a new connection
             await running.wait_for_log("resources_short")
         await bridge.until("GET", "/readyz", lambda answer: answer.status == 200)
