@@ -103,7 +103,7 @@ def sqlite_store(migrated_sqlite: Path, encryption_key: str) -> Iterator[Store]:
     path = shutil.copyfile(migrated_sqlite, migrated_sqlite.with_name("shared.db"))
     opened = run(open_store(f"sqlite:///{path}", [encryption_key], Metrics()))
     yield opened
-    run(opened.close())
+    _close(opened)
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +119,17 @@ def postgres_stores(postgres_server: PostgresServer, encryption_key: str) -> Ite
         clock._epoch_offset = clocks[0]._epoch_offset
     yield opened
     for one in opened:
-        run(one.close())
+        _close(one)
+
+
+def _close(store: Store) -> None:
+    """Close a store that tests used in turn.
+
+    It waits only a second for what a test left in a thread: the end of that goes to the loop of the test, which is
+    closed. With the limits of the session the store would wait for 41 s.
+    """
+    with store_limits_times(0):
+        run(store.close())
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,15 @@ import pytest
 
 from bridge.amux.client import AmuxClient
 from bridge.sandbox import Sandbox
+from bridge.store import group_commit
 from tests.polling.batch_amux import BATCH, BatchAmux, Bench, batch_amux
 from tests.polling.harness import QUICK, Harness, open_harness
+
+
+@pytest.fixture(autouse=True)
+def _impatient_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No status waits 0.1 s to be written with another one: tests/store has the tests of that."""
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.0)
 
 
 @pytest.fixture
