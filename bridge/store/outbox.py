@@ -173,18 +173,17 @@ def record_attempts(
 ) -> Sequence[Verdict | BridgeError]:
     """Write each attempt and its delivery's next step; returns the verdicts that were written.
 
-    When the clock was set back after an attempt, its delivery keeps its delay, counted from now.
-
-    With `report_dead`, dead deliveries are noted for the next notice to operators.
+    With `report_dead`, dead deliveries are noted for the next notice to operators. When the clock was set back after an
+    attempt, its delivery keeps its delay, counted from now.
 
     The result is LostClaim when the delivery is claimed by another, or no longer pending.
     """
     firsts: dict[str, AttemptResult] = {}  # by claim; a claim is good for one attempt
+    now = replica.now()
+    items = [_not_ahead(item, now) for item in items]
     for item in items:
         firsts.setdefault(item.delivery_id + item.lease, item)
     item_ids = {claim: id(item) for claim, item in firsts.items()}
-    now = replica.now()
-    firsts = {claim: _not_ahead(item, now) for claim, item in firsts.items()}
     held, requested = _end_claims(connection, firsts)
     valid = [item for claim, item in firsts.items() if claim in held]
     if valid:

@@ -143,9 +143,8 @@ class _Writer:
         )
         attempts = 0 if one.left in {Left.PENDING, Left.CLAIMED} else 1
         state = one.left.value if one.left in {Left.DELIVERED, Left.DEAD} else "pending"
-        last_at = (
-            now - 1.0 if one.left in {Left.FAILED_ONCE, Left.CLAIMED} else at
-        )  # a due time is written at an attempt
+        # A claim and an attempt write the due time again.
+        last_at = now - 1.0 if one.left in {Left.FAILED_ONCE, Left.CLAIMED} else at
         due_at = now + 2.0 if one.left is Left.FAILED_ONCE else at
         row = {"id": key, "watch_id": one.id, "type": kind, "state": state, "attempts": attempts}
         row |= {"round_attempts": attempts, "created_at": at, "delivered_at": at if state == "delivered" else None}
