@@ -11,21 +11,41 @@ async def relay(
     to: int, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
     """Passes connections on to a port of 127.0.0.1; yields its own port. At the end it breaks them off."""
-    writers: list[asyncio.StreamWriter] = []
+    connections: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", to)
-        writers.extend((writer, back))
-        await asyncio.gather(_pass(reader, back), _pass(there, writer))
+        connection = asyncio.current_task()
+        assert connection is not None
+        connections.add(connection)
+        writers = [writer]
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", to)
+            writers.append(back)
+            await asyncio.gather(_pass(reader, back), _pass(there, writer))
+        except (OSError, asyncio.CancelledError):
+            for one in writers:
+                one.transport.abort()
+        finally:
+            connections.discard(connection)
 
     server = await asyncio.start_server(serve, host, port, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        for listening in server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        await _some_turns()  # a connection that was accepted just now begins in them, which a closed server prevents
         server.close()
-        for writer in writers:
-            writer.transport.abort()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections)
+        await _some_turns()  # the aborted transports close in them
         await server.wait_closed()
+
+
+async def _some_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
