@@ -21,7 +21,7 @@ RUN_BY = {
         "amux-bridge listen --port": "test_the_commands_with_a_key_work_when_pasted_in_one_terminal",
         "amux-bridge watch task_": "test_the_commands_with_a_key_work_when_pasted_in_one_terminal",
         "8080/watch": "test_the_commands_with_a_key_work_when_pasted_in_one_terminal",
-        ".venv/bin/pytest -n 3 --cov\n": ".ci/run",
+        ".venv/bin/pytest -n 4 --cov\n": ".ci/run",
     },
     "docs/api.md": {"": "test_each_request_of_the_tour_has_the_answer_that_is_shown"},
     "docs/operations.md": {
@@ -117,7 +117,7 @@ def test_every_test_and_module_that_a_page_names_exists() -> None:
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    [command] = re.findall(r"^python3 -m venv .*pytest -n 3 --cov$", text(README), re.MULTILINE)
+    [command] = re.findall(r"^python3 -m venv .*pytest -n 4 --cov$", text(README), re.MULTILINE)
     [pattern] = re.findall(r"sed -n '/(\^python3 .*)/p' README\.md", (ROOT / ".ci/run").read_text())
     assert re.fullmatch(pattern, command)
     assert [f"{command}\n"] == blocks(ROOT / ".github/CONTRIBUTING.md", "sh")
