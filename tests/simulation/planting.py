@@ -25,24 +25,16 @@ class Change:
         return ROOT / f"{self.module.replace('.', '/')}.py"
 
 
-@dataclass(frozen=True, slots=True)
 class Mutation:
     """A planted bug. The simulation finds it within so many seeds from 0 on.
 
-    `also` are further changes, where one fence covers another: each alone does no harm, and all together do.
+    It has several changes where one fence covers another: each change alone does no harm, and all together do.
     """
 
-    name: str
-    module: str
-    old: str
-    new: str
-    seeds: int
-    also: tuple[Change, ...] = ()
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """All changes of the source."""
-        return Change(self.module, self.old, self.new), *self.also
+    def __init__(self, name: str, seeds: int, *changes: Change) -> None:
+        self.name = name
+        self.seeds = seeds
+        self.changes = changes
 
 
 class _MutatedLoader(importlib.machinery.SourceFileLoader):
