@@ -8,7 +8,7 @@ done, for probes and readers, and the store is closed last.
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from aiohttp import web
@@ -110,17 +110,7 @@ class Runtime:
         await asyncio.gather(self._end_registrations(started_at), self._hand_over_tasks())
         await self._deliverer.drain(self._remaining_seconds(started_at))
         await self._scheduler.stop()
-        try:
-            await self._poller.classes.synchronize()
-            await self._receivers.write_figures()
-            await self._store.leave()
-        except BridgeError as error:
-            _log.event(
-                "lease_release_failed",
-                level=logging.WARNING,
-                reason=str(error),
-                means="other replicas adopt its tasks when its lease expires",
-            )
+        await _release_lease(self._leave(), "other replicas adopt its tasks when its lease expires")
         for runner in self._runners:
             runner.shutdown_seconds = min(runner.shutdown_seconds, self._remaining_seconds(started_at))
         await self._closing.aclose()
@@ -140,15 +130,13 @@ class Runtime:
             await self._poller.drain(seconds)
         else:
             await self._poller.drain(min(seconds, HAND_OVER_SECONDS))
-            try:
-                await self._replica_lease.leave()
-            except BridgeError as error:
-                _log.event(
-                    "lease_release_failed",
-                    level=logging.WARNING,
-                    reason=str(error),
-                    means="the lease is released again at the end of the stop",
-                )
+            await _release_lease(self._replica_lease.leave(), "the lease is released again at the end of the stop")
+
+    async def _leave(self) -> None:
+        """Writes what is in memory alone, and leaves the other replicas. Raises StoreUnavailable."""
+        await self._poller.classes.synchronize()
+        await self._receivers.write_figures()
+        await self._store.leave()
 
     def _remaining_seconds(self, started_at: float) -> float:
         return max(0.1, self._drain_seconds - (self._system.monotonic() - started_at))
@@ -393,3 +381,11 @@ class Runtime:
         self._closing.push_async_callback(runner.cleanup)
         for bound in sockets:
             await web.SockSite(runner, bound, backlog=LISTEN_BACKLOG).start()
+
+
+async def _release_lease(release: Awaitable[None], means: str) -> None:
+    """Awaits the release of the lease. Logs an error of the store: `means` says what happens instead."""
+    try:
+        await release
+    except BridgeError as error:
+        _log.event("lease_release_failed", level=logging.WARNING, reason=str(error), means=means)
