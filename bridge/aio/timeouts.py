@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 # asyncio's loop counts milliseconds. A shorter timer would fire at once, again and again.
 SHORTEST_TIMER_SECONDS = 0.001
@@ -17,25 +16,14 @@ class TimeoutSweep:
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self.seconds = seconds
-        self._clock = clock
+        self.clock = clock
+        self.active: dict[Limit, None] = {}  # in the order of their ends, because all are equally long
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._active: dict[Limit, None] = {}  # in the order of their ends, because all are equally long
-
-    def limit(self) -> "Limit":
-        """Returns a limit for the `with` block that the current asyncio task runs next. The time starts now.
-
-        The block raises TimeoutError when the limit ends it. As with `asyncio.timeout`, a cancellation from elsewhere
-        is still raised as CancelledError, even when it comes at the same moment.
-        """
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a time limit needs an asyncio task to cancel")
-        return Limit(self, task, self._clock() + self.seconds)
 
     def close(self) -> None:
         """Stop the timer and drop the active limits; they cancel nothing more."""
-        self._active.clear()
+        self.active.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -45,41 +33,44 @@ class TimeoutSweep:
         if self._loop is not limit.loop:
             self.close()
             self._loop = limit.loop
-        self._active[limit] = None
+        self.active[limit] = None
         if self._timer is None:
             self._start_timer(limit)
 
-    def remove(self, limit: "Limit") -> None:
-        """Deactivate a limit."""
-        self._active.pop(limit, None)
-
     def _sweep(self) -> None:
-        now = self._clock()
+        now = self.clock()
         expired: list[Limit] = []
-        for limit in self._active:
+        for limit in self.active:
             if limit.at > now:
                 break
             expired.append(limit)
         for limit in expired:
-            del self._active[limit]
+            del self.active[limit]
             limit.expire()
         # The timer is set for the oldest limit only. Nearly all limits are removed before it fires: it fires about once
         # in `seconds`, and an idle bridge has no timer.
         self._timer = None
-        if self._active:
-            self._start_timer(next(iter(self._active)))
+        if self.active:
+            self._start_timer(next(iter(self.active)))
 
     def _start_timer(self, limit: "Limit") -> None:
-        self._timer = limit.loop.call_later(max(limit.at - self._clock(), SHORTEST_TIMER_SECONDS), self._sweep)
+        self._timer = limit.loop.call_later(max(limit.at - self.clock(), SHORTEST_TIMER_SECONDS), self._sweep)
 
 
 class Limit:
-    """The limit of one call: used once, in a `with`, by the asyncio task that made it. `at` is a time of the clock."""
+    """A limit for the `with` block that the current asyncio task runs next. The time starts now; `at` is its end.
+
+    The block raises TimeoutError when the limit ends it. As with `asyncio.timeout`, a cancellation from elsewhere is
+    still raised as CancelledError, even when it comes at the same moment.
+    """
 
     __slots__ = ("_cancelling", "_expired", "_sweep", "_task", "at", "loop")
 
-    def __init__(self, sweep: TimeoutSweep, task: asyncio.Task[Any], at: float) -> None:
-        self.at = at
+    def __init__(self, sweep: TimeoutSweep) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time limit needs an asyncio task to cancel")
+        self.at = sweep.clock() + sweep.seconds
         self.loop = task.get_loop()
         self._sweep = sweep
         self._task = task
@@ -92,7 +83,7 @@ class Limit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sweep.remove(self)
+        self._sweep.active.pop(self, None)
         # Our own cancellation request is always taken back. A request from elsewhere then still counts.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

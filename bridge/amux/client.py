@@ -31,7 +31,7 @@ from yarl import URL
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.aio.http_connections import NO_CONNECT_TIMEOUT, HttpAnswer, HttpConnections, request_head
 from bridge.aio.proxy_connector import Proxy, ProxyConnector
-from bridge.aio.timeouts import TimeoutSweep
+from bridge.aio.timeouts import Limit, TimeoutSweep
 from bridge.amux.batch_wire import PATH as BATCH_PATH
 from bridge.amux.batch_wire import observe_batch
 from bridge.amux.inflate import TooLarge, inflate
@@ -122,7 +122,7 @@ class AmuxClient:
             return KeyRefused("the key holds characters that cannot be sent")
         request = self._get_task + _in_path(task_id).encode() + headers
         try:
-            with self._timeouts.limit():
+            with Limit(self._timeouts):
                 response = await self._connections.send_repeatable(self._origin, request)
                 body = await _body(response)
         except (*CLIENT_ERRORS, ValueError) as error:
@@ -144,7 +144,7 @@ class AmuxClient:
             return BatchFailed("key", "the key holds characters that cannot be sent")
         request = self._batch_request(orjson.dumps({"ids": task_ids}), key)
         try:
-            with self._timeouts.limit():
+            with Limit(self._timeouts):
                 response = await self._connections.send_repeatable(self._origin, request)
                 body = await _body(response, MAX_BATCH_BYTES)
         except (*CLIENT_ERRORS, ValueError) as error:

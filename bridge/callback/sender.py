@@ -22,7 +22,7 @@ from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error, may_wa
 from bridge.aio.http_connections import NO_CONNECT_TIMEOUT, HttpAnswer, HttpConnections, Origin, request_head
 from bridge.aio.proxy_connector import Proxy, ProxyConnector
 from bridge.aio.resources import present_shortage, shortage_in
-from bridge.aio.timeouts import TimeoutSweep
+from bridge.aio.timeouts import Limit, TimeoutSweep
 from bridge.callback.guard import Guard, NameUnresolved, RefusedAddressError
 from bridge.callback.protocol import EXCHANGE, AnswerProtocol, Exchange
 from bridge.core.delivery import OUT_OF_RESOURCES
@@ -112,7 +112,7 @@ class Sender:
             await connector.close()
 
     async def _answer(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        limit = self._timeouts.limit()
+        limit = Limit(self._timeouts)
         exchange = Exchange()
         EXCHANGE.set(exchange)
         try:

@@ -6,7 +6,7 @@ because a value may be a secret.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ import orjson
 
 from bridge.core.headers import HOP_BY_HOP
 from bridge.core.ids import TASK_ID_PATTERN
-from bridge.core.model import TERMINAL_EVENTS, EventType
+from bridge.core.model import EventType
 
 MAX_CONTEXT_BYTES = 4 * 1024
 MAX_HEADERS = 10
@@ -119,11 +119,6 @@ def encode_json(context: Any, *, sort_keys: bool = False) -> bytes:
 
 
 # --- equal registrations ------------------------------------------------------------------------------------------
-
-
-def events_to_send(events: Iterable[str] | None) -> frozenset[EventType]:
-    """Returns the event types to send: the given ones, or the four terminal ones if None is given."""
-    return TERMINAL_EVENTS if events is None else frozenset(map(EventType, events))
 
 
 def options_text(  # noqa: PLR0913, PLR0917  the options of a registration

@@ -66,8 +66,8 @@ class StuckMonitor:
             metrics.stuck_tasks[reason].set(count)
         await self._log_changes(stats)
         metrics.failing_receivers.set(await self._store.receivers.failing_count())
-        metrics.near_deadline_watches.set(await self._store.nearing_deadline())
-        facts = await self._store.facts()
+        metrics.near_deadline_watches.set(await self._store.dashboard.nearing_deadline())
+        facts = await self._store.dashboard.facts()
         metrics.store_size_bytes.set(facts.size_bytes)
         if facts.free_bytes is not None:
             metrics.store_free_bytes.set(facts.free_bytes)

@@ -29,7 +29,7 @@ from bridge.core.trace_context import log_fields
 from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask, task_view
 from bridge.polling.task_classes import TaskClasses
-from bridge.store.change_listener import ChangeListener
+from bridge.store.change_listener import ChangeListener, CommitListener
 from bridge.store.group_commit import PATIENCE_SECONDS
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.store import Store
@@ -112,7 +112,7 @@ _RETRY: Final = _Retry()
 Write: TypeAlias = StatusUpdate | PendingSettlement
 
 
-class ResultWriter:
+class ResultWriter(CommitListener):
     """A queue of writes and its workers.
 
     `content_url` is called by the store's thread. `outage_log` logs the outages of the store for all of polling.
@@ -131,7 +131,7 @@ class ResultWriter:
         classes: TaskClasses,
     ) -> None:
         self._store = store
-        store.on_late_change = self._publish_change
+        store.add_listener(self)
         self._deliverer = deliverer
         self._change_listener = change_listener
         self._owner = owner
@@ -272,7 +272,7 @@ class ResultWriter:
 
     def _publish(self, write: Write, changed: Changed) -> None:
         """Hand deliveries over, log the changes and announce them."""
-        self._publish_change(changed)
+        self.changed_late(changed)
         if isinstance(write, StatusUpdate) and write.changed:
             task = write.task
             for watch_id in changed.touched:
@@ -282,8 +282,8 @@ class ResultWriter:
         if isinstance(write, PendingSettlement) and any(watch.outcome in _ENDS for watch in changed.settled):
             self._report_end(write)
 
-    def _publish_change(self, changed: Changed) -> None:
-        """The part that needs no write: also for one that had been given up before the store's answer came."""
+    def changed_late(self, changed: Changed, /) -> None:
+        """Do the part that does not need the write: it may have been given up before the store's answer came."""
         if changed.claimed:
             self._deliverer.hand_over(changed.claimed)
         for watch in changed.settled:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from bridge.store.records import CancelledWatch, TaskView
+from bridge.store.records import CancelledWatch, Changed, TaskView
 
 
 class ChangeListener(Protocol):
@@ -13,21 +13,14 @@ class ChangeListener(Protocol):
         """Wake the callers that wait for these watches."""
 
 
-class WatchListener(Protocol):
-    """Who is informed of writes whose callers may have given up waiting: the registration of watches."""
+class CommitListener:
+    """Is informed of commits whose callers may have given up waiting. A subclass overrides what it needs."""
 
     def registered_late(self, task: TaskView, /) -> None:
-        """The task of a watch that was stored after its caller had given up."""
+        """Handle the task of a watch that was stored after its caller had given up."""
 
     def cancelled(self, watch: CancelledWatch, /) -> None:
-        """A watch whose cancellation is durable."""
+        """Handle a watch whose cancellation is durable, also when its caller has given up."""
 
-
-class NoListener:
-    """A listener that does nothing."""
-
-    def registered_late(self, task: TaskView, /) -> None:
-        """Do nothing."""
-
-    def cancelled(self, watch: CancelledWatch, /) -> None:
-        """Do nothing."""
+    def changed_late(self, changed: Changed, /) -> None:
+        """Handle a settlement or a status change that was stored after its caller had given up."""

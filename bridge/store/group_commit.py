@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial, wraps
 from itertools import chain, islice
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
@@ -28,7 +28,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from bridge.aio.threads import Runner
-from bridge.aio.timeouts import TimeoutSweep
+from bridge.aio.timeouts import Limit, TimeoutSweep
 from bridge.core.errors import BridgeError, StoreUnavailable
 from bridge.store.database import cause_of, reason_of
 from bridge.telemetry import Metrics, get_logger
@@ -59,40 +59,30 @@ _log = get_logger("store")
 
 
 class _Call:
-    """The call of one caller: an operation, its items, and when it must have begun (monotonic seconds).
+    """The call of one caller: a bulk operation, its items, and when it must have begun (monotonic seconds).
 
-    For an operation that is not bulk, the one item is its arguments. `results` has one entry for each item, or is the
-    error of the whole call.
+    `results` has one entry for each item, or is the error of the whole call.
     """
 
-    __slots__ = ("arguments", "begins_before", "bulk", "future", "items", "operation", "patient", "results")
+    __slots__ = ("arguments", "begins_before", "future", "items", "operation", "patient", "results")
 
     def __init__(  # noqa: PLR0913  a call's parts
         self,
-        operation: Callable[..., Any],
+        operation: Callable[..., Sequence[Any]],
         items: Sequence[Any],
         arguments: tuple[Any, ...],
         future: "asyncio.Future[Sequence[Any]]",
         begins_before: float,
         *,
-        bulk: bool,
-        patient: bool = False,
+        patient: bool,
     ) -> None:
         self.operation = operation
         self.items = items
         self.arguments = arguments
-        self.bulk = bulk
         self.patient = patient
         self.future = future
         self.begins_before = begins_before
         self.results: Sequence[Any] | BridgeError = ()
-
-    def execute(self, connection: Connection, items: Sequence[Any]) -> Sequence[Any]:
-        """Execute the operation for the items of this call, or of all calls with the same operation and arguments."""
-        if self.bulk:
-            results: Sequence[Any] = self.operation(connection, items, *self.arguments)
-            return results
-        return [_result(self.operation, connection, arguments) for arguments in items]
 
 
 class GroupWriter:
@@ -133,7 +123,7 @@ class GroupWriter:
         After StoreUnavailable nothing was written, except when the time ran out: the operation may then still succeed.
         `on_late_result` is called with its result, on the caller's loop.
         """
-        [result] = await self._submit(operation, [arguments], (), bulk=False)
+        [result] = await self.run_all(_one_by_one(operation), [arguments])
         if isinstance(result, BridgeError):
             raise result
         returned: Result = result
@@ -152,23 +142,13 @@ class GroupWriter:
         the transaction fails because of an item, each item is tried again alone. A `patient` call waits up to 0.1 s for
         another one, if such calls come often enough.
         """
-        return await self._submit(operation, items, arguments, bulk=True, patient=patient) if items else []
-
-    async def _submit(
-        self,
-        operation: Callable[..., Any],
-        items: Sequence[Any],
-        arguments: tuple[Any, ...],
-        *,
-        bulk: bool,
-        patient: bool = False,
-    ) -> Sequence[Any]:
+        if not items:
+            return []
         if self._closing:
             raise StoreUnavailable("the bridge is stopping")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Sequence[Any]] = loop.create_future()
+        future: asyncio.Future[Sequence[Result | BridgeError]] = asyncio.get_running_loop().create_future()
         now = self._clock()
-        call = _Call(operation, items, arguments, future, now + BEGIN_WITHIN_SECONDS, bulk=bulk, patient=patient)
+        call = _Call(operation, items, arguments, future, now + BEGIN_WITHIN_SECONDS, patient=patient)
         self._waiting.append(call)
         self._waiting_items += len(items)
         if patient:
@@ -178,7 +158,7 @@ class GroupWriter:
             self._last_at = now
             self._begin_within(0.0 if self._has_company() else COMPANY_SECONDS)
         try:
-            with self.limits.limit():
+            with Limit(self.limits):
                 return await future
         except asyncio.CancelledError:
             self._caller_left(future)
@@ -309,7 +289,7 @@ class GroupWriter:
             call.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]
             return
         parts = [
-            _Call(call.operation, [item], call.arguments, call.future, call.begins_before, bulk=call.bulk)
+            _Call(call.operation, [item], call.arguments, call.future, call.begins_before, patient=call.patient)
             for item in call.items
         ]
         for part in parts:
@@ -344,13 +324,29 @@ def _execute_grouped(connection: Connection, batch: list[_Call]) -> None:
     groups: dict[tuple[Any, ...], list[_Call]] = {}
     for call in batch:
         groups.setdefault((call.operation, call.arguments), []).append(call)
-    for calls in groups.values():
-        results = iter(calls[0].execute(connection, list(chain.from_iterable(call.items for call in calls))))
+    for (operation, arguments), calls in groups.items():
+        items = list(chain.from_iterable(call.items for call in calls))
+        results = iter(operation(connection, items, *arguments))
         for call in calls:
             call.results = list(islice(results, len(call.items)))
 
 
-def _result(operation: Callable[..., Any], connection: Connection, arguments: tuple[Any, ...]) -> Any:
+@lru_cache(maxsize=128)
+def _one_by_one(
+    operation: Callable[..., Result],
+) -> Callable[[Connection, Sequence[tuple[Any, ...]]], Sequence[Result | BridgeError]]:
+    """The bulk operation for an operation that serves one caller. Its items are the arguments of each caller."""
+
+    @wraps(operation)
+    def bulk(connection: Connection, items: Sequence[tuple[Any, ...]]) -> Sequence[Result | BridgeError]:
+        return [_result(operation, connection, arguments) for arguments in items]
+
+    return bulk
+
+
+def _result(
+    operation: Callable[..., Result], connection: Connection, arguments: tuple[Any, ...]
+) -> Result | BridgeError:
     """What an operation returns; the BridgeError that it raises is the result of its caller alone."""
     try:
         return operation(connection, *arguments)

@@ -6,7 +6,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from bridge.aio.threads import Runner, Stopped
-from bridge.aio.timeouts import TimeoutSweep
+from bridge.aio.timeouts import Limit, TimeoutSweep
 from bridge.core.errors import StoreUnavailable
 from bridge.store.database import cause_of, reason_of
 
@@ -26,7 +26,7 @@ class ReaderPool:
         """Call a function off the event loop. Raises StoreUnavailable at the limit, and when the database refuses."""
         try:
             # When the caller has given up before its turn, the function is not called at all.
-            with limits.limit():
+            with Limit(limits):
                 return await self._runner.submit(function)
         except Stopped:
             raise StoreUnavailable("the bridge is stopping") from None

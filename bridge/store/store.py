@@ -23,12 +23,10 @@ from bridge.core.schedule import PollPolicy
 from bridge.core.task_class import ClassHistory, TaskEnd
 from bridge.store import (
     class_histories,
-    dashboard_queries,
     due_deliveries,
     encryption,
     event_feed,
     outbox,
-    outgoing,
     queries,
     registration,
     replicas,
@@ -36,7 +34,8 @@ from bridge.store import (
     settlement,
 )
 from bridge.store.active_limit import ActiveLimit
-from bridge.store.change_listener import NoListener, WatchListener
+from bridge.store.change_listener import CommitListener
+from bridge.store.dashboard_calls import DashboardCalls
 from bridge.store.database import Database
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
@@ -89,6 +88,7 @@ class Store:
         self.notices = NoticeCalls(database, self._readers, writer)
         self.receivers = ReceiverCalls(database, self._readers, writer, self.notices)
         self._limits = writer.limits
+        self.dashboard = DashboardCalls(database, self._readers, self._limits, cipher)
         self.searches = WatchSearches(database, self._readers, self._limits)
         self._loading_limits = TimeoutSweep(LOADING_SECONDS, database.system.monotonic)
         self._active_limit = active_limit
@@ -98,9 +98,12 @@ class Store:
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
         self._late_results = 0  # writes that succeeded after their caller had given up
-        self.listener: WatchListener = NoListener()
-        self.on_late_change: Callable[[Changed], None] = lambda _: None  # committed after its caller had given up
+        self._listeners: list[CommitListener] = []
         writer.on_late_result = self._add_late_result
+
+    def add_listener(self, listener: CommitListener) -> None:
+        """Inform a listener of cancellations, and of what is committed after its caller has given up."""
+        self._listeners.append(listener)
 
     @property
     def shared(self) -> bool:
@@ -161,14 +164,15 @@ class Store:
     async def cancel(self, watch_id: str, app: str | None, by: Actor | None = None) -> WatchView:
         """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled.
 
-        `by` is who does it, for the audit trail. The listener gets the watch as soon as the cancellation is known to be
+        `by` is who does it, for the audit trail. The listeners get the watch as soon as the cancellation is known to be
         durable, whether or not the watch can then be read.
         """
         async with self.request_limit():
             [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app, by)], self.replica)
             if isinstance(result, BridgeError):
                 raise result
-            self.listener.cancelled(result)
+            for listener in self._listeners:
+                listener.cancelled(result)
             return await self.watch(watch_id, app)
 
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
@@ -298,24 +302,6 @@ class Store:
             last = ids[-1]
         return total
 
-    # --- the dashboard --------------------------------------------------------------------------------------------
-
-    async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
-        """What happened to a watch: its events and every delivery's attempts. Raises NotFound."""
-        return await self._read(dashboard_queries.history, watch_id)
-
-    async def outgoing(self, watch_id: str) -> outgoing.Outgoing:
-        """What is sent to the receiver of a watch, with its secrets decrypted. Raises NotFound or BadSetting."""
-        return await self._read(outgoing.outgoing, self.cipher, watch_id)
-
-    async def nearing_deadline(self) -> int:
-        """How many active watches are in the last tenth of their time, counted up to 1,000."""
-        return await self._read(dashboard_queries.nearing_deadline, self.now())
-
-    async def facts(self) -> dashboard_queries.StoreFacts:
-        """The store's size, the free space of its disk, its replicas."""
-        return await self._read(dashboard_queries.facts)
-
     # --- upkeep ---------------------------------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
@@ -388,13 +374,15 @@ class Store:
 
     def _add_late_result(self, result: object) -> None:
         self._late_results += 1
-        if isinstance(result, RegisteredWatch) and result.task is not None:
-            self.listener.registered_late(result.task)
-        elif isinstance(result, CancelledWatch):
-            self.listener.cancelled(result)
-        elif isinstance(result, Changed):
+        if isinstance(result, Changed):
             self.feed.add(result)
-            self.on_late_change(result)
+        for listener in self._listeners:
+            if isinstance(result, RegisteredWatch) and result.task is not None:
+                listener.registered_late(result.task)
+            elif isinstance(result, CancelledWatch):
+                listener.cancelled(result)
+            elif isinstance(result, Changed):
+                listener.changed_late(result)
 
     async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         return await self._readers.run(partial(self._database.read, query, *arguments), self._limits)

@@ -16,10 +16,11 @@ from bridge.core.audit import Actor
 from bridge.core.body_template import compile_body
 from bridge.core.errors import BridgeError, InvalidRequest, StoreUnavailable, TargetRefused
 from bridge.core.ids import WATCH_ID_PREFIX, WatchIds
-from bridge.core.model import EventType, Watch
-from bridge.core.registration import compact, events_to_send, options_text
+from bridge.core.model import TERMINAL_EVENTS, EventType, Watch
+from bridge.core.registration import compact, options_text
 from bridge.core.targets import Target
 from bridge.core.trace_context import TraceContext, log_fields
+from bridge.store.change_listener import CommitListener
 from bridge.store.records import (
     CONFIGURED,
     CancelledWatch,
@@ -69,7 +70,7 @@ class WatchRequest:
     app: str
     task_id: str
     callback_url: str
-    events: frozenset[EventType] | None = None
+    events: frozenset[EventType] = TERMINAL_EVENTS
     context: Mapping[str, Any] | None = None
     timeout_seconds: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -90,7 +91,7 @@ class TimeoutLimits:
     most: float = 86_400.0
 
 
-class RegistrationService:
+class RegistrationService(CommitListener):
     """Registers and cancels watches.
 
     What it has begun it finishes, even if the caller leaves: a stored watch must be polled. Without a `configured_key`,
@@ -122,7 +123,7 @@ class RegistrationService:
         self._operations = Operations(_log)
         self._batcher = MicroBatcher(self._register_each, self._operations.start)
         self._late_tasks: list[TaskView] = []
-        store.listener = self
+        store.add_listener(self)
 
     async def register(self, request: WatchRequest, target: Target | None = None) -> RegisteredWatch:
         """Registers one watch, durably. Its target is checked again at the first attempt.
@@ -268,7 +269,6 @@ class RegistrationService:
         now = self._store.now()
         watch_id = self._ids.next(now)
         seconds = self.timeouts.default if request.timeout_seconds is None else float(request.timeout_seconds)
-        events = events_to_send(request.events)
         api_key, cipher = request.api_key, self._store.cipher
         credential = CONFIGURED if api_key is None else cipher.fingerprint("credential", api_key.encode()).hex()
         has_secrets = bool(request.headers) or request.secret is not None or api_key is not None
@@ -277,7 +277,7 @@ class RegistrationService:
             app=request.app,
             task_id=request.task_id,
             callback_url=request.callback_url,
-            events=events,
+            events=request.events,
             context=_NO_CONTEXT if request.context is None else compact(request.context),
             created_at=now,
             deadline_at=now + seconds,
@@ -288,7 +288,7 @@ class RegistrationService:
             trace=request.trace,
         )
         options = options_text(
-            events, request.context, seconds, request.headers, request.secret, credential, request.body
+            request.events, request.context, seconds, request.headers, request.secret, credential, request.body
         )
         return NewWatch(
             watch=watch,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.aio.timeouts import TimeoutSweep
+from bridge.aio.timeouts import Limit, TimeoutSweep
 
 
 @dataclass
@@ -33,7 +33,7 @@ async def sweep(clock: Clock) -> AsyncIterator[TimeoutSweep]:
 
 async def stall(sweep: TimeoutSweep) -> str:
     try:
-        with sweep.limit():
+        with Limit(sweep):
             await asyncio.Event().wait()
     except TimeoutError:
         return "timeout"
@@ -62,7 +62,7 @@ async def test_each_call_ends_by_its_own_limit(sweep: TimeoutSweep, clock: Clock
 
 
 async def test_a_call_that_ends_in_time_is_not_cancelled(sweep: TimeoutSweep, clock: Clock) -> None:
-    with sweep.limit():
+    with Limit(sweep):
         await asyncio.sleep(0)
     [later] = await start(sweep, 1)
     clock.now += 0.05
@@ -73,7 +73,7 @@ async def test_a_call_that_ends_in_time_is_not_cancelled(sweep: TimeoutSweep, cl
 
 
 async def test_an_error_of_the_call_is_raised_unchanged(sweep: TimeoutSweep) -> None:
-    with pytest.raises(KeyError), sweep.limit():
+    with pytest.raises(KeyError), Limit(sweep):
         raise KeyError
 
 
@@ -98,7 +98,7 @@ async def test_a_call_that_suppresses_its_cancellation_is_not_cancelled_later(
 ) -> None:
     task = asyncio.current_task()
     assert task is not None
-    with sweep.limit():
+    with Limit(sweep):
         clock.now += 1
         try:
             await asyncio.Event().wait()
@@ -129,7 +129,7 @@ async def test_one_timer_serves_all_limits_and_fires_no_more_often_than_they_end
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later_noted)
     for _ in range(100):
-        with sweep.limit():
+        with Limit(sweep):
             clock.now += 0.0001
     [stalled] = await start(sweep, 1)
     clock.now += 0.04
@@ -166,7 +166,7 @@ def test_a_limit_needs_a_task(clock: Clock) -> None:
 
     def outside_any_task() -> None:
         try:
-            sweep.limit()
+            Limit(sweep)
         except RuntimeError as error:
             failures.append(error)
 

@@ -17,7 +17,6 @@ from bridge.core.registration import (
     check_idempotency_key,
     check_task_id,
     compact,
-    events_to_send,
     options_text,
     read_json,
 )
@@ -172,11 +171,6 @@ def test_a_compact_context_is_equal_to_the_given_one(context: dict[str, Any]) ->
 
 def options(**changed: Any) -> bytes:
     return options_text(**OPTIONS | changed)
-
-
-def test_without_events_the_terminal_ones_are_sent() -> None:
-    assert events_to_send(None) == TERMINAL_EVENTS
-    assert events_to_send(["video.queued", "video.queued"]) == {EventType.QUEUED}
 
 
 def test_the_canonical_form_stays_the_same_across_versions() -> None:

@@ -69,7 +69,7 @@ async def test_a_superseded_status_event_is_not_shown_as_dead(store: Store) -> N
     one = await register_watch(store, events=ALL_EVENTS)
     await record_status(store, one)
     await settle(store, one)
-    assert (await store.history(one.watch.id)).view.deliveries[0].state is DeliveryState.DEAD
+    assert (await store.dashboard.history(one.watch.id)).view.deliveries[0].state is DeliveryState.DEAD
     assert await ids(store, delivery_state=DeliveryState.DEAD) == []
     assert [receiver for receiver in await store.receivers.in_trouble() if receiver.dead] == []
 
@@ -87,7 +87,7 @@ async def test_a_watch_is_near_its_deadline_in_the_last_tenth_of_its_time(store:
     await register_watch(store, age=800.0, timeout=1000.0)
     late = (await register_watch(store, age=910.0, timeout=1000.0)).watch.id
     await settle(store, await register_watch(store, age=990.0, timeout=1000.0))
-    assert await store.nearing_deadline() == 1
+    assert await store.dashboard.nearing_deadline() == 1
     assert await ids(store, nearing=store.now()) == [late]
 
 
@@ -137,7 +137,7 @@ async def test_a_watchs_history_has_its_events_and_every_attempt_in_order(store:
     await record_attempt(store, attempt_result(store, end, retry_at(store.now())))
     [again] = await store.claim({end.host: 1}, 60.0)
     await record_attempt(store, attempt_result(store, again, DEAD))
-    history = await store.history(one.watch.id)
+    history = await store.dashboard.history(one.watch.id)
     assert [event for event, _ in history.events] == [EventType.IN_PROGRESS, EventType.COMPLETED]
     assert [attempt.status_code for attempt in history.attempts[status.id]] == [204]
     assert [attempt.status_code for attempt in history.attempts[end.id]] == [500, 500]
@@ -152,7 +152,7 @@ async def test_a_watchs_history_has_when_each_status_was_first_seen_and_the_erro
         times.append(store.now())
         await record_status(store, one, snapshot)
     await settle(store, one, unavailable)
-    history = await store.history(one.watch.id)
+    history = await store.dashboard.history(one.watch.id)
     assert [status for status, _ in history.seen] == [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS]
     assert all(at <= later for (_, at), later in zip(history.seen, times[1:3], strict=True))
     assert history.end_error == Problem("task_not_found", "no such task")
@@ -161,9 +161,9 @@ async def test_a_watchs_history_has_when_each_status_was_first_seen_and_the_erro
 async def test_a_cancelled_watchs_history_has_its_end_and_an_unknown_watch_is_not_found(store: Store) -> None:
     one = await register_watch(store)
     await store.cancel(one.watch.id, None)
-    assert (await store.history(one.watch.id)).ended_at == pytest.approx(store.now(), abs=5)
+    assert (await store.dashboard.history(one.watch.id)).ended_at == pytest.approx(store.now(), abs=5)
     with pytest.raises(NotFound):
-        await store.history("wat_99999999")
+        await store.dashboard.history("wat_99999999")
 
 
 async def test_a_history_has_the_newest_attempts_only(store: Store) -> None:
@@ -173,12 +173,12 @@ async def test_a_history_has_the_newest_attempts_only(store: Store) -> None:
             store,
             "INSERT INTO attempts (delivery_id, started_at, duration_seconds) SELECT delivery_id, 1, 1 FROM attempts",
         )
-    assert len((await store.history(one.watch_id)).attempts[one.id]) == 200
+    assert len((await store.dashboard.history(one.watch_id)).attempts[one.id]) == 200
 
 
 async def test_the_facts_have_the_stores_size_and_its_replicas(store: Store) -> None:
     await register(store, new_watch(store))
-    facts = await store.facts()
+    facts = await store.dashboard.facts()
     assert facts.size_bytes > 10_000
     assert store.replica.id in {replica.id for replica in facts.replicas}
     if store.shared:
@@ -193,8 +193,8 @@ async def test_the_facts_have_the_stores_size_and_its_replicas(store: Store) -> 
 async def test_a_replica_that_handed_its_tasks_over_is_shown_as_leaving_without_tasks(store: Store) -> None:
     await register(store, new_watch(store))
     await store.renew(1)
-    [shown] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    [shown] = [replica for replica in (await store.dashboard.facts()).replicas if replica.id == store.replica.id]
     assert (shown.owned_tasks, shown.leaving) == (1, False)
     await store.hand_over()
-    [shown] = [replica for replica in (await store.facts()).replicas if replica.id == store.replica.id]
+    [shown] = [replica for replica in (await store.dashboard.facts()).replicas if replica.id == store.replica.id]
     assert (shown.owned_tasks, shown.leaving) == (0, True)

@@ -142,7 +142,7 @@ async def test_a_registration_that_succeeds_after_its_callers_timeout_passes_its
     """Otherwise the stored watch would not be polled before the next start."""
     store = short_limit_store
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(store, "listener", SimpleNamespace(registered_late=late.set_result))
+    monkeypatch.setattr(store, "_listeners", [SimpleNamespace(registered_late=late.set_result)])
     began, go = threading.Event(), threading.Event()
 
     transaction = store._writer._transaction
@@ -171,7 +171,7 @@ async def test_results_that_come_in_the_same_turn_as_the_timeout_are_returned(
 
     def resolve_and_expire(calls: list[Any]) -> None:
         resolve(calls)
-        for limit in list(store._writer.limits._active):
+        for limit in list(store._writer.limits.active):
             limit.expire()
 
     monkeypatch.setattr(store._writer, "_resolve", resolve_and_expire)

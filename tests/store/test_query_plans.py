@@ -207,7 +207,7 @@ async def test_queries_that_run_every_few_seconds_read_few_rows(sqlite_store: St
         await sqlite_store.counts()
         await sqlite_store.receivers.in_trouble()
         await sqlite_store.receivers.failing_count()
-        await sqlite_store.nearing_deadline()
+        await sqlite_store.dashboard.nearing_deadline()
         await sqlite_store.due_hosts()
         await sqlite_store.next_due_at()
         await sqlite_store.overdue(None, 100)

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from bridge.core import registration as rules
 from bridge.core.body_template import MAX_BODY_BYTES, BadBody, compile_body
 from bridge.core.errors import InvalidRequest, TargetRefused
-from bridge.core.model import EventType
+from bridge.core.model import TERMINAL_EVENTS, EventType
 from bridge.core.signing import SECRET_PREFIX, parse_secret
 from bridge.core.targets import MAX_URL_CHARACTERS, TargetPolicy, bracketed, parse_target
 from bridge.core.task_class import check_model
@@ -203,7 +203,7 @@ class WatchRequestBody(_Body):
             app,
             self.task_id,
             self.callback_url,
-            None if self.events is None else frozenset(self.events),
+            TERMINAL_EVENTS if self.events is None else frozenset(self.events),
             self.context,
             self.timeout_seconds,
             self.headers or {},

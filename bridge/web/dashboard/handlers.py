@@ -40,7 +40,7 @@ async def read_payloads(request: web.Request, _: Session) -> web.Response:
     """`GET /page/watches/{id}/payloads`: each event of a watch as its receiver gets it, signed now."""
     query_of(request)
     context = request.app[CONTEXT]
-    outgoing = await context.store.outgoing(watch_id_of(request))
+    outgoing = await context.store.dashboard.outgoing(watch_id_of(request))
     version = request.app[DASHBOARD].version
     return json_answer(payloads_json(outgoing, context.signer, context.store.now(), version))
 
@@ -48,7 +48,7 @@ async def read_payloads(request: web.Request, _: Session) -> web.Response:
 async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:
     """One watch with its timeline. Raises NotFound."""
     store = app[CONTEXT].store
-    history = await store.history(watch_id)
+    history = await store.dashboard.history(watch_id)
     [(_, live, diagnosis)] = diagnosed(app, [history.view])
     paused = history.host in app[CONTEXT].receivers.paused
     return watch_json(history, live, diagnosis, paused=paused) | {"now": store.now()}
@@ -72,7 +72,7 @@ async def ping_receiver(request: web.Request, session: Session) -> web.Response:
     query_of(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
-    outgoing = await context.store.outgoing(watch_id_of(request))
+    outgoing = await context.store.dashboard.outgoing(watch_id_of(request))
     caller = _caller(session)
     return json_answer(await send_ping(context, caller, outgoing.callback_url, outgoing.headers, outgoing.secret))
 

@@ -53,9 +53,9 @@ class Overview:
             context.health.readiness(),
             dashboard.poller.stats(MAX_STUCK_TASKS),
             _or_none(store.counts()),
-            _or_none(store.facts()),
+            _or_none(store.dashboard.facts()),
             _or_none(store.receivers.in_trouble()),
-            _or_none(store.nearing_deadline()),
+            _or_none(store.dashboard.nearing_deadline()),
         )
         self.stuck_tasks, self.tasks_waiting_for_key = stats.stuck, stats.blocked_rows
         inputs = AlertInputs(
