@@ -30,12 +30,14 @@ class MicroBatcher(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if len(self._waiting) == 1:
-            self._start(self._handle(self._waiting))  # it begins in the next turn, with all items of this one
+            self._start(self._flush())  # it begins in the next turn, with all items of this one
         return await future
 
+    async def _flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+        await self._handle(batch)
+
     async def _handle(self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
-        if batch is self._waiting:
-            self._waiting = []  # what is submitted from now on is of another turn
         try:
             results = await self._handler([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001  the callers get it

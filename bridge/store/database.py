@@ -141,18 +141,13 @@ class SqliteDatabase(Database):
         self.path = path
         super().__init__(_sqlite_engine(path), _sqlite_engine(path), system)
         event.listen(self._reading, "begin", _begin)
-        self._writer = KeptConnection(self._writing, BUSY_SECONDS)
+        self._writer = KeptConnection(self._writing, BUSY_SECONDS, before_commit=self.check)
         self._identity = self._identify()
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
         """Call `function` in one transaction and commit."""
         self.check()
-        return self._writer.transaction(lambda connection: self._checked(function, connection))
-
-    def _checked(self, function: Callable[[Connection], Result], connection: Connection) -> Result:
-        result = function(connection)
-        self.check()
-        return result
+        return self._writer.transaction(function)
 
     def check(self) -> None:
         """Raise OperationalError when the file is gone or another one: SQLite itself would go on with the old file."""

@@ -20,12 +20,13 @@ Result = TypeVar("Result")
 class KeptConnection:
     """A connection of `engine`, opened when it is needed first. One transaction runs at a time, in any thread.
 
-    Another thread waits `busy_seconds` for it, as another process does.
+    Another thread waits `busy_seconds` for it, as another process does. `before_commit` may raise to prevent a commit.
     """
 
-    def __init__(self, engine: Engine, busy_seconds: float) -> None:
+    def __init__(self, engine: Engine, busy_seconds: float, *, before_commit: Callable[[], None]) -> None:
         self._engine = engine
         self._busy_seconds = busy_seconds
+        self._before_commit = before_commit
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._driver: Any = None  # the driver's connection under it
@@ -40,6 +41,7 @@ class KeptConnection:
             try:
                 driver.execute(connection, "BEGIN IMMEDIATE")
                 result = function(connection)
+                self._before_commit()
                 driver.execute(connection, "COMMIT")
             except BaseException:
                 self._roll_back()

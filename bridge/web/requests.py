@@ -54,41 +54,41 @@ def secured(response: web.StreamResponse) -> web.StreamResponse:
 # --- bodies -------------------------------------------------------------------------------------------------------
 
 
-async def read_json(
-    request: web.Request, bad: Sequence[tuple[str, str]] = (), limit: int = MAX_BODY_BYTES
-) -> tuple[Any, bytes]:
-    """Returns the JSON value of a request's body, and the body.
+async def read_json(request: web.Request, bad: Sequence[tuple[str, str]] = (), limit: int = MAX_BODY_BYTES) -> Any:
+    """Returns the JSON value of a request's body. Raises what `read_body` and `parsed` raise."""
+    return parsed(await read_body(request, bad, limit), bad)
+
+
+async def read_body(request: web.Request, bad: Sequence[tuple[str, str]] = (), limit: int = MAX_BODY_BYTES) -> bytes:
+    """Returns the body of a request, which must be JSON.
 
     Raises UnsupportedMediaType; BodyTooLarge, by Content-Length before anything is read, else as soon as more than
-    `limit` bytes were read; MalformedJson, also when the connection breaks off or the chunked encoding is wrong. When
-    other parts of the request are `bad`, it raises InvalidRequest for these instead.
+    `limit` bytes were read; MalformedJson when the connection breaks off or the chunked encoding is wrong. When other
+    parts of the request are `bad`, it raises InvalidRequest for these instead.
     """
     try:
-        body = await _read_body(request, limit)
-        return parsed(body), body
-    except BridgeError:
-        if bad:
-            raise InvalidRequest(list(bad)[:MAX_FIELD_ERRORS]) from None
-        raise
-
-
-async def _read_body(request: web.Request, limit: int) -> bytes:
-    if media_type_of(request.headers) != JSON:
-        raise UnsupportedMediaType(f"send the body as Content-Type: {JSON}")
-    check_not_encoded(request)
-    if (request.content_length or 0) > limit:
-        raise BodyTooLarge(f"the body must be at most {limit:,} bytes")
-    chunks = []
-    size = 0
-    try:
+        if media_type_of(request.headers) != JSON:
+            raise UnsupportedMediaType(f"send the body as Content-Type: {JSON}")
+        check_not_encoded(request)
+        if (request.content_length or 0) > limit:
+            raise BodyTooLarge(f"the body must be at most {limit:,} bytes")
+        chunks = []
+        size = 0
         while chunk := await request.content.readany():
             size += len(chunk)
             if size > limit:
                 raise BodyTooLarge(f"the body must be at most {limit:,} bytes")
             chunks.append(chunk)
     except (HttpProcessingError, web.RequestPayloadError):
-        raise MalformedJson("the body is incomplete or its chunked encoding is wrong") from None
+        raise _first_error(bad, MalformedJson("the body is incomplete or its chunked encoding is wrong")) from None
+    except BridgeError as error:
+        raise _first_error(bad, error) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _first_error(bad: Sequence[tuple[str, str]], error: BridgeError) -> BridgeError:
+    """Returns the error of a request whose body is wrong: the other parts that are `bad` come first."""
+    return InvalidRequest(list(bad)[:MAX_FIELD_ERRORS]) if bad else error
 
 
 def media_type_of(headers: Mapping[str, str]) -> str:
@@ -102,15 +102,19 @@ def check_not_encoded(request: web.Request) -> None:
         raise UnsupportedMediaType("send the body without Content-Encoding")
 
 
-def parsed(body: bytes) -> Any:
-    """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body."""
+def parsed(body: bytes, bad: Sequence[tuple[str, str]] = ()) -> Any:
+    """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body.
+
+    When other parts of the request are `bad`, it raises InvalidRequest for these instead.
+    """
     try:
         return json_value(body)
     except orjson.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({place})") from None
+        malformed = MalformedJson(f"the body is not valid JSON in UTF-8: {error.msg} ({place})")
     except ValueError as error:
-        raise MalformedJson(f"the JSON of the body cannot be read: {error}") from None
+        malformed = MalformedJson(f"the JSON of the body cannot be read: {error}")
+    raise _first_error(bad, malformed)
 
 
 # --- headers and parameters ---------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ class SimulatedDatabase(SqliteDatabase):
         self.system = system
         writing, reading = _engines(server.path, host.name)
         self._writing, self._reading = writing, _Kept(reading)  # type: ignore[assignment]
-        self._writer = KeptConnection(writing, 0.0)
+        self._writer = KeptConnection(writing, 0.0, before_commit=self.check)
         self.shared = server.shared
         self._epoch_offset = self._server_offset()
         server.opened.append(self)

@@ -47,7 +47,7 @@ async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)
-    value, _ = await read_json(request, bad)
+    value = await read_json(request, bad)
     body = RetryRequest.read(value, outside=bad)
     since, until = body.time_range()
     dead_filter = DeadFilter(caller.visible_app, since, until, body.callback_host)

@@ -29,7 +29,7 @@ async def ping(request: web.Request, caller: Caller) -> web.Response:
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)
-    value, _ = await read_json(request, bad)
+    value = await read_json(request, bad)
     body = PingRequest.read(value, context.registration.bad_target, bad)
     clock = asyncio.get_running_loop().time
     started_at = clock()

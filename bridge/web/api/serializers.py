@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -68,7 +68,7 @@ def watch_json(view: WatchView, live: Callable[[str], TaskView | None]) -> Watch
         "deadline_at": rfc3339(watch.deadline_at),
         "settled_at": rfc3339(watch.settled_at) if watch.state is WatchState.SETTLED else None,
         "deliveries": [delivery_json(delivery) for delivery in view.deliveries],
-        "timing": _timing(view, task.facts),
+        "timing": cast("Timing", {step: rfc3339(at) for step, at in timing_of(view, task.facts).items()}),
         "audit": [_audit_entry(one) for one in view.audit],
     }
 
@@ -81,18 +81,6 @@ def _audit_entry(one: AuditEntry) -> AuditBody:
         "role": one.by.role,
         "delivery_id": one.delivery_id,
         "receiver": one.receiver,
-    }
-
-
-def _timing(view: WatchView, facts: TaskFacts) -> Timing:
-    times = timing_of(view, facts)
-    return {
-        "submitted_at": rfc3339(times["submitted_at"]),
-        "finished_at": rfc3339(times["finished_at"]),
-        "seen_at": rfc3339(times["seen_at"]),
-        "settled_at": rfc3339(times["settled_at"]),
-        "first_attempt_at": rfc3339(times["first_attempt_at"]),
-        "delivered_at": rfc3339(times["delivered_at"]),
     }
 
 

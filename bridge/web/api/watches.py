@@ -31,8 +31,9 @@ from bridge.web.requests import (
     checked_header,
     json_answer,
     number_of,
+    parsed,
     query_of,
-    read_json,
+    read_body,
     secured,
     trace_of,
     watch_id_of,
@@ -56,9 +57,9 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     context = request.app[CONTEXT]
     context.check_not_draining()
     key = checked_header(request, "Idempotency-Key", check_idempotency_key, bad)
-    value, body = await read_json(request, bad)
+    body = await read_body(request, bad)
     idempotency = None if key is None else Idempotency(key, _digest(body))
-    valid = WatchRequestBody.read(value, context.registration.bad_fields, bad)
+    valid = WatchRequestBody.read(parsed(body, bad), context.registration.bad_fields, bad)
     result = await context.registration.register(valid.watch_request(app, idempotency, trace_of(request)))
     watch = watch_json(result.view, context.poller.live)
     return json_answer(watch, 201, {"Location": f"/watch/{watch['id']}"}) if result.created else json_answer(watch)
@@ -71,8 +72,8 @@ async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     context = request.app[CONTEXT]
     context.check_not_draining()
     key = checked_header(request, "Idempotency-Key", check_idempotency_key, bad)
-    value, body = await read_json(request, bad, MAX_BATCH_BYTES)
-    entries = BatchRequest.read(value, outside=bad).watches
+    body = await read_body(request, bad, MAX_BATCH_BYTES)
+    entries = BatchRequest.read(parsed(body, bad), outside=bad).watches
     digest = _digest(body) if key is not None else b""
     trace = trace_of(request)
 

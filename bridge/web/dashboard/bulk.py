@@ -28,7 +28,7 @@ _log = get_logger("dashboard")
 async def cancel_watches(request: web.Request, session: Session) -> web.Response:
     """`POST /page/watches/cancel`: cancels the active watches that the filters find; with `dry_run` counts them."""
     bad = bad_parameters(request)
-    value, _ = await read_json(request, bad)
+    value = await read_json(request, bad)
     body = BulkRequest.read(value, outside=bad)
     query = _query_of(request.app, body)
     # One that is active now may end before its turn; no other state becomes active.
@@ -52,7 +52,7 @@ async def resend_deliveries(request: web.Request, session: Session) -> web.Respo
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)
-    value, _ = await read_json(request, bad)
+    value = await read_json(request, bad)
     body = BulkRequest.read(value, outside=bad)
     found = await _watches_of(request.app, _query_of(request.app, body), body, session)
     chosen = found[:MOST_AT_ONCE]
