@@ -8,7 +8,7 @@ numbers the events that are committed, one replica at a time under an advisory l
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
@@ -28,19 +28,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import ColumnElement, Select
 
-from bridge.aio.timeouts import TimeoutSweep
 from bridge.core.errors import CursorExpired
 from bridge.core.event_cursor import Position, is_expired, next_number
 from bridge.store.advisory_locks import EVENT_NUMBERING, EVENT_REMOVAL
 from bridge.store.bulk_statements import Query
-from bridge.store.database import Database
-from bridge.store.reader_pool import ReaderPool
+from bridge.store.reader import Reader
 from bridge.store.records import Changed, EventPage, EventQuery
 from bridge.store.replicas import Replica
 from bridge.store.schema import IS_NUMBERED, IS_NUMBERED_OF_ALL, events, removed_events, watches
-
-Arguments = TypeVarTuple("Arguments")
-Result = TypeVar("Result")
 
 EVERY_APP = ""
 """The key of the feed of all apps, which operators read. No app has an empty name."""
@@ -258,10 +253,9 @@ class EventFeed:
     of the write has given up.
     """
 
-    def __init__(self, database: Database, readers: ReaderPool, limits: TimeoutSweep) -> None:
-        self._database = database
-        self._readers = readers
-        self._limits = limits
+    def __init__(self, reader: Reader) -> None:
+        self._database = reader.database
+        self._reader = reader
         self.on_new_events: Callable[[Collection[str]], None] = lambda _: None
 
     @property
@@ -276,27 +270,25 @@ class EventFeed:
 
     async def number_committed(self) -> list[str]:
         """Number up to 1,000 committed events, on a database that replicas share; returns the app of each."""
-        return await self._run(self._database.transaction, lambda connection: number_committed(connection, self.now()))
+        number = partial(number_committed, now=self.now())
+        return await self._reader.call(partial(self._database.transaction, number))
 
     async def has_unnumbered(self) -> bool:
         """Whether an event is committed and not numbered yet, on a database that replicas share."""
-        return self.shared and await self._run(self._database.read, has_unnumbered)
+        return self.shared and await self._reader.run(has_unnumbered)
 
     async def page(self, query: EventQuery) -> EventPage:
         """A page of events. Raises CursorExpired."""
-        return await self._run(self._database.read, read_page, query, self.now())
+        return await self._reader.run(read_page, query, self.now())
 
     async def latest(self, app: str | None) -> Position:
         """The position after which the new events of an app come (None: those of every app)."""
-        return await self._run(self._database.read, latest, app)
+        return await self._reader.run(latest, app)
 
     async def versions(self, apps: Sequence[str]) -> dict[str, str]:
         """A text for each of these apps, which changes when the app has new events. EVERY_APP: events of any app."""
-        return await self._run(self._database.read, newest_by_app, apps)
+        return await self._reader.run(newest_by_app, apps)
 
     def now(self) -> float:
         """Unix seconds by the database's clock."""
         return self._database.now()
-
-    async def _run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        return await self._readers.run(partial(function, *arguments), self._limits)

@@ -6,8 +6,7 @@ what lasts: a failing receiver, a refused key. Its row is inserted with the firs
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
@@ -22,10 +21,9 @@ from bridge.core.operations import (
     summed_up,
 )
 from bridge.store.advisory_locks import NOTICES
-from bridge.store.database import Database
 from bridge.store.group_commit import GroupWriter
 from bridge.store.notice_writing import NoticeSettings, NoticeTarget, write
-from bridge.store.reader_pool import ReaderPool
+from bridge.store.reader import Reader
 from bridge.store.schema import (
     IS_ACTIVE,
     conditions,
@@ -37,9 +35,6 @@ from bridge.store.schema import (
     tasks,
     watches,
 )
-
-Arguments = TypeVarTuple("Arguments")
-Result = TypeVar("Result")
 
 RECEIVER, KEY, DEAD = "receiver", "key", "dead"  # the kinds of conditions; DEAD is the last notice of dead deliveries
 MOST_AT_ONCE = 500  # receivers in a transaction, 0.1 s; the others follow a second later
@@ -279,9 +274,9 @@ def _of_key(connection: Connection, settings: NoticeSettings, notice: Notice) ->
 class NoticeCalls:
     """The store's calls about notices. Nothing is noticed until `settings` say so. Raises StoreUnavailable."""
 
-    def __init__(self, database: Database, readers: ReaderPool, writer: GroupWriter) -> None:
-        self._database = database
-        self._readers = readers
+    def __init__(self, reader: Reader, writer: GroupWriter) -> None:
+        self._database = reader.database
+        self._reader = reader
         self._writer = writer
         self.settings = NoticeSettings()
 
@@ -292,7 +287,7 @@ class NoticeCalls:
     async def check(self) -> Sequence[Notice]:
         """Write the notices of receivers and dead deliveries that are due; returns them."""
         now = self._database.now()
-        return await self._writer.run(check, self.settings, now) if await self._read(is_due, now) else []
+        return await self._writer.run(check, self.settings, now) if await self._reader.run(is_due, now) else []
 
     async def key_changed(self, name: str, *, refused: bool) -> Sequence[Notice]:
         """Write the notice that amux refuses a key, or accepts it again; returns it, unless it was written before."""
@@ -301,7 +296,4 @@ class NoticeCalls:
 
     async def refused_keys(self) -> set[str]:
         """The names of the keys whose refusal was noticed, and whose acceptance was not."""
-        return await self._read(refused_keys)
-
-    async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
-        return await self._readers.run(partial(self._database.read, query, *arguments), self._writer.limits)
+        return await self._reader.run(refused_keys)

@@ -3,10 +3,9 @@
 Operations and queries; group_commit.py says what an operation is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select, update
@@ -26,17 +25,13 @@ from bridge.core.receivers import (
 )
 from bridge.store import audit, dashboard_queries, notices
 from bridge.store.bulk_statements import inserting, updating
-from bridge.store.database import Database
 from bridge.store.ending import GIVEN_UP
 from bridge.store.group_commit import GroupWriter
 from bridge.store.notice_writing import NoticeSettings, write
 from bridge.store.notices import NoticeCalls
-from bridge.store.reader_pool import ReaderPool
+from bridge.store.reader import Reader
 from bridge.store.row_mapping import problem_of, problem_text
 from bridge.store.schema import IS_DEAD, deliveries, hosts, outbox, pauses, receiver_figures, watches
-
-Arguments = TypeVarTuple("Arguments")
-Result = TypeVar("Result")
 
 SPREAD_AT_ONCE = 1_000  # deliveries in a transaction: 20 ms, so that other writes do not wait long
 
@@ -252,33 +247,33 @@ def spread(connection: Connection, host: str) -> bool:
 class ReceiverCalls:
     """The store's calls about receivers. Each is one unit of work, off the event loop. Raises StoreUnavailable."""
 
-    def __init__(self, database: Database, readers: ReaderPool, writer: GroupWriter, notice_calls: NoticeCalls) -> None:
-        self._database = database
+    def __init__(self, reader: Reader, writer: GroupWriter, notice_calls: NoticeCalls) -> None:
+        self._database = reader.database
         self._notices = notice_calls
-        self._process = database.system.token_hex(8)
-        self._readers = readers
+        self._process = reader.database.system.token_hex(8)
+        self._reader = reader
         self._writer = writer
 
     async def all(self) -> Sequence[Receiver]:
         """Each receiver of the last 24 h, by name."""
-        return await self._read(receivers, self._database.now())
+        return await self._reader.run(receivers, self._database.now())
 
     async def one(self, name: str) -> Receiver:
         """One receiver, which need not have been seen before."""
-        [found] = await self._read(receivers, self._database.now(), name)
+        [found] = await self._reader.run(receivers, self._database.now(), name)
         return found
 
     async def in_trouble(self) -> Sequence[dashboard_queries.Receiver]:
         """The receivers that fail or have dead deliveries."""
-        return await self._read(dashboard_queries.receivers)
+        return await self._reader.run(dashboard_queries.receivers)
 
     async def failing_count(self) -> int:
         """How many receivers have a pending delivery that has failed already."""
-        return await self._read(dashboard_queries.failing_receivers)
+        return await self._reader.run(dashboard_queries.failing_receivers)
 
     async def pause_state(self) -> PauseState:
         """Which receivers are paused or being resumed."""
-        return await self._read(pause_state)
+        return await self._reader.run(pause_state)
 
     async def pause(self, name: str, by: Actor) -> Sequence[Notice] | None:
         """Pause a receiver; returns the notices of it, None when it was paused before."""
@@ -302,6 +297,3 @@ class ReceiverCalls:
     async def delete_old_figures(self) -> None:
         """Delete figures that are older than 24 h."""
         await self._writer.run(delete_old_figures, self._database.now())
-
-    async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
-        return await self._readers.run(partial(self._database.read, query, *arguments), self._writer.limits)

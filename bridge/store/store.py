@@ -8,10 +8,6 @@ claim is lost.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TypeVar, TypeVarTuple
-
-from sqlalchemy import Connection
 
 from bridge.aio.threads import run_once
 from bridge.aio.timeouts import TimeoutSweep
@@ -40,7 +36,7 @@ from bridge.store.database import Database
 from bridge.store.encryption import Cipher
 from bridge.store.group_commit import GroupWriter
 from bridge.store.notices import NoticeCalls
-from bridge.store.reader_pool import READERS, ReaderPool
+from bridge.store.reader import READERS, Reader
 from bridge.store.receivers import ReceiverCalls
 from bridge.store.records import (
     AttemptResult,
@@ -60,9 +56,6 @@ from bridge.store.records import (
     WatchView,
 )
 from bridge.store.watch_searches import WatchSearches
-
-Arguments = TypeVarTuple("Arguments")
-Result = TypeVar("Result")
 
 LOADING_SECONDS = 60.0  # 100,000 tasks take a second, on a slow and busy machine ten
 REQUEST_SECONDS = 4.5  # the calls of one request together: its 503 is promised within 5 s
@@ -84,17 +77,19 @@ class Store:
     ) -> None:
         self._database = database
         self._writer = writer
-        self._readers = ReaderPool(database.system.threads(READERS, "bridge-reader"))
-        self.notices = NoticeCalls(database, self._readers, writer)
-        self.receivers = ReceiverCalls(database, self._readers, writer, self.notices)
         self._limits = writer.limits
-        self.dashboard = DashboardCalls(database, self._readers, self._limits, cipher)
-        self.searches = WatchSearches(database, self._readers, self._limits)
         self._loading_limits = TimeoutSweep(LOADING_SECONDS, database.system.monotonic)
+        threads = database.system.threads(READERS, "bridge-reader")
+        self._reader = Reader(database, threads, self._limits)
+        self._loader = Reader(database, threads, self._loading_limits)
+        self.notices = NoticeCalls(self._reader, writer)
+        self.receivers = ReceiverCalls(self._reader, writer, self.notices)
+        self.dashboard = DashboardCalls(self._reader, cipher)
+        self.searches = WatchSearches(self._reader)
         self._active_limit = active_limit
         self.cipher = cipher
         self.replica = replica
-        self.feed = event_feed.EventFeed(database, self._readers, self._limits)
+        self.feed = event_feed.EventFeed(self._reader)
         self.delivery_lease_seconds = delivery_lease_seconds
         self._on_close = on_close
         self._late_results = 0  # writes that succeeded after their caller had given up
@@ -134,7 +129,7 @@ class Store:
         await self._writer.close()
         # No caller waits for a read any more, and a read without an answer would keep the process from ending.
         self._database.drop_hung_connections(0.0)
-        await self._readers.close()
+        await self._reader.close()
         await self.searches.close()
         self._limits.close()
         self._loading_limits.close()
@@ -177,43 +172,41 @@ class Store:
 
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
         """A watch of an app (None: of any). Raises NotFound."""
-        return await self._read(queries.one_watch, watch_id, app)
+        return await self._reader.run(queries.one_watch, watch_id, app)
 
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
         """A page of watches that indexes find; `searches` has the others."""
-        return await self._read(queries.page_of_watches, query)
+        return await self._reader.run(queries.page_of_watches, query)
 
     async def existing(self, watch_ids: Collection[str]) -> Collection[str]:
         """Return the ids of the watches that exist."""
-        return await self._read(queries.existing, watch_ids)
+        return await self._reader.run(queries.existing, watch_ids)
 
     async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
         """A text for each watch that exists; it changes whenever the watch, its task or one of its deliveries does."""
-        return await self._read(queries.versions, watch_ids)
+        return await self._reader.run(queries.versions, watch_ids)
 
     async def terminal_event(self, watch_id: str, app: str | None) -> StoredEvent:
         """The terminal event of a watch. Raises NotFound, or WatchActive while there is none."""
-        return await self._read(queries.terminal_event, self.cipher, watch_id, app)
+        return await self._reader.run(queries.terminal_event, self.cipher, watch_id, app)
 
     async def api_key_of(self, watch_id: str) -> str | None:
         """A watch's own amux key, decrypted; None when it uses the configured one. Raises NotFound."""
-        return await self._read(queries.api_key_of, self.cipher, watch_id)
+        return await self._reader.run(queries.api_key_of, self.cipher, watch_id)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     async def own_tasks(self) -> list[TaskView]:
         """Every open task that this replica owns: what it polls after a start. May take 60 s."""
-        return await self._readers.run(
-            partial(self._database.read, queries.own_tasks, self.replica), self._loading_limits
-        )
+        return await self._loader.run(queries.own_tasks, self.replica)
 
     async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
         """The amux keys, decrypted, of credentials that belong to watches."""
-        return await self._read(queries.keys_of, self.cipher, credentials)
+        return await self._reader.run(queries.keys_of, self.cipher, credentials)
 
     async def overdue(self, after: Overdue | None, limit: int) -> Sequence[Overdue]:
         """A page of active watches of own tasks whose deadline has passed, by deadline."""
-        return await self._read(queries.overdue, self.replica, self.now(), after, limit)
+        return await self._reader.run(queries.overdue, self.replica, self.now(), after, limit)
 
     async def record_status(self, change: StatusChange, *, patient: bool = False) -> Changed:
         """Write a task's new status and its status events; when `patient`, within 0.1 s. Raises LostClaim."""
@@ -225,7 +218,7 @@ class Store:
 
     async def class_histories(self) -> dict[str, ClassHistory]:
         """How long the tasks of each class took, as all replicas have seen it."""
-        return await self._read(class_histories.read)
+        return await self._reader.run(class_histories.read)
 
     async def add_task_ends(self, ends: Sequence[TaskEnd], policy: PollPolicy) -> dict[str, ClassHistory] | None:
         """Add tasks' ends to the histories of their classes; returns all histories, None when another replica writes.
@@ -238,14 +231,14 @@ class Store:
 
     async def due_hosts(self) -> dict[str, int]:
         """The hosts with unclaimed deliveries that are due, and how many each has, counted up to 1,000."""
-        return await self._read(due_deliveries.due_hosts, self.now())
+        return await self._reader.run(due_deliveries.due_hosts, self.now())
 
     async def next_due_at(self) -> float | None:
         """When the next pending delivery is due (Unix seconds), a claimed one at its lease's end; None: no delivery.
 
         Deliveries of paused receivers do not count.
         """
-        return await self._read(due_deliveries.next_due_at)
+        return await self._reader.run(due_deliveries.next_due_at)
 
     async def claim(self, room: dict[str, int], lease_seconds: float) -> Sequence[PendingDelivery]:
         """Claim due deliveries, the oldest first, at most `room[host]` for each host."""
@@ -253,7 +246,7 @@ class Store:
 
     async def held_claims(self, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Return the claims (delivery id and lease) that are still held."""
-        return await self._read(outbox.held_claims, claims)
+        return await self._reader.run(outbox.held_claims, claims)
 
     async def release(self, claimed: Sequence[PendingDelivery]) -> None:
         """Make claimed deliveries due at once. Claims that are lost are passed over."""
@@ -272,11 +265,11 @@ class Store:
 
     async def host_failures(self) -> Mapping[str, int]:
         """Return the hosts whose last attempts failed, and how many attempts in a row failed."""
-        return await self._read(due_deliveries.host_failures)
+        return await self._reader.run(due_deliveries.host_failures)
 
     async def delivery(self, delivery_id: str, app: str | None) -> tuple[DeliveryView, Sequence[Attempt]]:
         """A delivery and its attempts, oldest first. Raises NotFound."""
-        return await self._read(queries.one_delivery, delivery_id, app)
+        return await self._reader.run(queries.one_delivery, delivery_id, app)
 
     async def retry(self, delivery_id: str, app: str | None, by: Actor | None = None) -> DeliveryView:
         """Make a delivery due now, with a new schedule; its id stays the same. `by` is for the audit trail.
@@ -291,7 +284,7 @@ class Store:
 
     async def count_dead(self, dead: DeadFilter) -> int:
         """How many dead deliveries the filter finds."""
-        return await self._read(outbox.count_dead, dead)
+        return await self._reader.run(outbox.count_dead, dead)
 
     async def retry_dead(self, dead: DeadFilter, by: Actor | None = None) -> int:
         """Make the dead deliveries that the filter finds due now; returns how many."""
@@ -306,7 +299,7 @@ class Store:
 
     async def counts(self) -> Counts:
         """What the gauges show."""
-        return await self._read(queries.counts)
+        return await self._reader.run(queries.counts)
 
     async def delete_ended_before(self, moment: float, limit: int) -> int:
         """Delete up to `limit` watches that ended before `moment` and have no pending delivery; returns how many."""
@@ -330,7 +323,7 @@ class Store:
 
     async def synchronize(self) -> None:
         """Compare our clock with the database's."""
-        await self._readers.run(self._database.synchronize, self._limits)
+        await self._reader.call(self._database.synchronize)
 
     # --- replicas -------------------------------------------------------------------------------------------------
 
@@ -383,6 +376,3 @@ class Store:
                 listener.cancelled(result)
             elif isinstance(result, Changed):
                 listener.changed_late(result)
-
-    async def _read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
-        return await self._readers.run(partial(self._database.read, query, *arguments), self._limits)

@@ -9,8 +9,8 @@ from weakref import WeakValueDictionary
 
 from bridge.aio.timeouts import TimeoutSweep
 from bridge.store import queries
-from bridge.store.database import Database, ReadLimit
-from bridge.store.reader_pool import ReaderPool
+from bridge.store.database import ReadLimit
+from bridge.store.reader import Reader
 from bridge.store.records import FoundWatches, WatchList, WatchQuery, WatchView
 from bridge.store.watch_scan import scan
 
@@ -22,14 +22,14 @@ _CALL_SECONDS = SCAN_SECONDS + 2.5  # for a database that does not answer at all
 
 
 class WatchSearches:
-    """Lists of watches. `readers` and their `limits` are those of short reads, which a long search never delays."""
+    """Lists of watches. `reader` is for short reads; searches have threads of their own and never delay it."""
 
-    def __init__(self, database: Database, readers: ReaderPool, limits: TimeoutSweep) -> None:
-        self._database = database
-        self._readers = readers
-        self._limits = limits
-        self._threads = ReaderPool(database.system.threads(THREADS, "bridge-search"))
-        self._scan_limits = TimeoutSweep(_CALL_SECONDS, database.system.monotonic)
+    def __init__(self, reader: Reader) -> None:
+        self._database = reader.database
+        self._reader = reader
+        system = reader.database.system
+        self._scan_limits = TimeoutSweep(_CALL_SECONDS, system.monotonic)
+        self._searcher = Reader(reader.database, system.threads(THREADS, "bridge-search"), self._scan_limits)
         # In use only while a search waits or runs: they belong to its event loop.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._free_threads: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
@@ -39,7 +39,7 @@ class WatchSearches:
         if query.needs_scan:
             return await self._found_page(query, by)
         one_more = replace(query, limit=query.limit + 1)
-        views = await self._read(partial(self._database.read, queries.page_of_watches, one_more))
+        views = await self._reader.run(queries.page_of_watches, one_more)
         return WatchList(views[: query.limit], more=len(views) > query.limit)
 
     async def all(self, query: WatchQuery, by: str, enough: int | None = None) -> FoundWatches:
@@ -48,7 +48,7 @@ class WatchSearches:
 
     async def close(self) -> None:
         """Wait for the searches in progress."""
-        await self._threads.close()
+        await self._searcher.close()
         self._scan_limits.close()
 
     async def _found_page(self, query: WatchQuery, by: str) -> WatchList:
@@ -63,11 +63,8 @@ class WatchSearches:
 
     async def views(self, ids: Sequence[str]) -> Sequence[WatchView]:
         """The watches of these ids that still exist, in the order of the ids."""
-        found = await self._read(partial(self._database.read, queries.several_watches, ids))
+        found = await self._reader.run(queries.several_watches, ids)
         return [found[one] for one in ids if one in found]
-
-    async def _read(self, read: Callable[[], Result]) -> Result:
-        return await self._readers.run(read, self._limits)
 
     async def _in_turn(self, by: str, search: Callable[[ReadLimit], Result]) -> Result:
         """Run a search in a thread when the caller's earlier searches have ended and a thread is free."""
@@ -76,6 +73,6 @@ class WatchSearches:
         async with turn, free:
             limit = ReadLimit(SCAN_SECONDS, self._database.system.monotonic)
             try:
-                return await self._threads.run(partial(search, limit), self._scan_limits)
+                return await self._searcher.call(partial(search, limit))
             finally:
                 limit.stop()  # when the caller has given up, the thread goes on until it notices

@@ -15,7 +15,7 @@ from bridge.aio.threads import Threads
 from bridge.core.errors import BridgeError, NotFound, StoreUnavailable
 from bridge.store import group_commit
 from bridge.store.group_commit import GroupWriter
-from bridge.store.reader_pool import READERS
+from bridge.store.reader import READERS
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.store.builders import new_watch, one_row, register, register_watch, run_one
@@ -119,13 +119,13 @@ async def test_a_write_whose_caller_was_cancelled_before_its_turn_is_not_execute
 
 async def test_a_read_whose_caller_was_cancelled_before_its_turn_is_not_executed(store: Store) -> None:
     gate = threading.Event()
-    busy = [store._readers._runner.submit(partial(gate.wait, SAFETY_SECONDS)) for _ in range(READERS)]
+    busy = [store._reader._runner.submit(partial(gate.wait, SAFETY_SECONDS)) for _ in range(READERS)]
     executed = threading.Event()
 
     def query(_connection: Connection) -> None:
         executed.set()
 
-    caller = asyncio.create_task(store._read(query))
+    caller = asyncio.create_task(store._reader.run(query))
     await asyncio.sleep(0)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):

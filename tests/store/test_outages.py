@@ -16,7 +16,7 @@ from bridge.core.errors import StoreUnavailable
 from bridge.core.model import WatchState
 from bridge.store import database, driver, group_commit
 from bridge.store.open import open_store
-from bridge.store.reader_pool import READERS
+from bridge.store.reader import READERS
 from bridge.store.store import Store
 from bridge.telemetry import Metrics
 from tests.databases import PostgresServer
@@ -98,7 +98,7 @@ async def test_an_sqlite_file_can_be_read_while_another_writes_to_it(sqlite_url:
 async def test_a_read_behind_blocked_readers_fails_in_time(short_limit_store: Store) -> None:
     store = short_limit_store
     gate = threading.Event()
-    busy = [store._readers._runner.submit(partial(gate.wait, SAFETY_SECONDS)) for _ in range(READERS)]
+    busy = [store._reader._runner.submit(partial(gate.wait, SAFETY_SECONDS)) for _ in range(READERS)]
     with pytest.raises(StoreUnavailable, match="does not answer"):
         await store.counts()
     gate.set()
@@ -230,7 +230,7 @@ async def test_a_statement_that_takes_too_long_is_reported(
         connection.execute(text("SELECT pg_sleep(20)"))
 
     with pytest.raises(StoreUnavailable, match="statement timeout"):
-        await store._read(slow)
+        await store._reader.run(slow)
     await store.close()
 
 
