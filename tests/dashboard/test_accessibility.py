@@ -100,7 +100,7 @@ async def test_axe_finds_nothing_on_any_view(  # noqa: PLR0915  one bridge for a
         await views.check("pause dialog")
         await page.keyboard.press("Escape")
         await page.locator("#resend-all").press("Enter")
-        await expect(page.locator("#resend-count")).to_contain_text("1 dead callback")
+        await expect(page.locator("#change-count")).to_contain_text("1 dead callback")
         await views.check("resend dialog")
         await page.keyboard.press("Escape")
         await tab.open(watch)
@@ -127,7 +127,7 @@ async def test_axe_finds_nothing_on_any_view(  # noqa: PLR0915  one bridge for a
         await views.check("matches")
         for name in ("Cancel…", "Send again…"):
             await results.get_by_role("button", name=name).press("Enter")
-            await expect(page.locator("#bulk-count")).not_to_contain_text("Counting")
+            await expect(page.locator("#change-count")).not_to_contain_text("Counting")
             await views.check(f"dialog: {name}")
             await page.keyboard.press("Escape")
         await page.locator("#rows .row[data-state=active] a").first.click()
@@ -168,7 +168,7 @@ async def test_axe_finds_nothing_in_the_search_and_on_the_page_of_the_api(
         await views.check("results")
         for name in ("Cancel…", "Send again…"):
             await page.locator("#results").get_by_role("button", name=name).press("Enter")
-            await expect(page.locator("#bulk-count")).not_to_have_text("Counting…")
+            await expect(page.locator("#change-count")).not_to_have_text("Counting…")
             await views.check(name)
             await page.keyboard.press("Escape")
         await page.goto(f"{bridge.url}/docs")

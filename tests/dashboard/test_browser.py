@@ -197,10 +197,10 @@ async def test_dead_callbacks_are_counted_listed_and_sent_again(browser: Browser
         await alert.get_by_role("button", name="Show watches").click()
         await expect(page.locator("#rows .row")).to_have_count(3)
         await alert.get_by_role("button", name="Send again…").click()
-        await expect(page.locator("#resend-count")).to_contain_text("3 dead callbacks will be sent again")
+        await expect(page.locator("#change-count")).to_contain_text("3 dead callbacks will be sent again")
         bridge.receiver.statuses[410] = 200
         await page.get_by_role("button", name="Send 3 again").click()
-        await expect(page.locator("#resend-count")).to_contain_text("3 callbacks are due now")
+        await expect(page.locator("#change-count")).to_contain_text("3 callbacks are due now")
         await expect(page.get_by_role("heading", name="No problems")).to_be_visible()
         await page.keyboard.press("Escape")
         # The button that opened the dialog is gone with its alert.

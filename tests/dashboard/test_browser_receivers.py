@@ -31,7 +31,7 @@ async def test_a_receiver_has_its_figures_and_links_to_its_watches(browser: Brow
         await expect(page.locator("#rows .row")).to_have_count(3)
         await expect(page.locator("#watches")).to_be_focused()
         await page.locator("#resend-all").click()
-        await expect(page.locator("#resend-count")).to_contain_text("3 dead callbacks will be sent again")
+        await expect(page.locator("#change-count")).to_contain_text("3 dead callbacks will be sent again")
         await page.keyboard.press("Escape")
         await row.get_by_role("link").first.click()
         await expect(page.locator("#rows .row")).to_have_count(4)

@@ -115,7 +115,7 @@ async def test_callbacks_of_all_watches_that_match_are_sent_again(
         assert (await operator.post("/page/watches/resend", dead | {"dry_run": True})).json["count"] == 3
         both = dead | {"delivered": True}
         assert (await operator.post("/page/watches/resend", both | {"dry_run": True})).json["count"] == 4
-        monkeypatch.setattr(bulk, "MOST_AT_ONCE", 2)
+        monkeypatch.setattr(bulk, "MAX_WATCHES", 2)
         counted = (await operator.post("/page/watches/resend", both | {"dry_run": True})).json
         assert (counted["count"], counted["left"]) == (2, 2)
         monkeypatch.undo()

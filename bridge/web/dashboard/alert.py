@@ -16,7 +16,7 @@ from bridge.telemetry.history import Minute
 
 
 class Level(StrEnum):
-    """How severe: something fails, something needs attention, or information only."""
+    """How severe an alert is: something fails, something needs attention, or it is information only."""
 
     BAD = "bad"
     WARN = "warn"
@@ -58,10 +58,10 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class AlertInputs:
-    """Everything that alerts are computed from. None is what the store could not answer.
+    """Everything that alerts are computed from. A field is None when the store did not answer.
 
-    `now` is in Unix seconds. `shared`: the database can have several replicas. `nearing_deadline` is a number of
-    watches, counted up to 1,000.
+    `now` is in Unix seconds. `shared` is whether several replicas can use the database. `nearing_deadline` is a number
+    of watches, counted up to 1,000.
     """
 
     now: float

@@ -1,6 +1,6 @@
 """The alerts above the table: what an operator has to know, why, and what to do. Pure.
 
-Each alert has a title, an explanation and a next step. What it is about is decided by codes, never by messages.
+Each alert has a title, an explanation and a next step. Codes decide which alerts there are, never texts of messages.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +17,10 @@ from bridge.web.dashboard.alert import KINDS, LEVELS, Alert, AlertInputs, Kind, 
 from bridge.web.dashboard.formatting import clock, counted, sentence, size, span
 from bridge.web.dashboard.receiver_alerts import late_callback_alerts, receiver_alerts
 
-LATE_POLL_SECONDS: Final = 5.0  # for the 95th percentile, which should be 50 ms
+LATE_POLL_SECONDS: Final = 5.0  # the 95th percentile of the poll lag; 50 ms is normal
 LOW_DISK_BYTES: Final = 512 << 20  # 200,000 watches with their deliveries
 CRITICAL_DISK_BYTES: Final = 64 << 20
-EXPIRED_REPLICA_SECONDS: Final = 30.0  # its tasks are taken over within 15 s
+EXPIRED_REPLICA_SECONDS: Final = 30.0  # after the end of a lease; other replicas take over the tasks within 15 s
 MAX_KEY_ALERTS: Final = 3
 
 _STORE_CODES: Final = (HealthCode.DISK_FULL, HealthCode.DATABASE_FILE_MISSING, HealthCode.STORE_UNWRITABLE)
@@ -192,7 +192,7 @@ def _poll_alerts(inputs: AlertInputs) -> Iterator[Alert]:
         return
     lag = lag_quantile(inputs.minutes[-2:], 0.95)
     if lag is not None and lag > LATE_POLL_SECONDS:
-        explanation = f"In the last two minutes, 5 % of the polls began {span(min(lag, 60))} or more after their time."
+        explanation = f"In the last two minutes, 5 % of the polls began at least {span(min(lag, 60))} late."
         next_step = (
             "Check the CPU and amux's response times. Check BRIDGE_POLL_CONCURRENCY and BRIDGE_POLL_RATE_PER_SECOND."
         )

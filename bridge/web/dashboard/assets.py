@@ -49,7 +49,7 @@ class File:
 
 @cache
 def files() -> Mapping[str, File]:
-    """Returns every file by its name. All files together have about 80 KB."""
+    """Returns every file by its name. All files together have about 130 KB."""
     return {path.name: _read(path) for path in FOLDER.iterdir() if path.suffix in _TYPES}
 
 
@@ -72,15 +72,15 @@ def document(root: str = "", message: str = "", status: int = 200) -> web.Respon
 async def index(request: web.Request) -> web.Response:
     """`GET /`: the document. Its script asks for the session.
 
-    A proxy that removes a path prefix gives it in X-Forwarded-Prefix. With it the page works also at the prefix without
-    a final slash, where relative links would lead to the folder above.
+    A proxy that removes a path prefix sends the prefix in X-Forwarded-Prefix. The page needs it where its own URL is
+    `/prefix` without a final slash: relative links would lead to the folder above.
     """
     prefix = request.headers.get(_PREFIX_HEADER, "").rstrip("/")
     return document(f"{prefix}/" if _PREFIX.fullmatch(prefix) else "")
 
 
 async def to_index(request: web.Request) -> web.Response:
-    """Redirect a user who opens a path of the page's script or form to the document."""
+    """Redirects a browser that opens `/page` or `/page/sign-in` to the document."""
     return redirect("./" if request.path == "/page" else "../")
 
 

@@ -8,8 +8,8 @@ from typing import Final
 from bridge.core.model import Attempt
 from bridge.web.dashboard.formatting import message_of
 
-SHOWN_AROUND: Final = 24  # characters before and after what differs between two answers
-SHOWN_DIFFERENCE: Final = 300
+SHOWN_AROUND: Final = 24  # characters shown before and after the difference between two answers
+SHOWN_DIFFERENCE: Final = 300  # characters of the difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def numbered(attempts: Sequence[Attempt], first_number: int) -> list[NumberedAtt
 
 
 def runs(attempts: Sequence[NumberedAttempt], requested_at: Sequence[float] = ()) -> list[list[NumberedAttempt]]:
-    """The attempts in groups: those that follow each other and have the same result are one group.
+    """The attempts in groups: consecutive attempts with the same result are one group.
 
     A request to send again, at one of `requested_at` (Unix seconds), ends a group.
     """
@@ -87,7 +87,7 @@ def _differing_parts(old: str, new: str) -> tuple[str, str]:
 
 
 def _common_length(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning.
+    """The length of the common beginning of two texts, in characters.
 
     A binary search over slices: 12 comparisons for 4 KiB, where a loop over the characters takes 4,096.
     """

@@ -1,4 +1,4 @@
-"""Changes of all watches that a filter finds: cancel them, or send their callbacks again. They are counted first."""
+"""Changes all watches that match the filters: cancels them, or sends their callbacks again. A dry run counts them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,35 +19,35 @@ from bridge.web.dashboard.sessions import Session
 from bridge.web.dashboard.watch_table import CONDITIONS, query_of_filters
 from bridge.web.requests import Query, bad_parameters, json_answer, read_json
 
-MOST_AT_ONCE: Final = 10_000  # watches of one request: 10 s, after which a proxy may give up
-_TOGETHER: Final = 200  # that wait for the writer at the same time: they share its transactions
+MAX_WATCHES: Final = 10_000  # in one request: they take about 10 s, and a proxy may give up after that
+_CHUNK: Final = 200  # changes that wait for the writer at the same time: they share its transactions
 
 _log = get_logger("dashboard")
 
 
 async def cancel_watches(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/watches/cancel`: cancels the active watches that the filters find; with `dry_run` counts them."""
+    """`POST /page/watches/cancel`: cancels the active watches that match; with `dry_run` it counts them."""
     bad = bad_parameters(request)
     value = await read_json(request, bad)
     body = BulkRequest.read(value, outside=bad)
     query = _query_of(request.app, body)
-    # One that is active now may end before its turn; no other state becomes active.
+    # Only active watches can be cancelled. A watch that ends before its turn is not counted.
     found = await _watches_of(request.app, replace(query, state=WatchState.ACTIVE), body, session)
     if query.state not in {None, WatchState.ACTIVE}:
         found = []
-    chosen = found[:MOST_AT_ONCE]
+    chosen = found[:MAX_WATCHES]
     if body.dry_run:
-        return json_answer(_counted(chosen, len(chosen), found))
-    cancel, by = request.app[CONTEXT].registration.cancel, session.actor
-    count = await _each(chosen, lambda watch_id: cancel(watch_id, None, by), (NotFound, WatchSettled))
+        return json_answer(_result_json(chosen, len(chosen), found))
+    cancel, by = request.app[CONTEXT].registration.cancel, session.caller.actor
+    count = await _change_each(chosen, lambda watch_id: cancel(watch_id, None, by), (NotFound, WatchSettled))
     _log.event("cancels_requested", count=count, by=by.name, role=by.role)
-    return json_answer(_counted(chosen, count, found))
+    return json_answer(_result_json(chosen, count, found))
 
 
 async def resend_deliveries(request: web.Request, session: Session) -> web.Response:
-    """`POST /page/watches/resend`: sends dead callbacks of the watches that the filters find again.
+    """`POST /page/watches/resend`: sends the dead callbacks of the watches that match again.
 
-    `delivered`: also those that were delivered. With `dry_run` it counts them.
+    With `delivered` it also sends those that were delivered. With `dry_run` it counts the callbacks.
     """
     context = request.app[CONTEXT]
     context.check_not_draining()
@@ -55,68 +55,64 @@ async def resend_deliveries(request: web.Request, session: Session) -> web.Respo
     value = await read_json(request, bad)
     body = BulkRequest.read(value, outside=bad)
     found = await _watches_of(request.app, _query_of(request.app, body), body, session)
-    chosen = found[:MOST_AT_ONCE]
+    chosen = found[:MAX_WATCHES]
     deliveries = await _deliveries_of(request.app, chosen, delivered=bool(body.delivered))
     if body.dry_run:
-        return json_answer(_counted(chosen, len(deliveries), found))
-    retry, by = context.store.retry, session.actor
-    count = await _each(deliveries, lambda delivery_id: retry(delivery_id, None, by), (NotFound, WatchCancelled))
+        return json_answer(_result_json(chosen, len(deliveries), found))
+    retry, by = context.store.retry, session.caller.actor
+    count = await _change_each(deliveries, lambda delivery_id: retry(delivery_id, None, by), (NotFound, WatchCancelled))
     context.deliverer.wake()
     context.change_notifier.announce(chosen)
     _log.event("retries_requested", count=count, app=None, by=by.name, role=by.role)
-    return json_answer(_counted(chosen, count, found), 202)
+    return json_answer(_result_json(chosen, count, found), 202)
 
 
 def _query_of(app: web.Application, body: BulkRequest) -> WatchQuery:
     if not any(body.filters.values()):
-        raise InvalidRequest([("filters", "must have at least one filter: not every watch may be changed at once")])
+        raise InvalidRequest([("filters", "must have at least one filter: all watches cannot be changed at once")])
     unknown = {name: "is not a filter" for name in body.filters if name not in CONDITIONS}
     return query_of_filters(app, Query(body.filters, unknown))
 
 
 async def _watches_of(app: web.Application, query: WatchQuery, body: BulkRequest, session: Session) -> list[str]:
-    """Returns the ids of the watches that were counted, newest first, or of those to be counted."""
-    found = await app[CONTEXT].store.searches.all(query, _name(session))
+    """Returns the ids of the watches that match, newest first; after a dry run, only of those that it counted."""
+    found = await app[CONTEXT].store.searches.all(query, session.caller.key)
     return [one for one in found.ids if body.up_to is None or one <= body.up_to]
 
 
 async def _deliveries_of(app: web.Application, watch_ids: Sequence[str], *, delivered: bool) -> list[str]:
     found = []
-    for first in range(0, len(watch_ids), _TOGETHER):
-        for view in await app[CONTEXT].store.searches.views(watch_ids[first : first + _TOGETHER]):
+    for first in range(0, len(watch_ids), _CHUNK):
+        for view in await app[CONTEXT].store.searches.views(watch_ids[first : first + _CHUNK]):
             if view.watch.state is not WatchState.CANCELLED:
                 found += [one.id for one in view.deliveries if _is_sent_again(one, delivered=delivered)]
     return found
 
 
 def _is_sent_again(one: DeliveryView, *, delivered: bool) -> bool:
-    """Whether a delivery is sent again: a status event that was delivered would be out of date."""
+    """Whether a delivery is sent again. A delivered status event is not: it would be out of date."""
     if one.state is DeliveryState.DEAD:
         return not is_superseded(one)
     return delivered and one.state is DeliveryState.DELIVERED and one.type in TERMINAL_EVENTS
 
 
-async def _each(
-    ids: Sequence[str], change: Callable[[str], Awaitable[object]], passed_over: tuple[type[BridgeError], ...]
+async def _change_each(
+    ids: Sequence[str], change: Callable[[str], Awaitable[object]], skipped: tuple[type[BridgeError], ...]
 ) -> int:
-    """Changes each id, many at a time. Returns how many were changed; some may have ended meanwhile."""
+    """Calls `change` for each id, 200 at a time. Returns how many calls raised none of the errors in `skipped`."""
 
-    async def one(an_id: str) -> bool:
+    async def is_changed(an_id: str) -> bool:
         try:
             await change(an_id)
-        except passed_over:
+        except skipped:
             return False
         return True
 
     count = 0
-    for first in range(0, len(ids), _TOGETHER):
-        count += sum(await asyncio.gather(*map(one, ids[first : first + _TOGETHER])))
+    for first in range(0, len(ids), _CHUNK):
+        count += sum(await asyncio.gather(*map(is_changed, ids[first : first + _CHUNK])))
     return count
 
 
-def _counted(chosen: Sequence[str], count: int, found: Sequence[str]) -> BulkResult:
+def _result_json(chosen: Sequence[str], count: int, found: Sequence[str]) -> BulkResult:
     return {"count": count, "left": len(found) - len(chosen), "up_to": found[0] if found else None}
-
-
-def _name(session: Session) -> str:
-    return f"operator {session.operator}"

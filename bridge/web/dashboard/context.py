@@ -23,7 +23,7 @@ class DashboardPoller(Protocol):
     classes: TaskClasses
 
     def live(self, task_row: str) -> TaskView | None:
-        """A task that this replica polls; None for any other."""
+        """A task in this replica's memory, by the id of its row; None when this replica does not poll it."""
 
     def credentials(self) -> Sequence[CredentialStatus]:
         """The state of each amux key in use, by name."""
@@ -43,7 +43,7 @@ class DashboardContext:
     limits: SignInLimits = field(default_factory=SignInLimits)
     version: str = ""
     refresh_seconds: float = 1.0  # between two reads of the table for one live stream
-    overview_max_age_seconds: float = 2.0  # any number of open pages share one overview
+    overview_max_age_seconds: float = 2.0  # all open pages share one overview
 
     @property
     def secure(self) -> bool:

@@ -37,9 +37,7 @@ def changing(handler: SessionHandler) -> Handler:
     async def with_proof(request: web.Request) -> web.StreamResponse:
         session = session_of(request)
         if not comes_from_page(request.headers, request.app[DASHBOARD].public_url):
-            raise Forbidden(
-                f"a change must come from this page, and the request's Origin is not its own; {PROXY_ADVICE}"
-            )
+            raise Forbidden(f"only this page can send a change, but the request has another Origin; {PROXY_ADVICE}")
         if not session.has_csrf_token(request.headers.get(CSRF_HEADER, "")):
             raise Forbidden(f"a change needs the session's {CSRF_HEADER}; reload the page")
         return await handler(request, session)
@@ -57,18 +55,19 @@ def session_of(request: web.Request) -> Session:
         context.access.caller(request.headers)
         return dashboard.sessions.anyone()
     if any(site.lower() not in _OWN_SITE for site in request.headers.getall("Sec-Fetch-Site", [])):
-        raise Forbidden("another site requests this page's data")
+        raise Forbidden("this page's data cannot be read by another site")
     session = dashboard.sessions.read(request.cookies.get(dashboard.sessions.cookie_name))
     if session is None:
-        raise Unauthorized("sign in with an operator token; a session lasts 12 hours and ends with its token")
+        raise Unauthorized("sign in with an operator token; a session ends after 12 hours or when its token is removed")
     return session
 
 
 def comes_from_page(headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether the browser states that this page sent the request. Without any such header the answer is no.
+    """Whether the browser states that this page sent the request. False when there is no such header.
 
-    `Sec-Fetch-Site: same-origin` is enough: the browser compares the origins, while a proxy may have changed the Host
-    that the Origin would be compared to. No site can set this header. Browsers send it to https and to localhost only.
+    `Sec-Fetch-Site: same-origin` is enough, because the browser has compared the origins. The bridge would compare the
+    Origin with the Host, which a proxy may have changed. No site can set this header. Browsers send it only to https
+    and to localhost.
     """
     sites = headers.getall("Sec-Fetch-Site", [])
     if sites:
@@ -90,7 +89,7 @@ def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> b
 
 
 def _is_own_origin(origin: str, headers: CIMultiDictProxy[str], public_url: str | None) -> bool:
-    """Whether an Origin is the bridge's: that of the request's Host or of the public URL."""
+    """Whether an Origin is the bridge's own: it names the request's Host or the public URL."""
     hosts = headers.getall("Host", [])
     scheme, _, place = origin.lower().partition("://")
     if len(hosts) == 1 and scheme in {"http", "https"} and place == hosts[0].lower():

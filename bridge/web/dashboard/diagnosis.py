@@ -42,7 +42,7 @@ def diagnose(
 
 
 def of_paused_receiver(view: WatchView, diagnosis: Diagnosis | None) -> Diagnosis | None:
-    """The diagnosis of a watch whose receiver an operator paused: its pending callbacks have no next attempt."""
+    """The diagnosis of a watch whose receiver is paused: its pending callbacks have no next attempt."""
     pending = [one for one in view.deliveries if one.state is DeliveryState.PENDING]
     dead = any(one.state is DeliveryState.DEAD and not is_superseded(one) for one in view.deliveries)
     if not pending or dead or (view.watch.state is WatchState.ACTIVE and diagnosis is not None):

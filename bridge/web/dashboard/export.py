@@ -1,6 +1,6 @@
 """Downloads the watches that match the filters: CSV for spreadsheets, JSON lines for programs. The file is streamed.
 
-Callback URLs and the URLs of videos have no query, which may hold a secret.
+Callback URLs and video URLs are written without their query, because it can contain a secret.
 """
 
 import csv
@@ -22,7 +22,7 @@ from bridge.web.dashboard.sessions import Session
 from bridge.web.dashboard.watch_table import FILTERS, query_of_filters
 from bridge.web.requests import Query, secured
 
-_AT_ONCE: Final = 200  # watches in one query
+_PAGE_SIZE: Final = 200  # watches in one query
 COLUMNS: Final = (
     *("id", "app", "task_id", "callback_url", "state", "outcome", "status", "progress", "url", "format", "model"),
     *("error_code", "error_message", "polls", "created_at", "deadline_at", "settled_at"),
@@ -49,7 +49,7 @@ async def _export(  # noqa: PLR0913, PLR0917  the parts of a format
     request: web.Request, session: Session, media_type: str, suffix: str, head: bytes, line: Callable[[Json], bytes]
 ) -> web.StreamResponse:
     query = query_of_filters(request.app, Query.of(request, FILTERS))
-    by = f"operator {session.operator}"
+    by = session.caller
     store, live = request.app[CONTEXT].store, request.app[CONTEXT].poller.live
     response = secured(web.StreamResponse())
     response.headers[hdrs.CONTENT_TYPE] = media_type
@@ -57,7 +57,7 @@ async def _export(  # noqa: PLR0913, PLR0917  the parts of a format
     response.headers[hdrs.CONTENT_DISPOSITION] = f'attachment; filename="{name}"'
     found: Sequence[str] | None = None
     if query.needs_scan:
-        result = await store.searches.all(query, by)
+        result = await store.searches.all(query, by.key)
         found = result.ids if not query.oldest_first else list(reversed(result.ids))
         if (back_to := searched_back_to(result.looked_back_to)) is not None:
             response.headers["X-Searched-Back-To"] = back_to
@@ -66,24 +66,24 @@ async def _export(  # noqa: PLR0913, PLR0917  the parts of a format
         return response
     count = 0
     await response.write(head)
-    async for views in _pages(request.app, query, found, by):
+    async for views in _pages(request.app, query, found, by.key):
         count += len(views)
         await response.write(b"".join(line(_without_queries(watch_json(view, live))) for view in views))
     await response.write_eof()
-    _log.event("exported", count=count, by=session.actor.name, role=session.actor.role)
+    _log.event("exported", count=count, by=by.name, role=by.actor.role)
     return response
 
 
 async def _pages(
     app: web.Application, query: WatchQuery, found: Sequence[str] | None, by: str
 ) -> AsyncIterator[Sequence[WatchView]]:
-    """Yields every watch: those that a search has found, otherwise page by page."""
+    """Yields all watches, 200 at a time: those that a search has found, or those that the query finds."""
     searches = app[CONTEXT].store.searches
     if found is not None:
-        for first in range(0, len(found), _AT_ONCE):
-            yield await searches.views(found[first : first + _AT_ONCE])
+        for first in range(0, len(found), _PAGE_SIZE):
+            yield await searches.views(found[first : first + _PAGE_SIZE])
         return
-    more, query = True, replace(query, limit=_AT_ONCE)
+    more, query = True, replace(query, limit=_PAGE_SIZE)
     while more:
         page = await searches.page(query, by)
         yield page.views
@@ -102,7 +102,7 @@ def _json_line_of(watch: Json) -> bytes:
 
 
 def _csv_of(watch: Json) -> bytes:
-    """Returns a watch as a line of cells. Of its deliveries, the one of the terminal event is shown, the last one."""
+    """Returns a watch as a CSV line. The line contains only the last delivery, which is the terminal event's."""
     task = watch["task"]
     delivery = watch["deliveries"][-1] if watch["deliveries"] else {}
     error, delivery_error = task["error"] or {}, delivery.get("last_error") or {}

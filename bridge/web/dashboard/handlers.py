@@ -7,7 +7,6 @@ from aiohttp import web
 from bridge.telemetry import get_logger
 from bridge.web.api import deliveries, receivers
 from bridge.web.api.pings import send_ping
-from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.overview import OVERVIEW, charts
@@ -24,7 +23,7 @@ _log = get_logger("dashboard")
 
 
 async def read_overview(request: web.Request, _: Session) -> web.Response:
-    """`GET /page/overview`: the live stream's `overview` and `charts`, once."""
+    """`GET /page/overview`: the data of the live stream's events `overview` and `charts`."""
     query_of(request)
     overview = await request.app[OVERVIEW].current()
     return json_answer(overview | {"charts": charts(request.app[DASHBOARD].history.minutes())})
@@ -61,7 +60,7 @@ async def cancel_watch(request: web.Request, session: Session) -> web.Response:
     """`POST /page/watches/{id}/cancel`: the watch after the change, or 409 when it is settled."""
     query_of(request)
     watch_id = watch_id_of(request)
-    actor = _caller(session).actor
+    actor = session.caller.actor
     await request.app[CONTEXT].registration.cancel(watch_id, None, actor)
     _log.event("cancel_requested", watch_id=watch_id, by=actor.name, role=actor.role)
     return json_answer(await one_watch(request.app, watch_id))
@@ -73,30 +72,26 @@ async def ping_receiver(request: web.Request, session: Session) -> web.Response:
     context = request.app[CONTEXT]
     context.check_not_draining()
     outgoing = await context.store.dashboard.outgoing(watch_id_of(request))
-    caller = _caller(session)
-    return json_answer(await send_ping(context, caller, outgoing.callback_url, outgoing.headers, outgoing.secret))
+    return json_answer(
+        await send_ping(context, session.caller, outgoing.callback_url, outgoing.headers, outgoing.secret)
+    )
 
 
 async def retry_delivery(request: web.Request, session: Session) -> web.Response:
     """`POST /page/deliveries/{id}/retry`: the API's route, as an operator."""
-    return await deliveries.retry_delivery(request, _caller(session))
+    return await deliveries.retry_delivery(request, session.caller)
 
 
 async def retry_deliveries(request: web.Request, session: Session) -> web.Response:
     """`POST /page/deliveries/retry`: retry all dead deliveries that match a filter; with `dry_run`, count them."""
-    return await deliveries.retry_deliveries(request, _caller(session))
+    return await deliveries.retry_deliveries(request, session.caller)
 
 
 async def pause_receiver(request: web.Request, session: Session) -> web.Response:
     """`POST /page/receivers/{receiver}/pause`: the API's route, as an operator."""
-    return await receivers.pause_receiver(request, _caller(session))
+    return await receivers.pause_receiver(request, session.caller)
 
 
 async def resume_receiver(request: web.Request, session: Session) -> web.Response:
     """`POST /page/receivers/{receiver}/resume`: the API's route, as an operator."""
-    return await receivers.resume_receiver(request, _caller(session))
-
-
-def _caller(session: Session) -> Caller:
-    """The operator as a caller of the API: it sees every app's watches and registers none."""
-    return Caller(session.operator, None, None)
+    return await receivers.resume_receiver(request, session.caller)

@@ -1,6 +1,6 @@
 """`GET /page/live`: the dashboard's server-sent events: the overview, the filtered table and the open watch.
 
-The server looks once a second, instead of each browser, and sends an event when its data differ from the last one.
+The server reads the data once a second and sends an event when they have changed. So browsers do not poll.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ async def stream(request: web.Request, session: Session) -> web.StreamResponse:
 
 
 class _LiveData:
-    """The data of one browser's stream. `_sent` has a digest of what was sent last, by event name."""
+    """The data of one browser's stream. `_sent` has the digest of the data that were sent last, by event name."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class _LiveData:
         return {"minutes": charts(self._app[DASHBOARD].history.minutes())}
 
     async def _send(self, name: str, read: Callable[[], Awaitable[dict[str, Any]]], *, ignored: str = "") -> None:
-        """Sends what `read` returns if it differs from the last event of this name in a field other than `ignored`.
+        """Sends the data that `read` returns, if they differ from the last event. The field `ignored` is not compared.
 
         An error is sent once, as `{name}-failed`; the browser then keeps the data that it has.
         """

@@ -11,9 +11,9 @@ _JSON: Final = "application/json"
 
 
 def payloads_json(outgoing: Outgoing, signer: Signer, now: float, version: str) -> dict[str, Any]:
-    """Each event with its payload and its headers, as a list of name and value. Values of the app's own are masked.
+    """Each event with its payload and its headers, each a list `[name, value]`. Values of the app's headers are masked.
 
-    `now` is in Unix seconds. A receiver that follows the standard accepts these headers for five minutes.
+    `now` is in Unix seconds. A receiver that follows the standard accepts these signatures for five minutes.
     """
     return {
         "now": now,

@@ -19,7 +19,7 @@ def receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     health = {one.name: one.health for one in inputs.all_receivers or ()}
     paused = {one.name: one for one in inputs.all_receivers or () if one.pause is not None}
     for receiver in inputs.receivers or ():
-        if receiver.dead:  # of a paused one no attempt is next
+        if receiver.dead:  # a paused receiver has no next attempt
             shown = replace(receiver, next_at=None) if receiver.host in paused else receiver
             yield _dead_receiver_alert(shown, inputs.now)
         elif receiver.waiting and receiver.host not in paused:
@@ -36,7 +36,7 @@ def _paused_receiver_alert(receiver: ReceiverFigures) -> Alert:
         Level.NOTE,
         f"{receiver.name} is paused",
         f"{by} paused it at {clock(at)}. {waiting} no attempt.",
-        "Resume it when it is ready. All that wait are then sent, spread over time.",
+        "Resume it when it is ready. The waiting callbacks are then sent, spread over time.",
         {"host": receiver.name, "delivery_state": "pending"},
     )
 

@@ -81,7 +81,10 @@ def watch_json(
 
 
 def _timing(history: WatchHistory, facts: TaskFacts) -> dict[str, float | None]:
-    """When each step was reached. A task that was polled before the registration has no first answer of this watch."""
+    """The time of each step in Unix seconds; None when it is not reached or not known.
+
+    `first_answer_at` is None for a task that was polled before this watch was registered.
+    """
     created_at = history.view.watch.created_at
     answers = [at for _, at in history.seen] + ([] if facts.seen_at is None else [facts.seen_at])
     first = min(answers, default=None)
@@ -106,7 +109,7 @@ def _delivery(one: DeliveryView, *, paused: bool) -> dict[str, Any]:
 def overview_json(
     inputs: AlertInputs, alerts: Sequence[Alert], figures: Mapping[str, Any], classes: Sequence[ClassFigures]
 ) -> dict[str, Any]:
-    """Everything that is not the table, one watch or a chart."""
+    """All data of the page except the table, the open watch and the charts."""
     store = inputs.store
     return {
         "now": inputs.now,
@@ -131,7 +134,7 @@ def _receiver(one: Receiver) -> dict[str, Any]:
 
 
 def _all_receivers(found: Sequence[ReceiverFigures]) -> dict[str, Any]:
-    """The receivers that need attention, then those with the most attempts; and how many there are."""
+    """At most 100 receivers: those that need attention, then those with the most attempts. `count` counts all."""
     ordered = sorted(
         found,
         key=lambda one: (one.pause is None, -one.failures, one.dead == 0, one.pending == 0, -one.figures.attempts),

@@ -2,7 +2,7 @@
 
 The cookie contains the fingerprint and the expiry time. Every replica derives the same signing key, so every replica
 accepts it. A session ends when its token is removed from the settings. The only stored state are the sessions that
-were signed out: the replica that handled the sign-out keeps them in memory. That is enough, because the browser
+were signed out: the replica that handled the sign-out keeps them in memory. This is enough, because the browser
 deletes the cookie at the same time.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from bridge.core.audit import Actor, Role
 from bridge.core.errors import BridgeError
+from bridge.web.auth import Caller
 
 SESSION_SECONDS: Final = 12 * 3600
 KEY_PURPOSE: Final = "operators' page"
@@ -40,9 +40,9 @@ class Session:
     csrf: str
 
     @property
-    def actor(self) -> Actor:
-        """The operator as the audit trail names it."""
-        return Actor(self.operator, Role.OPERATOR)
+    def caller(self) -> Caller:
+        """The operator as a caller of the API: it sees every app's watches and registers none."""
+        return Caller(self.operator, None, None)
 
     def has_csrf_token(self, token: str) -> bool:
         """Whether a request's token is this session's, compared in constant time."""
@@ -65,7 +65,7 @@ class Sessions:
         self._operators = {self._fingerprint(token): name for token, name in operators.items()}
         self._apps = {self._fingerprint(token) for token in apps}
         self._ended: dict[str, float] = {}  # signed-out sessions: CSRF token (unique to a session) -> expiry time
-        # Browsers store cookies by host, not by port: two bridges on one machine must not overwrite each other's.
+        # Browsers store cookies by host, not by port: two bridges on one machine need different cookie names.
         self.cookie_name = COOKIE_PREFIX + self._mac("cookie", "")[:8]
 
     @property

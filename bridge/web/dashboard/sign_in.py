@@ -18,14 +18,14 @@ from bridge.web.rate_limits import TooManySignIns
 from bridge.web.requests import json_answer, query_of, secured
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_MAX_FORM_BYTES: Final = 8 * 1024  # a token has some dozens
+_MAX_FORM_BYTES: Final = 8 * 1024  # a token has less than 100
 _ROOT: Final = "../"  # from /page/sign-in to /; relative, because a proxy may add a path before it
 
 _log = get_logger("dashboard")
 
 
 async def sign_in(request: web.Request) -> web.Response:
-    """`POST /page/sign-in`: exchange the form's `token` for a session cookie. An error is shown in the form again."""
+    """`POST /page/sign-in`: exchanges the form's `token` for a session cookie. The form shows an error."""
     query_of(request)
     context, dashboard = request.app[CONTEXT], request.app[DASHBOARD]
     if context.access.open:

@@ -1,8 +1,8 @@
 """The timeline of one watch: what happened, oldest first, and what comes next. Pure.
 
-Each entry is `{at, kind, level, title, ahead}` and, where there is more, `text`, `body`, `delivery`,
-`duration_seconds`, `changes` and `repeats`. `at` is in Unix seconds. `ahead` is true for what has not happened yet.
-Attempts that follow each other with the same result are one entry: `repeats` has all of them but the first.
+An entry has the fields `at` (Unix seconds), `kind`, `level`, `title` and `ahead` (true if it has not happened yet).
+It can also have `text`, `body`, `delivery`, `duration_seconds`, `changes` and `repeats`. Consecutive attempts with the
+same result are one entry: `repeats` has all of them except the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,14 +39,14 @@ _UNKNOWN_TIME: Final = float("inf")  # sorts last
 
 
 def timeline(history: WatchHistory, live: TaskView | None) -> list[dict[str, Any]]:
-    """The entries. Those of the same time are in the order of cause and effect."""
+    """The entries, oldest first. Of two entries with the same time, the cause comes before its effect."""
     entries = [*_past(history, live), *_future(history, live)]
     place = count()
     return sorted(entries, key=lambda entry: (entry["ahead"], entry["at"] or _UNKNOWN_TIME, next(place)))
 
 
 def tenths(seconds: float | None) -> float | None:
-    """A time rounded to 0.1 s: a time converted from the monotonic clock differs by microseconds at each conversion."""
+    """A time rounded to 0.1 s. Times converted from the monotonic clock differ by microseconds at each conversion."""
     return None if seconds is None else round(seconds, 1)
 
 
@@ -59,7 +59,7 @@ def _entry(at: float | None, kind: str, title: str, level: str = "", **more: Any
 def _past(history: WatchHistory, live: TaskView | None) -> Iterator[dict[str, Any]]:
     watch = history.view.watch
     yield _entry(watch.created_at, "registered", f"Registered by {watch.app}", text=without_query(watch.callback_url))
-    # A status event that was built has its own time. A change before the registration is not part of this watch.
+    # A status event has a time of its own, which is preferred. Changes before the registration are not shown.
     changes = {STATUS_EVENTS[status]: at for status, at in history.seen if at >= watch.created_at} | dict(
         history.events
     )

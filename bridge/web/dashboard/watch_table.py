@@ -31,11 +31,11 @@ DEFAULT_LIMIT: Final = 50
 MAX_ROWS: Final = 200
 TROUBLES: Final = ("stuck", "key", "nearing")
 ORDERS: Final = ("newest", "oldest")
-_REST: Final = 20.0  # an open page searches again after 20 times as long as its last search took
+_SEARCH_PAUSE_FACTOR: Final = 20.0  # an open page waits 20 times as long as its last search took
 
 
 def query_of_filters(app: web.Application, given: Query) -> WatchQuery:
-    """Returns the store's query. Raises InvalidRequest for everything that is wrong with the filters."""
+    """Returns the store's query. Raises InvalidRequest, which names every bad filter."""
     query = given.without_empty()
     problem, overview = query.read("trouble", lambda text: _one_of(text, TROUBLES)), app[OVERVIEW]
     tasks = {"stuck": overview.stuck_tasks, "key": overview.tasks_waiting_for_key}.get(problem or "")
@@ -77,14 +77,14 @@ async def read_watches(request: web.Request, session: Session) -> web.Response:
 
 
 class WatchTable:
-    """The table as one browser shows it. It may be read every second: it searches less often when that takes long."""
+    """The table as one browser shows it. It can be read every second: slow searches are repeated less often."""
 
     def __init__(
         self, app: web.Application, filters: Query, session: Session, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._app = app
         self._filters = filters
-        self._by = f"operator {session.operator}"
+        self._by = session.caller.key
         self._clock = clock
         self._found: FoundWatches | None = None
         self._search_again_at = 0.0
@@ -117,12 +117,12 @@ class WatchTable:
         if self._found is None or self._clock() >= self._search_again_at:
             began = self._clock()
             self._found = await self._app[CONTEXT].store.searches.all(query, self._by)
-            self._search_again_at = self._clock() + _REST * (self._clock() - began)
+            self._search_again_at = self._clock() + _SEARCH_PAUSE_FACTOR * (self._clock() - began)
         return self._found
 
 
 def _after(query: WatchQuery, newest_first: Sequence[str]) -> Sequence[str]:
-    """Returns the ids from the query's cursor on, in its order."""
+    """Returns the ids after the query's cursor, in the query's order."""
     cursor = query.cursor
     if query.oldest_first:
         return [one for one in reversed(newest_first) if cursor is None or one > cursor]
@@ -132,7 +132,7 @@ def _after(query: WatchQuery, newest_first: Sequence[str]) -> Sequence[str]:
 def diagnosed(
     app: web.Application, views: Sequence[WatchView]
 ) -> list[tuple[WatchView, TaskView | None, Diagnosis | None]]:
-    """Each watch with its task in this replica's memory, if it polls it, and with its diagnosis."""
+    """Each watch with its diagnosis, and with its task as in memory if this replica polls it."""
     store, poller = app[CONTEXT].store, app[DASHBOARD].poller
     keys = {key.name: key for key in poller.credentials()}
     now, paused = store.now(), app[CONTEXT].receivers.paused

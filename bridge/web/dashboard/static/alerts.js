@@ -1,6 +1,6 @@
 // The alerts: one row each, grouped by what they concern. A row opens to its explanation and the next step.
 
-import { openResendDialog } from "./dialogs.js";
+import { openResendDialog } from "./bulk.js";
 import { disclosure } from "./disclosure.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { counted } from "./format.js";
@@ -23,7 +23,7 @@ export function showAlerts(overview) {
   setHidden(byId("no-alerts"), alerts.length > 0);
 }
 
-// Opens the dialog that sends dead callbacks again; `name` is the host that it selects, "" for all.
+// Opens the dialog that sends dead callbacks again. `name` is the host that the dialog selects, "" for all.
 export function openResend(name) {
   const hosts = [...new Set(receivers.filter((receiver) => receiver.dead).map((receiver) => receiver.name))];
   if (name && !hosts.includes(name)) hosts.push(name);
@@ -95,7 +95,7 @@ function buildAlert(alert) {
 }
 
 // The list has one height while all rows are closed and another one while a row is open. So the page below moves when
-// the operator opens or closes a row, and never because an alert begins or ends.
+// the operator opens or closes a row, but not when an alert begins or ends.
 function sizeBox() {
   byId("alert-box").toggleAttribute("data-open", byId("alerts").querySelector("details[open]") !== null);
 }

@@ -13,7 +13,7 @@ import { cursor, markOpenWatch, resetTable, showTable, startTable, tableFailed }
 import { startClocks } from "./time.js";
 import { openWatchChanged, showWatch, startWatch, watchFailed } from "./watch.js";
 
-// On a narrow screen a row takes five lines: 20 rows instead of 50 keep the sections below the table in reach.
+// On a narrow screen a row has five lines. With 20 rows instead of 50 the sections below the table are easy to reach.
 const NARROW = matchMedia("(max-width: 48rem)");
 
 let stream = null;
@@ -43,7 +43,7 @@ function showSignIn(error) {
   byId("token").focus();
 }
 
-// No token opens this page: none is configured.
+// No operator token is configured, so no token opens this page.
 function showNoOperators() {
   document.title = "No operator token · amux bridge";
   setHidden(byId("no-operators"), false);
@@ -162,7 +162,7 @@ function changeTheme() {
   showTheme();
 }
 
-// The address's hash holds the filters, so a skip link must not change it.
+// The URL's hash contains the filters, so a skip link must not change it.
 for (const link of document.querySelectorAll("a.skip-link")) {
   link.addEventListener("click", (event) => {
     event.preventDefault();

@@ -1,4 +1,4 @@
-// Three charts of the last hour, one bar for each minute. The data are in the process's memory and start with it.
+// Three charts of the last hour, one bar for each minute. The server has the data in memory, since its start.
 
 import { byId, el, reconcile, setText, svg } from "./dom.js";
 import { clock, duration, now, number } from "./format.js";
@@ -73,7 +73,7 @@ function bars(minute, chart, max, thisMinute) {
     });
 }
 
-// Show the value of the minute under the pointer; without a pointer, the last minute's.
+// Shows the value of the minute under the pointer. Without a pointer it shows the value of the last minute.
 function showPointedMinute(drawing, minutes, chart, thisMinute, value, lastText) {
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();

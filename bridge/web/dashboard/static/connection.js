@@ -5,7 +5,7 @@ import { moment, now } from "./format.js";
 
 // The stream has an event about every 2 s. A store that does not answer can delay the next one by 15 s.
 const SILENT_SECONDS = 20;
-// A stream that breaks is opened again after 2 s. A proxy that ends it in between is no fault of the bridge.
+// A broken stream is opened again after 2 s. A proxy can end a stream; that is not a fault of the bridge.
 const BROKEN_SECONDS = 3;
 
 let timer = 0;
@@ -19,12 +19,12 @@ export function startConnection() {
   timer = setInterval(judge, 500);
 }
 
-// The page asks to sign in: there is no stream.
+// The page shows the sign-in form, so there is no stream.
 export function stopConnection() {
   clearInterval(timer);
 }
 
-// An event has come.
+// An event arrived.
 export function connectionAnswered() {
   eventAt = performance.now();
   brokenAt = null;

@@ -7,8 +7,8 @@ const SHOWN_MILLISECONDS = 2000;
 // `text` is the text or an asynchronous function that returns it. `label` names what is copied.
 export function copyButton(label, text, caption = "Copy") {
   const status = el("span", { class: "visually-hidden", role: "status" });
-  const face = el("span", {}, caption);
-  const button = el("button", { type: "button", class: "copy", "aria-label": `${caption}: ${label}`, title: `Copy ${label}`, "data-focus": `copy ${label}`, click: copy }, face, status);
+  const shown = el("span", {}, caption);
+  const button = el("button", { type: "button", class: "copy", "aria-label": `${caption}: ${label}`, title: `Copy ${label}`, "data-focus": `copy ${label}`, click: copy }, shown, status);
   async function copy() {
     let result = "Copied";
     try {
@@ -16,17 +16,17 @@ export function copyButton(label, text, caption = "Copy") {
     } catch (error) {
       result = `Not copied: ${error.message}`;
     }
-    setText(face, result);
+    setText(shown, result);
     setText(status, `${result}: ${label}`);
     setTimeout(() => {
-      setText(face, caption);
+      setText(shown, caption);
       setText(status, "");
     }, SHOWN_MILLISECONDS);
   }
   return button;
 }
 
-// Browsers offer the clipboard to https and to this machine only. Elsewhere the text is selected and copied.
+// Browsers allow the clipboard API only with https and on localhost. Elsewhere the text is selected and copied.
 async function write(text, near) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = el("textarea", { class: "visually-hidden", readonly: true, "aria-hidden": "true" }, "");

@@ -1,10 +1,10 @@
-// Rows that open. What the operator has opened stays open when its row is built again.
+// Rows that open to show more. An open row stays open when the page builds it again.
 
 import { el } from "./dom.js";
 
 const opened = new Set();
 
-// `key` identifies the row. `onToggle` is called after it was opened or closed.
+// `key` identifies the row. `onToggle` is called after the row was opened or closed.
 export function disclosure(key, summary, children, onToggle = () => {}) {
   const toggle = ({ target }) => {
     if (target.open) opened.add(key);

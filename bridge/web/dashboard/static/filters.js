@@ -1,4 +1,4 @@
-// The filters above the table: the search text, the choices, the time of registration, and filters that links set.
+// The filters above the table: search text, choices, time of registration, and filters that only links can set.
 
 import { byId, el, setHidden } from "./dom.js";
 import { iso, now } from "./format.js";
@@ -6,12 +6,12 @@ import { setFilters, state } from "./state.js";
 
 const TYPING_MILLISECONDS = 300;
 
-// Filters without a field of their own, by their name.
+// Filters without a field in the form. The text is shown before the filter's value.
 const CHIPS = { host: "Only callbacks to", app: "Only watches of the app", task_id: "Only watches of the task", event_id: "Only the watch with the event" };
 
 let typing = 0; // the timer of a search text that is being typed
 
-// The last choice of a period: its seconds, and the beginning that was made of it.
+// The period that was chosen last: its seconds, and its beginning in RFC 3339.
 let chosen = { seconds: "", after: "" };
 
 export function startFilters() {
@@ -50,7 +50,7 @@ function choosePeriod() {
   else for (const id of ["from", "to"]) byId(id).value = "";
 }
 
-// A link has the moment, not "the last hour": who opens it later sees the same watches.
+// A link contains the beginning of the period, not "the last hour". So it shows the same watches later.
 function time() {
   if (byId("period").value !== "range") return { created_after: chosen.after };
   return { created_after: utc(byId("from").value), created_before: utc(byId("to").value) };
@@ -76,7 +76,7 @@ function showTime() {
   period.toggleAttribute("data-set", Boolean(after || before));
 }
 
-// --- what is set --------------------------------------------------------------------------------------------------
+// --- the filters in use -------------------------------------------------------------------------------------------
 
 export function showFilters() {
   for (const field of byId("filters").elements) {

@@ -1,9 +1,18 @@
-// Moves the operator from one part of the page to another.
+// Links and buttons that lead to another part of the page.
 
 import { byId } from "./dom.js";
 import { setFilters } from "./state.js";
 
-// Shows the watches that match `filters`, and puts the focus there.
+// A plain click on a link runs `action`. A click with a modifier key follows the link, for example into a new tab.
+export function onPlainClick(action) {
+  return (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    action();
+  };
+}
+
+// Shows the watches that match `filters`, and moves the focus to them.
 export function showWatches(filters) {
   setFilters(filters);
   focusHeading("watches");

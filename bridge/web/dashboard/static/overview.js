@@ -47,12 +47,12 @@ function buildFigure(item) {
 
 // --- keys, store --------------------------------------------------------------------------------------------------
 
-// By the state of a credential.
+// The level and the text for each state of an amux key.
 const KEY_STATES = { good: ["good", "accepted by amux"], paused: ["bad", "refused by amux"], throttled: ["warn", "throttled by amux"] };
 
 function buildKey(key) {
   const [level, text] = KEY_STATES[key.state] ?? ["note", words(key.state)];
-  const name = key.name === "configured" ? "AMUX_API_KEY" : `an app's own, ${key.name.slice(0, 8)}`;
+  const name = key.name === "configured" ? "AMUX_API_KEY" : `an app's own key, ${key.name.slice(0, 8)}`;
   return el(
     "li",
     { "data-level": level },
@@ -65,7 +65,7 @@ function buildKey(key) {
   );
 }
 
-// A class is named by amux's platform and model, by the model that an app gave, or by an amux key.
+// The name of a class comes from amux's platform and model, from the model that an app gave, or from an amux key.
 function className(name) {
   const [origin, ...rest] = name.split(" ");
   if (origin === "amux") return `${known(rest.slice(1).join(" "))}${rest[0] === "-" ? "" : `, platform ${rest[0]}`}`;

@@ -7,7 +7,7 @@ import { moment } from "./format.js";
 import { get } from "./net.js";
 
 const SAVED_ADDRESS = "amux-bridge-local-address";
-const FIRST_ADDRESS = "http://127.0.0.1:9000/";
+const DEFAULT_ADDRESS = "http://127.0.0.1:9000/";
 
 // `eventId` is the event to show first, "" for the last one. Throws RequestError.
 export async function openPayloads(watchId, eventId) {
@@ -47,7 +47,7 @@ function partsOf({ headers, masked_headers: masked, payload }) {
     el("h3", {}, "Send it to a local address", copyButton("the curl command", () => curl(address.value, headers, payload), "Copy curl")),
     el("p", { class: "field" }, el("label", { for: "local-address" }, "Address"), address),
     command,
-    masked.length ? el("p", { class: "muted" }, "The command leaves out the headers of the app, which are masked.") : null,
+    masked.length ? el("p", { class: "muted" }, "The command does not contain the app's own headers, because their values are masked.") : null,
   ].flat().filter((one) => one !== null);
 }
 
@@ -64,7 +64,7 @@ function curl(address, headers, payload) {
 // A text as one word of a POSIX shell.
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-// JSON with line breaks and indentation. All other characters stay: numbers such as 5.0 keep their form.
+// JSON with line breaks and indentation. All other characters stay the same, so 5.0 does not become 5.
 function indented(json) {
   let depth = 0;
   const line = (change) => `\n${"  ".repeat((depth += change))}`;
@@ -78,9 +78,9 @@ function indented(json) {
 
 function savedAddress() {
   try {
-    return localStorage.getItem(SAVED_ADDRESS) || FIRST_ADDRESS;
+    return localStorage.getItem(SAVED_ADDRESS) || DEFAULT_ADDRESS;
   } catch {
-    return FIRST_ADDRESS;
+    return DEFAULT_ADDRESS;
   }
 }
 
@@ -88,6 +88,6 @@ function saveAddress(address) {
   try {
     localStorage.setItem(SAVED_ADDRESS, address);
   } catch {
-    // Without storage the next dialog begins with the first address again.
+    // Without storage the next dialog shows the default address.
   }
 }

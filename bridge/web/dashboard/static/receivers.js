@@ -3,13 +3,14 @@
 import { closeDialog, openDialog, run } from "./dialogs.js";
 import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { counted, duration, number } from "./format.js";
-import { focusHeading, showWatches } from "./navigate.js";
+import { focusHeading, onPlainClick, showWatches } from "./navigate.js";
 import { RequestError, post } from "./net.js";
+import { hrefOf } from "./state.js";
 import { relative } from "./time.js";
 
 const HEALTH_ICONS = { unknown: "off", healthy: "good", doubtful: "warn", failing: "bad" };
 
-// `found` is null while the store does not answer: the rows stay as they are.
+// `found` is null while the store does not answer. Then the rows do not change.
 export function showReceivers(found) {
   setHidden(byId("resend-all"), !found?.items.some((receiver) => receiver.dead));
   setText(byId("receivers-empty"), emptyText(found));
@@ -38,7 +39,7 @@ function buildRow(receiver) {
   return el(
     "div",
     { role: "row", class: "receiver", "data-level": HEALTH_ICONS[health] },
-    cell("name", "", el("a", { href: hrefOf({ host: name }), class: "user-text", title: name, "data-focus": "name", click: (event) => open(event, { host: name }) }, name)),
+    cell("name", "", el("a", { href: hrefOf({ host: name }), class: "user-text", title: name, "data-focus": "name", click: onPlainClick(() => showWatches({ host: name })) }, name)),
     cell("health", "", icon(HEALTH_ICONS[health]), el("span", {}, health, failures > 1 ? el("span", { class: "muted" }, `, ${counted(failures, "failure")} in a row`) : null)),
     cell("number", "2xx", shareText(share, attempts)),
     cell("number", "p50", duration(p50)),
@@ -50,24 +51,16 @@ function buildRow(receiver) {
   );
 }
 
-const hrefOf = (filters) => `#${new URLSearchParams(filters)}`;
-
-// A plain click keeps the open watch; other clicks follow the link.
-function open(event, filters) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-  event.preventDefault();
-  showWatches(filters);
-}
 
 function countLink(host, state, count) {
   if (!count) return "0";
   const filters = { host, delivery_state: state };
-  return el("a", { href: hrefOf(filters), class: state, "data-focus": state, "aria-label": `${count} ${state}: show the watches`, click: (event) => open(event, filters) }, number(count));
+  return el("a", { href: hrefOf(filters), class: state, "data-focus": state, "aria-label": `${count} ${state}: show the watches`, click: onPlainClick(() => showWatches(filters)) }, number(count));
 }
 
 function shareText(share, attempts) {
   if (share === null) return "–";
-  const percent = Math.floor(share * 1000) / 10; // 99.96 % is not all
+  const percent = Math.floor(share * 1000) / 10; // rounded down: 99.96 % must not become 100 %
   return el("span", { title: `of ${counted(attempts, "attempt")} in the last 24 hours` }, `${percent} %`);
 }
 

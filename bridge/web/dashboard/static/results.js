@@ -1,4 +1,4 @@
-// What the filters found: how many watches, how far back the search looked, and what can be done with them.
+// The result of the filters: how many watches match, how far back the search looked, and actions for these watches.
 
 import { openBulkCancel, openBulkResend } from "./bulk.js";
 import { copyButton } from "./copy.js";
@@ -22,7 +22,7 @@ export function showResults({ matches, searched_back_to: backTo }) {
   if (!isFiltered()) return;
   setText(byId("result-count"), summary(matches ?? 0, backTo));
   const names = [];
-  if (backTo && matches) names.push("older"); // without a match it is one of the things to try
+  if (backTo && matches) names.push("older"); // without a match it is one of the tips
   if (matches) {
     names.push("csv", "json", "link");
     if (["", "active"].includes(state.filters.state ?? "") && !state.filters.outcome) names.push("cancel");
@@ -35,8 +35,8 @@ export function showResults({ matches, searched_back_to: backTo }) {
 function summary(matches, backTo) {
   const count = matches ? counted(matches, "watch matches", "watches match") : "No watch matches";
   if (!backTo) return `${count}.`;
-  const why = state.filters.q ? `, the newest ${MOST_SEARCHED} or as many as 2 seconds allow` : "";
-  return `${count} among those registered since ${moment(backTo)} UTC${why}. Older watches were not searched.`;
+  const why = state.filters.q ? ` A search ends after ${MOST_SEARCHED} watches or 2 seconds.` : "";
+  return `${count} among those registered since ${moment(backTo)} UTC.${why} Older watches were not searched.`;
 }
 
 const olderThan = (backTo) => setFilters({ ...state.filters, created_after: "", created_before: iso(Math.ceil(backTo * 1000) / 1000) });
@@ -66,9 +66,9 @@ export function showNothing(node, { searched_back_to: backTo }) {
   const tips = [];
   if (q && Object.keys(others).some((name) => name !== "order")) tips.push(button("Search without the other filters", () => setFilters({ q })));
   if (backTo) tips.push(button("Search older watches", () => olderThan(backTo)));
-  if (q) tips.push("Any part is enough: of an id, of the callback's host and path, of a text or number in the context. A shorter part finds more.", "Not searched: what follows a ? in a URL, the names of fields, headers, and receivers' answers.");
+  if (q) tips.push("Any part is enough: of an id, of the callback's host and path, of a text or number in the context. A shorter part finds more.", "Not searched: the part of a URL after ?, field names, headers, and receivers' answers.");
   if (state.filters.created_after || state.filters.created_before) tips.push("The times are UTC.");
-  tips.push("A watch is deleted some time after its end: BRIDGE_RETENTION_SECONDS.");
+  tips.push("A watch is deleted BRIDGE_RETENTION_SECONDS after its end.");
   node.replaceChildren(
     el("strong", {}, q ? ["Nothing matches ", el("q", { class: "user-text" }, q)] : "No watch matches these filters"),
     el("ul", { class: "tips" }, tips.map((tip) => el("li", {}, tip))),

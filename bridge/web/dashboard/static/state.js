@@ -1,4 +1,4 @@
-// The filters and the open watch, kept in the URL's hash: they can be sent to a colleague, and Back works.
+// The filters and the open watch are in the URL's hash: the URL can be sent to a colleague, and Back works.
 
 const FILTERS = ["q", "host", "app", "task_id", "event_id", "state", "outcome", "delivery_state", "trouble", "created_after", "created_before", "order"];
 
@@ -41,9 +41,8 @@ export const openWatch = (watch) => write({ filters: state.filters, watch }, tru
 
 export const closeWatch = () => write({ filters: state.filters, watch: "" }, true);
 
-export const hrefOf = (watch) => `#${new URLSearchParams({ watch })}`;
-
-export const hrefOfHost = (host) => `#${new URLSearchParams({ host })}`;
+// The link to the page with these filters, or with an open watch: `{ host }`, `{ watch }`.
+export const hrefOf = (parameters) => `#${new URLSearchParams(parameters)}`;
 
 export function startState() {
   addEventListener("popstate", update);

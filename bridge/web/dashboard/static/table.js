@@ -4,17 +4,18 @@ import { byId, el, icon, reconcile, setHidden, setText } from "./dom.js";
 import { showFilters, startFilters } from "./filters.js";
 import { showFirst } from "./first.js";
 import { counted, number, shortened, span, watchStatus } from "./format.js";
+import { onPlainClick } from "./navigate.js";
 import { isFiltered, showNothing, showResults, showSearching } from "./results.js";
 import { hrefOf, openWatch, state } from "./state.js";
 import { relative } from "./time.js";
 
-let cursors = []; // one for each page before this one
+let cursors = []; // the cursors that led from the first page to this one
 let nextCursor = null;
 let reload = () => {};
 
 export const cursor = () => cursors.at(-1) ?? "";
 
-// `onPageChange` is called when another page is to be shown.
+// `onPageChange` is called when the operator turns the page.
 export function startTable(onPageChange) {
   reload = onPageChange;
   startFilters();
@@ -24,7 +25,7 @@ export function startTable(onPageChange) {
   showSearching();
 }
 
-// The filters have changed: go back to the first page.
+// Shows the first page, because the filters have changed.
 export function resetTable() {
   cursors = [];
   showFilters();
@@ -96,19 +97,14 @@ function cellsOf(watch) {
   return cells;
 }
 
-// The row is a link, so it can be copied or opened in a new tab. A plain click keeps the filters.
-function openOnClick(event, id) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-  event.preventDefault();
-  openWatch(id);
-}
 
 const cell = (kind, ...children) => el("span", { role: "cell", class: kind }, children);
 const muted = (...children) => el("span", { class: "muted" }, children);
 
 const CELLS = {
   state: ([iconName, text]) => cell("state", icon(iconName), el("span", {}, text)),
-  task: ({ id, task_id }) => cell("task", el("a", { href: hrefOf(id), class: "watch-link user-text", "data-focus": "open", title: task_id, click: (event) => openOnClick(event, id) }, shortened(task_id)), el("span", { class: "id muted user-text" }, id)),
+  // The row is a link, so it can be copied or opened in a new tab. A plain click keeps the filters.
+  task: ({ id, task_id }) => cell("task", el("a", { href: hrefOf({ watch: id }), class: "watch-link user-text", "data-focus": "open", title: task_id, click: onPlainClick(() => openWatch(id)) }, shortened(task_id)), el("span", { class: "id muted user-text" }, id)),
   app: (app) => cell("app user-text", el("span", { title: app }, app)),
   callback: (value) => cell("callback", el("span", { class: "url user-text", title: value.callback_url }, value.callback_url.replace(/^https?:\/\//, "")), deliveryCounts(value)),
   polls: ({ polls, at }) => cell("polls number", el("span", {}, el("span", { class: "label" }, "Polls "), number(polls)), at ? muted(relative("ago", at)) : null),

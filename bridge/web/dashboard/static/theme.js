@@ -1,10 +1,10 @@
-// Applies the saved theme before the first paint. Without a saved theme the system's setting counts.
+// Applies the saved theme before the first paint. Without a saved theme the system's setting applies.
 "use strict";
 (() => {
   try {
     const saved = localStorage.getItem("amux-bridge-theme");
     if (saved === "light" || saved === "dark") document.documentElement.dataset.theme = saved;
   } catch {
-    // Browser settings can forbid storage. The system's theme is used then.
+    // Browser settings can forbid storage. Then the system's theme is used.
   }
 })();

@@ -1,4 +1,4 @@
-// Times that count on without the server: "12 s ago" becomes "13 s ago".
+// Relative times. The browser updates them every second without the server: "12 s ago" becomes "13 s ago".
 
 import { el, setText } from "./dom.js";
 import { iso, moment, now, span } from "./format.js";

@@ -1,4 +1,4 @@
-// The timeline of a watch and the times of its stages.
+// The timeline of a watch and the duration of each stage.
 
 import { disclosure } from "./disclosure.js";
 import { byId, el, reconcile, svg } from "./dom.js";
@@ -11,7 +11,7 @@ export function showTimeline(watchId, timeline) {
   reconcile(byId("timeline"), withKeys(watchId, timeline), (entry) => entry.key, buildEntry);
 }
 
-// Give each entry a key that stays the same: by kind for entries whose time changes, otherwise by time.
+// Gives each entry a key that stays the same. For entries whose time changes the key has no time.
 const CHANGING_KINDS = new Set(["polled", "next_poll", "deadline", "next_attempt"]);
 
 function withKeys(watchId, timeline) {
@@ -48,12 +48,12 @@ function buildRepeats(key, repeats) {
 
 const CHANGE_NAMES = { result: "Result", answer: "Answer" };
 
-// What differs from the attempt before.
+// The differences from the attempt before.
 function buildChanges(changes) {
   return el("ul", { class: "changes" }, changes.map(({ name, before, after }) => el("li", { class: "user-text" }, `${CHANGE_NAMES[name]} changed: `, el("del", {}, before || "nothing"), " → ", el("ins", {}, after || "nothing"))));
 }
 
-// --- where the time went ------------------------------------------------------------------------------------------
+// --- the duration of each stage -----------------------------------------------------------------------------------
 
 const STAGES = [
   ["Submitted to amux", "submitted_at"],
@@ -70,7 +70,7 @@ export function showStages(timing) {
   reconcile(byId("timing"), stagesOf(timing), (stage) => stage.name, buildStage);
 }
 
-// Each stage with its time, how long after the last known one it came, and the part of the whole that this was.
+// Each stage with its time, the seconds since the last known stage, and their share of the whole time (0 to 1).
 function stagesOf(timing) {
   const known = STAGES.map(([, field]) => timing[field]).filter((at) => at !== null);
   const last = Math.max(...STAGES.map(([, field], place) => (timing[field] === null ? -1 : place)));

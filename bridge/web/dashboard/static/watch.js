@@ -7,12 +7,12 @@ import { counted, duration, moment, number, shortened, watchStatus, words } from
 import { RequestError, post } from "./net.js";
 import { openPayloads } from "./payload.js";
 import { showReceiver } from "./receivers.js";
-import { closeWatch, hrefOfHost, state } from "./state.js";
+import { closeWatch, hrefOf, state } from "./state.js";
 import { relative } from "./time.js";
 import { showStages, showTimeline } from "./timeline.js";
 
 let lastOpened = "";
-let loadFailed = false; // the message says that the watch could not be loaded; it is removed after the next success
+let loadFailed = false; // the message is an error of loading the watch; the next success removes it
 let busy = ""; // the action that has not been answered yet
 
 const narrow = matchMedia("(max-width: 60rem)");
@@ -47,7 +47,7 @@ export function openWatchChanged(before) {
   byId("watch-title").focus({ preventScroll: true });
 }
 
-// On a narrow screen the drawer covers the page, and Tab must not reach what is below it.
+// On a narrow screen the drawer covers the page, and Tab must not reach the covered part.
 function updateInert() {
   const covered = Boolean(state.watch) && narrow.matches;
   for (const part of document.querySelectorAll("#page > header, #page > main")) part.inert = covered;
@@ -59,7 +59,7 @@ function buildDrawer(drawer) {
     el("p", { id: "watch-message", class: "message", role: "status" }),
     el("div", { id: "watch-status" }),
     el("section", { "aria-label": "Callbacks" }, el("ul", { id: "watch-deliveries", class: "deliveries" })),
-    el("section", { "aria-labelledby": "timing-title" }, el("h3", { id: "timing-title" }, "Where the time went"), el("dl", { id: "timing", class: "details" })),
+    el("section", { "aria-labelledby": "timing-title" }, el("h3", { id: "timing-title" }, "Duration of each step"), el("dl", { id: "timing", class: "details" })),
     el("section", { "aria-labelledby": "timeline-title" }, el("h3", { id: "timeline-title" }, "Timeline"), el("ol", { id: "timeline", class: "timeline" })),
     el("section", { "aria-labelledby": "details-title" }, el("h3", { id: "details-title" }, "Details"), el("dl", { id: "watch-details", class: "details" })),
   );
@@ -133,7 +133,7 @@ function detailsOf(watch) {
     ["Deadline", `${moment(watch.deadline_at)} UTC, after ${duration(watch.timeout_seconds)}`],
     ["Status", `${words(watch.status)}${watch.progress === null ? "" : `, ${watch.progress} %`}, ${counted(watch.polls, "poll")}`],
     ["Last poll", watch.last_polled_at ? `${moment(watch.last_polled_at)} UTC` : null],
-    ["amux key", watch.credential === "configured" ? "AMUX_API_KEY" : `the app's own, ${watch.credential.slice(0, 8)}`],
+    ["amux key", watch.credential === "configured" ? "AMUX_API_KEY" : `the app's own key, ${watch.credential.slice(0, 8)}`],
     ["Video", watch.video],
     ["Format", watch.format],
     ["Model", watch.model],
@@ -155,10 +155,10 @@ function buildDetail({ name, value }) {
 
 function receiverLinks(host) {
   const figures = () => {
-    if (narrow.matches) closeWatch(); // there the drawer covers the table
+    if (narrow.matches) closeWatch(); // on a narrow screen the drawer covers the table
     showReceiver(host);
   };
-  return [host, el("span", { class: "actions" }, el("a", { href: hrefOfHost(host) }, "Its watches"), el("button", { type: "button", class: "link", click: figures }, "Its figures"))];
+  return [host, el("span", { class: "actions" }, el("a", { href: hrefOf({ host }) }, "Its watches"), el("button", { type: "button", class: "link", click: figures }, "Its figures"))];
 }
 
 // --- actions ------------------------------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ const showPayloads = (id, eventId) =>
     return "";
   });
 
-// Run one action at a time and show the message that it returns, or its error. The button stays enabled: a disabled
-// button would lose the focus.
+// Runs one action at a time and shows the message that it returns, or its error. The button stays enabled, because a
+// disabled button loses the focus.
 async function act(name, failed, action) {
   if (busy === name) return;
   busy = name;
