@@ -63,4 +63,10 @@ class Operations:
             return
         known = isinstance(error, BridgeError)
         level = logging.WARNING if known else logging.ERROR
-        self._log.event("abandoned_call_failed", level=level, trace=None if known else error, reason=str(error))
+        self._log.event(
+            "call_failed",
+            level=level,
+            trace=None if known else error,
+            reason=str(error),
+            means="the caller had left: no answer reported this error",
+        )

@@ -108,7 +108,10 @@ class ContentFiles:
             stored.readers -= 1
             if not isinstance(error, OSError):
                 raise
-            _log.event("content_file_lost", level=logging.WARNING, watch_id=watch_id, reason=_reason(error))
+            means = "the video is read from amux again"
+            _log.event(
+                "content_file_lost", level=logging.WARNING, watch_id=watch_id, reason=_reason(error), means=means
+            )
             await self._remove([watch_id])
             return None
 

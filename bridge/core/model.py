@@ -14,7 +14,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 
 class TaskStatus(StrEnum):
-    """A task's status in the bridge's words. amux uses many more words (see `amux/record.py`)."""
+    """A task's status in the bridge's words. amux uses many more words (see `amux/paths.py`)."""
 
     UNKNOWN = "unknown"
     QUEUED = "queued"

@@ -139,8 +139,8 @@ def ending_after(
 ) -> Ending | None:
     """Decides whether an observation ends a watch that was registered at `watch_began`, and how.
 
-    `task` and `refusals` already include the observation. Both times are Unix seconds. Returns None if the watch stays
-    active.
+    `task` and `refusals` already include the observation. Both times are seconds of the same clock. Returns None if the
+    watch stays active.
     """
     match observation:
         case TaskRecord() if task.status in TERMINAL:

@@ -1,5 +1,6 @@
 """One attempt: signs an event, sends it once, and decides what the answer means for the delivery."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -45,7 +46,7 @@ class AttemptRunner:
         try:
             result = await self._send(delivery, int(started_at))
         except Exception as error:  # noqa: BLE001  any error counts as a failed attempt: the schedule goes on
-            _log.event("attempt_error", level=40, trace=error, **_ids(delivery))
+            _log.event("attempt_error", level=logging.ERROR, trace=error, **_ids(delivery))
             message = f"the attempt failed inside the bridge: {type(error).__name__}"
             result = SendResult(NoAnswer(INTERNAL_ERROR, message), 0.0)
         return Sent(result.answer, started_at, self._now(), result.duration_seconds)

@@ -121,7 +121,13 @@ class ReplicaLease:
             self._expire()
         await self._store.rejoin()
         self._expire()  # what came in while the lease was lost was claimed under the old id
-        _log.event("rejoined", level=logging.WARNING, old=old, replica=self._store.replica.id)
+        _log.event(
+            "replica_rejoined",
+            level=logging.WARNING,
+            previous_replica=old,
+            replica=self._store.replica.id,
+            means="the lease had ended: this process polls and delivers under a new replica id",
+        )
 
     def _expire(self) -> None:
         self._lease.end()

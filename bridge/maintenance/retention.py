@@ -36,5 +36,5 @@ class Retention:
             await asyncio.sleep(PAUSE_SECONDS)
         await self._store.delete_idempotency_keys_before(now - IDEMPOTENCY_SECONDS)
         if deleted:
-            _log.event("retention", deleted_watches=deleted)
+            _log.event("watches_deleted", count=deleted)
         return deleted

@@ -35,7 +35,7 @@ from bridge.service.jobs import Jobs, correct_times
 from bridge.service.operations import open_receivers
 from bridge.service.sockets import own_addresses, port_of
 from bridge.settings.batches import batch_policy
-from bridge.settings.parsers import local_url
+from bridge.settings.client import local_url
 from bridge.settings.settings import Settings
 from bridge.store.lease import Lease
 from bridge.store.open import open_store

@@ -1,5 +1,6 @@
 """The settings of the commands that use a running bridge: `BRIDGE_URL` and `BRIDGE_TOKEN`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from bridge.core.errors import BadSetting
+from bridge.core.targets import bracketed, is_loopback
 from bridge.settings import parsers
 from bridge.settings.reading import GivenValues, read_model
 from bridge.settings.settings import ENV_FILE, EnvFile, Url, load
@@ -41,4 +43,12 @@ def load_client(env_file: EnvFile = ENV_FILE) -> ClientSettings:
     token = own.token or (SecretStr(first) if first is not None else None)
     if own.url is None and settings.port == 0:
         raise BadSetting("BRIDGE_URL: must be set, because BRIDGE_PORT is 0 and so the bridge's port is not known")
-    return ClientSettings(own.url or parsers.local_url(settings.host, settings.port), token)
+    return ClientSettings(own.url or local_url(settings.host, settings.port), token)
+
+
+def local_url(listening_on: Sequence[str], port: int) -> str:
+    """Returns the URL by which a program on this machine reaches a listener on these addresses and this port."""
+    # "::" stands for IPv4 as well, and a container may have no IPv6.
+    reachable = [{"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host) for host in listening_on]  # noqa: S104
+    best = next(filter(is_loopback, reachable), reachable[0])
+    return f"http://{bracketed(best)}:{port}"

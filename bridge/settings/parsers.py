@@ -5,21 +5,20 @@ messages of settings that may contain a secret repeat no part of it. Each parser
 returned, because programs pass parsed values as overrides.
 """
 
-import base64
 import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from bridge.core.database_url import is_postgres, postgres_url
 from bridge.core.signing import Secret, SigningKey, parse_secret, parse_signing_key
-from bridge.core.targets import Network, bracketed, is_loopback, special_use
+from bridge.core.targets import Network
 
 Value = TypeVar("Value")
 
@@ -203,15 +202,6 @@ def notify_urls(raw: Any) -> tuple[str, ...]:
     return urls
 
 
-def proxy_passwords(url: str) -> set[str]:
-    """Returns the texts of a proxy URL's login that must not be shown: the password and the header that carries it."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return set()
-    login = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
-    return {parts.password, unquote(parts.password), base64.b64encode(login.encode()).decode()}
-
-
 def _split(text: str) -> SplitResult:
     try:
         parts = urlsplit(text)
@@ -263,35 +253,11 @@ def _host(entry: str) -> str:
         return text
 
 
-def local_url(listening_on: Sequence[str], port: int) -> str:
-    """Returns the URL by which a program on this machine reaches a listener on these addresses and this port."""
-    # "::" stands for IPv4 as well, and a container may have no IPv6.
-    reachable = [{"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host) for host in listening_on]  # noqa: S104
-    best = next(filter(is_loopback, reachable), reachable[0])
-    return f"http://{bracketed(best)}:{port}"
-
-
-def is_plain_http_to_public(url: str) -> bool:
-    """Whether requests to a URL cross a public network unencrypted: the scheme is http and the host is not private.
-
-    Private are addresses of special-use networks, names of one label, and names below the domains reserved for local
-    use (RFC 6761, 6762, 8375, 9476 and ICANN's `.internal`). No name is resolved.
-    """
-    parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
-    if parts.scheme != "http":
-        return False
-    try:
-        return special_use(ipaddress.ip_address(host)) is None
-    except ValueError:
-        return "." in host and not host.endswith((".localhost", ".local", ".internal", ".home.arpa", ".test", ".alt"))
-
-
 # --- callbacks ----------------------------------------------------------------------------------------------------
 
 
 def networks(raw: Any) -> tuple[Network, ...]:
-    """Returns networks (CIDR). One with bits set below its mask is an error: it would allow more than it seems to."""
+    """Returns networks (CIDR). A network with host bits set is an error: it would allow more than it seems to."""
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         raw = [str(entry) for entry in raw]
     return parse_each(raw, _network)
@@ -303,7 +269,7 @@ def _network(entry: str) -> Network:
     except ValueError:
         raise ValueError(f"{entry!r} is not a network such as 10.0.0.0/8 or fd00::/8") from None
     if network.network_address != ipaddress.ip_address(entry.partition("/")[0]):
-        raise ValueError(f"{entry!r} has bits set below its mask; write {network}, or {entry.partition('/')[0]} alone")
+        raise ValueError(f"{entry!r} has host bits set; write {network}, or {entry.partition('/')[0]} alone")
     return network
 
 
@@ -325,7 +291,7 @@ def private_hosts(raw: Any) -> tuple[str, ...]:
 
 def _private_host(entry: str) -> str:
     if entry == "*":
-        raise ValueError("'*' would open every private address to every name; write names or *.svc.cluster.local")
+        raise ValueError("'*' would let every name resolve to a private address; write names or *.svc.cluster.local")
     pattern = _host_pattern(entry)
     try:
         ipaddress.ip_address(pattern.strip("[]"))

@@ -6,9 +6,11 @@ environment has precedence. An empty value means that the setting is not set. `v
 `parsers.py` parses them.
 """
 
+import base64
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -367,10 +369,14 @@ def secret_texts(settings: Settings) -> list[str]:
         *settings.encryption_keys,
         *settings.notify_urls,
         *passwords(settings.database_url),
-        *(
-            text
-            for url in (settings.amux_proxy, settings.callback_proxy)
-            if url
-            for text in parsers.proxy_passwords(url)
-        ),
+        *(text for url in (settings.amux_proxy, settings.callback_proxy) if url for text in _proxy_passwords(url)),
     ]
+
+
+def _proxy_passwords(url: str) -> set[str]:
+    """Returns the texts of a proxy URL's login that must not be shown: the password and the header that carries it."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return set()
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+    return {parts.password, unquote(parts.password), base64.b64encode(login.encode()).decode()}

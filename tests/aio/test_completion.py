@@ -64,7 +64,7 @@ async def test_an_error_that_no_caller_sees_is_logged(
     gate.set()
     await operations.finish()
     [record] = caplog.records
-    assert (record.message, record.levelno) == ("abandoned_call_failed", level)
+    assert (record.message, record.levelno) == ("call_failed", level)
 
 
 async def test_a_stop_cancels_operations_that_take_too_long(operations: Operations) -> None:

@@ -87,7 +87,7 @@ async def test_a_failure_after_the_caller_left_is_logged(proxy: AmuxProxy, caplo
         proceed.set()
         await proxy.finish(20)
         record = caplog.records[-1]
-        assert (record.message, record.levelno) == ("abandoned_call_failed", level)
+        assert (record.message, record.levelno) == ("call_failed", level)
 
 
 async def test_a_stop_cancels_calls_that_take_too_long(proxy: AmuxProxy, caplog: pytest.LogCaptureFixture) -> None:

@@ -82,7 +82,7 @@ async def test_a_frozen_replica_sends_nothing_that_another_one_has_delivered_mea
         await wait_until(lambda: not pending(env), "the records of all attempts")
         proxy.release_answers()
         one.process.signal(signal.SIGCONT)
-        await one.process.wait_for_log("rejoined")
+        await one.process.wait_for_log("replica_rejoined")
         # It may be the first to send again, and has done so with all that it was going to send wrongly before this.
         last = await one.bridge.register(env.finished_task(), env.receiver.url)
         await env.receiver.wait_for_events([last])

@@ -109,7 +109,7 @@ async def test_a_replica_frozen_past_its_lease_writes_nothing_and_rejoins(env: E
     await wait_until(lambda: bool(attempt_bodies(env, posted)), "an attempt of the replica that took over")
     one.process.signal(signal.SIGCONT)
     env.receiver.released.set()
-    await one.process.wait_for_log("rejoined")
+    await one.process.wait_for_log("replica_rejoined")
     await one.process.wait_for_log("lease_renewed")
     responders.append(accept)
     await env.receiver.wait_for_events([posted, running])
@@ -154,7 +154,7 @@ async def test_a_replica_cut_off_from_postgresql_stops_in_time_and_rejoins(
             proxy.resume()
         else:
             await proxy.open()
-        await one.process.wait_for_log("rejoined")
+        await one.process.wait_for_log("replica_rejoined")
         await one.bridge.until("GET", "/readyz", lambda answer: answer.status == 200)
         new = await one.bridge.register(env.finished_task(), env.receiver.url)
         env.clock.now += 11

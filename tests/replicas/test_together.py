@@ -209,6 +209,10 @@ async def test_clocks_two_minutes_apart_change_nothing(env: Environment, cluster
         assert database_now - 1 < row.created_at < database_now + 30
         assert row.id in ended or row.ended_at >= row.deadline_at
     for one in replicas:
-        assert not [*one.log_lines("rejoined"), *one.log_lines("lease_expired"), *one.log_lines("tasks_adopted")]
+        assert not [
+            *one.log_lines("replica_rejoined"),
+            *one.log_lines("lease_expired"),
+            *one.log_lines("tasks_adopted"),
+        ]
         await one.stop()
     check_all_delivered(env.database_url, [*ended, *late])

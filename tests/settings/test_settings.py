@@ -207,7 +207,7 @@ REFUSED = [
     ("BRIDGE_OPERATOR_TOKENS", "a b:token-1", "must be name:token"),
     ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host:99999/db", "must have a well-formed host and port"),
     ("BRIDGE_DATABASE_URL", "postgres://user:hidden@host/db?schema=mine", "the parameter schema is not known"),
-    ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "app,*", "entry 2: '*' would open every private address to every name"),
+    ("BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS", "app,*", "entry 2: '*' would let every name resolve to a private address"),
     (
         "BRIDGE_CALLBACK_ALLOW_PRIVATE_HOSTS",
         "10.0.0.1",
@@ -245,7 +245,7 @@ REFUSED = [
     ("BRIDGE_DELIVERY_RETRY_DELAYS_SECONDS", "5,nan", "entry 2: 'nan' is not a number"),
     ("BRIDGE_DELIVERY_RETRY_DELAYS_SECONDS", "inf", "entry 1: 'inf' is not a number"),
     ("BRIDGE_DELIVERY_RETRY_DELAYS_SECONDS", "5,", "entry 2 is empty"),
-    ("BRIDGE_CALLBACK_ALLOW_NETWORKS", "10.0.0.1/8", "has bits set below its mask; write 10.0.0.0/8"),
+    ("BRIDGE_CALLBACK_ALLOW_NETWORKS", "10.0.0.1/8", "has host bits set; write 10.0.0.0/8"),
     ("BRIDGE_CALLBACK_ALLOW_NETWORKS", "loopback", "'loopback' is not a network"),
     ("BRIDGE_CALLBACK_ALLOW_HOSTS", "https://example.com", "is not a host name"),
     ("BRIDGE_CALLBACK_ALLOW_HOSTS", "ex*mple.com", "is not a host name"),

@@ -1,5 +1,6 @@
 """The routes to sign in, to sign out and to read the session."""
 
+import logging
 import math
 from typing import Final
 from urllib.parse import parse_qs
@@ -58,7 +59,7 @@ def _refused(dashboard: DashboardContext, address: str, error: WrongToken) -> we
         answer.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(too_many.retry_after_seconds)))
         return answer
     dashboard.limits.failed(address)
-    _log.event("sign_in_refused", level=30, address=address, reason=str(error))
+    _log.event("sign_in_refused", level=logging.WARNING, address=address, reason=str(error))
     return document(_ROOT, str(error), 401)
 
 
