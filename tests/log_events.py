@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from bridge.polling.state import CredentialChange
+from bridge.core.credential import CredentialChange
 
 BRIDGE = Path(__file__).parents[1] / "bridge"
 

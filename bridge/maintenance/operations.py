@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from bridge.core.credential import CredentialState
 from bridge.core.operations import Notice
 from bridge.delivery.deliverer import Deliverer
 from bridge.polling.poller import Poller
-from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.polling.state import CredentialStatus
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 

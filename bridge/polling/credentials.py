@@ -4,11 +4,12 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from bridge.aio.clocks import Clocks
+from bridge.core.credential import CredentialChange, CredentialState
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Observation
 from bridge.core.schedule import PollPolicy
 from bridge.polling.lanes import BatchLanes
-from bridge.polling.state import Credential, CredentialChange, CredentialState, CredentialStatus, PolledTask
+from bridge.polling.state import Credential, CredentialStatus, PolledTask
 from bridge.store.records import CONFIGURED, TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
@@ -59,7 +60,7 @@ class Credentials:
         credential.tasks -= 1
         if not credential.in_use and self._all.get(credential.name) is credential:
             del self._all[credential.name]
-            self._count_paused(-1 if credential.state is CredentialState.PAUSED else 0)
+            self._count_paused(-1 if credential.health.state is CredentialState.PAUSED else 0)
 
     def clear(self) -> None:
         """Remove every task."""
@@ -75,19 +76,19 @@ class Credentials:
             self._lanes.join(credential)
         return credential
 
-    def judge(self, task: PolledTask, observation: Observation, now: float) -> bool:
+    def note_answer(self, task: PolledTask, observation: Observation, now: float) -> bool:
         """Apply an answer to its task's credential and log a change; true when the credential is good again."""
         credential = task.credential
-        was_paused, since = credential.state is CredentialState.PAUSED, credential.since
-        change = credential.judge(task, observation, now, self._policy)
+        before = credential.health
+        change = credential.apply_answer(task, observation, now, self._policy)
         if change is CredentialChange.NONE:
             return False
-        self._count_paused((change is CredentialChange.PAUSED) - was_paused)
+        self._count_paused((change is CredentialChange.PAUSED) - (before.state is CredentialState.PAUSED))
         if change is CredentialChange.RESUMED:
             _log.event(
                 "credential_resumed",
                 credential=credential.name,
-                paused_seconds=round(now - (now if since is None else since), 3),
+                paused_seconds=round(now - (now if before.since is None else before.since), 3),
                 waiting=len(credential.waiting),
             )
             return True
@@ -95,8 +96,8 @@ class Credentials:
             f"credential_{change.value}",
             level=logging.WARNING,
             credential=credential.name,
-            reason=credential.message,
-            next_probe_seconds=round(max(credential.resumes_at - now, 0.0), 3),
+            reason=credential.health.message,
+            next_probe_seconds=round(max(credential.health.resumes_at - now, 0.0), 3),
             tasks=credential.tasks,
             means="one poll at a time checks the key; meanwhile its other watches wait, at most until their deadlines",
         )
@@ -107,10 +108,10 @@ class Credentials:
         return [
             CredentialStatus(
                 credential.name,
-                credential.state,
-                clocks.unix(credential.since),
-                clocks.unix(credential.resumes_at) if credential.blocked else None,
-                credential.message,
+                credential.health.state,
+                clocks.unix(credential.health.since),
+                clocks.unix(credential.health.resumes_at) if credential.blocked else None,
+                credential.health.message,
                 credential.accepted,
             )
             for credential in self._all.values()
@@ -118,11 +119,11 @@ class Credentials:
 
     def degraded(self) -> list[HealthReason]:
         """Return one reason while amux refuses the configured key or answers all its polls with 429, else none."""
-        message = self._configured.message
-        if self._configured.state is CredentialState.PAUSED:
+        message = self._configured.health.message
+        if self._configured.health.state is CredentialState.PAUSED:
             text = f"amux refuses the configured key (AMUX_API_KEY): {message}"
             return [HealthReason(HealthCode.KEY_REFUSED, text)]
-        if self._configured.starved:
+        if self._configured.always_throttled:
             text = f"amux answers all polls with the configured key (AMUX_API_KEY) with 429: {message}"
             return [HealthReason(HealthCode.KEY_THROTTLED, text)]
         return []

@@ -103,7 +103,7 @@ class ReadHandler:
                 self._note(task, observation, now)
             task.seen_running = started
             if was_blocked:
-                self._schedule.judge(task, observation, now)
+                self._schedule.update_credential(task, observation, now)
             elif not task.status_update_due and task.overdue_at is None:
                 if due is None:
                     due = now + self._classes.delay(task, now, self._random())
@@ -117,7 +117,7 @@ class ReadHandler:
         else:
             observation, doubt_changed = apply_doubt(task, observation, started, now, self._policy.interval)
             self._note(task, observation, now)
-            self._schedule.judge(task, observation, now)
+            self._schedule.update_credential(task, observation, now)
         changed = task.snapshot.status is not known.status
         task.due = now + self._delay(task, observation, now, probe=was_blocked) if due is None else due
         if self._ends_watches(task, observation, started, now):

@@ -269,11 +269,11 @@ class PollSchedule:
             if credential.probe is task:
                 self._choose_probe(credential)
 
-    def judge(self, task: PolledTask, observation: Observation, now: float) -> None:
+    def update_credential(self, task: PolledTask, observation: Observation, now: float) -> None:
         """Apply an answer to the credential of `task`: block it, keep it blocked, or resume all its waiting tasks."""
         credential = task.credential
         was_probe = credential.probe is task
-        resumed = self._credentials.judge(task, observation, now)
+        resumed = self._credentials.note_answer(task, observation, now)
         if was_probe:
             credential.probe = None
         if resumed:
@@ -335,7 +335,7 @@ class PollSchedule:
             self._owner.expire(task)
         elif credential.probe is None or credential.probe is task:
             credential.probe = task
-            self.put(task, max(credential.resumes_at, self._clock()))
+            self.put(task, max(credential.health.resumes_at, self._clock()))
         else:
             task.phase = Phase.BLOCKED
             credential.waiting[task] = None
@@ -349,7 +349,7 @@ class PollSchedule:
             credential.probe = credential.lane.pop()
         if credential.probe is not None:
             credential.probe.phase = Phase.BLOCKED  # in no queue
-            self.put(credential.probe, max(credential.resumes_at, self._clock()))
+            self.put(credential.probe, max(credential.health.resumes_at, self._clock()))
 
     def _interval(self, task: PolledTask) -> float:
         # Not below one interval: a first delay of 0 must not make a restart a burst.

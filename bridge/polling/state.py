@@ -2,23 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from math import inf
 
 from bridge.aio.clocks import Clocks
 from bridge.core.batch_lane import BatchPolicy, LaneHealth, Platforms, Reading
+from bridge.core.credential import (
+    CredentialChange,
+    CredentialHealth,
+    CredentialState,
+    change_between,
+    health_after_answer,
+    is_always_throttled,
+)
 from bridge.core.model import (
     NO_REFUSALS,
     UNSEEN,
-    KeyRefused,
     Observation,
     Problem,
     RefusalCounts,
     TaskFacts,
     TaskRecord,
     TaskSnapshot,
-    Throttled,
-    TransientError,
 )
 from bridge.core.schedule import PollPolicy
 from bridge.core.snapshots import shared_snapshot
@@ -154,7 +159,7 @@ def next_poll_of(task: PolledTask, now: float) -> float | None:
         return now
     lane = task.credential.lane
     next_batch = lane.next_at if lane is not None and task.phase is Phase.BATCHED else -inf
-    return max(task.due, task.credential.resumes_at, next_batch)
+    return max(task.due, task.credential.health.resumes_at, next_batch)
 
 
 # --- batch lanes ------------------------------------------------------------------------------------------------------
@@ -224,26 +229,6 @@ class CredentialLane(TaskQueue[PolledTask]):
 
 # --- credentials ------------------------------------------------------------------------------------------------------
 
-STARVED_THROTTLES = 3  # 429s in a row; one or two are normal near amux's limit
-MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0" at each answer, a probe would follow its own answer at once
-
-
-class CredentialState(StrEnum):
-    """How amux treats a key. PAUSED: it refuses the key. THROTTLED: it answered 429. The values go to the dashboard."""
-
-    GOOD = "good"
-    PAUSED = "paused"
-    THROTTLED = "throttled"
-
-
-class CredentialChange(StrEnum):
-    """What an answer changed about a credential. The values are parts of log event names."""
-
-    NONE = "unchanged"
-    PAUSED = "paused"
-    THROTTLED = "throttled"
-    RESUMED = "resumed"
-
 
 @dataclass(frozen=True, slots=True)
 class CredentialStatus:
@@ -265,7 +250,7 @@ class Credential:
     """One amux key and the tasks that wait for it. `key` is None for the configured one where no key is configured.
 
     `lane` is None where tasks are never read in batches. While a credential is paused or throttled (`blocked`), one of
-    its tasks, the `probe`, is polled at `resumes_at`; its other tasks wait in `waiting`, or in the lane.
+    its tasks, the `probe`, is polled at `health.resumes_at`; its other tasks wait in `waiting`, or in the lane.
     """
 
     __slots__ = (
@@ -273,18 +258,12 @@ class Credential:
         "blocked",
         "class_name",
         "configured",
+        "health",
         "key",
         "lane",
-        "message",
         "name",
         "probe",
-        "refusals",
-        "resumed_at",
-        "resumes_at",
-        "since",
-        "state",
         "tasks",
-        "throttles",
         "waiting",
     )
 
@@ -293,15 +272,9 @@ class Credential:
         self.key = key
         self.class_name = class_by_credential(name)  # of its tasks, as long as nothing else names their class
         self.configured = configured
-        self.state = CredentialState.GOOD
-        self.blocked = False  # whether the state is not GOOD; read three times a poll, so it is no property
-        self.since: float | None = None
-        self.resumes_at = -inf
-        self.message: str | None = None
+        self.health = CredentialHealth()
+        self.blocked = False  # as in its health; read three times a poll, so it is no property
         self.accepted = False  # whether amux has sent any record with this key since the start
-        self.refusals = 0  # in a row
-        self.throttles = 0  # 429s in a row
-        self.resumed_at = -inf
         self.waiting: dict[PolledTask, None] = {}  # in the order of arrival; a task is removed in O(1)
         self.probe: PolledTask | None = None
         self.tasks = 0
@@ -312,66 +285,22 @@ class Credential:
         """Whether it has tasks, or is the configured one, which always stays."""
         return self.configured or self.tasks > 0
 
-    def judge(self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy) -> CredentialChange:
-        """Decide what an answer to a poll of `task` means for its credential.
+    @property
+    def always_throttled(self) -> bool:
+        """Whether all polls get 429."""
+        return is_always_throttled(self.health, accepted=self.accepted)
+
+    def apply_answer(
+        self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy
+    ) -> CredentialChange:
+        """Apply an answer to a poll of `task`; return what it changed.
 
         While the credential is blocked only the probe's answer counts: all other polls began before, and their answers
-        add nothing. Whatever amux says about the task (a record, not found, forbidden, rejected), it has accepted the
-        key.
+        add nothing.
         """
         if self.blocked and task is not self.probe:
             return CredentialChange.NONE
-        match observation:
-            case KeyRefused(message=message):
-                return self._pause(message, now, policy)
-            case Throttled(message=message, retry_after=retry_after):
-                return self._throttle(message, retry_after, now, policy)
-            case TransientError():
-                if self.blocked:  # it says nothing about the key: ask again after the same pause
-                    self.resumes_at = now + self._same_pause(policy)
-                return CredentialChange.NONE
-            case _:
-                return self._resume(now) if self.blocked else CredentialChange.NONE
-
-    @property
-    def starved(self) -> bool:
-        """Whether all polls get 429: after a start from the first one on, later after several in a row."""
-        return self.state is CredentialState.THROTTLED and (not self.accepted or self.throttles >= STARVED_THROTTLES)
-
-    def _pause(self, message: str, now: float, policy: PollPolicy) -> CredentialChange:
-        was_paused = self.state is CredentialState.PAUSED
-        self.refusals += 1
-        self.resumes_at = now + policy.pause_after(self.refusals)
-        self.message = message
-        if was_paused:
-            return CredentialChange.NONE
-        self._set_state(CredentialState.PAUSED, now)
-        return CredentialChange.PAUSED
-
-    def _throttle(self, message: str, retry_after: float | None, now: float, policy: PollPolicy) -> CredentialChange:
-        # A 429 soon after the last throttling counts as the next in a row: where amux's limit is lower than the rate
-        # that we need, polls become rarer and rarer.
-        in_a_row = self.blocked or now - self.resumed_at < policy.max_interval
-        self.throttles = self.throttles + 1 if in_a_row else 1
-        pause = policy.throttle_after(retry_after, self.throttles)
-        self.resumes_at = now + max(pause, min(MIN_THROTTLE_SECONDS, policy.interval))
-        self.message = message
-        if self.blocked:  # a paused credential stays paused: amux may send a 429 before it checks the key
-            return CredentialChange.NONE
-        self._set_state(CredentialState.THROTTLED, now)
-        return CredentialChange.THROTTLED
-
-    def _same_pause(self, policy: PollPolicy) -> float:
-        if self.state is CredentialState.PAUSED:
-            return policy.pause_after(max(self.refusals, 1))
-        return policy.throttle_after(None, self.throttles)
-
-    def _resume(self, now: float) -> CredentialChange:
-        self._set_state(CredentialState.GOOD, None)
-        self.message = None
-        self.refusals, self.resumes_at, self.resumed_at = 0, -inf, now
-        return CredentialChange.RESUMED
-
-    def _set_state(self, state: CredentialState, since: float | None) -> None:
-        self.state, self.since = state, since
-        self.blocked = state is not CredentialState.GOOD
+        before = self.health
+        self.health = health_after_answer(before, observation, now, policy)
+        self.blocked = self.health.blocked
+        return change_between(before.state, self.health.state)

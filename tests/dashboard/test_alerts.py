@@ -12,12 +12,13 @@ import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from bridge.core.credential import CredentialState
 from bridge.core.health import HealthCode, HealthReason
 from bridge.core.model import Problem
 from bridge.core.receivers import Figures, LastAnswer, Pause, ReceiverHealth
 from bridge.core.receivers import Receiver as ReceiverFigures
 from bridge.maintenance.health import Readiness
-from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.polling.state import CredentialStatus
 from bridge.polling.stats import PollingStats
 from bridge.sandbox import Behaviour, Fault, FaultKind, Outcome
 from bridge.store.dashboard_queries import Receiver, ReplicaView, StoreFacts

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.core.credential import CredentialState
 from bridge.core.model import DeliveryState, Outcome
 from bridge.core.receivers import ReceiverHealth
-from bridge.polling.state import CredentialState
 from bridge.web.dashboard.alert import Kind, Level
 from bridge.web.dashboard.assets import FOLDER
 from tests.dashboard.harness import running_bridge

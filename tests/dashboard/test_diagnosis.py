@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from bridge.core.credential import CredentialState
 from bridge.core.model import (
     TERMINAL_EVENTS,
     DeliveryState,
@@ -14,7 +15,7 @@ from bridge.core.model import (
     Watch,
     WatchState,
 )
-from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.polling.state import CredentialStatus
 from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.store.row_mapping import SUPERSEDED
 from bridge.store.watch_filters import LAST_PART

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 
 from bridge.core import delivery, watch
+from bridge.core.credential import CredentialState
 from bridge.core.model import (
     NO_REFUSALS,
     UNSEEN,
@@ -28,7 +29,7 @@ from bridge.core.model import (
     WatchState,
 )
 from bridge.core.schedule import LONGEST_PAUSE, LONGEST_THROTTLE, PollPolicy, RetryPolicy
-from bridge.polling.state import Credential, CredentialState, PolledTask
+from bridge.polling.state import Credential, PolledTask
 from bridge.store.row_mapping import SUPERSEDED
 from tests.docs.harness import DOCS, section, table_rows
 
@@ -219,7 +220,7 @@ def credential_in(state: str) -> tuple[Credential, PolledTask]:
     task = PolledTask("row", "task", credential)
     if state != "good":
         words = {"paused": "the key is refused", "throttled": "429"}[state]
-        credential.judge(task, OBSERVATIONS[words][0], 0.0, POLLS)
+        credential.apply_answer(task, OBSERVATIONS[words][0], 0.0, POLLS)
         credential.probe = task
     return credential, task
 
@@ -242,10 +243,10 @@ def test_an_answer_moves_a_credential_as_the_table_says(
 ) -> None:
     for observation in OBSERVATIONS[answer]:
         credential, task = credential_in(state)
-        before = credential.resumes_at
-        credential.judge(task, observation, 0.0, POLLS)
-        assert credential.state is STATES[following]
-        delay = credential.resumes_at
+        before = credential.health.resumes_at
+        credential.apply_answer(task, observation, 0.0, POLLS)
+        assert credential.health.state is STATES[following]
+        delay = credential.health.resumes_at
         if "the same delay" in next_poll:
             assert delay == before
         elif (state, answer) == ("paused", "the key is refused"):

@@ -105,7 +105,7 @@ class ScheduleHarness:
     def answer(self, task: PolledTask, observation: Observation) -> None:
         task.polls += 1
         task.steps += 1
-        self.schedule.judge(task, observation, self.now)
+        self.schedule.update_credential(task, observation, self.now)
         self.schedule.schedule_at(task, self.now + self.policy.delay_after(task.steps, self.draw()))
 
     def read(self, batch: Batch, observation: BatchObservation | None = None) -> None:

@@ -1,10 +1,11 @@
-"""A credential's states by its own rules: pauses, throttles, and what resuming resets."""
+"""A credential and a task in memory: what an answer changes, and how each is shown."""
 
 from math import inf
 
 import pytest
 
 from bridge.aio.clocks import Clocks
+from bridge.core.credential import CredentialChange, CredentialHealth, CredentialState
 from bridge.core.model import (
     KeyRefused,
     Problem,
@@ -22,8 +23,6 @@ from bridge.polling.schedule import RATE_WINDOW_SECONDS, DueHeap, RateLimiter
 from bridge.polling.shared import TaskClass
 from bridge.polling.state import (
     Credential,
-    CredentialChange,
-    CredentialState,
     Phase,
     PolledTask,
     next_poll_of,
@@ -40,55 +39,39 @@ def task() -> PolledTask:
     return PolledTask("row", "task", credential)
 
 
-def test_a_refused_key_pauses_its_credential_and_a_good_answer_resets_it(task: PolledTask) -> None:
+def test_an_answer_changes_the_health_of_a_credential(task: PolledTask) -> None:
     credential = task.credential
-    assert credential.judge(task, KeyRefused("no"), 100.0, POLICY) is CredentialChange.PAUSED
-    assert (credential.state, credential.since, credential.message) == (CredentialState.PAUSED, 100.0, "no")
-    assert (credential.refusals, credential.resumes_at, credential.blocked) == (1, 115.0, True)
+    assert credential.apply_answer(task, KeyRefused("no"), 100.0, POLICY) is CredentialChange.PAUSED
+    assert credential.health == CredentialHealth(CredentialState.PAUSED, 100.0, 115.0, "no", refusals=1)
+    assert credential.blocked is True
     credential.probe = task
-    assert credential.judge(task, KeyRefused("still no"), 115.0, POLICY) is CredentialChange.NONE
-    assert (credential.since, credential.message) == (100.0, "still no")
-    assert (credential.refusals, credential.resumes_at) == (2, 145.0)
-    assert credential.judge(task, TransientError("timeout", "t"), 145.0, POLICY) is CredentialChange.NONE
-    assert credential.resumes_at == 175.0, "the same pause again"
-    assert credential.judge(task, RUNNING, 175.0, POLICY) is CredentialChange.RESUMED
-    assert (credential.state, credential.since, credential.message) == (CredentialState.GOOD, None, None)
-    assert (credential.refusals, credential.resumes_at, credential.resumed_at) == (0, -inf, 175.0)
-    assert not credential.blocked
+    assert credential.apply_answer(task, KeyRefused("still no"), 115.0, POLICY) is CredentialChange.NONE
+    assert credential.apply_answer(task, RUNNING, 145.0, POLICY) is CredentialChange.RESUMED
+    assert (credential.health, credential.blocked) == (CredentialHealth(resumed_at=145.0), False)
 
 
-def test_a_transient_error_repeats_the_pause_of_a_credential_that_was_never_counted(task: PolledTask) -> None:
+def test_only_the_answer_of_the_probe_counts_for_a_blocked_credential(task: PolledTask) -> None:
     credential = task.credential
-    credential.judge(task, KeyRefused("no"), 0.0, POLICY)
-    credential.refusals, credential.probe = 0, task
-    credential.judge(task, TransientError("timeout", "t"), 10.0, POLICY)
-    assert credential.resumes_at == 25.0
-
-
-def test_a_429_throttles_its_credential_and_repeats_its_pause_after_an_error(task: PolledTask) -> None:
-    credential = task.credential
-    assert credential.judge(task, Throttled("slowly"), 100.0, POLICY) is CredentialChange.THROTTLED
-    assert (credential.state, credential.since, credential.message) == (CredentialState.THROTTLED, 100.0, "slowly")
-    assert (credential.throttles, credential.resumes_at) == (1, 105.0)
-    credential.probe = task
-    assert credential.judge(task, Throttled("slower"), 105.0, POLICY) is CredentialChange.NONE
-    assert (credential.throttles, credential.resumes_at, credential.message) == (2, 115.0, "slower")
-    credential.judge(task, TransientError("timeout", "t"), 115.0, POLICY)
-    assert credential.resumes_at == 125.0
-    credential.judge(task, RUNNING, 125.0, POLICY)
-    assert credential.throttles == 2
+    credential.apply_answer(task, KeyRefused("no"), 100.0, POLICY)
+    credential.probe = PolledTask("other row", "other", credential)
+    paused = credential.health
+    for observation in (RUNNING, KeyRefused("no"), Throttled("slowly")):
+        assert credential.apply_answer(task, observation, 101.0, POLICY) is CredentialChange.NONE
+    assert credential.health is paused
+    assert credential.apply_answer(credential.probe, RUNNING, 115.0, POLICY) is CredentialChange.RESUMED
 
 
 def test_a_new_credential_is_good_and_not_accepted_yet(task: PolledTask) -> None:
     credential = Credential("name", "key", configured=True)
-    assert (credential.state, credential.blocked, credential.configured) == (CredentialState.GOOD, False, True)
+    assert (credential.health, credential.blocked, credential.configured) == (CredentialHealth(), False, True)
     assert not Credential("name", "key").configured
-    assert (credential.since, credential.message, credential.resumes_at) == (None, None, -inf)
-    assert (credential.accepted, credential.throttles, credential.resumed_at) == (False, 0, -inf)
-    assert credential.judge(task, RUNNING, 5.0, POLICY) is CredentialChange.NONE
-    assert not credential.starved
-    credential.judge(task, Throttled("slowly"), 9.0, POLICY)
-    assert credential.starved, "amux has accepted no poll since the start"
+    assert not credential.accepted
+    assert credential.apply_answer(task, RUNNING, 5.0, POLICY) is CredentialChange.NONE
+    before = credential.always_throttled
+    credential.apply_answer(task, Throttled("slowly"), 9.0, POLICY)
+    assert (before, credential.always_throttled) == (False, True), "amux has accepted no poll since the start"
+    credential.accepted = True
+    assert not credential.always_throttled
 
 
 def test_a_new_class_has_the_fixed_schedule() -> None:
@@ -108,30 +91,12 @@ def test_a_task_is_shown_with_the_times_of_its_last_and_its_next_poll(task: Poll
     assert (shown.last_polled_at, shown.next_poll_at) == (4_990.0, 5_008.0)
     assert (shown.last_error, shown.last_error_at) == (Problem("timeout", "t"), 4_991.0)
     assert next_poll_of(task, 100.0) == 108.0
-    task.credential.resumes_at = 130.0
+    task.credential.health = CredentialHealth(resumes_at=130.0)
     assert next_poll_of(task, 100.0) == 130.0
     task.phase = Phase.POLLING
     assert next_poll_of(task, 100.0) == 100.0
     task.snapshot = TaskSnapshot(TaskStatus.COMPLETED)
     assert next_poll_of(task, 100.0) is None
-
-
-@pytest.mark.parametrize(("pause", "throttles"), [(14.999, 2), (15.0, 1), (1000.0, 1)])
-def test_a_429_is_the_next_in_a_row_within_one_longest_interval(task: PolledTask, pause: float, throttles: int) -> None:
-    credential = task.credential
-    credential.judge(task, Throttled("slowly"), 100.0, POLICY)
-    credential.probe = task
-    credential.judge(task, RUNNING, 105.0, POLICY)
-    credential.judge(task, Throttled("slowly"), 105.0 + pause, POLICY)
-    assert credential.throttles == throttles
-
-
-def test_a_429_keeps_a_paused_credential_paused(task: PolledTask) -> None:
-    credential = task.credential
-    credential.judge(task, KeyRefused("no"), 100.0, POLICY)
-    credential.probe = task
-    assert credential.judge(task, Throttled("slowly", 7.0), 115.0, POLICY) is CredentialChange.NONE
-    assert (credential.state, credential.since, credential.resumes_at) == (CredentialState.PAUSED, 100.0, 122.0)
 
 
 def test_a_task_that_is_removed_from_the_heap_never_comes_up(task: PolledTask) -> None:

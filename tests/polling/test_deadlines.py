@@ -2,10 +2,10 @@
 
 from collections import Counter
 
+from bridge.core.credential import CredentialState
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy
 from bridge.polling.deadlines import PAGE
-from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import RegisteredWatch
 from tests.polling.harness import DONE, QUICK, RUNNING, Harness

@@ -5,10 +5,10 @@ import logging
 import pytest
 
 from bridge.amux.client import AmuxClient
+from bridge.core.credential import CredentialState
 from bridge.core.health import HealthCode
 from bridge.core.model import Outcome, WatchState
 from bridge.core.schedule import PollPolicy
-from bridge.polling.state import CredentialState
 from bridge.sandbox import Behaviour, Fault, FaultKind
 from bridge.store.records import CONFIGURED
 from tests.polling.harness import AMUX_SECONDS, DONE, KEY, QUICK, RUNNING, Harness

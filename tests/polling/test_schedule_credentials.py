@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 
 from bridge.aio.clocks import Clocks
+from bridge.core.credential import CredentialState
 from bridge.core.model import Observation, TaskNotFound, Throttled, TransientError
-from bridge.polling.state import CredentialState, CredentialStatus, Phase, PolledTask
+from bridge.polling.state import CredentialStatus, Phase, PolledTask
 from bridge.store.records import CONFIGURED
 from tests.polling.schedule_harness import REFUSED, RUNNING, ScheduleHarness
 
@@ -59,7 +60,7 @@ async def test_a_probe_with_an_error_of_its_own_is_replaced() -> None:
     harness.run(60, answers)
     assert polled[0] is probe
     assert polled[1] is not probe
-    assert tasks[0].credential.state is CredentialState.GOOD
+    assert tasks[0].credential.health.state is CredentialState.GOOD
 
 
 async def test_a_probe_that_is_removed_is_replaced() -> None:
@@ -71,7 +72,7 @@ async def test_a_probe_that_is_removed_is_replaced() -> None:
     assert probe is not None
     harness.schedule.remove(probe, Phase.DROPPED)
     harness.run(20)
-    assert tasks[0].credential.state is CredentialState.GOOD
+    assert tasks[0].credential.health.state is CredentialState.GOOD
     assert probe.polls == 1
 
 
@@ -86,7 +87,7 @@ async def test_a_waiting_task_that_is_removed_is_not_resumed() -> None:
     assert list(credential.waiting) == [resumed]
     polls = removed.polls
     harness.run(60)
-    assert credential.state is CredentialState.GOOD
+    assert credential.health.state is CredentialState.GOOD
     assert list(credential.waiting) == []
     assert removed.polls == polls
     assert resumed.polls > 0
@@ -102,7 +103,7 @@ async def test_answers_to_polls_from_before_the_pause_do_not_count() -> None:
     harness.answer(second, REFUSED)
     harness.answer(third, RUNNING)
     credential = first.credential
-    assert (credential.refusals, credential.state) == (1, CredentialState.PAUSED)
+    assert (credential.health.refusals, credential.health.state) == (1, CredentialState.PAUSED)
     assert credential.probe is first
     assert list(credential.waiting) == [second, third]
 
@@ -113,7 +114,7 @@ async def test_a_not_found_answer_shows_that_the_key_is_accepted() -> None:
     harness.schedule.schedule_at(task, harness.now)
     harness.run(1, lambda _task: REFUSED)
     harness.run(20, lambda _task: TaskNotFound("?"))
-    assert task.credential.state is CredentialState.GOOD
+    assert task.credential.health.state is CredentialState.GOOD
     assert task.credential.probe is None
 
 
@@ -123,7 +124,7 @@ async def test_a_429_throttles_the_whole_credential(retry_after: float | None, p
     tasks = harness.tasks(50)
     harness.schedule.schedule_evenly(tasks)
     harness.run(0.2, lambda _task: Throttled("slowly", retry_after))
-    assert tasks[0].credential.state is CredentialState.THROTTLED
+    assert tasks[0].credential.health.state is CredentialState.THROTTLED
     began = harness.now
     while harness.schedule.take() is None:
         harness.now += 0.01

@@ -3,8 +3,9 @@
 import pytest
 
 from bridge.core.batch_lane import BatchFailed, BatchPolicy, Lane, Reading
+from bridge.core.credential import CredentialState
 from bridge.polling.lane_schedule import RELEASED_AT_ONCE
-from bridge.polling.state import CredentialState, Phase, PolledTask
+from bridge.polling.state import Phase, PolledTask
 from tests.polling.schedule_harness import REFUSED, RUNNING, ScheduleHarness
 
 BATCH = BatchPolicy()
@@ -250,20 +251,22 @@ async def test_a_refused_key_stops_its_lane_and_a_task_of_the_lane_is_the_probe_
     lane = made.open_lane(tasks[:2])
     made.schedule.put(single(tasks[2]), made.now)
     assert made.schedule.take() is tasks[2]
-    made.schedule.judge(tasks[2], REFUSED, made.now)
+    made.schedule.update_credential(tasks[2], REFUSED, made.now)
     credential = tasks[2].credential
-    assert (credential.state, credential.probe) == (CredentialState.PAUSED, None), "all other tasks are in the lane"
+    assert (credential.health.state, credential.probe) == (CredentialState.PAUSED, None), (
+        "all other tasks are in the lane"
+    )
     made.schedule.schedule_at(tasks[2], made.now)
     assert credential.probe is tasks[2]
     made.schedule.remove(tasks[2], Phase.DROPPED)
     assert credential.probe is tasks[0]
     assert (tasks[0].phase, lane.waiting) == (Phase.SCHEDULED, 1)
-    made.now = credential.resumes_at
+    made.now = credential.health.resumes_at
     assert made.schedule.take_batch() is None, "a lane of a blocked key is not read"
     assert made.schedule.take() is tasks[0]
     made.now = lane.began + 1.0
     made.schedule._timer_fired()
-    made.schedule.judge(tasks[0], RUNNING, made.now)
+    made.schedule.update_credential(tasks[0], RUNNING, made.now)
     assert lane.next_at == lane.began + lane.spacing
     assert made.timer_seconds() == pytest.approx(lane.spacing - 1.0, abs=0.5)
     made.now = lane.next_at
@@ -277,11 +280,11 @@ async def test_a_key_that_is_accepted_again_is_read_at_once_when_its_lane_is_lat
     made.schedule.put(single(tasks[2]), made.now)
     probe = made.schedule.take()
     assert probe is tasks[2]
-    made.schedule.judge(probe, REFUSED, made.now)
+    made.schedule.update_credential(probe, REFUSED, made.now)
     made.schedule.schedule_at(probe, made.now)
     made.now += 500
     assert (made.schedule.take_batch(), made.take_all()) == (None, [probe])
-    made.schedule.judge(probe, RUNNING, made.now)
+    made.schedule.update_credential(probe, RUNNING, made.now)
     assert lane.next_at == made.now
 
 

@@ -58,7 +58,7 @@ def test_tasks_of_a_paused_key_are_blocked_and_not_stuck() -> None:
     key = Credential("own", "sk-own")
     probe = task("a", failures=5, credential=key)
     key.probe = probe
-    key.judge(probe, KeyRefused("Invalid token"), NOW, PollPolicy(5, 5, 15, 1.2))
+    key.apply_answer(probe, KeyRefused("Invalid token"), NOW, PollPolicy(5, 5, 15, 1.2))
     stats = polling_stats([probe, task("b", due=NOW - 999, credential=key)], NOW, 9)
     assert (stats.blocked, stats.failing, stats.late, stats.stuck) == (2, 0, 0, [])
     assert stats.blocked_rows == ("a", "b")

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+from bridge.core.credential import CredentialState
 from bridge.core.health import HealthCode
 from bridge.core.model import Outcome
-from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.polling.state import CredentialStatus
 from bridge.store.dashboard_queries import COUNTED
 from bridge.store.records import CONFIGURED
 from bridge.telemetry.history import lag_quantile, settled_by_outcome

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bridge.core.credential import CredentialState
 from bridge.core.model import DeliveryState, WatchState
 from bridge.core.watch import FAILURE_UNCONFIRMED
-from bridge.polling.state import CredentialState, CredentialStatus
+from bridge.polling.state import CredentialStatus
 from bridge.polling.stats import FAILING_FROM, LATE_SECONDS
 from bridge.store.records import DeliveryView, TaskView, WatchView
 from bridge.store.watch_filters import LAST_PART
