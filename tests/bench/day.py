@@ -5,7 +5,7 @@ aiohttp alone and stores nothing. Both get the same watches at the same rate. CP
 event loop, the busiest other thread (SQLite's writer), and the rest. `--rates 20` runs that rate only.
 
 A life costs at least what the bare bridge costs and, for its rows, plain sqlite3 (`least.py`). What else it has to cost
-is measured part by part (`parts.py`). docs/operations.md has the figures.
+is measured part by part (`parts.py`). docs/performance.md has the figures.
 """
 
 import time

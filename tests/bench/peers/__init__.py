@@ -1,7 +1,7 @@
 """The same life of a watch on two job queues, pg-boss with PostgreSQL and BullMQ with Redis, beside the bridge.
 
 `life.mjs` is such a service in 150 lines. It has what the queues give (delays, retries, durable jobs) and no more: see
-docs/operations.md. Node, npm and Redis must be installed; the packages come from npm.
+docs/performance.md. Node, npm and Redis must be installed; the packages come from npm.
 """
 
 import os
