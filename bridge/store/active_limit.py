@@ -7,17 +7,17 @@ from sqlalchemy import Connection, bindparam, func, select
 from bridge.core.errors import TooManyWatches
 from bridge.store.schema import IS_ACTIVE, watches
 
-# With PostgreSQL, of the limit: above it each batch counts the active watches, because other replicas register too.
+# A share of the limit. With PostgreSQL each batch above it counts the active watches: other replicas register too.
 _COUNT_FROM = 0.9
 _COUNT_ACTIVE = select(func.count()).select_from(watches).where(IS_ACTIVE)
 _COUNT_ACTIVE_OF_APP = _COUNT_ACTIVE.where(watches.c.app == bindparam("an_app"))
 
 
 class ActiveLimit:
-    """How many watches may be active, and an estimate of how many are. Only the writer's thread may use it.
+    """The limits of active watches, and estimates of their numbers. Only the writer's thread may use it.
 
-    `per_app` is the limit of each app, 0 for none. Replicas that register for one app at the same moment may exceed
-    the limits by the watches of these transactions.
+    `most` is the limit of all watches, `per_app` that of each app (0: none). Replicas that register at the same moment
+    may exceed the limits by the watches of these transactions.
     """
 
     def __init__(self, most: int, per_app: int = 0) -> None:
@@ -27,9 +27,9 @@ class ActiveLimit:
         self._estimates_of_apps: dict[str, int] = {}
 
     def room(self, connection: Connection, count: int) -> int:
-        """How many of `count` more watches fit, or more than that; exact near the limit.
+        """How many watches can be added; for a caller that adds `count`. The number is exact near the limit.
 
-        With SQLite the estimate is never too low. Counting a million watches takes 20 ms.
+        Counting a million watches takes 20 ms, so an estimate is used. With SQLite it is never too low.
         """
         is_shared = connection.dialect.name != "sqlite"
         if self._estimate + count > self.most * (_COUNT_FROM if is_shared else 1.0):
@@ -38,12 +38,12 @@ class ActiveLimit:
 
     def refusal(self) -> TooManyWatches:
         """The error for a watch beyond the limit."""
-        return TooManyWatches(f"{self.most} watches are active, as many as this bridge is set to hold")
+        return TooManyWatches(f"{self.most} watches are active; the limit is BRIDGE_MAX_ACTIVE_WATCHES")
 
     def room_of_app(self, connection: Connection, app: str, count: int) -> int:
-        """How many of `count` more watches of one app fit, or more than that; exact near the limit.
+        """How many watches of one app can be added; for a caller that adds `count`. It is exact near the limit.
 
-        On PostgreSQL each transaction counts, because other replicas register too.
+        On PostgreSQL each transaction counts the active watches, because other replicas register too.
         """
         shared = connection.dialect.name != "sqlite"
         estimate = self._estimates_of_apps.get(app, self.per_app)
@@ -54,10 +54,15 @@ class ActiveLimit:
 
     def refusal_of_app(self) -> TooManyWatches:
         """The error for a watch beyond the limit of its app."""
-        return TooManyWatches(f"{self.per_app} watches of this app are active, as many as each app may have")
+        return TooManyWatches(
+            f"{self.per_app} watches of this app are active; the limit is BRIDGE_MAX_ACTIVE_WATCHES_PER_APP"
+        )
 
     def add(self, registered: int, by_app: Mapping[str, int]) -> None:
-        """Count new watches. Watches that end are seen at the next count, as are those of `by_app` that existed."""
+        """Add new watches to the estimates. `by_app` may include watches that existed before.
+
+        The next count of the database corrects that. It also subtracts the watches that have ended.
+        """
         self._estimate += registered
         if self.per_app:
             for app, count in by_app.items():

@@ -1,4 +1,4 @@
-"""The audit trail in the store: written in the transaction of the action, read with the watch that it concerns."""
+"""The audit trail in the store. An entry is written in the transaction of its action, and read with its watch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from bridge.core.audit import Action, Actor, AuditEntry, Role
 from bridge.store.bulk_statements import inserting
 from bridge.store.schema import audit
 
-MOST = 1_000  # entries of the watches of a page, the newest; and as many of their receivers
+MOST = 1_000  # the newest entries of the watches of a page, and as many entries of their receivers
 
 
 @dataclass(frozen=True, slots=True)
 class WatchSpan:
-    """A watch, its receiver, and the time in which it waited for something (Unix seconds)."""
+    """A watch, its receiver, and its time from registration to its last delivery (Unix seconds)."""
 
     watch_id: str
     host: str
@@ -25,25 +25,26 @@ class WatchSpan:
 
 _INSERT = inserting(audit, ("at", "action", "actor", "role", "watch_id", "delivery_id", "receiver"))
 _NEWEST = select(audit).order_by(audit.c.seq.desc()).limit(MOST)
-_of_watches = _NEWEST.where(audit.c.watch_id.in_(bindparam("those", expanding=True))).subquery()
+_of_watches = _NEWEST.where(audit.c.watch_id.in_(bindparam("ids", expanding=True))).subquery()
 _of_receivers = _NEWEST.where(audit.c.receiver.in_(bindparam("hosts", expanding=True))).subquery()
-# One statement, because each read of a watch makes it. With OR, SQLite would not use both indexes and keep the order.
+# One statement, because it is part of each read of a watch. UNION and not OR, with which SQLite uses only one index.
 _ENTRIES = union_all(select(_of_watches), select(_of_receivers))
-_DELETE_OF_WATCHES = delete(audit).where(audit.c.watch_id.in_(bindparam("those", expanding=True)))
+_DELETE_OF_WATCHES = delete(audit).where(audit.c.watch_id.in_(bindparam("ids", expanding=True)))
 _DELETE_OF_RECEIVERS = delete(audit).where(audit.c.receiver.is_not(None), audit.c.at < bindparam("before"))
 
 
 def write(connection: Connection, entries: Sequence[AuditEntry]) -> None:
-    """Add entries to the audit trail, in the transaction of the change that they describe."""
+    """Add entries to the audit trail. Call it in the transaction of the action that they describe."""
     _INSERT.execute(connection, [_values(one) for one in entries])
 
 
 def of_watches(connection: Connection, spans: Sequence[WatchSpan]) -> dict[str, tuple[AuditEntry, ...]]:
-    """The entries of watches, by watch, oldest first, with what was done to the watch's receiver in the watch's time.
+    """The entries of each watch and of its receiver, by watch id, oldest first.
 
-    A pause that began before the watch, and lasted, is among them. A watch without entries is left out.
+    Entries of a receiver count from the registration of the watch to its last delivery. A pause of the receiver that
+    began earlier and still lasted counts too. A watch without entries is not in the result.
     """
-    parameters = {"those": [one.watch_id for one in spans], "hosts": sorted({one.host for one in spans})}
+    parameters = {"ids": [one.watch_id for one in spans], "hosts": sorted({one.host for one in spans})}
     rows = connection.execute(_ENTRIES, parameters).all()
     if not rows:
         return {}
@@ -63,7 +64,7 @@ def _within(span: WatchSpan, entries: Sequence[AuditEntry]) -> Iterator[AuditEnt
 
 def delete_of_watches(connection: Connection, watch_ids: Sequence[str]) -> None:
     """Delete the entries of watches."""
-    connection.execute(_DELETE_OF_WATCHES, {"those": watch_ids})
+    connection.execute(_DELETE_OF_WATCHES, {"ids": watch_ids})
 
 
 def delete_of_receivers(connection: Connection, before: float) -> None:

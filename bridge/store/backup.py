@@ -12,14 +12,14 @@ from bridge.core.errors import BridgeError
 from bridge.store.file_modes import OWNER_ONLY, who_may_not
 from bridge.store.open import KEY_FILE, read_key_file
 
-_PAGES: Final = 4096  # of a step: 16 MiB. Ctrl-C ends the copy between two steps
+_PAGES: Final = 4096  # in one step: 16 MiB. Ctrl-C ends the copy between two steps
 _BUSY_SECONDS: Final = 10.0
-_LOGS: Final = ("-wal", "-journal")  # SQLite applies them to the file that they lie beside
+_LOGS: Final = ("-wal", "-journal")  # SQLite applies a log to the database file with the same name
 _BESIDE: Final = (*_LOGS, "-shm", "-lock")
 
 
 class BackupFailed(BridgeError):
-    """There is no copy. The message says why."""
+    """The copy was not made. The message has the reason."""
 
     code = "backup_failed"
 
@@ -27,9 +27,9 @@ class BackupFailed(BridgeError):
 def back_up(path: Path, target: Path, *, with_key: bool, overwrite: bool) -> Path | None:
     """Copies the database `path` to `target`, and its key file into the folder of `target`.
 
-    Returns the copy of the key file; None with `with_key=False` (the keys are settings), or if there is no key file.
-    Both copies have the mode 0600, appear only when they are complete, the key first, and are on the disk when this
-    returns. Raises BackupFailed and BadSetting.
+    Returns the path of the key file's copy. It is None if `with_key` is false (the keys are in the settings), or if
+    there is no key file. Both copies have the mode 0600 and appear only when they are complete, the key first. They are
+    on the disk when this returns. Raises BackupFailed and BadSetting.
     """
     _check_target(path, target, overwrite=overwrite)
     key, key_file = read_key_file(path.with_name(KEY_FILE)) if with_key else "", target.with_name(KEY_FILE)
@@ -62,7 +62,7 @@ def _check_target(path: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _is_beside(path: Path, target: Path) -> bool:
-    """Whether the target is one of the files that SQLite or a bridge has beside the database, now or later."""
+    """Whether the target has the name of a file that SQLite or a bridge keeps beside the database."""
     names = {path.name + suffix for suffix in _BESIDE}
     return target.name in names and target.parent.samefile(path.parent)
 
@@ -72,7 +72,7 @@ def _exists(target: Path) -> BackupFailed:
 
 
 def _has_key(key_file: Path, key: str) -> bool:
-    """Whether the folder has this key already. Another key is never replaced: its database would be lost."""
+    """Whether the folder has this key already. Raises BackupFailed for another key: its database would be lost."""
     if not key or not os.path.lexists(key_file):
         return False
     if key_file.is_file() and key_file.read_bytes().strip() == key.encode():
@@ -82,7 +82,7 @@ def _has_key(key_file: Path, key: str) -> bool:
 
 @contextmanager
 def _new_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yields an empty file in the folder of `target`, which takes its name at the end of the block."""
+    """Yields a new file in the folder of `target`, and renames it to `target` at the end of the block."""
     new = target.with_name(f".{target.name}.{os.getpid()}.new")
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
     try:
@@ -136,6 +136,6 @@ def _copy_pages(path: Path, new: Path) -> None:
             if source.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is None:
                 raise BackupFailed(f"{path} is not the database of a bridge")
             source.backup(copy, pages=_PAGES)
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file: nothing beside it belongs to it
+            copy.execute("PRAGMA journal_mode = DELETE")  # without a log: the copy is one file
     except sqlite3.Error as error:
         raise BackupFailed(f"{path} cannot be copied to {new.parent}: {error}") from None

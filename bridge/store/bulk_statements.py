@@ -1,7 +1,7 @@
 """Statements for many rows at once, compiled in advance and executed with plain values.
 
-`executemany` releases the interpreter's lock for each row, and the event loop takes it: a commit of 30 registrations
-took 60 turns. And Core's handling of each row's parameters costs twice as much as the database's work on the row.
+`executemany` releases the interpreter's lock for each row, and the event loop takes it: one commit of 30 registrations
+waited 60 times for the lock. And Core's work on the parameters of a row costs twice the database's work on the row.
 """
 
 from collections import namedtuple
@@ -16,15 +16,15 @@ from sqlalchemy.engine import Dialect
 
 from bridge.store import driver
 
-Binds: TypeAlias = Sequence[dict[str, BindParameter[Any]]]  # for each row, its parameters by their columns
+Binds: TypeAlias = Sequence[dict[str, BindParameter[Any]]]  # for each row, its parameters by column name
 
-# How many rows one statement takes; the largest size that fits comes first, so 15 rows take four statements. With
-# PostgreSQL each is a round trip. A size is compiled when it is used first, which takes 1 to 6 ms.
+# How many rows one statement takes. The largest size that fits comes first, so 15 rows take four statements. With
+# PostgreSQL each statement is a round trip. A size is compiled at its first use, which takes 1 to 6 ms.
 _SIZES = (32, 16, 8, 4, 2, 1)
 
 
 class BulkStatement:
-    """A statement for any number of rows. A row is a tuple of the driver's values, in the columns' order."""
+    """A statement for any number of rows. A row is a tuple of values for the driver, in the order of the columns."""
 
     def __init__(self, columns: Sequence[str], statement: Callable[[Binds], Insert | Update]) -> None:
         self._sizes = _Sizes(columns, statement, ())
@@ -42,10 +42,10 @@ class BulkStatement:
 
 
 class BulkQuery:
-    """A statement that returns rows, for any number of keys. A key is a tuple of the driver's values.
+    """A statement that returns rows, for any number of keys. A key is a tuple of values for the driver.
 
-    `columns` names the values of a key, and `others` the parameters that the statement has once. The statement must do
-    the same for a key that comes twice: the number of keys is filled up to a power of two.
+    `columns` names the values of a key. `others` names the parameters that the statement has once. The last key is
+    repeated until the number of keys is a power of two, so a repeated key must not change the result.
     """
 
     def __init__(self, columns: Sequence[str], statement: Callable[[Binds], Any], others: Sequence[str] = ()) -> None:
@@ -74,7 +74,7 @@ class Query(BulkQuery):
 
 
 class _Sizes:
-    """A statement, compiled for each number of rows when that is used first."""
+    """A statement that is compiled for each number of rows, at the first use of that number."""
 
     def __init__(self, columns: Sequence[str], statement: Callable[[Binds], Any], others: Sequence[str]) -> None:
         self._columns = columns
@@ -100,13 +100,13 @@ class _Compiled:
         self.text = str(compiled)
         self._constants = {name: value for name, value in compiled.params.items() if name not in names}
         self._names = [*names, *self._constants]
-        self._in_order: Callable[[list[Any]], Sequence[Any]] | None = None  # where the driver takes them by position
+        self._in_order: Callable[[list[Any]], Sequence[Any]] | None = None  # for drivers with positional parameters
         if compiled.positiontup is not None:
             self._in_order = _picking([self._names.index(name) for name in compiled.positiontup])
         self.row = namedtuple("Row", statement.exported_columns.keys())._make  # type: ignore[attr-defined]  # noqa: PYI024
 
     def parameters(self, given: Iterable[Any]) -> driver.Parameters:
-        """The parameters as the driver takes them."""
+        """The parameters in the form that the driver takes: by name or by position."""
         flat = [*given, *self._constants.values()]
         if self._in_order is None:
             return dict(zip(self._names, flat, strict=True))
@@ -114,7 +114,7 @@ class _Compiled:
 
 
 def _picking(positions: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
-    """A function that takes these items of a list, in this order."""
+    """A function that returns the items of a list at these positions, in this order."""
     if positions == list(range(len(positions))):
         return lambda flat: flat[: len(positions)]
     return itemgetter(*positions) if len(positions) > 1 else lambda flat: [flat[positions[0]]]
@@ -134,10 +134,10 @@ def updating(
     once: Collection[str] = (),
     also: Mapping[str, Any] | None = None,
 ) -> BulkStatement:
-    """Update the rows that the first column, a key, names and that meet `where`; the other columns are set.
+    """Update rows. The first column is the key of the row to change; the other columns get new values.
 
-    Columns in `once` keep a value that they have. `also` is set to the same expression in all rows. No key may come
-    twice: of two rows with one key the database takes either.
+    Only rows that meet `where` change. A column in `once` is set only where it is null. `also` has columns that get the
+    same expression in all rows. Each key may come once: of two rows with one key the database takes either.
     """
 
     def statement(binds: Binds) -> Update:

@@ -1,4 +1,4 @@
-"""The histories of classes of tasks, which all replicas write: each adds the ends that it saw to those in the store."""
+"""The histories of task classes. All replicas write them: each adds the ends that it saw to the stored numbers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ _DELETE_OLD = delete(class_histories).where(class_histories.c.last_end_at < bind
 
 
 def read(connection: Connection) -> dict[str, ClassHistory]:
-    """The history of each class. A row that this version cannot read is left out."""
+    """The history of each class, by name. A row that this version cannot read is skipped."""
     rows = connection.execute(_ALL).all()
     return {row.name: one for row in rows if (one := _history_of(row)) is not None}
 
@@ -33,11 +33,11 @@ def read(connection: Connection) -> dict[str, ClassHistory]:
 def add_ends(
     connection: Connection, ends: Sequence[TaskEnd], policy: PollPolicy, now: float
 ) -> dict[str, ClassHistory] | None:
-    """Add the ends that this replica saw, and forget old classes; returns the history of each class.
+    """Add the ends that this replica saw, and delete old classes; returns the history of each class.
 
-    None: another replica is writing at this moment; nothing was changed.
+    Returns None, and changes nothing, while another replica writes.
     """
-    # Not waited for: this transaction may hold other locks, which the other replica may be waiting for.
+    # A try, and no wait: this transaction may hold locks that the other replica waits for.
     if connection.dialect.name == "postgresql" and not connection.execute(_TRY_LOCK).scalar_one():
         return None
     connection.execute(_DELETE_OLD, {"before": now - FORGET_SECONDS})

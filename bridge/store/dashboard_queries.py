@@ -1,6 +1,6 @@
 """Queries of the dashboard: watches near their deadline, failing receivers, a watch's history.
 
-Each reads one page or counts up to a bound. Only what is pending or dead makes them slower, not all that is stored.
+Each reads one page, or counts up to a limit. Pending and dead deliveries make them slower; delivered ones do not.
 """
 
 import shutil
@@ -43,7 +43,7 @@ from bridge.store.watch_filters import near_deadline
 
 COUNTED = 1_000  # watches near their deadline: for more the dashboard says "1,000 and more"
 MOST_HOSTS = 20
-MOST_ATTEMPTS = 200  # of one watch, the newest: a schedule makes ten, and more than twenty schedules are not read
+MOST_ATTEMPTS = 200  # the newest of one watch: a schedule makes ten attempts, so this is 20 schedules
 
 
 # --- counts -------------------------------------------------------------------------------------------------------
@@ -84,9 +84,8 @@ def failing_receivers(connection: Connection) -> int:
 class Receiver:
     """A callback host (with its port) that fails or has dead deliveries. Times are Unix seconds.
 
-    `failures` is how often in a row it gave no answer of its own, or 429, 502, 503 or 504. `waiting` counts its pending
-    deliveries, and `next_at` is when the next of them is due. `dead` counts those that were given up, the last of them
-    at `dead_at`.
+    `failures` counts the attempts in a row that got no answer, or 429, 502, 503 or 504. `waiting` counts the pending
+    deliveries; the next is due at `next_at`. `dead` counts the dead deliveries; the last became dead at `dead_at`.
     """
 
     host: str
@@ -100,7 +99,10 @@ class Receiver:
 
 
 def _waiting_by_host() -> Select[Any]:
-    """Hosts with pending deliveries, where one of these failed or the host failed lately; each with its worst error."""
+    """Hosts with pending deliveries that fail: one of the deliveries has failed, or the host's last attempts have.
+
+    Each host has the error of the failed delivery with the most attempts.
+    """
     failed = case((deliveries.c.error.is_not(None), 1), else_=0)
     rows = (
         select(
@@ -143,7 +145,7 @@ _DEAD_BY_HOST = _dead_by_host()
 
 
 def receivers(connection: Connection) -> list[Receiver]:
-    """Up to 20 hosts that fail and 20 with dead deliveries; those with the most pending and dead deliveries first."""
+    """Up to 20 hosts that fail and 20 with dead deliveries. Hosts with the most of both deliveries come first."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in connection.execute(_WAITING_BY_HOST):
         values = {"waiting": row.waiting, "failures": row.failures, "next_at": row.next_at}
@@ -159,10 +161,10 @@ def receivers(connection: Connection) -> list[Receiver]:
 
 @dataclass(frozen=True, slots=True)
 class WatchHistory:
-    """A watch, when it ended (cancelled ones too), its events, and each delivery's newest attempts.
+    """A watch, the time of its end (also by cancellation), its events, and the newest attempts by delivery id.
 
-    `seen` is when each status of its task was first seen, and `end_error` is the error in its terminal event. `host` is
-    its callback's host with the port.
+    Times are Unix seconds. `seen` has the time at which each status of its task was first seen. `end_error` is the
+    error in its terminal event. `host` is the host of its callback, with the port.
     """
 
     view: WatchView
@@ -220,9 +222,9 @@ def _error_in(payload: bytes) -> Problem | None:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """A replica as its row has it. Its claim to its tasks ends at `expires_at` unless it renews.
+    """A replica, as its row describes it. Its lease ends at `expires_at` (Unix seconds) unless it renews the lease.
 
-    `leaving`: it is stopping, has handed its tasks over and takes no more.
+    `leaving`: it stops. It has released its tasks and takes no more.
     """
 
     id: str
@@ -250,7 +252,7 @@ _SQLITE_FILE = text("PRAGMA database_list")
 
 
 def facts(connection: Connection) -> StoreFacts:
-    """How large the store is, how much space its disk has, and its replicas. Raises NotFound when its file is gone."""
+    """The store's size, the space of its disk, and its replicas. Raises NotFound if its folder cannot be read."""
     views = [_replica_view(row) for row in connection.execute(_REPLICAS)]
     if connection.dialect.name != "sqlite":
         return StoreFacts("PostgreSQL", connection.execute(_POSTGRES_SIZE).scalar_one(), views)

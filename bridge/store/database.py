@@ -1,6 +1,6 @@
-"""One database: its engines, transactions and clock. Only this module knows how SQLite and PostgreSQL differ.
+"""One database: its engines, transactions and clock. This module hides how SQLite and PostgreSQL differ.
 
-How connections to PostgreSQL are made is in `postgres.py`.
+`postgres.py` makes the connections to PostgreSQL.
 """
 
 import os
@@ -23,12 +23,13 @@ from bridge.store.kept_connection import KeptConnection
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-BUSY_SECONDS = 2.5  # the longest wait for a lock: together with the queue before it a caller has its answer within 4 s
+BUSY_SECONDS = 2.5  # the longest wait for a lock: with the wait for the writer before it, a caller waits at most 4 s
 STATEMENT_SECONDS = 3.5  # on PostgreSQL; the longest of our statements takes about 50 ms
-HUNG_AFTER_SECONDS = 10.0  # three statements that the server itself would have ended
+HUNG_AFTER_SECONDS = 10.0  # as long as three statements that the server ends at their limit
 _STEPS_BETWEEN_CHECKS = 20_000  # of SQLite's virtual machine, about 1 ms
-# 16 MiB. Pages that many commits change are copied a quarter as often as with SQLite's 1,000, which took a tenth of a
-# registration's CPU. One table of the log's index holds 4,062 pages, so that a reader searches one table.
+# 16 MiB. With SQLite's default of 1,000, the copying of changed pages took a tenth of a registration's CPU; with 4,000
+# a page that many commits change is copied a quarter as often. The log's index has a table for each 4,062 pages, so
+# with 4,000 a reader searches one table.
 CHECKPOINT_PAGES = 4_000
 TRIES = 5  # of a transaction that PostgreSQL ended because of a deadlock or a serialization failure
 
@@ -38,7 +39,7 @@ class ReadInterrupted(Exception):
 
 
 class ReadLimit:
-    """The limit of a read that may take long: `seconds` from now by `clock`, or the call of `stop` in any thread."""
+    """The limit of a read that may take long: `seconds` from now by `clock`, or earlier, when a thread calls `stop`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -46,7 +47,7 @@ class ReadLimit:
         self._stopped = False
 
     def stop(self) -> None:
-        """End it now: its caller has given up."""
+        """End the read now, because its caller has given up."""
         self._stopped = True
 
     def is_over(self) -> bool:
@@ -59,7 +60,10 @@ class ReadLimit:
 
 
 class Database:
-    """What both kinds of database share. Where it is not `shared`, only the writer's thread may call `transaction`."""
+    """The methods of both kinds of database. `shared`: replicas may share it.
+
+    If it is not shared, only the writer's thread may call `transaction`.
+    """
 
     shared = False
 
@@ -73,12 +77,12 @@ class Database:
         return self.system.wall()
 
     def new_token(self) -> str:
-        """A random text of 16 characters: the name of a replica, or of a lease."""
+        """A random text of 16 characters, for the name of a replica or of a lease."""
         return self.system.token_hex(8)
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
         """Call `function` in one transaction and commit."""
-        self.check()  # before a connection is made, which would write to whatever file is there now
+        self.check()  # before a connection is made: it would write to a file that has taken the database's place
         with self._writing.connect() as connection, connection.begin():
             result = function(connection)
             self.check()
@@ -96,7 +100,7 @@ class Database:
     def read_within(
         self, limit: ReadLimit, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments
     ) -> Result:
-        """As `read`. The database interrupts the query at the limit. Raises ReadInterrupted."""
+        """As `read`, but the database interrupts the query at the limit. Raises ReadInterrupted then."""
 
         def limited(connection: Connection) -> Result:
             with self._interrupting(connection, limit):
@@ -123,7 +127,7 @@ class Database:
         """Raise OperationalError when the database is no longer where it was opened."""
 
     def synchronize(self) -> None:
-        """Compare our clock with the database's."""
+        """Set the clock of `now` by the server's clock; does nothing for SQLite."""
 
     def drop_hung_connections(self, seconds: float = HUNG_AFTER_SECONDS) -> None:
         """Shut down the connections that have been in use for `seconds`."""
@@ -150,7 +154,7 @@ class SqliteDatabase(Database):
         return self._writer.transaction(function)
 
     def check(self) -> None:
-        """Raise OperationalError when the file is gone or another one: SQLite itself would go on with the old file."""
+        """Raise OperationalError if the file was deleted or replaced. SQLite itself would go on with the old file."""
         found = self._identify()
         if found == self._identity:
             return
@@ -160,7 +164,7 @@ class SqliteDatabase(Database):
         raise _unusable("the database file was replaced; restart the bridge")
 
     def close(self) -> None:
-        """Close every connection. One that is in use is closed afterwards."""
+        """Close every connection. A connection in use is closed at the end of its transaction."""
         self._writer.close()
         super().close()
 
@@ -196,7 +200,7 @@ class PostgresDatabase(Database):
         self._epoch_offset = system.wall() - system.running()
         self._in_use: dict[int, tuple[float, Any]] = {}  # by the connection's id: since when, and the connection
 
-        # First of all: SQLAlchemy asks a new connection for the server's version.
+        # `insert`: before SQLAlchemy's own handler, which asks the server for its version and may hang.
         @event.listens_for(engine, "connect", insert=True)
         @event.listens_for(engine, "checkout")
         def add(connection: Any, _record: object, _proxy: object = None) -> None:
@@ -211,21 +215,21 @@ class PostgresDatabase(Database):
         return self._running_seconds() + self._epoch_offset
 
     def synchronize(self) -> None:
-        """Take over the server's time. Both directions of the round trip are assumed to take equally long."""
+        """Set the clock by the server's time. The way to the server and the way back are assumed equally long."""
         with self._reading.connect() as connection, connection.begin():
             before = self._running_seconds()
             server_time = connection.execute(_SERVER_TIME).scalar_one()
             self._epoch_offset = float(server_time) - (before + self._running_seconds()) / 2
 
     def drop_hung_connections(self, seconds: float = HUNG_AFTER_SECONDS) -> None:
-        """Shut down the connections in use for `seconds`: something on the way took the query and returns no answer."""
+        """Shut down the connections that have been in use for `seconds`: the query was sent and no answer comes."""
         for key, (since, connection) in list(self._in_use.items()):
             if self._running_seconds() - since < seconds:
                 continue
             self._in_use.pop(key, None)
             if not connection.closed:
                 with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-                    duplicate.shutdown(socket.SHUT_RDWR)  # the thread that waits on it then reads the end
+                    duplicate.shutdown(socket.SHUT_RDWR)  # the thread that waits for the answer then reads an end
 
     @contextmanager
     def _interrupting(self, connection: Connection, limit: ReadLimit) -> Iterator[None]:
@@ -237,7 +241,7 @@ class PostgresDatabase(Database):
         return postgres.sqlstate(error) == "57014"  # query_canceled
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
-        """Call `function` in one transaction; again after a deadlock, and once after the connection was dropped."""
+        """Call `function` in one transaction. Repeats it after a deadlock, and once after a dropped connection."""
         for turn in range(1, TRIES):
             try:
                 return super().transaction(function)
@@ -247,7 +251,7 @@ class PostgresDatabase(Database):
         return super().transaction(function)
 
     def _read(self, query: Callable[[Connection], Result]) -> Result:
-        """Call `query`; once more when the connection was dropped: the pool then has only new ones."""
+        """Call `query`. Repeats it once when the connection was dropped: the pool then makes a new one."""
         try:
             return super()._read(query)
         except DBAPIError as error:
@@ -264,12 +268,12 @@ def _may_succeed_again(error: DBAPIError) -> bool:
 
 
 def reason_of(error: DBAPIError) -> str:
-    """The database's message, as the end of a sentence. Without the statement, whose values may be secret."""
+    """The database's message, as the end of a sentence. The statement is left out: its values may be secret."""
     return " ".join(str(error.orig).split())[:200]
 
 
 def cause_of(error: DBAPIError) -> HealthCode:
-    """Which failure this is, by the driver's own codes (SQLite's result code, PostgreSQL's SQLSTATE)."""
+    """The kind of a failure, by the driver's codes (SQLite's result code, PostgreSQL's SQLSTATE)."""
     original = error.orig
     if isinstance(original, _DatabaseFileMissing):
         return HealthCode.DATABASE_FILE_MISSING
@@ -291,12 +295,12 @@ def _unusable(reason: str) -> OperationalError:
 def _sqlite_engine(path: Path) -> Engine:
     # isolation_level=None: the driver begins nothing by itself, and BEGIN IMMEDIATE takes the lock before it reads.
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),  # not as a text, in which `?` and `%` would have a meaning
+        URL.create("sqlite", database=str(path)),  # not as a text: in a URL `?` and `%` have a meaning
         connect_args={
             "isolation_level": None,
             "timeout": BUSY_SECONDS,
             "check_same_thread": False,
-            "cached_statements": 256,  # each statement of a life for up to six numbers of rows
+            "cached_statements": 256,  # all statements of a watch's life, each in up to six sizes
         },
         pool_size=4,
         query_cache_size=200,
@@ -316,7 +320,10 @@ def _begin(connection: Connection) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch the file to a write-ahead log, which it then keeps. When two do it at once, SQLite makes neither wait."""
+    """Switch the file to a write-ahead log; the file keeps this mode. Repeats it while another process does the same.
+
+    SQLite does not wait for the lock here, but raises SQLITE_BUSY at once.
+    """
     end = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -348,7 +355,7 @@ def closing(database: Database) -> Iterator[Database]:
 
 
 def connect(database_url: str, system: System = SYSTEM) -> Database:
-    """Returns the database of a URL; nothing is opened yet."""
+    """Returns the database of a URL. No connection is opened yet."""
     if database_url.startswith("sqlite:"):
         return SqliteDatabase(sqlite_path(database_url), system)
     return PostgresDatabase(database_url, system)

@@ -1,7 +1,7 @@
-"""Encryption: what is stored encrypted, the database's own secrets, and re-encryption under a new key.
+"""Encryption of stored secrets, the database's own secrets, and re-encryption with a new key.
 
-Texts are encrypted with Fernet. Fernet has no associated data, so the row's id precedes the text inside: a ciphertext
-that was moved to another row does not decrypt.
+Texts are encrypted with Fernet. Fernet has no associated data, so the plaintext begins with the id of its row. A
+ciphertext that was moved to another row is refused.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Cipher:
         return self._fernet.encrypt(f"{row_id}\n{text}".encode())
 
     def decrypt(self, row_id: str, ciphertext: bytes) -> str:
-        """Decrypt the text of a row. Raises BadSetting when no key fits or when it was encrypted for another row."""
+        """Decrypt the text of a row. Raises BadSetting if no key fits, or if the text belongs to another row."""
         try:
             owner, _, text = self._fernet.decrypt(bytes(ciphertext)).decode().partition("\n")
         except InvalidToken:
@@ -66,9 +66,9 @@ class Cipher:
         return self._derived[purpose]
 
     def fingerprint(self, purpose: str, data: bytes) -> bytes:
-        """16 bytes that differ when the data differs, and reveal nothing about it.
+        """A keyed hash of 16 bytes, for comparing secrets without storing them.
 
-        Keyed BLAKE2b (RFC 7693, section 2.9): it costs a fifth of an HMAC, and every registration computes one.
+        It is keyed BLAKE2b (RFC 7693, section 2.9), which costs a fifth of an HMAC. Each registration computes one.
         """
         return hashlib.blake2b(data, key=self.key(purpose), digest_size=_FINGERPRINT_BYTES).digest()
 
@@ -92,9 +92,9 @@ def has_encrypted_data(database: Database) -> bool:
 
 
 def with_root_key(database: Database, cipher: Cipher) -> Cipher:
-    """Returns the cipher with the database's root key, which is made when there is none yet.
+    """Returns the cipher with the database's root key. A new database gets a root key here.
 
-    Raises BadSetting for a wrong encryption key: the root key does not decrypt then.
+    Raises BadSetting if the encryption key does not decrypt the root key.
     """
     new = database.system.token_hex(32)
     root = database.transaction(lambda connection: _own_secret(connection, cipher, ROOT, new))
@@ -102,12 +102,12 @@ def with_root_key(database: Database, cipher: Cipher) -> Cipher:
 
 
 def signing_secret(connection: Connection, cipher: Cipher, new: bytes) -> str:
-    """The `whsec_...` that signs when none is configured: made once, of 32 new bytes, and stored encrypted."""
+    """The signing secret (`whsec_...`) for when none is configured; `new` are 32 random bytes for the first call."""
     return _own_secret(connection, cipher, SIGNING, new_secret(new).text)
 
 
 def _own_secret(connection: Connection, cipher: Cipher, name: str, new: str) -> str:
-    """The stored secret of this name; without one, `new` is stored. Raises BadSetting for a wrong key."""
+    """The stored secret of this name. If there is none, stores `new`. Raises BadSetting for a wrong key."""
     ciphertext = connection.execute(_FIND_SECRET, {"a_name": name}).scalar_one_or_none()
     if ciphertext is None:
         connection.execute(_INSERT_SECRET, {"name": name, "encrypted": cipher.encrypt(name, new)})
@@ -117,7 +117,7 @@ def _own_secret(connection: Connection, cipher: Cipher, name: str, new: str) -> 
 
 # --- re-encryption ------------------------------------------------------------------------------------------------
 
-BATCH = 200  # rows in a transaction: at most 600 texts, about 40 ms; the writes of a service wait no longer than that
+BATCH = 200  # rows in a transaction: up to 600 texts, about 40 ms, in which the writes of a service wait
 
 _ENCRYPTED = (watches.c.headers, watches.c.secret, watches.c.api_key)
 _NEXT_WATCHES = (
@@ -141,18 +141,18 @@ _UPDATE_SECRET = (
 
 @dataclass(frozen=True, slots=True)
 class Reencrypted:
-    """How many rows were encrypted again: watches, and secrets of the database's own."""
+    """How many rows were encrypted again: watches, and the database's own secrets."""
 
     watches: int
     secrets: int
 
 
 def reencrypt(database: Database, cipher: Cipher) -> Reencrypted:
-    """Encrypt every stored text with the cipher's newest key, in small batches, while services go on.
+    """Encrypt every stored text with the cipher's newest key, in small batches, while services run.
 
-    It can be repeated, and a finished batch stays done. A service without the newest key cannot decrypt what this
-    writes: give the key to all services first. New watches are encrypted by their service, and the texts of a watch
-    never change, so none is missed or overwritten.
+    Give the newest key to all services first: a service without it cannot decrypt what this writes. The call can be
+    repeated after an error. No text is missed or overwritten: services encrypt new watches with the newest key, and the
+    texts of a watch never change.
 
     Raises BadSetting when no key fits a text, StoreUnavailable when the database does not answer.
     """

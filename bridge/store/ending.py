@@ -13,9 +13,9 @@ from bridge.store.schema import IS_ACTIVE, deliveries, outbox, watches
 
 @dataclass(frozen=True, slots=True)
 class WatchEnd:
-    """How and when (Unix seconds) a watch ended; a cancelled one has no outcome.
+    """How and when (Unix seconds) a watch ended. A cancelled watch has no outcome.
 
-    `wants_status`: it asked for status events, so one of them may still be pending.
+    `wants_status`: the watch asked for status events, so a delivery of one may be pending.
     """
 
     watch_id: str
@@ -26,28 +26,28 @@ class WatchEnd:
 
 
 _END_WATCHES = updating(watches, ("id", "state", "outcome", "ended_at"), IS_ACTIVE)
-# The row of the outbox is what gets locked: while an attempt is recorded its transaction holds that row, and after it
-# the delivery may no longer be pending.
+# This locks the rows of the outbox. The transaction that records an attempt holds that row too, and after its commit
+# the delivery may not be pending any more.
 _PENDING = (
     select(outbox.c.id)
     .join(deliveries, deliveries.c.id == outbox.c.id)
-    .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
+    .where(deliveries.c.watch_id.in_(bindparam("ids", expanding=True)))
     .order_by(outbox.c.id)
     .with_for_update(of=outbox)
 )
-_REMOVE_PENDING = delete(outbox).where(outbox.c.id.in_(bindparam("those", expanding=True)))
+_REMOVE_PENDING = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
 _SUPERSEDE = (
     update(deliveries)
-    .where(deliveries.c.id.in_(bindparam("those", expanding=True)))
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
     .values(state="dead", next_attempt_at=None, dead_at=bindparam("at"), error=problem_text(SUPERSEDED))
 )
 
 GIVEN_UP = deliveries.c.error.is_distinct_from(problem_text(SUPERSEDED))
-"""Which dead deliveries failed. A superseded one is no failure: sent later, its event would be wrong."""
+"""The condition that a dead delivery failed. A superseded delivery did not fail: its event is out of date."""
 
 
 def end_watches(connection: Connection, ends: Sequence[WatchEnd]) -> None:
-    """Write the end of watches that are locked and active, and supersede their pending status events."""
+    """Write the ends of watches, and supersede their pending status events. The caller has locked the watches."""
     if not ends:
         return
     _END_WATCHES.execute(
@@ -55,7 +55,7 @@ def end_watches(connection: Connection, ends: Sequence[WatchEnd]) -> None:
         [(end.watch_id, end.state.value, None if end.outcome is None else end.outcome.value, end.at) for end in ends],
     )
     asked = [end.watch_id for end in ends if end.wants_status]
-    pending = connection.execute(_PENDING, {"those": asked}).scalars().all() if asked else ()
+    pending = connection.execute(_PENDING, {"ids": asked}).scalars().all() if asked else ()
     if pending:
-        connection.execute(_REMOVE_PENDING, {"those": pending})
-        connection.execute(_SUPERSEDE, {"those": pending, "at": max(end.at for end in ends)})
+        connection.execute(_REMOVE_PENDING, {"ids": pending})
+        connection.execute(_SUPERSEDE, {"ids": pending, "at": max(end.at for end in ends)})

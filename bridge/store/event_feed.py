@@ -1,9 +1,9 @@
-"""The event feed: events in the order of their numbers. No number appears after a larger one has been read.
+"""The event feed: events in the order of their numbers. A reader that sees a number has seen all smaller ones.
 
 On SQLite one writer commits at a time, so an event gets its number when it is inserted. On PostgreSQL transactions
-commit in any order: a number that is drawn before the commit could appear after a larger one, and a reader that has
-passed it would miss its event. There an event is inserted without a number and is not listed yet. A later transaction
-numbers the events that are committed, one replica at a time under an advisory lock that is held until its commit.
+commit in any order. A number that is drawn before the commit could appear after a larger one, and a reader would miss
+its event. So on PostgreSQL an event is inserted without a number, and is not listed yet. A later transaction numbers
+the committed events. It holds an advisory lock until its commit, so only one replica numbers events at a time.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -38,10 +38,10 @@ from bridge.store.replicas import Replica
 from bridge.store.schema import IS_NUMBERED, IS_NUMBERED_OF_ALL, events, removed_events, watches
 
 EVERY_APP = ""
-"""The key of the feed of all apps, which operators read. No app has an empty name."""
+"""The name of the feed of all apps, which operators read. No app has an empty name."""
 
-NUMBERED_AT_ONCE = 1_000  # in a transaction: about 30 ms, for which other replicas wait
-WINDOW = 10_000  # numbers that one step of a search for some types reads, from the index alone: a few ms
+NUMBERED_AT_ONCE = 1_000  # events in a transaction: about 30 ms, in which other replicas wait
+WINDOW = 10_000  # numbers that one step of a search by type reads, from the index alone: a few ms
 WINDOWS_AT_ONCE = 10
 
 # --- numbering ----------------------------------------------------------------------------------------------------
@@ -55,13 +55,13 @@ _LARGEST = Query(
 
 
 def largest_number(connection: Connection) -> int:
-    """The largest number of any event, removed ones included; 0 before the first."""
+    """The largest number of any event, also of removed ones; 0 before the first event."""
     [largest] = _LARGEST.all(connection)
     return max(largest.present or 0, largest.removed or 0)
 
 
 def next_numbers(connection: Connection, replica: Replica, count: int) -> Sequence[int | None]:
-    """The numbers for `count` new events. None each where replicas share the database: see `number_committed`."""
+    """The numbers for `count` new events. Each is None if replicas share the database: see `number_committed`."""
     if replica.shared:
         return [None] * count
     first = next_number(largest_number(connection), replica.now())
@@ -88,8 +88,8 @@ _NUMBER = (
 def number_committed(connection: Connection, now: float) -> list[str]:
     """Number up to 1,000 committed events, the oldest first; returns the app of each.
 
-    The lock is released after the commit is visible. So the next replica sees these numbers, and no reader sees a
-    number without all smaller ones.
+    PostgreSQL releases the lock after the commit is visible. So the next replica sees these numbers, and no reader sees
+    a number before all smaller ones.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": EVENT_NUMBERING})
     first = next_number(largest_number(connection), now)
@@ -115,9 +115,9 @@ _REMOVED_SINCE = select(func.max(removed_events.c.number)).where(removed_events.
 def read_page(connection: Connection, query: EventQuery, now: float) -> EventPage:
     """A page of the feed. Raises CursorExpired when events after the cursor may have been removed.
 
-    The order matters on PostgreSQL, where each statement sees what is committed when it begins. For a new reader the
-    number of the last removal is read before the events, and later removals are looked for after the events. So a
-    removal in between is noticed.
+    The order of the statements matters: on PostgreSQL each one sees the commits before its own begin. The number of the
+    last removal is read before the events. Later removals are searched for after them. So a removal between the two is
+    found.
     """
     start = query.after or Position(0, _last_removal(connection))
     payloads, number, more = (_search if query.types else _next)(connection, query, start.number)
@@ -130,8 +130,8 @@ def read_page(connection: Connection, query: EventQuery, now: float) -> EventPag
 
 
 def latest(connection: Connection, app: str | None) -> Position:
-    """The position after which an app's new events come (None: those of every app)."""
-    removal = _last_removal(connection)  # first: see read_page
+    """The position after which new events of an app come (None: of every app)."""
+    removal = _last_removal(connection)  # first, as in read_page
     return Position(_newest(connection, app), removal)
 
 
@@ -143,7 +143,7 @@ def _next(connection: Connection, query: EventQuery, after: int) -> tuple[list[b
 
 
 def _search(connection: Connection, query: EventQuery, after: int) -> tuple[list[bytes], int, bool]:
-    """The next events of some types, which may be rare: in windows, so that no statement reads a million events."""
+    """The next events of some types. It reads in windows: for a rare type a statement would read a million events."""
     found: list[bytes] = []
     numbers = _of_app(select(events.c.number), query.app).where(_AFTER).order_by(events.c.number)
     end_of_window = numbers.offset(WINDOW - 1).limit(1)
@@ -190,7 +190,7 @@ def _removed_since(connection: Connection, app: str | None, removal: int) -> int
 
 
 def newest_by_app(connection: Connection, apps: Collection[str]) -> dict[str, str]:
-    """The newest number of each app as a text; EVERY_APP's is that of all apps. One statement, few index look-ups."""
+    """The newest number of each app, as a text; for EVERY_APP of all apps. It is one statement, with few look-ups."""
     asked = values(column("app", Text), name="asked").data([(app,) for app in sorted(apps)]).cte("asked")
     of_app = select(func.max(events.c.number)).where(IS_NUMBERED, events.c.app == asked.c.app).scalar_subquery()
     of_all = select(func.max(events.c.number)).where(IS_NUMBERED_OF_ALL).scalar_subquery()
@@ -202,11 +202,11 @@ def newest_by_app(connection: Connection, apps: Collection[str]) -> dict[str, st
 
 # --- retention ----------------------------------------------------------------------------------------------------
 
-_THOSE: BindParameter[str] = bindparam("those", expanding=True)
-_WITHOUT_NUMBER = select(events.c.watch_id).where(events.c.watch_id.in_(_THOSE), events.c.number.is_(None))
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+_WITHOUT_NUMBER = select(events.c.watch_id).where(events.c.watch_id.in_(_IDS), events.c.number.is_(None))
 _LARGEST_OF = (
     select(events.c.app, func.max(events.c.number).label("number"))
-    .where(events.c.watch_id.in_(_THOSE))
+    .where(events.c.watch_id.in_(_IDS))
     .group_by(events.c.app)
 )
 _DELETE_SMALLER = delete(removed_events).where(
@@ -215,12 +215,12 @@ _DELETE_SMALLER = delete(removed_events).where(
 
 
 def watches_without_numbers(connection: Connection, watch_ids: Sequence[str]) -> set[str]:
-    """Returns the watches that have an event without a number: such an event is not in the feed yet."""
-    return set(connection.execute(_WITHOUT_NUMBER, {"those": watch_ids}).scalars())
+    """Returns the ids of watches with an event that has no number, so that it is not in the feed yet."""
+    return set(connection.execute(_WITHOUT_NUMBER, {"ids": watch_ids}).scalars())
 
 
 def may_remove(connection: Connection, replica: Replica) -> bool:
-    """Whether this transaction may remove events; False while another replica does. The writer waits for none."""
+    """Whether this transaction may remove events: only one replica may at a time. It does not wait for another one."""
     if not replica.shared:
         return True
     statement = text("SELECT pg_try_advisory_xact_lock(:lock)")
@@ -229,12 +229,12 @@ def may_remove(connection: Connection, replica: Replica) -> bool:
 
 
 def note_removal(connection: Connection, watch_ids: Sequence[str], replica: Replica) -> None:
-    """Write, before the events of these watches are deleted, that readers before them may miss some.
+    """Write which events are removed. Call it before the events of these watches are deleted.
 
-    Removals commit in the order of their numbers, as events do: a reader that knows one knows all before it. So the
-    transaction needs `may_remove`.
+    A reader whose cursor is before a removed event then gets CursorExpired. Removals commit in the order of their
+    numbers, so the caller must have `may_remove`.
     """
-    found = {row.app: row.number for row in connection.execute(_LARGEST_OF, {"those": watch_ids})}
+    found = {row.app: row.number for row in connection.execute(_LARGEST_OF, {"ids": watch_ids})}
     if not found:
         return
     removal = next_number(_last_removal(connection), replica.now())
@@ -243,14 +243,14 @@ def note_removal(connection: Connection, watch_ids: Sequence[str], replica: Repl
     connection.execute(insert(removed_events), rows)
 
 
-# --- the feed as other folders use it -----------------------------------------------------------------------------
+# --- the feed for other folders -----------------------------------------------------------------------------------
 
 
 class EventFeed:
-    """The feed of one store. Every call raises StoreUnavailable as the store's own do.
+    """The feed of one store. Every call raises StoreUnavailable, as the calls of the store do.
 
-    `on_new_events` is called with the apps of new events as soon as they are known to be durable, also when the caller
-    of the write has given up.
+    `on_new_events` is called with the apps of new events as soon as these are durable, even if the caller of the write
+    has given up waiting.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -260,21 +260,21 @@ class EventFeed:
 
     @property
     def shared(self) -> bool:
-        """Whether other replicas write events too, and events are numbered after their commit: PostgreSQL."""
+        """Whether replicas share the database (PostgreSQL). Events are then numbered after their commit."""
         return self._database.shared
 
     def add(self, changed: Changed) -> None:
-        """Announce the events of a settlement or a status change that is committed."""
+        """Announce the new events of a committed settlement or status change."""
         if changed.event_apps:
             self.on_new_events(changed.event_apps)
 
     async def number_committed(self) -> list[str]:
-        """Number up to 1,000 committed events, on a database that replicas share; returns the app of each."""
+        """Number up to 1,000 committed events, if replicas share the database; returns the app of each."""
         number = partial(number_committed, now=self.now())
         return await self._reader.call(partial(self._database.transaction, number))
 
     async def has_unnumbered(self) -> bool:
-        """Whether an event is committed and not numbered yet, on a database that replicas share."""
+        """Whether an event is committed and not numbered yet; False if replicas do not share the database."""
         return self.shared and await self._reader.run(has_unnumbered)
 
     async def page(self, query: EventQuery) -> EventPage:
@@ -282,11 +282,11 @@ class EventFeed:
         return await self._reader.run(read_page, query, self.now())
 
     async def latest(self, app: str | None) -> Position:
-        """The position after which the new events of an app come (None: those of every app)."""
+        """The position after which new events of an app come (None: of every app)."""
         return await self._reader.run(latest, app)
 
     async def versions(self, apps: Sequence[str]) -> dict[str, str]:
-        """A text for each of these apps, which changes when the app has new events. EVERY_APP: events of any app."""
+        """A text for each of these apps. It changes when the app has new events; for EVERY_APP, when any app has."""
         return await self._reader.run(newest_by_app, apps)
 
     def now(self) -> float:

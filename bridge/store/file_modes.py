@@ -1,7 +1,7 @@
-"""The modes of the database's files: their owner's alone, and their group's where the group is this process's own.
+"""The modes of the database's files. Only the owner may use them, and a group that this process belongs to.
 
-Those who mount volumes set the group bits: Kubernetes' `fsGroup` adds `g+rw` to every file at each mount, and OpenShift
-runs an image under any user id, in group 0.
+Some systems set the bits of the group when they mount a volume: Kubernetes' `fsGroup` adds `g+rw` to every file.
+OpenShift runs an image under any user id, in group 0.
 """
 
 import errno
@@ -16,15 +16,15 @@ _NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTSU
 
 
 def is_private(status: os.stat_result) -> bool:
-    """Whether only the owner may use a file, and perhaps a group that is one of this process's own."""
+    """Whether only the owner, or a group of this process, may use a file."""
     mode = stat.S_IMODE(status.st_mode)
     return not mode & _OTHERS and (not mode & _GROUP or _is_own_group(status.st_gid))
 
 
 def make_private(path: Path) -> None:
-    """Takes a file's bits from all others. An own group that may read and write, as mounters set it, keeps its bits.
+    """Makes a file private. A group of this process keeps its bits if it may read and write, as mounts set it.
 
-    A chmod that the system does not permit is no error: the file belongs to another user, or the mount has fixed modes.
+    If the system refuses the chmod, nothing is raised: the file has another owner, or the mount has fixed modes.
     """
     status = path.stat()
     if is_private(status):
@@ -39,7 +39,7 @@ def make_private(path: Path) -> None:
 
 
 def who_may_not(error: OSError) -> str:
-    """Returns the user and groups of this process, as the end of a sentence about a file that it may not use."""
+    """Returns the user and groups of this process, as the end of a sentence about a refused file."""
     if os.name != "posix" or error.errno not in _NOT_PERMITTED:
         return ""
     groups = ", ".join(map(str, sorted({os.getegid(), *os.getgroups()})))

@@ -4,14 +4,15 @@ An *operation* is a function that writes. Its first argument is the connection o
 Most operations serve one caller: they return a result or raise a BridgeError. A *bulk operation* serves many callers
 at once: its second argument is a sequence of items, and it returns a result or a BridgeError for each item, in order.
 
-An operation decides before it writes: where the result is a BridgeError, nothing was written for that caller. This is
-why the transaction goes on for the others.
+An operation decides before it writes: if the result is a BridgeError, nothing was written for that caller. So the
+transaction continues for the others.
 
-A *patient* call may wait up to 0.1 s for the commit of another call. It is for what is repeated when a crash loses it,
-such as the record of an attempt. A commit alone costs as much as ten rows in the commit of others.
+A *patient* call may wait up to 0.1 s for the commit of another call. It is for work that is repeated if a crash loses
+it, such as the record of an attempt. A commit for one call costs as much as ten more rows in another commit.
 
-Other calls begin at once, unless calls have lately come while others were unanswered: then one waits up to 5 ms for
-the next. With 100 ends a second that halves the commits. A caller that sends one call after the other never waits.
+Other calls begin at once, unless recent calls overlapped: they came while others were unanswered. Then a call waits up
+to 5 ms for the next one. At 100 ends a second this halves the commits. A caller that sends one call after the other
+never waits.
 """
 
 import asyncio
@@ -40,26 +41,27 @@ Arguments = TypeVarTuple("Arguments")
 Transaction: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
 """Runs a function in one transaction and commits. Raises what the database raises."""
 
-CALL_TIMEOUT_SECONDS = 4.0  # a caller waits no longer: `POST /watch` promises its 503 within 5 s
-BEGIN_WITHIN_SECONDS = 3.0  # a call that has not begun by then is dropped: its caller would not see the end
-# A commit costs as much as ten registrations in it. A writer that takes what waits at once gets 28 of 64 callers into
-# a commit. One that waits until as many have come as it just served, for at most twice as long as that took, gets 60.
+CALL_TIMEOUT_SECONDS = 4.0  # the longest wait of a caller: `POST /watch` promises its 503 within 5 s
+BEGIN_WITHIN_SECONDS = 3.0  # a call that has not begun by then is dropped, because its caller would not see the end
+# A commit costs as much as ten registrations in it. With 64 callers, a writer that begins the next transaction at once
+# has 28 of them in a commit. It has 60 if it waits until as many items have come as the last transaction had, for at
+# most twice the time of that transaction.
 GATHER_FROM = 12
 GATHER_TURNS = 2.0
 GATHER_AT_MOST_SECONDS = 0.025
 PATIENCE_SECONDS = 0.1
-COMPANY_SECONDS = 0.005  # 100 ends a second are 200 calls, one every 5 ms
-COMPANY_SHARE = 0.4  # of the calls that came while others were unanswered: from here on one waits for the next
+OVERLAP_SECONDS = 0.005  # 100 ends a second are 200 calls, one every 5 ms
+OVERLAP_SHARE = 0.4  # the share of overlapping calls from which on a call waits for the next one
 CALLS_AVERAGED = 20
 INTERVALS_AVERAGED = 10  # calls: the mean interval between them shows whether another call is likely to come in time
-MOST_AT_ONCE = 512  # items in a commit, or few more: from 32 on each costs the same, and a caller waits for all of them
-_ITEM_ERRORS = (DataError, IntegrityError, ProgrammingError)  # caused by an item; all others come from the database
+MOST_AT_ONCE = 512  # items in a commit, or few more: above 32 an item costs no less, and a caller waits for all items
+_ITEM_ERRORS = (DataError, IntegrityError, ProgrammingError)  # an item causes these; the database causes all others
 
 _log = get_logger("store")
 
 
 class _Call:
-    """The call of one caller: a bulk operation, its items, and when it must have begun (monotonic seconds).
+    """The call of one caller: a bulk operation and its items. It must begin before `begins_before` (monotonic seconds).
 
     `results` has one entry for each item, or is the error of the whole call.
     """
@@ -102,11 +104,11 @@ class GroupWriter:
         self._waiting_items = 0
         self._due = False  # a call waits that may wait no longer
         self._patience: asyncio.TimerHandle | None = None  # makes the waiting calls due
-        # Of calls that are not patient: how many wait, how many are in the present or the last transaction, and the
+        # Of calls that are not patient: how many wait, how many are in the running or the last transaction, and the
         # share of them that came while others were unanswered.
         self._urgent = 0
         self._urgent_taken = 0
-        self._company = 0.0
+        self._overlap = 0.0
         self._last_at = clock()  # when the last call came that was not patient
         self._interval = 1.0  # the mean interval between such calls, in seconds
         self._gathered: asyncio.Event | None = None  # set when `_enough` items wait; None while nothing is gathered
@@ -120,7 +122,7 @@ class GroupWriter:
     async def run(self, operation: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         """Run an operation, durably. Raises its BridgeError, or StoreUnavailable within 4 s.
 
-        After StoreUnavailable nothing was written, except when the time ran out: the operation may then still succeed.
+        After StoreUnavailable nothing was written, except after a timeout: the operation may then still succeed, and
         `on_late_result` is called with its result, on the caller's loop.
         """
         [result] = await self.run_all(_one_by_one(operation), [arguments])
@@ -156,7 +158,7 @@ class GroupWriter:
         else:
             self._interval += (min(now - self._last_at, 1.0) - self._interval) / INTERVALS_AVERAGED
             self._last_at = now
-            self._begin_within(0.0 if self._has_company() else COMPANY_SECONDS)
+            self._begin_within(0.0 if self._may_begin() else OVERLAP_SECONDS)
         try:
             with Limit(self.limits):
                 return await future
@@ -168,20 +170,20 @@ class GroupWriter:
                 return future.result()
             raise StoreUnavailable("the database does not answer") from None
 
-    def _has_company(self) -> bool:
-        """Count a call that is not patient. Returns whether the waiting ones are as many as can be expected.
+    def _may_begin(self) -> bool:
+        """Count a call that is not patient. Returns whether the transaction need not wait for more such calls.
 
-        That is as many as in the last transaction, so callers that all wait for it are written together again.
+        If calls overlap, it waits for as many as the last transaction had: the callers of that one call again.
         """
         unanswered = self._urgent > 0 or (self._writing is not None and self._urgent_taken > 0)
-        self._company += ((1.0 if unanswered else 0.0) - self._company) / CALLS_AVERAGED
+        self._overlap += ((1.0 if unanswered else 0.0) - self._overlap) / CALLS_AVERAGED
         self._urgent += 1
-        if self._company < COMPANY_SHARE or self._gathered is not None:
+        if self._overlap < OVERLAP_SHARE or self._gathered is not None:
             return True
         return self._urgent >= max(2, self._urgent_taken)
 
     def _begin_within(self, seconds: float) -> None:
-        """Write what waits at the latest in so many seconds; after the present transaction, if there is one."""
+        """Write the waiting calls within `seconds`, or after the running transaction, if that is later."""
         if seconds == 0.0:
             self._begin()
             return
@@ -193,7 +195,7 @@ class GroupWriter:
         self._patience = loop.call_later(seconds, self._begin)
 
     def _begin(self) -> None:
-        """Write what waits: at once, or after the present transaction."""
+        """Write the waiting calls now, or after the running transaction."""
         self._due = True
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write(), name="store-writer")
@@ -212,7 +214,7 @@ class GroupWriter:
         await self._runner.close(CALL_TIMEOUT_SECONDS + 1)
 
     async def _write(self) -> None:
-        """Write what waits, one transaction after the other, until only patient calls wait."""
+        """Write the waiting calls, one transaction after the other, until no call is due."""
         try:
             while batch := self._next_batch():
                 began = self._clock()
@@ -238,7 +240,7 @@ class GroupWriter:
         self._gathered = None
 
     def _next_batch(self) -> list[_Call]:
-        """Returns the waiting calls that may still begin, up to 512 items; an empty list when none has to begin."""
+        """Returns the waiting calls that may still begin, up to 512 items; an empty list if no call is due."""
         while self._due:
             batch = self._take()
             now = self._clock()
@@ -268,7 +270,7 @@ class GroupWriter:
     # --- off the event loop ---------------------------------------------------------------------------------------
 
     def _execute(self, batch: list[_Call]) -> None:
-        """Execute calls in one transaction. When an item spoils it, execute each call alone."""
+        """Execute calls in one transaction. If an item makes it fail, execute each call alone."""
         try:
             self._transaction(lambda connection: _execute_grouped(connection, batch))
         except Exception as error:  # noqa: BLE001  one bad item among many: each call is tried again, alone
@@ -299,7 +301,7 @@ class GroupWriter:
     # --- results --------------------------------------------------------------------------------------------------
 
     def _caller_left(self, future: "asyncio.Future[Sequence[Any]]") -> None:
-        """Handle the results of a call whose caller was cancelled in the turn in which they came."""
+        """Report the results of a call whose caller was cancelled in the same turn of the loop."""
         if future.done() and not future.cancelled() and future.exception() is None:
             self._report_late(future.result())
 
@@ -347,7 +349,7 @@ def _one_by_one(
 def _result(
     operation: Callable[..., Result], connection: Connection, arguments: tuple[Any, ...]
 ) -> Result | BridgeError:
-    """What an operation returns; the BridgeError that it raises is the result of its caller alone."""
+    """The result of an operation: what it returns, or the BridgeError that it raises."""
     try:
         return operation(connection, *arguments)
     except BridgeError as error:

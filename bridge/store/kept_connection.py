@@ -1,8 +1,8 @@
 """One connection that is kept for all transactions of SQLite's writer.
 
-To take a connection from SQLAlchemy's pool, to begin, and to give it back costs 20 µs in a loop, and as much as the
-statements of a registration after a commit, when the processor's caches hold other things. Therefore the connection
-stays, and the driver begins and commits.
+With SQLAlchemy's pool, each transaction takes a connection, begins, and returns the connection. This costs 20 µs in a
+loop. After a commit it costs as much as the statements of a registration, because the processor's caches hold other
+data. So one connection is kept, and the driver begins and commits.
 """
 
 import threading
@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 
 
 class KeptConnection:
-    """A connection of `engine`, opened when it is needed first. One transaction runs at a time, in any thread.
+    """A connection of `engine`, opened at its first use. One transaction runs at a time, in any thread.
 
-    Another thread waits `busy_seconds` for it, as another process does. `before_commit` may raise to prevent a commit.
+    Another thread waits up to `busy_seconds` for it. `before_commit` may raise an error to prevent a commit.
     """
 
     def __init__(self, engine: Engine, busy_seconds: float, *, before_commit: Callable[[], None]) -> None:
@@ -53,8 +53,8 @@ class KeptConnection:
                 self.close()
 
     def close(self) -> None:
-        """Close the connection, one in use at the end of its transaction. The next transaction opens another one."""
-        self._unwanted = True  # first: where the lock is taken, its holder sees this after the release
+        """Close the connection now, or at the end of its transaction. The next transaction opens another one."""
+        self._unwanted = True  # first: if another thread holds the lock, it sees this after it releases the lock
         if self._lock.acquire(blocking=False):
             try:
                 if self._connection is not None:
@@ -64,7 +64,7 @@ class KeptConnection:
                 self._lock.release()
 
     def open(self) -> Connection:
-        """The connection, which is opened if it is not open."""
+        """Returns the connection, and opens it first if it is not open."""
         if self._connection is None:
             self._connection = self._engine.connect()
             self._connection.detach()  # the pool gives it to no other caller
@@ -73,6 +73,6 @@ class KeptConnection:
 
     def _roll_back(self) -> None:
         try:
-            self._driver.rollback()  # does nothing where SQLite has rolled back by itself, as on a full disk
+            self._driver.rollback()  # does nothing if SQLite has rolled back by itself, as on a full disk
         except Exception:  # noqa: BLE001  the caller gets the first error, and the next transaction a new connection
             self._unwanted = True

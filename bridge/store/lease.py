@@ -7,9 +7,9 @@ from bridge.aio.clocks import running_seconds
 
 
 class Lease:
-    """Until when this replica may poll and send, by `clock`: seconds that also count while the machine sleeps.
+    """The time until which this replica may poll and send. `clock` counts seconds, also while the machine sleeps.
 
-    `until` is infinity where no other replica can take its tasks over.
+    `until` is infinity if no other replica can take its tasks over.
     """
 
     def __init__(self, clock: Callable[[], float] = running_seconds, until: float = inf) -> None:
@@ -22,7 +22,7 @@ class Lease:
         return self.until == -inf
 
     def is_valid(self) -> bool:
-        """Whether the lease is valid at this moment. A process that was frozen may call this before its next tick."""
+        """Whether the lease is valid now. It is computed at each call, because the process may have been suspended."""
         return self.clock() < self.until
 
     def seconds_left(self) -> float:

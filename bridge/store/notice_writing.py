@@ -1,4 +1,4 @@
-"""What is written about notices: their rows, their deliveries, and the dead deliveries of the next notice."""
+"""Writes notices and their deliveries, and the dead deliveries that the next notice will name."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class NoticeTarget:
 
 @dataclass(frozen=True, slots=True)
 class NoticeSettings:
-    """Whether changes are noticed at all, where notices are sent (None: nowhere), and the bridge's own URL."""
+    """Whether notices are made at all, where they are sent (None: nowhere), and the bridge's own URL."""
 
     enabled: bool = False
     target: NoticeTarget | None = None
@@ -43,7 +43,7 @@ _INSERT_DELIVERIES = inserting(
 
 
 def write(connection: Connection, settings: NoticeSettings, made: Sequence[Notice]) -> None:
-    """Write notices with their deliveries, which are due now. A notice about its own receiver is not sent."""
+    """Write notices and their deliveries, which are due now. A notice about the receiver of notices is not sent."""
     target = settings.target
     if target is None:
         return
@@ -64,12 +64,12 @@ _LOAD: Any = (
         *(notices.c.payload, deliveries.c.round_attempts, deliveries.c.attempts),
     )
     .join(deliveries, deliveries.c.id == notices.c.id)
-    .where(notices.c.id.in_(bindparam("those", expanding=True)))
+    .where(notices.c.id.in_(bindparam("ids", expanding=True)))
 )
 
 
 def claimed(connection: Connection, ids: Sequence[str], lease: str, replica: Replica) -> list[PendingDelivery]:
-    """The deliveries of notices that were just claimed. No watch belongs to them."""
+    """The deliveries with these ids, which were just claimed. They are deliveries of notices and have no watch."""
     return [
         PendingDelivery(
             id=row.id,
@@ -85,7 +85,7 @@ def claimed(connection: Connection, ids: Sequence[str], lease: str, replica: Rep
             attempts=row.attempts,
             claimed_by=replica.identity,
         )
-        for row in connection.execute(_LOAD, {"those": ids})
+        for row in connection.execute(_LOAD, {"ids": ids})
     ]
 
 
@@ -97,5 +97,5 @@ _REPORT_DEAD = inserting(
 
 
 def report_dead(connection: Connection, dead: Iterable[tuple[str, str, float]]) -> None:
-    """Note deliveries (id, host, time) that have become dead, for the next notice of their receiver."""
+    """Write deliveries (id, host, Unix seconds) that became dead, for the next notice about their receiver."""
     _REPORT_DEAD.execute(connection, sorted(dead))

@@ -1,7 +1,8 @@
-"""Notices for operators: each change is noticed once, however many replicas see it, and sent through the outbox.
+"""Notices for operators: each change gets one notice, even if several replicas see it. The outbox sends it.
 
-A notice is written in the transaction that notes its cause, so either both are stored or none. A *condition* is
-what lasts: a failing receiver, a refused key. Its row is inserted with the first notice and deleted with the last one.
+A notice is written in the transaction that writes its cause, so either both are stored or none. A *condition* is a
+state that lasts: a failing receiver, a refused key. Its row is inserted with the notice of its begin, and deleted with
+the notice of its end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +38,8 @@ from bridge.store.schema import (
 )
 
 RECEIVER, KEY, DEAD = "receiver", "key", "dead"  # the kinds of conditions; DEAD is the last notice of dead deliveries
-MOST_AT_ONCE = 500  # receivers in a transaction, 0.1 s; the others follow a second later
-LOOKED_AT = 1_000  # rows from which the apps of a notice are read
+MOST_AT_ONCE = 500  # receivers in a transaction, 0.1 s; the others are handled a second later
+MOST_ROWS_READ = 1_000  # rows from which the apps of a notice are read
 
 _TRY_LOCK = select(func.pg_try_advisory_xact_lock(NOTICES))
 
@@ -76,14 +77,14 @@ _some_pending = (
     .join(deliveries, deliveries.c.id == outbox.c.id)
     .join(watches, watches.c.id == deliveries.c.watch_id)
     .where(outbox.c.host == bindparam("a_host"))
-    .limit(LOOKED_AT)
+    .limit(MOST_ROWS_READ)
     .subquery()
 )
 _APPS_PENDING = select(_some_pending.c.app).distinct().order_by(_some_pending.c.app)
 
 
 def of_receiver(connection: Connection, notice: Notice) -> Notice:
-    """A notice with the number of the receiver's pending deliveries, and their apps."""
+    """The notice, completed with the number of the receiver's pending deliveries and with their apps."""
     parameters = {"a_host": notice.receiver}
     apps = tuple(connection.execute(_APPS_PENDING, parameters).scalars())
     return replace(notice, count=connection.execute(_PENDING, parameters).scalar_one(), apps=apps)
@@ -97,23 +98,23 @@ _LATELY = (
 
 
 def is_due(connection: Connection, now: float) -> bool:
-    """Whether `check` would find anything. Nothing is locked and nothing written."""
+    """Whether `check` would write a notice. This locks and writes nothing."""
     parameters = {"summed_up_after": now - SUM_UP_SECONDS}
     queries = _STARTED_FAILING, _RECOVERED, _DUE_REPORTS
     return any(connection.execute(query, parameters).first() is not None for query in queries)
 
 
 def check(connection: Connection, settings: NoticeSettings, now: float) -> list[Notice]:
-    """Write the notices of receivers and dead deliveries that are due; returns them.
+    """Write the notices about receivers and dead deliveries that are due; returns them.
 
-    While another replica does this, it returns none.
+    Returns none while another replica does this.
     """
-    # Not waited for: this transaction may hold other locks, which the other replica may be waiting for.
+    # A try, and no wait: this transaction may hold locks that the other replica waits for.
     if connection.dialect.name == "postgresql" and not connection.execute(_TRY_LOCK).scalar_one():
         return []
     made: list[Notice] = []
     for kind, find in _FINDERS.items():
-        # What finds no room is found again later: nothing was written about it.
+        # Without room nothing is written, so the same changes are found again later.
         if (room := MOST_A_MINUTE - _written_lately(connection, kind, now)) > 0:
             found = find(connection, now)
             made += found if len(found) <= room else [summed_up(found)]
@@ -149,7 +150,8 @@ def _condition(kind: str, name: str, since: float) -> dict[str, Any]:
 
 # --- dead deliveries ----------------------------------------------------------------------------------------------
 
-# From one receiver's name to the next: a receiver whose reports wait for their minute costs one step, however many.
+# A loose index scan, from one receiver's name to the next. A receiver whose minute is not over costs one step, for any
+# number of its reports.
 _reported = select(func.min(dead_reports.c.host).label("host")).cte("reported", recursive=True)
 _reported = _reported.union_all(
     select(
@@ -189,7 +191,7 @@ _FORGET = delete(conditions).where(
 
 
 def _dead(connection: Connection, now: float) -> list[Notice]:
-    """One notice for each receiver with dead deliveries: the first at once, then one a minute that sums up."""
+    """One notice for each receiver with dead deliveries: the first at once, later ones once a minute as a summary."""
     parameters = {"summed_up_after": now - SUM_UP_SECONDS}
     made: list[Notice] = []
     for host in connection.execute(_DUE_REPORTS, parameters).scalars().all():
@@ -197,7 +199,7 @@ def _dead(connection: Connection, now: float) -> list[Notice]:
         by_app = {row.app: row.total for row in connection.execute(_DEAD_BY_APP, {"a_host": host})}
         connection.execute(_DELETE_REPORTS, {"a_host": host})
         if not first:
-            continue  # these were notices themselves
+            continue  # the dead deliveries were notices, about which there is no notice
         made.append(_notice_of_dead(host, first, by_app, now))
         connection.execute(_RENEW, _condition(DEAD, host, now))
     connection.execute(_FORGET, parameters)
@@ -230,7 +232,7 @@ _some_active = (
     select(watches.c.app, tasks.c.credential)
     .join(tasks, tasks.c.id == watches.c.task)
     .where(IS_ACTIVE)
-    .limit(LOOKED_AT)
+    .limit(MOST_ROWS_READ)
     .subquery()
 )
 _APPS_OF_KEY = (
@@ -242,19 +244,19 @@ _APPS_OF_KEY = (
 
 
 def refused_keys(connection: Connection) -> set[str]:
-    """The names of the keys whose refusal was noticed, and whose acceptance was not."""
+    """The names of the keys that have a notice of their refusal, and none of a later acceptance."""
     return set(connection.execute(_OPEN_KEYS).scalars())
 
 
 def key_refused(connection: Connection, settings: NoticeSettings, name: str, now: float) -> list[Notice]:
-    """Write the notice that amux refuses a key; returns it, unless it was written before."""
+    """Write the notice that amux refuses a key; returns it. Returns none if it was written before."""
     if connection.execute(_BEGIN, _condition(KEY, name, now)).first() is None:
         return []
     return _of_key(connection, settings, Notice(NoticeType.KEY_REFUSED, now, credential=name, since=now))
 
 
 def key_accepted(connection: Connection, settings: NoticeSettings, name: str, now: float) -> list[Notice]:
-    """Write the notice that amux accepts a key again; returns it, unless its refusal was never noticed."""
+    """Write the notice that amux accepts a key again; returns it. Returns none without a notice of its refusal."""
     ended = connection.execute(_END, {"a_kind": KEY, "a_name": name}).one_or_none()
     if ended is None:
         return []
@@ -272,7 +274,7 @@ def _of_key(connection: Connection, settings: NoticeSettings, notice: Notice) ->
 
 
 class NoticeCalls:
-    """The store's calls about notices. Nothing is noticed until `settings` say so. Raises StoreUnavailable."""
+    """The store's calls about notices. No notice is made before `enable`. Calls raise StoreUnavailable."""
 
     def __init__(self, reader: Reader, writer: GroupWriter) -> None:
         self._database = reader.database
@@ -281,19 +283,19 @@ class NoticeCalls:
         self.settings = NoticeSettings()
 
     def enable(self, target: NoticeTarget | None, public_url: str | None) -> None:
-        """Notice changes from now on, and send the notices to a target, if there is one."""
+        """Make notices of changes from now on, and send them to a target, if there is one."""
         self.settings = NoticeSettings(True, target, public_url, self._database.system.token_bytes)
 
     async def check(self) -> Sequence[Notice]:
-        """Write the notices of receivers and dead deliveries that are due; returns them."""
+        """Write the notices about receivers and dead deliveries that are due; returns them."""
         now = self._database.now()
         return await self._writer.run(check, self.settings, now) if await self._reader.run(is_due, now) else []
 
     async def key_changed(self, name: str, *, refused: bool) -> Sequence[Notice]:
-        """Write the notice that amux refuses a key, or accepts it again; returns it, unless it was written before."""
+        """Write the notice that amux refuses a key, or accepts it again; returns it if it is new."""
         operation = key_refused if refused else key_accepted
         return await self._writer.run(operation, self.settings, name, self._database.now())
 
     async def refused_keys(self) -> set[str]:
-        """The names of the keys whose refusal was noticed, and whose acceptance was not."""
+        """The names of the keys that have a notice of their refusal, and none of a later acceptance."""
         return await self._reader.run(refused_keys)

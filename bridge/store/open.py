@@ -1,4 +1,4 @@
-"""Opens a store: files and their modes, the lock of the one process, the key, migrations, the root key, joining."""
+"""Opens a store: files and their modes, the lock against a second process, the key, migrations, the replica's row."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from bridge.telemetry import Metrics
 
 try:
     import fcntl
-except ImportError:  # Windows: there the operator must take care that one process serves a file
+except ImportError:  # Windows: the operator must make sure that only one process serves a file
     fcntl = None  # type: ignore[assignment]
 
 _CAN_LOCK = fcntl is not None
@@ -47,11 +47,11 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     system: System = SYSTEM,
     connect: Callable[[str, System], Database] = connect,
 ) -> Store:
-    """Open a store to serve from, and bring its schema up to date. Waits `wait_seconds` for a server that is not up.
+    """Open a store for a service, and bring its schema up to date. Waits `wait_seconds` for a server that is not up.
 
-    Raises BadSetting with one sentence for a wrong key, a key file that others may read, a missing folder and a file
-    that another process serves; StoreUnavailable when the database does not answer. When it is cancelled, it ends at
-    once, even if the database hangs.
+    Raises BadSetting for a wrong key, a key file that others may read, a missing folder, and a file that another
+    process serves; the message is one sentence. Raises StoreUnavailable when the database does not answer. A
+    cancellation ends the call at once, even if the database hangs.
     """
     limit = ActiveLimit(max_active_watches, max_active_watches_per_app)
     wait = OpeningWait(0.0 if database_url.startswith("sqlite:") else wait_seconds, clock=system.monotonic)
@@ -103,7 +103,7 @@ def _joined_database(
 
 
 def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
-    """The database and its cipher, for commands that run beside a service. Raises as `open_store`; does not wait."""
+    """The database and its cipher, for commands that run beside a service. Raises as `open_store`, and never waits."""
     connected = partial(connect, database_url)
     return OpeningWait(0.0).until_open(lambda: _opened_database(database_url, encryption_keys, connected))
 
@@ -135,7 +135,7 @@ def _opened_database(
 
 
 def _prepare(path: Path) -> None:
-    """Make the file if there is none, and make it private. SQLite gives the files beside it the same mode."""
+    """Make the database file if there is none, and make it private. SQLite gives its other files the same mode."""
     try:
         if not path.parent.is_dir():
             raise BadSetting(f"BRIDGE_DATABASE_URL: the folder {path.parent} does not exist")
@@ -150,7 +150,7 @@ def _prepare(path: Path) -> None:
 
 
 def _serve_lock(path: Path) -> int | None:
-    """Take the lock that says "a service uses this file". SQLite's own locks stay free for SQLite's tools."""
+    """Take the lock that means "a service uses this file". It is not one of SQLite's, so SQLite's tools still work."""
     if not _CAN_LOCK:
         return None
     try:
@@ -165,7 +165,7 @@ def _serve_lock(path: Path) -> int | None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise BadSetting(f"BRIDGE_DATABASE_URL: another bridge serves from {path}; stop it first") from None
+        raise BadSetting(f"BRIDGE_DATABASE_URL: another bridge uses {path}; stop it first") from None
     return lock
 
 
@@ -175,7 +175,7 @@ def _unlock(lock: int | None) -> None:
 
 
 def _key_of_file(database_path: Path, *, is_used: bool) -> str:
-    """The key in the key file. For a new database a new key is made, but never for one that holds encrypted data."""
+    """The key in the key file. Makes a new key for a new database, but not for one that has encrypted data."""
     path = database_path.with_name(KEY_FILE)
     key = read_key_file(path)
     if not key and not is_used:
@@ -183,18 +183,18 @@ def _key_of_file(database_path: Path, *, is_used: bool) -> str:
             key = read_key_file(path) or _new_key(path)
     if not key:
         raise BadSetting(
-            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing or empty, and the database holds data that "
-            "was encrypted with it; put the file back or give the key"
+            f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is missing or empty, and the database has data that "
+            "was encrypted with it; restore the file or set BRIDGE_ENCRYPTION_KEYS"
         )
     try:
         Fernet(key)
     except ValueError:
-        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} holds no Fernet key") from None
+        raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} has no Fernet key") from None
     return key
 
 
 def read_key_file(path: Path) -> str:
-    """The text of the key file; empty when there is no file, or when the power failed before it was written."""
+    """The text of the key file. It is empty if there is no file, or if the power failed before it was written."""
     try:
         if path.is_dir():
             raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: it is a folder")
@@ -211,9 +211,9 @@ def read_key_file(path: Path) -> str:
         if os.name == "posix" and not is_private(status):
             raise BadSetting(
                 f"BRIDGE_ENCRYPTION_KEYS: the key file {path} is open to others (mode {mode:04o}); "
-                f"make it yours alone: chmod 600 {path}, or set BRIDGE_ENCRYPTION_KEYS where the mount has fixed modes"
+                f"make it private with `chmod 600 {path}`; if the mount has fixed modes, set BRIDGE_ENCRYPTION_KEYS"
             )
-        # What is no ASCII is no key: the caller says so.
+        # Text that is not ASCII is no key: the caller raises the error.
         return opened.read(MAX_KEY_FILE_BYTES).decode("ascii", errors="replace").strip()
 
 
@@ -233,7 +233,7 @@ def _new_key(path: Path) -> str:
 
 @contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from making a key file here meanwhile. The new file's name survives a power failure."""
+    """During the block, no other process makes a key file here. At its end the folder is written to the disk."""
     if not _CAN_LOCK:
         yield
         return

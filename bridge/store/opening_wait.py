@@ -1,4 +1,4 @@
-"""Waits for a database that is not up yet, for a limited time, and ends attempts to open it that get no answer."""
+"""Waits, for a limited time, for a database that is not up yet. Ends attempts to open it that get no answer."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ _log = get_logger("store")
 
 
 class OpeningWait:
-    """How long one opening may wait, and whether it was stopped. The reason of the wait is logged once."""
+    """The wait of one opening, for at most `seconds`. Its reason is logged once."""
 
     def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -34,7 +34,7 @@ class OpeningWait:
         self._logged = False
 
     def until_open(self, open_once: Callable[[], Result]) -> Result:
-        """Call `open_once` until it succeeds. Raises StoreUnavailable when that does not help or the time is over."""
+        """Call `open_once` until it succeeds. Raises StoreUnavailable at the end of the time, or for a final error."""
         began_at = self._clock()
         while True:
             try:
@@ -61,13 +61,13 @@ class OpeningWait:
             _log.event("waiting_for_database", level=logging.WARNING, reason=reason, seconds_at_most=self._seconds)
 
     def stop(self) -> None:
-        """Wait no longer."""
+        """End the wait."""
         self._stopped.set()
 
 
 @contextmanager
 def dropping_hung_connections(database: Database, seconds: float | None = None) -> Iterator[None]:
-    """During the block, shut down connections that give no answer for `seconds` (10): the caller gets an error."""
+    """During the block, shut down connections without an answer for `seconds` (default 10). Callers get errors."""
     if not isinstance(database, PostgresDatabase):
         yield
         return

@@ -1,6 +1,6 @@
 """The outbox: claiming deliveries, recording attempts, retrying on request.
 
-Operations and queries; group_commit.py says what an operation is.
+The functions are operations and queries. `group_commit.py` explains what an operation is.
 """
 
 import logging
@@ -28,7 +28,7 @@ from bridge.telemetry import get_logger
 
 RETRIED_AT_ONCE = 2_000  # dead deliveries in a transaction: 20 ms, so that other writes do not wait long
 
-CLOCK_TOLERANCE_SECONDS = 1.0  # a time that is further ahead was written before the clock was set back
+CLOCK_TOLERANCE_SECONDS = 1.0  # a time further in the future was written before the clock was set back
 
 _log = get_logger("store")
 
@@ -49,7 +49,7 @@ _DUE = (
 )
 _CLAIM = (
     update(outbox)
-    .where(outbox.c.id.in_(bindparam("those", expanding=True)))
+    .where(outbox.c.id.in_(bindparam("ids", expanding=True)))
     .values(lease=bindparam("a_lease"), holder=bindparam("replica"), due_at=bindparam("until"), set_at=bindparam("now"))
 )
 _LOAD: Select[Any] = (
@@ -63,7 +63,7 @@ _LOAD: Select[Any] = (
     .select_from(deliveries)
     .join(watches, watches.c.id == deliveries.c.watch_id)
     .join(events, (events.c.watch_id == deliveries.c.watch_id) & (events.c.type == deliveries.c.type))
-    .where(deliveries.c.id.in_(bindparam("those", expanding=True)))
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(deliveries.c.created_at)
 )
 
@@ -73,7 +73,7 @@ def claim(
 ) -> list[PendingDelivery]:
     """Claim due deliveries, the oldest of each host first, at most `room[host]` for each host.
 
-    Returns none when this replica's claim to its tasks is lost.
+    Returns an empty list if this replica has lost its lease.
     """
     if not replicas.holds_claim(connection, replica):
         return []
@@ -84,9 +84,9 @@ def claim(
     if not found:
         return []
     lease = replica.new_lease()
-    parameters = {"those": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
+    parameters = {"ids": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
     connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
-    rows = connection.execute(_LOAD, {"those": found}).all()
+    rows = connection.execute(_LOAD, {"ids": found}).all()
     of_watches = [one for row in rows for one in _decrypted(row, lease, cipher, replica)]
     if len(rows) == len(found):
         return of_watches
@@ -97,7 +97,7 @@ def claim(
 
 
 def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> list[PendingDelivery]:
-    """The delivery with its watch's secrets. None when they do not decrypt: the other deliveries do not wait for it."""
+    """The delivery with its watch's secrets, in a list. The list is empty if the secrets do not decrypt."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.sent)
     try:
         attempts_before = row.round_attempts, row.attempts
@@ -110,12 +110,12 @@ def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> l
         return []
 
 
-_HELD_CLAIMS = select(outbox.c.id, outbox.c.lease).where(outbox.c.id.in_(bindparam("those", expanding=True)))
+_HELD_CLAIMS = select(outbox.c.id, outbox.c.lease).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def held_claims(connection: Connection, claims: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
     """Returns the claims (delivery id and lease) that are still held."""
-    found = connection.execute(_HELD_CLAIMS, {"those": sorted({delivery_id for delivery_id, _ in claims})})
+    found = connection.execute(_HELD_CLAIMS, {"ids": sorted({delivery_id for delivery_id, _ in claims})})
     return {(row.id, row.lease) for row in found}.intersection(claims)
 
 
@@ -127,7 +127,7 @@ _RELEASE = (
 
 
 def release(connection: Connection, items: Sequence[PendingDelivery], replica: Replica) -> Sequence[None]:
-    """Make claimed deliveries due now. Claims that are lost are passed over."""
+    """Release claims; their deliveries are due now. Lost claims are skipped."""
     now = replica.now()
     rows = [{"an_id": item.id, "a_lease": item.lease, "now": now} for item in items]
     connection.execute(_RELEASE, sorted(rows, key=lambda row: str(row["an_id"])))
@@ -136,7 +136,7 @@ def release(connection: Connection, items: Sequence[PendingDelivery], replica: R
 
 # --- attempts -----------------------------------------------------------------------------------------------------
 
-# Id and lease as one text: PostgreSQL plans 512 pairs as as many alternatives, and takes 21 ms for them instead of 11.
+# Id and lease as one text: PostgreSQL plans a list of 512 pairs as 512 alternatives, which takes 21 ms instead of 11.
 _CLAIM_KEY = outbox.c.id + outbox.c.lease
 _MARK = _CLAIM_KEY.label("claim"), outbox.c.set_at
 
@@ -153,7 +153,7 @@ _REMOVE = BulkQuery(
     lambda binds: delete(outbox).where(outbox.c.id.in_(_held(binds, outbox.c.id))).returning(*_MARK),
 )
 _INSERT_AGAIN = inserting(outbox, ("id", "host", "due_at", "set_at", "lease", "holder"))
-_NEW_ROUND = update(deliveries).where(deliveries.c.id.in_(bindparam("those", expanding=True))).values(round_attempts=0)
+_NEW_ROUND = update(deliveries).where(deliveries.c.id.in_(bindparam("ids", expanding=True))).values(round_attempts=0)
 _INSERT_ATTEMPTS = inserting(
     attempts, ("delivery_id", "started_at", "duration_seconds", "status_code", "error", "body")
 )
@@ -173,12 +173,12 @@ def record_attempts(
 ) -> Sequence[Verdict | BridgeError]:
     """Write each attempt and its delivery's next step; returns the verdicts that were written.
 
-    With `report_dead`, dead deliveries are noted for the next notice to operators. When the clock was set back after an
+    With `report_dead`, dead deliveries are written for the next notice to operators. If the clock was set back after an
     attempt, its delivery keeps its delay, counted from now.
 
-    The result is LostClaim when the delivery is claimed by another, or no longer pending.
+    The result is LostClaim when the delivery has another claim, or is no longer pending.
     """
-    firsts: dict[str, AttemptResult] = {}  # by claim; a claim is good for one attempt
+    firsts: dict[str, AttemptResult] = {}  # by claim; a claim allows one attempt
     now = replica.now()
     items = [_not_ahead(item, now) for item in items]
     for item in items:
@@ -192,14 +192,14 @@ def record_attempts(
     if report_dead and (dead := [item for item in valid if isinstance(item.verdict, Dead)]):
         notice_writing.report_dead(connection, [(item.delivery_id, item.host, item.at) for item in dead])
     if requested:
-        connection.execute(_NEW_ROUND, {"those": sorted(firsts[claim].delivery_id for claim in requested)})
+        connection.execute(_NEW_ROUND, {"ids": sorted(firsts[claim].delivery_id for claim in requested)})
     host_failures.write(connection, items)
     written = {item_ids[claim]: item.verdict for claim, item in firsts.items() if claim in held}
     return [written.get(id(item)) or _lost() for item in items]
 
 
 def _not_ahead(item: AttemptResult, now: float) -> AttemptResult:
-    """Move a result whose time is in the future to `now`; its next attempt keeps its delay."""
+    """Return the result with the time `now` if its own time is in the future. Its next attempt keeps its delay."""
     if item.at <= now + CLOCK_TOLERANCE_SECONDS:
         return item
     verdict = item.verdict
@@ -215,8 +215,8 @@ def _lost() -> LostClaim:
 def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> tuple[set[str], set[str]]:
     """Remove final deliveries from the outbox and postpone the others.
 
-    Returns the claims that were still held, and those of them during which a retry was requested. `items` are by claim;
-    those with a requested retry get another verdict here, and are due now.
+    `items` are by claim. Returns the claims that were still held, and the subset during which a retry was requested. An
+    item with a requested retry gets another verdict here, and its delivery is due now.
     """
     if any(isinstance(item.verdict, RetryAt) for item in items.values()):
         marks = {row.claim: row.set_at for row in _HELD_WITH_MARKS.fetch(connection, _claims(items))}
@@ -239,7 +239,7 @@ def _end_claims(connection: Connection, items: dict[str, AttemptResult]) -> tupl
 
 
 def _with_new_verdicts(items: dict[str, AttemptResult], marks: Mapping[str, float]) -> set[str]:
-    """Give each item during whose attempt a retry was requested its new verdict; returns their claims."""
+    """Find the items whose retry was requested during the attempt, and set their new verdicts; returns their claims."""
     requested = {claim for claim, set_at in marks.items() if retry_requested(set_at)}
     for claim in requested:
         items[claim] = replace(items[claim], verdict=after_retry_request(items[claim].verdict, items[claim].at))
@@ -272,11 +272,11 @@ def _delivery_row(item: AttemptResult) -> tuple[Any, ...]:
 
 
 def retry_requested(set_at: float) -> bool:
-    """Whether a retry was requested during a claim: `set_at` is then negative, until something sets `due_at` again."""
+    """Whether a retry was requested during a claim: `set_at` is negative from then until `due_at` is set again."""
     return set_at < 0
 
 
-# The watches are locked against retention, which could otherwise delete one that is about to have a pending delivery.
+# The lock on the watch keeps retention from deleting it before its delivery is pending again.
 _FIND = (
     select(
         *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.next_attempt_at),
@@ -285,11 +285,11 @@ _FIND = (
     .join(watches, watches.c.id == deliveries.c.watch_id)
     .outerjoin(outbox, outbox.c.id == deliveries.c.id)
     .where(deliveries.c.id == bindparam("an_id"))
-    .with_for_update(read=True, of=watches)  # until the end of this transaction the watch is not cancelled
+    .with_for_update(read=True, of=watches)  # and keeps the watch from being cancelled during this transaction
 )
 _PENDING_AGAIN = (
     update(deliveries)
-    .where(deliveries.c.id.in_(bindparam("those", expanding=True)))
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
     .values(state="pending", round_attempts=0, next_attempt_at=bindparam("now"), delivered_at=None, dead_at=None)
 )
 _insert_due = insert(outbox)
@@ -306,9 +306,9 @@ _DUE_AGAIN = _insert_due.on_conflict_do_update(
 def retry(
     connection: Connection, items: Sequence[tuple[str, str | None, Actor | None]], replica: Replica
 ) -> Sequence[BridgeError | None]:
-    """Make deliveries due now, each given as its id, the app that may retry it (None: any app's), and who does it.
+    """Make deliveries due now. An item is a delivery's id, the app that may retry it (None: any), and the actor.
 
-    The result is NotFound for another app's delivery, and WatchCancelled for a delivery of a cancelled watch.
+    The result is NotFound for a delivery of another app, and WatchCancelled for a delivery of a cancelled watch.
     """
     results: list[BridgeError | None] = []
     found: dict[str, str] = {}
@@ -332,7 +332,7 @@ def retry(
 
 
 def _changes_something(row: Any, now: float) -> bool:
-    """Whether a retry makes a difference: not when the delivery is due already, or is sent again after this attempt."""
+    """Whether a retry changes something: False if the delivery is due, or if its attempt has a requested retry."""
     if row.lease is not None and row.next_attempt_at is not None and row.next_attempt_at <= now:
         return not retry_requested(row.set_at)
     return row.next_attempt_at is None or bool(row.next_attempt_at > now)
@@ -345,13 +345,13 @@ def _resent(actor: Actor | None, now: float, row: Any) -> list[AuditEntry]:
 def _make_due(connection: Connection, found: dict[str, str], now: float) -> None:
     if not found:
         return
-    those = sorted(found)
-    # The outbox first, as in recording attempts: two replicas that lock both rows in one order cannot deadlock.
-    connection.execute(_DUE_AGAIN, [{"id": one, "host": found[one], "due_at": now, "set_at": now} for one in those])
-    connection.execute(_PENDING_AGAIN, {"those": those, "now": now})
+    ids = sorted(found)
+    # The outbox first, as when attempts are recorded: replicas that lock the rows in the same order cannot deadlock.
+    connection.execute(_DUE_AGAIN, [{"id": one, "host": found[one], "due_at": now, "set_at": now} for one in ids])
+    connection.execute(_PENDING_AGAIN, {"ids": ids, "now": now})
 
 
-# Dead deliveries are few: neither the primary key of all deliveries nor the index of an app's watches may be used.
+# Dead deliveries are few, and an index finds them. The query must not use the primary key or the index of apps.
 _ID = unindexed(deliveries.c.id)
 
 
@@ -364,7 +364,7 @@ def count_dead(connection: Connection, dead: DeadFilter) -> int:
 def retry_dead(
     connection: Connection, dead: DeadFilter, after: str, now: float, actor: Actor | None = None
 ) -> list[str]:
-    """Make up to 2,000 of the dead deliveries that the filter finds due now: the first ones with an id above `after`.
+    """Make dead deliveries due now: the first 2,000 that the filter finds with an id above `after`.
 
     Returns their ids, in order.
     """

@@ -1,4 +1,4 @@
-"""What the bridge sends to the receiver of a watch: the bytes of each event, and what a request needs besides."""
+"""What the bridge sends to the receiver of a watch: the URL, the headers, and the bytes of each event."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from bridge.store.schema import deliveries, events, watches
 class BuiltEvent:
     """One event of a watch, and the bytes that are sent for it.
 
-    `id` is its `webhook-id`, also if the event was not to be sent.
+    `id` is its `webhook-id`, also for an event that is not delivered.
     """
 
     id: str
@@ -29,7 +29,7 @@ class BuiltEvent:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """The callback URL of a watch, its own headers and secret, decrypted, and its events, oldest first."""
+    """The callback URL of a watch, its own headers and secret (decrypted), and its events, oldest first."""
 
     callback_url: str = field(repr=False)  # its query may hold a secret
     headers: Mapping[str, str] = field(repr=False)

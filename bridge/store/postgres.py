@@ -1,7 +1,7 @@
 """Connections to PostgreSQL: how they are made, when they are dropped, and how long a transaction may take.
 
-Everything works through a connection pooler in transaction mode (PgBouncer), where each transaction may run on another
-session of the server: no limits in the start packet, no prepared statements, no state of a session.
+A connection pooler in transaction mode (PgBouncer) may run each transaction in another session of the server. So this
+module uses no limits in the start packet, no prepared statements and no state of a session.
 """
 
 from collections.abc import Mapping
@@ -15,35 +15,35 @@ from bridge.core.database_url import postgres_url
 from bridge.core.errors import BadSetting
 from bridge.store import driver
 
-# Of a host in the URL. psycopg tries the addresses of several hosts in turn, each for so long.
+# The limit for one address. With several hosts in the URL, psycopg tries their addresses one after the other.
 CONNECT_SECONDS = 3
 DEFAULTS = {
     "connect_timeout": str(CONNECT_SECONDS),
     "application_name": "amux-bridge",
-    # A server that is cut off must not block the writer's thread: nothing else could be written meanwhile.
+    # A server that is unreachable must not block the writer's thread for long.
     "tcp_user_timeout": "4000",
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "2",
 }
 RETRIABLE = frozenset({"40001", "40P01"})  # serialization failure, deadlock
-# What waiting does not change. libpq gives no code for a failed connection, only the text.
-_LASTING = (
+# Errors that do not end by waiting. libpq gives no code for a failed connection, only a text.
+_FINAL = (
     *("password authentication failed", "no pg_hba.conf entry", "does not support SSL", "invalid sslmode"),
     *("certificate verify failed", "root certificate", "server certificate for", "statement pooling"),
 )  # fmt: skip
 
 
 def sqlstate(error: DBAPIError) -> str | None:
-    """Returns PostgreSQL's code of an error. None if the server sent none, as when a connection breaks."""
+    """Returns PostgreSQL's code of an error. It is None if the server sent none, as when a connection breaks."""
     code: str | None = getattr(error.orig, "sqlstate", None)
     return code
 
 
 def may_open_later(error: DBAPIError) -> bool:
-    """Whether a database that did not open may do so within seconds: it starts, fails over or is full."""
+    """Whether a database that did not open may open within seconds, because it starts, fails over or is full."""
     code = sqlstate(error)
-    if any(text in str(error.orig) for text in _LASTING):
+    if any(text in str(error.orig) for text in _FINAL):
         return False
     return code is None or driver.drops_connection(code) or code in RETRIABLE or code == "57014"
 
@@ -55,8 +55,8 @@ def make_engine(url: str, *, limits: Mapping[str, float], pool_seconds: float) -
     """
     conninfo = _conninfo(url)
     assignments = "; ".join(f"SET LOCAL {name} = {seconds * 1000:.0f}" for name, seconds in limits.items())
-    # Autocommit: the driver begins nothing by itself. One message begins the transaction and sets its limits; a pooler
-    # would refuse them in the start packet, and would pass what is set for the session to others.
+    # Autocommit: the driver begins no transaction by itself. One message begins the transaction and sets its limits. A
+    # pooler refuses limits in the start packet, and other clients would get the limits of a session.
     begin = f"BEGIN; {assignments}"
     engine = create_engine(
         "postgresql+psycopg://",
@@ -65,7 +65,7 @@ def make_engine(url: str, *, limits: Mapping[str, float], pool_seconds: float) -
         pool_size=6,  # the writer, three readers and two searches
         max_overflow=0,
         pool_timeout=pool_seconds,
-        pool_use_lifo=True,  # the connections that are used least are the ones that a pooler or a firewall may end
+        pool_use_lifo=True,  # so the other connections stay unused, and a pooler or a firewall can end them
         query_cache_size=200,
     )
 
@@ -95,7 +95,7 @@ def _conninfo(url: str) -> str:
 
 
 def _unreadable(reason: str) -> str:
-    """Returns libpq's reason only where it is about a parameter's name: other reasons repeat parts of the URL."""
+    """Returns libpq's reason if it is about a parameter's name. Others may repeat parts of the URL, and are hidden."""
     if "URI query parameter" in reason:
         return " ".join(reason.split())
     return "libpq cannot read this URL; characters such as @ : / % in a password must be percent-encoded"

@@ -1,4 +1,4 @@
-"""Queries; nothing here writes."""
+"""Queries of watches, tasks, events and deliveries. Nothing here writes."""
 
 import logging
 from collections import defaultdict
@@ -47,16 +47,16 @@ _log = get_logger("store")
 _TASK_COLUMNS = [column for column in tasks.c if column.name not in {"id", "key", "task_id"}]
 WITH_TASK = select(watches, *_TASK_COLUMNS).join(tasks, tasks.c.id == watches.c.task)
 _ONE = WITH_TASK.where(watches.c.id == bindparam("an_id"))
-_EXISTING = select(watches.c.id).where(watches.c.id.in_(bindparam("those", expanding=True)))
+_EXISTING = select(watches.c.id).where(watches.c.id.in_(bindparam("ids", expanding=True)))
 _IDS_IN_A_QUERY = 500  # databases limit the parameters of a statement
 _DELIVERIES = (
     select(deliveries)
-    .where(deliveries.c.watch_id.in_(bindparam("those", expanding=True)))
+    .where(deliveries.c.watch_id.in_(bindparam("ids", expanding=True)))
     .order_by(deliveries.c.created_at, deliveries.c.id)
 )
 _FIRST_ATTEMPTS = (
     select(attempts.c.delivery_id, func.min(attempts.c.started_at).label("began"))
-    .where(attempts.c.delivery_id.in_(bindparam("those", expanding=True)))
+    .where(attempts.c.delivery_id.in_(bindparam("ids", expanding=True)))
     .group_by(attempts.c.delivery_id)
 )
 
@@ -73,22 +73,22 @@ def existing(connection: Connection, watch_ids: Collection[str]) -> set[str]:
     """Returns the ids of the watches that exist."""
     asked, found = sorted(watch_ids), set[str]()
     for start in range(0, len(asked), _IDS_IN_A_QUERY):
-        some = {"those": asked[start : start + _IDS_IN_A_QUERY]}
+        some = {"ids": asked[start : start + _IDS_IN_A_QUERY]}
         found.update(connection.execute(_EXISTING, some).scalars())
     return found
 
 
-_SEVERAL = WITH_TASK.where(watches.c.id.in_(bindparam("those", expanding=True)))
+_SEVERAL = WITH_TASK.where(watches.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def several_watches(connection: Connection, watch_ids: Sequence[str]) -> dict[str, WatchView]:
     """The watches of these ids that exist, by id."""
-    found = connection.execute(_SEVERAL, {"those": sorted(set(watch_ids))}).all()
+    found = connection.execute(_SEVERAL, {"ids": sorted(set(watch_ids))}).all()
     return {view.watch.id: view for view in views(connection, found)}
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
-    """A page of watches, newest first unless the query says otherwise."""
+    """A page of watches, in the query's order."""
     return views(connection, connection.execute(_page(query)).all())
 
 
@@ -98,11 +98,11 @@ def _page(query: WatchQuery) -> Select[Any]:
 
 
 def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
-    """The watches of rows of `WITH_TASK`, each with its task and its deliveries."""
+    """The watches of these rows of `WITH_TASK`, each with its task, its deliveries and its audit entries."""
     apps = {row.id: row.app for row in rows}
     by_watch: dict[str, list[DeliveryView]] = defaultdict(list)
     if apps:
-        for row in connection.execute(_DELIVERIES, {"those": list(apps)}):
+        for row in connection.execute(_DELIVERIES, {"ids": list(apps)}):
             by_watch[row.watch_id].append(delivery_view(row, apps[row.watch_id]))
     entries = audit.of_watches(connection, [_span(row, by_watch[row.id]) for row in rows]) if rows else {}
     found = [
@@ -112,7 +112,7 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
     attempted = [one.id for view in found if (one := view.terminal_delivery) is not None and one.attempts]
     if not attempted:
         return found
-    rows_found = connection.execute(_FIRST_ATTEMPTS, {"those": attempted})
+    rows_found = connection.execute(_FIRST_ATTEMPTS, {"ids": attempted})
     began = {row.delivery_id: row.began for row in rows_found}
     return [
         replace(view, first_attempt_at=began.get(one.id)) if (one := view.terminal_delivery) is not None else view
@@ -121,7 +121,7 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
 
 
 def _span(row: Row[Any], deliveries_of: Sequence[DeliveryView]) -> audit.WatchSpan:
-    """The time of a watch: from its registration to its end and that of its last delivery."""
+    """The time of a watch: from its registration until it and all its deliveries have ended."""
     ends = [row.ended_at, *(one.delivered_at or one.dead_at for one in deliveries_of)]
     return audit.WatchSpan(row.id, row.host, row.created_at, inf if None in ends else max(ends))
 
@@ -129,16 +129,16 @@ def _span(row: Row[Any], deliveries_of: Sequence[DeliveryView]) -> audit.WatchSp
 _VERSIONS = (
     select(watches.c.id, watches.c.state, tasks.c.status, tasks.c.polls)
     .join(tasks, tasks.c.id == watches.c.task)
-    .where(watches.c.id.in_(bindparam("those", expanding=True)))
+    .where(watches.c.id.in_(bindparam("ids", expanding=True)))
 )
 
 
 def versions(connection: Connection, watch_ids: Sequence[str]) -> dict[str, str]:
-    """A text for each watch that changes whenever the watch, its task or one of its deliveries does."""
+    """A text for each watch. It changes when the watch, its task or one of its deliveries changes."""
     found = {
-        row.id: f"{row.state} {row.status} {row.polls}" for row in connection.execute(_VERSIONS, {"those": watch_ids})
+        row.id: f"{row.state} {row.status} {row.polls}" for row in connection.execute(_VERSIONS, {"ids": watch_ids})
     }
-    for row in connection.execute(_DELIVERIES, {"those": watch_ids}):
+    for row in connection.execute(_DELIVERIES, {"ids": watch_ids}):
         if row.watch_id in found:
             found[row.watch_id] += f" {row.type} {row.state} {row.attempts} {row.next_attempt_at}"
     return found
@@ -159,7 +159,7 @@ _KEY_WATCHES = (
         tasks.c.closed_at.is_(None),
         watches.c.api_key.is_not(None),
         IS_ACTIVE,
-        tasks.c.credential.in_(bindparam("those", expanding=True)),
+        tasks.c.credential.in_(bindparam("credentials", expanding=True)),
     )
     .group_by(tasks.c.credential)
     .subquery()
@@ -183,15 +183,15 @@ def terminal_event(connection: Connection, cipher: Cipher, watch_id: str, app: s
 def api_key_of(connection: Connection, cipher: Cipher, watch_id: str) -> str | None:
     """A watch's own amux key, decrypted; None when it has none. Raises NotFound."""
     row = connection.execute(_API_KEY, {"an_id": watch_id}).one_or_none()
-    if row is None:  # deleted since it was found; another key must not be used instead of its own
+    if row is None:  # deleted meanwhile; without this error the caller would use the configured key
         raise NotFound("there is no such watch")
     return None if row.api_key is None else cipher.decrypt(watch_id, row.api_key)
 
 
 def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) -> dict[str, str]:
-    """The key of each credential that belongs to watches. Keys that do not decrypt are logged and left out."""
+    """The amux key of each credential that belongs to watches. Keys that do not decrypt are logged and left out."""
     found: dict[str, str] = {}
-    for row in connection.execute(_KEYS, {"those": credentials}):
+    for row in connection.execute(_KEYS, {"credentials": credentials}):
         try:
             found[row.credential] = cipher.decrypt(row.id, row.api_key)
         except BadSetting as error:
@@ -211,8 +211,9 @@ _FACTS_FROM = len(SNAPSHOT)
 _OWN_AT_ONCE = 5_000
 _own_closed_too = select(*(tasks.c[name] for name in _LOADED)).where(tasks.c.owner == bindparam("replica"))
 _OWN = _own_closed_too.where(tasks.c.closed_at.is_(None))
-# An SQLite file has one owner and no index of it. The index of open tasks is in random order, and a million rows at
-# random places take more than a minute on a busy machine. The plus keeps SQLite from using it: it reads the table.
+# An SQLite file has one owner, so it has no index of owners. The index of open tasks is in random order: reading a
+# million rows at random places takes more than a minute on a busy machine. The plus sign keeps SQLite from using this
+# index, so it reads the table in order.
 _OWN_IN_ORDER = _own_closed_too.where(text("+tasks.closed_at IS NULL"))
 _OVERDUE = (
     select(watches.c.deadline_at, watches.c.id, watches.c.task)
@@ -232,7 +233,7 @@ _OVERDUE = (
 
 
 def own_tasks(connection: Connection, replica: Replica) -> list[TaskView]:
-    """Every open task of a replica. A start loads up to a million, so rows are unpacked by position, part by part."""
+    """Every open task of a replica. A start reads up to a million, so rows are fetched in parts, without names."""
     options = {"stream_results": True, "yield_per": _OWN_AT_ONCE}
     query = _OWN_IN_ORDER if connection.dialect.name == "sqlite" else _OWN
     rows = connection.execute(query, {"replica": replica.id}, execution_options=options)
@@ -247,7 +248,7 @@ def own_tasks(connection: Connection, replica: Replica) -> list[TaskView]:
 
 
 def overdue(connection: Connection, replica: Replica, now: float, after: Overdue | None, limit: int) -> list[Overdue]:
-    """A page of active watches whose deadline has passed, of a replica's own tasks, by (deadline, id)."""
+    """A page of active watches whose deadline has passed, of tasks that the replica owns, by (deadline, id)."""
     start = (
         {"after": -1.0, "after_id": ""} if after is None else {"after": after.deadline_at, "after_id": after.watch_id}
     )
@@ -285,6 +286,6 @@ _COUNTS = select(
 
 
 def counts(connection: Connection) -> Counts:
-    """What the gauges show."""
+    """The numbers of active watches, pending deliveries and dead deliveries, for the gauges."""
     row = connection.execute(_COUNTS).one()
     return Counts(row.active, row.pending, row.dead, next_due_at(connection))

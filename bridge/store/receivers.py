@@ -1,6 +1,6 @@
-"""Receivers: what operators see of them, pausing them, and spreading what waits when one is resumed.
+"""Receivers: their figures, pausing them, and spreading their pending deliveries when they are resumed.
 
-Operations and queries; group_commit.py says what an operation is.
+The functions are operations and queries. `group_commit.py` explains what an operation is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,9 +52,10 @@ _PAUSED = select(pauses.c.host, pauses.c.paused_at, pauses.c.paused_by).where(pa
 
 
 def receivers(connection: Connection, now: float, host: str | None = None) -> list[Receiver]:
-    """Each receiver that was sent to in the last 24 h, has a pending delivery or is paused, by name; or only `host`.
+    """Each receiver with an attempt in the last 24 h or a pending delivery, and each paused one, by name.
 
-    Only a dead or pending delivery makes this slower, and an hour of a receiver; not all that is stored.
+    With `host` it returns only that receiver. The cost grows with dead and pending deliveries, and with the hours of
+    figures (24 for each receiver), but not with delivered ones.
     """
     figures: dict[str, Figures] = {}
     since = now - FIGURES_SECONDS
@@ -104,7 +105,7 @@ _DELETE_FIGURES = delete(receiver_figures).where(receiver_figures.c.hour < bindp
 
 
 def write_figures(connection: Connection, process: str, totals: Mapping[tuple[str, int], Figures]) -> None:
-    """Write the totals of a process for some receivers, by name and hour, over those that it wrote before."""
+    """Write the totals of a process, by receiver and hour. They replace the totals that the process wrote before."""
     _WRITE_FIGURES.execute(
         connection, [_figures_row(process, host, hour, one) for (host, hour), one in sorted(totals.items())]
     )
@@ -126,14 +127,14 @@ def delete_old_figures(connection: Connection, now: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PauseState:
-    """Which receivers are sent nothing: those that are paused, and those whose deliveries get their new times."""
+    """The receivers to which nothing is sent: paused ones, and resumed ones whose deliveries are being spread."""
 
     paused: frozenset[str]
     resuming: frozenset[str]
 
     @property
     def held(self) -> frozenset[str]:
-        """The receivers that are sent nothing."""
+        """The receivers to which nothing is sent."""
         return self.paused | self.resuming
 
 
@@ -164,7 +165,7 @@ def pause_state(connection: Connection) -> PauseState:
 
 
 def pause(connection: Connection, host: str, by: Actor, now: float, settings: NoticeSettings) -> list[Notice] | None:
-    """Pause a receiver; returns the notices of it, None when it was paused before."""
+    """Pause a receiver; returns the notices about it, None if it was paused already."""
     row = {"host": host, "paused_at": now, "paused_by": by.name, "resumed_at": None, "waiting": 0, "spread": 0}
     if connection.execute(_PAUSE, row).first() is None:
         return None
@@ -173,9 +174,9 @@ def pause(connection: Connection, host: str, by: Actor, now: float, settings: No
 
 
 def resume(connection: Connection, host: str, by: Actor, now: float, settings: NoticeSettings) -> list[Notice] | None:
-    """Resume a receiver; returns the notices of it, None when it was not paused.
+    """Resume a receiver; returns the notices about it, None if it was not paused.
 
-    Its first deliveries get their times: see `spread`.
+    This also spreads its first deliveries: see `spread`.
     """
     row = connection.execute(_LOCK_PAUSE, {"a_host": host}).one_or_none()
     if row is None or row.resumed_at is not None:
@@ -198,7 +199,7 @@ def _notices(connection: Connection, made: Notice, settings: NoticeSettings) -> 
 
 
 _is_free = outbox.c.host == bindparam("a_host"), outbox.c.lease.is_(None)
-# Those that wait, the oldest first, get times after `resumed_at`. So each transaction finds only those that have none.
+# Overdue deliveries, the oldest first. They get times after `resumed_at`, so the next transaction does not find them.
 _OVERDUE = (
     select(outbox.c.id)
     .where(*_is_free, outbox.c.due_at <= bindparam("resumed_at"))
@@ -206,7 +207,7 @@ _OVERDUE = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-# Those that would wait for their schedule longer than all others wait.
+# Deliveries whose schedule would make them wait longer than all the others.
 _FAR_OFF = (
     select(outbox.c.id)
     .where(*_is_free, outbox.c.due_at > bindparam("last"))
@@ -220,13 +221,14 @@ _COUNT_SPREAD = update(pauses).where(pauses.c.host == bindparam("a_host")).value
 
 
 def spread(connection: Connection, host: str) -> bool:
-    """Give up to 1,000 deliveries of a resumed receiver the times at which they are due, one after the other.
+    """Set new due times, one after the other, for up to 1,000 deliveries of a resumed receiver.
 
-    Returns whether there may be more. When there are none, the receiver is resumed; until then nothing is sent to it.
+    Returns whether there may be more deliveries without a new time. Nothing is sent to the receiver before all have
+    one.
     """
     row = connection.execute(_LOCK_PAUSE, {"a_host": host}).one_or_none()
     if row is None or row.resumed_at is None:
-        return False  # another replica was faster, or it is paused again
+        return False  # another replica has spread all deliveries, or the receiver is paused again
     parameters = {"a_host": host, "resumed_at": row.resumed_at, "most": SPREAD_AT_ONCE}
     parameters["last"] = row.resumed_at + spread_seconds(row.waiting)
     found = list(connection.execute(_OVERDUE, parameters).scalars())
@@ -255,20 +257,20 @@ class ReceiverCalls:
         self._writer = writer
 
     async def all(self) -> Sequence[Receiver]:
-        """Each receiver of the last 24 h, by name."""
+        """Each receiver with an attempt in the last 24 h or a pending delivery, and each paused one, by name."""
         return await self._reader.run(receivers, self._database.now())
 
     async def one(self, name: str) -> Receiver:
-        """One receiver, which need not have been seen before."""
+        """One receiver. It may be unknown: then its figures are empty."""
         [found] = await self._reader.run(receivers, self._database.now(), name)
         return found
 
     async def in_trouble(self) -> Sequence[dashboard_queries.Receiver]:
-        """The receivers that fail or have dead deliveries."""
+        """Up to 20 receivers that fail and 20 with dead deliveries."""
         return await self._reader.run(dashboard_queries.receivers)
 
     async def failing_count(self) -> int:
-        """How many receivers have a pending delivery that has failed already."""
+        """How many receivers have a pending delivery with a failed attempt."""
         return await self._reader.run(dashboard_queries.failing_receivers)
 
     async def pause_state(self) -> PauseState:
@@ -276,22 +278,22 @@ class ReceiverCalls:
         return await self._reader.run(pause_state)
 
     async def pause(self, name: str, by: Actor) -> Sequence[Notice] | None:
-        """Pause a receiver; returns the notices of it, None when it was paused before."""
+        """Pause a receiver; returns the notices about it, None if it was paused already."""
         return await self._writer.run(pause, name, by, self._database.now(), self._notices.settings)
 
     async def resume(self, name: str, by: Actor) -> Sequence[Notice] | None:
-        """Resume a receiver; returns the notices of it, None when it was not paused.
+        """Resume a receiver; returns the notices about it, None if it was not paused.
 
-        While `spread` returns True, there is more to do.
+        Call `spread` then, until it returns False.
         """
         return await self._writer.run(resume, name, by, self._database.now(), self._notices.settings)
 
     async def spread(self, name: str) -> bool:
-        """Give more deliveries of a resumed receiver their times; returns whether there may be more."""
+        """Set new due times for more deliveries of a resumed receiver; returns whether there may be more."""
         return await self._writer.run(spread, name)
 
     async def write_figures(self, totals: Mapping[tuple[str, int], Figures]) -> None:
-        """Write this process's totals for some receivers, by name and hour. Repeating it changes nothing."""
+        """Write this process's totals, by receiver and hour. Repeating the call changes nothing."""
         await self._writer.run(write_figures, self._process, totals)
 
     async def delete_old_figures(self) -> None:

@@ -1,4 +1,4 @@
-"""What callers pass to the store and get from it: plain values, no SQL."""
+"""The values that callers pass to the store and get from it, without SQL."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,10 +52,10 @@ class Idempotency:
 class NewWatch:
     """A watch to be registered.
 
-    `task` is the row id of its task if none is open yet for (credential, task_id). `options` is the keyed fingerprint
-    of everything that must be equal in two equal registrations. `host` is the callback's host and port. With
-    `beyond_limit` it is registered even when the limit of active watches is reached. `api_key` is the app's own amux
-    key, for the poller; the store keeps it encrypted only.
+    `task` is the row id for its task, which is used if no task is open for (credential, task_id). `options` is the
+    keyed fingerprint of all fields that must be equal in two equal registrations. `host` is the callback's host and
+    port. With `beyond_limit` it is registered even if the limit of active watches is reached. `api_key` is the app's
+    own amux key, for the poller; the store keeps only the encrypted form.
     """
 
     watch: Watch
@@ -70,13 +70,13 @@ class NewWatch:
 
 
 class TaskView(NamedTuple):
-    """A task as its row has it, or newer, as the replica knows it that polls it. Times are Unix seconds.
+    """A task as its row describes it, or newer, as the replica that polls it knows it. Times are Unix seconds.
 
     `row` is the row id, `owner` the id of the replica that polls it. `opened_at` is when its first watch was
-    registered. `status_update_due`: a watch that asked for status events has not got the task's present status yet.
-    `closed`: every watch on it has ended, so it is polled no more. `failures` are the latest polls in a row that
-    brought no task record; the row does not have them. A start reads up to a million tasks, and a frozen dataclass
-    takes five times as long.
+    registered. `status_update_due`: a watch that asked for status events did not get the task's present status yet.
+    `closed`: every watch of the task has ended, so it is not polled any more. `failures` counts the last polls in a row
+    without a task record; it is not in the row. This is a named tuple because a start makes up to a million of them,
+    and a frozen dataclass takes five times as long.
     """
 
     row: str
@@ -98,7 +98,7 @@ class TaskView(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CancelledWatch:
-    """A watch that is cancelled, now or since earlier. `task_row` is the row id of its task, which may have closed."""
+    """A watch that was cancelled now or earlier. `task_row` is the row id of its task, which may be closed."""
 
     id: str
     app: str
@@ -109,7 +109,7 @@ class CancelledWatch:
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """A task with its new status, or with its present one for a watch that has not got it yet.
+    """A task with a new status, or with its present status, if a watch did not get an event for it yet.
 
     `event` builds the event of each active watch that asked for `event_type` and does not have it yet.
     """
@@ -122,10 +122,10 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A task as its last poll saw it, and which of its watches end.
+    """A task after its last poll, and the rule that decides which of its watches end.
 
-    `ending` decides for each active watch (None: it stays active), `event` builds the terminal event of one that ends.
-    When no active watch is left, the task closes.
+    `ending` returns the end of an active watch (None: it stays active). `event` builds the terminal event of a watch
+    that ends. When no active watch is left, the task closes.
     """
 
     task: TaskView
@@ -136,11 +136,11 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a status change or a settlement did: the watches that settled, and the ids of all that it concerns.
+    """The result of a status change or a settlement: the settled watches, and the ids of all watches that changed.
 
-    `claimed` are the new deliveries, already claimed for this replica: send them or release them. `task_closed`: poll
-    it no more. `errors` are the errors of settled watches, and `traces` the traces of the others, by watch id.
-    `event_apps` are the apps of the new events.
+    `claimed` are the new deliveries, already claimed for this replica: send them or release them. `task_closed`: do not
+    poll the task any more. `errors` are the errors of settled watches, and `traces` the traces of the others, by watch
+    id. `event_apps` are the apps of the new events.
     """
 
     settled: tuple[Watch, ...] = ()
@@ -156,7 +156,7 @@ class Changed:
 class Overdue:
     """An active watch whose deadline has passed, of a task that this replica owns.
 
-    `deadline_at` and `watch_id` are the key of the page. `task` is the task's row id.
+    Pages are in the order of (`deadline_at`, `watch_id`). `task` is the task's row id.
     """
 
     deadline_at: float
@@ -166,9 +166,9 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """One attempt and the verdict on it.
+    """One attempt and its verdict. `at` is the time of the verdict (Unix seconds).
 
-    `host_failures`, the host's failures in a row, is written unless it is None.
+    `host_failures` is the new number of failures in a row of the host; None leaves the stored number unchanged.
     """
 
     delivery_id: str
@@ -182,7 +182,7 @@ class AttemptResult:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """A delivery as apps see it. `attempts` counts all attempts, also those before a requested retry."""
+    """A delivery as apps see it. `attempts` counts all attempts, also the ones before a requested retry."""
 
     id: str
     watch_id: str
@@ -202,7 +202,7 @@ class DeliveryView:
 class WatchView:
     """A watch with its task and its deliveries (oldest first).
 
-    `first_attempt_at` is when the first attempt of its terminal event began. `audit` is who did what, oldest first.
+    `first_attempt_at` is when the first attempt of its terminal event began. `audit` has what users did, oldest first.
     """
 
     watch: Watch
@@ -213,7 +213,7 @@ class WatchView:
 
     @property
     def terminal_delivery(self) -> DeliveryView | None:
-        """The delivery of the event that ended the watch; None if there is none, or it was not to be sent."""
+        """The delivery of the terminal event; None if there is no such event, or if the app did not ask for it."""
         return next((one for one in self.deliveries if one.type in TERMINAL_EVENTS), None)
 
 
@@ -221,8 +221,8 @@ class WatchView:
 class RegisteredWatch:
     """The result of a registration: the watch as it is now.
 
-    `created` is true when the first answer to the request was 201, false when it was 200. `task` is set when this
-    replica polls it from now on (it may know the task already).
+    `created` is true if the first answer to the request was 201, false if it was 200. `task` is set if this replica
+    polls the task (it may be polling it already).
     """
 
     view: WatchView
@@ -244,10 +244,10 @@ class RegisteredWatch:
 class WatchQuery:
     """A page of watches, newest first unless `oldest_first`.
 
-    `cursor` is the last id of the previous page. `host` is a callback host with its port, or its name alone, as targets
-    are stored. `created_after` is included in the time range, `created_before` is not (Unix seconds). `tasks` are row
-    ids of tasks. `nearing` is a moment: it finds the active watches that are in the last tenth of their time then.
-    `given_up_only`: a status event that was superseded does not count as a dead delivery.
+    `cursor` is the last id of the previous page. `host` is a callback host, with or without its port, in the form in
+    which targets are stored. `created_after` is in the time range, `created_before` is not (Unix seconds). `tasks` are
+    row ids of tasks. `nearing` (Unix seconds) finds the active watches that are in the last tenth of their time at this
+    moment. `given_up_only`: a superseded status event does not count as a dead delivery.
     """
 
     limit: int
@@ -269,7 +269,7 @@ class WatchQuery:
 
     @property
     def needs_scan(self) -> bool:
-        """Whether it has a condition that no index answers, so that many rows may have to be looked at."""
+        """Whether it has a condition that no index answers, so that it may have to read many rows."""
         return self.text is not None or self.host is not None
 
 
@@ -277,7 +277,8 @@ class WatchQuery:
 class FoundWatches:
     """The ids of the watches that a search found, newest first.
 
-    `looked_back_to` is how far back it looked (Unix seconds), None if it looked at every watch or found enough before.
+    The search read the watches that were registered from `looked_back_to` on (Unix seconds). This is None if it read
+    all watches, or if it found enough.
     """
 
     ids: Sequence[str]
@@ -286,7 +287,7 @@ class FoundWatches:
 
 @dataclass(frozen=True, slots=True)
 class WatchList:
-    """A page of watches, whether there is a next one, and how far back a search looked, as in `FoundWatches`."""
+    """A page of watches, and whether there is a next page. `looked_back_to` is as in `FoundWatches`."""
 
     views: Sequence["WatchView"]
     more: bool
@@ -295,9 +296,9 @@ class WatchList:
 
 @dataclass(frozen=True, slots=True)
 class EventQuery:
-    """A page of the event feed: up to `limit` events after a position (None: from the oldest event that is kept).
+    """A page of the event feed: up to `limit` events after a position (None: from the oldest stored event on).
 
-    `types` are the types to list; none: all.
+    `types` are the types to list; empty: all types.
     """
 
     limit: int
@@ -308,9 +309,9 @@ class EventQuery:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events' bytes in the order of the feed. The next page begins at `end`.
+    """The payloads of events, in the order of the feed. The next page begins after `end`.
 
-    `more`: the search ended before the page was full and before the end of the feed.
+    `more`: the search ended before the page was full, and not at the end of the feed.
     """
 
     payloads: tuple[bytes, ...]
@@ -320,7 +321,7 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class DeadFilter:
-    """Which dead deliveries to send again. `since` and `until` are when they became dead; `host` is a name, no port."""
+    """Which dead deliveries to send again. They became dead from `since` to `until`. `host` is a name without port."""
 
     app: str | None = None
     since: float | None = None
@@ -330,7 +331,7 @@ class DeadFilter:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the gauges and the dashboard show."""
+    """The counts for the gauges and the dashboard. `oldest_due_at` is when the next delivery is due (Unix seconds)."""
 
     active_watches: int
     pending_deliveries: int

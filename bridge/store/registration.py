@@ -1,4 +1,4 @@
-"""Registration: find an equal watch, open its task or join it, write the watch; many watches at once."""
+"""Registration of many watches at once: find equal watches, open the tasks or use open ones, write the watches."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,16 +38,16 @@ _UNKNOWN = TaskStatus.UNKNOWN.value
 
 @dataclass(slots=True)
 class _Entry:
-    """One watch during its registration. What is known first is set: `result`, `key_owner` or `existing`.
+    """One watch during its registration. It is decided as soon as `result`, `key_owner` or `existing` is set.
 
-    `key_owner` is the first entry of the same batch with the same Idempotency-Key: this entry shares its result.
-    `existing` is the id of a watch that exists already and is read for the answer, and `created` the answer's.
+    `key_owner` is the first entry of the same batch with the same Idempotency-Key; this entry gets the same result.
+    `existing` is the id of a watch that exists already and is read for the result. `created` is the result's field.
     """
 
     new: NewWatch
     replica: Replica
     endpoint: str = field(init=False)
-    key: str = field(init=False)  # its task's
+    key: str = field(init=False)  # of its task
     wants_status: bool = field(init=False)
     task_class: str | None = field(init=False)
     key_owner: "_Entry | None" = None
@@ -66,7 +66,10 @@ class _Entry:
 def register(
     connection: Connection, items: Sequence[NewWatch], replica: Replica, limit: ActiveLimit
 ) -> Sequence[RegisteredWatch | BridgeError]:
-    """Register watches; each has its own result: WatchConflict, IdempotencyConflict and TooManyWatches are some."""
+    """Register watches; returns a result or an error for each.
+
+    The errors are WatchConflict, IdempotencyConflict, TooManyWatches and NotFound.
+    """
     entries = [_Entry(new, replica) for new in items]
     if keyed := [entry for entry in entries if entry.new.idempotency is not None]:
         keyed = _take_keys(connection, keyed)
@@ -91,23 +94,23 @@ def _unanswered(entries: Iterable[_Entry]) -> list[_Entry]:
 
 
 def _read_existing(connection: Connection, entries: Iterable[_Entry]) -> None:
-    """Answer entries with watches that exist already, with one query."""
+    """Set the results of entries whose watches exist already, with one query."""
     found = queries.several_watches(connection, [entry.existing or "" for entry in entries])
     for entry in entries:
         view = found.get(entry.existing or "")
-        # One that is missing was deleted by retention a moment ago.
+        # Retention may have deleted the watch a moment ago.
         entry.result = NotFound("there is no such watch") if view is None else RegisteredWatch(view, entry.created)
 
 
 def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
-    """A registration whose task this replica does not poll: it rejoined under another id before the answer came."""
+    """The result without its task, for a replica that rejoined under another id and so does not poll the task."""
     return replace(result, task=None) if isinstance(result, RegisteredWatch) else result
 
 
 # --- Idempotency-Key ----------------------------------------------------------------------------------------------
 
 _KEY_OF = (idempotency.c.app == bindparam("an_app"), idempotency.c.key == bindparam("a_key"))
-# The watch of a key may be gone before the key: retention can be set to less than a day.
+# The watch of a key may be deleted before the key: retention can be less than a day.
 _DELETE_OLD_KEY = delete(idempotency).where(
     *_KEY_OF,
     or_(
@@ -134,9 +137,9 @@ def _key_parameters(entry: _Entry) -> dict[str, Any]:
 
 
 def _take_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
-    """Insert each Idempotency-Key before all else: another caller with the same key waits here for our commit.
+    """Insert each Idempotency-Key first, so that another caller with the same key waits here for our commit.
 
-    Returns the entries that have their key. The others get their result or their `key_owner` here.
+    Returns the entries that own their key. For the others this sets `result`, `key_owner` or `existing`.
     """
     groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
     for entry in entries:
@@ -160,7 +163,7 @@ def _key_values(entry: _Entry) -> dict[str, Any]:
 
 
 def _has_key(entry: _Entry, group: Sequence[_Entry], row: Row[Any]) -> bool:
-    """Whether the key is this entry's own. If not, sets its result, its `key_owner` or its existing watch."""
+    """Whether this entry owns its key. If not, sets its `result`, `key_owner` or `existing`."""
     if row.watch_id == entry.new.watch.id:
         return True
     if entry.new.idempotency is not None and row.body != entry.new.idempotency.body:
@@ -199,7 +202,7 @@ _ACTIVE = BulkQuery(
 
 
 def _answer_existing(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
-    """Answer the entries for which an active watch exists: with that watch, or WatchConflict for other options.
+    """Decide the entries for which an active watch exists: that watch, or WatchConflict if its options differ.
 
     Returns the entries whose own insert succeeded, in this transaction or in an earlier one whose commit was never
     confirmed.
@@ -252,7 +255,7 @@ def check_room(connection: Connection, limit: ActiveLimit, count: int, app: str)
 
 _LOCK_OPEN_TASKS = (
     select(tasks)
-    .where(tasks.c.closed_at.is_(None), tasks.c.key.in_(bindparam("those", expanding=True)))
+    .where(tasks.c.closed_at.is_(None), tasks.c.key.in_(bindparam("keys", expanding=True)))
     .order_by(tasks.c.id)
     .with_for_update()
 )
@@ -291,12 +294,12 @@ _MARK_TASK = (
     )
 )
 _DELETE_UNWATCHED = delete(tasks).where(
-    tasks.c.id.in_(bindparam("those", expanding=True)), ~exists().where(watches.c.task == tasks.c.id)
+    tasks.c.id.in_(bindparam("ids", expanding=True)), ~exists().where(watches.c.task == tasks.c.id)
 )
 
 
 def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
-    """Open the tasks or lock them, then insert the watches. Where another transaction was first, its watch counts."""
+    """Open the tasks or lock them, then insert the watches. If another transaction was first, its watch is used."""
     opened, new_rows = _open_tasks(connection, entries), {entry.new.task for entry in entries}
     in_order = sorted(entries, key=lambda entry: entry.endpoint)
     inserted = _INSERT_WATCHES.execute(connection, [_watch_values(one, opened[one.key]) for one in in_order])
@@ -304,7 +307,7 @@ def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]
     written: Sequence[_Entry] = entries
     if inserted < len(entries):
         written = _answer_existing(connection, entries)
-        connection.execute(_DELETE_UNWATCHED, {"those": sorted(new_rows & {task.row for task in opened.values()})})
+        connection.execute(_DELETE_UNWATCHED, {"ids": sorted(new_rows & {task.row for task in opened.values()})})
     for entry in written:
         entry.result = _registered(entry, opened[entry.key])
     marked = [entry for entry in written if opened[entry.key].row not in new_rows and entry.wants_status]
@@ -313,19 +316,19 @@ def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]
 
 
 def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, TaskView]:
-    """The open tasks of the entries, by key, their rows locked: settling waits until the watches are there."""
+    """The open tasks of the entries, by key. Their rows are locked, so that settling waits for the new watches."""
     replica = entries[0].replica
     owner = replicas.owner_of_new(connection, replica)
     by_key: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         by_key[entry.key].append(entry)
     opened: dict[str, TaskView] = {}
-    # Repeated while a task is settled between our insert and our lock: it then closes, and we open another.
+    # A task may be settled and closed between our insert and our lock. Then we repeat this, and open a new task.
     while missing := sorted(by_key.keys() - opened.keys()):
         inserted = _INSERT_TASKS.execute(connection, [_task_values(key, by_key[key], owner) for key in missing])
         if inserted == len(missing):
             return opened | {key: _new_task(by_key[key][0], owner) for key in missing}
-        for row in connection.execute(_LOCK_OPEN_TASKS, {"those": missing}):
+        for row in connection.execute(_LOCK_OPEN_TASKS, {"keys": missing}):
             opened[row.key] = task_view(row, row.id)
     return opened
 
@@ -370,7 +373,7 @@ def _registered(entry: _Entry, task: TaskView) -> RegisteredWatch:
 
 
 def _mark_tasks(connection: Connection, entries: Sequence[_Entry], opened: Mapping[str, TaskView]) -> None:
-    """Mark tasks that existed before and whose status a new watch asks for. Another owner then loads them again."""
+    """Mark tasks that existed before, because a new watch asks for their status. Another owner then reloads them."""
     marks = [
         {"row": task.row, "elsewhere": task.owner not in {None, entry.replica.id}, "wants": True}
         for entry in entries

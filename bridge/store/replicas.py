@@ -1,6 +1,6 @@
 """Which replica polls which task: leases, epochs, taking over and handing over.
 
-Operations (see group_commit.py) and the locks that other operations take.
+The functions are operations (see `group_commit.py`), and locks for other operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,32 +15,32 @@ from bridge.store.records import TaskView
 from bridge.store.row_mapping import task_view
 from bridge.store.schema import outbox, replicas, tasks, unindexed
 
-LOCAL = "local"  # the one replica of an SQLite file; its tasks stay its own over a restart
-LEASE_SECONDS = 9.0  # another replica polls a dead one's tasks within 15 s: after the lease it looks every second
+LOCAL = "local"  # the one replica of an SQLite file; it keeps its tasks over a restart
+LEASE_SECONDS = 9.0  # a dead replica's tasks are polled again within 15 s: others check all leases each second
 LEAVING = -1  # the value of `owned_tasks` for a replica that takes no more tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """This process, as the database knows it. Its claim to its tasks holds while its row has this epoch."""
+    """This process, as the database knows it. It owns its tasks as long as its row has this epoch."""
 
     id: str
     epoch: int
     shared: bool
     now: Callable[[], float]  # Unix seconds by the database's clock
     new_lease: Callable[[], str]
-    joined_at: float  # by this process's clock of running seconds: its first lease counts from then
+    joined_at: float  # by the clock of running seconds; the first lease begins at this time
 
     @property
     def identity(self) -> tuple[str, int]:
-        """The id and the epoch. A claim that was made under another identity is lost."""
+        """The id and the epoch. Claims that were made under another identity are lost."""
         return self.id, self.epoch
 
 
 _LOCK_EPOCH = (
     select(replicas.c.epoch)
     .where(replicas.c.id == bindparam("replica"))
-    .with_for_update(read=True)  # shared: a replica that raises the epoch waits for the writes that still rely on it
+    .with_for_update(read=True)  # a replica that raises the epoch waits for the transactions that have this lock
 )
 _LOCKED_REPLICA = (
     select(replicas.c.id, replicas.c.epoch)
@@ -52,7 +52,7 @@ _LOCK_OWN = BulkQuery(
     ("task",),
     lambda binds: (
         select(tasks.c.id)
-        # By its index SQLite would read all open tasks of the owner.
+        # Unindexed: with the index of owners, SQLite would read all open tasks of the owner.
         .join(_LOCKED_REPLICA, _LOCKED_REPLICA.c.id == unindexed(tasks.c.owner))
         .where(
             tasks.c.closed_at.is_(None),
@@ -67,13 +67,13 @@ _LOCK_OWN = BulkQuery(
 
 
 def holds_claim(connection: Connection, replica: Replica) -> bool:
-    """Whether the replica's claim to its tasks holds; if so, it holds until this transaction ends."""
+    """Whether the replica still owns its tasks. If so, no other replica can take them before this transaction ends."""
     epoch = connection.execute(_LOCK_EPOCH, {"replica": replica.id}).scalar_one_or_none()
     return epoch == replica.epoch
 
 
 def lock_own(connection: Connection, replica: Replica, task_rows: Sequence[str]) -> set[str]:
-    """Returns those of the tasks that are open and the replica's own; both stay so until this transaction ends."""
+    """Returns the ids of the tasks that are open and owned by the replica. They stay so until this transaction ends."""
     keys = [(row,) for row in sorted(set(task_rows))]
     return {row.id for row in _LOCK_OWN.fetch(connection, keys, replica.id, replica.epoch)}
 
@@ -89,9 +89,9 @@ _RELEASE_CLAIMS = (
 
 
 def join(connection: Connection, database: Database) -> Replica:
-    """Join: with a new id where there may be other replicas, else under the local name with the next epoch."""
+    """Join. On a shared database a replica gets a new id; on SQLite it has the local name and the next epoch."""
     name = f"rep_{database.new_token()}" if database.shared else LOCAL
-    joined_at = database.system.running()  # before the lease's end is computed: the process may stop at any line
+    joined_at = database.system.running()  # before the lease's end is computed: the process may pause at any line
     now = database.now()
     epoch = connection.execute(_FIND_EPOCH, {"replica": name}).scalar_one_or_none()
     if epoch is None:
@@ -99,7 +99,7 @@ def join(connection: Connection, database: Database) -> Replica:
         connection.execute(_INSERT, row | {"expires_at": now + LEASE_SECONDS})
         return Replica(name, 1, database.shared, database.now, database.new_token, joined_at)
     connection.execute(_RAISE_EPOCH, {"replica": name})
-    # No other process sends from this file: what the last process had claimed when it ended is due now.
+    # No other process uses this file, so the deliveries that the last process had claimed are due now.
     connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})
     return Replica(name, epoch + 1, database.shared, database.now, database.new_token, joined_at)
 
@@ -112,7 +112,7 @@ _RENEW = (
 
 
 def renew(connection: Connection, replica: Replica, owned_tasks: int) -> None:
-    """Renew the replica's lease: one row for all its tasks. Raises LostClaim when another has taken its tasks over."""
+    """Renew the replica's lease: one row for all its tasks. Raises LostClaim if another replica has taken the tasks."""
     parameters = {"replica": replica.id, "our_epoch": replica.epoch, "owned": owned_tasks}
     if not connection.execute(_RENEW, parameters | {"until": replica.now() + LEASE_SECONDS}).rowcount:
         raise _taken_over()
@@ -126,7 +126,7 @@ _PROBE = update(replicas).where(replicas.c.id == bindparam("replica")).values(pr
 
 
 def probe(connection: Connection, replica: Replica) -> None:
-    """Write one small value, to see whether writing works. Raises StoreUnavailable without the replica's row."""
+    """Write one small value, to test writing. Raises StoreUnavailable if the replica's row is missing."""
     if not connection.execute(_PROBE, {"replica": replica.id}).rowcount:
         raise StoreUnavailable("this replica is unknown to the database")
 
@@ -139,7 +139,7 @@ _LOCK_DEAD = (
     .order_by(replicas.c.id)
     .with_for_update(skip_locked=True)
 )
-# By the index on owners: in another order PostgreSQL reads every open task to find the few, 11 ms for 20,000.
+# The order is that of the index on owners. In another order PostgreSQL reads every open task, 11 ms for 20,000.
 _LOCK_UNOWNED = (
     select(tasks.c.id)
     .where(tasks.c.closed_at.is_(None), tasks.c.owner.is_(None))
@@ -176,14 +176,14 @@ _DELETE_DEAD = delete(replicas).where(
 def adopt(connection: Connection, replica: Replica, limit: int) -> list[TaskView]:
     """Take over tasks that no replica polls, and reload own tasks that others changed: up to `limit` of each kind.
 
-    A task that another replica closed, because its last watch was cancelled there, is returned once more, as closed.
-    Raises LostClaim when another replica has taken this one's tasks over.
+    The result includes each own task that another replica closed, by cancelling its last watch; it is marked as closed.
+    Raises LostClaim if another replica has taken the tasks of this one.
     """
     now = replica.now()
     if not holds_claim(connection, replica):
         raise _taken_over()
     dead = list(connection.execute(_LOCK_DEAD, {"now": now, "replica": replica.id}).scalars())
-    for name in dead:  # before all else: from now on the dead replica, should it continue, writes nothing
+    for name in dead:  # first: if the dead replica continues, it can write nothing from now on
         connection.execute(_RAISE_EPOCH, {"replica": name})
         connection.execute(_RELEASE_CLAIMS, {"replica": name, "now": now})
     found = set(connection.execute(_LOCK_UNOWNED, {"most": limit}).scalars())
@@ -206,16 +206,16 @@ _DELETE = delete(replicas).where(replicas.c.id == bindparam("replica"))
 
 
 def hand_over(connection: Connection, replica: Replica) -> None:
-    """Give every task up, and get no new ones. Claims on deliveries stay."""
+    """Release all tasks and get no new ones. Claims on deliveries stay."""
     connection.execute(_TAKE_NO_MORE, {"replica": replica.id})
     connection.execute(_GIVE_UP_TASKS, {"replica": replica.id})
 
 
 def leave(connection: Connection, replica: Replica) -> None:
-    """Release every claim. Where there may be other replicas, give up the tasks and the id as well."""
+    """Release all claims on deliveries. On a shared database also release the tasks and delete the replica's row."""
     connection.execute(_RELEASE_CLAIMS, {"replica": replica.id, "now": replica.now()})
     if replica.shared:
-        # The row first: this waits for replicas that are giving it a task, and those tasks are then given up as well.
+        # The row first: this waits for replicas that are assigning a task to it, so that these tasks are released too.
         connection.execute(_DELETE, {"replica": replica.id})
         connection.execute(_GIVE_UP_TASKS, {"replica": replica.id})
 
@@ -244,21 +244,21 @@ _LOADS = Query(
     .with_for_update(read=True, of=replicas),  # as in _LOCK_EPOCH
     *("replica", "now"),
 )
-# Until the task is committed no replica may delete its owner's row, or the task would never be taken over. A renewal of
-# the row does not have to wait.
+# No replica may delete the owner's row before the task is committed. Otherwise no replica would take the task over. A
+# renewal of the row does not wait for this lock.
 _LOCK_LIVE = (
     select(replicas.c.id)
     .where(replicas.c.id == bindparam("replica"), replicas.c.expires_at > bindparam("now"))
     .with_for_update(read=True, key_share=True)
 )
-UNEVEN = 1.25  # a replica gives new tasks away when it has a quarter more than the least loaded one
-SMALL = 20  # and at least 20 more: a few tasks are not worth a move
+UNEVEN = 1.25  # a replica assigns new tasks to the least loaded one if it has a quarter more tasks than that one
+SMALL = 20  # and at least 20 more, because a small difference does not matter
 
 
 def owner_of_new(connection: Connection, replica: Replica) -> str | None:
-    """The replica that is to poll a new task: this one, or one that has clearly less; None when the claim is lost.
+    """The id of the replica that will poll a new task: this one, or one with clearly fewer tasks.
 
-    The owner's claim holds until this transaction ends.
+    It is None if this replica has lost its lease. The owner stays the owner until this transaction ends.
     """
     now = replica.now()
     found = _LOADS.all(connection, replica.id, now)

@@ -1,4 +1,4 @@
-"""Upkeep operations: deleting old rows in small batches, and correcting times after the clock was set back."""
+"""Operations of maintenance: delete old rows in small batches, and correct times after the clock was set back."""
 
 from sqlalchemy import BindParameter, Connection, bindparam, case, delete, func, literal_column, select, update
 
@@ -19,18 +19,18 @@ _OLD = (
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
-_THOSE: BindParameter[str] = bindparam("those", expanding=True)
-# Asked again once the watches are locked: a retry may have come between reading and locking.
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
+# Read again after the lock, because a retry may have been requested between the query and the lock.
 _WITH_PENDING = select(deliveries.c.watch_id).where(
-    deliveries.c.watch_id.in_(_THOSE), deliveries.c.state == literal_column("'pending'")
+    deliveries.c.watch_id.in_(_IDS), deliveries.c.state == literal_column("'pending'")
 )
-_DELIVERY_IDS = select(deliveries.c.id).where(deliveries.c.watch_id.in_(_THOSE))
-_DELETE_ATTEMPTS = delete(attempts).where(attempts.c.delivery_id.in_(_THOSE))
-_DELETE_DELIVERIES = delete(deliveries).where(deliveries.c.watch_id.in_(_THOSE))
-_DELETE_EVENTS = delete(events).where(events.c.watch_id.in_(_THOSE))
-_DELETE_WATCHES = delete(watches).where(watches.c.id.in_(_THOSE))
+_DELIVERY_IDS = select(deliveries.c.id).where(deliveries.c.watch_id.in_(_IDS))
+_DELETE_ATTEMPTS = delete(attempts).where(attempts.c.delivery_id.in_(_IDS))
+_DELETE_DELIVERIES = delete(deliveries).where(deliveries.c.watch_id.in_(_IDS))
+_DELETE_EVENTS = delete(events).where(events.c.watch_id.in_(_IDS))
+_DELETE_WATCHES = delete(watches).where(watches.c.id.in_(_IDS))
 _DELETE_TASKS = delete(tasks).where(
-    tasks.c.id.in_(_THOSE),
+    tasks.c.id.in_(_IDS),
     tasks.c.closed_at.is_not(None),
     ~select(watches.c.id).where(watches.c.task == tasks.c.id).exists(),
 )
@@ -39,8 +39,8 @@ _DELETE_TASKS = delete(tasks).where(
 def delete_ended(connection: Connection, before: float, limit: int, replica: Replica) -> int:
     """Delete up to `limit` watches that ended before `before`, and what belongs to them; returns how many.
 
-    `before` is Unix seconds. A watch with a pending delivery stays, and one with an event that is not in the feed yet.
-    Nothing is deleted while another replica deletes.
+    `before` is Unix seconds. A watch stays while it has a pending delivery, or an event that is not in the feed yet.
+    No watch is deleted while another replica deletes watches.
     """
     audit.delete_of_receivers(connection, before)
     _delete_notices(connection, before, limit)
@@ -51,21 +51,22 @@ def delete_ended(connection: Connection, before: float, limit: int, replica: Rep
     found = [row for row in old if row.id not in kept]
     if not found:
         return 0
-    those = {"those": sorted(row.id for row in found)}
-    delivery_ids = sorted(connection.execute(_DELIVERY_IDS, those).scalars())
+    watch_ids = sorted(row.id for row in found)
+    parameters = {"ids": watch_ids}
+    delivery_ids = sorted(connection.execute(_DELIVERY_IDS, parameters).scalars())
     if delivery_ids:
-        connection.execute(_DELETE_ATTEMPTS, {"those": delivery_ids})
-    connection.execute(_DELETE_DELIVERIES, those)
-    event_feed.note_removal(connection, those["those"], replica)
-    connection.execute(_DELETE_EVENTS, those)
-    audit.delete_of_watches(connection, those["those"])
-    connection.execute(_DELETE_WATCHES, those)
-    connection.execute(_DELETE_TASKS, {"those": sorted({row.task for row in found})})
+        connection.execute(_DELETE_ATTEMPTS, {"ids": delivery_ids})
+    connection.execute(_DELETE_DELIVERIES, parameters)
+    event_feed.note_removal(connection, watch_ids, replica)
+    connection.execute(_DELETE_EVENTS, parameters)
+    audit.delete_of_watches(connection, watch_ids)
+    connection.execute(_DELETE_WATCHES, parameters)
+    connection.execute(_DELETE_TASKS, {"ids": sorted({row.task for row in found})})
     return len(found)
 
 
 def _kept(connection: Connection, watch_ids: list[str]) -> set[str]:
-    pending = set(connection.execute(_WITH_PENDING, {"those": watch_ids}).scalars())
+    pending = set(connection.execute(_WITH_PENDING, {"ids": watch_ids}).scalars())
     return pending | event_feed.watches_without_numbers(connection, watch_ids)
 
 
@@ -76,16 +77,16 @@ _OLD_NOTICES = (
     .order_by(notices.c.created_at)
     .limit(bindparam("most"))
 )
-_DELETE_NOTICES = delete(notices).where(notices.c.id.in_(_THOSE))
-_DELETE_THEIR_DELIVERIES = delete(deliveries).where(deliveries.c.id.in_(_THOSE))
+_DELETE_NOTICES = delete(notices).where(notices.c.id.in_(_IDS))
+_DELETE_THEIR_DELIVERIES = delete(deliveries).where(deliveries.c.id.in_(_IDS))
 
 
 def _delete_notices(connection: Connection, before: float, limit: int) -> None:
-    """Delete old notices that are delivered or dead. Nothing makes them pending again."""
+    """Delete old notices that are delivered or dead. No retry can make them pending again."""
     found = sorted(connection.execute(_OLD_NOTICES, {"before": before, "most": limit}).scalars())
     if found:
         for statement in (_DELETE_ATTEMPTS, _DELETE_THEIR_DELIVERIES, _DELETE_NOTICES):
-            connection.execute(statement, {"those": found})
+            connection.execute(statement, {"ids": found})
 
 
 _DELETE_KEYS = delete(idempotency).where(idempotency.c.created_at < bindparam("before"))
@@ -96,7 +97,7 @@ def delete_idempotency(connection: Connection, before: float) -> None:
     connection.execute(_DELETE_KEYS, {"before": before})
 
 
-# A row that was written in the future was written before the clock was set back. It keeps its delay, counted from now.
+# A row whose `set_at` is in the future was written before the clock was set back. It keeps its delay, counted from now.
 _CORRECT_OUTBOX = (
     update(outbox)
     .where(func.abs(outbox.c.set_at) > bindparam("later"))
@@ -110,8 +111,8 @@ _CORRECT_DELIVERIES = (
     .where(deliveries.c.id.in_(select(outbox.c.id).where(outbox.c.set_at == bindparam("now"))))
     .values(next_attempt_at=select(outbox.c.due_at).where(outbox.c.id == deliveries.c.id).scalar_subquery())
 )
-# Not those that were registered in the future: a corrected watch would meet that condition until then, and each
-# correction would give it its whole time again.
+# The condition is on the deadline and not on `created_at`. A watch with a corrected deadline would still have a
+# `created_at` in the future, so each correction would move its deadline again.
 _CORRECT_WATCHES = (
     update(watches)
     .where(IS_ACTIVE, watches.c.deadline_at > bindparam("later") + watches.c.timeout_seconds)
@@ -120,8 +121,8 @@ _CORRECT_WATCHES = (
 
 
 def correct_future_times(connection: Connection, replica: Replica) -> int:
-    """Correct due times and deadlines that are too far ahead because the clock was set back; returns how many rows."""
-    now = replica.now()  # not that of the call: other writes may come first
+    """Correct due times and deadlines that are in the future because the clock was set back; returns the row count."""
+    now = replica.now()  # not the time of the call, because other writes may come first
     parameters = {"now": now, "later": now + CLOCK_TOLERANCE_SECONDS}
     corrected = connection.execute(_CORRECT_OUTBOX, parameters).rowcount
     if corrected:

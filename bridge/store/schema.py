@@ -1,6 +1,6 @@
-"""The tables, what each holds and why. The migrations build exactly these; a test compares them.
+"""The tables: what each one contains, and why. The migrations build the same tables; a test compares them.
 
-A column whose name in the database is not plain has another one in Python (`key`).
+A column whose name in the database is unclear has a second name in Python (its `key`).
 """
 
 from sqlalchemy import (
@@ -22,25 +22,25 @@ from sqlalchemy.sql import ColumnElement
 
 metadata = MetaData()
 
-# Literals, not parameters: a partial index is used only by statements that contain its condition literally.
+# Literals, not parameters: a statement uses a partial index only if it contains the index's condition literally.
 IS_ACTIVE = text("watches.state = 'active'")
 IS_UNSETTLED = text("watches.state <> 'settled'")
 IS_DEAD = text("deliveries.state = 'dead'")
 IS_NUMBERED = text("number IS NOT NULL")
-# The same, for all apps. The second condition is always true. It keeps PostgreSQL from reading the events of all apps
-# to find those of one, which it prefers when its statistics say that most are of that app.
+# For the index of all apps. The second condition is always true, but queries of one app do not have it. So PostgreSQL
+# cannot read this index for one app. It would do so if most events are of that app by its statistics.
 IS_NUMBERED_OF_ALL = text("number IS NOT NULL AND watch_id <> ''")
 
 
 def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
-    """A text column in a form that no index covers, for a condition that many rows meet.
+    """A text column in a form that no index has, for a condition that many rows meet.
 
-    SQLite keeps no statistics: of two indexes it may choose the one that finds many rows, not the one that finds few.
+    SQLite has no statistics here. Of two indexes it might use the one that finds more rows.
     """
     return func.coalesce(column, "")
 
 
-# One row for each time that (credential, task_id) is polled: it closes with its last watch, and a later watch opens
+# A row is open while (credential, task_id) has an active watch. It closes with its last watch; a later watch opens
 # another row.
 tasks = Table(
     "tasks",
@@ -50,27 +50,27 @@ tasks = Table(
     Column("task_id", Text, nullable=False),
     Column("credential", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("queued_at", Double),  # when this status was first seen, for the timeline of a watch; so is the next
+    Column("queued_at", Double),  # this and the next: when the status was first seen, for the timeline of a watch
     Column("in_progress_at", Double),
     Column("progress", Integer),
     Column("url", Text),
     Column("format", Text),
-    Column("metadata", Text),  # JSON, as `error` and `poll_error` are
+    Column("metadata", Text),  # JSON, like `error` and `poll_error`
     Column("error", Text),
     Column("polls", Integer, nullable=False),
     Column("last_polled_at", Double),
     Column("next_poll_at", Double),
     Column("poll_error", Text),
     Column("owner", Text),  # the replica that polls it; null: any may take it
-    # Another replica changed something, so the owner has to load the row again.
+    # Another replica changed the task or its watches, so the owner must load the row again.
     Column("news", Boolean, nullable=False, key="changed_elsewhere"),
     Column("wants_status", Boolean, nullable=False),  # some watch asked for status events
     Column("opened_at", Double, nullable=False),
     Column("closed_at", Double),
-    Column("task_model", Text),  # what amux's record says, as the next two
+    Column("task_model", Text),  # this and the next two: from amux's record
     Column("submitted_at", Double),
     Column("finished_at", Double),
-    Column("seen_at", Double),  # when the poll that saw its end was answered
+    Column("seen_at", Double),  # the time of the answer that had the task's end
     Column("task_class", Text),  # tasks of one class take similarly long: see core/task_class.py
     Index(
         "ux_tasks_open",
@@ -79,7 +79,7 @@ tasks = Table(
         sqlite_where=text("closed_at IS NULL"),
         postgresql_where=text("closed_at IS NULL"),
     ),
-    Index(  # an SQLite file has one owner, so there only tasks without an owner are looked for
+    Index(  # an SQLite file has one owner, so its queries need only the tasks without an owner
         "ix_tasks_owner",
         "owner",
         sqlite_where=text("closed_at IS NULL AND owner IS NULL"),
@@ -91,13 +91,13 @@ tasks = Table(
 watches = Table(
     "watches",
     metadata,
-    Column("id", Text, primary_key=True),  # ordered by time: the newest are at one end of the index
+    Column("id", Text, primary_key=True),  # begins with the time, so the newest are at one end of the index
     Column("app", Text, nullable=False),
     Column("task", Text, nullable=False),
     Column("task_id", Text, nullable=False),
     Column("callback_url", Text, nullable=False),
-    Column("host", Text, nullable=False),  # host and port of the callback: fairness counts by them
-    Column("endpoint", Text, nullable=False),  # a hash of app, task_id and callback_url: one active watch each
+    Column("host", Text, nullable=False),  # host and port of the callback, which identify the receiver
+    Column("endpoint", Text, nullable=False),  # a hash of app, task_id and callback_url, which have one active watch
     Column("events", Text, nullable=False),  # types, comma-separated, sorted
     Column("context", LargeBinary, nullable=False),
     Column("options", LargeBinary, nullable=False),  # keyed fingerprint of what makes two registrations equal
@@ -108,11 +108,11 @@ watches = Table(
     Column("timeout_seconds", Double, nullable=False),
     Column("ended_at", Double),
     Column("header_names", Text, nullable=False),
-    Column("headers", LargeBinary),  # encrypted, as the next two; deleted with the row
+    Column("headers", LargeBinary),  # encrypted, like the next two; deleted with the row
     Column("secret", LargeBinary),
     Column("api_key", LargeBinary),
-    Column("model", Text),  # what the app says
-    Column("body", LargeBinary),  # the template of what is sent instead of the event, as compact JSON
+    Column("model", Text),  # from the app
+    Column("body", LargeBinary),  # the template of the body that is sent instead of the event, as compact JSON
     Column("traceparent", Text),
     Column("tracestate", Text),
     Index(
@@ -122,7 +122,7 @@ watches = Table(
         sqlite_where=text("state = 'active'"),
         postgresql_where=text("state = 'active'"),
     ),
-    Index(  # the second column: to find the watches near their deadline, no row of the table is read
+    Index(  # with the second column, a query finds the watches near their deadline without reading their rows
         "ix_watches_deadline",
         "deadline_at",
         "timeout_seconds",
@@ -154,7 +154,7 @@ watches = Table(
     ),
 )
 
-# The unique index guarantees one terminal event for each watch. An event's id is made of its key, so it is no column.
+# The unique index guarantees one terminal event for each watch. An event's id is made from watch_id and type.
 events = Table(
     "events",
     metadata,
@@ -163,9 +163,9 @@ events = Table(
     Column("terminal", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("payload", LargeBinary, nullable=False),
-    Column("body", LargeBinary),  # what is sent instead of the payload, if the watch has a body of its own
-    # Its place in the event feed: see event_feed.py. With PostgreSQL null until the event is numbered; `app` then too,
-    # where a replica of an older version wrote it.
+    Column("body", LargeBinary),  # the bytes that are sent instead of the payload, if the watch has its own body
+    # The place in the event feed: see event_feed.py. On PostgreSQL `number` is null until the event is numbered, and so
+    # is `app` if a replica of an older version wrote the event.
     Column("app", Text),
     Column("number", BigInteger),
     PrimaryKeyConstraint("watch_id", "type", name="pk_events"),
@@ -188,8 +188,8 @@ events = Table(
     ),
 )
 
-# What retention has removed of each app's events: the largest number of a removal. A row that is older and smaller than
-# another one says nothing more and is deleted, so there are few.
+# The largest number that each removal of retention has removed of an app's events. An older row with a smaller number
+# is not needed and is deleted, so there are few rows.
 removed_events = Table(
     "removed_events",
     metadata,
@@ -207,7 +207,7 @@ deliveries = Table(
     Column("type", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("round_attempts", Integer, nullable=False),  # since a retry was last asked for
+    Column("round_attempts", Integer, nullable=False),  # since the last requested retry
     Column("created_at", Double, nullable=False),
     Column("next_attempt_at", Double),
     Column("delivered_at", Double),
@@ -219,20 +219,20 @@ deliveries = Table(
     ),
 )
 
-# The pending deliveries, in a narrow table: claiming costs the same at any size. A claim moves `due_at` to the end of
-# its lease. So a row can be claimed exactly when it is due, and a claim whose holder died becomes due by itself.
+# The pending deliveries, in a narrow table, so that a claim costs the same for any number of rows. A claim moves
+# `due_at` to the end of its lease. So every due row can be claimed, also after the holder of a claim has died.
 outbox = Table(
     "outbox",
     metadata,
     Column("id", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("due_at", Double, nullable=False),
-    # When due_at was written: shows when the clock was set back. Negative where a retry was requested during the claim.
+    # When due_at was written, to notice that the clock was set back. Negative: a retry was requested during the claim.
     Column("set_at", Double, nullable=False),
     Column("lease", Text),
     Column("holder", Text),
     Index("ix_outbox_host", "host", "due_at"),
-    sqlite_with_rowid=False,  # each delivery is inserted and deleted here, so each index counts twice
+    sqlite_with_rowid=False,  # one index less: each delivery is inserted here and deleted again
 )
 
 attempts = Table(
@@ -248,7 +248,7 @@ attempts = Table(
     Index("ix_attempts_delivery", "delivery_id"),
 )
 
-# Hosts that failed without an answer of their own. A host that answers again has no row.
+# Hosts whose last attempts got no answer, or 429, 502, 503 or 504. A host that answers again has no row.
 hosts = Table(
     "hosts",
     metadata,
@@ -257,8 +257,8 @@ hosts = Table(
     Column("at", Double, nullable=False),
 )
 
-# Receivers (host and port) that an operator paused: nothing is sent to them. While a resumed one is still here, its
-# deliveries get their new times, `spread` of `waiting` have theirs; then the row is deleted.
+# Receivers (host and port) that an operator paused: nothing is sent to them. After a resume the row stays until all
+# deliveries have new due times; `spread` of the `waiting` deliveries have one.
 pauses = Table(
     "pauses",
     metadata,
@@ -297,7 +297,7 @@ audit = Table(
     ),
 )
 
-# Notices for operators, whose deliveries have no watch. The payload is final, as that of an event is.
+# Notices for operators. Their deliveries have no watch. The payload is final, like the payload of an event.
 notices = Table(
     "notices",
     metadata,
@@ -310,7 +310,7 @@ notices = Table(
     Index("ix_notices_created", "created_at"),
 )
 
-# What lasts and was noticed: failing receivers, refused keys. For dead deliveries: the last notice of a receiver.
+# States with a notice: failing receivers, refused keys. For dead deliveries: the last notice about a receiver.
 conditions = Table(
     "conditions",
     metadata,
@@ -330,8 +330,8 @@ dead_reports = Table(
     Index("ix_dead_reports_host", "host"),
 )
 
-# What the attempts at each receiver showed, by the hour. Each process writes rows of its own, so no two processes wait
-# for one row, and it writes totals, so a write that is repeated changes nothing.
+# The figures of the attempts at each receiver, by the hour. Each process writes its own rows, so no process waits for
+# another one. It writes totals, so a repeated write changes nothing.
 receiver_figures = Table(
     "receiver_figures",
     metadata,
@@ -340,7 +340,7 @@ receiver_figures = Table(
     Column("process", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("delivered", Integer, nullable=False),
-    Column("durations", Text, nullable=False),  # JSON, attempts by the bin of their duration
+    Column("durations", Text, nullable=False),  # JSON: the number of attempts in each bin of durations
     Column("last_at", Double, nullable=False),
     Column("last_status", Integer),
     Column("last_error", Text),
@@ -348,7 +348,7 @@ receiver_figures = Table(
     Index("ix_receiver_figures_hour", "hour"),
 )
 
-# How long the tasks of each class took: a histogram, and what `core/learned_schedule.py` keeps besides it.
+# How long the tasks of each class took: a histogram, and the other numbers of `core/learned_schedule.py`.
 class_histories = Table(
     "class_histories",
     metadata,
@@ -373,7 +373,7 @@ idempotency = Table(
     Index("ix_idempotency_created", "created_at"),
 )
 
-# The replicas. A replica owns its tasks while its epoch is unchanged; one that takes them over raises the epoch first.
+# The replicas. A replica owns its tasks while its epoch is unchanged. A replica that takes them over raises it first.
 replicas = Table(
     "replicas",
     metadata,
@@ -385,8 +385,8 @@ replicas = Table(
     Column("probed", Integer, nullable=False),
 )
 
-# Secrets of the database's own, encrypted: the root key (it also shows whether the encryption key is the right one) and
-# the signing secret that is used when none is configured.
+# The database's own secrets, encrypted: the signing secret for when none is configured, and the root key. The root key
+# also shows whether the encryption key is the right one.
 secrets = Table(
     "secrets",
     metadata,

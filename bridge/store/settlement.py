@@ -1,7 +1,7 @@
-"""What ends watches or changes a task's status: settlements, status changes and cancellations.
+"""Operations that end watches or change a task's status: settlements, status changes and cancellations.
 
-A watch's end, its event and its delivery are one transaction. Rows are locked in one order everywhere: the task first,
-so that no watch stays active on a finished task, then its watches, then the outbox, then deliveries.
+A watch's end, its event and its delivery are one transaction. All operations lock rows in the same order: tasks,
+watches, outbox, deliveries. The task is locked first so that no watch stays active on a finished task.
 """
 
 from collections import defaultdict
@@ -58,7 +58,7 @@ _LOCK_WATCHES = BulkQuery(
 def settle(
     connection: Connection, items: Sequence[Settlement], replica: Replica, cipher: Cipher, lease_seconds: float
 ) -> Sequence[Changed | BridgeError]:
-    """End the watches that end on each task; a task without an active watch closes.
+    """Settle the watches that each item ends. A task without an active watch closes.
 
     The new deliveries are claimed for this replica, for `lease_seconds`. The result is LostClaim for a task that this
     replica does not own, or that is closed.
@@ -76,7 +76,7 @@ def record_statuses(
 ) -> Sequence[Changed | BridgeError]:
     """Write each task's status, and the status events that its watches asked for and do not have yet.
 
-    Claims and LostClaim as for `settle`.
+    Claims and LostClaim are as for `settle`.
     """
     owned = replicas.lock_own(connection, replica, [item.task.row for item in items])
     active = _active_watches(connection, owned)
@@ -92,7 +92,7 @@ def _lost() -> LostClaim:
 
 
 def _active_watches(connection: Connection, owned: set[str]) -> dict[str, list[Row[Any]]]:
-    """The active watches of tasks, locked, by task."""
+    """The rows of the tasks' active watches, by task. They are locked."""
     found: dict[str, list[Row[Any]]] = defaultdict(list)
     for row in _LOCK_WATCHES.fetch(connection, [(task,) for task in sorted(owned)]):
         found[row.task].append(row)
@@ -127,7 +127,7 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
         if ending.error is not None:
             errors[watch.id] = ending.error
     active[item.task.row] = remaining  # for another settlement of the same task in this transaction
-    # A failure that no second answer confirmed is not in the task's snapshot. It is the last word when the task closes.
+    # An unconfirmed failure is not in the task's snapshot. If the task closes, this failure is its final status.
     if failed is not None and not remaining:
         item = replace(item, task=item.task._replace(snapshot=failed))
     writes.set_task(item, closed=not remaining)
@@ -161,24 +161,24 @@ def _asked_for(item: StatusChange, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
 
 
 _EXISTING_EVENTS = select(events.c.watch_id, events.c.type).where(
-    events.c.watch_id.in_(bindparam("those", expanding=True))
+    events.c.watch_id.in_(bindparam("ids", expanding=True))
 )
 
 
 def _existing_events(
     connection: Connection, items: Sequence[StatusChange], active: Mapping[str, Sequence[Row[Any]]]
 ) -> set[tuple[str, str]]:
-    """The events (watch id, type) that exist already for the watches that asked for one of these."""
-    those = sorted({row.id for item in items for row in _asked_for(item, active.get(item.task.row, ()))})
-    if not those:
+    """The existing events, as (watch id, type), of the watches that asked for the event of an item."""
+    ids = sorted({row.id for item in items for row in _asked_for(item, active.get(item.task.row, ()))})
+    if not ids:
         return set()
-    return {(row.watch_id, row.type) for row in connection.execute(_EXISTING_EVENTS, {"those": those})}
+    return {(row.watch_id, row.type) for row in connection.execute(_EXISTING_EVENTS, {"ids": ids})}
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
 _TASK = "id", *SNAPSHOT, *POLLS, *FACTS, "queued_at", "in_progress_at"
-# Only the end of a task sets `closed_at`: SQLite writes the indexes whose condition names a column that is set.
+# Only the end of a task sets `closed_at`: SQLite writes each index whose condition has a column that the update sets.
 _UPDATE_TASKS = updating(tasks, _TASK, once=("queued_at", "in_progress_at"))
 _CLOSE_TASKS = updating(tasks, (*_TASK, "closed_at"), once=("queued_at", "in_progress_at"))
 _INSERT_EVENTS = inserting(events, ("watch_id", "type", "terminal", "created_at", "payload", "body", "app", "number"))
@@ -201,8 +201,8 @@ class _Writes:
     events: list[tuple[str, Event]] = field(default_factory=list)  # with their apps
     sent_events: list[Event] = field(default_factory=list)
     outbox: list[tuple[Any, ...]] = field(default_factory=list)
-    tasks: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by row id: of several values the last is written
-    closed: dict[str, float] = field(default_factory=dict)  # those of them that close, and when
+    tasks: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # by row id; the last values of a task are written
+    closed: dict[str, float] = field(default_factory=dict)  # by row id: the tasks that close, and when (Unix seconds)
 
     def __post_init__(self) -> None:
         self.lease = self.replica.new_lease()
@@ -223,18 +223,18 @@ class _Writes:
         self.events.append((row.app, event))
 
     def add_delivery(self, row: Row[Any], event: Event) -> list[PendingDelivery]:
-        """Add a claimed delivery of an event. One whose secrets do not decrypt is not claimed, and not returned."""
+        """Add a claimed delivery of an event, and return it. If its secrets do not decrypt, it is added unclaimed."""
         now, claimed = self.replica.now(), []
         try:
             claimed.append(pending_delivery(row, event, self.lease, (0, 0), self.cipher, self.replica.identity))
             self.outbox.append((event.id, row.host, now + self.lease_seconds, now, self.lease, self.replica.id))
-        except BadSetting:  # logged when the delivery is claimed
+        except BadSetting:  # the next claim of the delivery logs it
             self.outbox.append((event.id, row.host, now, now, None, None))
         self.sent_events.append(event)
         return claimed
 
     def execute(self, connection: Connection) -> None:
-        """Write everything, the tables in the order that all transactions keep."""
+        """Write everything. The order of the tables is the same in all transactions."""
         end_watches(connection, self.ends)
         self._insert_events(connection)
         _INSERT_OUTBOX.execute(connection, self.outbox)
@@ -265,19 +265,19 @@ _FIND_WATCHES = (
     select(
         *(watches.c[name] for name in ("id", "app", "state", "task", "task_id", "events", "traceparent", "tracestate"))
     )
-    .where(watches.c.id.in_(bindparam("those", expanding=True)))
+    .where(watches.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(watches.c.id)
 )
 _LOCK_TASKS = (
     select(tasks.c.id)
-    .where(tasks.c.closed_at.is_(None), tasks.c.id.in_(bindparam("those", expanding=True)))
+    .where(tasks.c.closed_at.is_(None), tasks.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(tasks.c.id)
     .with_for_update()
 )
 _CLOSE_UNWATCHED = (
     update(tasks)
     .where(
-        tasks.c.id.in_(bindparam("those", expanding=True)),
+        tasks.c.id.in_(bindparam("ids", expanding=True)),
         tasks.c.closed_at.is_(None),
         ~exists().where(watches.c.task == tasks.c.id, IS_ACTIVE),
     )
@@ -292,19 +292,19 @@ _CLOSE_UNWATCHED = (
 def cancel(
     connection: Connection, items: Sequence[tuple[str, str | None, Actor | None]], replica: Replica
 ) -> Sequence[CancelledWatch | BridgeError]:
-    """Cancel active watches, each given as its id, the app that may cancel it (None: any app's watch), and who does it.
+    """Cancel active watches. An item is a watch's id, the app that may cancel it (None: any), and the actor.
 
-    A watch that is cancelled already stays as it is. A task without an active watch closes, and the replica that polls
-    it finds it at its next adoption: also this one, because the answer to this transaction may not arrive.
+    A watch that is cancelled already stays as it is. A task without an active watch closes. The replica that polls it
+    finds that at its next adoption. This replica does so too, because it may not get the answer of this transaction.
 
-    The result is NotFound for another app's watch and WatchSettled for a settled one.
+    The result is NotFound for a watch of another app, and WatchSettled for a settled watch.
     """
-    those = {"those": sorted({watch_id for watch_id, *_ in items})}
-    task_rows = sorted({row.task for row in connection.execute(_FIND_WATCHES, those)})
-    if task_rows:  # the tasks first, as in settling; what is read after that stays true
-        connection.execute(_LOCK_TASKS, {"those": task_rows}).all()
+    parameters = {"ids": sorted({watch_id for watch_id, *_ in items})}
+    task_rows = sorted({row.task for row in connection.execute(_FIND_WATCHES, parameters)})
+    if task_rows:  # the tasks first, as in `settle`; the rows that are read after this do not change any more
+        connection.execute(_LOCK_TASKS, {"ids": task_rows}).all()
         _LOCK_WATCHES.fetch(connection, [(row,) for row in task_rows])
-    rows = {row.id: row for row in connection.execute(_FIND_WATCHES, those)}
+    rows = {row.id: row for row in connection.execute(_FIND_WATCHES, parameters)}
     now = replica.now()
     results: list[CancelledWatch | BridgeError] = []
     ends: dict[str, WatchEnd] = {}
@@ -323,6 +323,6 @@ def cancel(
                 ends[row.id] = WatchEnd(row.id, WatchState.CANCELLED, None, now, wants_status=asked)
     end_watches(connection, [ends[watch_id] for watch_id in sorted(ends)])
     if ends:
-        connection.execute(_CLOSE_UNWATCHED, {"those": task_rows, "at": now, "shared": replica.shared})
+        connection.execute(_CLOSE_UNWATCHED, {"ids": task_rows, "at": now, "shared": replica.shared})
     audit.write(connection, entries)
     return results

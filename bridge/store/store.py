@@ -1,8 +1,8 @@
 """The store as other folders use it. Each call is one durable unit of work, off the event loop.
 
-Every call raises StoreUnavailable when the database does not answer within 4 s. Then nothing was written, or it is not
-known whether it was. Calls that write under a claim name that claim; they return nothing or raise LostClaim when the
-claim is lost.
+Every call raises StoreUnavailable when the database does not answer within 4 s. The caller then does not know whether
+the write succeeded. A call that writes under a claim (a replica's epoch, a delivery's lease) checks the claim in the
+same transaction. If the claim is lost, the call writes nothing; it raises LostClaim or has an empty result.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ class Store:
         writer.on_late_result = self._add_late_result
 
     def add_listener(self, listener: CommitListener) -> None:
-        """Inform a listener of cancellations, and of what is committed after its caller has given up."""
+        """Call a listener after each cancellation, and after each commit whose caller has given up waiting."""
         self._listeners.append(listener)
 
     @property
@@ -111,12 +111,12 @@ class Store:
         return self._writer.unconfirmed_writes + self._late_results
 
     def now(self) -> float:
-        """Unix seconds by the clock that all replicas share: the database's; for SQLite this machine's."""
+        """Unix seconds: PostgreSQL's clock, which all replicas share; with SQLite the clock of this machine."""
         return self._database.now()
 
     @asynccontextmanager
     async def request_limit(self) -> AsyncIterator[None]:
-        """Limits all calls of one request together to 4.5 s. Raises StoreUnavailable at the end of that time."""
+        """Limit all calls of the block together to 4.5 s. Raises StoreUnavailable at the end of that time."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 yield
@@ -127,7 +127,7 @@ class Store:
         """Finish the waiting writes and close the database. It may be called again."""
         self.drop_hung_connections()
         await self._writer.close()
-        # No caller waits for a read any more, and a read without an answer would keep the process from ending.
+        # No caller waits for a read now, and a read that gets no answer would keep the process from ending.
         self._database.drop_hung_connections(0.0)
         await self._reader.close()
         await self.searches.close()
@@ -148,9 +148,9 @@ class Store:
         return results if self.replica is replica else [registration.without_task(result) for result in results]
 
     async def check_room(self, count: int, app: str) -> None:
-        """Check that `count` more watches fit, and one more of this app.
+        """Check that there is room for `count` more watches, and for one more of this app.
 
-        Raise StoreUnavailable unless the store can be written, TooManyWatches if they do not fit.
+        Raises StoreUnavailable if the store cannot be written, TooManyWatches if there is no room.
         """
         async with self.request_limit():
             await self.probe()
@@ -159,8 +159,8 @@ class Store:
     async def cancel(self, watch_id: str, app: str | None, by: Actor | None = None) -> WatchView:
         """Cancel an active watch of an app (None: of any); repeatable. Raises NotFound or WatchSettled.
 
-        `by` is who does it, for the audit trail. The listeners get the watch as soon as the cancellation is known to be
-        durable, whether or not the watch can then be read.
+        `by` is the actor in the audit trail. The listeners are called as soon as the cancellation is durable, even if
+        the watch cannot be read after it.
         """
         async with self.request_limit():
             [result] = await self._writer.run_all(settlement.cancel, [(watch_id, app, by)], self.replica)
@@ -175,7 +175,7 @@ class Store:
         return await self._reader.run(queries.one_watch, watch_id, app)
 
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
-        """A page of watches that indexes find; `searches` has the others."""
+        """A page of watches, for queries that an index answers. For all others use `searches`."""
         return await self._reader.run(queries.page_of_watches, query)
 
     async def existing(self, watch_ids: Collection[str]) -> Collection[str]:
@@ -183,7 +183,7 @@ class Store:
         return await self._reader.run(queries.existing, watch_ids)
 
     async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
-        """A text for each watch that exists; it changes whenever the watch, its task or one of its deliveries does."""
+        """A text for each watch that exists. It changes when the watch, its task or one of its deliveries changes."""
         return await self._reader.run(queries.versions, watch_ids)
 
     async def terminal_event(self, watch_id: str, app: str | None) -> StoredEvent:
@@ -197,7 +197,7 @@ class Store:
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     async def own_tasks(self) -> list[TaskView]:
-        """Every open task that this replica owns: what it polls after a start. May take 60 s."""
+        """Every open task that this replica owns, to poll them after a start. Takes up to 60 s."""
         return await self._loader.run(queries.own_tasks, self.replica)
 
     async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
@@ -205,25 +205,25 @@ class Store:
         return await self._reader.run(queries.keys_of, self.cipher, credentials)
 
     async def overdue(self, after: Overdue | None, limit: int) -> Sequence[Overdue]:
-        """A page of active watches of own tasks whose deadline has passed, by deadline."""
+        """A page of active watches whose deadline has passed, of tasks that this replica owns, by deadline."""
         return await self._reader.run(queries.overdue, self.replica, self.now(), after, limit)
 
     async def record_status(self, change: StatusChange, *, patient: bool = False) -> Changed:
-        """Write a task's new status and its status events; when `patient`, within 0.1 s. Raises LostClaim."""
+        """Write a task's new status and its status events. A `patient` call waits up to 0.1 s. Raises LostClaim."""
         return await self._change_task(settlement.record_statuses, change, patient=patient)
 
     async def settle(self, ended: Settlement) -> Changed:
-        """End the watches that end: state, event and delivery in one transaction. Raises LostClaim."""
+        """End watches of a task: their states, events and deliveries in one transaction. Raises LostClaim."""
         return await self._change_task(settlement.settle, ended)
 
     async def class_histories(self) -> dict[str, ClassHistory]:
-        """How long the tasks of each class took, as all replicas have seen it."""
+        """How long the tasks of each class took, as counted by all replicas."""
         return await self._reader.run(class_histories.read)
 
     async def add_task_ends(self, ends: Sequence[TaskEnd], policy: PollPolicy) -> dict[str, ClassHistory] | None:
-        """Add tasks' ends to the histories of their classes; returns all histories, None when another replica writes.
+        """Add tasks' ends to the histories of their classes; returns all histories.
 
-        It was not written then: try again later.
+        Returns None while another replica adds its ends. Then nothing was written: call it again later.
         """
         return await self._writer.run(class_histories.add_ends, ends, policy, self.now())
 
@@ -234,9 +234,9 @@ class Store:
         return await self._reader.run(due_deliveries.due_hosts, self.now())
 
     async def next_due_at(self) -> float | None:
-        """When the next pending delivery is due (Unix seconds), a claimed one at its lease's end; None: no delivery.
+        """When the next pending delivery is due (Unix seconds); None without one.
 
-        Deliveries of paused receivers do not count.
+        A claimed delivery is due at the end of its lease. Deliveries of paused receivers do not count.
         """
         return await self._reader.run(due_deliveries.next_due_at)
 
@@ -249,7 +249,7 @@ class Store:
         return await self._reader.run(outbox.held_claims, claims)
 
     async def release(self, claimed: Sequence[PendingDelivery]) -> None:
-        """Make claimed deliveries due at once. Claims that are lost are passed over."""
+        """Release claims; their deliveries are due at once. Lost claims are skipped."""
         await self._writer.run_all(outbox.release, claimed, self.replica)
 
     async def record_attempts(
@@ -257,8 +257,8 @@ class Store:
     ) -> Sequence[Verdict | BridgeError]:
         """Write attempts and the next steps of their deliveries; returns the verdicts that were written, in order.
 
-        A verdict differs from the given one when a retry was requested meanwhile. The result is LostClaim when another
-        has claimed the delivery. With `patient` it may wait 0.1 s for another commit.
+        A verdict differs from the given one when a retry was requested during the attempt. The result is LostClaim when
+        the delivery has another claim. A `patient` call waits up to 0.1 s for another commit.
         """
         reporting = self.notices.settings.enabled
         return await self._writer.run_all(outbox.record_attempts, results, self.replica, reporting, patient=patient)
@@ -272,7 +272,7 @@ class Store:
         return await self._reader.run(queries.one_delivery, delivery_id, app)
 
     async def retry(self, delivery_id: str, app: str | None, by: Actor | None = None) -> DeliveryView:
-        """Make a delivery due now, with a new schedule; its id stays the same. `by` is for the audit trail.
+        """Make a delivery due now, with a new schedule and the same id. `by` is the actor in the audit trail.
 
         Raises NotFound, or WatchCancelled.
         """
@@ -288,7 +288,7 @@ class Store:
 
     async def retry_dead(self, dead: DeadFilter, by: Actor | None = None) -> int:
         """Make the dead deliveries that the filter finds due now; returns how many."""
-        # From id to id, because it must end even when retried deliveries become dead again meanwhile.
+        # In the order of ids: so the loop ends even if retried deliveries become dead again meanwhile.
         total, last, now = 0, "", self.now()
         while ids := await self._writer.run(outbox.retry_dead, dead, last, now, by):
             total += len(ids)
@@ -298,7 +298,7 @@ class Store:
     # --- upkeep ---------------------------------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
-        """What the gauges show."""
+        """The numbers of active watches, pending deliveries and dead deliveries, for the gauges."""
         return await self._reader.run(queries.counts)
 
     async def delete_ended_before(self, moment: float, limit: int) -> int:
@@ -310,29 +310,29 @@ class Store:
         await self._writer.run(retention.delete_idempotency, moment)
 
     async def correct_future_times(self) -> int:
-        """Correct times that are too far ahead because the clock was set back; returns how many rows."""
+        """Correct times that are in the future because the clock was set back; returns the number of rows."""
         return await self._writer.run(retention.correct_future_times, self.replica)
 
     async def probe(self) -> None:
-        """Write a small value. Raises StoreUnavailable with the reason when that does not work."""
+        """Write a small value, to test writing. Raises StoreUnavailable with the reason if the write fails."""
         await self._writer.run(replicas.probe, self.replica)
 
     async def own_signing_secret(self) -> str:
-        """The `whsec_...` that signs when none is configured: made at the first start and kept."""
+        """The signing secret (`whsec_...`) for when none is configured. It is made at the first start and stored."""
         return await self._writer.run(encryption.signing_secret, self.cipher, self._database.system.token_bytes(32))
 
     async def synchronize(self) -> None:
-        """Compare our clock with the database's."""
+        """Set the clock of `now` by the database's clock."""
         await self._reader.call(self._database.synchronize)
 
     # --- replicas -------------------------------------------------------------------------------------------------
 
     async def renew(self, owned_tasks: int) -> None:
-        """Renew this replica's lease. Raises LostClaim when another has taken its tasks over: rejoin then."""
+        """Renew this replica's lease. Raises LostClaim when another replica has its tasks: call `rejoin` then."""
         await self._writer.run(replicas.renew, self.replica, owned_tasks)
 
     async def rejoin(self) -> None:
-        """Join under a new id, owning no task."""
+        """Join again, under a new id and without tasks."""
         self.replica = await self._writer.run(replicas.join, self._database)
 
     async def adopt(self, limit: int) -> Sequence[TaskView]:
@@ -340,15 +340,15 @@ class Store:
         return await self._writer.run(replicas.adopt, self.replica, limit)
 
     async def hand_over(self) -> None:
-        """Give every task up, so that other replicas poll them from now on. Claims on deliveries stay."""
+        """Release all tasks, so that other replicas poll them from now on. Claims on deliveries stay."""
         await self._writer.run(replicas.hand_over, self.replica)
 
     def drop_hung_connections(self) -> None:
-        """Shut down the connections that have not answered for 10 s: their threads would never go on."""
+        """Shut down the connections that have not answered for 10 s: their threads would never continue."""
         self._database.drop_hung_connections()
 
     async def leave(self) -> None:
-        """Give every task up and release every claim: others take them at once."""
+        """Release all tasks and all claims on deliveries, so that other replicas take them at once."""
         await self._writer.run(replicas.leave, self.replica)
 
     async def _change_task(

@@ -1,4 +1,4 @@
-"""The conditions of lists of watches. Only the one that the fewest rows meet may use an index: see `unindexed`."""
+"""The conditions of lists of watches. Only the condition that the fewest rows meet uses an index: see `unindexed`."""
 
 from typing import Any
 
@@ -13,26 +13,26 @@ from bridge.store.records import WatchQuery
 from bridge.store.schema import IS_ACTIVE, IS_DEAD, IS_UNSETTLED, deliveries, events, outbox, unindexed, watches
 
 LAST_PART = 0.1  # a watch is near its deadline in the last tenth of its time
-# Ids begin with the time of registration by a clock that may have been ahead and was corrected since: `created_at` was
-# corrected with it, ids were not.
+# An id begins with the time of registration. The clock may have been ahead then. After its correction `created_at` was
+# corrected too, but ids were not.
 _CLOCK_AHEAD_SECONDS = 86_400.0
 
 Condition = ColumnElement[bool]
 
 
 def conditions(query: WatchQuery, *, few: bool = False) -> list[Any]:
-    """All conditions of a query but its text; `few`: the caller adds a condition that has an index of its own."""
+    """All conditions of a query except its text. `few`: the caller adds a condition that has its own index."""
     indexed = _indexed(query)
     return [*indexed, *place_in_order(query, few=few or bool(indexed)), *_remaining(query)]
 
 
 def finds_few(query: WatchQuery) -> bool:
-    """Whether an index finds the rows of a query, which are few beside all watches."""
+    """Whether an index finds the rows of a query, so that they are few compared with all watches."""
     return bool(_indexed(query))
 
 
 def place_in_order(query: WatchQuery, *, few: bool = False) -> list[Any]:
-    """The app, and the part of the table's order that can have the watches; `few`: another index finds the rows."""
+    """The conditions on the app and on ids and times of registration. `few`: another index finds the rows."""
     found: list[Any] = []
     if query.app is not None:
         found.append((unindexed(watches.c.app) if few else watches.c.app) == query.app)
@@ -47,7 +47,7 @@ def place_in_order(query: WatchQuery, *, few: bool = False) -> list[Any]:
 
 
 def _indexed(query: WatchQuery) -> list[Any]:
-    """The conditions that have an index of their own; the first of them is the one that uses it."""
+    """The conditions that have an index of their own. The first of them uses its index."""
     found: list[Any] = []
     if query.task_id is not None:
         found.append(watches.c.task_id == query.task_id)
@@ -83,14 +83,14 @@ def _remaining(query: WatchQuery) -> list[Any]:
 
 
 def _to_host(host: str) -> Condition:
-    """The condition that callbacks go to a host: with its port, or to any of its ports."""
+    """The condition that callbacks go to a host. Without a port in `host`, any port of the host counts."""
     if host.rpartition(":")[2].isdigit() and not host.endswith("]"):
         return watches.c.host == host
     return watches.c.host.startswith(f"{host}:", autoescape=True)
 
 
 def of_event(event_id: str) -> Condition:
-    """The condition that a watch has an event, whether or not it was to be delivered."""
+    """The condition that a watch has an event, with or without a delivery."""
     delivered = watches.c.id.in_(select(deliveries.c.watch_id).where(deliveries.c.id == event_id))
     key = event_key(event_id)
     if key is None:
@@ -101,7 +101,7 @@ def of_event(event_id: str) -> Condition:
 
 
 def in_state(state: WatchState | None) -> Condition:
-    """The condition that a watch is in a state. Active and cancelled watches are found by an index of their own."""
+    """The condition that a watch is in a state. Active and cancelled watches have an index of their own."""
     condition = watches.c.state == state
     return condition if state is WatchState.SETTLED else and_(IS_UNSETTLED, condition)
 
@@ -109,7 +109,7 @@ def in_state(state: WatchState | None) -> Condition:
 def has_delivery(state: DeliveryState | None) -> Condition:
     """The condition that a watch has a delivery in a state.
 
-    Pending and dead deliveries are few and found by an index of their own; the others are looked up for each watch.
+    Pending and dead deliveries are few, and an index finds them. Others are searched for each watch.
     """
     of_watch = select(deliveries.c.watch_id)
     match state:

@@ -1,7 +1,7 @@
-"""Searches that may have to look at many watches: chunk by chunk from the newest on, within a limit of time.
+"""Searches that may read many watches. They read chunk by chunk, from the newest watch on, within a time limit.
 
-Each chunk is a transaction of its own. The database compares texts and does not hold Python's lock meanwhile. Python
-gets only the watches that are likely to match, and decides: see `core/watch_search.py`.
+Each chunk is a transaction. The database compares texts, and does not hold Python's lock meanwhile. Python gets only
+the watches that are likely to match, and decides which do: see `core/watch_search.py`.
 """
 
 import re
@@ -19,9 +19,9 @@ from bridge.store.records import FoundWatches, WatchQuery
 from bridge.store.schema import watches
 from bridge.store.watch_filters import conditions, finds_few, of_event, place_in_order
 
-MOST_SEARCHED = 100_000  # watches in which a text is searched: the newest
+MOST_SEARCHED = 100_000  # a text is searched in the newest watches, this many
 CHUNK = 5_000  # watches in one transaction: 5 ms on SQLite, 40 on PostgreSQL
-_MOST_EXACT = 1_000  # watches of one whole id: a task may have many
+_MOST_EXACT = 1_000  # watches that are found by one whole id: a task may have many
 _SEARCHED = (
     *(watches.c.id, watches.c.task_id, watches.c.callback_url, watches.c.host, watches.c.context, watches.c.app),
 )
@@ -31,7 +31,7 @@ _EVENT_ID_PART = re.compile(r"(?:(?:(?:e?v)?t)?_)?([0-9a-z]*)", re.IGNORECASE)
 
 
 class _Boundary(NamedTuple):
-    """The oldest watch of a part of the table."""
+    """The oldest watch of a chunk, or of all watches that are searched."""
 
     id: str
     created_at: float
@@ -40,8 +40,8 @@ class _Boundary(NamedTuple):
 def scan(database: Database, query: WatchQuery, limit: ReadLimit, *, enough: int | None = None) -> FoundWatches:
     """Find watches, newest first, until `enough` are found. The query's `limit` and `oldest_first` do not count.
 
-    A text is searched in the newest 100,000 of the watches that have the query's app and time, and its other indexed
-    conditions. Whole ids in it are found by an index, however old their watches are.
+    A text is searched in the newest 100,000 of the watches that meet the query's conditions on app, time and indexed
+    columns. If the text is a whole id, an index finds its watches, also older ones.
     """
     query = replace(query, oldest_first=False)
     found: list[str] = []
@@ -65,7 +65,7 @@ def scan(database: Database, query: WatchQuery, limit: ReadLimit, *, enough: int
 
 
 def _exact_ids(connection: Connection, query: WatchQuery) -> list[str]:
-    """The watches whose own id, task id or event id is in the text."""
+    """The ids of the watches whose own id, task id or event id is in the text."""
     text = query.text
     if text is None:
         return []
@@ -83,7 +83,7 @@ def _exact_ids(connection: Connection, query: WatchQuery) -> list[str]:
 
 
 def _last_searched(connection: Connection, query: WatchQuery) -> _Boundary | None:
-    """The last of the watches in which a text is searched; None if that is every one. A cursor does not move it."""
+    """The oldest watch in which a text is searched; None if all watches are. It does not depend on the cursor."""
     if query.text is None:
         return None
     newest = _in_order(replace(query, cursor=None)).limit(2).offset(MOST_SEARCHED - 1)
@@ -94,7 +94,7 @@ def _last_searched(connection: Connection, query: WatchQuery) -> _Boundary | Non
 def _chunk(
     connection: Connection, query: WatchQuery, after: _Boundary | None, last: _Boundary | None
 ) -> tuple[list[str], _Boundary | None]:
-    """The watches of the next chunk that match, and the chunk's last watch; None if no watch is left after it."""
+    """The ids of the matching watches of the next chunk, and the chunk's oldest watch (None for the last chunk)."""
     part: list[Any] = []
     if after is not None:
         part.append(watches.c.id < after.id)
@@ -114,7 +114,7 @@ def _chunk(
 
 
 def _in_order(query: WatchQuery) -> Any:
-    """Ids and times of the watches that are looked at, newest first."""
+    """The query of ids and times of the watches that are read, newest first."""
     looked_at = conditions(query) if finds_few(query) else place_in_order(query)
     return select(watches.c.id, watches.c.created_at).where(*looked_at).order_by(watches.c.id.desc())
 
@@ -123,8 +123,8 @@ def _in_order(query: WatchQuery) -> Any:
 
 
 def _may_have(text: SearchText, dialect: str) -> ColumnElement[bool]:
-    """A condition that every watch with the text meets; some others meet it too."""
-    if dialect == "sqlite":  # whose LIKE ignores the case of ASCII letters
+    """A condition that every watch with the text meets. Some other watches meet it too."""
+    if dialect == "sqlite":  # its LIKE ignores the case of ASCII letters
         context: Any = cast(watches.c.context, Text)
         fold = _as_it_is
     else:
@@ -148,7 +148,7 @@ def _may_have(text: SearchText, dialect: str) -> ColumnElement[bool]:
 
 
 def _may_have_part(part: UrlPart, fold: Callable[[Any], Any]) -> ColumnElement[bool] | None:
-    """A condition that a URL with the part meets in any usual spelling; None for a part that would match most URLs."""
+    """A condition that a URL with this part meets in any usual spelling. None for a part that most URLs would match."""
     if sum(one.isascii() and one.isalnum() for one in part.host + part.path) < _FEWEST_CHARACTERS:
         return None
     found = []
@@ -174,7 +174,7 @@ def _like(column: Any, pattern: str) -> ColumnElement[bool]:
 
 
 def _pattern(text: str) -> str:
-    """A pattern for LIKE in lower case. Databases ignore the case of ASCII letters only: others match any text."""
+    """A pattern for LIKE, in lower case. Databases ignore the case of ASCII letters only, so others become `%`."""
     return "".join(
         "%" if not one.isascii() and one.lower() != one.upper() else f"!{one}" if one in "!%_" else one.lower()
         for one in text

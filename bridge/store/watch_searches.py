@@ -1,4 +1,4 @@
-"""Searches for watches: in threads of their own, one at a time for each caller, ended when they take too long."""
+"""Searches for watches. They run in their own threads, one at a time for each caller, within a time limit."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 SCAN_SECONDS = 1.75  # the answer is promised within 2 s
 THREADS = 2
-_CALL_SECONDS = SCAN_SECONDS + 2.5  # for a database that does not answer at all
+_CALL_SECONDS = SCAN_SECONDS + 2.5  # the limit if the database does not answer
 
 
 class WatchSearches:
-    """Lists of watches. `reader` is for short reads; searches have threads of their own and never delay it."""
+    """Lists of watches. `reader` does the short reads. Long searches have their own threads and do not delay it."""
 
     def __init__(self, reader: Reader) -> None:
         self._database = reader.database
@@ -30,12 +30,12 @@ class WatchSearches:
         system = reader.database.system
         self._scan_limits = TimeoutSweep(_CALL_SECONDS, system.monotonic)
         self._searcher = Reader(reader.database, system.threads(THREADS, "bridge-search"), self._scan_limits)
-        # In use only while a search waits or runs: they belong to its event loop.
+        # Weak references, because locks belong to an event loop: they must not outlive the searches that use them.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._free_threads: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
 
     async def page(self, query: WatchQuery, by: str) -> WatchList:
-        """A page of watches for the caller `by`."""
+        """A page of watches. `by` is the caller: of its searches, one runs at a time."""
         if query.needs_scan:
             return await self._found_page(query, by)
         one_more = replace(query, limit=query.limit + 1)
@@ -43,7 +43,7 @@ class WatchSearches:
         return WatchList(views[: query.limit], more=len(views) > query.limit)
 
     async def all(self, query: WatchQuery, by: str, enough: int | None = None) -> FoundWatches:
-        """The ids of all watches that a query finds, newest first; at most `enough`. Its page does not count."""
+        """The ids of all watches that a query finds, newest first, at most `enough`. Ignores its cursor and limit."""
         return await self._in_turn(by, partial(scan, self._database, replace(query, cursor=None), enough=enough))
 
     async def close(self) -> None:
@@ -67,7 +67,7 @@ class WatchSearches:
         return [found[one] for one in ids if one in found]
 
     async def _in_turn(self, by: str, search: Callable[[ReadLimit], Result]) -> Result:
-        """Run a search in a thread when the caller's earlier searches have ended and a thread is free."""
+        """Run a search in a thread, after the caller's earlier searches, as soon as a thread is free."""
         turn = self._turns.setdefault(by, asyncio.Lock())
         free = self._free_threads.setdefault(THREADS, asyncio.Semaphore(THREADS))
         async with turn, free:
@@ -75,4 +75,4 @@ class WatchSearches:
             try:
                 return await self._searcher.call(partial(search, limit))
             finally:
-                limit.stop()  # when the caller has given up, the thread goes on until it notices
+                limit.stop()  # if the caller has given up, the thread ends its search at its next check

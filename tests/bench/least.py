@@ -16,7 +16,7 @@ import orjson
 from aiohttp import web
 
 from bridge.store.database import CHECKPOINT_PAGES
-from bridge.store.group_commit import COMPANY_SECONDS, GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS
+from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS, OVERLAP_SECONDS
 from bridge.store.row_mapping import digest
 from bridge.web.api.request_models import WatchRequestBody
 from tests.bench.bare_loop import listen
@@ -67,7 +67,7 @@ async def least_lives(database: Path, rate: float, seconds: float, payload: byte
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     statements = commits = 0
-    together = 1 / rate <= 2 * COMPANY_SECONDS
+    together = 1 / rate <= 2 * OVERLAP_SECONDS
 
     def commit(*parts: tuple[str, tuple[object, ...]]) -> None:
         nonlocal statements, commits

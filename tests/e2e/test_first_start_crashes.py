@@ -90,4 +90,4 @@ async def test_of_four_starts_at_once_on_one_file_one_serves(tmp_path: Path) -> 
     others_done.set()
     results = sorted(await asyncio.gather(*starts))
     assert results.count("serving") == 1
-    assert all("another bridge serves from" in reason for reason in results if reason != "serving"), results
+    assert all("another bridge uses" in reason for reason in results if reason != "serving"), results

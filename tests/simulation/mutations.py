@@ -52,7 +52,7 @@ MUTATIONS = (
         750,
         Change(
             "bridge.store.ending",
-            '    pending = connection.execute(_PENDING, {"those": asked}).scalars().all() if asked else ()\n',
+            '    pending = connection.execute(_PENDING, {"ids": asked}).scalars().all() if asked else ()\n',
             "    pending = ()\n",
         ),
     ),
@@ -257,10 +257,10 @@ MUTATIONS = (
         600,
         Change(
             "bridge.store.retention",
-            '    event_feed.note_removal(connection, those["those"], replica)\n'
-            "    connection.execute(_DELETE_EVENTS, those)\n",
-            "    connection.execute(_DELETE_EVENTS, those)\n"
-            '    event_feed.note_removal(connection, those["those"], replica)\n',
+            "    event_feed.note_removal(connection, watch_ids, replica)\n"
+            "    connection.execute(_DELETE_EVENTS, parameters)\n",
+            "    connection.execute(_DELETE_EVENTS, parameters)\n"
+            "    event_feed.note_removal(connection, watch_ids, replica)\n",
         ),
     ),
     Mutation(

@@ -297,7 +297,7 @@ async def test_a_writer_that_closes_writes_its_patient_calls(monkeypatch: pytest
 async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_next(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(2)
         first = asyncio.create_task(written.write("first"))
@@ -311,7 +311,7 @@ async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_ne
 async def test_callers_that_wait_for_one_transaction_are_written_together_again(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(7)
         first = [asyncio.create_task(written.write("first")) for _ in range(3)]
@@ -324,7 +324,7 @@ async def test_a_call_without_a_next_one_is_written_after_the_wait(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await written.write_together(2)
-    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 0.5)
+    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 0.5)
     began = time.monotonic()
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write("alone")
@@ -337,7 +337,7 @@ async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(
     await written.write_together(2)
     for _ in range(group_commit.CALLS_AVERAGED):
         await written.write("call")
-    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         for _ in range(50):
             await written.write("call")
@@ -346,7 +346,7 @@ async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(
 async def test_a_writer_that_closes_writes_the_call_that_waits_for_another(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(2)
         first = asyncio.create_task(written.write("first"))

@@ -77,7 +77,7 @@ async def test_a_path_with_special_characters_is_used_unchanged(tmp_path: Path, 
 
 async def test_a_second_service_on_one_file_is_refused_until_the_first_ends(path: Path, encryption_key: str) -> None:
     first = await opened(path, encryption_key)
-    with pytest.raises(BadSetting, match=r"^BRIDGE_DATABASE_URL: another bridge serves from .*; stop it first$"):
+    with pytest.raises(BadSetting, match=r"^BRIDGE_DATABASE_URL: another bridge uses .*; stop it first$"):
         await opened(path, encryption_key)
     await first.probe()
     await first.close()
@@ -160,7 +160,7 @@ async def test_no_key_is_made_for_a_database_with_encrypted_data(path: Path) -> 
 async def test_a_key_file_that_others_can_read_is_refused_with_the_command_that_helps(path: Path, loose: int) -> None:
     await (await opened(path)).close()
     path.with_name("bridge.key").chmod(loose)
-    with pytest.raises(BadSetting, match=rf"open to others \(mode 0{loose:o}\); make it yours alone: chmod 600"):
+    with pytest.raises(BadSetting, match=rf"open to others \(mode 0{loose:o}\); make it private with `chmod 600"):
         await opened(path)
 
 
@@ -268,7 +268,7 @@ async def test_a_key_file_without_a_key_is_reported(path: Path) -> None:
     key = path.with_name("bridge.key")
     key.touch(0o600)
     key.write_text("secret\n")
-    with pytest.raises(BadSetting, match="holds no Fernet key"):
+    with pytest.raises(BadSetting, match="has no Fernet key"):
         await opened(path)
 
 
@@ -277,7 +277,7 @@ async def test_a_binary_key_file_is_reported_in_a_sentence(path: Path, content: 
     key = path.with_name("bridge.key")
     key.touch(0o600)
     key.write_bytes(content)
-    with pytest.raises(BadSetting, match="holds no Fernet key"):
+    with pytest.raises(BadSetting, match="has no Fernet key"):
         await opened(path)
 
 

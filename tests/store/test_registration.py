@@ -179,7 +179,7 @@ async def test_no_more_watches_of_one_app_than_its_limit_are_active(database_url
         *[TooManyWatches] * 2,
         *[RegisteredWatch] * 2,
     ]
-    assert str(results[2]) == "2 watches of this app are active, as many as each app may have"
+    assert str(results[2]) == "2 watches of this app are active; the limit is BRIDGE_MAX_ACTIVE_WATCHES_PER_APP"
     with pytest.raises(TooManyWatches, match="of this app"):
         await store.check_room(1, "one")
     await store.check_room(1, "three")

@@ -1,4 +1,4 @@
-"""What amux says about a task, the model that an app names, and how long tasks of each class take."""
+"""Facts from amux's record of a task, the model that an app names, and how long tasks of each class take."""
 
 import sqlalchemy as sa
 from alembic import op

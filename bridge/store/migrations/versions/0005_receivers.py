@@ -1,4 +1,4 @@
-"""Receivers: which are paused, and what the attempts at them showed."""
+"""Receivers: which are paused, and the figures of the attempts at them."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Bodies in a receiver's own form, and the trace that a watch's registration was a part of."""
+"""Bodies in a receiver's own form, and the trace context of a watch's registration."""
 
 import sqlalchemy as sa
 from alembic import op

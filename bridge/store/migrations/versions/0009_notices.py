@@ -1,4 +1,4 @@
-"""Notices for operators: what is sent, what lasts, and the dead deliveries of the next notice."""
+"""Notices for operators: the notices, the states that last, and the dead deliveries of the next notice."""
 
 import sqlalchemy as sa
 from alembic import op

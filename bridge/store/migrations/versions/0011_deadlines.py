@@ -1,4 +1,4 @@
-"""The index of deadlines has what shows whether a watch is near its deadline."""
+"""A second column in the index of deadlines, for the query of watches that are near their deadline."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0010"
 
 
 def upgrade() -> None:
-    """Make the index again, with a second column. A million watches take a second."""
+    """Make the index again, with the second column. A million watches take a second."""
     active = sa.text("state = 'active'")
     op.drop_index("ix_watches_deadline", "watches")
     op.create_index(
