@@ -33,7 +33,7 @@ from bridge.web.requests import secured, shown
 
 PROBE_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _ANY_PATH = "/{rest}"
-_AMUX_PREFIX: Final = "/v1/"  # SDKs made for OpenAI or amux ask here
+_AMUX_PREFIX: Final = "/v1/"  # SDKs for OpenAI or amux use these paths
 
 _log = get_logger("web")
 
@@ -63,7 +63,10 @@ def make_app(context: AppContext, dashboard: DashboardContext | None = None) -> 
 
 
 def make_probes_app(context: AppContext) -> web.Application:
-    """Returns `/metrics`, `/healthz` and `/readyz` alone, for a listener that others may reach. It needs no token."""
+    """Returns an application with only `/metrics`, `/healthz` and `/readyz`, for the second listener.
+
+    It needs no token, because other machines may reach that listener.
+    """
     app = web.Application(middlewares=[_errors_as_responses])
     app[CONTEXT] = context
     for route in OPEN_ROUTES:
@@ -132,15 +135,15 @@ async def _check_expectation(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _no_such_route(request: web.Request) -> web.StreamResponse:
-    """Answers a path that no route has with 404, and a method that its path does not have with 405, as problem+json."""
+    """Answers 404 for a path that no route has, and 405 for a method that its path does not support."""
     if methods := await _methods_of(request):
         raise NoSuchMethod(methods)
     path = request.path.rstrip("/")
     drop_in_off = request.app[CONTEXT].drop_in is None and API_DOCUMENT in request.app
     if drop_in_off and any(pattern.fullmatch(path) for pattern in _DROP_IN_PATHS):
-        raise NotFound("drop-in creation is off: set BRIDGE_DROP_IN=true to have amux's own routes here")
+        raise NotFound("drop-in creation is off: set BRIDGE_DROP_IN=true to enable amux's own routes")
     if path and path != request.path and await _methods_of(request.clone(rel_url=request.rel_url.with_path(path))):
-        raise NotFound("no route has this path; the route has no slash at its end")
+        raise NotFound("no route has this path; remove the slash at its end")
     raise NotFound("no route has this path")
 
 

@@ -1,4 +1,4 @@
-"""Authentication: apps and operators by their tokens; every local caller where no token is configured."""
+"""Authentication: a token names an app or an operator. Without configured tokens every local caller is accepted."""
 
 import hashlib
 import hmac
@@ -18,7 +18,8 @@ from bridge.web.errors import Forbidden, Unauthorized
 
 DEFAULT_APP = "default"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
-_SAME_SITE = frozenset({"same-origin", "none"})  # "none": started by the user, such as an address typed in
+# Values of Sec-Fetch-Site. "none": the user started the request, for example by typing the address.
+SAME_SITE = frozenset({"same-origin", "none"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,15 @@ class Caller:
         """The key that rate limits count by. An operator and an app may have the same name."""
         return f"app {self.name}" if self.app is not None else f"operator {self.name}"
 
-    def check_operates(self) -> None:
-        """Raises Forbidden for an app: this is for operators, and for every caller where no token is configured."""
+    def check_is_operator(self) -> None:
+        """Raises Forbidden for an app. Without configured tokens every caller counts as an operator."""
         if self.visible_app is not None:
             raise Forbidden("only operators can do this; use a token of BRIDGE_OPERATOR_TOKENS")
 
-    def registering(self) -> str:
-        """Returns the app that a new watch belongs to. Raises Forbidden for operators."""
+    def require_app(self, action: str = "register watches") -> str:
+        """Returns the caller's app. Raises Forbidden for operators, with the action that only apps can do."""
         if self.app is None:
-            raise Forbidden("operators can read, cancel and retry; only apps can register watches")
+            raise Forbidden(f"operators can read, cancel and retry; only apps can {action}")
         return self.app
 
 
@@ -61,9 +62,9 @@ _ANYONE = Caller(DEFAULT_APP, DEFAULT_APP, None)
 class Access:
     """Finds the caller of a request by `tokens` (token → app) and `operator_tokens` (token → operator's name).
 
-    With neither, every local caller is app `default` and sees every watch. A browser that another site uses against
-    the bridge is then refused by three headers: `Host` (that site may own a name that resolves to this machine),
-    `Origin` and `Sec-Fetch-Site`.
+    Without any token, every local caller is app `default` and sees every watch. Another site could then use a local
+    browser to attack the bridge. Three headers prevent this: `Host` (the site may own a name that resolves to this
+    machine), `Origin` and `Sec-Fetch-Site`.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Access:
                 "without tokens the Host header must be a loopback address or the host of BRIDGE_PUBLIC_URL"
             )
         for site in headers.getall("Sec-Fetch-Site", []):
-            if site.lower() not in _SAME_SITE:
+            if site.lower() not in SAME_SITE:
                 raise Forbidden("without tokens the bridge refuses requests that a browser sends for another site")
         for origin in headers.getall(hdrs.ORIGIN, []):
             if origin.lower().partition("://")[2] != hosts[0].lower() and origin.lower() != self._public_origin:

@@ -26,14 +26,14 @@ from bridge.web.sse import HEARTBEAT_SECONDS, LONGEST_SECONDS
 
 
 class LivePoller(Protocol):
-    """What handlers use of the poller."""
+    """The part of the poller that handlers use."""
 
     def live(self, task_row: str) -> TaskView | None:
-        """Returns what this replica knows of a task; None for a task that it does not poll."""
+        """Returns a task as in this replica's memory, by the id of its row; None if this replica does not poll it."""
 
 
 class WakeableDeliverer(Protocol):
-    """What handlers use of the deliverer."""
+    """The part of the deliverer that handlers use."""
 
     def wake(self) -> None:
         """Looks for due deliveries now."""
@@ -54,7 +54,7 @@ class StreamTimes:
 
 @dataclass(frozen=True, slots=True)
 class DropIn:
-    """Drop-in creation is on.
+    """The options of drop-in creation, when it is on.
 
     `retry_delays` are the seconds between the tries to store a watch whose task already exists and is paid for.
     """
@@ -66,10 +66,10 @@ class DropIn:
 class AppContext:
     """The objects that handlers use.
 
-    `change_notifier` wakes requests that wait for a watch, that of `event_numbering` those that wait for events.
-    `signer` signs pings and envelopes, `link_key` content links. `drop_in` is None while drop-in creation is off,
-    `content_cache` where every video is passed through. `public_url` is the server's URL in the OpenAPI document, None
-    for a relative one.
+    `change_notifier` wakes requests that wait for a watch. `event_numbering.notifier` wakes requests that wait for
+    events. `signer` signs pings and envelopes; `link_key` signs content links. `drop_in` is None while drop-in creation
+    is off. `content_cache` is None if every video is passed through. `public_url` is the server's URL in the OpenAPI
+    document, which has a relative URL if it is None.
     """
 
     store: Store
@@ -95,7 +95,7 @@ class AppContext:
     system: System = SYSTEM
 
     def check_not_draining(self) -> None:
-        """Raises Draining while the bridge stops: it begins no registration, ping or retry then."""
+        """Raises Draining while the bridge stops. It then begins no registration, ping or retry."""
         if self.health.draining:
             raise Draining
 

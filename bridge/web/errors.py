@@ -139,7 +139,7 @@ class Draining(BridgeError):
     retry_after_seconds = 5
 
     def __init__(self) -> None:
-        super().__init__("the bridge is stopping and begins nothing new; another replica, or the next start, will")
+        super().__init__("the bridge is stopping and begins nothing new; repeat the request later")
 
 
 class TooManyPings(BridgeError):
@@ -220,7 +220,7 @@ def status_of(error: BridgeError) -> HTTPStatus:
 
 
 def problem_of(error: BridgeError) -> ProblemBody:
-    """Returns an error as problem details; one that is not in the table is `internal_error`, without its message."""
+    """Returns an error as problem details. An error outside the table is `internal_error`, without its message."""
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return problem(status, "internal_error", "the bridge failed to answer this request; its log has the reason")

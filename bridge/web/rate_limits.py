@@ -47,7 +47,7 @@ class _MinuteWindow:
 class PingLimits:
     """Allows each caller one ping at a time and 30 a minute.
 
-    `clock` is monotonic, in seconds. There are as many callers as tokens, so none is ever removed.
+    `clock` is monotonic, in seconds. There are only as many callers as tokens, so no entry is ever removed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,7 +57,7 @@ class PingLimits:
 
     @contextmanager
     def one(self, caller: str) -> Iterator[None]:
-        """Counts one ping of a caller, and keeps the caller's next one out until it ends. Raises TooManyPings."""
+        """Counts one ping of a caller, and refuses another one until it has ended. Raises TooManyPings."""
         now = self._clock()
         window = self._windows.setdefault(caller, _MinuteWindow(PINGS_A_MINUTE))
         if caller in self._in_progress:
@@ -73,7 +73,7 @@ class PingLimits:
 
 
 class SignInLimits:
-    """Counts wrong tokens by address, so that a program that guesses fills neither the log nor the CPU.
+    """Counts wrong tokens by address. A program that guesses tokens can fill neither the log nor the CPU.
 
     `clock` is monotonic, in seconds.
     """

@@ -62,9 +62,9 @@ async def read_json(request: web.Request, bad: Sequence[tuple[str, str]] = (), l
 async def read_body(request: web.Request, bad: Sequence[tuple[str, str]] = (), limit: int = MAX_BODY_BYTES) -> bytes:
     """Returns the body of a request, which must be JSON.
 
-    Raises UnsupportedMediaType; BodyTooLarge, by Content-Length before anything is read, else as soon as more than
-    `limit` bytes were read; MalformedJson when the connection breaks off or the chunked encoding is wrong. When other
-    parts of the request are `bad`, it raises InvalidRequest for these instead.
+    Raises UnsupportedMediaType for another content type, BodyTooLarge for more than `limit` bytes (before it reads, if
+    Content-Length says so), and MalformedJson if the connection ends early or the chunked encoding is wrong. If other
+    parts of the request are `bad`, it raises InvalidRequest with these instead.
     """
     try:
         if media_type_of(request.headers) != JSON:
@@ -87,7 +87,7 @@ async def read_body(request: web.Request, bad: Sequence[tuple[str, str]] = (), l
 
 
 def _first_error(bad: Sequence[tuple[str, str]], error: BridgeError) -> BridgeError:
-    """Returns the error of a request whose body is wrong: the other parts that are `bad` come first."""
+    """Returns the error of a request whose body is wrong: InvalidRequest if other parts are `bad`, else `error`."""
     return InvalidRequest(list(bad)[:MAX_FIELD_ERRORS]) if bad else error
 
 
@@ -105,7 +105,7 @@ def check_not_encoded(request: web.Request) -> None:
 def parsed(body: bytes, bad: Sequence[tuple[str, str]] = ()) -> Any:
     """Returns the JSON value of a body. Raises MalformedJson, whose message repeats nothing of the body.
 
-    When other parts of the request are `bad`, it raises InvalidRequest for these instead.
+    If other parts of the request are `bad`, it raises InvalidRequest with these instead.
     """
     try:
         return json_value(body)
@@ -147,9 +147,9 @@ def trace_of(request: web.Request) -> TraceContext | None:
 
 
 class Query:
-    """A request's query parameters. It collects what is wrong with them; `check` raises for all of it at once.
+    """A request's query parameters. It collects their errors; `check` raises all of them at once.
 
-    Parameters that are unknown or given twice are wrong from the start, others when they are read.
+    Unknown and repeated parameters are errors from the start. Other errors are found when a parameter is read.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Query:
         return cls(found, bad, lists)
 
     def without_empty(self) -> "Query":
-        """Returns the same parameters without those whose value is empty: the page's filters that are not set."""
+        """Returns the same parameters without the empty ones: filters of the page that are not set."""
         return Query({name: value for name, value in self.values.items() if value}, self.bad)
 
     def read(self, name: str, parse: Callable[[str], Value]) -> Value | None:
@@ -226,9 +226,9 @@ def query_of(request: web.Request, known: Collection[str] = ()) -> dict[str, str
 
 
 def bad_parameters(request: web.Request) -> list[tuple[str, str]]:
-    """Returns each query parameter of a request to a route that has none, with the rule.
+    """Returns the query parameters of a request to a route that accepts none, each with the rule.
 
-    A route with a body reports them together with what is wrong in the body.
+    A route with a body reports them together with the errors of the body.
     """
     return list(Query.of(request).bad.items()) if request.query_string else []
 

@@ -9,14 +9,15 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
-from bridge.web.errors import as_response, openai_error, problem
+from bridge.core.errors import BridgeError
+from bridge.web.errors import as_response, openai_error, problem, problem_of
 from bridge.web.requests import secured
 
 MAX_LINE_BYTES: Final = 32 * 1024  # of the request line and of each header
 
 
 class ApiRunner(web.AppRunner):
-    """Runs an application on the server below. `shutdown_seconds` is how long open requests have to end at a stop."""
+    """Runs an application on `_ApiServer`. At a stop, open requests have `shutdown_seconds` to end."""
 
     @property
     def shutdown_seconds(self) -> float:
@@ -38,7 +39,7 @@ class ApiRunner(web.AppRunner):
 
 
 def make_runner(app: web.Application, *, shutdown_seconds: float = 5.0) -> ApiRunner:
-    """Returns a runner for an application. A caller that disconnects cancels its handler; bodies are read as sent.
+    """Returns a runner for an application. When a caller disconnects, its handler is cancelled.
 
     At a stop, open requests have `shutdown_seconds` to end. Held answers and event streams have ended before that.
     """
@@ -62,7 +63,7 @@ class _ApiServer(web.Server):
 
 
 class _ApiProtocol(RequestHandler):
-    """One connection. It answers what no handler has answered with problem details, which repeat nothing."""
+    """One connection. A request that no handler answers gets problem details, which repeat no part of the request."""
 
     __slots__ = ()
 
@@ -73,13 +74,12 @@ class _ApiProtocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Returns the answer; aiohttp's own repeats the line that it could not parse."""
+        """Returns problem details. aiohttp's own answer would repeat the line that it could not parse."""
         super().handle_error(request, status, exc, message)  # logs, and raises when an answer has begun
         if status == HTTPStatus.BAD_REQUEST:
             details = problem(HTTPStatus.BAD_REQUEST, "malformed_request", _parsing_rule(exc))
         else:
-            reason = "the bridge failed to answer this request; its log has the reason"
-            details = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", reason)
+            details = problem_of(BridgeError())
         details["error"] = openai_error(details)  # the request's path may be unknown
         answer = secured(as_response(details))
         answer.force_close()
@@ -96,10 +96,10 @@ def _parsing_rule(error: BaseException | None) -> str:
 
 
 class _HarmlessErrorsAreDebug(logging.Filter):
-    """Lowers some of aiohttp's records to DEBUG, without a traceback.
+    """Lowers aiohttp's records of harmless errors to DEBUG, without a traceback.
 
-    A caller causes those of broken HTTP. InvalidStateError is aiohttp's own, when a stop gives up an open request in
-    the same turn of the loop in which its answer has been sent.
+    Callers cause errors of broken HTTP. aiohttp raises InvalidStateError when a stop ends an open request in the same
+    turn of the event loop in which its answer is sent.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

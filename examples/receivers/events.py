@@ -80,7 +80,7 @@ class PingEvent(TypedDict):
 
 
 class NoticeData(TypedDict):
-    """What a notice for operators is about. What does not apply is null."""
+    """What a notice for operators is about. Fields that do not apply are null."""
 
     receiver: str | None  # Host and port.
     credential: str | None  # The name of an amux key, never the key.

@@ -71,7 +71,7 @@ export interface PingEvent {
   data: PingData;
 }
 
-/** What a notice for operators is about. What does not apply is null. */
+/** What a notice for operators is about. Fields that do not apply are null. */
 export interface NoticeData {
   /** Host and port. */
   receiver: string | null;

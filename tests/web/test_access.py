@@ -35,7 +35,7 @@ def test_a_token_names_its_app_or_operator() -> None:
     assert (operator.app, operator.visible_app) == (None, None)
     assert operator.key != access.caller(headers(("Authorization", "Bearer t1"))).key
     with pytest.raises(Forbidden):
-        operator.registering()
+        operator.require_app()
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer é", "Bearer \udcff", "\udcff t1", "Bearer T1", "Bearer t1,t2"])

@@ -237,7 +237,7 @@ async def test_a_slash_at_the_end_is_a_404_that_says_so(bridge: Bridge, path: st
     for method in ("GET", "POST"):
         answer = await bridge.ask(method, path)
         answer.problem(404, "not_found")
-        assert answer.json["detail"] == "no route has this path; the route has no slash at its end"
+        assert answer.json["detail"] == "no route has this path; remove the slash at its end"
     assert (await bridge.get("/nowhere/")).json["detail"] == "no route has this path"
 
 

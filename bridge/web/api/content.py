@@ -89,16 +89,16 @@ async def _send_file(request: web.Request, view: WatchView, reader: ContentReade
 
 
 async def _requested_part(request: web.Request, reader: ContentReader) -> Part | None:
-    """Returns the part that a request asks for, None for the whole video. Waits where the length decides.
+    """Returns the part that a request asks for, None for the whole video. Waits for the length if it needs it.
 
-    A range that cannot be found while the video is read is ignored, as RFC 9110, 14.2 allows.
+    A range is ignored if its part cannot be found while the video is being read, as RFC 9110, 14.2 allows.
     """
     wanted = requested_range(request) if request.method == hdrs.METH_GET else None
     if wanted is None or not range_still_applies(request.headers.get(hdrs.IF_RANGE), reader.head.entity_tag):
         return None
     if reader.length is None:
         if wanted.first == 0 and wanted.last is None:
-            return None  # all of it: a player that asks so gets its first bytes now
+            return None  # `bytes=0-` is the whole video: players that ask for it get the first bytes now
         if wanted.first is not None and wanted.last is not None:
             known = await reader.wait_for_bytes(wanted.last + 1)
             if known and reader.length is None:
@@ -114,7 +114,7 @@ async def _requested_part(request: web.Request, reader: ContentReader) -> Part |
 
 
 def _visible_app(request: web.Request, context: AppContext) -> str | None:
-    """Returns the app whose watches this request may see: None, which is every app, with a valid link to this watch.
+    """Returns the app whose watches this request may see. A valid link to this watch gives None, which is every app.
 
     Raises Forbidden for an invalid link, unless the request also has a token.
     """
@@ -130,7 +130,7 @@ def _visible_app(request: web.Request, context: AppContext) -> str | None:
 
 
 async def _open(context: AppContext, view: WatchView, conditions: dict[str, str]) -> aiohttp.ClientResponse:
-    """Asks amux for the video. Raises AmuxUnavailable for every answer that has none."""
+    """Asks amux for the video. Raises AmuxUnavailable for every answer without a video."""
     key = context.proxy.key(await context.store.api_key_of(view.watch.id))
     if key is None:
         raise AmuxUnavailable("there is no amux key to ask for the video: neither the watch nor the bridge has one")
@@ -143,7 +143,7 @@ async def _open(context: AppContext, view: WatchView, conditions: dict[str, str]
 
 
 def _passed_headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str, str]:
-    """Returns our headers, and those of amux that are passed on."""
+    """Returns our headers, and amux's headers that are passed on."""
     passed = forwarded_headers(source.headers)
     media_type = media_type_of(source.headers) if source.status != 416 else _OCTET_STREAM
     return {name: passed[name] for name in _PASSED_HEADERS if name in passed} | _own_headers(view, media_type)
@@ -152,7 +152,7 @@ def _passed_headers(view: WatchView, source: aiohttp.ClientResponse) -> dict[str
 def _own_headers(view: WatchView, media_type: str) -> dict[str, str]:
     """Returns the headers that make a video safe to show.
 
-    Only types that a browser shows without running anything keep their type; others become octet-stream.
+    Media types that a browser shows without running code are kept. All others become octet-stream.
     """
     inline = _MEDIA.fullmatch(media_type) is not None and media_type not in _SCRIPTABLE
     media_type = media_type if inline else _OCTET_STREAM

@@ -57,8 +57,8 @@ async def retry_deliveries(request: web.Request, caller: Caller) -> web.Response
             dead = await context.store.count_dead(dead_filter)
             if body.dry_run:
                 return json_answer(Count(count=dead))
-            # The store retries up to 2,000 at a time. The loop stops at the number counted before it: a delivery that
-            # dies again meanwhile does not belong to this request.
+            # The store retries up to 2,000 at a time. The loop stops at the number that was counted first: a delivery
+            # that becomes dead again meanwhile is not part of this request.
             while count < dead and (retried := await context.store.retry_dead(dead_filter, caller.actor)):
                 count += retried
                 context.deliverer.wake()

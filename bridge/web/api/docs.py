@@ -123,7 +123,7 @@ def _group_of(document: JsonObject, tag: JsonObject) -> _Group:
 
 
 def _table_of_contents(document: JsonObject, groups: Iterable[_Group]) -> str:
-    """Returns the navigation. On narrow screens each group is closed, and opened by the checkbox before it."""
+    """Returns the navigation. On narrow screens each group is closed; the checkbox before it opens it."""
     lists = [
         _link_list(
             group.name,
@@ -268,7 +268,7 @@ def _parameters(details: JsonObject) -> str:
 
 
 def _request_body(document: JsonObject, details: JsonObject) -> str:
-    """Returns a request's content types and its fields. The fields are repeated here: readers look for them first."""
+    """Returns a request's content types and its fields, which readers look for first."""
     if "requestBody" not in details:
         return ""
     parts = [f"<h4>Body</h4>{_content_types(details)}"]

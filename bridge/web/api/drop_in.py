@@ -1,7 +1,6 @@
 """Drop-in creation: amux's own routes, and a watch on each task that a call with callback headers creates."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from bridge.web.api.request_models import WatchRequestBody
 from bridge.web.api.streaming import CONTENT_HEADERS, pass_on, passed, range_headers
 from bridge.web.auth import Caller
 from bridge.web.context import CONTEXT, AppContext, DropIn
-from bridge.web.errors import Forbidden, MalformedBody, UnsupportedMediaType
+from bridge.web.errors import MalformedBody, UnsupportedMediaType
 from bridge.web.requests import (
     DECIMAL,
     GIVEN_TWICE,
@@ -52,8 +51,9 @@ _HEADER_OF_FIELD: Final = {**CALLBACK_HEADERS, "api_key": API_KEY}
 _CALLBACK_PREFIX: Final = "x-callback-"
 _PASSED_HEADERS: Final = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH, hdrs.ACCEPT, "Idempotency-Key")
 _MEDIA_TYPES: Final = frozenset({JSON, MULTIPART})
-_MAX_BUFFERED_BODY: Final = 64 * 1024  # bytes: read before amux is asked, so a disconnect cannot break the call off
+_MAX_BUFFERED_BODY: Final = 64 * 1024  # bytes: read before amux is asked, so a disconnect cannot interrupt the call
 _PLACEHOLDER_TASK_ID: Final = "task"  # until amux has answered with the real one
+_ACTION: Final = "use amux's own routes"
 _MAX_QUERY: Final = 2_000  # characters
 _MAX_ERROR_HEADER: Final = 300  # characters
 
@@ -75,7 +75,7 @@ class _CreateCall:
 
 async def create(request: web.Request, caller: Caller) -> web.Response:
     """`POST /v1/videos` and `POST /v1/video/generations`. Once amux is asked, the call runs to its end."""
-    context, app = request.app[CONTEXT], _app_of(caller)
+    context, app = request.app[CONTEXT], caller.require_app(_ACTION)
     context.check_not_draining()
     with _errors_name_headers():
         watch_request, own_key = _read_headers(request, app, context.registration.bad_fields)
@@ -104,7 +104,7 @@ async def _read(
     request: web.Request, caller: Caller, extra_headers: Mapping[str, str], *, streamed: bool
 ) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    _app_of(caller)
+    caller.require_app(_ACTION)
     query = _query_for_amux(request)
     with _errors_name_headers():
         bad: list[tuple[str, str]] = []
@@ -134,12 +134,6 @@ def _query_for_amux(request: web.Request) -> str:
     return f"?{query}" if query else ""
 
 
-def _app_of(caller: Caller) -> str:
-    if caller.app is None:
-        raise Forbidden("operators can read, cancel and retry; only apps can use amux's own routes")
-    return caller.app
-
-
 # --- reading a create call ----------------------------------------------------------------------------------------
 
 
@@ -162,7 +156,7 @@ def _read_headers(
 ) -> tuple[WatchRequest | None, str | None]:
     """Returns the watch request, if there is one, and the caller's own amux key. Raises InvalidRequest.
 
-    `others` is that of `WatchRequestBody.read`.
+    `others` is passed to `WatchRequestBody.read`.
     """
     known = {name.lower() for name in CALLBACK_HEADERS.values()}
     present = {name.lower() for name in request.headers if name.lower().startswith(_CALLBACK_PREFIX)}
@@ -183,7 +177,7 @@ def _read_headers(
 
 
 def _fields_in_headers(request: web.Request) -> dict[str, Any]:
-    """Returns the fields of `POST /watch` that a create call's headers give, unchecked; of a repeated one the first."""
+    """Returns the unchecked fields of `POST /watch` in a create call's headers; of a repeated header the first one."""
     fields: dict[str, Any] = {"task_id": _PLACEHOLDER_TASK_ID}
     for name, header in _HEADER_OF_FIELD.items():
         if (value := request.headers.get(header)) is not None:
@@ -199,10 +193,10 @@ def _amux_key(context: AppContext, own_key: str | None) -> str:
 
 
 def _json_or_text(text: str) -> Any:
-    """Returns a header's JSON value, or the text itself if it is not JSON: the model then refuses it as no object."""
+    """Returns a header's JSON value, or the text itself if it is not JSON: the model then refuses the text."""
     try:
         return rules.read_json(text.encode(errors="surrogateescape"))
-    except (ValueError, json.JSONDecodeError):
+    except ValueError:
         return text
 
 
@@ -237,7 +231,7 @@ async def _read_body(request: web.Request) -> tuple[dict[str, str], bytes | Uplo
         raise MalformedBody("the body is incomplete or its chunked encoding is wrong") from None
 
 
-# --- from here on the video is paid for ---------------------------------------------------------------------------
+# --- the call of amux, which costs money --------------------------------------------------------------------------
 
 
 async def _create_and_watch(context: AppContext, call: _CreateCall) -> tuple[WholeAnswer, dict[str, str]]:
@@ -259,7 +253,7 @@ async def _create_and_watch(context: AppContext, call: _CreateCall) -> tuple[Who
 async def _register(context: AppContext, watch_request: WatchRequest, target: Target) -> str:
     """Registers the watch, and retries while the store does not answer. Returns the watch's id.
 
-    A try that was stored although it failed is found by the next one: the options are the same.
+    If a failed try was stored all the same, the next try finds that watch, because the options are the same.
     """
     for seconds in (context.drop_in or DropIn()).retry_delays:
         try:

@@ -21,8 +21,9 @@ CALLER: Final = "X-Caller"
 LATEST: Final = "latest"
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 500
-SEARCH_SECONDS: Final = 2.0  # of a page of rare types: then it ends where the search is
+SEARCH_SECONDS: Final = 2.0  # for rare types; the page then ends at the place that the search has reached
 _PARAMETERS: Final = ("after", "limit", "wait_seconds", "app")
+_NO_APP: Final = "\n"  # no app can have this name: an app that asks for another app's events gets none
 
 
 async def list_events(request: web.Request, caller: Caller) -> web.Response:
@@ -48,12 +49,8 @@ async def list_events(request: web.Request, caller: Caller) -> web.Response:
     return _answer(await _page_within(context, query, seconds), caller)
 
 
-_NO_APP: Final = "\n"
-"""What an app sees that asks for the events of another app: those of an app that cannot exist."""
-
-
 def _answer(page: EventPage, caller: Caller) -> web.Response:
-    # The bytes of the events go into the answer as they are.
+    # The answer contains the exact bytes of the events.
     items: list[Any] = [orjson.Fragment(payload) for payload in page.payloads]
     return json_answer(EventFeedPage(items=items, next_cursor=cursor_of(page.end)), headers={CALLER: caller.key})
 

@@ -12,12 +12,12 @@ from bridge.web.api.watches import MAX_WAIT_SECONDS
 
 EVENTS: Final = "Events"
 _ABOUT: Final = """\
-The events of the app, the oldest first: terminal events whether or not they were to be sent, status events where the \
-watch asked for them. Begin without `after`, and continue with the `next_cursor` of each answer: no event is skipped \
+The events of the app, the oldest first: all terminal events, also those that are not sent, and the status events that \
+the watch asked for. Begin without `after`, and continue with the `next_cursor` of each answer: no event is skipped \
 and none comes twice, whichever replica answers. A page may have fewer items than `limit`. `410 cursor_expired` says \
-that retention may have removed an event after the cursor; begin again without `after` then.\
+that retention may have removed an event after the cursor. Then begin again without `after`.\
 """
-_CALLER: Final = "Whom the token belongs to: `app shop`, or `operator ops`."
+_CALLER: Final = "The owner of the token: `app shop`, or `operator ops`."
 
 EVENT_FEED_ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
     Route(
@@ -35,8 +35,8 @@ EVENT_FEED_ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         (
             Parameter(
                 "after",
-                "The `next_cursor` of the previous page. Without it: from the oldest event that is kept. `latest`: from"
-                " now on.",
+                "The `next_cursor` of the previous page. Without it, the page begins with the oldest event that is"
+                " kept. With `latest`, it has only events from now on.",
                 {"anyOf": [json_schemas.CURSOR, {"const": LATEST}]},
             ),
             Parameter(

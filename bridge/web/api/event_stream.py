@@ -2,7 +2,7 @@
 
 - `snapshot`: the whole watch. It is the first event and the last one, and is sent whenever the watch or its deliveries
   change.
-- `task`: the task and the polling of it.
+- `task`: the task and its polls.
 - `attempt`: one POST of a delivery.
 
 An event's id is `<number>-<attempts>`, such as `12-2.1`: the number of the event, then the number of attempts that were
@@ -38,7 +38,7 @@ _EVENT_ID = re.compile(r"(?P<number>[0-9]{1,9})-(?P<attempts>[0-9]{1,6}(?:\.[0-9
 async def read_events(request: web.Request, caller: Caller) -> web.StreamResponse:
     """`GET /watch/{id}/events`.
 
-    Answers 204 to a client whose `Last-Event-ID` is the end of a watch that is over: a browser then stops reconnecting.
+    Answers 204 if `Last-Event-ID` is the last event of a watch that is over: a browser then stops reconnecting.
     """
     context = request.app[CONTEXT]
     query_of(request)
@@ -73,7 +73,7 @@ def _counts(attempts: Sequence[int]) -> str:
 
 
 class _WatchStream:
-    """The state of one client's stream: what it was sent last."""
+    """The state of one client's stream: what was sent to it last."""
 
     def __init__(
         self, context: AppContext, events: EventStream, view: WatchView, last_id: re.Match[str] | None
@@ -154,7 +154,7 @@ class _WatchStream:
         return own | {one.id: orjson.dumps(delivery_json(one)) for one in self._view.deliveries}
 
     def _deliveries_with_new_attempts(self) -> set[str]:
-        """Returns deliveries that the client knows and whose change an `attempt` event will show."""
+        """Returns the ids of deliveries that the client knows and that an `attempt` event will update."""
         new = (one.id for one in self._view.deliveries if one.attempts > self._sent_attempts.get(one.id, 0))
         return self._sent_parts.keys() & new
 

@@ -40,7 +40,7 @@ WATCH_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{WATCH_ID_PAT
 DELIVERY_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{EVENT_ID_PATTERN}$"}
 CURSOR: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{CURSOR_PATTERN}$"}
 TASK_ID: Final[dict[str, Any]] = {"type": "string", "pattern": f"^(?=[.]*[^.]){TASK_ID_PATTERN}$"}
-# Printable in Python means: no control characters, no line ends and no spaces but U+0020. No pattern has all of them.
+# Python's `isprintable` refuses more characters than this: all spaces except U+0020, and unassigned ones.
 MODEL: Final[dict[str, Any]] = {
     "type": "string",
     "minLength": 1,
@@ -79,7 +79,7 @@ API_KEY: Final[dict[str, Any]] = {
 RECEIVER: Final[dict[str, Any]] = {"type": "string", "maxLength": 2 * _MAX_HOST_NAME, "pattern": r":[0-9]{1,5}$"}
 IDEMPOTENCY_KEY: Final[dict[str, Any]] = {"type": "string", "pattern": f"^[!-~]{{1,{rules.MAX_IDEMPOTENCY_KEY}}}$"}
 TIME: Final[dict[str, Any]] = {"type": "string", "format": "date-time"}
-# Text that holds more than what surrounds it: see `core/watch_search.py`.
+# Text with a character other than white space. The exact rule is in `core/watch_search.py`.
 SEARCH_TEXT: Final[dict[str, Any]] = {
     "type": "string",
     "minLength": 1,

@@ -47,7 +47,7 @@ _NOTICES: Final = {
     NoticeType.RECEIVER_RECOVERED: "A receiver that failed answers again.",
     NoticeType.RECEIVER_PAUSED: "An operator paused a receiver.",
     NoticeType.RECEIVER_RESUMED: "An operator resumed a receiver.",
-    NoticeType.DELIVERY_DEAD: "Deliveries were given up: the first at once, then one notice a minute for a receiver.",
+    NoticeType.DELIVERY_DEAD: "Deliveries are dead: a notice for the first one, then one a minute for each receiver.",
     NoticeType.KEY_REFUSED: "amux refuses an amux key.",
     NoticeType.KEY_ACCEPTED: "amux accepts an amux key again.",
 }
@@ -122,7 +122,7 @@ class _Schemas:
 
 
 def _plain(schema: Any) -> Any:
-    """Returns a schema without what pydantic adds and no reader needs: titles made of names, defaults that are null."""
+    """Returns a schema without two things that pydantic adds: titles made from names, and defaults that are null."""
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):
@@ -142,7 +142,7 @@ def _models(route: Route[Any]) -> Iterable[Any]:
 
 
 def _operation(route: Route[Any], schemas: _Schemas, server: ServerInfo) -> dict[str, Any]:
-    # Client generators make method names of operation ids: renaming a handler renames a client's method.
+    # Client generators make method names from operation ids: a renamed handler would rename a method of clients.
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__ if not route.path.startswith("/v1/") else _proxied_id(route),
         "tags": [route.group],

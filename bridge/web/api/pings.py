@@ -25,7 +25,7 @@ _log = get_logger("web")
 
 
 async def ping(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /ping`. Whatever the receiver answers, and no answer at all, is a 200."""
+    """`POST /ping`. The status is 200 whatever the receiver answers, and also if it does not answer."""
     context = request.app[CONTEXT]
     context.check_not_draining()
     bad = bad_parameters(request)
@@ -58,7 +58,7 @@ async def send_ping(
 
 
 async def _check_target(context: AppContext, target: Target) -> Answer | None:
-    """Returns None for an allowed target, and the failed look-up for a name that does not resolve just now.
+    """Returns None for an allowed target, and the failed look-up for a name that cannot be resolved now.
 
     Raises TargetRefused.
     """
@@ -89,7 +89,7 @@ async def _send(
 
 
 def _outcome(answer: Answer | None, seconds: float) -> PingOutcome:
-    """Returns the response's body, without the receiver's body. None: the target of a dry run is allowed."""
+    """Returns the response's body, without the receiver's body. `answer` is None if a dry run allows the target."""
     status = answer.status if isinstance(answer, Answered) else None
     ok = answer is None or (status is not None and 200 <= status < 300)
     error = None if ok or answer is None else error_json(problem_of(answer))

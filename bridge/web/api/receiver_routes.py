@@ -10,7 +10,7 @@ from bridge.web.errors import Forbidden
 RECEIVERS: Final = "Receivers"
 _RECEIVER: Final = Parameter(
     "receiver",
-    "A host and its port, in any case: `app.example:443`, `[2001:db8::1]:8080`. It need not have been seen before.",
+    "A host and its port, in any case: `app.example:443`, `[2001:db8::1]:8080`. The receiver may be unknown.",
     RECEIVER,
     "path",
 )
@@ -23,7 +23,7 @@ RECEIVER_ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         RECEIVERS,
         "List receivers",
         {200: Response("Each receiver, by name.", receivers.ReceiverList)},
-        "For operators. The figures cover the last 24 hours; attempts of other replicas are in them within seconds.",
+        "For operators. The figures cover the last 24 hours. Attempts of other replicas are added within seconds.",
         problems=(Forbidden,),
     ),
     Route(
@@ -45,8 +45,8 @@ RECEIVER_ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         RECEIVERS,
         "Resume a receiver",
         {200: Response("The receiver. All its pending deliveries become due.", receivers.ReceiverBody)},
-        "For operators. Can be repeated. The deliveries become due one after the other: 100 in a second, or as many as"
-        " it takes to be done in 15 minutes.",
+        "For operators. Can be repeated. The deliveries become due one after the other: 100 in a second, or more, so"
+        " that all are due within 15 minutes.",
         (_RECEIVER,),
         problems=(Forbidden,),
     ),

@@ -1,4 +1,4 @@
-"""The routes of receivers, for operators: what each one does with its callbacks, pausing it and resuming it."""
+"""The routes of receivers, for operators: list receivers with their figures, pause one, resume one."""
 
 from typing import Annotated
 
@@ -40,21 +40,21 @@ class ReceiverBody(TypedDict):
     dead: Annotated[int, Field(description="The number of dead deliveries that are kept.", ge=0)]
     attempts: Annotated[int, Field(ge=0)]
     success_share: Annotated[float | None, Field(description="Of the attempts; null without attempts.", ge=0, le=1)]
-    p50_seconds: Annotated[float | None, Field(description="Half of the attempts took no longer, to 5 %.")]
-    p99_seconds: Annotated[float | None, Field(description="99 % of the attempts took no longer, to 5 %.")]
+    p50_seconds: Annotated[float | None, Field(description="Half of the attempts took at most this time (±5 %).")]
+    p99_seconds: Annotated[float | None, Field(description="99 % of the attempts took at most this time (±5 %).")]
     paused_at: Annotated[Time | None, Field(description="Null: it is not paused.")]
     paused_by: Annotated[str | None, Field(description="The name of the operator's token.")]
 
 
 class ReceiverList(TypedDict):
-    """Each receiver of the last 24 hours, and those with pending deliveries or paused, by name."""
+    """The receivers that had attempts in the last 24 hours, have pending deliveries or are paused, by name."""
 
     items: list[ReceiverBody]
 
 
 async def list_receivers(request: web.Request, caller: Caller) -> web.Response:
     """`GET /receivers`."""
-    caller.check_operates()
+    caller.check_is_operator()
     query_of(request)
     found = await request.app[CONTEXT].receivers.all()
     return json_answer(ReceiverList(items=[receiver_json(one) for one in found]))
@@ -62,15 +62,15 @@ async def list_receivers(request: web.Request, caller: Caller) -> web.Response:
 
 async def pause_receiver(request: web.Request, caller: Caller) -> web.Response:
     """`POST /receivers/{receiver}/pause`: its deliveries wait. Can be repeated."""
-    caller.check_operates()
+    caller.check_is_operator()
     query_of(request)
     name = receiver_of(request.match_info["receiver"])
     return json_answer(receiver_json(await request.app[CONTEXT].receivers.pause(name, caller.actor)))
 
 
 async def resume_receiver(request: web.Request, caller: Caller) -> web.Response:
-    """`POST /receivers/{receiver}/resume`: what waits becomes due, spread over time. Can be repeated."""
-    caller.check_operates()
+    """`POST /receivers/{receiver}/resume`: its deliveries become due, spread over time. Can be repeated."""
+    caller.check_is_operator()
     query_of(request)
     name = receiver_of(request.match_info["receiver"])
     return json_answer(receiver_json(await request.app[CONTEXT].receivers.resume(name, caller.actor)))

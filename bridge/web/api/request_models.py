@@ -22,7 +22,7 @@ from bridge.watches.registration import WatchRequest
 from bridge.web.api import json_schemas
 from bridge.web.requests import MAX_FIELD_ERRORS, shown
 
-# The rest of a body is strict. A strict enum would refuse strings and accept only its own members.
+# All other fields of a body are strict. A strict enum would accept only its own members, and no strings.
 EventName = Annotated[EventType, Field(strict=False)]
 MAX_BATCH: Final = 500
 _CONTEXT_KIB: Final = rules.MAX_CONTEXT_BYTES // 1024
@@ -66,7 +66,7 @@ def unix_seconds(text: str) -> float:
 
 
 def query_time(text: str) -> float:
-    """As `unix_seconds`, for a query, where the + before an offset stands for a space."""
+    """As `unix_seconds`, for a query parameter: the + before an offset was decoded as a space."""
     return unix_seconds(re.sub(r" (?=[0-9]{2}:[0-9]{2}$)", "+", text))
 
 
@@ -113,9 +113,9 @@ class _Body(BaseModel):
     ) -> Self:
         """Returns the model of a JSON value. Raises InvalidRequest, which names each bad field and repeats no value.
 
-        `others` finds what breaks rules that the model does not know. It is called only when there are bad fields, so
-        that all are named at once; a valid model is checked by its service. `outside` are the bad parts of the request
-        that are not in its body.
+        `others` returns the fields that break rules which the model does not know. It is called only when there are bad
+        fields, so that all are named at once; the service checks a valid model. `outside` are the bad parts of the
+        request that are not in its body.
         """
         fields = list(outside)
         try:
@@ -182,8 +182,8 @@ class WatchRequestBody(_Body):
     )
     model: Annotated[str, AfterValidator(check_model), WithJsonSchema(json_schemas.MODEL)] | None = Field(
         None,
-        description="What the video is made with. It helps to choose when to poll, and is shown in the watch; it is "
-        "not one of the options that are compared when a watch is registered again.",
+        description="The model that makes the video. It helps to choose when to poll, and is shown in the watch. It is "
+        "not compared when a watch is registered again.",
         examples=["veo-3.1-generate"],
     )
     api_key: (
@@ -262,7 +262,7 @@ class RetryRequest(_Body):
 
 
 class BulkRequest(_Body):
-    """The page's filters, and what to do with the watches that they find. `up_to`: the newest one that was counted."""
+    """The page's filters, and options of the change. `up_to` is the id of the newest watch that was counted."""
 
     filters: dict[str, str]
     dry_run: bool | None = None

@@ -1,7 +1,7 @@
 """Response models: the JSON bodies of responses and events. The OpenAPI document has their fields and descriptions.
 
-They are typed dictionaries: a serializer builds each one once, orjson writes it, and the type checker compares the two.
-The classes' names are the names of the schemas in the OpenAPI document, which client generators use.
+They are typed dictionaries: a serializer builds each one, the type checker compares it with the model, and orjson
+writes it. The classes' names are the names of the schemas in the OpenAPI document, which client generators use.
 """
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias
@@ -64,7 +64,7 @@ class TaskBody(TypedDict):
 
 
 class Polling(TypedDict):
-    """A task, and the polling of it."""
+    """A task and its polls."""
 
     task: TaskBody
     polls: Annotated[int, Field(description="The number of polls.", ge=0)]
@@ -87,7 +87,7 @@ class DeliveryBody(TypedDict):
     state: Annotated[
         DeliveryState, Field(description="`dead`: given up. A dead delivery is kept, and sent again on request.")
     ]
-    attempts: Annotated[int, Field(description="The number of attempts, those before a retry included.", ge=0)]
+    attempts: Annotated[int, Field(description="The number of attempts, including those before a retry.", ge=0)]
     next_attempt_at: Time | None
     delivered_at: Time | None
     last_error: ErrorBody | None
@@ -110,7 +110,7 @@ class WatchHead(TypedDict):
 
 
 class Timing(TypedDict):
-    """Where the time went: when each step of the watch was reached. Null: not reached yet, or not known."""
+    """When each step of the watch was reached. Null: not reached yet, or not known."""
 
     submitted_at: Annotated[Time | None, Field(description="amux accepted the task, by amux's clock.")]
     finished_at: Annotated[Time | None, Field(description="The task ended, by amux's clock.")]
@@ -121,7 +121,7 @@ class Timing(TypedDict):
 
 
 class AuditBody(TypedDict):
-    """Something that a caller did to the watch, or to its receiver in the watch's time."""
+    """An action of a caller on the watch, or on its receiver while the watch existed."""
 
     at: Time | None
     action: Annotated[Action, Field(description="`cancelled`, `resent`: the watch; `paused`, `resumed`: its receiver.")]
@@ -159,7 +159,7 @@ class WatchPage(TypedDict):
 
 
 class BulkResult(TypedDict):
-    """How many were changed or would be, how many more watches the filters find, and the newest one that they find."""
+    """`count` were changed (dry run: would be). `left` more watches match. `up_to` is the newest watch that matches."""
 
     count: int
     left: int
@@ -302,7 +302,7 @@ class PingData(TypedDict):
 
 
 class NoticeData(TypedDict):
-    """What a notice for operators is about. What does not apply is null."""
+    """What a notice for operators is about. Fields that do not apply are null."""
 
     receiver: Annotated[str | None, Field(description="Host and port.")]
     credential: Annotated[str | None, Field(description="The name of an amux key, never the key.")]

@@ -45,7 +45,7 @@ GROUPS: Final = {
     WATCHES: "Register watches on amux's tasks, read them and cancel them.",
     EVENTS: "Read the events of an app in order.",
     DELIVERIES: "Read the deliveries of events, and send them again.",
-    RECEIVERS: "For operators: what each receiver does with its callbacks, and pausing it.",
+    RECEIVERS: "For operators: list the receivers with their figures, pause them and resume them.",
     DROP_IN: "amux's own routes, for clients made for amux. With `X-Callback-Url` the created task is watched.",
     SERVICE: "The bridge's health, metrics and documentation. No token is needed.",
 }
@@ -85,7 +85,7 @@ _TRACE: Final = (
         json_schemas.TEXT,
         "header",
     ),
-    Parameter("tracestate", "As `traceparent`; dropped with it.", json_schemas.TEXT, "header"),
+    Parameter("tracestate", "As `traceparent`. It is dropped if that is dropped.", json_schemas.TEXT, "header"),
 )
 RANGE: Final = Parameter(
     "Range", "One range of bytes. amux may ignore it and send the whole video.", json_schemas.TEXT, "header"
@@ -97,7 +97,7 @@ _FILE_RANGE: Final = Parameter(
     "header",
 )
 _IF_RANGE: Final = Parameter(
-    "If-Range", "The `ETag` that the range is meant for; another one gets the whole video.", json_schemas.TEXT, "header"
+    "If-Range", "The `ETag` of the range. If the video has another one, it is sent whole.", json_schemas.TEXT, "header"
 )
 _CONTENT_HEADERS: Final = {
     "Accept-Ranges": "`bytes`, or `none` where the video is passed through from amux as it comes.",
@@ -179,7 +179,7 @@ OPEN_ROUTES: Final[tuple[Route[Handler], ...]] = (
         "Read this document as a page",
         {
             200: Response(
-                "A page without scripts, which loads nothing from elsewhere.", media={"text/html": json_schemas.TEXT}
+                "A page without scripts. It loads nothing from other sites.", media={"text/html": json_schemas.TEXT}
             )
         },
         access="open",
@@ -198,7 +198,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
             201: Response(
                 "The new watch, stored durably.", response_models.WatchBody, headers={"Location": "The watch's path."}
             ),
-            200: Response("An active watch with the same options exists. This is it.", response_models.WatchBody),
+            200: Response("The active watch with the same options, which existed before.", response_models.WatchBody),
         },
         "A task may have several watches with different callbacks. It is polled once for all of them.",
         (_IDEMPOTENCY, *_TRACE),
@@ -241,8 +241,8 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
                 "q",
                 "Only watches that have this text: a watch, event or task id or a part of one; a callback URL, or a "
                 "part of its host and path; a part of a string or number in `context`. Case does not count. The query "
-                "of a callback URL is not searched. Whole ids are found in all watches; any other text in the newest "
-                "100,000, for at most 2 seconds: see `searched_back_to`.",
+                "of a callback URL is not searched. Whole ids are searched in all watches. Other text is searched in "
+                "the newest 100,000 watches, for at most 2 seconds: see `searched_back_to`.",
                 json_schemas.SEARCH_TEXT,
             ),
             Parameter(
@@ -301,7 +301,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
             200: Response("The event stream.", media={EVENT_STREAM: _EVENT}),
             204: Response("`Last-Event-ID` is the last event of a watch that is over. A browser stops reconnecting."),
         },
-        "Server-sent events: `snapshot` (the watch), `task` (its task and the polling of it), `attempt` (one POST of a"
+        "Server-sent events: `snapshot` (the watch), `task` (its task and the task's polls), `attempt` (one POST of a"
         " delivery, and the delivery after it). The stream ends when the watch is final and no delivery is pending, or"
         f" after {LONGEST_SECONDS / 60:g} minutes.",
         (
@@ -375,7 +375,7 @@ ROUTES: Final[tuple[Route[CallersHandler], ...]] = (
         "Test a callback",
         {
             200: Response(
-                "The result. `ok` is false when the receiver does not answer 2xx, or not at all.",
+                "The result. `ok` is false if the receiver does not answer, or not with 2xx.",
                 response_models.PingOutcome,
             )
         },

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from bridge.web.requests import JSON
 
 TOKENS: Final = {"app": "BRIDGE_TOKEN", "operator": "BRIDGE_OPERATOR_TOKEN"}
-LOCAL: Final = "http://127.0.0.1:8080"  # of a bridge that does not know its public URL
+LOCAL: Final = "http://127.0.0.1:8080"  # for a bridge without a public URL
 Kind = Literal["json", "text", "bytes", "events"]
 
 
@@ -40,7 +40,7 @@ class Answer(TypedDict):
 
 
 class Example(TypedDict):
-    """A request and its answer. `error` requests are those of problems."""
+    """A request and its answer."""
 
     request: Request
     answer: Answer
@@ -72,7 +72,7 @@ def samples_of(request: Request, url: str, *, open_to_all: bool) -> list[Mapping
 
 
 def curl_of(request: Request, base: str, caller: str | None) -> str:
-    """Returns a command."""
+    """Returns a `curl` command that sends the request."""
     parts = ["curl -sN" if request["answer"] == "events" else "curl -s"]
     if request["method"] not in {"GET", "POST"} or (request["method"] == "POST" and "body" not in request):
         parts[0] += f" -X {request['method']}"
@@ -117,7 +117,7 @@ def python_of(request: Request, base: str, caller: str | None) -> str:
 
 
 def pretty(value: Any, indent: int = 0, room: int = 88) -> str:
-    """Returns JSON for people: what fits on a line is on one. A text stays as it is."""
+    """Returns JSON for people: a value is on one line if it fits. A string is returned unchanged."""
     if isinstance(value, str) and not indent:
         return value
     flat = json.dumps(value, ensure_ascii=False)

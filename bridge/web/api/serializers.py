@@ -103,13 +103,13 @@ def timing_of(view: WatchView, facts: TaskFacts) -> dict[str, float | None]:
 
 
 def shown_task(view: WatchView, live: Callable[[str], TaskView | None]) -> TaskView:
-    """Returns a watch's task: as the poller knows it while the watch is active, else as its row has it."""
+    """Returns a watch's task: as in the poller's memory while the watch is active, else as in the store."""
     known = live(view.task.row) if view.watch.state is WatchState.ACTIVE else None
     return known or view.task
 
 
 def polling_json(watch: Watch, task: TaskView) -> Polling:
-    """Returns a watch's task and the polling of it."""
+    """Returns a watch's task and its polls."""
     error = error_json(task.last_error)
     return {
         "task": task_json(task.snapshot, task.facts, watch),
@@ -121,7 +121,7 @@ def polling_json(watch: Watch, task: TaskView) -> Polling:
 
 
 def task_json(task: TaskSnapshot, facts: TaskFacts, watch: Watch) -> TaskBody:
-    """Returns a task as it was last seen, for one of its watches: an app's `model` is shown to no other app."""
+    """Returns a task as it was last seen, for one of its watches. The `model` of an app is not shown to other apps."""
     return {
         "status": task.status,
         "progress": task.progress,

@@ -1,4 +1,4 @@
-"""Passing amux's responses on: whole, or streamed until amux ends it or the reader disconnects."""
+"""Passes amux's responses on: whole, or as a stream, which ends when amux ends it or the reader disconnects."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -38,7 +38,7 @@ def range_headers(request: web.Request) -> dict[str, str]:
     if byte_range is None or not conditions:
         return {} if byte_range is None else {hdrs.RANGE: str(byte_range)}
     condition = conditions[0]
-    # A condition that cannot be passed on drops the range as well: the part might be of another version of the video.
+    # Without a valid condition the range is dropped too: the part could belong to another version of the video.
     valid = (
         len(conditions) == 1 and len(condition) <= _MAX_CONDITION and condition.isascii() and condition.isprintable()
     )
@@ -50,7 +50,9 @@ async def pass_on(
 ) -> web.StreamResponse:
     """Answers with amux's status and body, as they arrive."""
     all_headers = CIMultiDict(headers)
-    all_headers[hdrs.ACCEPT_RANGES] = "bytes" if source.status in {206, 416} else "none"  # not what amux says of itself
+    all_headers[hdrs.ACCEPT_RANGES] = (
+        "bytes" if source.status in {206, 416} else "none"
+    )  # what amux did, not what it announces
     response = web.StreamResponse(status=source.status, headers=all_headers)
     try:
         return await stream(request, response, body_of(source))
@@ -61,7 +63,7 @@ async def pass_on(
 async def stream(
     request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[bytes]
 ) -> web.StreamResponse:
-    """Sends a response whose body comes in pieces. When they break off, the connection is aborted."""
+    """Sends a response whose body comes in pieces. If the pieces end early, the connection is aborted."""
     secured(response)
     await response.prepare(request)
     try:
@@ -76,7 +78,7 @@ async def stream(
 
 
 def passed(answer: WholeAnswer, extra: Mapping[str, str]) -> web.Response:
-    """Returns a whole response of amux with extra headers of ours."""
+    """Returns a whole response of amux, with the headers `extra` added."""
     headers = answer.headers.copy()
     headers.update(extra)
     response = web.Response(status=answer.status, body=answer.body, headers=headers)

@@ -52,7 +52,7 @@ _log = get_logger("web")
 
 async def create_watch(request: web.Request, caller: Caller) -> web.Response:
     """`POST /watch`."""
-    app = caller.registering()
+    app = caller.require_app()
     bad = bad_parameters(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
@@ -67,7 +67,7 @@ async def create_watch(request: web.Request, caller: Caller) -> web.Response:
 
 async def create_watches(request: web.Request, caller: Caller) -> web.Response:
     """`POST /watch/batch`: one result for each entry; a bad entry does not affect the others."""
-    app = caller.registering()
+    app = caller.require_app()
     bad = bad_parameters(request)
     context = request.app[CONTEXT]
     context.check_not_draining()
@@ -159,7 +159,10 @@ async def list_watches(request: web.Request, caller: Caller) -> web.Response:
 
 
 def searched_back_to(moment: float | None) -> str | None:
-    """Returns how far back a search looked, rounded up: another one with it as `created_before` leaves out nothing."""
+    """Returns how far back a search looked, rounded up to a millisecond.
+
+    A search with this time as `created_before` continues without a gap.
+    """
     return None if moment is None else rfc3339(math.ceil(moment * 1000) / 1000)
 
 
@@ -188,7 +191,7 @@ def _limit(text: str) -> float:
 
 
 def wait_seconds_of(text: str) -> float:
-    """Returns how long an answer may be held. Raises InvalidRequest."""
+    """Returns how long an answer may be held, in seconds. Raises InvalidRequest."""
     return number_of(text, "wait_seconds", least=0, most=MAX_WAIT_SECONDS)
 
 
@@ -214,7 +217,7 @@ async def read_envelope(request: web.Request, caller: Caller) -> web.Response:
 
 
 async def cancel_watch(request: web.Request, caller: Caller) -> web.Response:
-    """`DELETE /watch/{id}`: cancels an active watch, repeatable; a settled one is a 409."""
+    """`DELETE /watch/{id}`: cancels an active watch. Can be repeated. The answer for a settled watch is 409."""
     context = request.app[CONTEXT]
     query_of(request)
     watch_id, actor = watch_id_of(request), caller.actor

@@ -9,21 +9,18 @@ from aiohttp import web
 from bridge.polling.state import CredentialStatus
 from bridge.polling.stats import PollingStats
 from bridge.polling.task_classes import TaskClasses
-from bridge.store.records import TaskView
 from bridge.telemetry.history import History
+from bridge.web.context import LivePoller
 from bridge.web.dashboard.sessions import Sessions
 from bridge.web.rate_limits import SignInLimits
 
 MAX_STUCK_TASKS: Final = 200  # task rows that the filter for stuck tasks lists
 
 
-class DashboardPoller(Protocol):
+class DashboardPoller(LivePoller, Protocol):
     """The part of the poller that the dashboard uses."""
 
     classes: TaskClasses
-
-    def live(self, task_row: str) -> TaskView | None:
-        """A task in this replica's memory, by the id of its row; None when this replica does not poll it."""
 
     def credentials(self) -> Sequence[CredentialStatus]:
         """The state of each amux key in use, by name."""

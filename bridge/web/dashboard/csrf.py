@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from bridge.web.auth import SAME_SITE
 from bridge.web.context import CONTEXT
 from bridge.web.dashboard.context import DASHBOARD
 from bridge.web.dashboard.sessions import CSRF_HEADER, Session
@@ -17,7 +18,6 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SessionHandler: TypeAlias = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 
 PROXY_ADVICE: Final = "behind a proxy that changes the Host, set BRIDGE_PUBLIC_URL to the URL that the browser shows"
-_OWN_SITE: Final = frozenset({"same-origin", "none"})  # "none": the user's own action, such as typing an address
 
 
 def reading(handler: SessionHandler) -> Handler:
@@ -54,7 +54,7 @@ def session_of(request: web.Request) -> Session:
     if context.access.open:
         context.access.caller(request.headers)
         return dashboard.sessions.anyone()
-    if any(site.lower() not in _OWN_SITE for site in request.headers.getall("Sec-Fetch-Site", [])):
+    if any(site.lower() not in SAME_SITE for site in request.headers.getall("Sec-Fetch-Site", [])):
         raise Forbidden("this page's data cannot be read by another site")
     session = dashboard.sessions.read(request.cookies.get(dashboard.sessions.cookie_name))
     if session is None:
@@ -83,7 +83,7 @@ def is_foreign_form(headers: CIMultiDictProxy[str], public_url: str | None) -> b
     `no-referrer`.
     """
     if sites := headers.getall("Sec-Fetch-Site", []):
-        return any(site.lower() not in _OWN_SITE for site in sites)
+        return any(site.lower() not in SAME_SITE for site in sites)
     origins = [origin for origin in headers.getall("Origin", []) if origin.lower() != "null"]
     return not all(_is_own_origin(origin, headers, public_url) for origin in origins)
 
