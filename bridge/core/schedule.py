@@ -6,6 +6,9 @@ seconds.
 
 from dataclasses import dataclass
 
+from bridge.core.model import Observation, TaskRecord, TaskStatus, TransientError
+from bridge.core.watch import TERMINAL
+
 JITTER_SHARE = 0.1  # a delay grows by up to a tenth and never shrinks: load is spread, and no promise is broken
 LONGEST_RETRY_AFTER = 86_400.0  # a receiver may delay an attempt by up to a day
 LONGEST_THROTTLE = 300.0  # a Retry-After of amux may throttle a credential for up to five minutes
@@ -13,6 +16,7 @@ LONGEST_PAUSE = 60.0  # a refused key is tried again at least once a minute
 # 2^32 intervals are longer than any maximum. Without a cap, a float overflows at 2^1024.
 _MAX_DOUBLINGS = 32
 _MAX_POLL_BACKOFFS = 200  # 1.2^200 is longer than any maximum; a float overflows at 1.2^3,900
+_MAX_ESTIMATED_POLLS = 50  # with a backoff of 1 the delay never reaches its maximum
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,53 @@ class PollPolicy:
         if retry_after is not None:
             return min(max(retry_after, 0.0), LONGEST_THROTTLE)
         return min(_doubled(self.interval, throttles), LONGEST_PAUSE)
+
+
+def delay_after_poll(  # noqa: PLR0913  each of them can change the delay
+    policy: PollPolicy,
+    observation: Observation,
+    status: TaskStatus,
+    *,
+    learned: float,
+    polls: int,
+    failures: int,
+    unconfirmed: bool,
+    probe: bool,
+    jitter: float,
+) -> float:
+    """Returns the delay until the next poll of a task that stays open after a poll.
+
+    `status` is the task's after the observation, and `unconfirmed` whether its failure awaits confirmation. `learned`
+    is the delay by the schedule of the task's class. `polls` counts for the backoff of the fixed schedule, `failures`
+    are the polls in a row without a record, with this one. `probe`: the key was paused or throttled during the poll.
+    """
+    if unconfirmed:
+        delay = policy.interval  # as soon as a second failure confirms the first one
+    elif type(observation) is TaskRecord and status not in TERMINAL and not probe:
+        return learned
+    else:  # learning makes no other poll sooner
+        delay = max(learned, policy.delay_after(polls, jitter))
+    if type(observation) is TransientError:
+        # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
+        return max(delay, policy.delay_after_failure(failures, jitter))
+    return delay
+
+
+def estimated_polls(policy: PollPolicy, polls: int, ago: float) -> int:
+    """Estimates for the backoff how often a task was polled whose row was written after `polls` polls, `ago` s ago.
+
+    At least two more than `polls`: after a restart tasks of one age are polled in waves. From 7 s on the highest wave
+    is 1.7 times the mean of the first minute, from 5 s on twice.
+    """
+    if polls == 0:
+        return 0
+    estimate = polls
+    while ago > 0 and (delay := policy.delay_after(estimate, 0.0)) < policy.max_interval:
+        ago -= max(delay, 0.1)
+        estimate += 1
+        if estimate > polls + _MAX_ESTIMATED_POLLS:
+            break
+    return max(estimate, polls + 2)
 
 
 @dataclass(frozen=True, slots=True)

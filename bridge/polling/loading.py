@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bridge.aio.clocks import Clocks
-from bridge.core.schedule import PollPolicy
+from bridge.core.schedule import PollPolicy, estimated_polls
 from bridge.polling.credentials import Credentials, load_keys
-from bridge.polling.schedule import steps_of_loaded
 from bridge.polling.state import PolledTask
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.records import TaskView
@@ -80,7 +79,7 @@ class TaskLoader:
             task.started = self._clocks.moment(row.last_polled_at)
         if row.polls:
             ago = 0.0 if task.started is None else self._clocks.monotonic() - task.started
-            task.steps = steps_of_loaded(self._policy, row.polls, ago)
+            task.steps = estimated_polls(self._policy, row.polls, ago)
         task.status_update_due = row.status_update_due
         self._classes.start(task, row.facts, row.opened_at)
         self._tasks[row.row] = task

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bridge.aio.clocks import Clocks
 from bridge.core.batch_lane import Reading
-from bridge.core.model import Observation, TaskRecord, TaskSnapshot, TransientError
-from bridge.core.schedule import PollPolicy
+from bridge.core.model import Observation, TaskRecord, TaskSnapshot
+from bridge.core.schedule import PollPolicy, delay_after_poll
 from bridge.core.snapshots import with_progress
 from bridge.core.watch import TERMINAL, ending_after, still_runs
 from bridge.polling.anomalies import Anomalies
@@ -185,17 +185,17 @@ class ReadHandler:
 
     def _delay(self, task: PolledTask, observation: Observation, now: float, *, probe: bool) -> float:
         jitter = self._random()
-        if task.doubt is not None:
-            # A failure in doubt is asked about again as soon as the second answer counts.
-            delay = self._policy.interval
-        elif type(observation) is TaskRecord and task.snapshot.status not in TERMINAL and not probe:
-            return self._classes.delay(task, now, jitter)
-        else:  # learning makes no other poll sooner
-            delay = max(self._classes.delay(task, now, jitter), self._policy.delay_after(task.steps, jitter))
-        if type(observation) is TransientError:
-            # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
-            return max(delay, self._policy.delay_after_failure(task.failures, jitter))
-        return delay
+        return delay_after_poll(
+            self._policy,
+            observation,
+            task.snapshot.status,
+            learned=self._classes.delay(task, now, jitter),
+            polls=task.steps,
+            failures=task.failures,
+            unconfirmed=task.doubt is not None,
+            probe=probe,
+            jitter=jitter,
+        )
 
     @staticmethod
     def _ends_watches(task: PolledTask, observation: Observation, started: float, now: float) -> bool:

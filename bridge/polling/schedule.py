@@ -35,25 +35,6 @@ RATE_WINDOW_SECONDS = 1.05
 # Starts may catch up by this much after a delay: the tick is 50 ms, and a timer fires a millisecond late.
 CATCH_UP_SECONDS = 0.05
 
-_MAX_ESTIMATED_STEPS = 50  # with a backoff of 1 the delay never reaches its maximum
-
-
-def steps_of_loaded(policy: PollPolicy, polls: int, ago: float) -> int:
-    """Estimate the backoff steps of a task whose row was written after `polls` polls, `ago` seconds ago.
-
-    At least two steps more than `polls`: after a restart tasks of one age are polled in waves. From 7 s on the highest
-    wave is 1.7 times the mean of the first minute, from 5 s on twice.
-    """
-    if polls == 0:
-        return 0
-    steps = polls
-    while ago > 0 and (delay := policy.delay_after(steps, 0.0)) < policy.max_interval:
-        ago -= max(delay, 0.1)
-        steps += 1
-        if steps > polls + _MAX_ESTIMATED_STEPS:
-            break
-    return max(steps, polls + 2)
-
 
 class DueHeap:
     """A heap of (due, number, task). An entry that its task no longer points to is skipped when it comes up."""

@@ -4,11 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.core.model import Observation, TaskNotFound, TaskRecord, TaskStatus, TransientError
 from bridge.core.schedule import (
     LONGEST_PAUSE,
     LONGEST_THROTTLE,
     PollPolicy,
     RetryPolicy,
+    delay_after_poll,
+    estimated_polls,
     with_jitter,
 )
 
@@ -58,6 +61,89 @@ def test_a_throttle_is_limited_whatever_amux_asks_for(retry_after: float | None,
 
 def test_a_throttle_without_retry_after_doubles_from_the_interval_to_a_minute() -> None:
     assert [POLICY.throttle_after(None, throttles) for throttles in range(1, 7)] == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+
+
+RUNNING, FAILED = TaskRecord(TaskStatus.IN_PROGRESS), TaskRecord(TaskStatus.FAILED)
+NOT_FOUND, TIMEOUT = TaskNotFound("?"), TransientError("timeout", "t")
+
+
+@pytest.mark.parametrize(
+    ("observation", "status", "learned", "unconfirmed", "probe", "failures", "delay"),
+    [
+        # a task that runs has the delay of its class, whatever the fixed schedule says (10 polls: 15 s)
+        (RUNNING, TaskStatus.IN_PROGRESS, 1.25, False, False, 0, 1.25),
+        (RUNNING, TaskStatus.IN_PROGRESS, 40.0, False, False, 0, 40.0),
+        # learning makes no other poll sooner: of a probe, of an end that is not final yet, without a record
+        (RUNNING, TaskStatus.IN_PROGRESS, 1.25, False, True, 0, 15.0),
+        (FAILED, TaskStatus.FAILED, 1.25, False, False, 0, 15.0),
+        (NOT_FOUND, TaskStatus.IN_PROGRESS, 1.25, False, False, 1, 15.0),
+        (NOT_FOUND, TaskStatus.IN_PROGRESS, 40.0, False, False, 1, 40.0),
+        # a failure is confirmed after one interval
+        (RUNNING, TaskStatus.IN_PROGRESS, 40.0, True, False, 0, 5.0),
+        (NOT_FOUND, TaskStatus.IN_PROGRESS, 40.0, True, True, 1, 5.0),
+        # a transient error makes no poll sooner
+        (TIMEOUT, TaskStatus.IN_PROGRESS, 1.25, False, False, 1, 15.0),
+        (TIMEOUT, TaskStatus.IN_PROGRESS, 40.0, False, False, 1, 40.0),
+        (TIMEOUT, TaskStatus.IN_PROGRESS, 40.0, True, False, 1, 5.0),
+        (TIMEOUT, TaskStatus.IN_PROGRESS, 40.0, True, False, 2, 10.0),
+    ],
+)
+def test_the_delay_after_a_poll_depends_on_what_it_showed(  # noqa: PLR0917
+    observation: Observation,
+    status: TaskStatus,
+    learned: float,
+    unconfirmed: bool,  # noqa: FBT001
+    probe: bool,  # noqa: FBT001
+    failures: int,
+    delay: float,
+) -> None:
+    assert delay == delay_after_poll(
+        POLICY,
+        observation,
+        status,
+        learned=learned,
+        polls=10,
+        failures=failures,
+        unconfirmed=unconfirmed,
+        probe=probe,
+        jitter=0.0,
+    )
+
+
+def test_the_delay_after_a_transient_error_grows_with_the_errors_and_with_the_jitter() -> None:
+    policy = PollPolicy(interval=3.0, max_interval=1e12)
+    delays = [
+        delay_after_poll(
+            policy,
+            TIMEOUT,
+            TaskStatus.QUEUED,
+            learned=0.0,
+            polls=1,
+            failures=failures,
+            unconfirmed=False,
+            probe=False,
+            jitter=0.5,
+        )
+        for failures in (1, 2, 3)
+    ]
+    assert delays == pytest.approx([3.15, 6.3, 12.6])
+
+
+@pytest.mark.parametrize(
+    ("polls", "ago", "estimate"),
+    [(0, 0, 0), (0, 999, 0), (1, 0, 3), (1, 12, 4), (1, 3600, 8), (9, 3600, 11), (40, 5, 42)],
+)
+def test_the_polls_since_the_row_was_written_are_estimated(polls: int, ago: float, estimate: int) -> None:
+    assert estimated_polls(POLICY, polls, ago) == estimate
+
+
+def test_the_estimate_is_bounded_for_a_backoff_that_does_not_grow() -> None:
+    assert estimated_polls(PollPolicy(interval=0.01, max_interval=5, backoff=1), 1, 1e9) == 1 + 51
+
+
+def test_the_estimate_ends_at_the_last_poll_that_can_have_happened() -> None:
+    assert estimated_polls(PollPolicy(interval=5, backoff=1), 1, ago=15.0) == 4  # after 5, 10 and 15 s
+    assert estimated_polls(PollPolicy(interval=0.01, backoff=1), 1, ago=0.95) == 11  # an interval counts as 0.1 s
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(-1.0, 0.0), (0.0, 0.0), (300.0, 300.0), (300.5, 300.0)])

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from bridge.core.schedule import PollPolicy
-from bridge.polling.schedule import TOGETHER, TOGETHER_SECONDS, steps_of_loaded
+from bridge.core.schedule import PollPolicy, estimated_polls
+from bridge.polling.schedule import TOGETHER, TOGETHER_SECONDS
 from bridge.polling.state import Phase
 from tests.polling.schedule_harness import POLICY, REFUSED, ScheduleHarness
 from tests.waiting import SAFETY_SECONDS
@@ -69,26 +69,10 @@ async def test_a_removed_task_is_not_returned() -> None:
 @pytest.mark.parametrize("policy", [POLICY, PollPolicy(first_delay=0, interval=2, max_interval=2, backoff=1)])
 async def test_after_a_restart_no_second_has_more_than_twice_the_mean(polls: int, policy: PollPolicy) -> None:
     harness = ScheduleHarness(policy=policy)
-    harness.schedule.schedule_evenly(harness.tasks(1000, steps_of_loaded(policy, polls, ago=0.0)))
+    harness.schedule.schedule_evenly(harness.tasks(1000, estimated_polls(policy, polls, ago=0.0)))
     seconds = harness.run(60)
     assert max(seconds.values()) <= 2 * sum(seconds.values()) / 60
     assert sum(seconds.values()) >= 1000 * 60 / (policy.max_interval * 1.1)
-
-
-@pytest.mark.parametrize(
-    ("polls", "ago", "steps"), [(0, 0, 0), (0, 999, 0), (1, 0, 3), (1, 12, 4), (1, 3600, 8), (9, 3600, 11), (40, 5, 42)]
-)
-def test_the_backoff_steps_since_the_row_was_written_are_estimated(polls: int, ago: float, steps: int) -> None:
-    assert steps_of_loaded(POLICY, polls, ago) == steps
-
-
-def test_the_estimate_is_bounded_for_a_backoff_that_does_not_grow() -> None:
-    assert steps_of_loaded(PollPolicy(interval=0.01, max_interval=5, backoff=1), 1, 1e9) == 1 + 51
-
-
-def test_the_estimate_ends_at_the_last_poll_that_can_have_happened() -> None:
-    assert steps_of_loaded(PollPolicy(interval=5, backoff=1), 1, ago=15.0) == 4  # after 5, 10 and 15 s
-    assert steps_of_loaded(PollPolicy(interval=0.01, backoff=1), 1, ago=0.95) == 11  # an interval counts as 0.1 s
 
 
 @pytest.mark.parametrize(("steps", "interval"), [(0, 5.0), (2, 6.0), (60, 15.0)])

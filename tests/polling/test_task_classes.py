@@ -7,7 +7,7 @@ import pytest
 
 from bridge.core.errors import StoreUnavailable
 from bridge.core.learned_schedule import MIN_ENDS
-from bridge.core.model import NO_FACTS, Problem, TaskFacts, TaskRecord, TaskStatus, Throttled, TransientError
+from bridge.core.model import NO_FACTS, TaskFacts, TaskRecord, TaskStatus, Throttled, TransientError
 from bridge.core.task_class import MAX_CLASSES, TaskEnd
 from bridge.polling.state import Credential, PolledTask
 from bridge.polling.task_classes import MAX_PENDING_ENDS, TaskClasses
@@ -103,19 +103,6 @@ async def test_learning_makes_no_poll_after_trouble_sooner(
         await virtual.run(lambda: len(virtual.amux.polled[name]) >= count + 2)  # noqa: B023
         gaps[learn] = virtual.amux.polled[name][count + 1] - virtual.amux.polled[name][count]
     assert gaps[True] >= gaps[False] - 0.001
-
-
-async def test_a_failure_that_amux_reported_live_is_confirmed_no_sooner_than_on_the_fixed_schedule(
-    harness: Harness,
-) -> None:
-    virtual = VirtualPoller.of(harness, learn=True, random=lambda: 0.0)
-    await teach(virtual.poller.classes, 60)
-    task = task_of(virtual.poller.classes)
-    task.born, task.steps, task.polls = virtual.amux.now - 90.0, 9, 9
-    assert virtual.poller.classes.delay(task, virtual.amux.now, 0.0) < POLICY.max_interval / 2
-    failed = TaskRecord(TaskStatus.FAILED, error=Problem(None, "429"), live=True)
-    task.note(failed, virtual.amux.now)
-    assert virtual.poller._handler._delay(task, failed, virtual.amux.now, probe=False) == POLICY.delay_after(9, 0.0)
 
 
 # --- classes ------------------------------------------------------------------------------------------------------
