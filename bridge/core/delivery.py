@@ -100,8 +100,3 @@ def host_failures_after(answer: Answer, failures: int) -> int:
         case Answered(status=status) if status not in HOST_FAILURE_STATUSES:
             return 0
     return failures + 1
-
-
-def attempts_at_a_time(failures: int, limit: int) -> int:
-    """Returns how many attempts to one host may run at a time: `limit`, or 1 (a probe) after 3 failures in a row."""
-    return 1 if failures >= FAILURES_UNTIL_PROBING else limit

@@ -26,10 +26,10 @@ _HIGHEST_BIN = 8 * 17  # 131 s: no attempt takes longer with the usual settings
 class ReceiverHealth(StrEnum):
     """How likely a receiver is to answer."""
 
-    UNKNOWN = "unknown"
-    HEALTHY = "healthy"
-    DOUBTFUL = "doubtful"
-    FAILING = "failing"
+    UNKNOWN = "unknown"  # no attempt is known
+    HEALTHY = "healthy"  # it answered its last attempt
+    DOUBTFUL = "doubtful"  # its last attempt failed, and fewer than three in a row have failed
+    FAILING = "failing"  # three or more in a row have failed; it gets one attempt at a time
 
 
 def receiver_of(text: str) -> str:
@@ -56,13 +56,17 @@ class LastAnswer:
     error: Problem | None
 
 
-def health_of(failures: int, last: LastAnswer | None) -> ReceiverHealth:
-    """Returns a receiver's health. `failures` are the host's in a row; `last` is its last attempt of the last 24 h."""
+def health_of(failures: int, *, answered: bool | None) -> ReceiverHealth:
+    """Returns a receiver's health. `failures` are its failed attempts in a row.
+
+    `answered` is whether its last attempt had a good answer, None when no attempt is known. For the number of attempts
+    at a time every answer is a good one; operators see a receiver as healthy that has accepted the last event.
+    """
     if failures >= FAILURES_UNTIL_PROBING:
         return ReceiverHealth.FAILING
-    if failures or (last is not None and last.error is not None):
+    if failures or answered is False:
         return ReceiverHealth.DOUBTFUL
-    return ReceiverHealth.UNKNOWN if last is None else ReceiverHealth.HEALTHY
+    return ReceiverHealth.UNKNOWN if answered is None else ReceiverHealth.HEALTHY
 
 
 @dataclass(slots=True)
@@ -118,7 +122,8 @@ class Receiver:
     @property
     def health(self) -> ReceiverHealth:
         """How likely it is to answer."""
-        return health_of(self.failures, self.figures.last)
+        last = self.figures.last
+        return health_of(self.failures, answered=None if last is None else last.error is None)
 
     @property
     def success_share(self) -> float | None:

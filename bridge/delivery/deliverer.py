@@ -13,12 +13,13 @@ from bridge.callback.sender import Sender
 from bridge.core.delivery import RetryAt, host_failures_after, is_attempt, problem_of
 from bridge.core.errors import StoreUnavailable
 from bridge.core.model import TERMINAL_EVENTS, Answered, PendingDelivery
+from bridge.core.receivers import ReceiverHealth
 from bridge.core.schedule import RetryPolicy
 from bridge.core.signing import Signer
 from bridge.delivery.attempt import AttemptRunner, Sent, attempt_row, verdict_of
 from bridge.delivery.attempt_writer import AttemptRecord, AttemptWriter
 from bridge.delivery.claimer import Claimer
-from bridge.delivery.fairness import ClaimedDelivery, HostHealth, HostQueue, HostQueues
+from bridge.delivery.fairness import ClaimedDelivery, HostQueue, HostQueues
 from bridge.delivery.figures import AttemptFigures
 from bridge.delivery.reporting import DeliveryReporter
 from bridge.delivery.shortage import OwnShortage
@@ -328,7 +329,7 @@ class Deliverer:
         self._own_shortage.recovered()
         record = self._record(claimed, host, sent, changed=failures != failures_before)
         self._reporter.ended(record, sent, failures_before, failures)
-        if host.health is HostHealth.FAILING:
+        if host.health is ReceiverHealth.FAILING:
             self._release(self._hosts.remove_waiting(host))
         return record
 

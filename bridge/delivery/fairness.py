@@ -1,52 +1,22 @@
-"""Fairness between hosts: which may start an attempt, how many deliveries wait in memory, how many to claim. Pure.
+"""The queues of all hosts: which may start an attempt, how many deliveries wait in memory, how many to claim. Pure.
 
-Three rules keep a slow or dead host from delaying the callbacks of another:
-1. A host has at most `per_host` attempts at a time, and one at a time while it is failing (a probe).
-2. Hosts that are less likely to answer share only a part of the slots. Failing hosts share half of them.
-3. The fuller the slots, the fewer a host may have. A host of unknown health may have, beyond its first, as many as
-   there are free slots for each taken one: of 128 slots, one new host alone has 8, and 70 hosts that hang leave room
-   for another. Healthy hosts share more freely: 16 busy ones have 5 or more each, and one has never more than half.
-Among the hosts that may start an attempt, the one that started its last attempt the longest ago is next.
+Among the hosts that may start an attempt, the one that started its last attempt the longest ago is next. How many
+attempts and waiting deliveries a host may have is decided in `core/fairness.py`.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import lru_cache
 
-from bridge.core.delivery import FAILURES_UNTIL_PROBING, attempts_at_a_time
+from bridge.core.fairness import POOLS, SlotPolicy, waiting_share
 from bridge.core.model import PendingDelivery
+from bridge.core.receivers import ReceiverHealth, health_of
 
-# How many claimed deliveries wait in memory.
-WAITING_PER_HOST = 256  # at 4,000 a second this is one claim each 60 ms, not one for each delivery
-WAITING_PER_NEW_HOST = 64  # a batch of settlements, and no more than a host that hangs may hold up
-WAITING_IN_ALL = 2_000  # at most 20 KB each: 40 MB; with payloads of the usual size 1-2 MB
-WAITING_SHARE = 4  # a host's queue is at most this part of the room that is left
-WAITING_SECONDS = 5.0  # no more than a host receives in this time: otherwise the leases end before the attempts start
+WAITING_IN_ALL = 2_000  # claimed deliveries in memory, at most 20 KB each: 40 MB; with usual payloads 1-2 MB
 DURATION_WEIGHT = 0.2  # of the newest attempt in a host's average duration: after ten attempts a slow one has no effect
 HOSTS_PER_CLAIM = 128
 HOSTS_REMEMBERED = 10_000  # 300 bytes each; failing hosts are kept beyond this number
-
-
-class HostHealth(IntEnum):
-    """How likely a host is to answer. A larger value is worse."""
-
-    HEALTHY = 0  # it answered its last attempt
-    UNKNOWN = 1  # no attempt since the start has shown anything
-    DOUBTFUL = 2  # its last attempt failed, and fewer than three in a row have failed
-    FAILING = 3  # three or more in a row have failed; it gets one attempt at a time
-
-
-SHARES: Mapping[HostHealth, float] = {
-    HostHealth.HEALTHY: 1.0,
-    HostHealth.UNKNOWN: 7 / 8,
-    HostHealth.DOUBTFUL: 3 / 4,
-    HostHealth.FAILING: 1 / 2,
-}
-"""The part of all slots that the hosts of this health and of every worse one have together, at most."""
-
-_FEWEST_FAILURES = (0, 0, 1, FAILURES_UNTIL_PROBING)  # in a row, by health
 
 
 @dataclass(slots=True, eq=False)
@@ -67,13 +37,14 @@ class ClaimedDelivery:
 class HostQueue:
     """One receiver, by name and port, and the deliveries that wait for it.
 
-    `turn` is the number of its last attempt among the attempts of all hosts. `average_seconds` is the moving average
-    of its attempts' durations, 0 before the first.
+    `pool` is the number of its health. `turn` is the number of its last attempt among the attempts of all hosts.
+    `average_seconds` is the moving average of its attempts' durations, 0 before the first.
     """
 
     name: str
     failures: int = 0
-    health: HostHealth = HostHealth.UNKNOWN
+    health: ReceiverHealth = ReceiverHealth.UNKNOWN
+    pool: int = POOLS[ReceiverHealth.UNKNOWN]
     busy: int = 0
     turn: int = 0
     average_seconds: float = 0.0
@@ -89,15 +60,12 @@ class HostQueues:
     """The slots and queues of all hosts. `concurrency` and `per_host` are at least 1."""
 
     def __init__(self, concurrency: int, per_host: int) -> None:
-        self._per_host = per_host
-        self._limits = [attempts_at_a_time(_FEWEST_FAILURES[health], per_host) for health in HostHealth]
-        # A healthy host's next attempt needs this many free slots for each that it has: 8 of 128, so that one has 8.
-        self._reserve = max(1, concurrency // (2 * per_host))
-        self._pools = [max(1, int(concurrency * SHARES[health])) for health in HostHealth]
+        self._policy = SlotPolicy(concurrency, per_host)
+        self._limits = self._policy.limits
         # Cached, because it is needed as each attempt starts and ends, for few different numbers: without the cache
         # it took a tenth of an attempt.
-        self._max_attempts = lru_cache(maxsize=4_096)(self._compute_max_attempts)
-        self._busy = [0] * len(HostHealth)  # taken slots, by the health of the hosts that have them
+        self._max_attempts = lru_cache(maxsize=4_096)(self._policy.max_attempts)
+        self._busy = [0] * len(POOLS)  # taken slots, by the health of the hosts that have them
         self._hosts: dict[str, HostQueue] = {}
         self._ring: OrderedDict[str, HostQueue] = OrderedDict()  # hosts with waiting deliveries, the next in turn first
         self._turns = 0
@@ -127,26 +95,26 @@ class HostQueues:
 
     def may_begin(self, host: HostQueue) -> bool:
         """Whether another attempt of this host may start now."""
-        return host.name not in self.paused and host.busy < self._max_attempts(tuple(self._busy))[host.health]
+        return host.name not in self.paused and host.busy < self._max_attempts(tuple(self._busy))[host.pool]
 
     def begin(self, host: HostQueue) -> None:
         """Takes a slot for the host."""
         self._turns += 1
         host.turn = self._turns
         host.busy += 1
-        self._busy[host.health] += 1
+        self._busy[host.pool] += 1
 
     def end(self, host: HostQueue, failures: int, seconds: float, *, answered: bool) -> None:
         """Frees the slot of an attempt that took `seconds`. `failures` is how many in a row failed, with this one."""
         host.busy -= 1
-        self._busy[host.health] -= 1
+        self._busy[host.pool] -= 1
         host.average_seconds += (seconds - host.average_seconds) * (DURATION_WEIGHT if host.average_seconds else 1.0)
         self._set_failures(host, failures, answered=answered)
 
     def abandon(self, host: HostQueue) -> None:
         """Frees the slot of an attempt that was not made. It shows nothing about the host."""
         host.busy -= 1
-        self._busy[host.health] -= 1
+        self._busy[host.pool] -= 1
         self._nothing_may_begin = False
 
     # --- waiting --------------------------------------------------------------------------------------------------
@@ -155,7 +123,7 @@ class HostQueues:
         """Whether one more delivery may wait for this host."""
         if host.name in self.paused:
             return False
-        return len(host.waiting) < min(self._max_waiting(host), _host_share(WAITING_IN_ALL - self.ready))
+        return len(host.waiting) < min(self._max_waiting(host), waiting_share(WAITING_IN_ALL - self.ready))
 
     def put(self, host: HostQueue, claimed: ClaimedDelivery) -> None:
         """Adds a delivery at the end of its host's queue."""
@@ -170,10 +138,10 @@ class HostQueues:
             return None  # three of four calls: one is made when an attempt ends, is recorded and leaves its worker
         limits: list[int] | None = None
         for host in self._ring.values():
-            if host.busy >= self._limits[host.health]:
+            if host.busy >= self._limits[host.pool]:
                 continue  # the usual case, decided without the sums
             limits = limits or self._max_attempts(tuple(self._busy))
-            if host.busy < limits[host.health]:
+            if host.busy < limits[host.pool]:
                 claimed = host.waiting.popleft()
                 self.ready -= 1
                 if host.waiting:
@@ -225,7 +193,7 @@ class HostQueues:
         """Whether a claim for this host is worth its transaction: its queue is at most half full."""
         if host.name in self.paused:
             return False
-        if host.health is HostHealth.FAILING:
+        if host.health is ReceiverHealth.FAILING:
             return not host.waiting and self.may_begin(host)
         return len(host.waiting) * 2 <= self._max_waiting(host)
 
@@ -243,13 +211,13 @@ class HostQueues:
                 break
             if not self.wants_more(host):
                 continue
-            begin = max(0, self._max_attempts(tuple(busy))[host.health] - host.busy - len(host.waiting))
+            begin = max(0, self._max_attempts(tuple(busy))[host.pool] - host.busy - len(host.waiting))
             begin = min(begin, due[host.name])
             most = self._max_waiting(host) if begin or host.busy else min(1, self._max_waiting(host))
-            wait = min(due[host.name] - begin, max(0, min(most, _host_share(free)) - len(host.waiting)))
+            wait = min(due[host.name] - begin, max(0, min(most, waiting_share(free)) - len(host.waiting)))
             if begin + wait:
                 room[host.name] = begin + wait
-                busy[host.health] += begin
+                busy[host.pool] += begin
                 free -= wait
         return room
 
@@ -260,52 +228,15 @@ class HostQueues:
             for host in sorted(idle, key=lambda host: host.turn)[: len(self._hosts) - HOSTS_REMEMBERED // 2]:
                 del self._hosts[host.name]
 
-    # --- rules ----------------------------------------------------------------------------------------------------
-
-    def _compute_max_attempts(self, busy: tuple[int, ...]) -> list[int]:
-        """Returns, by health, how many attempts a host may have under way. `busy` are the taken slots by health."""
-        taken = sum(busy)
-        free = self._pools[0]
-        most: list[int] = []
-        for pool, busy_here, limit in zip(self._pools, busy, self._limits, strict=True):
-            free = min(free, pool - taken)
-            taken -= busy_here
-            if free <= 0:
-                most.append(0)
-            elif not most:  # healthy hosts
-                most.append(min(limit, (free - 1) // self._reserve + 1))
-            else:
-                most.append(min(limit, free // (pool - free) + 1) if pool > free else limit)
-        return most
-
     def _max_waiting(self, host: HostQueue) -> int:
-        """Returns how many deliveries may wait for a host: what it receives in five seconds, as far as is known."""
-        match host.health:
-            case HostHealth.FAILING:
-                return 0
-            case HostHealth.DOUBTFUL:
-                return self._per_host
-            case HostHealth.UNKNOWN:
-                return WAITING_PER_NEW_HOST
-        received = self._per_host * WAITING_SECONDS / max(host.average_seconds, 0.001)
-        return max(1, int(min(WAITING_PER_HOST, received)))
+        return self._policy.max_waiting(host.health, host.average_seconds)
 
     def _set_failures(self, host: HostQueue, failures: int, *, answered: bool) -> None:
+        """Sets the health of a host and moves its slots. A host that has answered once is never unknown again."""
         host.failures = failures
-        if failures >= FAILURES_UNTIL_PROBING:
-            health = HostHealth.FAILING
-        elif failures:
-            health = HostHealth.DOUBTFUL
-        elif answered or host.health is not HostHealth.UNKNOWN:
-            health = HostHealth.HEALTHY
-        else:
-            health = HostHealth.UNKNOWN
+        known = answered or host.health is not ReceiverHealth.UNKNOWN
+        host.health = health_of(failures, answered=True if known else None)
         self._nothing_may_begin = False
-        self._busy[host.health] -= host.busy
-        self._busy[health] += host.busy
-        host.health = health
-
-
-def _host_share(free: int) -> int:
-    """Returns how many may wait for one host while there is room for `free` more: no host takes all of the room."""
-    return -(-free // WAITING_SHARE)
+        self._busy[host.pool] -= host.busy
+        host.pool = POOLS[host.health]
+        self._busy[host.pool] += host.busy

@@ -5,14 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.delivery import (
-    FAILURES_UNTIL_PROBING,
     OUT_OF_RESOURCES,
     Dead,
     Delivered,
     RetryAt,
     Verdict,
     after_retry_request,
-    attempts_at_a_time,
     host_failures_after,
     is_attempt,
     on_answer,
@@ -157,8 +155,3 @@ def test_a_round_always_ends(answers: list[Answer]) -> None:
 )
 def test_an_answer_counts_as_a_failure_of_its_host_or_clears_the_count(answer: Answer, before: int, after: int) -> None:
     assert host_failures_after(answer, before) == after
-
-
-def test_a_host_that_failed_three_times_gets_one_attempt_at_a_time() -> None:
-    assert [attempts_at_a_time(failures, 8) for failures in range(5)] == [8, 8, 8, 1, 1]
-    assert FAILURES_UNTIL_PROBING == 3

@@ -10,6 +10,7 @@ from bridge.core.receivers import (
     LONGEST_SPREAD_SECONDS,
     Figures,
     LastAnswer,
+    Receiver,
     ReceiverHealth,
     due_times,
     duration_bin,
@@ -64,25 +65,37 @@ def test_what_is_no_host_and_port_is_refused_with_the_field(text: str) -> None:
     assert [name for name, _ in refused.value.fields] == ["receiver"]
 
 
-ACCEPTED = LastAnswer(1.0, 200, None)
-REFUSED = LastAnswer(1.0, 500, Problem("http_500", "the receiver answered 500"))
-
-
 @pytest.mark.parametrize(
-    ("failures", "last", "health"),
+    ("failures", "answered", "health"),
     [
         (0, None, ReceiverHealth.UNKNOWN),
-        (0, ACCEPTED, ReceiverHealth.HEALTHY),
-        (0, REFUSED, ReceiverHealth.DOUBTFUL),
-        (1, REFUSED, ReceiverHealth.DOUBTFUL),
-        (2, None, ReceiverHealth.DOUBTFUL),
-        (3, REFUSED, ReceiverHealth.FAILING),
+        (0, True, ReceiverHealth.HEALTHY),
+        (0, False, ReceiverHealth.DOUBTFUL),
+        (1, None, ReceiverHealth.DOUBTFUL),
+        (1, True, ReceiverHealth.DOUBTFUL),
+        (2, False, ReceiverHealth.DOUBTFUL),
+        (3, None, ReceiverHealth.FAILING),
+        (3, True, ReceiverHealth.FAILING),
     ],
 )
 def test_health_follows_from_failures_in_a_row_and_the_last_answer(
-    failures: int, last: LastAnswer | None, health: ReceiverHealth
+    failures: int, *, answered: bool | None, health: ReceiverHealth
 ) -> None:
-    assert health_of(failures, last) is health
+    assert health_of(failures, answered=answered) is health
+
+
+@pytest.mark.parametrize(
+    ("last", "health"),
+    [
+        (None, ReceiverHealth.UNKNOWN),
+        (LastAnswer(1.0, 200, None), ReceiverHealth.HEALTHY),
+        (LastAnswer(1.0, 500, Problem("http_500", "the receiver answered 500")), ReceiverHealth.DOUBTFUL),
+    ],
+)
+def test_operators_see_a_receiver_as_healthy_that_accepted_the_last_event(
+    last: LastAnswer | None, health: ReceiverHealth
+) -> None:
+    assert Receiver("app.example:443", 0, Figures(last=last), 0, 0, None).health is health
 
 
 @given(st.lists(st.floats(0.0, 100.0), min_size=1), st.sampled_from([0.5, 0.99]))

@@ -5,15 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from bridge.core.fairness import WAITING_PER_HOST, WAITING_PER_NEW_HOST
 from bridge.core.model import PendingDelivery
+from bridge.core.receivers import ReceiverHealth
 from bridge.delivery.fairness import (
     HOSTS_PER_CLAIM,
     HOSTS_REMEMBERED,
     WAITING_IN_ALL,
-    WAITING_PER_HOST,
-    WAITING_PER_NEW_HOST,
     ClaimedDelivery,
-    HostHealth,
     HostQueue,
     HostQueues,
 )
@@ -110,7 +109,7 @@ def test_failing_hosts_get_one_attempt_each_and_half_of_the_slots_together() -> 
 def test_a_host_is_failing_from_its_third_failure_until_it_answers() -> None:
     hosts = HostQueues(128, 8)
     host = hosts.get("a")
-    for failures, health in ((1, HostHealth.DOUBTFUL), (2, HostHealth.DOUBTFUL), (3, HostHealth.FAILING)):
+    for failures, health in ((1, ReceiverHealth.DOUBTFUL), (2, ReceiverHealth.DOUBTFUL), (3, ReceiverHealth.FAILING)):
         hosts.begin(host)
         hosts.end(host, failures, 15.0, answered=False)
         assert host.health is health
@@ -124,7 +123,7 @@ def test_a_refused_target_leaves_the_health_of_a_new_host_unknown() -> None:
     host = hosts.get("a")
     hosts.begin(host)
     hosts.end(host, 0, 0.0, answered=False)
-    assert host.health is HostHealth.UNKNOWN
+    assert host.health is ReceiverHealth.UNKNOWN
 
 
 def test_nothing_waits_for_a_failing_host() -> None:
@@ -256,7 +255,7 @@ class Traffic(RuleBasedStateMachine):
             return
         host, _ = found
         assert self.hosts.may_begin(host)
-        assert host.health is not HostHealth.FAILING or host.busy == 0
+        assert host.health is not ReceiverHealth.FAILING or host.busy == 0
         self.hosts.begin(host)
         self.busy[host.name] = self.busy.get(host.name, 0) + 1
 
@@ -278,7 +277,7 @@ class Traffic(RuleBasedStateMachine):
         assert sum(plan.values()) <= WAITING_IN_ALL + 8
         for name in plan:
             host = self.hosts.get(name)
-            assert host.health is not HostHealth.FAILING or (plan[name] == 1 and not host.busy)
+            assert host.health is not ReceiverHealth.FAILING or (plan[name] == 1 and not host.busy)
 
     @invariant()
     def limits_hold(self) -> None:

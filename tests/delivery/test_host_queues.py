@@ -2,12 +2,13 @@
 
 import pytest
 
+from bridge.core.fairness import POOLS
 from bridge.core.model import PendingDelivery
+from bridge.core.receivers import ReceiverHealth
 from bridge.delivery.fairness import (
     HOSTS_REMEMBERED,
     WAITING_IN_ALL,
     ClaimedDelivery,
-    HostHealth,
     HostQueue,
     HostQueues,
 )
@@ -50,7 +51,7 @@ def test_a_healthy_host_may_have_fewer_attempts_the_fuller_the_slots(concurrency
     others = [attempt(hosts, f"other {number}") for number in range(concurrency)]
     for other in others[:taken]:
         hosts.begin(other)
-    assert hosts._max_attempts(tuple(hosts._busy))[HostHealth.HEALTHY] == most
+    assert hosts._max_attempts(tuple(hosts._busy))[POOLS[ReceiverHealth.HEALTHY]] == most
 
 
 def test_a_paused_host_may_neither_begin_nor_wait_nor_claim_until_it_is_resumed() -> None:
@@ -96,7 +97,7 @@ def test_a_failing_host_wants_more_only_while_nothing_waits_and_its_probe_may_be
     hosts = HostQueues(128, 8)
     hosts.load({"a": 3})
     host = hosts.get("a")
-    assert host.health is HostHealth.FAILING
+    assert host.health is ReceiverHealth.FAILING
     assert hosts.wants_more(host)
     put(hosts, "a", 1)
     assert not hosts.wants_more(host)
@@ -216,7 +217,7 @@ def test_the_slots_of_a_host_follow_it_to_its_new_health() -> None:
     for _ in range(2):
         hosts.begin(hosts.get("a"))
     hosts.end(hosts.get("a"), 1, 0.01, answered=False)
-    assert hosts.get("a").health is hosts.get("c").health is HostHealth.DOUBTFUL
+    assert hosts.get("a").health is hosts.get("c").health is ReceiverHealth.DOUBTFUL
     assert hosts.busy == 2
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from bridge.core import delivery, watch
 from bridge.core.credential import CredentialState
+from bridge.core.fairness import attempts_at_a_time
 from bridge.core.model import (
     NO_REFUSALS,
     UNSEEN,
@@ -28,6 +29,7 @@ from bridge.core.model import (
     TransientError,
     WatchState,
 )
+from bridge.core.receivers import health_of
 from bridge.core.schedule import LONGEST_PAUSE, LONGEST_THROTTLE, PollPolicy, RetryPolicy
 from bridge.polling.state import Credential, PolledTask
 from bridge.store.row_mapping import SUPERSEDED
@@ -188,8 +190,8 @@ def test_the_schedule_of_attempts_and_the_limit_of_a_failing_receiver_are_those_
     shown = [f"{delay:g}" for delay in RETRIES.delays]
     assert f"{', '.join(shown[:-1])} and {shown[-1]} seconds, so a delivery has {len(shown) + 1} attempts" in found
     assert f"fails {delivery.FAILURES_UNTIL_PROBING} times in a row gets one attempt at a time" in found
-    assert delivery.attempts_at_a_time(delivery.FAILURES_UNTIL_PROBING, 8) == 1
-    assert delivery.attempts_at_a_time(delivery.FAILURES_UNTIL_PROBING - 1, 8) == 8
+    for failures, most in ((delivery.FAILURES_UNTIL_PROBING, 1), (delivery.FAILURES_UNTIL_PROBING - 1, 8)):
+        assert attempts_at_a_time(health_of(failures, answered=True), 8) == most
     [statuses] = re.findall(r"No answer, ([\d, and]+) count as such a failure", found)
     for status in range(200, 600):
         failures = delivery.host_failures_after(Answered(status), 1)

@@ -310,12 +310,10 @@ MUTATIONS = (
         100,
         Change(
             "bridge.delivery.fairness",
-            "            if host.busy >= self._limits[host.health]:\n                continue",
-            "            if host.busy > self._limits[host.health]:\n                continue",
+            "            if host.busy >= self._limits[host.pool]:\n                continue",
+            "            if host.busy > self._limits[host.pool]:\n                continue",
         ),
-        Change(
-            "bridge.delivery.fairness", "if host.busy < limits[host.health]:", "if host.busy <= limits[host.health]:"
-        ),
+        Change("bridge.delivery.fairness", "if host.busy < limits[host.pool]:", "if host.busy <= limits[host.pool]:"),
     ),
     Mutation(
         "every app can read every watch",

@@ -23,7 +23,7 @@ def receiver_alerts(inputs: AlertInputs) -> Iterator[Alert]:
             shown = replace(receiver, next_at=None) if receiver.host in paused else receiver
             yield _dead_receiver_alert(shown, inputs.now)
         elif receiver.waiting and receiver.host not in paused:
-            known = health.get(receiver.host) or health_of(receiver.failures, None)
+            known = health.get(receiver.host) or health_of(receiver.failures, answered=None)
             yield _failing_receiver_alert(receiver, known, inputs.now)
     yield from map(_paused_receiver_alert, paused.values())
 
