@@ -1,4 +1,4 @@
-"""The names of all log events, read from the source of the bridge."""
+"""The names and fields of all log events, read from the source of the bridge."""
 
 import ast
 from collections.abc import Iterator
@@ -13,6 +13,22 @@ def log_events() -> set[str]:
     """The first argument of each call of a logger's `event`, and both events of each OutageLog."""
     names = {name for path in BRIDGE.rglob("*.py") for name in _names_in(ast.parse(path.read_text()))}
     return names | {f"credential_{change.value}" for change in CredentialChange}
+
+
+def warnings_without_means() -> list[str]:
+    """The places of log calls with the level WARNING or above and without the field `means`, as `path:line`."""
+    return [
+        f"{path.relative_to(BRIDGE)}:{node.lineno}"
+        for path in sorted(BRIDGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "event"
+        if _is_warning(node) and not {"means", None} & {keyword.arg for keyword in node.keywords}
+    ]
+
+
+def _is_warning(call: ast.Call) -> bool:
+    levels = [ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "level"]
+    return any(name in level for level in levels for name in ("WARNING", "ERROR", "CRITICAL"))
 
 
 def _names_in(module: ast.Module) -> Iterator[str]:

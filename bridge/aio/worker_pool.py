@@ -73,7 +73,13 @@ class WorkerPool(Generic[Item]):
         if worker.cancelled():
             return
         if (error := worker.exception()) is not None:
-            _log.event("worker_died", level=logging.ERROR, trace=error, worker=self._name)
+            _log.event(
+                "worker_died",
+                level=logging.ERROR,
+                trace=error,
+                worker=self._name,
+                means="its item is dropped; another worker takes the next item",
+            )
         if not self._closing:
             self.wake()  # until now this worker counted, so an item may have found none
 

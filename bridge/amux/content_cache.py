@@ -199,7 +199,13 @@ class ContentCache:
             opening.error = ContentInterrupted("the bridge ended its read of amux")
             raise
         except Exception as error:  # noqa: BLE001  a bug: readers see a broken read, the log the traceback
-            _log.event("content_read_failed", level=logging.ERROR, trace=error, watch_id=watch_id)
+            _log.event(
+                "content_read_failed",
+                level=logging.ERROR,
+                trace=error,
+                watch_id=watch_id,
+                means="the readers of this video get an incomplete body or an error",
+            )
             opening.error = BridgeError()
         finally:
             self._ended(watch_id, opening)

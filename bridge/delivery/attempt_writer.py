@@ -169,5 +169,9 @@ class AttemptWriter:
             self._owner.written(record)
         except Exception as error:  # noqa: BLE001
             _log.event(
-                "attempt_report_failed", level=logging.ERROR, trace=error, delivery_id=record.claimed.delivery.id
+                "attempt_report_failed",
+                level=logging.ERROR,
+                trace=error,
+                delivery_id=record.claimed.delivery.id,
+                means="the attempt is stored; metrics and logs may lack it",
             )

@@ -276,7 +276,13 @@ class Deliverer:
                 self._writer.write(record)
                 self._claimer.room_for(record.host)
         except Exception as error:  # noqa: BLE001  logged; the delivery is due again when its claim ends
-            _log.event("delivery_error", level=logging.ERROR, trace=error, delivery_id=claimed.delivery.id)
+            _log.event(
+                "delivery_error",
+                level=logging.ERROR,
+                trace=error,
+                delivery_id=claimed.delivery.id,
+                means="the delivery is tried again when its claim ends",
+            )
             self._claimed.pop(claimed.delivery.id, None)
 
     async def _still_claimed(self, claimed: ClaimedDelivery) -> bool:
@@ -379,4 +385,9 @@ async def _run_when_due(due: asyncio.Event, work: Callable[[], Awaitable[None]])
         try:
             await work()
         except Exception as error:  # noqa: BLE001  a loop that ended without a log line would stop every delivery
-            _log.event("deliverer_error", level=logging.ERROR, trace=error)
+            _log.event(
+                "deliverer_error",
+                level=logging.ERROR,
+                trace=error,
+                means="due deliveries are looked for again at the next tick",
+            )

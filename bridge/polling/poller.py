@@ -227,7 +227,13 @@ class Poller:
         try:
             observation = NO_KEY if key is None else await self._client.poll(task.task_id, key)
         except Exception as error:  # noqa: BLE001  a bug costs one poll, never a worker or the task
-            _log.event("poll_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
+            _log.event(
+                "poll_failed",
+                level=logging.ERROR,
+                trace=error,
+                task_id=task.task_id,
+                means="the task is polled again later",
+            )
             observation = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
         now = self._clock()
         self._count(observation, started - task.due, now - started)
@@ -254,7 +260,13 @@ class Poller:
         try:
             observation = await self._client.read_many([task.task_id for task in batch.tasks], key)
         except Exception as error:  # noqa: BLE001  as in a single poll
-            _log.event("batch_failed", level=logging.ERROR, trace=error, tasks=len(batch.tasks))
+            _log.event(
+                "batch_failed",
+                level=logging.ERROR,
+                trace=error,
+                tasks=len(batch.tasks),
+                means="the tasks of the batch are read singly",
+            )
             observation = BatchFailed("internal_error", f"the batch failed in the bridge: {type(error).__name__}")
         now = self._clock()
         self._metrics.count_batch(observation, len(batch.tasks), batch.began - batch.was_due, now - batch.began)

@@ -173,7 +173,13 @@ class ReadHandler:
             try:
                 self.handle(task, result.record, batch.began, now, due)
             except Exception as error:  # noqa: BLE001  a bug costs one read, never the others of the batch
-                _log.event("poll_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
+                _log.event(
+                    "poll_failed",
+                    level=logging.ERROR,
+                    trace=error,
+                    task_id=task.task_id,
+                    means="the task is polled again later",
+                )
                 if task.phase is Phase.POLLING:
                     self._schedule.schedule_at(task, now + self._policy.max_interval)
 

@@ -204,12 +204,18 @@ class ResultWriter(CommitListener):
                 changed = await self._settle(write)
         except LostClaim as error:
             # The task is another replica's now, or every watch on it was cancelled: there is nothing to do.
-            _log.event("task_released", level=logging.DEBUG, task_id=task.task_id, reason=str(error))
+            _log.event("result_dropped", level=logging.DEBUG, task_id=task.task_id, reason=str(error))
             self._give_back(task, closed=True)
         except StoreUnavailable as error:
             self._keep(write, error)
         except Exception as error:  # noqa: BLE001  a bug must neither end a worker nor lose what amux answered
-            _log.event("write_failed", level=logging.ERROR, trace=error, task_id=task.task_id)
+            _log.event(
+                "result_write_failed",
+                level=logging.ERROR,
+                trace=error,
+                task_id=task.task_id,
+                means="the result is kept and written again later",
+            )
             self._keep(write, StoreUnavailable(f"{type(error).__name__} in a write"))
         else:
             self._refused.report_success()

@@ -287,7 +287,13 @@ class GroupWriter:
     def _execute_items(self, call: _Call, error: Exception) -> None:
         """Execute each item of a call alone, because together they failed with `error`."""
         if len(call.items) == 1:
-            _log.event("write_failed", level=logging.ERROR, trace=error, unit=call.operation.__name__)
+            _log.event(
+                "write_failed",
+                level=logging.ERROR,
+                trace=error,
+                unit=call.operation.__name__,
+                means="nothing of this item was written, and its caller got an error",
+            )
             call.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]
             return
         parts = [

@@ -58,7 +58,14 @@ class OpeningWait:
         """Log that the opening waits, unless that was logged before."""
         if not self._logged:
             self._logged = True
-            _log.event("waiting_for_database", level=logging.WARNING, reason=reason, seconds_at_most=self._seconds)
+            means = "the start is tried again until the database answers or this time has passed"
+            _log.event(
+                "waiting_for_database",
+                level=logging.WARNING,
+                reason=reason,
+                seconds_at_most=self._seconds,
+                means=means,
+            )
 
     def stop(self) -> None:
         """End the wait."""

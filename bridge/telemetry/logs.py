@@ -153,14 +153,24 @@ _process_log = get_logger("process")
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     _process_log.event(
-        "uncaught_exception", level=logging.CRITICAL, trace=error.with_traceback(where), kind=kind.__name__
+        "uncaught_exception",
+        level=logging.CRITICAL,
+        trace=error.with_traceback(where),
+        kind=kind.__name__,
+        means="the program ends",
     )
 
 
 def _log_thread_death(args: threading.ExceptHookArgs) -> None:
     if args.exc_type is not SystemExit:  # as in threading's own hook: a thread may end in this way
         thread = args.thread.name if args.thread is not None else None
-        _process_log.event("thread_died", level=logging.CRITICAL, trace=args.exc_value, thread=thread)
+        _process_log.event(
+            "thread_died",
+            level=logging.CRITICAL,
+            trace=args.exc_value,
+            thread=thread,
+            means="what this thread did is no longer done: restart the bridge",
+        )
 
 
 def _log_unraisable(args: "sys.UnraisableHookArgs") -> None:
@@ -170,6 +180,7 @@ def _log_unraisable(args: "sys.UnraisableHookArgs") -> None:
         trace=args.exc_value,
         what=args.err_msg or "Exception ignored in",
         where=args.object,
+        means="an object could not be cleaned up; the service goes on",
     )
 
 

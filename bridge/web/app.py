@@ -119,7 +119,14 @@ def _problem_response(request: web.Request, error: Exception) -> web.StreamRespo
     if status_of(known) is HTTPStatus.INTERNAL_SERVER_ERROR:
         route = request.match_info.route.resource
         path = route.canonical if route is not None else None
-        _log.event("request_failed", level=logging.ERROR, trace=error, method=shown(request.method), route=path)
+        _log.event(
+            "request_failed",
+            level=logging.ERROR,
+            trace=error,
+            method=shown(request.method),
+            route=path,
+            means="the caller got 500",
+        )
     return secured(problem_answer(known, for_sdk=request.path.startswith(_AMUX_PREFIX)))
 
 

@@ -274,7 +274,7 @@ def _not_watched(call: _CreateCall, task_id: str | None, code: str, reason: str)
         callback_url=without_query(url),
         code=code,
         reason=reason,
-        next=f"the app gets the reason in {WATCH_ERROR} and can register the watch itself",
+        means=f"the app gets the reason in {WATCH_ERROR} and can register the watch itself",
     )
     value = f"{code}: {reason}".encode("ascii", "replace").decode()
     return {WATCH_ERROR: value[:_MAX_ERROR_HEADER]}
