@@ -1,4 +1,4 @@
-"""The parser of one command: its errors are one sentence, and they name what the user may have meant."""
+"""The parser of one command. Its errors are one sentence, with the word that the user may have meant."""
 
 import argparse
 import re
@@ -33,7 +33,7 @@ class CommandParser(argparse.ArgumentParser):
         return self.prog.rpartition(" ")[2]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses an unknown option first: argparse would report what it takes for missing because of it."""
+        """Refuses an unknown option first: because of it, argparse could report another argument as missing."""
         given = sys.argv[1:] if args is None else list(args)
         if (option := self._unknown_option(given)) is not None:
             options, command = list(self._option_string_actions), self.command
@@ -44,7 +44,7 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(given, namespace)
 
     def _unknown_option(self, arguments: Sequence[str]) -> str | None:
-        """Returns the first argument that argparse takes for an option but does not know."""
+        """Returns the first argument that argparse reads as an option and does not know."""
         for argument in arguments:
             if argument == "--" or (not argument.startswith("-") and self._has_commands):
                 return None
@@ -62,7 +62,7 @@ class CommandParser(argparse.ArgumentParser):
         return self._subparsers is not None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Refuses a value that is not one of an argument's choices. argparse's own sentence depends on its version."""
+        """Refuses a value that is not one of an argument's choices. argparse's own text depends on Python's version."""
         choices: Collection[str] | None = action.choices  # type: ignore[assignment]  # all of ours are strings
         if choices is None or value in choices:
             return
@@ -104,7 +104,7 @@ def port(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """Parses a number of things."""
+    """Parses a whole number of 1 or more."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

@@ -36,7 +36,7 @@ def run(args: Namespace) -> int:
 
 
 def _is_postgres() -> bool:
-    """Whether the database is PostgreSQL. The other settings, some of which it then requires, do not matter here."""
+    """Whether the database is PostgreSQL. Only this setting is read: others may be missing."""
     name = "BRIDGE_DATABASE_URL"
     return find(read_variables(ENV_FILE), {name}).values.get(name, "").startswith("postgres")
 
@@ -52,6 +52,4 @@ def _back_up(settings: Settings, target: Path, *, overwrite: bool) -> Path | Non
 def _where_the_key_is(key_file: Path | None) -> str:
     if key_file is None:
         return "its key is not in a file: a bridge on this copy needs the same BRIDGE_ENCRYPTION_KEYS"
-    return (
-        f"its key is {key_file}: a bridge on this copy needs it in the same folder; who has both can read the secrets"
-    )
+    return f"its key is {key_file}: a bridge on this copy needs it in the same folder; both together reveal the secrets"

@@ -27,7 +27,7 @@ def show_banner(settings: Settings, url: str, stream: TextIO, *, task: str = "TA
 
 def _lines(settings: Settings, url: str, task: str) -> list[tuple[str, str, str]]:
     page, command = "", typed_command()
-    # A command in another terminal asks the usual port.
+    # A command in another terminal uses the default port, unless BRIDGE_URL is set.
     address = "" if settings.port == Settings.model_fields["port"].default else f"BRIDGE_URL={url} "
     if settings.operator_tokens:
         page = "sign in with a token of BRIDGE_OPERATOR_TOKENS"

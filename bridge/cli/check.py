@@ -1,4 +1,4 @@
-"""`check`: checks what a start would check, and prints yes or no and why for each. It sends amux one request."""
+"""`check`: makes the checks of a start, and prints yes or no and the reason for each. It sends amux one request."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 
-from bridge import __version__
+from bridge import USER_AGENT
 from bridge.cli.errors import FAILED
 from bridge.cli.terminal import Terminal, printable
 from bridge.core.errors import BadSetting, BridgeError
@@ -67,7 +67,7 @@ def _find() -> tuple[list[Finding], list[str]]:
 
 
 def _check_certificates(settings: Settings) -> list[Finding]:
-    """Reads the files for TLS with receivers; returns nothing where they are good or not set."""
+    """Reads the files for TLS with receivers. Returns nothing if they are valid or not set."""
     from bridge.callback.tls import receiver_tls
 
     try:
@@ -78,17 +78,17 @@ def _check_certificates(settings: Settings) -> list[Finding]:
 
 
 async def _check_notices(settings: Settings) -> list[Finding]:
-    """Judges where notices for operators go, and sends nothing; returns nothing where a start accepts it."""
+    """Checks the targets of notices for operators, and sends nothing. Returns nothing if a start accepts them."""
     if settings.operations_callback_url is None and not settings.notify_urls:
         return []
     from bridge.aio.threads import Threads
     from bridge.callback.guard import Guard, SystemResolver
-    from bridge.cli.ping import target_policy
     from bridge.service.operations import check_operations
+    from bridge.service.targets import configured_ports, target_policy
 
     resolver = SystemResolver(Threads(1, "bridge-dns"))
     try:
-        await check_operations(settings, Guard(target_policy(settings), resolver))
+        await check_operations(settings, Guard(target_policy(settings, configured_ports(settings)), resolver))
     except BadSetting as error:
         return [Finding("operations", ok=False, why=str(error))]
     finally:
@@ -132,7 +132,7 @@ async def _check_key(settings: Settings) -> Finding:
 
     client = AmuxClient(
         settings.amux_base_url,
-        user_agent=f"amux-bridge/{__version__}",
+        user_agent=USER_AGENT,
         timeout_seconds=settings.poll_request_timeout_seconds,
         proxy=proxy_of(settings.amux_proxy),
     )

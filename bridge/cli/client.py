@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from bridge import __version__
+from bridge import USER_AGENT
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.cli.errors import CommandFailed
 from bridge.cli.terminal import printable
@@ -46,7 +46,7 @@ class BridgeClient:
         query: Mapping[str, str] | None = None,
         wait_seconds: float = 0.0,
     ) -> Any:
-        """Returns the JSON of a 2xx answer; the rest is as for `fetch`."""
+        """Returns the JSON of a 2xx answer. The parameters and errors are those of `fetch`."""
         _, answer = await self.fetch(path, method=method, body=body, query=query, wait_seconds=wait_seconds)
         return orjson.loads(answer)
 
@@ -85,7 +85,7 @@ class BridgeClient:
             raise BridgeUnreachable(f"{reason}; is `amux-bridge serve` running, and is BRIDGE_URL correct?") from None
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "User-Agent": f"amux-bridge/{__version__}"}
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
         return headers
@@ -93,7 +93,7 @@ class BridgeClient:
 
 @asynccontextmanager
 async def connect_to_bridge() -> AsyncIterator[BridgeClient]:
-    """Yields a client of the bridge that BRIDGE_URL and BRIDGE_TOKEN, or the settings, name. Raises BadSetting."""
+    """Yields a client of the bridge at BRIDGE_URL, with BRIDGE_TOKEN; see `load_client`. Raises BadSetting."""
     settings = load_client()
     # trust_env=False: a proxy of the environment cannot reach a bridge on this machine's loopback address.
     async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session:

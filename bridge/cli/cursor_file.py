@@ -13,7 +13,7 @@ from bridge.core.event_cursor import position_of
 
 try:
     import fcntl
-except ImportError:  # Windows: there the user must take care that one process uses a file
+except ImportError:  # Windows: there is no lock, and the user must take care that only one process uses a file
     fcntl = None  # type: ignore[assignment]
 
 _MAX_BYTES = 1_000
@@ -23,7 +23,8 @@ _OWNER_ONLY = 0o600
 def default_path(url: str, caller: str, app: str | None, environ: Mapping[str, str] = os.environ) -> Path:
     """Returns the file for a bridge's URL and an app, in `$XDG_STATE_HOME/amux-bridge/`, and makes the folder.
 
-    `caller` says whom the token belongs to, `app` is the app that an operator selected. Raises CommandFailed.
+    `caller` is the owner of the token, such as `app shop`; `app` is the app that an operator selected. Raises
+    CommandFailed.
     """
     state = Path(environ.get("XDG_STATE_HOME", ""))
     try:
@@ -45,9 +46,9 @@ class CursorFile:
         self.path = path
 
     def read(self) -> str | None:
-        """Returns the cursor; None for a missing or empty file: it begins with the oldest event that is kept.
+        """Returns the cursor; None for a missing or empty file, which means the oldest event that is kept.
 
-        Raises CommandFailed for a file that holds something else.
+        Raises CommandFailed for a file with other content.
         """
         try:
             with self.path.open("rb") as file:
@@ -57,17 +58,17 @@ class CursorFile:
         except OSError as error:
             raise CommandFailed(f"{self.path} cannot be read: {error.strerror}") from None
         if not cursor:
-            return None  # made by `touch` or `mktemp`. An own file is replaced as a whole and is never empty.
+            return None  # made by `touch` or `mktemp`: a file that `write` has replaced is never empty
         try:
             position_of(cursor)
         except ValueError:
             raise CommandFailed(
-                f"{self.path} holds no cursor; remove it to begin with the oldest event that is kept"
+                f"{self.path} contains no cursor; remove it to begin with the oldest event that is kept"
             ) from None
         return cursor
 
     def write(self, cursor: str) -> None:
-        """Replaces the file as a whole: after a power failure it holds this cursor or the one before."""
+        """Replaces the whole file. After a power failure it has this cursor or the previous one."""
         new = self.path.with_name(self.path.name + ".new")
         try:
             new.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Runs a command of the command line; the exit code and message of each error."""
+"""Runs a command of the command line, and gives each error its exit code and message."""
 
 import argparse
 import os
@@ -39,13 +39,13 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911  one return for each 
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        sentence = f"unexpected {type(error).__name__}: {error} (python -X dev -m bridge ... shows where)"
+        sentence = f"unexpected {type(error).__name__}: {error} (python -X dev -m bridge ... shows the traceback)"
         return print_error(sentence, FAILED, args.command)
     return code
 
 
 def _wrong_combination(args: argparse.Namespace) -> str | None:
-    """Returns what is wrong with a combination of options, which argparse cannot express; None if nothing is."""
+    """Returns the rule that a combination of options breaks, if argparse cannot check it; None if there is none."""
     if args.command == "retry" and not args.dead and (args.since or args.until or args.host or args.dry_run):
         return "--since, --until, --host and --dry-run require --dead"
     if args.command == "listen":

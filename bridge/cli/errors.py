@@ -22,7 +22,7 @@ class WrongUsage(CommandFailed):
 def cannot_listen(host: str, port: int, error: OSError) -> CommandFailed:
     """Returns the error for an address that cannot be listened on.
 
-    asyncio puts the system's message at the end of its own message, after a colon; only the system's is shown.
+    asyncio adds the system's message to its own, after a colon. Only the system's message is shown.
     """
     reason = (error.strerror or str(error)).rpartition(": ")[2]
     return CommandFailed(f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: {reason}")

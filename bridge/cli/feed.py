@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -10,16 +9,16 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from bridge.cli.client import BridgeClient, BridgeRefused, BridgeUnreachable
-from bridge.cli.terminal import Line, printable
+from bridge.cli.terminal import Line, note, printable
 from bridge.cli.views import STYLES
 from bridge.core.model import TERMINAL_EVENTS
 
 Answer = TypeVar("Answer")
 
 LATEST: Final = "latest"
-WAIT_SECONDS: Final = 30  # the bridge holds an answer so long while there is no event
+WAIT_SECONDS: Final = 30  # how long the bridge holds an answer while there is no event
 RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # the last one is repeated
-_PASSING: Final = frozenset({"store_unavailable", "draining"})  # codes of problems that a later request may not have
+_TEMPORARY: Final = frozenset({"store_unavailable", "draining"})  # codes of problems that end without a change here
 _ITEMS: Final = b'{"items":['
 
 
@@ -56,7 +55,7 @@ class FeedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """Some events, and the cursor after them. `caller` says whom the token belongs to, None for an older bridge."""
+    """Some events, and the cursor after them. `caller` is the owner of the token; an older bridge does not give it."""
 
     events: Sequence[FeedEvent]
     cursor: str
@@ -82,7 +81,7 @@ class Feed:
 
 def split_items(body: bytes) -> Iterator[FeedEvent]:
     """Yields each event of a page, with its bytes exactly as they are in the page."""
-    if not body.startswith(_ITEMS):  # something on the way wrote the JSON again
+    if not body.startswith(_ITEMS):  # a proxy has rewritten the JSON
         for item in orjson.loads(body)["items"]:
             yield FeedEvent(orjson.dumps(item), item)
         return
@@ -93,10 +92,10 @@ def split_items(body: bytes) -> Iterator[FeedEvent]:
         yield FeedEvent(text[start:place].encode(), item)
 
 
-class Patience:
-    """Repeats what fails for a while: a bridge that restarts, a local address that is not up yet.
+class Retrier:
+    """Repeats requests during an outage: a bridge restarts, or a local address is not ready yet.
 
-    The first failure is noted on stderr, then each other reason, and the end of the outage.
+    It writes to stderr when the outage begins, when its reason changes, and when it ends.
     """
 
     def __init__(self, recovered: str) -> None:
@@ -105,14 +104,14 @@ class Patience:
         self._failures = 0
 
     async def until_answered(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Returns what `ask` returns. Raises BridgeRefused for a refusal that lasts."""
+        """Returns what `ask` returns. Raises BridgeRefused for a problem that is not temporary."""
         while True:
             try:
                 answer = await ask()
             except BridgeUnreachable as error:
                 await self.wait(str(error))
             except BridgeRefused as error:
-                if error.code not in _PASSING:
+                if error.code not in _TEMPORARY:
                     raise
                 await self.wait(str(error))
             else:
@@ -120,7 +119,7 @@ class Patience:
                 return answer
 
     async def wait(self, reason: str) -> None:
-        """Notes a failure and waits, longer after each failure."""
+        """Reports a failure with a new reason, and waits, longer after each failure."""
         if reason != self._reason:
             note(f"{reason}; trying again")
         self._reason = reason
@@ -129,13 +128,7 @@ class Patience:
         await asyncio.sleep(seconds)
 
     def succeeded(self) -> None:
-        """Notes the end of an outage."""
+        """Reports the end of an outage."""
         if self._reason is not None:
             note(self._recovered)
         self._reason, self._failures = None, 0
-
-
-def note(line: str) -> None:
-    """Prints a line on stderr: stdout holds only events."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

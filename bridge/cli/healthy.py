@@ -1,4 +1,4 @@
-"""`healthy`: asks a running bridge whether it is ready. Container engines call it every few seconds, so it is small."""
+"""`healthy`: asks a running bridge whether it is ready. Probes run it every few seconds, so it must be fast."""
 
 import http.client
 import sys
@@ -16,9 +16,9 @@ _MAX_SHOWN: Final = 500  # characters of an answer
 
 
 def run(args: Namespace) -> int:
-    """Returns 0 if the bridge answers 200. Raises CommandFailed without an answer, and for a bad setting.
+    """Returns 0 if the bridge answers 200. Raises CommandFailed if it does not answer, and for a bad setting.
 
-    Exit code 2, which other commands have for a bad setting, is reserved in Docker's health checks.
+    Other commands exit with 2 for a bad setting. Docker's health checks reserve this code.
     """
     try:
         url = load_client().url

@@ -14,7 +14,7 @@ from bridge.cli.retry import parse_time
 from bridge.cli.terminal import Piece, Terminal, printable
 from bridge.cli.views import STYLES, deliveries_in_short, status
 
-PAGE: Final = 200  # the most that the bridge answers with
+PAGE: Final = 200  # the bridge's largest page
 
 
 def run(args: Namespace) -> int:
@@ -25,14 +25,14 @@ def run(args: Namespace) -> int:
         return 0
     _print_table(found)
     if not found:
-        sys.stderr.write("there is no such watch\n")
+        sys.stderr.write("no watch matches\n")
     elif cursor is not None:
-        sys.stderr.write(f"there are more: --limit {2 * args.limit}, or continue with --cursor {cursor}\n")
+        sys.stderr.write(f"there are more watches: use --limit {2 * args.limit}, or continue with --cursor {cursor}\n")
     return 0
 
 
 async def _fetch(args: Namespace) -> tuple[list[Any], str | None]:
-    """Returns up to `--limit` watches, which may be several pages, and the cursor of the next one."""
+    """Returns up to `--limit` watches, from as many pages as needed, and the cursor of the next page."""
     filters = _filters(args)
     found: list[Any] = []
     cursor: str | None = args.cursor

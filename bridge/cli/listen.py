@@ -1,7 +1,6 @@
 """`listen`: runs a local receiver that verifies callbacks and prints them."""
 
 import asyncio
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ import orjson
 
 from bridge.cli.errors import WrongUsage
 from bridge.cli.receiver import ReceivedCallback, Receiver, status_for
-from bridge.cli.terminal import Terminal, printable
+from bridge.cli.terminal import Terminal, note, printable
 from bridge.cli.watch import resolve_env_reference
 from bridge.core.errors import BridgeError
 from bridge.core.model import TERMINAL_EVENTS
@@ -37,7 +36,7 @@ async def _listen(args: Namespace) -> int:
     receiver = Receiver(_load_secrets(args), printer.handle)
     url = await receiver.start(args.host, DEFAULT_PORT if args.port is None else args.port)
     try:
-        _print_note(f"listening on {url}; Ctrl-C stops")
+        note(f"listening on {url}; Ctrl-C stops")
         await printer.count_reached.wait()
     finally:
         await receiver.stop()
@@ -56,7 +55,7 @@ async def _listen_for_task(args: Namespace) -> int:
         async with connect_to_bridge() as bridge:
             body = {"task_id": args.task, "callback_url": url} | ({} if new is None else {"secret": new.text})
             watch = await bridge.request("POST", "/watch", body=body)
-            _print_note(f"listening on {url} for {args.task} ({watch['id']}); Ctrl-C cancels the watch")
+            note(f"listening on {url} for {args.task} ({watch['id']}); Ctrl-C cancels the watch")
             try:
                 await printer.terminal_event_arrived.wait()
             except asyncio.CancelledError:
@@ -78,7 +77,7 @@ def _load_secrets(args: Namespace) -> Sequence[Secret]:
 
 
 def _secrets_for_status_events(args: Namespace) -> Sequence[Secret]:
-    """Returns the secrets of the options, else of the settings: the bridge signs terminal events itself."""
+    """Returns the secrets of `--secret`, else of the settings. The bridge itself signs terminal events."""
     if args.secret:
         return _parse_secrets(args)
     from bridge.settings.settings import load
@@ -91,12 +90,6 @@ def _parse_secrets(args: Namespace) -> Sequence[Secret]:
         return [parse_secret(resolve_env_reference(text)) for text in args.secret]
     except ValueError as error:
         raise WrongUsage(f"--secret: {error}") from None
-
-
-def _print_note(line: str) -> None:
-    """Prints a line on stderr: with --json, stdout holds only events."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 class _CallbackPrinter:

@@ -1,4 +1,4 @@
-"""What an id on the command line names: a watch, a delivery, or a task."""
+"""Reads an id on the command line, which names a watch, a delivery or a task."""
 
 import re
 from typing import Any, Final
@@ -10,9 +10,9 @@ _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,191}")  # the characters of a task i
 
 
 def check_id(text: str) -> str:
-    """Returns an id. Raises WrongUsage for what is none, such as a URL."""
+    """Returns an id. Raises WrongUsage for any other text, such as a URL."""
     if not _ID.fullmatch(text) or not text.strip("."):
-        raise WrongUsage(f"{text!r} is no id of a watch (wat_...), a delivery (evt_...) or a task")
+        raise WrongUsage(f"{text!r} is not the id of a watch (wat_...), a delivery (evt_...) or a task")
     return text
 
 

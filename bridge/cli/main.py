@@ -27,8 +27,8 @@ def _stop_on_sigterm(*, is_service: bool) -> None:
     """Lets SIGTERM end the process from now on. `serve` handles it itself as soon as its event loop runs."""
     try:
         if is_service:
-            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # nothing has begun that would have to be finished
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # no work has begun yet
         elif os.getpid() == 1:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     except ValueError:
-        return  # only the main thread may have handlers
+        return  # only the main thread can set signal handlers

@@ -1,7 +1,6 @@
 """Every command's options, and the help of the program.
 
-Only `argparse` and the errors are imported here: a command's module, in `bridge/cli/`, is imported when the command is
-run, which keeps `--help` fast.
+The commands' modules are not imported here but when a command is run, which keeps `--help` fast.
 """
 
 from enum import StrEnum
@@ -40,7 +39,7 @@ Use a running bridge
 Secrets
   secret     new (make one), show (print the signing secrets), rotate (encrypt stored values with the newest key)
 
-Keep and move
+Back up
   backup     write a consistent copy of the SQLite database of a running bridge, and of its key
 
 Shell
@@ -89,7 +88,7 @@ def _demo(add: AddCommand) -> None:
         "demo",
         "Run the amux stand-in, a bridge and a receiver in this process, on free loopback ports, with a temporary\n"
         "database. The demo registers tasks that complete, fail and never end, and shows each callback with its\n"
-        "verified signature. It needs no key and no network, ignores AMUX_* and BRIDGE_*, and takes some five seconds.",
+        "verified signature. It needs no key and no network, ignores AMUX_* and BRIDGE_*, and takes about 5 s.",
         "  amux-bridge demo",
         reads_settings=False,
     )
@@ -181,8 +180,8 @@ def _listen(add: AddCommand) -> None:
         "With --task, watch that task at a running bridge, with a new secret for this watch, and stop when it ends.\n"
         "The bridge must allow callbacks to this address (BRIDGE_CALLBACK_ALLOW_NETWORKS=127.0.0.0/8).\n\n"
         "With --pull, fetch the events from a running bridge instead: no callback URL and no open port is needed. The\n"
-        "first run begins with the oldest event that is kept, each later run where the last one ended. --forward\n"
-        "passes each event on, signed, until the address answers 2xx, and then goes on to the next.",
+        "first run begins with the oldest event that is kept, and each later run where the last one ended. --forward\n"
+        "sends each event, signed, to an address, and repeats it until the address answers 2xx.",
         "  amux-bridge listen --port 9000\n  amux-bridge listen --task task_8x7Kq2mVn4Jd9sLw\n"
         "  amux-bridge listen --pull --forward http://127.0.0.1:3000/hooks/video",
         uses_bridge=True,
@@ -198,15 +197,17 @@ def _listen(add: AddCommand) -> None:
         "BRIDGE_SIGNING_SECRETS); env:NAME reads the variable NAME; may be repeated",
     )
     command.add_argument("--pull", action="store_true", help="fetch the events instead of receiving callbacks")
-    command.add_argument("--forward", metavar="URL", help="with --pull: pass each event on to this address")
+    command.add_argument("--forward", metavar="URL", help="with --pull: send each event to this address")
     command.add_argument(
         "--after",
         metavar="CURSOR",
         help="with --pull: begin after this cursor, at the `oldest` event, or after the `latest` event",
     )
-    command.add_argument("--app", metavar="NAME", help="with --pull: only events of this app (an operator's token)")
     command.add_argument(
-        "--cursor-file", metavar="FILE", help="with --pull: where the place is kept (default: in XDG_STATE_HOME)"
+        "--app", metavar="NAME", help="with --pull: only events of this app (with an operator's token)"
+    )
+    command.add_argument(
+        "--cursor-file", metavar="FILE", help="with --pull: the file that keeps the cursor (default: in XDG_STATE_HOME)"
     )
     command.add_argument("--count", metavar="N", type=count, help="stop after N verified events")
     add_json_option(command, "one JSON object for each message")
@@ -215,8 +216,8 @@ def _listen(add: AddCommand) -> None:
 def _events(add: AddCommand) -> None:
     command = add(
         "events",
-        "Print the events of a running bridge, oldest first: terminal events whether or not they were to be sent, and\n"
-        "status events that a watch asked for. With --follow, wait for new ones until Ctrl-C.",
+        "Print the events of a running bridge, oldest first: all terminal events, also those that are not sent, and\n"
+        "the status events that watches asked for. With --follow, wait for new events until Ctrl-C.",
         "  amux-bridge events --follow --after latest\n  amux-bridge events --type video.failed --json",
         uses_bridge=True,
     )
@@ -258,13 +259,15 @@ def _list(add: AddCommand) -> None:
         uses_bridge=True,
     )
     command.add_argument("--state", choices=_values(WatchState), help="only watches in this state")
-    command.add_argument("--outcome", choices=_values(Outcome), help="only watches that ended so")
-    command.add_argument("--delivery-state", choices=_values(DeliveryState), help="only watches with such a delivery")
+    command.add_argument("--outcome", choices=_values(Outcome), help="only watches with this outcome")
+    command.add_argument(
+        "--delivery-state", choices=_values(DeliveryState), help="only watches with a delivery in this state"
+    )
     command.add_argument("--task", metavar="TASK_ID", help="only watches on this task")
     command.add_argument(
         "--search", metavar="TEXT", help="only watches with this text in an id, the callback URL or the context"
     )
-    command.add_argument("--callback-host", metavar="NAME", help="only watches whose callback goes there")
+    command.add_argument("--callback-host", metavar="NAME", help="only watches with callbacks to this host")
     _add_times(command, "watches that were registered")
     command.add_argument("--app", metavar="NAME", help="only watches of this app (with an operator's token)")
     command.add_argument("--limit", metavar="N", type=count, default=50, help="how many watches to list (default: 50)")
@@ -306,7 +309,7 @@ def _retry(add: AddCommand) -> None:
     command = add(
         "retry",
         "Ask a running bridge to send a delivery again, or every dead delivery that matches the options. The\n"
-        "webhook-id stays the same, so that a receiver can recognise an event that it already has.",
+        "webhook-id stays the same, so a receiver can detect duplicates.",
         "  amux-bridge retry evt_01ka...\n  amux-bridge retry --dead --since 24h --host app.example.com --dry-run",
         uses_bridge=True,
     )
@@ -347,7 +350,7 @@ def _backup(add: AddCommand) -> None:
         "backup",
         "Write a consistent copy of the SQLite database of BRIDGE_DATABASE_URL to FILE; a bridge may run meanwhile.\n"
         "The key file, bridge.key, is copied into FILE's folder, unless BRIDGE_ENCRYPTION_KEYS has the key. Both have\n"
-        "the mode 0600. A bridge starts on the copy. For PostgreSQL use pg_dump.",
+        "the mode 0600. A bridge can start on the copy. For PostgreSQL use pg_dump.",
         "  amux-bridge backup /backup/bridge.db",
     )
     command.add_argument("file", metavar="FILE", help="the file to write, in a folder that exists")

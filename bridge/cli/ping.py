@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from bridge import __version__
+from bridge import USER_AGENT
 from bridge.aio.proxy_connector import proxy_of
 from bridge.aio.threads import Threads
 from bridge.callback.guard import Guard, SystemResolver
@@ -18,14 +18,14 @@ from bridge.callback.sender import Sender
 from bridge.callback.tls import receiver_tls
 from bridge.cli.errors import FAILED, CommandFailed, WrongUsage
 from bridge.cli.signing_secrets import load_signing_secrets, missing_database
+from bridge.cli.terminal import note
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
 from bridge.core.event import ping_payload
 from bridge.core.ids import ping_id
 from bridge.core.model import Answered, NoAnswer, Problem, RefusedTarget
 from bridge.core.signing import Secret, Signer, new_secret
-from bridge.core.targets import TargetPolicy
-from bridge.service.sockets import own_addresses
+from bridge.service.targets import configured_ports, target_policy
 from bridge.settings.settings import Settings, load
 
 
@@ -50,7 +50,7 @@ async def _ping(
 ) -> tuple[Answered | NoAnswer | RefusedTarget | None, float]:
     """Returns the answer and how many seconds it took. With `dry_run` nothing is sent and the answer is None."""
     resolver = SystemResolver(Threads(1, "bridge-dns"))
-    guard = Guard(target_policy(settings), resolver)
+    guard = Guard(target_policy(settings, configured_ports(settings)), resolver)
     try:
         target = guard.parse(url)
         if dry_run:
@@ -59,7 +59,7 @@ async def _ping(
         secrets = await asyncio.to_thread(_signing_secrets, settings)
         sender = Sender(
             guard,
-            user_agent=f"amux-bridge/{__version__}",
+            user_agent=USER_AGENT,
             timeout_seconds=settings.delivery_timeout_seconds,
             ssl_context=receiver_tls(
                 settings.callback_client_certificate, settings.callback_client_key, settings.callback_ca_file
@@ -83,24 +83,11 @@ async def _ping(
 
 
 def _signing_secrets(settings: Settings) -> Sequence[Secret]:
-    """Returns the bridge's secrets. Before the first start there are none, and a ping makes no files."""
+    """Returns the bridge's secrets, or a new one if the bridge has never started: a ping creates no files."""
     if settings.signing_secrets or missing_database(settings) is None:
         return load_signing_secrets(settings)
-    sys.stderr.write("there is no signing secret yet, so this ping is signed with one that no receiver knows\n")
+    note("there is no signing secret yet, so this ping is signed with a new secret that no receiver knows")
     return [new_secret(token_bytes(32))]
-
-
-def target_policy(settings: Settings) -> TargetPolicy:
-    """Returns the same policy as the service's. Importing the service for it would take as long as a start."""
-    return TargetPolicy(
-        allow_networks=settings.callback_allow_networks,
-        allow_hosts=settings.callback_allow_hosts,
-        allow_private_hosts=settings.callback_allow_private_hosts,
-        ports=settings.callback_ports,
-        https_only=settings.callback_https_only,
-        own_ports=frozenset({settings.port, settings.metrics_port or 0} - {0}),
-        own_addresses=own_addresses(),
-    )
 
 
 def _failure_sentence(answer: Answered | NoAnswer | RefusedTarget | None, error: Problem) -> str:

@@ -1,6 +1,6 @@
-"""`listen --pull`: fetches events instead of receiving callbacks, and passes them on to a local address.
+"""`listen --pull`: fetches events instead of receiving callbacks, and forwards them to a local address.
 
-An event is passed on until the address accepts it. The cursor moves after that, so nothing is missed between two runs.
+An event is sent until the address accepts it. The cursor is written after that, so no event is missed between two runs.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from bridge import __version__
+from bridge import USER_AGENT
 from bridge.aio.client_errors import CLIENT_ERRORS, explain_client_error
 from bridge.cli import feed
 from bridge.cli.client import BridgeClient, BridgeRefused, connect_to_bridge
 from bridge.cli.cursor_file import CursorFile, default_path, open_cursor_file
 from bridge.cli.errors import WrongUsage
-from bridge.cli.feed import Feed, FeedEvent, FeedPage, Patience, note
-from bridge.cli.terminal import Terminal, printable
+from bridge.cli.feed import Feed, FeedEvent, FeedPage, Retrier
+from bridge.cli.terminal import Terminal, note, printable
 from bridge.core.signing import HEADERS, Secret, Signer
 
 PAGE = 100  # events in a page that are only printed
@@ -33,7 +33,7 @@ GONE = 410  # the receiver does not want the event, as for a callback
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """How the local address answered, and at which attempt. `status` is None for an event that was passed over."""
+    """How the local address answered, and at which attempt. `status` is None for an event that was skipped."""
 
     status: int | None
     attempts: int
@@ -44,22 +44,22 @@ async def pull(args: Namespace, secrets: Sequence[Secret]) -> int:
     async with AsyncExitStack() as stack:
         bridge = await stack.enter_async_context(connect_to_bridge())
         events = Feed(bridge, args.app)
-        patience = Patience("the bridge answers again")
+        retrier = Retrier("the bridge answers again")
         first = await events.page(feed.LATEST, 1)  # a wrong URL or token is an error at once
         path = args.cursor_file or default_path(bridge.url, first.caller or "", args.app)
         file = stack.enter_context(open_cursor_file(Path(path)))
         forwarder = None
         if args.forward is not None:
             session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
-            forwarder = Forwarder(session, args.forward, bridge, patience, secrets)
+            forwarder = Forwarder(session, args.forward, bridge, retrier, secrets)
         note(f"reading the events of {bridge.url}; Ctrl-C stops")
         after = _start(args.after, file, first)
-        await _Pull(events, file, forwarder, patience, args.json, args.count).run(after)
+        await _Pull(events, file, forwarder, retrier, args.json, args.count).run(after)
     return 0
 
 
 def _start(given: str | None, file: CursorFile, first: FeedPage) -> str | None:
-    """Returns the cursor to begin with: the option's, else that of the last run; None is the oldest event."""
+    """Returns the cursor to begin with: of `--after`, else of the last run. None is the oldest event that is kept."""
     if given == feed.LATEST:
         file.write(first.cursor)
         return first.cursor
@@ -70,18 +70,18 @@ def _start(given: str | None, file: CursorFile, first: FeedPage) -> str | None:
 
 @dataclass(slots=True)
 class _Pull:
-    """One run: what is read, where it goes, and how many events are left to do (None: no end)."""
+    """One run: which events are read, where they go, and how many are left (None: there is no limit)."""
 
     events: Feed
     file: CursorFile
     forwarder: "Forwarder | None"
-    patience: Patience
+    retrier: Retrier
     as_json: bool
     left: int | None
     terminal: Terminal = field(default_factory=Terminal)
 
     async def run(self, after: str | None) -> None:
-        # One event at a time where each is forwarded: the cursor is then exact, whenever the process ends.
+        # Events to forward are read one at a time, so the cursor is exact whenever the process ends.
         limit = PAGE if self.forwarder is None else 1
         while self.left is None or self.left > 0:
             page = await self._next(after, limit if self.left is None else min(limit, self.left))
@@ -95,14 +95,14 @@ class _Pull:
     async def _next(self, after: str | None, limit: int) -> FeedPage:
         while True:
             try:
-                return await self.patience.until_answered(
+                return await self.retrier.until_answered(
                     lambda: self.events.page(after, limit, feed.WAIT_SECONDS)  # noqa: B023  awaited in this turn
                 )
             except BridgeRefused as error:
                 if error.code != "cursor_expired" or after is None:
                     raise
             note(
-                "events were removed before this run could read them (BRIDGE_RETENTION_SECONDS); it goes on with the "
+                "events were removed before this run could read them (BRIDGE_RETENTION_SECONDS); it continues with the "
                 "oldest event that is kept, so some events come again, with the same ids"
             )
             after = None
@@ -121,7 +121,7 @@ class _Pull:
 def _answer_in_words(forwarded: Forwarded | None) -> list[str]:
     if forwarded is None:
         return []
-    return ["  passed over" if forwarded.status is None else f"  forwarded: {forwarded.status}"]
+    return ["  skipped" if forwarded.status is None else f"  forwarded: {forwarded.status}"]
 
 
 class Forwarder:
@@ -132,55 +132,55 @@ class Forwarder:
         session: aiohttp.ClientSession,
         url: str,
         bridge: BridgeClient,
-        patience: Patience,
+        bridge_retrier: Retrier,
         secrets: Sequence[Secret],
     ) -> None:
         self._session = session
         self._url = url
         self._host = urlsplit(url).netloc.rpartition("@")[2]
         self._bridge = bridge
-        self._bridge_patience = patience
-        self._patience = Patience(f"{self._host} accepts events again")
+        self._bridge_retrier = bridge_retrier
+        self._retrier = Retrier(f"{self._host} accepts events again")
         self._signer = Signer(secrets) if secrets else None
-        self._noted_unsigned = False
+        self._reported_unsigned = False
 
     async def forward(self, event: FeedEvent) -> Forwarded:
-        """Sends an event until the address answers 2xx or 410. An unsigned one is passed over when it is refused."""
+        """Sends an event until the address answers 2xx or 410. An unsigned event that is refused is skipped."""
         attempts = 0
         while True:
             headers, payload = await self._signed(event)
             attempts += 1
             status, problem = await self._post(headers, payload)
             if status is not None and (200 <= status < 300 or status == GONE):
-                self._patience.succeeded()
+                self._retrier.succeeded()
                 return Forwarded(status, attempts)
             if HEADERS[2] not in headers and status in {400, 401, 403}:
-                note(f"{event.id} is passed over: {problem}, and it is not signed")
+                note(f"{event.id} is skipped: {problem}, and the event is not signed")
                 return Forwarded(None, attempts)
-            await self._patience.wait(problem)
+            await self._retrier.wait(problem)
 
     async def _signed(self, event: FeedEvent) -> tuple[Mapping[str, str], bytes]:
         """Returns the headers and the bytes of an event, signed now: by the bridge, or with the local secrets."""
         if event.is_terminal:
             path = f"/watch/{event.body['data']['watch_id']}/envelope"
             try:
-                headers, payload = await self._bridge_patience.until_answered(lambda: self._bridge.fetch(path))
+                headers, payload = await self._bridge_retrier.until_answered(lambda: self._bridge.fetch(path))
             except BridgeRefused as error:
-                if error.code != "not_found":  # else retention has removed the watch meanwhile
+                if error.code != "not_found":  # not_found: retention has removed the watch
                     raise
             else:
                 return {name: headers[name] for name in HEADERS}, payload
         now = int(time.time())
         if self._signer is not None:
             return self._signer.headers(event.id, now, event.payload), event.payload
-        if not self._noted_unsigned:
-            self._noted_unsigned = True
+        if not self._reported_unsigned:
+            self._reported_unsigned = True
             note("status events are forwarded without a signature: set BRIDGE_SIGNING_SECRETS to the bridge's secrets")
         return {HEADERS[0]: event.id, HEADERS[1]: str(now)}, event.payload
 
     async def _post(self, headers: Mapping[str, str], payload: bytes) -> tuple[int | None, str]:
         """Makes one attempt; returns the status, None without an answer, and what went wrong."""
-        own = {"Content-Type": "application/json", "User-Agent": f"amux-bridge/{__version__}"}
+        own = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         try:
             async with (
                 asyncio.timeout(ATTEMPT_SECONDS),

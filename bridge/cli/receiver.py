@@ -49,7 +49,7 @@ class ReceivedCallback:
 
     @property
     def hint(self) -> str | None:
-        """What to look at first when the verification failed."""
+        """What to check first if the verification failed."""
         return None if self.mismatch is None else _HINTS[self.mismatch.code]
 
     @property

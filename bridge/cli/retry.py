@@ -48,7 +48,7 @@ async def _retry_dead(args: Namespace) -> tuple[Any, str]:
 
 
 def parse_time(text: str | None, option: str, now: datetime) -> str | None:
-    """Returns an RFC 3339 time, from such a time or from an age such as `15m`, `24h` or `3d`. Raises WrongUsage."""
+    """Returns an RFC 3339 time. `text` is such a time, or an age such as `15m`, `24h` or `3d`. Raises WrongUsage."""
     if text is None:
         return None
     if age := _AGE.fullmatch(text):

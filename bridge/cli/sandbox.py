@@ -12,9 +12,10 @@ from bridge.sandbox import Sandbox
 
 _USAGE_NOTES = """\
 Any bearer key is accepted. POST /v1/video/generations creates a task. The first word of the prompt selects how the
-task ends: fail, cancel, expire or never; any other word: it completes. A task id such as sandbox_0_5000_completed_1
-needs no creation: the task starts when its status is first requested. sandbox50_0_5000_completed_1 is one of Kling
-(50), which amux updates about every 15 s; 24, 41 and 54 are live. Ctrl-C stops the stand-in.
+task ends: fail, cancel, expire or never. With any other word it completes. A task id such as
+sandbox_0_5000_completed_1 needs no creation: the task starts when its status is first requested. A number after
+`sandbox` is the platform: sandbox50_0_5000_completed_1 is a task of Kling (50), which amux updates about every 15 s.
+Tasks of the platforms 24, 41 and 54 are live. Ctrl-C stops the stand-in.
 """
 
 

@@ -11,7 +11,7 @@ from bridge.core.errors import BridgeError
 from bridge.settings.parsers import LOOPBACK
 from bridge.settings.settings import Settings, load_to_serve
 
-# No word that log lines contain: the key is redacted from them.
+# The key is redacted from log lines, so it must not be a word that they contain.
 SANDBOX_KEY = "any-key-will-do"
 EXAMPLE_TASK = "sandbox_0_5000_completed_1"
 

@@ -1,4 +1,4 @@
-"""How `serve` writes the errors that stop it: as its log lines, also before the settings are read."""
+"""Writes the errors that stop `serve` in the form of its log lines, also before the settings are read."""
 
 import json
 import sys
@@ -19,13 +19,13 @@ def as_json_lines(sentences: str, code: int) -> str:
 
 
 def writes_json() -> bool:
-    """Whether the log's format is `json`: as the settings say, or, where they do not, because of the terminal."""
+    """Whether the log's format is `json`: by BRIDGE_LOG_FORMAT, or else because stdout is not a terminal."""
     try:
         from bridge.settings.parsers import log_format
         from bridge.settings.settings import ENV_FILE
         from bridge.settings.variables import find, read_variables
 
         fmt = log_format(find(read_variables(ENV_FILE), {_SETTING}).values.get(_SETTING))
-    except (BadSetting, ImportError):  # it is the error to write, or a package is missing
+    except (BadSetting, ImportError):  # this setting is the error, or a package is missing
         fmt = None
     return not sys.stdout.isatty() if fmt not in {"json", "console"} else fmt == "json"

@@ -15,7 +15,7 @@ from bridge.cli.views import delivery_pairs, print_pairs, watch_pairs
 
 
 def run(args: Namespace) -> int:
-    """Prints what the id names."""
+    """Prints the watch or the delivery that the id names."""
     found, others = asyncio.run(_find(check_id(args.id)))
     if args.json:
         sys.stdout.write(orjson.dumps(found).decode() + "\n")

@@ -26,14 +26,14 @@ def load_signing_secrets(settings: Settings) -> Sequence[Secret]:
     return [parse_secret(found)]
 
 
-def load_existing_signing_secrets(settings: Settings, other: str = "") -> Sequence[Secret]:
+def load_existing_signing_secrets(settings: Settings, remedy: str = "") -> Sequence[Secret]:
     """Does the same as `load_signing_secrets`, but creates no database: raises CommandFailed if there is none yet.
 
-    `other` is what else the command's user can do: the beginning of the sentence's second half.
+    `remedy` is another way to solve this, such as `use --secret, `. The error names it first.
     """
     if not settings.signing_secrets and (path := missing_database(settings)) is not None:
         raise CommandFailed(
-            f"there is no signing secret, because there is no database at {path}: {other}"
+            f"there is no signing secret, because there is no database at {path}: {remedy}"
             "start the bridge in this folder first, or set BRIDGE_SIGNING_SECRETS"
         )
     return load_signing_secrets(settings)

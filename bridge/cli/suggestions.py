@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 _CLOSE: Final = 0.6  # of 1: difflib's own default
-_VERY_CLOSE: Final = 0.85  # the least for the name of a setting: there are 60 of them
+_VERY_CLOSE: Final = 0.85  # for names of settings: there are about 60 of them
 
 _COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "--help": ("help", "man", "usage"),
@@ -34,7 +34,7 @@ _OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "--task": ("id", "t"),
     "--wait": ("f", "follow", "w"),
 }
-# Options that other programs have, by the variable that has the value here.
+# Options of other programs, by the environment variable that has the same purpose here.
 _BRIDGE: Final[Mapping[str, tuple[str, ...]]] = {
     "BRIDGE_URL": ("address", "api", "base-url", "bridge", "endpoint", "host", "p", "port", "server", "u", "url"),
     "BRIDGE_TOKEN": ("auth", "authorization", "bearer", "password", "token"),
@@ -114,7 +114,7 @@ def _synonym(name: str, table: Mapping[str, tuple[str, ...]], possible: Collecti
 
 
 def _closest(name: str, names: Collection[str], cutoff: float) -> str | None:
-    """Returns the name that is most like a given one. One letter is like too many names."""
+    """Returns the most similar name. A single letter has none, because it is similar to too many names."""
     if len(name.strip("-")) == 1:
         return None
     return next(iter(difflib.get_close_matches(name, sorted(names), n=1, cutoff=cutoff)), None)

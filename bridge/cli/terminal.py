@@ -27,6 +27,12 @@ _UP_AND_CLEAR = "\x1b[{}F\x1b[J"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
+def note(line: str) -> None:
+    """Prints a line on stderr, so that stdout has only the command's output."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def printable(text: str) -> str:
     """Returns text of unknown origin with its control characters escaped, so that a terminal can show it safely."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
@@ -131,7 +137,7 @@ def _without_end_space(line: list[Piece]) -> list[Piece]:
 
 
 def shortened(text: str, width: int) -> str:
-    """Returns a text that has its middle left out if it is longer than `width`."""
+    """Returns a text, without its middle if it is longer than `width` characters."""
     if len(text) <= width or width < 3:
         return text[:width]
     head = (width - 1) // 2

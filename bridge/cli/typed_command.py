@@ -1,4 +1,4 @@
-"""How the reader starts this program, for commands that are shown to be pasted."""
+"""The command that starts this program, for texts that show a command to copy."""
 
 import shlex
 import shutil
@@ -9,7 +9,7 @@ from bridge.cli.errors import PROGRAM
 
 
 def typed_command() -> str:
-    """Returns `amux-bridge` if a shell finds it, else the path or the module by which this process was started."""
+    """Returns `amux-bridge` if a shell finds it, else the path or the module that started this process."""
     if shutil.which(PROGRAM) is not None:
         return PROGRAM
     started = Path(sys.argv[0])

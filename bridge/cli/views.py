@@ -1,4 +1,4 @@
-"""How watches, deliveries and attempts are written for people: pairs of a name and a text."""
+"""Watches, deliveries and attempts as text for people: pairs of a name and a line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -38,7 +38,7 @@ def print_pairs(terminal: Terminal, pairs: Sequence[Pair]) -> None:
 
 
 def watch_pairs(watch: Json) -> Iterator[Pair]:
-    """Describes a watch. The query of its callback URL, which may hold a secret, is not shown."""
+    """Describes a watch. The query of its callback URL is not shown, because it may contain a secret."""
     word, task = status(watch), watch["task"]
     yield "watch", [watch["id"], "  ", (word, STYLES.get(word, "accent")), f"  (app {printable(watch['app'])})"]
     yield "task", [printable(watch["task_id"]), f"  {_task_in_short(task)}"]

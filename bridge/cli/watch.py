@@ -68,8 +68,8 @@ def request_body(args: Namespace) -> dict[str, Any]:
 def resolve_env_reference(text: str) -> str:
     """Returns the value of the environment variable for `env:NAME`, and any other text unchanged.
 
-    With `env:NAME` a secret need not be among a process's arguments, which other users of the machine can see.
-    Raises WrongUsage if the variable is not set.
+    With `env:NAME` a secret is not in the process's arguments, which other users of the machine can see. Raises
+    WrongUsage if the variable is not set.
     """
     name = text.removeprefix("env:")
     if name == text:
@@ -142,7 +142,7 @@ async def _fetch(bridge: BridgeClient, watch_id: str, view: "_WatchView") -> Map
 
 
 class _WatchView:
-    """Shows a watch: as a line that is redrawn on a terminal, as a line for each change in a pipe.
+    """Shows a watch: on a terminal as one line that is redrawn, in a pipe as a new line for each change.
 
     Shows nothing if `terminal` is None.
     """

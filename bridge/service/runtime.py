@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from bridge import __version__
+from bridge import USER_AGENT, __version__
 from bridge.aio.proxy_connector import proxy_of
 from bridge.amux.proxy import AmuxProxy
 from bridge.callback.guard import LOOK_UPS_AT_ONCE, Guard, SystemResolver
@@ -24,7 +24,6 @@ from bridge.core.links import content_link
 from bridge.core.model import Watch
 from bridge.core.schedule import PollPolicy, RetryPolicy
 from bridge.core.signing import Signer, parse_secret
-from bridge.core.targets import TargetPolicy
 from bridge.delivery.deliverer import LEASE_MARGIN, Deliverer
 from bridge.maintenance.health import Health
 from bridge.maintenance.replica_lease import ReplicaLease
@@ -33,7 +32,8 @@ from bridge.service.adapters import ADAPTERS, Adapters
 from bridge.service.content import open_content_cache
 from bridge.service.jobs import Jobs, correct_times
 from bridge.service.operations import open_receivers
-from bridge.service.sockets import own_addresses, port_of
+from bridge.service.sockets import port_of
+from bridge.service.targets import target_policy
 from bridge.settings.batches import batch_policy
 from bridge.settings.client import local_url
 from bridge.settings.settings import Settings
@@ -54,7 +54,6 @@ from bridge.web.dashboard.sessions import Sessions
 from bridge.web.rate_limits import PingLimits
 from bridge.web.server import ApiRunner, make_runner
 
-USER_AGENT = f"amux-bridge/{__version__}"
 POLLS_SHARE = 0.75  # of the drain time, for polls in progress and their writes; the rest is for deliveries
 HAND_OVER_SECONDS = 2.0  # for polls in progress where other replicas wait: they need not wait for a slow amux
 REQUESTS_SHARE = 0.25  # of the drain time, for open requests
@@ -245,22 +244,12 @@ class Runtime:
         return Signer([parse_secret(own)], settings.signing_key)
 
     def _make_guard(self, own_ports: frozenset[int]) -> Guard:
-        settings = self._settings
-        policy = TargetPolicy(
-            allow_networks=settings.callback_allow_networks,
-            allow_hosts=settings.callback_allow_hosts,
-            allow_private_hosts=settings.callback_allow_private_hosts,
-            ports=settings.callback_ports,
-            https_only=settings.callback_https_only,
-            own_ports=own_ports,
-            own_addresses=own_addresses(),
-        )
         resolve = self._adapters.resolve
         if resolve is None:
             system_resolver = SystemResolver(self._system.threads(LOOK_UPS_AT_ONCE, "bridge-dns"))
             self._closing.push_async_callback(system_resolver.close)
             resolve = system_resolver
-        return Guard(policy, resolve, clock=self._system.monotonic)
+        return Guard(target_policy(self._settings, own_ports), resolve, clock=self._system.monotonic)
 
     def _make_sender(self, guard: Guard) -> Sender:
         settings = self._settings

@@ -67,13 +67,13 @@ def test_list_searches_and_takes_times_and_hosts(command: Command, bridge: Bridg
 
 def test_list_says_that_there_is_nothing_or_more(command: Command, bridge: BridgeInThread) -> None:
     nothing = command("list", "--task", "task_of_no_watch", **bridge.client)
-    assert (nothing.code, nothing.out, nothing.err) == (0, "", "there is no such watch\n")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "no watch matches\n")
     for number in range(3):
         register(command, bridge, "sandbox_0_0_never_c1", url=f"http://127.0.0.1:9/{number}")
     page = command("list", "--task", "sandbox_0_0_never_c1", "--limit", "2", **bridge.client)
     assert len(page.out.splitlines()) == 2
     cursor = page.out.splitlines()[1].split()[0]
-    assert page.err == f"there are more: --limit 4, or continue with --cursor {cursor}\n"
+    assert page.err == f"there are more watches: use --limit 4, or continue with --cursor {cursor}\n"
     rest = command("list", "--task", "sandbox_0_0_never_c1", "--cursor", cursor, **bridge.client)
     assert (len(rest.out.splitlines()), rest.err) == (1, "")
 

@@ -6,16 +6,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from bridge.cli.ping import target_policy
 from bridge.cli.receiver import ReceivedCallback, Receiver, status_for
-from bridge.core.targets import TargetPolicy
 from bridge.sandbox import Fault, FaultKind, Sandbox
 from bridge.service.runtime import Runtime
+from bridge.service.targets import target_policy
 from bridge.settings.settings import load
 from tests.cli.harness import CALL_TIMEOUT_SECONDS, OTHER_SECRET, SECRET, Command
 
@@ -120,7 +118,7 @@ def test_ping_before_the_first_start_makes_no_file(command: Command, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_ping_has_the_services_target_policy(tmp_path: Path) -> None:
+async def test_the_service_has_the_target_policy_of_ping(tmp_path: Path) -> None:
     settings = load(
         env_file=None,
         port=0,
@@ -131,10 +129,7 @@ async def test_ping_has_the_services_target_policy(tmp_path: Path) -> None:
         callback_https_only=True,
     )
     guard = Runtime(settings)._make_guard(frozenset({8080}))
-    services, pings = guard._policy, target_policy(settings)
-    for part in fields(TargetPolicy):
-        if part.name != "own_ports":  # the service knows it only after it has bound the port
-            assert getattr(pings, part.name) == getattr(services, part.name)
+    assert guard._policy == target_policy(settings, frozenset({8080}))
 
 
 # --- check --------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_a_status_event_without_a_local_secret_is_not_signed_and_holds_nothing_u
     assert "webhook-signature" not in receiver.requests[0][0]
     assert "webhook-signature" in receiver.requests[-1][0]
     assert result.err.count("BRIDGE_SIGNING_SECRETS") == 1
-    assert "is passed over" in result.err
+    assert "is skipped" in result.err
 
 
 def test_without_an_address_the_events_are_printed(command: Command, bridge: BridgeInThread) -> None:
@@ -262,7 +262,7 @@ def test_a_file_that_holds_no_cursor_or_cannot_be_written_is_one_sentence(
     bad = tmp_path / "bad"
     bad.write_text("cursor_x\n")
     for path, sentence in (
-        (bad, f"{bad} holds no cursor; remove it to begin with the oldest event that is kept"),
+        (bad, f"{bad} contains no cursor; remove it to begin with the oldest event that is kept"),
         (tmp_path / "none" / "file", f"{tmp_path / 'none' / 'file'} cannot be used: No such file or directory"),
         (Path(), ". is a folder; use another --cursor-file"),
         (tmp_path, f"{tmp_path} is a folder; use another --cursor-file"),

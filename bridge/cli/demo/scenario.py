@@ -22,7 +22,7 @@ from bridge.sandbox import Sandbox
 from bridge.service.runtime import Runtime
 from bridge.settings.settings import Settings, load
 
-WITHIN_SECONDS = 14.0  # it takes about 5 s on a quiet machine; the whole command promises 20 s, imports included
+WITHIN_SECONDS = 14.0  # about 5 s on a quiet machine; the whole command, with its imports, must end within 20 s
 FRAME_SECONDS = 0.15
 RECEIVER_ERROR = 500  # the receiver's answer to an attempt that must fail
 

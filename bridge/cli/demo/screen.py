@@ -94,14 +94,14 @@ class Screen:
         self._terminal.draw([[""], *rows, footer])
 
     def show_summary(self, *sentences: str) -> None:
-        """Prints the result, and a command to go on with, on a line of its own: it can be pasted."""
+        """Prints the result and a next command, which is on a line of its own so that it can be copied."""
         print_wrapped, command = self._terminal.print_wrapped, typed_command()
         self._terminal.print_line("")
         for sentence in sentences:
             print_wrapped((sentence, "good"))
-        print_wrapped(("Next, a bridge that keeps running, with the stand-in for amux:", "dim"))
+        print_wrapped(("Next, run a bridge with the stand-in for amux:", "dim"))
         self._terminal.print_line(("  " + command + " serve --sandbox", "bold"))
-        print_wrapped(("With a key of amux: set AMUX_API_KEY and leave out --sandbox.", "dim"))
+        print_wrapped(("To use amux itself, set AMUX_API_KEY and omit --sandbox.", "dim"))
 
     def release(self) -> None:
         """Keeps the table on the screen and shows the cursor again."""

@@ -40,8 +40,7 @@ async def read_payloads(request: web.Request, _: Session) -> web.Response:
     query_of(request)
     context = request.app[CONTEXT]
     outgoing = await context.store.dashboard.outgoing(watch_id_of(request))
-    version = request.app[DASHBOARD].version
-    return json_answer(payloads_json(outgoing, context.signer, context.store.now(), version))
+    return json_answer(payloads_json(outgoing, context.signer, context.store.now()))
 
 
 async def one_watch(app: web.Application, watch_id: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from bridge import USER_AGENT
 from bridge.core.registration import MASK
 from bridge.core.signing import Signer
 from bridge.core.trace_context import without_own
@@ -10,21 +11,21 @@ from bridge.store.outgoing import BuiltEvent, Outgoing
 _JSON: Final = "application/json"
 
 
-def payloads_json(outgoing: Outgoing, signer: Signer, now: float, version: str) -> dict[str, Any]:
+def payloads_json(outgoing: Outgoing, signer: Signer, now: float) -> dict[str, Any]:
     """Each event with its payload and its headers, each a list `[name, value]`. Values of the app's headers are masked.
 
     `now` is in Unix seconds. A receiver that follows the standard accepts these signatures for five minutes.
     """
     return {
         "now": now,
-        "payloads": [_payload_json(event, outgoing, signer, int(now), version) for event in outgoing.events],
+        "payloads": [_payload_json(event, outgoing, signer, int(now)) for event in outgoing.events],
     }
 
 
-def _payload_json(event: BuiltEvent, outgoing: Outgoing, signer: Signer, now: int, version: str) -> dict[str, Any]:
+def _payload_json(event: BuiltEvent, outgoing: Outgoing, signer: Signer, now: int) -> dict[str, Any]:
     headers = {
         "Content-Type": _JSON,
-        "User-Agent": f"amux-bridge/{version}",
+        "User-Agent": USER_AGENT,
         **({} if outgoing.trace is None else without_own(outgoing.trace.headers(), outgoing.headers)),
         **signer.headers(event.id, now, event.payload, outgoing.secret),
     }
