@@ -70,7 +70,7 @@ class _NoLookUp(AbstractResolver):
 class ProxyConnector(aiohttp.TCPConnector):
     """Connects to the host of each URL, which may be an address, through a proxy.
 
-    `judge` is called with the host and the port before the proxy is asked, and raises OSError to refuse them.
+    `check` is called with the host and the port before the proxy is asked, and raises OSError to refuse them.
     `proxy_ssl` checks the certificate of an https proxy.
     """
 
@@ -79,13 +79,13 @@ class ProxyConnector(aiohttp.TCPConnector):
         proxy: Proxy,
         *,
         proxy_ssl: ssl.SSLContext | None = None,
-        judge: Callable[[str, int], None] = lambda _host, _port: None,
+        check: Callable[[str, int], None] = lambda _host, _port: None,
         **options: Any,
     ) -> None:
         super().__init__(resolver=_NoLookUp(), **options)
         self._proxy = proxy
         self._proxy_ssl = proxy_ssl
-        self._judge = judge
+        self._check = check
         self._pipes: set[asyncio.Task[None]] = set()
 
     async def _wrap_create_connection(  # aiohttp's own method; there is no public way
@@ -100,7 +100,7 @@ class ProxyConnector(aiohttp.TCPConnector):
         host, port = str(req.url.host), int(req.port)
         try:
             async with asyncio.timeout(timeout.sock_connect):
-                self._judge(host, port)
+                self._check(host, port)
                 tunnel = await self._open_tunnel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
                 try:
                     return await asyncio.get_running_loop().create_unix_connection(*args, **options, sock=tunnel)

@@ -18,7 +18,7 @@ from bridge.core.targets import (
     Address,
     Target,
     TargetPolicy,
-    judge_address,
+    check_address,
     parse_target,
     refusal_reason,
     unmapped_address,
@@ -123,9 +123,9 @@ class Guard:
         long as the resolver.
         """
         if target.address is not None:
-            judge_address(target.address, self._policy, target.port, https=target.https)
+            check_address(target.address, self._policy, target.port, https=target.https)
             return (unmapped_address(target.address),)
-        return self._judged(target, await self._look_up(target))
+        return self._check_addresses(target, await self._look_up(target))
 
     def check_cached(self, url: str) -> Target | None:
         """Does the same as `check` with `remember`, or returns None if that needs a look-up.
@@ -153,18 +153,18 @@ class Guard:
                     entry = await (self._look_up_cached(target) if remember else self._look_up_fresh(target))
             except (NameUnresolved, TimeoutError):
                 return target
-            self._judged(target, entry.addresses)
+            self._check_addresses(target, entry.addresses)
             entry.allowed.add((target.port, target.https))
         return target
 
     def open_socket(self, addr_info: AddrInfoType, target: Target | None = None) -> socket.socket:
-        """Returns the socket for one connection, for aiohttp's `socket_factory`. Raises as `judge_peer`."""
+        """Returns the socket for one connection, for aiohttp's `socket_factory`. Raises as `check_peer`."""
         family, kind, protocol, _, peer = addr_info
-        self.judge_peer(peer[0], int(peer[1]), target)
+        self.check_peer(peer[0], int(peer[1]), target)
         return socket.socket(family, kind, protocol)
 
-    def judge_peer(self, address: str, port: int, target: Target | None = None) -> None:
-        """Judges the address of one connection, for a target if there is one. Raises RefusedAddressError.
+    def check_peer(self, address: str, port: int, target: Target | None = None) -> None:
+        """Checks the address of one connection, for a target if there is one. Raises RefusedAddressError.
 
         This is the second check: it also refuses an address that the first check allowed.
         """
@@ -173,7 +173,7 @@ class Guard:
         if rule := refusal_reason(ip_address(address), self._policy, port, https=True, name=name):
             raise RefusedAddressError(f"{address} {rule}")
 
-    def _judged(self, target: Target, found: tuple[Address, ...]) -> tuple[Address, ...]:
+    def _check_addresses(self, target: Target, found: tuple[Address, ...]) -> tuple[Address, ...]:
         for address in found:
             if rule := refusal_reason(address, self._policy, target.port, https=target.https, name=name_of(target)):
                 # The message leaves the address out: apps must not learn the addresses of internal names.

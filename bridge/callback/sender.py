@@ -226,7 +226,7 @@ class Sender:
         connector = (
             aiohttp.TCPConnector(socket_factory=self._open_socket, **options)
             if proxy is None
-            else ProxyConnector(proxy, proxy_ssl=ssl_context, judge=self._judge_peer, **options)
+            else ProxyConnector(proxy, proxy_ssl=ssl_context, check=self._check_peer, **options)
         )
         make_protocol: Any = partial(AnswerProtocol, loop=asyncio.get_running_loop())
         connector._factory = make_protocol  # noqa: SLF001  there is no public way
@@ -237,10 +237,10 @@ class Sender:
         exchange.opened = True
         return self._guard.open_socket(addr_info, exchange.target)
 
-    def _judge_peer(self, address: str, port: int) -> None:
+    def _check_peer(self, address: str, port: int) -> None:
         exchange = EXCHANGE.get()
         exchange.opened = True
-        self._guard.judge_peer(address, port, exchange.target)
+        self._guard.check_peer(address, port, exchange.target)
 
 
 def _with_location(answered: Answered, target: Target, location: str | None, hidden: Iterable[str]) -> Answered:

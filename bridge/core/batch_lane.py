@@ -300,7 +300,7 @@ class Platforms:
         return replace(self, live=self.live | {platform})
 
 
-def judge_record(platforms: Platforms, record: TaskRecord, *, in_doubt: bool) -> tuple[Reading, bool]:
+def reading_after_record(platforms: Platforms, record: TaskRecord, *, in_doubt: bool) -> tuple[Reading, bool]:
     """Decides how the task of a batch's record is read from now on, and whether the record counts as an observation.
 
     A failure counts only for a task that is known as recorded, or in amux's row of a live task whose failure awaits

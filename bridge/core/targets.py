@@ -245,7 +245,7 @@ def _is_private(address: Address) -> bool:
     return any(address in network for network in _PRIVATE) and address not in _METADATA
 
 
-def judge_address(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> None:
+def check_address(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> None:
     """Raises TargetRefused with the rule ("127.0.0.1 is loopback (127.0.0.0/8)") if one refuses the address."""
     if rule := refusal_reason(address, policy, port, https=https):
         raise TargetRefused(f"{address} {rule}")
@@ -266,7 +266,7 @@ def parse_target(url: str, policy: TargetPolicy) -> Target:
     if policy.allow_hosts and not any(_matches(target.host, pattern) for pattern in policy.allow_hosts):
         raise TargetRefused(f"{target.host} is not among the allowed hosts")
     if target.address is not None:
-        judge_address(target.address, policy, target.port, https=target.https)
+        check_address(target.address, policy, target.port, https=target.https)
     elif policy.https_only and not target.https and not policy.allow_networks:
         # Where networks are open, a name may resolve to an address in one of them: the addresses decide later.
         raise TargetRefused(f"{target.host} may be called over https only")

@@ -24,9 +24,9 @@ from bridge.core.batch_lane import (
     batch_spacing,
     begun_on_time,
     health_after,
-    judge_record,
     may_exceed_single_reads,
     no_denser_than_single_reads,
+    reading_after_record,
 )
 from bridge.core.model import Observation, TaskRecord
 from bridge.core.schedule import JITTER_SHARE, PollPolicy
@@ -253,7 +253,7 @@ class BatchLanes:
                 return batch
         return None
 
-    def judge(self, batch: Batch, observation: BatchObservation, now: float) -> None:
+    def apply_answer(self, batch: Batch, observation: BatchObservation, now: float) -> None:
         """Apply an answer that came at `now` to the lane."""
         self._note_health(batch.lane, BatchRequest(len(batch.tasks), batch.began, now), observation)
         batch.due = batch.began + max(batch.lane.round_seconds, now - batch.began)
@@ -315,7 +315,7 @@ class BatchLanes:
             task.reading = Reading.MISSING
             return BatchResult(task, None, soon=True)
         before = task.reading
-        task.reading, counts = judge_record(lane.platforms, record, in_doubt=task.doubt is not None)
+        task.reading, counts = reading_after_record(lane.platforms, record, in_doubt=task.doubt is not None)
         if task.reading is Reading.TEST:
             lane.platforms = lane.platforms.with_tested(record.platform)
         soon = task.reading is not Reading.BATCH and before is Reading.BATCH

@@ -270,7 +270,7 @@ class Poller:
             observation = BatchFailed("internal_error", f"the batch failed in the bridge: {type(error).__name__}")
         now = self._clock()
         self._metrics.count_batch(observation, len(batch.tasks), batch.began - batch.was_due, now - batch.began)
-        lanes.judge(batch, observation, now)
+        lanes.apply_answer(batch, observation, now)
         if isinstance(observation, BatchAnswer):
             credential.accepted = True
             await self._handle_answer(lanes, batch, observation, now)

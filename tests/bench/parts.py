@@ -145,7 +145,7 @@ def _checks() -> Part:
         access.caller(headers)
         guard.check_cached(URL)
         await guard.addresses(guard.parse(URL))
-        guard.judge_peer("127.0.0.1", 9)
+        guard.check_peer("127.0.0.1", 9)
 
     return part
 

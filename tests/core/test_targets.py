@@ -14,8 +14,8 @@ from bridge.core.targets import (
     Network,
     Target,
     TargetPolicy,
+    check_address,
     is_loopback,
-    judge_address,
     parse_target,
     special_use,
     unmapped_address,
@@ -248,10 +248,10 @@ def test_https_only_does_not_concern_open_networks() -> None:
     policy = TargetPolicy(https_only=True, allow_networks=(ip_network("127.0.0.0/8"),))
     assert parse_target("http://127.0.0.1/", policy)
     assert parse_target("http://sidecar/", policy), "its addresses decide"
-    judge_address(ip_address("127.0.0.1"), policy, 80, https=False)
-    judge_address(ip_address("8.8.8.8"), policy, 443, https=True)
+    check_address(ip_address("127.0.0.1"), policy, 80, https=False)
+    check_address(ip_address("8.8.8.8"), policy, 443, https=True)
     with pytest.raises(TargetRefused, match="https only"):
-        judge_address(ip_address("8.8.8.8"), policy, 80, https=False)
+        check_address(ip_address("8.8.8.8"), policy, 80, https=False)
 
 
 def test_the_bridge_itself_is_never_a_target() -> None:
@@ -325,7 +325,7 @@ def test_the_refusal_names_the_rule(address: str, rule: str) -> None:
 
 @pytest.mark.parametrize("text", PUBLIC)
 def test_public_addresses_are_accepted(text: str) -> None:
-    judge_address(ip_address(text), ANY, 443, https=True)
+    check_address(ip_address(text), ANY, 443, https=True)
     assert parse_target(url_of(ip_address(text)), ANY).address == ip_address(text)
 
 
@@ -334,7 +334,7 @@ def test_the_first_and_last_addresses_of_refused_networks_are_refused(network: s
     first, last = ip_network(network)[0], ip_network(network)[-1]
     for address in (first, last):
         with pytest.raises(TargetRefused):
-            judge_address(address, ANY, 80, https=False)
+            check_address(address, ANY, 80, https=False)
 
 
 @given(st.sampled_from(REFUSED_IPV4 + REFUSED_IPV6).flatmap(lambda text: inside(ip_network(text))))

@@ -113,7 +113,7 @@ class ScheduleHarness:
         assert self.lanes is not None
         records = {task.task_id: RECORDED for task in batch.tasks}
         answer = observation or BatchAnswer(records, 860 * len(records))
-        self.lanes.judge(batch, answer, self.now)
+        self.lanes.apply_answer(batch, answer, self.now)
         for result in self.lanes.results(batch, batch.tasks, answer):
             self.schedule.schedule_next(result.task, self.now + self.policy.interval)
         self.lanes.finish(batch, self.now)
