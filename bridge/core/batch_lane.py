@@ -300,7 +300,7 @@ class Platforms:
         return replace(self, live=self.live | {platform})
 
 
-def reading_after_record(platforms: Platforms, record: TaskRecord, *, in_doubt: bool) -> tuple[Reading, bool]:
+def reading_after_record(platforms: Platforms, record: TaskRecord, *, unconfirmed: bool) -> tuple[Reading, bool]:
     """Decides how the task of a batch's record is read from now on, and whether the record counts as an observation.
 
     A failure counts only for a task that is known as recorded, or in amux's row of a live task whose failure awaits
@@ -312,7 +312,7 @@ def reading_after_record(platforms: Platforms, record: TaskRecord, *, in_doubt: 
         return reading, True
     if record.live:  # not amux's row: no batch route is known that answers so
         return Reading.TEST if reading is Reading.BATCH else reading, False
-    return reading, reading is Reading.BATCH or (in_doubt and reading is Reading.LIVE)
+    return reading, reading is Reading.BATCH or (unconfirmed and reading is Reading.LIVE)
 
 
 def _reading_of(platforms: Platforms, record: TaskRecord) -> Reading:

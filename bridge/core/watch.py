@@ -32,7 +32,7 @@ FAILURE_UNCONFIRMED = "failure_unconfirmed"
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class UnconfirmedFailure:
     """A failure that awaits confirmation: only live answers have reported it.
 
     `since` is when the first of them came, by any clock in seconds. `error` and `progress` are of the latest one.
@@ -77,28 +77,30 @@ def refusals_after(refusals: RefusalCounts, observation: Observation) -> Refusal
 
 
 def confirm_failure(
-    doubt: Doubt | None, observation: Observation, began: float, now: float, interval: float
-) -> tuple[Observation, Doubt | None]:
-    """Decides whether a live failure counts. Returns the observation to go on with, and the doubt after it.
+    failure: UnconfirmedFailure | None, observation: Observation, began: float, now: float, interval: float
+) -> tuple[Observation, UnconfirmedFailure | None]:
+    """Decides whether a live failure counts.
+
+    Returns the observation to go on with, and the unconfirmed failure after it.
 
     For a live task, amux reports a vendor's error with a single request as the failure of the task. So a live failure
     counts when a second one confirms it, whose poll began at least one `interval` after the first one came; a failure
-    in amux's own row confirms it too. A live answer of any other status clears the doubt. An answer that is no record,
-    and a row that still runs, do neither: the row may be older than the failure. A failure that does not count becomes
-    a record that changes nothing.
+    in amux's own row confirms it too. A live answer of any other status clears the failure. An answer that is no
+    record, and a row that still runs, do neither: the row may be older than the failure. A failure that does not count
+    becomes a record that changes nothing.
 
-    `began` and `now` are when the observation's poll began and ended, by the clock of `Doubt.since`.
+    `began` and `now` are when the observation's poll began and ended, by the clock of `UnconfirmedFailure.since`.
     """
     if not isinstance(observation, TaskRecord):
-        return observation, doubt
+        return observation, failure
     if observation.status is not TaskStatus.FAILED:
         is_old_row = not observation.live and observation.status is not TaskStatus.COMPLETED
-        return observation, doubt if is_old_row else None
-    if not observation.live or (doubt is not None and began >= doubt.since + interval):
+        return observation, failure if is_old_row else None
+    if not observation.live or (failure is not None and began >= failure.since + interval):
         return observation, None
-    since = now if doubt is None else doubt.since
+    since = now if failure is None else failure.since
     unchanged = observation._replace(status=TaskStatus.UNKNOWN, progress=None, error=None, finished_at=None)
-    return unchanged, Doubt(since, observation.error, observation.progress)
+    return unchanged, UnconfirmedFailure(since, observation.error, observation.progress)
 
 
 def snapshot_after(task: TaskSnapshot, observation: Observation) -> TaskSnapshot:
@@ -163,17 +165,17 @@ def _unavailable(code: str, message: str) -> Ending:
 
 
 def deadline_ending(
-    task: TaskSnapshot, doubt: Doubt | None, last_error: Problem | None, timeout_seconds: float
+    task: TaskSnapshot, failure: UnconfirmedFailure | None, last_error: Problem | None, timeout_seconds: float
 ) -> Ending:
     """Returns the ending of a watch whose deadline has passed: failed if a failure still awaits confirmation."""
-    if doubt is None:
+    if failure is None:
         return timeout_ending(task, last_error, timeout_seconds)
-    code, message = (None, None) if doubt.error is None else (doubt.error.code, doubt.error.message)
+    code, message = (None, None) if failure.error is None else (failure.error.code, failure.error.message)
     text = (
         f"{message or 'amux says that the task failed'} (not confirmed: the watch ended after {timeout_seconds:g} s; "
         "the task may still finish at amux)"
     )
-    progress = task.progress if doubt.progress is None else doubt.progress
+    progress = task.progress if failure.progress is None else failure.progress
     shown = TaskSnapshot(TaskStatus.FAILED, progress, error=Problem(code, text))
     return Ending(Outcome.FAILED, shown, shown.error)
 

@@ -219,7 +219,7 @@ class BatchLanes:
             task.reading = Reading.LIVE  # the class is known, so no batch has to tell it
         if task.reading is Reading.LIVE:
             # amux's row can confirm a failure while single reads bring no record.
-            return task.doubt is not None and task.failures > 0 and lane.health.is_open
+            return task.unconfirmed_failure is not None and task.failures > 0 and lane.health.is_open
         return task.reading is Reading.BATCH
 
     # --- requests -------------------------------------------------------------------------------------------------
@@ -315,7 +315,9 @@ class BatchLanes:
             task.reading = Reading.MISSING
             return BatchResult(task, None, soon=True)
         before = task.reading
-        task.reading, counts = reading_after_record(lane.platforms, record, in_doubt=task.doubt is not None)
+        task.reading, counts = reading_after_record(
+            lane.platforms, record, unconfirmed=task.unconfirmed_failure is not None
+        )
         if task.reading is Reading.TEST:
             lane.platforms = lane.platforms.with_tested(record.platform)
         soon = task.reading is not Reading.BATCH and before is Reading.BATCH

@@ -14,7 +14,7 @@ from bridge.core.snapshots import with_progress
 from bridge.core.watch import TERMINAL, ending_after, still_runs
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.lanes import Batch, BatchResult
-from bridge.polling.live_failures import apply_doubt
+from bridge.polling.live_failures import confirm_live_failure
 from bridge.polling.result_writer import PendingSettlement, ResultWriter, StatusUpdate
 from bridge.polling.schedule import PollSchedule
 from bridge.polling.state import Phase, PolledTask
@@ -92,7 +92,7 @@ class ReadHandler:
             and observation.status is known.status
             and observation.raw_status is None
             and known.status not in TERMINAL
-            and task.doubt is None
+            and task.unconfirmed_failure is None
         ):
             if (
                 (observation.progress is not None and observation.progress != known.progress)
@@ -113,9 +113,9 @@ class ReadHandler:
                 else:
                     self._schedule.schedule_next(task, due)
                 return
-            doubt_changed = False
+            failure_changed = False
         else:
-            observation, doubt_changed = apply_doubt(task, observation, started, now, self._policy.interval)
+            observation, failure_changed = confirm_live_failure(task, observation, started, now, self._policy.interval)
             self._note(task, observation, now)
             self._schedule.update_credential(task, observation, now)
         changed = task.snapshot.status is not known.status
@@ -124,7 +124,7 @@ class ReadHandler:
             # The settlement writes the new status, but no status events: watches that stay get them after it.
             task.status_update_due |= changed and task.snapshot.status not in TERMINAL
             self._settle(task, observation, started, now)
-        elif type(observation) is TaskRecord and (changed or doubt_changed or task.status_update_due):
+        elif type(observation) is TaskRecord and (changed or failure_changed or task.status_update_due):
             self._write_status(task, changed=changed)
         else:
             self.reschedule(task, task.due)
@@ -198,7 +198,7 @@ class ReadHandler:
             learned=self._classes.delay(task, now, jitter),
             polls=task.steps,
             failures=task.failures,
-            unconfirmed=task.doubt is not None,
+            unconfirmed=task.unconfirmed_failure is not None,
             probe=probe,
             jitter=jitter,
         )
@@ -229,7 +229,14 @@ class ReadHandler:
         if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
         pending = PendingSettlement(
-            *(task, task.snapshot, task.refusal_counts, observation, began, task.present_error, task.doubt, end)
+            task,
+            task.snapshot,
+            task.refusal_counts,
+            observation,
+            began,
+            task.present_error,
+            task.unconfirmed_failure,
+            end,
         )
         self._result_writer.put(pending)
 
@@ -287,7 +294,7 @@ def _running_as_before(task: PolledTask, record: TaskRecord) -> TaskSnapshot | N
     if (
         not still_runs(task.snapshot.status, record)
         or task.failures
-        or task.doubt is not None
+        or task.unconfirmed_failure is not None
         or task.status_update_due
         or task.overdue_at is not None
         or (task.submitted_at is None and record.submitted_at is not None)

@@ -26,7 +26,7 @@ from bridge.core.model import (
 )
 from bridge.core.task_class import TaskEnd
 from bridge.core.trace_context import log_fields
-from bridge.core.watch import TERMINAL, Doubt, Ending, deadline_ending, ending_after
+from bridge.core.watch import TERMINAL, Ending, UnconfirmedFailure, deadline_ending, ending_after
 from bridge.polling.state import Phase, PolledTask, task_view
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.change_listener import ChangeListener, CommitListener
@@ -85,7 +85,7 @@ class PendingSettlement:
     observation: Observation | None
     began: float
     error: Problem | None
-    doubt: Doubt | None = None
+    unconfirmed_failure: UnconfirmedFailure | None = None
     end: TaskEnd | None = None
     retried: bool = False
 
@@ -100,7 +100,7 @@ class PendingSettlement:
             if ending is not None:
                 return ending
         if watch.deadline_at <= began_at:
-            return deadline_ending(self.snapshot, self.doubt, self.error, watch.timeout_seconds)
+            return deadline_ending(self.snapshot, self.unconfirmed_failure, self.error, watch.timeout_seconds)
         return None
 
 

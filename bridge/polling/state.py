@@ -28,7 +28,7 @@ from bridge.core.model import (
 from bridge.core.schedule import PollPolicy
 from bridge.core.snapshots import shared_snapshot
 from bridge.core.task_class import class_by_credential
-from bridge.core.watch import TERMINAL, Doubt, problem_in, refusals_after, snapshot_after
+from bridge.core.watch import TERMINAL, UnconfirmedFailure, problem_in, refusals_after, snapshot_after
 from bridge.polling.shared import NO_CLASS, TaskClass
 from bridge.polling.task_queue import TaskQueue
 from bridge.store.records import TaskView
@@ -84,7 +84,7 @@ class PolledTask:
     """Polls in a row that brought no task record."""
     error: Problem | None = None
     error_at: float | None = None
-    doubt: Doubt | None = None
+    unconfirmed_failure: UnconfirmedFailure | None = None
     """A live failure that awaits confirmation. It is lost when the process ends, and then begins anew."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
@@ -134,8 +134,8 @@ def task_view(task: PolledTask, next_poll: float | None, clocks: Clocks) -> Task
 
     Its error is the last one, and an unconfirmed failure as long as there is one.
     """
-    unix, doubt = clocks.unix, task.doubt
-    error, error_at = (task.error, task.error_at) if doubt is None else (doubt.problem, doubt.since)
+    unix, failure = clocks.unix, task.unconfirmed_failure
+    error, error_at = (task.error, task.error_at) if failure is None else (failure.problem, failure.since)
     return TaskView(
         task.row,
         task.task_id,

@@ -117,7 +117,7 @@ class TaskClasses:
 
     def describe(self, task: PolledTask, record: TaskRecord) -> None:
         """Take a task's class, its submission time and that it runs from amux's record, which it has noted."""
-        if task.snapshot.status not in TERMINAL and task.doubt is None and task.started is not None:
+        if task.snapshot.status not in TERMINAL and task.unconfirmed_failure is None and task.started is not None:
             task.seen_running = task.started
         if record.submitted_at is not None and task.submitted_at is None:
             self._take_submission(task, record.submitted_at)

@@ -264,7 +264,7 @@ SEEN = Platforms().with_tested("50")
 
 @pytest.mark.parametrize("platform", sorted(LIVE_PLATFORMS))
 @pytest.mark.parametrize(
-    ("status", "in_doubt", "counts"),
+    ("status", "unconfirmed", "counts"),
     [
         (TaskStatus.IN_PROGRESS, False, True),
         (TaskStatus.COMPLETED, False, True),
@@ -275,33 +275,33 @@ SEEN = Platforms().with_tested("50")
 def test_a_live_task_is_read_singly_and_its_row_can_confirm_a_failure(
     platform: str,
     status: TaskStatus,
-    in_doubt: bool,  # noqa: FBT001
+    unconfirmed: bool,  # noqa: FBT001
     counts: bool,  # noqa: FBT001
 ) -> None:
     record = TaskRecord(status, platform=platform)
-    assert reading_after_record(Platforms(), record, in_doubt=in_doubt) == (Reading.LIVE, counts)
+    assert reading_after_record(Platforms(), record, unconfirmed=unconfirmed) == (Reading.LIVE, counts)
 
 
 @pytest.mark.parametrize("platform", ["50", "55", "999", None])
 def test_one_task_of_each_other_platform_is_read_singly_once(platform: str | None) -> None:
     running = TaskRecord(TaskStatus.IN_PROGRESS, platform=platform)
     failed = TaskRecord(TaskStatus.FAILED, platform=platform)
-    assert reading_after_record(Platforms(), running, in_doubt=False) == (Reading.TEST, True)
-    assert reading_after_record(Platforms(), failed, in_doubt=False) == (Reading.TEST, False)
+    assert reading_after_record(Platforms(), running, unconfirmed=False) == (Reading.TEST, True)
+    assert reading_after_record(Platforms(), failed, unconfirmed=False) == (Reading.TEST, False)
     tested = Platforms().with_tested(platform)
-    assert reading_after_record(tested, running, in_doubt=False) == (Reading.BATCH, True)
-    assert reading_after_record(tested, failed, in_doubt=False) == (Reading.BATCH, True)
+    assert reading_after_record(tested, running, unconfirmed=False) == (Reading.BATCH, True)
+    assert reading_after_record(tested, failed, unconfirmed=False) == (Reading.BATCH, True)
 
 
 def test_a_platform_that_has_answered_live_is_live_whatever_was_tested() -> None:
     platforms = SEEN.with_live("50")
-    assert reading_after_record(platforms, RUNNING, in_doubt=False) == (Reading.LIVE, True)
+    assert reading_after_record(platforms, RUNNING, unconfirmed=False) == (Reading.LIVE, True)
     assert platforms.live >= LIVE_PLATFORMS
 
 
 def test_a_failure_that_is_not_amuxs_row_is_asked_about_singly() -> None:
     strange = TaskRecord(TaskStatus.FAILED, platform="50", live=True)
-    assert reading_after_record(SEEN, strange, in_doubt=True) == (Reading.TEST, False)
+    assert reading_after_record(SEEN, strange, unconfirmed=True) == (Reading.TEST, False)
 
 
 def test_a_server_that_invents_platforms_gets_no_more_tests_than_there_may_be_platforms() -> None:
@@ -309,7 +309,8 @@ def test_a_server_that_invents_platforms_gets_no_more_tests_than_there_may_be_pl
     for number in range(1_000, 1_000 + MAX_PLATFORMS):
         platforms = platforms.with_tested(str(number))
     assert (
-        reading_after_record(platforms, TaskRecord(TaskStatus.QUEUED, platform="x"), in_doubt=False)[0] is Reading.BATCH
+        reading_after_record(platforms, TaskRecord(TaskStatus.QUEUED, platform="x"), unconfirmed=False)[0]
+        is Reading.BATCH
     )
 
 
@@ -359,7 +360,7 @@ def test_batches_that_are_as_many_as_single_reads_do_not_exceed_them() -> None:
 def test_a_live_failure_in_a_batch_does_not_count(platform: str, reading: Reading) -> None:
     failed = TaskRecord(TaskStatus.FAILED, platform=platform, live=True)
     platforms = Platforms(tested=frozenset({"50"}))
-    assert reading_after_record(platforms, failed, in_doubt=True) == (reading, False)
+    assert reading_after_record(platforms, failed, unconfirmed=True) == (reading, False)
 
 
 @pytest.mark.parametrize(("tasks", "spacing"), [(0, 2.0), (1, 2.0), (2, 2.0), (500, 2.0), (501, 2.0 * 500 / 501)])

@@ -23,8 +23,8 @@ from bridge.core.model import (
     VideoMetadata,
 )
 from bridge.core.watch import (
-    Doubt,
     Ending,
+    UnconfirmedFailure,
     confirm_failure,
     deadline_ending,
     ending_after,
@@ -278,9 +278,9 @@ ROW_FAILED = TaskRecord(TaskStatus.FAILED, error=NO)
 
 def outcome_of(polls: list[tuple[float, Observation]]) -> Outcome | None:
     """The outcome of a watch after polls, each given as the time of its answer; a poll takes 0.1 s."""
-    task, refusals, doubt = UNSEEN, NO_REFUSALS, None
+    task, refusals, failure = UNSEEN, NO_REFUSALS, None
     for now, polled in polls:
-        observation, doubt = confirm_failure(doubt, polled, now - 0.1, now, INTERVAL)
+        observation, failure = confirm_failure(failure, polled, now - 0.1, now, INTERVAL)
         task, refusals = snapshot_after(task, observation), refusals_after(refusals, observation)
         if ending := ending_after(task, refusals, observation, BEGAN, LATER):
             return ending.outcome
@@ -323,12 +323,12 @@ def test_a_live_failure_counts_when_it_is_confirmed(
     assert outcome_of(polls) is outcome
 
 
-def test_an_unconfirmed_failure_changes_nothing_but_the_doubt() -> None:
+def test_an_unconfirmed_failure_changes_nothing_else() -> None:
     live = TaskRecord(TaskStatus.FAILED, 100, error=BUSY, model="m", platform="54", submitted_at=7.0, live=True)
     live = live._replace(finished_at=9.0)
-    observation, doubt = confirm_failure(None, live, 9.9, 10.0, INTERVAL)
-    assert doubt == Doubt(10.0, BUSY, 100)
-    assert doubt.problem == Problem("failure_unconfirmed", "vendor is busy")
+    observation, failure = confirm_failure(None, live, 9.9, 10.0, INTERVAL)
+    assert failure == UnconfirmedFailure(10.0, BUSY, 100)
+    assert failure.problem == Problem("failure_unconfirmed", "vendor is busy")
     assert observation == TaskRecord(TaskStatus.UNKNOWN, model="m", platform="54", submitted_at=7.0, live=True)
     for seen in (UNSEEN, TaskSnapshot(TaskStatus.QUEUED), TaskSnapshot(TaskStatus.IN_PROGRESS, 40)):
         assert snapshot_after(seen, observation) == seen
@@ -336,10 +336,12 @@ def test_an_unconfirmed_failure_changes_nothing_but_the_doubt() -> None:
 
 
 def test_the_latest_reason_of_an_unconfirmed_failure_is_shown() -> None:
-    _, doubt = confirm_failure(Doubt(10.0, BUSY, None), LIVE_FAILED._replace(error=NO), 11.9, 12.0, INTERVAL)
-    assert doubt == Doubt(10.0, NO, None)
-    assert Doubt(10.0, None, None).problem.message == "amux says that the task failed"
-    assert Doubt(10.0, Problem(7, None), None).problem.message == "amux says that the task failed"
+    _, failure = confirm_failure(
+        UnconfirmedFailure(10.0, BUSY, None), LIVE_FAILED._replace(error=NO), 11.9, 12.0, INTERVAL
+    )
+    assert failure == UnconfirmedFailure(10.0, NO, None)
+    assert UnconfirmedFailure(10.0, None, None).problem.message == "amux says that the task failed"
+    assert UnconfirmedFailure(10.0, Problem(7, None), None).problem.message == "amux says that the task failed"
 
 
 @pytest.mark.parametrize(
@@ -351,8 +353,8 @@ def test_the_latest_reason_of_an_unconfirmed_failure_is_shown() -> None:
 )
 def test_at_the_deadline_an_unconfirmed_failure_is_the_ending(error: Problem | None, problem: Problem) -> None:
     task = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
-    assert deadline_ending(task, Doubt(10.0, error, 70), None, 90.5).task.progress == 70
-    ending = deadline_ending(task, Doubt(10.0, error, None), None, 90.5)
+    assert deadline_ending(task, UnconfirmedFailure(10.0, error, 70), None, 90.5).task.progress == 70
+    ending = deadline_ending(task, UnconfirmedFailure(10.0, error, None), None, 90.5)
     assert (ending.outcome, ending.task) == (Outcome.FAILED, TaskSnapshot(TaskStatus.FAILED, 40, error=ending.error))
     assert ending.error == Problem(
         problem.code,
@@ -360,7 +362,7 @@ def test_at_the_deadline_an_unconfirmed_failure_is_the_ending(error: Problem | N
     )
 
 
-def test_at_the_deadline_a_watch_without_doubt_times_out() -> None:
+def test_at_the_deadline_a_watch_without_a_failure_times_out() -> None:
     task = TaskSnapshot(TaskStatus.IN_PROGRESS, 40)
     assert deadline_ending(task, None, BUSY, 90.5) == timeout_ending(task, BUSY, 90.5)
 
@@ -369,7 +371,7 @@ LIVE = st.sampled_from([LIVE_FAILED, LIVE_RUNNING, ROW_RUNNING, *UNRELATED])
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), LIVE), max_size=30))
-def test_two_live_failures_in_doubt_are_at_least_an_interval_apart(steps: list[tuple[int, Observation]]) -> None:
+def test_two_unconfirmed_live_failures_are_at_least_an_interval_apart(steps: list[tuple[int, Observation]]) -> None:
     """Compares with the rule as a search: a failure, and no running live answer until another, an interval later."""
     now, polls = 0.0, []
     for tenths, observation in steps:

@@ -60,10 +60,10 @@ def test_two_failed_polls_in_a_row_are_a_problem_and_one_is_not() -> None:
 
 
 def test_a_failure_that_awaits_confirmation_is_the_problem_of_its_task() -> None:
-    doubted = LIVE._replace(last_error=Problem("failure_unconfirmed", "vendor is busy"))
+    unconfirmed = LIVE._replace(last_error=Problem("failure_unconfirmed", "vendor is busy"))
     explanation = "A failure is being confirmed, next in 5 s: vendor is busy."
-    assert found(live=doubted) == Diagnosis(Level.WARN, explanation.replace("next", "next poll"))
-    assert found(live=doubted._replace(failures=3)).explanation.startswith("A failure is being confirmed")
+    assert found(live=unconfirmed) == Diagnosis(Level.WARN, explanation.replace("next", "next poll"))
+    assert found(live=unconfirmed._replace(failures=3)).explanation.startswith("A failure is being confirmed")
 
 
 def test_a_late_poll_is_a_problem() -> None:

@@ -83,11 +83,11 @@ def rows(heading: str) -> list[list[str]]:
 
 def settled_after(observation: Observation, times: int, age: float) -> watch.Ending | None:
     """What ends a watch of this age after the same observation came this many times, one interval apart."""
-    snapshot, refusals, doubt = UNSEEN, NO_REFUSALS, None
+    snapshot, refusals, failure = UNSEEN, NO_REFUSALS, None
     seen = observation
     for number in range(times):
         now = number * POLLS.interval
-        observation, doubt = watch.confirm_failure(doubt, seen, now, now, POLLS.interval)
+        observation, failure = watch.confirm_failure(failure, seen, now, now, POLLS.interval)
         snapshot, refusals = watch.snapshot_after(snapshot, observation), watch.refusals_after(refusals, observation)
     return watch.ending_after(snapshot, refusals, observation, 0.0, age)
 
@@ -118,9 +118,9 @@ def test_an_observation_ends_a_watch_as_the_table_says(
 
 def test_the_deadline_and_the_app_end_a_watch_as_the_table_says() -> None:
     deadlines = [row for row in rows("## Watch") if row[1].startswith("the deadline")]
-    for row, doubt in zip(deadlines, (None, watch.Doubt(0.0, None, None)), strict=True):
-        assert ("awaits confirmation" in row[1]) is (doubt is not None)
-        outcome = watch.deadline_ending(UNSEEN, doubt, None, 60.0).outcome
+    for row, failure in zip(deadlines, (None, watch.UnconfirmedFailure(0.0, None, None)), strict=True):
+        assert ("awaits confirmation" in row[1]) is (failure is not None)
+        outcome = watch.deadline_ending(UNSEEN, failure, None, 60.0).outcome
         assert row[2:] == [WatchState.SETTLED, outcome.value, f"`video.{outcome}`"]
     [cancelled] = [row for row in rows("## Watch") if row[1].startswith("cancelled")]
     assert cancelled[2:] == [WatchState.CANCELLED, "", ""]

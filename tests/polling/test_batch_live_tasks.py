@@ -57,7 +57,7 @@ async def test_a_platform_that_answers_live_is_learned_and_its_tasks_stay_single
     assert [record.getMessage() for record in caplog.records].count("live_platform") == 1
 
 
-async def test_a_failure_in_the_row_of_a_live_task_without_a_doubt_ends_nothing(bench: Bench) -> None:
+async def test_a_failure_in_the_row_of_a_live_task_without_a_live_failure_ends_nothing(bench: Bench) -> None:
     bench.amux.batch = lambda asked: rows(*(row(each, "FAILURE", platform="54") for each in asked))
     bench.amux.singles = dict.fromkeys(("task_1", "task_2"), live("processing"))
     await bench.register("task_1", "task_2")
@@ -85,7 +85,7 @@ async def test_amux_s_row_confirms_a_live_failure_while_single_reads_fail(bench:
     await bench.register(*ids)
     await bench.polled(*ids)
     bench.amux.singles["task_1"] = live("failed", "vendor is busy")
-    await bench.harness.until(lambda: bench.task("task_1").doubt is not None)
+    await bench.harness.until(lambda: bench.task("task_1").unconfirmed_failure is not None)
     bench.amux.singles["task_1"] = (502, {})
     await bench.batched("task_1", more=2)  # the row still runs: it neither confirms nor clears
     assert (await bench.outcomes())["task_1"] is None
@@ -105,7 +105,7 @@ async def test_a_soft_failure_of_a_live_task_does_not_end_it_although_amux_keeps
     await bench.polled(*ids)
     bench.amux.batch = lambda asked: rows(*(row(each, "FAILURE", platform="54") for each in asked))
     bench.amux.singles["task_1"] = live("failed", "vendor is busy")
-    await bench.harness.until(lambda: bench.task("task_1").doubt is not None)
+    await bench.harness.until(lambda: bench.task("task_1").unconfirmed_failure is not None)
     bench.amux.singles["task_1"] = live("succeeded", url=VIDEO)
     await bench.harness.until(lambda: bench.poller.owned == 1)
     assert (await bench.outcomes())["task_1"] is Outcome.COMPLETED

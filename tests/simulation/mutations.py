@@ -115,7 +115,7 @@ MUTATIONS = (
         100,
         Change(
             "bridge.core.watch",
-            "    if not observation.live or (doubt is not None and began >= doubt.since + interval):\n",
+            "    if not observation.live or (failure is not None and began >= failure.since + interval):\n",
             "    if True:\n",
         ),
     ),
