@@ -23,10 +23,12 @@ from bridge.polling.state import Credential, Phase, PolledTask
 ADOPTED_WITHIN_SECONDS = 4.0  # 9 s of the dead replica's lease and 1 s until the next adoption have passed by then
 TAKEN_OVER_AT_ONCE = 1_000  # tasks that go to a lane or wait for their key: 2 ms, then other work runs
 SHORTEST_TIMER_SECONDS = 0.002
-# Polls that are due within 50 ms of a timer begin with the next one, together: to wake up for a poll alone costs more
-# than the poll, and what polls bring together shares commits. From 640 polls a second on, a timer begins 32 of them:
-# more at a time save nothing, and delay other work. With a rate limit polls are evenly spaced instead.
-TOGETHER_SECONDS = 0.05
+# Polls that are due within 0.2 s of a timer begin with the next one, together: to wake up for a poll alone costs more
+# than the poll, and what polls bring together shares commits. At 70 polls a second that takes a fifth less CPU than
+# 0.05 s, and ends are seen 0.08 s later. From 160 polls a second on, a timer begins 32 of them: more at a time save
+# nothing, and delay other work. With a rate limit polls are evenly spaced instead.
+TOGETHER_SECONDS = 0.2
+TOGETHER_SHARE = 0.2  # of the interval: the most that a short interval may grow by
 TOGETHER = 32
 
 # amux counts arrivals, not our starts. 50 ms more than a second absorb what connection set-up or a stalled event loop
@@ -147,8 +149,8 @@ class PollSchedule:
         self._heap = DueHeap()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
-        self._gap = 0.0 if rate_per_second else TOGETHER_SECONDS
-        self._fired_at = self._opens_at = -inf  # the last timer, and the earliest next one
+        self._gap = 0.0 if rate_per_second else min(TOGETHER_SECONDS, TOGETHER_SHARE * policy.interval)
+        self._fired_at, self._gathered_seconds = -inf, inf  # the last timer, and how long polls had waited for it
         self._begun = 0  # polls since the last timer
         self._waiting = False  # for the timer: all polls that were due have begun
         self._stopped = False
@@ -190,9 +192,14 @@ class PollSchedule:
         return None
 
     def is_due(self) -> bool:
-        """Whether a task or a batch is due that is not read: all workers are busy, or the rate limit is reached."""
+        """Whether a task or a batch is due that is not read, because all workers are busy.
+
+        Tasks that wait for the timer do not count.
+        """
         now = self._clock()
-        return self._heap.next_due() <= now or (self._lanes is not None and self._lanes.is_due(now))
+        if not (self._waiting and now < self._timer_at) and self._heap.next_due() <= now:
+            return True
+        return self._lanes is not None and self._lanes.is_due(now)
 
     def take_batch(self) -> Batch | None:
         """Return the next batch that may be read now, its tasks in phase POLLING; if there is none, set the timer."""
@@ -337,8 +344,9 @@ class PollSchedule:
         return max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
 
     def _set_poll_timer(self, due: float, now: float) -> None:
-        """Set the timer for a poll that is due, not too soon after the last timer."""
-        self._set_timer(max(due, self._opens_at), now)
+        """Set the timer for a poll that is due, not too soon after the last timer: as long as `TOGETHER` polls take."""
+        gap = min(self._gap, TOGETHER * self._gathered_seconds / max(self._begun, 1))
+        self._set_timer(max(due, self._fired_at + gap), now)
 
     def _set_timer(self, moment: float, now: float) -> None:
         if moment >= self._timer_at or self._stopped:
@@ -352,6 +360,5 @@ class PollSchedule:
     def _timer_fired(self) -> None:
         self._timer, self._timer_at, self._waiting = None, inf, False
         now = self._clock()
-        gap = min(self._gap, TOGETHER * (now - self._fired_at) / max(self._begun, 1))
-        self._fired_at, self._opens_at, self._begun = now, now + gap, 0
+        self._gathered_seconds, self._fired_at, self._begun = now - self._fired_at, now, 0
         self._owner.wake()

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from bridge.core.schedule import PollPolicy, estimated_polls
-from bridge.polling.schedule import TOGETHER, TOGETHER_SECONDS
+from bridge.polling.schedule import TOGETHER, TOGETHER_SECONDS, TOGETHER_SHARE
 from bridge.polling.state import Phase
 from tests.polling.schedule_harness import POLICY, REFUSED, ScheduleHarness
 from tests.waiting import SAFETY_SECONDS
@@ -127,11 +127,21 @@ async def test_the_timer_wakes_the_workers_no_sooner_than_in_two_milliseconds() 
         await harness.woken.wait()
 
 
+def begun_by_timers(harness: ScheduleHarness, polls: int) -> list[int]:
+    """Returns how many polls each timer begins, until so many have begun."""
+    begun: list[int] = []
+    while sum(begun) < polls:
+        harness.now = max(harness.schedule._timer_at, harness.now + 0.002)
+        harness.schedule._timer_fired()
+        begun.append(len(harness.take_all()))
+    return begun
+
+
 async def test_polls_that_are_due_soon_after_a_timer_begin_together() -> None:
     harness = ScheduleHarness()
     first, second = harness.tasks(2)
     harness.schedule._timer_fired()
-    for task, due in ((first, 0.01), (second, 0.04)):
+    for task, due in ((first, 0.01), (second, 0.19)):
         harness.schedule.schedule_at(task, harness.now + due)
     assert harness.schedule._timer_at == harness.now + TOGETHER_SECONDS
     harness.now += TOGETHER_SECONDS
@@ -139,34 +149,54 @@ async def test_polls_that_are_due_soon_after_a_timer_begin_together() -> None:
     assert harness.take_all() == [first, second]
 
 
-async def test_a_timer_of_many_polls_begins_some_of_them() -> None:
-    harness = ScheduleHarness()
-    tasks = harness.tasks(20 * TOGETHER)
-    for number, task in enumerate(tasks):
-        harness.schedule.schedule_at(task, harness.now + number / (20 * TOGETHER))
-    begun: list[int] = []
+async def test_polls_wait_for_a_timer_for_a_fifth_of_a_short_interval_at_most() -> None:
+    harness = ScheduleHarness(policy=PollPolicy(first_delay=0.1, interval=0.1, max_interval=0.1))
+    [task] = harness.tasks(1)
     harness.schedule._timer_fired()
-    while sum(begun) < len(tasks):
-        harness.now = max(harness.schedule._opens_at, harness.now + 0.002)
-        harness.schedule._timer_fired()
-        begun.append(len(harness.take_all()))
-    assert max(begun[3:-1]) <= 2 * TOGETHER
+    harness.schedule.schedule_at(task, harness.now + 0.001)
+    assert harness.schedule._timer_at == harness.now + TOGETHER_SHARE * 0.1
 
 
-async def test_the_next_timer_is_as_near_as_the_last_polls_were_many() -> None:
+async def test_a_poll_that_waits_for_the_timer_needs_no_tick() -> None:
+    """A tick comes every 50 ms while polls are due, and costs as much as a poll."""
     harness = ScheduleHarness()
-    for task in harness.tasks(100):
+    [task] = harness.tasks(1)
+    harness.schedule._timer_fired()
+    harness.schedule.schedule_at(task, harness.now + 0.01)
+    assert harness.take_all() == []
+    harness.now += 0.02
+    assert not harness.schedule.is_due()
+    harness.now += TOGETHER_SECONDS  # the timer is late
+    assert harness.schedule.is_due()
+    assert harness.take_all() == [task]
+
+
+async def test_a_timer_of_many_polls_begins_some_of_them() -> None:
+    """The first timer does not know yet how many come. Later ones begin so many, and not by turns more and fewer."""
+    harness = ScheduleHarness()
+    polls_a_second = 20 * TOGETHER
+    tasks = harness.tasks(2 * polls_a_second)
+    harness.schedule._timer_fired()
+    harness.take_all()
+    for number, task in enumerate(tasks):
+        harness.schedule.schedule_at(task, harness.now + number / polls_a_second)
+    begun = begun_by_timers(harness, len(tasks))
+    assert begun[0] == pytest.approx(TOGETHER_SECONDS * polls_a_second, abs=2)
+    assert all(abs(polls - TOGETHER) <= 2 for polls in begun[2:-1])
+
+
+@pytest.mark.parametrize(("begun", "waited", "gap"), [(100, 0.05, TOGETHER * 0.05 / 100), (0, 1.0, TOGETHER_SECONDS)])
+async def test_the_next_timer_is_as_near_as_the_last_polls_were_many(begun: int, waited: float, gap: float) -> None:
+    harness = ScheduleHarness()
+    harness.schedule._timer_fired()
+    *many, next_one = harness.tasks(begun + 1)
+    for task in many:
         harness.schedule.schedule_at(task, harness.now)
-    for begun, seconds, gap in (
-        (100, 0.05, TOGETHER * 0.05 / 100),
-        (0, 0.001, TOGETHER * 0.001),
-        (0, 1.0, TOGETHER_SECONDS),
-    ):
-        harness.schedule._timer_fired()
-        assert len(harness.take_all()) == begun
-        harness.now += seconds
-        harness.schedule._timer_fired()
-        assert harness.schedule._opens_at - harness.now == pytest.approx(gap)
+    harness.now += waited
+    harness.schedule._timer_fired()
+    assert len(harness.take_all()) == begun
+    harness.schedule.schedule_at(next_one, harness.now)
+    assert harness.schedule._timer_at - harness.now == pytest.approx(gap)
 
 
 async def test_with_a_rate_limit_no_poll_waits_for_others() -> None:
