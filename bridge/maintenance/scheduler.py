@@ -36,10 +36,10 @@ class Interval(BaseTrigger):  # type: ignore[misc]  # 3.11 ships no types
         self._seconds = seconds
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the run after the previous one, or one interval from now if that has passed."""
+        """Return the run after the previous one; if that has passed, the first one of the same rhythm after now."""
         interval = timedelta(seconds=self._seconds())
         following = (previous_fire_time or now) + interval
-        return following if following > now else now + interval
+        return following if following > now else following + ((now - following) // interval + 1) * interval
 
 
 class ClockTimezone(tzinfo):
@@ -86,6 +86,9 @@ class Scheduler:
         self._outage_logs: dict[str, OutageLog] = {}  # by the job's name
         self._last_tick = self._clock()
         self._first_offset = self._wall_clock() - self._clock()  # before any job gets a time
+        # All jobs count from here, so those of the same interval run in one turn of the loop. A wake-up for each alone
+        # costs an idle bridge a sixth of its CPU.
+        self._began = datetime.now(self._timezone)
         self._clock_task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -101,9 +104,9 @@ class Scheduler:
 
         A function is called as a run begins, and returns the seconds until the next one.
         """
-        first = {"next_run_time": datetime.now(self._timezone)} if at_once else {}
         interval = Interval(seconds if callable(seconds) else lambda: seconds)
-        self._scheduler.add_job(self._run, interval, args=(name, job), id=name, **first)
+        first = self._began if at_once else interval.get_next_fire_time(self._began, datetime.now(self._timezone))
+        self._scheduler.add_job(self._run, interval, args=(name, job), id=name, next_run_time=first)
 
     def start(self) -> None:
         """Begin, on the running loop."""
@@ -177,5 +180,6 @@ class Scheduler:
 
     def _make_all_due(self, step: float) -> None:
         _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means="all jobs run now")
+        now = datetime.now(self._timezone)
         for job in self._scheduler.get_jobs():
-            self._scheduler.modify_job(job.id, next_run_time=datetime.now(self._timezone))
+            self._scheduler.modify_job(job.id, next_run_time=now)

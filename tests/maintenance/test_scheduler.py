@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 from bridge.aio.system import SYSTEM
 from bridge.maintenance.scheduler import ClockTimezone, Interval, Scheduler
@@ -22,6 +23,27 @@ def test_runs_that_were_missed_are_skipped_at_once() -> None:
     assert interval.get_next_fire_time(None, now) == now + timedelta(seconds=5)
     assert interval.get_next_fire_time(now, now + timedelta(seconds=1)) == now + timedelta(seconds=5)
     assert interval.get_next_fire_time(now - timedelta(days=1), now) == now + timedelta(seconds=5)
+
+
+def test_a_late_run_keeps_the_rhythm_of_its_interval() -> None:
+    now, interval = datetime(2026, 11, 28, tzinfo=UTC), Interval(lambda: 5.0)
+    assert interval.get_next_fire_time(now - timedelta(seconds=12), now) == now + timedelta(seconds=3)
+
+
+async def test_jobs_of_one_interval_are_due_at_the_same_moment() -> None:
+    """Each moment costs a wake-up of its own."""
+    moments = count(YEAR_2100)  # each look at the clock is a second after the one before
+
+    async def job() -> None:
+        return
+
+    scheduler = Scheduler(job, replace(SYSTEM, wall=lambda: float(next(moments))))
+    scheduler.every(3600.0, "first", job)
+    scheduler.every(3600.0, "second", job)
+    scheduler.start()
+    first, second = (one.next_run_time for one in scheduler._scheduler.get_jobs())
+    await scheduler.stop()
+    assert first == second
 
 
 def test_an_interval_is_asked_for_before_each_run() -> None:
