@@ -1,7 +1,7 @@
 """Reads answers of amux's batch route: any HTTP answer becomes a BatchObservation. Pure; no bytes make it raise.
 
-The route takes ids of tasks and answers with amux's rows (form C) of those that the key's user has. A record that is
-missing means nothing. Records may come in any order: each has its own `task_id`.
+The route takes ids of tasks and answers with amux's rows (form C) of the tasks that belong to the key's user. A missing
+record says nothing about its task. Records may come in any order: each has its own `task_id`.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,12 +16,12 @@ from bridge.core.batch_lane import BatchAnswer, BatchFailed, BatchObservation, N
 from bridge.core.model import TaskRecord
 
 PATH = "/suno/fetch"
-# Python's own reader takes 0.2 s for a mebibyte of numbers, and nothing else runs meanwhile. A longer answer that only
-# it can read is a failure: the probe that follows is small.
+# Python's `json` takes 0.2 s for 1 MiB of numbers, and nothing else runs meanwhile. A longer answer that orjson cannot
+# read is a failure. The probe that follows is small.
 LENIENT_BYTES = 2 << 20
-MAX_ROWS = 50_000  # a row has at least 400 bytes; of the smallest JSON values an answer of 16 MiB has eight million
-# Around each record, so that one without the fields of amux's row counts as live. The answer's own message and code are
-# not about one task.
+MAX_ROWS = 50_000  # a row has at least 400 bytes, but 16 MiB can have eight million of the smallest JSON values
+# The envelope of each record: without the fields of amux's row a record then counts as live. The answer's own message
+# and code are not about one task.
 _ENVELOPE: Mapping[str, Any] = {"code": "success"}
 
 
@@ -46,7 +46,7 @@ def _on_success(content_type: str, body: bytes, ids: Collection[str], base_url: 
     try:
         document = _read(body if kind == "json" else b"")
     except ValueError:
-        return BatchFailed("bad_json", f"amux answered on {PATH} with something that is not JSON")
+        return BatchFailed("bad_json", f"amux answered on {PATH} with a body that is not JSON")
     if not isinstance(document, dict) or not _is_list(document.get("data", "")):
         return BatchFailed("bad_form", f"amux answered without a list of records on {PATH}")
     records, unusable = _records(document, ids, base_url)
@@ -70,9 +70,9 @@ def _is_list(data: Any) -> bool:
 
 
 def _records(document: Mapping[str, Any], ids: Collection[str], base_url: str) -> tuple[dict[str, TaskRecord], int]:
-    """Returns the records by task id, and how many tasks have none that can be used.
+    """Returns the records by task id, and the number of tasks whose records cannot be used.
 
-    Two different records of one task contradict each other: neither is used.
+    Two different records of one task contradict each other, so neither is used.
     """
     records: dict[str, TaskRecord] = {}
     unusable: set[str] = set()

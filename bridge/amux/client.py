@@ -1,4 +1,4 @@
-"""Sends requests to amux: polls, whose result is an observation, and requests whose answer is passed on."""
+"""Sends requests to amux: polls, which return an observation, and requests whose answer is passed on."""
 
 import logging
 import re
@@ -45,7 +45,7 @@ from bridge.telemetry import get_logger, redact
 from bridge.telemetry.redaction import SHORTEST_SECRET
 
 MAX_BODY_BYTES = 1 << 20  # a record is a few kilobytes, but amux passes on vendors' texts, which have no limit
-MAX_HEADER_BYTES = 65 << 10  # of one line, 64 KiB and its name: proxies add policies above the 8 KiB of aiohttp
+MAX_HEADER_BYTES = 65 << 10  # one line: a value of 64 KiB and its name. aiohttp's 8 KiB are too few for some proxies
 MAX_BATCH_BYTES = 16 << 20  # 500 records of 32 KB
 KEEP_ALIVE_SECONDS = 30.0  # twice the longest poll interval, and half of the usual limit of proxies
 IDLE_SECONDS = 75.0  # amux waits up to 60 s for its vendors
@@ -64,12 +64,12 @@ class AmuxUnavailable(BridgeError):
 
 
 class AmuxClient:
-    """Sends requests to one amux server. It must be made on the running loop and closed at the end.
+    """Sends requests to one amux server. It must be created while the event loop runs, and closed at the end.
 
-    `base_url` has no `/v1` at its end; raises ValueError if it is no absolute URL. `timeout_seconds` limits one poll,
-    connection and body included, by `clock` (monotonic seconds). `wall_clock` (Unix seconds) turns a Retry-After date
-    into seconds. The caller limits how many polls run at a time. Without `ssl_context`, certificates are checked
-    against the system's, or against those of SSL_CERT_FILE.
+    `base_url` has no `/v1` at its end; raises ValueError if it is not an absolute URL. `timeout_seconds` limits one
+    poll, including the connection and the body, by `clock` (monotonic, in seconds). `wall_clock` (Unix seconds)
+    converts a Retry-After date. The caller limits how many polls run at a time. Without `ssl_context`, the system's
+    certificates are trusted, or those of SSL_CERT_FILE.
     """
 
     def __init__(  # noqa: PLR0913  tests pass both clocks
@@ -113,13 +113,13 @@ class AmuxClient:
     async def poll(self, task_id: str, key: str) -> Observation:
         """Asks once, with `key`, for the status of a task and returns the observation.
 
-        Failures of amux or of the network raise nothing: they are a TransientError. Its code is one of
-        `aio/client_errors.py` for the connection, `body_too_large` or `compressed_body` for the body, or one of
-        `wire.py`. The request is sent once more if a kept connection breaks before the answer begins.
+        A failure of amux or of the network is not raised: it is a TransientError. Its code is from
+        `aio/client_errors.py` for the connection, `body_too_large` or `compressed_body` for the body, or from
+        `wire.py`. If a kept connection breaks before the answer begins, the request is sent once more.
         """
         headers = self._poll_headers(key)
         if headers is None:
-            return KeyRefused("the key holds characters that cannot be sent")
+            return KeyRefused("the key contains characters that cannot be sent")
         request = self._get_task + _in_path(task_id).encode() + headers
         try:
             with Limit(self._timeouts):
@@ -135,13 +135,13 @@ class AmuxClient:
         return _without_key(observation, key)
 
     async def read_many(self, task_ids: Sequence[str], key: str) -> BatchObservation:
-        """Asks once, with `key`, for the records of tasks, at least one, and returns what the answer brings.
+        """Asks once, with `key`, for the records of one or more tasks, and returns the observation.
 
-        Failures of amux or of the network raise nothing. The request changes nothing at amux, so it is sent again if a
-        kept connection breaks before the answer begins.
+        A failure of amux or of the network is not raised. If a kept connection breaks before the answer begins, the
+        request is sent once more, because it changes nothing at amux.
         """
         if not _can_be_sent(key):
-            return BatchFailed("key", "the key holds characters that cannot be sent")
+            return BatchFailed("key", "the key contains characters that cannot be sent")
         request = self._batch_request(orjson.dumps({"ids": task_ids}), key)
         try:
             with Limit(self._timeouts):
@@ -174,15 +174,15 @@ class AmuxClient:
         data: Any = None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> aiohttp.ClientResponse:
-        """Sends a request and returns the answer with its body unread, not decompressed; the caller closes it.
+        """Sends a request and returns the answer with its body unread, not decompressed. The caller closes it.
 
-        `path` begins with a slash and is percent-encoded. `data` is anything that aiohttp sends, such as an
-        asynchronous iterator. Redirects are not followed. Connecting may take the client's `timeout_seconds`, and each
-        wait for the answer's next bytes `idle_seconds`; sending has no time limit. Raises AmuxUnavailable if no answer
-        begins. Reading the body raises aiohttp's ClientError.
+        `path` begins with a slash and is percent-encoded. `data` is anything that aiohttp can send, such as an
+        asynchronous iterator. Redirects are not followed. The client's `timeout_seconds` limits the connection, and
+        `idle_seconds` each wait for more bytes of the answer. Sending has no time limit. Raises AmuxUnavailable if no
+        answer begins. Reading the body can raise aiohttp's ClientError.
         """
         if not _can_be_sent(key):
-            raise AmuxUnavailable("the key holds characters that cannot be sent")
+            raise AmuxUnavailable("the key contains characters that cannot be sent")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.seconds, sock_read=idle_seconds)
         try:
             return await self._session.request(
@@ -205,7 +205,7 @@ class AmuxClient:
         await self._session.close()
 
     def _make_poll_headers(self, key: str) -> bytes | None:
-        """Returns what follows the task's id in a poll, or None if no header can carry the key."""
+        """Returns the part of a poll after the task's id, or None if the key cannot be sent in a header."""
         if not _can_be_sent(key):
             return None
         return request_head(METH_GET, "", self._own_headers | _key_headers(key)).removeprefix(b"GET ")
@@ -252,9 +252,9 @@ class AmuxClient:
         )
 
     def _without_key(self, records: Mapping[str, TaskRecord], key: str) -> dict[str, TaskRecord]:
-        """Removes the key from all texts of amux in records. Most have no texts but the names of model and platform."""
+        """Removes the key from all texts of amux in records. Most have only the names of the model and the platform."""
         cleaned = dict(records)
-        model = platform = None  # names that do not hold the key
+        model = platform = None  # names that do not contain the key
         for task_id, record in records.items():
             if not _has_names_only(record):
                 cleaned[task_id] = _record_without_key(record, key)
@@ -266,7 +266,7 @@ class AmuxClient:
         return cleaned
 
     def _names_without_key(self, record: TaskRecord, key: str) -> TaskRecord:
-        """Removes the names of model and platform from a record if they hold the key. There are few names."""
+        """Removes the names of model and platform from a record if they contain the key. There are few names."""
         if self._names_hold_key(key, record.model, record.platform):
             return record._replace(model=None, platform=None)
         return record
@@ -283,7 +283,7 @@ class AmuxClient:
 
 
 def _can_be_sent(key: str) -> bool:
-    """Whether a header can carry a key."""
+    """Whether a key can be sent in a header."""
     return bool(key) and key.isascii() and key.isprintable()
 
 
@@ -292,14 +292,14 @@ def _key_headers(key: str) -> dict[str, str]:
 
 
 def _in_path(task_id: str) -> str:
-    """Returns a task id as exactly one segment of a URL path, also if it consists of dots."""
+    """Returns a task id as exactly one segment of a URL path, even if it consists of dots."""
     if _PLAIN_ID.fullmatch(task_id):
         return task_id
     return quote(task_id, safe="", errors="replace").replace(".", "%2E")
 
 
 async def _body(response: HttpAnswer, limit: int = MAX_BODY_BYTES) -> bytes | None:
-    """Returns the body as it came, or None if it is too long: then the connection is closed."""
+    """Returns the unchanged body, or None if it is too long. Then the connection is closed."""
     content = response.content
     try:
         body = await content.readany()
@@ -322,7 +322,7 @@ async def _body(response: HttpAnswer, limit: int = MAX_BODY_BYTES) -> bytes | No
 def _plain_body(
     headers: CIMultiDictProxy[str], body: bytes | None, limit: int = MAX_BODY_BYTES
 ) -> bytes | TransientError:
-    """Returns a body without its compression, which was not asked for, or why it cannot be read."""
+    """Returns the decompressed body, or the error if it cannot be read."""
     if body is None:
         return _too_large(limit)
     coding = ",".join(headers.getall(CONTENT_ENCODING, ()))
@@ -348,20 +348,20 @@ def _record_without_key(record: TaskRecord, key: str) -> TaskRecord:
 
 
 def _has_names_only(record: TaskRecord) -> bool:
-    """Whether a record holds no text of amux, which could repeat the key, but the names of model and platform."""
+    """Whether the names of model and platform are the only texts of amux in a record. Texts could repeat the key."""
     return (
         record.error is None and record.url is None and record.format is None and record.raw_status in (None, "unknown")
     )
 
 
 def _without_key(observation: Observation, key: str) -> Observation:
-    """Removes the key from all texts of amux in an observation. A URL or a name that holds the key becomes None."""
+    """Removes the key from all texts of amux in an observation. A URL or a name that contains it becomes None."""
     if isinstance(observation, TaskRecord) and _holds(key, observation.model, observation.platform):
         observation = observation._replace(model=None, platform=None)
     match observation:
         case TaskRecord(status=TaskStatus.COMPLETED, url=url, format=container):
             if (url, container) == (cleaned := (_if_without(key, url), _if_without(key, container))):
-                return observation  # as nearly always: a new record costs more than this comparison
+                return observation  # nearly always; a new record costs more than this comparison
             return observation._replace(url=cleaned[0], format=cleaned[1])
         case TaskRecord(error=Problem(code=code, message=message)):
             code = _redacted(code, key, LONGEST_CODE) if isinstance(code, str) else code
@@ -388,12 +388,12 @@ def _redacted(text: str, key: str, longest: int = LONGEST_MESSAGE) -> str:
     cleaned = redact(text, (key, key.lower()))
     if len(text) < longest:
         return cleaned
-    # The text was cut, perhaps inside a key, whose first part would stay. The factor 3: the key may be percent-encoded.
+    # The text was cut, perhaps inside a key, and the key's first part would remain. Percent-encoding triples a key.
     return cleaned[: -3 * len(key)]
 
 
 def _if_without(key: str, text: str | None) -> str | None:
-    """Returns the text, or None if it holds the key: a URL with a redacted part is useless."""
+    """Returns the text, or None if it contains the key: a URL with a redacted part is useless."""
     if text is None or len(key) < SHORTEST_SECRET:
         return text
     return None if key in text or key in unquote(text) else text

@@ -27,8 +27,8 @@ from bridge.telemetry import get_logger
 
 OpenSource = Callable[[], Awaitable[aiohttp.ClientResponse]]
 
-STEP_BYTES: Final = 16 << 20  # between two looks at the disk's free space while a file grows
-STOP_SECONDS: Final = 3.0  # for a disk that does not answer; the next start removes what is left over
+STEP_BYTES: Final = 16 << 20  # between two checks of the disk's free space while a file grows
+STOP_SECONDS: Final = 3.0  # for a disk that does not answer; the next start removes incomplete files
 _VIDEO_TYPE = re.compile(r"(?:video|audio|image)/.+|(?:application|binary)/octet-stream|application/mp4|")
 _STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{1,200}"')
 _MAX_KEPT_HEADER: Final = 200  # characters
@@ -37,7 +37,7 @@ _log = get_logger("content_cache")
 
 
 class _Opening:
-    """A video that was asked for: first amux's answer is awaited, then there is a read, or an answer to pass on."""
+    """A requested video. At first amux's answer is awaited; then there is a `read`, or an answer to pass on."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()  # `read`, `source` or `error` is set
@@ -50,16 +50,16 @@ class _Opening:
 
     @property
     def is_unused_and_endless(self) -> bool:
-        """Whether it has no user any more and may never end by itself.
+        """Whether it has no users and may never end by itself.
 
-        A read with a known length goes on without users: players open a video, leave, and come back for parts of it.
+        A read with a known length continues without users: players open a video, leave, and later read parts of it.
         """
         if self.users:
             return False
         return not self.begun.is_set() or (self.read is not None and self.read.head.length is None)
 
     def take_source(self) -> aiohttp.ClientResponse | None:
-        """Returns an answer that is to be passed on, to one caller only."""
+        """Returns the answer to pass on. Only the first caller gets it."""
         source, self.source = self.source, None
         return source
 
@@ -67,7 +67,7 @@ class _Opening:
 class ContentCache:
     """Files of videos, up to `limit` bytes in all.
 
-    `disk` replaces the folder's own look at its disk, for tests.
+    `disk` replaces `ContentFolder.disk`, for tests.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ContentCache:
         self._system = system
         self._threads = FileThreads(system.threads(THREADS, "bridge-content"))
         self._files = ContentFiles(folder, self._threads, limit=limit, system=system, disk=disk)
-        self._reads: dict[str, _Opening] = {}  # that a new reader can join
+        self._reads: dict[str, _Opening] = {}  # those that a new reader can join, by watch id
         self._running: set[_Opening] = set()
         self._closing = False
 
@@ -93,7 +93,7 @@ class ContentCache:
 
     @property
     def bytes_used(self) -> int:
-        """The size of all files; of those that are being written, the final size where it is known."""
+        """The size of all files. Of a file that is being written, the final size counts if it is known."""
         return self._files.bytes_used
 
     async def start(self) -> None:
@@ -101,17 +101,18 @@ class ContentCache:
         await self._files.start()
 
     async def sweep(self, existing: Callable[[Collection[str]], Awaitable[Collection[str]]]) -> None:
-        """Removes the files of watches that are gone, and files for which there is no room any more.
+        """Removes the files of watches that no longer exist, and files for which there is no more room.
 
-        `existing` returns those of the given watch ids that exist.
+        `existing` returns the watch ids that exist, of those it gets.
         """
         if not self._closing:
             await self._files.sweep(existing)
 
     async def open(self, watch_id: str, open_source: OpenSource) -> ContentReader | aiohttp.ClientResponse:
-        """Returns a reader of the video, or amux's answer to pass on, where there is no room for a file.
+        """Returns a reader of the video, or amux's answer to pass on if there is no room for a file.
 
-        `open_source` asks amux for the whole video; only one read of a video runs at a time. Raises what it raises.
+        `open_source` asks amux for the whole video. Only one read of a video runs at a time. Raises what `open_source`
+        raises.
         """
         reader = await self._files.open(watch_id)
         if reader is not None:
@@ -138,7 +139,7 @@ class ContentCache:
         return source if source is not None else await open_source()
 
     async def close(self) -> None:
-        """Ends all reads of amux, and removes what is incomplete."""
+        """Ends all reads of amux, and removes incomplete files."""
         self._closing = True
         tasks = [each.task for each in self._running if each.task is not None]
         for task in tasks:
@@ -158,7 +159,7 @@ class ContentCache:
         return opening
 
     def _leave(self, watch_id: str, opening: _Opening) -> None:
-        """A reader, or a request that waited, is gone."""
+        """A reader, or a request that waited, has left."""
         opening.users -= 1
         if opening.users:
             return
@@ -243,7 +244,7 @@ class ContentCache:
                 self._threads.start(read.part.remove)
 
     async def _copy(self, watch_id: str, opening: _Opening, read: ContentRead, source: aiohttp.ClientResponse) -> bool:
-        """Reads amux's answer to its end. Whether all of it is in the file. Raises AnswerInterrupted."""
+        """Reads amux's answer to its end. Returns whether all of it is in the file. Raises AnswerInterrupted."""
         position = 0
         while piece := await next_piece(source):
             if not read.in_memory and not await self._append(opening, read, piece):
@@ -252,7 +253,7 @@ class ContentCache:
             if read.in_memory:
                 if not opening.users:
                     return False
-                await read.hand_out(position, piece)
+                await read.send_to_readers(position, piece)
             position += len(piece)
         if read.head.length not in {None, position}:
             raise AnswerInterrupted("amux's answer does not have the length that it announced")
@@ -261,7 +262,7 @@ class ContentCache:
         return not read.in_memory and position > 0
 
     async def _append(self, opening: _Opening, read: ContentRead, piece: bytes) -> bool:
-        """Adds bytes to the file. False if there is no room for them."""
+        """Adds bytes to the file. Returns False if there is no room for them."""
         size, held = read.size + len(piece), opening.reservation.held
         if size // STEP_BYTES != read.size // STEP_BYTES or size > held:
             more = 0 if size <= held else max(STEP_BYTES, size - held)
@@ -292,7 +293,7 @@ def _can_be_kept(source: aiohttp.ClientResponse) -> bool:
 def _head_of(watch_id: str, source: aiohttp.ClientResponse, new_tag: str) -> ContentHead:
     """Returns the head of a new file.
 
-    The entity tag depends on amux's, if that is strong, so that all replicas have the same; else it is `new_tag`.
+    The entity tag is made from amux's tag if that is strong, so that all replicas have the same. Else it is `new_tag`.
     """
     headers, length = source.headers, source.content_length
     their_tag = headers.get(hdrs.ETAG, "")

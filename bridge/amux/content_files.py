@@ -27,16 +27,16 @@ class _StoredFile:
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """The bytes of the limit that belong to a file that is being written, and how many of them are written."""
+    """The bytes of the limit that are reserved for a file that is being written, and how many of them are written."""
 
     held: int = 0
     written: int = 0
 
 
 class ContentFiles:
-    """The complete files, up to `limit` bytes together with what is reserved.
+    """The complete files. Together with the reservations they have at most `limit` bytes.
 
-    `disk` replaces the folder's own look at its disk, for tests.
+    `disk` replaces `ContentFolder.disk`, for tests.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class ContentFiles:
 
     @property
     def bytes_used(self) -> int:
-        """The size of all files, with what is reserved for those that are being written."""
+        """The size of all files, with the reservations for files that are being written."""
         return sum(file.size for file in self._files.values()) + self._held
 
     async def start(self) -> None:
-        """Finds the files of an earlier run. `ready` is then true, unless the folder cannot be used. Raises nothing."""
+        """Finds the files of an earlier run. `ready` is then true if the folder can be used. Raises nothing."""
         try:
             found = await self._threads.run(self._folder.prepare)
         except OSError as error:
@@ -84,9 +84,9 @@ class ContentFiles:
         await self._shrink()
 
     async def sweep(self, existing: Callable[[Collection[str]], Awaitable[Collection[str]]]) -> None:
-        """Removes the files of watches that are gone, and files for which there is no room any more.
+        """Removes the files of watches that no longer exist, and files for which there is no more room.
 
-        `existing` returns those of the given watch ids that exist. A folder that could not be used is tried again.
+        `existing` returns the watch ids that exist, of those it gets. A folder that could not be used is tried again.
         """
         if not self.ready:
             await self.start()
@@ -124,7 +124,7 @@ class ContentFiles:
         return ContentReader(head, fd, self._threads, found=True, on_close=close)
 
     async def create(self, watch_id: str, head: ContentHead) -> PartFile | None:
-        """Returns a new file to write a video into, or None if there can be none."""
+        """Returns a new file to write a video into, or None if it cannot be created."""
         try:
             part = await self._threads.run(partial(self._folder.create, watch_id, head), PartFile.discard)
         except OSError as error:
@@ -134,7 +134,7 @@ class ContentFiles:
         return part
 
     async def keep(self, watch_id: str, part: PartFile, head: ContentHead, reservation: Reservation) -> bool:
-        """Keeps a file that is completely written. Returns whether that worked."""
+        """Keeps a file that is completely written. Returns whether it succeeded."""
         ended = asyncio.get_running_loop().create_future()
         self._keeping.add(ended)
         try:
@@ -152,20 +152,20 @@ class ContentFiles:
     # --- room -----------------------------------------------------------------------------------------------------
 
     async def reserve(self, reservation: Reservation, more: int) -> bool:
-        """Adds `more` bytes to a reservation, and removes files for them. 0 only looks at the disk again.
+        """Adds `more` bytes to a reservation, and removes files to make room. With 0 it only checks the disk again.
 
-        False if they do not fit; then nothing is removed. A file that was read completely, and waits for the disk, can
-        be removed soon: it is waited for.
+        Returns False if they do not fit; then no file is removed. It waits for files that are being made durable,
+        because they can be removed soon.
         """
         while True:
-            disk = await self._look_at_disk()
+            disk = await self._disk_now()
             if disk is None:
                 return False
             unwritten = sum(max(0, each.held - each.written) for each in self._reservations)
             chosen = files_to_remove(self._listed(), Demand(more, self._held, unwritten, self._limit), disk)
             if chosen is not None:
                 break
-            if more > self._limit:  # no trouble of the cache
+            if more > self._limit:  # the video is too large: this is no problem of the cache
                 return False
             if not self._keeping:
                 self.unused(_why_no_room(unwritten + more, disk))
@@ -191,7 +191,7 @@ class ContentFiles:
 
     async def _shrink(self) -> None:
         """Removes files until the limit and the disk's reserve are kept, the least recently used ones first."""
-        disk = await self._look_at_disk() if self.ready else None
+        disk = await self._disk_now() if self.ready else None
         if disk is None:
             return
         files = self._listed()
@@ -200,10 +200,10 @@ class ContentFiles:
 
     async def _remove(self, watch_ids: Collection[str]) -> None:
         for watch_id in [each for each in watch_ids if self._files.pop(each, None) is not None]:
-            with suppress(OSError):  # what cannot be removed is found again at the next start
+            with suppress(OSError):  # a file that cannot be removed is found again at the next start
                 await self._threads.run(partial(self._folder.remove, watch_id))
 
-    async def _look_at_disk(self) -> Disk | None:
+    async def _disk_now(self) -> Disk | None:
         try:
             return await self._threads.run(self._disk)
         except OSError as error:

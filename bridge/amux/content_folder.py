@@ -1,11 +1,11 @@
 """The folder of the content cache: one file for each video. Every function here blocks and is called in a thread.
 
 A file has a header of 4 KiB, which describes the video, and then the video's bytes. It is written as
-`<watch id>.<number>.part` and gets its final name, the watch's id, when the video is complete and on the disk. What has
-another name, or a size that differs from the header's, is removed at the next start.
+`<watch id>.<number>.part`, and is renamed to the watch's id when the video is complete and on the disk. The next start
+removes files with another name, and files whose size differs from the header.
 
-Each bridge has a folder of its own below the configured one, named after its database, and locks it. A second bridge
-on the same database takes the next folder, `<name>-2`.
+Each bridge has a folder of its own in the configured one, named after its database, and locks it. A second bridge on
+the same database uses the next folder, `<name>-2`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ except ImportError:  # Windows, which has no os.pread either
     fcntl = None  # type: ignore[assignment]
 
 HEADER_BYTES: Final = 4096
-MAX_BRIDGES: Final = 32  # on one database and one machine
+MAX_BRIDGES: Final = 32  # with one database on one machine
 _VERSION: Final = 1
 _LOCK_FILE: Final = "lock"
 _WATCH_ID = re.compile(WATCH_ID_PATTERN)
@@ -39,7 +39,7 @@ _OWNER_ONLY_FOLDER: Final = 0o700
 
 @dataclass(frozen=True, slots=True)
 class ContentHead:
-    """What is known of a video beside its bytes. `length` is None while it is not known.
+    """A video's description. `length` is in bytes, None while it is not known.
 
     The fields are amux's headers Content-Type and Last-Modified, and an entity tag of our own.
     """
@@ -60,10 +60,10 @@ class FoundFile:
 
 
 class ContentFolder:
-    """One bridge's folder below `base`. `name` identifies the bridge's database. `prepare` must be called first.
+    """One bridge's folder in `base`. `name` identifies the bridge's database. `prepare` must be called first.
 
-    A `private` base belongs to the bridge alone and is made if it is missing; any other is a folder for all programs,
-    such as the system's temporary one.
+    A `private` base belongs to the bridge alone and is made if it is missing. Another base, such as the system's
+    temporary folder, is used by other programs too.
     """
 
     def __init__(self, base: Path, name: str, *, private: bool = True) -> None:
@@ -80,7 +80,7 @@ class ContentFolder:
         return self._path
 
     def prepare(self) -> list[FoundFile]:
-        """Makes and locks the folder, removes what is incomplete or unknown in it, and returns the complete files.
+        """Makes and locks the folder, removes incomplete and unknown files, and returns the complete files.
 
         Raises OSError if the folder cannot be used.
         """
@@ -96,7 +96,7 @@ class ContentFolder:
                 except OSError:
                     self.close()
                     raise
-        raise OSError(f"{MAX_BRIDGES} other bridges use it")
+        raise OSError(f"{MAX_BRIDGES} other bridges use this folder")
 
     def close(self) -> None:
         """Unlocks the folder, and removes it if it is empty."""
@@ -119,7 +119,7 @@ class ContentFolder:
         path = self._path / f"{_checked(watch_id)}.{next(self._part_numbers)}.part"
         try:
             fd = os.open(path, _CREATE, _OWNER_ONLY)
-        except FileNotFoundError:  # somebody cleaned the temporary folder
+        except FileNotFoundError:  # the temporary folder was cleaned
             self._make_folders()
             fd = os.open(path, _CREATE, _OWNER_ONLY)
         part = PartFile(fd, path, self._path / watch_id)
@@ -145,7 +145,7 @@ class ContentFolder:
         return fd, head
 
     def remove(self, watch_id: str) -> None:
-        """Removes a complete file, if it is there. Who has it open can read it to its end. Raises OSError."""
+        """Removes a complete file if it exists. Its readers can still read it to the end. Raises OSError."""
         (self._path / _checked(watch_id)).unlink(missing_ok=True)
 
     def _make_folders(self) -> None:
@@ -181,9 +181,9 @@ class PartFile:
             left, position = left[written:], position + written
 
     def complete(self, head: ContentHead) -> None:
-        """Gives the file its final head and name, once its bytes are on the disk. Raises OSError."""
+        """Writes the final head, and renames the file when its bytes are on the disk. Raises OSError."""
         _write_header(self.fd, head)
-        os.fsync(self.fd)  # else a power failure could leave the right name and size with other bytes
+        os.fsync(self.fd)  # without it, a power failure could leave other bytes under the final name
         self.path.rename(self.final_path)
 
     def remove(self) -> None:
@@ -243,7 +243,7 @@ def _complete_file(entry: "os.DirEntry[str]") -> FoundFile:
     try:
         _read_header(fd)
         found = os.fstat(fd)
-        with contextlib.suppress(PermissionError):  # the mounter of a volume may have added the group's bits
+        with contextlib.suppress(PermissionError):  # the mount of a volume may have added the group's bits
             os.fchmod(fd, _OWNER_ONLY)
     finally:
         os.close(fd)
@@ -259,7 +259,7 @@ def _remove_entry(entry: "os.DirEntry[str]") -> None:
 
 
 def _make_private_base(base: Path) -> None:
-    """Makes the configured folder with mode 0700. One that exists keeps its mode, unless it is empty and our own."""
+    """Makes the configured folder with mode 0700. An existing folder keeps its mode, unless it is empty and our own."""
     try:
         base.mkdir(_OWNER_ONLY_FOLDER, parents=True)
     except FileExistsError:
@@ -268,7 +268,7 @@ def _make_private_base(base: Path) -> None:
 
 
 def _make_own_folder(path: Path, *, shared_base: bool) -> None:
-    """Makes the folder with mode 0700. Raises OSError for one that somebody else made or can use."""
+    """Makes the folder with mode 0700. Raises OSError for a folder that another user made or can use."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(_OWNER_ONLY_FOLDER)
     found = path.lstat()
@@ -276,7 +276,7 @@ def _make_own_folder(path: Path, *, shared_base: bool) -> None:
         raise NotADirectoryError(f"{path} is not a folder")
     if shared_base and found.st_uid != os.geteuid():
         raise PermissionError(f"{path} belongs to another user")
-    with contextlib.suppress(PermissionError):  # group bits that the mounter of a volume added
+    with contextlib.suppress(PermissionError):  # the mount of a volume may have added the group's bits
         path.chmod(_OWNER_ONLY_FOLDER)
     if path.lstat().st_mode & 0o007:
         raise PermissionError(f"{path} is open to other users")

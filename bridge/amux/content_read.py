@@ -1,4 +1,4 @@
-"""One read of a video from amux, at full speed into a file, and its readers, who follow the file as it grows."""
+"""One read of a video from amux into a file, at full speed, and its readers, which read the file while it grows."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from bridge.core.errors import BridgeError
 
 Result = TypeVar("Result")
 
-PIECE_BYTES: Final = 256 * 1024  # of one read from a file: what a reader has in memory
+PIECE_BYTES: Final = 256 * 1024  # the most that a reader has in memory: one read from a file
 THREADS: Final = 4  # for all files: a slow disk delays videos, and nothing else
 
 
@@ -24,16 +24,16 @@ class ContentInterrupted(BridgeError):
 
 
 class FileThreads:
-    """All work on files, on `runner`: a slow disk never blocks the event loop."""
+    """Runs all work on files in the threads of `runner`, so that a slow disk never blocks the event loop."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     async def run(self, function: Callable[[], Result], discard: Callable[[Result], object] | None = None) -> Result:
-        """Calls a function in a thread. A caller that is cancelled waits for its end; `discard` then gets the result.
+        """Calls a function in a thread and returns its result. Raises OSError during a stop.
 
-        Without this wait, a descriptor could be closed and its number reused while the function uses it.
-        Raises OSError during a stop.
+        A caller that is cancelled still waits for the function's end, and `discard` then gets the result. Without this
+        wait, a descriptor could be closed and its number reused while the function uses it.
         """
         try:
             running = self._runner.submit(function)
@@ -50,19 +50,19 @@ class FileThreads:
             raise
 
     def start(self, function: Callable[[], object]) -> None:
-        """Calls a function in a thread, or here during a stop. Waits for nothing. The function must not raise."""
+        """Calls a function in a thread without waiting, or directly during a stop. The function must not raise."""
         try:
             self._runner.submit(function)
         except Stopped:
             function()
 
     async def close(self, seconds: float) -> None:
-        """Waits until everything that was started has ended, but not longer for a disk that does not answer."""
+        """Waits until every function that was started has ended, at most `seconds`: a disk may not answer."""
         await self._runner.close(seconds)
 
 
 class _Signal:
-    """Wakes everyone who waits at that moment."""
+    """`fire` wakes every caller that waits at that moment."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -79,7 +79,8 @@ class ContentRead:
     """A video that is being read from amux, or was just read.
 
     `size` bytes are in the file. When the file cannot grow any more (`in_memory`), each further piece stays in memory
-    until all readers have it: a slow reader then slows amux down, as without a file, but no reader loses anything.
+    until all readers have it. A slow reader then slows the read of amux down, as without a file, but no reader loses
+    bytes.
     """
 
     def __init__(self, head: ContentHead, part: PartFile) -> None:
@@ -96,13 +97,13 @@ class ContentRead:
         self._was_read = _Signal()
 
     async def append(self, piece: bytes, threads: FileThreads) -> None:
-        """Adds bytes to the file. Raises OSError; then nothing was added."""
+        """Adds bytes to the file. If it raises OSError, nothing was added."""
         await threads.run(lambda: self.part.write(self.size, piece))
         self.size += len(piece)
         self._grew.fire()
 
-    async def hand_out(self, position: int, piece: bytes) -> None:
-        """Gives bytes that are not in the file to all readers. Returns when the last reader has them."""
+    async def send_to_readers(self, position: int, piece: bytes) -> None:
+        """Passes bytes that are not in the file to all readers. Returns when the last reader has them."""
         self._piece_start, self._piece = position, piece
         self._grew.fire()
         while any(reader.position < position + len(piece) for reader in self.readers):
@@ -110,21 +111,21 @@ class ContentRead:
         self._piece = b""
 
     def stop_growing(self) -> None:
-        """Keeps what comes in memory from now on. Readers that wait for the length get the whole video instead."""
+        """Keeps later pieces in memory. Readers that wait for the length get the whole video instead."""
         self.in_memory = True
         self._grew.fire()
 
     def end(self, error: BridgeError | None = None) -> None:
-        """Ends the read: nothing more comes."""
+        """Ends the read: there are no more bytes."""
         self.ended, self.error = True, error
         self._grew.fire()
 
     def progressed(self) -> None:
-        """A reader has read further, or left."""
+        """A reader has read more bytes, or has left."""
         self._was_read.fire()
 
     async def next_piece(self, position: int, most: int, fd: int, threads: FileThreads) -> bytes:
-        """Returns the bytes at a position, at most `most`, as soon as there are any; b"" at the end.
+        """Returns at most `most` bytes at a position as soon as there are any, b"" at the end of the video.
 
         Raises the error that ended the read.
         """
@@ -138,7 +139,7 @@ class ContentRead:
             if self.error is not None:
                 raise self.error
             if self.ended and position < (self.head.length or 0):
-                raise ContentInterrupted("this reader came too late for bytes that are in no file")
+                raise ContentInterrupted("this reader is too late for bytes that are not in a file")
             if self.ended:
                 return b""
             await self._grew.wait()
@@ -152,9 +153,9 @@ class ContentRead:
 
 
 class ContentReader:
-    """One reader's access to a video, which may still be growing. Close it.
+    """One reader's access to a video, which may still grow. The caller must close it.
 
-    `found` is whether it needed no new read of amux. `on_close` closes the descriptor.
+    `found` is whether no new read of amux was necessary. `on_close` closes the descriptor.
     """
 
     def __init__(  # noqa: PLR0913  its parts
@@ -189,7 +190,7 @@ class ContentReader:
         return self.head.length
 
     async def wait_for_bytes(self, size: int) -> bool:
-        """Waits until there are `size` bytes, or the length is known. False: neither will be while this reader waits.
+        """Waits until there are `size` bytes or the length is known. Returns False if neither can happen meanwhile.
 
         Raises the error that ended the read of amux.
         """
@@ -200,13 +201,13 @@ class ContentReader:
         return read.size >= size or self.length is not None
 
     async def wait_for_length(self) -> bool:
-        """Waits until the length is known. False: it will not be while this reader waits. Raises the read's error."""
+        """Waits until the length is known. Returns False if that cannot happen meanwhile. Raises the read's error."""
         if self._read is not None:
             await self._read.wait_until(lambda: self.length is not None)
         return self.length is not None
 
     async def pieces(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
-        """Yields the bytes from `start` to `stop` (None: to the end), as fast as they are there and are taken.
+        """Yields the bytes from `start` to `stop` (None: to the end) as soon as they are available.
 
         Raises the error that ended the read of amux, and ContentInterrupted when the file cannot be read.
         """

@@ -1,13 +1,14 @@
-"""Inflates compressed bodies, up to a limit. Pure.
+"""Decompresses bodies, up to a limit. Pure.
 
-The client asks for uncompressed answers, but some proxies compress all the same.
+The client asks for uncompressed answers, but some proxies compress them nevertheless.
 """
 
 import zlib
 
 _WINDOW = 15  # zlib's largest window, as every server uses
 _GZIP = 16 + _WINDOW
-_CODINGS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_WINDOW, -_WINDOW)}  # deflate: RFC 9110, and raw as sent
+# Some servers send "deflate" as RFC 9110 defines it, with zlib's header, others send it without one.
+_CODINGS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_WINDOW, -_WINDOW)}
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -18,8 +19,8 @@ class TooLarge(ValueError):
 def inflate(body: bytes, content_encoding: str, limit: int) -> bytes:
     """Returns a body without its Content-Encoding: gzip, deflate or none.
 
-    Raises TooLarge above `limit` bytes, before more than that is inflated, and ValueError for any other coding, for
-    several, and for a body that is not of its coding or ends too early.
+    Raises TooLarge above `limit` bytes, before more bytes are decompressed. Raises ValueError for any other coding, for
+    several codings, and for a body that does not have its coding or ends too early.
     """
     codings = [word for word in content_encoding.lower().replace(" ", "").split(",") if word not in ("", "identity")]
     if not codings:
@@ -36,7 +37,7 @@ def inflate(body: bytes, content_encoding: str, limit: int) -> bytes:
 
 
 def _inflated(body: bytes, window: int, limit: int) -> bytes:
-    """Inflates one stream, or several of gzip in a row. Bytes after the last one are ignored, as by curl."""
+    """Decompresses one stream, or several gzip streams in a row. Bytes after them are ignored, as by curl."""
     inflated = b""
     while True:
         stream = zlib.decompressobj(window)

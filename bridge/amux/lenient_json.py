@@ -1,4 +1,4 @@
-"""Reads JSON of vendors, also JSON with errors, and cleans its texts for a payload."""
+"""Reads JSON of vendors, even if it has some errors, and cleans its texts for a payload."""
 
 import json
 import re
@@ -12,7 +12,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json(body: bytes) -> Any:
-    """Returns the JSON value in `body`, read by orjson, or by Python's own reader where orjson refuses.
+    """Returns the JSON value in `body`, read by orjson, or by Python's `json` if orjson refuses it.
 
     Numbers of any size, a byte order mark, lone surrogates, control characters in texts and bytes that are not UTF-8
     are accepted. NaN, infinities and integers of more than 400 digits become None. Raises ValueError for anything that
@@ -30,7 +30,7 @@ def read_json(body: bytes) -> Any:
 
 
 def clean(text: str) -> str:
-    """Removes NUL, which PostgreSQL cannot store, and replaces lone surrogates, which UTF-8 lacks, by U+FFFD."""
+    """Removes NUL, which PostgreSQL cannot store. Replaces lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     if not text.isascii():
         text = _SURROGATE.sub("\ufffd", text)
     return text.replace("\0", "")

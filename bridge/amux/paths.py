@@ -1,12 +1,11 @@
-"""The words of amux and its family, and the places of everything that the bridge reads from a record.
+"""The status words of amux and of its vendors, and the paths of everything that the bridge reads from a record.
 
-This is the only place that knows them. To support one more vendor, add a word or a place: one line each. Nothing that
-has no line here leaves the bridge.
+No other module knows them. To support one more vendor, add a word or a path: one line each. Only what has a line here
+can leave the bridge.
 
-A place is a path from the task's record: names with dots between them, and `[0]` for the first element of a list. Of
-several places the first one with a usable value counts. Form C of amux holds the body of the vendor, as the vendor sent
-it, in `data`. Some servers send the body of the vendor as the record itself. `_vendor` names a place in such a body and
-looks for it in both.
+A path begins at the task's record: names with dots between them, and `[0]` for the first element of a list. If there
+are several paths, the first one with a usable value counts. Form C of amux has the vendor's unchanged body in `data`.
+Some servers send the vendor's body as the record itself. `_vendor` makes the paths for both cases.
 """
 
 from collections.abc import Mapping
@@ -24,12 +23,12 @@ def _path(text: str) -> Path:
 
 
 def _record(*places: str) -> tuple[Path, ...]:
-    """Returns places in the record."""
+    """Returns paths in the record."""
     return tuple(map(_path, places))
 
 
 def _vendor(*places: str) -> tuple[Path, ...]:
-    """Returns places in the body of a vendor: first where the record is that body, then where it is in `data`."""
+    """Returns paths in the body of a vendor: first if the record is that body, then if the body is in `data`."""
     return _record(*places, *(f"data.{place}" for place in places))
 
 
@@ -42,10 +41,10 @@ STATUS_WORDS: Mapping[str, TaskStatus] = dict(
         ((word, TaskStatus.IN_PROGRESS) for word in ("in_progress", "processing", "running")),
     )
 )
-"""Status words in lower case. "unknown" has a rule of its own, and any other word means that the task still runs."""
+"""Status words in lower case. "unknown" has its own rule in `core/watch.py`. Any other word means a running task."""
 
 WRAPPERS = ("data", "task")
-"""Where an answer holds the record: `data` in amux's envelope and at Kling, `task` at MiniMax (version 2)."""
+"""The fields that can have the record in an answer: `data` in amux's envelope and at Kling, `task` at MiniMax (v2)."""
 
 STATUS = _record(
     "status",
@@ -118,7 +117,7 @@ SIZE = _vendor(
     "size",  # Sora: "720x1280"
     "usage.size",  # Ali: "1280*720"
 )
-"""Width and height in one text, where they have no place of their own."""
+"""Width and height in one text, for vendors without separate fields."""
 
 ERROR_CODE = _vendor(
     "error.code",  # Sora, Doubao

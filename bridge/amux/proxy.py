@@ -1,4 +1,4 @@
-"""The proxy between apps and amux. It forwards bytes piece by piece, only as fast as the other side takes them."""
+"""The proxy between apps and amux. It forwards bytes in pieces, only as fast as the other side reads them."""
 
 import asyncio
 import logging
@@ -22,12 +22,11 @@ from bridge.telemetry.redaction import MARK, SHORTEST_SECRET
 
 Result = TypeVar("Result")
 
-MAX_ANSWER_BYTES: Final = 4 << 20  # for answers that are read completely: of a create call, a status, an error
+MAX_ANSWER_BYTES: Final = 4 << 20  # for answers that are read completely: to a create call, a status or an error
 IDLE_SECONDS: Final = 75.0  # between two pieces of an answer; amux waits up to 60 s for its vendors
 UPLOAD_IDLE_SECONDS: Final = 75.0  # an app that stops in the middle of a body occupies a connection to amux
-CREATE_IDLE_SECONDS: Final = 300.0  # long: a create call that is given up may leave a paid video without a watch
-# Towards the app. A browser reads nothing while its player is paused, which may take minutes.
-STALLED_READER_SECONDS: Final = 600.0
+CREATE_IDLE_SECONDS: Final = 300.0  # long: a timeout of a create call may leave a paid video without a watch
+STALLED_READER_SECONDS: Final = 600.0  # for apps: a browser reads nothing while its player is paused, often minutes
 
 # Headers that apply to the bridge's whole origin, or that only the bridge itself may set.
 _RESERVED_HEADERS: Final = frozenset(
@@ -150,9 +149,9 @@ class AmuxProxy:
         return await read_whole(_no_redirect(answer), key)
 
     async def send(self, pieces: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]]) -> None:
-        """Writes pieces to an app. `write` waits while the app reads more slowly than they come.
+        """Writes pieces to an app. `write` waits while the app is slow.
 
-        Raises ReaderStalled, or what either side raises.
+        Raises ReaderStalled, and what `pieces` and `write` raise.
         """
         async for piece in pieces:
             try:
@@ -168,8 +167,8 @@ class AmuxProxy:
     ) -> Result:
         """Awaits `check`, then runs `call` to its end, even if the caller is cancelled meanwhile.
 
-        The argument of `check` is the number of checked calls that run, this one included: each will need a place for
-        a watch that the store does not know of yet. If `check` raises, the call does not start.
+        `check` gets the number of checked calls that run, including this one: each will need room for a watch that the
+        store does not have yet. If `check` raises, the call does not start.
         """
         if check is None:
             return await self._operations.run(call())
@@ -194,10 +193,10 @@ class AmuxProxy:
 
 
 async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
-    """Reads an answer with its body, which may have up to 4 MiB, and removes the key from both.
+    """Reads an answer with its body, up to 4 MiB, and removes the key from both. Raises AmuxUnavailable.
 
-    A compressed body, which was not asked for, is inflated: the key and the id of a new task are searched in it. One
-    that cannot be inflated stays as it is, because the video may be paid for. Raises AmuxUnavailable.
+    An unexpected compressed body is decompressed, because the key and the id of a new task are searched in it. If that
+    fails, the body is returned unchanged, because the video may be paid for.
     """
     pieces = bytearray()
     try:
@@ -224,8 +223,8 @@ async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
 def forwarded_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     """Returns the headers of an answer that an app may get.
 
-    Left out are hop-by-hop headers, cookies, headers that apply to the bridge's whole origin, and values that cannot
-    be sent again, such as bytes that are not UTF-8.
+    These are removed: hop-by-hop headers, cookies, headers that apply to the bridge's whole origin, and values that
+    cannot be sent again, such as bytes that are not UTF-8.
     """
     of_connection = ",".join(headers.getall(hdrs.CONNECTION, []))
     left_out = HOP_BY_HOP | _RESERVED_HEADERS | {name.strip().lower() for name in of_connection.split(",")}

@@ -1,7 +1,7 @@
 """Reads a task's record, in any of amux's forms, into a TaskRecord. Pure. Only the model's fields are read.
 
-The forms A to F are those of amux's documentation and of its server: a bare record (A, D), a record in an envelope
-(B, C), a vendor's own record (E), no record (F).
+amux's documentation and its server have the forms A to F: a bare record (A, D), a record in an envelope (B, C), a
+vendor's own record (E), and no record (F).
 """
 
 import math
@@ -38,16 +38,16 @@ _CONTAINERS = frozenset(
     {"3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm", "wmv"}
 )
 _INTEGERS = range(-(2**63), 2**64)  # the integers that orjson can write
-_MILLISECONDS_FROM = 1e11  # in seconds the year 5138, in milliseconds the year 1973: Kling's times are in milliseconds
+_MILLISECONDS_FROM = 1e11  # larger times are in milliseconds, as Kling's: in seconds this would be the year 5138
 _TIMES_UNTIL = 1e14
 
 
 def record_in(document: Any) -> Record | None:
     """Returns the record in an answer's JSON value, or None (form F, or not an answer of amux).
 
-    The record is `data` if that is an object with a status. But if the object around it has a status and a `task_id`,
-    it is itself the record: it came without its envelope, and `data` is the vendor's body, whose status does not count.
-    An answer without any `status` may be of a vendor that has another name for it.
+    The record is `data` if that is an object with a status. But if the outer object has a status and a `task_id`, it is
+    the record itself: it came without an envelope, and `data` is the vendor's body, whose status does not count. An
+    answer without any `status` may come from a vendor that has another name for it.
     """
     if not isinstance(document, dict):
         return None
@@ -67,10 +67,10 @@ def _vendors_record(document: Record) -> Record | None:
 
 
 def is_of_another_task(record: Record, task_id: str) -> bool:
-    """Whether a record names another task than `task_id`.
+    """Whether a record is of another task than `task_id`.
 
-    Only a string in its `task_id` counts. `id` is a row number in form C and may be the vendor's id in form D. If the
-    vendor is another amux, that id also begins with `task_`, and if it counted, every watch there would time out.
+    Only a string in its `task_id` counts. `id` is a row number in form C and can be the vendor's id in form D. If the
+    vendor is another amux, the vendor's id also begins with `task_`. If it counted, every watch there would time out.
     """
     own_id = record.get("task_id")
     return own_id != task_id and isinstance(own_id, str) and clean(own_id).strip() not in ("", task_id)
@@ -82,16 +82,16 @@ _RUNNING_WORDS = {
     if status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
     for form in (word, word.upper())
 }
-# The records of tasks that were submitted in the same second share one object: each task in memory keeps that moment.
-_moment_of = lru_cache(maxsize=8192)(float)
-_new_record = tuple.__new__  # TaskRecord's own takes 0.2 µs, which is a twentieth of a read in a batch; this 0.08
+# Tasks that were submitted in the same second share one float object, because each task in memory keeps its time.
+_shared_time = lru_cache(maxsize=8192)(float)
+_new_record = tuple.__new__  # 0.08 µs; TaskRecord(...) takes 0.2 µs, a twentieth of a read in a batch
 _PERCENTAGES: Mapping[str, int | None] = {"": None} | {f"{number}%": number for number in range(101)}
 
 
 def usual_row(record: Record) -> TaskRecord | None:
-    """Returns what `read_record` returns, in a fifth of its time, for the usual row (form C) of a running task.
+    """Returns what `read_record` returns for the usual row (form C) of a running task, in a fifth of the time.
 
-    Nearly all records of batches are such rows. None for any other record, such as one with a progress of "30.5%".
+    Nearly all records of batches are such rows. Returns None for any other record, such as a progress of "30.5%".
     """
     word, progress, platform = record.get("status"), record.get("progress"), record.get("platform")
     submitted, properties = record.get("submit_time"), record.get("properties")
@@ -108,14 +108,16 @@ def usual_row(record: Record) -> TaskRecord | None:
     elif model is not None or "model" in record:
         return None
     # `platform` is a field of amux's row, so the record is not live.
-    name, moment = _text(platform, LONGEST_PLATFORM), _moment_of(submitted)
-    return _new_record(TaskRecord, (status, percent, None, None, None, None, None, model, name, moment, None, False))
+    name, submitted_at = _text(platform, LONGEST_PLATFORM), _shared_time(submitted)
+    return _new_record(
+        TaskRecord, (status, percent, None, None, None, None, None, model, name, submitted_at, None, False)
+    )
 
 
 def read_record(record: Record, document: Record, *, task_id: str, base_url: str) -> TaskRecord:
-    """Reads a record. `document` is the whole answer: its `message` may be the only reason of a failure.
+    """Reads a record. `document` is the whole answer: its `message` may be the only reason for a failure.
 
-    URL, format and metadata are read for a completed task only, the error for a failed one only.
+    URL, format and metadata are read only for a completed task, and the error only for a failed one.
     """
     raw_status = clean(_status_word(record)).strip().lower()[:LONGEST_STATUS]
     status = STATUS_WORDS.get(raw_status, TaskStatus.UNKNOWN)
@@ -141,7 +143,7 @@ def read_record(record: Record, document: Record, *, task_id: str, base_url: str
 
 
 class _Origin(NamedTuple):
-    """What a record of any status says about its task. The names are those of TaskRecord."""
+    """The fields that a record of any status has. The names are those of TaskRecord."""
 
     model: str | None
     platform: str | None
@@ -197,7 +199,7 @@ def _status_word(record: Record) -> str:
 
 
 def _values(record: Record, places: Iterable[Path]) -> Iterator[Any]:
-    """Yields the values at places, in their order. Places whose first names the record lacks are left out."""
+    """Yields the values at places, in their order. It skips places whose first names the record does not have."""
     vendors = record.get("data")
     names: Record = vendors if isinstance(vendors, dict) else {}
     for place in places:
@@ -215,7 +217,7 @@ def _name(record: Record, places: Iterable[Path], longest: int) -> str | None:
 
 
 def _number_as_name(record: Record, places: Iterable[Path]) -> str | None:
-    """Returns the first integer of up to nine digits as a text. amux sends its platforms as texts, a fork may not."""
+    """Returns the first integer of up to nine digits as a text. amux sends platforms as texts; a fork may not."""
     for place in places:
         value = value_at(record, place)
         if type(value) is int and 0 <= value < 10**9:
@@ -225,7 +227,7 @@ def _number_as_name(record: Record, places: Iterable[Path]) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _text(value: str, longest: int) -> str | None:
-    """Returns `text_of` a name. There are few names, and `value` has been cut, so that the cache stays small."""
+    """Returns `text_of` a name. There are few names, and they were cut before, so the cache is small."""
     return text_of(value, longest)
 
 
@@ -276,7 +278,7 @@ def _is_own_content(url: SplitResult, task_id: str, base_url: str) -> bool:
     """Whether a URL is amux's own `/content` route.
 
     amux builds it from its configured public name, which may differ from the host in `base_url`. On another host the
-    path must hold the task's id; on the host of `base_url` it may hold any id.
+    path must contain the task's id. On the host of `base_url` it may contain any id.
     """
     path = unquote(url.path).rstrip("/")
     if path.endswith(f"/v1/videos/{task_id}/content"):
@@ -291,7 +293,7 @@ def _format(record: Record) -> str | None:
 
 
 def _format_of(url: str | None) -> str | None:
-    """Returns the container format that the suffix of a URL's path names, or None."""
+    """Returns the container format in the suffix of a URL's path, or None."""
     if url is None:
         return None
     suffix = urlsplit(url).path.rpartition(".")[2].lower()
@@ -299,13 +301,13 @@ def _format_of(url: str | None) -> str | None:
 
 
 def _metadata(record: Record) -> VideoMetadata | None:
-    """Returns the five numbers that leave the bridge, or None if none of them is given."""
+    """Returns the video's duration, fps, width, height and seed, or None if the record has none of them."""
     own = record.get("metadata")
     numbers = {name: _number(own.get(name)) if isinstance(own, dict) else None for name in VideoMetadata.__slots__}
     for name, number in numbers.items():
         if number is None:
             found = map(_vendors_number, _values(record, paths.METADATA[name]))
-            # A vendor's 0 means that it does not know. A seed may be 0.
+            # A vendor sends 0 for an unknown value. A seed can be 0.
             numbers[name] = next((n for n in found if n is not None and (n > 0 or name == "seed")), None)
     if numbers["width"] is None and numbers["height"] is None:
         numbers["width"], numbers["height"] = _size(record)
@@ -353,7 +355,7 @@ def _error_code(record: Record) -> str | int | None:
 
 
 def _reason(record: Record, document: Record) -> str | None:
-    """Returns the first text that gives a reason. Kling and MiniMax say "success" where they have none."""
+    """Returns the first text that gives a reason. Kling and MiniMax send "success" if they have none."""
     reasons = (*_values(record, paths.REASON), document.get("message"))
     for text in (text_of(reason, LONGEST_MESSAGE) for reason in reasons):
         if text and STATUS_WORDS.get(text.lower()) is not TaskStatus.COMPLETED:
@@ -362,7 +364,7 @@ def _reason(record: Record, document: Record) -> str | None:
 
 
 def _time(record: Record, places: Iterable[Path]) -> float | None:
-    """Returns a time by amux's clock, in Unix seconds. Forms C and D hold it, some vendors in milliseconds."""
+    """Returns a time by amux's clock, in Unix seconds. Forms C and D have it; some vendors send milliseconds."""
     for place in places:
         at = _number(value_at(record, place))
         if at is not None and 0 < at < _TIMES_UNTIL:

@@ -1,7 +1,7 @@
 """Reads amux's answers: any HTTP answer to a poll becomes an observation. Pure; no bytes make it raise.
 
-Only the model's fields are taken from a body. Messages may repeat what was sent to amux, even the key: the caller, who
-knows the key, must remove it.
+Only the model's fields are taken from a body. Messages may repeat what was sent to amux, even the key. The caller knows
+the key and must remove it.
 """
 
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ _SHORTEST_DISTINCT_ID = 8  # characters; a shorter task id could be a word in an
 class _AmuxError:
     """amux's JSON error. `code` is in lower case, "" if missing. `message` is None if it only repeats the code.
 
-    `of_gateway` marks a nested error of type `new_api_error`. On the status routes only the part of amux that checks
-    the key sends it; errors of a task are flat.
+    `of_gateway` marks a nested error of type `new_api_error`. On the status routes, only the part of amux that checks
+    the key sends such errors. Errors of a task are flat.
     """
 
     code: str
@@ -60,7 +60,7 @@ def observe(  # noqa: PLR0913  the parts of an answer
 
 
 def error_reason(content_type: str, body: bytes) -> str | None:
-    """Returns the message of amux's JSON error in a body; None if it holds none."""
+    """Returns the message of amux's JSON error in a body; None if the body has no such error."""
     error = _error_in(content_type, body)
     return None if error is None else error.message or error.code or None
 
@@ -104,18 +104,18 @@ def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> 
 def _not_json(content_type: str, body: bytes) -> TransientError:
     """Reads a 2xx without JSON.
 
-    A web page comes from a wrong base URL or from the sign-in of a proxy. It is `misrouted`, so that the operator is
-    warned as of any wrong base URL.
+    A web page comes from a wrong base URL or from the sign-in of a proxy. It is `misrouted`, so that the operator gets
+    the warning about a wrong base URL.
     """
     if not body:
         return TransientError("empty_body", "amux answered without a body")
     if media_type(content_type) == "html":
         return TransientError("html", "amux answered with a web page: is the base URL right?", misrouted=True)
-    return TransientError("wrong_content_type", "amux answered with something that is not JSON")
+    return TransientError("wrong_content_type", "amux answered with a body that is not JSON")
 
 
 def _on_error_status(status: int, error: _AmuxError | None, task_id: str, retry_after: float | None) -> Observation:
-    """Reads any other status, with amux's JSON error (None if the body holds none)."""
+    """Reads any other status, with amux's JSON error (None if the body has none)."""
     reason = error.message if error else None
     if status == 401:
         return KeyRefused(sentence("amux refused the key", reason))
@@ -123,14 +123,14 @@ def _on_error_status(status: int, error: _AmuxError | None, task_id: str, retry_
         return Throttled(sentence("amux asks for fewer requests", reason), retry_after)
     if 400 <= status < 500 and status not in (408, 425):
         return _on_client_error(status, error, task_id)
-    # A redirect is never followed. It comes from a wrong base URL too: http instead of https, or a name that moved.
+    # A redirect is never followed. A wrong base URL causes it: http instead of https, or a name that has changed.
     return TransientError(f"http_{status}", sentence(f"amux answered {status}", reason), misrouted=300 <= status < 400)
 
 
 def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Observation:
-    """Reads a 4xx that is about the request, or about the key.
+    """Reads a 4xx about the request or about the key.
 
-    If it is not an error that amux gives for a task, the base URL is wrong or a proxy answered. Such an answer must not
+    If amux does not give such an error for a task, the base URL is wrong or a proxy answered. Such an answer must not
     end any watch.
     """
     if error is not None and error.of_gateway:
@@ -146,7 +146,10 @@ def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Obs
 
 
 def _forbidden(error: _AmuxError, task_id: str) -> Observation:
-    """Reads a 403: it is about the task if its code says so, or if it has no code and names the task; else the key."""
+    """Reads a 403. It is about the task if its code says so, or if it has no code and names the task.
+
+    Any other 403 is about the key.
+    """
     message = error.message or ""
     names_task = not error.code and len(task_id) >= _SHORTEST_DISTINCT_ID and task_id in message
     if "task" in error.code or names_task:

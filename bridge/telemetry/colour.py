@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 def is_screen(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a stream is a terminal that understands escape sequences."""
+    """Whether a stream is a terminal that supports escape sequences."""
     return stream.isatty() and environ.get("TERM", "") not in {"", "dumb"}
 
 

@@ -1,4 +1,4 @@
-"""The counters' growth in each minute of the last hour, for the dashboard's charts. In memory, lost at a restart."""
+"""How much each counter grew in each minute of the last hour, for the dashboard's charts. A restart loses it."""
 
 import math
 from collections import deque
@@ -11,7 +11,7 @@ from bridge.telemetry import Metrics
 MINUTES: Final = 60
 SAMPLE_SECONDS: Final = 10.0
 
-_Key = tuple[str, str]  # a sample's name, and the value of the label that is kept for it ("" for none)
+_Key = tuple[str, str]  # a sample's name, and the value of its label in _KEPT_LABELS ("" if it has none there)
 _KEPT_LABELS: Final = {
     "amux_bridge_polls_total": "result",
     "amux_bridge_attempts_total": "result",
@@ -45,7 +45,7 @@ class Minute:
 
 
 class History:
-    """The last sixty minutes; the newest is not over yet. Call `sample` every 10 s. `now` returns Unix seconds."""
+    """The last sixty minutes, with the current one. `sample` must be called every 10 s. `now` returns Unix seconds."""
 
     def __init__(self, metrics: Metrics, now: Callable[[], float]) -> None:
         self._metrics = metrics
@@ -54,7 +54,7 @@ class History:
         self._last: dict[_Key, float] | None = None
 
     async def sample(self) -> None:
-        """Adds the counters' growth since the last sample to the present minute."""
+        """Adds the counters' growth since the last sample to the current minute."""
         values = self._read()
         minute = int(self._now() // 60) * 60
         if not self._minutes or self._minutes[-1].at < minute:
@@ -83,7 +83,10 @@ class History:
 
 
 def lag_quantile(minutes: Sequence[Minute], share: float) -> float | None:
-    """Returns the upper bound, in seconds, of the bucket with this quantile of the polls' lags. None without polls."""
+    """Returns a quantile of the polls' lags: the upper bound of its bucket, in seconds. None without polls.
+
+    `share` is the quantile, from 0 to 1.
+    """
     buckets: dict[float, float] = {}
     for minute in minutes:
         for (counter, end), count in minute.counts.items():
@@ -93,12 +96,12 @@ def lag_quantile(minutes: Sequence[Minute], share: float) -> float | None:
     total = buckets.get(math.inf, 0.0)
     if not total:
         return None
-    # The buckets are cumulative. One that is missing did not grow, so its count is that of the bucket below it.
+    # The buckets are cumulative. A bucket that is missing did not grow, so its count is the count of the one below.
     return min(bound for bound, count in buckets.items() if count >= share * total)
 
 
 def store_milliseconds(minutes: Sequence[Minute]) -> float | None:
-    """Returns the mean duration of a unit of work of the store. None without any."""
+    """Returns the mean duration of a unit of work of the store, in milliseconds. None if there was none."""
     count = sum(minute.growth("amux_bridge_store_seconds_count") for minute in minutes)
     seconds = sum(minute.growth("amux_bridge_store_seconds_sum") for minute in minutes)
     return 1000 * seconds / count if count else None

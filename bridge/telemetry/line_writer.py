@@ -7,15 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024  # about 12,000 lines; more are dropped and counted
-FLUSH_SECONDS = 2.0  # a reader that takes nothing delays the end of the process by this much
+FLUSH_SECONDS = 2.0  # the end of the process waits this long for a reader that reads nothing
 _STDERR = 2
 
 
 class LineWriter:
     """A bounded queue of texts and the thread that writes them. `put` never blocks.
 
-    When the queue is full, new lines are dropped. `describe_dropped` returns the line that says how many; it is written
-    in their place. When the descriptor fails, writing goes on, and stderr gets one message.
+    When the queue is full, new lines are dropped. `describe_dropped` makes the line that replaces them, from their
+    number. When the descriptor fails, stderr gets one message, and later lines are still tried.
     """
 
     def __init__(self, descriptor: int, describe_dropped: Callable[[int], str], encoding: str = "utf-8") -> None:
@@ -32,14 +32,14 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, text: str, lines: int) -> None:
-        """Write a text, which has `lines` lines, soon and after the texts that wait. Drop it when too much waits."""
+        """Add a text of `lines` lines to the queue, or drop it if the queue is full."""
         with self._changed:
             if self._waiting_bytes + len(text) > MAX_WAITING_BYTES:
                 self._dropped += lines
                 return
             self._waiting.append(text)
             self._waiting_bytes += len(text)
-            if self._closed:  # the interpreter ends, and its threads may have stopped already
+            if self._closed:  # the interpreter is ending, and its threads may have stopped already
                 self._write_waiting()
             elif self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bridge-log", daemon=True)
@@ -53,7 +53,7 @@ class LineWriter:
             return self._changed.wait_for(lambda: self._thread is None or not self._has_work(), seconds)
 
     def close(self) -> None:
-        """Flush, and end the thread. Later lines are written at once, unless the thread hangs in a write."""
+        """Flush, and end the thread. Later lines are written at once, unless the thread is blocked in a write."""
         done = self.flush()
         with self._changed:
             self._closed = done
@@ -77,7 +77,7 @@ class LineWriter:
             self._write(text)
 
     def _take(self) -> str:
-        """Take what waits, with a line about what was dropped after it. Called under the lock."""
+        """Take the texts that wait, and add a line about dropped lines. Called under the lock."""
         text = "".join(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0
@@ -97,7 +97,7 @@ class LineWriter:
                     data = data[os.write(self._descriptor, data) :]
                 except BlockingIOError:  # another process has made the descriptor non-blocking
                     select.select([], [self._descriptor], [])
-        except (OSError, ValueError) as error:  # a full disk, or a reader that is gone: the service goes on
+        except (OSError, ValueError) as error:  # a full disk or a closed pipe: the service continues without its log
             self._report(error)
         else:
             self._broken = False
@@ -106,6 +106,6 @@ class LineWriter:
         if self._broken:
             return
         self._broken = True
-        # Not by sys.stderr: what it cannot write it keeps, and the interpreter then ends with exit status 120.
+        # Not sys.stderr: it keeps a text that it cannot write, and the interpreter then ends with exit status 120.
         with suppress(OSError):
             os.write(_STDERR, f"the log cannot be written: {error}\n".encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""Writes log lines. The lines of a tenth of a second are one text: to write a line alone costs as much as ten in it."""
+"""Writes log lines. The lines of 0.1 s are written as one text: one line alone costs as much as ten in such a text."""
 
 import asyncio
 import io
@@ -11,13 +11,13 @@ from typing import TextIO
 from bridge.telemetry.line_writer import LineWriter
 
 FIELDS = "bridge_fields"  # the attribute that only the bridge's own records have
-WAIT_SECONDS = 0.1  # each text wakes the thread that writes it, which takes the core from the event loop
-MOST_WAITING = 256  # lines; to format them takes a millisecond
-_WRITE_AT_ONCE = logging.WARNING  # lines of this level and above do not wait: one may be the last
+WAIT_SECONDS = 0.1  # each text wakes the writing thread, which takes CPU time from the event loop
+MAX_WAITING = 256  # lines; formatting them takes a millisecond
+_WRITE_AT_ONCE = logging.WARNING  # lines of this level and above do not wait: one may be the last before a crash
 
 
 class LineFormatter(logging.Formatter):
-    """Makes lines of records. It raises for no record."""
+    """Formats records as lines. No record makes it raise."""
 
     def text_of(self, records: Sequence[logging.LogRecord]) -> str:
         """Returns the records as text, separated by line feeds."""
@@ -28,9 +28,9 @@ class LineHandler(logging.Handler):
     """Writes each record as a line, in order, from any thread.
 
     A line below WARNING that is logged on an event loop waits up to 0.1 s for others. All other lines are written at
-    once, after the lines that wait. When the stream fails, logging goes on, and stderr gets one message.
+    once, after the lines that wait. When the stream fails, stderr gets one message, and logging continues.
 
-    A stream with a file descriptor is written by a thread, so no caller waits for a full pipe. `close` waits for it.
+    A thread writes to a stream with a file descriptor, so no caller waits for a full pipe. `close` ends the thread.
     """
 
     def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
@@ -44,7 +44,7 @@ class LineHandler(logging.Handler):
         self._writer = self._make_writer(stream)
 
     def _make_writer(self, stream: TextIO) -> LineWriter | None:
-        """Returns what writes to the stream's descriptor. None for a stream in memory, which cannot block."""
+        """Returns the writer for the stream's descriptor. None for a stream in memory, which cannot block."""
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
         try:
@@ -64,14 +64,14 @@ class LineHandler(logging.Handler):
         """Writes the record, or adds it to the waiting ones. Called under the handler's lock."""
         self._waiting.append(record)
         loop = asyncio._get_running_loop()  # noqa: SLF001  documented for libraries; the public function raises
-        if loop is None or record.levelno >= _WRITE_AT_ONCE or len(self._waiting) >= MOST_WAITING:
+        if loop is None or record.levelno >= _WRITE_AT_ONCE or len(self._waiting) >= MAX_WAITING:
             self._write()
         elif self._flushing_loop is not loop:
             self._flushing_loop = loop
             loop.call_later(WAIT_SECONDS, self._end_wait)
 
     def flush(self) -> None:
-        """Writes the waiting lines. Waits for the thread that writes, but not for a reader that takes nothing."""
+        """Writes the waiting lines. Waits for the writing thread, at most 2 s if the log's reader reads nothing."""
         self._write_waiting()
         if self._writer is not None:
             self._writer.flush()
@@ -105,7 +105,7 @@ class LineHandler(logging.Handler):
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError) as error:  # a full disk or a closed pipe: the service goes on without its log
+        except (OSError, ValueError) as error:  # a full disk or a closed pipe: the service continues without its log
             if not self._broken:
                 self._broken = True
                 with suppress(OSError, ValueError, AttributeError):

@@ -31,7 +31,7 @@ from bridge.telemetry.redaction import REDACTOR, Redactor
 
 LogFormat: TypeAlias = Literal["json", "console", "auto"]
 _OWN_KEYS = frozenset({"at", "level", "event", "logger", "message", "trace"})
-_MAX_DEPTH = 8  # levels of nesting; what is deeper is a cycle, or should not be a log field
+_MAX_DEPTH = 8  # levels of nesting; a deeper value is a cycle, or should not be a log field
 _JSON_TYPES = frozenset({str, bool, type(None)})  # orjson writes their values unchanged
 _BIDI_CONTROLS = {
     mark: f"\\u{mark:04x}" for mark in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -40,7 +40,7 @@ _JSON_INT = 2**63  # orjson refuses larger integers
 
 
 class Log:
-    """The logger of one part of the bridge. It logs events with fields instead of sentences."""
+    """The logger of one part of the bridge. It logs events with fields, not sentences."""
 
     __slots__ = ("_logger",)
 
@@ -52,7 +52,7 @@ class Log:
     ) -> None:
         """Logs the event `name` with its fields. `trace` adds an exception's traceback.
 
-        No field makes it raise. It costs 0.1 µs when the level is off, 4 µs when a line is written.
+        No field makes it raise. It costs 0.1 µs if the level is disabled, and 4 µs if a line is written.
         """
         logger = self._logger
         if logger.isEnabledFor(level):
@@ -61,7 +61,7 @@ class Log:
 
 
 class _EventRecord(logging.LogRecord):
-    """A record of the bridge. It does not look up its place in the code, because no line shows it."""
+    """A record of the bridge. It does not look up the place of the call in the code, because no line shows it."""
 
     def __init__(self, name: str, level: int, event: str, exc_info: Any, fields: dict[str, object]) -> None:
         vars(self).update(_EMPTY_RECORD)
@@ -93,12 +93,12 @@ def configure_logging(
     stream: TextIO | None = None,
     redactor: Redactor = REDACTOR,
 ) -> None:
-    """Sends all logging of this process to `stream` (default: stdout) in one format. May be called again.
+    """Sends all logging of this process to `stream` (default: stdout) in one format. Can be called again.
 
     The format `auto` is `console` if the stream is a terminal, else `json`.
 
-    This includes Python's loggers, warnings, and uncaught exceptions of threads and finalizers; for those of asyncio
-    see `log_loop_errors`. Raises ValueError for an unknown level.
+    This includes Python's loggers, warnings, and uncaught exceptions of threads and finalizers. asyncio's errors need
+    `log_loop_errors`. Raises ValueError for an unknown level.
     """
     stream = sys.stdout if stream is None else stream
     fmt = chosen_format(fmt, stream)
@@ -111,18 +111,18 @@ def configure_logging(
     for old in root.handlers[:]:
         root.removeHandler(old)
         if isinstance(old, LineHandler):
-            old.close()  # its thread
+            old.close()  # this ends its thread
     root.addHandler(handler)
     root.setLevel(level.upper())
     for name in list(logging.root.manager.loggerDict):  # libraries that configured logging before
         known = logging.getLogger(name)
         known.handlers.clear()
         known.propagate = True
-    # APScheduler logs every run of a job, and warns of every run that it skips: for the poll tick 20 a second, when the
-    # loop is already slow. Our scheduler logs the jobs that fail. Alembic logs its plugins.
+    # APScheduler logs every run of a job, and warns of every run that it skips: 20 a second for the poll tick, when the
+    # loop is already slow. Our scheduler logs failed jobs itself. Alembic logs its plugins.
     for name, lowest in (("apscheduler", logging.ERROR), ("alembic", logging.WARNING)):
         logging.getLogger(name).setLevel(lowest)
-    # Each record would look these up, and no format of ours shows them.
+    # Each record would look these up, and no line shows them.
     logging.logThreads = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
@@ -131,14 +131,14 @@ def configure_logging(
 
 
 def flush_logs() -> None:
-    """Waits until the lines so far are written, at most 2 s. At its end the process does this by itself."""
+    """Waits until the lines so far are written, at most 2 s. The process also does this at its end."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LineHandler):
             handler.flush()
 
 
 def log_loop_errors(loop: asyncio.AbstractEventLoop) -> None:
-    """Logs what asyncio reports, such as a task's exception that was never retrieved, with all its fields."""
+    """Logs asyncio's reports, such as a task's exception that was never retrieved, with all their fields."""
 
     def report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         fields = {key: value for key, value in context.items() if key not in {"message", "exception"}}
@@ -162,7 +162,7 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, where: Traceb
 
 
 def _log_thread_death(args: threading.ExceptHookArgs) -> None:
-    if args.exc_type is not SystemExit:  # as in threading's own hook: a thread may end in this way
+    if args.exc_type is not SystemExit:  # as in threading's own hook: this is a normal end of a thread
         thread = args.thread.name if args.thread is not None else None
         _process_log.event(
             "thread_died",
@@ -201,7 +201,7 @@ class JsonFormatter(LineFormatter):
         if len(simple) == len(records):
             with suppress(orjson.JSONEncodeError):  # a lone surrogate
                 text = b"\n".join(map(orjson.dumps, simple)).decode()
-                # The redactor knows a secret also as JSON writes it. ASCII has no character that reverses a line.
+                # The redactor also knows the JSON form of a secret. ASCII has no bidirectional controls.
                 if text.isascii() and not self._redactor.suspects(text):
                     return text
         return "\n".join([orjson.dumps(as_fields(record, self._redactor)).decode() for record in records])
@@ -269,19 +269,19 @@ def rfc3339(seconds: float | None) -> str | None:
     return None if seconds is None else _time_text(seconds)
 
 
-@lru_cache(maxsize=256)  # watches registered together have two of their three times in common
+@lru_cache(maxsize=256)  # watches that are registered together share two of their three times
 def _time_text(seconds: float) -> str:
     second, microsecond = divmod(round(seconds * 1e6), 1_000_000)
     return f"{_second_text(second)}.{microsecond // 1000:03}Z"
 
 
-@lru_cache(maxsize=256)  # there are many lines in a second
+@lru_cache(maxsize=256)  # many lines are written in one second
 def _second_text(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def _simple_fields(record: logging.LogRecord) -> dict[str, Json] | None:
-    """Returns the fields of a line of plain strings and numbers, as nearly all are. None for any other line."""
+    """Returns the fields of a line that has only plain strings and numbers, as most have. None for any other line."""
     own_fields: dict[str, Any] | None = getattr(record, _FIELDS, None)
     if (
         own_fields is None
@@ -310,7 +310,8 @@ def _is_simple(value: Any) -> bool:
 def json_value(value: object, redactor: Redactor = REDACTOR, depth: int = 0) -> Json:
     """Returns any value as a JSON value with redacted texts. Never raises.
 
-    Bytes are decoded as UTF-8, NaN and infinities become their names, and a value that JSON cannot hold its `str`.
+    Bytes are decoded as UTF-8. NaN and infinities become their names. Other values that JSON does not have become
+    their `str`.
     """
     match value:
         case Enum():

@@ -1,8 +1,8 @@
 """Metrics in Prometheus' text format, in a registry for each runtime. No label has the name of a watch, task or host.
 
 Names and units follow https://prometheus.io/docs/practices/naming/: seconds, and `_total` for counters. Polls and
-attempts are counted in plain integers by the event loop's thread, and the integers are read at each scrape: this costs
-0.3 µs a poll (measured), while prometheus_client's locked counter and two histograms cost 1.5 µs.
+attempts are counted in plain integers by the event loop's thread, and each scrape reads the integers. This costs 0.3 µs
+a poll (measured); prometheus_client's counter and two histograms, which take locks, cost 1.5 µs.
 """
 
 import math
@@ -47,7 +47,7 @@ from bridge.core.model import (
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # every Prometheus and every agent reads it
 
-# Names and label values do not change, also where another word would fit better: operators use them in queries.
+# Names and label values do not change, even if another word would be better: operators use them in queries.
 POLL_RESULTS: Final[Mapping[type[Observation], str]] = {
     TaskRecord: "seen",
     TaskNotFound: "not_found",
@@ -62,7 +62,7 @@ STUCK_REASONS: Final = ("no_answer", "late", "key_rests")
 CONTENT_RESULTS: Final = ("hit", "miss", "passed_through")
 ATTEMPT_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "other", "unanswered", "refused")
 
-# Seconds. A poll is on time below 50 ms (the fastest tick). One that is over a minute late needs no finer bucket.
+# Seconds. A poll is on time below 50 ms, the fastest tick. Polls that are over a minute late need no finer buckets.
 _LAG_BOUNDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _CALL_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 _STORE_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -100,7 +100,7 @@ class PlainHistogram(Collector):
 
 
 class Stage(StrEnum):
-    """A part of the way from a task's submission to its delivered event, by the moment that ends it."""
+    """A part of the time from a task's submission to its delivered event. The name is the moment at its end."""
 
     FINISHED = "finished"
     SEEN = "seen"
@@ -123,7 +123,7 @@ class StageMetrics(Collector):
         self._stages = {stage: PlainHistogram(self.NAME, self.DOCUMENTATION, _STAGE_BOUNDS) for stage in Stage}
 
     def observe(self, stage: Stage, seconds: float) -> None:
-        """Counts one stage. A negative duration comes from clocks that differ, and counts as 0."""
+        """Counts the duration of one stage. A negative one, which different clocks cause, counts as 0."""
         self._stages[stage].observe(max(seconds, 0.0))
 
     def collect(self) -> Iterator[Metric]:
@@ -135,7 +135,7 @@ class StageMetrics(Collector):
 
 
 class LaneMetrics:
-    """The metrics of the polls of one lane. A poll is one request, also if it reads many tasks."""
+    """The metrics of one lane's polls. A poll is one request, even if it reads many tasks."""
 
     def __init__(self, results: Iterable[str]) -> None:
         self.results = dict.fromkeys(results, 0)
@@ -160,7 +160,7 @@ class PollMetrics(Collector):
         lane.seconds.observe(seconds)
 
     def count_batch(self, observation: BatchObservation, tasks: int, lag_seconds: float, seconds: float) -> None:
-        """Counts one request for so many tasks."""
+        """Counts one batch: a request for `tasks` tasks."""
         lane = self.batch
         lane.results[batch_result(observation)] += 1
         lane.tasks += tasks
@@ -189,7 +189,7 @@ class PollMetrics(Collector):
 
 
 class Metrics:
-    """All metrics of one runtime: those of prometheus_client, and cheaper ones of our own for frequent events."""
+    """All metrics of one runtime: metrics of prometheus_client, and cheaper ones of our own for frequent events."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -318,7 +318,7 @@ def attempt_result(answer: Answer) -> str:
 class _WithoutCreated(Collector):
     """A registry without OpenMetrics' `_created` samples, which would double the lines and are not needed.
 
-    prometheus_client can leave them out only for the whole process.
+    prometheus_client can omit them only for the whole process.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

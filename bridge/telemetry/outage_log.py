@@ -9,12 +9,12 @@ REPEAT_SECONDS: Final = 30.0  # an outage is logged when it begins, and then twi
 
 
 class OutageLog:
-    """The log lines of one kind of outage, during which many calls may fail.
+    """The log lines of one kind of outage, in which many calls may fail.
 
-    `failed_event` and `recovered_event` are log event names. `means` says what the outage means for watches and when
-    the call is tried again. Several parts of the bridge may share one log: the outage ends when each part that failed
-    has succeeded. During an outage a line is repeated every `repeat_seconds` (infinity: never), and also when the
-    reason changes if `repeat_on_new_reason` is set. Times are seconds of the monotonic clock.
+    `failed_event` and `recovered_event` are log event names. `means` is what the outage means for watches, and when the
+    call is tried again. Several parts of the bridge may share one log. The outage then ends when each part that failed
+    has succeeded. During an outage the line is repeated every `repeat_seconds` (infinity: never). If
+    `repeat_on_new_reason` is set, it is also repeated when the reason changes. Times are monotonic, in seconds.
     """
 
     __slots__ = (

@@ -1,6 +1,6 @@
-"""Redaction: removes known secrets, and what looks like a secret, from texts.
+"""Redaction: removes known secrets, and text that looks like a secret, from texts.
 
-Redact a text before you cut it to length: a part of a secret is not recognised.
+Redact a text before you cut it to a length, because a part of a secret is not recognised.
 """
 
 import json
@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
 MARK = "[redacted]"
-SHORTEST_SECRET = 6  # characters; a shorter one occurs in any text, and redacting it would reveal it
+SHORTEST_SECRET = 6  # characters; shorter ones also occur by chance, and redacting them would reveal them
 
-# A value's characters: all but white space, quotes, and the characters that end it in JSON, URLs and headers.
+# The characters of a value: all except white space, quotes, and those that end a value in JSON, URLs and headers.
 _VALUE = r"""[^\s"'\\,;&<>\]}]"""
 _PATTERNS = (
     (re.compile(r"whs(?:ec|k)_(?:[A-Za-z0-9+/_-]|%2[BFbf]|\\/){16,}(?:=|%3[Dd]){0,2}"), MARK),
     (re.compile(rf"\bBearer(\s+|%20|\+)(?!\[redacted){_VALUE}{{6,}}"), rf"Bearer\1{MARK}"),
     # In lower case these are also ordinary words, and amux's messages repeat prompts. So a token here must contain a
-    # digit or "=". The look-ahead is limited: otherwise a text that repeats the word would be read once for each.
+    # digit or "=". The look-ahead is limited: otherwise a text would be read once more for each time it has the word.
     (
         re.compile(rf"\b(bearer|basic)(\s+|%20|\+)(?={_VALUE}{{0,64}}[0-9=]){_VALUE}{{6,}}", re.IGNORECASE),
         rf"\1\2{MARK}",
@@ -40,7 +40,7 @@ _PERCENT = re.compile(r"%[0-9A-F]{2}")
 
 
 class Redactor:
-    """Replaces secrets by `[redacted]`. Threads may call `clean` while another calls `add`."""
+    """Replaces secrets by `[redacted]`. It can be used by several threads."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known: frozenset[str] = frozenset()
@@ -49,12 +49,12 @@ class Redactor:
             self.add(secret)
 
     def add(self, secret: str) -> None:
-        """Adds a known secret. One of fewer than 6 characters is ignored."""
+        """Adds a known secret. A secret of fewer than 6 characters is ignored."""
         known = self._known | _forms(secret)
         self._known, self._pattern = known, _any_of(known)
 
     def suspects(self, text: str) -> bool:
-        """Whether `clean` might change the text, or one of the texts that were joined to it by white space."""
+        """Whether `clean` might change the text. If it is several texts, joined by white space: any one of them."""
         folded = text.casefold()  # like IGNORECASE, which treats the long s as an s
         for hint in _HINTS:  # a loop: `any` with a generator takes 1.5 times as long, for every line
             if hint in folded:
@@ -65,20 +65,20 @@ class Redactor:
         return False
 
     def clean(self, text: str, extra: Iterable[str] = ()) -> str:
-        """Returns the text without the known secrets, those in `extra`, and what looks like a key or token."""
+        """Returns the text without known secrets, the secrets in `extra`, and what looks like a key or a token."""
         extra = tuple(extra)
         if not extra and not self.suspects(text):
-            return text  # nearly always: the search for words takes a tenth of the time of the patterns
+            return text  # nearly always; `suspects` takes a tenth of the time of the patterns
         if self._pattern is not None:
             text = self._pattern.sub(MARK, text)
         for form in _longest_first(frozenset().union(*map(_forms, extra))):
-            text = text.replace(form, MARK)  # to compile a pattern for one text would cost more than it saves
+            text = text.replace(form, MARK)  # a pattern for one text would cost more than it saves
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
         return text
 
 
-REDACTOR = Redactor()  # one for the process, because log lines come from everywhere, also from libraries
+REDACTOR = Redactor()  # one for the process, because libraries write log lines too
 
 
 def redact(text: str, extra: Iterable[str] = ()) -> str:

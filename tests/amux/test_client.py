@@ -105,7 +105,7 @@ async def test_a_key_that_no_header_can_carry_is_never_sent(
 ) -> None:
     server = await start_server()
     assert await make_client(server.url).poll("task_1", key) == KeyRefused(
-        "the key holds characters that cannot be sent"
+        "the key contains characters that cannot be sent"
     )
     assert server.connections == 0
 

@@ -67,8 +67,8 @@ async def test_lines_wait_for_each_other_and_are_one_write(stream: Stream) -> No
 
 
 async def test_many_lines_do_not_wait(stream: Stream) -> None:
-    log_numbers(*range(2 * log_handler.MOST_WAITING))
-    assert list(map(len, stream.writes)) == [log_handler.MOST_WAITING] * 2
+    log_numbers(*range(2 * log_handler.MAX_WAITING))
+    assert list(map(len, stream.writes)) == [log_handler.MAX_WAITING] * 2
 
 
 async def test_a_secret_is_redacted_and_the_other_lines_of_the_text_are_unchanged(stream: Stream) -> None:
