@@ -2,7 +2,7 @@
 
 Rows are inserted directly and in bulk, and most indexes are made afterwards: a million settled watches would take an
 hour through the bridge. Indexes of random keys grow with the rows, as in the bridge: made afterwards, their pages would
-be full, and every registration would split some.
+be full, and every registration would split some. Ids sort before those of rows that are added later, as in the bridge.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from bridge.core.event import terminal_event
-from bridge.core.ids import event_id
+from bridge.core.ids import WATCH_ID_PREFIX, event_id
 from bridge.core.model import TERMINAL_EVENTS, EventType, Outcome, TaskSnapshot, TaskStatus, Watch
 from bridge.core.watch import Ending
 from bridge.store.open import open_database
@@ -30,6 +30,7 @@ _AT_ONCE = 5_000
 _RANDOM_KEYS = frozenset({"ux_tasks_open", "ux_watches_active", "ix_watches_task_id"})
 _EVENTS = events_text(TERMINAL_EVENTS)
 _PAYLOAD_AT = 1_764_000_000.0
+_FIRST_EVENTS = {"e": 1, "p": 100_000_001}  # the number of the first event of each kind: ended and pending ones
 
 Row = dict[str, Any]
 
@@ -104,8 +105,13 @@ def random_task_ids(count: int) -> Iterator[str]:
     return (f"task_{ids.getrandbits(128):032x}" for _ in range(count))
 
 
+def _row_id(number: int, kind: str) -> str:
+    """Returns the id of a task's row: 26 characters, which sort before those of the rows that the bridge adds."""
+    return f"00{kind}{number:023d}"
+
+
 def _watch_id(number: int, kind: str) -> str:
-    return f"wat_{kind}{number:025d}"
+    return WATCH_ID_PREFIX + _row_id(number, kind)
 
 
 def _task(row_id: str, task_id: str, now: float, **more: Any) -> tuple[str, Row]:
@@ -153,7 +159,7 @@ def active_rows(tasks: Sequence[str], owner: str | None = "local") -> Iterator[t
     now = time.time()
     for number, entry in enumerate(tasks):
         task_id, _, url = entry.partition(" ")
-        row_id = f"a{number:015x}"
+        row_id = _row_id(number, "a")
         yield _task(row_id, task_id, now, owner=owner, status="in_progress", polls=1)
         yield _watch(_watch_id(number, "a"), row_id, task_id, now, url or CALLBACK)
 
@@ -183,11 +189,12 @@ def _pending(urls: Iterable[str]) -> Iterator[tuple[str, Row]]:
 
 
 def _settled(number: int, kind: str, ended_at: float, url: str) -> Iterator[tuple[str, Row]]:
-    row_id, task_id, watch_id = f"{kind}{number:015x}", f"task_{kind}{number}", _watch_id(number, kind)
+    row_id, task_id, watch_id = _row_id(number, kind), f"task_{kind}{number}", _watch_id(number, kind)
     yield _task(row_id, task_id, ended_at, status="completed", closed_at=ended_at, polls=5)
     yield _watch(watch_id, row_id, task_id, ended_at, url, state="settled", outcome="completed", ended_at=ended_at)
-    event = {"type": "video.completed", "terminal": 1, "created_at": ended_at, "payload": payload()}
-    yield "events", {"watch_id": watch_id, **event}
+    event = {"type": "video.completed", "terminal": 1, "created_at": ended_at, "payload": payload(), "app": "bench"}
+    # Retention keeps an event that has no number in the feed. Those of one kind follow those of the other.
+    yield "events", {"watch_id": watch_id, **event, "number": _FIRST_EVENTS[kind] + number}
 
 
 def _delivery(watch_id: str, at: float, **more: Any) -> tuple[str, Row]:
