@@ -15,7 +15,8 @@ _BATCH, _SINGLE, _INK, _PALE = "#2f7d5b", "#8a6fb0", "#1f2328", "#59636e"
 class Costs:
     """Of one watch in a minute: requests, bytes of answers, CPU milliseconds of the bridge and of the stand-in.
 
-    `delay` is the mean time in seconds from a task's end to the poll that saw it, `late` how many ends no poll saw.
+    `delay` is the mean time in seconds from a task's end to the poll that saw it, each counted as at most 30 s. `late`
+    is how many ends no poll saw within 30 s or more.
     """
 
     requests: float
@@ -40,7 +41,7 @@ _FIGURES: Sequence[tuple[str, str, Callable[[Costs], float]]] = (
     ("answers a watch and minute", "kB", lambda costs: costs.received / 1000),
     ("CPU of the bridge a watch and minute", "ms", lambda costs: costs.ours),
     ("CPU of the stand-in a watch and minute", "ms", lambda costs: costs.upstreams),
-    ("from a task's end to its poll, mean", "s", lambda costs: costs.delay),
+    ("from a task's end to its poll, at most 30 s, mean", "s", lambda costs: costs.delay),
 )
 
 
