@@ -1,11 +1,13 @@
 """A million watches in one process: the start, the memory, a whole round, registering beside them, and ends."""
 
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
-from tests.bench.bridge_process import NEVER, Bridge
+from tests.bench.bridge_process import NEVER, Bridge, every
 from tests.bench.harness import Bench, wait_until
 from tests.bench.lag import SETTLEMENTS, Lag
 from tests.bench.load import Registered, register
@@ -36,6 +38,8 @@ def run(bench: Bench) -> Iterator[Row]:
             start, alone = bridge.cpu(), Registering.measure(bench, bridge, amux, "alone")
         amux.ask("reset")
         database = bench.seeds.file(active=_tasks(watches, receivers.ready_message.urls()))
+        unread = _unread(bench, database, amux, settings)
+        amux.ask("reset")
         with Bridge(bench.folder, database, settings) as bridge:
             started = bridge.cpu() - start
             what = f"start with {watches:,}: load and spread, CPU seconds more than with none"
@@ -43,7 +47,7 @@ def run(bench: Bench) -> Iterator[Row]:
             yield Row("million", what, f"{started:.2f} s", measured=started, target=target, unit=" s")
             wait_until(lambda: counts_of(amux).tasks >= watches, 600, "every task read once")
             yield from _round(bench, bridge, amux, watches)
-            yield from _registering(watches, Registering.measure(bench, bridge, amux, "beside"), alone)
+            yield from _registering(watches, Registering.measure(bench, bridge, amux, "beside"), alone, unread)
             for _ in range(bench.pick(1, 1, 3)):
                 yield _ends(bench, bridge, amux, watches)
 
@@ -110,16 +114,30 @@ class Registering:
 _SHARES = (("p50", 0.5), ("p99", 0.99), ("longest", 1.0))
 
 
-def _registering(watches: int, beside: Registering, alone: Registering) -> Iterator[Row]:
+def _unread(bench: Bench, database: Path, amux: Child, settings: Mapping[str, str]) -> Registering:
+    """Measures a bridge with the same watches that does not read them: what the size of the file costs alone."""
+    copy = database.with_suffix(".unread")
+    shutil.copyfile(database, copy)
+    with Bridge(bench.folder, copy, {**settings, **every(float(NEVER)), "amux_batch": "off"}) as bridge:
+        return Registering.measure(bench, bridge, amux, "unread")
+
+
+def _registering(watches: int, beside: Registering, alone: Registering, unread: Registering) -> Iterator[Row]:
     what = f"registering beside {watches:,} watches, compared with none"
     many, less = (f"{one.each:.0f} µs" for one in (beside, alone))
     yield Row("million", f"{what}: CPU without the polling", many, less, beside.each / alone.each, MOST_SLOWER)
-    ratio = beside.seconds_each / alone.seconds_each
-    yield Row("million", f"{what}: by the wall clock, one core", str(beside), str(alone), ratio, MOST_SLOWER)
+    yield _by_the_wall_clock(what, beside, alone, MOST_SLOWER)
+    yield _by_the_wall_clock(f"{what}, of which the reads", beside, unread)
+    yield _by_the_wall_clock(f"{what}, of which the larger file", unread, alone)
     many, less = (
         f"{one.polling / one.usage.wall:.0%} of a core, {one.usage.share:.0%} in all" for one in (beside, alone)
     )
     yield Row("million", f"{what}: the polling and the regular jobs meanwhile", many, less)
+
+
+def _by_the_wall_clock(what: str, one: Registering, other: Registering, target: float | None = None) -> Row:
+    ratio = one.seconds_each / other.seconds_each
+    return Row("million", f"{what}: by the wall clock, one core", str(one), str(other), ratio, target)
 
 
 def _ends(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Row:
