@@ -1,4 +1,4 @@
-"""Anomalies in amux's answers: a wrong base URL, unknown status words. Also measures how late an end was detected."""
+"""Anomalies in amux's answers: a wrong base URL, unknown status words. Also measures the delay of detected ends."""
 
 import logging
 
@@ -7,7 +7,7 @@ from bridge.core.model import Observation, TaskRecord, Throttled, TransientError
 from bridge.polling.state import PolledTask
 from bridge.telemetry import Metrics, get_logger
 
-MAX_WORDS = 100  # each is logged once: a vendor that puts numbers into its status words must not fill the log
+MAX_WORDS = 100  # unknown words that are logged, each once; a vendor with numbers in its words must not fill the log
 MAX_WORD_LENGTH = 80
 # A longer delay is not a late detection: the task was registered late, or amux's clock is wrong.
 MAX_DETECTION_SECONDS = 86_400.0
@@ -19,9 +19,9 @@ _log = get_logger("polling")
 class Anomalies:
     """Counts anomalies, and logs each of them once.
 
-    Misrouting begins with one answer that does not look like amux's. It ends when each task that got such an answer
-    has got a good one or is no longer polled, and `calm_seconds` have passed since the last such answer. So neither a
-    few misrouted tasks among good ones nor one bad proxy among several fill the log.
+    Misrouting begins with one answer that does not look like amux's. It ends when two conditions are true: each task
+    with such an answer has had a good one since, or is not polled any more; and `calm_seconds` have passed since the
+    last such answer. So a few misrouted tasks, or one bad proxy among several, do not fill the log.
     """
 
     __slots__ = ("_calm_seconds", "_metrics", "_misrouted_at", "_misrouted_tasks", "_words", "misrouted")
@@ -29,9 +29,9 @@ class Anomalies:
     def __init__(self, metrics: Metrics, calm_seconds: float) -> None:
         self._metrics = metrics
         self._calm_seconds = calm_seconds
-        self.misrouted: TransientError | None = None  # the last answer, while answers look as if they were not amux's
+        self.misrouted: TransientError | None = None  # the last misrouted answer, until misrouting ends
         self._misrouted_at = 0.0
-        self._misrouted_tasks: set[PolledTask] = set()  # their last answer but transient ones was misrouted
+        self._misrouted_tasks: set[PolledTask] = set()  # tasks with a misrouted answer and no good one since
         self._words: set[str] = set()
 
     def check(self, observation: Observation, task: PolledTask, now: float) -> None:
@@ -52,7 +52,7 @@ class Anomalies:
                     )
                 self.misrouted = observation
             case TransientError() | Throttled():
-                pass  # a proxy in between may send these as well, so they prove nothing
+                pass  # a proxy may send these too, so they do not show that amux answers
             case _:
                 self._misrouted_tasks.discard(task)
                 self._end_misrouting(task_id, now)
@@ -72,7 +72,7 @@ class Anomalies:
         self._misrouted_tasks.clear()
 
     def _end_misrouting(self, task_id: str, now: float) -> None:
-        """End misrouting after a good answer, if the last misrouted one is long ago and no task awaits a good one."""
+        """End misrouting after a good answer, if the conditions of the class docstring are true."""
         if self.misrouted is None or self._misrouted_tasks or now - self._misrouted_at < self._calm_seconds:
             return
         self.misrouted = None
@@ -93,12 +93,12 @@ class Anomalies:
         )
 
     def record_detection(self, seconds: float, watched: float) -> None:
-        """Record how many seconds after amux's own time a task's end was seen; it was watched for `watched` seconds."""
+        """Record that a task's end was seen `seconds` after amux's time of it. It was watched for `watched` seconds."""
         if -CLOCK_SKEW_SECONDS <= seconds <= min(watched, MAX_DETECTION_SECONDS):
             self._metrics.detection_seconds.observe(max(seconds, 0.0))
 
     def degraded(self) -> list[HealthReason]:
-        """Return one reason while answers look misrouted, else none."""
+        """Return one reason during misrouting, else none."""
         if self.misrouted is None:
             return []
         message = f"AMUX_BASE_URL looks wrong, or a proxy answers instead of amux: {self.misrouted.message}"

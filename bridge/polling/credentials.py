@@ -1,4 +1,4 @@
-"""The amux keys in use: which of them amux refuses or throttles, with one log line for each change."""
+"""The amux keys in use, and which of them amux refuses or throttles. Each change is logged once."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ _log = get_logger("polling")
 
 
 async def load_keys(store: Store, rows: Iterable[TaskView]) -> dict[str, str]:
-    """Read the amux keys of tasks with a credential of their own, by the credential's name. Raises StoreUnavailable."""
+    """Read the amux keys of tasks with their own credential, by the credential's name. Raises StoreUnavailable."""
     names = sorted({row.credential for row in rows} - {CONFIGURED})
     keys: dict[str, str] = {}
     for first in range(0, len(names), KEYS_PER_QUERY):
@@ -29,7 +29,7 @@ async def load_keys(store: Store, rows: Iterable[TaskView]) -> dict[str, str]:
 
 
 class Credentials:
-    """Credentials by name. A watch's own credential is removed with its last task; the configured one stays.
+    """Credentials by name. The credential of a watch is removed with its last task; the configured one stays.
 
     `configured_key` is the amux key of the settings, None without one. Without `lanes` no credential has a batch lane.
     """
@@ -46,7 +46,7 @@ class Credentials:
         self._all = {CONFIGURED: self._configured}
 
     def add_task(self, name: str, api_key: str | None) -> Credential:
-        """Count one more task of a credential and return the credential."""
+        """Add one to the number of a credential's tasks, and return the credential."""
         credential = self._all.get(name)
         if credential is None:
             credential = self._all[name] = self._new(name, api_key)
@@ -56,7 +56,7 @@ class Credentials:
         return credential
 
     def remove_task(self, credential: Credential) -> None:
-        """Count one task less of a credential."""
+        """Subtract one from the number of a credential's tasks."""
         credential.tasks -= 1
         if not credential.in_use and self._all.get(credential.name) is credential:
             del self._all[credential.name]
@@ -77,7 +77,7 @@ class Credentials:
         return credential
 
     def note_answer(self, task: PolledTask, observation: Observation, now: float) -> bool:
-        """Apply an answer to its task's credential and log a change; true when the credential is good again."""
+        """Apply an answer to the credential of its task, and log a change. Return whether it changed to good."""
         credential = task.credential
         before = credential.health
         change = credential.apply_answer(task, observation, now, self._policy)
@@ -99,7 +99,7 @@ class Credentials:
             reason=credential.health.message,
             next_probe_seconds=round(max(credential.health.resumes_at - now, 0.0), 3),
             tasks=credential.tasks,
-            means="one poll at a time checks the key; meanwhile its other watches wait, at most until their deadlines",
+            means="one poll at a time tests the key; its other watches wait for that, at most until their deadlines",
         )
         return False
 
@@ -118,7 +118,7 @@ class Credentials:
         ]
 
     def degraded(self) -> list[HealthReason]:
-        """Return one reason while amux refuses the configured key or answers all its polls with 429, else none."""
+        """Return one reason while amux refuses the configured key, or answers all its polls with 429; else none."""
         message = self._configured.health.message
         if self._configured.health.state is CredentialState.PAUSED:
             text = f"amux refuses the configured key (AMUX_API_KEY): {message}"

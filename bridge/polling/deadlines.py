@@ -1,4 +1,4 @@
-"""Reads the watches whose deadline has passed, in pages, and gives each task in memory the latest of its deadlines."""
+"""Reads the watches whose deadline has passed, in pages, and sets the latest of these deadlines on their tasks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,16 +11,16 @@ from bridge.telemetry import get_logger
 from bridge.telemetry.outage_log import OutageLog
 
 PAGE = 500
-# While the last polls of a long backlog are under way, each check begins where the last one ended: deadlines pass in
-# their order, so new ones are behind. Watches that were flagged and are still active are read again this often.
+# With a long backlog, a check begins where the last one ended: deadlines pass in their order, so later ones come after
+# it. A full check reads all overdue watches again, also the ones that are flagged and still active.
 FULL_CHECK_SECONDS = 10.0
-CLOCK_STEP_SECONDS = 2.0  # if the clocks differ by more between two checks, the wall clock was set or the machine slept
+CLOCK_STEP_SECONDS = 2.0  # a larger difference between the clocks: the wall clock was set, or the machine slept
 
 _log = get_logger("polling")
 
 
 class Deadlines:
-    """Finds the overdue watches of the tasks in memory. `outage_log` is shared with the writer of results."""
+    """Finds the overdue watches of the tasks in memory. `outage_log` is the one of the ResultWriter."""
 
     def __init__(self, store: Store, tasks: Mapping[str, PolledTask], clocks: Clocks, outage_log: OutageLog) -> None:
         self._store = store
@@ -37,8 +37,8 @@ class Deadlines:
     async def check(self) -> tuple[list[PolledTask], bool]:
         """Return the overdue tasks, with `overdue_at` set, and whether open tasks are missing in memory.
 
-        A task is missing when two checks have found it overdue and unknown: after one check it may just have closed.
-        A store that fails is logged; the tasks found before that are returned.
+        A task is missing if two checks found it overdue and unknown: after one check it may just have closed. A failure
+        of the store is logged; the tasks that were found before it are returned.
         """
         if self._checking:
             return [], False
@@ -70,24 +70,24 @@ class Deadlines:
             unknown.update(row.task for row in page if not self._flag(row, overdue))
             self._after = page[-1] if page else self._after
         if full and pages == 1:
-            self._after = None  # one page holds all overdue watches, so the next check reads all of them again
+            self._after = None  # one page has all overdue watches, so the next check reads all of them again
         missing = bool(unknown & self._unknown)
         self._unknown = unknown
         return missing
 
     def _detect_clock_step(self, now: float) -> None:
-        """Detect a wall clock that was set forward: an earlier poll was not after the deadlines that it jumped over."""
+        """Detect a wall clock that was set forward. A poll before that does not count as a last poll."""
         ahead = self._clocks.unix(0.0)
         if ahead - self._wall_ahead > CLOCK_STEP_SECONDS:
             self._not_before = now
         self._wall_ahead = ahead
 
     def _flag(self, row: Overdue, overdue: dict[PolledTask, None]) -> bool:
-        """Set the deadline of a watch's task; false when the task is not in memory."""
+        """Set `overdue_at` of a watch's task. Return false if the task is not in memory."""
         task = self._tasks.get(row.task)
         if task is None:
             return False
-        # Not before the clock was set, and not in the future: a poll that begins from now on is the last one.
+        # Not before the clock was set, and not in the future. So a poll that begins from now on is a last poll.
         passed = max(self._clocks.moment(row.deadline_at), self._not_before)
         passed = min(passed, self._clocks.monotonic())
         if task.overdue_at is None or passed > task.overdue_at:

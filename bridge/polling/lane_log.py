@@ -1,4 +1,4 @@
-"""Log lines about the batch lanes: one when batches begin, one when they fail, one when they work again."""
+"""Log lines about the batch lanes: one when batches begin, one when they fail, one when they succeed again."""
 
 import logging
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from bridge.core.batch_lane import LaneHealth, LaneState
 from bridge.telemetry import get_logger
 
-FORGOTTEN_SECONDS = 600.0  # after the moment at which a lane should have been asked again
+FORGET_SECONDS = 600.0  # an outage of a lane is forgotten this long after the time of its next request
 
 _log = get_logger("polling")
 
@@ -16,48 +16,51 @@ _SINGLY = "tasks are read singly meanwhile; no watch ends because of this"
 
 
 @dataclass(slots=True)
-class _Trouble:
-    """The outage of one lane. `worked_from`: since when it works again, infinity: not yet. It counts until `until`."""
+class _Outage:
+    """The outage of one lane. It is forgotten after `until`.
+
+    `worked_from` is the time of the first success after the failures, infinity before it.
+    """
 
     until: float
     worked_from: float = inf
 
 
 class LaneLog:
-    """One line for each change of the whole, however many keys there are.
+    """Logs one line for each change, for any number of keys.
 
-    An outage has ended when its lanes have worked for `calm_seconds`: a route that fails now and then is one outage.
+    An outage ends when its lanes have worked for `calm_seconds`. So a route that fails from time to time is one outage.
     """
 
     def __init__(self, calm_seconds: float) -> None:
         self._calm_seconds = calm_seconds
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._was_open: set[str] = set()
-        self._troubles: dict[str, _Trouble] = {}
+        self._outages: dict[str, _Outage] = {}  # by the credential's name
 
     def answered(self, name: str, before: LaneState, health: LaneHealth, now: float) -> None:
-        """Log what an answer at `now` has changed in the lane of a credential; `name` is no key."""
+        """Log the change that an answer at `now` made in the lane of a credential. `name` is the name, not the key."""
         if health.is_open:
             self._was_open.add(name)
-            self._once("batches_begun", credential=name, means="many tasks are read with one request")
-            self._works(name, now)
+            self._log_once("batches_begun", credential=name, means="many tasks are read with one request")
+            self._count_success(name, now)
         elif health.state is LaneState.ABSENT and name not in self._was_open:
-            self._recovered(name)  # it answers: there is no such route, which is no outage
-            self._once(
+            self._end_outage(name)  # amux answers that there is no such route, which is no outage
+            self._log_once(
                 "batches_unsupported",
                 credential=name,
                 reason=health.message,
                 next_request_seconds=round(health.asks_at - now, 3),
                 means="each task is read with a request of its own; amux is asked again at most once a minute",
             )
-        elif name in self._troubles or health.state is not before:
-            self._fails(name, health, now)
+        elif name in self._outages or health.state is not before:
+            self._count_failure(name, health, now)
 
-    def _fails(self, name: str, health: LaneHealth, now: float) -> None:
-        # A lane whose tasks have ended is asked no more: its outage must not hide the next one.
-        for other in [each for each, trouble in self._troubles.items() if trouble.until < now]:
-            del self._troubles[other]
-        if not self._troubles:
+    def _count_failure(self, name: str, health: LaneHealth, now: float) -> None:
+        # A lane without tasks sends no more requests, so its outage cannot end. It must not hide the next outage.
+        for other in [each for each, outage in self._outages.items() if outage.until < now]:
+            del self._outages[other]
+        if not self._outages:
             _log.event(
                 "batches_failing",
                 level=logging.WARNING,
@@ -66,18 +69,18 @@ class LaneLog:
                 next_request_seconds=round(health.asks_at - now, 3),
                 means=_SINGLY,
             )
-        self._troubles[name] = _Trouble(health.asks_at + FORGOTTEN_SECONDS)
+        self._outages[name] = _Outage(health.asks_at + FORGET_SECONDS)
 
-    def _works(self, name: str, now: float) -> None:
-        trouble = self._troubles.get(name)
-        if trouble is None:
+    def _count_success(self, name: str, now: float) -> None:
+        outage = self._outages.get(name)
+        if outage is None:
             return
-        trouble.until, trouble.worked_from = now + FORGOTTEN_SECONDS, min(trouble.worked_from, now)
-        if now - trouble.worked_from >= self._calm_seconds:
-            self._recovered(name)
+        outage.until, outage.worked_from = now + FORGET_SECONDS, min(outage.worked_from, now)
+        if now - outage.worked_from >= self._calm_seconds:
+            self._end_outage(name)
 
     def live_platform(self, platform: str) -> None:
-        """Log that a platform answers live, although it is not known for that."""
+        """Log that a platform is live. For the platforms 24, 41 and 54 this is known and not logged."""
         _log.event(
             "live_platform",
             platform=platform or None,
@@ -85,15 +88,15 @@ class LaneLog:
         )
 
     def forget(self, lane_name: str) -> None:
-        """Drop a credential that is gone."""
+        """Drop a credential that is not in use any more."""
         self._was_open.discard(lane_name)
-        self._troubles.pop(lane_name, None)
+        self._outages.pop(lane_name, None)
 
-    def _recovered(self, name: str) -> None:
-        if self._troubles.pop(name, None) is not None and not self._troubles:
+    def _end_outage(self, name: str) -> None:
+        if self._outages.pop(name, None) is not None and not self._outages:
             _log.event("batches_resumed", credential=name, means="many tasks are read with one request again")
 
-    def _once(self, event: str, **fields: Any) -> None:
-        if event not in self._said:
-            self._said.add(event)
+    def _log_once(self, event: str, **fields: Any) -> None:
+        if event not in self._logged:
+            self._logged.add(event)
             _log.event(event, **fields)

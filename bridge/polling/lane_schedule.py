@@ -1,6 +1,6 @@
 """When each batch lane is read next, and when the tasks of a closed lane are read singly.
 
-Moments are passed in, as in `lanes.py`.
+The time is passed in, as in `lanes.py`.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from math import inf
 from bridge.core.schedule import PollPolicy
 from bridge.polling.state import CredentialLane, PolledTask
 
-RELEASED_AT_ONCE = 2_000  # a millisecond or two; 100,000 tasks are released in 50 ticks
+RELEASED_AT_ONCE = 2_000  # tasks; 1 to 2 ms. 100,000 tasks are released in 50 ticks
 
 
 class DueLanes:
-    """A heap of lanes by the moment of their next batch. An entry that its lane no longer points to is skipped."""
+    """A heap of lanes by the time of their next batch. An entry is valid only while its lane has its number."""
 
     __slots__ = ("_entries", "_heap")
 
@@ -23,7 +23,7 @@ class DueLanes:
         self._entries = 0
 
     def put(self, lane: CredentialLane, at: float) -> None:
-        """Make a lane due at a moment, unless it is due earlier."""
+        """Make a lane due at `at`, unless it is due earlier."""
         if lane.entry and lane.next_at <= at:
             return
         self._entries = lane.entry = self._entries + 1
@@ -32,18 +32,18 @@ class DueLanes:
 
     @staticmethod
     def drop(lane: CredentialLane) -> None:
-        """Make a lane due no more: its entry is skipped."""
+        """Remove a lane: its entry becomes stale and is skipped."""
         lane.entry = 0
 
     def next_at(self) -> float:
-        """When the next lane is due; infinity when none is."""
+        """When the next lane is due; infinity if the heap is empty."""
         heap = self._heap
         while heap and heap[0][2].entry != heap[0][1]:
             heappop(heap)
         return heap[0][0] if heap else inf
 
     def pop_due(self, now: float) -> tuple[float, CredentialLane] | None:
-        """Take the lane that has been due for the longest time, and since when; None when no lane is due."""
+        """Take the lane that has been due for the longest time, with its due time; None if no lane is due."""
         if self.next_at() > now:
             return None
         was_due, _, lane = heappop(self._heap)
@@ -51,7 +51,7 @@ class DueLanes:
         return was_due, lane
 
     def late(self, now: float, seconds: float) -> list[tuple[float, CredentialLane]]:
-        """How late each lane is that has been due for longer than `seconds`. They stay in the heap."""
+        """The lanes that have been due for longer than `seconds`, and how long. They stay in the heap."""
         waiting = [(now - due, lane) for due, entry, lane in self._heap if entry == lane.entry]
         return [(late, lane) for late, lane in waiting if late > seconds]
 
@@ -61,7 +61,7 @@ class DueLanes:
 
 
 class ClosedLanes:
-    """The lanes that have closed: their tasks are released, spread over one interval."""
+    """The lanes that have closed. Their tasks are released to single reads, spread over one interval."""
 
     def __init__(self, policy: PollPolicy, due: DueLanes) -> None:
         self._policy = policy
@@ -78,7 +78,7 @@ class ClosedLanes:
         self._lanes.add(lane)
 
     def release(self, now: float) -> Iterator[tuple[PolledTask, float]]:
-        """Yield some tasks with the moments of their single reads."""
+        """Yield some tasks, and when each is read singly."""
         left = RELEASED_AT_ONCE
         for lane in list(self._lanes):
             while left and not lane.health.is_open and (task := lane.pop()) is not None:

@@ -1,8 +1,8 @@
 """The batch lanes: which tasks are read with others, when, and what the answers mean for the lanes.
 
-Each credential has a lane, whose tasks wait in a queue, the one that was read the longest ago first. The lane takes a
-task when its single read would be due, and keeps it as long as batches bring its record. When the lane closes, its
-tasks are released: they are read singly, spread over one interval.
+Each credential has a lane with a queue of tasks; the task with the oldest read is the first. The lane takes a task when
+its single read would be due, and keeps it as long as batches bring its record. When the lane closes, its tasks are
+released: they are read singly, spread over one interval.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,20 +35,20 @@ from bridge.polling.lane_schedule import ClosedLanes, DueLanes
 from bridge.polling.state import Credential, CredentialLane, Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
 
-# The tasks that become due within it are asked with the first one: one id alone shows less than two.
+# A probe waits this long for a second due task, because an answer about two ids shows more than one about one id.
 PROBE_WINDOW_SECONDS = 0.25
-SMALL_LANE = 20  # tasks: its batches save little
+SMALL_LANE = 20  # tasks; a lane with fewer saves little
 LATE_SECONDS = 1.0
-CALM_INTERVALS = 4  # without trouble, until a warning ends: one task is polled four times meanwhile
+CALM_INTERVALS = 4  # an outage ends after this many longest intervals without a failure: four polls of a task
 _POLLING = Phase.POLLING  # the look-up of a member takes 0.1 µs
-MAX_IDLE_LANES = 1_000  # lanes of keys that are no longer in use: what was learned about them is kept
+MAX_IDLE_LANES = 1_000  # lanes of keys that are not in use any more; they keep what was learned about the key
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """One request, from the choice of its tasks to the end of its answer. `due` is when the tasks are read next.
+    """One request for several tasks. `due` is when the tasks are read next.
 
-    `is_probe`: it was sent to learn whether there is a batch route.
+    `was_due` is when the request was due, `began` when it began. `is_probe`: it tests whether there is a batch route.
     """
 
     credential: Credential
@@ -62,9 +62,9 @@ class Batch:
 
 @dataclass(slots=True)
 class BatchResult:
-    """What an answer brought for one task. `record` is None for a task that has to be asked singly.
+    """The result of a batch for one task. `record` is None if the task must be read singly.
 
-    `soon`: it is read singly, and as soon as possible.
+    `soon`: the task is read singly as soon as possible.
     """
 
     task: PolledTask
@@ -73,10 +73,10 @@ class BatchResult:
 
 
 class BatchLanes:
-    """The lanes of all credentials. It sends nothing: moments are passed in, answers too.
+    """The lanes of all credentials. It sends nothing: the time and the answers are passed in.
 
-    `classes` returns when a task would be read singly. `random` draws from [0, 1). `limited`: there is a rate limit, so
-    that single reads are no way around batches that are late, unless all requests hang.
+    `classes` returns when a task would be read singly. `random` draws from [0, 1). `limited`: there is a rate limit.
+    Then late batches are replaced by single reads only if all requests hang.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class BatchLanes:
         self._due = DueLanes()
         self._closed = ClosedLanes(policy, self._due)
         self._under_way: set[Batch] = set()
-        self._most_lanes = MAX_IDLE_LANES  # with so many, idle ones are looked for
+        self._most_lanes = MAX_IDLE_LANES  # at this number of lanes, idle ones are removed
 
     def join(self, credential: Credential) -> None:
-        """Give a new credential its lane. What was learned about one of this name is kept for a while."""
+        """Give a new credential its lane. A credential with the same name gets its earlier lane, if that is kept."""
         lane = self._lanes.get(credential.name)
         if lane is None:
             if len(self._lanes) >= self._most_lanes:
@@ -142,7 +142,7 @@ class BatchLanes:
         return lane.health.may_ask(now) and not lane.requests and self._probe_with(task, lane, now)
 
     def _probe_with(self, task: PolledTask, lane: CredentialLane, now: float) -> bool:
-        """Add a due task to the next probe; false when it has enough."""
+        """Add a due task to the next probe; false if the probe has enough tasks."""
         if lane.waiting < PROBE_TASKS:
             lane.append(task)
         elif lane.entry:
@@ -154,7 +154,7 @@ class BatchLanes:
         return True
 
     def keep(self, tasks: Sequence[PolledTask], now: float) -> list[PolledTask]:
-        """Put loaded tasks into their lanes, to be released unless the lane opens; return those without a lane."""
+        """Put loaded tasks into their lanes, which release them unless they open. Return the tasks without a lane."""
         others = []
         for task in tasks:
             lane = task.credential.lane
@@ -191,13 +191,13 @@ class BatchLanes:
             task.credential.lane.remove(task)
 
     def resume(self, credential: Credential, now: float) -> None:
-        """Read the lane of a credential that is good again."""
+        """Make the lane of a credential due, because the credential is good again."""
         lane = credential.lane
         if lane is not None and lane.waiting:
             self._due.put(lane, max(now, lane.began + lane.spacing))
 
     def learn(self, task: PolledTask, observation: Observation) -> None:
-        """Note what a single read shows about the platform of a task."""
+        """Learn from a single read whether the platform of a task is live."""
         lane = task.credential.lane
         if lane is None:
             return
@@ -216,16 +216,16 @@ class BatchLanes:
     @staticmethod
     def _may_be_batched(task: PolledTask, lane: CredentialLane) -> bool:
         if task.reading is Reading.BATCH and task.task_class.platform in lane.platforms.live:
-            task.reading = Reading.LIVE  # the class is known, so no batch has to tell it
+            task.reading = Reading.LIVE  # its class is known, so no batch is needed to learn it
         if task.reading is Reading.LIVE:
-            # amux's row can confirm a failure while single reads bring no record.
+            # A batch answer can confirm a failure while single reads bring no record.
             return task.unconfirmed_failure is not None and task.failures > 0 and lane.health.is_open
         return task.reading is Reading.BATCH
 
     # --- requests -------------------------------------------------------------------------------------------------
 
     def next_at(self) -> float:
-        """When the next lane is due; infinity when none is."""
+        """When the next lane is due; infinity if there is none."""
         return self._due.next_at()
 
     def is_due(self, now: float) -> bool:
@@ -259,9 +259,9 @@ class BatchLanes:
         batch.due = batch.began + max(batch.lane.round_seconds, now - batch.began)
 
     def results(self, batch: Batch, tasks: Sequence[PolledTask], answer: BatchObservation) -> Sequence[BatchResult]:
-        """Return what an answer brought for each of some tasks of its batch that still wait.
+        """Return the results of an answer for some tasks of its batch. Tasks that were dropped have none.
 
-        Without an answer the tasks of an open lane are released with its others; all other tasks are read singly now.
+        Without an answer, the tasks go back to the queue if the lane was open; else they are read singly now.
         """
         lane, tasks = batch.lane, [task for task in tasks if task.phase is Phase.POLLING]
         if isinstance(answer, BatchAnswer):
@@ -271,7 +271,7 @@ class BatchLanes:
             for task in tasks:
                 task.reading = Reading.MISSING
         elif is_large or not batch.is_probe:
-            lane.put_back(tasks)  # to be read in smaller batches, or to be released, the first of all
+            lane.put_back(tasks)  # at the front: they are the next to be read in smaller batches, or to be released
             return []
         return [BatchResult(task, None, soon=True) for task in tasks]
 
@@ -289,7 +289,7 @@ class BatchLanes:
         if not lane.waiting:
             return
         if not lane.health.is_open:
-            if lane.health.may_ask(now):  # an answer that was too long, before the lane was known
+            if lane.health.may_ask(now):  # the answer to a probe was too long: a smaller probe follows now
                 self._due.put(lane, now)
             else:
                 self._closed.add(lane, now)
@@ -306,7 +306,7 @@ class BatchLanes:
                     spacing, start = rare, now
         lane.spacing, lane.round_seconds = spacing, max(spacing, spacing * tasks / size)
         if lane.next_at > now:
-            self._due.drop(lane)  # it was set with the spacing before
+            self._due.drop(lane)  # its time was computed with the old spacing
         self._due.put(lane, max(start + spacing, now))
 
     def _result(self, task: PolledTask, lane: CredentialLane, answer: BatchAnswer) -> BatchResult:
@@ -324,7 +324,7 @@ class BatchLanes:
         return BatchResult(task, record if counts else None, soon=soon)
 
     def _single_rate(self, lane: CredentialLane, batch: Batch, now: float) -> float:
-        """How many requests a second the single reads of a lane's tasks would make, as far as this batch shows."""
+        """How many requests a second the single reads of a lane's tasks would make, estimated from this batch."""
         kept = [task for task in batch.tasks if task.phase is Phase.BATCHED]
         if not kept:
             return 0.0
@@ -332,7 +332,7 @@ class BatchLanes:
         return sum(1.0 / delay for delay in delays) * lane.tasks / len(kept)
 
     def _is_stalled(self, now: float) -> bool:
-        """Whether as many requests as may be under way have had no answer for long: no other lane gets its turn."""
+        """Whether all allowed requests are under way and late, so that no other lane is read."""
         if len(self._under_way) < self._batch.concurrency:
             return False
         return all(now - batch.began > LATE_SECONDS for batch in self._under_way)
@@ -345,15 +345,15 @@ class BatchLanes:
     # --- tasks that leave their lanes -----------------------------------------------------------------------------
 
     def release(self, now: float) -> Iterator[tuple[PolledTask, float]]:
-        """Yield tasks of closed lanes, and of small ones that are late, with the moments of their single reads."""
+        """Yield tasks of closed lanes, and of small lanes that are late, and when each is read singly."""
         if now - self.next_at() > LATE_SECONDS and (not self._limited or self._is_stalled(now)):
             yield from ((task, now) for task in self._take_late(now))
         yield from self._closed.release(now)
 
     def _take_late(self, now: float) -> list[PolledTask]:
-        """Take the tasks of small lanes and of probes whose turn has not come: all batches under way take long.
+        """Take the tasks of small lanes and of probes whose batches are late.
 
-        A large lane is closed when its batch is late by the longest interval and all requests hang.
+        A large lane is closed if its batch is late by the longest interval and all requests hang.
         """
         tasks: list[PolledTask] = []
         stalled = self._is_stalled(now)
@@ -370,10 +370,10 @@ class BatchLanes:
                 self._closed.add(lane, now)
         return tasks
 
-    # --- what others may read -------------------------------------------------------------------------------------
+    # --- figures --------------------------------------------------------------------------------------------------
 
     def figures(self) -> tuple[int, float]:
-        """How many tasks are read in batches, and how many requests a minute this saves: at least, as tasks get old."""
+        """How many tasks are read in batches, and how many requests a minute this saves at least."""
         lanes = [lane for lane in self._lanes.values() if lane.tasks and lane.health.is_open]
         singly = 60.0 / (self._policy.max_interval * (1 + JITTER_SHARE / 2))
         saved = sum(max(lane.tasks * singly - 60.0 / lane.spacing, 0.0) for lane in lanes)

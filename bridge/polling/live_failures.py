@@ -1,4 +1,4 @@
-"""Failures that only live answers reported: the unconfirmed failure of each task, and a log line for each change."""
+"""Failures that only live answers reported. Sets the unconfirmed failure of a task, and logs each change once."""
 
 from bridge.core.model import Observation, TaskRecord, TaskStatus
 from bridge.core.watch import confirm_failure
@@ -13,7 +13,7 @@ def confirm_live_failure(
 ) -> tuple[Observation, bool]:
     """Update the unconfirmed failure of a task.
 
-    Returns the observation to go on with, and whether the failure came, was confirmed or was cleared.
+    Returns the observation to use, and whether a failure was found, confirmed or cleared.
     """
     before = task.unconfirmed_failure
     counted, task.unconfirmed_failure = confirm_failure(before, observation, began, now, interval)

@@ -13,7 +13,7 @@ from bridge.store.store import Store
 
 
 class TaskLoader:
-    """Makes the tasks in memory, `tasks` by the ids of their rows."""
+    """Makes the tasks in memory. `tasks` has them by the ids of their rows."""
 
     def __init__(  # noqa: PLR0913, PLR0917  its collaborators
         self,
@@ -34,7 +34,10 @@ class TaskLoader:
 
     @contextmanager
     def noting_dropped(self) -> Iterator[set[str]]:
-        """The rows of the tasks that are dropped during the block: earlier answers of the store may be outdated."""
+        """Yields a set of the rows of tasks that are dropped during the block.
+
+        A query that began earlier may still return these tasks.
+        """
         dropped: set[str] = set()
         self._noting.append(dropped)
         try:
@@ -43,25 +46,25 @@ class TaskLoader:
             self._noting = [noting for noting in self._noting if noting is not dropped]
 
     def note_dropped(self, task_row: str) -> None:
-        """A task has closed in the store, or another replica owns it."""
+        """Add a task, which has closed in the store or has another owner, to the sets of `noting_dropped`."""
         for dropped in self._noting:
             dropped.add(task_row)
 
     async def load(self) -> tuple[list[PolledTask], list[str]]:
-        """Load the own open tasks that memory lacks. Raises StoreUnavailable.
+        """Load the own open tasks that are not in memory. Raises StoreUnavailable.
 
-        Returns them, and the ids of those in memory that are open and own no more: the answer to the transaction that
-        has closed them, or that has found them closed, did not arrive.
+        Returns these tasks, and the row ids of tasks in memory that are not own open tasks any more. A task is among
+        the second if the answer to the transaction that closed it did not arrive.
         """
         replica, known = self._store.replica, dict.fromkeys(self._tasks)
         with self.noting_dropped() as dropped:
             rows = await self._store.own_tasks()
             keys = await load_keys(self._store, rows)
         if self._store.replica is not replica:
-            return [], []  # the tasks were those of an earlier replica id: others adopt them
+            return [], []  # the tasks belong to an earlier id of this replica: other replicas adopt them
         found = []
         rows.reverse()
-        while rows:  # a million rows and a million tasks at a time would be twice the memory
+        while rows:  # each row is dropped at once: a million rows beside a million tasks would take twice the memory
             row = rows.pop()
             known.pop(row.row, None)
             if (task := self._tasks.get(row.row)) is None:

@@ -1,6 +1,6 @@
-"""Polls the tasks that are due, decides what each answer means, and has changes written to the store.
+"""Polls the tasks that are due, decides what each answer means, and passes changes to the writer of results.
 
-The decisions are functions of `core/`. When a task is polled next lives in memory, by the monotonic clock.
+The decisions are functions of `core/`. The time of each next poll is kept in memory, by the monotonic clock.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ from bridge.store.records import TaskView
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
-KEPT_AT_ONCE = 500  # tasks that still run: 0.5 ms
-HANDLED_AT_ONCE = 500  # other tasks of a batch: 5 ms
+KEPT_AT_ONCE = 500  # tasks of a batch that still run; they take 0.5 ms
+HANDLED_AT_ONCE = 500  # other tasks of a batch; they take 5 ms
 NO_KEY = KeyRefused("no amux key is known here for this task")
 
 _log = get_logger("polling")
@@ -52,8 +52,8 @@ class Poller:
     """Polls the tasks that this replica owns. Use it from one event loop; nothing here blocks.
 
     `configured_key` is the amux key of the settings, None without one. `content_url` is called by the store's thread.
-    `rate_per_second` 0: no limit. With `learn` a task is polled when tasks of its class tend to end. Without `batch` no
-    task is read with others in one request. `background` runs what takes long.
+    `rate_per_second` is the limit of requests, 0 for none. With `learn` a task is polled when tasks of its class tend
+    to end. Without `batch` no task is read with others in one request. `background` runs long computations.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators, its limits, and what tests inject
@@ -131,12 +131,12 @@ class Poller:
     async def start(self) -> None:
         """Load the own open tasks and spread their first polls over one interval. Raises StoreUnavailable.
 
-        May be called again, after a write whose result is not known. It then drops tasks that are open no more.
+        Call it again after a write whose result is unknown: it then also drops the tasks that have closed.
         """
         await self._load()
 
     def add(self, task: TaskView, api_key: str | None = None) -> None:
-        """Poll a task from now on. A task that is known keeps its schedule, but its status may have to be written.
+        """Poll a task from now on. A known task keeps its schedule; its status is written if a new watch asks for it.
 
         `api_key` is the key of a credential other than the configured one.
         """
@@ -147,7 +147,7 @@ class Poller:
             return
         new = self._loader.create(task, api_key)
         if new.polls:
-            # It was another replica's: a dead replica's tasks come by the thousand and must not all be due in 5 s.
+            # It comes from another replica. A dead replica may have had thousands: they must not be due all at once.
             self._schedule.schedule_soon(new)
             return
         new.watched_since = self._clock()
@@ -165,17 +165,17 @@ class Poller:
         self._credentials.remove_task(task.credential)
 
     def noting_dropped(self) -> AbstractContextManager[set[str]]:
-        """The rows of the tasks that are dropped during the block, also of those that were not in memory."""
+        """Yields a set of the rows of tasks that are dropped during the block, also of tasks that are not in memory."""
         return self._loader.noting_dropped()
 
-    def look_again(self, task_row: str) -> None:
+    def check_closed(self, task_row: str) -> None:
         """Ask the store whether a task has closed: one of its watches was cancelled."""
         task = self._tasks.get(task_row)
         if task is not None:
-            self._handler.look_again(task)
+            self._handler.check_closed(task)
 
     def forget_all(self) -> None:
-        """Drop all tasks, also those under way: this replica's lease is lost."""
+        """Drop all tasks, also with polls under way, because this replica has lost its lease."""
         self._schedule.clear(self._tasks.values())
         self._tasks.clear()
         self._anomalies.forget_all()
@@ -193,14 +193,14 @@ class Poller:
     # --- regular calls --------------------------------------------------------------------------------------------
 
     def tick(self) -> bool:
-        """Begin what a timer has missed; return whether polls are due that cannot begin, or results wait."""
+        """Begin due polls that no timer has begun. Return whether due polls cannot begin, or results wait."""
         self._schedule.release_closed_lanes()
         self.wake()
         self._result_writer.tick()
         return self._schedule.is_due() or self._result_writer.is_waiting
 
     def wake(self) -> None:
-        """Begin what is due, as far as workers are free."""
+        """Begin the due polls for which workers are free."""
         self._batch_workers.wake()
         self._workers.wake()
 
@@ -209,7 +209,7 @@ class Poller:
         self._batch_workers.wake()
 
     async def check_deadlines(self) -> None:
-        """Give each overdue watch its last poll, or end it; call it every second. A store that fails is logged."""
+        """Give each overdue watch its last poll, or end it; call it every second. A failure of the store is logged."""
         if self._draining:
             return
         overdue, missing = await self._deadlines.check()
@@ -290,10 +290,10 @@ class Poller:
             await asyncio.sleep(0)
             self._handler.handle_batch(batch, lanes.results(batch, tasks, answer), now)
 
-    # --- tasks that no poll under way has -------------------------------------------------------------------------
+    # --- calls of the schedule and of the writer of results -------------------------------------------------------
 
     def expire(self, task: PolledTask) -> None:
-        """Settle an overdue task whose credential is blocked: no last poll is possible."""
+        """Settle an overdue task without a last poll, because its credential is blocked."""
         self._handler.expire(task)
 
     def written(self, task: PolledTask, *, closed: bool) -> None:
@@ -304,12 +304,12 @@ class Poller:
             self._handler.reschedule(task, task.due)
 
     def refused(self, update: StatusUpdate) -> None:
-        """Ask once more whether a task has closed, if the refused write was such a question."""
+        """Repeat the question whether a task has closed, if the refused write was this question."""
         if not update.changed:
             self._handler.recheck_later(update.task)
 
     async def _load_missing(self) -> None:
-        """Load tasks that memory lacks: a registration was cancelled after its commit and before `add`."""
+        """Load tasks that are not in memory: a registration was cancelled after its commit and before `add`."""
         try:
             found = await self._load()
         except StoreUnavailable as error:
@@ -334,7 +334,7 @@ class Poller:
         self._schedule.schedule_loaded(found)
         return len(found)
 
-    # --- what others may read -------------------------------------------------------------------------------------
+    # --- state ----------------------------------------------------------------------------------------------------
 
     @property
     def owned(self) -> int:
@@ -342,16 +342,16 @@ class Poller:
         return len(self._tasks)
 
     def live(self, task_row: str) -> TaskView | None:
-        """Return a task as it is now; None when it is not polled here. The last error stays, with its time."""
+        """Return a task as it is now; None if it is not polled here. Its last error stays after a success."""
         task = self._tasks.get(task_row)
         return None if task is None else task_view(task, next_poll_of(task, self._clock()), self._clocks)
 
     def credentials(self) -> Sequence[CredentialStatus]:
-        """Return the credentials in use and how amux treats each."""
+        """Return the credentials in use, each with its state."""
         return self._credentials.states(self._clocks)
 
     async def stats(self, max_rows: int) -> PollingStats:
-        """Return statistics over all tasks, with at most `max_rows` rows; computed in the background."""
+        """Return the statistics of all tasks, with at most `max_rows` rows; computed in the background."""
         stats = await self._background.submit(
             partial(polling_stats, with_pauses(list(self._tasks.values())), self._clock(), max_rows)
         )
@@ -359,7 +359,7 @@ class Poller:
         return replace(stats, batched=batched, saved_per_minute=saved)
 
     def degraded(self) -> list[HealthReason]:
-        """Return one reason for each problem at amux or in the settings that an operator has to fix."""
+        """Return a reason for each problem of amux or of the settings that an operator must fix."""
         return [*self._credentials.degraded(), *self._anomalies.degraded()]
 
 

@@ -1,4 +1,4 @@
-"""Acts on what reads of tasks bring: updates the task, has changes written to the store, and schedules the next read.
+"""Acts on the answers to reads: updates the task, passes changes to the writer of results, schedules the next read.
 
 The decisions are functions of `core/`.
 """
@@ -53,17 +53,17 @@ class ReadHandler:
         self._random = random
         self._concurrency = concurrency
         self._created_at = self._clock()
-        self._to_recheck: set[PolledTask] = set()  # a watch was cancelled while its task was being polled or written
+        self._to_recheck: set[PolledTask] = set()  # tasks with a watch that was cancelled during a poll or a write
 
-    def look_again(self, task: PolledTask) -> None:
-        """Ask the store whether a task has closed, as soon as it is neither read nor written."""
+    def check_closed(self, task: PolledTask) -> None:
+        """Ask the store whether a task has closed, now or after its present read or write."""
         if task.phase in _WAITING:
             self._write_status(task, changed=False)
         else:
             self._to_recheck.add(task)
 
     def recheck(self, tasks: Sequence[PolledTask]) -> None:
-        """Ask the store now about those of these tasks that were to be looked at after a batch, which has failed."""
+        """Ask the store about the tasks of a batch with a watch that was cancelled during the batch."""
         for task in self._to_recheck.intersection(tasks):
             if task.phase in _WAITING:
                 self._to_recheck.discard(task)
@@ -82,9 +82,9 @@ class ReadHandler:
     def handle(
         self, task: PolledTask, observation: Observation, started: float, now: float, due: float | None = None
     ) -> None:
-        """Act on an answer. Nearly every answer says "still running", and that is the first branch.
+        """Act on an answer. The first branch is for a task that still runs, as nearly every answer says.
 
-        `due` is when the task is read next if it still runs; None: when its single schedule says.
+        `due` is when the task is read next if it still runs; None: by its schedule of single reads.
         """
         known, was_blocked = task.snapshot, task.credential.blocked
         if (
@@ -121,7 +121,7 @@ class ReadHandler:
         changed = task.snapshot.status is not known.status
         task.due = now + self._delay(task, observation, now, probe=was_blocked) if due is None else due
         if self._ends_watches(task, observation, started, now):
-            # The settlement writes the new status, but no status events: watches that stay get them after it.
+            # The settlement writes the new status without status events. Watches that stay active get them later.
             task.status_update_due |= changed and task.snapshot.status not in TERMINAL
             self._settle(task, observation, started, now)
         elif type(observation) is TaskRecord and (changed or failure_changed or task.status_update_due):
@@ -132,9 +132,9 @@ class ReadHandler:
     def keep_running(
         self, batch: Batch, tasks: Sequence[PolledTask], records: Mapping[str, TaskRecord]
     ) -> Sequence[PolledTask]:
-        """Keep tasks in their lane of which a batch says that they run as before; return the others.
+        """Keep the tasks in their lane that still run without a change; return the others.
 
-        Nearly all tasks are such. `handle` would do the same, in five times the time.
+        Nearly all tasks are like this. `handle` does the same, but takes five times as long.
         """
         lane, began, due = batch.lane, batch.began, batch.due
         if self._to_recheck or self._anomalies.misrouted or batch.credential.blocked or not lane.health.is_open:
@@ -159,7 +159,7 @@ class ReadHandler:
         return others
 
     def handle_batch(self, batch: Batch, results: Sequence[BatchResult], now: float) -> None:
-        """Act on what a batch brought for its tasks. Those that have to be read singly are read at once."""
+        """Act on the results of a batch. Tasks that must be read singly are read at once."""
         alone = [result.task for result in results if result.record is None and result.task.phase is Phase.POLLING]
         spread = self._policy.interval / len(alone) if len(alone) > self._concurrency else 0.0
         for place, task in enumerate(alone):
@@ -216,7 +216,7 @@ class ReadHandler:
     def _settle(self, task: PolledTask, observation: Observation | None, began: float, now: float) -> None:
         """Settle the watches that end by an answer, or by their deadline.
 
-        With an observation of None there was no last poll: only deadlines count.
+        If the observation is None, there was no last poll, and only deadlines count.
         """
         end = None
         if isinstance(observation, TaskRecord) and task.snapshot.status in TERMINAL:
@@ -245,14 +245,14 @@ class ReadHandler:
         self._result_writer.put(StatusUpdate(task, changed))
 
     def recheck_later(self, task: PolledTask) -> None:
-        """Ask once more, after the next poll, whether a task has closed: the store did not answer."""
+        """Ask again after the next poll whether a task has closed, because the store did not answer."""
         if task.phase is not Phase.DROPPED:
             self._to_recheck.add(task)
 
     # --- what a task does next ------------------------------------------------------------------------------------
 
     def reschedule(self, task: PolledTask, due: float) -> None:
-        """Schedule a task after a poll or a write; recheck it, or give it its last poll, if that is due."""
+        """Schedule a task after a poll or a write. Or recheck it, or give it its last poll, if that is needed."""
         if self._to_recheck and task in self._to_recheck:
             self._to_recheck.discard(task)
             task.due = due
@@ -264,7 +264,7 @@ class ReadHandler:
             self._schedule.schedule_next(task, due)
 
     def poll_overdue(self, tasks: list[PolledTask]) -> None:
-        """Give tasks their last poll: at once, or over one interval if there are more of them than `concurrency`."""
+        """Give tasks their last poll: at once, or over one interval if there are more tasks than `concurrency`."""
         now = self._clock()
         interval = self._policy.interval if len(tasks) > self._concurrency else 0.0
         for place, task in enumerate(tasks):
@@ -272,10 +272,10 @@ class ReadHandler:
                 self._poll_last(task, now, place / len(tasks) * interval)
 
     def _poll_last(self, task: PolledTask, now: float, delay: float) -> None:
-        """Schedule an overdue task's last poll early. Settle it at once if it had that poll, or cannot have it."""
+        """Schedule the last poll of an overdue task. If it had this poll, or cannot have it, settle the task now."""
         if task.overdue_at is None:
             return
-        # A poll of an earlier process does not count: its answer is not known, and the video may be ready now.
+        # A poll of an earlier process does not count: its answer is unknown, and the video may be ready now.
         last = task.single_started
         had_last_poll = last is not None and last >= max(task.overdue_at, self._created_at)
         if had_last_poll or task.credential.blocked:
@@ -284,7 +284,7 @@ class ReadHandler:
             self._schedule.put(task, now + delay)
 
     def expire(self, task: PolledTask) -> None:
-        """Settle an overdue task without a last poll: its credential is blocked."""
+        """Settle an overdue task without a last poll, because its credential is blocked."""
         now = self._clock()
         self._settle(task, None, now, now)
 

@@ -1,6 +1,6 @@
-"""Writes what polls changed: a task's new status, or the settlement of its watches with their events.
+"""Writes the results of polls: a task's new status, or the settlement of its watches with their events.
 
-A settlement that the store refuses is kept and written again until the store has it.
+A settlement that the store refuses is kept, and written again until the store has it.
 """
 
 import logging
@@ -36,36 +36,36 @@ from bridge.store.store import Store
 from bridge.telemetry import Metrics, Stage, get_logger, without_query
 from bridge.telemetry.outage_log import OutageLog
 
-WRITERS = 256  # at a time: from 32 on a write costs the same in a commit, and a database that hangs holds no more
+WRITERS = 256  # writes at a time: above 32 a write costs no less in a commit, and a hung database delays at most 256
 
-_ENDS = frozenset(TERMINAL.values())  # a watch that timed out or became unavailable says nothing about durations
+_ENDS = frozenset(TERMINAL.values())  # only these outcomes show how long a task took
 
 _log = get_logger("polling")
 
 ContentUrl: TypeAlias = Callable[[Watch, float], str | None]
-"""Returns the link to a watch's video; its arguments are the watch and when it settled (Unix seconds)."""
+"""Returns the link to a watch's video. The arguments are the watch and the time of its settlement (Unix seconds)."""
 
 
 class DeliveryQueue(Protocol):
-    """Where settlements hand their deliveries over: `delivery.Deliverer`, or a test's own."""
+    """Gets the deliveries of settlements: `delivery.Deliverer`, or an object of a test."""
 
     def hand_over(self, deliveries: Sequence[PendingDelivery], /) -> None:
         """Take deliveries that the store has already claimed for this replica. Never blocks."""
 
 
 class WriteOwner(Protocol):
-    """Whose results are written: the Poller. A task is given back when its write is over."""
+    """Is called at the end of each write: the Poller."""
 
     def written(self, task: PolledTask, /, *, closed: bool) -> None:
         """Poll a task again, or drop it if it has closed."""
 
     def refused(self, update: "StatusUpdate", /) -> None:
-        """A status was not written, because the store did not answer."""
+        """Handle a status that was not written, because the store did not answer."""
 
 
 @dataclass(slots=True)
 class StatusUpdate:
-    """A status that has to be written. `changed` is false when only a new watch needs its first status event."""
+    """A status that must be written. `changed` is false if only a new watch needs its first status event."""
 
     task: PolledTask
     changed: bool
@@ -73,10 +73,10 @@ class StatusUpdate:
 
 @dataclass(slots=True)
 class PendingSettlement:
-    """What may end a task's watches, kept until the store has it: the first terminal status counts.
+    """An observation that may end a task's watches. It is kept until the store has it: a terminal status is final.
 
-    `observation` is None when only deadlines count. `began` is when its poll began, by the monotonic clock. `retried`:
-    the store has refused it before. `end` is what the class of the task learns from it.
+    `observation` is None if only deadlines count. `began` is when its poll began (monotonic seconds). `retried`: the
+    store has refused it before. `end` is for the history of the task's class.
     """
 
     task: PolledTask
@@ -92,8 +92,8 @@ class PendingSettlement:
     def ending_of(self, watch: Watch, began_at: float, now: float) -> Ending | None:
         """Decide how a watch ends: by the observation, else by a deadline that had passed when the poll began.
 
-        A poll that began before the deadline was not the last one: the watch stays active, and the next poll is the
-        last. None: the watch does not end. Times are Unix seconds. Called by the store's thread.
+        Returns None if the watch stays active. A poll that began before the deadline is not the last one: then the next
+        poll is the last. Times are Unix seconds. The store's thread calls this.
         """
         if self.observation is not None:
             ending = ending_after(self.snapshot, self.refusal_counts, self.observation, watch.created_at, now)
@@ -141,8 +141,8 @@ class ResultWriter(CommitListener):
         self._classes = classes
         self._ready: deque[Write] = deque()
         means = (
-            "results of polls are kept, and watches past their deadline stay active, until the store answers; it is"
-            " asked at least every 5 s"
+            "results of polls are kept, and watches past their deadline stay active, until the store answers; the"
+            " store is tried at least every 5 s"
         )
         self.outage_log = OutageLog(_log, "store_unavailable", "store_available", means=means)
         self._refused: RetryQueue[PolledTask, PendingSettlement] = RetryQueue(
@@ -157,7 +157,7 @@ class ResultWriter(CommitListener):
         return bool(self._ready) or len(self._refused) > 0
 
     def put(self, write: Write) -> None:
-        """Write a task's change soon; the task is not polled until then."""
+        """Queue the write of a task's change. The task is not polled until it is written."""
         write.task.phase = Phase.WRITING
         self._ready.append(write)
         self._workers.wake()
@@ -168,21 +168,21 @@ class ResultWriter(CommitListener):
             self._workers.wake()
 
     def clear(self) -> None:
-        """Drop what is not written yet."""
+        """Drop all writes that have not begun."""
         self._ready.clear()
         self._refused.take_all()
 
     async def finish(self, seconds: float) -> None:
-        """Try everything that waits once more, within `seconds`."""
+        """Try all waiting writes once more, within `seconds`."""
         self._ready.extend(self._refused.take_all())
         await self._workers.finish(seconds)
         if unwritten := len(self._ready) + len(self._refused):
-            means = "these ends are not stored: the tasks stay open, and are polled again after the next start"
+            means = "these ends of tasks are not stored; the tasks stay open, and are polled again after the next start"
             _log.event("settlements_unwritten", level=logging.ERROR, count=unwritten, means=means)
 
     def _take(self) -> Write | _Retry | None:
         if self._refused.due and not self._retrying:
-            self._retrying = True  # at once: before the worker runs, the pool may ask for more items
+            self._retrying = True  # now, because the pool may ask for more items before the worker runs
             return _RETRY
         return self._ready.popleft() if self._ready else None
 
@@ -203,7 +203,7 @@ class ResultWriter(CommitListener):
             else:
                 changed = await self._settle(write)
         except LostClaim as error:
-            # The task is another replica's now, or every watch on it was cancelled: there is nothing to do.
+            # Another replica owns the task, or every watch on it was cancelled: there is nothing to do.
             _log.event("result_dropped", level=logging.DEBUG, task_id=task.task_id, reason=str(error))
             self._give_back(task, closed=True)
         except StoreUnavailable as error:
@@ -220,7 +220,7 @@ class ResultWriter(CommitListener):
         else:
             self._refused.report_success()
             self._publish(write, changed)
-            if changed.task_closed:  # also when it was dropped meanwhile: it may have been loaded again since then
+            if changed.task_closed:  # also if it was dropped during the write: it may be loaded again by now
                 self._owner.written(task, closed=True)
             else:
                 self._give_back(task, closed=False)
@@ -244,9 +244,9 @@ class ResultWriter(CommitListener):
     # --- the writes -----------------------------------------------------------------------------------------------
 
     async def _write_status(self, task: PolledTask) -> Changed:
-        # The next poll must not wait for this write, and neither must an event that a watch asked for.
+        # Not patient if the next poll is due, or if a watch waits for its first status event.
         patient = not task.status_update_due and task.due - self._clocks.monotonic() > PATIENCE_SECONDS
-        task.status_update_due = False  # before the write: a watch that is registered during it sets it again
+        task.status_update_due = False  # before the write: a watch that is registered during the write sets it again
         now, snapshot, seen = self._store.now(), task.snapshot, task_view(task, task.due, self._clocks)
         event_type = STATUS_EVENTS.get(snapshot.status)
         if event_type is None:
@@ -277,7 +277,7 @@ class ResultWriter(CommitListener):
     # --- after a write --------------------------------------------------------------------------------------------
 
     def _publish(self, write: Write, changed: Changed) -> None:
-        """Hand deliveries over, log the changes and announce them."""
+        """Pass deliveries to the deliverer, log the changes and announce them."""
         self.changed_late(changed)
         if isinstance(write, StatusUpdate) and write.changed:
             task = write.task
@@ -289,7 +289,7 @@ class ResultWriter(CommitListener):
             self._report_end(write)
 
     def changed_late(self, changed: Changed, /) -> None:
-        """Do the part that does not need the write: it may have been given up before the store's answer came."""
+        """Publish a change. The store also calls this after a commit whose caller has given up waiting."""
         if changed.claimed:
             self._deliverer.hand_over(changed.claimed)
         for watch in changed.settled:
@@ -299,7 +299,7 @@ class ResultWriter(CommitListener):
             self._change_listener.announce(tuple(watch_ids))
 
     def _report_end(self, pending: PendingSettlement) -> None:
-        """Count a task's end for its class, and how long each stage took until the settlement."""
+        """Add a task's end to the history of its class, and measure the stages until the settlement."""
         if pending.end is not None:
             self._classes.add(pending.end)
         task = pending.task

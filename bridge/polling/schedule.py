@@ -1,8 +1,8 @@
 """When each task is polled next: the heap of due times, the rate limit, and the tasks that wait for their credential.
 
-A due task whose credential has a batch lane goes to that lane, see `lanes.py`.
+A due task whose credential has an open batch lane goes to that lane: see `lanes.py`.
 
-Moments are seconds of the monotonic clock. One timer is set for the next due task.
+Times are seconds of the monotonic clock. One timer is set for the next due task.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from bridge.polling.lane_schedule import RELEASED_AT_ONCE
 from bridge.polling.lanes import Batch, BatchLanes
 from bridge.polling.state import Credential, Phase, PolledTask
 
-ADOPTED_WITHIN_SECONDS = 4.0  # 9 s of the dead replica's lease and 1 s until the next adoption have passed by then
-TAKEN_OVER_AT_ONCE = 1_000  # tasks that go to a lane or wait for their key: 2 ms, then other work runs
+ADOPTED_WITHIN_SECONDS = 4.0  # before it, 9 s of the dead replica's lease and up to 1 s until the adoption have passed
+TAKEN_OVER_AT_ONCE = 1_000  # tasks that go to a lane or wait for their key; they take 2 ms, then other work runs
 SHORTEST_TIMER_SECONDS = 0.002
-# Polls that are due within 0.2 s of a timer begin with the next one, together: to wake up for a poll alone costs more
-# than the poll, and what polls bring together shares commits. At 70 polls a second that takes a fifth less CPU than
-# 0.05 s, and ends are seen 0.08 s later. From 160 polls a second on, a timer begins 32 of them: more at a time save
-# nothing, and delay other work. With a rate limit polls are evenly spaced instead.
+# Polls that are due within 0.2 s of a timer begin together with the next timer. A timer for one poll costs more than
+# the poll, and results that come together share a commit. At 70 polls a second 0.2 s takes a fifth less CPU than
+# 0.05 s, and ends are seen 0.08 s later. Above 160 polls a second a timer begins 32 polls: more at a time save nothing,
+# and delay other work. With a rate limit, polls are evenly spaced instead.
 TOGETHER_SECONDS = 0.2
 TOGETHER_SHARE = 0.2  # of the interval: the most that a short interval may grow by
 TOGETHER = 32
 
-# amux counts arrivals, not our starts. 50 ms more than a second absorb what connection set-up or a stalled event loop
-# bring closer together on the way; they cost 5 % of the rate.
+# amux counts arrivals, not our starts. A connection set-up or a stalled event loop can bring requests closer together
+# on the way. 50 ms more than a second absorb that; they cost 5 % of the rate.
 RATE_WINDOW_SECONDS = 1.05
-# Starts may catch up by this much after a delay: the tick is 50 ms, and a timer fires a millisecond late.
+# After a delay, starts may come earlier than evenly spaced by up to this: a tick is 50 ms, a timer 1 ms late.
 CATCH_UP_SECONDS = 0.05
 
 
 class DueHeap:
-    """A heap of (due, number, task). An entry that its task no longer points to is skipped when it comes up."""
+    """A heap of (due, number, task). An entry is valid only while its task has its number; others are skipped."""
 
     __slots__ = ("_entries", "_heap")
 
@@ -56,7 +56,7 @@ class DueHeap:
         heappush(self._heap, (due, entry, task))
 
     def pop_due(self, now: float) -> PolledTask | None:
-        """Take the task that has been due for the longest time; None when no task is due."""
+        """Take the task that has been due for the longest time; None if no task is due."""
         heap = self._heap
         while heap and heap[0][0] <= now:
             _, entry, task = heappop(heap)
@@ -66,7 +66,7 @@ class DueHeap:
         return None
 
     def next_due(self) -> float:
-        """When the next task is due; infinity when the heap is empty."""
+        """When the next task is due; infinity if the heap is empty."""
         heap = self._heap
         while heap and heap[0][2].entry != heap[0][1]:
             heappop(heap)
@@ -79,16 +79,16 @@ class DueHeap:
 
 
 class RateLimiter:
-    """Limits how fast requests begin: evenly spaced, and never more than the rate in any one second.
+    """Limits how fast requests begin: evenly spaced, and never more than the rate in one second.
 
-    It has no clock: moments are passed in and never go back. `rate` is starts a second, above 0. A fraction counts as
-    well: at 2.5 no second has more than 2 starts, and at 0.5 two starts are more than 2 s apart.
+    It has no clock: the time is passed in and never goes back. `rate` is starts a second, above 0. It may have a
+    fraction: at 2.5 no second has more than 2 starts, and at 0.5 two starts are more than 2 s apart.
     """
 
     __slots__ = ("_earliest", "_starts", "_step", "_window", "last")
 
     def __init__(self, rate: float) -> None:
-        self.last = Lane.SINGLE  # the lane of the last start: where both lanes wait, they take turns
+        self.last = Lane.SINGLE  # the lane of the last start: if both lanes wait, they take turns
         most = max(1, int(rate))
         self._window = RATE_WINDOW_SECONDS * max(1.0, 1.0 / rate)
         self._step = self._window / most
@@ -96,7 +96,7 @@ class RateLimiter:
         self._earliest = -inf
 
     def opens_at(self, now: float) -> float:
-        """When the next poll may begin; at `now` or earlier: it may begin now."""
+        """When the next poll may begin. It may begin now if this is `now` or earlier."""
         starts = self._starts
         window = starts[0] + self._window if len(starts) == starts.maxlen else now
         return max(window, self._earliest - CATCH_UP_SECONDS)
@@ -109,23 +109,23 @@ class RateLimiter:
 
 
 class ScheduleOwner(Protocol):
-    """Who reads the tasks: the Poller."""
+    """Reads the tasks: the Poller."""
 
     def wake(self) -> None:
-        """Begin what is due: the timer of the next task or lane has fired."""
+        """Begin the due reads: the timer of the next task or lane has fired."""
 
     def wake_batches(self) -> None:
-        """Begin a batch, whose turn comes before the next single read."""
+        """Begin a batch, because it comes before the next single read."""
 
     def expire(self, task: PolledTask, /) -> None:
-        """Settle an overdue task whose credential is blocked: no last poll is possible."""
+        """Settle an overdue task without a last poll, because its credential is blocked."""
 
 
 class PollSchedule:
-    """Returns the tasks that may be polled now, the longest due first.
+    """Returns the tasks that may be polled now, the one with the oldest due time first.
 
-    `rate_per_second` 0: no limit; it counts the requests of all lanes. `random` draws from [0, 1). Without `lanes` no
-    task is read in a batch.
+    `rate_per_second` limits the requests of all lanes together; 0 is no limit. `random` draws from [0, 1). Without
+    `lanes` no task is read in a batch.
     """
 
     def __init__(  # noqa: PLR0913  a rule each
@@ -152,7 +152,7 @@ class PollSchedule:
         self._gap = 0.0 if rate_per_second else min(TOGETHER_SECONDS, TOGETHER_SHARE * policy.interval)
         self._fired_at, self._gathered_seconds = -inf, inf  # the last timer, and how long polls had waited for it
         self._begun = 0  # polls since the last timer
-        self._waiting = False  # for the timer: all polls that were due have begun
+        self._waiting = False  # all due polls have begun, and the timer is set for the next one
         self._stopped = False
 
     def stop(self) -> None:
@@ -165,10 +165,10 @@ class PollSchedule:
         """Return the next task that may be polled now, in phase POLLING; if there is none, set the timer for it."""
         now = self._clock()
         if self._stopped or (self._waiting and now < self._timer_at):
-            return None  # as after nearly each poll
+            return None  # the usual case after a poll
         limiter, lanes = self._rate_limiter, self._lanes
         if limiter is not None and lanes is not None and limiter.last is Lane.SINGLE and lanes.next_at() <= now:
-            self._owner.wake_batches()  # it is the turn of a batch
+            self._owner.wake_batches()  # the lanes take turns: a batch is next
         opens = now if limiter is None else limiter.opens_at(now)
         for _ in range(TAKEN_OVER_AT_ONCE):
             task = self._heap.pop_due(now) if opens <= now else None
@@ -210,7 +210,7 @@ class PollSchedule:
         if limiter is None:
             opens = now
         elif limiter.last is Lane.BATCH and self._heap.next_due() <= now:
-            return None  # it is the turn of a single read
+            return None  # the lanes take turns: a single read is next
         else:
             opens = limiter.opens_at(now)
         batch = lanes.take(now) if opens <= now else None
@@ -226,12 +226,12 @@ class PollSchedule:
             task.due = due
             self._block(task)
             return
-        self._heap.put(task, due)  # the same as `put`, without its call: this runs once a poll
+        self._heap.put(task, due)  # the same as `self.put`, without the call, because this runs once for each poll
         if due < self._timer_at:
             self._set_poll_timer(due, self._clock())
 
     def schedule_next(self, task: PolledTask, due: float) -> None:
-        """Keep a task that was read in its batch lane, or poll it at a moment if it must be read singly."""
+        """Keep a task in its batch lane, or poll it at `due` if it must be read singly."""
         if self._lanes is None or not self._lanes.rejoin(task):
             self.schedule_at(task, due)
         elif (next_at := self._lanes.next_at()) < self._timer_at:
@@ -275,29 +275,29 @@ class PollSchedule:
             self._choose_probe(credential)
 
     def schedule_evenly(self, tasks: list[PolledTask]) -> None:
-        """Make tasks due evenly over one interval, each task over its own, as if they had been polled all the time.
+        """Make tasks due evenly over one interval. The interval of a task is the one of its backoff.
 
-        Over five seconds alone, tasks that are polled every 15 s would come back in three bursts a minute.
+        With 5 s for all tasks, tasks with an interval of 15 s would be polled in bursts.
         """
         now = self._clock()
         groups: dict[float, list[PolledTask]] = defaultdict(list)
         for task in tasks:
             groups[self._interval(task)].append(task)
-        # Each interval is a group of its own: tasks come in the order of their age, and so do their intervals. In one
-        # row, the last tasks of a longer interval would fall among the first of a shorter one, at twice the rate.
+        # Each interval is a group. Tasks come in the order of their age, and so do their intervals. In one group, the
+        # last tasks of a longer interval would be due together with the first of a shorter one, at twice the rate.
         for interval, group in groups.items():
             for place, task in enumerate(group):
                 self.schedule_at(task, now + (place + self._random()) / len(group) * interval)
 
     def schedule_loaded(self, tasks: list[PolledTask]) -> None:
-        """Make the tasks of a start due evenly over one interval. Very many wait in their lanes, not in the heap."""
+        """Make loaded tasks due evenly over one interval. Very many tasks wait in their lanes, not in the heap."""
         if self._lanes is not None and len(tasks) > RELEASED_AT_ONCE:
             tasks = self._lanes.keep(tasks, self._clock())
             self.release_closed_lanes()
         self.schedule_evenly(tasks)
 
     def schedule_soon(self, task: PolledTask) -> None:
-        """Make a task due soon, but not at once: for tasks that are added one by one and many at a time."""
+        """Make a task due within 4 s, at random, so that many added tasks are not due at the same time."""
         self.schedule_at(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
 
     def clear(self, tasks: Iterable[PolledTask]) -> None:
@@ -313,7 +313,7 @@ class PollSchedule:
         """Poll tasks singly whose batch lane has closed, or is small and late; call it at each tick."""
         if self._lanes is not None:
             for task, due in self._lanes.release(self._clock()):
-                task.phase = Phase.SCHEDULED  # out of its lane already
+                task.phase = Phase.SCHEDULED  # its lane has removed it already
                 self.schedule_at(task, due)
 
     def _block(self, task: PolledTask) -> None:
@@ -329,7 +329,7 @@ class PollSchedule:
             credential.waiting[task] = None
 
     def _choose_probe(self, credential: Credential) -> None:
-        """Make the task that has waited longest the probe: a task with an error of its own must not stay the probe."""
+        """Make the task that has waited longest the probe. A task with its own error must not stay the probe."""
         credential.probe = next(iter(credential.waiting), None)
         if credential.probe is not None:
             del credential.waiting[credential.probe]
@@ -340,7 +340,7 @@ class PollSchedule:
             self.put(credential.probe, max(credential.health.resumes_at, self._clock()))
 
     def _interval(self, task: PolledTask) -> float:
-        # Not below one interval: a first delay of 0 must not make a restart a burst.
+        # At least one interval: with a first delay of 0, all tasks would be due at once after a restart.
         return max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
 
     def _set_poll_timer(self, due: float, now: float) -> None:

@@ -7,7 +7,7 @@ from bridge.core.task_class import platform_by_record
 class TaskClass:
     """A class of tasks. `schedule` is None as long as the fixed schedule applies to its tasks.
 
-    `model` and `platform` are what amux's record says; `from_record`: the name of the class is from that record.
+    `model` and `platform` are from amux's record. `from_record`: the name of the class is from amux's record.
     """
 
     __slots__ = ("from_record", "model", "name", "platform", "schedule", "stored_name")
@@ -21,7 +21,7 @@ class TaskClass:
         self.model = model
         self.platform = platform_by_record(name)
         self.from_record = from_record
-        self.stored_name = stored_name  # None for the class of a credential, which the task's row has anyway
+        self.stored_name = stored_name  # None for the class of a credential, because the task's row has the credential
         self.schedule = None
 
 

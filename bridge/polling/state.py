@@ -1,4 +1,4 @@
-"""The tasks and the credentials in memory. Moments are seconds of the monotonic clock."""
+"""The tasks and the credentials in memory. Times are seconds of the monotonic clock, unless the text says Unix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ from bridge.polling.shared import NO_CLASS, TaskClass
 from bridge.polling.task_queue import TaskQueue
 from bridge.store.records import TaskView
 
-_MANY_STEPS = 250  # the delay of every schedule has reached its maximum; small integers take no memory
+_MANY_STEPS = 250  # the delay of every schedule is at its maximum then; integers up to 256 take no memory
 
 
 class Phase(Enum):
-    """Where a task is.
+    """What a task waits for.
 
-    SCHEDULED: in the heap. BATCHED: in the queue of its batch lane. BLOCKED: in neither, its credential is paused or
-    throttled. POLLING: a request to amux is under way. WRITING: a write to the store is under way or waits. DROPPED: no
-    longer polled here.
+    SCHEDULED: for its time in the heap. BATCHED: in the queue of its batch lane. BLOCKED: for its credential, which is
+    paused or throttled. POLLING: for an answer of amux. WRITING: for a write to the store. DROPPED: it is not polled
+    here any more.
     """
 
     SCHEDULED = "scheduled"
@@ -54,7 +54,7 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class PolledTask:
-    """One open task. There may be 100,000: it has slots, and equal snapshots are one shared object."""
+    """One open task. There may be a million, so it has slots, and equal snapshots are one shared object."""
 
     row: str
     task_id: str
@@ -62,9 +62,9 @@ class PolledTask:
     snapshot: TaskSnapshot = UNSEEN
     polls: int = 0
     steps: int = 0
-    """The number of polls for the backoff. A loaded task's is estimated: polls that changed nothing are not stored."""
+    """The number of polls for the backoff. For a loaded task it is estimated: polls without a change are not stored."""
     reading: Reading = Reading.BATCH
-    """How it is read where its credential has a batch lane."""
+    """How it is read if its credential has a batch lane."""
     batch_polls: int = 0
     """How many of its polls were batches."""
     started: float | None = None
@@ -72,27 +72,27 @@ class PolledTask:
     single_started: float | None = None
     """When its last single poll began. Only a single poll is the last one before a deadline."""
     watched_since: float = -inf
-    """When its first watch began, as far as it is known. -infinity for a task that was loaded from the store."""
+    """When its first watch was registered; -infinity for a task that was loaded from the store."""
     status_update_due: bool = False
-    """Its status has to be written after the next poll, even if it has not changed."""
+    """Its status must be written after the next poll, even if it has not changed."""
     phase: Phase = Phase.SCHEDULED
     due: float = 0.0
     entry: int = 0
     """The number of its valid entry in the heap; other entries are stale."""
     refusal_counts: RefusalCounts = NO_REFUSALS
     failures: int = 0
-    """Polls in a row that brought no task record."""
+    """Polls in a row without a task record."""
     error: Problem | None = None
     error_at: float | None = None
     unconfirmed_failure: UnconfirmedFailure | None = None
-    """A live failure that awaits confirmation. It is lost when the process ends, and then begins anew."""
+    """A live failure that waits for confirmation. It is only in memory; after a restart the next failure begins it."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
     task_class: TaskClass = NO_CLASS
     born: float = 0.0
-    """When amux accepted it, as far as that is known, else when its first watch was registered."""
+    """The begin of its age: when amux accepted it, if that is known, else when its first watch was registered."""
     submitted_at: float | None = None
-    """When amux accepted it, by amux's clock; this and the next two are Unix seconds."""
+    """When amux accepted it, by amux's clock. This and the next two are Unix seconds."""
     finished_at: float | None = None
     seen_at: float | None = None
     """When the bridge saw its end."""
@@ -101,7 +101,7 @@ class PolledTask:
 
     @property
     def facts(self) -> TaskFacts:
-        """What is written to the store and shown besides its status."""
+        """The facts about the task that are stored and shown besides its status."""
         known = self.task_class
         return TaskFacts(known.model, self.submitted_at, self.finished_at, self.seen_at, known.stored_name)
 
@@ -114,7 +114,7 @@ class PolledTask:
             self.steps += 1
 
     def note(self, observation: Observation, now: float) -> None:
-        """Update the task with what a poll at `now` observed."""
+        """Update the task with the observation of a poll at `now`."""
         self.snapshot = shared_snapshot(snapshot_after(self.snapshot, observation))
         self.refusal_counts = refusals_after(self.refusal_counts, observation)
         if isinstance(observation, TaskRecord):
@@ -125,14 +125,14 @@ class PolledTask:
 
     @property
     def present_error(self) -> Problem | None:
-        """The error of the last poll; None when it brought a task record."""
+        """The error of the last poll; None if it brought a task record."""
         return self.error if self.failures else None
 
 
 def task_view(task: PolledTask, next_poll: float | None, clocks: Clocks) -> TaskView:
-    """Return a task as it is now. `next_poll` is a moment of the monotonic clock.
+    """Return a task as it is now. `next_poll` is monotonic seconds.
 
-    Its error is the last one, and an unconfirmed failure as long as there is one.
+    Its error is the unconfirmed failure, if there is one, else the last error.
     """
     unix, failure = clocks.unix, task.unconfirmed_failure
     error, error_at = (task.error, task.error_at) if failure is None else (failure.problem, failure.since)
@@ -152,7 +152,7 @@ def task_view(task: PolledTask, next_poll: float | None, clocks: Clocks) -> Task
 
 
 def next_poll_of(task: PolledTask, now: float) -> float | None:
-    """Return the moment of the next poll; None after the end."""
+    """Return when the next poll is; None after the task's end."""
     if task.snapshot.status in TERMINAL:
         return None
     if task.phase is Phase.POLLING:
@@ -166,7 +166,7 @@ def next_poll_of(task: PolledTask, now: float) -> float | None:
 
 
 class CredentialLane(TaskQueue[PolledTask]):
-    """The lane of one credential: its tasks, and what is known about the batch route with its key."""
+    """The lane of one credential: its tasks, and what was learned about the batch route with its key."""
 
     __slots__ = (
         "began",
@@ -193,17 +193,17 @@ class CredentialLane(TaskQueue[PolledTask]):
         self.health = LaneHealth(policy.size)
         self.platforms = Platforms()
         self.reading = 0  # tasks in requests under way
-        self.requests = 0  # under way
-        self.began = -inf  # the last request
+        self.requests = 0  # requests under way
+        self.began = -inf  # when the last request began
         self.spacing = policy.interval
         self.round_seconds = policy.interval
         self.single_rate = inf  # requests a second that single reads would make; infinity: many more than batches
-        self.taken_over = 0  # tasks that were due for a single read since the last request
+        self.taken_over = 0  # tasks that became due for a single read since the last request
         self.next_at = -inf
-        self.entry = 0  # of the heap of lanes; 0: none
+        self.entry = 0  # the number of its valid entry in the heap of lanes; 0: none
         self.to_release = self.released = 0
         self.released_from = 0.0
-        self.single_until = -inf  # its batches were late
+        self.single_until = -inf  # until then its tasks are read singly, because its batches were late
 
     @property
     def tasks(self) -> int:
@@ -222,7 +222,7 @@ class CredentialLane(TaskQueue[PolledTask]):
         super().put_back(items)
 
     def clear(self) -> None:
-        """Drop all tasks. What is known about the route stays."""
+        """Drop all tasks. What was learned about the route stays."""
         super().clear()
         self.to_release = self.released = self.entry = 0
 
@@ -247,10 +247,10 @@ class CredentialStatus:
 
 
 class Credential:
-    """One amux key and the tasks that wait for it. `key` is None for the configured one where no key is configured.
+    """One amux key and the tasks that wait for it. `key` is None for the configured credential without a key.
 
-    `lane` is None where tasks are never read in batches. While a credential is paused or throttled (`blocked`), one of
-    its tasks, the `probe`, is polled at `health.resumes_at`; its other tasks wait in `waiting`, or in the lane.
+    `lane` is None if tasks are never read in batches. While a credential is paused or throttled (`blocked`), one of its
+    tasks, the `probe`, is polled at `health.resumes_at`. Its other tasks wait in `waiting`, or in the lane.
     """
 
     __slots__ = (
@@ -270,19 +270,19 @@ class Credential:
     def __init__(self, name: str, key: str | None, *, configured: bool = False) -> None:
         self.name = name
         self.key = key
-        self.class_name = class_by_credential(name)  # of its tasks, as long as nothing else names their class
+        self.class_name = class_by_credential(name)  # the class of its tasks for which no model is known
         self.configured = configured
         self.health = CredentialHealth()
-        self.blocked = False  # as in its health; read three times a poll, so it is no property
+        self.blocked = False  # a copy of `health.blocked`, which would be slow: it is read three times a poll
         self.accepted = False  # whether amux has sent any record with this key since the start
-        self.waiting: dict[PolledTask, None] = {}  # in the order of arrival; a task is removed in O(1)
+        self.waiting: dict[PolledTask, None] = {}  # in the order of arrival; a dict, to remove a task in O(1)
         self.probe: PolledTask | None = None
         self.tasks = 0
         self.lane: CredentialLane | None = None
 
     @property
     def in_use(self) -> bool:
-        """Whether it has tasks, or is the configured one, which always stays."""
+        """Whether it has tasks, or is the configured credential, which always stays."""
         return self.configured or self.tasks > 0
 
     @property
@@ -293,10 +293,9 @@ class Credential:
     def apply_answer(
         self, task: PolledTask, observation: Observation, now: float, policy: PollPolicy
     ) -> CredentialChange:
-        """Apply an answer to a poll of `task`; return what it changed.
+        """Apply an answer to a poll of `task`; return the change.
 
-        While the credential is blocked only the probe's answer counts: all other polls began before, and their answers
-        add nothing.
+        While the credential is blocked, only the answer of the probe counts. All other polls began before the block.
         """
         if self.blocked and task is not self.probe:
             return CredentialChange.NONE

@@ -1,4 +1,4 @@
-"""Statistics over all polled tasks: how many fail, are late or wait for their key, and which are the worst. Pure."""
+"""Statistics of all polled tasks: how many fail, are late or wait for their key, and which are the worst. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from heapq import heappush, heapreplace
 from bridge.polling.state import Credential, Phase, PolledTask
 
 FAILING_FROM = 2  # polls in a row without a task record: one failure is normal on the internet, two are a problem
-LATE_SECONDS = 10.0  # a due poll has not begun for so long; a tick comes every 50 ms while polls are due
+LATE_SECONDS = 10.0  # a due poll is late after this time; a tick comes every 50 ms while polls are due
 MAX_POLL_SECONDS = 60.0
 
 
@@ -17,9 +17,9 @@ class PollingStats:
     """Counts of tasks. A task is counted once: as blocked by its credential, else as failing, else as late.
 
     `errors` counts failing tasks by the code of their last error, and `messages` has one message for each code. `keys`
-    counts tasks by credential. `unwritten` tasks have a change that the store does not have yet. `stuck` holds row ids
-    of failing and late tasks, the worst first; `blocked_rows` those of blocked tasks. Both are cut to a limit.
-    `batched` tasks are read in batches, which saves about `saved_per_minute` requests a minute.
+    counts tasks by credential. `unwritten` counts tasks with a change that the store does not have yet. `stuck` has row
+    ids of failing and late tasks, the worst first; `blocked_rows` has row ids of blocked tasks. Both are cut to a
+    limit. `batched` tasks are read in batches, which saves about `saved_per_minute` requests a minute.
     """
 
     tasks: int
@@ -60,14 +60,14 @@ class _Worst:
 
 
 def polling_stats(tasks: Iterable[PolledTask], now: float, max_rows: int) -> PollingStats:
-    """Look at every task once; `now` is monotonic. A million tasks take 0.3 s, so it runs in another thread."""
+    """Compute the statistics; `now` is monotonic seconds. A million tasks take 0.3 s, so call it in another thread."""
     unwritten = blocked = 0
     by_credential: defaultdict[Credential, int] = defaultdict(int)
     errors: Counter[str] = Counter()
     messages: dict[str, str | None] = {}
     failing, late = _Worst(max_rows), _Worst(max_rows)
     blocked_rows: list[str] = []
-    # Looked up once, and compared by identity: the hash of a member of an enumeration takes longer than all the rest.
+    # Looked up once and compared by identity: the hash of an enum member takes longer than everything else here.
     scheduled, batched, writing, in_time = Phase.SCHEDULED, Phase.BATCHED, Phase.WRITING, now - LATE_SECONDS
     for task in tasks:
         credential, phase = task.credential, task.phase

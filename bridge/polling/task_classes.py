@@ -1,8 +1,7 @@
-"""The classes of tasks in memory: which class a task has, how long the tasks of each class took, when to poll them.
+"""The classes of tasks in memory: the class of each task, how long the tasks of a class took, and when to poll them.
 
-An end is counted in memory at once, and written to the store every half minute, in the background. A crash loses the
-ends of the last half minute. Schedules are rebuilt in the background, when the evidence of their class has changed by
-5 %.
+An end is counted in memory at once, and written to the store every 30 s in the background. A crash loses the ends of
+the last 30 s. Schedules are rebuilt in the background when the counted ends of their class have changed by 5 %.
 """
 
 from collections import Counter
@@ -38,9 +37,9 @@ from bridge.polling.shared import TaskClass
 from bridge.polling.state import PolledTask
 from bridge.store.store import Store
 
-REBUILD_SHARE = 0.05  # of the evidence: a schedule that is made of 5 % other ends differs little
+REBUILD_SHARE = 0.05  # of the counted ends: a schedule from 5 % other ends is nearly the same
 REBUILDS_AT_ONCE = 20  # 0.3 ms each
-# The most ends that a class counts in half a minute, a third of its memory: 1,000 ends a second would cost 1 % of CPU.
+# The most ends that a class counts in 30 s, a third of its memory. Without a limit 1,000 ends a second cost 1 % of CPU.
 MAX_PENDING_ENDS = int(MEMORY_ENDS / 3)
 MAX_AGE_SECONDS = 86_400.0  # amux fails a task after a day; an older `submitted_at` is a wrong clock or a wrong unit
 SHOWN_CLASSES = 20
@@ -50,8 +49,8 @@ SHOWN_CLASSES = 20
 class ClassFigures:
     """A class as operators see it. Durations are seconds.
 
-    `learned_delay` and `fixed_delay` are the mean time from a task's end to the poll that sees it, expected of either
-    schedule for the durations of this class. `learned_delay` is None while the fixed schedule applies.
+    `learned_delay` and `fixed_delay` are the expected mean time from a task's end to the poll that sees it, with the
+    learned and with the fixed schedule. `learned_delay` is None while the fixed schedule applies.
     """
 
     name: str
@@ -66,7 +65,7 @@ class ClassFigures:
 class TaskClasses:
     """The classes of this replica's tasks. Use it from one event loop.
 
-    Schedules are rebuilt on `background`. With `learn` false the ends are counted and shown, and the fixed schedule
+    Schedules are rebuilt on `background`. If `learn` is false, ends are counted and shown, but the fixed schedule
     applies to every task.
     """
 
@@ -79,7 +78,7 @@ class TaskClasses:
         self._classes: dict[str, TaskClass] = {}
         self._by_model: dict[str, TaskClass] = {}  # classes that amux's records name
         self._histories: dict[str, ClassHistory] = {}
-        self._schedules: dict[str, tuple[int, LearnedSchedule]] = {}  # with the ends that the schedule is made of
+        self._schedules: dict[str, tuple[int, LearnedSchedule]] = {}  # with the number of ends at the build
         self._changed: set[str] = set()
         self._pending: list[TaskEnd] = []
         self._pending_by_class: Counter[str] = Counter()
@@ -87,14 +86,14 @@ class TaskClasses:
     # --- the class of a task --------------------------------------------------------------------------------------
 
     def delay(self, task: PolledTask, now: float, jitter: float) -> float:
-        """Return the delay before the next poll of a running task: learned from its class, else the fixed one."""
+        """Return the seconds until the next poll of a running task, by its class's schedule or by the fixed one."""
         schedule = task.task_class.schedule
         if schedule is None:
             return self._policy.delay_after(task.steps, jitter)
         return schedule.delay_after(now - task.born, task.polls - task.batch_polls, jitter)
 
     def start(self, task: PolledTask, facts: TaskFacts, opened_at: float | None) -> None:
-        """Set the class and the age of a task that is polled from now on, as the store has them."""
+        """Set the class and the age of a task that is polled from now on, from the store's values."""
         task.born = self._clocks.monotonic() if opened_at is None else self._clocks.moment(opened_at)
         if facts.submitted_at is not None:
             self._take_submission(task, facts.submitted_at)
@@ -103,9 +102,9 @@ class TaskClasses:
             self.name(task, facts)
 
     def name(self, task: PolledTask, facts: TaskFacts) -> None:
-        """Set the class of a task by the name in the store, unless amux's record has named it.
+        """Set the class of a task by the name in the store, unless the class is from amux's record.
 
-        A class that an app named becomes the class of the same model in amux's records, if there is one.
+        A class by an app's `model` becomes the class of the same model in amux's records, if there is one.
         """
         name = facts.task_class
         if name is None or task.task_class.from_record:
@@ -116,7 +115,7 @@ class TaskClasses:
             task.task_class = self._named(name, facts.model, from_record=True, stored=True)
 
     def describe(self, task: PolledTask, record: TaskRecord) -> None:
-        """Take a task's class, its submission time and that it runs from amux's record, which it has noted."""
+        """Set a task's class, its submission time and `seen_running` from amux's record. Call it after `task.note`."""
         if task.snapshot.status not in TERMINAL and task.unconfirmed_failure is None and task.started is not None:
             task.seen_running = task.started
         if record.submitted_at is not None and task.submitted_at is None:
@@ -130,7 +129,7 @@ class TaskClasses:
     def _take_submission(self, task: PolledTask, submitted_at: float) -> None:
         task.submitted_at = submitted_at
         submitted = self._clocks.moment(submitted_at)
-        # A task that was registered in the second of its submission is better known by its registration.
+        # For a task that was registered in the second of its submission, the time of registration is more exact.
         if _resolution(submitted_at) <= task.born - submitted <= MAX_AGE_SECONDS:
             task.born = submitted
 
@@ -144,13 +143,13 @@ class TaskClasses:
         kept = len(self._classes) < MAX_CLASSES or self._remove_unused()
         if kept:
             self._classes[name] = new
-        # When there are too many classes it is not kept, and its tasks have the schedule of the rare classes.
+        # With too many classes the new one is not kept, and its tasks have the schedule of the rare classes.
         if (built := self._schedules.get(name if kept else OTHER)) is not None:
             new.schedule = built[1]
         return new
 
     def _remove_unused(self) -> bool:
-        """Remove the class that has been without an end for the longest time; false when each class has one."""
+        """Remove the oldest class without an end; false if each class has one."""
         unused = next((name for name in self._classes if name not in self._histories), None)
         if unused is None:
             return False
@@ -167,10 +166,10 @@ class TaskClasses:
     # --- ends -----------------------------------------------------------------------------------------------------
 
     def note_end(self, task: PolledTask, finished_at: float | None, now: float) -> TaskEnd | None:
-        """Note a task's end, which was seen at `now`, and return its duration; None if nothing can be learned from it.
+        """Note a task's end, which was seen at `now`, and return it with its duration; None if it teaches nothing.
 
-        A task that no poll saw running may have ended long before it was registered: it counts only if amux gives both
-        of its times.
+        A task that no poll saw running may have ended long before its registration. It counts only if amux's record has
+        the times of its submission and of its end.
         """
         task.finished_at, task.seen_at = finished_at, self._clocks.unix(now)
         until = now - task.born
@@ -179,19 +178,19 @@ class TaskClasses:
         if task.seen_running < task.born and (known is None or task.submitted_at is None):
             return None
         after, until = known or (after, max(until, after))
-        watched = task.watched_since >= task.born  # else it was loaded, and not all its polls are known
-        # Most reads of a task in a batch lane would not have been made singly: they say nothing about the schedule.
+        watched = task.watched_since >= task.born  # if not, it was loaded, and not all its polls are known
+        # A batch lane reads a task more often than single reads would. So its polls do not show the schedule's cost.
         polls = task.polls - task.batch_polls if watched and task.batch_polls <= 1 else None
         polled_from = task.watched_since - task.born if watched else 0.0
         poll_seconds = 0.0 if task.started is None else now - task.started
         return TaskEnd(task.task_class.name, after, until, polls, polled_from, poll_seconds)
 
     def _within(self, after: float, until: float, finished_at: float, born: float) -> tuple[float, float] | None:
-        """Return the part of an interval in which the end lies by amux's time; None if that is outside of it."""
+        """Return the part of the interval in which the end is by amux's time; None if it is outside the interval."""
         earliest = self._clocks.moment(finished_at) - born
         latest = earliest + _resolution(finished_at)
         if latest < after or earliest > until:
-            return None  # another clock
+            return None  # amux's clock differs from ours
         return max(after, earliest), min(until, latest)
 
     def add(self, end: TaskEnd) -> None:
@@ -212,13 +211,13 @@ class TaskClasses:
                 self._changed.add(name)
 
     async def load(self) -> None:
-        """Read all histories and build their schedules, before the first task is polled. Raises StoreUnavailable."""
+        """Read all histories and build their schedules. Call it before the first poll. Raises StoreUnavailable."""
         self._replace(await self._store.class_histories())
         while self._learn and self._changed:
             await self.rebuild()
 
     async def synchronize(self) -> None:
-        """Write the ends of the last time to the store, and read those of other replicas. Raises StoreUnavailable."""
+        """Write the new ends to the store, and read the ends of other replicas. Raises StoreUnavailable."""
         ends, self._pending = self._pending, []
         try:
             if ends:
@@ -228,7 +227,7 @@ class TaskClasses:
         except StoreUnavailable:
             self._pending = ends + self._pending
             raise
-        if stored is None:  # another replica is writing: at the next turn
+        if stored is None:  # another replica is writing; the next call writes these ends
             self._pending = ends + self._pending
             return
         self._replace(stored)
@@ -248,7 +247,7 @@ class TaskClasses:
     # --- schedules ------------------------------------------------------------------------------------------------
 
     async def rebuild(self) -> None:
-        """Rebuild the schedules of the classes whose evidence has changed enough; call it every second."""
+        """Rebuild the schedules of the classes whose counted ends have changed enough; call it every second."""
         if not (self._learn and self._changed):
             return
         due = [name for name in self._changed if self._has_changed_enough(name)][:REBUILDS_AT_ONCE]
@@ -269,7 +268,7 @@ class TaskClasses:
         built = self._schedules.get(name)
         return built is None or abs(one.history.ends - built[0]) >= REBUILD_SHARE * sum(one.history.weights)
 
-    # --- what others may read -------------------------------------------------------------------------------------
+    # --- figures --------------------------------------------------------------------------------------------------
 
     def figures(self) -> Sequence[ClassFigures]:
         """Return the classes with the most ends, up to 20."""
@@ -290,7 +289,7 @@ class TaskClasses:
 
 
 def _resolution(unix: float) -> float:
-    """How exact one of amux's times is: most are whole seconds."""
+    """The resolution of one of amux's times in seconds. Most are whole seconds."""
     return 1.0 if float(unix).is_integer() else 0.0
 
 

@@ -1,4 +1,4 @@
-"""A queue of tasks from whose middle tasks can be removed."""
+"""A queue from which an item in the middle can be removed."""
 
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence
@@ -15,7 +15,7 @@ class TaskQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self.queue: deque[Item] = deque()
-        self.stale: Counter[Item] = Counter()  # places in the queue whose item was removed
+        self.stale: Counter[Item] = Counter()  # for each removed item, how many of its places are stale
         self.waiting = 0  # items in the queue
 
     def append(self, item: Item) -> None:

@@ -270,8 +270,9 @@ class EventFeed:
 
     async def number_committed(self) -> list[str]:
         """Number up to 1,000 committed events, if replicas share the database; returns the app of each."""
-        number = partial(number_committed, now=self.now())
-        return await self._reader.call(partial(self._database.transaction, number))
+        now = self.now()
+        number = partial(self._database.transaction, lambda connection: number_committed(connection, now))
+        return await self._reader.call(number)
 
     async def has_unnumbered(self) -> bool:
         """Whether an event is committed and not numbered yet; False if replicas do not share the database."""

@@ -47,7 +47,7 @@ class TaskPoller(Protocol):
     def add(self, task: TaskView, api_key: str | None = None, /) -> None:
         """Polls a task from now on. `api_key` is the key of a credential other than the configured one."""
 
-    def look_again(self, task_row: str, /) -> None:
+    def check_closed(self, task_row: str, /) -> None:
         """Asks the store whether the task has closed, because one of its watches was cancelled."""
 
 
@@ -173,7 +173,7 @@ class RegistrationService(CommitListener):
     def cancelled(self, watch: CancelledWatch) -> None:
         """Stops the work on a watch whose cancellation is durable. The caller may have given up before that."""
         self._deliverer.drop_status_events([watch.id])
-        self._poller.look_again(watch.task_row)
+        self._poller.check_closed(watch.task_row)
         self._notifier.announce([watch.id])
         _log.event("cancelled", watch_id=watch.id, task_id=watch.task_id, app=watch.app, **log_fields(watch.trace))
 
@@ -193,7 +193,7 @@ class RegistrationService(CommitListener):
         del self._late_tasks[: len(tasks)]
         for task in tasks:
             self._poller.add(task, keys.get(task.credential))
-            self._poller.look_again(task.row)  # it may have closed since its registration was committed
+            self._poller.check_closed(task.row)  # it may have closed since its registration was committed
 
     # --- checks ---------------------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ async def test_a_cancelled_watch_s_task_leaves_the_lane(bench: Bench) -> None:
     await bench.register("task_1", "task_2")
     await bench.batched("task_1", "task_2")
     await bench.harness.store.cancel(bench.watches["task_1"].watch.id, None)
-    bench.poller.look_again(bench.watches["task_1"].task_row)
+    bench.poller.check_closed(bench.watches["task_1"].task_row)
     await bench.harness.until(lambda: bench.poller.owned == 1)
     asked = bench.amux.asked("task_1")
     await bench.batched("task_2", more=4)
@@ -117,7 +117,7 @@ async def test_a_watch_that_is_cancelled_during_a_batch_that_fails_costs_no_read
     await bench.harness.until(lambda: len(bench.amux.batches) > sent)
     watch = bench.watches["task_1"]
     await bench.harness.store.cancel(watch.watch.id, None)
-    bench.poller.look_again(watch.task_row)
+    bench.poller.check_closed(watch.task_row)
     bench.amux.batch = lambda _ids: (503, {})
     bench.amux.gate.set()
     await bench.harness.until(lambda: bench.poller.owned == 1)

@@ -17,7 +17,7 @@ async def test_a_dropped_task_leaves_no_recheck_and_no_key_of_its_own_behind(har
     poller = harness.poller(client=client)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller, api_key="sk-own")
     await harness.until(lambda: client.polls == 1)
-    poller.look_again(watch.task_row)  # it is being polled, so it is noted for later
+    poller.check_closed(watch.task_row)  # it is being polled, so it is noted for later
     task = poller._tasks[watch.task_row]
     assert poller._handler._to_recheck == {task}
     assert len(poller.credentials()) == 2

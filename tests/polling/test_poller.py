@@ -206,11 +206,11 @@ async def test_a_task_whose_last_watch_was_cancelled_is_no_longer_polled(harness
     first, second = [await harness.register(task_id, poller) for _ in range(2)]
     await harness.sandbox.polled(task_id)
     await harness.store.cancel(first.watch.id, None)
-    poller.look_again(first.task_row)
+    poller.check_closed(first.task_row)
     await harness.sandbox.polled(task_id, harness.sandbox.polls[task_id] + 2)
     assert poller.owned == 1
     await harness.store.cancel(second.watch.id, None)
-    poller.look_again(second.task_row)
+    poller.check_closed(second.task_row)
     await harness.until(lambda: poller.owned == 0)
     assert harness.deliveries == []
 
@@ -224,7 +224,7 @@ async def test_a_task_whose_last_watch_is_cancelled_during_its_poll_is_not_polle
     # The first poll has written the status; the second one changes nothing.
     await harness.until(lambda: client.polls == 2)
     await harness.store.cancel(watch.watch.id, None)
-    poller.look_again(watch.task_row)
+    poller.check_closed(watch.task_row)
     assert poller.owned == 1
     client.gate.set()
     await harness.until(lambda: poller.owned == 0)
@@ -239,7 +239,7 @@ async def test_a_task_whose_last_watch_is_cancelled_during_a_write_is_not_polled
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
     await held.written.wait()
     await harness.store.cancel(watch.watch.id, None)
-    poller.look_again(watch.task_row)
+    poller.check_closed(watch.task_row)
     assert poller.owned == 1
     held.gate.set()
     await harness.until(lambda: poller.owned == 0)

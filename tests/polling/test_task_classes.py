@@ -207,7 +207,7 @@ async def test_only_completed_and_failed_watches_teach_anything(harness: Harness
     [row] = [row for row, task in virtual.poller._tasks.items() if task.task_id == "task_2"]
     view = next(view for view in await harness.store.watches(_all()) if view.task.row == row)
     await harness.store.cancel(view.watch.id, None)
-    virtual.poller.look_again(row)
+    virtual.poller.check_closed(row)
     await virtual.finish()
     assert [one.ends for one in virtual.poller.classes.figures()] == [1]
 

@@ -77,7 +77,7 @@ class Harness:
     def add(self, task: "TaskView", api_key: str | None = None) -> None:
         self.polled.append((task, api_key))
 
-    def look_again(self, task_row: str) -> None:
+    def check_closed(self, task_row: str) -> None:
         self.looked_again.append(task_row)
 
     def drop_status_events(self, watch_ids: Iterable[str]) -> None:

@@ -92,7 +92,7 @@ class FakePoller:
     def add(self, task: TaskView, api_key: str | None = None) -> None:
         self.added.append((task, api_key))
 
-    def look_again(self, task_row: str) -> None:
+    def check_closed(self, task_row: str) -> None:
         self.looked_again.append(task_row)
 
     def live(self, task_row: str) -> TaskView | None:
