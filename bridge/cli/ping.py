@@ -22,7 +22,7 @@ from bridge.cli.terminal import note
 from bridge.core.delivery import problem_of
 from bridge.core.errors import InvalidRequest
 from bridge.core.event import ping_payload
-from bridge.core.ids import ping_id
+from bridge.core.ids import random_event_id
 from bridge.core.model import Answered, NoAnswer, Problem, RefusedTarget
 from bridge.core.signing import Secret, Signer, new_secret
 from bridge.service.targets import configured_ports, target_policy
@@ -67,7 +67,7 @@ async def _ping(
             has_client_certificate=settings.callback_client_certificate is not None,
             proxy=proxy_of(settings.callback_proxy),
         )
-        event_id = ping_id(token_bytes(20))
+        event_id = random_event_id(token_bytes(20))
         now = time.time()
         payload = ping_payload(event_id, now)
         headers = Signer(secrets, settings.signing_key).headers(event_id, int(now), payload)

@@ -74,6 +74,6 @@ def event_key(event_id: str) -> tuple[str, EventType] | None:
     return None if event_type is None or not _WATCH_ID.fullmatch(watch_id) else (watch_id, event_type)
 
 
-def ping_id(random_bytes: bytes) -> str:
-    """Returns a fresh event id for a ping, made of 20 random bytes."""
+def random_event_id(random_bytes: bytes) -> str:
+    """Returns the event id of a ping or a notice, made of 20 random bytes."""
     return EVENT_ID_PREFIX + base64.b32encode(random_bytes).decode().lower()

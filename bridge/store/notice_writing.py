@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
-from bridge.core.ids import ping_id
+from bridge.core.ids import random_event_id
 from bridge.core.model import PendingDelivery
 from bridge.core.operations import Notice, notice_payload
 from bridge.store.bulk_statements import inserting
@@ -24,12 +24,15 @@ class NoticeTarget:
 
 @dataclass(frozen=True, slots=True)
 class NoticeSettings:
-    """Whether notices are made at all, where they are sent (None: nowhere), and the bridge's own URL."""
+    """Whether notices are written, where they are sent (None: nowhere), and the bridge's own URL.
 
+    `token_bytes` returns a number of random bytes, for their ids.
+    """
+
+    token_bytes: Callable[[int], bytes]
     enabled: bool = False
     target: NoticeTarget | None = None
     public_url: str | None = None
-    token_bytes: Callable[[int], bytes] = bytes
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -48,7 +51,7 @@ def write(connection: Connection, settings: NoticeSettings, made: Sequence[Notic
     if target is None:
         return
     sent = [one for one in made if one.receiver != target.host]
-    ids = [ping_id(settings.token_bytes(20)) for _ in sent]
+    ids = [random_event_id(settings.token_bytes(20)) for _ in sent]
     rows = [
         (new_id, one.type.value, target.host, target.url, one.at, notice_payload(one, new_id, settings.public_url))
         for new_id, one in zip(ids, sent, strict=True)

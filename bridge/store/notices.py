@@ -280,11 +280,11 @@ class NoticeCalls:
         self._database = reader.database
         self._reader = reader
         self._writer = writer
-        self.settings = NoticeSettings()
+        self.settings = NoticeSettings(reader.database.system.token_bytes)
 
     def enable(self, target: NoticeTarget | None, public_url: str | None) -> None:
         """Make notices of changes from now on, and send them to a target, if there is one."""
-        self.settings = NoticeSettings(True, target, public_url, self._database.system.token_bytes)
+        self.settings = replace(self.settings, enabled=True, target=target, public_url=public_url)
 
     async def check(self) -> Sequence[Notice]:
         """Write the notices about receivers and dead deliveries that are due; returns them."""

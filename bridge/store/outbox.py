@@ -87,7 +87,8 @@ def claim(
     parameters = {"ids": sorted(found), "a_lease": lease, "replica": replica.id, "now": now}
     connection.execute(_CLAIM, parameters | {"until": now + lease_seconds})
     rows = connection.execute(_LOAD, {"ids": found}).all()
-    of_watches = [one for row in rows for one in _decrypted(row, lease, cipher, replica)]
+    decrypted = [_decrypted(row, lease, cipher, replica) for row in rows]
+    of_watches = [delivery for delivery in decrypted if delivery is not None]
     if len(rows) == len(found):
         return of_watches
     return [
@@ -96,18 +97,18 @@ def claim(
     ]
 
 
-def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> list[PendingDelivery]:
-    """The delivery with its watch's secrets, in a list. The list is empty if the secrets do not decrypt."""
+def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> PendingDelivery | None:
+    """The delivery with its watch's secrets; None if these cannot be decrypted."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.sent)
     try:
         attempts_before = row.round_attempts, row.attempts
         claimed = pending_delivery(row, event, lease, attempts_before, cipher, replica.identity)
-        return [replace(claimed, due_from=row.next_attempt_at)]
+        return replace(claimed, due_from=row.next_attempt_at)
     except BadSetting as error:
         means = "the delivery is not sent; it is tried again when its lease ends"
         ids = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}
         _log.event("delivery_unreadable", level=logging.ERROR, **ids, reason=str(error), means=means)
-        return []
+        return None
 
 
 _HELD_CLAIMS = select(outbox.c.id, outbox.c.lease).where(outbox.c.id.in_(bindparam("ids", expanding=True)))

@@ -54,8 +54,8 @@ class NewWatch:
 
     `task` is the row id for its task, which is used if no task is open for (credential, task_id). `options` is the
     keyed fingerprint of all fields that must be equal in two equal registrations. `host` is the callback's host and
-    port. With `beyond_limit` it is registered even if the limit of active watches is reached. `api_key` is the app's
-    own amux key, for the poller; the store keeps only the encrypted form.
+    port. With `exempt_from_limit` it is registered even if the limit of active watches is reached. `api_key` is the
+    app's own amux key, for the poller; the store keeps only the encrypted form.
     """
 
     watch: Watch
@@ -65,7 +65,7 @@ class NewWatch:
     host: str
     encrypted: EncryptedFields = EncryptedFields()
     idempotency: Idempotency | None = None
-    beyond_limit: bool = False
+    exempt_from_limit: bool = False
     api_key: str | None = field(default=None, repr=False)
 
 

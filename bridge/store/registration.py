@@ -33,6 +33,7 @@ from bridge.store.schema import IS_ACTIVE, idempotency, tasks, watches
 
 IDEMPOTENCY_SECONDS = 86_400.0  # an Idempotency-Key is kept for 24 h
 _CREATED, _FOUND = 201, 200
+_NOT_ANSWERED = 0  # the status of an Idempotency-Key until its registration has a result
 _UNKNOWN = TaskStatus.UNKNOWN.value
 
 
@@ -41,13 +42,14 @@ class _Entry:
     """One watch during its registration. It is decided as soon as `result`, `key_owner` or `existing` is set.
 
     `key_owner` is the first entry of the same batch with the same Idempotency-Key; this entry gets the same result.
-    `existing` is the id of a watch that exists already and is read for the result. `created` is the result's field.
+    `existing` is the id of a watch that exists already and is read for the result. `created` is whether the first
+    answer with this Idempotency-Key was 201.
     """
 
     new: NewWatch
     replica: Replica
-    endpoint: str = field(init=False)
-    key: str = field(init=False)  # of its task
+    endpoint: str = field(init=False)  # a digest of the app, the task id and the URL
+    task_key: str = field(init=False)  # a digest of the credential and the task id
     wants_status: bool = field(init=False)
     task_class: str | None = field(init=False)
     key_owner: "_Entry | None" = None
@@ -58,7 +60,7 @@ class _Entry:
     def __post_init__(self) -> None:
         watch = self.new.watch
         self.endpoint = digest(watch.app, watch.task_id, watch.callback_url)
-        self.key = digest(self.new.credential, watch.task_id)
+        self.task_key = digest(self.new.credential, watch.task_id)
         self.wants_status = wants_status(watch.events)
         self.task_class = None if watch.model is None else class_by_app(watch.model)
 
@@ -72,7 +74,7 @@ def register(
     """
     entries = [_Entry(new, replica) for new in items]
     if keyed := [entry for entry in entries if entry.new.idempotency is not None]:
-        keyed = _take_keys(connection, keyed)
+        keyed = _claim_idempotency_keys(connection, keyed)
     _answer_existing(connection, _unanswered(entries))
     if limit.per_app:
         _apply_app_limit(connection, limit, _unanswered(entries))
@@ -82,7 +84,7 @@ def register(
     if existing := [entry for entry in entries if entry.existing is not None]:
         _read_existing(connection, existing)
     if keyed:
-        _update_keys(connection, keyed)
+        _update_idempotency_keys(connection, keyed)
     return [
         (entry.key_owner or entry).result or StoreUnavailable("the watch was neither found nor written")
         for entry in entries
@@ -109,10 +111,10 @@ def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | Bri
 
 # --- Idempotency-Key ----------------------------------------------------------------------------------------------
 
-_KEY_OF = (idempotency.c.app == bindparam("an_app"), idempotency.c.key == bindparam("a_key"))
+_BY_NAME = (idempotency.c.app == bindparam("an_app"), idempotency.c.key == bindparam("a_key"))
 # The watch of a key may be deleted before the key: retention can be less than a day.
 _DELETE_OLD_KEY = delete(idempotency).where(
-    *_KEY_OF,
+    *_BY_NAME,
     or_(
         idempotency.c.created_at < bindparam("cutoff"),
         ~exists().where(watches.c.id == idempotency.c.watch_id),
@@ -122,69 +124,81 @@ _INSERT_KEY = insert(idempotency).on_conflict_do_nothing(index_elements=["app", 
 _FIND_KEYS = select(idempotency).where(
     tuple_(idempotency.c.app, idempotency.c.key).in_(bindparam("names", expanding=True))
 )
-_UPDATE_KEY = update(idempotency).where(*_KEY_OF).values(status=bindparam("answered"), watch_id=bindparam("a_watch"))
-_DELETE_KEY = delete(idempotency).where(*_KEY_OF)
+_UPDATE_KEY = update(idempotency).where(*_BY_NAME).values(status=bindparam("answered"), watch_id=bindparam("a_watch"))
+_DELETE_KEY = delete(idempotency).where(*_BY_NAME)
 
 
-def _key_name(entry: _Entry) -> tuple[str, str]:
+def _idempotency_name(entry: _Entry) -> tuple[str, str]:
     key = entry.new.idempotency
     return entry.new.watch.app, "" if key is None else key.key
 
 
-def _key_parameters(entry: _Entry) -> dict[str, Any]:
-    app, key = _key_name(entry)
+def _idempotency_parameters(entry: _Entry) -> dict[str, Any]:
+    app, key = _idempotency_name(entry)
     return {"an_app": app, "a_key": key}
 
 
-def _take_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
+def _claim_idempotency_keys(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
     """Insert each Idempotency-Key first, so that another caller with the same key waits here for our commit.
 
     Returns the entries that own their key. For the others this sets `result`, `key_owner` or `existing`.
     """
     groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
     for entry in entries:
-        groups[_key_name(entry)].append(entry)
+        groups[_idempotency_name(entry)].append(entry)
     names = sorted(groups)
     firsts = [groups[name][0] for name in names]
     connection.execute(
         _DELETE_OLD_KEY,
-        [_key_parameters(entry) | {"cutoff": entry.new.watch.created_at - IDEMPOTENCY_SECONDS} for entry in firsts],
+        [
+            _idempotency_parameters(entry) | {"cutoff": entry.new.watch.created_at - IDEMPOTENCY_SECONDS}
+            for entry in firsts
+        ],
     )
-    connection.execute(_INSERT_KEY, [_key_values(entry) for entry in firsts])
+    connection.execute(_INSERT_KEY, [_idempotency_values(entry) for entry in firsts])
     rows = {(row.app, row.key): row for row in connection.execute(_FIND_KEYS, {"names": names})}
-    return [entry for name, group in groups.items() for entry in group if _has_key(entry, group, rows[name])]
+    return [
+        entry for name, group in groups.items() for entry in group if _claim_idempotency_key(entry, group, rows[name])
+    ]
 
 
-def _key_values(entry: _Entry) -> dict[str, Any]:
+def _idempotency_values(entry: _Entry) -> dict[str, Any]:
     watch = entry.new.watch
     body = b"" if entry.new.idempotency is None else entry.new.idempotency.body
-    app, key = _key_name(entry)
-    return {"app": app, "key": key, "body": body, "status": 0, "watch_id": watch.id, "created_at": watch.created_at}
+    app, key = _idempotency_name(entry)
+    return {
+        "app": app,
+        "key": key,
+        "body": body,
+        "status": _NOT_ANSWERED,
+        "watch_id": watch.id,
+        "created_at": watch.created_at,
+    }
 
 
-def _has_key(entry: _Entry, group: Sequence[_Entry], row: Row[Any]) -> bool:
-    """Whether this entry owns its key. If not, sets its `result`, `key_owner` or `existing`."""
+def _claim_idempotency_key(entry: _Entry, group: Sequence[_Entry], row: Row[Any]) -> bool:
+    """Return whether this entry owns its key. If not, set its `result`, `key_owner` or `existing`."""
     if row.watch_id == entry.new.watch.id:
         return True
     if entry.new.idempotency is not None and row.body != entry.new.idempotency.body:
         entry.result = IdempotencyConflict("this Idempotency-Key was used with another body in the last 24 hours")
-    elif row.status == 0:
+    elif row.status == _NOT_ANSWERED:
         entry.key_owner = group[0]
     else:
         entry.existing, entry.created = row.watch_id, row.status == _CREATED
     return False
 
 
-def _update_keys(connection: Connection, entries: Sequence[_Entry]) -> None:
+def _update_idempotency_keys(connection: Connection, entries: Sequence[_Entry]) -> None:
     """Store the answers with their keys, and delete the keys of refused registrations."""
     answered: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    for entry in sorted(entries, key=_key_name):
+    for entry in sorted(entries, key=_idempotency_name):
         if isinstance(entry.result, RegisteredWatch):
             status = _CREATED if entry.result.created else _FOUND
-            answered.append(_key_parameters(entry) | {"answered": status, "a_watch": entry.result.watch.id})
+            answered.append(_idempotency_parameters(entry) | {"answered": status, "a_watch": entry.result.watch.id})
         else:
-            refused.append(_key_parameters(entry))
+            refused.append(_idempotency_parameters(entry))
     if answered:
         connection.execute(_UPDATE_KEY, answered)
     if refused:
@@ -228,7 +242,7 @@ def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequen
     for entry in entries:
         by_app[entry.new.watch.app].append(entry)
     for app, own in by_app.items():
-        counted = [entry for entry in own if not entry.new.beyond_limit]
+        counted = [entry for entry in own if not entry.new.exempt_from_limit]
         if not counted:
             continue
         room = limit.room_of_app(connection, app, len(own)) - (len(own) - len(counted))
@@ -237,7 +251,7 @@ def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequen
 
 
 def _apply_limit(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]) -> None:
-    counted = [entry for entry in entries if not entry.new.beyond_limit]
+    counted = [entry for entry in entries if not entry.new.exempt_from_limit]
     room = limit.room(connection, len(entries)) - (len(entries) - len(counted)) if counted else 0
     for entry in counted[max(room, 0) :]:
         entry.result = limit.refusal()
@@ -302,15 +316,15 @@ def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]
     """Open the tasks or lock them, then insert the watches. If another transaction was first, its watch is used."""
     opened, new_rows = _open_tasks(connection, entries), {entry.new.task for entry in entries}
     in_order = sorted(entries, key=lambda entry: entry.endpoint)
-    inserted = _INSERT_WATCHES.execute(connection, [_watch_values(one, opened[one.key]) for one in in_order])
+    inserted = _INSERT_WATCHES.execute(connection, [_watch_values(one, opened[one.task_key]) for one in in_order])
     limit.add(inserted, Counter(entry.new.watch.app for entry in entries))
     written: Sequence[_Entry] = entries
     if inserted < len(entries):
         written = _answer_existing(connection, entries)
         connection.execute(_DELETE_UNWATCHED, {"ids": sorted(new_rows & {task.row for task in opened.values()})})
     for entry in written:
-        entry.result = _registered(entry, opened[entry.key])
-    marked = [entry for entry in written if opened[entry.key].row not in new_rows and entry.wants_status]
+        entry.result = _registered(entry, opened[entry.task_key])
+    marked = [entry for entry in written if opened[entry.task_key].row not in new_rows and entry.wants_status]
     if marked:
         _mark_tasks(connection, marked, opened)
 
@@ -321,7 +335,7 @@ def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, 
     owner = replicas.owner_of_new(connection, replica)
     by_key: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
-        by_key[entry.key].append(entry)
+        by_key[entry.task_key].append(entry)
     opened: dict[str, TaskView] = {}
     # A task may be settled and closed between our insert and our lock. Then we repeat this, and open a new task.
     while missing := sorted(by_key.keys() - opened.keys()):
@@ -377,6 +391,6 @@ def _mark_tasks(connection: Connection, entries: Sequence[_Entry], opened: Mappi
     marks = [
         {"row": task.row, "elsewhere": task.owner not in {None, entry.replica.id}, "wants": True}
         for entry in entries
-        for task in (opened[entry.key],)
+        for task in (opened[entry.task_key],)
     ]
     connection.execute(_MARK_TASK, sorted(marks, key=lambda mark: str(mark["row"])))

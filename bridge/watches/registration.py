@@ -63,7 +63,7 @@ class WatchRequest:
     """A registration that `app` asks for. None means: not given. `core/registration.py` has checked each field.
 
     `model` is a hint for when to poll, `trace` is where the request comes from: two registrations that differ in these
-    alone are equal. With `beyond_limit` the
+    alone are equal. With `exempt_from_limit` the
     watch is registered even when the limit of active watches is reached.
     """
 
@@ -77,7 +77,7 @@ class WatchRequest:
     secret: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     idempotency: Idempotency | None = None
-    beyond_limit: bool = False
+    exempt_from_limit: bool = False
     model: str | None = None
     body: Mapping[str, Any] | None = None
     trace: TraceContext | None = None
@@ -298,7 +298,7 @@ class RegistrationService(CommitListener):
             host=target.host_key,
             encrypted=self._encrypted(watch_id, request) if has_secrets else EncryptedFields(),
             idempotency=request.idempotency,
-            beyond_limit=request.beyond_limit,
+            exempt_from_limit=request.exempt_from_limit,
             api_key=api_key,
         )
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.ids import EVENT_ID_PATTERN, TASK_ID_PATTERN, WATCH_ID_PATTERN, WatchIds, event_id, watch_id_text
-from bridge.core.ids import ping_id as make_ping_id
+from bridge.core.ids import random_event_id as make_ping_id
 from bridge.core.model import EventType
 
 

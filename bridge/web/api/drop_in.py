@@ -243,7 +243,7 @@ async def _create_and_watch(context: AppContext, call: _CreateCall) -> tuple[Who
         task_id = rules.check_task_id(created_task(answer.body) or "")
     except ValueError:
         return answer, _not_watched(call, None, "no_task", "amux's answer has no task id that can be watched")
-    watch_request = replace(call.watch_request, task_id=task_id, beyond_limit=True)
+    watch_request = replace(call.watch_request, task_id=task_id, exempt_from_limit=True)
     try:
         return answer, {WATCH_ID: await _register(context, watch_request, call.target)}
     except BridgeError as error:

@@ -10,7 +10,7 @@ from bridge.callback.guard import REGISTRATION_LOOK_UP_SECONDS, NameUnresolved
 from bridge.callback.sender import repeats_secret
 from bridge.core.delivery import problem_of
 from bridge.core.event import ping_payload
-from bridge.core.ids import ping_id
+from bridge.core.ids import random_event_id
 from bridge.core.model import Answer, Answered, NoAnswer
 from bridge.core.targets import Target
 from bridge.telemetry import get_logger, without_query
@@ -76,7 +76,7 @@ async def _check_target(context: AppContext, target: Target) -> Answer | None:
 async def _send(
     context: AppContext, callback_url: str, headers: Mapping[str, str], secret: str | None
 ) -> tuple[Answer, float]:
-    event_id = ping_id(context.system.token_bytes(20))
+    event_id = random_event_id(context.system.token_bytes(20))
     now = context.store.now()
     payload = ping_payload(event_id, now)
     signature = context.signer.headers(event_id, int(now), payload, secret)
