@@ -2,15 +2,13 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 from tests.bench.bridge_process import NEVER, Bridge, every
 from tests.bench.harness import Bench, wait_until
 from tests.bench.lag import SETTLEMENTS, Lag
-from tests.bench.load import Registered, register
+from tests.bench.load import register
 from tests.bench.processes import Child, Usage
 from tests.bench.receiver import start_receivers
 from tests.bench.seeding import random_task_ids
@@ -32,22 +30,25 @@ def run(bench: Bench) -> Iterator[Row]:
     """With `--full` a million watches, else fewer: what they take, and what they add to a registration."""
     watches = bench.pick(2_000, 100_000, MILLION)
     with upstream(batch=True, watch_stalls=False) as amux, start_receivers(HOSTS) as receivers:
+        database = bench.seeds.file(active=_tasks(watches, receivers.ready_message.urls()))
+        copy = database.with_suffix(".unread")
+        shutil.copyfile(database, copy)
         # The new watches are not polled during the run: what is polled is the same from its beginning to its end.
         settings = {"amux_base_url": str(amux.ready_message), "poll_first_delay_seconds": NEVER}
-        with Bridge(bench.folder, bench.seeds.file(), settings) as bridge:
-            start, alone = bridge.cpu(), Registering.measure(bench, bridge, amux, "alone")
-        amux.ask("reset")
-        database = bench.seeds.file(active=_tasks(watches, receivers.ready_message.urls()))
-        unread = _unread(bench, database, amux, settings)
-        amux.ask("reset")
-        with Bridge(bench.folder, database, settings) as bridge:
-            started = bridge.cpu() - start
+        with (
+            Bridge(bench.folder, bench.seeds.file(), settings) as empty,
+            Bridge(bench.folder, database, settings) as bridge,
+        ):
+            started = bridge.cpu() - empty.cpu()
             what = f"start with {watches:,}: load and spread, CPU seconds more than with none"
             target = MOST_START_SECONDS if watches == MILLION else None
             yield Row("million", what, f"{started:.2f} s", measured=started, target=target, unit=" s")
             wait_until(lambda: counts_of(amux).tasks >= watches, 600, "every task read once")
             yield from _round(bench, bridge, amux, watches)
-            yield from _registering(watches, Registering.measure(bench, bridge, amux, "beside"), alone, unread)
+            with Bridge(bench.folder, copy, {**settings, **every(float(NEVER)), "amux_batch": "off"}) as unread:
+                sides = [Registering(one, amux) for one in (bridge, empty, unread)]
+                _register_in_turns(bench, sides)
+            yield from _registering(watches, *sides)
             for _ in range(bench.pick(1, 1, 3)):
                 yield _ends(bench, bridge, amux, watches)
 
@@ -71,68 +72,91 @@ def _round(bench: Bench, bridge: Bridge, amux: Child, watches: int) -> Iterator[
     yield Row("million", *cells, measured=rss / 1e6, target=MOST_BYTES / 1e6, unit=" MB")
 
 
-@dataclass(frozen=True)
 class Registering:
-    """Registrations of new tasks for some seconds, with 8 connections, each of which waits for its answer.
+    """Registrations of new tasks at one bridge, with 8 connections, each of which waits for its answer.
 
-    `usage` is the bridge's, with all its threads. `polling` is the part of its CPU seconds that reading the watches
-    and the regular jobs took: the tasks that were read meanwhile, at the cost of a task in the 15 s before, in which
-    nothing was registered and every regular job ran once.
+    `polling` is the part of the CPU seconds that reading the watches and the regular jobs took: the tasks that were
+    read meanwhile, at the cost of a task in the 15 s in which nothing was registered and every regular job ran once.
     """
 
-    done: Registered
-    usage: Usage
-    polling: float
+    def __init__(self, bridge: Bridge, amux: Child) -> None:
+        self.bridge = bridge
+        self._amux = amux
+        self._quiet, self._quiet_reads = Usage(1.0, 0.0), 0
+        self._reads = self._watches = 0
+        self._wall = self._cpu = 0.0
+        self._waits: list[float] = []
 
-    @classmethod
-    def measure(cls, bench: Bench, bridge: Bridge, amux: Child, run: str) -> Self:
-        register(bridge.url, CONNECTIONS, bench.pick(0.2, 1.0, 3.0), f"warm {run}")
-        meter, reads = bridge.meter(), counts_of(amux).reads
-        time.sleep(bench.pick(0.2, 15.0, 15.0))
-        quiet, quiet_reads = meter.read(), counts_of(amux).reads - reads
-        meter, reads = bridge.meter(), counts_of(amux).reads
-        done = register(bridge.url, CONNECTIONS, bench.pick(0.5, 5.0, 15.0), run)
-        usage, reads = meter.read(), counts_of(amux).reads - reads
-        polling = quiet.cpu * reads / quiet_reads if quiet_reads else quiet.share * usage.wall
-        return cls(done, usage, polling)
+    def wait(self, seconds: float) -> None:
+        """Measures what the bridge takes while nothing is registered."""
+        meter, reads = self.bridge.meter(), counts_of(self._amux).reads
+        time.sleep(seconds)
+        self._quiet, self._quiet_reads = meter.read(), counts_of(self._amux).reads - reads
+
+    def register(self, warm: float, seconds: float, run: str) -> None:
+        """Registers for some seconds, after others in which nothing is measured."""
+        register(self.bridge.url, CONNECTIONS, warm, f"warm {run}")
+        meter, reads = self.bridge.meter(), counts_of(self._amux).reads
+        done = register(self.bridge.url, CONNECTIONS, seconds, run)
+        used = meter.read()
+        self._reads += counts_of(self._amux).reads - reads
+        self._watches += done.watches
+        self._wall += used.wall
+        self._cpu += used.cpu
+        self._waits = sorted([*self._waits, *done.waits])
+
+    @property
+    def polling(self) -> float:
+        if self._quiet_reads:
+            return self._quiet.cpu * self._reads / self._quiet_reads
+        return self._quiet.share * self._wall
 
     @property
     def each(self) -> float:
         """The CPU microseconds of a registration, without the polling."""
-        return (self.usage.cpu - self.polling) / self.done.watches * 1e6
+        return (self._cpu - self.polling) / self._watches * 1e6
 
     @property
     def seconds_each(self) -> float:
         """From one registration to the next."""
-        return self.usage.wall / self.done.watches
+        return self._wall / self._watches
+
+    @property
+    def shares(self) -> str:
+        """The shares of the core that the polling and all work took."""
+        return f"{self.polling / self._wall:.0%} of a core, {self._cpu / self._wall:.0%} in all"
 
     def __str__(self) -> str:
-        waits = ", ".join(f"{name} {self.done.wait(share) * 1000:.1f}" for name, share in _SHARES)
+        last = len(self._waits) - 1
+        waits = ", ".join(f"{name} {self._waits[int(share * last)] * 1000:.1f}" for name, share in _SHARES)
         return f"{1 / self.seconds_each:,.0f} a second, waits {waits} ms"
 
 
 _SHARES = (("p50", 0.5), ("p99", 0.99), ("longest", 1.0))
 
 
-def _unread(bench: Bench, database: Path, amux: Child, settings: Mapping[str, str]) -> Registering:
-    """Measures a bridge with the same watches that does not read them: what the size of the file costs alone."""
-    copy = database.with_suffix(".unread")
-    shutil.copyfile(database, copy)
-    with Bridge(bench.folder, copy, {**settings, **every(float(NEVER)), "amux_batch": "off"}) as bridge:
-        return Registering.measure(bench, bridge, amux, "unread")
+def _register_in_turns(bench: Bench, sides: Sequence[Registering]) -> None:
+    """Registers at each bridge in turn, while the others are halted: so a disk that becomes slower is so for all."""
+    for turn in range(bench.pick(1, 2, 5)):
+        for side in sides:
+            with ExitStack() as halted:
+                for other in sides:
+                    if other is not side:
+                        halted.enter_context(other.bridge.halted())
+                if turn == 0:
+                    time.sleep(bench.pick(0.1, 1.0, 3.0))  # until the reads that were late are done
+                    side.wait(bench.pick(0.2, 15.0, 15.0))
+                side.register(bench.pick(0.2, 1.0, 2.0), bench.pick(0.5, 3.0, 4.0), f"turn {turn}")
 
 
-def _registering(watches: int, beside: Registering, alone: Registering, unread: Registering) -> Iterator[Row]:
+def _registering(watches: int, beside: Registering, empty: Registering, unread: Registering) -> Iterator[Row]:
     what = f"registering beside {watches:,} watches, compared with none"
-    many, less = (f"{one.each:.0f} µs" for one in (beside, alone))
-    yield Row("million", f"{what}: CPU without the polling", many, less, beside.each / alone.each, MOST_SLOWER)
-    yield _by_the_wall_clock(what, beside, alone, MOST_SLOWER)
+    many, less = (f"{one.each:.0f} µs" for one in (beside, empty))
+    yield Row("million", f"{what}: CPU without the polling", many, less, beside.each / empty.each, MOST_SLOWER)
+    yield _by_the_wall_clock(what, beside, empty, MOST_SLOWER)
     yield _by_the_wall_clock(f"{what}, of which the reads", beside, unread)
-    yield _by_the_wall_clock(f"{what}, of which the larger file", unread, alone)
-    many, less = (
-        f"{one.polling / one.usage.wall:.0%} of a core, {one.usage.share:.0%} in all" for one in (beside, alone)
-    )
-    yield Row("million", f"{what}: the polling and the regular jobs meanwhile", many, less)
+    yield _by_the_wall_clock(f"{what}, of which the larger file", unread, empty)
+    yield Row("million", f"{what}: the polling and the regular jobs meanwhile", beside.shares, empty.shares)
 
 
 def _by_the_wall_clock(what: str, one: Registering, other: Registering, target: float | None = None) -> Row:
