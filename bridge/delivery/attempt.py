@@ -1,4 +1,4 @@
-"""One attempt: signs an event, sends it once, and decides what the answer means for the delivery."""
+"""One attempt: signs an event, sends it once, and decides the next step of the delivery."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -41,11 +41,11 @@ class AttemptRunner:
         self._now = now
 
     async def run(self, delivery: PendingDelivery) -> Sent:
-        """Signs and POSTs a delivery's payload once. Raises nothing but CancelledError."""
+        """Signs and POSTs a delivery's payload once. Raises only CancelledError."""
         started_at = self._now()
         try:
             result = await self._send(delivery, int(started_at))
-        except Exception as error:  # noqa: BLE001  any error counts as a failed attempt: the schedule goes on
+        except Exception as error:  # noqa: BLE001  any error counts as a failed attempt, and the schedule continues
             _log.event("attempt_error", level=logging.ERROR, trace=error, **_ids(delivery))
             message = f"the attempt failed inside the bridge: {type(error).__name__}"
             result = SendResult(NoAnswer(INTERNAL_ERROR, message), 0.0)
@@ -56,7 +56,7 @@ class AttemptRunner:
         headers = {**delivery.headers, **_trace_headers(delivery), **signature}
         result = await self._sender.send(delivery.callback_url, headers, delivery.payload)
         answer = result.answer
-        # The sender hides a location that repeats a header's value; it does not know the secret.
+        # The sender hides a location that repeats a header's value. It does not know the secret, so that is done here.
         secrets = [delivery.secret] if delivery.secret else []
         if isinstance(answer, Answered) and answer.location and repeats_secret(answer.location, secrets):
             result = replace(result, answer=replace(answer, location=None))
@@ -68,12 +68,12 @@ def _ids(delivery: PendingDelivery) -> dict[str, str]:
 
 
 def _trace_headers(delivery: PendingDelivery) -> Mapping[str, str]:
-    """Returns the headers of the watch's trace, unless the watch has such headers of its own."""
+    """Returns the headers of the watch's trace. The watch's own headers of the same name replace them."""
     return {} if delivery.trace is None else without_own(delivery.trace.headers(), delivery.headers)
 
 
 def verdict_of(sent: Sent, delivery: PendingDelivery, policy: RetryPolicy, jitter: float) -> Verdict:
-    """Decides what a POST means for its delivery. `jitter` is a random number in [0, 1) that the caller draws."""
+    """Decides the next step of a delivery after a POST. `jitter` is a random number in [0, 1)."""
     return on_answer(sent.answer, delivery.round_attempts + 1, sent.ended_at, policy, jitter)
 
 
@@ -95,7 +95,7 @@ def body_text(body: bytes, hidden: Iterable[str]) -> str:
 
 
 def _without_cut_value(text: str, hidden: Iterable[str]) -> str:
-    """Removes the first part of a hidden value from the text's end, because redaction does not recognise a part."""
+    """Removes the begin of a hidden value from the text's end, because redaction finds only whole values."""
     longest = max(
         (size for value in hidden for size in range(1, len(value)) if text.endswith(value[:size])),
         default=0,

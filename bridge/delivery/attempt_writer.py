@@ -1,4 +1,4 @@
-"""Writes the results of attempts to the store: each is written once, or its claim is lost; none is forgotten."""
+"""Writes the results of attempts to the store. Each result is written once, unless its claim is lost."""
 
 import asyncio
 import logging
@@ -18,17 +18,17 @@ from bridge.telemetry.outage_log import OutageLog
 
 _log = get_logger("delivery")
 
-MAX_UNWRITTEN = 512  # a commit of the store takes as many; with more, sending is faster than the disk
-# Fewer records than that, of less than 20 ms, wait for another commit: 0.1 s brings no more than 160 meanwhile.
+MAX_UNWRITTEN = 512  # records in one commit of the store; with more waiting, sending is faster than the disk
+# Fewer records than this (they come within 20 ms) wait up to 0.1 s for another commit. In 0.1 s at most 160 come.
 FEW_RECORDS = 32
 BATCH_SECONDS = 0.02  # between commits under load: at 4,000 a second 80 results share one commit (30 µs each)
 
 
 @dataclass(slots=True, eq=False)
 class AttemptRecord:
-    """An attempt that is over and has to be written; times are Unix seconds.
+    """A finished attempt that must be written; times are Unix seconds.
 
-    `retry_requested`: a retry was requested while the attempt was under way, and has changed the verdict.
+    `retry_requested`: a retry was requested during the attempt, and has changed the verdict.
     """
 
     claimed: ClaimedDelivery
@@ -40,7 +40,7 @@ class AttemptRecord:
     retry_requested: bool = False
 
     def result(self) -> AttemptResult:
-        """The record as the store takes it, under the newest claim and with the host's newest failure count."""
+        """The record for the store, with the newest claim and the host's newest number of failures."""
         delivery = self.claimed.delivery
         failures = self.host.failures if self.host_changed else None
         verdict = after_retry_request(self.verdict, self.at) if self.claimed.due_again else self.verdict
@@ -51,33 +51,33 @@ class AttemptRecord:
 
 
 class AttemptOwner(Protocol):
-    """Whose attempts are written: the Deliverer."""
+    """Is called at the end of each write: the Deliverer."""
 
     def written(self, record: AttemptRecord, /) -> None:
-        """A record is durable."""
+        """Handles a record that is durable."""
 
     def lost(self, record: AttemptRecord, /) -> None:
-        """A record is dropped, because the claim under which its attempt was made is gone."""
+        """Handles a record that is dropped, because the claim of its attempt is lost."""
 
     def store_recovered(self) -> None:
-        """An outage of the store has ended."""
+        """Handles the end of an outage of the store."""
 
 
 class AttemptWriter:
-    """Writes attempt records, and reports to their owner how each ends.
+    """Writes attempt records, and reports each result to `owner`.
 
     Records that arrive within 20 ms are written together, and few records wait up to 0.1 s for another commit of the
-    store: a commit for each record costs 10 times as much. A crash meanwhile repeats these deliveries, as it repeats
-    those whose answer had not come. During an outage of the store, or while too many records are unwritten, `accepting`
-    is False: begin no attempt that could not be recorded.
+    store: a commit for each record costs 10 times as much. If the process crashes before the commit, these deliveries
+    are sent again, like deliveries whose answer had not come. During an outage of the store, or with too many unwritten
+    records, `accepting` is False: then begin no attempt.
     """
 
     def __init__(self, store: Store, owner: AttemptOwner, *, clock: Callable[[], float]) -> None:
         self._store = store
         self._owner = owner
         self._unwritten: dict[str, AttemptRecord] = {}
-        self._new: list[AttemptRecord] = []  # the unwritten records that were not tried yet
-        means = "results are kept and written later; nothing more is sent until then"
+        self._new: list[AttemptRecord] = []  # the unwritten records that no write has tried yet
+        means = "results of attempts are kept and written later; nothing more is sent until then"
         self._refused: RetryQueue[str, AttemptRecord] = RetryQueue(
             store.probe,
             OutageLog(_log, "attempts_unwritten", "store_writes_again", means=means),
@@ -85,17 +85,17 @@ class AttemptWriter:
             on_recovery=owner.store_recovered,
         )
         self._batch_timer: asyncio.TimerHandle | None = None
-        self._commit_began = 0.0  # the last commit, by the loop's clock
-        self.due = asyncio.Event()  # there is work
+        self._commit_began = 0.0  # when the last commit began, by the loop's clock
+        self.due = asyncio.Event()  # set when `work` has something to do
 
     @property
     def unwritten(self) -> int:
-        """Records that are not durable yet."""
+        """The number of records that are not durable yet."""
         return len(self._unwritten)
 
     @property
     def accepting(self) -> bool:
-        """Whether another attempt could be recorded, as far as is known."""
+        """Whether another attempt may begin: there is no outage of the store, and few records are unwritten."""
         return not self._refused.outage and len(self._unwritten) < MAX_UNWRITTEN
 
     def write(self, record: AttemptRecord) -> None:
@@ -107,21 +107,21 @@ class AttemptWriter:
             self._batch_timer = loop.call_at(self._commit_began + BATCH_SECONDS, self.due.set)
 
     def renewed(self, delivery_id: str) -> bool:
-        """A delivery was claimed again: if its record waits, the store may accept it now.
+        """Tries a refused record of a delivery again, because the delivery was claimed again.
 
-        Returns whether it has a record that is not known to be durable.
+        Returns whether the delivery has a record that is not known to be durable.
         """
         if self._refused.retry_now(delivery_id):
             self.due.set()
         return delivery_id in self._unwritten
 
     def tick(self) -> None:
-        """Try again what is due."""
+        """Make the refused records that are due be written again."""
         if self._refused.due:
             self.due.set()
 
     async def work(self) -> None:
-        """Write the new records, and those that the store refused if they are due."""
+        """Write the new records, and the refused records that are due."""
         if self._new:
             new, self._new, self._batch_timer = self._new, [], None
             self._commit_began = asyncio.get_running_loop().time()
@@ -131,7 +131,7 @@ class AttemptWriter:
             await self._write(await self._refused.take_due(), retried=True)
 
     async def _write(self, records: Sequence[AttemptRecord], *, retried: bool) -> BridgeError | None:
-        """Write records and keep those that the store refuses; return why it refused the first of them."""
+        """Write records, and keep the refused ones. Return the error of the first refused record, if any."""
         first_error: BridgeError | None = None
         while records:
             leases = [record.claimed.delivery.lease for record in records]
@@ -155,9 +155,9 @@ class AttemptWriter:
         return first_error
 
     def _finish(self, record: AttemptRecord, verdict: Verdict | None) -> None:
-        """Remove a record that is durable with a verdict, or whose claim is lost (None), and report it.
+        """Remove a record and report it. It is durable with `verdict`, or its claim is lost (None).
 
-        An error while reporting is logged and does not delay other records.
+        An error of the report is logged and does not delay other records.
         """
         del self._unwritten[record.claimed.delivery.id]
         try:

@@ -1,4 +1,4 @@
-"""Claims due deliveries from the outbox, host by host as there is room, and releases claims that are not used."""
+"""Claims due deliveries from the outbox, for each host as many as have room, and releases claims that are not used."""
 
 import asyncio
 import logging
@@ -18,24 +18,24 @@ from bridge.telemetry.outage_log import OutageLog
 
 _log = get_logger("delivery")
 
-QUERY_SECONDS = 0.25  # between two queries while something is due: then deliveries wait only for room
-QUERY_SHARE = 20  # a pause is at least this many times the query's duration: at most a twentieth of one reader's time
-LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without notice, after another replica's death or a lost claim
+QUERY_SECONDS = 0.25  # between two queries while deliveries are due
+QUERY_SHARE = 20  # a pause is at least 20 times as long as the query: queries take at most 5 % of one reader's time
+LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without a call, after another replica's death or a lost claim
 FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.5, 5.0  # seconds, after the store did not answer
 
 
 class ClaimOwner(Protocol):
-    """For whom deliveries are claimed: the Deliverer."""
+    """Gets the claimed deliveries: the Deliverer."""
 
     def is_open(self) -> bool:
-        """Whether to claim at all."""
+        """Whether deliveries may be claimed now."""
 
     def accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float, /) -> None:
         """Takes claimed deliveries. `claimed_from` is the monotonic time before the claim."""
 
 
 class Claimer:
-    """Claims due deliveries and releases those that cannot be sent. `clock` is monotonic, in seconds."""
+    """Claims due deliveries, and releases claims. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Claimer:
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._clock = clock
-        # By host: how many were due and unclaimed at the last query, less those claimed since.
+        # By host: how many were due and unclaimed at the last query, minus the ones that were claimed since.
         self._known: dict[str, int] = {}
         self._to_release: list[PendingDelivery] = []
         self._requested = True
@@ -73,7 +73,7 @@ class Claimer:
         return len(self._to_release)
 
     def request(self) -> None:
-        """Queries the outbox at once: something has become due."""
+        """Queries the outbox now, because a delivery has become due."""
         self._requested = True
         self.due.set()
 
@@ -96,12 +96,12 @@ class Claimer:
             self.due.set()
 
     def stop(self) -> None:
-        """Queries no more by itself."""
+        """Stops the timer, so that only calls make queries."""
         if self._timer is not None:
             self._timer.cancel()
 
     def tick(self) -> None:
-        """Sets `due` if there is something to do; call it about once a second. Between ticks a timer does the same."""
+        """Sets `due` if there is something to do. Call it about once a second; between the calls a timer does it."""
         now = self._clock()
         pending = self._requested or self._to_release or self._known or now >= self._query_at
         if pending and now >= self._paused_until:
@@ -119,7 +119,7 @@ class Claimer:
             self._pause(error)
         else:
             self._outage.recovered()
-        self._set_timer(QUERY_SECONDS)  # a query that is not allowed now stays due, and must not be tried at once again
+        self._set_timer(QUERY_SECONDS)  # at least this: a query that is not allowed now stays due
 
     def _set_timer(self, shortest: float = 0.0) -> None:
         self.stop()
@@ -133,7 +133,7 @@ class Claimer:
         try:
             await self._store.release(deliveries)
         finally:
-            # If this failed, the deliveries are due when their claims end. They need not be kept.
+            # After an error the deliveries are due when their claims end, so they need not be kept here.
             del self._to_release[: len(deliveries)]
         for delivery in deliveries:
             if delivery.host not in self._hosts.paused:
@@ -147,7 +147,7 @@ class Claimer:
         self._query_at = started + LONGEST_PAUSE  # `due_at` may move it forward during the query
         if requested or self._known or await self._due_in() <= 0:
             counts = await self._store.due_hosts()
-            # A full count means "at least": claim until a claim returns fewer than asked for.
+            # A full count means "at least": claim until a claim returns fewer than requested.
             self._known = {host: due if due < COUNTED_PER_HOST else sys.maxsize for host, due in counts.items()}
         if self._known:
             now = self._clock()
@@ -168,7 +168,7 @@ class Claimer:
         for host, requested in room.items():
             self._known[host] -= counts[host]
             if counts[host] < requested or self._known[host] <= 0:
-                del self._known[host]  # no more is due, or another replica has claimed it
+                del self._known[host]  # no more is due, or another replica has claimed the rest
         self._owner.accept(claimed, claimed_from)
 
     def _pause(self, error: StoreUnavailable) -> None:

@@ -1,4 +1,4 @@
-"""The deliverer: sends pending deliveries as soon as it may, and records the results of the attempts."""
+"""The deliverer: sends pending deliveries as soon as they are due, and records the results of the attempts."""
 
 import asyncio
 import logging
@@ -31,18 +31,17 @@ from bridge.telemetry import Metrics, get_logger
 
 _log = get_logger("delivery")
 
-RECORD_SECONDS = CALL_TIMEOUT_SECONDS + 1.0  # to record an attempt: the store's time limit, and 1 s for a stalled loop
+RECORD_SECONDS = CALL_TIMEOUT_SECONDS + 1.0  # to write an attempt: the store's limit, and 1 s for a stalled loop
 LEASE_MARGIN = 15.0
-"""How much longer than an attempt a claim lasts, in seconds: 4 for the claim's own call, 5 for the record (see above),
-and the rest for waiting in memory, where a host's queue is no longer than what the host receives in 5. While other
-replicas run, the crash of one delays the deliveries that it had claimed by this much: half a minute with attempts of
-15 s."""
+"""A claim lasts this much longer than an attempt, in seconds: 4 for the call that claims, 5 for the record (see above),
+and 6 for waiting in memory, where a host's queue has only as many deliveries as the host receives in 5 s. After the
+crash of a replica, the deliveries that it had claimed wait for the end of their claims: 30 s with attempts of 15 s."""
 MAX_IDLE_WORKERS = 128  # kept for the next burst; a worker is a suspended coroutine, 2 KB
 DRAIN_TICK_SECONDS = 0.1
 
 
 class Deliverer:
-    """Sends pending deliveries, fairly between hosts. Create it on the running loop; `tick` it about once a second.
+    """Sends pending deliveries, fairly between hosts. Create it on the running loop; call `tick` about once a second.
 
     `attempt_seconds` is the sender's time limit for one attempt. While `lease` is not valid, nothing is claimed and no
     attempt starts. `change_listener` gets the watch id of each recorded attempt.
@@ -73,7 +72,7 @@ class Deliverer:
         self._runner = AttemptRunner(sender, signer, store.now)
         self.figures = AttemptFigures(store.now)
         self._reporter = DeliveryReporter(metrics, self.figures)
-        # An attempt has a host's slot and a worker, so the workers never limit what the slots allow.
+        # An attempt needs a slot and a worker. There are as many workers as slots, so only slots limit attempts.
         self._workers: WorkerPool[ClaimedDelivery] = WorkerPool(
             concurrency, self._next, self._deliver, "deliverer-worker", max_idle=MAX_IDLE_WORKERS
         )
@@ -88,7 +87,7 @@ class Deliverer:
         self._own_shortage = OwnShortage(clock)
         self._operations = Operations(_log)
         self._claim_checks = MicroBatcher(self._check_claims, self._operations.start)
-        # By id: every delivery that waits, is being sent or is not recorded yet. Each is here once.
+        # By id: every delivery that waits, is being sent, or has an unwritten record. Each is here once.
         self._claimed: dict[str, ClaimedDelivery] = {}
         # By watch: the status events that wait. The watch's terminal event supersedes them.
         self._status_events: dict[str, list[ClaimedDelivery]] = {}
@@ -97,9 +96,9 @@ class Deliverer:
         self._progress = asyncio.Event()
 
     async def start(self) -> None:
-        """Loads which hosts are failing, so that they are still probed after a restart, and which are paused.
+        """Loads the failing hosts, which get probes also after a restart, and the paused hosts. Then starts sending.
 
-        Then starts sending. Raises StoreUnavailable.
+        Raises StoreUnavailable.
         """
         self._hosts.load(await self._store.host_failures())
         self._hosts.paused = (await self._store.receivers.pause_state()).held
@@ -112,15 +111,15 @@ class Deliverer:
     def hand_over(self, deliveries: Sequence[PendingDelivery]) -> None:
         """Takes deliveries that the store has just claimed for this replica. Never blocks.
 
-        Each is sent, waits in memory, or is released; those whose claim was lost before the store's answer came are
-        released. A terminal event supersedes its watch's waiting status events.
+        Each delivery is sent, waits in memory, or is released. It is released if its claim is lost already. A terminal
+        event supersedes its watch's waiting status events.
         """
         self.drop_status_events(one.watch_id for one in deliveries if one.type in TERMINAL_EVENTS)
         now, wall = self._clock(), self._store.now()
         unused: list[PendingDelivery] = []
         for delivery in deliveries:
-            # The claim is as old as the event. It may have waited for its commit as long as a store's call may take,
-            # so it counts as at least that old.
+            # The claim is as old as the event. Its commit may have taken up to the limit of a call of the store, so the
+            # claim counts as at least that old.
             age = max(CALL_TIMEOUT_SECONDS, wall - delivery.created_at)
             claimed = ClaimedDelivery(delivery, now - age + self._store.delivery_lease_seconds - self._needed_seconds)
             host = self._hosts.get(delivery.host)
@@ -136,7 +135,7 @@ class Deliverer:
             self._release([claimed for watch_id in watch_ids for claimed in self._remove_status_events(watch_id)])
 
     def tick(self) -> None:
-        """Releases what has waited too long, retries refused writes, and claims what is due. Returns at once."""
+        """Releases deliveries that waited too long, repeats refused writes, claims due deliveries. Returns at once."""
         self._release(self._hosts.remove_late(self._clock()))
         self._writer.tick()
         self._claimer.tick()
@@ -144,14 +143,11 @@ class Deliverer:
         self._workers.wake()
 
     def wake(self) -> None:
-        """Queries the outbox at once: something has become due, such as a requested retry."""
+        """Queries the outbox now, because a delivery has become due, for example by a requested retry."""
         self._claimer.request()
 
     def set_paused(self, hosts: frozenset[str]) -> None:
-        """Sends nothing to these hosts from now on, and again to those that are no longer among them.
-
-        Attempts under way end as usual.
-        """
+        """Sends nothing to these hosts from now on, and sends to all others. Attempts under way end as usual."""
         before, self._hosts.paused = self._hosts.paused, hosts
         for name in hosts - before:
             self._release(self._hosts.remove_waiting(self._hosts.get(name)))
@@ -159,15 +155,15 @@ class Deliverer:
             self.wake()
 
     def shortage(self) -> str | None:
-        """Returns what the bridge lacks at present to send anything, as a sentence."""
+        """Returns the present shortage because of which nothing can be sent, as a sentence; None without one."""
         return self._own_shortage.reason
 
     def release_waiting(self) -> None:
-        """Releases all waiting deliveries: this replica has lost its claims, or will lose them soon."""
+        """Releases all waiting deliveries, because this replica has lost its claims or will lose them soon."""
         self._release(self._hosts.remove_all_waiting())
 
     async def drain(self, seconds: float) -> None:
-        """Releases what waits. Stops when all attempts are over and recorded, but after `seconds` in any case."""
+        """Releases waiting deliveries, and waits until all attempts are recorded, for at most `seconds`. Then stops."""
         self._draining = True
         self.release_waiting()
         with suppress(TimeoutError):
@@ -188,7 +184,7 @@ class Deliverer:
     # --- claimed deliveries ---------------------------------------------------------------------------------------
 
     def accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float) -> None:
-        """Takes deliveries that were claimed from the outbox. `claimed_from` (monotonic) is before the claim."""
+        """Takes deliveries that were claimed from the outbox. `claimed_from` is the monotonic time before the claim."""
         begins_before = claimed_from + self._lease_seconds - self._needed_seconds
         for delivery in deliveries:
             known = self._claimed.get(delivery.id)
@@ -200,20 +196,20 @@ class Deliverer:
             elif self._holds(delivery) and self._is_recorded(known, delivery):
                 self._claimer.release([delivery])
             elif self._holds(delivery):
-                # It waits, is being sent, or is not recorded yet. It continues under the new claim and is sent once,
-                # unless its attempt began before it became due again: then a retry was requested meanwhile.
+                # The delivery waits, is being sent, or has an unwritten record. It continues under the new claim and is
+                # sent once. If its attempt began before it became due again, a retry was requested: it is sent again.
                 known.due_again |= known.started_at is not None and known.started_at < delivery.due_from
                 known.delivery, known.begins_before = delivery, begins_before
                 self._writer.renewed(delivery.id)
 
     def _is_recorded(self, known: ClaimedDelivery, claimed_again: PendingDelivery) -> bool:
-        """Whether an attempt is recorded whose record seems not to be: an answer was lost. It must not count twice."""
+        """Whether the known attempt is recorded already, and only the store's answer was lost. It must count once."""
         return claimed_again.attempts > known.delivery.attempts and self._writer.renewed(known.delivery.id)
 
     def _holds(self, delivery: PendingDelivery) -> bool:
-        """Whether a claim that the store has just answered with is still this replica's.
+        """Whether this replica still holds a claim that the store has just returned.
 
-        The answer may come after the lease has ended, or after this replica has rejoined under another id.
+        The store's answer may come after the end of the lease, or after this replica has rejoined under another id.
         """
         return self._lease.is_valid() and delivery.claimed_by == self._store.replica.identity
 
@@ -241,7 +237,7 @@ class Deliverer:
         return [claimed for claimed in self._status_events.get(watch_id, ()) if self._hosts.remove(claimed)]
 
     def _release(self, removed: Sequence[ClaimedDelivery]) -> None:
-        """Releases, unsent, deliveries that were removed from their queues. The store ignores claims that are gone."""
+        """Releases deliveries that were removed from their queues. The store ignores lost claims."""
         for claimed in removed:
             self._stops_waiting(claimed)
             del self._claimed[claimed.delivery.id]
@@ -250,7 +246,7 @@ class Deliverer:
     # --- sending --------------------------------------------------------------------------------------------------
 
     def is_open(self) -> bool:
-        """Whether an attempt may begin, as far as all receivers are concerned."""
+        """Whether attempts may begin now. The limits of a single host are not part of this."""
         may_send = bool(self._loops) and not self._draining and self._writer.accepting and self._lease.is_valid()
         return may_send and not self._own_shortage.pausing
 
@@ -270,8 +266,8 @@ class Deliverer:
         try:
             if claimed.delivery.type not in TERMINAL_EVENTS and not await self._still_claimed(claimed):
                 return
-            # The slot is free again before the record is durable: a commit must not delay the host's next attempt.
-            # The writer limits how many records may be unwritten.
+            # The slot is free before the record is durable, so that a commit does not delay the host's next attempt.
+            # The writer limits the number of unwritten records.
             if (record := await self._attempt(claimed)) is not None:
                 self._writer.write(record)
                 self._claimer.room_for(record.host)
@@ -288,7 +284,7 @@ class Deliverer:
     async def _still_claimed(self, claimed: ClaimedDelivery) -> bool:
         """Asks the store whether a status event may still be sent. If not, frees the slot and drops the delivery.
 
-        The watch's end takes the claim away. It may have been written by another replica, or a moment ago by this one.
+        The end of the watch removes the claim. Another replica may have written it, or this one a moment ago.
         """
         held, lease = False, ""
         while not held and lease != claimed.delivery.lease:  # the delivery may be claimed again during the query
@@ -345,19 +341,19 @@ class Deliverer:
         return AttemptRecord(claimed, host, attempt, verdict, sent.ended_at, changed)
 
     def written(self, record: AttemptRecord) -> None:
-        """An attempt's record is durable."""
+        """Handles an attempt whose record is durable."""
         self._reporter.written(record)
         if isinstance(record.verdict, RetryAt):
             self._claimer.due_at(record.verdict.at)
         self._finish(record)
 
     def lost(self, record: AttemptRecord) -> None:
-        """An attempt's record is dropped, because its claim is gone."""
+        """Handles an attempt whose record is dropped, because its claim is lost."""
         self._reporter.lost(record)
         self._finish(record)
 
     def store_recovered(self) -> None:
-        """An outage of the store has ended: attempts may begin again."""
+        """Begins attempts again after an outage of the store."""
         self._workers.wake()
 
     def _finish(self, record: AttemptRecord) -> None:
@@ -366,7 +362,7 @@ class Deliverer:
         self._progress.set()
         self._change_listener.announce([delivery.watch_id])
         if self._hosts.ready:
-            self._workers.wake()  # the writer may have refused further attempts because too much was unwritten
+            self._workers.wake()  # with fewer unwritten records, attempts may begin again
 
     # --- draining -------------------------------------------------------------------------------------------------
 
@@ -378,7 +374,7 @@ class Deliverer:
 
 
 async def _run_when_due(due: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
-    """Calls `work` whenever `due` is set, until it is cancelled. Logs an error of `work` and goes on."""
+    """Calls `work` each time `due` is set, until it is cancelled. Logs an error of `work` and continues."""
     while True:
         await due.wait()
         due.clear()

@@ -1,7 +1,7 @@
 """The queues of all hosts: which may start an attempt, how many deliveries wait in memory, how many to claim. Pure.
 
-Among the hosts that may start an attempt, the one that started its last attempt the longest ago is next. How many
-attempts and waiting deliveries a host may have is decided in `core/fairness.py`.
+The next attempt goes to the host whose last attempt is the oldest, among the hosts that may start one.
+`core/fairness.py` decides how many attempts and waiting deliveries a host may have.
 """
 
 from collections import OrderedDict, deque
@@ -14,17 +14,17 @@ from bridge.core.model import PendingDelivery
 from bridge.core.receivers import ReceiverHealth, health_of
 
 WAITING_IN_ALL = 2_000  # claimed deliveries in memory, at most 20 KB each: 40 MB; with usual payloads 1-2 MB
-DURATION_WEIGHT = 0.2  # of the newest attempt in a host's average duration: after ten attempts a slow one has no effect
+DURATION_WEIGHT = 0.2  # weight of the newest attempt in a host's average: a slow attempt has no effect after ten others
 HOSTS_PER_CLAIM = 128
 HOSTS_REMEMBERED = 10_000  # 300 bytes each; failing hosts are kept beyond this number
 
 
 @dataclass(slots=True, eq=False)
 class ClaimedDelivery:
-    """A delivery that this replica has a lease on. A new claim of the same delivery replaces `delivery` in place.
+    """A delivery that this replica has claimed. A new claim of the same delivery replaces `delivery` in this object.
 
-    An attempt must start before `begins_before` (monotonic seconds), so that it ends and is recorded within the lease.
-    `started_at` is when it started (Unix seconds). `due_again`: since then the delivery has become due once more.
+    An attempt must start before `begins_before` (monotonic seconds), so that it ends and is recorded within the claim.
+    `started_at` is when it started (Unix seconds). `due_again`: the delivery has become due again since then.
     """
 
     delivery: PendingDelivery
@@ -62,15 +62,15 @@ class HostQueues:
     def __init__(self, concurrency: int, per_host: int) -> None:
         self._policy = SlotPolicy(concurrency, per_host)
         self._limits = self._policy.limits
-        # Cached, because it is needed as each attempt starts and ends, for few different numbers: without the cache
-        # it took a tenth of an attempt.
+        # Cached, because it is computed at each start and end of an attempt, with few different arguments. Without the
+        # cache it took a tenth of an attempt.
         self._max_attempts = lru_cache(maxsize=4_096)(self._policy.max_attempts)
         self._busy = [0] * len(POOLS)  # taken slots, by the health of the hosts that have them
         self._hosts: dict[str, HostQueue] = {}
         self._ring: OrderedDict[str, HostQueue] = OrderedDict()  # hosts with waiting deliveries, the next in turn first
         self._turns = 0
-        self.paused: frozenset[str] = frozenset()  # by an operator: nothing is claimed for them, and nothing waits here
-        self._nothing_may_begin = False  # the last search found nothing that may start, and nothing has changed since
+        self.paused: frozenset[str] = frozenset()  # hosts that an operator paused: no deliveries are claimed or wait
+        self._nothing_may_begin = False  # the last search found no delivery, and nothing has changed since then
         self.ready = 0
 
     @property
@@ -135,11 +135,11 @@ class HostQueues:
     def next(self) -> tuple[HostQueue, ClaimedDelivery] | None:
         """Removes and returns the next delivery whose host may start an attempt. The host goes to the ring's end."""
         if self._nothing_may_begin:
-            return None  # three of four calls: one is made when an attempt ends, is recorded and leaves its worker
+            return None  # so in three of four calls: each attempt causes calls at its end, its record, its worker's end
         limits: list[int] | None = None
         for host in self._ring.values():
             if host.busy >= self._limits[host.pool]:
-                continue  # the usual case, decided without the sums
+                continue  # the usual case, without computing the limits
             limits = limits or self._max_attempts(tuple(self._busy))
             if host.busy < limits[host.pool]:
                 claimed = host.waiting.popleft()

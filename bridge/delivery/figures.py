@@ -9,7 +9,7 @@ from bridge.store.store import Store
 class AttemptFigures:
     """The figures of this process, by receiver and hour. `now` returns Unix seconds by the store's clock.
 
-    A write has an hour's totals, not what was added, so it can be repeated when its result is not known.
+    A write has the totals of an hour, not the difference, so it can be repeated if its result is unknown.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -27,7 +27,7 @@ class AttemptFigures:
         self._changed.add(key)
 
     async def write(self, store: Store) -> None:
-        """Writes the totals that have changed. Raises StoreUnavailable; they are then written the next time."""
+        """Writes the totals that have changed. Raises StoreUnavailable; the next call then writes them."""
         changed, self._changed = self._changed, set()
         if changed:
             try:

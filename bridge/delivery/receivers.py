@@ -1,4 +1,4 @@
-"""What operators see of receivers and change about them, on every replica."""
+"""Reads, pauses and resumes receivers for operators. Every replica follows these changes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,27 +11,27 @@ from bridge.delivery.figures import AttemptFigures
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, get_logger
 
-REFRESH_SECONDS = 2.0  # between two looks at what other replicas have changed; within 5 s is promised
-SPREAD_SECONDS = 1.0  # between two runs that give the deliveries of resumed receivers their times
-SPREAD_TRANSACTIONS = 50  # of one receiver in a run: 50,000 deliveries
+REFRESH_SECONDS = 2.0  # between two queries of other replicas' changes, which must be followed within 5 s
+SPREAD_SECONDS = 1.0  # between two runs that set the due times of resumed receivers' deliveries
+SPREAD_TRANSACTIONS = 50  # for one receiver in a run: 50,000 deliveries
 
 _log = get_logger("receivers")
 
 
 class PausingDeliverer(Protocol):
-    """What is used of the deliverer."""
+    """The part of the deliverer that is used here."""
 
     figures: AttemptFigures
 
     def set_paused(self, hosts: frozenset[str]) -> None:
-        """Sends nothing to these hosts from now on, and again to all others."""
+        """Sends nothing to these hosts from now on, and sends to all others."""
 
 
 class NoticePublisher(Protocol):
     """Publishes notices for operators."""
 
     def publish(self, notices: Sequence[Notice], /) -> None:
-        """Publishes notices that were written."""
+        """Publishes notices that the store has."""
 
 
 class Receivers:
@@ -44,16 +44,16 @@ class Receivers:
         self._metrics = metrics
         self.paused: frozenset[str] = frozenset()  # host and port of each, as this replica knows them
         self._resuming: frozenset[str] = frozenset()
-        # An answer of the store that is older than a change must not undo the change in memory.
+        # So an older answer of the store does not overwrite a newer change in memory.
         self._lock = asyncio.Lock()
 
     async def all(self) -> Sequence[Receiver]:
-        """Returns each receiver of the last 24 h, with the attempts of this process up to now."""
+        """Returns each receiver of the last 24 h, including all attempts of this process."""
         await self.write_figures()
         return await self._store.receivers.all()
 
     async def pause(self, name: str, by: Actor) -> Receiver:
-        """Pauses a receiver: its deliveries wait from now on. Can be repeated."""
+        """Pauses a receiver: its deliveries wait from now on. A second call changes nothing."""
         async with self._store.request_limit(), self._lock:
             if (notices := await self._store.receivers.pause(name, by)) is not None:
                 self._notices.publish(notices)
@@ -63,7 +63,7 @@ class Receivers:
             return await self._one(name)
 
     async def resume(self, name: str, by: Actor) -> Receiver:
-        """Resumes a receiver: all that wait become due, spread over time. Can be repeated."""
+        """Resumes a receiver: its waiting deliveries become due, spread over time. A second call changes nothing."""
         async with self._store.request_limit(), self._lock:
             if (notices := await self._store.receivers.resume(name, by)) is not None:
                 self._notices.publish(notices)
@@ -73,13 +73,13 @@ class Receivers:
             return await self._one(name)
 
     async def refresh(self) -> None:
-        """Follows what other replicas have changed, and writes the figures. Raises StoreUnavailable."""
+        """Reads the changes of other replicas, and writes the figures. Raises StoreUnavailable."""
         async with self._lock:
             await self._refresh()
         await self.write_figures()
 
     async def spread(self) -> None:
-        """Gives the deliveries of resumed receivers their times, also after another replica's crash."""
+        """Sets new due times for the deliveries of resumed receivers, also after the crash of another replica."""
         for name in self._resuming:
             for _ in range(SPREAD_TRANSACTIONS):
                 if not await self._store.receivers.spread(name):
@@ -87,11 +87,11 @@ class Receivers:
                     break
 
     async def write_figures(self) -> None:
-        """Writes what the attempts of this process have shown. Raises StoreUnavailable."""
+        """Writes the figures of this process. Raises StoreUnavailable."""
         await self._deliverer.figures.write(self._store)
 
     async def delete_old_figures(self) -> None:
-        """Deletes figures that no receiver shows any more."""
+        """Deletes figures that are older than 24 h."""
         await self._store.receivers.delete_old_figures()
 
     async def _one(self, name: str) -> Receiver:

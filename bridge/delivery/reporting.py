@@ -1,4 +1,4 @@
-"""Reports attempts: metrics and log lines. One line sums up a failing host's many failures."""
+"""Reports attempts: metrics and log lines. The many failures of a failing host get one line together."""
 
 import logging
 from typing import Any
@@ -25,13 +25,13 @@ class DeliveryReporter:
         self._figures = figures
 
     def started(self, delivery: PendingDelivery, now: float) -> None:
-        """An attempt starts at `now` (Unix seconds)."""
+        """Counts an attempt that starts at `now` (Unix seconds)."""
         if delivery.attempts == 0 and delivery.type in TERMINAL_EVENTS:
             self._metrics.settle_to_first_attempt_seconds.observe(max(0.0, now - delivery.created_at))
             self._metrics.stages.observe(Stage.ATTEMPTED, now - delivery.created_at)
 
     def ended(self, record: AttemptRecord, sent: Sent, failures_before: int, failures: int) -> None:
-        """An attempt is over. `failures` is the host's number of failures in a row, this attempt included."""
+        """Counts and logs a finished attempt. `failures` is the host's failures in a row, with this attempt."""
         self._metrics.count_attempt(sent.answer)
         self._metrics.attempt_seconds.observe(sent.duration_seconds)
         attempt = record.attempt
@@ -52,11 +52,11 @@ class DeliveryReporter:
             _log.event("host_recovered", host=record.host.name, failures=failures_before)
 
     def written(self, record: AttemptRecord) -> None:
-        """An attempt's record is durable."""
+        """Counts and logs an attempt whose record is durable."""
         delivery = record.claimed.delivery
         match record.verdict:
             case Delivered():
-                # A delivery that is sent again on request may be days old, and may have been delivered before.
+                # Only without a requested retry: after one, the delivery may be days old or delivered before.
                 if delivery.attempts == delivery.round_attempts and delivery.type in TERMINAL_EVENTS:
                     self._metrics.settle_to_delivered_seconds.observe(max(0.0, record.at - delivery.created_at))
                     self._metrics.stages.observe(Stage.DELIVERED, record.at - delivery.created_at)
@@ -74,7 +74,8 @@ class DeliveryReporter:
     def _log_attempt(record: AttemptRecord, failures: int) -> None:
         """Logs a failed attempt. An attempt that ends its delivery is logged when its record is durable.
 
-        While a host is failing, `host_failing` is logged for all its failures. Of a delivery only the first is logged.
+        While a host is failing, only the first failed attempt of each delivery is logged; `host_failing` stands for the
+        others.
         """
         delivery, verdict = record.claimed.delivery, record.verdict
         if not isinstance(verdict, RetryAt):
@@ -89,7 +90,7 @@ class DeliveryReporter:
         )
 
     def lost(self, record: AttemptRecord) -> None:
-        """An attempt's result is dropped, because the claim under which it was made is gone."""
+        """Logs an attempt whose result is dropped, because its claim is lost."""
         means = (
             "the result is not stored: another claim, the delivery's end or an earlier write of this result came first"
         )

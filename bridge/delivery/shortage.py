@@ -1,4 +1,4 @@
-"""A shortage of the bridge's own, such as no free file descriptor: sending pauses, and no attempt is used up."""
+"""A shortage on this machine, such as no free file descriptor. Sending pauses, and no attempt is used up."""
 
 import logging
 import math
@@ -8,11 +8,11 @@ from bridge.telemetry import get_logger
 from bridge.telemetry.outage_log import OutageLog
 
 PAUSE_SECONDS = 1.0  # between tries to send while the shortage lasts
-FORGET_SECONDS = 5.0  # after the last failure: with nothing to send, no success ends the shortage
+FORGET_SECONDS = 5.0  # after the last failure the shortage ends by itself: without deliveries there is no success
 
 
 class OwnShortage:
-    """Knows whether the bridge lacks what it needs to send. `clock` is monotonic, in seconds."""
+    """Knows whether the bridge lacks a resource that it needs to send. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -33,15 +33,15 @@ class OwnShortage:
 
     @property
     def reason(self) -> str | None:
-        """What is lacking at present, as a sentence."""
+        """The present shortage as a sentence; None without one."""
         lasts = self._log.failures and self._clock() - self._failed_at < PAUSE_SECONDS + FORGET_SECONDS
         return self._reason if lasts else None
 
     def failed(self, reason: str) -> None:
-        """An attempt could not be made."""
+        """Notes that an attempt could not be made."""
         self._reason, self._failed_at = reason, self._clock()
         self._log.failed(reason, self._failed_at, level=logging.ERROR)
 
     def recovered(self) -> None:
-        """An attempt was made."""
+        """Notes that an attempt was made."""
         self._log.recovered()

@@ -1,4 +1,7 @@
-"""Notifies callers that wait for a watch or an app's events: at once of changes in this process, else by a query."""
+"""Notifies callers that wait for a change of a watch, or for an app's events.
+
+A change in this process wakes them at once. Changes by other replicas are found by a query.
+"""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -7,24 +10,24 @@ from typing import Protocol
 
 from bridge.core.errors import StoreUnavailable
 
-QUERY_SECONDS = 1.0  # between the queries, one for all callers; a change by another replica is noticed within this time
+QUERY_SECONDS = 1.0  # between two queries, each for all callers: the delay of a change by another replica
 
 
 class Versions(Protocol):
-    """What callers can wait for: the store has the watches by their ids, its feed the events by their apps."""
+    """The things that callers wait for: watches by their ids (the store), or events by their apps (its feed)."""
 
     @property
     def shared(self) -> bool:
         """Whether other replicas change them too."""
 
     async def versions(self, ids: Sequence[str], /) -> dict[str, str]:
-        """A text for each of these; it changes whenever the thing does."""
+        """A text for each id. It changes when the watch changes, or when the app has new events."""
 
 
 class ChangeNotifier:
     """Knows which callers wait for which watch, or for which app's events. Use it from one event loop.
 
-    With a store that other replicas share, versions are queried every `query_seconds` while a caller waits.
+    If other replicas share the store, versions are queried every `query_seconds` while a caller waits.
     """
 
     def __init__(self, store: Versions, *, query_seconds: float = QUERY_SECONDS) -> None:
@@ -36,7 +39,7 @@ class ChangeNotifier:
         self.ended = False
 
     def announce(self, watch_ids: Sequence[str]) -> None:
-        """Wakes the callers that wait for these watches, because something about them has changed."""
+        """Wakes the callers that wait for these watches, because the watches have changed."""
         if not self._listeners:
             return
         for watch_id in watch_ids:
@@ -44,7 +47,7 @@ class ChangeNotifier:
                 changed.set()
 
     def end(self) -> None:
-        """Wakes all callers: the bridge stops, and each answers with the present state. Later waits end at once."""
+        """Wakes all callers, which then answer with the present state: the bridge stops. Later waits end at once."""
         self.ended = True
         for listeners in self._listeners.values():
             for changed in listeners:
@@ -60,14 +63,14 @@ class ChangeNotifier:
 
     @contextmanager
     def listening(self, watch_id: str) -> Iterator[asyncio.Event]:
-        """Gives an event that is set at each change from now on.
+        """Yields an event that is set at each change from now on.
 
-        Clear the event before you read the watch, not after: then no change is missed.
+        Clear the event before you read the watch, not after it. So no change is missed.
         """
         changed = asyncio.Event()
         self._listeners.setdefault(watch_id, set()).add(changed)
         if self._store.shared:
-            # The next query wakes this caller in any case: the watch may change between its reading and the query.
+            # Without a known version the next query wakes this caller. The watch may change before that query.
             self._versions.pop(watch_id, None)
             if self._querying is None or self._querying.done():
                 self._querying = asyncio.create_task(self._query())
@@ -81,7 +84,7 @@ class ChangeNotifier:
                 self._versions.pop(watch_id, None)
 
     async def wait(self, changed: asyncio.Event, seconds: float) -> bool:
-        """Waits up to `seconds` for an event of `listening`. Returns whether it came; False at once after the end."""
+        """Waits up to `seconds` for an event of `listening`. Returns whether it was set; after `end` False at once."""
         if self.ended:
             return False
         try:
@@ -92,7 +95,7 @@ class ChangeNotifier:
         return not self.ended
 
     async def _query(self) -> None:
-        """Queries the versions of all watches that callers wait for, once a second, as long as there are any."""
+        """Queries the versions of all watches that callers wait for, once a second, as long as callers wait."""
         while self._listeners and not self.ended:
             await asyncio.sleep(self._query_seconds)
             watch_ids = list(self._listeners)

@@ -1,4 +1,4 @@
-"""Adds committed events to the feed: numbers them (on SQLite the insert does), and wakes waiting requests."""
+"""Adds committed events to the feed: numbers them (on SQLite the insert does it), and wakes the requests that wait."""
 
 import asyncio
 from collections.abc import Collection
@@ -9,14 +9,14 @@ from bridge.store.event_feed import EVERY_APP, NUMBERED_AT_ONCE, EventFeed
 from bridge.watches.change_notifier import ChangeNotifier
 
 CATCH_UP_SECONDS = 0.5  # a step takes milliseconds
-PAUSE_SECONDS = 0.05  # between two steps: a busy replica numbers many events in one, and a reader waits no longer
+PAUSE_SECONDS = 0.05  # between two steps: so a busy replica numbers many events in one step
 
 
 class EventNumbering:
-    """Numbers events when a commit announces them, on a database that replicas share. Use it from one event loop.
+    """Numbers events after each commit, if replicas share the database. Use it from one event loop.
 
-    `notifier` wakes the requests that wait for events. A job calls `number_committed` once a second: it finds events of
-    a replica that died between its commit and this step, or whose step failed.
+    `notifier` wakes the requests that wait for events. A job also calls `number_committed` once a second, for the
+    events of a replica that died before this step, or whose step failed.
     """
 
     def __init__(self, feed: EventFeed, notifier: ChangeNotifier) -> None:
@@ -37,7 +37,7 @@ class EventNumbering:
                 self._announce(apps)
 
     async def catch_up(self) -> bool:
-        """Number what is committed, for a reader that has come to the end. Returns whether there may be new events.
+        """Number committed events for a reader at the end of the feed. Returns whether there may be new events.
 
         So an app that has seen the end of a watch, at any replica, finds the event in the feed.
         """
@@ -45,8 +45,8 @@ class EventNumbering:
             if not await self._feed.has_unnumbered():
                 return False
         except StoreUnavailable:
-            return False  # what the reader has is right, and the job tries again
-        # One step for all readers. Where another replica holds the lock and hangs, no reader waits for its end.
+            return False  # the reader's answer is correct without the newest events, and the job tries again
+        # One step for all readers. If another replica hangs and holds the lock, readers wait only for the timeout.
         step = self._wake()
         await asyncio.wait({step}, timeout=CATCH_UP_SECONDS)
         return step.done()
@@ -66,7 +66,7 @@ class EventNumbering:
         self._wake()
 
     def _wake(self) -> "asyncio.Future[None]":
-        """Begin a step soon; returns what is done with it."""
+        """Begin a step soon; returns a future that is done at its end."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         if self._running is None or self._running.done():
@@ -76,7 +76,7 @@ class EventNumbering:
     async def _run(self) -> None:
         while self._next is not None:
             step, self._next = self._next, None
-            with suppress(StoreUnavailable):  # the job tries again, and logs it when it fails as well
+            with suppress(StoreUnavailable):  # the job tries again, and logs a failure
                 await self.number_committed()
             step.set_result(None)
             await asyncio.sleep(PAUSE_SECONDS)

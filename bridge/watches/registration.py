@@ -1,4 +1,4 @@
-"""Registering and cancelling watches: checks requests, fills in defaults, encrypts secrets and stores the watches."""
+"""Registers and cancels watches: checks requests, sets defaults, encrypts secrets and stores the watches."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ _log = get_logger("registration")
 
 
 class TaskPoller(Protocol):
-    """The poller of `polling`, as registrations and cancellations need it."""
+    """The part of `polling.poller.Poller` that registrations and cancellations use."""
 
     def add(self, task: TaskView, api_key: str | None = None, /) -> None:
         """Polls a task from now on. `api_key` is the key of a credential other than the configured one."""
@@ -52,7 +52,7 @@ class TaskPoller(Protocol):
 
 
 class StatusEventQueue(Protocol):
-    """The deliverer of `delivery`, as cancellations need it."""
+    """The part of `delivery.deliverer.Deliverer` that cancellations use."""
 
     def drop_status_events(self, watch_ids: Iterable[str], /) -> None:
         """Drops the waiting status events of watches that are final."""
@@ -60,11 +60,10 @@ class StatusEventQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """A registration that `app` asks for. None means: not given. `core/registration.py` has checked each field.
+    """A registration that `app` requests. None: not given. The fields were checked by `core/registration.py`.
 
-    `model` is a hint for when to poll, `trace` is where the request comes from: two registrations that differ in these
-    alone are equal. With `exempt_from_limit` the
-    watch is registered even when the limit of active watches is reached.
+    `model` is a hint for when to poll. `trace` is the trace context of the request. Two registrations that differ only
+    in these two fields are equal. With `exempt_from_limit` the watch is registered even at the limit of active watches.
     """
 
     app: str
@@ -85,7 +84,7 @@ class WatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class TimeoutLimits:
-    """The time until a watch times out, in seconds: the default, and the most that a request may ask for."""
+    """The time until a watch times out, in seconds: the default, and the maximum of a request."""
 
     default: float = 3_600.0
     most: float = 86_400.0
@@ -94,8 +93,8 @@ class TimeoutLimits:
 class RegistrationService(CommitListener):
     """Registers and cancels watches.
 
-    What it has begun it finishes, even if the caller leaves: a stored watch must be polled. Without a `configured_key`,
-    the amux key of the settings, each watch needs its own.
+    It finishes each call, even if the caller gives up: a stored watch must be polled. `configured_key` is the amux key
+    of the settings; without it each watch needs its own key.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators
@@ -128,7 +127,7 @@ class RegistrationService(CommitListener):
     async def register(self, request: WatchRequest, target: Target | None = None) -> RegisteredWatch:
         """Registers one watch, durably. Its target is checked again at the first attempt.
 
-        `target` is the result of `check`, where that was called before. Raises what `check` raises, WatchConflict,
+        `target` is the result of `check`, if the caller has called it. Raises the errors of `check`, WatchConflict,
         IdempotencyConflict, TooManyWatches or StoreUnavailable.
         """
         if target is None:
@@ -139,9 +138,9 @@ class RegistrationService(CommitListener):
         return result
 
     async def register_all(self, requests: Sequence[WatchRequest]) -> Sequence[RegisteredWatch | BridgeError]:
-        """Registers many watches in one commit. Returns a result for each, in order.
+        """Registers many watches in one commit. Returns a result or an error for each, in order.
 
-        Raises StoreUnavailable, then for all.
+        Raises StoreUnavailable if the commit fails.
         """
         targets = [self._check_without_look_up(request) for request in requests]
         unknown = [number for number, target in enumerate(targets) if target is None]
@@ -167,11 +166,11 @@ class RegistrationService(CommitListener):
         return await self._operations.run(self._store.cancel(watch_id, app, by))
 
     async def finish(self) -> None:
-        """Waits until everything that has begun is over. Call it while the store is still open."""
+        """Waits until all calls have ended. Call it while the store is still open."""
         await self._operations.finish()
 
     def cancelled(self, watch: CancelledWatch) -> None:
-        """Stops the work on a watch whose cancellation is durable. The caller may have given up before that."""
+        """Stops the work on a watch whose cancellation is durable, even if the caller has given up before."""
         self._deliverer.drop_status_events([watch.id])
         self._poller.check_closed(watch.task_row)
         self._notifier.announce([watch.id])
@@ -180,12 +179,12 @@ class RegistrationService(CommitListener):
     # --- late registrations ---------------------------------------------------------------------------------------
 
     def registered_late(self, task: TaskView) -> None:
-        """Keeps a task whose registration was committed after its request had been answered with 503."""
-        if not self._store.shared:  # else adoption loads it: by then another replica may own it
+        """Keeps a task whose registration was committed after the answer 503 to its request."""
+        if not self._store.shared:  # on a shared database the adoption loads it, for the replica that then owns it
             self._late_tasks.append(task)
 
     async def poll_late_tasks(self) -> None:
-        """Has late tasks polled; call it every second. Raises StoreUnavailable."""
+        """Passes late tasks to the poller; call it every second. Raises StoreUnavailable."""
         if not self._late_tasks:
             return
         tasks = list(self._late_tasks)
@@ -198,9 +197,10 @@ class RegistrationService(CommitListener):
     # --- checks ---------------------------------------------------------------------------------------------------
 
     def bad_fields(self, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Returns which of `callback_url`, `timeout_seconds` and `api_key` break a rule of the settings, with the rule.
+        """Returns the fields among `callback_url`, `timeout_seconds` and `api_key` that break a rule of the settings.
 
-        A value of another type is passed over: the request's model names it. No name is looked up.
+        Each comes with its rule. A value of a wrong type is skipped, because the request's model reports it. No name is
+        looked up.
         """
         found = self.bad_target(fields)
         seconds = fields.get("timeout_seconds")
@@ -211,7 +211,7 @@ class RegistrationService(CommitListener):
         return found
 
     def bad_target(self, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Returns the rule that `callback_url` breaks, as `bad_fields` does."""
+        """Returns `callback_url` and the rule that it breaks, in the form of `bad_fields`."""
         url = fields.get("callback_url")
         if not isinstance(url, str):
             return []
@@ -232,9 +232,9 @@ class RegistrationService(CommitListener):
             raise InvalidRequest([("api_key", NO_KEY)], code="no_api_key")
 
     def _check_without_look_up(self, request: WatchRequest) -> Target | BridgeError | None:
-        """Returns the target or an error, or None when the name has to be looked up.
+        """Returns the target or an error, or None if the name must be looked up.
 
-        This saves an asyncio task for each request, which would cost as much as the rest of its registration.
+        This saves an asyncio task for each request, which costs as much as the rest of its registration.
         """
         try:
             self._check_fields(request)
@@ -251,14 +251,14 @@ class RegistrationService(CommitListener):
     # --- storing --------------------------------------------------------------------------------------------------
 
     async def _register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
-        """Registers watches of different callers. Raises nothing: StoreUnavailable is the result of each."""
+        """Registers watches of different callers. After a failed commit the result of each is a StoreUnavailable."""
         try:
             return await self._register_together(new_watches)
         except StoreUnavailable as error:
             return [StoreUnavailable(str(error), error.cause) for _ in new_watches]
 
     async def _register_together(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
-        """Registers watches in one commit, and has their tasks polled. Raises StoreUnavailable."""
+        """Registers watches in one commit, and passes their tasks to the poller. Raises StoreUnavailable."""
         results = await self._store.register_all(new_watches)
         for new, result in zip(new_watches, results, strict=True):
             if isinstance(result, RegisteredWatch):
@@ -311,7 +311,7 @@ class RegistrationService(CommitListener):
         )
 
     def _poll_and_announce(self, new: NewWatch, registered: RegisteredWatch) -> None:
-        """Has the task of a stored watch polled. Counts, logs and announces the watch if it is new."""
+        """Passes the task of a stored watch to the poller. Counts, logs and announces the watch if it is new."""
         if registered.task is not None:
             self._poller.add(registered.task, new.api_key)
         watch = registered.view.watch
