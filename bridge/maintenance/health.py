@@ -1,4 +1,4 @@
-"""Health: whether this replica can do its work. `/readyz` answers from it."""
+"""Health: whether this replica can do its work. `/readyz` returns it."""
 
 import asyncio
 import time
@@ -12,8 +12,8 @@ from bridge.core.health import HealthCode, HealthReason
 from bridge.store.store import Store
 
 PROBE_SECONDS = 2.0  # a store that needs longer for one small write counts as not writable
-PROBE_VALID_SECONDS = 1.0  # the store is asked at most once a second; all requests of that second get the same result
-MAX_TICK_AGE_SECONDS = 5.0  # a tick comes every second; a stalled loop or a lost job is seen within seconds
+PROBE_VALID_SECONDS = 1.0  # the store is probed at most once a second; all requests of this second share the result
+MAX_TICK_AGE_SECONDS = 5.0  # a tick comes every second, so a stalled loop or a lost job is detected within seconds
 
 Verdict = Literal["ready", "degraded", "unready"]
 
@@ -28,24 +28,24 @@ class Readiness:
 
 
 class CheckedScheduler(Protocol):
-    """What is checked of the scheduler."""
+    """The part of the scheduler that is checked."""
 
     def tick_age(self) -> float:
         """The seconds since its last tick."""
 
 
 class CheckedPoller(Protocol):
-    """What is checked of the poller."""
+    """The part of the poller that is checked."""
 
     def degraded(self) -> Sequence[HealthReason]:
-        """One reason for each problem at amux or in the settings that an operator has to fix."""
+        """A reason for each problem of amux or of the settings that an operator must fix."""
 
 
 class CheckedDeliverer(Protocol):
-    """What is checked of the deliverer."""
+    """The part of the deliverer that is checked."""
 
     def shortage(self) -> str | None:
-        """A sentence about what is missing on this machine, so that nothing can be sent now; None when nothing is."""
+        """The present shortage because of which nothing can be sent, as a sentence; None without one."""
 
 
 class Health:
@@ -90,12 +90,12 @@ class Health:
         return Readiness(status, checks, failing + amux)
 
     async def store_error(self) -> str | None:
-        """Return why the store accepts no write, None when it does; takes at most `PROBE_SECONDS`."""
+        """Return why the store accepts no writes, None if it accepts them; takes at most `PROBE_SECONDS`."""
         error = await self._probe()
         return None if error is None else error.message
 
     async def _probe(self) -> HealthReason | None:
-        """Return what is wrong with the store. All callers within one second share one probe."""
+        """Return the error of the store, if any. All callers within one second share one probe."""
         async with self._probe_lock:
             if self._probed_at is None or self._clock() - self._probed_at >= PROBE_VALID_SECONDS:
                 try:

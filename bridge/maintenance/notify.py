@@ -1,7 +1,7 @@
-"""Notifies people with apprise, best effort. apprise runs in a process of its own, one for a few messages.
+"""Notifies people with apprise, best effort. apprise runs in another process, one for a few messages.
 
-So its many libraries block nothing here, and cannot log a URL, which holds a secret. Its environment has no proxy, and
-a server that hangs is ended with the process.
+So its many libraries cannot block the bridge, and cannot log a URL, which contains a secret. Its environment has no
+proxy. If a server hangs, the process is killed.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from bridge.telemetry import get_logger
 
 SETTING = "BRIDGE_NOTIFY_URLS"
 PROGRAM = "bridge.maintenance.notify_process"
-SEND_SECONDS = 60.0  # for all sentences of one process; then it is killed
+SEND_SECONDS = 60.0  # for all sentences of one process; after it the process is killed
 CHECK_SECONDS = 30.0  # importing apprise takes 1 s, on a busy machine ten
 MOST_WAITING = 100  # sentences; older ones are dropped
 MOST_AT_ONCE = 20  # sentences in a message
-# Proxies, and everything else that the bridge does not use, are left out.
+# Only these variables are passed to the process. Others, such as proxies, are not.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 
 _log = get_logger("operations")
 
 
 def scheme_of(url: str) -> str:
-    """The part of an apprise URL that is no secret: `slack`, `mailtos`."""
+    """The part of an apprise URL that is not secret, for example `slack` or `mailtos`."""
     return url.partition("://")[0]
 
 
 class AppriseNotifier:
-    """Sends sentences to apprise URLs. One process runs at a time; what comes meanwhile goes into the next message."""
+    """Sends sentences to apprise URLs. One process runs at a time; later sentences wait for the next one."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = list(urls)
@@ -46,7 +46,7 @@ class AppriseNotifier:
         self._sending: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
-        """Raises BadSetting without the extra, and for a URL that apprise cannot read. The URL is not repeated."""
+        """Raises BadSetting without the extra, or for a URL that apprise cannot read. The error hides the URL."""
         if find_spec("apprise") is None:
             install = "pip install 'amux-bridge[notify]' (a container image: docker build --build-arg EXTRAS=notify)"
             raise BadSetting(f"{SETTING}: needs the extra `notify`; install it with: {install}")
@@ -56,13 +56,13 @@ class AppriseNotifier:
                 raise BadSetting(f"{SETTING}: apprise does not know entry {number}; see its list of services")
 
     def send(self, messages: Sequence[str]) -> None:
-        """Sends these soon. Never blocks; a failure is logged and not repeated."""
+        """Sends these sentences soon. Never blocks. A failed message is logged and not sent again."""
         self._waiting.extend(messages)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send(), name="notify")
 
     async def close(self) -> None:
-        """Ends the process that runs."""
+        """Ends the running process, if there is one."""
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
@@ -80,7 +80,7 @@ class AppriseNotifier:
                 )
 
     async def _run(self, messages: Sequence[str], seconds: float) -> list[bool] | None:
-        """Whether each URL could be used. None: the process failed or took too long."""
+        """Returns whether each URL could be used; None if the process failed or took too long."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", PROGRAM),
             stdin=asyncio.subprocess.PIPE,

@@ -1,6 +1,7 @@
-"""The process that runs apprise: `{"urls", "messages"}` on stdin, on stdout whether each URL could be used.
+"""The process that runs apprise. It reads `{"urls", "messages"}` from stdin.
 
-Without messages, it only reads the URLs. It writes nothing else: what apprise logs may hold a part of a URL.
+It writes to stdout a list that has, for each URL, whether it could be used. Without messages it only parses the URLs.
+It writes nothing else, because the log lines of apprise may contain parts of a URL.
 """
 
 import json
@@ -12,7 +13,7 @@ TITLE = "amux bridge"
 
 
 def send(urls: list[str], messages: list[str]) -> list[bool]:
-    """Sends the messages as one text to each URL; returns whether it worked. Without messages: whether it is known."""
+    """Sends the messages as one text to each URL; returns whether each succeeded. Without messages: if it is known."""
     import apprise
 
     results = []
@@ -29,7 +30,7 @@ def _notify(one: Any, body: str) -> bool:
 
     try:
         return bool(one.notify(body=body, title=TITLE, body_format=apprise.NotifyFormat.TEXT))
-    except Exception:  # noqa: BLE001  a plugin's error is a failure like any other, and its text may hold the URL
+    except Exception:  # noqa: BLE001  a plugin's error is a failure like any other, and its text may contain the URL
         return False
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     """Reads stdin, sends, and writes the results."""
     logging.disable(logging.CRITICAL)
     given = json.load(sys.stdin)
-    out, sys.stdout = sys.stdout, sys.stderr  # a plugin that prints does not spoil the results
+    out, sys.stdout = sys.stdout, sys.stderr  # a plugin that prints must not change the results
     json.dump(send(given["urls"], given["messages"]), out)
 
 

@@ -1,4 +1,4 @@
-"""Notices for operators: finds what has changed, and passes the notices to the deliverer and to people."""
+"""Notices for operators: finds changes, and passes the notices to the deliverer and to people."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from bridge.polling.state import CredentialStatus
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
-CHECK_SECONDS = 1.0  # between two looks at receivers, dead deliveries and keys
+CHECK_SECONDS = 1.0  # between two checks of receivers, dead deliveries and keys
 
 _log = get_logger("operations")
 
@@ -20,11 +20,11 @@ class Notifier(Protocol):
     """Passes sentences to people."""
 
     def send(self, messages: Sequence[str]) -> None:
-        """Sends these soon, best effort. Never blocks."""
+        """Sends these sentences soon, best effort. Never blocks."""
 
 
 class OperationsNotices:
-    """Notices changes and publishes them. `notifier` is None when no person is notified."""
+    """Finds changes and publishes notices about them. `notifier` is None if no person is notified."""
 
     def __init__(
         self,
@@ -41,16 +41,16 @@ class OperationsNotices:
 
     @property
     def enabled(self) -> bool:
-        """Whether changes are noticed."""
+        """Whether notices are made."""
         return self._store.notices.settings.enabled
 
     async def check(self) -> None:
-        """Notices what has changed since the last check. Raises StoreUnavailable."""
+        """Makes notices of the changes since the last check. Raises StoreUnavailable."""
         self.publish(await self._store.notices.check())
         await self._check_keys()
 
     def publish(self, notices: Sequence[Notice]) -> None:
-        """Publishes notices that were written."""
+        """Publishes notices that the store has."""
         if not notices:
             return
         for one in notices:
@@ -66,7 +66,7 @@ class OperationsNotices:
             for name, one in states.items()
             if (refused := _refused(one)) is not None and refused != self._refused.get(name)
         ]
-        # What is good from the start on was refused at most before it: only such a key has something to report.
+        # A key that is good since the start has a notice only if it was refused before the start: the store knows that.
         noticed = await self._store.notices.refused_keys() if any(not refused for _, refused in changed) else set()
         for name, refused in changed:
             if refused or name in noticed:
@@ -76,7 +76,7 @@ class OperationsNotices:
 
 
 def _refused(credential: CredentialStatus) -> bool | None:
-    """Whether amux refuses a key; None: not known, or it answers with 429, which says nothing about the key."""
+    """Whether amux refuses a key; None if that is unknown, also after a 429, which does not show it."""
     if credential.state is CredentialState.PAUSED:
         return True
     return False if credential.state is CredentialState.GOOD and credential.accepted else None

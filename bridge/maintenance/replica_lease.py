@@ -14,11 +14,11 @@ from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
 HEARTBEAT_SECONDS = 2.5  # two heartbeats may fail before the lease ends
-# A dead replica's tasks are polled again within 14 s: its lease, one adoption interval, and the time over which their
+# A dead replica's tasks are polled again within 14 s: the lease, one adoption interval, and the time over which the
 # first polls are spread. Tasks that another replica hands over wait for one adoption interval.
 ADOPTION_SECONDS = 1.0
-MARGIN_SECONDS = 1.0  # before the lease's end: a poll or a POST that begins now has been sent by then
-HEARTBEATS_PER_CLOCK_CHECK = 10  # compare the clocks every 25 s, in which none drifts by a millisecond
+MARGIN_SECONDS = 1.0  # work stops this long before the lease's end, so that a request that has begun is sent by then
+HEARTBEATS_PER_CLOCK_CHECK = 10  # the clocks are compared every 25 s, in which they drift by less than 1 ms
 ADOPTION_BATCH = 500
 
 _log = get_logger("replica_lease")
@@ -32,7 +32,7 @@ class ReplicaLease:
         self._poller = poller
         self._deliverer = deliverer
         self._lease = lease
-        lease.until = store.replica.joined_at + LEASE_SECONDS - MARGIN_SECONDS  # the start may have taken long
+        lease.until = store.replica.joined_at + LEASE_SECONDS - MARGIN_SECONDS  # not from now: the start may take long
         self._heartbeats = 0
         self._unconfirmed_writes = store.unconfirmed_writes
         self._leaving = False
@@ -43,9 +43,9 @@ class ReplicaLease:
         await self._store.hand_over()
 
     def check_expiry(self) -> None:
-        """Stop polling and sending when the lease is about to end; call it at each tick, before anything else."""
+        """Stop polling and sending when the lease is about to end. Call it first at each tick."""
         if self._lease.ended and self._poller.owned:
-            self._poller.forget_all()  # registered since then; loaded or adopted once the lease is certain again
+            self._poller.forget_all()  # tasks that were registered since the end; a valid lease loads or adopts them
         if not self._lease.ended and not self._lease.is_valid():
             self._expire()
             _log.event(
@@ -56,9 +56,9 @@ class ReplicaLease:
             )
 
     async def renew(self) -> None:
-        """Renew the lease; rejoin under a new id when another replica has ended it. Raises StoreUnavailable."""
+        """Renew the lease. Rejoin under a new id if another replica has ended it. Raises StoreUnavailable."""
         self._store.drop_hung_connections()
-        before = self._lease.clock()  # the lease counts from before the renewal was sent
+        before = self._lease.clock()  # the lease begins at the time before the renewal was sent
         try:
             await self._store.renew(LEAVING if self._leaving else self._poller.owned)
         except LostClaim:
@@ -96,31 +96,31 @@ class ReplicaLease:
             with self._poller.noting_dropped() as dropped:
                 keys = await load_keys(self._store, rows)
         except StoreUnavailable:
-            self._unconfirmed_writes = -1  # this replica owns the tasks by now: load them later
+            self._unconfirmed_writes = -1  # this replica owns the tasks now, so they must be loaded later
             raise
         if self._lease.ended or self._store.replica is not replica:
-            return  # the lease ended meanwhile; tasks that are still owned are loaded with the others
+            return  # the lease ended meanwhile; tasks that this replica still owns are loaded with the others
         for row in rows:
             if row.row not in dropped:
                 self._poller.add(row, keys.get(row.credential))
         _log.event("tasks_adopted", replica=replica.id, count=len(rows))
 
     async def _load_unconfirmed(self) -> None:
-        """Load the own tasks after a write whose result is not known: it may have given this replica a task."""
+        """Load the own tasks after a write with an unknown result, because it may have given this replica a task."""
         unconfirmed_writes = self._store.unconfirmed_writes
         if unconfirmed_writes == self._unconfirmed_writes or self._leaving:
             return
         await self._poller.start()
         self._unconfirmed_writes = unconfirmed_writes
         if self._lease.ended:
-            self._expire()  # the lease ended meanwhile: the tasks that were just loaded may have another owner
+            self._expire()  # the lease ended meanwhile, so the loaded tasks may have another owner
 
     async def _rejoin(self) -> None:
         old = self._store.replica.id
         if not self._lease.ended:
             self._expire()
         await self._store.rejoin()
-        self._expire()  # what came in while the lease was lost was claimed under the old id
+        self._expire()  # drop the work of the meantime, which was claimed under the old id
         _log.event(
             "replica_rejoined",
             level=logging.WARNING,

@@ -1,4 +1,4 @@
-"""Retention: deletes what ended long ago, in small batches. What still has to be delivered is never deleted."""
+"""Retention: deletes watches that ended long ago, in small batches. A watch with a pending delivery is not deleted."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from bridge.store.registration import IDEMPOTENCY_SECONDS
 from bridge.store.store import Store
 from bridge.telemetry import get_logger
 
-BATCH = 200  # watches in a transaction: about 10 ms, which a settlement may have to wait for
+BATCH = 200  # watches in a transaction: about 10 ms, in which settlements wait
 PAUSE_SECONDS = 0.02  # between batches: other writes get at least as much of the writer's time
 
 _log = get_logger("retention")
@@ -22,7 +22,7 @@ class Retention:
         self._retention_seconds = retention_seconds
 
     async def sweep(self) -> int:
-        """Delete all watches that are old enough; returns how many. Ends early when the bridge stops.
+        """Delete all watches that are old enough; returns how many. Ends early if the bridge stops.
 
         Raises StoreUnavailable.
         """

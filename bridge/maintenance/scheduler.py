@@ -1,7 +1,7 @@
 """Regular jobs: APScheduler's interval jobs, and a check of the clocks.
 
-APScheduler uses the wall clock: if it is set back by a day, no job would run for a day. An asyncio task of our own
-detects this and makes all jobs due at once. The age of the last tick, by the monotonic clock, is part of `/readyz`.
+APScheduler uses the wall clock. If the clock is set back by a day, no job would run for a day. An asyncio task detects
+this and makes all jobs due at once. The age of the last tick, by the monotonic clock, is part of `/readyz`.
 """
 
 import asyncio
@@ -19,17 +19,18 @@ from bridge.telemetry import get_logger
 from bridge.telemetry.outage_log import OutageLog
 
 CLOCK_CHECK_SECONDS = 1.0
-# Clocks that differ by more between two checks: one was set. Slewing moves a clock by half a millisecond a second.
+# If the difference of the clocks changes by more between two checks, the wall clock was set. Slewing moves a clock by
+# only half a millisecond a second.
 CLOCK_STEP_SECONDS = 2.0
 
 _log = get_logger("scheduler")
 
 
 class Interval(BaseTrigger):  # type: ignore[misc]  # 3.11 ships no types
-    """An interval that skips all missed runs at once. `seconds` is asked for the interval before each run.
+    """An interval that skips all missed runs at once. `seconds` is called before each run and returns the interval.
 
-    APScheduler's own trigger lists each run since the last one before it coalesces them. After a clock that was set
-    forward by a day, or a night of sleep, a 50 ms job has 1.7 million of them, which blocks the loop for half a minute.
+    APScheduler's own trigger makes a list of all missed runs before it skips them. After a day of sleep, or a clock
+    that was set forward by a day, a 50 ms job has 1.7 million of them, which blocks the loop for half a minute.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -43,7 +44,7 @@ class Interval(BaseTrigger):  # type: ignore[misc]  # 3.11 ships no types
 
 
 class ClockTimezone(tzinfo):
-    """UTC whose present is that of a clock (Unix seconds): APScheduler reads the time as `datetime.now(timezone)`.
+    """UTC with the time of a given clock (Unix seconds), for APScheduler, which calls `datetime.now(timezone)`.
 
     APScheduler converts no other time to this zone, because the times of all jobs are in it already.
     """
@@ -52,7 +53,7 @@ class ClockTimezone(tzinfo):
         self._clock = clock
 
     def fromutc(self, _: datetime) -> datetime:
-        """Return the present."""
+        """Return the present time."""
         return datetime.fromtimestamp(self._clock(), UTC).replace(tzinfo=self)
 
     def utcoffset(self, _: datetime | None) -> timedelta:
@@ -69,9 +70,9 @@ class ClockTimezone(tzinfo):
 
 
 class Scheduler:
-    """Runs jobs at intervals. `on_clock_step` is called after the wall clock was set, or may have been.
+    """Runs jobs at intervals. `on_clock_step` is called if the wall clock was set, or may have been set.
 
-    A job that fails is logged once for each reason, and once more when it succeeds again.
+    A failing job is logged once for each reason, and once more when it succeeds again.
     """
 
     def __init__(self, on_clock_step: Callable[[], Awaitable[None]], system: System = SYSTEM) -> None:
@@ -100,9 +101,9 @@ class Scheduler:
         *,
         at_once: bool = False,
     ) -> None:
-        """Run a job at an interval, one run at a time. Runs that come due during a long run are skipped.
+        """Run a job at an interval, one run at a time. Runs that become due during a long run are skipped.
 
-        A function is called as a run begins, and returns the seconds until the next one.
+        If `seconds` is a function, it is called at the begin of a run and returns the seconds until the next one.
         """
         interval = Interval(seconds if callable(seconds) else lambda: seconds)
         first = self._began if at_once else interval.get_next_fire_time(self._began, datetime.now(self._timezone))
@@ -162,7 +163,7 @@ class Scheduler:
         outage_log.failed(reason, self._clock(), level=level, trace=trace, job=name)
 
     async def _check_clocks(self) -> None:
-        # Once after the start too: the clock may have been set between the correction at the start and this object.
+        # Also once after the start: the clock may have been set between the correction at the start and this object.
         offset, unhandled = self._first_offset, True
         while not self._stopping:
             began = self._clock()
@@ -172,7 +173,7 @@ class Scheduler:
             step, offset = new_offset - offset, new_offset
             if abs(step) > CLOCK_STEP_SECONDS:
                 self._make_all_due(step)
-            # While the process was frozen the clock may have been set forward and back, which leaves no step to see.
+            # While the process was suspended, the clock may have been set forward and back, so no step is visible.
             unhandled |= max(abs(step), late) > CLOCK_STEP_SECONDS
             # Again until it succeeds: while the store does not answer, its times cannot be corrected.
             if unhandled and await self._run("clock", self._on_clock_step):

@@ -1,7 +1,7 @@
 """Finds stuck watches: amux gives no answer, a poll is late, or amux refuses or throttles the key.
 
-Such watches cause no event of their own, so gauges count them, and each has a log line when it becomes stuck and one
-when it no longer is. If more than twenty tasks are stuck, they have one common cause, and one line sums them up.
+No event reports such watches. So gauges count them, and one log line is written when a watch becomes stuck and one when
+this ends. If more than twenty tasks are stuck, they probably have a common cause, and one line sums them up.
 """
 
 import logging
@@ -21,18 +21,18 @@ from bridge.telemetry import Metrics, get_logger, rfc3339
 from bridge.telemetry.outage_log import OutageLog
 
 MAX_LOGGED_TASKS: Final = 20  # with more stuck tasks, one line sums them up
-MAX_WATCHES: Final = 100  # of newly stuck tasks: at most a hundred lines at a check
+MAX_WATCHES: Final = 100  # watches of newly stuck tasks that one check logs
 _MEANS: Final = {
     "no_answer": "polls continue less often; the watch ends when amux answers about its task, or at its deadline",
     "late": "its poll is due and does not begin, or does not end; the watch ends at its deadline or before",
-    "key_rests": "amux refuses or throttles its key: one poll at a time asks again; the watch ends at its deadline",
+    "key_rests": "amux refuses or throttles its key: one poll at a time tests it; the watch ends at its deadline",
 }
 
 _log = get_logger("stuck_monitor")
 
 
 class StuckMonitor:
-    """Checks all tasks and the store: sets gauges and logs what is new."""
+    """Checks all tasks and the store. Sets gauges and logs changes."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class StuckMonitor:
         self._summed_up = 0  # tasks in the last line that summed up; 0 while each watch has its own line
 
     async def check(self) -> None:
-        """Set the gauges and log what is new; call it every 15 s. Raises StoreUnavailable."""
+        """Set the gauges and log changes; call it every 15 s. Raises StoreUnavailable."""
         metrics = self._metrics
         self._check_store(await self._health.store_error())
         stats = await self._poller.stats(MAX_LOGGED_TASKS + 1)
@@ -139,11 +139,11 @@ class StuckMonitor:
         for row in self._logged.keys() - rows:
             watch_ids = self._logged.pop(row)
             if self._poller.live(row) is None:
-                continue  # its watches have ended, which is logged, or another replica owns it now
+                continue  # its watches have ended, which is logged elsewhere, or another replica owns the task
             for watch_id in watch_ids:
                 _log.event("stuck_ended", watch_id=watch_id)
 
 
 def _counts(stats: PollingStats) -> list[tuple[str, int]]:
-    """How many tasks are stuck for each reason, under the names of the metric's labels."""
+    """The number of stuck tasks for each reason. The reasons are the label values of the metric."""
     return [("no_answer", stats.failing), ("late", stats.late), ("key_rests", stats.blocked)]

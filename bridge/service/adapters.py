@@ -1,4 +1,4 @@
-"""What connects a bridge with the world outside it. A simulation of the bridge replaces all of it."""
+"""The objects that connect a bridge with the world outside. A simulation of the bridge replaces all of them."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from bridge.store.database import Database, connect
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """The system, and what makes the database, the sockets, amux's client, the sender and the folder of videos.
+    """The system, and factories of the database, the sockets, amux's client, the sender and the folder of videos.
 
-    `resolve` replaces the system's resolver for the hosts of callback URLs. The factories are called as the functions
-    and classes that are their defaults.
+    `resolve` replaces the system's resolver for the hosts of callback URLs. Each factory gets the arguments of its
+    default.
     """
 
     system: System = SYSTEM

@@ -18,7 +18,7 @@ FOLDER_PURPOSE = "content folder"
 async def open_content_cache(
     settings: Settings, store: Store, metrics: Metrics, adapters: Adapters
 ) -> ContentCache | None:
-    """Returns the content cache, which the caller closes, or None if it is switched off."""
+    """Returns the content cache, or None if it is disabled. The caller closes it."""
     if not settings.content_cache_bytes:
         return None
     folder = _folder(settings, store, adapters.content_folder)
@@ -40,5 +40,5 @@ def _folder(settings: Settings, store: Store, make: Callable[..., ContentFolder]
 def _temporary_folder() -> Path:
     try:
         return Path(tempfile.gettempdir())
-    except OSError:  # a read-only file system: the cache says so, and videos are passed through
-        return Path("/tmp")  # noqa: S108  what is made in it is private
+    except OSError:  # a read-only file system: the cache logs that, and videos are passed through
+        return Path("/tmp")  # noqa: S108  the folder in it is private

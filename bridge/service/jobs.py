@@ -1,4 +1,4 @@
-"""The jobs that run at intervals: ticks, deadlines, gauges, retention, the lease; and what a clock step needs."""
+"""The jobs that run at intervals (ticks, deadlines, gauges, retention, the lease), and the work after a clock step."""
 
 from bridge.aio.system import System
 from bridge.amux.content_cache import ContentCache
@@ -19,7 +19,7 @@ from bridge.telemetry.history import SAMPLE_SECONDS, History
 from bridge.watches.event_numbering import EventNumbering
 from bridge.watches.registration import RegistrationService
 
-# The timers of the poller and of the claimer begin what is due. Ticks repeat that: they find what a timer has missed.
+# The timers of the poller and of the claimer begin due work. The ticks find work that a timer has missed.
 POLL_TICK_SECONDS = 0.05  # while polls are due that could not begin, or results wait to be written
 IDLE_TICK_SECONDS = 1.0  # 20 ticks a second would take 0.6 % of a core
 DEADLINES_SECONDS = 1.0
@@ -29,14 +29,14 @@ STUCK_MONITOR_SECONDS = 15.0  # a run over 100,000 tasks takes 30 ms of a thread
 RETENTION_SECONDS = 60.0
 CONTENT_SWEEP_SECONDS = 60.0
 REBUILD_SECONDS = 1.0
-EVENT_NUMBERS_SECONDS = 1.0  # for the events of a replica that died: one's own commits are numbered at once
-CLASSES_SECONDS = 30.0  # what a crash loses of the histories of classes
+EVENT_NUMBERS_SECONDS = 1.0  # for the events of a replica that died; own commits are numbered at once
+CLASSES_SECONDS = 30.0  # a crash loses the ends of this time from the histories of classes
 
 _log = get_logger("runtime")
 
 
 class Jobs:
-    """The scheduler and its jobs. `replica_lease` is None with SQLite, `content_cache` when it is switched off."""
+    """The scheduler and its jobs. `replica_lease` is None with SQLite, `content_cache` is None if it is disabled."""
 
     def __init__(  # noqa: PLR0913  the parts that the jobs call
         self,
@@ -72,13 +72,13 @@ class Jobs:
         self.scheduler = Scheduler(self._on_clock_step, system)
 
     def schedule(self, health: Health, retention_seconds: float) -> None:
-        """Adds all jobs to the scheduler, which does not run yet."""
+        """Adds all jobs to the scheduler. Call it before the scheduler starts."""
         retention = Retention(self._store, health, retention_seconds=retention_seconds)
         stuck_monitor = StuckMonitor(self._store, self._metrics, self._poller, health, self._monotonic)
         scheduler = self.scheduler
         scheduler.every(self._poll_tick_seconds, "poll_tick", self._poll_tick)
         scheduler.every(IDLE_TICK_SECONDS, "delivery_tick", self._delivery_tick)
-        # At once: a watch that is overdue at the start gets one poll, and the poller must know it before that poll.
+        # At once: a watch that is overdue at the start gets a last poll, and the poller must know this before the poll.
         scheduler.every(DEADLINES_SECONDS, "deadlines", self._check_deadlines, at_once=True)
         scheduler.every(LATE_SECONDS, "late_tasks", self._registration.poll_late_tasks)
         scheduler.every(GAUGES_SECONDS, "gauges", self._update_gauges, at_once=True)
@@ -101,7 +101,7 @@ class Jobs:
         self._metrics.owned_tasks.set_function(lambda: self._poller.owned)
 
     def _poll_tick_seconds(self) -> float:
-        """The seconds until the next tick: few while work is due, and none after the end of the lease."""
+        """The seconds until the next tick: 0.05 while work is due, else up to 1, but a tick at the end of the lease."""
         left = self._lease.seconds_left()
         return POLL_TICK_SECONDS if self._has_due_work else min(max(left, POLL_TICK_SECONDS), IDLE_TICK_SECONDS)
 
@@ -112,7 +112,7 @@ class Jobs:
         self._has_due_work = self._poller.tick()
 
     async def _check_deadlines(self) -> None:
-        """Without a lease this replica polls nothing. The check loads tasks, and the lease may end meanwhile."""
+        """Checks deadlines while the lease is valid. The lease may end during the check, so it is checked after it."""
         if self._lease.is_valid():
             await self._poller.check_deadlines()
             if self._replica_lease is not None:
@@ -133,7 +133,7 @@ class Jobs:
         await self._sweep_content()
 
     async def _sweep_content(self) -> None:
-        """Removes the videos of watches that retention has deleted, in this replica or in another one."""
+        """Removes the videos of watches that the retention of any replica has deleted."""
         if self._content_cache is not None:
             await self._content_cache.sweep(self._store.existing)
 

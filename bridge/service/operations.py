@@ -1,4 +1,4 @@
-"""Builds what operators do with receivers, and the notices for them, from the settings."""
+"""Builds the operators' parts from the settings: the control of receivers, and the notices."""
 
 from contextlib import AsyncExitStack
 
@@ -24,9 +24,9 @@ async def open_receivers(
     parts: tuple[Poller, Deliverer, Metrics],
     closing: AsyncExitStack,
 ) -> tuple[Receivers, OperationsNotices]:
-    """Returns what operators do with receivers, and the notices for them. Without a setting, nothing is noticed.
+    """Returns the control of receivers, and the notices. Without a target or a URL in the settings, no notice is made.
 
-    Raises BadSetting: a rule refuses the target, the extra is missing, or apprise cannot read a URL.
+    Raises BadSetting if a rule refuses the target, if the extra is missing, or if apprise cannot read a URL.
     """
     poller, deliverer, metrics = parts
     target, notifier = await check_operations(settings, guard)
@@ -39,7 +39,7 @@ async def open_receivers(
 
 
 async def check_operations(settings: Settings, guard: Guard) -> tuple[NoticeTarget | None, AppriseNotifier | None]:
-    """Returns where notices go. Raises BadSetting like `open_receivers`."""
+    """Returns the target of notices, and the notifier of people. Raises BadSetting like `open_receivers`."""
     url = settings.operations_callback_url
     target = None if url is None else await _target(url, guard)
     notifier = AppriseNotifier(settings.notify_urls) if settings.notify_urls else None

@@ -15,7 +15,7 @@ from bridge.settings.settings import Settings, secret_texts
 from bridge.telemetry import REDACTOR, configure_logging, get_logger
 from bridge.telemetry.logs import flush_logs, log_loop_errors
 
-ABANDON_SECONDS = 2.0  # for a start that is stopped to close what it has opened
+ABANDON_SECONDS = 2.0  # a cancelled start has this long to close everything; then the process exits
 
 _log = get_logger("runtime")
 
@@ -23,8 +23,8 @@ _log = get_logger("runtime")
 async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
     """Runs a bridge until SIGTERM or SIGINT, then drains it. `on_ready` is called with the bridge's URL.
 
-    A second signal exits at once; the deliveries that were claimed become due again when their claims expire. Raises
-    BadSetting or StoreUnavailable if the bridge cannot start.
+    A second signal exits at once. Claimed deliveries then become due when their claims expire. Raises BadSetting or
+    StoreUnavailable if the bridge cannot start.
     """
     for secret in secret_texts(settings):
         REDACTOR.add(secret)
@@ -36,8 +36,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
         loop.add_signal_handler(number, _stop_then_exit(stop, number))
     for caution in [*cautions(settings), *proxy_cautions(), *certificate_cautions(), *variable_cautions()]:
         _log.event("caution", level=logging.WARNING, what=caution)
-    # The objects that exist now stay: frozen, the collector does not scan them again, which saves a quarter of a poll's
-    # cost. It collects before anything is due: that takes a third of a second, in which due polls would wait.
+    # Most objects that exist after the start stay. The collector does not scan frozen objects, which saves a quarter of
+    # a poll's cost. It collects here, before polls are due, because that takes a third of a second.
     gc.collect()
     gc.set_threshold(20_000, 20, 50)
     try:
@@ -60,7 +60,7 @@ async def _run(settings: Settings, stop: asyncio.Event, on_ready: Callable[[str]
 
 
 async def _start_unless(stop: asyncio.Event, settings: Settings) -> Runtime | None:
-    """Returns a started bridge; None when `stop` was set before it had started. Raises as `Runtime.start`."""
+    """Returns a started bridge; None if `stop` was set before that. Raises the errors of `Runtime.start`."""
     starting = asyncio.create_task(Runtime.start(settings))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,7 +70,7 @@ async def _start_unless(stop: asyncio.Event, settings: Settings) -> Runtime | No
     starting.cancel()
     done, _ = await asyncio.wait({starting}, timeout=ABANDON_SECONDS)
     if not done:
-        # A thread waits for a database that does not answer, and the interpreter would wait for the thread.
+        # A thread waits for a database that does not answer. Without `_exit` the interpreter would wait for the thread.
         _log.event("stopped", during="the start")
         logging.shutdown()
         os._exit(0)

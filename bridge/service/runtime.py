@@ -1,8 +1,8 @@
 """The composition root: builds every part of the bridge from the settings, connects the parts, starts and drains them.
 
-The order matters. Opening goes from the store up to the HTTP listener, so that no request meets a part that is not
-ready. Stopping refuses new work first, then ends polls and deliveries. The listener stays open until all of this is
-done, for probes and readers, and the store is closed last.
+The order matters. A start opens the store first and the HTTP listener last, so that no request finds a part that is not
+ready. A stop refuses new work first, then ends polls and deliveries. The listener stays open for probes and readers
+until this is done. The store is closed last.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ from bridge.web.rate_limits import PingLimits
 from bridge.web.server import ApiRunner, make_runner
 
 POLLS_SHARE = 0.75  # of the drain time, for polls in progress and their writes; the rest is for deliveries
-HAND_OVER_SECONDS = 2.0  # for polls in progress where other replicas wait: they need not wait for a slow amux
+HAND_OVER_SECONDS = 2.0  # for polls in progress, if other replicas wait for the tasks: amux may be slow
 REQUESTS_SHARE = 0.25  # of the drain time, for open requests
 LISTEN_BACKLOG = 1024  # connections that the kernel accepts before the bridge does
 LINK_PURPOSE = "content link"
@@ -85,7 +85,7 @@ class Runtime:
     async def start(cls, settings: Settings, adapters: Adapters = ADAPTERS) -> "Runtime":
         """Opens everything and serves.
 
-        Raises BadSetting or StoreUnavailable; everything that was opened is then closed again.
+        Raises BadSetting or StoreUnavailable, after it has closed everything again.
         """
         runtime = cls(settings, adapters)
         try:
@@ -132,7 +132,7 @@ class Runtime:
             await _release_lease(self._replica_lease.leave(), "the lease is released again at the end of the stop")
 
     async def _leave(self) -> None:
-        """Writes what is in memory alone, and leaves the other replicas. Raises StoreUnavailable."""
+        """Writes what is only in memory, and leaves the other replicas. Raises StoreUnavailable."""
         await self._poller.classes.synchronize()
         await self._receivers.write_figures()
         await self._store.leave()
@@ -144,7 +144,7 @@ class Runtime:
 
     async def _open(self) -> None:
         settings = self._settings
-        # Before the store, whose opening may wait: a bad file must stop the start at once.
+        # Before the store, because its opening may wait: a bad file must stop the start at once.
         self._receiver_tls = receiver_tls(
             settings.callback_client_certificate, settings.callback_client_key, settings.callback_ca_file
         )
@@ -321,7 +321,7 @@ class Runtime:
         )
 
     def _content_url(self) -> Callable[[Watch, float], str | None]:
-        """Returns what makes a completed video's `content_url`: a signed link to this bridge, or amux's own route."""
+        """Returns the function that makes `content_url`: a signed link to this bridge, or amux's own route."""
         settings, key = self._settings, self._store.cipher.key(LINK_PURPOSE)
         public = settings.public_url
         if public is None:
@@ -373,7 +373,7 @@ class Runtime:
 
 
 async def _release_lease(release: Awaitable[None], means: str) -> None:
-    """Awaits the release of the lease. Logs an error of the store: `means` says what happens instead."""
+    """Awaits the release of the lease. Logs an error of the store; `means` is what happens then."""
     try:
         await release
     except BridgeError as error:

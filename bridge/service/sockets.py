@@ -1,4 +1,4 @@
-"""The service's sockets. They are bound before anything else, so that the port is known and a used one is reported."""
+"""The service's sockets. They are bound first, so that a port in use is reported at once, and a free port is known."""
 
 import errno
 import socket
@@ -19,19 +19,19 @@ _ROUTE_PROBES = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")
 
 _ANY_IPV4, _ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104  the operator configures them
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-_PORT_ERRORS = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EPERM})  # any other error is the address's
+_PORT_ERRORS = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EPERM})  # all other errors are about the address
 _FREE_PORT_TRIES = 20  # a port that is free on the first address may be in use on another one
 
 
 class _AddressInUseError(OSError):
-    """The port that the first address got is in use on another address."""
+    """The port of the first address is in use on another address."""
 
 
 def bind(hosts: Sequence[str], port: int, prefix: str = "BRIDGE_") -> list[socket.socket]:
     """Returns sockets on every address of `hosts`, all on one port (0: any free one).
 
-    `::` stands for every IPv4 address as well, and only for those where the system has no IPv6. Raises BadSetting,
-    which names the setting: `prefix` and HOST or PORT.
+    `::` means every IPv6 and IPv4 address; without IPv6 in the system, every IPv4 address. Raises BadSetting, which
+    names the setting: `prefix` and HOST or PORT.
     """
     addresses = _addresses(hosts, prefix)
     for _ in range(_FREE_PORT_TRIES if port == 0 else 0):
@@ -41,7 +41,7 @@ def bind(hosts: Sequence[str], port: int, prefix: str = "BRIDGE_") -> list[socke
 
 
 def _addresses(hosts: Sequence[str], prefix: str) -> list[_SocketAddress]:
-    """Returns the family and address of each socket, once."""
+    """Returns the family and address of each socket, without duplicates."""
     found: list[_SocketAddress] = []
     for host in hosts:
         for name in (_ANY_IPV4, _ANY_IPV6) if host == _ANY_IPV6 else (host,):
@@ -54,7 +54,7 @@ def _addresses(hosts: Sequence[str], prefix: str) -> list[_SocketAddress]:
                     f"{prefix}HOST: {host!r} is not an address of this machine: {error.strerror}"
                 ) from None
             found += [(family, address) for family, _, _, _, address in resolved]
-    # An address that stands for all of its family leaves no port to listen on for the others.
+    # If an address means all addresses of its family, the others of the family cannot be bound to the same port.
     for_all = {family for family, address in found if address[0] in {_ANY_IPV4, _ANY_IPV6}}
     kept = [one for one in found if one[0] not in for_all or one[1][0] in {_ANY_IPV4, _ANY_IPV6}]
     return list(dict.fromkeys(kept))
@@ -68,7 +68,7 @@ def _bind_all(addresses: Sequence[_SocketAddress], port: int, prefix: str) -> li
             sockets.append(_bind_one(family, (address[0], actual_port, *address[2:])))
         except OSError as error:
             if sockets and family == socket.AF_INET6 and error.errno in _NO_IPV6:
-                continue  # localhost has an IPv6 address even where the kernel has no IPv6
+                continue  # localhost has an IPv6 address even if the kernel has no IPv6
             for opened in sockets:
                 opened.close()
             if sockets and port == 0 and error.errno == errno.EADDRINUSE:
@@ -94,7 +94,7 @@ def _bind_one(family: int, address: tuple[object, ...]) -> socket.socket:
 
 
 def port_of(sockets: Sequence[socket.socket]) -> int:
-    """Returns the one port of sockets that `bind` made."""
+    """Returns the port of sockets that `bind` made. It is the same for all."""
     return int(sockets[0].getsockname()[1])
 
 
@@ -104,7 +104,7 @@ def own_addresses() -> frozenset[Address]:
 
 
 def _routed_addresses() -> Iterator[Address]:
-    """The addresses on the routes to the outside: all that is known where there is no /proc."""
+    """Yields the addresses of the routes to the outside. Without /proc, only these are known."""
     for family, probe_address in _ROUTE_PROBES:
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -115,7 +115,7 @@ def _routed_addresses() -> Iterator[Address]:
 
 
 def _linux_ipv4_addresses() -> Iterator[Address]:
-    """Linux's table of routes lists an address and, in the next line, that it is local: `/32 host LOCAL`."""
+    """Yields the local addresses in Linux's table of routes. The line after a local address is `/32 host LOCAL`."""
     previous = ""
     for line in _lines("/proc/net/fib_trie"):
         if line.strip() == "/32 host LOCAL":
@@ -131,5 +131,5 @@ def _linux_ipv6_addresses() -> Iterator[Address]:
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text("ascii").splitlines()
-    except OSError:  # another system, or one that hides it
+    except OSError:  # not Linux, or /proc is hidden
         return []
