@@ -1,4 +1,4 @@
-"""The batch route `POST /suno/fetch`: what it answers, and what it counts for tests."""
+"""The batch route `POST /suno/fetch`: its answers, and its counters for tests."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ _KEPT_CALLS = 1000
 
 
 class BatchMode(StrEnum):
-    """What the batch route finds."""
+    """Which tasks the batch route finds, or what it answers instead."""
 
-    PLATFORMS = "platforms"  # tasks with a platform. The others have no record, they are missing
+    PLATFORMS = "platforms"  # tasks with a platform; the others have no record and are missing
     ALL = "all"  # the others too, in form C as they are at that moment
     FILTERED = "filtered"  # nothing: a deployment that filters the route by its platform
     NOT_FOUND = "not_found"  # 404, as a deployment without the route
@@ -38,7 +38,7 @@ class BatchCall:
 
 @dataclass(slots=True)
 class Batches:
-    """What the batch route was asked. `read` counts the records that it gave, by task id."""
+    """The requests of the batch route. `read` counts the records that it returned, by task id."""
 
     requests: int = 0
     ids: int = 0
@@ -56,7 +56,7 @@ class Batches:
 
 
 def read_ids(body: bytes) -> list[str] | None:
-    """Returns the ids in a request's body; None if amux refuses the body. Ids that are no text match no task."""
+    """Returns the ids in a request's body; None if amux refuses the body. Ids that are not text match no task."""
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -85,7 +85,7 @@ def answer_without_route(mode: BatchMode) -> Answer | None:
 def answer_with_rows(ids: Sequence[str] | None, max_ids: int, row_of: Callable[[str], Body | None]) -> Answer:
     """Returns the answer for ids as `read_ids` returns them, in the order of amux's rows.
 
-    `row_of` returns the row of a task, or None. Without any row `data` is null, and an empty list if no id was asked.
+    `row_of` returns the row of a task, or None. Without any row `data` is null; without any id it is an empty list.
     """
     if ids is None:
         return _INVALID

@@ -45,20 +45,20 @@ class VendorAnswer(StrEnum):
     """What a vendor answers to one request of amux."""
 
     GOOD = "good"
-    SOFT_FAILURE = "soft_failure"  # a refusal of this one request. amux reads it as the failure of a live task
-    ERROR = "error"  # status 429 or 500 with an error. What amux makes of it depends on the platform
-    UNREACHABLE = "unreachable"  # no answer, or no JSON: amux keeps its record as it is
+    SOFT_FAILURE = "soft_failure"  # a refusal of this one request; amux reads it as the failure of a live task
+    ERROR = "error"  # status 429 or 500 with an error; amux's reaction depends on the platform
+    UNREACHABLE = "unreachable"  # no answer, or no JSON: amux does not change its record
 
 
 class FaultKind(StrEnum):
-    """What can go wrong with one answer. The "good" answer is the one without the fault."""
+    """A fault of one answer. The "good" answer is the one without the fault."""
 
     # Answers that replace the good one.
     HTML_200 = "html_200"  # a page with status 200: a wrong base URL, or a proxy's sign-in
     EMPTY_BODY = "empty_body"  # 200, JSON's content type, no body
     DATA_NULL = "data_null"  # form F
-    NOT_FOUND_400 = "not_found_400"  # of amux's server: flat, task_not_exist
-    NOT_FOUND_404 = "not_found_404"  # of amux's documentation: task_not_found
+    NOT_FOUND_400 = "not_found_400"  # as amux's server answers: flat, task_not_exist
+    NOT_FOUND_404 = "not_found_404"  # as amux's documentation says: task_not_found
     WRONG_BASE_404 = "wrong_base_404"
     UNAUTHORIZED = "unauthorized"  # 401, the key is wrong
     QUOTA = "quota"  # 401 too, the key's quota is used up
@@ -89,7 +89,7 @@ class FaultKind(StrEnum):
     # Failures of the connection.
     SLOW = "slow"  # the good answer, `seconds` late
     STALLED_BODY = "stalled_body"  # half of the good body, then nothing for `seconds`, then the rest
-    ENDLESS_BODY = "endless_body"  # a body that goes on until the client leaves
+    ENDLESS_BODY = "endless_body"  # a body that continues until the client closes the connection
     CUT_BODY = "cut_body"  # half of the good body, then the connection is reset
     # A reset of the connection instead of an answer. aiohttp's client then repeats a GET by itself, and the stand-in
     # counts that as a poll too: `times=2` is one failure for the client.
@@ -99,7 +99,7 @@ class FaultKind(StrEnum):
 class GatewayFault(StrEnum):
     """Answers of amux's gateway about the key or about amux's machine. They replace the good answer."""
 
-    DEAD_CHANNEL = "dead_channel"  # 400, or 403 as `status`: an admin's key names a channel that is gone or disabled
+    DEAD_CHANNEL = "dead_channel"  # 400, or 403 with `status`: an admin's key names a deleted or disabled channel
     USER_DELETED = "user_deleted"  # 500 "Database error"
     CPU_OVERLOADED = "cpu_overloaded"  # 503 system_cpu_overloaded, which amux gives on the batch route only
 
@@ -178,12 +178,12 @@ class Behaviour:
 
     platform: Annotated[Platform, BeforeValidator(_platform_from_name)] | None = None
     """The vendor, by number or name. amux then answers from a record that it updates as the real server does (see
-    `records.py`), and the fields from `form` to `milliseconds` that script an answer do not apply: form, error_in_url,
-    error_always, running_word, final_word and milliseconds. `url` "content" or None: the vendor gives no URL."""
+    `records.py`). The fields form, error_in_url, error_always, running_word, final_word and milliseconds do not apply
+    then. If `url` is "content" or None, the vendor gives no URL."""
     vendor_answers: tuple[VendorAnswer, ...] = ()
-    """The vendor's first answers, good ones after them: to a live task's status requests, else to the sweep."""
+    """The vendor's first answers to a live task's status requests, else to the sweep. Later answers are good."""
     forget_seconds: Seconds | None = None
-    """How long after its end the vendor forgets a task (None: never). amux then shows a live success as processing."""
+    """The vendor deletes a task this long after its end (None: never). amux then shows a live success as processing."""
     amux_timeout_seconds: Seconds = 86400.0
     """The age at which amux's sweep fails an unfinished task. A live task goes back to IN_PROGRESS at the next GET."""
     content_bytes: Annotated[int, Field(ge=MIN_VIDEO_BYTES, le=MAX_VIDEO_BYTES)] | None = None
@@ -245,7 +245,7 @@ def _sentences(error: ValidationError) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _behaviour_from_id(platform: str | None, queue_ms: str, run_ms: str, outcome: str, default: Behaviour) -> Behaviour:
-    """Returns one object for all ids with the same values: a load test uses 100,000 of them."""
+    """Returns one object for all ids with the same values, because a load test uses 100,000 ids."""
     return replace(
         default,
         platform=Platform(platform) if platform else default.platform,

@@ -1,4 +1,4 @@
-"""Streams a video as amux does: at its reader's speed, for a limited time."""
+"""Streams a video as amux does: at the reader's speed, for a limited time."""
 
 import asyncio
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ async def send_video(
 ) -> web.StreamResponse:
     """Sends a whole video and counts how that ended.
 
-    `size` is as in `video_pieces`. After `seconds` (None: no limit) the connection ends, wherever the body is: a slow
-    reader loses the rest.
+    `size` is as in `video_pieces`. After `seconds` (None: no limit) the connection ends, also in the middle of the
+    body, so a slow reader loses the rest.
     """
     response = web.StreamResponse(status=200, headers=headers)
     response.content_length = video_size(size)

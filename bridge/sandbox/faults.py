@@ -17,12 +17,12 @@ _PAGE = b"<!doctype html><html><head><title>%s</title></head><body><h1>%s</h1></
 _MIB = 1 << 20
 
 REQUEST_ID = "$request_id$"
-"""Stands in a body for the id of the request until the answer is sent."""
+"""The placeholder for the id of the request. It is replaced when the answer is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer before it is sent. `by_amux` is false for an answer as a proxy would give it."""
+    """An answer before it is sent. `by_amux` is false for an answer of a proxy."""
 
     status: int
     body: bytes
@@ -52,7 +52,7 @@ def flat_error(status: int, code: str, message: str) -> Answer:
 
 
 def nested_error(status: int, message: str, kind: str, code: str | None = None) -> Answer:
-    """Returns an error in the form of amux's gateway and its documentation; without `code` as on the content route."""
+    """Returns an error in the form of amux's gateway and documentation. The content route's errors have no `code`."""
     error = {"message": message, "type": kind}
     return json_answer({"error": error if code is None else error | {"code": code}}, status)
 
@@ -109,7 +109,7 @@ _FIXED: Mapping[FaultKind | GatewayFault, Answer] = {
 
 
 def answer_for(fault: Fault, good: Answer, call: Call) -> Answer:
-    """Returns the answer with the fault. Failures of the connection leave the good answer as it is."""
+    """Returns the answer with the fault. Failures of the connection do not change the good answer."""
     if fixed := _FIXED.get(fault.kind):
         return _with_options(fixed, fault, call)
     if change := _CHANGES.get(fault.kind):
@@ -118,7 +118,7 @@ def answer_for(fault: Fault, good: Answer, call: Call) -> Answer:
 
 
 def _with_options(answer: Answer, fault: Fault, call: Call) -> Answer:
-    """Returns a fixed answer with the fault's status and headers, and without a body if the fault says so."""
+    """Returns a fixed answer with the fault's status and headers, and without a body if `fault.empty` is true."""
     headers = {}
     if fault.retry_after is not None:
         headers["Retry-After"] = _retry_after(fault, call.now)
@@ -137,7 +137,7 @@ def _retry_after(fault: Fault, now: float) -> str:
 
 
 def _with_member(raw: bytes) -> Callable[[Answer, Call], Answer]:
-    """Returns a change that adds one member to the body, whose value is `raw`, bytes that no JSON writer makes."""
+    """Returns a change that adds a member with the value `raw` to the body. `raw` need not be valid JSON."""
 
     def change(good: Answer, _call: Call) -> Answer:
         rest = good.body.partition(b"{")[2]
@@ -189,7 +189,7 @@ def _gzip_bomb(_good: Answer, _call: Call) -> Answer:
 
 @cache
 def _gzip_bomb_bytes() -> bytes:
-    """Returns a gzipped JSON record that holds 64 MiB of spaces. It is made at the first use, piece by piece."""
+    """Returns a gzipped JSON record with 64 MiB of spaces. It is made at the first use, piece by piece."""
     compressor = zlib.compressobj(wbits=31)  # 31: with gzip's header
     pieces = [compressor.compress(b'{"task_id":"bomb",')]
     pieces += [compressor.compress(b" " * _MIB) for _ in range(64)]

@@ -10,7 +10,7 @@ from bridge.sandbox.behaviour import Behaviour, Outcome
 Body: TypeAlias = dict[str, Any]
 
 PRIVATE_MARK = "sandbox-private"
-"""Part of every text of a record that only the account's owner may see."""
+"""A part of each text of a record that only the owner of the account may see."""
 
 PRIVATE_NUMBERS = (770_013_771, 909_919_902, 660_660_663)
 """A record's user, channel and quota. These numbers occur nowhere else."""
@@ -41,7 +41,7 @@ _FAILURES = frozenset({TaskPhase.FAILED, TaskPhase.CANCELLED, TaskPhase.EXPIRED}
 
 
 def _words(queued: str, running: str, succeeded: str, failed: str, *others: str) -> Mapping[TaskPhase, str]:
-    """Returns the words of a form. A form without words for cancelled and expired calls them failures."""
+    """Returns the words of a form. Without words for cancelled and expired, both have the word for a failure."""
     return dict(zip(TaskPhase, (queued, running, succeeded, failed, *(others or (failed, failed))), strict=True))
 
 
@@ -56,7 +56,7 @@ _WORDS: Mapping[str, Mapping[TaskPhase, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as it was created. `created_clock` is by the server's clock, `created_at` in Unix seconds."""
+    """A task as it was created. `created_clock` is monotonic seconds, `created_at` Unix seconds."""
 
     task_id: str
     row_id: int
@@ -69,12 +69,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """A task at one moment. Times are Unix seconds, 0 for a moment that has not come yet."""
+    """A task at one moment. Times are Unix seconds; 0 if the event has not happened yet."""
 
     task: Task
     phase: TaskPhase
     queue_word: str
-    """Form C's word for a queued task: it has three."""
+    """The word for a queued task in form C, which has three."""
     progress: int
     started_at: float
     finished_at: float
@@ -88,7 +88,7 @@ class TaskView:
 
     @property
     def shows_error(self) -> bool:
-        """Whether the answer has an error: on failure, and always if the behaviour says so."""
+        """Whether the answer has an error: after a failure, and always with `error_always`."""
         return self.failed or self.task.behaviour.error_always
 
     def word(self, form: str) -> str:
@@ -101,7 +101,7 @@ class TaskView:
         return self.queue_word if form == "C" else _WORDS[form][self.phase]
 
     def time(self, at: float) -> int:
-        """Returns a time as the record holds it."""
+        """Returns a time in the unit of the record: seconds, or milliseconds if the behaviour says so."""
         return int(at * 1000) if self.task.behaviour.milliseconds else int(at)
 
 
@@ -125,7 +125,7 @@ def view_at(task: Task, age: float, base_url: str) -> TaskView:
 
 
 def video_url(task: Task, base_url: str) -> str | None:
-    """Returns the URL of a completed task's video, as its behaviour says."""
+    """Returns the URL of a completed task's video, which its behaviour chooses."""
     match task.behaviour.url:
         case "file":
             return f"{base_url}/files/{task.task_id}.mp4"
@@ -233,7 +233,7 @@ def no_record(_view: TaskView) -> Body:
 
 
 def _url_or_error(view: TaskView) -> str | None:
-    """Returns the video's URL, or the error's text if the record keeps it there as older records do."""
+    """Returns the video's URL, or with `error_in_url` the error's text, as older records have it."""
     if view.failed and view.task.behaviour.error_in_url:
         return view.task.behaviour.error_message
     return view.url

@@ -1,4 +1,4 @@
-"""What amux does around its routes: paths that are none, its rate limit for them, and keys in trouble. Pure."""
+"""What amux does outside its routes: unknown paths, their rate limit, and faults of keys. Pure."""
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -52,14 +52,14 @@ def _is_route(path: str) -> bool:
 
 
 class RateLimit:
-    """amux's limit for an address: 180 requests of `/api/*` in 180 s, and 60 of what is no route."""
+    """amux's limits for an address in 180 s: 180 requests of `/api/*`, and 60 of other unknown paths."""
 
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
         self._times: dict[tuple[str, str], deque[float]] = {}
 
     def refuses(self, address: str, path: str, now: float) -> bool:
-        """Counts a request. Returns whether it is one too many; such a request does not count for the limit."""
+        """Counts a request. Returns whether it exceeds the limit; such a request does not count for the limit."""
         kind, limit = ("api", _API_LIMIT) if path.startswith("/api/") else ("other", _OTHER_LIMIT)
         times = self._times.setdefault((address, kind), deque())
         while times and now - times[0] >= _WINDOW_SECONDS:

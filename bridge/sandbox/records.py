@@ -1,7 +1,7 @@
 """amux's own record of a task with a platform: how it changes, and the forms B, C and D that show it.
 
-A record changes in amux's sweep, and for a live platform at each status request as well. Between these it does not
-change, even when the vendor's task does.
+A record changes in amux's sweep. The record of a live platform also changes at each status request. At other times it
+does not change, even if the vendor's task changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ _WORDS_D: Mapping[str, str] = {
 
 @dataclass(slots=True)
 class Record:
-    """The row of a task. Times are Unix seconds, 0 for a moment that has not come yet."""
+    """The row of a task. Times are Unix seconds; 0 if the event has not happened yet."""
 
     task: Task
     platform: Platform
@@ -53,7 +53,7 @@ class Record:
     finish_time: int = 0
     tokens: int = 0
     vendor_requests: int = field(default=0, compare=False)
-    """The requests that `Behaviour.vendor_answers` is about: status requests of a live task, else of the sweep."""
+    """How many entries of `Behaviour.vendor_answers` were used: by a live task's status requests, else by the sweep."""
 
     @property
     def vendor(self) -> Vendor:
@@ -67,12 +67,12 @@ class Record:
 
     @property
     def result_url(self) -> str:
-        """The video's URL; the reason of a failure where there is no URL, as in amux."""
+        """The video's URL. Without a URL it is the reason of the failure, as in amux."""
         return self.stored_url or self.fail_reason
 
     @property
     def percent(self) -> int:
-        """The progress as form D has it."""
+        """The progress in the unit of form D, percent."""
         return int(self.progress.rstrip("%"))
 
 
@@ -82,7 +82,7 @@ def record_of(task: Task, platform: Platform, base_url: str = "") -> Record:
 
 
 def vendor_view(record: Record, age: float, base_url: str) -> TaskView:
-    """Returns the task as its vendor knows it at an age in seconds."""
+    """Returns the task as its vendor knows it at `age` (seconds)."""
     view = view_at(record.task, age, base_url)
     return view if record.task.behaviour.vendor_gives_url else replace(view, url=None)
 
@@ -116,9 +116,9 @@ def sweep(record: Record, reply: Reply | None, now: int, base_url: str) -> None:
 
 
 def refresh(record: Record, reply: Reply, now: int, base_url: str) -> None:
-    """Changes a live task's record as a status request does. The vendor's answer replaces also an end.
+    """Changes a live task's record as a status request does. The vendor's answer also replaces an end.
 
-    The reason of an earlier failure stays, so a task that runs again shows it in place of a URL.
+    The reason of an earlier failure stays. So a task that runs again shows this reason instead of a URL.
     """
     before = replace(record)
     record.data = reply.body
@@ -154,7 +154,7 @@ def _content_url(record: Record, base_url: str) -> str:
 
 
 def _without_videos(body: Body) -> Body:
-    """Returns a vendor's body without the bytes of a video. The sweep removes them, a status request does not."""
+    """Returns a vendor's body without the bytes of a video. Only the sweep removes them, not a status request."""
     response = body.get("response")
     if not isinstance(response, dict) or "videos" not in response:
         return body
@@ -168,7 +168,7 @@ def _without_videos(body: Body) -> Body:
 
 
 def live_form(record: Record) -> Body:
-    """Returns form B, which a live task's status request gets when the vendor answered."""
+    """Returns form B, the answer to a live task's status request if the vendor answered."""
     failed = record.status == "FAILURE"
     data: Body = {
         "error": None,
@@ -184,7 +184,7 @@ def live_form(record: Record) -> Body:
 
 
 def row(record: Record) -> Body:
-    """Returns the row as form C holds it in `data`, and the batch route in its list."""
+    """Returns the row, which is `data` in form C and an entry of the list of the batch route."""
     task = record.task
     body: Body = {
         "id": task.row_id,
@@ -246,7 +246,7 @@ def _video(record: Record, model: str, url: str | None) -> Body:
 
 
 def _sora_alias(record: Record) -> Body:
-    """Returns the vendor's last body with amux's id. amux's own view of the task is not in it."""
+    """Returns the vendor's last body with amux's id. It does not have the status of amux's row."""
     return record.data | {"id": record.task.task_id}
 
 

@@ -1,4 +1,4 @@
-"""Sends answers, with the failures of the connection that a fault asks for."""
+"""Sends answers, and makes the failures of the connection that a fault names."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,7 @@ from aiohttp import web
 from bridge.sandbox.behaviour import Fault, FaultKind
 from bridge.sandbox.faults import REQUEST_ID, Answer, Call, answer_for
 
-_MAX_BODY_BYTES = 64 << 20  # of a create body that is parsed: no model takes more; the rest is counted and hashed only
+_MAX_BODY_BYTES = 64 << 20  # of a create body that are parsed, because no model takes more; the rest is only hashed
 _PIECE = b" " * 65536
 
 
@@ -38,7 +38,7 @@ class Sender:
         return web.Response(status=answer.status, body=body, headers=headers)
 
     def headers(self, answer: Answer) -> dict[str, str]:
-        """Returns the headers of an answer. Those of amux itself have another request id each."""
+        """Returns the headers of an answer. Each answer of amux itself has a new request id."""
         headers = dict(answer.headers)
         if answer.content_type:
             headers["Content-Type"] = answer.content_type
@@ -47,7 +47,7 @@ class Sender:
         return headers
 
     async def send(self, request: web.Request, good: Answer, fault: Fault | None, call: Call) -> web.StreamResponse:
-        """Sends the good answer, or what the fault makes of it."""
+        """Sends the good answer, changed or replaced by the fault."""
         if fault is None:
             return self.reply(good)
         match fault.kind:
@@ -63,7 +63,7 @@ class Sender:
                 return self.reply(answer_for(fault, good, call))
 
     async def _send_broken_body(self, request: web.Request, good: Answer, fault: Fault) -> web.StreamResponse:
-        """Sends a body that stops half-way, finally or for some time, or that never ends."""
+        """Sends a body that ends in the middle, pauses in the middle, or never ends."""
         response = web.StreamResponse(status=good.status, headers=self.headers(good))
         half = len(good.body) // 2
         if fault.kind is not FaultKind.ENDLESS_BODY:
@@ -85,7 +85,7 @@ class Sender:
         return response
 
     async def _wait(self, seconds: float) -> None:
-        """Waits, but not longer than the server runs."""
+        """Waits for `seconds`, or until the server stops."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()

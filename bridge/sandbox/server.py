@@ -1,4 +1,4 @@
-"""The stand-in's HTTP server: amux's routes over tasks in memory. Each answer is as the task's behaviour says."""
+"""The stand-in's HTTP server: amux's routes for tasks in memory. The behaviour of a task determines its answers."""
 
 import time
 from collections import Counter, deque
@@ -42,7 +42,7 @@ from bridge.sandbox.sweep import SWEEP_SECONDS, Sweep
 from bridge.sandbox.tasks import Tasks
 from bridge.sandbox.video import MP4
 
-_MAX_CREATE_CALLS = 1000  # kept for tests, with up to 1 MiB of body each: a demo that runs for weeks must not grow
+_MAX_CREATE_CALLS = 1000  # kept for tests, with up to 1 MiB of body each; a limit, because a demo may run for weeks
 _KEPT_BODY_BYTES = 1 << 20
 _VIDEO = Answer(200, b"", "video/mp4", {"Accept-Ranges": "bytes", "Cache-Control": "public, max-age=86400"})
 
@@ -66,20 +66,20 @@ class Sandbox:
     `keys` are the accepted bearer keys (None: any that is not empty). `clock` is monotonic, in seconds. `default` is
     the behaviour of a task whose create call chooses none. `sweep_seconds` is the pause of amux's sweep,
     `sweep_task_seconds` its time for each task (None: a 15th of the pause, as on the real server). `content_seconds`
-    is how long the content route sends. `batch` is what the batch route finds, `batch_max_ids` how many ids it takes.
-    `dashboard` makes paths that are no route behave as on the real server: most show the dashboard's page with status
-    200, a route with a slash at its end redirects, and a rate limit applies. Without it they all answer 404.
+    is the limit of the content route. `batch` is what the batch route finds, `batch_max_ids` how many ids it takes.
+    With `dashboard` unknown paths behave as on the real server: most show the dashboard's page with status 200, a route
+    with a slash at its end redirects, and a rate limit applies. Without it they all answer 404.
 
     Tests may change `keys`, `batch`, `batch_max_ids` and `content_seconds`, and set faults: `outage` (of every status
     request, single or batch, while it is set), `batch_fault` (of the batch route alone), `key_faults` (by key) and
     `vendor_outage` (of every vendor). They may read:
-    - `polls`: single status requests by task id, refused ones too; `last_key`: the key of a task's last one;
-    - `batches`: the requests and ids of the batch route, and what it gave;
-    - `vendor_requests`: by live task id;
-    - `contents`: how sending a video ended: `whole`, `broken_off` or `reader_left`;
+    - `polls`: single status requests by task id, also refused ones; `last_key`: the key of the last one of a task;
+    - `batches`: the requests and ids of the batch route, and the records that it returned;
+    - `vendor_requests`: requests to vendors by live task id;
+    - `contents`: how the sending of videos ended: `whole`, `broken_off` or `reader_left`;
     - `creates`: the newest 1,000 create calls;
-    - `unknown_paths`: requests for paths that amux does not have, such as `/moved` of a redirect; `limited_paths`:
-      those among them that got a 429.
+    - `unknown_paths`: requests for paths that amux does not have, such as `/moved` of a redirect; `limited_paths`: the
+      ones that got a 429.
     """
 
     def __init__(  # noqa: PLR0913  options, by keyword only
@@ -141,18 +141,18 @@ class Sandbox:
     def create_task(
         self, behaviour: Behaviour | None = None, task_id: str | None = None, *, model: str = "m", prompt: str = ""
     ) -> str:
-        """Creates a task without a request and returns its id, `task_` and 32 characters if none is given."""
+        """Creates a task without a request, and returns its id. The default is `task_` and 32 characters."""
         task = self._tasks.create(behaviour or self._default, task_id, model, prompt)
         self._answered.pop(task.task_id, None)
         return task.task_id
 
     def change(self, task_id: str, behaviour: Behaviour) -> None:
-        """Gives a task another behaviour. Its age stays; its forms and faults start again. Raises KeyError."""
+        """Changes the behaviour of a task. Its age stays; its forms and faults begin again. Raises KeyError."""
         self._tasks.change(task_id, behaviour)
         self._answered.pop(task_id, None)
 
     async def polled(self, task_id: str, times: int = 1) -> None:
-        """Waits until the task was polled singly `times` times in all. The last answer may not have arrived yet."""
+        """Waits until the task has had `times` single polls. The last answer may not have arrived yet."""
         await self.polls.reached(task_id, times)
 
     def app(self) -> web.Application:
@@ -172,7 +172,7 @@ class Sandbox:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serves on an address (port 0: any free port) and returns the base URL. Raises OSError if it is in use."""
-        # 1 s: the shutdown ends stalled answers, and nothing else takes long here.
+        # 1 s is enough: the shutdown ends stalled answers, and no other answer takes long.
         runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=1)
         await runner.setup()
         try:
@@ -199,7 +199,7 @@ class Sandbox:
         return await self._poll(request, alias=True)
 
     async def _poll(self, request: web.Request, *, alias: bool) -> web.StreamResponse:
-        """Answers a status request. Polls with a refused key or an unknown task do not count for forms and faults."""
+        """Answers a status request. A poll with a refused key, or of an unknown task, uses no form and no fault."""
         call = self._call(request)
         self.last_key[call.task_id] = call.key
         self.polls.add(call.task_id)
@@ -215,7 +215,7 @@ class Sandbox:
         return await self._sender.send(request, good, fault, call)
 
     def _task_answer(self, task: Task, call: Call, turn: int, *, alias: bool, is_hidden: bool) -> Answer:
-        """Returns the good answer to a status request. It asks a live task's vendor, unless a fault hides it."""
+        """Returns the good answer to a status request. Asks a live task's vendor, unless a fault hides the answer."""
         record = self._tasks.record(task, call.base_url)
         if record is None:
             form = "D" if alias else task.behaviour.form_at(turn)
@@ -305,7 +305,7 @@ class Sandbox:
         """Returns the record of a new task, which is queued even if its queue time is 0."""
         if amux_record := self._tasks.record(task, call.base_url):
             return created_form(amux_record)
-        # A task whose polls answer in form A is answered so here too, but never on `/v1/videos`.
+        # If the polls of a task answer in form A, the create call does too, but never on `/v1/videos`.
         form = documented_record if task.behaviour.form.startswith("A") and not is_openai else openai_video
         return form(view_at(task, -1.0, call.base_url))
 

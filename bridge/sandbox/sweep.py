@@ -1,7 +1,7 @@
-"""amux's sweep: a pause, then every unfinished task one after another, and again.
+"""amux's sweep: after each pause it visits every unfinished task, one after another.
 
-The sweep has no timer. When a record is read, the visits that are due by then are made, each with the time at which it
-was due. So a test's clock drives the sweep.
+The sweep has no timer. Each read of a record first makes all visits that are due, with the times at which they were
+due. So a test's clock drives the sweep.
 """
 
 from collections import deque
@@ -16,9 +16,9 @@ _MIN_SECONDS = 0.001  # a sweep without a pause would never reach the present
 
 
 class Sweep:
-    """The moments at which records change. Times are seconds of one clock.
+    """The times at which records change, in seconds of one clock.
 
-    `pause` is the time between two rounds, `each` the time for one task; None: in the real server's proportion.
+    `pause` is the time between two rounds, `each` the time for one task (None: a 15th of the pause).
     """
 
     def __init__(self, begins: float, pause: float = SWEEP_SECONDS, each: float | None = None) -> None:
@@ -29,18 +29,18 @@ class Sweep:
         self._unfinished: dict[str, Record] = {}
 
     def follow(self, record: Record) -> None:
-        """Notes whether later rounds visit the record. Call it after each change."""
+        """Adds the record to later rounds, or removes it if it has ended. Call it after each change."""
         if record.ended:
             self._unfinished.pop(record.task.task_id, None)
         else:
             self._unfinished[record.task.task_id] = record
 
     def drop(self, task_id: str) -> None:
-        """Removes a task whose id now belongs to another one."""
+        """Removes a task whose id belongs to another task now."""
         self._unfinished.pop(task_id, None)
 
     def visits(self, now: float) -> Iterator[tuple[Record, float]]:
-        """Yields each record that is visited up to `now`, and when."""
+        """Yields each record that is visited up to `now`, and the time of the visit."""
         self._skip_old_rounds(now)
         while self._next <= now:
             at = self._next

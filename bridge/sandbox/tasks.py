@@ -1,4 +1,4 @@
-"""The tasks of the account, and the records that amux has of those with a platform."""
+"""The tasks of the account, and amux's records of the tasks with a platform."""
 
 import itertools
 import secrets
@@ -17,7 +17,8 @@ from bridge.sandbox.vendors import Reply
 class Tasks:
     """All tasks by id. `clock` is monotonic, in seconds.
 
-    `vendor_requests` counts those of status requests, by id. `vendor_outage` is every vendor's answer while it is set.
+    `vendor_requests` counts, by task id, the requests to vendors that status requests have caused. `vendor_outage` is
+    every vendor's answer while it is set.
     """
 
     def __init__(self, clock: Callable[[], float], default: Behaviour, sweep: Sweep) -> None:
@@ -44,7 +45,7 @@ class Tasks:
         return task
 
     def change(self, task_id: str, behaviour: Behaviour) -> None:
-        """Gives a task another behaviour; its age and amux's record stay. Raises KeyError."""
+        """Changes the behaviour of a task; its age and amux's record stay. Raises KeyError."""
         task = replace(self._tasks[task_id], behaviour=behaviour)
         record = self._records.get(task_id)
         if record is not None and record.platform is behaviour.platform:
@@ -63,7 +64,7 @@ class Tasks:
             self._sweep.follow(record)
 
     def find(self, task_id: str) -> Task | None:
-        """Returns the task, or None. A task that is implied by its id begins here; a late one is not found yet."""
+        """Returns the task, or None. An id that implies a task creates it here. A late task is not found yet."""
         task = self._tasks.get(task_id)
         if task is None:
             behaviour = implied_by(task_id, self._default)
@@ -97,7 +98,7 @@ class Tasks:
         return True
 
     def _ask_vendor(self, record: Record, at: float, base_url: str, *, counted: bool) -> Reply | None:
-        """Returns what amux reads in the vendor's answer. A counted request takes the next of `vendor_answers`."""
+        """Returns what amux reads in the vendor's answer. A counted request uses the next of `vendor_answers`."""
         turn = record.vendor_requests if counted else len(record.task.behaviour.vendor_answers)
         record.vendor_requests += counted
         age = at - record.task.created_clock

@@ -1,7 +1,7 @@
 """The raw bodies of vendors, which amux keeps in the `data` of its record. Pure.
 
 They follow the vendors' public documentation, with the fields that amux reads. Texts that only the account's owner may
-see hold `PRIVATE_MARK`.
+see contain `PRIVATE_MARK`.
 """
 
 from base64 import b64encode
@@ -16,7 +16,7 @@ Body: TypeAlias = dict[str, Any]
 
 USAGE: Body = {"completion_tokens": 108_900, "total_tokens": 108_900}
 BUSY = "vendor is busy"
-"""The words of a vendor that refuses one request."""
+"""The message of a vendor that refuses one request."""
 
 
 def vendor_id(view: TaskView) -> str:
@@ -34,7 +34,7 @@ def _updated_at(view: TaskView) -> float:
 
 
 def sora(view: TaskView) -> Body:
-    """Returns OpenAI's video object. Its size is text, its times are seconds."""
+    """Returns OpenAI's video object. Its size is a text, its times are seconds."""
     word = "in_progress" if view.phase is TaskPhase.RUNNING else view.phase.value
     body: Body = {
         "id": vendor_id(view),
@@ -82,7 +82,7 @@ _VIDU_WORDS = {TaskPhase.QUEUED: "queueing", TaskPhase.RUNNING: "processing", Ta
 
 
 def vidu(view: TaskView) -> Body:
-    """Returns Vidu's task. It gives a failure's code only."""
+    """Returns Vidu's task. A failure has a code and no message."""
     video = {"id": f"{PRIVATE_MARK}-creation", "url": view.url, "cover_url": view.url}
     return {
         "state": _VIDU_WORDS.get(view.phase, "failed"),
@@ -94,7 +94,7 @@ def vidu(view: TaskView) -> Body:
 
 
 def doubao(view: TaskView) -> Body:
-    """Returns Volcano's task. It says cancelled and expired too, which amux does not know."""
+    """Returns Volcano's task. It also has the words cancelled and expired, which amux does not know."""
     body: Body = {
         "id": vendor_id(view),
         "model": view.task.model,

@@ -1,4 +1,4 @@
-"""What amux makes of each vendor's answers: one `Vendor` for each platform. Pure.
+"""How amux reads the answers of each vendor: one `Vendor` for each platform. Pure.
 
 The rules follow the adaptors of amux's source (`relay/channel/task/`). A new platform is one more line of `VENDORS`,
 with its bodies in `vendor_bodies.py`. Jimeng (51) is left out: its only word for a running task makes amux fail it.
@@ -15,7 +15,7 @@ from bridge.sandbox.vendor_bodies import BUSY, Body
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What amux reads in one answer of a vendor. Empty texts are what the answer does not say."""
+    """The values that amux reads in one answer of a vendor. A text is empty if the answer does not have the value."""
 
     body: Body
     status: str
@@ -27,10 +27,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """One platform. `error` and `soft_failure` return None where amux cannot read the answer and keeps its record."""
+    """One platform. `error` and `soft_failure` return None if amux cannot read the answer and keeps its record."""
 
     created: Callable[[TaskView], Body]
-    """The `data` of a record until the vendor was asked for the first time."""
+    """The `data` of a record before the first request to the vendor."""
     read: Callable[[TaskView], Reply]
     error: Callable[[TaskView], Reply | None]
     soft_failure: Callable[[TaskView], Reply | None]
@@ -56,14 +56,14 @@ _ENDS = (_P.SUCCEEDED, _P.FAILED, _P.CANCELLED, _P.EXPIRED)
 
 
 def _statuses(queued: str, running: str, *ends: str) -> Mapping[TaskPhase, str]:
-    """Returns amux's word for each phase; without `ends` a cancelled and an expired task have failed."""
+    """Returns amux's word for each phase. Without `ends`, cancelled and expired tasks have the word for a failure."""
     return {_P.QUEUED: queued, _P.RUNNING: running} | dict(
         zip(_ENDS, ends or ("SUCCESS", "FAILURE", "FAILURE", "FAILURE"), strict=True)
     )
 
 
 def _unreadable(_view: TaskView) -> None:
-    """Stands for an answer that amux cannot read."""
+    """The reply for an answer that amux cannot read."""
 
 
 _PLAIN = _statuses("SUBMITTED", "IN_PROGRESS")
@@ -112,7 +112,7 @@ def _doubao(view: TaskView) -> Reply:
 
 
 def _doubao_error(view: TaskView) -> Reply:
-    """An answer without a status is a running task to amux."""
+    """The reply for an answer without a status: amux treats the task as running."""
     return Reply(bodies.error_body(view), "IN_PROGRESS", "30%")
 
 
@@ -143,7 +143,7 @@ def _google_error(view: TaskView) -> Reply:
 
 
 def _google_forgotten(view: TaskView) -> Reply:
-    """An operation without `done`, which amux treats as running."""
+    """The reply for an operation without `done`: amux treats the task as running."""
     return Reply({"name": bodies.google(view)["name"]}, "IN_PROGRESS", "50%")
 
 
@@ -156,7 +156,7 @@ def _ali(view: TaskView) -> Reply:
 
 
 def _ali_error(view: TaskView) -> Reply:
-    """An answer without a status is a queued task to amux."""
+    """The reply for an answer without a status: amux treats the task as queued."""
     return Reply(bodies.ali_error(view), "QUEUED")
 
 
@@ -167,7 +167,7 @@ def _minimax(view: TaskView) -> Reply:
 
 
 def _minimax_error(view: TaskView) -> Reply:
-    """An answer without a status: amux takes it as a running task."""
+    """The reply for an answer without a status: amux treats the task as running."""
     return Reply(bodies.minimax_error(view), "IN_PROGRESS", "30%")
 
 
@@ -176,7 +176,7 @@ def _recorded(
     read: Callable[[TaskView], Reply],
     error: Callable[[TaskView], Reply | None] = _unreadable,
 ) -> Vendor:
-    """Returns a recorded platform. Its vendor's refusal of one request is an error like any other."""
+    """Returns a recorded platform. If the vendor refuses one request, this is an error like any other."""
     return Vendor(created, read, error, error, error)
 
 

@@ -7,7 +7,7 @@ from functools import cache
 
 MAX_VIDEO_BYTES = 1 << 30
 _PIECE_BYTES = 1 << 18
-# A prime: a reader that shifts a part by a round number of bytes gets other bytes.
+# A prime, so that a part that is moved by a round number of bytes has other bytes.
 _NOISE_BYTES = 1_048_573
 
 
@@ -28,7 +28,7 @@ _START = _box(b"ftyp", b"isom" + struct.pack(">I", 512) + b"isomiso2mp41") + _bo
 MIN_VIDEO_BYTES = len(_START) + 8
 
 MP4 = _START + _box(b"mdat", bytes(range(256)) * 16)
-"""A file of a few kilobytes. It holds no picture."""
+"""A file of a few kilobytes without a picture."""
 
 
 @cache
@@ -37,14 +37,14 @@ def _noise() -> bytes:
 
 
 def video_size(size: int | None) -> int:
-    """Returns the size of a file in bytes; None stands for that of `MP4`."""
+    """Returns the size of a file in bytes. None means `MP4`."""
     return len(MP4) if size is None else size
 
 
 def video_pieces(size: int | None) -> Iterator[bytes]:
     """Yields a file of `size` bytes in pieces of up to 256 KiB. It is never in memory as a whole.
 
-    None: the file is `MP4`. Any other file has MP4's boxes too, and noise in the last one.
+    None means `MP4`. Any other file has the boxes of `MP4` too, with noise in the last one.
     """
     if size is None:
         yield MP4
