@@ -50,7 +50,7 @@ class AttemptRecord:
         )
 
 
-class AttemptOwner(Protocol):
+class AttemptCallbacks(Protocol):
     """Is called at the end of each write: the Deliverer."""
 
     def written(self, record: AttemptRecord, /) -> None:
@@ -72,9 +72,9 @@ class AttemptWriter:
     records, `accepting` is False: then begin no attempt.
     """
 
-    def __init__(self, store: Store, owner: AttemptOwner, *, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, callbacks: AttemptCallbacks, *, clock: Callable[[], float]) -> None:
         self._store = store
-        self._owner = owner
+        self._callbacks = callbacks
         self._unwritten: dict[str, AttemptRecord] = {}
         self._new: list[AttemptRecord] = []  # the unwritten records that no write has tried yet
         means = "results of attempts are kept and written later; nothing more is sent until then"
@@ -82,7 +82,7 @@ class AttemptWriter:
             store.probe,
             OutageLog(_log, "attempts_unwritten", "store_writes_again", means=means),
             clock=clock,
-            on_recovery=owner.store_recovered,
+            on_recovery=callbacks.store_recovered,
         )
         self._batch_timer: asyncio.TimerHandle | None = None
         self._commit_began = 0.0  # when the last commit began, by the loop's clock
@@ -162,11 +162,11 @@ class AttemptWriter:
         del self._unwritten[record.claimed.delivery.id]
         try:
             if verdict is None:
-                self._owner.lost(record)
+                self._callbacks.lost(record)
                 return
             record.retry_requested, record.verdict = verdict != record.verdict, verdict
             self._refused.report_success()
-            self._owner.written(record)
+            self._callbacks.written(record)
         except Exception as error:  # noqa: BLE001
             _log.event(
                 "attempt_report_failed",

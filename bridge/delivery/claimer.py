@@ -24,7 +24,7 @@ LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without a call, after 
 FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.5, 5.0  # seconds, after the store did not answer
 
 
-class ClaimOwner(Protocol):
+class ClaimCallbacks(Protocol):
     """Gets the claimed deliveries: the Deliverer."""
 
     def is_open(self) -> bool:
@@ -41,14 +41,14 @@ class Claimer:
         self,
         store: Store,
         hosts: HostQueues,
-        owner: ClaimOwner,
+        callbacks: ClaimCallbacks,
         *,
         lease_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._hosts = hosts
-        self._owner = owner
+        self._callbacks = callbacks
         self._lease_seconds = lease_seconds
         self._clock = clock
         # By host: how many were due and unclaimed at the last query, minus the ones that were claimed since.
@@ -111,9 +111,9 @@ class Claimer:
         """Releases, queries, and claims as long as there is room. Pauses when the store does not answer."""
         try:
             await self._release()
-            if self._owner.is_open():
+            if self._callbacks.is_open():
                 await self._query()
-            while self._owner.is_open() and (room := self._hosts.plan(self._known)):
+            while self._callbacks.is_open() and (room := self._hosts.plan(self._known)):
                 await self._claim(room)
         except StoreUnavailable as error:
             self._pause(error)
@@ -169,7 +169,7 @@ class Claimer:
             self._known[host] -= counts[host]
             if counts[host] < requested or self._known[host] <= 0:
                 del self._known[host]  # no more is due, or another replica has claimed the rest
-        self._owner.accept(claimed, claimed_from)
+        self._callbacks.accept(claimed, claimed_from)
 
     def _pause(self, error: StoreUnavailable) -> None:
         now = self._clock()

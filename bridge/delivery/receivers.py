@@ -90,10 +90,6 @@ class Receivers:
         """Writes the figures of this process. Raises StoreUnavailable."""
         await self._deliverer.figures.write(self._store)
 
-    async def delete_old_figures(self) -> None:
-        """Deletes figures that are older than 24 h."""
-        await self._store.receivers.delete_old_figures()
-
     async def _one(self, name: str) -> Receiver:
         await self.write_figures()
         return await self._store.receivers.one(name)

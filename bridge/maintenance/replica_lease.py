@@ -110,7 +110,7 @@ class ReplicaLease:
         unconfirmed_writes = self._store.unconfirmed_writes
         if unconfirmed_writes == self._unconfirmed_writes or self._leaving:
             return
-        await self._poller.start()
+        await self._poller.load()
         self._unconfirmed_writes = unconfirmed_writes
         if self._lease.ended:
             self._expire()  # the lease ended meanwhile, so the loaded tasks may have another owner

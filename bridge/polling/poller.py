@@ -75,7 +75,7 @@ class Poller:
         system: System = SYSTEM,
     ) -> None:
         self._store, self._client, self._policy = store, client, policy
-        self._metrics, self._count = metrics.polls, metrics.polls.count
+        self._metrics = metrics.polls
         self._clock, self._random = system.monotonic, system.random
         self._clocks = Clocks(self._clock, store.now)
         self._background = background
@@ -128,12 +128,17 @@ class Poller:
 
     # --- which tasks are polled here ------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Load the own open tasks and spread their first polls over one interval. Raises StoreUnavailable.
+    async def load(self) -> int:
+        """Load the own open tasks and spread their first polls over one interval; returns how many are new.
 
-        Call it again after a write whose result is unknown: it then also drops the tasks that have closed.
+        Call it again after a write whose result is unknown: it then also drops the tasks that have closed. Raises
+        StoreUnavailable.
         """
-        await self._load()
+        found, gone = await self._loader.load()
+        for task_row in gone:
+            self.drop(task_row)
+        self._schedule.schedule_loaded(found)
+        return len(found)
 
     def add(self, task: TaskView, api_key: str | None = None) -> None:
         """Poll a task from now on. A known task keeps its schedule; its status is written if a new watch asks for it.
@@ -236,7 +241,7 @@ class Poller:
             )
             observation = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
         now = self._clock()
-        self._count(observation, started - task.due, now - started)
+        self._metrics.count(observation, started - task.due, now - started)
         if task.phase is Phase.POLLING:  # not dropped meanwhile
             if type(observation) is TaskRecord:
                 credential.accepted = True
@@ -276,7 +281,7 @@ class Poller:
             await self._handle_answer(lanes, batch, observation, now)
         else:
             self._handler.handle_batch(batch, lanes.results(batch, batch.tasks, observation), now)
-        self._handler.recheck(batch.tasks)
+        self._handler.check_closed_after_batch(batch.tasks)
         lanes.finish(batch, now)
         self._schedule.release_closed_lanes()
 
@@ -306,12 +311,12 @@ class Poller:
     def refused(self, update: StatusUpdate) -> None:
         """Repeat the question whether a task has closed, if the refused write was this question."""
         if not update.changed:
-            self._handler.recheck_later(update.task)
+            self._handler.check_closed_later(update.task)
 
     async def _load_missing(self) -> None:
         """Load tasks that are not in memory: a registration was cancelled after its commit and before `add`."""
         try:
-            found = await self._load()
+            found = await self.load()
         except StoreUnavailable as error:
             _log.event(
                 "tasks_not_loaded",
@@ -326,13 +331,6 @@ class Poller:
             count=found,
             means="registered tasks were not polled here; they are polled from now on",
         )
-
-    async def _load(self) -> int:
-        found, gone = await self._loader.load()
-        for task_row in gone:
-            self.drop(task_row)
-        self._schedule.schedule_loaded(found)
-        return len(found)
 
     # --- state ----------------------------------------------------------------------------------------------------
 

@@ -53,29 +53,29 @@ class ReadHandler:
         self._random = random
         self._concurrency = concurrency
         self._created_at = self._clock()
-        self._to_recheck: set[PolledTask] = set()  # tasks with a watch that was cancelled during a poll or a write
+        self._to_check: set[PolledTask] = set()  # tasks with a watch that was cancelled during a poll or a write
 
     def check_closed(self, task: PolledTask) -> None:
         """Ask the store whether a task has closed, now or after its present read or write."""
         if task.phase in _WAITING:
-            self._write_status(task, changed=False)
+            self._queue_status(task, changed=False)
         else:
-            self._to_recheck.add(task)
+            self._to_check.add(task)
 
-    def recheck(self, tasks: Sequence[PolledTask]) -> None:
+    def check_closed_after_batch(self, tasks: Sequence[PolledTask]) -> None:
         """Ask the store about the tasks of a batch with a watch that was cancelled during the batch."""
-        for task in self._to_recheck.intersection(tasks):
+        for task in self._to_check.intersection(tasks):
             if task.phase in _WAITING:
-                self._to_recheck.discard(task)
-                self._write_status(task, changed=False)
+                self._to_check.discard(task)
+                self._queue_status(task, changed=False)
 
     def forget(self, task: PolledTask) -> None:
         """Drop a task that is no longer polled."""
-        self._to_recheck.discard(task)
+        self._to_check.discard(task)
 
     def forget_all(self) -> None:
         """Drop all tasks."""
-        self._to_recheck.clear()
+        self._to_check.clear()
 
     # --- answers --------------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class ReadHandler:
                 if due is None:
                     due = now + self._classes.delay(task, now, self._random())
                 task.due = due
-                if self._to_recheck:
+                if self._to_check:
                     self.reschedule(task, due)
                 else:
                     self._schedule.schedule_next(task, due)
@@ -123,9 +123,9 @@ class ReadHandler:
         if self._ends_watches(task, observation, started, now):
             # The settlement writes the new status without status events. Watches that stay active get them later.
             task.status_update_due |= changed and task.snapshot.status not in TERMINAL
-            self._settle(task, observation, started, now)
+            self._queue_settlement(task, observation, started, now)
         elif type(observation) is TaskRecord and (changed or failure_changed or task.status_update_due):
-            self._write_status(task, changed=changed)
+            self._queue_status(task, changed=changed)
         else:
             self.reschedule(task, task.due)
 
@@ -137,7 +137,7 @@ class ReadHandler:
         Nearly all tasks are like this. `handle` does the same, but takes five times as long.
         """
         lane, began, due = batch.lane, batch.began, batch.due
-        if self._to_recheck or self._anomalies.misrouted or batch.credential.blocked or not lane.health.is_open:
+        if self._to_check or self._anomalies.misrouted or batch.credential.blocked or not lane.health.is_open:
             return tasks
         recorded, kept, others = lane.platforms.recorded, [], []
         polling, batched, batch_reading = Phase.POLLING, Phase.BATCHED, Reading.BATCH  # looked up once: 0.1 µs each
@@ -213,7 +213,7 @@ class ReadHandler:
 
     # --- writes to the store --------------------------------------------------------------------------------------
 
-    def _settle(self, task: PolledTask, observation: Observation | None, began: float, now: float) -> None:
+    def _queue_settlement(self, task: PolledTask, observation: Observation | None, began: float, now: float) -> None:
         """Settle the watches that end by an answer, or by their deadline.
 
         If the observation is None, there was no last poll, and only deadlines count.
@@ -240,23 +240,23 @@ class ReadHandler:
         )
         self._result_writer.put(pending)
 
-    def _write_status(self, task: PolledTask, *, changed: bool) -> None:
+    def _queue_status(self, task: PolledTask, *, changed: bool) -> None:
         self._schedule.remove(task, Phase.WRITING)
         self._result_writer.put(StatusUpdate(task, changed))
 
-    def recheck_later(self, task: PolledTask) -> None:
+    def check_closed_later(self, task: PolledTask) -> None:
         """Ask again after the next poll whether a task has closed, because the store did not answer."""
         if task.phase is not Phase.DROPPED:
-            self._to_recheck.add(task)
+            self._to_check.add(task)
 
     # --- what a task does next ------------------------------------------------------------------------------------
 
     def reschedule(self, task: PolledTask, due: float) -> None:
-        """Schedule a task after a poll or a write. Or recheck it, or give it its last poll, if that is needed."""
-        if self._to_recheck and task in self._to_recheck:
-            self._to_recheck.discard(task)
+        """Schedule a task after a poll or a write, or check whether it has closed, or give it its last poll."""
+        if self._to_check and task in self._to_check:
+            self._to_check.discard(task)
             task.due = due
-            self._write_status(task, changed=False)
+            self._queue_status(task, changed=False)
         elif task.overdue_at is not None:
             task.due, task.phase = due, Phase.BLOCKED
             self._poll_last(task, self._clock(), 0.0)
@@ -279,14 +279,14 @@ class ReadHandler:
         last = task.single_started
         had_last_poll = last is not None and last >= max(task.overdue_at, self._created_at)
         if had_last_poll or task.credential.blocked:
-            self._settle(task, None, now, now)
+            self._queue_settlement(task, None, now, now)
         elif task.phase is not Phase.SCHEDULED or task.due > now + delay:
-            self._schedule.put(task, now + delay)
+            self._schedule.schedule_single(task, now + delay)
 
     def expire(self, task: PolledTask) -> None:
         """Settle an overdue task without a last poll, because its credential is blocked."""
         now = self._clock()
-        self._settle(task, None, now, now)
+        self._queue_settlement(task, None, now, now)
 
 
 def _running_as_before(task: PolledTask, record: TaskRecord) -> TaskSnapshot | None:

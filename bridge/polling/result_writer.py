@@ -53,8 +53,8 @@ class DeliveryQueue(Protocol):
         """Take deliveries that the store has already claimed for this replica. Never blocks."""
 
 
-class WriteOwner(Protocol):
-    """Is called at the end of each write: the Poller."""
+class WriteCallbacks(Protocol):
+    """What the writer calls of the Poller when a write is over."""
 
     def written(self, task: PolledTask, /, *, closed: bool) -> None:
         """Poll a task again, or drop it if it has closed."""
@@ -123,7 +123,7 @@ class ResultWriter(CommitListener):
         store: Store,
         deliverer: DeliveryQueue,
         change_listener: ChangeListener,
-        owner: WriteOwner,
+        callbacks: WriteCallbacks,
         *,
         content_url: ContentUrl,
         metrics: Metrics,
@@ -134,7 +134,7 @@ class ResultWriter(CommitListener):
         store.add_listener(self)
         self._deliverer = deliverer
         self._change_listener = change_listener
-        self._owner = owner
+        self._callbacks = callbacks
         self._content_url = content_url
         self._metrics = metrics
         self._clocks = clocks
@@ -201,7 +201,7 @@ class ResultWriter(CommitListener):
             if isinstance(write, StatusUpdate):
                 changed = await self._write_status(task)
             else:
-                changed = await self._settle(write)
+                changed = await self._write_settlement(write)
         except LostClaim as error:
             # Another replica owns the task, or every watch on it was cancelled: there is nothing to do.
             _log.event("result_dropped", level=logging.DEBUG, task_id=task.task_id, reason=str(error))
@@ -221,7 +221,7 @@ class ResultWriter(CommitListener):
             self._refused.report_success()
             self._publish(write, changed)
             if changed.task_closed:  # also if it was dropped during the write: it may be loaded again by now
-                self._owner.written(task, closed=True)
+                self._callbacks.written(task, closed=True)
             else:
                 self._give_back(task, closed=False)
 
@@ -230,7 +230,7 @@ class ResultWriter(CommitListener):
             write.task.status_update_due = True  # it is written after the next poll
             self._refused.report_failure(error, unwritten=len(self._refused))
             self._give_back(write.task, closed=False)
-            self._owner.refused(write)
+            self._callbacks.refused(write)
             return
         self._refused.add(write.task, write, retried=write.retried)
         if not write.retried:
@@ -239,7 +239,7 @@ class ResultWriter(CommitListener):
 
     def _give_back(self, task: PolledTask, *, closed: bool) -> None:
         if task.phase is Phase.WRITING:  # not dropped meanwhile
-            self._owner.written(task, closed=closed)
+            self._callbacks.written(task, closed=closed)
 
     # --- the writes -----------------------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class ResultWriter(CommitListener):
         change = StatusChange(seen, now, status_type, build_event)
         return await self._store.record_status(change, patient=patient)
 
-    async def _settle(self, pending: PendingSettlement) -> Changed:
+    async def _write_settlement(self, pending: PendingSettlement) -> Changed:
         now = self._store.now()
         began_at = now - (self._clocks.monotonic() - pending.began)
         next_poll = None if pending.snapshot.status in TERMINAL else pending.task.due

@@ -108,8 +108,8 @@ class RateLimiter:
         self._earliest = max(self._earliest, now) + self._step
 
 
-class ScheduleOwner(Protocol):
-    """Reads the tasks: the Poller."""
+class ScheduleCallbacks(Protocol):
+    """What the schedule calls of the Poller."""
 
     def wake(self) -> None:
         """Begin the due reads: the timer of the next task or lane has fired."""
@@ -132,7 +132,7 @@ class PollSchedule:
         self,
         policy: PollPolicy,
         credentials: Credentials,
-        owner: ScheduleOwner,
+        callbacks: ScheduleCallbacks,
         *,
         rate_per_second: float,
         clock: Callable[[], float],
@@ -141,7 +141,7 @@ class PollSchedule:
     ) -> None:
         self._policy = policy
         self._credentials = credentials
-        self._owner = owner
+        self._callbacks = callbacks
         self._rate_limiter = RateLimiter(rate_per_second) if rate_per_second else None
         self._clock = clock
         self._random = random
@@ -168,7 +168,7 @@ class PollSchedule:
             return None  # the usual case after a poll
         limiter, lanes = self._rate_limiter, self._lanes
         if limiter is not None and lanes is not None and limiter.last is Lane.SINGLE and lanes.next_at() <= now:
-            self._owner.wake_batches()  # the lanes take turns: a batch is next
+            self._callbacks.wake_batches()  # the lanes take turns: a batch is next
         opens = now if limiter is None else limiter.opens_at(now)
         for _ in range(TAKEN_OVER_AT_ONCE):
             task = self._heap.pop_due(now) if opens <= now else None
@@ -237,7 +237,7 @@ class PollSchedule:
         elif (next_at := self._lanes.next_at()) < self._timer_at:
             self._set_timer(next_at, self._clock())
 
-    def put(self, task: PolledTask, due: float) -> None:
+    def schedule_single(self, task: PolledTask, due: float) -> None:
         """Poll a task singly at `due`, even if its credential is blocked."""
         if task.phase is Phase.BATCHED and self._lanes is not None:
             self._lanes.remove(task)
@@ -320,10 +320,10 @@ class PollSchedule:
         """Keep a task until its credential is good again. The first task that is kept becomes the probe."""
         credential = task.credential
         if task.overdue_at is not None:
-            self._owner.expire(task)
+            self._callbacks.expire(task)
         elif credential.probe is None or credential.probe is task:
             credential.probe = task
-            self.put(task, max(credential.health.resumes_at, self._clock()))
+            self.schedule_single(task, max(credential.health.resumes_at, self._clock()))
         else:
             task.phase = Phase.BLOCKED
             credential.waiting[task] = None
@@ -337,7 +337,7 @@ class PollSchedule:
             credential.probe = credential.lane.pop()
         if credential.probe is not None:
             credential.probe.phase = Phase.BLOCKED  # in no queue
-            self.put(credential.probe, max(credential.health.resumes_at, self._clock()))
+            self.schedule_single(credential.probe, max(credential.health.resumes_at, self._clock()))
 
     def _interval(self, task: PolledTask) -> float:
         # At least one interval: with a first delay of 0, all tasks would be due at once after a restart.
@@ -361,4 +361,4 @@ class PollSchedule:
         self._timer, self._timer_at, self._waiting = None, inf, False
         now = self._clock()
         self._gathered_seconds, self._fired_at, self._begun = now - self._fired_at, now, 0
-        self._owner.wake()
+        self._callbacks.wake()

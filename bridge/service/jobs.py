@@ -129,7 +129,7 @@ class Jobs:
 
     async def _delete_old(self, retention: Retention) -> None:
         await retention.sweep()
-        await self._receivers.delete_old_figures()
+        await self._store.receivers.delete_old_figures()
         await self._sweep_content()
 
     async def _sweep_content(self) -> None:

@@ -212,7 +212,7 @@ class Runtime:
         self._closing.push_async_callback(self._scheduler.stop)
         await self._deliverer.start()
         await self._poller.classes.load()
-        await self._poller.start()
+        await self._poller.load()
         self._scheduler.start()
         context = self._make_app_context(guard, signer)
         await self._listen(make_app(context, self._make_dashboard_context()), sockets)

@@ -66,7 +66,7 @@ def settle(
     owned = replicas.lock_own(connection, replica, [item.task.row for item in items])
     active = _active_watches(connection, owned)
     writes = _Writes(replica, cipher, lease_seconds)
-    results = [_settled(item, active, writes) if item.task.row in owned else _lost() for item in items]
+    results = [_settle_task(item, active, writes) if item.task.row in owned else _lost() for item in items]
     writes.execute(connection)
     return results
 
@@ -82,7 +82,7 @@ def record_statuses(
     active = _active_watches(connection, owned)
     existing = _existing_events(connection, items, active)
     writes = _Writes(replica, cipher, lease_seconds)
-    results = [_recorded(item, active, existing, writes) if item.task.row in owned else _lost() for item in items]
+    results = [_record_status(item, active, existing, writes) if item.task.row in owned else _lost() for item in items]
     writes.execute(connection)
     return results
 
@@ -102,7 +102,7 @@ def _active_watches(connection: Connection, owned: set[str]) -> dict[str, list[R
 # --- decisions ----------------------------------------------------------------------------------------------------
 
 
-def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writes") -> Changed:
+def _settle_task(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writes") -> Changed:
     remaining: list[Row[Any]] = []
     settled: list[Watch] = []
     claimed: list[PendingDelivery] = []
@@ -135,7 +135,7 @@ def _settled(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_Writ
     return Changed(tuple(settled), touched, tuple(claimed), not remaining, errors, apps)
 
 
-def _recorded(
+def _record_status(
     item: StatusChange, active: Mapping[str, Sequence[Row[Any]]], existing: set[tuple[str, str]], writes: "_Writes"
 ) -> Changed:
     rows = active.get(item.task.row, ())

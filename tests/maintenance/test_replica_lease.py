@@ -39,8 +39,9 @@ class Work:
     def release_waiting(self) -> None:
         self.released += 1
 
-    async def start(self) -> None:
+    async def load(self) -> int:
         """Loads nothing."""
+        return 0
 
 
 def lease_of(store: Store, now: list[float]) -> tuple[ReplicaLease, Work]:

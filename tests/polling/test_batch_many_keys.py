@@ -25,7 +25,7 @@ async def test_tasks_of_more_keys_than_idle_lanes_are_kept_are_all_read_after_a_
     bench.poller = bench.harness.poller(QUICK, client=bench.poller._client, batch=BATCH)
     for number in range(20):
         await bench.register(f"task_{number}", api_key=key_of(number), polled=False)
-    await bench.poller.start()
+    await bench.poller.load()
     await bench.harness.until(lambda: all(bench.amux.polls[each] or bench.amux.asked(each) for each in bench.watches))
 
 

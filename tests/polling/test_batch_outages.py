@@ -86,7 +86,7 @@ async def test_without_a_key_the_tasks_of_a_lane_wait_for_a_start_with_one(
     assert amux.keys == []
     batch_harness.key = "sk-new"
     bench.poller = batch_harness.poller(QUICK, client=client, batch=BATCH)
-    await bench.poller.start()
+    await bench.poller.load()
     await bench.batched("task_1", "task_2")
     assert set(amux.keys) == {"sk-new"}
 
@@ -237,7 +237,7 @@ async def test_only_single_answers_count_towards_not_found(bench: Bench) -> None
     unknown: Answer = (400, {"code": "task_not_exist", "message": "task_not_exist", "data": None})
     bench.amux.singles["task_2"] = unknown
     await bench.register("task_1", "task_2", "task_3", age=61, polled=False)
-    await bench.poller.start()
+    await bench.poller.load()
     await bench.harness.until(lambda: bench.poller.owned == 2)
     assert (await bench.outcomes()) == {"task_1": None, "task_2": Outcome.UNAVAILABLE, "task_3": None}
     assert bench.amux.polls["task_2"] == 3

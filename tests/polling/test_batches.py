@@ -236,7 +236,7 @@ async def test_thousands_of_loaded_tasks_wait_in_their_lane_and_not_in_the_heap(
     await bench.register(*ids, polled=False)
     policy = PollPolicy(first_delay=2.0, interval=2.0, max_interval=3.0)
     poller = bench.harness.poller(policy, client=bench.poller._client, batch=BATCH)
-    await poller.start()
+    await poller.load()
     await bench.batched(*ids)
     assert bench.amux.polls.total() <= 20  # of the test of the platform, and while the first batch was under way
 
@@ -249,6 +249,6 @@ async def test_thousands_of_loaded_tasks_are_read_singly_where_there_is_no_route
     bench.amux.batch = lambda _ids: (404, {})
     ids = [f"task_{number}" for number in range(60)]
     await bench.register(*ids, polled=False)
-    await bench.poller.start()
+    await bench.poller.load()
     await bench.polled(*ids)
     assert len(bench.amux.batches) == 1

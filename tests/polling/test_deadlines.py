@@ -21,7 +21,7 @@ async def overdue(harness: Harness, behaviour: Behaviour, **options: str) -> Reg
 async def test_a_last_poll_that_finds_the_video_completes_the_watch(harness: Harness) -> None:
     watch = await overdue(harness, DONE)
     poller = harness.poller(SLOW)
-    await poller.start()
+    await poller.load()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
     assert await harness.outcome(watch) is Outcome.COMPLETED
@@ -31,7 +31,7 @@ async def test_a_last_poll_that_finds_the_video_completes_the_watch(harness: Har
 async def test_a_last_poll_that_finds_the_task_running_times_the_watch_out_with_its_status(harness: Harness) -> None:
     watch = await overdue(harness, RUNNING)
     poller = harness.poller(SLOW)
-    await poller.start()
+    await poller.load()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
     [data] = harness.event_data(watch)
@@ -45,7 +45,7 @@ async def test_a_last_poll_that_finds_the_task_running_times_the_watch_out_with_
 async def test_an_error_at_the_last_poll_is_part_of_the_event(harness: Harness) -> None:
     watch = await overdue(harness, Behaviour(faults=(Fault(FaultKind.SERVER_ERROR, times=None),)))
     poller = harness.poller(SLOW)
-    await poller.start()
+    await poller.load()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
     assert await harness.outcome(watch) is Outcome.TIMED_OUT
@@ -59,7 +59,7 @@ async def test_only_the_overdue_watch_of_a_task_ends(harness: Harness) -> None:
     overdue_watch = await overdue(harness, RUNNING)
     young = await harness.register(overdue_watch.watch.task_id)
     poller = harness.poller(SLOW)
-    await poller.start()
+    await poller.load()
     await poller.check_deadlines()
     await harness.until(lambda: bool(harness.deliveries))
     assert await harness.outcome(overdue_watch) is Outcome.TIMED_OUT
@@ -112,7 +112,7 @@ async def test_a_thousand_overdue_tasks_at_a_start_are_polled_once_each_and_a_fe
     new_watches = [harness.new_watch(f"sandbox_0_0_completed_{n}", age=100, lasts=99) for n in range(count)]
     await harness.store.register_all(new_watches)
     poller = harness.poller(PollPolicy(first_delay=0.2, interval=0.5, max_interval=3600), concurrency=8)
-    await poller.start()
+    await poller.load()
     await poller.check_deadlines()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)

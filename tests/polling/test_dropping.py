@@ -12,18 +12,18 @@ from bridge.store.records import CONFIGURED, TaskView
 from tests.polling.harness import DONE, RUNNING, Harness, hold_status_writes
 
 
-async def test_a_dropped_task_leaves_no_recheck_and_no_key_of_its_own_behind(harness: Harness) -> None:
+async def test_a_dropped_task_leaves_no_check_and_no_key_of_its_own_behind(harness: Harness) -> None:
     client = harness.gated_client(poll=1)
     poller = harness.poller(client=client)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller, api_key="sk-own")
     await harness.until(lambda: client.polls == 1)
     poller.check_closed(watch.task_row)  # it is being polled, so it is noted for later
     task = poller._tasks[watch.task_row]
-    assert poller._handler._to_recheck == {task}
+    assert poller._handler._to_check == {task}
     assert len(poller.credentials()) == 2
     poller.drop(watch.task_row)
     poller.refused(StatusUpdate(task, changed=False))  # an answer of the store that comes too late
-    assert poller._handler._to_recheck == set()
+    assert poller._handler._to_check == set()
     assert [one.name for one in poller.credentials()] == [CONFIGURED]
     client.gate.set()
     await poller.drain(5)
@@ -58,7 +58,7 @@ async def test_tasks_are_not_loaded_when_this_replica_gets_another_id_meanwhile(
         return rows
 
     monkeypatch.setattr(harness.store, "own_tasks", rejoin_meanwhile)
-    await poller.start()
+    await poller.load()
     assert poller.owned == 0, "another replica adopts them"
 
 
@@ -69,7 +69,7 @@ async def test_a_task_that_is_loaded_again_writes_the_status_that_a_new_watch_wa
     await harness.sandbox.polled(task_id, 2)
     second = await harness.register(task_id, events=TERMINAL_EVENTS | {EventType.IN_PROGRESS})
     assert second.task_row == first.task_row
-    await poller.start()  # the answer to the second registration did not arrive here
+    await poller.load()  # the answer to the second registration did not arrive here
     await harness.until(lambda: harness.event_types(second) == ["video.in_progress"])
 
 

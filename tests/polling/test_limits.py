@@ -133,7 +133,7 @@ async def test_a_drain_without_a_store_ends_in_time_and_logs_what_is_unwritten(
     assert "settlements_unwritten" in caplog.text
     repair()
     successor = harness.poller(QUICK)
-    await successor.start()
+    await successor.load()
     await harness.until(lambda: successor.owned == 0)
     assert await harness.outcome(watch) is Outcome.COMPLETED
 

@@ -167,7 +167,7 @@ async def test_a_restart_begins_the_confirmation_anew(
     await poller.drain(5)
     harness.pollers.remove(poller)
     again = harness.poller(POLICY, client=scripted[1])
-    await again.start()
+    await again.load()
     await harness.until(lambda: again.owned == 0)
     assert await harness.outcome(watch) is Outcome.FAILED
     times = scripted[0].polled_at["task_1"]
@@ -182,7 +182,7 @@ async def test_a_restart_past_the_deadline_ends_a_watch_as_failed_by_its_last_po
     amux.scripts["task_1"] = [BUSY]
     watch = await harness.register("task_1", age=100, lasts=99)
     poller = harness.poller(SLOW, client=client)
-    await poller.start()
+    await poller.load()
     await poller.check_deadlines()
     await harness.until(lambda: poller.owned == 0)
     assert await harness.outcome(watch) is Outcome.FAILED

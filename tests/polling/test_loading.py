@@ -25,7 +25,7 @@ async def test_a_task_that_closes_while_the_own_tasks_are_read_is_not_loaded(
         return rows
 
     monkeypatch.setattr(harness.store, "own_tasks", answered_late)
-    loading = asyncio.create_task(poller.start())
+    loading = asyncio.create_task(poller.load())
     await read.wait()
     harness.sandbox.change(watch.watch.task_id, DONE)
     await harness.until(lambda: poller.owned == 0)
@@ -44,7 +44,7 @@ async def test_a_task_that_is_settled_after_it_was_loaded_again_is_dropped(
     async def settle(settlement: Settlement) -> Changed:
         if not loaded.is_set():
             poller.forget_all()
-            await poller.start()
+            await poller.load()
             assert poller.owned == 1
             loaded.set()
         return await real(settlement)

@@ -64,7 +64,7 @@ async def test_watches_wait_for_a_start_with_a_key_when_there_is_none(harness: H
     await poller.drain(5)
     harness.key = KEY
     restarted = harness.poller()
-    await restarted.start()
+    await restarted.load()
     await harness.until(lambda: restarted.owned == 0)
     assert await harness.outcome(watch) is Outcome.COMPLETED
 
@@ -99,7 +99,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_is_reported_while_it_lasts(har
     await poller.drain(5)
     await wrong.close()
     right = harness.poller()
-    await right.start()
+    await right.load()
     await harness.until(lambda: right.owned == 0)
     assert right.degraded() == []
 
@@ -199,7 +199,7 @@ async def test_a_restart_into_429s_is_reported_while_it_lasts(harness: Harness) 
     await harness.register(task_id)
     harness.sandbox.outage = Fault(FaultKind.RATE_LIMITED, times=None)
     poller = harness.poller(QUICK)
-    await poller.start()
+    await poller.load()
     await harness.until(lambda: bool(poller.degraded()))
     [reason] = poller.degraded()
     assert reason.code is HealthCode.KEY_THROTTLED

@@ -90,7 +90,7 @@ async def test_after_the_grace_period_a_third_not_found_ends_a_watch_and_not_a_y
     young = await harness.register("task_gone")
     harness.sandbox.change("task_gone", Behaviour(faults=(Fault(FaultKind.NOT_FOUND_400, times=None),)))
     poller = harness.poller()
-    await poller.start()
+    await poller.load()
     await harness.until(lambda: bool(harness.deliveries))
     assert await harness.outcome(old) is Outcome.UNAVAILABLE
     [data] = harness.event_data(old)
@@ -190,7 +190,7 @@ async def test_polling_continues_after_a_restart(harness: Harness) -> None:
     own = await harness.register(harness.sandbox.create_task(RUNNING), api_key="sk-own-key")
     watches = [own, *[await harness.register(harness.sandbox.create_task(RUNNING)) for _ in range(20)]]
     poller = harness.poller()
-    await poller.start()
+    await poller.load()
     assert poller.owned == 21
     for watch in watches:
         await harness.sandbox.polled(watch.watch.task_id)

@@ -38,9 +38,9 @@ async def test_a_task_that_is_not_due_is_not_returned() -> None:
 async def test_a_task_that_is_put_again_or_removed_is_returned_for_its_last_entry_only() -> None:
     harness = ScheduleHarness()
     moved, removed = harness.tasks(2)
-    harness.schedule.put(moved, harness.now)
-    harness.schedule.put(moved, harness.now + 5)
-    harness.schedule.put(removed, harness.now)
+    harness.schedule.schedule_single(moved, harness.now)
+    harness.schedule.schedule_single(moved, harness.now + 5)
+    harness.schedule.schedule_single(removed, harness.now)
     harness.schedule.remove(removed, Phase.DROPPED)
     assert harness.take_all() == []
     harness.now += 5
@@ -50,8 +50,8 @@ async def test_a_task_that_is_put_again_or_removed_is_returned_for_its_last_entr
 async def test_a_task_that_is_put_twice_is_returned_once() -> None:
     harness = ScheduleHarness()
     [task] = harness.tasks(1)
-    harness.schedule.put(task, harness.now + 5)
-    harness.schedule.put(task, harness.now)
+    harness.schedule.schedule_single(task, harness.now + 5)
+    harness.schedule.schedule_single(task, harness.now)
     assert harness.take_all() == [task]
     harness.now += 5
     assert harness.take_all() == []
@@ -60,7 +60,7 @@ async def test_a_task_that_is_put_twice_is_returned_once() -> None:
 async def test_a_removed_task_is_not_returned() -> None:
     harness = ScheduleHarness()
     [task] = harness.tasks(1)
-    harness.schedule.put(task, harness.now)
+    harness.schedule.schedule_single(task, harness.now)
     harness.schedule.remove(task, Phase.DROPPED)
     assert harness.take_all() == []
 
@@ -106,7 +106,7 @@ async def test_the_timer_is_set_for_the_next_due_task() -> None:
     later, sooner, last = harness.tasks(3)
     harness.schedule.schedule_at(later, harness.now + 20)
     assert harness.timer_seconds() == pytest.approx(20, abs=0.5)
-    harness.schedule.put(sooner, harness.now + 10)
+    harness.schedule.schedule_single(sooner, harness.now + 10)
     harness.schedule.schedule_at(last, harness.now + 30)
     assert harness.timer_seconds() == pytest.approx(10, abs=0.5)
     harness.now += 10

@@ -82,7 +82,7 @@ async def test_a_task_that_is_put_is_read_singly_and_is_in_no_later_batch() -> N
     first, second, third = tasks = made.tasks(3)
     lane = made.open_lane(tasks)
     second.overdue_at = made.now  # its last read is a single one
-    made.schedule.put(second, made.now)
+    made.schedule.schedule_single(second, made.now)
     assert lane.waiting == 2
     assert made.take_all() == [second]
     made.now = lane.next_at
@@ -103,8 +103,8 @@ async def test_a_task_that_waits_in_the_heap_leaves_its_lane_as_it_is() -> None:
     made = harness()
     tasks = made.tasks(3)
     lane = made.open_lane(tasks[:2])
-    made.schedule.put(tasks[2], made.now + 5)
-    made.schedule.put(tasks[2], made.now + 6)
+    made.schedule.schedule_single(tasks[2], made.now + 5)
+    made.schedule.schedule_single(tasks[2], made.now + 6)
     made.schedule.remove(tasks[2], Phase.WRITING)
     assert (lane.waiting, lane.stale.total()) == (2, 0)
 
@@ -164,11 +164,11 @@ async def test_polls_are_due_when_a_task_or_a_lane_is(heap_due_in: float, lane_d
     tasks = made.tasks(2)
     lane = made.open_lane(tasks[:1])
     made.now = lane.next_at - lane_due_in
-    made.schedule.put(single(tasks[1]), made.now + heap_due_in)
+    made.schedule.schedule_single(single(tasks[1]), made.now + heap_due_in)
     assert made.schedule.is_due() is is_due
     without = ScheduleHarness()
     assert not without.schedule.is_due()
-    without.schedule.put(without.tasks(1)[0], without.now + heap_due_in)
+    without.schedule.schedule_single(without.tasks(1)[0], without.now + heap_due_in)
     assert without.schedule.is_due() is (heap_due_in == 0.0)
 
 
@@ -179,7 +179,7 @@ async def test_the_batch_workers_are_woken_when_it_is_the_turn_of_a_batch() -> N
     made = harness(rate=1000.0)
     tasks = made.tasks(3)
     lane = made.open_lane(tasks[:2])
-    made.schedule.put(single(tasks[2]), made.now)
+    made.schedule.schedule_single(single(tasks[2]), made.now)
     woken = made.batches_woken
     assert made.schedule.take() is tasks[2]
     assert made.batches_woken == woken, "the lane is not due, and the last request was a batch"
@@ -200,7 +200,7 @@ async def test_after_a_batch_a_single_read_that_is_due_is_next() -> None:
     first, second = made.tasks(2)
     lane = made.open_lane([first])
     made.now = lane.next_at
-    made.schedule.put(single(second), made.now)
+    made.schedule.schedule_single(single(second), made.now)
     assert made.schedule.take_batch() is None, "the last request was a batch, and a single read is due"
     assert made.schedule.take() is second
     made.now += 1
@@ -215,14 +215,14 @@ async def test_a_batch_counts_as_a_start_and_waits_for_the_rate_limit() -> None:
     assert limiter is not None
     assert (limiter.last, limiter.opens_at(made.now)) == (Lane.BATCH, made.now + 1.05)
     made.now = lane.next_at
-    made.schedule.put(single(tasks[2]), made.now - 1)
+    made.schedule.schedule_single(single(tasks[2]), made.now - 1)
     assert made.schedule.take() is tasks[2]
     assert limiter.last is Lane.SINGLE
     assert made.schedule.take_batch() is None
     made.now += 1.05
     assert made.schedule.take_batch() is not None
     made.schedule._timer_fired()
-    made.schedule.put(single(tasks[3]), made.now + 900)
+    made.schedule.schedule_single(single(tasks[3]), made.now + 900)
     assert made.schedule.take() is None
     assert made.timer_seconds() == pytest.approx(900, abs=1)
 
@@ -238,7 +238,7 @@ async def test_the_timer_of_a_lane_waits_for_the_rate_limit_too() -> None:
         made.schedule._timer_fired()
         assert take() is None
         assert made.timer_seconds() == pytest.approx(opens - made.now, abs=0.5)
-    made.schedule.put(single(second), made.now)
+    made.schedule.schedule_single(single(second), made.now)
     assert made.schedule.take() is None
 
 
@@ -249,7 +249,7 @@ async def test_a_refused_key_stops_its_lane_and_a_task_of_the_lane_is_the_probe_
     made = harness()
     tasks = made.tasks(3)
     lane = made.open_lane(tasks[:2])
-    made.schedule.put(single(tasks[2]), made.now)
+    made.schedule.schedule_single(single(tasks[2]), made.now)
     assert made.schedule.take() is tasks[2]
     made.schedule.update_credential(tasks[2], REFUSED, made.now)
     credential = tasks[2].credential
@@ -277,7 +277,7 @@ async def test_a_key_that_is_accepted_again_is_read_at_once_when_its_lane_is_lat
     made = harness()
     tasks = made.tasks(3)
     lane = made.open_lane(tasks[:2])
-    made.schedule.put(single(tasks[2]), made.now)
+    made.schedule.schedule_single(single(tasks[2]), made.now)
     probe = made.schedule.take()
     assert probe is tasks[2]
     made.schedule.update_credential(probe, REFUSED, made.now)
