@@ -137,7 +137,7 @@ class AttemptWriter:
             leases = [record.claimed.delivery.lease for record in records]
             try:
                 attempts = [record.result() for record in records]
-                results = await self._store.record_attempts(attempts, patient=len(attempts) < FEW_RECORDS)
+                results = await self._store.record_attempts(attempts, linger=len(attempts) < FEW_RECORDS)
             except StoreUnavailable as error:
                 results = [error] * len(records)
             claimed_again: list[AttemptRecord] = []

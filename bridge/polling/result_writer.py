@@ -30,7 +30,7 @@ from bridge.core.watch import TERMINAL, Ending, UnconfirmedFailure, deadline_end
 from bridge.polling.state import Phase, PolledTask, task_view
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.change_listener import ChangeListener, CommitListener
-from bridge.store.group_commit import PATIENCE_SECONDS
+from bridge.store.group_commit import LINGER_SECONDS
 from bridge.store.records import Changed, Settlement, StatusChange
 from bridge.store.store import Store
 from bridge.telemetry import Metrics, Stage, get_logger, without_query
@@ -244,20 +244,20 @@ class ResultWriter(CommitListener):
     # --- the writes -----------------------------------------------------------------------------------------------
 
     async def _write_status(self, task: PolledTask) -> Changed:
-        # Not patient if the next poll is due, or if a watch waits for its first status event.
-        patient = not task.status_update_due and task.due - self._clocks.monotonic() > PATIENCE_SECONDS
+        # It does not linger if the next poll is due, or if a watch waits for its first status event.
+        linger = not task.status_update_due and task.due - self._clocks.monotonic() > LINGER_SECONDS
         task.status_update_due = False  # before the write: a watch that is registered during the write sets it again
         now, snapshot, seen = self._store.now(), task.snapshot, task_view(task, task.due, self._clocks)
         event_type = STATUS_EVENTS.get(snapshot.status)
         if event_type is None:
-            return await self._store.record_status(StatusChange(seen, now), patient=patient)
+            return await self._store.record_status(StatusChange(seen, now), linger=linger)
         status_type = event_type
 
         def build_event(watch: Watch) -> Event:
             return status_event(watch, status_type, snapshot, now)
 
         change = StatusChange(seen, now, status_type, build_event)
-        return await self._store.record_status(change, patient=patient)
+        return await self._store.record_status(change, linger=linger)
 
     async def _write_settlement(self, pending: PendingSettlement) -> Changed:
         now = self._store.now()

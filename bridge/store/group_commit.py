@@ -7,7 +7,7 @@ at once: its second argument is a sequence of items, and it returns a result or 
 An operation decides before it writes: if the result is a BridgeError, nothing was written for that caller. So the
 transaction continues for the others.
 
-A *patient* call may wait up to 0.1 s for the commit of another call. It is for work that is repeated if a crash loses
+A *lingering* call may wait up to 0.1 s for the commit of another call. It is for work that is repeated if a crash loses
 it, such as the record of an attempt. A commit for one call costs as much as ten more rows in another commit.
 
 Other calls begin at once, unless recent calls overlapped: they came while others were unanswered. Then a call waits up
@@ -46,11 +46,11 @@ BEGIN_WITHIN_SECONDS = 3.0  # a call that has not begun by then is dropped, beca
 # A commit costs as much as ten registrations in it. With 64 callers, a writer that begins the next transaction at once
 # has 28 of them in a commit. It has 60 if it waits until as many items have come as the last transaction had, for at
 # most twice the time of that transaction.
-GATHER_FROM = 12
-GATHER_TURNS = 2.0
-GATHER_AT_MOST_SECONDS = 0.025
-PATIENCE_SECONDS = 0.1
-OVERLAP_SECONDS = 0.005  # 100 ends a second are 200 calls, one every 5 ms
+FILL_FROM = 12
+FILL_TURNS = 2.0
+FILL_AT_MOST_SECONDS = 0.025
+LINGER_SECONDS = 0.1
+COMMIT_DELAY_SECONDS = 0.005  # 100 ends a second are 200 calls, one every 5 ms
 OVERLAP_SHARE = 0.4  # the share of overlapping calls from which on a call waits for the next one
 CALLS_AVERAGED = 20
 INTERVALS_AVERAGED = 10  # calls: the mean interval between them shows whether another call is likely to come in time
@@ -66,7 +66,7 @@ class _Call:
     `results` has one entry for each item, or is the error of the whole call.
     """
 
-    __slots__ = ("arguments", "begins_before", "future", "items", "operation", "patient", "results")
+    __slots__ = ("arguments", "begins_before", "future", "items", "linger", "operation", "results")
 
     def __init__(  # noqa: PLR0913  a call's parts
         self,
@@ -76,12 +76,12 @@ class _Call:
         future: "asyncio.Future[Sequence[Any]]",
         begins_before: float,
         *,
-        patient: bool,
+        linger: bool,
     ) -> None:
         self.operation = operation
         self.items = items
         self.arguments = arguments
-        self.patient = patient
+        self.linger = linger
         self.future = future
         self.begins_before = begins_before
         self.results: Sequence[Any] | BridgeError = ()
@@ -103,15 +103,15 @@ class GroupWriter:
         self._waiting: deque[_Call] = deque()
         self._waiting_items = 0
         self._due = False  # a call waits that may wait no longer
-        self._patience: asyncio.TimerHandle | None = None  # makes the waiting calls due
-        # Of calls that are not patient: how many wait, how many are in the running or the last transaction, and the
+        self._timer: asyncio.TimerHandle | None = None  # makes the waiting calls due
+        # Of calls that do not linger: how many wait, how many are in the running or the last transaction, and the
         # share of them that came while others were unanswered.
         self._urgent = 0
         self._urgent_taken = 0
         self._overlap = 0.0
-        self._last_at = clock()  # when the last call came that was not patient
+        self._last_at = clock()  # when the last call came that did not linger
         self._interval = 1.0  # the mean interval between such calls, in seconds
-        self._gathered: asyncio.Event | None = None  # set when `_enough` items wait; None while nothing is gathered
+        self._filled: asyncio.Event | None = None  # set when `_enough` items wait; None while no batch is filled
         self._enough = 1
         self._writing: asyncio.Task[None] | None = None  # runs as long as calls wait
         self._closing = False
@@ -136,13 +136,13 @@ class GroupWriter:
         operation: Callable[[Connection, Sequence[Item], *Arguments], Sequence[Result | BridgeError]],
         items: Sequence[Item],
         *arguments: *Arguments,
-        patient: bool = False,
+        linger: bool = False,
     ) -> Sequence[Result | BridgeError]:
         """Run a bulk operation, durably; returns a result for each item, in order. Raises StoreUnavailable as `run`.
 
         The items share one transaction with the items of other calls of the same operation with equal arguments. When
-        the transaction fails because of an item, each item is tried again alone. A `patient` call waits up to 0.1 s for
-        another one, if such calls come often enough.
+        the transaction fails because of an item, each item is tried again alone. With `linger` the call waits up to
+        0.1 s for one that does not linger, if such calls come often enough.
         """
         if not items:
             return []
@@ -150,15 +150,15 @@ class GroupWriter:
             raise StoreUnavailable("the bridge is stopping")
         future: asyncio.Future[Sequence[Result | BridgeError]] = asyncio.get_running_loop().create_future()
         now = self._clock()
-        call = _Call(operation, items, arguments, future, now + BEGIN_WITHIN_SECONDS, patient=patient)
+        call = _Call(operation, items, arguments, future, now + BEGIN_WITHIN_SECONDS, linger=linger)
         self._waiting.append(call)
         self._waiting_items += len(items)
-        if patient:
-            self._begin_within(PATIENCE_SECONDS if self._interval <= PATIENCE_SECONDS else 0.0)
+        if linger:
+            self._begin_within(LINGER_SECONDS if self._interval <= LINGER_SECONDS else 0.0)
         else:
             self._interval += (min(now - self._last_at, 1.0) - self._interval) / INTERVALS_AVERAGED
             self._last_at = now
-            self._begin_within(0.0 if self._may_begin() else OVERLAP_SECONDS)
+            self._begin_within(0.0 if self._may_begin() else COMMIT_DELAY_SECONDS)
         try:
             with Limit(self.limits):
                 return await future
@@ -171,14 +171,14 @@ class GroupWriter:
             raise StoreUnavailable("the database does not answer") from None
 
     def _may_begin(self) -> bool:
-        """Count a call that is not patient. Returns whether the transaction need not wait for more such calls.
+        """Count a call that does not linger. Returns whether the transaction need not wait for more such calls.
 
         If calls overlap, it waits for as many as the last transaction had: the callers of that one call again.
         """
         unanswered = self._urgent > 0 or (self._writing is not None and self._urgent_taken > 0)
         self._overlap += ((1.0 if unanswered else 0.0) - self._overlap) / CALLS_AVERAGED
         self._urgent += 1
-        if self._overlap < OVERLAP_SHARE or self._gathered is not None:
+        if self._overlap < OVERLAP_SHARE or self._filled is not None:
             return True
         return self._urgent >= max(2, self._urgent_taken)
 
@@ -188,27 +188,27 @@ class GroupWriter:
             self._begin()
             return
         loop = asyncio.get_running_loop()
-        if self._patience is not None:
-            if self._patience.when() <= loop.time() + seconds:
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
                 return
-            self._patience.cancel()
-        self._patience = loop.call_later(seconds, self._begin)
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._begin)
 
     def _begin(self) -> None:
         """Write the waiting calls now, or after the running transaction."""
         self._due = True
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write(), name="store-writer")
-        elif self._gathered is not None and self._waiting_items >= self._enough:
-            self._gathered.set()
+        elif self._filled is not None and self._waiting_items >= self._enough:
+            self._filled.set()
 
     async def close(self) -> None:
         """Finish the waiting calls."""
         self._closing = True
         if self._waiting:
             self._begin()
-        if self._gathered is not None:
-            self._gathered.set()
+        if self._filled is not None:
+            self._filled.set()
         if self._writing is not None:
             await asyncio.wait([self._writing], timeout=CALL_TIMEOUT_SECONDS + 1)
         await self._runner.close(CALL_TIMEOUT_SECONDS + 1)
@@ -223,21 +223,21 @@ class GroupWriter:
                 for name in dict.fromkeys(call.operation.__name__ for call in batch):
                     self._metrics.store_seconds.labels(name).observe(seconds)
                 self._resolve(batch)
-                if (done := sum(len(call.items) for call in batch)) >= GATHER_FROM:
-                    await self._gather(done, min(GATHER_TURNS * seconds, GATHER_AT_MOST_SECONDS))
+                if (done := sum(len(call.items) for call in batch)) >= FILL_FROM:
+                    await self._fill_batch(done, min(FILL_TURNS * seconds, FILL_AT_MOST_SECONDS))
                     self._due = self._due or self._urgent > 0
         finally:
             self._writing = None
 
-    async def _gather(self, enough: int, seconds: float) -> None:
-        """Wait until `enough` items have come, for at most `seconds`."""
+    async def _fill_batch(self, enough: int, seconds: float) -> None:
+        """Wait until `enough` items have come for the next transaction, for at most `seconds`."""
         if self._closing or self._waiting_items >= enough:
             return
-        self._enough, self._gathered = enough, asyncio.Event()
+        self._enough, self._filled = enough, asyncio.Event()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._gathered.wait()
-        self._gathered = None
+                await self._filled.wait()
+        self._filled = None
 
     def _next_batch(self) -> list[_Call]:
         """Returns the waiting calls that may still begin, up to 512 items; an empty list if no call is due."""
@@ -258,13 +258,13 @@ class GroupWriter:
             batch.append(self._waiting.popleft())
             left -= len(batch[-1].items)
         self._waiting_items -= MOST_AT_ONCE - left
-        self._urgent_taken = sum(not call.patient for call in batch)
+        self._urgent_taken = sum(not call.linger for call in batch)
         self._urgent -= self._urgent_taken
         if not self._waiting:
             self._due = False
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         return batch
 
     # --- off the event loop ---------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class GroupWriter:
             call.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]
             return
         parts = [
-            _Call(call.operation, [item], call.arguments, call.future, call.begins_before, patient=call.patient)
+            _Call(call.operation, [item], call.arguments, call.future, call.begins_before, linger=call.linger)
             for item in call.items
         ]
         for part in parts:

@@ -208,9 +208,9 @@ class Store:
         """A page of active watches whose deadline has passed, of tasks that this replica owns, by deadline."""
         return await self._reader.run(queries.overdue, self.replica, self.now(), after, limit)
 
-    async def record_status(self, change: StatusChange, *, patient: bool = False) -> Changed:
-        """Write a task's new status and its status events. A `patient` call waits up to 0.1 s. Raises LostClaim."""
-        return await self._change_task(settlement.record_statuses, change, patient=patient)
+    async def record_status(self, change: StatusChange, *, linger: bool = False) -> Changed:
+        """Write a task's new status and its status events. With `linger` it waits up to 0.1 s. Raises LostClaim."""
+        return await self._change_task(settlement.record_statuses, change, linger=linger)
 
     async def settle(self, ended: Settlement) -> Changed:
         """End watches of a task: their states, events and deliveries in one transaction. Raises LostClaim."""
@@ -253,15 +253,15 @@ class Store:
         await self._writer.run_all(outbox.release, claimed, self.replica)
 
     async def record_attempts(
-        self, results: Sequence[AttemptResult], *, patient: bool = False
+        self, results: Sequence[AttemptResult], *, linger: bool = False
     ) -> Sequence[Verdict | BridgeError]:
         """Write attempts and the next steps of their deliveries; returns the verdicts that were written, in order.
 
         A verdict differs from the given one when a retry was requested during the attempt. The result is LostClaim when
-        the delivery has another claim. A `patient` call waits up to 0.1 s for another commit.
+        the delivery has another claim. With `linger` it waits up to 0.1 s for another commit.
         """
         reporting = self.notices.settings.enabled
-        return await self._writer.run_all(outbox.record_attempts, results, self.replica, reporting, patient=patient)
+        return await self._writer.run_all(outbox.record_attempts, results, self.replica, reporting, linger=linger)
 
     async def host_failures(self) -> Mapping[str, int]:
         """Return the hosts whose last attempts failed, and how many attempts in a row failed."""
@@ -356,10 +356,10 @@ class Store:
         operation: Callable[..., Sequence[Changed | BridgeError]],
         change: Settlement | StatusChange,
         *,
-        patient: bool = False,
+        linger: bool = False,
     ) -> Changed:
         arguments = (self.replica, self.cipher, self.delivery_lease_seconds)
-        [result] = await self._writer.run_all(operation, [change], *arguments, patient=patient)
+        [result] = await self._writer.run_all(operation, [change], *arguments, linger=linger)
         if isinstance(result, BridgeError):
             raise result
         self.feed.add(result)

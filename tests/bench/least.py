@@ -16,7 +16,7 @@ import orjson
 from aiohttp import web
 
 from bridge.store.database import CHECKPOINT_PAGES
-from bridge.store.group_commit import GATHER_AT_MOST_SECONDS, GATHER_FROM, GATHER_TURNS, OVERLAP_SECONDS
+from bridge.store.group_commit import COMMIT_DELAY_SECONDS, FILL_AT_MOST_SECONDS, FILL_FROM, FILL_TURNS
 from bridge.store.row_mapping import digest
 from bridge.web.api.request_models import WatchRequestBody
 from tests.bench.bare_loop import listen
@@ -67,7 +67,7 @@ async def least_lives(database: Path, rate: float, seconds: float, payload: byte
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     statements = commits = 0
-    together = 1 / rate <= 2 * OVERLAP_SECONDS
+    together = 1 / rate <= 2 * COMMIT_DELAY_SECONDS
 
     def commit(*parts: tuple[str, tuple[object, ...]]) -> None:
         nonlocal statements, commits
@@ -145,8 +145,8 @@ class _Writer:
             execute_many(_WATCH, [watch for _, watch, _ in batch])
             execute("COMMIT")
             self._loop.call_soon_threadsafe(_done, [future for _, _, future in batch])
-            if len(batch) >= GATHER_FROM:  # as the bridge's own writer does
-                time.sleep(min(GATHER_TURNS * (time.perf_counter() - began), GATHER_AT_MOST_SECONDS))
+            if len(batch) >= FILL_FROM:  # as the bridge's own writer does
+                time.sleep(min(FILL_TURNS * (time.perf_counter() - began), FILL_AT_MOST_SECONDS))
 
 
 def _done(futures: "list[asyncio.Future[None]]") -> None:

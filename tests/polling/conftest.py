@@ -13,9 +13,9 @@ from tests.polling.harness import QUICK, Harness, open_harness
 
 
 @pytest.fixture(autouse=True)
-def _impatient_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_write_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No status waits 0.1 s to be written with another one: tests/store has the tests of that."""
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -190,9 +190,9 @@ async def test_after_a_commit_of_many_items_the_writer_waits_for_as_many(
         commits.append(len(items))
         return items
 
-    monkeypatch.setattr(group_commit, "GATHER_TURNS", 1e9)
-    monkeypatch.setattr(group_commit, "GATHER_AT_MOST_SECONDS", SAFETY_SECONDS)
-    many = [None] * group_commit.GATHER_FROM
+    monkeypatch.setattr(group_commit, "FILL_TURNS", 1e9)
+    monkeypatch.setattr(group_commit, "FILL_AT_MOST_SECONDS", SAFETY_SECONDS)
+    many = [None] * group_commit.FILL_FROM
     began = time.monotonic()
     await store._writer.run_all(count, many)
     early = asyncio.create_task(run_one(store, count, None))
@@ -201,7 +201,7 @@ async def test_after_a_commit_of_many_items_the_writer_waits_for_as_many(
     await early
     assert commits == [len(many), len(many)]
     assert time.monotonic() - began < SAFETY_SECONDS / 2
-    monkeypatch.setattr(group_commit, "GATHER_AT_MOST_SECONDS", 0.01)
+    monkeypatch.setattr(group_commit, "FILL_AT_MOST_SECONDS", 0.01)
     await store._writer.run_all(count, many)  # it waits no longer than the constant allows
     await run_one(store, count, None)
     assert commits[2:] == [len(many), 1]
@@ -223,9 +223,9 @@ class Written:
         self.transactions[-1] += items
         return items
 
-    async def write(self, item: str, *, patient: bool = False) -> Sequence[str | BridgeError]:
+    async def write(self, item: str, *, linger: bool = False) -> Sequence[str | BridgeError]:
         """One call with one item."""
-        return await self.writer.run_all(self._operation, [item], patient=patient)
+        return await self.writer.run_all(self._operation, [item], linger=linger)
 
     async def write_often(self) -> None:
         """Make calls until the writer expects the next one soon, and forget them."""
@@ -247,57 +247,57 @@ async def written() -> AsyncIterator[Written]:
     await made.writer.close()
 
 
-async def test_a_patient_call_is_written_with_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", SAFETY_SECONDS)
+async def test_a_lingering_call_is_written_with_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "LINGER_SECONDS", SAFETY_SECONDS)
     written = Written()
     await written.write_often()
-    patient = [asyncio.create_task(written.write(name, patient=True)) for name in ("one", "two")]
+    lingering = [asyncio.create_task(written.write(name, linger=True)) for name in ("one", "two")]
     await asyncio.sleep(0)
     async with asyncio.timeout(SAFETY_SECONDS / 2):
         assert await written.write("call") == ["call"]
-        assert await asyncio.gather(*patient) == [["one"], ["two"]]
+        assert await asyncio.gather(*lingering) == [["one"], ["two"]]
     assert written.transactions == [["one", "two", "call"]]
     await written.writer.close()
 
 
-async def test_a_patient_call_is_written_alone_when_no_other_call_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.5)
+async def test_a_lingering_call_is_written_alone_when_no_other_call_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.5)
     written = Written()
     await written.write_often()
     began = time.monotonic()
     async with asyncio.timeout(SAFETY_SECONDS):
-        assert await written.write("patient", patient=True) == ["patient"]
+        assert await written.write("lingering", linger=True) == ["lingering"]
     assert time.monotonic() - began >= 0.4
-    assert written.transactions == [["patient"]]
+    assert written.transactions == [["lingering"]]
     await written.writer.close()
 
 
-async def test_a_patient_call_does_not_wait_where_other_calls_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.99)  # a new writer takes the interval to be a second
+async def test_a_lingering_call_does_not_wait_where_other_calls_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 0.99)  # a new writer takes the interval to be a second
     written = Written()
-    patient = asyncio.create_task(written.write("patient", patient=True))
+    lingering = asyncio.create_task(written.write("lingering", linger=True))
     await asyncio.sleep(0)
     assert written.writer._writing is not None
-    assert await patient == ["patient"]
+    assert await lingering == ["lingering"]
     await written.writer.close()
 
 
-async def test_a_writer_that_closes_writes_its_patient_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 10 * SAFETY_SECONDS)
+async def test_a_writer_that_closes_writes_its_lingering_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "LINGER_SECONDS", 10 * SAFETY_SECONDS)
     written = Written()
     await written.write_often()
-    patient = asyncio.create_task(written.write("patient", patient=True))
+    lingering = asyncio.create_task(written.write("lingering", linger=True))
     await asyncio.sleep(0)
     await written.writer.close()
     async with asyncio.timeout(SAFETY_SECONDS):
-        assert await patient == ["patient"]
-    assert written.transactions == [["patient"]]
+        assert await lingering == ["lingering"]
+    assert written.transactions == [["lingering"]]
 
 
 async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_next(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(2)
         first = asyncio.create_task(written.write("first"))
@@ -311,7 +311,7 @@ async def test_where_calls_come_while_others_are_unanswered_one_waits_for_the_ne
 async def test_callers_that_wait_for_one_transaction_are_written_together_again(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(7)
         first = [asyncio.create_task(written.write("first")) for _ in range(3)]
@@ -324,7 +324,7 @@ async def test_a_call_without_a_next_one_is_written_after_the_wait(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await written.write_together(2)
-    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 0.5)
+    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 0.5)
     began = time.monotonic()
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write("alone")
@@ -337,7 +337,7 @@ async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(
     await written.write_together(2)
     for _ in range(group_commit.CALLS_AVERAGED):
         await written.write("call")
-    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         for _ in range(50):
             await written.write("call")
@@ -346,7 +346,7 @@ async def test_a_caller_that_makes_one_call_after_the_other_does_not_wait(
 async def test_a_writer_that_closes_writes_the_call_that_waits_for_another(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_commit, "OVERLAP_SECONDS", 10 * SAFETY_SECONDS)
+    monkeypatch.setattr(group_commit, "COMMIT_DELAY_SECONDS", 10 * SAFETY_SECONDS)
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.write_together(2)
         first = asyncio.create_task(written.write("first"))
