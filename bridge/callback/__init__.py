@@ -1,1 +1,1 @@
-"""Sends one guarded POST: look-up, judgement of the target, and the request itself."""
+"""Sends one guarded POST: the look-up of the name, the check of the target, and the request itself."""

@@ -1,7 +1,8 @@
 """Reads the head of a receiver's answer, as leniently as curl does, and rewrites it for aiohttp's parser.
 
-aiohttp refuses what many servers send: header lines over 8 KiB, more than 128 of them, a Content-Length twice. Its
-parser gets a head that holds only what the bridge uses: the status, how the body ends, Connection and Retry-After.
+aiohttp refuses answers that many servers send: header lines over 8 KiB, more than 128 of them, or two Content-Length
+headers. Its parser gets a head with only what the bridge uses: the status, how the body ends, Connection and
+Retry-After.
 """
 
 import re
@@ -10,14 +11,14 @@ from dataclasses import dataclass
 MAX_HEAD_BYTES = 256 * 1024
 MAX_BYTES_BEFORE_ANSWER = 64 * 1024  # of 1xx answers: reading a flood of them would delay all other work
 _STATUS_LINE = re.compile(rb"HTTP/([0-9](?:\.[0-9])?)[ \t]+([0-9]{3})(?=[^0-9])", re.IGNORECASE)
-_LONGEST_STATUS_PART = 64  # bytes until the status: `HTTP/1.1 200 ` and what a server may add in spaces
+_LONGEST_STATUS_PART = 64  # bytes until the status: `HTTP/1.1 200 `, perhaps with more spaces
 _END = re.compile(rb"\r?\n\r?\n")
 _SWITCHING_PROTOCOLS = 101
 _PRINTABLE = re.compile(rb"[ -~]{1,200}")
 
 
 class NotHttp(Exception):
-    """The bytes are no answer of HTTP/1."""
+    """The bytes are not an answer of HTTP/1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +32,16 @@ class Head:
 
 
 class HeadReader:
-    """Collects one answer's head. `status` is set as soon as the status line of the answer itself has come."""
+    """Collects one answer's head. `status` is set when the status line of the final answer has arrived."""
 
     def __init__(self) -> None:
         self.status: int | None = None
         self._data = bytearray()
-        self._searched = 0  # bytes of `_data` that hold no end of a head
+        self._searched = 0  # bytes of `_data` without the end of a head
         self._before_answer = 0
 
     def feed(self, data: bytes) -> Head | None:
-        """Returns the head when it is complete or too long; raises NotHttp. 1xx answers before it are dropped."""
+        """Returns the head if it is complete or too long, else None. Drops 1xx answers before it. Raises NotHttp."""
         self._data += data
         while True:
             if self.status is None and not self._read_status():
@@ -61,7 +62,7 @@ class HeadReader:
             self._searched = 0
 
     def _read_status(self) -> bool:
-        """Reads the status line; returns False while it has not come. A 1xx sets no status."""
+        """Reads the status line. Returns False until it has arrived. A 1xx does not set `status`."""
         start = len(self._data) - len(self._data.lstrip(b"\r\n"))
         del self._data[:start]
         match = _STATUS_LINE.match(self._data)
@@ -88,7 +89,7 @@ class HeadReader:
 
 
 def _parse(head: bytes) -> tuple[bytes, dict[bytes, list[bytes]]]:
-    """Returns the version and each header's values. What is no header line is skipped."""
+    """Returns the version and each header's values. Lines that are not headers are skipped."""
     first, *lines = head.split(b"\n")
     match = _STATUS_LINE.match(first + b"\n")
     found: dict[bytes, list[bytes]] = {}
@@ -100,7 +101,7 @@ def _parse(head: bytes) -> tuple[bytes, dict[bytes, list[bytes]]]:
 
 
 def _kept(version: bytes, headers: dict[bytes, list[bytes]]) -> list[bytes]:
-    """Returns the header lines that aiohttp's parser gets. An unclear end of the body means the connection's end."""
+    """Returns the header lines for aiohttp's parser. If the end of the body is unclear, the connection is closed."""
     kept = []
     tokens = {token.strip().lower() for value in headers.get(b"connection", []) for token in value.split(b",")}
     close = b"close" in tokens or (version in {b"1.0", b"0.9"} and b"keep-alive" not in tokens)

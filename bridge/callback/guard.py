@@ -1,4 +1,4 @@
-"""Guards callbacks: looks names up, judges every address, and judges each connection's address once more."""
+"""Guards callbacks: looks up names, checks every address, and checks the address of each connection again."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ from bridge.core.targets import (
 )
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
-"""Returns the addresses of a name, best first. Raises OSError if there are none at present."""
+"""Returns the addresses of a name, best first. Raises OSError if it has none now."""
 
 CACHE_SECONDS = 5.0  # a batch of 500 registrations with one host looks it up once; attempts never use the cache
 CACHE_NAMES = 1024
@@ -40,7 +40,7 @@ def name_of(target: Target) -> str | None:
 
 
 class NameUnresolved(BridgeError):
-    """The host name of a callback has no address at present."""
+    """The host name of a callback has no address now."""
 
     code = "name_unresolved"
 
@@ -53,7 +53,7 @@ class SystemResolver:
     """The system's resolver (`getaddrinfo`) on a runner of its own, which it closes at the end.
 
     Each name has one look-up at a time, and all callers share its result: a name whose servers do not answer occupies
-    one thread, not all. A look-up goes on after its caller's time limit, until the system gives it up.
+    one thread, not all. A look-up continues after its caller's time limit, until the system ends it.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -73,10 +73,10 @@ class SystemResolver:
     def _forget(self, key: tuple[str, int], done: asyncio.Future[list[str]]) -> None:
         del self._running[key]
         if not done.cancelled():
-            done.exception()  # marks it as seen: asyncio would log an error that no caller waits for any more
+            done.exception()  # asyncio would log an exception that no caller has retrieved
 
     async def close(self) -> None:
-        """Starts no more look-ups. Does not wait for those that run."""
+        """Starts no more look-ups. Does not wait for the running ones."""
         await self._runner.close(0.0)
 
 
@@ -88,7 +88,7 @@ def _getaddrinfo(host: str, port: int) -> list[str]:
 
 @dataclass(slots=True)
 class _LookUp:
-    """The addresses of a name, until `expires_at`. `allowed` holds each (port, https) for which all may be used."""
+    """The addresses of a name, until `expires_at`. `allowed` has each (port, https) for which all are allowed."""
 
     expires_at: float
     addresses: tuple[Address, ...]
@@ -96,7 +96,7 @@ class _LookUp:
 
 
 class Guard:
-    """Judges callback targets by one policy, with one resolver. `clock` is monotonic, in seconds."""
+    """Checks callback targets by one policy, with one resolver. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
@@ -117,10 +117,10 @@ class Guard:
         return parse_target(url, self._policy)
 
     async def addresses(self, target: Target) -> tuple[Address, ...]:
-        """Looks a target up, judges all its addresses, and returns those to connect to, best first.
+        """Looks up a target, checks all its addresses, and returns those to connect to, best first.
 
-        Never uses the cache. Raises NameUnresolved, or TargetRefused: one refused address refuses the name. Takes as
-        long as the resolver.
+        Never uses the cache. Raises NameUnresolved, or TargetRefused: one refused address refuses the name. Has no time
+        limit of its own.
         """
         if target.address is not None:
             check_address(target.address, self._policy, target.port, https=target.https)
@@ -130,7 +130,7 @@ class Guard:
     def check_cached(self, url: str) -> Target | None:
         """Does the same as `check` with `remember`, or returns None if that needs a look-up.
 
-        A literal address needs none, nor does a name that is in the cache. Ten times as fast: apps that register
+        Literal addresses and names in the cache need no look-up. This is ten times as fast, and apps that register
         thousands of watches use few hosts.
         """
         target = self.parse(url)
@@ -141,9 +141,9 @@ class Guard:
         return target
 
     async def check(self, url: str, *, remember: bool = False) -> Target:
-        """Judges a URL at registration: like `addresses`, but a name that does not resolve at present is accepted.
+        """Checks a URL at registration: like `addresses`, but accepts a name that cannot be resolved now.
 
-        With `remember`, the look-up is cached for 5 s, for batches. Each attempt judges the target again, without the
+        With `remember`, the look-up is cached for 5 s, for batches. Each attempt checks the target again, without the
         cache.
         """
         target = self.parse(url)
@@ -169,14 +169,14 @@ class Guard:
         This is the second check: it also refuses an address that the first check allowed.
         """
         name = None if target is None else name_of(target)
-        # https=True: the scheme was judged with the target.
+        # https=True: the scheme was checked with the target.
         if rule := refusal_reason(ip_address(address), self._policy, port, https=True, name=name):
             raise RefusedAddressError(f"{address} {rule}")
 
     def _check_addresses(self, target: Target, found: tuple[Address, ...]) -> tuple[Address, ...]:
         for address in found:
             if rule := refusal_reason(address, self._policy, target.port, https=target.https, name=name_of(target)):
-                # The message leaves the address out: apps must not learn the addresses of internal names.
+                # The message does not contain the address: apps must not learn the addresses of internal names.
                 raise TargetRefused(f"{target.host} resolves to an address that {rule}")
         return tuple(map(unmapped_address, found))
 

@@ -13,10 +13,10 @@ from bridge.core.targets import Target
 
 @dataclass(slots=True)
 class Exchange:
-    """What is known of the request that the current asyncio task sends to `target`.
+    """The state of the request that the current asyncio task sends to `target`.
 
-    `opened`: it opened a new connection. `status` and `location` are the answer's, also while its head is incomplete.
-    An aiohttp trace would report new connections as well, but it costs a fifth of the whole request.
+    `opened` is whether it opened a new connection. `status` and `location` are those of the answer, as far as it has
+    arrived. aiohttp's tracing also reports new connections, but costs a fifth of the whole request.
     """
 
     target: Target | None = None

@@ -1,4 +1,4 @@
-"""Sends one callback: one POST to a judged address, within one time limit, without redirects."""
+"""Sends one callback: one POST to a checked address, within one time limit, without redirects."""
 
 import asyncio
 import math
@@ -32,7 +32,7 @@ from bridge.core.retry_after import retry_after_seconds
 from bridge.core.targets import Address, Target, bracketed
 from bridge.telemetry import redact
 
-MAX_ANSWER_BYTES = 16 * 1024  # of a body, read so that the connection can be kept; after more it is closed
+MAX_ANSWER_BYTES = 16 * 1024  # of a body that is read so that the connection can be kept; a longer one closes it
 KEPT_BODY_BYTES = 4 * 1024  # the attempt log shows this much of a body
 KEEP_ALIVE_SECONDS = 60.0
 MAX_LOCATION_CHARACTERS = 500
@@ -43,18 +43,18 @@ _TARGETS_REMEMBERED = 1024  # an app uses few callback URLs, and each retry uses
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """The result of one POST, and how long it took, with look-up and body."""
+    """The result of one POST, and how long it took, including the look-up and the body."""
 
     answer: Answer
     duration_seconds: float
 
 
 class Sender:
-    """Sends callbacks. It must be made on the running loop and closed at the end.
+    """Sends callbacks. It must be created while the event loop runs, and closed at the end.
 
     `timeout_seconds` limits one whole attempt: look-up, connection, request, answer and body. `clock` (monotonic
-    seconds) measures durations, `wall_clock` (Unix seconds) turns a Retry-After date into seconds. Without
-    `ssl_context`, certificates are checked against the system's, or against those of SSL_CERT_FILE.
+    seconds) measures durations; `wall_clock` (Unix seconds) converts a Retry-After date. Without `ssl_context`, the
+    system's certificates are trusted, or those of SSL_CERT_FILE.
     """
 
     def __init__(  # noqa: PLR0913  tests pass both clocks
@@ -93,13 +93,15 @@ class Sender:
         self._origin = lru_cache(_TARGETS_REMEMBERED)(_origin)
 
     async def send(self, target_url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
-        """Sends `body` once, with `headers` besides Content-Type and User-Agent, within the time limit.
+        """Sends `body` once, with `headers` in addition to Content-Type and User-Agent, within the time limit.
 
-        Failures of the target or of the network raise nothing. The answer is Answered as soon as the headers came,
-        even if the body breaks off; RefusedTarget if a rule refuses the URL or its literal address; else NoAnswer,
-        whose code is one of `aio/client_errors.py`, `name_unresolved`, `target_refused` for a name that resolves to a
-        refused address, or OUT_OF_RESOURCES when the bridge itself could open no connection. Messages name the host,
-        never the path or the query.
+        Failures of the target or of the network are not raised. The answer is one of these:
+        - Answered, if the headers arrived, even if the body ends too early.
+        - RefusedTarget, if a rule refuses the URL or its literal address.
+        - NoAnswer in all other cases. Its code is from `aio/client_errors.py`, or `name_unresolved`, or
+          `target_refused` for a name that resolves to a refused address, or OUT_OF_RESOURCES if the bridge itself could
+          not open a connection.
+        Messages name the host, never the path or the query.
         """
         started = self._clock()
         answer = await self._answer(target_url, headers, body)
@@ -131,7 +133,7 @@ class Sender:
             return NoAnswer(code, str(error))
         except (aiohttp.ClientError, HttpProcessingError, ssl.SSLError, TimeoutError) as error:
             if exchange.status is not None and 200 <= exchange.status < 300:
-                return Answered(exchange.status)  # the status line came in time; the headers did not
+                return Answered(exchange.status)  # the status line arrived in time, but the headers did not
             return self._no_answer(error, target, exchange)
         answered = await self._read(response, limit.at)
         return _with_location(answered, target, exchange.location, headers.values())
@@ -157,7 +159,7 @@ class Sender:
     ) -> HttpAnswer:
         """Sends the POST to the first address that accepts a connection.
 
-        Connecting to each address but the last may take an equal share of the time that is left.
+        The connection to each address except the last may take an equal share of the time that is left.
         """
         *others, last = addresses
         for index, address in enumerate(others):
@@ -177,9 +179,9 @@ class Sender:
         body: bytes,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  it limits the connection only, not this call
     ) -> HttpAnswer:
-        """Sends the POST to one judged address, once more on a new connection if a kept one was dead.
+        """Sends the POST to one checked address. If a kept connection was closed, it sends it again on a new one.
 
-        A receiver that took the first request before it closed the connection gets the event twice: delivery is
+        A receiver that read the first request before it closed the connection gets the event twice: delivery is
         at-least-once.
         """
         origin = self._origin(target, address)
@@ -244,7 +246,7 @@ class Sender:
 
 
 def _with_location(answered: Answered, target: Target, location: str | None, hidden: Iterable[str]) -> Answered:
-    """Adds where a redirect points, without a query or user info, unless that repeats a value in `hidden`."""
+    """Adds the target of a redirect, without query and user info, unless it repeats a value in `hidden`."""
     if location is None or not 300 <= answered.status < 400:
         return answered
     try:
@@ -264,18 +266,18 @@ def repeats_secret(url: str, hidden: Iterable[str]) -> bool:
 
 
 def _origin(target: Target, address: Address) -> Origin:
-    """Returns the target's URL with the judged address in place of the name.
+    """Returns the target's URL with the checked address instead of the name.
 
-    aiohttp's pool keeps connections by this URL's host and the server name, so by the judged address.
+    aiohttp's pool keeps connections by this URL's host and the server name, so by the checked address.
     """
     url = URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
     return HttpConnections.origin(url, target.host if target.https and target.address is None else None)
 
 
 def _body_so_far(response: HttpAnswer) -> tuple[bytes, bool]:
-    """Returns the part of a body that came together with the head, and whether it is complete.
+    """Returns the part of a body that arrived together with the head, and whether it is complete.
 
-    Nearly always it is, and then no timer is needed.
+    It nearly always is, and then no timer is needed.
     """
     content = response.content
     if not content.is_eof() or content.exception() is not None:
@@ -296,7 +298,7 @@ async def _rest_of_body(response: HttpAnswer, start: bytes, deadline: float) -> 
                 body += chunk
         return bytes(body), False
     except CLIENT_ERRORS:
-        return bytes(body), False  # the part that came is kept
+        return bytes(body), False  # the part that has arrived is kept
     except BaseException:
         response.close()
         raise

@@ -1,4 +1,4 @@
-"""The TLS context for receivers: the system's certificates, a CA file beside them, and a client certificate."""
+"""The TLS context for receivers: the system's certificates, an additional CA file, and a client certificate."""
 
 import ssl
 from pathlib import Path
@@ -7,9 +7,9 @@ from bridge.core.errors import BadSetting
 
 
 def receiver_tls(certificate: Path | None, key: Path | None, ca_file: Path | None) -> ssl.SSLContext | None:
-    """Returns the context; None for aiohttp's own, when no file is given. Raises BadSetting, which names the setting.
+    """Returns the context, or None for aiohttp's own if no file is given. Raises BadSetting, which names the setting.
 
-    The system's certificates are those of SSL_CERT_FILE where it is set. The certificate's file may hold its key.
+    If SSL_CERT_FILE is set, it replaces the system's certificates. The certificate's file may contain its key.
     """
     if certificate is None and ca_file is None:
         return None
@@ -20,7 +20,7 @@ def receiver_tls(certificate: Path | None, key: Path | None, ca_file: Path | Non
         try:
             context.load_verify_locations(cafile=ca_file)
         except (ssl.SSLError, OSError):
-            raise BadSetting(f"BRIDGE_CALLBACK_CA_FILE: {ca_file} holds no certificates in PEM form") from None
+            raise BadSetting(f"BRIDGE_CALLBACK_CA_FILE: {ca_file} contains no certificates in PEM form") from None
     if certificate is not None:
         _check_readable("BRIDGE_CALLBACK_CLIENT_CERTIFICATE", certificate)
         if key is not None:
@@ -39,9 +39,11 @@ def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | No
         if reason == "KEY_VALUES_MISMATCH":
             rule = "the key does not belong to the certificate"
         elif key is None:
-            rule = f"{certificate} must hold a certificate and its unencrypted key in PEM form, or set the key's file"
+            rule = (
+                f"{certificate} must contain a certificate and its unencrypted key in PEM form, or set the key's file"
+            )
         else:
-            rule = f"{certificate} and {key} must hold a certificate and its unencrypted key in PEM form"
+            rule = f"{certificate} and {key} must contain a certificate and its unencrypted key in PEM form"
         raise BadSetting(f"{name}: {rule}") from None
 
 

@@ -1,9 +1,9 @@
 """The decisions of the batch lane, in which many tasks are read with one request.
 
-Each credential has a lane. It is open where amux's batch route is known to work. As long as it is not, the tasks are
-read singly. The lane ends no watch: only a record of a task can do that, see `core/watch.py`.
+Each credential has a lane. The lane is open if amux's batch route is known to work. Otherwise its tasks are read
+singly. The lane ends no watch: only a record of a task can do that, see `core/watch.py`.
 
-Moments are seconds of any one clock, delays are seconds.
+Moments are in seconds of one clock. Delays are in seconds.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from bridge.core.schedule import LONGEST_PAUSE, LONGEST_THROTTLE
 TARGET_BYTES = 1 << 20  # of an answer: 1,000 records of a usual size, which amux makes in 35 ms
 NO_ROUTE_SECONDS = 60.0
 LONGEST_NO_ROUTE_SECONDS = 3_600.0  # a server without the route is asked once an hour
-# A batch may take a quarter of its interval: where amux needs longer, the next batch begins later.
+# A batch may take a quarter of its interval. If amux needs longer, the next batch begins later.
 SLOW_FACTOR = 4.0
 # A million tasks in 28 s: 30 s are promised. Reading one takes 4 to 7 us of CPU, so three quarters of a core are left.
 SECONDS_FOR_A_TASK = 28e-6
-PROBE_TASKS = 20  # no more wait for an answer that may not come
+PROBE_TASKS = 20  # few, because they wait for an answer that may not come
 LIVE_PLATFORMS = frozenset({"24", "41", "54"})  # Gemini, Vertex, Doubao
 MAX_PLATFORMS = 100  # amux has about 60; further names are not tested
 _MAX_DOUBLINGS = 16
@@ -65,7 +65,10 @@ class NoBatchRoute:
 
 @dataclass(frozen=True, slots=True)
 class BatchFailed:
-    """An answer that shows neither: 5xx, 429, a time-out, a broken body. `retry_after` is in seconds."""
+    """An answer that does not show whether the route exists: 5xx, 429, a time-out, a broken body.
+
+    `retry_after` is in seconds.
+    """
 
     code: str
     message: str
@@ -81,7 +84,7 @@ class BatchTooLarge:
 
 @dataclass(frozen=True, slots=True)
 class TooManyTasks:
-    """A refusal of the request for its size: 413, as from a proxy that limits bodies."""
+    """A refusal of the request because of its size: 413, for example from a proxy that limits bodies."""
 
     message: str
 
@@ -113,8 +116,8 @@ class LaneHealth:
     """What is known about the batch route with one credential, and how many ids a request may have.
 
     `since` is when the state was entered. Unless the lane is open, the route is asked again from `asks_at` on.
-    `failures` counts answers in a row that led to this state. `record_bytes` is what a record weighs, 0: not known.
-    Requests of more than `most` ids were refused for their size.
+    `failures` counts answers in a row that led to this state. `record_bytes` is the mean size of a record (0: not
+    known). Requests for more than `most` ids were refused because of their size.
     """
 
     size: int
@@ -150,8 +153,9 @@ def health_after(
 ) -> LaneHealth:
     """Returns what is known after a request.
 
-    The end of a request that began before the present state says nothing new: of several requests that fail together
-    one counts, and one that was sent before an outage does not end it. `max_interval` is that of single reads.
+    A request that began before the present state changes nothing. So of several requests that fail together only one
+    counts, and a request that was sent before an outage does not end the outage. `max_interval` is the longest interval
+    of single reads, in seconds.
     """
     if request.began < health.since:
         return health
@@ -164,7 +168,7 @@ def health_after(
             most = max(request.asked // 2, PROBE_TASKS)
             return replace(health, size=min(health.size, most), most=most)
         case BatchTooLarge(limit=limit) if request.asked > 1:
-            # The records weigh at least this much. The next good answer gives the exact weight.
+            # The records have at least this size on average. The next good answer gives the exact size.
             return replace(health, size=max(1, request.asked // 2), record_bytes=limit / request.asked)
         case BatchTooLarge(limit=limit):  # one record is too long, or every answer is
             message = f"amux answered with more than {limit >> 20} MiB for one task"
@@ -225,40 +229,40 @@ def batch_spacing(interval: float, tasks: int, size: int) -> float:
 
 
 def begun_on_time(was_due: float, now: float, spacing: float) -> float:
-    """Returns from when the spacing to the next batch counts, for a batch that began at `now`.
+    """Returns the moment from which the spacing to the next batch counts, for a batch that began at `now`.
 
-    A timer fires some milliseconds late. With very many tasks the spacing is about 12 ms, and a round would take longer
-    by all these delays. Only a delay of up to one spacing is made up for, so there are no bursts.
+    A timer fires some milliseconds late. With very many tasks the spacing is about 12 ms, and all these delays would
+    make a round longer. Only delays of at most one spacing are corrected, so there are no bursts.
     """
     return was_due if now - was_due <= spacing else now
 
 
 def batch_cost(tasks: int) -> float:
-    """Returns the CPU that amux needs for a batch of so many tasks, in single reads.
+    """Returns the CPU time that amux needs for a batch of `tasks` tasks, as a multiple of a single read.
 
     Measured with amux on SQLite, November 2026: a single read takes 0.67 ms or more, a batch of 50 tasks 7.9 ms, of 100
     12.5 ms, of 200 10.6 ms, of 500 23 ms and of 1,000 35 ms. The formula is an upper bound of all these. A batch of one
-    task does what a single read does, and so costs the same.
+    task costs the same as a single read.
     """
     return min(1 + 0.23 * (tasks - 1), 15 + tasks / 25)
 
 
 def no_denser_than_single_reads(spacing: float, single_rate: float, asked: int, due_reads: int = 0) -> float:
-    """Returns `spacing`, or more where batches of `asked` tasks would be more than single reads of the same tasks.
+    """Returns `spacing`, or more if batches of `asked` tasks would cost amux more than single reads of these tasks.
 
-    More requests, or more CPU of amux: `batch_cost` is at least 1, so the second bound is the first one too. No task is
-    read later than singly, because a batch costs at most as much as single reads of its tasks. `single_rate` is how
-    many requests a second the single reads would make, above 0. The batch takes the place of `due_reads` further ones:
-    tasks that are due for a single read, and that the rate does not count.
+    The cost is requests and CPU time. `batch_cost` is at least 1, so one bound is enough for both. No task is read
+    later than singly, because a batch costs at most as much as single reads of its tasks. `single_rate` is the number
+    of requests a second that the single reads would make, above 0. The batch replaces `due_reads` more requests: tasks
+    that are due for a single read and that the rate does not count.
     """
     return max(spacing, (batch_cost(asked) - due_reads) / single_rate)
 
 
 def may_exceed_single_reads(spacing: float, tasks: int, asked: int, longest_delay: float) -> bool:
-    """Whether batches at this spacing could be more than single reads of the same `tasks`, `asked` of them at a time.
+    """Whether batches of `asked` tasks at this spacing could cost more than single reads of the same `tasks`.
 
-    `longest_delay` is the longest delay between two single reads of a task. Only if this is true, the rate of the
-    single reads has to be computed, which costs a microsecond a task.
+    `longest_delay` is the longest delay between two single reads of a task, in seconds. The rate of the single reads
+    must be computed only if this is true: it costs a microsecond for each task.
     """
     return tasks * spacing < batch_cost(asked) * longest_delay
 
@@ -267,10 +271,10 @@ def may_exceed_single_reads(spacing: float, tasks: int, asked: int, longest_dela
 
 
 class Reading(StrEnum):
-    """How a task is read where there is a batch lane.
+    """How a task is read when there is a batch lane.
 
-    BATCH: with others. MISSING: alone, because a batch lacked it. LIVE: alone, because amux asks its vendor at each
-    read. TEST: alone once, to learn whether its platform is live.
+    BATCH: with others. MISSING: alone, because a batch did not contain it. LIVE: alone, because amux asks the vendor at
+    each read. TEST: alone once, to learn whether its platform is live.
     """
 
     BATCH = "batch"
@@ -288,15 +292,15 @@ class Platforms:
 
     @property
     def recorded(self) -> frozenset[str]:
-        """The platforms whose tasks are known as recorded."""
+        """The platforms that are known as recorded."""
         return self.tested - self.live
 
     def with_tested(self, platform: str | None) -> "Platforms":
-        """Returns these with one more that is recorded, unless a single read shows that it is live."""
+        """Returns these with one more tested platform: it is recorded, unless a single read shows that it is live."""
         return replace(self, tested=self.tested | {platform or ""})
 
     def with_live(self, platform: str) -> "Platforms":
-        """Returns these with one more that is live."""
+        """Returns these with one more live platform."""
         return replace(self, live=self.live | {platform})
 
 

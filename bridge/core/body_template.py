@@ -4,8 +4,8 @@
 itself. There are no expressions.
 
 The template is kept as compact JSON, and placeholders are replaced in its bytes. This is safe, because `{{` occurs in
-compact JSON inside strings only, and because what is inserted is JSON itself: a whole value, or the inner part of a
-JSON string. So no value can end the string that it is in, and the result is JSON whatever the values are.
+compact JSON only inside strings, and because each inserted text is JSON itself: a whole value, or the inner part of a
+JSON string. So no value can end the string that it is in, and the result is always JSON.
 """
 
 import re
@@ -28,7 +28,7 @@ _PLACEHOLDER = re.compile(rf"\{{\{{ *({_PATH}) *\}}\}}")
 # A string that is one placeholder alone, or else a placeholder. A quote after a backslash does not begin a string.
 _IN_JSON = re.compile(rf'(?<!\\)"\{{\{{ *({_PATH}) *\}}\}}"|\{{\{{ *({_PATH}) *\}}\}}')
 _MALFORMED: Final = (
-    "has a malformed placeholder; one is {{name}} or {{name.name}}, where names are letters, digits, _ and -"
+    "has a malformed placeholder; it must be {{name}} or {{name.name}}, with names of letters, digits, _ and -"
 )
 
 
@@ -84,8 +84,8 @@ def _broken_rule(text: str) -> str | None:
 def fill_body(template: bytes, event: bytes) -> bytes:
     """Returns the body of one event: the template of `compile_body`, with the values of the event's bytes.
 
-    A value that is missing becomes null, and nothing inside a text. So does a value for which there is no room: the
-    result has at most 64 KiB.
+    A missing value becomes null, or an empty text if it is a part of a string. The same happens to a value for which
+    there is no room: the result has at most 64 KiB.
     """
     return _Filling(template, event).filled()
 

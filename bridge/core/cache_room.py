@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 RESERVE_SHARE: Final = 0.10  # of the disk
-RESERVE_BYTES: Final = 256 << 20  # also of a small disk: the database needs room to be written
+RESERVE_BYTES: Final = 256 << 20  # also on a small disk: the database needs room
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class CachedFile:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """How many bytes must fit: `wanted` more than now, beside all files.
+    """The bytes that must fit: `wanted`, in addition to all files.
 
-    `held` is the size of the files that are being written, as far as it is known. `unwritten` is the part of it that
-    is not on the disk yet. `limit` is for all files.
+    `held` is the reserved size of the files that are being written. `unwritten` is the part of `held` that is not on
+    the disk yet. `limit` is for all files.
     """
 
     wanted: int
@@ -46,10 +46,10 @@ class Demand:
 
 
 def files_to_remove(files: Sequence[CachedFile], demand: Demand, disk: Disk) -> list[str] | None:
-    """Returns the complete files to remove so that the demand fits, or None if it does not fit in any case.
+    """Returns the complete files to remove so that the demand fits, or None if it cannot fit.
 
-    Files that are not being read are removed first, and the least recently used of them first. The removal of a file
-    that is being read frees nothing on the disk before its readers end.
+    Files that nobody reads are removed first, the least recently used one first. A removed file that is being read uses
+    the disk until its readers end.
     """
     over_limit = sum(file.size for file in files) + demand.held + demand.wanted - demand.limit
     over_disk = demand.unwritten + demand.wanted - disk.usable

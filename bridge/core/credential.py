@@ -11,7 +11,7 @@ from bridge.core.model import KeyRefused, Observation, Throttled, TransientError
 from bridge.core.schedule import PollPolicy
 
 ALWAYS_THROTTLED_AFTER = 3  # 429s in a row; one or two are normal near amux's limit
-MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0" at each answer, a probe would follow its own answer at once
+MIN_THROTTLE_SECONDS = 1.0  # with "Retry-After: 0", a probe would follow each answer at once
 
 
 class CredentialState(StrEnum):
@@ -104,8 +104,8 @@ def _paused(health: CredentialHealth, message: str, now: float, policy: PollPoli
 def _throttled(
     health: CredentialHealth, message: str, retry_after: float | None, now: float, policy: PollPolicy
 ) -> CredentialHealth:
-    # A 429 soon after the last throttling counts as the next in a row: where amux's limit is lower than the rate that
-    # we need, polls become rarer and rarer.
+    # A 429 soon after the last throttling counts as the next one in a row. So polls become rarer as long as amux's
+    # limit is below the rate that the bridge needs.
     in_a_row = health.blocked or now - health.resumed_at < policy.max_interval
     throttles = health.throttles + 1 if in_a_row else 1
     pause = policy.throttle_after(retry_after, throttles)

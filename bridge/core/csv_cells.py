@@ -1,4 +1,4 @@
-"""Cells of a CSV file that spreadsheet programs open. Some of them run a cell that looks like a formula."""
+"""Cells of a CSV file for spreadsheet programs. Some programs run a cell that looks like a formula."""
 
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -6,7 +6,7 @@ _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 def safe_cell(value: object) -> str:
     """Returns a value as a cell. A text that would be a formula begins with an apostrophe, which marks it as text.
 
-    Source: OWASP, CSV injection. Spaces before the sign do not protect.
+    Source: OWASP, CSV injection. A cell with spaces before the sign is a formula too.
     """
     if value is None:
         return ""

@@ -10,7 +10,7 @@ _SCHEME = re.compile(
     r"postgres(?:ql)?(?:\+psycopg[a-z0-9_]*)?"
 )  # with a driver of this family, as SQLAlchemy writes it
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\[\]:,/?#@ ]*)(?::([0-9]{0,5}))?")
-# What other clients put into the URL for themselves. libpq would refuse the whole URL because of them.
+# Parameters of other clients. libpq would refuse a URL that contains them.
 _OF_OTHER_CLIENTS = frozenset({
     *("pgbouncer", "connection_limit", "pool_timeout", "statement_cache_size", "prepared_statements", "supa"),
     *("prepare_threshold", "prepareThreshold", "serverVersion", "charset", "pool_size", "max_overflow"),
@@ -26,12 +26,12 @@ def is_postgres(url: str) -> bool:
 def postgres_url(url: str) -> str:
     """Returns a URL that libpq reads, with the scheme `postgresql://`.
 
-    Names of drivers and parameters of other clients are removed. With several hosts, and unless the URL says
-    otherwise, the one that accepts writes is chosen. Raises ValueError; the message repeats nothing of the URL but the
-    name of a parameter, because anything else may be a password.
+    Names of drivers and parameters of other clients are removed. If there are several hosts, libpq chooses the one that
+    accepts writes, unless the URL says otherwise. Raises ValueError. Of the URL, the message repeats only the name of a
+    parameter, because any other part may be a password.
     """
     rest, _, query = url.partition("://")[2].partition("?")
-    # The last `@`: a password that was pasted without encoding may contain one.
+    # The last `@`, because a password that is not encoded may contain one.
     login, at, place = rest.rpartition("@")
     hosts, slash, name = place.partition("/")
     if not all(map(_is_host, hosts.split(","))):
@@ -46,7 +46,7 @@ def postgres_url(url: str) -> str:
 
 
 def passwords(url: str) -> set[str]:
-    """Returns the passwords in a database URL, as they are written and decoded."""
+    """Returns the passwords in a database URL, both as they are written and decoded."""
     rest, _, query = url.partition("://")[2].partition("?")
     found = {rest.rpartition("@")[0].partition(":")[2]}
     found.update(value for key, value in parse_qsl(query) if key in {"password", "sslpassword"})
@@ -63,7 +63,7 @@ def _counts_several(hosts: str) -> bool:
 
 
 def _encoded_login(login: str) -> str:
-    """Percent-encodes what libpq would not take as it is, for example a lone `%` in a password."""
+    """Percent-encodes characters that libpq does not accept, for example a lone `%` in a password."""
     user, colon, password = login.partition(":")
     return f"{quote(unquote(user), safe='')}{colon}{quote(unquote(password), safe='')}"
 

@@ -68,12 +68,12 @@ def on_answer(answer: Answer, attempts: int, now: float, policy: RetryPolicy, ji
 
 
 def is_attempt(answer: Answer) -> bool:
-    """Whether an answer counts as an attempt. What fails for a shortage inside the bridge has not been tried."""
+    """Whether an answer counts as an attempt. A failure because of a shortage inside the bridge does not count."""
     return not (isinstance(answer, NoAnswer) and answer.code == OUT_OF_RESOURCES)
 
 
 def problem_of(answer: Answer) -> Problem:
-    """Returns the error of an answer that is no success, as it is stored with the attempt."""
+    """Returns the error of an answer that is not a success, as it is stored with the attempt."""
     match answer:
         case Answered(status=status, location=str(location)):
             rule = "redirects are not followed, so register that URL"
@@ -92,7 +92,7 @@ def host_failures_after(answer: Answer, failures: int) -> int:
     """Returns how often in a row a host has failed, after `failures` earlier failures and this answer.
 
     No answer and the statuses 429, 502, 503 and 504 are failures of the host; every other answer sets the count to 0.
-    A target that a rule refuses was not sent to: the count stays.
+    Nothing was sent to a target that a rule refuses, so the count does not change.
     """
     match answer:
         case RefusedTarget():

@@ -55,7 +55,7 @@ class WatchSettled(BridgeError):
 
 
 class WatchCancelled(BridgeError):
-    """Nothing more is sent for a cancelled watch, not by a retry either."""
+    """Nothing more is sent for a cancelled watch, even if a retry is requested."""
 
     code = "watch_cancelled"
 

@@ -21,7 +21,7 @@ _SPACES = {code: " " for code in range(0x20) if chr(code) != "\n"} | {0x7F: " "}
 
 
 def event_id_in(payload: bytes) -> str:
-    """Returns the id in the bytes of a stored event. Older versions may have made it in another way."""
+    """Returns the id in the bytes of a stored event. `event_id` may differ from it, because older versions did."""
     found: str = orjson.loads(payload)["id"]
     return found
 
@@ -71,7 +71,7 @@ def _event(  # noqa: PLR0913, PLR0917  the parts of a payload
 
 
 def envelope(event_id: str, event_type: str, at: float, data: dict[str, Any]) -> dict[str, Any]:
-    """Returns what every event has around its data. `at` is in Unix seconds."""
+    """Returns an event: `data`, and the fields that every event has around it. `at` is in Unix seconds."""
     second = int(at)
     timestamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

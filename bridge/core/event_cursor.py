@@ -1,8 +1,8 @@
 """Cursors of the event feed: positions in the order of events, as apps keep them.
 
-Each event gets a number once, and the feed is in the order of the numbers. A number is at least the time at which it
-was given, in microseconds. So after an older state of the database was restored, every new event comes after every
-cursor that was given out before: a reader misses none of them. The numbers of removals are made in the same way.
+Each event gets a number once, and the feed is in the order of the numbers. A number is at least the time of its
+assignment, in Unix microseconds. So even if an older state of the database is restored, every new event comes after
+every cursor that readers already have, and they miss no event. Removals get their numbers in the same way.
 """
 
 import re
@@ -14,7 +14,7 @@ CURSOR_PATTERN = PREFIX + r"[0-9a-hjkmnp-tv-z]{28}"
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
 _LENGTH = 13  # digits of a number: 65 bits
-_MAX_NUMBER = 2**63 - 1  # what both databases can store
+_MAX_NUMBER = 2**63 - 1  # the largest number that both databases can store
 _CHECK_LENGTH = 2
 _CHECK = 1021  # a prime: the remainder changes with any one digit, so a mistyped cursor is refused
 _CURSOR = re.compile(CURSOR_PATTERN)
@@ -24,7 +24,8 @@ _CURSOR = re.compile(CURSOR_PATTERN)
 class Position:
     """A reader's place in the feed: after the event with this number; 0 is before the first one.
 
-    `removal` is the last removal of events before the reader began: what was removed until then it does not miss.
+    `removal` is the last removal of events before the reader began. Events that were removed until then do not count
+    as missed.
     """
 
     number: int = 0
@@ -55,8 +56,8 @@ def next_number(last: int, now: float) -> int:
 def is_expired(position: Position, removed: int, last: int, now: float) -> bool:
     """Whether a reader that continues from this position may miss events.
 
-    `removed` is the largest number of its events that were removed since it began, `last` the largest number of all.
-    A position that is ahead of both the last event and the clock is of a database that is gone.
+    `removed` is the largest number of its events that were removed since it began; `last` is the largest number of all.
+    A position after both the last event and the clock belongs to another database.
     """
     return position.number < removed or position.number > max(last, int(now * 1_000_000))
 

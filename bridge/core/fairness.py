@@ -3,9 +3,10 @@
 Three rules keep a slow or dead receiver from delaying the callbacks of another:
 1. A receiver has at most `per_host` attempts at a time, and one at a time while it is failing (a probe).
 2. Receivers that are less likely to answer share only a part of the slots. Failing ones share half of them.
-3. The fuller the slots, the fewer a receiver may have. One of unknown health may have, beyond its first, as many as
-   there are free slots for each taken one: of 128 slots, one new receiver alone has 8, and 70 that hang leave room for
-   another. Healthy ones share more freely: 16 busy ones have 5 or more each, and one has never more than half.
+3. The fewer slots are free, the fewer a receiver may have. A receiver of unknown health may have one slot, and as many
+   more as the number of free slots divided by the number of taken ones. Of 128 slots, a single new receiver has 8, and
+   70 receivers that do not answer leave room for another. Healthy receivers may have more: 16 busy ones have 5 or more
+   each, and one never has more than half.
 """
 
 from collections.abc import Mapping
@@ -14,9 +15,9 @@ from bridge.core.receivers import ReceiverHealth
 
 # How many claimed deliveries wait in memory.
 WAITING_PER_HOST = 256  # at 4,000 a second this is one claim each 60 ms, not one for each delivery
-WAITING_PER_NEW_HOST = 64  # a batch of settlements, and no more than a host that hangs may hold up
+WAITING_PER_NEW_HOST = 64  # a batch of settlements, and few enough if the host does not answer
 WAITING_SHARE = 4  # a host's queue is at most this part of the room that is left
-WAITING_SECONDS = 5.0  # no more than a host receives in this time: otherwise the leases end before the attempts start
+WAITING_SECONDS = 5.0  # a queue has what a host receives in this time: leases must not end before the attempts start
 
 SHARES: Mapping[ReceiverHealth, float] = {
     ReceiverHealth.HEALTHY: 1.0,
@@ -24,10 +25,10 @@ SHARES: Mapping[ReceiverHealth, float] = {
     ReceiverHealth.DOUBTFUL: 3 / 4,
     ReceiverHealth.FAILING: 1 / 2,
 }
-"""The part of all slots that the receivers of this health and of every worse one have together, at most."""
+"""The largest part of all slots that the receivers of this health and of every worse one have together."""
 
 POOLS: Mapping[ReceiverHealth, int] = {health: number for number, health in enumerate(SHARES)}
-"""The number of each health in lists that have an entry for each, the best first."""
+"""The index of each health in lists with one entry for each health, best first."""
 
 
 class SlotPolicy:
@@ -80,5 +81,5 @@ def attempts_at_a_time(health: ReceiverHealth, limit: int) -> int:
 
 
 def waiting_share(free: int) -> int:
-    """Returns how many may wait for one host while there is room for `free` more: no host takes all of the room."""
+    """Returns how many deliveries may wait for one host while there is room for `free` more: a quarter of the room."""
     return -(-free // WAITING_SHARE)

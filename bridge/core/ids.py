@@ -13,7 +13,7 @@ TASK_ID_PATTERN = r"[A-Za-z0-9._:-]{1,191}"
 WATCH_ID_PREFIX = "wat_"
 WATCH_ID_PATTERN = WATCH_ID_PREFIX + r"[0-9a-hjkmnp-tv-z]{26}"
 EVENT_ID_PREFIX = "evt_"
-# The first form is this version's, the second is version 0.1.0's and that of pings.
+# The first form is that of this version. Version 0.1.0 and pings have the second form.
 EVENT_ID_PATTERN = EVENT_ID_PREFIX + r"(?:[0-9a-hjkmnp-tv-z]{26}[cftuqp]|[a-z2-7]{32})"
 
 _SUFFIXES = {
@@ -54,7 +54,7 @@ class WatchIds:
 
 
 def watch_id_text(value: int) -> str:
-    """Returns 128 bits as 26 characters of Crockford's base32 in lower case. The texts sort as the numbers do."""
+    """Returns 128 bits as 26 characters of Crockford's base32 in lower case. Texts have the order of their numbers."""
     return "".join([_PAIRS[value >> shift & 0x3FF] for shift in range(120, -1, -10)])
 
 

@@ -46,14 +46,14 @@ WIDTHS = (*(upper - lower for lower, upper in pairwise(EDGES)), EDGES[-1] * (EDG
 MIDDLES = tuple(lower + width / 2 for lower, width in zip(EDGES, WIDTHS, strict=True))
 
 MIN_ENDS = 20  # with fewer ends the fixed schedule applies
-MEMORY_ENDS = 150.0  # the weights of a class that has seen very many ends add up to this number
-PRIOR_ENDS = 0.2  # for each bin: after 20 ends a bin without an end is still polled, after 150 hardly
-SMOOTHING = 0.6  # the share of a bin's weight that goes to its neighbours before there is evidence; it falls with it
+MEMORY_ENDS = 150.0  # the sum of a class's weights after very many ends
+PRIOR_ENDS = 0.2  # for each bin: with 20 ends, a bin without an end is still polled; with 150 ends, hardly
+SMOOTHING = 0.6  # the share of a bin's weight that goes to its neighbours; it becomes smaller with the number of ends
 MAX_EXTRA_POLLS = 4  # more than the fixed schedule has used at the same age
 REPAY_ENDS = 20.0  # polls beyond the fixed schedule are saved again within about 20 ends
-MARGIN_POLLS = 0.2  # for each task: the fixed schedule's polls are known to about this much,
-MARGIN_SHARE = 0.04  # or to this share of them, for tasks with few polls
-MAX_SAVED_POLLS = 1.0  # saved polls that one task may use again
+MARGIN_POLLS = 0.2  # the possible error of the fixed schedule's expected polls, for each task
+MARGIN_SHARE = 0.04  # the same as a share of these polls, for tasks with few polls
+MAX_SAVED_POLLS = 1.0  # earlier saved polls that one task may use
 
 _MEAN_STRETCH = 1 + JITTER_SHARE / 2
 _SCALING_STEPS = 24  # of a bisection: three digits are enough
@@ -92,9 +92,9 @@ def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
 ) -> History:
     """Add a task that ended at an age above `after` and at most `until`, and was polled `polls` times.
 
-    `after` is the age at the last poll that saw it running. Where amux gives the time of the end, both are that age.
-    `polled_from` is the age at which the task was registered here. `polls` is None when some polls were not counted.
-    `poll_seconds` is how long a poll took: the fixed schedule's delays begin at the answers, so slow ones save polls.
+    `after` is the age at the last poll that saw it running. If amux gives the time of the end, both are that age.
+    `polled_from` is the age at which the task was registered here. `polls` is None if some polls were not counted.
+    `poll_seconds` is how long a poll took: the fixed schedule's delays begin at the answers, so slow polls are fewer.
     Raises ValueError for an age that is not a finite number, or when `until` is less than `after`.
     """
     after, until = max(after, 0.0), max(until, 0.0)
@@ -116,7 +116,7 @@ def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
     if polls is None:
         counted, extra = history.mean_polls or expected, history.extra_polls
     else:
-        # A task that ends before its first poll takes one poll on any schedule: there is nothing to save.
+        # A task that ends before its first poll takes one poll on any schedule, so no poll can be saved.
         margin = min(MARGIN_POLLS, MARGIN_SHARE * (expected - 1.0))
         counted, extra = float(polls), history.extra_polls + polls - expected + margin
     return History(tuple(weights), history.ends + 1, max(-REPAY_ENDS, extra), history.polls * fade + counted)
@@ -256,10 +256,10 @@ class LearnedSchedule:
 
 
 def hazards(history: History) -> list[float]:
-    """The ends for each second at risk, by bin; `history` must hold an end.
+    """The ends for each second at risk, by bin. `history` must have at least one end.
 
-    Occurrence divided by exposure, with `PRIOR_ENDS` more ends in each bin at the mean rate of the class. Neighbours
-    are mixed a little: an end near an edge says as much of the next bin.
+    This is occurrence divided by exposure, with `PRIOR_ENDS` more ends in each bin at the mean rate of the class. Each
+    bin is smoothed with its neighbours, because an end near an edge could as well be in the next bin.
     """
     weights = history.weights
     share = SMOOTHING / (1 + sum(weights) / (2 * MIN_ENDS))

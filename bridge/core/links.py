@@ -19,7 +19,7 @@ def content_link(base: str, watch_id: str, expires: int, key: bytes) -> str:
 def is_valid_link(watch_id: str, expires: str, signature: str, key: bytes, now: float) -> bool:
     """Whether the parts of a link were signed with `key` and the link has not expired at `now` (Unix seconds).
 
-    The parts are the texts as they came in. Never raises. Compares in constant time.
+    The parts are unchecked texts. Never raises. Compares in constant time.
     """
     if not (watch_id + expires + signature).isascii():
         return False
@@ -30,7 +30,7 @@ def is_valid_link(watch_id: str, expires: str, signature: str, key: bytes, now: 
 
 
 def _signature(watch_id: str, expires: str, key: bytes) -> str:
-    # The parts are separated by line feeds, which neither a watch id nor a row of digits can hold.
+    # The parts are separated by line feeds, which neither watch ids nor digits contain.
     message = f"{_PURPOSE}\n{watch_id}\n{expires}".encode()
     digest = hmac.digest(key, message, "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

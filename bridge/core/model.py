@@ -89,14 +89,14 @@ class VideoMetadata:
 
 
 class TaskRecord(NamedTuple):
-    """A task record, in any of amux's forms. A batch makes hundreds, and a frozen dataclass takes five times as long.
+    """A task record, in any of amux's forms.
 
-    `status` is UNKNOWN for the word "unknown" and for words that the bridge does not know. `raw_status` is that word,
-    and None for every other status. `url` is the video's, for a completed task only, and None where it is amux's own
-    `/content` route. `model` is the one that the video is made with, `platform` amux's number of the vendor.
-    `submitted_at` and `finished_at` are by amux's clock, in Unix seconds. All of them are None where the record does
-    not hold them. `live` marks an answer for which amux asked the vendor (form B). It may say "failed" about a task
-    that runs.
+    It is a NamedTuple, because a batch makes hundreds and a frozen dataclass takes five times as long. `status` is
+    UNKNOWN for the word "unknown" and for words that the bridge does not know. `raw_status` is that word, and None for
+    every other status. `url` is the video's URL, for a completed task only. It is None if it is amux's own `/content`
+    route. `model` is the model that makes the video, `platform` amux's number of the vendor. `submitted_at` and
+    `finished_at` are by amux's clock, in Unix seconds. Fields that the record does not have are None. `live` marks an
+    answer for which amux asked the vendor (form B). Such an answer can say "failed" about a task that still runs.
     """
 
     status: TaskStatus
@@ -217,10 +217,10 @@ NO_FACTS = TaskFacts()
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """The promise to notify one app about one task. It holds no secrets: the store keeps them encrypted.
+    """The promise to notify one app about one task. It contains no secrets: the store keeps them encrypted.
 
-    `model` is what the app says that the video is made with. `body` is the template of what is sent instead of an event
-    (`core/body_template.py`). `trace` is the trace that its registration was a part of.
+    `model` is the video's model as the app named it. `body` is the template of the body that is sent instead of an
+    event (`core/body_template.py`). `trace` is the trace of its registration.
     """
 
     id: str
@@ -245,7 +245,7 @@ class Watch:
 class Event:
     """What happened. `payload` is built once. `id` is also the `webhook-id`.
 
-    `body` is what is sent instead, built at the same time, if the watch has a body of its own.
+    If the watch has a body of its own, `body` is built at the same time and sent instead.
     """
 
     id: str
@@ -273,7 +273,7 @@ class Event:
 class Answered:
     """A receiver's answer whose status came in time. `retry_after` is in seconds, for 429 and 503 only.
 
-    `location` is where a redirect points, without its query.
+    `location` is the target of a redirect, without its query.
     """
 
     status: int
@@ -313,9 +313,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class PendingDelivery:
-    """A pending delivery that this process has a lease on, with everything that its next attempt needs.
+    """A pending delivery on which this process has a lease, with everything that its next attempt needs.
 
-    `payload` is what is sent: the event, or the watch's own body.
+    `payload` are the bytes to send: the event, or the watch's own body.
     """
 
     id: str

@@ -12,8 +12,8 @@ from bridge.core.event import envelope
 
 FIRST_IDS = 20  # deliveries that a notice names
 SUM_UP_SECONDS = 60.0  # between two notices of dead deliveries of one receiver
-MOST_A_MINUTE = 20  # notices of one type; when more receivers are concerned at once, one notice sums them up
-_NAMED = 3  # receivers in the sentence of a notice that sums up
+MOST_A_MINUTE = 20  # notices of one type; if more receivers are concerned, one notice is for all of them
+_NAMED = 3  # receivers that the sentence of a notice for several receivers names
 
 
 class NoticeType(StrEnum):
@@ -30,10 +30,10 @@ class NoticeType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One notice. `at` and `since` are Unix seconds; what does not apply is None.
+    """One notice. `at` and `since` are Unix seconds. Fields that do not apply are None.
 
-    `count` is the number of dead deliveries, or of the receiver's pending ones. `credential` is a name, never a key.
-    `receivers` are those of a notice that sums up several; it has no `receiver`.
+    `count` is the number of dead deliveries, or of the receiver's pending ones. `credential` is a name, never a key. A
+    notice for several receivers has `receivers` and no `receiver`.
     """
 
     type: NoticeType
@@ -89,7 +89,7 @@ class Notice:
 
 
 def summed_up(notices: Sequence[Notice]) -> Notice:
-    """Returns one notice for several of one type, each of another receiver."""
+    """Returns one notice for several receivers, from notices of one type for one receiver each."""
     first = min(notices, key=lambda one: one.since or one.at)
     ids = [delivery_id for one in notices for delivery_id in one.delivery_ids or ()]
     return replace(

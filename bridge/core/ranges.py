@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-MAX_HEADER_CHARACTERS: Final = 200  # a longer Range header is ignored, as RFC 9110, 14.2 allows for any of them
+MAX_HEADER_CHARACTERS: Final = 200  # a longer Range header is ignored, which RFC 9110, 14.2 always allows
 _INT_RANGE = re.compile(r"([0-9]{1,30})-([0-9]{0,30})")
 _SUFFIX_RANGE = re.compile(r"-([0-9]{1,30})")
 _ENTITY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
@@ -25,10 +25,6 @@ class ByteRange:
         """The value of a Range header."""
         return f"bytes={'' if self.first is None else self.first}-{'' if self.last is None else self.last}"
 
-    def is_resolved_by(self, size: int) -> bool:
-        """Whether the first `size` bytes of a body of unknown length hold the whole range."""
-        return self.first is not None and self.last is not None and self.last < size
-
     def resolved(self, length: int) -> "Part | None":
         """Returns the part of a body of `length` bytes, or None if the range is outside of it (416)."""
         if self.first is None:
@@ -48,9 +44,9 @@ class Part:
 
 
 def parse_range(header: str) -> ByteRange | None:
-    """Returns the range of a Range header, or None where it is to be ignored.
+    """Returns the range of a Range header, or None if the header must be ignored.
 
-    Ignored are other units than bytes, malformed ranges, and several ranges: they would need a multipart answer.
+    These are ignored: units other than bytes, malformed ranges, and several ranges, which need a multipart answer.
     """
     unit, _, ranges = header.partition("=")
     if unit.strip().lower() != "bytes" or len(header) > MAX_HEADER_CHARACTERS:

@@ -13,10 +13,10 @@ from bridge.core.errors import InvalidRequest, TargetRefused
 from bridge.core.model import Problem
 from bridge.core.targets import bracketed, split_authority
 
-FIGURES_SECONDS = 86_400.0  # what the figures of a receiver cover
+FIGURES_SECONDS = 86_400.0  # the time that the figures of a receiver cover
 SLOT_SECONDS = 3_600  # figures are kept by the hour
 RESUMED_PER_SECOND = 100.0  # deliveries of a resumed receiver that become due in a second
-LONGEST_SPREAD_SECONDS = 900.0  # with more than 90,000, more than 100 become due in a second
+LONGEST_SPREAD_SECONDS = 900.0  # if there are more than 90,000, more than 100 become due in a second
 
 _LOWEST_SECONDS = 0.001
 _BINS_PER_DOUBLING = 8  # a bin is 9 % wide, so a quantile is right to 5 %
@@ -35,7 +35,7 @@ class ReceiverHealth(StrEnum):
 def receiver_of(text: str) -> str:
     """Returns a receiver's name in the form that the bridge stores.
 
-    Raises InvalidRequest (field `receiver`) for text that is no host and port.
+    Raises InvalidRequest (field `receiver`) for text that is not a host and a port.
     """
     try:
         host, _, port = split_authority(text)
@@ -59,8 +59,8 @@ class LastAnswer:
 def health_of(failures: int, *, answered: bool | None) -> ReceiverHealth:
     """Returns a receiver's health. `failures` are its failed attempts in a row.
 
-    `answered` is whether its last attempt had a good answer, None when no attempt is known. For the number of attempts
-    at a time every answer is a good one; operators see a receiver as healthy that has accepted the last event.
+    `answered` is whether its last attempt had a good answer, None if no attempt is known. To limit the attempts at a
+    time, every answer is a good one. For operators only a 2xx is: a healthy receiver has accepted the last event.
     """
     if failures >= FAILURES_UNTIL_PROBING:
         return ReceiverHealth.FAILING
@@ -71,7 +71,7 @@ def health_of(failures: int, *, answered: bool | None) -> ReceiverHealth:
 
 @dataclass(slots=True)
 class Figures:
-    """What the attempts at one receiver showed. `durations` counts them by the bin of their duration."""
+    """Counts of the attempts at one receiver, and the last answer. `durations` counts by the bin of the duration."""
 
     attempts: int = 0
     delivered: int = 0
@@ -87,7 +87,7 @@ class Figures:
         self.last = last
 
     def copy(self) -> "Figures":
-        """Returns figures that do not change when these do."""
+        """Returns an independent copy."""
         return replace(self, durations=dict(self.durations))
 
     def merge(self, other: "Figures") -> None:
@@ -102,7 +102,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A receiver's pause: since when (Unix seconds), and the name of who paused it."""
+    """A receiver's pause: its beginning (Unix seconds), and the name of the operator."""
 
     at: float
     by: str
@@ -142,7 +142,7 @@ def duration_bin(seconds: float) -> int:
 
 
 def duration_quantile(durations: Mapping[int, int], share: float) -> float | None:
-    """Returns the duration in seconds that `share` of the attempts did not exceed, to 5 %; None without attempts."""
+    """Returns the duration in seconds that `share` of the attempts did not exceed (±5 %); None without attempts."""
     wanted = share * sum(durations.values())
     seen = 0
     for number in sorted(durations):
@@ -157,14 +157,14 @@ def duration_quantile(durations: Mapping[int, int], share: float) -> float | Non
 
 
 def spread_seconds(waiting: int) -> float:
-    """Returns over how many seconds the deliveries of a resumed receiver become due."""
+    """Returns the time, in seconds, over which the deliveries of a resumed receiver become due."""
     return min(waiting / RESUMED_PER_SECOND, LONGEST_SPREAD_SECONDS)
 
 
 def due_times(resumed_at: float, waiting: int, already: int, count: int) -> list[float]:
-    """Returns when the next `count` deliveries are due, after `already` of `waiting` have their times.
+    """Returns the due times (Unix seconds) of the next `count` of `waiting` deliveries. `already` have their times.
 
-    Each time is later than `resumed_at`: this shows which deliveries have theirs.
+    Each time is later than `resumed_at`, which shows that a delivery already has its time.
     """
     step = spread_seconds(waiting) / max(waiting, 1)
     return [resumed_at + step * (already + number) for number in range(1, count + 1)]

@@ -1,4 +1,4 @@
-"""The rules for the fields of a registration, and for when two registrations are the same.
+"""The rules for the fields of a registration, and the rule by which two registrations are equal.
 
 Each check raises ValueError. Its text continues a sentence that begins with the field's name, and it repeats no value,
 because a value may be a secret.
@@ -28,7 +28,7 @@ _TASK_ID = re.compile(TASK_ID_PATTERN)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[ -~]*")
 _VISIBLE = re.compile(r"[!-~]+")
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # an integer of more than 64 bits, which orjson reads as a float, is longer
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson reads integers of more than 64 bits, which are longer, as floats
 
 # The bridge sets these itself in each request.
 REFUSED_HEADERS = HOP_BY_HOP | {"accept-encoding", "expect", "host", "user-agent"}
@@ -43,7 +43,7 @@ def check_task_id(text: str) -> str:
 
 
 def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns the extra headers of callbacks if HTTP can carry them and the request does not set them itself."""
+    """Returns the extra headers of callbacks if HTTP allows them and the bridge does not set them itself."""
     if len(headers) > MAX_HEADERS:
         raise ValueError(f"must be at most {MAX_HEADERS}")
     for number, (name, value) in enumerate(headers.items(), 1):
@@ -67,14 +67,14 @@ def _check_header(number: int, name: str, value: str) -> None:
 
 
 def check_api_key(text: str) -> str:
-    """Returns the amux key if an Authorization header can carry it."""
+    """Returns the amux key if it can be sent in an Authorization header."""
     if len(text) > MAX_API_KEY or not _VISIBLE.fullmatch(text):
         raise ValueError(f"must be 1 to {MAX_API_KEY} visible ASCII characters without spaces")
     return text
 
 
 def check_idempotency_key(text: str) -> str:
-    """Returns the Idempotency-Key if a header can carry it unchanged and the database can hold it."""
+    """Returns the Idempotency-Key if it can be sent in a header and stored in the database, both unchanged."""
     if len(text) > MAX_IDEMPOTENCY_KEY or not _VISIBLE.fullmatch(text):
         raise ValueError(f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters without spaces")
     return text
@@ -132,13 +132,13 @@ def options_text(  # noqa: PLR0913, PLR0917  the options of a registration
 ) -> bytes:
     """Returns the options of a registration in a canonical form: equal registrations give equal bytes.
 
-    Defaults are filled in before. The order of events, of an object's keys and of headers does not count, nor does
-    the case of header names. The result holds secrets: store only a fingerprint of it.
+    The caller has filled in the defaults. The order of events, of an object's keys and of headers does not matter, and
+    neither does the case of header names. The result contains secrets: store only a fingerprint of it.
     """
     lowered = sorted((name.lower(), value) for name, value in headers.items())
     canonical = None if context is None else orjson.Fragment(encode_json(context, sort_keys=True))
     options = [_sorted(events), canonical, float(timeout_seconds), lowered, secret, credential]
-    if body is not None:  # without one the form stays that of version 0.2.0, whose active watches are compared too
+    if body is not None:  # without a body the form is that of version 0.2.0, because its watches are compared too
         options.append(orjson.Fragment(encode_json(body, sort_keys=True)))
     return orjson.dumps(options)
 

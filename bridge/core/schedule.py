@@ -67,27 +67,28 @@ def delay_after_poll(  # noqa: PLR0913  each of them can change the delay
 ) -> float:
     """Returns the delay until the next poll of a task that stays open after a poll.
 
-    `status` is the task's after the observation, and `unconfirmed` whether its failure awaits confirmation. `learned`
-    is the delay by the schedule of the task's class. `polls` counts for the backoff of the fixed schedule, `failures`
-    are the polls in a row without a record, with this one. `probe`: the key was paused or throttled during the poll.
+    `status` is the task's status after the observation, and `unconfirmed` whether its failure awaits confirmation.
+    `learned` is the delay by the schedule of the task's class. `polls` is the number of polls that counts for the
+    backoff of the fixed schedule. `failures` is the number of polls in a row without a record, including this one.
+    `probe` is whether the key was paused or throttled during the poll.
     """
     if unconfirmed:
-        delay = policy.interval  # as soon as a second failure confirms the first one
+        delay = policy.interval  # the earliest poll that can confirm the failure
     elif type(observation) is TaskRecord and status not in TERMINAL and not probe:
         return learned
-    else:  # learning makes no other poll sooner
+    else:  # learning never makes these polls sooner
         delay = max(learned, policy.delay_after(polls, jitter))
     if type(observation) is TransientError:
-        # Never sooner than without the failure: 100,000 tasks with long intervals would come back as a storm.
+        # A failure never makes the next poll sooner: 100,000 tasks with long intervals would be polled all at once.
         return max(delay, policy.delay_after_failure(failures, jitter))
     return delay
 
 
 def estimated_polls(policy: PollPolicy, polls: int, ago: float) -> int:
-    """Estimates for the backoff how often a task was polled whose row was written after `polls` polls, `ago` s ago.
+    """Estimates how often a task was polled, for the backoff. Its row was written `ago` s ago, after `polls` polls.
 
-    At least two more than `polls`: after a restart tasks of one age are polled in waves. From 7 s on the highest wave
-    is 1.7 times the mean of the first minute, from 5 s on twice.
+    The estimate is at least `polls` + 2, because tasks of one age are polled in waves after a restart. With delays from
+    7 s the highest wave is 1.7 times the mean of the first minute; with delays from 5 s it is twice the mean.
     """
     if polls == 0:
         return 0

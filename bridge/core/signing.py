@@ -52,7 +52,7 @@ class Secret:
     def __post_init__(self) -> None:
         if not SHORTEST_SECRET <= len(self.key) <= LONGEST_SECRET:
             raise ValueError(
-                f"a signing secret holds {SHORTEST_SECRET} to {LONGEST_SECRET} bytes; this one holds {len(self.key)}"
+                f"a signing secret has {SHORTEST_SECRET} to {LONGEST_SECRET} bytes; this one has {len(self.key)}"
             )
 
     @property
@@ -99,7 +99,7 @@ def parse_secret(text: str) -> Secret:
     """Reads a `whsec_...` secret.
 
     The text must be `whsec_` and padded standard base64 of 24 to 64 bytes, the one form that all libraries read in the
-    same way. Else raises ValueError, whose message repeats no part of the text.
+    same way. Raises ValueError for any other text; the message repeats no part of it.
     """
     return Secret(_decoded(text, SECRET_PREFIX, "a signing secret"))
 
@@ -112,12 +112,12 @@ def new_secret(random_bytes: bytes) -> Secret:
 def parse_signing_key(text: str) -> SigningKey:
     """Reads a `whsk_...` key: base64 of the 32-byte seed, or of the seed and its public key (64 bytes).
 
-    Raises ValueError for anything else, also if the public key is not that of the seed. The message repeats no part of
-    the text.
+    Raises ValueError for any other text, and for a public key that does not belong to the seed. The message repeats no
+    part of the text.
     """
     raw = _decoded(text, PRIVATE_PREFIX, "a signing key")
     if len(raw) not in {SEED_BYTES, 2 * SEED_BYTES}:
-        raise ValueError(f"a signing key holds {SEED_BYTES} or {2 * SEED_BYTES} bytes; this one holds {len(raw)}")
+        raise ValueError(f"a signing key has {SEED_BYTES} or {2 * SEED_BYTES} bytes; this one has {len(raw)}")
     key = SigningKey(raw[:SEED_BYTES])
     if raw[SEED_BYTES:] not in {b"", key._public_bytes()}:  # noqa: SLF001  a private method of this module
         raise ValueError("the signing key's second half is not the public key of its first half")
@@ -157,7 +157,7 @@ def sign(event_id: str, timestamp: int, body: bytes, secrets: Sequence[Secret], 
     """Returns the value of `webhook-signature`: a `v1,...` for each secret in order, then `v1a,...` if there is a key.
 
     `timestamp` is the attempt's time in whole Unix seconds. Raises ValueError for an id that is empty, is not ASCII or
-    holds a full stop: the full stop separates the id from the rest of the signed content.
+    contains a full stop, which separates the id from the rest of the signed content.
     """
     if not event_id or not event_id.isascii() or "." in event_id:
         raise ValueError(f"an event id is ASCII without full stops, not {event_id!r}")
@@ -190,7 +190,7 @@ def verify(
     received = [value for version, _, value in (part.partition(",") for part in signature.split()) if version == "v1"]
     if not any(received):
         raise SignatureMismatch(
-            MismatchCode.MALFORMED, "webhook-signature is malformed: it holds no v1,<base64> signature"
+            MismatchCode.MALFORMED, "webhook-signature is malformed: it has no v1,<base64> signature"
         )
     content = _signed_content(event_id, timestamp, body)
     expected = [_hmac_base64(secret, content).encode() for secret in secrets]

@@ -1,9 +1,9 @@
-"""Snapshots that hold no text are shared: 300 objects serve every task that runs, perhaps a million."""
+"""Shared snapshots: all snapshots without texts are 300 objects, which serve every running task, perhaps a million."""
 
 from bridge.core.model import UNSEEN, TaskSnapshot, TaskStatus
 
 _PROGRESSES: tuple[int | None, ...] = (None, *range(101))
-# The same by progress alone: the hash of a status takes longer than the rest of a read in a batch.
+# By progress alone, because hashing a status takes longer than the rest of a read in a batch.
 _QUEUED, _IN_PROGRESS = (
     {progress: TaskSnapshot(status, progress) for progress in _PROGRESSES}
     for status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
@@ -23,13 +23,13 @@ def plain_snapshot(status: str, progress: int | None) -> TaskSnapshot:
 
 
 def shared_snapshot(snapshot: TaskSnapshot) -> TaskSnapshot:
-    """Return the shared object for a snapshot that has only a status and a progress."""
+    """Return the shared object if a snapshot has only a status and a progress, else the snapshot itself."""
     shared = _SHARED.get((snapshot.status, snapshot.progress))
     return shared if shared == snapshot else snapshot
 
 
 def with_progress(snapshot: TaskSnapshot, progress: int) -> TaskSnapshot | None:
-    """Return the shared snapshot with another progress; None if this one is no shared one of a running task."""
+    """Return the shared snapshot with another progress; None if `snapshot` is not a shared one of a running task."""
     for shared in (_IN_PROGRESS, _QUEUED):
         if shared.get(snapshot.progress) is snapshot:
             return shared.get(progress)

@@ -54,11 +54,11 @@ _IPV6_RULES = tuple(
         ("fd00:ec2::254/128", "a cloud's metadata service"),  # AWS
         ("::/128", "unspecified"),
         ("::1/128", "loopback"),
-        ("::/96", "IPv4-compatible"),  # RFC 4291: deprecated, so refused whichever IPv4 address it holds
+        ("::/96", "IPv4-compatible"),  # RFC 4291: deprecated, so refused with any IPv4 address
         ("::ffff:0:0:0/96", "IPv4-translated"),  # RFC 2765: never sent between hosts
         ("64:ff9b:1::/48", "local NAT64"),  # RFC 8215: not global, in each of RFC 6052's layouts
         ("100::/64", "discard-only"),
-        ("2001::/32", "Teredo"),  # RFC 4380: it holds a server's IPv4 and a client's inverted IPv4
+        ("2001::/32", "Teredo"),  # RFC 4380: it contains a server's IPv4 and a client's inverted IPv4
         ("2001:2::/48", "for benchmarks"),
         ("2001:10::/28", "ORCHID"),
         ("2001:20::/28", "ORCHID"),
@@ -99,8 +99,8 @@ _UNCHANGED_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 class TargetPolicy:
     """The targets that the operator allows.
 
-    `allow_networks` opens exactly these networks, IPv4 or IPv6. An IPv4-mapped address counts as its IPv4 address;
-    every other form that holds an IPv4 address needs its own entry. If `allow_hosts` is not empty, every other
+    `allow_networks` opens exactly these networks, IPv4 or IPv6. An IPv4-mapped address counts as its IPv4 address.
+    Every other form that contains an IPv4 address needs its own entry. If `allow_hosts` is not empty, every other
     host is refused; an entry is an exact name or `*.example.com` for subdomains. `ports` is None for any port.
     `allow_private_hosts`, in the same form, opens private, CGNAT and loopback addresses for these names.
     `own_ports` are the ports that the service listens on: on them, local addresses and `own_addresses` are refused,
@@ -143,7 +143,7 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The `Host` header (RFC 9110, 7.2): it holds the port only if it is not the scheme's default."""
+        """The `Host` header (RFC 9110, 7.2): it has a port only if that is not the scheme's default."""
         return bracketed(self.host) if self.port == DEFAULT_PORTS[self.scheme] else self.host_key
 
 
@@ -193,7 +193,7 @@ def unmapped_address(address: Address) -> Address:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
-@lru_cache(maxsize=4096)  # pure; a scan takes 10 µs, and a host is judged at each attempt
+@lru_cache(maxsize=4096)  # pure; a scan takes 10 µs, and a host is checked at each attempt
 def special_use(address: Address) -> str | None:
     """Returns why an address is not a public one, as the end of a sentence ("is loopback (127.0.0.0/8)"), else None."""
     rules = _IPV4_RULES if isinstance(address, IPv4Address) else _IPV6_RULES
@@ -203,7 +203,7 @@ def special_use(address: Address) -> str | None:
     embedded = list(embedded_ipv4(address))
     for form, inner in embedded:
         if rule := special_use(inner):
-            return f"holds {inner} ({form}), which {rule}"
+            return f"contains {inner} ({form}), which {rule}"
     if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST and not _represents_ipv4(address):
         return f"is outside global unicast ({_GLOBAL_UNICAST})"
     return None
@@ -255,7 +255,7 @@ def check_address(address: Address, policy: TargetPolicy, port: int, *, https: b
 
 
 def parse_target(url: str, policy: TargetPolicy) -> Target:
-    """Splits a callback URL into its parts and judges everything that needs no look-up.
+    """Splits a callback URL into its parts and checks everything that needs no look-up.
 
     Raises InvalidRequest (field `callback_url`) for a malformed URL, and TargetRefused if a rule refuses the scheme,
     the port, the host, plain http or a literal address. Neither message repeats the path or the query.
@@ -268,7 +268,7 @@ def parse_target(url: str, policy: TargetPolicy) -> Target:
     if target.address is not None:
         check_address(target.address, policy, target.port, https=target.https)
     elif policy.https_only and not target.https and not policy.allow_networks:
-        # Where networks are open, a name may resolve to an address in one of them: the addresses decide later.
+        # If networks are open, a name may resolve to an address in one of them. The addresses are checked later.
         raise TargetRefused(f"{target.host} may be called over https only")
     return target
 
@@ -302,7 +302,7 @@ def _split(url: str) -> Target:
     host, address, port = split_authority(authority)
     if not path.startswith("/"):
         path = "/" + path
-    wire_path = quote(path, safe=_UNCHANGED_ASCII)  # encodes only what is not ASCII: the rest stays as the app wrote it
+    wire_path = quote(path, safe=_UNCHANGED_ASCII)  # encodes only characters that are not ASCII
     return Target(url, scheme, host, DEFAULT_PORTS[scheme] if port is None else port, wire_path, address)
 
 

@@ -1,8 +1,8 @@
 """Classes of tasks: tasks of one class take similarly long.
 
-amux gives the platform and the model of a task in its record. Until then the app's own `model` names the class, and
-without one the credential does. There are at most `MAX_CLASSES`, in memory and in the store: the rarest classes share
-the class `OTHER`.
+amux gives the platform and the model of a task in its record. Before the first record, the class is named by the app's
+own `model`, or by the credential if there is no `model`. There are at most `MAX_CLASSES` classes, in memory and in the
+store. The rarest classes share the class `OTHER`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from bridge.core.schedule import PollPolicy
 MAX_CLASSES = 300
 MAX_MODEL = 191  # characters
 OTHER = "other"
-FORGET_SECONDS = 30 * 86_400.0  # a class without an end for so long is forgotten
+FORGET_SECONDS = 30 * 86_400.0  # a class that has no end in this time is forgotten
 _BY_APP = "app "
 _BY_RECORD = "amux "
 _NONE = "-"
@@ -54,7 +54,7 @@ def model_by_app(name: str) -> str | None:
 
 
 def class_by_credential(credential: str) -> str:
-    """Returns the class of the tasks of a credential whose model is not known. `credential` is no key."""
+    """Returns the class of a credential's tasks with an unknown model. `credential` is its name, not the key."""
     return f"key {credential}"
 
 
@@ -81,7 +81,7 @@ class ClassHistory:
 def with_task_end(
     classes: Mapping[str, ClassHistory], end: TaskEnd, policy: PollPolicy, now: float
 ) -> dict[str, ClassHistory | None]:
-    """Returns the classes that a task's end changes. None: the class is removed, because it now shares `OTHER`."""
+    """Returns the classes that a task's end changes. None means that the class is removed, and is now in `OTHER`."""
     changed: dict[str, ClassHistory | None] = {}
     known = classes.get(end.name, ClassHistory())
     if end.name not in classes and (rarest := class_to_remove(classes)) is not None:

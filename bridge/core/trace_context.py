@@ -1,6 +1,6 @@
-"""W3C Trace Context (https://www.w3.org/TR/trace-context/): what of a request's headers is kept and passed on.
+"""W3C Trace Context (https://www.w3.org/TR/trace-context/): which headers of a request are kept and passed on.
 
-The bridge is no part of the trace: it passes the caller's context on to the receiver as it came.
+The bridge adds no span to the trace. It passes the caller's context to the receiver unchanged.
 """
 
 import re
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-MAX_TRACESTATE: Final = 512  # characters: as many as the standard asks everybody to pass on
+MAX_TRACESTATE: Final = 512  # characters: the standard asks everybody to pass on at least this many
 _MAX_MEMBERS: Final = 32
-_LARGE_MEMBER: Final = 128  # characters: where a list has to be shortened, the standard removes larger members first
+_LARGE_MEMBER: Final = 128  # characters: the standard removes larger members first if a list is too long
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _MEMBER = re.compile(
     r"(?P<key>[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
@@ -48,7 +48,7 @@ def _parent(text: str) -> str | None:
         return None
     if version == "00":
         return text if rest is None else None
-    # A later version: the standard passes on what version 00 has of it, which is the flag "sampled".
+    # A later version is passed on as version 00, with its flag "sampled", as the standard requires.
     return f"00-{trace}-{parent}-{int(flags, 16) & 1:02x}"
 
 
@@ -72,11 +72,11 @@ def _length(members: Sequence[str]) -> int:
 
 
 def log_fields(trace: TraceContext | None) -> dict[str, Any]:
-    """Returns the fields that a watch's log lines have because of its trace."""
+    """Returns the trace as fields of a log line."""
     return {} if trace is None else trace.headers()
 
 
 def without_own(trace: Mapping[str, str], headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns the trace's headers, none if the watch's own headers have one of them."""
+    """Returns the trace's headers, or none if the watch's own headers contain one of them."""
     own = {name.lower() for name in headers}
     return {} if own & trace.keys() else trace

@@ -44,7 +44,7 @@ class UnconfirmedFailure:
 
     @property
     def problem(self) -> Problem:
-        """What a watch shows as its last error meanwhile."""
+        """The error that a watch shows until the failure is confirmed or cleared."""
         message = self.error.message if self.error is not None else None
         return Problem(FAILURE_UNCONFIRMED, message or "amux says that the task failed")
 
@@ -84,10 +84,10 @@ def confirm_failure(
     Returns the observation to go on with, and the unconfirmed failure after it.
 
     For a live task, amux reports a vendor's error with a single request as the failure of the task. So a live failure
-    counts when a second one confirms it, whose poll began at least one `interval` after the first one came; a failure
-    in amux's own row confirms it too. A live answer of any other status clears the failure. An answer that is no
-    record, and a row that still runs, do neither: the row may be older than the failure. A failure that does not count
-    becomes a record that changes nothing.
+    counts only if a second one confirms it. The second poll must begin at least one `interval` after the first failure
+    came. A failure in amux's own row also confirms it. A live answer with any other status clears the failure. An
+    answer without a record, and a row that still runs, do neither, because the row may be older than the failure. A
+    failure that does not count becomes a record that changes nothing.
 
     `began` and `now` are when the observation's poll began and ended, by the clock of `UnconfirmedFailure.since`.
     """
@@ -104,7 +104,7 @@ def confirm_failure(
 
 
 def snapshot_after(task: TaskSnapshot, observation: Observation) -> TaskSnapshot:
-    """Returns the task as last seen. Only a record changes it, and what a record leaves out stays as it was."""
+    """Returns the task as last seen. Only a record changes it. If the record has no progress, the progress is kept."""
     if not isinstance(observation, TaskRecord):
         return task
     status = _status_after(task.status, observation)
@@ -121,9 +121,9 @@ _IN_PROGRESS, _QUEUED = TaskStatus.IN_PROGRESS, TaskStatus.QUEUED  # the look-up
 
 
 def still_runs(status: TaskStatus, record: TaskRecord) -> bool:
-    """Whether a record says of a task with this status that it still runs, in the same status.
+    """Whether a record says that a task still runs, with the same `status` as before.
 
-    False for a word that the bridge does not know: such words are counted.
+    False for a status word that the bridge does not know, because such words are counted.
     """
     return record.status is status and record.raw_status is None and (status is _IN_PROGRESS or status is _QUEUED)
 
@@ -191,7 +191,7 @@ def timeout_ending(task: TaskSnapshot, last_error: Problem | None, timeout_secon
 
 
 def problem_in(observation: Observation) -> Problem | None:
-    """Returns what went wrong with a poll, as a watch shows it, or None for a task record."""
+    """Returns the error of a poll, as a watch shows it, or None for a task record."""
     if isinstance(observation, TaskRecord):
         return None
     if isinstance(observation, PollRejected | TransientError):

@@ -1,7 +1,8 @@
-"""Free text that finds watches: what a pasted text may be, and whether a watch has it. Case does not count.
+"""Searches for watches by free text: which texts are allowed, and whether a watch contains one. Case is ignored.
 
 A text matches a part of a watch's ids (its own, its task's, its events'), a part of the host and path of its callback
-URL, or a part of a string or number in its context. The query of a callback URL may hold a secret: it is not searched.
+URL, or a part of a string or number in its context. The query of a callback URL may contain a secret: it is not
+searched.
 Callback URLs are compared in a normal form (RFC 3986, section 6.2), so that every spelling of a URL finds it.
 """
 
@@ -53,10 +54,11 @@ class UrlPart:
 class SearchText:
     """A text to search for.
 
-    `given` is the text as it was given, `text` the same in folded case. `place` is what is searched in callback URLs:
-    the text without a query; None when nothing of it can be in one. `url_parts` is the same in the normal form, for
-    each way to read it. `number` is the text as JSON writes it, if it is a number. `watch_ids` and `event_ids` are
-    whole ids in the text, and `task_id` is the text if it can be one: indexes find these however old their watches are.
+    `given` is the original text, and `text` the same in folded case. `place` is the text that is searched in callback
+    URLs: the text without a query, or None if no part of it can be in a URL. `url_parts` is `place` in the normal form,
+    once for each way to read it. `number` is the text as JSON writes it, if it is a number. `watch_ids` and `event_ids`
+    are whole ids in the text; `task_id` is the text if it can be a task id. Indexes find these ids in watches of any
+    age.
     """
 
     given: str
@@ -71,9 +73,9 @@ class SearchText:
 
     @classmethod
     def of(cls, pasted: str, *, in_apps: bool = False) -> "SearchText":
-        """Returns a pasted text without what surrounds it; `in_apps`: it is searched in the names of apps too.
+        """Returns the search for a pasted text, without the white space, quotes and brackets around it.
 
-        Raises ValueError for a text that cannot be searched for.
+        With `in_apps`, the names of apps are searched too. Raises ValueError for a text that cannot be searched for.
         """
         text = _WRAPPING.sub("", pasted) or pasted.strip()
         if not 1 <= len(text) <= MAX_TEXT or "\0" in text or not _is_unicode(text):
@@ -105,7 +107,7 @@ def _place(text: str) -> str | None:
 
 
 def _url_parts(place: str) -> Iterator[UrlPart]:
-    """The ways to read a text as a part of a callback URL: with a host that it begins with, or without one."""
+    """Yields each way to read a text as a part of a callback URL: with a host at its beginning, or without a host."""
     decoded = unquote(place).casefold()
     yield UrlPart(decoded, "", decoded)
     scheme, has_scheme, rest = place.partition("://")
@@ -113,7 +115,7 @@ def _url_parts(place: str) -> Iterator[UrlPart]:
         scheme, rest = "", place
     authority, slash, path = rest.partition("/")
     if not scheme and not any(mark in authority for mark in ".:"):
-        return  # a word, which is no whole host
+        return  # a single word is not a whole host
     try:
         host, _, port = split_authority(authority)
     except BridgeError:
@@ -138,7 +140,7 @@ def _ids(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SearchedWatch:
-    """What is searched of a watch. `context` is JSON."""
+    """The fields of a watch that are searched. `context` is JSON."""
 
     id: str
     task_id: str
@@ -149,7 +151,7 @@ class SearchedWatch:
 
 
 def matches(search: SearchText, watch: SearchedWatch) -> bool:
-    """Whether a watch has the text."""
+    """Whether a watch contains the text."""
     text = search.text
     if text in watch.id or text in watch.task_id.casefold() or _in_event_id(text, watch.id):
         return True
@@ -170,7 +172,7 @@ def _in_event_id(text: str, watch_id: str) -> bool:
 
 
 def _has_part(search: SearchText, watch: SearchedWatch) -> bool:
-    """Whether the normal form of a watch's callback URL has the text."""
+    """Whether the normal form of a watch's callback URL contains the text."""
     scheme, _, rest = without_query(watch.callback_url).partition("://")
     host = watch.host.removesuffix(f":{DEFAULT_PORTS.get(scheme.lower())}")
     url = f"{scheme}://{host}/{unquote(rest.partition('/')[2])}".casefold()
@@ -183,7 +185,7 @@ def without_query(url: str) -> str:
 
 
 def _in_values(search: SearchText, context: Any) -> bool:
-    """Whether a string or a number in a JSON value has the text. A context may have a thousand levels."""
+    """Whether a string or a number in a JSON value contains the text. A context may have a thousand levels."""
     waiting = [context]
     while waiting:
         match waiting.pop():
@@ -208,6 +210,6 @@ def _in_values(search: SearchText, context: Any) -> bool:
 
 
 def first_id_at(unix_seconds: float) -> str:
-    """Returns the smallest watch id that can be made at a time: ids begin with it in milliseconds."""
+    """Returns the smallest watch id of a time: ids begin with their time in milliseconds."""
     milliseconds = min(max(int(unix_seconds * 1000), 0), (1 << 48) - 1)
     return WATCH_ID_PREFIX + watch_id_text(milliseconds << 80)

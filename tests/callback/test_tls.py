@@ -93,11 +93,17 @@ def test_a_bad_file_is_named_with_its_setting(files: Files, tmp_path: Path) -> N
     )
     for arguments, sentence in (
         ((None, None, missing), "BRIDGE_CALLBACK_CA_FILE: .*missing.pem cannot be read: no such file"),
-        ((None, None, empty), "BRIDGE_CALLBACK_CA_FILE: .*empty.pem holds no certificates"),
+        ((None, None, empty), "BRIDGE_CALLBACK_CA_FILE: .*empty.pem contains no certificates"),
         ((missing, None, None), "BRIDGE_CALLBACK_CLIENT_CERTIFICATE: .*cannot be read"),
-        ((files.certificate, None, None), "BRIDGE_CALLBACK_CLIENT_CERTIFICATE: .*must hold a certificate and its unen"),
+        (
+            (files.certificate, None, None),
+            "BRIDGE_CALLBACK_CLIENT_CERTIFICATE: .*must contain a certificate and its unen",
+        ),
         ((files.certificate, missing, None), "BRIDGE_CALLBACK_CLIENT_KEY: .*cannot be read"),
-        ((files.certificate, empty, None), "BRIDGE_CALLBACK_CLIENT_KEY: .*must hold a certificate and its unencrypted"),
+        (
+            (files.certificate, empty, None),
+            "BRIDGE_CALLBACK_CLIENT_KEY: .*must contain a certificate and its unencrypted",
+        ),
         ((files.certificate, encrypted, None), "BRIDGE_CALLBACK_CLIENT_KEY: .*unencrypted key in PEM form"),
         ((files.certificate, tmp_path / "plain.pem", None), "the key does not belong to the certificate"),
     ):

@@ -69,23 +69,6 @@ def test_a_range_is_written_as_it_is_read(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "size", "resolved"),
-    [
-        ("bytes=0-4", 5, True),
-        ("bytes=0-4", 4, False),
-        ("bytes=4-", 100, False),
-        ("bytes=-4", 100, False),
-    ],
-)
-def test_the_first_bytes_of_a_body_hold_a_range_that_ends_within_them(
-    header: str, size: int, *, resolved: bool
-) -> None:
-    parsed = parse_range(header)
-    assert parsed is not None
-    assert parsed.is_resolved_by(size) is resolved
-
-
-@pytest.mark.parametrize(
     ("header", "length", "part"),
     [
         ("bytes=0-4", 10, Part(0, 5)),

@@ -72,8 +72,8 @@ def test_a_secret_is_read_back_from_its_text(raw: bytes) -> None:
         ("whsec_" + b64(b"x" * 32) + "=", "base64"),
         ("whsec_" + "A" * 42 + "B=", "base64"),  # stray bits at the end
         ("whsec_" + "ä" * 32, "base64"),
-        ("whsec_" + b64(b"x" * 23), "this one holds 23"),
-        ("whsec_" + b64(b"x" * 65), "this one holds 65"),
+        ("whsec_" + b64(b"x" * 23), "this one has 23"),
+        ("whsec_" + b64(b"x" * 65), "this one has 65"),
     ],
 )
 def test_other_forms_of_a_secret_are_refused_and_not_repeated(text: str, reason: str) -> None:
@@ -125,7 +125,7 @@ def test_a_signing_key_is_read_from_its_seed_or_from_seed_and_public_key(public_
     ("text", "reason"),
     [
         ("whsec_" + b64(b"x" * 32), "^a signing key begins with whsk_$"),
-        ("whsk_" + b64(b"x" * 31), "^a signing key holds 32 or 64 bytes; this one holds 31$"),
+        ("whsk_" + b64(b"x" * 31), "^a signing key has 32 or 64 bytes; this one has 31$"),
         ("whsk_" + b64(b"x" * 64), "^the signing key's second half is not the public key of its first half$"),
         ("whsk_?", "^a signing key is whsk_ and padded standard base64"),
     ],
@@ -256,7 +256,7 @@ def test_a_signed_message_is_verified_for_five_minutes_before_and_after(
         ({"webhook-timestamp": str(NOW - 301)}, "too old: by 1 s"),
         ({"webhook-timestamp": str(NOW + 310)}, "too new: by 10 s"),
         ({"webhook-signature": ""}, "must all be given"),
-        ({"webhook-signature": "v1"}, "^webhook-signature is malformed: it holds no v1,<base64> signature$"),
+        ({"webhook-signature": "v1"}, "^webhook-signature is malformed: it has no v1,<base64> signature$"),
         ({"webhook-signature": "v1,AAAA,AAAA"}, "^no signature matches: another secret signed this, or the body was "),
         ({"webhook-signature": "v1,"}, "signature is malformed"),
         ({"webhook-signature": "v2,AAAA v1a,AAAA"}, "signature is malformed"),
