@@ -1,1 +1,1 @@
-"""Small asyncio tools without knowledge of watches: clocks, timeouts, batching, worker pools and retries."""
+"""Small asyncio tools that know nothing about watches: clocks, timeouts, batching, worker pools and retries."""

@@ -1,4 +1,4 @@
-"""Micro-batching: calls of one turn of the event loop are handled together, which costs half of handling each alone."""
+"""Micro-batching: the calls of one turn of the event loop are handled together, at half the cost of single calls."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,8 +11,8 @@ Result = TypeVar("Result")
 class MicroBatcher(Generic[Item, Result]):
     """Calls `handler` once for all items that are submitted in one turn of the event loop.
 
-    `handler` returns one result per item, in order. When it raises, it is called again for each item alone, so that
-    only the caller whose item is faulty gets the error. `start` makes an asyncio task of a coroutine and keeps a
+    `handler` returns one result for each item, in order. If it raises, it is called again for each item alone, so that
+    only the caller of the faulty item gets the error. `start` makes an asyncio task of a coroutine and keeps a
     reference to it.
     """
 
@@ -30,7 +30,7 @@ class MicroBatcher(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if len(self._waiting) == 1:
-            self._start(self._flush())  # it begins in the next turn, with all items of this one
+            self._start(self._flush())  # it runs in the next turn, with all items of this turn
         return await future
 
     async def _flush(self) -> None:

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from bridge.aio.proxy_connector import ProxyFailed
 from bridge.aio.resources import shortage_in
 
-# What a request, or reading its answer, may raise for what the other side or the network does.
+# The errors of a request, or of reading its answer, that the other side or the network causes.
 CLIENT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
@@ -51,9 +51,9 @@ _CERTIFICATE_ALERTS = ("certificate_required", "handshake_failure", "bad_certifi
 
 
 def may_want_client_certificate(error: Exception) -> bool:
-    """Whether a new TLS connection ended in a way that is usual when the server requires a client certificate.
+    """Whether a new TLS connection ended as it usually does if the server requires a client certificate.
 
-    With TLS 1.3 the server checks the certificate after the client has finished the handshake: the client sees a
+    With TLS 1.3 the server checks the certificate after the client has finished the handshake, so the client sees a
     closed connection.
     """
     match error:

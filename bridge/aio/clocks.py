@@ -1,18 +1,18 @@
-"""Clocks: what is due is kept on a monotonic clock, what is shown and stored is Unix time."""
+"""Clocks: due times in memory are on a monotonic clock; times that are shown or stored are Unix time."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import overload
 
-# CLOCK_BOOTTIME goes on while the machine is suspended. time.monotonic() stops, so a lease would seem to last longer.
+# CLOCK_BOOTTIME continues while the machine is suspended. time.monotonic() stops, so a lease would seem to last longer.
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def running_seconds() -> float:
-    """Seconds of a clock that is never set and that also counts while the machine is suspended.
+    """Returns the seconds of a clock that is never set and that also counts while the machine is suspended.
 
-    On a system without such a clock: seconds of the monotonic clock.
+    On a system without such a clock it returns the seconds of the monotonic clock.
     """
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class Operations:
-    """Asyncio tasks that finish although their callers are cancelled. `log` gets the errors that no caller sees."""
+    """Asyncio tasks that finish even if their callers are cancelled. `log` gets the errors that no caller gets."""
 
     def __init__(self, log: Log) -> None:
         self._log = log

@@ -1,7 +1,7 @@
 """Requests over aiohttp's connections and with its parser, but without its client session.
 
-The session makes a request, a response, a writer and timers for each exchange. The bridge's polls and callbacks use
-none of what these do, such as cookies and redirects. Without them a poll takes 20 µs of CPU instead of 60.
+The session makes a request, a response, a writer and timers for each exchange, for cookies, redirects and the like.
+Polls and callbacks need none of these. Without them a poll takes 20 µs of CPU instead of 60.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 Origin: TypeAlias = ClientRequest
-"""Where requests go. It is a request that is never sent: aiohttp's connectors want one, and look only at its URL."""
+"""The target of requests. It is a request that is never sent: aiohttp's connectors need one, and read only its URL."""
 
 NO_CONNECT_TIMEOUT = ClientTimeout(total=None, sock_connect=None)
 _INTERIM = frozenset(range(100, 200)) - {101}  # after 101 the connection speaks another protocol: it is the last answer
@@ -46,8 +46,8 @@ class HttpAnswer:
     def release(self) -> None:
         """Keeps the connection for another request, or closes it if the exchange has not ended.
 
-        It has not ended while a part of the body has not come, or while a part of the request has not been sent because
-        the server has answered early.
+        It has not ended if a part of the body is missing, or if a part of the request was not sent because the server
+        answered early.
         """
         if _has_unsent_bytes(self._connection):
             self.close()
@@ -62,8 +62,8 @@ class HttpAnswer:
 class HttpConnections:
     """Sends requests over the connections of `connector`, which its owner closes.
 
-    `parser_limits` are those of `ResponseHandler.set_response_params`, such as `max_line_size`. Bodies of answers are
-    not decompressed. There are no time limits for an exchange: the caller cancels it.
+    `parser_limits` are arguments of `ResponseHandler.set_response_params`, such as `max_line_size`. Bodies of answers
+    are not decompressed. An exchange has no time limit: the caller cancels it.
     """
 
     def __init__(self, connector: BaseConnector, **parser_limits: Any) -> None:
@@ -76,7 +76,7 @@ class HttpConnections:
         return ClientRequest(METH_GET, url, loop=asyncio.get_running_loop(), server_hostname=server_name)
 
     async def send(self, origin: Origin, request: bytes, connect_timeout: ClientTimeout) -> HttpAnswer:
-        """Sends the bytes of a request, and returns the answer as soon as its head has come.
+        """Sends the bytes of a request, and returns the answer when its head has arrived.
 
         Raises what aiohttp's session raises, and HttpProcessingError for an answer that is not HTTP.
         """
@@ -95,7 +95,10 @@ class HttpConnections:
             raise
 
     async def send_repeatable(self, origin: Origin, request: bytes) -> HttpAnswer:
-        """Does the same, once more if the connection breaks before the answer begins: it may be a kept one."""
+        """Does the same as `send`. If the connection breaks before the answer begins, it sends the request once more.
+
+        The connection may have been a kept one, which the server had closed.
+        """
         try:
             return await self.send(origin, request, NO_CONNECT_TIMEOUT)
         except (ClientConnectorError, ConnectionTimeoutError):
@@ -107,8 +110,8 @@ class HttpConnections:
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None or transport.is_closing():
             raise ClientConnectionResetError("the connection is closing")
-        if protocol.should_close:  # aiohttp's pool does not ask again after it has kept a connection
-            raise ClientConnectionResetError("bytes came before the request, which are not its answer")
+        if protocol.should_close:  # aiohttp's pool does not check this again for a kept connection
+            raise ClientConnectionResetError("bytes arrived before the request, so they are not its answer")
         protocol.set_response_params(read_until_eof=True, auto_decompress=False, **self._parser_limits)
         transport.write(request)
         while True:
@@ -123,7 +126,7 @@ def _has_unsent_bytes(connection: Connection) -> bool:
 
 
 def _close(connection: Connection) -> None:
-    """Closes a connection at once. A usual close first sends the rest of a request, and waits until it is read."""
+    """Closes a connection at once. A normal close first sends the rest of a request, and waits until it is read."""
     transport = connection.transport
     if transport is not None and _has_unsent_bytes(connection):
         transport.abort()
@@ -135,5 +138,5 @@ def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     head = "\r\n".join(lines)
     if head.count("\r") != len(lines) - 1 or head.count("\n") != len(lines) - 1 or "\0" in head:
-        raise ValueError("a header holds a character that separates lines")
+        raise ValueError("a header contains a character that separates lines")
     return head.encode()

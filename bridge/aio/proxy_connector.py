@@ -1,4 +1,4 @@
-"""Connections through an http(s) proxy. Each one, for http as for https, is a tunnel made by CONNECT (RFC 9110, 9.3.6).
+"""Connections through an http(s) proxy. Each is a tunnel that CONNECT opens (RFC 9110, 9.3.6), also for plain http.
 
 aiohttp's own proxy support sends plain http requests to the proxy itself, which would then look the name up again.
 """
@@ -21,7 +21,7 @@ _PIPE_BYTES = 64 * 1024
 
 
 class ProxyFailed(OSError):
-    """The proxy gave no tunnel. The message names the proxy, without a login."""
+    """The proxy did not open a tunnel. The message names the proxy, without a login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Proxy:
 
     @classmethod
     def from_url(cls, url: str) -> "Proxy":
-        """Reads `http://user:password@host:port`. The settings have checked it."""
+        """Reads a URL such as `http://user:password@host:port`, which the settings have checked."""
         parts = urlsplit(url)
         https = parts.scheme == "https"
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
@@ -126,7 +126,7 @@ class ProxyConnector(aiohttp.TCPConnector):
             raise
         except OSError as error:
             reason = "TLS failed" if isinstance(error, ssl.SSLError) else (error.strerror or "no connection").lower()
-            raise ProxyFailed(f"the proxy {self._proxy.name} is not reached: {reason}") from None
+            raise ProxyFailed(f"the proxy {self._proxy.name} cannot be reached: {reason}") from None
         try:
             await self._ask(reader, writer, target)
         except BaseException:
@@ -157,7 +157,7 @@ class ProxyConnector(aiohttp.TCPConnector):
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            raise ProxyFailed(f"the proxy {self._proxy.name} gave no answer") from None
+            raise ProxyFailed(f"the proxy {self._proxy.name} did not answer") from None
         words = head.split(b"\r\n", 1)[0].split(b" ", 2)
         status = words[1].decode("ascii", "replace")[:3] if len(words) > 1 else ""
         if not (status.isdigit() and status.startswith("2")):
@@ -173,7 +173,7 @@ class ProxyConnector(aiohttp.TCPConnector):
 
 
 async def _pipe(inner: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Passes bytes between a socket of ours and the proxy, until our side closes or the proxy takes no more."""
+    """Passes bytes between our socket and the proxy, until our side closes or the proxy accepts no more bytes."""
     loop = asyncio.get_running_loop()
 
     async def receive() -> None:

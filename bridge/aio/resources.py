@@ -1,4 +1,4 @@
-"""Shortages of this process and its machine, such as no free file descriptor. No other side is to blame for them."""
+"""Shortages of this process and its machine, such as no free file descriptor, which no other side has caused."""
 
 import errno
 import os
@@ -8,16 +8,16 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def shortage_in(error: BaseException | None) -> str | None:
-    """Returns a sentence if an error, or the error behind it, is a shortage here. None for any other error."""
+    """Returns a sentence if an error is a shortage of this process or machine. None for any other error."""
     if not isinstance(error, OSError) or error.errno not in _SHORTAGES:
         return None
     return f"the bridge cannot open a connection: {os.strerror(error.errno).lower()}"
 
 
 def present_shortage() -> str | None:
-    """Opens a socket and closes it again. Returns a sentence if that fails because of a shortage here.
+    """Opens a socket and closes it again. Returns a sentence if that fails because of a shortage.
 
-    A resolver does not say that it had no file descriptor: its error is the same as for a name that does not resolve.
+    A resolver without a file descriptor has the same error as for a name that cannot be resolved, so it must be tested.
     """
     try:
         socket.socket().close()

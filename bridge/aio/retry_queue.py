@@ -1,4 +1,4 @@
-"""Results that the store refused: they are kept, and written again after a pause that all of them share."""
+"""Keeps results that the store refused, and has them written again after a pause, all at the same time."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
@@ -16,9 +16,9 @@ MAX_PAUSE_SECONDS: Final = 5.0
 class RetryQueue(Generic[Key, Item]):
     """Items whose write failed. All wait for the same moment: the pause is 0.5 s at first and doubles up to 5 s.
 
-    `probe` makes one small write before each retry and raises StoreUnavailable. It separates a store that refuses
-    every write from a store that refuses one item. `outage` is true from a failed first write, or a failed probe,
-    until a write or a probe succeeds. `on_recovery` is called at that moment. `clock` is monotonic seconds.
+    `probe` makes one small write before each retry, and raises StoreUnavailable if it fails. It distinguishes a store
+    that refuses every write from a store that refuses one item. `outage` is true from a failed first write, or a failed
+    probe, until a write or a probe succeeds. `on_recovery` is called then. `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class RetryQueue(Generic[Key, Item]):
         return bool(self._items) and not self._probing and self._clock() >= self._retry_at
 
     def add(self, key: Key, item: Item, *, retried: bool) -> None:
-        """Keep an item whose write failed. When it was a retry, the pause doubles, once for all items of that retry.
+        """Keep an item whose write failed. If it was a retry, the pause doubles, once for all items of that retry.
 
-        After a first write, call `report_failure` as well.
+        After a failed first write, call `report_failure` as well.
         """
         self._items[key] = item
         if retried and self._clock() >= self._retry_at:
@@ -73,7 +73,7 @@ class RetryQueue(Generic[Key, Item]):
             self._on_recovery()
 
     def retry_now(self, key: Key) -> bool:
-        """Make the next retry due at once if this item waits for it: the store may accept the item now.
+        """Make the next retry due now if this item waits for it, because the store may accept the item now.
 
         Returns whether the item waits.
         """
@@ -83,7 +83,7 @@ class RetryQueue(Generic[Key, Item]):
         return True
 
     async def take_due(self) -> list[Item]:
-        """Probe the store; take all items if it accepts the write, else none, and wait longer."""
+        """Probe the store. Take all items if the probe succeeds; otherwise take none, and wait longer."""
         self._probing = True
         try:
             await self._probe()

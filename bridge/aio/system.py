@@ -1,4 +1,4 @@
-"""What a bridge takes from the system that it runs on: clocks, random numbers and threads."""
+"""The parts of the operating system that a bridge uses: clocks, random numbers and threads."""
 
 import random
 import secrets
@@ -12,7 +12,7 @@ from bridge.aio.threads import Runner, Threads
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Every clock, every source of randomness and every thread of a bridge comes from here, so that it can be replaced.
+    """All clocks, random numbers and threads of a bridge. Tests and the simulation replace them.
 
     `monotonic` and `running` count seconds; `running` also counts while the machine is suspended. `wall` is Unix
     seconds. `random` draws from [0, 1), `token_bytes` returns a given number of unpredictable bytes. `threads` makes
@@ -27,7 +27,7 @@ class System:
     threads: Callable[[int, str], Runner] = Threads
 
     def token_hex(self, count: int) -> str:
-        """So many unpredictable bytes, as hexadecimal text."""
+        """Returns `count` unpredictable bytes as hexadecimal text."""
         return self.token_bytes(count).hex()
 
 

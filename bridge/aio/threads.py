@@ -1,4 +1,4 @@
-"""Threads for functions that block. They are daemon threads: a function that never returns keeps no process alive."""
+"""Threads for functions that block. They are daemon threads: a function that never returns does not block an exit."""
 
 import asyncio
 import threading
@@ -12,18 +12,18 @@ from typing import Any, Protocol, TypeVar
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-ITEMS_AT_ONCE = 2_000  # half a millisecond or one
+ITEMS_AT_ONCE = 2_000  # they take 0.5 to 1 ms
 PAUSE_SECONDS = 0.001
 
 
 class Stopped(RuntimeError):
-    """The runner takes no more functions."""
+    """The runner accepts no more functions."""
 
 
 def with_pauses(items: Sequence[Item]) -> Iterator[Item]:
-    """Yields items, with short pauses, for a function that looks at very many of them in a thread.
+    """Yields items, with short pauses, for a function that reads very many of them in a thread.
 
-    Without pauses each turn of the event loop waits up to 5 ms for the interpreter's lock as long as the function runs.
+    Without pauses, each turn of the event loop waits up to 5 ms for the interpreter's lock while the function runs.
     """
     for first in range(0, len(items), ITEMS_AT_ONCE):
         if first:
@@ -32,25 +32,25 @@ def with_pauses(items: Sequence[Item]) -> Iterator[Item]:
 
 
 class Runner(Protocol):
-    """Runs functions that block, off the event loop. `Threads` is the one that services use."""
+    """Runs functions that block outside the event loop. The service uses `Threads`."""
 
     def submit(
         self, function: Callable[[], Result], discard: Callable[[Result], object] | None = None
     ) -> "asyncio.Future[Result]":
         """Starts a function and returns the future of its result. Raises Stopped after `close`.
 
-        When the future is cancelled before the function starts, it does not start. When it is cancelled after that, the
-        function goes on, and `discard` gets what it returns, off the event loop.
+        If the future is cancelled before the function starts, it does not start. If the future is cancelled later, the
+        function continues, and `discard` gets its result, outside the event loop.
         """
 
     async def close(self, seconds: float) -> None:
-        """Takes no more functions, and waits for at most `seconds` until the others have ended."""
+        """Accepts no more functions, and waits at most `seconds` until the running ones have ended."""
 
 
 async def run_once(
     runner: Runner, function: Callable[[], Result], discard: Callable[[Result], object] | None = None
 ) -> Result:
-    """Runs one function on a runner and closes the runner. When the caller is cancelled, the function goes on."""
+    """Runs one function on a runner and closes the runner. If the caller is cancelled, the function continues."""
     try:
         return await runner.submit(function, discard)
     finally:

@@ -1,4 +1,4 @@
-"""Time limits for many calls, kept by one timer. A timer for each call costs a quarter of a poll."""
+"""Time limits for many calls, with one timer. A timer for each call costs a quarter of a poll."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,9 +9,9 @@ SHORTEST_TIMER_SECONDS = 0.001
 
 
 class TimeoutSweep:
-    """Limits of `seconds` each, by `clock` (monotonic seconds). Use it from one event loop, and close it.
+    """Time limits, each of `seconds`, by `clock` (monotonic seconds). Use it from one event loop, and close it.
 
-    With another loop it starts anew: the limits of the earlier loop are dropped.
+    If another loop uses it, the limits of the earlier loop are dropped.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
@@ -22,7 +22,7 @@ class TimeoutSweep:
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Stop the timer and drop the active limits; they cancel nothing more."""
+        """Stop the timer and drop the active limits, which then cancel nothing."""
         self.active.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -84,7 +84,7 @@ class Limit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._sweep.active.pop(self, None)
-        # Our own cancellation request is always taken back. A request from elsewhere then still counts.
+        # Our own cancellation request is always removed. A request from elsewhere then still counts.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 

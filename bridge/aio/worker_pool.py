@@ -45,12 +45,12 @@ class WorkerPool(Generic[Item]):
             if item is None:
                 return
             if self._idle:
-                self._idle.pop().set_result(item)  # the worker that was idle for the shortest time: its memory is warm
+                self._idle.pop().set_result(item)  # the last idle worker: its memory is still in the CPU's cache
             else:
                 self._start_worker(item)
 
     async def finish(self, seconds: float) -> None:
-        """Process what `take` still returns, for at most `seconds`; then cancel the workers."""
+        """Process the items that `take` still returns, for at most `seconds`. Then cancel the workers."""
         self.wake()
         self._closing = True
         for waiting in self._idle:
@@ -81,7 +81,7 @@ class WorkerPool(Generic[Item]):
                 means="its item is dropped; another worker takes the next item",
             )
         if not self._closing:
-            self.wake()  # until now this worker counted, so an item may have found none
+            self.wake()  # an item may wait, because this worker counted until now
 
     async def _run(self, item: Item | None) -> None:
         loop = asyncio.get_running_loop()

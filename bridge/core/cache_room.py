@@ -48,7 +48,7 @@ class Demand:
 def files_to_remove(files: Sequence[CachedFile], demand: Demand, disk: Disk) -> list[str] | None:
     """Returns the complete files to remove so that the demand fits, or None if it cannot fit.
 
-    Files that nobody reads are removed first, the least recently used one first. A removed file that is being read uses
+    Files without readers are removed first, the least recently used one first. A removed file that is being read uses
     the disk until its readers end.
     """
     over_limit = sum(file.size for file in files) + demand.held + demand.wanted - demand.limit

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-MAX_TRACESTATE: Final = 512  # characters: the standard asks everybody to pass on at least this many
+MAX_TRACESTATE: Final = 512  # characters: every program should pass on at least this many
 _MAX_MEMBERS: Final = 32
 _LARGE_MEMBER: Final = 128  # characters: the standard removes larger members first if a list is too long
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

@@ -1,4 +1,4 @@
-"""What is allowed, but needs a warning at the start and in `check`."""
+"""Warnings at the start and in `check`, about settings that are allowed."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -15,20 +15,20 @@ def cautions(settings: Settings) -> list[str]:
     if _is_plain_http_to_public(settings.amux_base_url):
         found.append("AMUX_BASE_URL is plain http to a public host: the key and every answer are sent unencrypted")
     if not (settings.tokens or settings.operator_tokens):
-        found.append("no token is configured: every program on this machine may use the bridge, as the app `default`")
+        found.append("no token is configured: every program on this machine can use the bridge, as the app `default`")
     return found
 
 
 def variable_cautions(env_file: EnvFile = ENV_FILE) -> list[str]:
-    """Returns a sentence for each thing to know of the environment and of `env_file`.
+    """Returns a warning for each problem of the environment and of `env_file`.
 
-    These are a file that cannot be read, settings that both set to different values, and names that are no setting.
+    Problems are a file that cannot be read, settings with different values in both, and names that are not settings.
     """
     found = read_variables(env_file)
     sentences = [found.unreadable] if found.unreadable else []
     if differing := variables.differing(found, known_names()):
         sentences.append(
-            f"the environment and {env_file} set different values of {', '.join(differing)}: the environment counts"
+            f"the environment and {env_file} set different values of {', '.join(differing)}: the environment is used"
         )
     return sentences + [
         f"{name} is not a setting of this bridge; is it a typo? The nearest name is "

@@ -47,8 +47,8 @@ def load_client(env_file: EnvFile = ENV_FILE) -> ClientSettings:
 
 
 def local_url(listening_on: Sequence[str], port: int) -> str:
-    """Returns the URL by which a program on this machine reaches a listener on these addresses and this port."""
-    # "::" stands for IPv4 as well, and a container may have no IPv6.
+    """Returns the URL for a program on this machine, of a listener on these addresses and this port."""
+    # "::" includes IPv4, and a container may have no IPv6.
     reachable = [{"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host) for host in listening_on]  # noqa: S104
     best = next(filter(is_loopback, reachable), reachable[0])
     return f"http://{bracketed(best)}:{port}"

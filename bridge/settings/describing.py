@@ -7,7 +7,7 @@ from bridge.settings.settings import Settings, env_name
 
 
 class SettingInfo(NamedTuple):
-    """One setting, as the table of settings in the documentation shows it. A default of "" means that there is none."""
+    """One setting, as the documentation's table shows it. An empty `default` means that there is none."""
 
     name: str
     default: str

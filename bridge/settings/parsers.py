@@ -1,8 +1,8 @@
 """Parses the text of each setting: pure functions that return the value or raise ValueError with the broken rule.
 
 An error message continues a sentence that begins with the setting's name ("BRIDGE_TOKENS: entry 2 is empty"). The
-messages of settings that may contain a secret repeat no part of it. Each parser also accepts a value that it has
-returned, because programs pass parsed values as overrides.
+messages of settings that may contain a secret repeat no part of it. Each parser also accepts its own results, because
+programs pass parsed values as overrides.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ from bridge.core.targets import Network
 Value = TypeVar("Value")
 
 _APP_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/:=-]{1,512}")  # RFC 6750's b64token and ":", which a header carries unchanged
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/:=-]{1,512}")  # RFC 6750's b64token and ":", which need no encoding in a header
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
 _PRINTABLE = re.compile(r"[!-~]+")
 _LONGEST_RETRY_DELAY = 2_592_000  # 30 days, the default retention
@@ -99,12 +99,12 @@ def _named_token(entry: str) -> tuple[str, str]:
     if not token:
         raise ValueError(f"the token of {name} is empty")
     if not _TOKEN.fullmatch(token):
-        raise ValueError(f"the token of {name} may hold only letters, digits and . _ ~ + / : = -, at most 512 of them")
+        raise ValueError(f"the token of {name} must be at most 512 letters, digits and . _ ~ + / : = -")
     return name, token
 
 
 def api_key(raw: Any) -> str:
-    """Returns a key that a header can carry: visible ASCII characters without spaces."""
+    """Returns a key that can be sent in a header: visible ASCII characters without spaces."""
     text = raw.get_secret_value() if isinstance(raw, SecretStr) else _text(raw).strip()
     if not _PRINTABLE.fullmatch(text):
         raise ValueError("must be visible ASCII characters without spaces")
@@ -162,18 +162,18 @@ def http_url(raw: Any) -> str:
 
 
 def amux_url(raw: Any) -> str:
-    """Does the same as `http_url` and removes the `/v1` that SDKs' base URLs end with."""
+    """Does the same as `http_url` and removes the `/v1` at the end of SDKs' base URLs."""
     return http_url(raw).removesuffix("/v1").rstrip("/")
 
 
 def proxy_url(raw: Any) -> str:
-    """Returns the URL of an http(s) proxy, which may hold a login. Errors never repeat the text."""
+    """Returns the URL of an http(s) proxy, which may contain a login. Errors never repeat the text."""
     text = _text(raw).strip()
     parts = _split(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an http:// or https:// URL of a proxy; socks proxies are not supported")
     if parts.path not in {"", "/"} or "?" in text or "#" in text:
-        raise ValueError("must have no path, query or fragment; characters / ? # in a password are percent-encoded")
+        raise ValueError("must have no path, query or fragment; percent-encode the characters / ? # in a password")
     if not _PRINTABLE.fullmatch(text):
         raise ValueError("must be visible ASCII characters without spaces")
     return text.rstrip("/")
@@ -212,7 +212,7 @@ def _split(text: str) -> SplitResult:
 
 
 def database_url(raw: Any) -> str:
-    """Returns `sqlite:///path`, or a `postgresql://` URL for libpq. Errors never repeat what may be a password."""
+    """Returns `sqlite:///path`, or a `postgresql://` URL for libpq. Errors never repeat a part that may be secret."""
     text = _text(raw).strip()
     scheme, mark, rest = text.partition("://")
     if is_postgres(text) and rest:
@@ -257,7 +257,7 @@ def _host(entry: str) -> str:
 
 
 def networks(raw: Any) -> tuple[Network, ...]:
-    """Returns networks (CIDR). A network with host bits set is an error: it would allow more than it seems to."""
+    """Returns networks (CIDR). A network with host bits set is an error, because it allows more than it seems to."""
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         raw = [str(entry) for entry in raw]
     return parse_each(raw, _network)

@@ -40,7 +40,7 @@ def read_model(model: type[Model], found_variables: Variables, overrides: Mappin
     try:
         settings = model(**given)
     except ValidationError as error:
-        # A rule between settings says nothing while one of them could not be read.
+        # A rule between settings cannot be checked if one of them could not be read.
         details = [detail for detail in error.errors() if detail["loc"] or not found.errors]
         sentences = [*sentences, *(_sentence(model, detail, found.from_files) for detail in details)]
     if sentences:
@@ -50,7 +50,7 @@ def read_model(model: type[Model], found_variables: Variables, overrides: Mappin
 
 
 def _sentence(model: type[BaseSettings], detail: ErrorDetails, from_files: Collection[str]) -> str:
-    """Returns pydantic's error as `NAME: rule; found value`, without a value that may be a secret or is a file's."""
+    """Returns pydantic's error as `NAME: rule; found value`. The value is omitted if it is from a file or a secret."""
     if not detail["loc"]:
         return str(detail["ctx"]["error"])  # from `_conflicts`: the sentence names the setting
     fields, location = _fields_by_name(model), str(detail["loc"][0])  # the field's name, or its variable's
@@ -64,7 +64,7 @@ def _sentence(model: type[BaseSettings], detail: ErrorDetails, from_files: Colle
 
 
 def _fields_by_name(model: type[BaseSettings]) -> Mapping[str, str]:
-    """Returns each field by the name of its variable: an alias such as AMUX_API_KEY, else BRIDGE_ and the field."""
+    """Returns each field by its variable: the alias, such as AMUX_API_KEY, or else BRIDGE_ and the field's name."""
     return {
         info.validation_alias if isinstance(info.validation_alias, str) else PREFIX + field.upper(): field
         for field, info in model.model_fields.items()

@@ -27,7 +27,7 @@ from bridge.settings.variables import read_variables
 
 ENV_FILE: Final = Path(".env")
 CLIENT_NAMES: Final = ("BRIDGE_URL", "BRIDGE_TOKEN")  # settings of the commands that use a running bridge
-_TEN_YEARS: Final = 315_360_000  # far longer than any real timeout or retention; dates stay within what datetime holds
+_TEN_YEARS: Final = 315_360_000  # far longer than any real timeout or retention, and valid for datetime
 _POLL_DEFAULTS: Final = PollPolicy()
 _BATCH_DEFAULTS: Final = BatchPolicy()
 _RETRY_DEFAULTS: Final = RetryPolicy()
@@ -55,7 +55,7 @@ class Settings(GivenValues):
         None,
         validation_alias="AMUX_API_KEY",
         repr=False,
-        description="The amux key that tasks are polled with; without one, each watch needs its own `api_key`.",
+        description="The amux key for polling tasks; without it, each watch needs its own `api_key`.",
     )
     amux_base_url: Annotated[str, PlainValidator(parsers.amux_url)] = Field(
         "https://api.amux.ai",
@@ -73,7 +73,7 @@ class Settings(GivenValues):
     amux_batch: Annotated[Literal["auto", "off"], BeforeValidator(parsers.batch_mode)] = Field(
         "auto",
         validation_alias="AMUX_BATCH",
-        description="`auto`: where amux's batch route works, many tasks are read with one request; `off`: each task is "
+        description="`auto`: many tasks are read with one request, if amux's batch route works; `off`: each task is "
         "read with a request of its own.",
     )
     amux_batch_size: int = Field(
@@ -81,14 +81,14 @@ class Settings(GivenValues):
         ge=1,
         le=10_000,
         validation_alias="AMUX_BATCH_SIZE",
-        description="The most tasks that are read with one request; there are fewer where answers weigh over 1 MiB.",
+        description="The most tasks that are read with one request; fewer if answers are larger than 1 MiB.",
     )
     amux_batch_interval_seconds: float = Field(
         _BATCH_DEFAULTS.interval,
         gt=0,
         le=86_400,
         validation_alias="AMUX_BATCH_INTERVAL_SECONDS",
-        description="The time between two reads of a task in batches; longer where batches would be more requests, or "
+        description="The time between two reads of a task in batches; longer if batches would be more requests, or "
         "more work for amux, than single reads.",
     )
     amux_batch_concurrency: int = Field(
@@ -96,7 +96,7 @@ class Settings(GivenValues):
         ge=1,
         le=1_000,
         validation_alias="AMUX_BATCH_CONCURRENCY",
-        description="The most batches in progress at a time, beside `BRIDGE_POLL_CONCURRENCY`.",
+        description="The most batches in progress at a time, in addition to `BRIDGE_POLL_CONCURRENCY`.",
     )
 
     host: Hosts = Field(
@@ -108,7 +108,7 @@ class Settings(GivenValues):
     public_url: Url | None = Field(
         None,
         repr=False,
-        description="The base URL of this bridge for receivers; `content_url` is then a signed link to this bridge.",
+        description="The base URL of this bridge for receivers; if set, `content_url` is a signed link to this bridge.",
     )
     metrics_host: Hosts = Field(
         ("0.0.0.0",),  # noqa: S104  it serves no data of apps
@@ -118,8 +118,8 @@ class Settings(GivenValues):
         None,
         ge=0,
         le=65_535,
-        description="If set, the port of a second listener, with `/metrics`, `/healthz` and `/readyz` only; 0 selects "
-        "any free one and logs it.",
+        description="If set, the port of a second listener, with only `/metrics`, `/healthz` and `/readyz`; 0 selects "
+        "any free port and logs it.",
     )
     tokens: Tokens = Field(
         {}, repr=False, description="The apps that may use the API: `app:token,...`; an app may have several tokens."
@@ -133,10 +133,10 @@ class Settings(GivenValues):
         "sqlite:///bridge.db",
         repr=False,
         description="`sqlite:///path` (for one process) or `postgresql://user:password@host/name` (for several). All "
-        "forms of libpq are taken: several hosts, `@%2Fsocket%2Ffolder`, `?sslmode=verify-full&sslrootcert=...`.",
+        "forms of libpq are accepted: several hosts, `@%2Fsocket%2Ffolder`, `?sslmode=verify-full&sslrootcert=...`.",
     )
     database_wait_seconds: float = Field(
-        30, ge=0, le=86_400, description="How long a start waits for a PostgreSQL server that is not up yet."
+        30, ge=0, le=86_400, description="How long a start waits for a PostgreSQL server that does not answer yet."
     )
     signing_secrets: Annotated[tuple[Secret, ...], NoDecode, PlainValidator(parsers.signing_secrets)] = Field(
         (),
@@ -150,7 +150,7 @@ class Settings(GivenValues):
         (),
         repr=False,
         description="Fernet keys that encrypt stored secrets, newest first; if none is set, the key in the file "
-        "`bridge.key` beside the SQLite file. Required with PostgreSQL.",
+        "`bridge.key` beside the SQLite file is used. Required with PostgreSQL.",
     )
 
     poll_first_delay_seconds: float = Field(
@@ -167,7 +167,7 @@ class Settings(GivenValues):
     )
     poll_concurrency: int = Field(256, ge=1, le=100_000, description="The most polls in progress at a time.")
     poll_rate_per_second: float = Field(
-        0, ge=0, description="The most polls started in a second, batches included; 0: no limit."
+        0, ge=0, description="The most polls that start in a second, batches included; 0: no limit."
     )
     poll_request_timeout_seconds: float = Field(
         10, gt=0, le=3_600, description="The longest time that one poll may take."
@@ -202,7 +202,7 @@ class Settings(GivenValues):
     )
     callback_allow_networks: Annotated[tuple[Network, ...], NoDecode, PlainValidator(parsers.networks)] = Field(
         (),
-        description="Networks (CIDR) that callbacks may go to although they are not public; a sidecar sets "
+        description="Networks (CIDR) that are not public and that callbacks may go to; a sidecar sets "
         "`127.0.0.0/8,::1/128`.",
     )
     callback_allow_hosts: Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.host_patterns)] = Field(
@@ -210,8 +210,8 @@ class Settings(GivenValues):
     )
     callback_allow_private_hosts: Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.private_hosts)] = Field(
         (),
-        description="Names (exact, or `*.svc.cluster.local`) that callbacks may go to although they resolve to "
-        "private, CGNAT or loopback addresses, for containers whose addresses change.",
+        description="Names (exact, or `*.svc.cluster.local`) that callbacks may go to even if they resolve to private, "
+        "CGNAT or loopback addresses, for containers whose addresses change.",
     )
     callback_ports: Annotated[frozenset[int] | None, NoDecode, PlainValidator(parsers.ports)] = Field(
         None, description="If set, the only ports that callbacks may go to."
@@ -222,28 +222,28 @@ class Settings(GivenValues):
     content_cache_bytes: int = Field(
         1_073_741_824,
         ge=0,
-        description="The size of all files that videos are read into from amux, so that readers can be slow; 0 means "
-        "no files: videos are passed through as they come.",
+        description="The largest size of all files into which videos are read from amux, so that readers can be slow; "
+        "0: no files, each video is passed through from amux.",
     )
     content_cache_folder: Annotated[Path, BeforeValidator(parsers.folder)] | None = Field(
         None,
         description="The folder of these files; if not set, `content` beside the SQLite file, or with PostgreSQL the "
-        "system's temporary folder. Used only while 10 % and 256 MiB of its disk stay free.",
+        "system's temporary folder. It is used only while 10 % and 256 MiB of its disk stay free.",
     )
     callback_proxy: Annotated[str, PlainValidator(parsers.proxy_url)] | None = Field(
         None,
         repr=False,
-        description="An http(s) proxy for callbacks: `http://user:password@proxy.example:3128`. The target is judged "
-        "here; the proxy gets a `CONNECT` to the judged address, for http as for https.",
+        description="An http(s) proxy for callbacks: `http://user:password@proxy.example:3128`. The bridge checks the "
+        "target; the proxy gets a `CONNECT` to the checked address, both for http and for https.",
     )
     callback_client_certificate: Path | None = Field(
-        None, description="A PEM file with the certificate that is shown to receivers that ask for one (mutual TLS)."
+        None, description="A PEM file with the client certificate for receivers that require one (mutual TLS)."
     )
     callback_client_key: Path | None = Field(
-        None, description="The PEM file with the certificate's key, if the certificate's own file does not hold it."
+        None, description="The PEM file with the certificate's key, if the certificate's file does not contain it."
     )
     callback_ca_file: Path | None = Field(
-        None, description="A PEM file with CAs that receivers may have beside those of the system."
+        None, description="A PEM file with CAs to trust for receivers, in addition to those of the system."
     )
     operations_callback_url: Annotated[str, PlainValidator(parsers.callback_url)] | None = Field(
         None,
@@ -254,8 +254,8 @@ class Settings(GivenValues):
     notify_urls: Annotated[tuple[str, ...], NoDecode, PlainValidator(parsers.notify_urls)] = Field(
         (),
         repr=False,
-        description="URLs of the `apprise` library (Slack, Discord, DingTalk, Feishu, e-mail, ...) that get the same "
-        "as one sentence each, best effort. Needs the extra `notify`.",
+        description="URLs of the `apprise` library (Slack, Discord, DingTalk, Feishu, e-mail, ...) that get each of "
+        "these notices as one sentence, best effort. Needs the extra `notify`.",
     )
     content_link_seconds: Seconds = Field(604_800, description="How long the signed link in `content_url` is valid.")
     drop_in: bool = Field(
@@ -268,10 +268,11 @@ class Settings(GivenValues):
     )
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(parsers.log_level)
-    ] = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL, in any case; `warn` and the like too.")
+    ] = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL, in any case; `warn` is WARNING.")
     log_format: Annotated[Literal["json", "console", "auto"], BeforeValidator(parsers.log_format)] = Field(
         "auto",
-        description="`json` (one object per line), `console` (easier to read), or `auto`: `console` on a terminal.",
+        description="`json` (one object per line), `console` (for people), or `auto`: `console` on a terminal, else "
+        "`json`.",
     )
 
     @model_validator(mode="after")
@@ -282,13 +283,13 @@ class Settings(GivenValues):
 
 
 def _conflicts(settings: Settings) -> Iterator[str]:
-    """Yields a sentence for each rule between settings that is broken; it begins with the setting to change."""
+    """Yields a sentence for each broken rule between settings. It begins with the name of the setting to change."""
     if settings.poll_interval_seconds > settings.poll_max_interval_seconds:
         yield "BRIDGE_POLL_INTERVAL_SECONDS: must not be greater than BRIDGE_POLL_MAX_INTERVAL_SECONDS"
     if settings.watch_timeout_seconds > settings.watch_max_timeout_seconds:
         yield "BRIDGE_WATCH_TIMEOUT_SECONDS: must not be greater than BRIDGE_WATCH_MAX_TIMEOUT_SECONDS"
     if settings.callback_client_key is not None and settings.callback_client_certificate is None:
-        yield "BRIDGE_CALLBACK_CLIENT_CERTIFICATE: must be set where BRIDGE_CALLBACK_CLIENT_KEY is"
+        yield "BRIDGE_CALLBACK_CLIENT_CERTIFICATE: must be set if BRIDGE_CALLBACK_CLIENT_KEY is set"
     if settings.tokens.keys() & settings.operator_tokens.keys():
         yield "BRIDGE_OPERATOR_TOKENS: contains a token that BRIDGE_TOKENS contains too; a token must be in one of them"
     if settings.database_url.startswith("postgresql") and not settings.encryption_keys:
@@ -340,14 +341,14 @@ def load_to_serve(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
 
 
 def known_names() -> list[str]:
-    """Returns the name of every setting, those of the commands included."""
+    """Returns the name of every setting, including those of the commands."""
     return [*map(env_name, Settings.model_fields), *CLIENT_NAMES]
 
 
 def unknown_names(environ: Mapping[str, str] | None = None, env_file: EnvFile = ENV_FILE) -> list[str]:
-    """Returns the names that begin with BRIDGE_ or AMUX_ but are no setting, sorted. They are most likely typos.
+    """Returns the names that begin with BRIDGE_ or AMUX_ but are not settings, sorted. They are most likely typos.
 
-    Without `environ`, looks at the environment and at `env_file`.
+    Without `environ`, it reads the environment and `env_file`.
     """
     found = read_variables(env_file) if environ is None else variables.of_environment(environ)
     return variables.unknown(found, known_names())
@@ -374,7 +375,7 @@ def secret_texts(settings: Settings) -> list[str]:
 
 
 def _proxy_passwords(url: str) -> set[str]:
-    """Returns the texts of a proxy URL's login that must not be shown: the password and the header that carries it."""
+    """Returns the secret texts of a proxy URL: the password, and the login as it is sent in a header."""
     parts = urlsplit(url)
     if not parts.password:
         return set()

@@ -1,8 +1,8 @@
 """The variables that settings are read from: the environment, a `.env` file, and the files that `NAME_FILE` names.
 
-A variable counts as not set if its value is empty. The environment has precedence over `.env`. White space around a
+A variable with an empty value counts as not set. The environment has precedence over `.env`. White space around a
 value, and one pair of quotes around a whole value, are removed: `docker --env-file` keeps quotes, and a secret that was
-made with `echo` ends in a line end.
+made with `echo` has a line end.
 """
 
 import difflib
@@ -23,11 +23,11 @@ from bridge.core.errors import BadSetting
 PREFIXES: Final = ("BRIDGE_", "AMUX_")
 FILE_SUFFIX: Final = "_FILE"
 _DOTENV_LOG = logging.getLogger("dotenv.main")
-_MAX_FILE_BYTES: Final = 1_048_576  # far more than any setting; a device file would never end
+_MAX_FILE_BYTES: Final = 1_048_576  # far more than any setting; a device file has no end
 _LOOKS_SECRET: Final = ("TOKEN", "KEY", "SECRET")
-_MISSPELLED: Final = 0.915  # difflib's ratio: AMUX_API_KYE has 0.917. A longer name can differ in more letters
-_PATH_OF_A_KEY: Final = "CALLBACK_CLIENT_KEY"  # a bridge without it does not start open
-# What Kubernetes puts into each container for each Service of its namespace.
+_MISSPELLED: Final = 0.915  # difflib's ratio: 0.917 for AMUX_API_KYE; longer names can differ in more letters
+_PATH_OF_A_KEY: Final = "CALLBACK_CLIENT_KEY"  # if this name is misspelled, the API still requires its tokens
+# Variables that Kubernetes sets in each container for each Service of its namespace.
 _SERVICE_LINK = re.compile(
     r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
@@ -51,7 +51,7 @@ class Variables:
         return {*self.environ, *self.dotenv}
 
     def get(self, name: str) -> str | None:
-        """Returns the value that counts, cleaned. None if the variable is not set."""
+        """Returns the variable's cleaned value, of the environment first. None if the variable is not set."""
         for source in (self.environ, self.dotenv):
             if (value := source.get(name)) and (text := cleaned(value)) is not None:
                 return text
@@ -74,7 +74,7 @@ def read_variables(env_file: str | Path | None) -> Variables:
         return Variables(environ)
     try:
         kind = Path(env_file).stat().st_mode
-        if stat.S_ISDIR(kind):  # a container engine makes a folder where a file to mount does not exist
+        if stat.S_ISDIR(kind):  # a container engine makes a folder if a file to mount does not exist
             return Variables(environ, unreadable=f"{env_file} is a folder and is not read")
         text = Path(env_file).read_text("utf-8-sig") if stat.S_ISREG(kind) else ""
     except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +94,7 @@ def read_variables(env_file: str | Path | None) -> Variables:
 
 
 class _MalformedLines(logging.Filter):
-    """Keeps the warnings of the library, which are written before logging is set up. Their argument is a line."""
+    """Collects the library's warnings, which come before logging is configured. Their argument is a line number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _MalformedLines(logging.Filter):
         return False
 
     def sentence(self, env_file: str | Path) -> str | None:
-        """Returns what to say about the file, None if all of its lines are read."""
+        """Returns a warning about the file; None if all its lines could be parsed."""
         if not self._lines:
             return None
         return f"{env_file} has lines that cannot be parsed and are not used: line {', '.join(self._lines)}"
@@ -118,7 +118,7 @@ def of_environment(environ: Mapping[str, str]) -> Variables:
 
 def _ours(variables: Mapping[str, str]) -> dict[str, str]:
     found = {name.upper(): value for name, value in variables.items() if name.upper().startswith(PREFIXES)}
-    return found | {name: variables[name] for name in found if name in variables}  # the exact spelling counts first
+    return found | {name: variables[name] for name in found if name in variables}  # upper case has precedence
 
 
 def cleaned(value: str) -> str | None:
@@ -155,7 +155,7 @@ def find(variables: Variables, names: Collection[str]) -> Found:
 
 
 def _read_file(path: str) -> str:
-    """Returns a file's text. Raises ValueError with the rest of a sentence; it never repeats the text."""
+    """Returns a file's text. Raises ValueError with the rule, which never repeats the text."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
@@ -182,7 +182,7 @@ def _link_sentence(name: str, value: str) -> str:
     )
 
 
-# --- names that are no setting ------------------------------------------------------------------------------------
+# --- names that are not settings ----------------------------------------------------------------------------------
 
 
 def unknown(variables: Variables, names: Collection[str]) -> list[str]:
@@ -197,9 +197,9 @@ def with_files(names: Iterable[str]) -> set[str]:
 
 
 def looks_secret(name: str, names: Collection[str]) -> bool:
-    """Whether an unknown variable is most likely meant to hold a secret: a bridge without it would start open.
+    """Whether an unknown variable is most likely meant for a secret: without it, the bridge could start without tokens.
 
-    It has a word such as TOKEN, or one or two letters of a known name with such a word are wrong: BRIDGE_TOKNES.
+    Its name contains a word such as TOKEN, or is a misspelled name with such a word: BRIDGE_TOKNES.
     """
     if any(word in name for word in _LOOKS_SECRET):
         return True
@@ -209,13 +209,13 @@ def looks_secret(name: str, names: Collection[str]) -> bool:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Returns the known name that is most like an unknown one."""
+    """Returns the known name that is most similar to an unknown one."""
     candidates = sorted(with_files(names) if name.endswith(FILE_SUFFIX) else names)
     return difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)[0]
 
 
 def differing(variables: Variables, names: Collection[str]) -> list[str]:
-    """Returns the settings that both the environment and `.env` set, to different values, in the order of `names`."""
+    """Returns the settings with different values in the environment and in `.env`, in the order of `names`."""
 
     def differ(name: str) -> bool:
         first, second = (cleaned(source.get(name, "")) for source in (variables.environ, variables.dotenv))

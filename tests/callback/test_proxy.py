@@ -86,7 +86,7 @@ async def test_a_target_is_judged_before_the_proxy_is_asked(start_receiver: Star
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "answered 407 (its login is missing or wrong)"),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "answered 502"),
         (b"SSH-2.0-x\r\n\r\n", "answered no HTTP"),
-        (b"", "gave no answer"),
+        (b"", "did not answer"),
     ],
 )
 async def test_a_proxy_that_refuses_is_named_without_its_login(answer: bytes, sentence: str) -> None:
@@ -106,7 +106,7 @@ async def test_a_proxy_that_is_down_is_named() -> None:
     async with sender_through(f"http://user:hidden@127.0.0.1:{port}") as sender:
         found = await post(sender, "http://hooks.example/")
     assert "the proxy 127.0.0.1:" in str(found)
-    assert "is not reached" in str(found)
+    assert "cannot be reached" in str(found)
     assert "hidden" not in str(found)
 
 

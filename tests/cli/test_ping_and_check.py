@@ -138,7 +138,7 @@ async def test_the_service_has_the_target_policy_of_ping(tmp_path: Path) -> None
 def test_check_says_which_of_two_databases_counts(command: Command, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("BRIDGE_DATABASE_URL=postgresql://bridge@db/bridge\n")
     result = command("check", BRIDGE_DATABASE_URL="sqlite:///here.db")
-    assert "the environment and .env set different values of BRIDGE_DATABASE_URL: the environment counts" in result.out
+    assert "the environment and .env set different values of BRIDGE_DATABASE_URL: the environment is used" in result.out
 
 
 def test_check_refuses_what_stops_a_start(command: Command) -> None:

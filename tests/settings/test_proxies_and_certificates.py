@@ -34,7 +34,7 @@ def test_a_proxy_keeps_its_login_which_is_a_secret(read: Load) -> None:
 
 def test_a_client_key_needs_its_certificate(read: Load) -> None:
     with pytest.raises(
-        BadSetting, match="BRIDGE_CALLBACK_CLIENT_CERTIFICATE: must be set where BRIDGE_CALLBACK_CLIENT"
+        BadSetting, match="BRIDGE_CALLBACK_CLIENT_CERTIFICATE: must be set if BRIDGE_CALLBACK_CLIENT_KEY"
     ):
         read(BRIDGE_CALLBACK_CLIENT_KEY="/no/key.pem")
 
@@ -45,7 +45,7 @@ def test_certificates_that_openssl_would_ignore_are_warned_of(tmp_path: Path) ->
     assert missing.startswith(f"SSL_CERT_FILE: {file} cannot be read: no such file or directory")
     file.write_text("a page that says sign in")
     [wrong] = certificate_cautions({"SSL_CERT_FILE": str(file)})
-    assert "holds no certificates in PEM form" in wrong
+    assert "contains no certificates in PEM form" in wrong
     file.write_text("-----BEGIN CERTIFICATE-----\n")
     assert certificate_cautions({"SSL_CERT_FILE": str(file)}) == []
     assert certificate_cautions({}) == certificate_cautions({"SSL_CERT_FILE": ""}) == []

@@ -329,7 +329,7 @@ def test_a_difference_between_the_environment_and_dotenv_is_said(setting: Set, t
     [sentence] = variable_cautions()
     assert sentence == (
         "the environment and .env set different values of BRIDGE_TOKENS, BRIDGE_DATABASE_URL, BRIDGE_ENCRYPTION_KEYS: "
-        "the environment counts"
+        "the environment is used"
     )
 
 
