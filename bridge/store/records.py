@@ -234,11 +234,6 @@ class RegisteredWatch:
         """The watch without its task and its deliveries."""
         return self.view.watch
 
-    @property
-    def task_row(self) -> str:
-        """The row id of its task."""
-        return self.view.task.row
-
 
 @dataclass(frozen=True, slots=True)
 class WatchQuery:

@@ -89,7 +89,7 @@ async def test_a_task_that_another_replica_closed_is_dropped(replicas: list[Stor
     one, two = replicas
     lease, work = lease_of(one, [0.0])
     registered = await register_watch(one)
-    work.tasks.append(registered.task_row)
+    work.tasks.append(registered.view.task.row)
     await two.cancel(registered.watch.id, None)
     await lease.adopt()
     assert work.tasks == []

@@ -50,7 +50,7 @@ def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]
 
 def failures(poller: Poller, watch: RegisteredWatch) -> int:
     """How many polls in a row brought no task record for a watch's task."""
-    live = poller.live(watch.task_row)
+    live = poller.live(watch.view.task.row)
     assert live is not None
     return live.failures
 

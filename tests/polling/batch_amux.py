@@ -132,7 +132,7 @@ class Bench:
                 self.poller.add(registered.task, options.get("api_key"))
 
     def task(self, task_id: str) -> PolledTask:
-        return self.poller._tasks[self.watches[task_id].task_row]
+        return self.poller._tasks[self.watches[task_id].view.task.row]
 
     async def outcomes(self) -> dict[str, Outcome | None]:
         return {task_id: await self.harness.outcome(watch) for task_id, watch in self.watches.items()}

@@ -32,7 +32,7 @@ async def test_live_tasks_end_by_single_reads_and_get_their_class_from_a_batch(
     watch = await batch_harness.register(task_id, poller)
     await batch_harness.register(other, poller)
     await sandbox.polled(task_id, 5)
-    live_task = poller.live(watch.task_row)
+    live_task = poller.live(watch.view.task.row)
     assert live_task is not None
     assert live_task.facts.task_class == f"amux {platform.value} veo"
     assert sandbox.batches.read[task_id] <= 2

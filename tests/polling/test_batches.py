@@ -54,7 +54,7 @@ async def test_tasks_that_run_are_read_in_batches_only_and_one_of_a_platform_sin
     await bench.batched(*ids, more=5)
     assert bench.amux.polls == polls
     assert max(bench.amux.polls.values()) == 1
-    live_task = bench.poller.live(bench.watches["task_3"].task_row)
+    live_task = bench.poller.live(bench.watches["task_3"].view.task.row)
     assert live_task is not None
     assert live_task.polls >= 7
     assert live_task.facts.model == "model-50"
@@ -87,7 +87,7 @@ async def test_status_events_and_the_progress_come_from_batches_too(bench: Bench
     bench.amux.batch = lambda ids: rows(*(row(each, progress="60%") for each in ids))
     await bench.batched("task_1", "task_2")
     watch = bench.watches["task_1"]
-    live_task = bench.poller.live(watch.task_row)
+    live_task = bench.poller.live(watch.view.task.row)
     assert live_task is not None
     assert live_task.snapshot.progress == 60
     assert live_task.next_poll_at == pytest.approx(bench.harness.store.now(), abs=1)
@@ -100,7 +100,7 @@ async def test_a_cancelled_watch_s_task_leaves_the_lane(bench: Bench) -> None:
     await bench.register("task_1", "task_2")
     await bench.batched("task_1", "task_2")
     await bench.harness.store.cancel(bench.watches["task_1"].watch.id, None)
-    bench.poller.check_closed(bench.watches["task_1"].task_row)
+    bench.poller.check_closed(bench.watches["task_1"].view.task.row)
     await bench.harness.until(lambda: bench.poller.owned == 1)
     asked = bench.amux.asked("task_1")
     await bench.batched("task_2", more=4)
@@ -117,7 +117,7 @@ async def test_a_watch_that_is_cancelled_during_a_batch_that_fails_costs_no_read
     await bench.harness.until(lambda: len(bench.amux.batches) > sent)
     watch = bench.watches["task_1"]
     await bench.harness.store.cancel(watch.watch.id, None)
-    bench.poller.check_closed(watch.task_row)
+    bench.poller.check_closed(watch.view.task.row)
     bench.amux.batch = lambda _ids: (503, {})
     bench.amux.gate.set()
     await bench.harness.until(lambda: bench.poller.owned == 1)

@@ -33,7 +33,7 @@ class Checker:
 
 async def test_overdue_watches_that_fit_on_a_page_are_found_at_each_check(harness: Harness) -> None:
     checker = Checker(harness)
-    rows = {(await harness.register(f"task_{number}", age=10, lasts=5)).task_row for number in range(3)}
+    rows = {(await harness.register(f"task_{number}", age=10, lasts=5)).view.task.row for number in range(3)}
     checker.know(*rows)
     for _ in range(3):
         assert await checker.found() == rows
@@ -42,10 +42,10 @@ async def test_overdue_watches_that_fit_on_a_page_are_found_at_each_check(harnes
 async def test_a_long_backlog_is_read_again_after_ten_seconds_and_new_ones_at_once(harness: Harness) -> None:
     checker = Checker(harness)
     made = await asyncio.gather(*(harness.register(f"task_{number}", age=20, lasts=5) for number in range(PAGE + 1)))
-    rows = {one.task_row for one in made}
+    rows = {one.view.task.row for one in made}
     checker.know(*rows)
     assert await checker.found() == rows
-    new = (await harness.register("task_new", age=10, lasts=9)).task_row
+    new = (await harness.register("task_new", age=10, lasts=9)).view.task.row
     checker.know(new)
     checker.now += FULL_CHECK_SECONDS - 1
     assert await checker.found() == {new}
@@ -57,7 +57,7 @@ async def test_a_long_backlog_is_read_again_after_ten_seconds_and_new_ones_at_on
 async def test_the_latest_deadline_of_a_task_counts_in_any_order(harness: Harness, first: float) -> None:
     checker = Checker(harness)
     watches = [await harness.register("task", age=10, lasts=lasts) for lasts in (first, 9.0 - first)]
-    row = watches[0].task_row
+    row = watches[0].view.task.row
     checker.know(row)
     await checker.found()
     latest = max(one.watch.deadline_at for one in watches)

@@ -17,11 +17,11 @@ async def test_a_dropped_task_leaves_no_check_and_no_key_of_its_own_behind(harne
     poller = harness.poller(client=client)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller, api_key="sk-own")
     await harness.until(lambda: client.polls == 1)
-    poller.check_closed(watch.task_row)  # it is being polled, so it is noted for later
-    task = poller._tasks[watch.task_row]
+    poller.check_closed(watch.view.task.row)  # it is being polled, so it is noted for later
+    task = poller._tasks[watch.view.task.row]
     assert poller._handler._to_check == {task}
     assert len(poller.credentials()) == 2
-    poller.drop(watch.task_row)
+    poller.drop(watch.view.task.row)
     poller.refused(StatusUpdate(task, changed=False))  # an answer of the store that comes too late
     assert poller._handler._to_check == set()
     assert [one.name for one in poller.credentials()] == [CONFIGURED]
@@ -37,7 +37,7 @@ async def test_a_status_that_is_written_after_its_task_was_dropped_schedules_no_
     held = hold_status_writes(harness.store, monkeypatch)
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
     await harness.until(held.written.is_set)
-    task = poller._tasks[watch.task_row]
+    task = poller._tasks[watch.view.task.row]
     poller.forget_all()  # the lease was lost
     held.gate.set()
     await harness.until(lambda: watch.watch.id in harness.announced)
@@ -68,7 +68,7 @@ async def test_a_task_that_is_loaded_again_writes_the_status_that_a_new_watch_wa
     first = await harness.register(task_id, poller)
     await harness.sandbox.polled(task_id, 2)
     second = await harness.register(task_id, events=TERMINAL_EVENTS | {EventType.IN_PROGRESS})
-    assert second.task_row == first.task_row
+    assert second.view.task.row == first.view.task.row
     await poller.load()  # the answer to the second registration did not arrive here
     await harness.until(lambda: harness.event_types(second) == ["video.in_progress"])
 

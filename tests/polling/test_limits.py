@@ -58,7 +58,7 @@ async def test_no_settlement_is_lost_while_the_store_is_unavailable_and_the_firs
     await harness.until(lambda: "store_unavailable" in caplog.text)
     await poller.check_deadlines()  # it fails as well: one outage is logged once
     await harness.until(
-        lambda: all((live := poller.live(w.task_row)) and _ended(live.snapshot.status) for w in watches)
+        lambda: all((live := poller.live(w.view.task.row)) and _ended(live.snapshot.status) for w in watches)
     )
     polls = harness.sandbox.polls.total()
     for task_id in tasks:  # amux rewrites its record
@@ -95,7 +95,7 @@ async def test_one_probe_at_a_time_asks_whether_the_store_answers_again(
     await harness.sandbox.polled(task_id, 2)  # by then the first status is written, so only the end can be refused
     repair = harness.break_store()
     harness.sandbox.change(task_id, DONE)
-    await harness.until(lambda: (live := poller.live(watch.task_row)) is not None and _ended(live.snapshot.status))
+    await harness.until(lambda: (live := poller.live(watch.view.task.row)) is not None and _ended(live.snapshot.status))
     await harness.until(lambda: "store_unavailable" in caplog.text)
     repair()
     await harness.until(lambda: poller.owned == 0)

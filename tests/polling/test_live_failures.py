@@ -43,7 +43,7 @@ async def watch_of(
 
 
 def live_task(poller: Poller, watch: RegisteredWatch) -> TaskView:
-    task = poller.live(watch.task_row)
+    task = poller.live(watch.view.task.row)
     assert task is not None
     return task
 

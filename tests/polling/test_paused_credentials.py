@@ -124,8 +124,8 @@ async def test_failing_polls_are_made_less_and_less_often(harness: Harness) -> N
     task_id = harness.sandbox.create_task(RUNNING)
     watch = await harness.register(task_id, poller)
     await harness.sandbox.polled(task_id, 6)
-    await harness.until(lambda: (live := poller.live(watch.task_row)) is not None and live.polls >= 6)
-    live = poller.live(watch.task_row)
+    await harness.until(lambda: (live := poller.live(watch.view.task.row)) is not None and live.polls >= 6)
+    live = poller.live(watch.view.task.row)
     assert live is not None
     assert live.next_poll_at is not None
     assert live.next_poll_at - harness.store.now() > 0.15  # 10 ms, doubled five times
@@ -174,7 +174,7 @@ async def test_a_few_misrouted_tasks_among_good_ones_are_logged_once_each_way(
     assert routing_lines(caplog) == ["misrouted"]
     assert "AMUX_BASE_URL" in poller.degraded()[0].message
     harness.sandbox.change(bad[0], RUNNING)
-    poller.drop(watches[-1].task_row)  # a task that is no longer polled keeps nothing alive
+    poller.drop(watches[-1].view.task.row)  # a task that is no longer polled keeps nothing alive
     await harness.until(lambda: not poller.degraded())
     await harness.sandbox.polled(good[0], harness.sandbox.polls[good[0]] + 5)
     assert routing_lines(caplog) == ["misrouted", "misrouting_ended"]

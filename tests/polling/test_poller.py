@@ -17,7 +17,7 @@ async def test_two_watches_on_one_task_share_its_polls(harness: Harness) -> None
     task_id = harness.sandbox.create_task(RUNNING)
     poller = harness.poller()
     first, second = [await harness.register(task_id, poller) for _ in range(2)]
-    assert first.task_row == second.task_row
+    assert first.view.task.row == second.view.task.row
     assert poller.owned == 1
     await harness.sandbox.polled(task_id, 2)
     harness.sandbox.change(task_id, DONE)
@@ -72,7 +72,7 @@ async def test_a_new_task_that_amux_does_not_know_yet_has_a_grace_period(harness
     watch = await harness.register("task_late", poller)
     await harness.sandbox.polled("task_late", 6)
     assert (await harness.view(watch)).watch.state is WatchState.ACTIVE
-    live = poller.live(watch.task_row)
+    live = poller.live(watch.view.task.row)
     assert live is not None
     assert live.last_error is not None
     assert live.last_error.code == "task_not_found"
@@ -159,7 +159,7 @@ async def test_a_status_is_written_when_it_changes_and_not_after_each_poll(harne
     stored = (await harness.view(watch)).task
     assert stored.snapshot.status is TaskStatus.IN_PROGRESS
     assert stored.polls == 1
-    live = poller.live(watch.task_row)
+    live = poller.live(watch.view.task.row)
     assert live is not None
     assert live.polls >= 4
     assert live.last_polled_at == pytest.approx(harness.store.now(), abs=1)
@@ -175,7 +175,7 @@ async def test_an_unknown_status_word_ends_no_watch(harness: Harness) -> None:
     )
     watch = await harness.register(task_id, poller)
     await harness.sandbox.polled(task_id, 4)
-    live = poller.live(watch.task_row)
+    live = poller.live(watch.view.task.row)
     assert live is not None
     assert live.snapshot.status is TaskStatus.UNKNOWN
     assert live.last_error is not None  # the proxy's answer, with its time
@@ -206,11 +206,11 @@ async def test_a_task_whose_last_watch_was_cancelled_is_no_longer_polled(harness
     first, second = [await harness.register(task_id, poller) for _ in range(2)]
     await harness.sandbox.polled(task_id)
     await harness.store.cancel(first.watch.id, None)
-    poller.check_closed(first.task_row)
+    poller.check_closed(first.view.task.row)
     await harness.sandbox.polled(task_id, harness.sandbox.polls[task_id] + 2)
     assert poller.owned == 1
     await harness.store.cancel(second.watch.id, None)
-    poller.check_closed(second.task_row)
+    poller.check_closed(second.view.task.row)
     await harness.until(lambda: poller.owned == 0)
     assert harness.deliveries == []
 
@@ -224,7 +224,7 @@ async def test_a_task_whose_last_watch_is_cancelled_during_its_poll_is_not_polle
     # The first poll has written the status; the second one changes nothing.
     await harness.until(lambda: client.polls == 2)
     await harness.store.cancel(watch.watch.id, None)
-    poller.check_closed(watch.task_row)
+    poller.check_closed(watch.view.task.row)
     assert poller.owned == 1
     client.gate.set()
     await harness.until(lambda: poller.owned == 0)
@@ -239,7 +239,7 @@ async def test_a_task_whose_last_watch_is_cancelled_during_a_write_is_not_polled
     watch = await harness.register(harness.sandbox.create_task(RUNNING), poller)
     await held.written.wait()
     await harness.store.cancel(watch.watch.id, None)
-    poller.check_closed(watch.task_row)
+    poller.check_closed(watch.view.task.row)
     assert poller.owned == 1
     held.gate.set()
     await harness.until(lambda: poller.owned == 0)
@@ -253,8 +253,8 @@ async def test_the_answer_of_a_task_that_was_dropped_during_its_poll_is_ignored(
     )
     watch = await harness.register(task_id, poller)
     await harness.sandbox.polled(task_id)
-    poller.drop(watch.task_row)
-    assert poller.live(watch.task_row) is None
+    poller.drop(watch.view.task.row)
+    assert poller.live(watch.view.task.row) is None
     await poller.drain(5)
     assert harness.deliveries == []
 

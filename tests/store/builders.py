@@ -164,7 +164,7 @@ async def settle(
     store: Store, registered: RegisteredWatch, ending: Callable[[Watch], Ending | None] = completed, **options: Any
 ) -> Changed:
     """Settle a watch's task."""
-    return await store.settle(settlement(store, registered.task_row, ending, **options))
+    return await store.settle(settlement(store, registered.view.task.row, ending, **options))
 
 
 def status_change(store: Store, task: str, snapshot: TaskSnapshot = RUNNING, *, polls: int = 1) -> StatusChange:
@@ -181,7 +181,7 @@ async def record_status(
     store: Store, registered: RegisteredWatch, snapshot: TaskSnapshot = RUNNING, *, polls: int = 1
 ) -> Changed:
     """Record a task's status."""
-    return await store.record_status(status_change(store, registered.task_row, snapshot, polls=polls))
+    return await store.record_status(status_change(store, registered.view.task.row, snapshot, polls=polls))
 
 
 async def claimed_delivery(store: Store, **fields: Any) -> PendingDelivery:

@@ -74,12 +74,12 @@ async def test_a_row_that_cannot_be_read_is_left_out_and_replaced(store: Store) 
 async def test_a_tasks_facts_are_written_shown_and_loaded(store: Store) -> None:
     registered = await register_watch(store)
     facts = TaskFacts("seedance", 1_000.5, 1_090.0, 1_092.0, "amux 54 seedance")
-    task = polled_task(store, registered.task_row)._replace(facts=facts)
+    task = polled_task(store, registered.view.task.row)._replace(facts=facts)
     await store.record_status(StatusChange(task, store.now()))
     [loaded] = await store.own_tasks()
     assert (loaded.facts, loaded.opened_at) == (facts, registered.watch.created_at)
     assert (await store.watch(registered.watch.id, None)).task.facts == facts
-    await store.settle(settlement(store, registered.task_row))
+    await store.settle(settlement(store, registered.view.task.row))
     assert await store.own_tasks() == []
 
 

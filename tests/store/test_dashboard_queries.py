@@ -77,7 +77,7 @@ async def test_a_superseded_status_event_is_not_shown_as_dead(store: Store) -> N
 async def test_a_search_by_tasks_finds_their_active_watches(store: Store) -> None:
     one, other, ended = await register_watch(store), await register_watch(store), await register_watch(store)
     await settle(store, ended)
-    rows = (one.task_row, ended.task_row, "tsk_none")
+    rows = (one.view.task.row, ended.view.task.row, "tsk_none")
     assert await ids(store, tasks=rows) == [one.watch.id]
     assert await ids(store, tasks=()) == []
     assert other.watch.id in await ids(store)

@@ -50,7 +50,7 @@ async def test_an_event_that_commits_late_comes_after_those_that_were_read_befor
     slow, quick = replicas
     first, second = await register_watch(slow), await register_watch(quick)
     with held_open(slow) as connection:
-        settle_in(connection, slow, first.task_row)
+        settle_in(connection, slow, first.view.task.row)
         await settle(quick, second)
         await number_all(quick)
         read = await page(quick)
@@ -175,7 +175,7 @@ class Feed:
         elif len(self.held) < 4:
             connection = self.stack.enter_context(store._database._writing.connect())
             self.held.append((connection, connection.begin()))
-            settle_in(connection, store, watch.task_row)
+            settle_in(connection, store, watch.view.task.row)
 
     async def commit(self, pick: int) -> None:
         """Commit one of the transactions; one in five is rolled back."""

@@ -180,5 +180,5 @@ async def test_overdue_watches_come_in_pages_in_their_deadlines_order(store: Sto
 async def test_only_active_watches_of_own_tasks_are_overdue(store: Store) -> None:
     ended, others, own = [await register_watch(store, timeout=10, age=100) for _ in range(3)]
     await store.cancel(ended.watch.id, None)
-    execute(store, "UPDATE tasks SET owner = 'another' WHERE id = :id", id=others.task_row)
-    assert [(one.watch_id, one.task) for one in await store.overdue(None, 10)] == [(own.watch.id, own.task_row)]
+    execute(store, "UPDATE tasks SET owner = 'another' WHERE id = :id", id=others.view.task.row)
+    assert [(one.watch_id, one.task) for one in await store.overdue(None, 10)] == [(own.watch.id, own.view.task.row)]

@@ -89,12 +89,14 @@ async def test_a_watch_registered_while_its_task_settles_opens_another_task(repl
     one, two = replicas
     first = await register_watch(one, task_id="shared")
     with open_transaction(one) as connection:
-        settlement_operations.settle(connection, [settlement(one, first.task_row)], one.replica, one.cipher, MINUTE)
+        settlement_operations.settle(
+            connection, [settlement(one, first.view.task.row)], one.replica, one.cipher, MINUTE
+        )
         second = asyncio.create_task(register_watch(two, task_id="shared", app="other"))
         await until_blocked(connection, second)
     registered = await second
     assert registered.created
-    assert registered.task_row != first.task_row
+    assert registered.view.task.row != first.view.task.row
     assert registered.task is not None
     assert_consistent(one)
 
@@ -118,7 +120,7 @@ async def test_a_watch_registered_while_the_last_one_is_cancelled_opens_another_
         settlement_operations.cancel(connection, [(first.watch.id, None, None)], one.replica)
         second = asyncio.create_task(register_watch(two, task_id="shared", app="other"))
         await until_blocked(connection, second)
-    assert (await second).task_row != first.task_row
+    assert (await second).view.task.row != first.view.task.row
     assert_consistent(one)
 
 
@@ -292,7 +294,7 @@ async def test_claims_and_records_at_four_replicas_send_each_delivery_once(four_
 
 async def test_replicas_take_over_each_task_of_a_dead_replica_once(four_replicas: list[Store]) -> None:
     gone, *others = four_replicas
-    tasks = {(await register_watch(gone)).task_row for _ in range(9)}
+    tasks = {(await register_watch(gone)).view.task.row for _ in range(9)}
     execute(gone, "UPDATE replicas SET expires_at = 0 WHERE id = :id", id=gone.replica.id)
     adopted_ids: list[str] = []
     async with asyncio.timeout(SAFETY_SECONDS):

@@ -48,7 +48,7 @@ async def test_this_replica_owns_the_task_of_a_new_watch(store: Store) -> None:
     assert registered.task is not None
     assert (registered.task.task_id, registered.task.credential) == (new.watch.task_id, "configured")
     assert registered.task.status_update_due
-    assert registered.task.row == registered.task_row
+    assert registered.task.row == registered.view.task.row
     [row] = await store.own_tasks()
     assert row == registered.task
 
@@ -57,21 +57,21 @@ async def test_two_watches_on_one_task_share_its_row(store: Store) -> None:
     first = await register_watch(store, task_id="shared")
     second = await register_watch(store, task_id="shared", app="other")
     assert second.created
-    assert second.task_row == first.task_row
+    assert second.view.task.row == first.view.task.row
     assert len(await store.own_tasks()) == 1
 
 
 async def test_another_credential_means_another_task(store: Store) -> None:
     first = await register_watch(store, task_id="shared")
     second = await register_watch(store, task_id="shared", credential="own")
-    assert second.task_row != first.task_row
+    assert second.view.task.row != first.view.task.row
 
 
 async def test_an_equal_registration_finds_the_first_watch(store: Store) -> None:
     new = new_watch(store)
     first = await register(store, new)
     second = await register(store, repeat_of(new))
-    assert (second.created, second.watch, second.task_row) == (False, first.watch, first.task_row)
+    assert (second.created, second.watch, second.view.task.row) == (False, first.watch, first.view.task.row)
 
 
 async def test_other_options_are_a_conflict_that_names_the_first_watch(store: Store) -> None:
@@ -97,8 +97,8 @@ async def test_an_equal_watch_can_be_registered_after_the_first_settled(store: S
     await settle(store, first)
     second = await register(store, repeat_of(new))
     assert second.created
-    assert second.task_row != first.task_row
-    assert [row.row for row in await store.own_tasks()] == [second.task_row]
+    assert second.view.task.row != first.view.task.row
+    assert [row.row for row in await store.own_tasks()] == [second.view.task.row]
 
 
 async def test_a_batch_has_a_result_for_each_in_order(store: Store) -> None:
@@ -212,7 +212,7 @@ async def test_a_replica_that_lost_its_claim_leaves_a_new_task_without_an_owner(
     assert registered.task is None
     assert one_row(store, "SELECT owner FROM tasks") is None
     await store.rejoin()
-    assert [row.row for row in await store.adopt(10)] == [registered.task_row]
+    assert [row.row for row in await store.adopt(10)] == [registered.view.task.row]
 
 
 async def test_a_watch_on_an_existing_task_returns_the_tasks_status(store: Store) -> None:
@@ -222,7 +222,7 @@ async def test_a_watch_on_an_existing_task_returns_the_tasks_status(store: Store
     assert second.task is not None
     assert (second.task.snapshot.status, second.task.snapshot.progress, second.task.polls) == ("in_progress", 40, 3)
     assert second.task.status_update_due
-    assert second.task.row == first.task_row
+    assert second.task.row == first.view.task.row
 
 
 async def test_a_watch_that_the_database_cannot_store_fails_alone(store: Store) -> None:

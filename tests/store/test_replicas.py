@@ -46,8 +46,8 @@ async def test_the_replica_that_registers_a_task_first_polls_it(replicas: list[S
     second = await register_watch(two, task_id="shared", app="other")
     assert second.created
     assert second.task is None
-    assert second.task_row == first.task_row
-    assert owner_of(one, first.task_row) == one.replica.id
+    assert second.view.task.row == first.view.task.row
+    assert owner_of(one, first.view.task.row) == one.replica.id
     assert len(await one.own_tasks()) == 1
     assert await two.own_tasks() == []
 
@@ -86,7 +86,7 @@ async def test_the_owner_learns_that_a_task_was_closed_by_a_cancellation_elsewhe
     assert await one.adopt(10) == []  # a watch is left
     await two.cancel(second.watch.id, None)
     [closed] = await one.adopt(10)
-    assert (closed.row, closed.closed) == (first.task_row, True)
+    assert (closed.row, closed.closed) == (first.view.task.row, True)
     assert await one.adopt(10) == []
     own = await register_watch(one)
     await one.cancel(own.watch.id, None)
@@ -101,7 +101,7 @@ async def test_the_owner_loads_a_task_again_when_a_watch_elsewhere_asks_for_its_
     assert await one.adopt(10) == []
     await register_watch(two, task_id="shared", app="asking", events=ALL_EVENTS)
     [changed] = await one.adopt(10)
-    assert (changed.row, changed.status_update_due) == (first.task_row, True)
+    assert (changed.row, changed.status_update_due) == (first.view.task.row, True)
     assert await one.adopt(10) == []
 
 
@@ -111,7 +111,7 @@ async def test_a_dead_replicas_tasks_are_taken_over_once(replicas: list[Store]) 
     assert await two.adopt(10) == []
     kill(one)
     adopted = await two.adopt(10)
-    assert {row.row for row in adopted} == {found.task_row for found in registered}
+    assert {row.row for row in adopted} == {found.view.task.row for found in registered}
     assert await two.adopt(10) == []
     assert (await settle(two, registered[0])).task_closed
 
@@ -180,7 +180,7 @@ async def test_a_replica_that_leaves_hands_everything_over(replicas: list[Store]
     registered = await register_watch(one)
     claimed = await claimed_delivery(one)
     await one.leave()
-    assert [row.row for row in await two.adopt(10)] == [registered.task_row]
+    assert [row.row for row in await two.adopt(10)] == [registered.view.task.row]
     assert [found.id for found in await two.claim({HOST: 5}, MINUTE)] == [claimed.id]
     assert [row.id for row in rows(two, "SELECT id FROM replicas")] == [two.replica.id]
     with pytest.raises(StoreUnavailable):
@@ -193,9 +193,9 @@ async def test_a_stopping_replica_hands_its_tasks_over_and_gets_no_new_ones(repl
     await claimed_delivery(two)
     await one.renew(1_000)
     await two.hand_over()
-    assert [row.row for row in await one.adopt(10)] == [registered.task_row]
+    assert [row.row for row in await one.adopt(10)] == [registered.view.task.row]
     assert (await register_watch(one)).task is not None
-    assert owner_of(one, (await register_watch(two)).task_row) == one.replica.id
+    assert owner_of(one, (await register_watch(two)).view.task.row) == one.replica.id
     assert await one.claim({HOST: 5}, MINUTE) == []  # a delivery that is being sent stays claimed
     await two.renew(0)
 
@@ -215,8 +215,8 @@ async def test_a_busy_replica_gives_new_tasks_to_an_idle_one(replicas: list[Stor
     registered = await register_watch(one)
     assert registered.created
     assert registered.task is None
-    assert owner_of(one, registered.task_row) == two.replica.id
-    assert [row.row for row in await two.adopt(10)] == [registered.task_row]
+    assert owner_of(one, registered.view.task.row) == two.replica.id
+    assert [row.row for row in await two.adopt(10)] == [registered.view.task.row]
     assert (await settle(two, registered)).task_closed
 
 

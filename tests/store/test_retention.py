@@ -60,7 +60,7 @@ async def test_cancelled_watches_are_deleted_and_active_ones_are_not(store: Stor
     await store.cancel(cancelled.watch.id, None)
     assert await delete_ended(store, store.now() + 1, 10) == 1
     assert [row.id for row in rows(store, "SELECT id FROM watches")] == [active.watch.id]
-    assert [row.id for row in rows(store, "SELECT id FROM tasks")] == [active.task_row]
+    assert [row.id for row in rows(store, "SELECT id FROM tasks")] == [active.view.task.row]
 
 
 async def test_a_watch_with_a_pending_delivery_is_not_deleted(store: Store) -> None:
@@ -80,7 +80,7 @@ async def test_a_task_is_not_deleted_before_its_last_watch(store: Store) -> None
     await register_watch(store, task_id="shared", app="other")
     await store.cancel(first.watch.id, None)
     assert await delete_ended(store, store.now() + 1, 10) == 1
-    assert one_row(store, "SELECT id FROM tasks") == first.task_row
+    assert one_row(store, "SELECT id FROM tasks") == first.view.task.row
 
 
 async def test_at_most_the_requested_number_is_deleted_the_oldest_first(store: Store) -> None:

@@ -194,7 +194,7 @@ async def test_an_event_that_cannot_be_built_does_not_affect_the_others(store: S
         raise ZeroDivisionError
 
     results = await asyncio.gather(
-        store.settle(settlement(store, bad.task_row, breaks)), settle(store, good), return_exceptions=True
+        store.settle(settlement(store, bad.view.task.row, breaks)), settle(store, good), return_exceptions=True
     )
     assert isinstance(results[0], Exception)
     assert (await store.watch(bad.watch.id, None)).watch.state is WatchState.ACTIVE

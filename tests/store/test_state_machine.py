@@ -133,7 +133,7 @@ class Bridge(RuleBasedStateMachine):
             assert result.created
             assert result.task is not None
             self.watches.append(new.watch.id)
-            self.tasks.append(result.task_row)
+            self.tasks.append(result.view.task.row)
         else:
             assert result.watch.id in self.watches
 

@@ -148,7 +148,7 @@ async def test_adopting_reads_the_unowned_tasks_and_not_every_open_one(store: St
     execute(store, "TRUNCATE tasks")  # this keeps the statistics
     execute(store, OWNED, owner="rep_elsewhere")
     one = await register_watch(store)
-    execute(store, "UPDATE tasks SET owner = NULL WHERE id = :id", id=one.task_row)
+    execute(store, "UPDATE tasks SET owner = NULL WHERE id = :id", id=one.view.task.row)
 
     def adopt_and_count(connection: Connection) -> tuple[int, int]:
         found = adopt(connection, store.replica, 500)
