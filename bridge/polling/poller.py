@@ -29,8 +29,8 @@ from bridge.polling.read_handler import ReadHandler
 from bridge.polling.result_writer import (
     ContentUrl,
     DeliveryQueue,
+    PendingStatus,
     ResultWriter,
-    StatusUpdate,
 )
 from bridge.polling.schedule import PollSchedule
 from bridge.polling.state import CredentialStatus, Phase, PolledTask, next_poll_of, task_view
@@ -308,7 +308,7 @@ class Poller:
         else:
             self._handler.reschedule(task, task.due)
 
-    def refused(self, update: StatusUpdate) -> None:
+    def refused(self, update: PendingStatus) -> None:
         """Repeat the question whether a task has closed, if the refused write was this question."""
         if not update.changed:
             self._handler.check_closed_later(update.task)

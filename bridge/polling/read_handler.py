@@ -15,7 +15,7 @@ from bridge.core.watch import TERMINAL, ending_after, still_runs
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.lanes import Batch, BatchResult
 from bridge.polling.live_failures import confirm_live_failure
-from bridge.polling.result_writer import PendingSettlement, ResultWriter, StatusUpdate
+from bridge.polling.result_writer import PendingSettlement, PendingStatus, ResultWriter
 from bridge.polling.schedule import PollSchedule
 from bridge.polling.state import Phase, PolledTask
 from bridge.polling.task_classes import TaskClasses
@@ -242,7 +242,7 @@ class ReadHandler:
 
     def _queue_status(self, task: PolledTask, *, changed: bool) -> None:
         self._schedule.remove(task, Phase.WRITING)
-        self._result_writer.put(StatusUpdate(task, changed))
+        self._result_writer.put(PendingStatus(task, changed))
 
     def check_closed_later(self, task: PolledTask) -> None:
         """Ask again after the next poll whether a task has closed, because the store did not answer."""

@@ -59,12 +59,12 @@ class WriteCallbacks(Protocol):
     def written(self, task: PolledTask, /, *, closed: bool) -> None:
         """Poll a task again, or drop it if it has closed."""
 
-    def refused(self, update: "StatusUpdate", /) -> None:
+    def refused(self, update: "PendingStatus", /) -> None:
         """Handle a status that was not written, because the store did not answer."""
 
 
 @dataclass(slots=True)
-class StatusUpdate:
+class PendingStatus:
     """A status that must be written. `changed` is false if only a new watch needs its first status event."""
 
     task: PolledTask
@@ -109,7 +109,7 @@ class _Retry:
 
 
 _RETRY: Final = _Retry()
-Write: TypeAlias = StatusUpdate | PendingSettlement
+Write: TypeAlias = PendingStatus | PendingSettlement
 
 
 class ResultWriter(CommitListener):
@@ -198,7 +198,7 @@ class ResultWriter(CommitListener):
     async def _write(self, write: Write) -> None:
         task = write.task
         try:
-            if isinstance(write, StatusUpdate):
+            if isinstance(write, PendingStatus):
                 changed = await self._write_status(task)
             else:
                 changed = await self._write_settlement(write)
@@ -226,7 +226,7 @@ class ResultWriter(CommitListener):
                 self._give_back(task, closed=False)
 
     def _keep(self, write: Write, error: StoreUnavailable) -> None:
-        if isinstance(write, StatusUpdate):
+        if isinstance(write, PendingStatus):
             write.task.status_update_due = True  # it is written after the next poll
             self._refused.report_failure(error, unwritten=len(self._refused))
             self._give_back(write.task, closed=False)
@@ -279,9 +279,9 @@ class ResultWriter(CommitListener):
     def _publish(self, write: Write, changed: Changed) -> None:
         """Pass deliveries to the deliverer, log the changes and announce them."""
         self.changed_late(changed)
-        if isinstance(write, StatusUpdate) and write.changed:
+        if isinstance(write, PendingStatus) and write.changed:
             task = write.task
-            for watch_id in changed.touched:
+            for watch_id in changed.updated:
                 trace = log_fields(changed.traces.get(watch_id))
                 status = task.snapshot.status
                 _log.event("status_changed", watch_id=watch_id, task_id=task.task_id, status=status, **trace)
@@ -294,9 +294,9 @@ class ResultWriter(CommitListener):
             self._deliverer.hand_over(changed.claimed)
         for watch in changed.settled:
             self._log_settled(watch, changed.errors.get(watch.id))
-        watch_ids = dict.fromkeys((*changed.touched, *(watch.id for watch in changed.settled)))
+        watch_ids = (*changed.updated, *(watch.id for watch in changed.settled))
         if watch_ids:
-            self._change_listener.announce(tuple(watch_ids))
+            self._change_listener.announce(watch_ids)
 
     def _report_end(self, pending: PendingSettlement) -> None:
         """Add a task's end to the history of its class, and measure the stages until the settlement."""

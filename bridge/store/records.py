@@ -136,15 +136,15 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The result of a status change or a settlement: the settled watches, and the ids of all watches that changed.
+    """The result of a status change or a settlement: the settled watches, or the ids of the watches with a new status.
 
     `claimed` are the new deliveries, already claimed for this replica: send them or release them. `task_closed`: do not
-    poll the task any more. `errors` are the errors of settled watches, and `traces` the traces of the others, by watch
-    id. `event_apps` are the apps of the new events.
+    poll the task any more. `errors` are the errors of settled watches, and `traces` the traces of the updated ones, by
+    watch id. `event_apps` are the apps of the new events.
     """
 
     settled: tuple[Watch, ...] = ()
-    touched: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
     claimed: tuple[PendingDelivery, ...] = ()
     task_closed: bool = False
     errors: Mapping[str, Problem] = field(default_factory=dict)

@@ -131,8 +131,8 @@ def _settle_task(item: Settlement, active: dict[str, list[Row[Any]]], writes: "_
     if failed is not None and not remaining:
         item = replace(item, task=item.task._replace(snapshot=failed))
     writes.set_task(item, closed=not remaining)
-    touched, apps = tuple(watch.id for watch in settled), frozenset(watch.app for watch in settled)
-    return Changed(tuple(settled), touched, tuple(claimed), not remaining, errors, apps)
+    apps = frozenset(watch.app for watch in settled)
+    return Changed(tuple(settled), (), tuple(claimed), not remaining, errors, apps)
 
 
 def _record_status(
@@ -151,9 +151,9 @@ def _record_status(
         apps.add(row.app)
     closed = not rows  # every watch was cancelled meanwhile
     writes.set_task(item, closed=closed)
-    touched = tuple(row.id for row in rows)
+    updated = tuple(row.id for row in rows)
     traces = {row.id: trace for row in rows if (trace := trace_of(row)) is not None}
-    return Changed((), touched, tuple(claimed), closed, event_apps=frozenset(apps), traces=traces)
+    return Changed((), updated, tuple(claimed), closed, event_apps=frozenset(apps), traces=traces)
 
 
 def _asked_for(item: StatusChange, rows: Sequence[Row[Any]]) -> list[Row[Any]]:

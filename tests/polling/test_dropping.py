@@ -6,7 +6,7 @@ from math import inf
 import pytest
 
 from bridge.core.model import TERMINAL_EVENTS, EventType
-from bridge.polling.result_writer import StatusUpdate
+from bridge.polling.result_writer import PendingStatus
 from bridge.polling.state import Phase
 from bridge.store.records import CONFIGURED, TaskView
 from tests.polling.harness import DONE, RUNNING, Harness, hold_status_writes
@@ -22,7 +22,7 @@ async def test_a_dropped_task_leaves_no_check_and_no_key_of_its_own_behind(harne
     assert poller._handler._to_check == {task}
     assert len(poller.credentials()) == 2
     poller.drop(watch.view.task.row)
-    poller.refused(StatusUpdate(task, changed=False))  # an answer of the store that comes too late
+    poller.refused(PendingStatus(task, changed=False))  # an answer of the store that comes too late
     assert poller._handler._to_check == set()
     assert [one.name for one in poller.credentials()] == [CONFIGURED]
     client.gate.set()

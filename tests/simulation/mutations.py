@@ -248,8 +248,8 @@ MUTATIONS = (
         300,
         Change(
             "bridge.polling.result_writer",
-            "(*changed.touched, *(watch.id for watch in changed.settled))",
-            "(one for one in changed.touched if one not in {watch.id for watch in changed.settled})",
+            "(*changed.updated, *(watch.id for watch in changed.settled))",
+            "changed.updated",
         ),
     ),
     Mutation(

@@ -41,7 +41,7 @@ async def test_each_ending_is_stored_as_it_was_decided(store: Store, ending: obj
     changed = await settle(store, registered, ending)  # type: ignore[arg-type]
     view = await store.watch(registered.watch.id, "app")
     assert changed.settled == (view.watch,)
-    assert changed.touched == (view.watch.id,)
+    assert changed.updated == ()
     assert (view.watch.state, view.watch.outcome) == (WatchState.SETTLED, outcome)
     [delivery] = view.deliveries
     assert (delivery.state, delivery.type, delivery.attempts) == (DeliveryState.PENDING, f"video.{outcome}", 0)

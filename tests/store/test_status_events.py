@@ -27,7 +27,7 @@ async def test_only_watches_that_asked_for_a_status_event_get_it(store: Store) -
     other = await register_watch(store, task_id="shared", app="other")
     changed = await record_status(store, asking)
     assert [(one.watch_id, one.type) for one in changed.claimed] == [(asking.watch.id, "video.in_progress")]
-    assert set(changed.touched) == {asking.watch.id, other.watch.id}
+    assert set(changed.updated) == {asking.watch.id, other.watch.id}
     assert (changed.settled, changed.task_closed) == ((), False)
 
 

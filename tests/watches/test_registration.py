@@ -55,7 +55,7 @@ class Harness:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.polled: list[tuple[TaskView, str | None]] = []
-        self.looked_again: list[str] = []
+        self.checked: list[str] = []
         self.dropped: list[str] = []
         self.notifier = Notifier(store)
         self.looked_up: list[str] = []
@@ -78,7 +78,7 @@ class Harness:
         self.polled.append((task, api_key))
 
     def check_closed(self, task_row: str) -> None:
-        self.looked_again.append(task_row)
+        self.checked.append(task_row)
 
     def drop_status_events(self, watch_ids: Iterable[str]) -> None:
         self.dropped.extend(watch_ids)
@@ -190,7 +190,7 @@ async def test_a_cancellation_calls_the_poller_the_deliverer_and_the_notifier(ha
         await harness.service.cancel(watch_id, "lab", SHOP)
     view = await harness.service.cancel(watch_id, "shop", SHOP)
     assert view.watch.state is WatchState.CANCELLED
-    assert harness.looked_again == [result.view.task.row]
+    assert harness.checked == [result.view.task.row]
     assert harness.dropped == [watch_id]
     assert harness.notifier.announced == [watch_id, watch_id]
 
@@ -232,7 +232,7 @@ async def test_a_cancellation_that_cannot_be_read_stops_the_work_all_the_same(
     async with asyncio.timeout(SAFETY_SECONDS / 2):
         with pytest.raises(StoreUnavailable):
             await harness.service.cancel(watch.id, "shop", SHOP)
-    assert harness.looked_again == [harness.polled[0][0].row]
+    assert harness.checked == [harness.polled[0][0].row]
     assert harness.dropped == [watch.id]
 
 
@@ -262,8 +262,8 @@ async def test_a_cancellation_that_is_written_after_its_caller_gave_up_stops_the
     monkeypatch.setattr(harness.notifier, "announce", lambda _: written.set())
     with pytest.raises(StoreUnavailable):
         await harness.service.cancel(watch.id, "shop", SHOP)
-    assert harness.looked_again == []
+    assert harness.checked == []
     released.set()
     async with asyncio.timeout(SAFETY_SECONDS):
         await written.wait()
-    assert harness.looked_again == [harness.polled[0][0].row]
+    assert harness.checked == [harness.polled[0][0].row]

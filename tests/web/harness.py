@@ -86,14 +86,14 @@ class FakePoller:
     """Records the tasks that it gets. `tasks` has what it knows of each, by the task's row."""
 
     added: list[tuple[TaskView, str | None]] = field(default_factory=list)
-    looked_again: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
     tasks: dict[str, TaskView] = field(default_factory=dict)
 
     def add(self, task: TaskView, api_key: str | None = None) -> None:
         self.added.append((task, api_key))
 
     def check_closed(self, task_row: str) -> None:
-        self.looked_again.append(task_row)
+        self.checked.append(task_row)
 
     def live(self, task_row: str) -> TaskView | None:
         return self.tasks.get(task_row)

@@ -23,7 +23,7 @@ async def test_cancelling_is_repeatable_and_reaches_the_poller(bridge: Bridge) -
         shown = answer.json
         assert (shown["state"], shown["outcome"], shown["settled_at"]) == ("cancelled", None, None)
         assert (shown["next_poll_at"], shown["deliveries"]) == (None, [])
-    assert set(bridge.poller.looked_again) == {bridge.poller.added[0][0].row}
+    assert set(bridge.poller.checked) == {bridge.poller.added[0][0].row}
     assert (await bridge.post("/watch", BODY)).status == 201
 
 
