@@ -18,6 +18,7 @@ from bridge.core.model import (
     TaskStatus,
     Throttled,
     TransientError,
+    Watch,
 )
 
 NOT_FOUND_IN_A_ROW = 3
@@ -56,6 +57,21 @@ class Ending:
     outcome: Outcome
     task: TaskSnapshot
     error: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PollResult:
+    """What a poll showed of a task, as far as it can end watches. All fields include the observation.
+
+    `observation` is None if there was no last poll before a deadline: then only deadlines count. `error` is the one of
+    the last poll.
+    """
+
+    task: TaskSnapshot
+    refusals: RefusalCounts
+    observation: Observation | None
+    error: Problem | None = None
+    unconfirmed_failure: UnconfirmedFailure | None = None
 
 
 def refusals_after(refusals: RefusalCounts, observation: Observation) -> RefusalCounts:
@@ -157,6 +173,21 @@ def ending_after(
             return _unavailable("poll_rejected", f"amux rejects the poll: {message or code}")
         case _:
             pass
+    return None
+
+
+def ending_of(result: PollResult, watch: Watch, began_at: float, now: float) -> Ending | None:
+    """Decides how a watch ends: by the observation, else by a deadline that had passed when the poll began.
+
+    Returns None if the watch stays active. A poll that began before the deadline is not the last one: then the next
+    poll is the last. `began_at` and `now` are Unix seconds.
+    """
+    if result.observation is not None:
+        ending = ending_after(result.task, result.refusals, result.observation, watch.created_at, now)
+        if ending is not None:
+            return ending
+    if watch.deadline_at <= began_at:
+        return deadline_ending(result.task, result.unconfirmed_failure, result.error, watch.timeout_seconds)
     return None
 
 

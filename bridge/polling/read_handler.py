@@ -11,7 +11,7 @@ from bridge.core.batch_lane import Reading
 from bridge.core.model import Observation, TaskRecord, TaskSnapshot
 from bridge.core.schedule import PollPolicy, delay_after_poll
 from bridge.core.snapshots import with_progress
-from bridge.core.watch import TERMINAL, ending_after, still_runs
+from bridge.core.watch import TERMINAL, PollResult, ending_after, still_runs
 from bridge.polling.anomalies import Anomalies
 from bridge.polling.lanes import Batch, BatchResult
 from bridge.polling.live_failures import confirm_live_failure
@@ -228,17 +228,10 @@ class ReadHandler:
         self._schedule.remove(task, Phase.WRITING)
         if observation is None or (task.overdue_at is not None and began >= task.overdue_at):
             task.overdue_at = None
-        pending = PendingSettlement(
-            task,
-            task.snapshot,
-            task.refusal_counts,
-            observation,
-            began,
-            task.present_error,
-            task.unconfirmed_failure,
-            end,
+        result = PollResult(
+            task.snapshot, task.refusal_counts, observation, task.present_error, task.unconfirmed_failure
         )
-        self._result_writer.put(pending)
+        self._result_writer.put(PendingSettlement(task, result, began, end))
 
     def _queue_status(self, task: PolledTask, *, changed: bool) -> None:
         self._schedule.remove(task, Phase.WRITING)

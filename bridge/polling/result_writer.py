@@ -17,16 +17,13 @@ from bridge.core.event import status_event, terminal_event
 from bridge.core.model import (
     STATUS_EVENTS,
     Event,
-    Observation,
     PendingDelivery,
     Problem,
-    RefusalCounts,
-    TaskSnapshot,
     Watch,
 )
 from bridge.core.task_class import TaskEnd
 from bridge.core.trace_context import log_fields
-from bridge.core.watch import TERMINAL, Ending, UnconfirmedFailure, deadline_ending, ending_after
+from bridge.core.watch import TERMINAL, Ending, PollResult, ending_of
 from bridge.polling.state import Phase, PolledTask, task_view
 from bridge.polling.task_classes import TaskClasses
 from bridge.store.change_listener import ChangeListener, CommitListener
@@ -73,35 +70,17 @@ class PendingStatus:
 
 @dataclass(slots=True)
 class PendingSettlement:
-    """An observation that may end a task's watches. It is kept until the store has it: a terminal status is final.
+    """A result that may end a task's watches. It is kept until the store has it: a terminal status is final.
 
-    `observation` is None if only deadlines count. `began` is when its poll began (monotonic seconds). `retried`: the
-    store has refused it before. `end` is for the history of the task's class.
+    `began` is when its poll began (monotonic seconds). `end` is for the history of the task's class. `retried`: the
+    store has refused it before.
     """
 
     task: PolledTask
-    snapshot: TaskSnapshot
-    refusal_counts: RefusalCounts
-    observation: Observation | None
+    result: PollResult
     began: float
-    error: Problem | None
-    unconfirmed_failure: UnconfirmedFailure | None = None
     end: TaskEnd | None = None
     retried: bool = False
-
-    def ending_of(self, watch: Watch, began_at: float, now: float) -> Ending | None:
-        """Decide how a watch ends: by the observation, else by a deadline that had passed when the poll began.
-
-        Returns None if the watch stays active. A poll that began before the deadline is not the last one: then the next
-        poll is the last. Times are Unix seconds. The store's thread calls this.
-        """
-        if self.observation is not None:
-            ending = ending_after(self.snapshot, self.refusal_counts, self.observation, watch.created_at, now)
-            if ending is not None:
-                return ending
-        if watch.deadline_at <= began_at:
-            return deadline_ending(self.snapshot, self.unconfirmed_failure, self.error, watch.timeout_seconds)
-        return None
 
 
 class _Retry:
@@ -262,16 +241,16 @@ class ResultWriter(CommitListener):
     async def _write_settlement(self, pending: PendingSettlement) -> Changed:
         now = self._store.now()
         began_at = now - (self._clocks.monotonic() - pending.began)
-        next_poll = None if pending.snapshot.status in TERMINAL else pending.task.due
-        content_url = self._content_url
+        result, content_url = pending.result, self._content_url
+        next_poll = None if result.task.status in TERMINAL else pending.task.due
 
         def decide_ending(watch: Watch) -> Ending | None:
-            return pending.ending_of(watch, began_at, now)
+            return ending_of(result, watch, began_at, now)
 
         def build_event(watch: Watch, ending: Ending) -> Event:
             return terminal_event(watch, ending, now, content_url(watch, now))
 
-        seen = task_view(pending.task, next_poll, self._clocks)._replace(snapshot=pending.snapshot)
+        seen = task_view(pending.task, next_poll, self._clocks)._replace(snapshot=result.task)
         return await self._store.settle(Settlement(seen, now, decide_ending, build_event))
 
     # --- after a write --------------------------------------------------------------------------------------------

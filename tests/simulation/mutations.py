@@ -152,9 +152,9 @@ MUTATIONS = (
         "a watch times out a minute after its deadline",
         100,
         Change(
-            "bridge.polling.result_writer",
-            "        if watch.deadline_at <= began_at:\n",
-            "        if watch.deadline_at + 60 <= began_at:\n",
+            "bridge.core.watch",
+            "    if watch.deadline_at <= began_at:\n",
+            "    if watch.deadline_at + 60 <= began_at:\n",
         ),
     ),
     Mutation(
