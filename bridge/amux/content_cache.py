@@ -1,6 +1,6 @@
 """The content cache: each video is read from amux once, at full speed, into a file, for any number of readers.
 
-amux gives up on a reader that needs more than 60 s. A reader of a file may take any time.
+amux ends an answer after 60 s, also for a slow reader. A reader of a file may take any time.
 """
 
 import asyncio

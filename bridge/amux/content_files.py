@@ -61,7 +61,7 @@ class ContentFiles:
             _log,
             "content_cache_unused",
             "content_cache_used",
-            means="videos are passed through from amux, which gives up on readers slower than 60 s",
+            means="videos are passed through from amux, which ends answers after 60 s: slow readers get a part",
             repeat_seconds=600.0,
             repeat_on_new_reason=True,
         )
@@ -165,7 +165,7 @@ class ContentFiles:
             chosen = files_to_remove(self._listed(), Demand(more, self._held, unwritten, self._limit), disk)
             if chosen is not None:
                 break
-            if more > self._limit:  # the video is too large: this is no problem of the cache
+            if more > self._limit:  # the video is too large: this is not a problem of the cache
                 return False
             if not self._keeping:
                 self.unused(_why_no_room(unwritten + more, disk))

@@ -51,7 +51,7 @@ def observe(  # noqa: PLR0913  the parts of an answer
 ) -> Observation:
     """Returns the observation of an answer to a poll of `task_id`.
 
-    `content_type` is the header as it came ("" for none), `body` the whole body, not compressed. `base_url` is the base
+    `content_type` is the unchanged header ("" for none), `body` the whole body, not compressed. `base_url` is the base
     URL of amux: URLs under it that need the key are not video URLs. `retry_after` is in seconds, for a 429.
     """
     if 200 <= status < 300:

@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
     except Exception as error:  # noqa: BLE001  operators read the log, not stderr
         from bridge.telemetry import get_logger
 
-        means = "the bridge ends; after a restart it goes on with every watch"
+        means = "the process ends; after a restart the bridge continues every watch"
         get_logger("process").event("died", level=logging.CRITICAL, trace=error, means=means)
         return FAILED
     return 0

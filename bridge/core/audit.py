@@ -5,14 +5,14 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What kind of token a caller has."""
+    """The kind of a caller's token."""
 
     APP = "app"
     OPERATOR = "operator"
 
 
 class Action(StrEnum):
-    """What a caller did. The first two concern a watch, the others a receiver."""
+    """An action of a caller. The first two concern a watch, the others a receiver."""
 
     CANCELLED = "cancelled"
     RESENT = "resent"

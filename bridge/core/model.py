@@ -200,7 +200,7 @@ UNSEEN = TaskSnapshot()
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
-    """What amux's records say about a task besides its status, and when the bridge saw its end. Times are Unix seconds.
+    """The other facts in amux's records of a task, and the time when the bridge saw its end. Times are Unix seconds.
 
     `submitted_at` and `finished_at` are by amux's clock. `task_class` is the name of its class (`core/task_class.py`).
     """

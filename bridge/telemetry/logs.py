@@ -169,7 +169,7 @@ def _log_thread_death(args: threading.ExceptHookArgs) -> None:
             level=logging.CRITICAL,
             trace=args.exc_value,
             thread=thread,
-            means="what this thread did is no longer done: restart the bridge",
+            means="the work of this thread is no longer done: restart the bridge",
         )
 
 
@@ -180,7 +180,7 @@ def _log_unraisable(args: "sys.UnraisableHookArgs") -> None:
         trace=args.exc_value,
         what=args.err_msg or "Exception ignored in",
         where=args.object,
-        means="an object could not be cleaned up; the service goes on",
+        means="an object could not be cleaned up; the service continues",
     )
 
 

@@ -127,7 +127,7 @@ class UnknownExpectation(BridgeError):
 
 
 class WatchNotCompleted(BridgeError):
-    """The watch has not ended as completed: there is no video, or not yet."""
+    """The watch does not have the outcome `completed`, so there is no video, or not yet."""
 
     code = "watch_not_completed"
 

@@ -249,12 +249,12 @@ def number_of(text: str, name: str, *, least: float, most: float, whole: bool = 
 
 
 def watch_id_of(request: web.Request) -> str:
-    """Returns the watch id in the path. Raises NotFound for text that is no watch id, without asking the store."""
+    """Returns the watch id in the path. Raises NotFound for text that is not a watch id, without asking the store."""
     return _id_of(request, _WATCH_ID, "watch")
 
 
 def delivery_id_of(request: web.Request) -> str:
-    """Returns the delivery id in the path. Raises NotFound for text that is no delivery id."""
+    """Returns the delivery id in the path. Raises NotFound for text that is not a delivery id."""
     return _id_of(request, _DELIVERY_ID, "delivery")
 
 

@@ -66,7 +66,7 @@ _WEBHOOK_HEADERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the document says about this bridge. `open_to_all`: no token is configured."""
+    """The facts about this bridge in the document. `open_to_all` is whether no token is configured."""
 
     version: str
     url: str

@@ -28,7 +28,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response that is no problem.
+    """A response that is not a problem.
 
     `model` is the type of its JSON. `media` are its other content types with their schemas. `headers` are names with
     descriptions.
@@ -54,7 +54,7 @@ class Route(Generic[AnyHandler]):
 
     `problems` are the errors of this route; those that any route can have are added to the document by `openapi.py`.
     `access` is `open` for everyone, `token` for callers with a token, `link` for a token or a signed link.
-    `proxied`: any status of amux's is passed on.
+    `proxied` is whether every status of amux is passed on.
     """
 
     method: Literal["GET", "POST", "DELETE"]

@@ -27,7 +27,7 @@ LEVELS: Final = tuple(Level)
 
 
 class Kind(StrEnum):
-    """What an alert concerns. The page shows the alerts of one kind together."""
+    """The subject of an alert. The page shows the alerts of one kind together."""
 
     BRIDGE = "bridge"
     AMUX = "amux"

@@ -14,7 +14,7 @@ SHOWN_DIFFERENCE: Final = 300  # characters of the difference
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What differs between an attempt and the one before it: `result` or `answer`, before and after."""
+    """A difference between an attempt and the one before it: of the `result` or the `answer`, before and after."""
 
     name: str
     before: str
@@ -69,7 +69,7 @@ def result_of(attempt: Attempt) -> str:
 
 
 def changes(before: Attempt, after: Attempt) -> list[Change]:
-    """What differs between two attempts: the result, and the part of the answers' bodies that is not the same."""
+    """Returns the differences between two attempts: in the result, and in the bodies of the answers."""
     found = []
     if result_of(before) != result_of(after):
         found.append(Change("result", result_of(before), result_of(after)))

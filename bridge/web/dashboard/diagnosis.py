@@ -25,7 +25,7 @@ from bridge.web.dashboard.formatting import (
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is wrong with one watch: how severe, and an explanation."""
+    """The problem of one watch: its severity and an explanation."""
 
     level: Level
     explanation: str
