@@ -385,5 +385,5 @@ async def _run_when_due(due: asyncio.Event, work: Callable[[], Awaitable[None]])
                 "deliverer_error",
                 level=logging.ERROR,
                 trace=error,
-                means="due deliveries are looked for again at the next tick",
+                means="due deliveries are searched again at the next tick",
             )

@@ -62,7 +62,7 @@ class DeliveryReporter:
                     self._metrics.stages.observe(Stage.DELIVERED, record.at - delivery.created_at)
                 _log.event("delivered", **_fields(record, None))
             case Dead(error=error):
-                means = "the delivery is given up but kept; it can be sent again on request"
+                means = "the delivery is not tried again; it is kept, and can be sent again on request"
                 _log.event("dead", level=logging.WARNING, **_fields(record, error), means=means)
             case RetryAt(at=at, error=error) if record.retry_requested:
                 means = "a retry was requested during the attempt; the delivery is sent again now"

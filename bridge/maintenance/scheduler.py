@@ -156,7 +156,7 @@ class Scheduler:
                 _log,
                 "job_failed",
                 "job_recovered",
-                means="the job runs again at its next turn",
+                means="the job runs again after its interval",
                 repeat_seconds=math.inf,
                 repeat_on_new_reason=True,
             )

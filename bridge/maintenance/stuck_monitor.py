@@ -86,7 +86,7 @@ class StuckMonitor:
             return
         if self._summed_up:
             self._summed_up = 0
-            _log.event("many_stuck_ended", tasks=total, means="each watch that is still stuck has a line of its own")
+            _log.event("many_stuck_ended", tasks=total, means="each watch that is still stuck gets its own line")
         rows = {*stats.stuck, *stats.blocked_rows}
         self._log_ended(rows)
         if new := rows - self._logged.keys():
@@ -109,7 +109,7 @@ class StuckMonitor:
             late=stats.late,
             key_rests=stats.blocked,
             errors=dict(stats.errors),
-            means=f"{_MEANS[most_frequent]}; the next such line comes when the number has doubled",
+            means=f"{_MEANS[most_frequent]}; the next such line is written when the number has doubled",
         )
 
     def _log_stuck(self, view: WatchView, *, blocked: bool) -> None:

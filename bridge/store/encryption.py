@@ -160,7 +160,7 @@ def reencrypt(database: Database, cipher: Cipher) -> Reencrypted:
         own = database.transaction(lambda connection: _reencrypt_secrets(connection, cipher))
         return Reencrypted(sum(_reencrypt_watches(database, cipher)), own)
     except DBAPIError as error:
-        raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
+        raise StoreUnavailable(f"the database reports an error: {reason_of(error)}", cause_of(error)) from None
 
 
 def _reencrypt_secrets(connection: Connection, cipher: Cipher) -> int:

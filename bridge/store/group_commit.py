@@ -277,7 +277,9 @@ class GroupWriter:
             if isinstance(error, DBAPIError) and not isinstance(error, _ITEM_ERRORS):
                 self.unconfirmed_writes += 1
                 for call in batch:
-                    call.results = StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error))
+                    call.results = StoreUnavailable(
+                        f"the database reports an error: {reason_of(error)}", cause_of(error)
+                    )
             elif len(batch) > 1:
                 for call in batch:
                     self._execute([call])

@@ -34,9 +34,9 @@ class Reader:
         return self.call(partial(self.database.read, query, *arguments))
 
     async def call(self, function: Callable[[], Result]) -> Result:
-        """Call a function in a thread. Raises StoreUnavailable at the limit, and when the database refuses."""
+        """Call a function in a thread. Raises StoreUnavailable at the limit, and for an error of the database."""
         try:
-            # When the caller has given up before its turn, the function is not called at all.
+            # If the caller gives up before a thread is free, the function is not called.
             with Limit(self._limits):
                 return await self._runner.submit(function)
         except Stopped:
@@ -44,7 +44,7 @@ class Reader:
         except TimeoutError:
             raise StoreUnavailable("the database does not answer") from None
         except DBAPIError as error:
-            raise StoreUnavailable(f"the database refuses: {reason_of(error)}", cause_of(error)) from None
+            raise StoreUnavailable(f"the database reports an error: {reason_of(error)}", cause_of(error)) from None
 
     async def close(self) -> None:
         """Wait for the reads that have begun, then end the threads."""

@@ -19,6 +19,6 @@ def test_a_watch_conflict_names_the_existing_watch() -> None:
 
 
 def test_a_store_that_is_unavailable_has_a_cause_for_the_health_of_the_replica() -> None:
-    error = StoreUnavailable("the database refuses: disk is full", HealthCode.DISK_FULL)
-    assert (str(error), error.cause) == ("the database refuses: disk is full", HealthCode.DISK_FULL)
+    error = StoreUnavailable("the database reports an error: disk is full", HealthCode.DISK_FULL)
+    assert (str(error), error.cause) == ("the database reports an error: disk is full", HealthCode.DISK_FULL)
     assert StoreUnavailable("the database does not answer").cause is HealthCode.STORE_UNWRITABLE

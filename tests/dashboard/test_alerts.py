@@ -132,7 +132,9 @@ def test_every_failing_receiver_has_an_alert() -> None:
 
 
 def test_a_full_disk_has_one_alert_and_is_not_nearly_full_as_well() -> None:
-    full = unready("the store is not writable: the database refuses: database or disk is full", HealthCode.DISK_FULL)
+    full = unready(
+        "the store is not writable: the database reports an error: database or disk is full", HealthCode.DISK_FULL
+    )
     assert "disk is full" in only_alert(replace(HEALTHY, readiness=full, store=replace(STORE, free_bytes=0))).title
 
 

@@ -204,7 +204,7 @@ BROKEN_DATABASES = [
     (locked, "not writable"),
     pytest.param(read_only, "readonly database", marks=pytest.mark.long),
     (gone, "the database file is gone"),
-    pytest.param(no_room, "the database refuses", marks=pytest.mark.long),
+    pytest.param(no_room, "the database reports an error", marks=pytest.mark.long),
 ]
 
 

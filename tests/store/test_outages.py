@@ -152,7 +152,7 @@ async def test_a_destroyed_file_is_reported_to_all_waiting_callers(sqlite_url: s
     with path.open("r+b") as file:
         file.write(b"noise" * 1000)
     results = await asyncio.gather(*(store.probe() for _ in range(3)), return_exceptions=True)
-    assert {str(result) for result in results} == {"the database refuses: file is not a database"}
+    assert {str(result) for result in results} == {"the database reports an error: file is not a database"}
     await store.close()
 
 
