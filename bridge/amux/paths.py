@@ -56,6 +56,9 @@ STATUS = _record(
 ROW_FIELDS = frozenset({"id", "fail_reason", "result_url", "platform", "submit_time", "updated_at"})
 """Fields of amux's own row (form C). The live answer (form B) has none of them."""
 
+LIVE_PLATFORMS = frozenset({"24", "41", "54"})
+"""The platforms that always answer live: Gemini, Vertex and Doubao."""
+
 URL = (
     *_record(
         "url",

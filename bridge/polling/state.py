@@ -6,6 +6,7 @@ from enum import Enum
 from math import inf
 
 from bridge.aio.clocks import Clocks
+from bridge.amux.paths import LIVE_PLATFORMS
 from bridge.core.batch_lane import BatchPolicy, LaneHealth, Platforms, Reading
 from bridge.core.credential import (
     CredentialChange,
@@ -191,7 +192,7 @@ class CredentialLane(TaskQueue[PolledTask]):
         super().__init__()
         self.credential = credential
         self.health = LaneHealth(policy.size)
-        self.platforms = Platforms()
+        self.platforms = Platforms(LIVE_PLATFORMS)
         self.reading = 0  # tasks in requests under way
         self.requests = 0  # requests under way
         self.began = -inf  # when the last request began

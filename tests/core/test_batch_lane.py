@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.amux.paths import LIVE_PLATFORMS
 from bridge.core.batch_lane import (
-    LIVE_PLATFORMS,
     LONGEST_NO_ROUTE_SECONDS,
     MAX_PLATFORMS,
     PROBE_TASKS,
@@ -259,7 +259,8 @@ def test_one_task_alone_is_asked_as_often_as_singly_and_many_every_two_seconds()
 
 # --- what a record means ------------------------------------------------------------------------------------------
 
-SEEN = Platforms().with_tested("50")
+NEW_KEY = Platforms(LIVE_PLATFORMS)
+SEEN = NEW_KEY.with_tested("50")
 
 
 @pytest.mark.parametrize("platform", sorted(LIVE_PLATFORMS))
@@ -279,16 +280,16 @@ def test_a_live_task_is_read_singly_and_its_row_can_confirm_a_failure(
     counts: bool,  # noqa: FBT001
 ) -> None:
     record = TaskRecord(status, platform=platform)
-    assert reading_after_record(Platforms(), record, unconfirmed=unconfirmed) == (Reading.LIVE, counts)
+    assert reading_after_record(NEW_KEY, record, unconfirmed=unconfirmed) == (Reading.LIVE, counts)
 
 
 @pytest.mark.parametrize("platform", ["50", "55", "999", None])
 def test_one_task_of_each_other_platform_is_read_singly_once(platform: str | None) -> None:
     running = TaskRecord(TaskStatus.IN_PROGRESS, platform=platform)
     failed = TaskRecord(TaskStatus.FAILED, platform=platform)
-    assert reading_after_record(Platforms(), running, unconfirmed=False) == (Reading.TEST, True)
-    assert reading_after_record(Platforms(), failed, unconfirmed=False) == (Reading.TEST, False)
-    tested = Platforms().with_tested(platform)
+    assert reading_after_record(NEW_KEY, running, unconfirmed=False) == (Reading.TEST, True)
+    assert reading_after_record(NEW_KEY, failed, unconfirmed=False) == (Reading.TEST, False)
+    tested = NEW_KEY.with_tested(platform)
     assert reading_after_record(tested, running, unconfirmed=False) == (Reading.BATCH, True)
     assert reading_after_record(tested, failed, unconfirmed=False) == (Reading.BATCH, True)
 
@@ -305,7 +306,7 @@ def test_a_failure_that_is_not_amuxs_row_is_asked_about_singly() -> None:
 
 
 def test_a_server_that_invents_platforms_gets_no_more_tests_than_there_may_be_platforms() -> None:
-    platforms = Platforms()
+    platforms = NEW_KEY
     for number in range(1_000, 1_000 + MAX_PLATFORMS):
         platforms = platforms.with_tested(str(number))
     assert (
@@ -359,7 +360,7 @@ def test_batches_that_are_as_many_as_single_reads_do_not_exceed_them() -> None:
 @pytest.mark.parametrize(("platform", "reading"), [("54", Reading.LIVE), ("50", Reading.TEST)])
 def test_a_live_failure_in_a_batch_does_not_count(platform: str, reading: Reading) -> None:
     failed = TaskRecord(TaskStatus.FAILED, platform=platform, live=True)
-    platforms = Platforms(tested=frozenset({"50"}))
+    platforms = Platforms(LIVE_PLATFORMS, tested=frozenset({"50"}))
     assert reading_after_record(platforms, failed, unconfirmed=True) == (reading, False)
 
 
@@ -369,7 +370,7 @@ def test_all_tasks_that_fit_in_one_batch_are_read_once_in_an_interval(tasks: int
 
 
 def test_a_tested_platform_is_recorded_unless_it_is_live() -> None:
-    platforms = Platforms().with_tested("50").with_tested(None).with_tested("24").with_tested("7").with_live("7")
+    platforms = NEW_KEY.with_tested("50").with_tested(None).with_tested("24").with_tested("7").with_live("7")
     assert platforms.recorded == {"50", ""}
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.amux.paths import LIVE_PLATFORMS
 from bridge.core.batch_lane import BatchPolicy, LaneHealth, Platforms
 from bridge.polling.state import Credential, CredentialLane, Phase, PolledTask, next_poll_of
 
@@ -31,7 +32,7 @@ def test_a_new_lane_has_no_tasks_and_may_be_asked_at_once() -> None:
     credential = Credential("name", "key")
     lane = CredentialLane(credential, POLICY)
     assert lane.credential is credential
-    assert (lane.health, lane.platforms) == (LaneHealth(40), Platforms())
+    assert (lane.health, lane.platforms) == (LaneHealth(40), Platforms(LIVE_PLATFORMS))
     assert (lane.tasks, lane.waiting, lane.reading, lane.requests, lane.pop()) == (0, 0, 0, 0, None)
     assert (lane.began, lane.next_at, lane.single_until, lane.entry) == (-inf, -inf, -inf, 0)
     assert (lane.spacing, lane.round_seconds) == (3.0, 3.0)
