@@ -21,7 +21,7 @@ def run(args: Namespace) -> int:
 
 async def _cancel(id_: str) -> Any:
     if is_delivery(id_):
-        raise WrongUsage(f"{id_} is a delivery; cancel its watch: `amux-bridge show {id_}` shows its id")
+        raise WrongUsage(f"{id_} is a delivery; cancel its watch: `amux-bridge show {id_}` shows the watch's id")
     async with connect_to_bridge() as bridge:
         watch_id = id_ if is_watch(id_) else await _only_active(bridge, id_)
         return await bridge.request("DELETE", f"/watch/{watch_id}")

@@ -50,7 +50,7 @@ def test_version_prints_the_packages_version(command: Command) -> None:
         (("show", "http://h/x"), "'http://h/x' is not the id of a watch (wat_...), a delivery (evt_...) or a task"),
         (("show", ".."), "'..' is not the id of a watch"),
         (("cancel",), "the following arguments are required: ID; see amux-bridge cancel --help"),
-        (("cancel", "evt_1"), "evt_1 is a delivery; cancel its watch: `amux-bridge show evt_1` shows its id"),
+        (("cancel", "evt_1"), "evt_1 is a delivery; cancel its watch: `amux-bridge show evt_1` shows the watch's id"),
         (("watch", "task_1", "--callback", "http://h", "--context", "{"), "--context must be a JSON object"),
         (("watch", "task_1", "--callback", "http://h", "--context", "[1]"), "--context must be a JSON object"),
         (("watch", "task_1", "--callback", "http://h", "--header", "X-One"), "--header must be NAME:VALUE"),

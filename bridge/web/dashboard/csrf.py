@@ -37,7 +37,7 @@ def changing(handler: SessionHandler) -> Handler:
     async def with_proof(request: web.Request) -> web.StreamResponse:
         session = session_of(request)
         if not comes_from_page(request.headers, request.app[DASHBOARD].public_url):
-            raise Forbidden(f"only this page can send a change, but the request has another Origin; {PROXY_ADVICE}")
+            raise Forbidden(f"only this page can send a change, and this request is not from it; {PROXY_ADVICE}")
         if not session.has_csrf_token(request.headers.get(CSRF_HEADER, "")):
             raise Forbidden(f"a change needs the session's {CSRF_HEADER}; reload the page")
         return await handler(request, session)
