@@ -114,7 +114,7 @@ class Deliverer:
         Each delivery is sent, waits in memory, or is released. It is released if its claim is lost already. A terminal
         event supersedes its watch's waiting status events.
         """
-        self.drop_status_events(one.watch_id for one in deliveries if one.type in TERMINAL_EVENTS)
+        self.drop_status_events(delivery.watch_id for delivery in deliveries if delivery.type in TERMINAL_EVENTS)
         now, wall = self._clock(), self._store.now()
         unused: list[PendingDelivery] = []
         for delivery in deliveries:
@@ -307,13 +307,13 @@ class Deliverer:
 
     async def _attempt(self, claimed: ClaimedDelivery) -> AttemptRecord | None:
         """Sends once and frees the slot. Returns the attempt's record; None if the bridge itself could not send."""
-        host, made = self._hosts.get(claimed.delivery.host), True
+        host, attempted = self._hosts.get(claimed.delivery.host), True
         failures_before, failures, seconds, answered = host.failures, host.failures, 0.0, False
         try:
             claimed.started_at = self._store.now()
             self._reporter.started(claimed.delivery, claimed.started_at)
             sent = await self._runner.run(claimed.delivery)
-            if not (made := is_attempt(sent.answer)):
+            if not (attempted := is_attempt(sent.answer)):
                 self._own_shortage.failed(problem_of(sent.answer).message or "")
                 self._claimed.pop(claimed.delivery.id, None)
                 self._claimer.release([claimed.delivery])
@@ -323,7 +323,7 @@ class Deliverer:
                 failures, answered = host_failures_after(sent.answer, failures), isinstance(sent.answer, Answered)
             seconds = sent.duration_seconds
         finally:
-            if made:
+            if attempted:
                 self._hosts.end(host, failures, seconds, answered=answered)
             else:
                 self._hosts.abandon(host)

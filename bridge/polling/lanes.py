@@ -111,10 +111,10 @@ class BatchLanes:
 
     def _forget_idle(self) -> None:
         step = MAX_IDLE_LANES // 10
-        idle = [one for one in self._lanes.values() if not (one.tasks or one.credential.in_use)]
-        for one in idle[: max(len(idle) - MAX_IDLE_LANES + step, 0)]:
-            del self._lanes[one.credential.name]
-            self._log.forget(one.credential.name)
+        idle = [lane for lane in self._lanes.values() if not (lane.tasks or lane.credential.in_use)]
+        for lane in idle[: max(len(idle) - MAX_IDLE_LANES + step, 0)]:
+            del self._lanes[lane.credential.name]
+            self._log.forget(lane.credential.name)
         self._most_lanes = max(len(self._lanes) + step, MAX_IDLE_LANES)
 
     def clear(self) -> None:

@@ -35,7 +35,7 @@ _DELETE_OF_RECEIVERS = delete(audit).where(audit.c.receiver.is_not(None), audit.
 
 def write(connection: Connection, entries: Sequence[AuditEntry]) -> None:
     """Add entries to the audit trail. Call it in the transaction of the action that they describe."""
-    _INSERT.execute(connection, [_values(one) for one in entries])
+    _INSERT.execute(connection, [_values(entry) for entry in entries])
 
 
 def of_watches(connection: Connection, spans: Sequence[WatchSpan]) -> dict[str, tuple[AuditEntry, ...]]:
@@ -44,22 +44,22 @@ def of_watches(connection: Connection, spans: Sequence[WatchSpan]) -> dict[str, 
     Entries of a receiver count from the registration of the watch to its last delivery. A pause of the receiver that
     began earlier and still lasted counts too. A watch without entries is not in the result.
     """
-    parameters = {"ids": [one.watch_id for one in spans], "hosts": sorted({one.host for one in spans})}
+    parameters = {"ids": [span.watch_id for span in spans], "hosts": sorted({span.host for span in spans})}
     rows = connection.execute(_ENTRIES, parameters).all()
     if not rows:
         return {}
     entries = [_entry(row) for row in sorted(rows, key=lambda row: int(row.seq))]
-    found = {one.watch_id: tuple(_within(one, entries)) for one in spans}
-    return {watch_id: some for watch_id, some in found.items() if some}
+    found = {span.watch_id: tuple(_within(span, entries)) for span in spans}
+    return {watch_id: of_watch for watch_id, of_watch in found.items() if of_watch}
 
 
 def _within(span: WatchSpan, entries: Sequence[AuditEntry]) -> Iterator[AuditEntry]:
-    of_receiver = [one for one in entries if one.receiver == span.host]
-    earlier = [one for one in of_receiver if one.at < span.since][-1:]
-    yield from (one for one in earlier if one.action is Action.PAUSED)
-    for one in entries:
-        if one.watch_id == span.watch_id or (one.receiver == span.host and span.since <= one.at <= span.until):
-            yield one
+    of_receiver = [entry for entry in entries if entry.receiver == span.host]
+    earlier = [entry for entry in of_receiver if entry.at < span.since][-1:]
+    yield from (entry for entry in earlier if entry.action is Action.PAUSED)
+    for entry in entries:
+        if entry.watch_id == span.watch_id or (entry.receiver == span.host and span.since <= entry.at <= span.until):
+            yield entry
 
 
 def delete_of_watches(connection: Connection, watch_ids: Sequence[str]) -> None:

@@ -153,7 +153,7 @@ def receivers(connection: Connection) -> list[Receiver]:
     for row in connection.execute(_DEAD_BY_HOST):
         found[row.host] |= {"dead": row.dead, "dead_at": row.dead_at, "dead_error": problem_of(row.error)}
     result = [Receiver(host, **values) for host, values in found.items()]
-    return sorted(result, key=lambda one: (-one.dead - one.waiting, one.host))
+    return sorted(result, key=lambda receiver: (-receiver.dead - receiver.waiting, receiver.host))
 
 
 # --- one watch ----------------------------------------------------------------------------------------------------

@@ -112,14 +112,14 @@ def check(connection: Connection, settings: NoticeSettings, now: float) -> list[
     # A try, and no wait: this transaction may hold locks that the other replica waits for.
     if connection.dialect.name == "postgresql" and not connection.execute(_TRY_LOCK).scalar_one():
         return []
-    made: list[Notice] = []
+    due: list[Notice] = []
     for kind, find in _FINDERS.items():
         # Without room nothing is written, so the same changes are found again later.
         if (room := MOST_A_MINUTE - _written_lately(connection, kind, now)) > 0:
             found = find(connection, now)
-            made += found if len(found) <= room else [summed_up(found)]
-    write(connection, settings, made)
-    return made
+            due += found if len(found) <= room else [summed_up(found)]
+    write(connection, settings, due)
+    return due
 
 
 def _written_lately(connection: Connection, kind: NoticeType, now: float) -> int:
@@ -141,7 +141,7 @@ def _recovered(connection: Connection, now: float) -> list[Notice]:
         for row in connection.execute(_RECOVERED).all()
         if connection.execute(_END, {"a_kind": RECEIVER, "a_name": row.name}).first() is not None
     ]
-    return [of_receiver(connection, one) for one in ended]
+    return [of_receiver(connection, notice) for notice in ended]
 
 
 def _condition(kind: str, name: str, since: float) -> dict[str, Any]:
@@ -193,17 +193,17 @@ _FORGET = delete(conditions).where(
 def _dead(connection: Connection, now: float) -> list[Notice]:
     """One notice for each receiver with dead deliveries: the first at once, later ones once a minute as a summary."""
     parameters = {"summed_up_after": now - SUM_UP_SECONDS}
-    made: list[Notice] = []
+    found: list[Notice] = []
     for host in connection.execute(_DUE_REPORTS, parameters).scalars().all():
         first = connection.execute(_FIRST_DEAD, {"a_host": host}).all()
         by_app = {row.app: row.total for row in connection.execute(_DEAD_BY_APP, {"a_host": host})}
         connection.execute(_DELETE_REPORTS, {"a_host": host})
         if not first:
             continue  # the dead deliveries were notices, about which there is no notice
-        made.append(_notice_of_dead(host, first, by_app, now))
+        found.append(_notice_of_dead(host, first, by_app, now))
         connection.execute(_RENEW, _condition(DEAD, host, now))
     connection.execute(_FORGET, parameters)
-    return made
+    return found
 
 
 def _notice_of_dead(host: str, first: Sequence[Any], by_app: Mapping[str, int], now: float) -> Notice:
@@ -265,9 +265,9 @@ def key_accepted(connection: Connection, settings: NoticeSettings, name: str, no
 
 def _of_key(connection: Connection, settings: NoticeSettings, notice: Notice) -> list[Notice]:
     apps = tuple(connection.execute(_APPS_OF_KEY, {"a_name": notice.credential}).scalars())
-    made = [replace(notice, apps=apps)]
-    write(connection, settings, made)
-    return made
+    written = [replace(notice, apps=apps)]
+    write(connection, settings, written)
+    return written
 
 
 # --- the store's calls --------------------------------------------------------------------------------------------

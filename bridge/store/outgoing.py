@@ -57,7 +57,7 @@ def outgoing(connection: Connection, cipher: Cipher, watch_id: str) -> Outgoing:
     headers = {} if row.headers is None else orjson.loads(cipher.decrypt(watch_id, row.headers))
     secret = None if row.secret is None else cipher.decrypt(watch_id, row.secret)
     built = [
-        BuiltEvent(one.id or event_id(watch_id, EventType(one.type)), EventType(one.type), one.sent)
-        for one in connection.execute(_EVENTS, {"an_id": watch_id})
+        BuiltEvent(row.id or event_id(watch_id, EventType(row.type)), EventType(row.type), row.sent)
+        for row in connection.execute(_EVENTS, {"an_id": watch_id})
     ]
     return Outgoing(row.callback_url, headers, secret, trace_of(row), built)

@@ -109,20 +109,24 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
         WatchView(watch_of(row), task_view(row, row.task), tuple(by_watch[row.id]), audit=entries.get(row.id, ()))
         for row in rows
     ]
-    attempted = [one.id for view in found if (one := view.terminal_delivery) is not None and one.attempts]
+    attempted = [
+        delivery.id for view in found if (delivery := view.terminal_delivery) is not None and delivery.attempts
+    ]
     if not attempted:
         return found
     rows_found = connection.execute(_FIRST_ATTEMPTS, {"ids": attempted})
     began = {row.delivery_id: row.began for row in rows_found}
     return [
-        replace(view, first_attempt_at=began.get(one.id)) if (one := view.terminal_delivery) is not None else view
+        replace(view, first_attempt_at=began.get(delivery.id))
+        if (delivery := view.terminal_delivery) is not None
+        else view
         for view in found
     ]
 
 
 def _span(row: Row[Any], deliveries_of: Sequence[DeliveryView]) -> audit.WatchSpan:
     """The time of a watch: from its registration until it and all its deliveries have ended."""
-    ends = [row.ended_at, *(one.delivered_at or one.dead_at for one in deliveries_of)]
+    ends = [row.ended_at, *(delivery.delivered_at or delivery.dead_at for delivery in deliveries_of)]
     return audit.WatchSpan(row.id, row.host, row.created_at, inf if None in ends else max(ends))
 
 

@@ -107,7 +107,7 @@ _DELETE_FIGURES = delete(receiver_figures).where(receiver_figures.c.hour < bindp
 def write_figures(connection: Connection, process: str, totals: Mapping[tuple[str, int], Figures]) -> None:
     """Write the totals of a process, by receiver and hour. They replace the totals that the process wrote before."""
     _WRITE_FIGURES.execute(
-        connection, [_figures_row(process, host, hour, one) for (host, hour), one in sorted(totals.items())]
+        connection, [_figures_row(process, host, hour, figures) for (host, hour), figures in sorted(totals.items())]
     )
 
 
@@ -184,16 +184,16 @@ def resume(connection: Connection, host: str, by: Actor, now: float, settings: N
     waiting = connection.execute(_COUNT_WAITING, {"a_host": host}).scalar_one()
     connection.execute(_RESUME, {"a_host": host, "at": now, "count": waiting})
     audit.write(connection, [AuditEntry(now, Action.RESUMED, by, receiver=host)])
-    made = Notice(NoticeType.RECEIVER_RESUMED, now, host, since=row.paused_at, by=by.name)
-    written = _notices(connection, made, settings)
+    notice = Notice(NoticeType.RECEIVER_RESUMED, now, host, since=row.paused_at, by=by.name)
+    written = _notices(connection, notice, settings)
     spread(connection, host)
     return written
 
 
-def _notices(connection: Connection, made: Notice, settings: NoticeSettings) -> list[Notice]:
+def _notices(connection: Connection, notice: Notice, settings: NoticeSettings) -> list[Notice]:
     if not settings.enabled:
         return []
-    complete = [notices.of_receiver(connection, made)]
+    complete = [notices.of_receiver(connection, notice)]
     write(connection, settings, complete)
     return complete
 
@@ -238,7 +238,9 @@ def spread(connection: Connection, host: str) -> bool:
     else:
         connection.execute(_COUNT_SPREAD, {"a_host": host, "done": row.spread + len(found)})
     times = due_times(row.resumed_at, row.waiting, row.spread, len(found))
-    _SET_DUE.execute(connection, [(one, at, row.resumed_at) for one, at in zip(found, times, strict=True)])
+    _SET_DUE.execute(
+        connection, [(delivery_id, at, row.resumed_at) for delivery_id, at in zip(found, times, strict=True)]
+    )
     _SET_NEXT.execute(connection, list(zip(found, times, strict=True)))
     return len(found) == SPREAD_AT_ONCE
 

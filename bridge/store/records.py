@@ -214,7 +214,7 @@ class WatchView:
     @property
     def terminal_delivery(self) -> DeliveryView | None:
         """The delivery of the terminal event; None if there is no such event, or if the app did not ask for it."""
-        return next((one for one in self.deliveries if one.type in TERMINAL_EVENTS), None)
+        return next((delivery for delivery in self.deliveries if delivery.type in TERMINAL_EVENTS), None)
 
 
 @dataclass(frozen=True, slots=True)

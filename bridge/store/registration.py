@@ -241,11 +241,11 @@ def _apply_app_limit(connection: Connection, limit: ActiveLimit, entries: Sequen
     by_app: dict[str, list[_Entry]] = defaultdict(list)
     for entry in entries:
         by_app[entry.new.watch.app].append(entry)
-    for app, own in by_app.items():
-        counted = [entry for entry in own if not entry.new.exempt_from_limit]
+    for app, of_app in by_app.items():
+        counted = [entry for entry in of_app if not entry.new.exempt_from_limit]
         if not counted:
             continue
-        room = limit.room_of_app(connection, app, len(own)) - (len(own) - len(counted))
+        room = limit.room_of_app(connection, app, len(of_app)) - (len(of_app) - len(counted))
         for entry in counted[max(room, 0) :]:
             entry.result = limit.refusal_of_app()
 
@@ -316,7 +316,7 @@ def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]
     """Open the tasks or lock them, then insert the watches. If another transaction was first, its watch is used."""
     opened, new_rows = _open_tasks(connection, entries), {entry.new.task for entry in entries}
     in_order = sorted(entries, key=lambda entry: entry.endpoint)
-    inserted = _INSERT_WATCHES.execute(connection, [_watch_values(one, opened[one.task_key]) for one in in_order])
+    inserted = _INSERT_WATCHES.execute(connection, [_watch_values(entry, opened[entry.task_key]) for entry in in_order])
     limit.add(inserted, Counter(entry.new.watch.app for entry in entries))
     written: Sequence[_Entry] = entries
     if inserted < len(entries):

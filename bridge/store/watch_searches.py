@@ -54,7 +54,7 @@ class WatchSearches:
     async def _found_page(self, query: WatchQuery, by: str) -> WatchList:
         if query.oldest_first:
             found = await self.all(query, by)
-            ids = [one for one in reversed(found.ids) if query.cursor is None or one > query.cursor]
+            ids = [watch_id for watch_id in reversed(found.ids) if query.cursor is None or watch_id > query.cursor]
         else:
             found = await self._in_turn(by, partial(scan, self._database, query, enough=query.limit + 1))
             ids = list(found.ids)
@@ -64,7 +64,7 @@ class WatchSearches:
     async def views(self, ids: Sequence[str]) -> Sequence[WatchView]:
         """The watches of these ids that still exist, in the order of the ids."""
         found = await self._reader.run(queries.several_watches, ids)
-        return [found[one] for one in ids if one in found]
+        return [found[watch_id] for watch_id in ids if watch_id in found]
 
     async def _in_turn(self, by: str, search: Callable[[ReadLimit], Result]) -> Result:
         """Run a search in a thread, after the caller's earlier searches, as soon as a thread is free."""
