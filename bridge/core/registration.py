@@ -114,7 +114,7 @@ def encode_json(context: Any, *, sort_keys: bool = False) -> bytes:
     try:
         text = json.dumps(context, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys)
     except (RecursionError, ValueError):
-        raise ValueError("must be a JSON object that is not nested so deeply") from None
+        raise ValueError("must not be nested hundreds of levels deep") from None
     return text.encode()
 
 

@@ -19,7 +19,7 @@ from bridge.telemetry.outage_log import OutageLog
 _log = get_logger("delivery")
 
 QUERY_SECONDS = 0.25  # between two queries while deliveries are due
-QUERY_SHARE = 20  # a pause is at least 20 times as long as the query: queries take at most 5 % of one reader's time
+PAUSE_PER_QUERY = 20  # a pause is at least 20 times as long as the query: queries take at most 5 % of one reader's time
 LONGEST_PAUSE = 5.0  # seconds: a delivery may become due without a call, after another replica's death or a lost claim
 FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.5, 5.0  # seconds, after the store did not answer
 
@@ -30,8 +30,8 @@ class ClaimCallbacks(Protocol):
     def is_open(self) -> bool:
         """Whether deliveries may be claimed now."""
 
-    def accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float, /) -> None:
-        """Takes claimed deliveries. `claimed_from` is the monotonic time before the claim."""
+    def accept(self, deliveries: Sequence[PendingDelivery], claim_started: float, /) -> None:
+        """Takes claimed deliveries. `claim_started` is the monotonic time before the claim."""
 
 
 class Claimer:
@@ -52,7 +52,7 @@ class Claimer:
         self._lease_seconds = lease_seconds
         self._clock = clock
         # By host: how many were due and unclaimed at the last query, minus the ones that were claimed since.
-        self._known: dict[str, int] = {}
+        self._due_counts: dict[str, int] = {}
         self._to_release: list[PendingDelivery] = []
         self._requested = True
         self._query_at = clock()
@@ -72,21 +72,21 @@ class Claimer:
         """The number of claims that are not released yet."""
         return len(self._to_release)
 
-    def request(self) -> None:
-        """Queries the outbox now, because a delivery has become due."""
+    def request_query(self) -> None:
+        """Makes `work` query the outbox at once, because a delivery has become due."""
         self._requested = True
         self.due.set()
 
-    def due_at(self, at: float) -> None:
+    def note_due_at(self, at: float) -> None:
         """Notes that a delivery will be due at `at` (Unix seconds)."""
         moment = self._clock() + max(0.0, at - self._store.now())
         if moment < self._query_at:
             self._query_at = moment
             self._set_timer()
 
-    def room_for(self, host: HostQueue) -> None:
+    def note_room(self, host: HostQueue) -> None:
         """Notes that a slot of this host has become free."""
-        if self._known.get(host.name) and self._hosts.wants_more(host) and self._clock() >= self._paused_until:
+        if self._due_counts.get(host.name) and self._hosts.wants_more(host) and self._clock() >= self._paused_until:
             self.due.set()
 
     def release(self, deliveries: Sequence[PendingDelivery]) -> None:
@@ -103,7 +103,7 @@ class Claimer:
     def tick(self) -> None:
         """Sets `due` if there is something to do. Call it about once a second; between the calls a timer does it."""
         now = self._clock()
-        pending = self._requested or self._to_release or self._known or now >= self._query_at
+        pending = self._requested or self._to_release or self._due_counts or now >= self._query_at
         if pending and now >= self._paused_until:
             self.due.set()
 
@@ -113,13 +113,15 @@ class Claimer:
             await self._release()
             if self._callbacks.is_open():
                 await self._query()
-            while self._callbacks.is_open() and (room := self._hosts.plan(self._known)):
+            while self._callbacks.is_open() and (room := self._hosts.plan(self._due_counts)):
                 await self._claim(room)
         except StoreUnavailable as error:
             self._pause(error)
         else:
             self._outage.recovered()
-        self._set_timer(QUERY_SECONDS)  # at least this: a query that is not allowed now stays due
+        self._set_timer(
+            QUERY_SECONDS
+        )  # not 0: a query that is due but not allowed now would make the timer fire at once
 
     def _set_timer(self, shortest: float = 0.0) -> None:
         self.stop()
@@ -137,21 +139,21 @@ class Claimer:
             del self._to_release[: len(deliveries)]
         for delivery in deliveries:
             if delivery.host not in self._hosts.paused:
-                self._known[delivery.host] = self._known.get(delivery.host, 0) + 1
+                self._due_counts[delivery.host] = self._due_counts.get(delivery.host, 0) + 1
 
     async def _query(self) -> None:
         requested, started = self._requested, self._clock()
         if not requested and started < self._query_at:
             return
         self._requested = False
-        self._query_at = started + LONGEST_PAUSE  # `due_at` may move it forward during the query
-        if requested or self._known or await self._due_in() <= 0:
+        self._query_at = started + LONGEST_PAUSE  # `note_due_at` may set an earlier time during the query
+        if requested or self._due_counts or await self._due_in() <= 0:
             counts = await self._store.due_hosts()
             # A full count means "at least": claim until a claim returns fewer than requested.
-            self._known = {host: due if due < COUNTED_PER_HOST else sys.maxsize for host, due in counts.items()}
-        if self._known:
+            self._due_counts = {host: due if due < COUNTED_PER_HOST else sys.maxsize for host, due in counts.items()}
+        if self._due_counts:
             now = self._clock()
-            pause = max(QUERY_SECONDS, QUERY_SHARE * (now - started))
+            pause = max(QUERY_SECONDS, PAUSE_PER_QUERY * (now - started))
         else:
             now, pause = self._clock(), await self._due_in()
         self._query_at = min(self._query_at, now + max(0.0, pause))
@@ -162,14 +164,14 @@ class Claimer:
         return LONGEST_PAUSE if next_due_at is None else min(LONGEST_PAUSE, next_due_at - self._store.now())
 
     async def _claim(self, room: dict[str, int]) -> None:
-        claimed_from = self._clock()
+        claim_started = self._clock()
         claimed = await self._store.claim(room, self._lease_seconds)
         counts = Counter(delivery.host for delivery in claimed)
         for host, requested in room.items():
-            self._known[host] -= counts[host]
-            if counts[host] < requested or self._known[host] <= 0:
-                del self._known[host]  # no more is due, or another replica has claimed the rest
-        self._callbacks.accept(claimed, claimed_from)
+            self._due_counts[host] -= counts[host]
+            if counts[host] < requested or self._due_counts[host] <= 0:
+                del self._due_counts[host]  # no more is due, or another replica has claimed the rest
+        self._callbacks.accept(claimed, claim_started)
 
     def _pause(self, error: StoreUnavailable) -> None:
         now = self._clock()

@@ -144,7 +144,7 @@ class Deliverer:
 
     def wake(self) -> None:
         """Queries the outbox now, because a delivery has become due, for example by a requested retry."""
-        self._claimer.request()
+        self._claimer.request_query()
 
     def set_paused(self, hosts: frozenset[str]) -> None:
         """Sends nothing to these hosts from now on, and sends to all others. Attempts under way end as usual."""
@@ -172,7 +172,7 @@ class Deliverer:
                     self.tick()
                     await self._some_progress()
         if cut := self._hosts.busy + self._writer.unwritten:
-            means = "these deliveries are sent again after the next start"
+            means = "these attempts were not recorded in time: the deliveries are sent again when their claims end"
             _log.event("drain_cut", level=logging.WARNING, deliveries=cut, means=means)
         self._claimer.stop()
         for loop in self._loops:
@@ -183,9 +183,9 @@ class Deliverer:
 
     # --- claimed deliveries ---------------------------------------------------------------------------------------
 
-    def accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float) -> None:
-        """Takes deliveries that were claimed from the outbox. `claimed_from` is the monotonic time before the claim."""
-        begins_before = claimed_from + self._lease_seconds - self._needed_seconds
+    def accept(self, deliveries: Sequence[PendingDelivery], claim_started: float) -> None:
+        """Takes deliveries that were claimed. `claim_started` is the monotonic time before the claim."""
+        begins_before = claim_started + self._lease_seconds - self._needed_seconds
         for delivery in deliveries:
             known = self._claimed.get(delivery.id)
             if known is None:
@@ -270,7 +270,7 @@ class Deliverer:
             # The writer limits the number of unwritten records.
             if (record := await self._attempt(claimed)) is not None:
                 self._writer.write(record)
-                self._claimer.room_for(record.host)
+                self._claimer.note_room(record.host)
         except Exception as error:  # noqa: BLE001  logged; the delivery is due again when its claim ends
             _log.event(
                 "delivery_error",
@@ -344,7 +344,7 @@ class Deliverer:
         """Handles an attempt whose record is durable."""
         self._reporter.written(record)
         if isinstance(record.verdict, RetryAt):
-            self._claimer.due_at(record.verdict.at)
+            self._claimer.note_due_at(record.verdict.at)
         self._finish(record)
 
     def lost(self, record: AttemptRecord) -> None:

@@ -46,7 +46,7 @@ class DeliveryReporter:
                 failures=failures,
                 error=None if record.attempt.error is None else record.attempt.error.code,
                 reason=None if record.attempt.error is None else record.attempt.error.message,
-                means="its deliveries stay pending and are tried one at a time until it answers",
+                means="its deliveries are pending; one at a time is tried until an answer is not 429, 502, 503 or 504",
             )
         elif failures_before >= FAILURES_UNTIL_PROBING and failures == 0:
             _log.event("host_recovered", host=record.host.name, failures=failures_before)

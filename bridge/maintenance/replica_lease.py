@@ -67,7 +67,7 @@ class ReplicaLease:
         self._lease.until = before + LEASE_SECONDS - MARGIN_SECONDS
         if had_ended:
             self._unconfirmed_writes = -1
-            _log.event("lease_renewed", replica=self._store.replica.id)
+            _log.event("lease_renewed", replica=self._store.replica.id, means="this replica polls and sends again")
             await self._load_unconfirmed()
         self._heartbeats += 1
         if self._heartbeats % HEARTBEATS_PER_CLOCK_CHECK == 0:

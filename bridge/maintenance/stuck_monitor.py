@@ -141,7 +141,9 @@ class StuckMonitor:
             if self._poller.live(row) is None:
                 continue  # its watches have ended, which is logged elsewhere, or another replica owns the task
             for watch_id in watch_ids:
-                _log.event("stuck_ended", watch_id=watch_id)
+                _log.event(
+                    "stuck_ended", watch_id=watch_id, means="the watch is still active, and its polls are on time again"
+                )
 
 
 def _counts(stats: PollingStats) -> list[tuple[str, int]]:

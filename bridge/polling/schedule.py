@@ -20,8 +20,8 @@ from bridge.polling.lane_schedule import RELEASED_AT_ONCE
 from bridge.polling.lanes import Batch, BatchLanes
 from bridge.polling.state import Credential, Phase, PolledTask
 
-ADOPTED_WITHIN_SECONDS = 4.0  # before it, 9 s of the dead replica's lease and up to 1 s until the adoption have passed
-TAKEN_OVER_AT_ONCE = 1_000  # tasks that go to a lane or wait for their key; they take 2 ms, then other work runs
+ADOPTED_WITHIN_SECONDS = 4.0  # the lease of a dead replica ends after 9 s, and the adoption takes up to 1 s more
+TAKEN_OVER_AT_ONCE = 1_000  # tasks that one call moves to lanes or blocks: this takes 2 ms, then other work runs
 SHORTEST_TIMER_SECONDS = 0.002
 # Polls that are due within 0.2 s of a timer begin together with the next timer. A timer for one poll costs more than
 # the poll, and results that come together share a commit. At 70 polls a second 0.2 s takes a fifth less CPU than
@@ -150,7 +150,8 @@ class PollSchedule:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._gap = 0.0 if rate_per_second else min(TOGETHER_SECONDS, TOGETHER_SHARE * policy.interval)
-        self._fired_at, self._gathered_seconds = -inf, inf  # the last timer, and how long polls had waited for it
+        self._fired_at = -inf  # when the last timer fired
+        self._timer_interval = inf  # seconds between the last two timers
         self._begun = 0  # polls since the last timer
         self._waiting = False  # all due polls have begun, and the timer is set for the next one
         self._stopped = False
@@ -162,7 +163,10 @@ class PollSchedule:
             self._timer.cancel()
 
     def take(self) -> PolledTask | None:
-        """Return the next task that may be polled now, in phase POLLING; if there is none, set the timer for it."""
+        """Return the next task that may be polled now, in phase POLLING.
+
+        If there is none, set the timer for the next due task.
+        """
         now = self._clock()
         if self._stopped or (self._waiting and now < self._timer_at):
             return None  # the usual case after a poll
@@ -202,7 +206,10 @@ class PollSchedule:
         return self._lanes is not None and self._lanes.is_due(now)
 
     def take_batch(self) -> Batch | None:
-        """Return the next batch that may be read now, its tasks in phase POLLING; if there is none, set the timer."""
+        """Return the next batch that may be read now, its tasks in phase POLLING.
+
+        If there is none, set the timer for the next one.
+        """
         lanes, limiter = self._lanes, self._rate_limiter
         if self._stopped or lanes is None:
             return None
@@ -226,7 +233,7 @@ class PollSchedule:
             task.due = due
             self._block(task)
             return
-        self._heap.put(task, due)  # the same as `self.put`, without the call, because this runs once for each poll
+        self._heap.put(task, due)  # as `schedule_single`, but inlined: this runs once for each poll
         if due < self._timer_at:
             self._set_poll_timer(due, self._clock())
 
@@ -238,7 +245,7 @@ class PollSchedule:
             self._set_timer(next_at, self._clock())
 
     def schedule_single(self, task: PolledTask, due: float) -> None:
-        """Poll a task singly at `due`, even if its credential is blocked."""
+        """Poll a task singly at `due`. If its credential is blocked then, only the probe is polled."""
         if task.phase is Phase.BATCHED and self._lanes is not None:
             self._lanes.remove(task)
         self._heap.put(task, due)
@@ -275,7 +282,7 @@ class PollSchedule:
             self._choose_probe(credential)
 
     def schedule_evenly(self, tasks: list[PolledTask]) -> None:
-        """Make tasks due evenly over one interval. The interval of a task is the one of its backoff.
+        """Make tasks due evenly over one interval. A task's interval is the one that its backoff has reached.
 
         With 5 s for all tasks, tasks with an interval of 15 s would be polled in bursts.
         """
@@ -290,14 +297,20 @@ class PollSchedule:
                 self.schedule_at(task, now + (place + self._random()) / len(group) * interval)
 
     def schedule_loaded(self, tasks: list[PolledTask]) -> None:
-        """Make loaded tasks due evenly over one interval. Very many tasks wait in their lanes, not in the heap."""
+        """Make loaded tasks due evenly over one interval.
+
+        More than `RELEASED_AT_ONCE` tasks wait in their lanes, not in the heap.
+        """
         if self._lanes is not None and len(tasks) > RELEASED_AT_ONCE:
             tasks = self._lanes.keep(tasks, self._clock())
             self.release_closed_lanes()
         self.schedule_evenly(tasks)
 
     def schedule_soon(self, task: PolledTask) -> None:
-        """Make a task due within 4 s, at random, so that many added tasks are not due at the same time."""
+        """Make a task due at random within 4 s, or within one interval if that is shorter.
+
+        So many added tasks are not due at the same time.
+        """
         self.schedule_at(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
 
     def clear(self, tasks: Iterable[PolledTask]) -> None:
@@ -336,7 +349,7 @@ class PollSchedule:
         elif credential.lane is not None:
             credential.probe = credential.lane.pop()
         if credential.probe is not None:
-            credential.probe.phase = Phase.BLOCKED  # in no queue
+            credential.probe.phase = Phase.BLOCKED  # so that `schedule_single` does not remove it from a lane
             self.schedule_single(credential.probe, max(credential.health.resumes_at, self._clock()))
 
     def _interval(self, task: PolledTask) -> float:
@@ -344,8 +357,8 @@ class PollSchedule:
         return max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
 
     def _set_poll_timer(self, due: float, now: float) -> None:
-        """Set the timer for a poll that is due, not too soon after the last timer: as long as `TOGETHER` polls take."""
-        gap = min(self._gap, TOGETHER * self._gathered_seconds / max(self._begun, 1))
+        """Set the timer for `due`, but after the last timer leave the time in which `TOGETHER` polls become due."""
+        gap = min(self._gap, TOGETHER * self._timer_interval / max(self._begun, 1))
         self._set_timer(max(due, self._fired_at + gap), now)
 
     def _set_timer(self, moment: float, now: float) -> None:
@@ -360,5 +373,5 @@ class PollSchedule:
     def _timer_fired(self) -> None:
         self._timer, self._timer_at, self._waiting = None, inf, False
         now = self._clock()
-        self._gathered_seconds, self._fired_at, self._begun = now - self._fired_at, now, 0
+        self._timer_interval, self._fired_at, self._begun = now - self._fired_at, now, 0
         self._callbacks.wake()

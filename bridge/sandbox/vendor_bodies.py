@@ -177,7 +177,7 @@ def ali_created(view: TaskView) -> Body:
 
 
 def ali(view: TaskView) -> Body:
-    """Returns Ali's task. Its times are text."""
+    """Returns a task as Ali's API shows it. Its times are strings."""
     output: Body = {
         "task_id": vendor_id(view),
         "task_status": _ALI_WORDS[view.phase],

@@ -64,7 +64,7 @@ def _sentence(model: type[BaseSettings], detail: ErrorDetails, from_files: Colle
 
 
 def _fields_by_name(model: type[BaseSettings]) -> Mapping[str, str]:
-    """Returns each field by its variable: the alias, such as AMUX_API_KEY, or else BRIDGE_ and the field's name."""
+    """Maps the name of each variable to its field: the alias, such as AMUX_API_KEY, or BRIDGE_ and the field's name."""
     return {
         info.validation_alias if isinstance(info.validation_alias, str) else PREFIX + field.upper(): field
         for field, info in model.model_fields.items()

@@ -8,11 +8,11 @@ An operation decides before it writes: if the result is a BridgeError, nothing w
 transaction continues for the others.
 
 A *lingering* call may wait up to 0.1 s for the commit of another call. It is for work that is repeated if a crash loses
-it, such as the record of an attempt. A commit for one call costs as much as ten more rows in another commit.
+it, such as the record of an attempt. A commit of its own costs as much as ten more registrations in another commit.
 
-Other calls begin at once, unless recent calls overlapped: they came while others were unanswered. Then a call waits up
-to 5 ms for the next one. At 100 ends a second this halves the commits. A caller that sends one call after the other
-never waits.
+All other calls are *urgent*. They begin at once, unless recent calls overlapped: they came while others were
+unanswered. Then a call waits up to 5 ms for the next one. At 100 ends a second this halves the commits. A caller that
+sends one call after the other never waits.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ Transaction: TypeAlias = Callable[[Callable[[Connection], Any]], Any]
 
 CALL_TIMEOUT_SECONDS = 4.0  # the longest wait of a caller: `POST /watch` promises its 503 within 5 s
 BEGIN_WITHIN_SECONDS = 3.0  # a call that has not begun by then is dropped, because its caller would not see the end
-# A commit costs as much as ten registrations in it. With 64 callers, a writer that begins the next transaction at once
-# has 28 of them in a commit. It has 60 if it waits until as many items have come as the last transaction had, for at
+# A commit costs as much as ten registrations in it. With 64 callers a commit has 28 registrations if the next
+# transaction begins at once. It has 60 if the writer first waits for as many items as the last transaction had, for at
 # most twice the time of that transaction.
 FILL_FROM = 12
 FILL_TURNS = 2.0
@@ -54,7 +54,9 @@ COMMIT_DELAY_SECONDS = 0.005  # 100 ends a second are 200 calls, one every 5 ms
 OVERLAP_SHARE = 0.4  # the share of overlapping calls from which on a call waits for the next one
 CALLS_AVERAGED = 20
 INTERVALS_AVERAGED = 10  # calls: the mean interval between them shows whether another call is likely to come in time
-MOST_AT_ONCE = 512  # items in a commit, or few more: above 32 an item costs no less, and a caller waits for all items
+# Items in a commit, or slightly more, because a call is not split. Above 32 an item costs no less, and a caller waits
+# for all items.
+MOST_AT_ONCE = 512
 _ITEM_ERRORS = (DataError, IntegrityError, ProgrammingError)  # an item causes these; the database causes all others
 
 _log = get_logger("store")
@@ -122,8 +124,9 @@ class GroupWriter:
     async def run(self, operation: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         """Run an operation, durably. Raises its BridgeError, or StoreUnavailable within 4 s.
 
-        After StoreUnavailable nothing was written, except after a timeout: the operation may then still succeed, and
-        `on_late_result` is called with its result, on the caller's loop.
+        After StoreUnavailable the operation may have been written in two cases. After a timeout it may still succeed,
+        and `on_late_result` is called with its result, on the caller's loop. When the connection fails during the
+        commit, the result is not known: `unconfirmed_writes` counts these transactions.
         """
         [result] = await self.run_all(_one_by_one(operation), [arguments])
         if isinstance(result, BridgeError):
@@ -141,8 +144,8 @@ class GroupWriter:
         """Run a bulk operation, durably; returns a result for each item, in order. Raises StoreUnavailable as `run`.
 
         The items share one transaction with the items of other calls of the same operation with equal arguments. When
-        the transaction fails because of an item, each item is tried again alone. With `linger` the call waits up to
-        0.1 s for one that does not linger, if such calls come often enough.
+        the transaction fails because of an item, each call is tried alone, and then each item of the call that fails.
+        With `linger` the call waits up to 0.1 s for one that does not linger, if such calls come often enough.
         """
         if not items:
             return []
@@ -158,7 +161,7 @@ class GroupWriter:
         else:
             self._interval += (min(now - self._last_at, 1.0) - self._interval) / INTERVALS_AVERAGED
             self._last_at = now
-            self._begin_within(0.0 if self._may_begin() else COMMIT_DELAY_SECONDS)
+            self._begin_within(0.0 if self._count_and_may_begin() else COMMIT_DELAY_SECONDS)
         try:
             with Limit(self.limits):
                 return await future
@@ -170,7 +173,7 @@ class GroupWriter:
                 return future.result()
             raise StoreUnavailable("the database does not answer") from None
 
-    def _may_begin(self) -> bool:
+    def _count_and_may_begin(self) -> bool:
         """Count a call that does not linger. Returns whether the transaction need not wait for more such calls.
 
         If calls overlap, it waits for as many as the last transaction had: the callers of that one call again.
@@ -293,7 +296,7 @@ class GroupWriter:
                 "write_failed",
                 level=logging.ERROR,
                 trace=error,
-                unit=call.operation.__name__,
+                operation=call.operation.__name__,
                 means="nothing of this item was written, and its caller got an error",
             )
             call.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]

@@ -120,12 +120,12 @@ class RegistrationService(CommitListener):
         self.timeouts = timeouts
         self._ids = WatchIds(Random(system.token_bytes(32)).getrandbits)  # noqa: S311  unique, not secret
         self._operations = Operations(_log)
-        self._batcher = MicroBatcher(self._register_each, self._operations.start)
+        self._batcher = MicroBatcher(self._register_callers, self._operations.start)
         self._late_tasks: list[TaskView] = []
         store.add_listener(self)
 
     async def register(self, request: WatchRequest, target: Target | None = None) -> RegisteredWatch:
-        """Registers one watch, durably. Its target is checked again at the first attempt.
+        """Registers one watch, durably. Its target is checked again at every attempt.
 
         `target` is the result of `check`, if the caller has called it. Raises the errors of `check`, WatchConflict,
         IdempotencyConflict, TooManyWatches or StoreUnavailable.
@@ -149,7 +149,7 @@ class RegistrationService(CommitListener):
             targets[number] = target
         pairs = zip(requests, targets, strict=True)
         new = [self._new_watch(request, target) for request, target in pairs if isinstance(target, Target)]
-        results = iter(await self._operations.run(self._register_together(new)) if new else ())
+        results = iter(await self._operations.run(self._register_in_one_commit(new)) if new else ())
         return [target if isinstance(target, BridgeError) else next(results) for target in targets]
 
     async def check(self, request: WatchRequest) -> Target:
@@ -250,14 +250,14 @@ class RegistrationService(CommitListener):
 
     # --- storing --------------------------------------------------------------------------------------------------
 
-    async def _register_each(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
+    async def _register_callers(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """Registers watches of different callers. After a failed commit the result of each is a StoreUnavailable."""
         try:
-            return await self._register_together(new_watches)
+            return await self._register_in_one_commit(new_watches)
         except StoreUnavailable as error:
             return [StoreUnavailable(str(error), error.cause) for _ in new_watches]
 
-    async def _register_together(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
+    async def _register_in_one_commit(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """Registers watches in one commit, and passes their tasks to the poller. Raises StoreUnavailable."""
         results = await self._store.register_all(new_watches)
         for new, result in zip(new_watches, results, strict=True):

@@ -224,7 +224,7 @@ bodies = st.dictionaries(
 
 
 def expected(template: Any, event: Any) -> Any:
-    """The same by walking the parsed template: slow, and plainly right."""
+    """Returns the filled template, by a recursive walk that is slow, and simple enough to trust."""
     if isinstance(template, dict):
         return {key: expected(value, event) for key, value in template.items()}
     if isinstance(template, list):

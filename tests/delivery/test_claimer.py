@@ -27,7 +27,7 @@ class Bench:
     def is_open(self) -> bool:
         return True
 
-    def accept(self, deliveries: Sequence[PendingDelivery], claimed_from: float) -> None:
+    def accept(self, deliveries: Sequence[PendingDelivery], claim_started: float) -> None:
         raise AssertionError("nothing is due")
 
     def ticked(self) -> bool:
@@ -52,10 +52,10 @@ async def test_after_an_outage_the_outbox_is_queried_after_a_pause_and_not_befor
     assert harness.log.of("outbox_unavailable")
     bench.now += FIRST_RETRY_PAUSE - 0.01
     assert not bench.ticked()
-    bench.claimer._known[HOST] = 1
-    bench.claimer.room_for(bench.hosts.get(HOST))
+    bench.claimer._due_counts[HOST] = 1
+    bench.claimer.note_room(bench.hosts.get(HOST))
     assert not bench.claimer.due.is_set()
-    bench.claimer._known.clear()
+    bench.claimer._due_counts.clear()
     harness.restore_file()
     bench.now += 0.01
     assert bench.ticked(), "long before the next regular query"
@@ -68,9 +68,9 @@ async def test_a_delivery_that_is_due_soon_moves_the_next_query_forward_and_neve
 ) -> None:
     await bench.claimer.work()
     assert bench.claimer._query_at == bench.now + LONGEST_PAUSE
-    bench.claimer.due_at(harness.store.now() + LONGEST_PAUSE + 10.0)
+    bench.claimer.note_due_at(harness.store.now() + LONGEST_PAUSE + 10.0)
     assert bench.claimer._query_at == bench.now + LONGEST_PAUSE
-    bench.claimer.due_at(harness.store.now() + 2.0)
+    bench.claimer.note_due_at(harness.store.now() + 2.0)
     assert bench.claimer._query_at == pytest.approx(bench.now + 2.0, abs=0.5)
     assert bench.claimer._timer is not None
     assert bench.claimer._timer.when() - asyncio.get_running_loop().time() < LONGEST_PAUSE - 1.0
@@ -80,7 +80,7 @@ async def test_a_moment_that_is_noted_during_a_query_is_not_forgotten(
     harness: Harness, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def noted_meanwhile() -> None:
-        bench.claimer.due_at(harness.store.now() + 1.0)
+        bench.claimer.note_due_at(harness.store.now() + 1.0)
 
     await bench.claimer.work()
     monkeypatch.setattr(harness.store, "next_due_at", noted_meanwhile)
@@ -93,7 +93,7 @@ async def test_the_claimer_gets_the_time_of_each_retry(harness: Harness, monkeyp
     receiver = await harness.receiver(status(500))
     deliverer = await harness.deliverer(policy=RetryPolicy(delays=(1000,)))
     noted: list[float] = []
-    monkeypatch.setattr(deliverer._claimer, "due_at", noted.append)
+    monkeypatch.setattr(deliverer._claimer, "note_due_at", noted.append)
     [delivery] = await harness.claimed(receiver.url)
     deliverer.hand_over([delivery])
     [view] = await harness.recorded(delivery)

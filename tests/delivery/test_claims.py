@@ -368,9 +368,7 @@ async def test_draining_ends_in_time_and_a_delivery_that_it_cuts_stays_pending(h
     deliverer.hand_over([delivery])
     await harness.until(lambda: receiver.under_way)
     await deliverer.drain(0.01)
-    assert harness.log.of("drain_cut") == [
-        {"deliveries": 1, "means": "these deliveries are sent again after the next start"}
-    ]
+    assert [line["deliveries"] for line in harness.log.of("drain_cut")] == [1]
     assert (await harness.view(delivery.id)).state is DeliveryState.PENDING
 
 

@@ -73,7 +73,7 @@ async def test_a_claim_that_is_answered_after_its_receiver_was_paused_is_release
     assert deliverer._claimed == {}
     await deliverer._claimer.work()
     assert harness.sql("SELECT lease FROM outbox") == [(None,)]
-    assert (receiver.calls, deliverer._claimer._known) == ([], {})
+    assert (receiver.calls, deliverer._claimer._due_counts) == ([], {})
 
 
 async def test_the_outbox_is_not_queried_all_the_time_because_of_a_paused_backlog(harness: Harness) -> None:

@@ -67,7 +67,7 @@ def _wrap(owner: Any, name: str, *, before: Reached, after: Reached) -> None:
 
 
 def _around_each(owner: Any, name: str, reached: Reached, *, is_before: bool) -> None:
-    """Counts the items of a call. How many items share one call depends on the machine."""
+    """Calls `reached` once for each item: how many items share one call depends on the machine."""
     original = getattr(owner, name)
 
     @wraps(original)

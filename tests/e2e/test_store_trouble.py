@@ -309,8 +309,8 @@ async def test_a_row_that_the_database_refuses_does_not_delay_others(either_env:
             others = await bridge.register_many([env.finished_task() for _ in range(5)], env.receiver.url)
             await env.receiver.wait_for_events(others)
             await process.wait_for_log("delivered", times=5)
-            await process.wait_for_log("write_failed", unit="settle")
-            await process.wait_for_log("write_failed", unit="record_attempts")
+            await process.wait_for_log("write_failed", operation="settle")
+            await process.wait_for_log("write_failed", operation="record_attempts")
             assert len(env.receiver.arrived) == 6
         await env.receiver.wait_for_events([unsettled])
         await process.wait_for_log("delivered", times=7)

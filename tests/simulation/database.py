@@ -47,8 +47,8 @@ def _set_up(connection: Any, _record: object) -> None:
     connection.create_function("pg_try_advisory_xact_lock", 1, lambda _: 1)
 
 
-class _Kept:
-    """One connection of an engine, for all reads: SQLAlchemy takes as long for a new one as for a statement."""
+class _KeptConnection:
+    """One connection of an engine, for all reads: to open another one costs as much as a statement."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -139,7 +139,7 @@ class SimulatedDatabase(SqliteDatabase):
         self._weather = server.weather[host.name]
         self.system = system
         writing, reading = _engines(server.path, host.name)
-        self._writing, self._reading = writing, _Kept(reading)  # type: ignore[assignment]
+        self._writing, self._reading = writing, _KeptConnection(reading)  # type: ignore[assignment]
         self._writer = KeptConnection(writing, 0.0, before_commit=self.check)
         self.shared = server.shared
         self._epoch_offset = self._server_offset()

@@ -142,7 +142,7 @@ READ = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables W
 
 
 async def test_adopting_reads_the_unowned_tasks_and_not_every_open_one(store: Store) -> None:
-    """Whatever PostgreSQL's statistics say: they may date from a moment when no task had an owner."""
+    """The plan must not depend on statistics: they may be from a time when no task had an owner."""
     execute(store, OWNED, owner=None)
     execute(store, "ANALYZE tasks")
     execute(store, "TRUNCATE tasks")  # this keeps the statistics

@@ -148,7 +148,8 @@ class Scenario:
         accepted = {prompt: callbacks.accepted for prompt, callbacks in self._callbacks.items()}
         if self._unexpected or accepted != {task.prompt: [task.expected_event] for task in DEMO_TASKS}:
             raise CommandFailed(
-                f"the receiver got other events than expected: {accepted}, and {self._unexpected} not verified"
+                f"the receiver got other events than expected: {accepted}, and {self._unexpected} callbacks that "
+                "were not verified or belong to no task"
             )
         outcomes = [task.expected_event.partition(".")[2].replace("_", " ") for task in DEMO_TASKS]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
