@@ -235,8 +235,10 @@ class HostQueues:
         """Sets the health of a host and moves its slots. A host that has answered once is never unknown again."""
         host.failures = failures
         known = answered or host.health is not ReceiverHealth.UNKNOWN
-        host.health = health_of(failures, answered=True if known else None)
+        health = health_of(failures, answered=True if known else None)
         self._nothing_may_begin = False
-        self._busy[host.pool] -= host.busy
-        host.pool = POOLS[host.health]
-        self._busy[host.pool] += host.busy
+        if health is not host.health:
+            host.health = health
+            self._busy[host.pool] -= host.busy
+            host.pool = POOLS[health]
+            self._busy[host.pool] += host.busy
