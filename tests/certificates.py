@@ -20,7 +20,7 @@ def private_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def certificate_authority(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Makes a CA and a certificate for 127.0.0.1; returns the CA's file, the certificate's and its key's."""
+    """Makes a CA and a certificate for 127.0.0.1. Returns three files: the CA, the certificate and its key."""
     folder.mkdir()
     ca_key, key = private_key(folder / "ca.key"), private_key(folder / "server.key")
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

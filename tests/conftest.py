@@ -19,39 +19,39 @@ from tests.store_limits import FACTOR, store_limits_times
 
 KINDS = ("sqlite", "postgres")
 
-# On a busy machine an example of milliseconds takes longer than Hypothesis' limit of 200 ms, and drawing it as well.
+# Hypothesis limits an example to 200 ms, and limits the time to draw it. On a busy machine both may take longer.
 settings.register_profile("bridge", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bridge")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C end the programs that tests start: a shell's background jobs inherit an ignored SIGINT."""
+    """Let Ctrl-C end the programs that tests start. A shell's background jobs would inherit an ignored SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the checks first: the longest takes a sixth of the whole run, and other tests can run beside it."""
+    """Run the checks first, because the longest takes a sixth of the whole run, and other tests can run beside it."""
     items.sort(key=lambda item: item.path.name != "test_checks.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _patient_stores() -> Iterator[None]:
-    """Ten times the store's time limits, in this process: a slow machine fails no test whose subject they are not."""
+    """Multiplies the store's time limits by ten in this process, so that a slow machine fails no other tests."""
     with store_limits_times(FACTOR):
         yield
 
 
 @pytest.fixture
 def real_store_limits() -> Iterator[None]:
-    """The real time limits of stores that the test opens, for tests that check them."""
+    """Restores the real time limits for stores that the test opens. Tests that check the limits use this."""
     with store_limits_times(1):
         yield
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server for the whole session. Without PostgreSQL the tests are skipped; in CI they fail."""
+    """A server for the whole session. Without PostgreSQL, tests that need it are skipped, and in CI they fail."""
     try:
         with running_server() as server:
             yield server
@@ -74,7 +74,7 @@ def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
-    """A PostgreSQL database with today's schema and no rows. A test that changes more than rows makes its own."""
+    """A PostgreSQL database with today's schema and no rows. A test that changes more than rows makes a database."""
     return postgres_server.cleaned()
 
 
@@ -87,7 +87,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def either_url(request: pytest.FixtureRequest) -> str:
-    """As `database_url`, with PostgreSQL only among the long tests: for tests that start whole processes."""
+    """As `database_url`, but PostgreSQL only in the long run. Tests that start whole bridges use this."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
@@ -99,7 +99,7 @@ def encryption_key() -> str:
 
 @pytest.fixture(scope="session")
 def sqlite_store(migrated_sqlite: Path, encryption_key: str) -> Iterator[Store]:
-    """The store that tests use in turn: opening one and compiling its statements takes ten times as long as a test."""
+    """The store that tests use in turn. To open a store and compile its statements takes as long as ten tests."""
     path = shutil.copyfile(migrated_sqlite, migrated_sqlite.with_name("shared.db"))
     opened = run(open_store(f"sqlite:///{path}", [encryption_key], Metrics()))
     yield opened
@@ -108,9 +108,9 @@ def sqlite_store(migrated_sqlite: Path, encryption_key: str) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def postgres_stores(postgres_server: PostgresServer, encryption_key: str) -> Iterator[list[Store]]:
-    """As `sqlite_store`, on PostgreSQL: four replicas of one bridge.
+    """The four stores on PostgreSQL that tests use in turn, as replicas of one bridge.
 
-    Their clocks agree. Each was compared with the server's, and a busy machine makes that differ by its delays.
+    All four get the clock offset of the first. Otherwise they differ, because a busy machine delays their measurement.
     """
     url = postgres_server.migrated()
     opened = [run(open_store(url, [encryption_key], Metrics())) for _ in range(4)]
@@ -125,8 +125,8 @@ def postgres_stores(postgres_server: PostgresServer, encryption_key: str) -> Ite
 def _close(store: Store) -> None:
     """Close a store that tests used in turn.
 
-    It waits only a second for what a test left in a thread: the end of that goes to the loop of the test, which is
-    closed. With the limits of the session the store would wait for 41 s.
+    A call that a test left in a thread never ends here, because it reports its end to the closed loop of the test. This
+    function waits only a second for it. With the limits of the session it would wait for 41 s.
     """
     with store_limits_times(0):
         run(store.close())
@@ -140,13 +140,13 @@ def postgres_store(postgres_stores: list[Store]) -> Store:
 
 @pytest.fixture
 def replicas(postgres_stores: list[Store]) -> list[Store]:
-    """Two replicas that have just joined a database without a row in it."""
+    """Two replicas that have just joined an empty database."""
     return _joined(postgres_stores[:2])
 
 
 @pytest.fixture
 def four_replicas(postgres_stores: list[Store]) -> list[Store]:
-    """Four replicas that have just joined a database without a row in it."""
+    """Four replicas that have just joined an empty database."""
     return _joined(postgres_stores)
 
 
@@ -159,5 +159,5 @@ def _joined(stores: list[Store]) -> list[Store]:
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest) -> Store:
-    """A store without a row in it, on both kinds of database. A test that closes or breaks one opens `database_url`."""
+    """An empty store on each kind of database. A test that closes or breaks its store opens `database_url` instead."""
     return _joined([request.getfixturevalue(f"{request.param}_store")])[0]

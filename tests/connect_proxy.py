@@ -1,4 +1,4 @@
-"""An http(s) proxy that understands CONNECT only, and records what it was asked."""
+"""An http(s) proxy that understands CONNECT only, and records the requests."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ConnectProxy:
-    """`places` maps what it is asked for ("name:port") to where it connects; without an entry it connects there."""
+    """A proxy. `places` maps a requested "name:port" to another address. Without an entry it connects to the former."""
 
     port: int = 0
     answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -19,7 +19,7 @@ class ConnectProxy:
 
     @property
     def targets(self) -> list[str]:
-        """What it was asked to connect to."""
+        """Returns the "name:port" of each CONNECT request."""
         return [head.split(" ")[1] for head in self.heads if head.startswith("CONNECT ")]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -41,7 +41,7 @@ _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (
 
 
 class NoServer(Exception):
-    """PostgreSQL's binaries were not found; the text says where they were searched."""
+    """PostgreSQL cannot be started here. The text says why."""
 
 
 @dataclass
@@ -60,23 +60,23 @@ class PostgresServer:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def execute(self, statement: str, *, database: str = "postgres") -> list[Any]:
-        """Execute one statement outside any transaction; returns its rows."""
+        """Execute one statement outside any transaction, and return its rows."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
     def empty(self) -> str:
-        """Make a database without a schema; returns its URL."""
+        """Make a database without a schema, and return its URL."""
         return self._create("template0")
 
     def migrated(self) -> str:
-        """Make a database with today's schema; returns its URL."""
+        """Make a database with today's schema, and return its URL."""
         return self._create(TEMPLATE)
 
     def cleaned(self) -> str:
-        """Delete all rows of the one database that most tests use in turn; returns its URL.
+        """Delete all rows of the database that most tests use in turn, and return its URL.
 
-        Copying the template takes 100-400 ms, deleting the rows of ten small tables 5.
+        To copy the template would take 100-400 ms. To delete the rows takes 5 ms.
         """
         if self._shared is None or self._cleaner is None:
             self._shared = self.migrated()
@@ -108,7 +108,7 @@ class PostgresServer:
 
 @contextmanager
 def running_server(settings: Sequence[str] = SETTINGS) -> Iterator[PostgresServer]:
-    """Start a server in a temporary folder. Raises NoServer when PostgreSQL is not installed."""
+    """Start a server in a temporary folder, and stop it at the end. Raises NoServer if PostgreSQL cannot be started."""
     initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
     user = _unprivileged_user()
     home = Path(tempfile.mkdtemp(prefix="bridge-postgres-"))
@@ -148,14 +148,14 @@ def migrated_file(folder: Path) -> Path:
 
 
 def blocked_transactions(connection: psycopg.Connection[Any] | None) -> int:
-    """How many transactions wait for a lock of this connection."""
+    """Return how many transactions wait for a lock of this connection."""
     assert connection is not None
     [count] = connection.execute(_BLOCKED).fetchall()
     return int(count[0])
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine in the event loop of a new thread; returns its result. A loop may be running here."""
+    """Run a coroutine in the event loop of a new thread, and return its result. The caller may have a running loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()
 
@@ -182,7 +182,7 @@ def empty_file(path: Path) -> Path:
 
 
 def _binary(name: str) -> str:
-    """The path of a PostgreSQL program: from PATH, otherwise the newest one that Debian installed."""
+    """Return the path of a PostgreSQL program: the one in PATH, otherwise the newest one that Debian installed."""
     found = [shutil.which(name), *sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=_version, reverse=True)]
     for path in found:
         if path is not None:
@@ -195,7 +195,7 @@ def _version(path: Path) -> float:
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:
-    """The user that runs the server, because PostgreSQL refuses root. None: the user of the tests."""
+    """Return the user that runs the server if root runs the tests, because PostgreSQL refuses root. Otherwise None."""
     if os.geteuid() != 0:
         return None
     users = {user.pw_name: user for user in pwd.getpwall()}
@@ -207,7 +207,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 
 def _run(command: Sequence[str | Path], user: pwd.struct_passwd | None, folder: Path) -> None:
     as_user: dict[str, Any] = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    # The output goes to a file: the server would keep a pipe open, and this would wait for the pipe's end.
+    # The output goes to a file. The server would keep a pipe open, and this function would wait for its end.
     with (folder / "output").open("w+") as output:
         done = subprocess.run(
             [str(word) for word in command], cwd=folder, stdout=output, stderr=output, check=False, **as_user

@@ -10,13 +10,13 @@ BRIDGE = Path(__file__).parents[1] / "bridge"
 
 
 def log_events() -> set[str]:
-    """The first argument of each call of a logger's `event`, and both events of each OutageLog."""
+    """Returns the names of all log events: from calls of a logger's `event`, from OutageLogs, and of credentials."""
     names = {name for path in BRIDGE.rglob("*.py") for name in _names_in(ast.parse(path.read_text()))}
     return names | {f"credential_{change.value}" for change in CredentialChange}
 
 
 def warnings_without_means() -> list[str]:
-    """The places of log calls with the level WARNING or above and without the field `means`, as `path:line`."""
+    """Returns where a log call has the level WARNING or above but no field `means`, as `path:line`."""
     return [
         f"{path.relative_to(BRIDGE)}:{node.lineno}"
         for path in sorted(BRIDGE.rglob("*.py"))

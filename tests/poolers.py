@@ -21,10 +21,10 @@ START_SECONDS = 20.0
 
 @contextmanager
 def pgbouncer(server_url: str, mode: str) -> Iterator[str]:
-    """Start PgBouncer in a pooling mode; yields the URL of the same database through it."""
+    """Start PgBouncer in a pooling mode, and yield the URL of the same database through PgBouncer."""
     path = program("pgbouncer", "pgbouncer")
     server, port = make_url(server_url), free_port()
-    folder = Path(tempfile.mkdtemp(prefix="bridge-pgbouncer-"))  # its user may not enter pytest's folders
+    folder = Path(tempfile.mkdtemp(prefix="bridge-pgbouncer-"))  # the user of PgBouncer may not enter pytest's folders
     config, users = folder / "pgbouncer.ini", folder / "users.txt"
     users.write_text('"postgres" ""\n')
     config.write_text(
@@ -33,7 +33,7 @@ def pgbouncer(server_url: str, mode: str) -> Iterator[str]:
         "[pgbouncer]\n"
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = trust\nauth_file = {users}\n"
-        # Two connections to the server for all clients: each transaction may run on another one.
+        # In transaction mode all clients share two connections, so the next transaction may use another connection.
         f"pool_mode = {mode}\ndefault_pool_size = {2 if mode == 'transaction' else 20}\nmax_client_conn = 100\n"
         f"logfile = {folder / 'pgbouncer.log'}\nserver_login_retry = 1\n"
     )

@@ -8,9 +8,9 @@ _KERNELS_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    """Returns a port of loopback without a listener, below the ports that the kernel gives away.
+    """Returns a loopback port without a listener, below the range from which the kernel chooses ports.
 
-    One of the kernel's own may be given to another test's connection before this test uses it.
+    The kernel could give a port of its range to another test's connection before this test listens on it.
     """
     kernels_first = int(_KERNELS_PORTS.read_text().split()[0]) if _KERNELS_PORTS.exists() else 0
     ports = range(max(kernels_first - 15_000, 5_000), kernels_first) or range(1)  # 0: any port

@@ -1,4 +1,4 @@
-"""External programs that tests start. Without one, a test is skipped; in CI, which installs them, it fails."""
+"""External programs that tests start. If a program is missing, its tests are skipped. In CI they fail instead."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ def under_ci() -> bool:
 
 
 def skip_or_fail(reason: str) -> NoReturn:
-    """End a test that cannot run here: it fails in CI and is skipped elsewhere."""
+    """End a test that cannot run here. The test fails in CI and is skipped elsewhere."""
     if under_ci():
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program; `package` is the Debian package that contains it."""
+    """Return the path of a program. `package` is the Debian package that contains it."""
     found = shutil.which(name)
     if found is None:
         skip_or_fail(f"there is no {name} here: install Debian's `{package}`")
@@ -29,7 +29,7 @@ def program(name: str, package: str) -> str:
 
 
 def helm_program() -> str:
-    """The path of helm, which Debian does not have: .ci/run builds it with Go."""
+    """Return the path of helm. Debian has no package of helm, so .ci/run builds it with Go."""
     found = shutil.which("helm", path=f"{os.environ.get('PATH', '')}:{Path.home() / 'go/bin'}")
     if found is None:
         skip_or_fail("there is no helm here: `go install helm.sh/helm/v3/cmd/helm@v3.12.3` builds it")

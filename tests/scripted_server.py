@@ -1,4 +1,4 @@
-"""Servers that answer with any bytes, on real sockets."""
+"""Servers on real sockets that answer with any bytes."""
 
 import asyncio
 import socket
@@ -49,10 +49,10 @@ def endless(start: bytes, piece: bytes) -> WriteAnswer:
 
 @dataclass
 class ScriptedServer:
-    """Answers each request with the next of `answers`, and repeats the last.
+    """A server that gives its `answers` one after another, and then repeats the last one.
 
-    `requests` holds heads, `bodies` the bodies, `server_names` the names that TLS clients asked for. `path` is the path
-    of `url`.
+    `requests` contains the heads of requests and `bodies` their bodies. `server_names` contains the names that TLS
+    clients asked for. `path` is the path of `url`.
     """
 
     answers: list[WriteAnswer]

@@ -32,7 +32,7 @@ ALLOWED_TOP_LEVEL_FILES = {
 ALLOWED_FOLDERS = {"bridge", "tests", "examples", "docs", ".github"}
 MAX_LINES_OF_A_MODULE = 400
 
-# Joined here, so that this file does not contain the names that it searches for.
+# The parts are joined here, so that this file does not contain the names that it searches for.
 REGISTRY_HOSTS = [
     "".join(parts)
     for parts in (
@@ -66,7 +66,7 @@ def test_the_check_passes(check: str) -> None:
 
 
 def repository_files() -> list[str]:
-    """The files that git tracks or would add. Skips the test where there is no git repository."""
+    """Returns the files that git tracks or would add. Skips the test where there is no git repository."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A clock for promises like "within 5 s": it leaves out the time for which a busy machine did not run this process."""
+"""A clock for limits like "within 5 s". It leaves out the time in which a busy machine did not run this process."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ _PAUSE_SECONDS = 0.02
 
 
 class _Delays(threading.Thread):
-    """Wakes up again and again, and adds up how late it was each time."""
+    """A thread that wakes up every 20 ms and adds up how late it was each time."""
 
     def __init__(self) -> None:
         super().__init__(name="delays", daemon=True)
@@ -28,16 +28,16 @@ class _Delays(threading.Thread):
 
 @cache
 def _delays() -> _Delays:
-    """The one thread of this process, which ends with the process."""
+    """Starts the thread at the first call, and returns the same thread each time. It ends with the process."""
     delays = _Delays()
     delays.start()
     return delays
 
 
 def working_seconds() -> float:
-    """Returns monotonic seconds without the delays of this machine: 5 s of them take longer on a busy one.
+    """Returns monotonic seconds without the delays of this machine. On a busy machine, 5 s of this clock take longer.
 
-    A limit that is exceeded because the bridge waits for too much is exceeded on any machine.
+    A bridge that itself waits for too long still exceeds a limit on this clock.
     """
     delays, now = _delays(), time.monotonic()
     return now - delays.total(now)

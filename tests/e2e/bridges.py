@@ -1,7 +1,7 @@
 """Whole bridges for the end-to-end tests: in this process, or in another process that can be killed.
 
-Both are used through `Bridge`. Their settings are the default ones with short times; overrides are texts, as in
-environment variables. The database is given by its URL, so that a test can run on SQLite and on PostgreSQL.
+Tests use both kinds through `Bridge`. The settings are `FAST_SETTINGS`; a test overrides them with texts, as in
+environment variables. A test passes the URL of the database, so it can run on SQLite and on PostgreSQL.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ OTHER_APP = {"Authorization": "Bearer other-token-1234"}
 OPERATOR = {"Authorization": "Bearer operator-token-1234"}
 ROOT = Path(__file__).parents[2]
 
-# Only the times differ from a real service's: what takes minutes there takes seconds here.
+# Short times: what takes minutes in a real service takes seconds here. Callbacks to loopback are allowed.
 FAST_SETTINGS: Mapping[str, str] = {
     "host": "127.0.0.1",
     "port": "0",
@@ -51,15 +51,16 @@ FAST_SETTINGS: Mapping[str, str] = {
     "drain_timeout_seconds": "10",
 }
 
-# A hook for processes on PostgreSQL, where other replicas take over a dead replica's tasks when its lease expires: 3 s
-# instead of 9 s, with proportionally shorter heartbeats and margins. For tests that do not measure this time.
+# A hook for processes on PostgreSQL, where other replicas take over a dead replica's tasks when its lease expires. The
+# lease lasts 3 s instead of 9 s, and heartbeats and margins are proportionally shorter. Do not use it in tests that
+# measure the default times.
 SHORT_LEASE_SECONDS = 3.0
 SHORT_LEASE: Mapping[str, Any] = {"lease": SHORT_LEASE_SECONDS}
 
 
 @dataclass
 class Answer:
-    """An answer of the API with its whole body. `seconds` is how long it took, without the delays of a busy machine."""
+    """An answer of the API with its whole body. `seconds` is its duration without the delays of a busy machine."""
 
     status: int
     headers: Mapping[str, str]
@@ -73,7 +74,7 @@ class Answer:
 
 @dataclass
 class Bridge:
-    """The API of a bridge, as an app, a receiver's owner and an operator use it."""
+    """A client of the API of one bridge."""
 
     url: str
     session: aiohttp.ClientSession
@@ -113,7 +114,7 @@ class Bridge:
         return await self.get(f"/watch/{watch_id}", params={"wait_seconds": str(wait_seconds)})
 
     async def final(self, watch_id: str) -> Any:
-        """Returns a watch when it is final."""
+        """Waits until a watch is no longer active, for up to 50 s, and returns it."""
         watch = await self.watch(watch_id, HELD_SECONDS)
         assert watch["state"] != "active", watch
         return watch
@@ -122,7 +123,7 @@ class Bridge:
         return await self.ask("GET", "/readyz")
 
     async def unready(self, reason: str) -> Answer:
-        """Waits until the bridge is not ready and one of its reasons has this text: the first may be another one."""
+        """Waits until the bridge is not ready and its reasons contain this text. Its first reasons may differ."""
 
         def says_so(answer: Answer) -> bool:
             return answer.status == 503 and reason in " ".join(answer.json["reasons"])
@@ -130,7 +131,7 @@ class Bridge:
         return await self.until("GET", "/readyz", says_so)
 
     async def until(self, method: str, path: str, condition: Callable[[Answer], bool]) -> Answer:
-        """Repeats a request until its answer meets a condition, for changes that no signal announces."""
+        """Repeats a request until its answer meets a condition, because no signal announces it. Returns the answer."""
         answer = None
         try:
             async with asyncio.timeout(SAFETY_SECONDS):
@@ -145,7 +146,7 @@ class Bridge:
 
 @asynccontextmanager
 async def connect_to(url: str) -> AsyncIterator[Bridge]:
-    """Connects to the bridge at a URL."""
+    """Yields a client of the bridge at a URL."""
     connector = aiohttp.TCPConnector(limit=50)
     timeout = aiohttp.ClientTimeout(total=SAFETY_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -156,7 +157,7 @@ async def connect_to(url: str) -> AsyncIterator[Bridge]:
 
 
 def rows(database_url: str, query: str, **parameters: Any) -> list[Any]:
-    """Returns the rows of a query, on a connection of the test's own."""
+    """Returns the rows of a query. The connection is the test's own."""
     from sqlalchemy import text
 
     database = connect(database_url)
@@ -167,7 +168,7 @@ def rows(database_url: str, query: str, **parameters: Any) -> list[Any]:
 
 
 def change(database_url: str, statement: str, **parameters: Any) -> None:
-    """Changes a database, on a connection of the test's own."""
+    """Executes a statement that changes a database. The connection is the test's own."""
     from sqlalchemy import text
 
     database = connect(database_url)
@@ -178,12 +179,13 @@ def change(database_url: str, statement: str, **parameters: Any) -> None:
 
 
 def check_all_delivered(database_url: str, watch_ids: Iterable[str]) -> None:
-    """Checks that every watch settled with one terminal event, which was delivered, and that nothing is left open."""
+    """Checks that these watches settled with one terminal event each, and that every delivery succeeded."""
     expected = set(watch_ids)
     states = {row.id: row.state for row in rows(database_url, "SELECT id, state FROM watches")}
     assert {watch_id: states.get(watch_id) for watch_id in expected} == dict.fromkeys(expected, "settled")
     check_nothing_stuck(database_url)
-    # A status event that a dead replica had claimed may still be pending when the watch ends: it is then superseded.
+    # A delivery of a status event may be pending when the watch ends, because a dead replica had claimed it. The end
+    # of the watch supersedes it.
     undelivered = rows(
         database_url,
         "SELECT id, state, error FROM deliveries WHERE state <> 'delivered' "
@@ -193,7 +195,7 @@ def check_all_delivered(database_url: str, watch_ids: Iterable[str]) -> None:
 
 
 def check_nothing_stuck(database_url: str) -> None:
-    """Checks that each settled watch has one terminal event, that no other has any, and that nothing is left over."""
+    """Checks that only settled watches have a terminal event, one each, and that the other tables agree with that."""
     ends = rows(
         database_url,
         "SELECT watches.id, watches.state, count(events.type) AS ends FROM watches LEFT JOIN events"
@@ -226,7 +228,7 @@ def check_nothing_stuck(database_url: str) -> None:
 
 @asynccontextmanager
 async def runtime(database_url: str, amux_url: str, **settings: str) -> AsyncIterator[Bridge]:
-    """Runs a bridge on this event loop; drains it at the end."""
+    """Runs a bridge on this event loop, yields a client of it, and drains it at the end."""
     texts = {**FAST_SETTINGS, "database_url": database_url, "amux_base_url": amux_url, **settings}
     started = await Runtime.start(load(None, **texts))
     try:
@@ -275,7 +277,7 @@ class Process:
                 self.code = line["code"]
 
     async def wait_for_log(self, event: str, times: int = 1, **fields: object) -> Any:
-        """Waits for the n-th log line of an event and returns it. Raises AssertionError if the process ends first."""
+        """Waits for the `times`-th log line of an event, and returns it. Fails if the process ends first."""
 
         def found() -> list[Any]:
             return [line for line in self.lines if line.get("event") == event and fields.items() <= line.items()]
@@ -285,7 +287,7 @@ class Process:
         return found()[times - 1]
 
     async def wait_for_exit(self) -> int:
-        """Returns the exit code when the process ends; negative for a signal."""
+        """Waits until the process ends, and returns its exit code. A negative code is the signal that killed it."""
         await self._until(lambda: self.code is not None, "its exit")
         assert self.code is not None
         return self.code
@@ -319,7 +321,7 @@ class Process:
             await self.writer.wait_closed()
 
     def resident_bytes(self) -> int:
-        """Returns the process's memory that is in RAM now."""
+        """Returns how much memory of the process is in RAM now."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -332,7 +334,7 @@ class Process:
 
 @cache
 def _launcher() -> int:
-    """Starts the launcher, once for all tests, and returns its port. It ends when this process closes its stdin."""
+    """Starts the launcher, once for all tests, and returns its port. The launcher ends when its stdin is closed."""
     command = [sys.executable, "-W", "error", "-m", "tests.e2e.launch"]
     launcher = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert launcher.stdin is not None
@@ -351,7 +353,7 @@ def _launcher() -> int:
 async def process(
     database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: Any
 ) -> AsyncIterator[Process]:
-    """Starts a bridge in another process; kills it at the end if it still runs. `hooks` are those of `launch.py`."""
+    """Starts a bridge in another process, and kills it at the end if it still runs. `launch.py` defines the hooks."""
     texts = {**FAST_SETTINGS, "database_url": database_url, "amux_base_url": amux_url, **settings}
     environment = {env_name(name): value for name, value in texts.items()}
     port = await asyncio.to_thread(_launcher)

@@ -9,13 +9,13 @@ from tests.e2e.harness import Environment, environment
 
 @pytest.fixture
 async def env(either_url: str) -> AsyncIterator[Environment]:
-    """amux, a receiver and a database: SQLite, and PostgreSQL too in the long run."""
+    """amux, a receiver and a SQLite database. The long run repeats the test on PostgreSQL."""
     async with environment(either_url) as env:
         yield env
 
 
 @pytest.fixture
 async def sqlite_env(sqlite_url: str) -> AsyncIterator[Environment]:
-    """The same with SQLite only."""
+    """amux, a receiver and a SQLite database."""
     async with environment(sqlite_url) as env:
         yield env

@@ -1,7 +1,7 @@
 """Points at which a bridge kills itself, and a way to make its database read-only, for the processes of `launch.py`.
 
-A crash point is a boundary between two steps: nothing may be lost if the process dies there. The process sends itself
-SIGKILL when it reaches the point for the n-th time; the effect is that of a power cut or of the kernel's OOM killer.
+A crash point is a boundary between two steps. Nothing may be lost if the process dies there. The process sends itself
+SIGKILL when it reaches the point for the n-th time. The kernel's OOM killer has the same effect.
 """
 
 import inspect
@@ -24,7 +24,7 @@ Reached = Callable[[], None]
 
 
 def arm(point: str, at: int) -> None:
-    """Makes this process kill itself when it reaches a point for the `at`-th time. Unknown points: KeyError."""
+    """Makes this process kill itself when it reaches a point for the `at`-th time. An unknown point raises KeyError."""
     remaining = at
 
     def reached() -> None:
@@ -67,7 +67,7 @@ def _wrap(owner: Any, name: str, *, before: Reached, after: Reached) -> None:
 
 
 def _around_each(owner: Any, name: str, reached: Reached, *, is_before: bool) -> None:
-    """Calls `reached` once for each item: how many items share one call depends on the machine."""
+    """Calls `reached` once for each item, because the number of items in one call depends on the machine."""
     original = getattr(owner, name)
 
     @wraps(original)
@@ -81,7 +81,7 @@ def _around_each(owner: Any, name: str, reached: Reached, *, is_before: bool) ->
 
 
 def _at_statement(beginning: str, reached: Reached) -> None:
-    """Calls `reached` after a statement with this beginning was executed and before it is committed."""
+    """Calls `reached` after a statement that begins with this text was executed, and before its commit."""
 
     @event.listens_for(Engine, "after_cursor_execute")
     def check(*arguments: Any) -> None:

@@ -13,7 +13,7 @@ from tests.waiting import SAFETY_SECONDS
 
 @dataclass
 class ManualClock:
-    """amux's clock, which only the test moves: a task keeps its status until the test has seen it."""
+    """amux's clock, which only the test moves. So a task keeps its status until the test moves the clock."""
 
     now: float = 1000.0
 
@@ -32,7 +32,7 @@ class Environment:
     clock: ManualClock = field(default_factory=ManualClock)
 
     async def wait_for_polls(self, *tasks: str, more: int = 1) -> None:
-        """Waits until each of these tasks has been polled `more` times more."""
+        """Waits until each of these tasks was polled `more` times, counted from now."""
         try:
             async with asyncio.timeout(SAFETY_SECONDS):
                 await asyncio.gather(*(self.amux.polled(task, self.amux.polls[task] + more) for task in tasks))
@@ -64,9 +64,9 @@ async def environment(
     clock: Callable[[], float] | None = None,
     sweep_seconds: float | None = None,
 ) -> AsyncIterator[Environment]:
-    """Starts amux and a receiver for one database. Without `clock`, the test moves amux's clock.
+    """Starts amux and a receiver for one database. Without `clock`, amux has a clock that only the test moves.
 
-    `sweep_seconds` is the pause of amux's sweep, which then takes no time for each task.
+    `sweep_seconds` is the pause between two sweeps of amux. If it is given, a sweep takes no time for each task.
     """
     manual_clock = ManualClock()
     each = None if sweep_seconds is None else 0.0

@@ -1,9 +1,9 @@
 """Starts bridges in other processes that can be killed, by forking a process that has imported everything.
 
-Run as a script, it listens on loopback, prints its port, and serves until its standard input is closed. Each
-connection starts one bridge: the client sends a line of JSON (`{"env": {...}, "hooks": {...}}`) and gets the bridge's
-log lines, between `{"event": "forked", "pid": n}` and `{"event": "exited", "code": n}` (negative: the signal that
-killed it).
+As a script, this module listens on loopback, prints its port, and serves until its standard input is closed. Each
+connection starts one bridge. The client sends a line of JSON: `{"env": {...}, "hooks": {...}}`. It gets
+`{"event": "forked", "pid": n}`, then the bridge's log lines, then `{"event": "exited", "code": n}`. A negative code
+is the signal that killed the bridge.
 
 Importing the bridge takes longer than the rest of a start; a fork takes a few milliseconds. A forked process has its
 own memory, sockets and file locks, so SIGKILL has the same effect as on any other process.
@@ -27,7 +27,7 @@ _real_datetime = datetimes.datetime
 
 
 class _Clock:
-    """Shifts this process's wall clock by an offset that a file contains: a clock that is set for this process only."""
+    """Shifts the wall clock of this process by an offset that a file contains."""
 
     file: int | None = None
 
@@ -45,7 +45,7 @@ class _RealDatetimeIsInstance(type):
 
 
 class _ShiftedDatetime(_real_datetime, metaclass=_RealDatetimeIsInstance):
-    """The `datetime` that APScheduler gets: the real `datetime.now` reads the system's clock, not `time.time`."""
+    """The `datetime` that APScheduler gets. The real `datetime.now` does not call `time.time`, so it is not shifted."""
 
     @classmethod
     def now(cls, tz: datetimes.tzinfo | None = None) -> "_ShiftedDatetime":
@@ -53,12 +53,12 @@ class _ShiftedDatetime(_real_datetime, metaclass=_RealDatetimeIsInstance):
 
 
 def patch_time() -> None:
-    """Shifts `time.time`. Call it before other imports: many modules keep a reference to `time.time`."""
+    """Shifts `time.time`. Call this before other imports, because many modules keep a reference to `time.time`."""
     time.time = lambda: _real_time() + CLOCK.offset()
 
 
 def patch_scheduler_datetime() -> None:
-    """Shifts the scheduler's `datetime`. Call it after all imports: compiled modules need the real class."""
+    """Shifts the scheduler's `datetime`. Call this after all imports, because compiled modules need the real class."""
     for name, module in list(sys.modules.items()):
         if (
             name.startswith(("apscheduler.", "bridge.maintenance.scheduler"))
@@ -126,7 +126,7 @@ def _child(connection: socket.socket, order: dict[str, Any]) -> None:
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Sent here and not by the launcher: it must come before everything that the bridge writes.
+        # The child sends this line, not the launcher, because the line must come before the bridge's own lines.
         connection.sendall(json.dumps({"event": "forked", "pid": os.getpid()}).encode() + b"\n")
         os.dup2(connection.fileno(), 1)
         os.dup2(connection.fileno(), 2)

@@ -38,7 +38,7 @@ class Call:
 
     @property
     def type(self) -> str:
-        return str(self.event.get("type", ""))  # a body in another form has none
+        return str(self.event.get("type", ""))  # a body in a receiver's own form has no type
 
     @property
     def watch_id(self) -> str:
@@ -68,17 +68,17 @@ def answer(status: int, **headers: str) -> Responder:
 
 
 async def hold(receiver: "Receiver", _call: Call) -> web.StreamResponse:
-    """Answers when the receiver's `released` event is set."""
+    """Waits until the receiver's `released` event is set, then answers with 200."""
     await receiver.released.wait()
     return web.Response(text="late")
 
 
 @dataclass
 class Receiver:
-    """Answers with `responder`, which a test may change at any time. Signatures must be made with `secret`.
+    """Answers with `responder`, which a test may change at any time. Verifies signatures with `secret`.
 
-    `arrived` has every call at its arrival, `calls` every call after its answer. `bodies` has the terminal events'
-    bodies by watch id, `ended_watches` the ids of the watches whose terminal event was accepted.
+    `arrived` contains each call from its arrival on, `calls` contains it from its answer on. `bodies` maps a watch id
+    to the bodies of terminal events. `ended_watches` contains the watches whose terminal event was accepted.
     """
 
     responder: Responder = accept
@@ -137,7 +137,7 @@ class Receiver:
         return {call.id for call in self.calls if call.accepted}
 
     def terminal(self, watch_id: str) -> Any:
-        """Returns the terminal event of a watch. Every copy of it must have the same bytes."""
+        """Returns the terminal event of a watch. Fails if two copies have different bytes."""
         [body] = self.bodies[watch_id]
         return orjson.loads(body)
 
@@ -157,7 +157,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(responder: Responder = accept, *, secret: str = SECRET) -> AsyncIterator[Receiver]:
-    """Runs a receiver on a free loopback port; releases held calls at the end."""
+    """Runs a receiver on a free loopback port, and releases held calls at the end."""
     receiver = Receiver(responder, secret)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.handle)

@@ -1,6 +1,6 @@
-"""A receiver is away for a shortened week, and catches up by the event feed while bridges are killed and restarted.
+"""A receiver is away for longer than all retries, and then reads the event feed while bridges are killed.
 
-All its deliveries are dead by then. It must get every event once and in order, whichever bridge answers it.
+At least 60 deliveries are dead before it reads. It must get every event once and in order, whichever bridge answers.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.long
 
-# The schedule of three days in a second: while the receiver is away, every delivery is given up.
+# All retries end after half a second instead of 3 days, so deliveries become dead while the receiver is away.
 AWAY = {"delivery_retry_delays_seconds": "0.2,0.3"}
 EVENTS = ["video.queued", "video.in_progress", "video.completed"]
 QUICK = aiohttp.ClientTimeout(total=8)
@@ -52,7 +52,7 @@ class Fleet:
             self.running.append(started)
 
     async def kill_one(self, place: int) -> None:
-        """SIGKILL one bridge in the middle of its work, and start another one."""
+        """Kills one bridge with SIGKILL in the middle of its work, and starts another one."""
         process, _ = self.running.pop(place % len(self.running))
         await process.kill()
         await self.fill()
@@ -76,7 +76,7 @@ async def fleet(request: pytest.FixtureRequest, sqlite_url: str) -> AsyncIterato
 
 @asynccontextmanager
 async def registering(fleet: Fleet) -> AsyncIterator[set[str]]:
-    """Registers watches of tasks that run for up to a second, at any bridge. Yields the accepted watches."""
+    """Registers watches of tasks that last up to a second, at all bridges in turn. Yields the ids of the watches."""
     accepted: set[str] = set()
     stopped = asyncio.Event()
 
@@ -107,7 +107,10 @@ async def registering(fleet: Fleet) -> AsyncIterator[set[str]]:
 
 
 async def catch_up(fleet: Fleet, limit: int, is_over: Callable[[], bool]) -> list[bytes]:
-    """Reads the feed from its beginning at changing bridges, until an answer is empty after `is_over`."""
+    """Returns the events of the feed from its beginning. Asks the bridges in turn.
+
+    The end is an empty answer to a request that began after `is_over` became true.
+    """
     found: list[bytes] = []
     after: dict[str, str] = {}
     for number in count(limit):
@@ -139,7 +142,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 
 async def grow(accepted: set[str], more: int) -> None:
-    """Waits until so many more watches are accepted."""
+    """Waits until `more` further watches are accepted."""
     enough = len(accepted) + more
     await until(lambda: len(accepted) >= enough, "a load")
 
@@ -152,7 +155,7 @@ async def test_a_receiver_that_was_away_catches_up_with_every_event_once_and_in_
             await fleet.kill_one(pick.randrange(3))
         await until(lambda: len(rows(url, "SELECT id FROM deliveries WHERE state = 'dead'")) >= 60, "dead deliveries")
         readers = [asyncio.create_task(catch_up(fleet, limit, lambda: is_over)) for limit in (1, 7, 500)]
-        for _ in range(3):  # it is back, and reads while bridges die and events come
+        for _ in range(3):  # the receiver is back, and reads while bridges die and new events come
             await grow(accepted, 30)
             await fleet.kill_one(pick.randrange(3))
     active = "SELECT id FROM watches WHERE state = 'active'"

@@ -1,4 +1,4 @@
-"""A running bridge reads recorded tasks in batches: at least eight times fewer requests, and no later ends."""
+"""Batches take at most an eighth of the requests for recorded tasks, and a bridge sees their ends no later."""
 
 import time
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""Attacks all timing with a wall clock that is set forward or back by a day while the bridge runs.
+"""Tests all timing while the wall clock is set forward or back by a day.
 
-The launched process has a wall clock of its own, which a file shifts. Intervals must not change, and no completed video
-may time out. On PostgreSQL all stored times are the server's, and a replica's own clock decides nothing.
+The bridge runs in a process whose wall clock a file shifts. Intervals must not change, and no completed video may time
+out. On PostgreSQL all stored times come from the server's clock, so a replica's own clock must decide nothing.
 """
 
 import signal
@@ -24,7 +24,7 @@ def clock(tmp_path: Path) -> Path:
 
 
 def set_clock(clock: Path, seconds: float) -> None:
-    """Sets the clock to so many seconds from the real time. One write, because the process may read at any moment."""
+    """Sets the clock to this offset from the real time, in one write: the process may read at any moment."""
     with clock.open("r+b", buffering=0) as file:
         file.write(f"{seconds:<24}".encode())
 

@@ -1,7 +1,7 @@
-"""Attacks "nothing is lost": SIGKILL at every boundary between two steps, and a start on the same database.
+"""Tests that nothing is lost: SIGKILL at a boundary between two steps, then a start on the same database.
 
-Afterwards every watch has exactly one terminal event, at least one accepted delivery, the same id and bytes on every
-copy, and nothing is pending, stranded or open (`check_all_delivered`).
+After that, every watch has exactly one terminal event and at least one accepted delivery. All copies of an event have
+the same id and bytes. No delivery is pending, and no task or watch is open (`check_all_delivered`).
 """
 
 import random
@@ -30,7 +30,7 @@ from tests.e2e.receiver import Call, Receiver, accept, answer, hold
 
 EVENTS = ["video.in_progress", "video.completed", "video.failed", "video.timed_out", "video.unavailable"]
 
-# On PostgreSQL the second start takes the tasks over when the lease has expired: seconds for each of these tests.
+# On PostgreSQL the second bridge takes the tasks over when the lease has expired, which adds seconds to each test.
 TAKEOVER = (pytest.mark.long,)
 
 
@@ -49,7 +49,7 @@ async def env(database_url: str) -> AsyncIterator[Environment]:
 def serving(
     database_url: str, amux_url: str, hooks: Mapping[str, Any] | None = None, /, **settings: str
 ) -> AbstractAsyncContextManager[tuple[Process, Bridge]]:
-    """Serves with a short lease: its length does not matter here, and tests/replicas measures the real times."""
+    """Serves with a short lease. These tests do not depend on its length; tests/replicas measures the real times."""
     return serving_with_default_lease(database_url, amux_url, {**SHORT_LEASE, **(hooks or {})}, **settings)
 
 
@@ -79,7 +79,7 @@ def watch_ids(env: Environment) -> list[str]:
 
 @dataclass
 class ClockOfPolls:
-    """amux's clock. It stands in the middle of its tasks until each was polled: the first poll finds it running."""
+    """amux's clock. It stays in the middle of the tasks until each was polled, so the first poll finds each running."""
 
     amux: Sandbox | None = None
     tasks: tuple[str, ...] = ()
@@ -91,10 +91,10 @@ class ClockOfPolls:
 
 
 async def restart_and_check(env: Environment, watches: list[str], **settings: str) -> None:
-    """Starts again, waits for the event of every watch, stops cleanly, and checks the database."""
+    """Starts a bridge again, waits for the event of every watch, stops the bridge, and checks the database."""
     async with serving(env.database_url, env.amux_url, **settings) as (process, bridge):
         await env.receiver.wait_for_events(watches)
-        # A delivery that a dead replica had claimed is due again when the claim expires: it is sent twice and recorded.
+        # A delivery that a dead replica had claimed is due again when the claim expires. It may be sent a second time.
         await bridge.until("GET", "/watch?delivery_state=pending", lambda answer: answer.json["items"] == [])
         process.signal(signal.SIGTERM)
         assert await process.wait_for_exit() == 0
@@ -117,7 +117,7 @@ CRASHES = [
             ("a status is written, not committed", 1),
             ("a status is committed", 1),
             ("an end is observed", 1),
-            ("an end is observed", 3),  # two watches have settled before
+            ("an end is observed", 3),  # two watches are settled by then
             ("an end is committed", 3),
             ("a POST is about to leave", 1),
             ("a POST is about to leave", 3),

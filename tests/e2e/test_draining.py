@@ -1,4 +1,4 @@
-"""A bridge that stops: its listener stays open to the end, for probes and readers, and begins nothing new."""
+"""A stopping bridge keeps its listener open to the end, answers probes and readers, and begins nothing new."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ async def env(tmp_path: Path) -> AsyncIterator[Environment]:
 
 
 async def start_draining(env: Environment, process: Process, bridge: Bridge) -> str:
-    """Stops the bridge while a receiver holds a callback. Returns the watch."""
+    """Sends SIGTERM while a receiver holds a callback. Returns the id of its watch."""
     watch = await bridge.register(env.finished_task(), env.receiver.url)
     await env.receiver.until(lambda: bool(env.receiver.arrived))
     process.signal(signal.SIGTERM)
@@ -72,7 +72,7 @@ async def test_held_answers_and_event_streams_end_at_once(env: Environment) -> N
             async with asyncio.timeout(SAFETY_SECONDS / 4):
                 assert (await held)["state"] == "active"
                 await stream.read()
-            # New ones end at once too.
+            # New held answers and event streams end at once, too.
             assert (await bridge.watch(running, wait_seconds=30))["state"] == "active"
             again = await bridge.ask("GET", f"/watch/{running}/events")
             assert again.body.count(b"event: snapshot") == 1

@@ -1,4 +1,4 @@
-"""Attacks "one terminal event": cancellation, deadline and settlement of the same watches at the same moment."""
+"""Tests that a watch has one end when cancellation, deadline and settlement come at the same moment."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from tests.e2e.harness import environment
 
 
 async def cancel_at(bridge: Bridge, watch: str, moment: float) -> int:
-    """Sends two cancellations at a moment of the monotonic clock. Returns their status, which must be the same."""
+    """Sends two cancellations at this time of the event loop's clock. Returns their status, which must be the same."""
     loop = asyncio.get_running_loop()
     reached = asyncio.Event()
     loop.call_at(moment, reached.set)
@@ -28,7 +28,8 @@ async def test_of_cancellation_deadline_and_settlement_exactly_one_wins(either_u
     async with environment(either_url, clock=time.monotonic) as env, runtime(either_url, env.amux_url) as bridge:
         watches, cancelling = [], []
         for number in range(count):
-            # All three happen within half a second. Every fourth task has a second watch, which is not cancelled.
+            # End, deadline and cancellation fall into the same half second. Every fourth task has a second watch, which
+            # is not cancelled.
             task = env.amux.create_task(Behaviour(0, 0.8 + randomness.random() / 2))
             url = f"{env.receiver.url}/{number}"
             watch = await bridge.register(task, url, timeout_seconds=0.8 + randomness.random() / 2)

@@ -1,4 +1,4 @@
-"""Attacks "nothing is lost" during the first start: SIGKILL at each of its steps, and four starts at once."""
+"""Tests that nothing is lost during the first start: SIGKILL at each of its steps, and four starts at once."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Attacks the delivery to other hosts, and the bridge's memory, with receivers that break HTTP in many ways."""
+"""Tests that receivers that break HTTP do not delay other hosts' callbacks and do not use up the bridge's memory."""
 
 import asyncio
 import gzip
@@ -19,7 +19,7 @@ FAILED = b"HTTP/1.1 500 No\r\n"  # a status of 2xx would be a success, whatever 
 
 
 def sending(head: bytes, chunk: bytes = b"", times: int | None = 1) -> Misbehaviour:
-    """Sends `head`, then `chunk` so many times (None: without an end), then nothing more."""
+    """Sends `head`, then `chunk` this many times, then nothing more. With None it sends `chunk` without end."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(head)
@@ -47,7 +47,7 @@ async def drip(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"x")
         await writer.drain()
-        await asyncio.sleep(0.2)  # the misbehaviour itself
+        await asyncio.sleep(0.2)  # the delay is the misbehaviour, not a wait for an effect
 
 
 BOMB = gzip.compress(b"\0" * (64 * MEBIBYTE))
@@ -77,7 +77,7 @@ LYING = {
 
 @asynccontextmanager
 async def misbehaving_servers(ways: dict[str, Misbehaviour]) -> AsyncIterator[dict[str, str]]:
-    """Starts a server for each misbehaviour; yields callback URLs by name. A server reads the head first."""
+    """Starts a server for each misbehaviour, which begins after a request's head. Yields callback URLs by name."""
     servers, connections = [], set[asyncio.Task[None]]()
 
     async def serve(answer: Misbehaviour) -> str:
@@ -108,7 +108,7 @@ async def misbehaving_servers(ways: dict[str, Misbehaviour]) -> AsyncIterator[di
 
 
 async def test_hosts_that_hang_do_not_delay_another(env: Environment) -> None:
-    """Three hosts hold as many attempts as they can; the callbacks to another host are all delivered."""
+    """Three hosts hold as many attempts as they can. All callbacks to another host are delivered."""
     settings = {"delivery_timeout_seconds": "60", "delivery_concurrency": "32", "drain_timeout_seconds": "0"}
     async with (
         misbehaving_servers(HANGING) as urls,

@@ -1,4 +1,4 @@
-"""A running bridge learns when to poll: with all times scaled by 1/25, the ends of tasks are seen sooner."""
+"""A running bridge learns when to poll, and then sees the ends of tasks sooner. All times are a 25th of real ones."""
 
 import time
 from datetime import datetime
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 async def run(bridge: Bridge, env: Environment, tasks: int, seed: int) -> tuple[float, float]:
-    """Run tasks of lognormal durations at the same time: the mean wait for the poll that sees the end, and polls."""
+    """Runs tasks of lognormal durations at once. Returns two means: seconds until an end is seen, and polls."""
     random, ends = Random(seed), {}
     for _ in range(tasks):
         seconds = MEDIAN * exp(random.gauss(0, 0.25))
@@ -48,7 +48,7 @@ async def test_after_some_ends_a_bridge_sees_ends_sooner_with_no_more_polls(tmp_
             runtime(database_url, env.amux_url, poll_learn=learn, **SETTINGS) as bridge,
         ):
             await run(bridge, env, 40, seed=1)
-            await run(bridge, env, 20, seed=2)  # a schedule is made within a second after the ends: here it is used
+            await run(bridge, env, 20, seed=2)  # meanwhile the bridge makes a schedule from the first ends
             results[learn] = await run(bridge, env, 80, seed=3)
     (fixed_wait, fixed_polls), (wait, polls) = results["false"], results["true"]
     assert wait < 0.85 * fixed_wait, results

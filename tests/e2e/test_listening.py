@@ -1,4 +1,4 @@
-"""Listening: lists of addresses, both families, the second listener, and what is a port of the bridge's own."""
+"""Listening: lists of addresses, both IP families, the second listener, and callbacks to the bridge's own port."""
 
 import socket
 from pathlib import Path
@@ -115,7 +115,7 @@ async def test_the_second_listener_has_metrics_and_probes_and_nothing_else(tmp_p
                     assert (answer.status, (await answer.json())["code"]) == (404, "not_found"), path
             async with session.post(probes + "/metrics") as answer:
                 assert answer.status == 405
-            # Its port is the bridge's own: no callback goes there, although loopback is open.
+            # The second listener's port is the bridge's own. No callback goes there, although loopback is allowed.
             body = {"callback_url": f"{probes}/metrics"}
             async with session.post(f"{started.url}/ping", json=body, headers=APP) as answer:
                 problem = await answer.json()

@@ -1,6 +1,7 @@
-"""Attacks secrecy: a busy bridge at DEBUG level, marked secrets everywhere, and servers that echo all they receive.
+"""Tests that no secret leaves a busy bridge that logs at DEBUG level.
 
-Then the test searches every log line, answer, metric, callback body and database file for the marks.
+All secrets contain a mark, and the servers send back what they receive. Then the test searches every log line, answer,
+metric, callback body and SQLite file for the marks.
 """
 
 import base64
@@ -45,11 +46,11 @@ PASSWORD = "MARK-database-password"
 
 
 def without_prefix(secret: str) -> str:
-    """Returns a secret without its prefix: this part alone is enough to sign."""
+    """Returns a secret without its prefix, because this part alone is enough to sign."""
     return secret.partition("_")[2] if secret.startswith("whs") else secret
 
 
-# Only the owner may see these. (The query is shown to the watch's own app, as a part of its callback URL.)
+# None of these may leave the bridge. (A watch's own app may see the query, as a part of its callback URL.)
 COMMON = [
     CONFIGURED,
     *(entry.partition(":")[2] for entry in SETTINGS["tokens"].split(",")),
@@ -58,7 +59,7 @@ COMMON = [
     without_prefix(SETTINGS["signing_key"]),
 ]
 SECRETS = [*COMMON, without_prefix(OWN_SECRET), OWN_KEY, HEADER, PASSWORD]
-# What amux and the receivers send back: what they have received, and what only the bridge can know.
+# amux and the receivers send these back: what they received, and what only the bridge should know.
 ECHO = " ".join([*COMMON, *SIGNING, f"Bearer {CONFIGURED}", quote(COMMON[1])])
 OWN_ECHO = " ".join([ECHO, HEADER, quote(HEADER), OWN_SECRET, without_prefix(OWN_SECRET)])
 
@@ -68,7 +69,7 @@ def found_in(text: str, marks: Iterable[str] = (*SECRETS, PRIVATE_MARK)) -> list
 
 
 async def echo(_receiver: Receiver, call: Call) -> web.StreamResponse:
-    """Sends back everything that arrived, and what only the bridge should know."""
+    """Answers 500 with everything that arrived, and with secrets that only the bridge should know."""
     return web.Response(status=500, text=f"{json.dumps(call.headers)} {call.query} {call.body!r} {ECHO}")
 
 
@@ -90,7 +91,7 @@ async def env(database_url: str) -> AsyncIterator[Environment]:
 
 
 def behaviours(key: str) -> list[Behaviour]:
-    """Returns behaviours in which amux repeats the key that it received, and more."""
+    """Returns behaviours of tasks in which amux sends back the key that it received, and other secrets."""
     failed = partial(Behaviour, 0, 0, Outcome.FAILED, error_message=f"no: {ECHO} {OWN_KEY}", error_code=key)
     return [
         Behaviour(0, 0.3, form="ABCD"),
@@ -105,7 +106,7 @@ def behaviours(key: str) -> list[Behaviour]:
 
 
 async def all_answers(bridge: Bridge, watches: Iterable[str]) -> dict[str, str]:
-    """Returns every answer to an app, an operator and an unknown caller, with headers, without the query's values."""
+    """Returns all answers to an app, an operator and an unknown caller, with headers and without the query's value."""
     answers: dict[str, str] = {}
 
     async def ask(method: str, path: str, who: str, **options: object) -> None:
@@ -164,7 +165,7 @@ async def test_no_secret_is_in_anything_that_leaves_the_bridge(
         await bridge.ask("POST", "/ping", json={"callback_url": f"{one.url}?token={QUERY}"}, headers=APP)
         for watch in watches:
             await bridge.get(f"/watch/{watch}?wait_seconds=30", headers=APP)
-        # A third of the deliveries use up their retries, the others are accepted at their second attempt or later.
+        # Deliveries to receiver two, a third of all, use up their retries. Receiver one accepts the others later.
         await one.until(lambda: len(one.calls) >= 2 * len(watches) // 3)
         one.responder = accept
         await process.wait_for_log("dead")
@@ -183,7 +184,7 @@ async def test_no_secret_is_in_anything_that_leaves_the_bridge(
     bodies = b"".join(call.body for receiver in (one, two) for call in receiver.arrived).decode()
     assert found_in(bodies, (*SECRETS, PRIVATE_MARK, QUERY)) == []
     assert not (one.unverified or two.unverified)
-    assert all(call.headers["x-auth"] == HEADER for call in two.arrived)  # the only place for it
+    assert all(call.headers["x-auth"] == HEADER for call in two.arrived)  # the one place where the header may appear
 
 
 @pytest.mark.parametrize(

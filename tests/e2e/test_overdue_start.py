@@ -1,4 +1,4 @@
-"""Attacks a start after a long stop: thousands of overdue watches must not overload amux or a receiver."""
+"""Tests a start after a long stop: thousands of overdue watches must not overload amux or a receiver."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ class ConcurrencyCounter:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            # Seven turns of the event loop: requests that are sent at the same time are then counted together.
+            # Each request lasts seven turns of the event loop or more, so requests that are sent together overlap.
             for _ in range(7):
                 await asyncio.sleep(0)
             return await work
@@ -40,7 +40,7 @@ class ConcurrencyCounter:
 
 @asynccontextmanager
 async def counting_amux(amux: Sandbox, polls: ConcurrencyCounter) -> AsyncIterator[str]:
-    """Serves the amux stand-in behind a counter; yields its base URL."""
+    """Serves the amux stand-in and counts the polls in progress. Yields the base URL of the stand-in."""
 
     @web.middleware
     async def count_polls(
@@ -69,7 +69,7 @@ async def test_ten_thousand_overdue_tasks_are_polled_once_and_few_at_a_time(sqli
 
 
 async def polls_without_answer(bridge: Bridge) -> int:
-    """Returns how many polls got no usable answer, by the bridge's own metric: normally none."""
+    """Returns how many polls got no usable answer, from the bridge's own metric. Normally this is 0."""
     text = (await bridge.ask("GET", "/metrics")).body.decode()
     polls = dict(re.findall(r'^amux_bridge_polls_total\{lane="single",result="(\w+)"\} ([0-9.]+)$', text, re.MULTILINE))
     assert {result for result, number in polls.items() if float(number)} <= {"seen", "trouble"}, polls
@@ -93,7 +93,7 @@ async def start_with_overdue_watches(database_url: str, count: int) -> None:
             watches = await bridge.register_many(tasks, receiver.url, timeout_seconds=60)
             await process.kill()
         assert amux.polls.total() == 0
-        # An hour passes: the watches' times are moved back, because the test cannot set PostgreSQL's clock.
+        # Moves the watches' times back by an hour, because the test cannot set PostgreSQL's clock.
         change(database_url, "UPDATE watches SET created_at = created_at - 3600, deadline_at = deadline_at - 3600")
         async with serving(database_url, amux_url, SHORT_LEASE, **limits) as (process, bridge):
             await receiver.wait_for_events(watches, 60 + count / 5)
@@ -103,7 +103,7 @@ async def start_with_overdue_watches(database_url: str, count: int) -> None:
             process.check_no_exceptions()
         assert polls.most <= POLLS_AT_A_TIME
         assert posts.most <= POSTS_AT_A_TIME
-        # Once each, except polls whose answer was late or missing: a loaded test machine can stall for that long.
+        # Each task is polled once, or again if its answer was late or missing, as on a busy test machine.
         again = {task: polled for task, polled in amux.polls.items() if polled > 1}
         assert amux.polls.total() == count + without_answer, again
         assert len(amux.polls) == count

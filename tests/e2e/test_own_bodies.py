@@ -1,4 +1,4 @@
-"""Callbacks in a receiver's own form, and callbacks that continue a trace: as they arrive, signed."""
+"""Signed callbacks, as they arrive at a receiver: with a body in the receiver's own form, or with a trace context."""
 
 import logging
 
@@ -38,7 +38,7 @@ async def test_a_callback_continues_the_trace_of_the_registration(
         env.clock.now += 11
         await env.receiver.wait_for_events([str(answer.json["id"]) for answer in answers])
         paths = [f"/deliveries/{call.id}" for call in env.receiver.calls]
-        for path in paths:  # a retry that is requested before the first attempt is recorded changes what it logs
+        for path in paths:  # a retry that is requested before the first attempt is recorded changes the log lines
             await bridge.until("GET", path, lambda answer: answer.json["state"] == "delivered")
             assert (await bridge.ask("POST", f"{path}/retry")).status == 202
         for path in paths:

@@ -1,4 +1,4 @@
-"""A whole bridge with drop-in creation: a create call, its event stream, the callback, and the video by its link."""
+"""A whole bridge with drop-in creation: the create call, the event stream, the callback and the link to the video."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ async def test_a_create_call_results_in_a_callback_with_a_link(tmp_path: Path) -
             watch_id = created.headers["X-Watch-Id"]
 
             async with bridge.session.get(f"{bridge.url}/watch/{watch_id}/events", headers=APP) as stream:
-                await stream.content.readuntil(b"data: ")  # it has begun, before the attempt
+                await stream.content.readuntil(b"data: ")  # the stream has begun before the attempt
                 env.clock.now += 10
                 events = (await stream.read()).decode()  # the bridge closes the stream
             assert events.count("event: attempt\n") == 1

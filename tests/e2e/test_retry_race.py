@@ -1,4 +1,4 @@
-"""A retry is requested while the receiver's 2xx is on its way: it is a new attempt after that one."""
+"""A retry that is requested during a successful attempt is made after that attempt."""
 
 from tests.e2e.bridges import runtime
 from tests.e2e.harness import environment

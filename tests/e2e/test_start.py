@@ -1,4 +1,4 @@
-"""A start that has to wait: for a database that is not up, or that gives no answer."""
+"""A start waits for a database that is not up or does not answer, and a signal can stop it."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.waiting import SAFETY_SECONDS
 
 @asynccontextmanager
 async def serve(folder: Path, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Runs the command `serve`; it is killed at the end if it still runs."""
+    """Runs the command `serve`, and kills it at the end if it still runs."""
     texts = {**FAST_SETTINGS, "amux_base_url": "http://127.0.0.1:9", **settings}
     variables = {"PATH": os.environ["PATH"], **{env_name(name): value for name, value in texts.items()}}
     command = [sys.executable, "-m", "bridge", "serve"]
@@ -60,7 +60,7 @@ async def test_sigterm_ends_a_start_that_waits_for_a_silent_or_missing_server(
             line = await wait_for_line(running, "waiting_for_database")
             assert line["seconds_at_most"] == 600
             running.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(SAFETY_SECONDS):  # it ends long before the wait for the database would
+            async with asyncio.timeout(SAFETY_SECONDS):  # less than the wait for the database
                 lines, errors = await running.communicate()
             assert (running.returncode, errors) == (0, b"")
             assert [json.loads(text)["event"] for text in lines.splitlines()] == ["stopped"]
@@ -84,7 +84,7 @@ async def test_a_start_that_fails_after_it_was_stopped_says_why(
     began = asyncio.Event()
 
     async def start(_: object) -> None:
-        """Fails while it closes what it has opened."""
+        """Waits until it is cancelled, then raises the error, like a start that cannot close what it has opened."""
         began.set()
         try:
             await asyncio.Event().wait()

@@ -1,7 +1,7 @@
-"""Attacks "nothing is lost" while the database does not work: locked, read-only, deleted, full, or refusing one row.
+"""Tests that nothing is lost while the database is locked, read-only, deleted or full, or refuses one row.
 
-Registrations are then answered with 503 within 5 s and never with a 2xx, and `/readyz` says why. When the database
-works again, every watch ends and every attempt is recorded, and no callback was sent repeatedly in the meantime.
+The bridge then answers registrations with 503 within 5 s and never with a 2xx, and `/readyz` says why. When the
+database works again, every watch ends and every attempt is recorded. No callback is sent twice in the meantime.
 """
 
 import resource
@@ -24,12 +24,12 @@ from tests.e2e.harness import Environment, environment
 from tests.e2e.receiver import accept, answer, hold
 
 LIMIT_SECONDS = 5.0
-REAL_LIMITS = {"store_limits": 1}  # of a store that does not answer
+REAL_LIMITS = {"store_limits": 1}  # the store's time limits are those of a real service
 
 
 @pytest.fixture
 async def env(sqlite_url: str) -> AsyncIterator[Environment]:
-    """amux, a receiver and a SQLite file: most ways to break a database need a file."""
+    """amux, a receiver and a SQLite file, because most ways to break a database need a file."""
     async with environment(sqlite_url) as env:
         yield env
 
@@ -48,7 +48,7 @@ def path_of(database_url: str) -> Path:
 
 
 def lock_all_tables(connection: "psycopg.Connection[Any]") -> None:
-    """The locks are taken one after another, so this and a transaction of the bridge may wait for each other."""
+    """Locks all tables. Repeats this after a deadlock: it and a transaction of the bridge may wait for each other."""
     locked = False
     while not locked:
         try:
@@ -60,7 +60,7 @@ def lock_all_tables(connection: "psycopg.Connection[Any]") -> None:
 
 @contextmanager
 def locked(database_url: str, _process: Process) -> Iterator[None]:
-    """Another process holds a write lock, as a failed backup or an open shell may do."""
+    """Holds a write lock of the database outside the bridge, as a failed backup or an open shell may do."""
     if not database_url.startswith("sqlite"):
         with psycopg.connect(database_url) as connection:
             lock_all_tables(connection)
@@ -91,7 +91,7 @@ def gone(database_url: str, _process: Process) -> Iterator[None]:
 
 @contextmanager
 def refusing_rows(database_url: str, table: str, column: str, value: str) -> Iterator[None]:
-    """The database refuses each row with this value, as a constraint does."""
+    """Makes the database refuse each new row with this value, as a constraint does."""
     name, when = f"refuse_{table}", f"WHEN (new.{column} = '{value}')"
     if database_url.startswith("sqlite"):
         change(
@@ -116,7 +116,7 @@ def refusing_rows(database_url: str, table: str, column: str, value: str) -> Ite
 
 @contextmanager
 def no_room(_database_url: str, process: Process) -> Iterator[None]:
-    """Limits the process's files to 1 byte: its writes fail as on a full disk."""
+    """Limits the size of the process's files to 1 byte, so its writes fail as on a full disk."""
     before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
     yield
@@ -167,10 +167,10 @@ async def busy_bridge(env: Environment) -> AsyncIterator[BusyBridge]:
 
 
 async def check_refused(bridge: Bridge, env: Environment) -> None:
-    """Checks that a registration is refused as the contract says.
+    """Checks that a registration gets a 503 within 5 s, with the headers and the code of the API's contract.
 
-    The task never ends. A registration whose write waits for a lock when the time for its answer runs out may still be
-    committed, if the lock is released at that moment. It must not add a callback to those that a test counts.
+    The refused registration may still be committed, if the lock that it waits for is released at that moment. Its task
+    never ends, so it adds no callback to those that a test counts.
     """
     body = {"task_id": env.endless_task(), "callback_url": env.receiver.url}
     answer = await bridge.ask("POST", "/watch", json=body)
@@ -186,7 +186,7 @@ async def break_and_repair(env: Environment, break_database: BreakDatabase, why:
             await check_refused(running.bridge, env)
             unready = await running.bridge.unready(why)
             assert unready.json["checks"]["store"] == "failing"
-            env.clock.now += 11  # the task completes, and the settlement cannot be written
+            env.clock.now += 11  # the task completes, and the bridge cannot write that
             env.receiver.responder = accept
             await check_refused(running.bridge, env)
         await env.receiver.wait_for_events(running.watches)
@@ -291,7 +291,7 @@ async def test_it_is_not_sent_again_even_if_its_claim_expires_meanwhile(env: Env
 
 
 async def test_a_row_that_the_database_refuses_does_not_delay_others(either_env: Environment) -> None:
-    """A trigger refuses one row; the other rows of the same commit must not fail with it."""
+    """A trigger refuses one row. The other rows of the same commit must still be written."""
     env = either_env
     env.receiver.responder = hold
     async with serving(env.database_url, env.amux_url, REAL_LIMITS) as (process, bridge):

@@ -1,4 +1,4 @@
-"""Videos through a whole bridge: where its files are, a restart, two replicas on one machine, and retention."""
+"""Videos through a whole bridge: the folder of its files, a restart, two replicas on one machine, and retention."""
 
 import tempfile
 from pathlib import Path
@@ -30,7 +30,7 @@ async def read_video(bridge: Bridge, watch: str) -> None:
 
 @pytest.fixture
 def folder(env: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns the folder of the files by default."""
+    """Returns the folder in which a bridge keeps videos by default."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -51,7 +51,7 @@ async def test_a_restarted_bridge_serves_its_files_and_retention_removes_them(
     async with runtime(env.database_url, env.amux_url) as running:
         await read_video(running, watch)
         assert await requests(running, "hit") == 1
-    monkeypatch.setattr(bridge.service.jobs, "RETENTION_SECONDS", 0.1)  # between two runs
+    monkeypatch.setattr(bridge.service.jobs, "RETENTION_SECONDS", 0.1)  # the time between two runs of the job
     async with runtime(env.database_url, env.amux_url, retention_seconds="0.001") as running:
         await running.until("GET", f"/watch/{watch}", lambda answer: answer.status == 404)
         await running.until("GET", "/healthz", lambda _: not videos(folder))

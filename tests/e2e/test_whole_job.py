@@ -1,4 +1,4 @@
-"""Attacks the main promise: for every answer of amux, each watch ends once, with the right event at its receiver."""
+"""Tests the main promise: for every answer of amux, each watch ends once, and its receiver gets the right event."""
 
 import time
 
@@ -19,7 +19,7 @@ async def test_in_every_form_of_answer_a_watch_ends_once_with_its_url(env: Envir
     async with runtime(env.database_url, env.amux_url) as bridge:
         watches = await bridge.register_many(tasks, env.receiver.url)
         for seconds in (6, 6):
-            # Four polls of each task in every status: an alternating form has then used all its letters.
+            # Waits for four polls of each task in each status, so a form such as ABCD has used all its letters.
             await env.wait_for_polls(*tasks, more=4)
             env.clock.now += seconds
         await env.receiver.wait_for_events(watches)
@@ -70,7 +70,7 @@ async def test_status_events_are_sent_once_and_only_where_they_were_asked_for(en
         silent = await bridge.register(task, env.receiver.url + "/silent", events=["video.failed"])
         for number in (1, 2):
             await env.receiver.until(lambda number=number: len(env.receiver.calls) >= number)  # type: ignore[misc]
-            await env.wait_for_polls(task, more=2)  # polled again in the same status: no second event
+            await env.wait_for_polls(task, more=2)  # a poll that sees the same status makes no second event
             env.clock.now += 11
         await env.receiver.wait_for_events([asked, plain])
         pulled = await bridge.ask("GET", f"/watch/{silent}/envelope")
@@ -171,7 +171,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(env: Environmen
         path = f"/wrong/v1/video/generations/{task}"
         shown = await bridge.until("GET", f"/watch/{watch}", lambda _: env.amux.unknown_paths[path] >= 7)
         assert (shown.json["state"], shown.json["last_error"]["code"]) == ("active", "http_404")
-    # The setting is corrected and the bridge started again.
+    # The operator corrects the setting and starts the bridge again.
     async with runtime(env.database_url, env.amux_url) as bridge:
         await env.receiver.wait_for_events([watch])
     assert env.receiver.terminal(watch)["type"] == "video.completed"
@@ -180,7 +180,7 @@ async def test_a_wrong_base_url_ends_no_watch_and_readyz_says_so(env: Environmen
 
 @pytest.mark.parametrize("as_date", [False, True])
 async def test_a_429_slows_the_whole_credential_for_as_long_as_it_says(either_url: str, *, as_date: bool) -> None:
-    # A date has whole seconds: at least 2 s of 3 s remain.
+    # A date has whole seconds, so at least 2 s of the 3 s remain.
     limit = Fault(FaultKind.RATE_LIMITED, retry_after=3.0 if as_date else 1.0, as_date=as_date)
     async with environment(either_url, clock=time.monotonic) as env, runtime(either_url, env.amux_url) as bridge:
         others = [env.endless_task() for _ in range(3)]
@@ -192,7 +192,7 @@ async def test_a_429_slows_the_whole_credential_for_as_long_as_it_says(either_ur
         started, polls_before = time.monotonic(), sum(env.amux.polls[task] for task in others)
         await env.wait_for_polls(limited)
         assert time.monotonic() - started >= (1.5 if as_date else 0.95)
-        # Polls that were in progress, and those that followed the first good answer.
+        # At most one poll of each task was in progress, and one followed the first good answer.
         assert sum(env.amux.polls[task] for task in others) <= polls_before + 2 * len(others)
         await env.receiver.wait_for_events([watch])
 

@@ -1,6 +1,6 @@
 """The field lab: the real program, `amux-bridge serve`, in the environments in which people run it.
 
-Each file is one environment. It prepares the environment, starts the program with `harness.serving`, and checks that it
-does its work with `harness.check_works`. Where a machine does not allow an environment, its tests are skipped with the
-reason.
+Each test file is about one environment. A test prepares the environment, starts the program with `harness.serving`, and
+checks with `harness.check_works` that the program works. If a machine does not allow an environment, its tests are
+skipped, and the skip gives the reason.
 """

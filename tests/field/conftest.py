@@ -11,7 +11,7 @@ from tests.field.harness import open_folder
 
 @pytest.fixture
 async def env() -> AsyncIterator[Environment]:
-    """amux and a receiver, on loopback."""
+    """amux and a receiver, which listen on loopback."""
     async with environment("") as surroundings:
         yield surroundings
 

@@ -1,4 +1,4 @@
-"""Starts `amux-bridge serve` as a process of its own, with another user, in namespaces or with other mounts."""
+"""Starts `amux-bridge serve` as a separate process, also as another user, in namespaces or with other mounts."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class Program(Process):
 
     @property
     def bridge_pid(self) -> int:
-        """The process id of the bridge, outside of its namespaces."""
+        """The process id of the bridge, as this process sees it outside the bridge's namespaces."""
         pid = self.pid
         with suppress(OSError):
             while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -51,7 +51,7 @@ class Program(Process):
             os.kill(self.bridge_pid, number)
 
     async def stop(self) -> None:
-        """Stops it as an operator does, and checks that it ended well."""
+        """Sends SIGTERM to the bridge, as an operator does, and checks that it exits with 0 and without exceptions."""
         self.signal(signal.SIGTERM)
         assert await self.wait_for_exit() == 0, "\n".join(self.raw[-20:])
         self.check_no_exceptions()
@@ -70,9 +70,9 @@ class Program(Process):
 
 
 def environment_of(environ: Mapping[str, str] | None = None, /, **settings: Any) -> dict[str, str]:
-    """The variables of a bridge with short times. A setting that is None is not set; nothing comes from the test's own.
+    """Returns the environment variables of a bridge with short times. Only PATH comes from the test's own environment.
 
-    The key file is used, as by most people, unless `encryption_keys` is given.
+    A setting that is None is not set. Without `encryption_keys`, the bridge uses its key file, as most bridges do.
     """
     texts: dict[str, str | None] = {**FAST_SETTINGS, "encryption_keys": None, **settings}
     variables = {env_name(name): value for name, value in texts.items() if value is not None}
@@ -87,7 +87,7 @@ async def program(
     environ: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Program]:
-    """Starts the program in a folder; it is killed at the end if it still runs. Its errors are lines like its log."""
+    """Starts the program in a folder, and kills it at the end if it still runs. Its stderr is read like its log."""
     started = await asyncio.create_subprocess_exec(
         *prefix,
         str(PROGRAM),
@@ -137,7 +137,7 @@ async def check_works(env: Environment, bridge: Bridge) -> str:
 
 
 def is_delivered(watch: object) -> bool:
-    """Whether a watch has one delivery, and that is delivered."""
+    """Returns whether a watch has exactly one delivery, and its state is `delivered`."""
     assert isinstance(watch, dict)
     return [one["state"] for one in watch["deliveries"]] == ["delivered"]
 
@@ -162,7 +162,7 @@ def run_command(
 
 @cache
 def _refusal(*command: str) -> str | None:
-    """Returns why this machine does not run a command, None if it does."""
+    """Returns why a command fails on this machine, or None if it succeeds."""
     if shutil.which(command[0]) is None:
         return f"there is no {command[0]} here"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -170,7 +170,7 @@ def _refusal(*command: str) -> str | None:
 
 
 def need(*command: str) -> None:
-    """Skips the test where a command is refused: in CI too, because many runners are containers without rights."""
+    """Skips the test if a command fails, also in CI, because many runners are containers without privileges."""
     if (reason := _refusal(*command)) is not None:
         pytest.skip(f"this machine does not allow it: {reason}")
 
@@ -187,7 +187,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def as_user(uid: int, gid: int, *groups: int, mounts: Sequence[str] = ()) -> list[str]:
-    """A prefix that runs the program as another user, who has no rights and need not be in /etc/passwd.
+    """Returns a prefix that runs the program as another user without capabilities. /etc/passwd need not contain it.
 
     `mounts` are commands for its mount namespace, such as those of `read_only_root`.
     """
@@ -199,16 +199,16 @@ def as_user(uid: int, gid: int, *groups: int, mounts: Sequence[str] = ()) -> lis
 
 
 def with_mounts(*commands: str, then: Sequence[str] = ()) -> list[str]:
-    """A prefix that runs commands of the shell in a mount namespace of its own, then the program."""
+    """Returns a prefix that makes a mount namespace, runs these shell commands in it, and then the program."""
     need("unshare", "--mount", "true")
     script = "\n".join(["set -e", *commands, 'exec "$@"'])
     return ["unshare", "--mount", "sh", "-c", script, "sh", *then]
 
 
 def read_only_root(*writable: Path) -> list[str]:
-    """Commands that make the file system read-only but for some folders, each of which is a mount of its own.
+    """Returns commands that make the file system read-only except for some folders, which become mounts.
 
-    The first of them is entered again, because the folder that was entered before is below its mount.
+    The commands enter the first folder again, because the working folder is still the one below the new mount.
     """
     need("unshare", "--mount", "mount", "-o", "remount,ro,bind", "/")
     places = [shlex.quote(str(path)) for path in writable]
@@ -217,7 +217,7 @@ def read_only_root(*writable: Path) -> list[str]:
 
 
 def _readable_by_all() -> list[str]:
-    """Commands that let every user read Python and this project, where a folder above them is closed to others."""
+    """Returns commands that let every user read Python and this project, even if a folder above is closed to others."""
     needed = sorted({sys.base_prefix, sys.prefix, str(ROOT)})
     closed: dict[Path, list[str]] = {}
     for path in needed:

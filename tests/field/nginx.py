@@ -1,4 +1,4 @@
-"""nginx as people put it before a bridge."""
+"""nginx as a reverse proxy in front of a bridge."""
 
 import shutil
 import socket
@@ -17,9 +17,9 @@ START_SECONDS = 20.0
 
 @contextmanager
 def nginx(server: str) -> Iterator[str]:
-    """Starts nginx with the text of a `server` block and what belongs beside it; PORT in it is its port.
+    """Starts nginx with this text in its `http` block, and yields its URL. PORT in the text becomes nginx's port.
 
-    Yields its URL. Everything else has nginx's default.
+    All settings for requests that the text does not contain have nginx's defaults.
     """
     path = program("nginx", "nginx-light")
     folder, port = Path(tempfile.mkdtemp(prefix="bridge-nginx-")), free_port()

@@ -1,4 +1,4 @@
-"""A relay before a server on loopback: on another address, with TLS, or one that comes and goes."""
+"""A relay in front of a server on loopback. It adds another address or TLS, or makes the server come and go."""
 
 import asyncio
 import ssl
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 async def relay(
     to: int, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """Passes connections on to a port of 127.0.0.1; yields its own port. At the end it breaks them off."""
+    """Passes connections on to a port of 127.0.0.1, and yields its own port. At the end it aborts all connections."""
     connections: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,12 +34,12 @@ async def relay(
     finally:
         for listening in server.sockets:
             asyncio.get_running_loop().remove_reader(listening.fileno())
-        await _some_turns()  # a connection that was accepted just now begins in them, which a closed server prevents
+        await _some_turns()  # lets a connection begin that was just accepted, which a closed server would prevent
         server.close()
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections)
-        await _some_turns()  # the aborted transports close in them
+        await _some_turns()  # lets the aborted transports close
         await server.wait_closed()
 
 

@@ -31,13 +31,13 @@ class Server:
         return self.home / self.name
 
     def start(self) -> None:
-        # A commit that was answered must be in the log that the standby gets.
+        # A commit must be in the WAL before its answer, so that the standby gets it. So commits stay synchronous.
         options = " ".join(f"-c {setting}" for setting in SETTINGS if setting != "synchronous_commit=off")
         listening = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.home} {options}"
         self.control("start", "-l", str(self.home / f"{self.name}.log"), "-o", listening)
 
     def stop(self) -> None:
-        """Ends it without a goodbye, as a machine that loses its power."""
+        """Ends the server at once and without a shutdown, as a power cut does."""
         with suppress(RuntimeError):  # it does not run
             self.control("stop", "-m", "immediate")
 
@@ -62,7 +62,7 @@ class Pair:
     standby: Server
 
     def fail_over(self) -> None:
-        """The primary dies when the standby has everything, and the standby takes its place."""
+        """Waits until the standby has all changes, ends the primary, and promotes the standby."""
         end = time.monotonic() + START_SECONDS
         while self.primary.execute(_CAUGHT_UP) != [(1,)]:
             assert time.monotonic() < end
@@ -73,7 +73,7 @@ class Pair:
 
 @contextmanager
 def primary_and_standby() -> Iterator[Pair]:
-    """Starts both. Raises NoServer when PostgreSQL is not installed."""
+    """Starts a primary and its standby. Raises NoServer if PostgreSQL cannot be started."""
     user, home = _unprivileged_user(), Path(tempfile.mkdtemp(prefix="bridge-standby-"))
     primary, standby = Server(home, "primary", free_port()), Server(home, "standby", free_port())
     try:

@@ -1,4 +1,4 @@
-"""OpenShift: any user id, group 0, no entry in /etc/passwd, no HOME. The image's /data is of group 0."""
+"""As on OpenShift: any user id, group 0, no entry in /etc/passwd, no HOME. The image's /data belongs to group 0."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ USER, IMAGE_USER = 165_000, 10_001
 
 
 def data_folder(folder: Path) -> Path:
-    """/data as the Dockerfile makes it."""
+    """Makes a folder with the owner and the mode that the Dockerfile gives /data."""
     data = folder / "data"
     data.mkdir()
     os.chown(data, IMAGE_USER, 0)
@@ -24,7 +24,7 @@ def data_folder(folder: Path) -> Path:
 async def test_it_runs_stops_and_runs_again_as_any_user_of_group_0(folder: Path, env: Environment) -> None:
     prefix = as_user(USER, 0)
     data = data_folder(folder)
-    hidden = data / ".env"  # of the user that the image names
+    hidden = data / ".env"  # belongs to the user of the image
     hidden.write_text("BRIDGE_PORT=1\n")
     os.chown(hidden, IMAGE_USER, IMAGE_USER)
     hidden.chmod(0o600)

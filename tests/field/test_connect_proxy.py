@@ -12,7 +12,7 @@ from tests.e2e.receiver import answer
 from tests.field.harness import check_works, run_command, serving
 
 LOGIN, PASSWORD = "way-out", "p%40ss-word-0123456789"
-NOWHERE = "http://amux.invalid:8090"  # only the proxy knows where that is
+NOWHERE = "http://amux.invalid:8090"  # only the proxy knows this host
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ async def proxy(env: Environment) -> AsyncIterator[ConnectProxy]:
 async def test_polls_and_callbacks_go_through_the_proxy(folder: Path, env: Environment, proxy: ConnectProxy) -> None:
     url = f"http://{LOGIN}:{PASSWORD}@127.0.0.1:{proxy.port}"
     settings: dict[str, Any] = {"amux_base_url": NOWHERE, "amux_proxy": url, "callback_proxy": url}
-    # Proxies of the environment are not used, and that is said.
+    # The bridge does not use the proxies of the environment, and logs a caution about them.
     environ = {"HTTPS_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
     async with serving(folder, env, environ=environ, **settings) as (running, bridge):
         await check_works(env, bridge)
-        env.receiver.responder = answer(200, Content_Security_Policy="x" * 8300)  # curl accepts it
+        env.receiver.responder = answer(200, Content_Security_Policy="x" * 8300)  # curl accepts a header of this length
         await check_works(env, bridge)
         assert {"amux.invalid:8090", f"127.0.0.1:{env.receiver.port}"} == set(proxy.targets)
         assert all("Proxy-Authorization: Basic " in head for head in proxy.heads)

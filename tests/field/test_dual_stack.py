@@ -1,4 +1,4 @@
-"""Machines with IPv4 and IPv6: one setting listens on both, and probes and callbacks work over each."""
+"""Machines with IPv4 and IPv6: with one setting the bridge listens on both, and probes and callbacks use either."""
 
 import asyncio
 from pathlib import Path
@@ -40,7 +40,7 @@ async def test_both_families_are_answered(folder: Path, env: Environment, host: 
 
 
 async def test_a_callback_goes_to_an_ipv6_address(folder: Path, env: Environment) -> None:
-    """The receiver listens on IPv4, behind a relay on IPv6."""
+    """A relay on IPv6 passes the callback on to the receiver, which listens on IPv4."""
     started = serving(folder, env, host="::1", callback_allow_networks="::1/128")
     async with relay(env.receiver.port, host="::1") as port, started as (running, bridge):
         watch = await bridge.register(env.finished_task(), f"http://[::1]:{port}/hook")
@@ -49,7 +49,7 @@ async def test_a_callback_goes_to_an_ipv6_address(folder: Path, env: Environment
 
 
 def without_ipv6() -> list[str]:
-    """A prefix that gives the program a network of its own, with loopback and IPv4 only."""
+    """Returns a prefix that runs the program in a network namespace that has loopback and IPv4 only."""
     need("unshare", "--net", "ip", "link", "set", "lo", "up")
     off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
     return ["unshare", "--net", "sh", "-c", f'ip link set lo up && {off} && exec "$@"', "sh"]

@@ -1,4 +1,4 @@
-"""The bridges of the examples, with the users, file modes, mounts and settings that the files give them."""
+"""Bridges with the users, file modes, mounts and settings that the files in examples/ give them."""
 
 import os
 import re
@@ -24,7 +24,7 @@ KEYS = FAST_SETTINGS["encryption_keys"]
 
 @dataclass
 class Container:
-    """One bridge of an example. `data` is whether it has a volume at /data, `temporary` one at /tmp."""
+    """One bridge of an example. `data` is true if it has a volume at /data, `temporary` if it has one at /tmp."""
 
     environ: Mapping[str, str]
     user: int
@@ -55,16 +55,16 @@ def of_compose(name: str, service: str) -> Container:
     found = yaml.safe_load(text)["services"][service]
     volumes = {volume.rpartition(":")[2] for volume in found["volumes"]}
     environ = {key: value for key, value in found["environment"].items() if value and not key.endswith("_URL")}
-    # The image has a volume at /data in any case.
+    # The image always has a volume at /data.
     return Container(environ, IMAGE_USER, IMAGE_USER, found["read_only"], data=True, temporary="/tmp" in volumes)  # noqa: S108
 
 
 def started(folder: Path, container: Container) -> tuple[Path, list[str], dict[str, str]]:
-    """Makes the folders of a container. Returns the one that it starts in, its prefix and its variables."""
+    """Makes the folders of a container. Returns its working folder, its prefix and its environment variables."""
     data, temporary = folder / "data", folder / "tmp"
     for made in (data, temporary):
         made.mkdir()
-        os.chown(made, IMAGE_USER, 0)  # as in the Dockerfile; an emptyDir is open to all
+        os.chown(made, IMAGE_USER, 0)  # as in the Dockerfile; any user may write to an emptyDir
     data.chmod(0o770)
     temporary.chmod(0o777)
     writable = [place for place, used in ((data, container.data), (temporary, container.temporary)) if used]
@@ -106,7 +106,7 @@ async def test_the_replicas(folder: Path, env: Environment, postgres_server: Pos
 
 
 async def test_the_service_of_systemd(folder: Path, env: Environment) -> None:
-    """DynamicUser=yes: a user that is in no file. Its state directory and its /tmp are its own."""
+    """With DynamicUser=yes, the user has no entry in /etc/passwd, and has its own state directory and /tmp."""
     unit = (EXAMPLES / "systemd/amux-bridge.service").read_text()
     environ = dict(re.findall(r"^Environment=(\w+)=(.*)$", unit, re.MULTILINE))
     assert "UMask=0077" in unit

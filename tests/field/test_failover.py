@@ -16,7 +16,7 @@ from tests.programs import skip_or_fail
 from tests.waiting import SAFETY_SECONDS
 
 KEYS = FAST_SETTINGS["encryption_keys"]
-RECOVERY_SECONDS = 15.0  # "well within seconds"; the rest is for a busy machine
+RECOVERY_SECONDS = 15.0  # normally a few seconds; the rest is for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def own_server() -> Iterator[PostgresServer]:
 
 
 async def until_registered(env: Environment, bridge: Bridge) -> float:
-    """Registers watches until one is taken. Returns how long that took. Nothing is answered but 201 and 503."""
+    """Registers watches until one is accepted. Returns the seconds until then. Fails if a status is not 201 or 503."""
     began = time.monotonic()
     async with asyncio.timeout(SAFETY_SECONDS):
         while True:
@@ -51,7 +51,8 @@ async def test_sessions_that_became_read_only_are_dropped(
     url = own_server.empty().replace("postgres@", "bridge@")
     async with serving(folder, env, database_url=url, encryption_keys=KEYS) as (running, bridge):
         await check_works(env, bridge)
-        # New sessions of the role may write, open ones may not: as after a failover of the server behind the address.
+        # New sessions of the role may write, and open sessions become read-only. A failover behind the same address
+        # has the same effect.
         own_server.execute("ALTER ROLE bridge SET default_transaction_read_only = off")
         own_server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         own_server.execute("SELECT pg_reload_conf()")
@@ -92,7 +93,7 @@ async def test_a_server_that_takes_no_more_connections_is_waited_for(
 ) -> None:
     url = own_server.empty().replace("postgres@", "app@")
     name = url.rpartition("/")[2]
-    own_server.execute("CREATE ROLE app LOGIN")  # limits do not count for superusers
+    own_server.execute("CREATE ROLE app LOGIN")  # connection limits do not apply to superusers
     own_server.execute(f"ALTER DATABASE {name} OWNER TO app")
     async with serving(folder, env, database_url=url, encryption_keys=KEYS) as (running, bridge):
         await check_works(env, bridge)

@@ -1,4 +1,4 @@
-"""A small limit of open files, as some hosts set it: the bridge says so, and works again when files are free."""
+"""With a small limit of open files, the bridge reports the shortage, and works again when files are free."""
 
 import socket
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ FILES = 48
 
 @contextmanager
 def idle_connections(url: str, count: int) -> Iterator[None]:
-    """Connections to the API that send nothing."""
+    """Holds this number of connections to the API that send nothing."""
     port = int(url.rpartition(":")[2])
     with ExitStack() as opened:
         for _ in range(count):
@@ -36,5 +36,5 @@ async def test_without_a_free_file_nothing_is_lost_and_it_says_so(folder: Path, 
             await running.wait_for_log("resources_short")
         await bridge.until("GET", "/readyz", lambda answer: answer.status == 200)
         shown = await bridge.until("GET", f"/watch/{watch}", lambda answer: is_delivered(answer.json))
-        assert shown.json["deliveries"][0]["attempts"] == 1  # no receiver is blamed for the bridge's own shortage
+        assert shown.json["deliveries"][0]["attempts"] == 1  # the bridge's own shortage is not a failed attempt
         await running.stop()

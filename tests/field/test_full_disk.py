@@ -13,14 +13,14 @@ MEGABYTES = 8
 
 
 def small_disk(folder: Path) -> list[str]:
-    """A prefix that gives the program a disk of 8 MB at its folder. The folder is entered again after the mount."""
+    """Returns a prefix that mounts a disk of 8 MB at the program's folder and enters the folder again."""
     need("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt")
     place = shlex.quote(str(folder))
     return with_mounts(f"mount -t tmpfs -o size={MEGABYTES}m,mode=700 none {place}", f"cd {place}")
 
 
 def fill(disk: Path) -> Path:
-    """Fills a disk to its last byte. Returns the file that does it."""
+    """Fills a disk to its last byte with a file. Returns the file."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 16, 1 << 10, 1):
@@ -31,7 +31,7 @@ def fill(disk: Path) -> Path:
 
 
 async def register_until_refused(env: Environment, bridge: Bridge) -> tuple[Answer, list[str]]:
-    """Registers watches until one is refused. Returns that answer, and the watches before it."""
+    """Registers watches until one is refused. Returns the refusal and the ids of the accepted watches."""
     taken: list[str] = []
     for _ in range(3000):
         body = {"task_id": env.finished_task(), "callback_url": env.receiver.url}
@@ -51,7 +51,7 @@ async def test_nothing_is_promised_while_the_disk_is_full_and_all_continues_afte
         waiting = await bridge.register(env.running_task(), env.receiver.url)
         disk = Path(f"{running.root}{folder}")
         filler = fill(disk)
-        # SQLite may have room left in its files. What is taken is stored.
+        # SQLite may have room left in its own files, so the bridge may accept some watches. It must keep these.
         refused, taken = await register_until_refused(env, bridge)
         assert (refused.status, refused.json["code"]) == (503, "store_unavailable")
         assert int(refused.headers["Retry-After"]) >= 1
@@ -59,7 +59,7 @@ async def test_nothing_is_promised_while_the_disk_is_full_and_all_continues_afte
         await bridge.unready("full")
         assert (await bridge.ask("GET", "/healthz")).status == 200
         assert (await bridge.watch(first))["state"] == "settled"
-        env.clock.now += 60  # the running task ends while nothing can be written
+        env.clock.now += 60  # the running task ends while the bridge can write nothing
         filler.unlink()
         await bridge.until("GET", "/readyz", lambda answer: answer.status == 200)
         assert (await bridge.final(waiting))["outcome"] == "completed"

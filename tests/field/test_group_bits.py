@@ -1,4 +1,4 @@
-"""Kubernetes' fsGroup: at each mount of a volume, every file of it becomes the group's, readable and writable to it."""
+"""Kubernetes' fsGroup: each mount of a volume gives all its files to the group, which may then read and write them."""
 
 import asyncio
 import os
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.long
 
 
 def sidecar() -> tuple[Any, Any]:
-    """The pod of the example, and the container of its bridge."""
+    """Returns the spec of the example's pod, and the container of its bridge."""
     [deployment] = [it for it in yaml.safe_load_all(SIDECAR.read_text()) if it["kind"] == "Deployment"]
     pod = deployment["spec"]["template"]["spec"]
     return pod, pod["initContainers"][0]
 
 
 def mount(volume: Path, group: int) -> None:
-    """Does to a volume what the kubelet does before each start of a pod with this fsGroup."""
+    """Sets the group and modes of a volume's files, as the kubelet does before each start of a pod with an fsGroup."""
     for path in (volume, *volume.rglob("*")):
         status = path.stat()
         os.chown(path, status.st_uid, group)
@@ -59,7 +59,7 @@ async def test_the_sidecar_of_the_example_starts_again_after_each_mount(folder: 
 
 
 async def test_a_group_that_only_the_volume_names_is_enough(folder: Path, env: Environment) -> None:
-    """fsGroup 2000 is one of the process's further groups, and no file was made by it."""
+    """The process has the fsGroup, 2000, only as a supplementary group. Its primary group is 10001."""
     prefix = as_user(10_001, 10_001, 2000)
     volume = folder / "volume"
     volume.mkdir()
@@ -89,7 +89,7 @@ async def test_a_key_file_with_bits_for_others_is_refused_in_one_sentence(
 
 
 async def test_files_that_root_restored_for_the_group_are_used(folder: Path, env: Environment) -> None:
-    """A backup that was copied back by root, with the volume's group: a chmod of them is not permitted."""
+    """Root copied the files back from a backup and gave them the volume's group. The bridge may not chmod them."""
     prefix = as_user(10_001, 10_001)
     volume = folder / "volume"
     volume.mkdir()

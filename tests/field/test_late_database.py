@@ -1,4 +1,4 @@
-"""PostgreSQL that comes up after the bridge, on another of several hosts, or whose pooler restarts."""
+"""PostgreSQL comes up after the bridge, answers on the second of several hosts, or is behind a pooler that restarts."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ async def test_the_host_of_several_that_answers_is_used(
 async def test_what_stands_between_may_break_off_and_come_back(
     folder: Path, env: Environment, postgres_server: PostgresServer
 ) -> None:
-    """A pooler or a proxy that restarts: requests are answered with 503 meanwhile, and nothing is lost."""
+    """While a pooler or a proxy restarts, the bridge answers with 503. After that it works again."""
     port = free_port()
     url = make_url(postgres_server.empty()).set(port=port).render_as_string(hide_password=False)
     async with relay(postgres_server.port, port=port):

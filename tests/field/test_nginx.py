@@ -1,4 +1,4 @@
-"""nginx in front: a path before the bridge's own, another Host, and nginx's buffers."""
+"""A bridge behind nginx: a path prefix, another Host header, nginx's buffers, and replicas."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 
 def below_a_path(port: int) -> str:
-    """The shortest configuration that people write. The bridge sees a Host that no browser has seen."""
+    """Returns a minimal `server` block. The bridge gets another Host header than the browser sends."""
     return f"""
         server {{
             listen 127.0.0.1:PORT;
@@ -38,7 +38,7 @@ def below_a_path(port: int) -> str:
 
 
 async def check_page(bridge: Bridge) -> None:
-    """Loads the page and its files by its own links, signs in, and reads what the page reads."""
+    """Loads the dashboard and the files that it links to, signs in, and makes the request that the page makes."""
     page = await bridge.ask("GET", "/")
     links = re.findall(r'(?:src|href)="([^"#]+)"', page.body.decode())
     assert len(links) > 4
@@ -89,7 +89,7 @@ async def test_events_are_not_held_back_by_the_proxys_buffer(folder: Path, env: 
                 await env.wait_for_polls(task)
                 env.clock.now += 60
                 await events.content.readuntil(b'"delivered"')
-            # A held answer is shorter than nginx's own limit of 60 s.
+            # The bridge ends a held answer itself, so nginx's limit of 60 s does not matter.
             endless = await bridge.register(env.endless_task(), env.receiver.url)
             assert (await bridge.watch(endless, wait_seconds=1))["state"] == "active"
             await running.stop()
@@ -118,7 +118,7 @@ async def test_the_proxy_of_the_compose_example_hides_the_death_of_a_replica(
                 await check_works(env, bridge)
             one.signal(9)
             assert await one.wait_for_exit() != 0
-            for _ in range(6):  # each is answered by the other replica, and none with an error
+            for _ in range(6):  # the other replica answers each request, and the client sees no error
                 await check_works(env, bridge)
             await two.stop()
 

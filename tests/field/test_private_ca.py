@@ -1,4 +1,4 @@
-"""amux and receivers behind TLS with certificates of a private CA. Some ask for a certificate of the bridge's own."""
+"""amux and receivers have certificates of a private CA. Some receivers ask the bridge for a client certificate."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Process 1 of a container: it has no default action for signals, and nothing waits for its children."""
+"""The bridge as process 1 of a container, for which the kernel has no default action for signals."""
 
 import asyncio
 import signal
@@ -24,7 +24,7 @@ async def until_loaded(running: Program, library: str) -> None:
     """Waits until the process handles SIGTERM and has loaded a library."""
     async with asyncio.timeout(SAFETY_SECONDS):
         while not await asyncio.to_thread(is_loaded, running, library):
-            await asyncio.sleep(0.001)  # a pause between looks, not a wait for an effect
+            await asyncio.sleep(0.001)  # a pause between two checks, not a wait for an effect
 
 
 def is_loaded(running: Program, library: str) -> bool:
@@ -68,7 +68,7 @@ async def test_sigterm_ends_the_other_commands_that_run_as_process_1(folder: Pat
     async with program(folder, *arguments, prefix=PREFIX) as running:
         async with asyncio.timeout(SAFETY_SECONDS):
             while not running.raw:
-                await asyncio.sleep(0.01)  # a pause between looks
+                await asyncio.sleep(0.01)  # a pause between two checks
         running.signal(signal.SIGTERM)
         assert await running.wait_for_exit() in {0, 128 + signal.SIGTERM}
         assert "Traceback" not in "\n".join(running.raw)

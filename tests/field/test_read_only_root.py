@@ -1,4 +1,4 @@
-"""A container with a read-only root file system and one volume, as all examples of this project run it."""
+"""A container with a read-only root file system, with one volume or, on PostgreSQL, with none."""
 
 from pathlib import Path
 from typing import Any

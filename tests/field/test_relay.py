@@ -1,4 +1,4 @@
-"""The relay of the field lab itself: it leaves no connection behind, which would fail another test later."""
+"""Tests the relay of the field lab. A connection that it left open would fail another test later."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from tests.waiting import SAFETY_SECONDS
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_connection_that_begins_as_the_relay_ends_is_broken_off(turns: int) -> None:
-    """The end comes so many turns of the loop after the client has connected."""
+    """The relay ends this number of turns of the event loop after the client has connected."""
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

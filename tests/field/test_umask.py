@@ -1,4 +1,4 @@
-"""Whatever the umask of the user: the database's files are the owner's alone, and the bridge can use them again."""
+"""With every umask, only the owner may read the database's files, and the bridge can open them again."""
 
 from pathlib import Path
 

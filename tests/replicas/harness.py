@@ -18,7 +18,7 @@ TAKEOVER_SECONDS = 15.0
 
 @dataclass(eq=False)
 class ReplicaProcess:
-    """One replica: its process, its API, and its first id in the database."""
+    """One replica: its process, a client of its API, and its first id in the database."""
 
     process: Process
     bridge: Bridge
@@ -85,9 +85,9 @@ async def wait_for_owner(env: Environment, tasks: Iterable[str], name: str, seco
 class PostgresProxy:
     """A TCP proxy to PostgreSQL.
 
-    After `cut` it closes its connections and accepts none. While `silent` it accepts everything and answers nothing.
-    With `silent_after`, it becomes silent after so many answers. Between `hold_answers` and `release_answers` the
-    server gets everything, and its answers wait.
+    `cut` closes all connections and accepts no new ones. While `silent` is true, the proxy accepts connections and
+    forwards nothing. With `silent_after`, it becomes silent after this number of answers. Between `hold_answers` and
+    `release_answers`, it forwards requests to the server and holds the server's answers back.
     """
 
     target: int
@@ -105,15 +105,15 @@ class PostgresProxy:
         self._answering.set()
 
     def hold_answers(self) -> None:
-        """The server's answers wait from now on."""
+        """Holds the server's answers back from now on."""
         self._answering.clear()
 
     def release_answers(self) -> None:
-        """All answers that wait go on."""
+        """Forwards all answers that were held back."""
         self._answering.set()
 
     async def answer(self) -> None:
-        """Waits until answers may go on."""
+        """Waits until answers may be forwarded."""
         await self._answering.wait()
 
     async def open(self) -> None:
@@ -128,7 +128,7 @@ class PostgresProxy:
         await self._server.wait_closed()
 
     def resume(self) -> None:
-        """Serves new connections again; those that were open stay silent."""
+        """Serves new connections again. Connections that were open stay silent."""
         self.silent = False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -190,7 +190,7 @@ async def run_proxy(database_url: str) -> AsyncIterator[PostgresProxy]:
 
 
 async def wait_until(condition: Any, what: str, seconds: float = SAFETY_SECONDS) -> None:
-    """Waits for a condition, asking every 50 ms: no signal announces it."""
+    """Waits until a condition is true. Checks it every 50 ms, because no signal announces it."""
     try:
         async with asyncio.timeout(seconds):
             while not condition():

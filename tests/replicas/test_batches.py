@@ -1,4 +1,4 @@
-"""The batch lane with several replicas: each reads its own tasks, in full batches, also after one was killed."""
+"""The batch lane with several replicas: each reads its own tasks in full batches, also after a replica was killed."""
 
 import time
 from collections import Counter, defaultdict
@@ -25,11 +25,11 @@ SETTINGS = {
 }
 RUNNING = Behaviour(queue_seconds=0, outcome=Outcome.NEVER, platform=Platform.KLING)
 ENDED = Behaviour(queue_seconds=0, run_seconds=0, platform=Platform.KLING)
-SECONDS = 120.0  # a wait that takes some seconds here: 3,000 tasks on a slow machine
+SECONDS = 120.0  # normally some seconds; 3,000 tasks take longer on a slow machine
 
 
 class Replicas:
-    """Replicas with a key each, so that amux's stand-in can say which one asked."""
+    """Replicas that have different keys, so that amux's stand-in knows which replica asked."""
 
     def __init__(self, env: Environment, cluster: Cluster) -> None:
         self.env, self.cluster = env, cluster
@@ -45,14 +45,14 @@ class Replicas:
         return [one for one in self.by_key.values() if one.process.code is None]
 
     async def wait_for_batches(self, tasks: Sequence[str], more: int = 2) -> None:
-        """Waits until each task was read in so many more batches."""
+        """Waits until each task was read in `more` further batches."""
         read = self.env.amux.batches.read
         before = {task: read[task] for task in tasks}
         await wait_until(lambda: all(read[task] >= before[task] + more for task in tasks), "batches", SECONDS)
 
     async def check_steady(self, tasks: Sequence[str]) -> None:
-        """Each task is read by its owner only, in full batches, and no more often than promised."""
-        await self.wait_for_batches(tasks)  # what began before has ended
+        """Checks that only its owner reads each task, in full batches, and no more often than promised."""
+        await self.wait_for_batches(tasks)  # batches that began before this call have ended
         calls = self.env.amux.batches.calls
         calls.clear()
         began, polls = time.monotonic(), self.env.amux.polls.total()

@@ -1,8 +1,8 @@
-"""Attacks "a replica sends nothing under a claim that it has lost": it is frozen while it holds claims.
+"""Tests that a replica sends nothing under a claim that it has lost. The test freezes it while it holds claims.
 
-The other replica takes the claims over and delivers everything. Then the frozen one goes on, with deliveries in its
-memory, or with the database's late answer that gave it some. At-least-once allows it to have sent again only what it
-was sending when it froze.
+The other replica takes the claims over and delivers everything. Then the frozen replica continues. It has deliveries
+in its memory, or it gets a late answer of the database with new claims. Only an attempt that was under way at the
+freeze may arrive twice.
 """
 
 import signal
@@ -34,7 +34,10 @@ def pending(env: Environment) -> int:
 async def frozen_while_it_sends(
     env: Environment, one: ReplicaProcess, _proxy: PostgresProxy
 ) -> tuple[list[str], set[str]]:
-    """One attempt is under way, the others wait in memory. Returns the watches, and what was under way."""
+    """Freezes the replica while one attempt is under way and others wait in its memory.
+
+    Returns the watches and the ids of the deliveries that were under way.
+    """
     held: list[str] = []
 
     async def hold_the_last(receiver: Receiver, call: Call) -> web.StreamResponse:
@@ -57,7 +60,10 @@ async def frozen_while_it_sends(
 async def frozen_before_an_answer_of_the_database(
     env: Environment, one: ReplicaProcess, proxy: PostgresProxy
 ) -> tuple[list[str], set[str]]:
-    """Its settlements, which claim their deliveries, are committed, and it does not know. Nothing was under way."""
+    """Freezes the replica after the commit of settlements, before it gets the answer. A settlement claims its delivery.
+
+    Returns the watches and no delivery, because no attempt was under way.
+    """
     tasks = [env.running_task() for _ in range(WATCHES)]
     watches = await one.bridge.register_many(tasks, env.receiver.url)
     await env.wait_for_polls(*tasks)
@@ -75,7 +81,7 @@ async def test_a_frozen_replica_sends_nothing_that_another_one_has_delivered_mea
     freeze: Callable[[Environment, ReplicaProcess, PostgresProxy], Awaitable[tuple[list[str], set[str]]]],
 ) -> None:
     async with run_proxy(env.database_url) as proxy:
-        # With a short lease, a slow machine could end it before the freeze.
+        # The lease has the default length. A short lease could expire before the freeze on a slow machine.
         one, two = await cluster.start(None, proxy, **ONE_AT_A_TIME), await cluster.start(**ONE_AT_A_TIME)
         watches, under_way = await freeze(env, one, proxy)
         await env.receiver.wait_for_events(watches)
@@ -83,7 +89,7 @@ async def test_a_frozen_replica_sends_nothing_that_another_one_has_delivered_mea
         proxy.release_answers()
         one.process.signal(signal.SIGCONT)
         await one.process.wait_for_log("replica_rejoined")
-        # It may be the first to send again, and has done so with all that it was going to send wrongly before this.
+        # A delivery that the replica wrongly sends leaves before this new one, because it sends one at a time.
         last = await one.bridge.register(env.finished_task(), env.receiver.url)
         await env.receiver.wait_for_events([last])
         await one.stop()

@@ -1,4 +1,4 @@
-"""Attacks "nothing is lost" with replicas that leave: killed, frozen, stopped, or cut off from PostgreSQL."""
+"""Tests that nothing is lost when a replica is killed, frozen, stopped, or cut off from PostgreSQL."""
 
 import signal
 from typing import Any
@@ -33,7 +33,7 @@ DEFAULT_POLLS = {"poll_interval_seconds": "5", "poll_max_interval_seconds": "15"
 async def test_the_tasks_of_a_killed_replica_are_polled_by_others_in_time(
     env: Environment, cluster: Cluster, lease: Any, polls: dict[str, str], within: float
 ) -> None:
-    """Within 15 s with the default lease of 9 s (long run only), and within 7 s with a lease of 3 s."""
+    """The limit is 15 s with the default lease of 9 s (long run only), and 7 s with a lease of 3 s."""
     one, two = await cluster.start(lease, **polls), await cluster.start(lease, **polls)
     env.receiver.responder = answer(500)
     tasks = [env.running_task() for _ in range(5)]
@@ -55,7 +55,7 @@ async def test_the_tasks_of_a_killed_replica_are_polled_by_others_in_time(
 
 
 async def test_a_stopping_replica_hands_its_tasks_over_at_once(env: Environment, cluster: Cluster) -> None:
-    """It does so while a receiver still holds its POST, and it gets no new tasks."""
+    """The replica hands over while a receiver still holds its POST, and it gets no new tasks."""
     one, two = await cluster.start(), await cluster.start()
     env.receiver.responder = hold
     running = [env.running_task() for _ in range(5)]
@@ -82,7 +82,7 @@ async def test_a_stopping_replica_hands_its_tasks_over_at_once(env: Environment,
 
 
 def attempt_bodies(env: Environment, watch: str) -> list[str | None]:
-    """Returns the answer's body of each recorded attempt."""
+    """Returns the recorded body of the answer for each attempt of a watch."""
     query = "SELECT attempts.body FROM attempts JOIN deliveries ON deliveries.id = delivery_id WHERE watch_id = :one"
     return [row.body for row in rows(env.database_url, query, one=watch)]
 
@@ -147,7 +147,7 @@ async def test_a_replica_cut_off_from_postgresql_stops_in_time_and_rejoins(
         assert (refused.status, refused.seconds < 5) == (503, True), refused
         lease_lost = await one.process.wait_for_log("lease_expired")
         takeover = await two.process.wait_for_log("tasks_adopted")
-        assert lease_lost["at"] < takeover["at"]  # it stopped before another replica started
+        assert lease_lost["at"] < takeover["at"]  # it stopped its polls before the other replica took them over
         await wait_for_owner(env, [task], two.name, TAKEOVER_SECONDS)
         await one.bridge.until("GET", "/metrics", lambda answer: b"owned_tasks 0.0" in answer.body)
         if proxy.silent:

@@ -1,4 +1,4 @@
-"""Attacks "nothing is lost" over minutes: restarts of PostgreSQL and of every replica, random kills and freezes."""
+"""Tests over minutes that nothing is lost: restarts of PostgreSQL and of every replica, random kills and freezes."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ from tests.replicas.harness import ReplicaProcess, run_cluster, wait_until
 
 pytestmark = pytest.mark.long
 
-# For a moment, until just before the lease expires, and past that.
+# A short freeze, one that ends just before the lease expires, and one that ends after it.
 FROZEN_SECONDS = (0.3, SHORT_LEASE_SECONDS - 0.5, SHORT_LEASE_SECONDS + 1.5)
 
 NEWER = '''"""A column that only a newer bridge has."""
@@ -44,9 +44,9 @@ def upgrade() -> None:
 
 @asynccontextmanager
 async def load(env: Environment, replicas: list[ReplicaProcess], *run_seconds: float) -> AsyncIterator[list[str]]:
-    """Registers watches continuously, each at one replica after another until one accepts it. Yields the watch ids.
+    """Registers watches continuously. Tries each at one replica after another until one accepts it. Yields their ids.
 
-    `run_seconds` are the seconds that the tasks run, in turn; without them each task ends at once.
+    The tasks run for the seconds in `run_seconds`, in turn. Without them, each task ends at once.
     """
     durations = cycle(run_seconds or [0.0])
     accepted: list[str] = []
@@ -79,7 +79,7 @@ async def load(env: Environment, replicas: list[ReplicaProcess], *run_seconds: f
 
 
 async def check(env: Environment, accepted: list[str], replicas: list[ReplicaProcess]) -> None:
-    """Every stored watch ends once, even if its registration was never answered; then all replicas stop cleanly."""
+    """Checks that every stored watch ends once, also if its registration got no answer. Then stops all replicas."""
     stored = [row.id for row in rows(env.database_url, "SELECT id FROM watches")]
     assert set(accepted) <= set(stored)
     await env.receiver.wait_for_events(stored)
@@ -105,7 +105,7 @@ async def test_postgresql_restarted_under_load_loses_nothing() -> None:
 
 
 def newer_migrations(folder: Path) -> Path:
-    """Copies the package's migrations and adds one revision."""
+    """Copies the package's migrations and adds one revision. Returns the folder for the hook `migrations`."""
     source = Path(bridge.store.migrations.__path__[0])
     package = folder / "newer" / "migrations"
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -136,7 +136,7 @@ async def test_a_rolling_restart_with_a_migration_loses_nothing(
 async def test_after_random_kills_and_freezes_every_watch_has_one_end(
     postgres_server: PostgresServer, seed: int
 ) -> None:
-    # Two generators: the order of kills and freezes must not depend on when callbacks arrive.
+    # There are two generators, so that the kills and freezes do not depend on when callbacks arrive.
     actions, answers = random.Random(seed), random.Random(seed)
 
     async def mostly(receiver: Receiver, call: Call) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""A receiver that is paused at one replica is sent nothing by any of them, also after that replica was killed."""
+"""When a receiver is paused at one replica, no replica sends to it, also after that replica was killed."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Attacks "503 within 5 s": PostgreSQL falls silent before or after the commit of repeated registrations."""
+"""Tests that repeated registrations are answered within 5 s when PostgreSQL stops answering.
+
+The answers are 503 if it stops before the commit, and 200 if it stops after the commit.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,9 +23,9 @@ WATCHES = 12
 def silence(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[list[PostgresProxy], int]]:
-    """Makes the proxy in the list silent around a registration. The number is the status that apps then get.
+    """Makes the proxies in the list silent before or after a registration's commit. The number is the app's status.
 
-    A registration reads an existing watch in its own transaction: after the commit nothing more is needed.
+    A registration reads an existing watch in its own transaction, so it needs no database after the commit.
     """
     found: list[PostgresProxy] = []
     real, is_before = Store.register_all, request.param == "before the commit"
@@ -37,7 +40,7 @@ def silence(
         if is_before:
             fall_silent()
         results = await real(store, items)
-        if found:  # all commits come first: how many of them there are depends on the machine
+        if found:  # wait for all commits; their number depends on the machine
             committed += len(items)
             if committed == WATCHES:
                 all_committed.set()
@@ -62,7 +65,7 @@ async def test_existing_watches_are_answered_within_five_seconds_all_together(
         silent.append(proxy)
         if way == "one batch":
             answers = [await bridge.ask("POST", "/watch/batch", json={"watches": bodies})]
-            # A batch that the store did not take at all has one status for all.
+            # If the store did not take the batch at all, the answer has one status for all watches.
             statuses = {result["status"] for result in answers[0].json.get("results", [answers[0].json])}
         else:
             answers = list(await asyncio.gather(*(bridge.ask("POST", "/watch", json=body) for body in bodies)))

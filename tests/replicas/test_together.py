@@ -1,4 +1,4 @@
-"""Attacks "any replica answers correctly, and one of them wins": several do the same, or the opposite, at once."""
+"""Tests that every replica answers correctly, and that one wins when several do the same or the opposite at once."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ async def test_every_replica_answers_for_every_watch(env: Environment, cluster: 
     waiting = [asyncio.create_task(one.bridge.final(watch)) for one in replicas]
     streams = [asyncio.create_task(streamed(one)) for one in replicas]
     async with asyncio.timeout(SAFETY_SECONDS):
-        await started.wait()  # each stream has sent the active watch: the next changes happen while they wait
+        await started.wait()  # each stream has sent the active watch, so the next changes happen while they wait
     env.clock.now += 11
     for final in await asyncio.gather(*waiting):
         assert (final["state"], final["outcome"]) == ("settled", "completed")
@@ -77,7 +77,7 @@ async def accept_at_marker(receiver: Receiver, call: Call) -> web.StreamResponse
 
 
 async def test_cancelling_at_a_replica_that_is_not_the_owner_stops_all_work(env: Environment, cluster: Cluster) -> None:
-    """No status event is sent after the answer, and the owner polls the tasks no more when it has looked for news."""
+    """After the answer no attempt begins, and the owner stops its polls when it next looks for changes."""
     retries = {"delivery_retry_delays_seconds": ",".join(["0.1"] * 600)}
     one, two = await cluster.start(**retries), await cluster.start(**retries)
     env.receiver.responder = accept_at_marker
@@ -91,7 +91,7 @@ async def test_cancelling_at_a_replica_that_is_not_the_owner_stops_all_work(env:
     sent = Counter(call.watch_id for call in env.receiver.arrived)
     await one.bridge.until("GET", "/metrics", lambda answer: b"owned_tasks 0.0" in answer.body)
     polls: list[int] = []
-    for _ in range(2):  # polls and attempts that were under way have ended by the first time
+    for _ in range(2):  # after the first marker, polls and attempts that were under way have ended
         marker = await one.bridge.register(env.finished_task(), f"{env.receiver.url}/marker")
         await env.receiver.wait_for_events([marker])
         polls.append(sum(env.amux.polls[task] for task in tasks))
@@ -104,7 +104,7 @@ async def test_cancelling_at_a_replica_that_is_not_the_owner_stops_all_work(env:
 
 @pytest.mark.long
 async def test_of_cancellation_deadline_and_settlement_exactly_one_wins(postgres_server: PostgresServer) -> None:
-    """All three happen within one second; the cancellation goes to another replica than the registration."""
+    """All three happen within one second. The cancellation goes to another replica than the registration."""
     randomness = random.Random(5)
     async with (
         environment(postgres_server.migrated(), clock=time.monotonic) as env,
@@ -177,7 +177,7 @@ async def test_a_new_replica_gets_its_share_of_new_tasks(env: Environment, clust
 
 @pytest.mark.long
 async def test_a_burst_over_all_replicas_stays_spread(env: Environment, cluster: Cluster) -> None:
-    """Replicas know each other's load only every few seconds. Between two heartbeats, not all tasks may go to one."""
+    """Replicas learn each other's load only every few seconds. Until then, not all tasks may go to one replica."""
     replicas = [await cluster.start() for _ in range(3)]
     for _ in range(10):
         tasks = [[env.endless_task() for _ in range(10)] for _ in replicas]
