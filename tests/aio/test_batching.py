@@ -10,7 +10,7 @@ from bridge.aio.batching import MicroBatcher
 
 
 class Doubler:
-    """Doubles numbers in batches; a negative number is an error."""
+    """Doubles numbers in batches. A batch with a negative number raises ValueError."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

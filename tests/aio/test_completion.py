@@ -1,4 +1,4 @@
-"""Run to completion: operations whose callers are cancelled, and a stop that waits for them."""
+"""Run to completion: operations whose callers are cancelled, and a stop that waits for the operations."""
 
 import asyncio
 import gc
@@ -87,7 +87,7 @@ async def test_a_caller_cancelled_in_the_turn_of_the_failure_leaves_no_unretriev
     operation = operations.start(fail())
     caller = asyncio.create_task(operations.wait(operation))
     await asyncio.sleep(0)
-    operation.add_done_callback(lambda _: caller.cancel())  # when the shield has the error and the caller has not
+    operation.add_done_callback(lambda _: caller.cancel())  # the shield has the error, the caller not yet
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await caller

@@ -19,7 +19,7 @@ LONG_POST = request_head("POST", "/", {"Host": "amux.example", "Content-Length":
 
 @asynccontextmanager
 async def servers_that_do_not_read(answer: bytes) -> AsyncIterator[str]:
-    """Yields the URL of a server that answers one head of each connection, and reads nothing more."""
+    """Yields the URL of a server that reads one head of each connection, answers it, and reads nothing more."""
     writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

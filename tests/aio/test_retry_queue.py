@@ -1,4 +1,4 @@
-"""Refused results: one pause for all of them, a probe before a retry, and when an outage begins and ends."""
+"""Items whose write failed: one pause for all, a probe before a retry, and the beginning and end of an outage."""
 
 import logging
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ DOWN = StoreUnavailable("disk is full")
 
 @dataclass
 class QueueHarness:
-    """A queue with a clock that is a number, and a store that is up or down."""
+    """A queue whose clock the test sets, with a store that is up or down."""
 
     now: float = 100.0
     up: bool = False
@@ -82,7 +82,7 @@ async def test_the_pause_doubles_once_for_all_items_of_a_failed_retry(harness: Q
     for key, item in zip(("a", "b"), await harness.queue.take_due(), strict=True):
         harness.queue.add(key, item, retried=True)
     assert harness.seconds_until_due() == 1.0
-    assert not harness.in_outage()  # the store accepts writes, only these are refused
+    assert not harness.in_outage()  # the store accepts writes; it refuses only these items
 
 
 async def test_an_outage_lasts_from_a_failed_write_until_a_write_or_a_probe_succeeds(

@@ -1,4 +1,4 @@
-"""Threads for functions that block: who gets what they return, and what a stop waits for."""
+"""Threads for functions that block: who gets their results, and what a stop waits for."""
 
 import asyncio
 import threading
@@ -78,7 +78,7 @@ async def test_a_stop_waits_for_the_running_functions_and_takes_no_more() -> Non
     threads, gate = Threads(1, "test"), Gate()
     running = threads.submit(gate)
     await entered(gate)
-    await threads.close(0.01)  # a function that does not return delays a stop for so long
+    await threads.close(0.01)  # a stop waits at most so long for a function
     assert not running.done()
     with pytest.raises(Stopped):
         threads.submit(gate)

@@ -1,4 +1,4 @@
-"""TimeoutSweep: one timer ends each call at its own limit, and no cancellation from elsewhere is lost."""
+"""TimeoutSweep: one timer ends each call at its own limit, and no other cancellation is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def sweep(clock: Clock) -> AsyncIterator[TimeoutSweep]:
-    """Limits of 0.04 s. Only the test moves the clock."""
+    """Yields a sweep with limits of 0.04 s. Only the test moves its clock."""
     made = TimeoutSweep(0.04, clock)
     yield made
     made.close()
@@ -134,7 +134,7 @@ async def test_one_timer_serves_all_limits_and_fires_no_more_often_than_they_end
     [stalled] = await start(sweep, 1)
     clock.now += 0.04
     assert await stalled == "timeout"
-    assert len(delays) <= 2  # for the first limit, and once more for the last one
+    assert len(delays) <= 2  # one for the first limit and one for the last limit
 
 
 async def test_an_idle_loop_has_no_timer(sweep: TimeoutSweep, clock: Clock) -> None:
@@ -177,7 +177,7 @@ def test_a_limit_needs_a_task(clock: Clock) -> None:
 
 
 def test_a_new_loop_starts_anew(clock: Clock) -> None:
-    """A loop that was closed with an active limit does not keep later limits from ending their calls."""
+    """Limits end their calls in a new loop, although the old loop still has an active limit."""
     sweep = TimeoutSweep(0.01, clock)
 
     async def leave_a_limit_active() -> None:

@@ -1,4 +1,4 @@
-"""The pool of workers: how many there are, which of them are kept, and that no item waits without need."""
+"""The pool of workers: how many workers there are, which of them are kept, and when an item waits."""
 
 import asyncio
 from collections import deque
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Items:
-    """Items that the test adds. Each is under way until the test finishes it. `may_take` limits how many are taken."""
+    """Items that the test adds and finishes. The pool takes none while `may_take()` is false."""
 
     def __init__(self, size: int, **options: Any) -> None:
         self.waiting: deque[int] = deque()

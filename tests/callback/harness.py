@@ -16,17 +16,15 @@ OPEN = TargetPolicy(allow_networks=(ip_network("127.0.0.1/32"), ip_network("::1/
 ALL_LOOPBACK = TargetPolicy(allow_networks=(ip_network("127.0.0.0/8"),))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BODY = b'{"id":"evt_1"}'
-SHORT_SECONDS = (
-    1.0  # a limit for attempts that reach it: a busy machine must connect and read a status line in this time
-)
-AT_MOST_SECONDS = 10.0  # an attempt that keeps to this limit does not take longer on a busy machine
+SHORT_SECONDS = 1.0  # for attempts that time out; enough for a busy machine to connect and read a status line
+AT_MOST_SECONDS = 10.0  # an attempt that keeps its time limit is shorter, also on a busy machine
 
 MakeSender = Callable[..., Sender]
 
 
 @asynccontextmanager
 async def senders() -> AsyncIterator[MakeSender]:
-    """Yields a function that makes a sender, whose names resolve by a table. At the end all senders are closed."""
+    """Yields a function that makes a sender, which resolves names from a table. Closes all senders at the end."""
     async with AsyncExitStack() as stack:
 
         def make(

@@ -1,4 +1,4 @@
-"""Heads of answers: what curl accepts is accepted, and a redirect says where it points."""
+"""Heads of answers: the bridge accepts each head that curl accepts, and names the target of a redirect."""
 
 import asyncio
 
@@ -101,7 +101,7 @@ async def test_another_status_needs_its_whole_head(
 
 
 async def test_curl_and_the_bridge_accept_the_same_heads(start_receiver: StartServer, make_sender: MakeSender) -> None:
-    """What curl takes as an answer, the bridge takes; the bridge also takes some that curl refuses."""
+    """The bridge accepts each head that curl accepts, and some heads that curl refuses."""
     curl = program("curl", "curl")
     for name, head in HEADS.items():
         receiver = await start_receiver(raw(b"HTTP/1.1 200 OK\r\n", head, then_close=True))

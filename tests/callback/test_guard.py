@@ -18,7 +18,7 @@ LOOPBACK_OPEN = TargetPolicy(allow_networks=(ip_network("127.0.0.0/8"),))
 
 
 class Names:
-    """A resolver with a table: each look-up gets the next answer of its name, and the last one is repeated."""
+    """A resolver with a table: each look-up gets the next answer of its name, and the last answer is repeated."""
 
     def __init__(self, **answers: list[list[str]]) -> None:
         self.answers = {name.replace("_", "."): list(lists) for name, lists in answers.items()}
@@ -140,7 +140,7 @@ def test_a_refused_peer_gets_no_socket(host: str) -> None:
 
 
 async def test_aiohttp_asks_the_guard_for_each_socket() -> None:
-    """No connection to a refused address begins, for names and for literal addresses."""
+    """aiohttp opens no connection to a refused address, neither for a name nor for a literal address."""
     connected: list[str] = []
 
     async def on_connection(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -168,7 +168,7 @@ async def test_the_system_resolver_resolves_localhost(system_resolver: SystemRes
 async def test_a_name_that_does_not_answer_occupies_one_thread(
     system_resolver: SystemResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Look-ups of one name are shared, another name's are not delayed, and each caller has its own time limit."""
+    """Callers share the look-up of one name, other names are not delayed, and each caller has its own time limit."""
     proceed, looked_up = threading.Event(), list[bytes]()
 
     def getaddrinfo(host: bytes, port: int, **_: object) -> list[tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""Names that the operator opened with their private addresses, which change."""
+"""Names whose private addresses the operator allowed. The addresses of a name may change."""
 
 import asyncio
 import socket
@@ -58,12 +58,12 @@ async def test_both_checks_of_the_guard_know_the_name() -> None:
 
 
 def test_the_addresses_of_every_interface_are_this_machines() -> None:
-    """An address that a socket can listen on is local; one of a neighbour is not."""
+    """A socket can listen on each address that is found. Addresses of other machines are not found."""
     found = own_addresses()
     assert {"127.0.0.1"} <= {str(address) for address in found}
     for address in found:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        if not address.is_link_local:  # it would need its interface
+        if not address.is_link_local:  # to listen there, a socket needs its interface
             with socket.socket(family) as listener:
                 listener.bind((str(address), 0))
     assert not {"10.99.0.1", "192.0.2.1"} & {str(address) for address in found}

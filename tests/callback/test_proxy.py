@@ -1,4 +1,4 @@
-"""Callbacks through an http(s) proxy: a tunnel to the judged address, for http as for https."""
+"""Callbacks through an http(s) proxy: both http and https use a tunnel to the judged address."""
 
 import base64
 import ssl
@@ -44,7 +44,7 @@ async def sender_through(url: str, context: ssl.SSLContext | None = None) -> Asy
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
-    """The file of a CA, and a server's context with a certificate of it."""
+    """Returns the file of a CA, and the TLS context of a server with a certificate of this CA."""
     ca, certificate, key = certificate_authority(tmp_path / "ca", "ca")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key)

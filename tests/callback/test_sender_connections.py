@@ -64,7 +64,7 @@ async def test_a_2xx_that_no_request_asked_for_is_not_the_answer_to_the_next_cal
     assert await post(sender, receiver.url) == Answered(500, None, b"")
     receiver.writers[0].write(OK)
     [kept] = [protocol for pool in sender._connectors[0]._conns.values() for protocol, _ in pool]
-    while not kept.should_close:  # the bytes have not come
+    while not kept.should_close:  # until the bytes arrive
         await asyncio.sleep(0)
     assert await post(sender, receiver.url) == Answered(500, None, b"")
     assert (receiver.connections, len(receiver.requests)) == (2, 2)
@@ -97,7 +97,7 @@ async def test_an_attempt_sends_at_most_twice_to_a_receiver_that_always_resets(
 
 @dataclass(frozen=True)
 class Certificates:
-    """The context of a server with a certificate for `hooks.example`, and of a client that trusts it."""
+    """The TLS contexts of a server with a certificate for `hooks.example` and of a client that trusts it."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -145,7 +145,7 @@ async def test_tls_uses_the_name(
 async def test_a_certificate_for_another_name_is_refused(
     start_receiver: StartServer, make_sender: MakeSender, certificates: Certificates
 ) -> None:
-    """Another name at the same address does not use the kept connection, and its certificate is checked."""
+    """A request to another name at the same address needs a new connection, whose certificate is checked."""
     receiver = await start_receiver(raw(OK), tls=certificates.server)
     sender = make_sender(NAMES, ssl_context=certificates.client)
     assert isinstance(await post(sender, f"https://hooks.example:{receiver.port}/"), Answered)
@@ -177,7 +177,7 @@ async def test_a_server_without_tls_is_a_tls_failure(start_receiver: StartServer
 
 
 async def test_a_stalled_handshake_ends_at_the_time_limit(start_receiver: StartServer, make_sender: MakeSender) -> None:
-    receiver = await start_receiver(silence)  # it waits for the end of an HTTP request and gets a ClientHello
+    receiver = await start_receiver(silence)  # it waits for the end of an HTTP request, but gets a ClientHello
     result = await make_sender(timeout_seconds=0.2).send(receiver.url.replace("http:", "https:"), {}, BODY)
     assert code_of(result.answer) == "timeout"
     assert result.duration_seconds < AT_MOST_SECONDS

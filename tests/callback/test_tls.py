@@ -17,7 +17,7 @@ from tests.scripted_server import StartServer, raw, reset
 
 
 class Files:
-    """A CA, a certificate of it for 127.0.0.1 and its key, and servers that use them."""
+    """A CA, its certificate for 127.0.0.1 with the key, and TLS contexts of servers with this certificate."""
 
     def __init__(self, folder: Path) -> None:
         self.ca, self.certificate, self.key = certificate_authority(folder / "one", "one")

@@ -66,9 +66,9 @@ def bridge_variables() -> list[str]:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns this process's environment without what changes the bridge, and with `environ`.
+    """Returns this process's environment without the bridge's variables and PYTHONUNBUFFERED, and with `environ`.
 
-    Unbuffered output hides what a buffer keeps: the interpreter that cannot write it ends with exit status 120.
+    Without PYTHONUNBUFFERED, output waits in a buffer. An interpreter that cannot write the buffer exits with 120.
     """
     left_out = {*bridge_variables(), "PYTHONUNBUFFERED"}
     return {**{name: value for name, value in os.environ.items() if name not in left_out}, **environ}
@@ -90,7 +90,7 @@ def run_process(*arguments: str, folder: Path, **environ: str) -> CommandResult:
 
 @contextmanager
 def process(*arguments: str, folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """Starts a command that runs until it is stopped; kills it at the end if it still runs."""
+    """Starts a command that runs until it is stopped. Kills the process at the end if it still runs."""
     with subprocess.Popen(
         [sys.executable, "-m", "bridge", *arguments],
         cwd=folder,
@@ -125,13 +125,13 @@ class BridgeInThread:
 
     @property
     def client(self) -> dict[str, str]:
-        """The environment variables that a command needs to connect to it."""
+        """Returns the environment variables with which a command connects to this bridge."""
         return {"BRIDGE_URL": self.url, "BRIDGE_TOKEN": TOKEN}
 
 
 @contextmanager
 def bridge_in_thread(folder: Path) -> Iterator[BridgeInThread]:
-    """Serves in another thread, so that commands can run event loops in this one."""
+    """Serves a bridge in another thread, because commands run event loops in the thread of the test."""
     ready: Future[BridgeInThread] = Future()
     stopping: Future[Callable[[], object]] = Future()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, ready, stopping)), name="a bridge")

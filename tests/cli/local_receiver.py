@@ -1,4 +1,4 @@
-"""A local address that events are forwarded to, in a thread: it records them and answers with given statuses."""
+"""A local receiver of forwarded events, in a thread. It records the events and answers with given statuses."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from bridge.core.signing import Secret, verify
 
 @dataclass
 class LocalReceiver:
-    """`answers` are the statuses of the next answers, then 204. `requests` are the headers and the bodies so far."""
+    """Answers with the statuses in `answers`, then with 204. `requests` are the headers and bodies of all requests."""
 
     port: int = 0
     answers: list[int] = field(default_factory=list)
@@ -26,7 +26,7 @@ class LocalReceiver:
 
     @property
     def ids(self) -> list[str]:
-        """The `webhook-id` of each request."""
+        """Returns the `webhook-id` of each request."""
         return [headers["webhook-id"] for headers, _ in self.requests]
 
     @property
@@ -34,7 +34,7 @@ class LocalReceiver:
         return [orjson.loads(body) for _, body in self.requests]
 
     def verify_all(self, secret: Secret, now: float) -> None:
-        """Checks the signature of every request. Raises SignatureMismatch."""
+        """Checks the signature of every request. Raises SignatureMismatch if one is wrong."""
         for headers, body in self.requests:
             verify(headers, body, [secret], now=now)
 

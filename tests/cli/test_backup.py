@@ -1,4 +1,4 @@
-"""`backup`: a bridge starts on the copy of one that runs."""
+"""`backup`: another bridge can start on the copy of a running bridge's database."""
 
 import json
 import stat

@@ -89,7 +89,7 @@ def test_on_a_terminal_the_demo_draws_a_table_and_shows_the_cursor_again(no_colo
 def test_the_demo_fits_any_terminal_and_breaks_no_word(lines: int, columns: int, tmp_path: Path) -> None:
     found_by_shell = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shown = shown_lines(on_terminal(tmp_path, lines, columns, PATH=found_by_shell), lines, columns)
-    # A line that fills the last column was broken by the terminal.
+    # A line of full width would be a line that the terminal broke.
     assert [line for line in shown if len(line) == columns] == []
     text = " ".join(" ".join(shown).split())
     for task in DEMO_TASKS:
@@ -97,7 +97,7 @@ def test_the_demo_fits_any_terminal_and_breaks_no_word(lines: int, columns: int,
         assert task.description in text
     assert "verified (v1, v1a), failed: answered 500 the bridge will send it again" in text
     table_rows = [line for line in shown if line.endswith("delivered") and line.startswith("a ")]
-    assert len(table_rows) == 3, table_rows  # the lighthouse, the fox and the film: the table is there once
+    assert len(table_rows) == 3, table_rows  # the lighthouse, the fox and the film: one table
     assert len([line for line in shown if "7 of 7 delivered" in line]) == 1
 
 
@@ -122,7 +122,7 @@ def test_the_next_command_of_the_demo_works_when_pasted(tmp_path: Path) -> None:
 
 
 def _read_all(terminal: int, running: "subprocess.Popen[bytes]") -> str:
-    """Returns everything that is written until the other end closes; Linux reports the close as an OSError."""
+    """Returns everything that is written until the other end is closed. Linux reports this as an OSError."""
     watchdog = threading.Timer(CALL_TIMEOUT_SECONDS, running.kill)
     watchdog.start()
     drawn = b""

@@ -1,4 +1,4 @@
-"""`events`: what it prints, where it begins and ends, and how it follows."""
+"""`events`: its output, its first and last event, and how `--follow` waits for new events."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""`list`, `show` and `cancel`, at a running bridge."""
+"""`list`, `show` and `cancel`, with a running bridge."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def register(command: Command, bridge: BridgeInThread, task: str, *options: str,
 
 
 def settled(command: Command, bridge: BridgeInThread, task: str) -> Any:
-    """The watch on a task that has ended and whose callback was delivered."""
+    """Watches a task until its callback is delivered. Returns the watch."""
     command("watch", task, "--callback", bridge.hook_url, "--wait", **bridge.client)
     return json.loads(command("show", task, "--json", **bridge.client).out)
 

@@ -1,4 +1,4 @@
-"""`serve` and the reader of its log: one that takes nothing, and one that is gone."""
+"""`serve` when the reader of its log reads nothing, or has closed the pipe."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ PID_1 = ["unshare", "--pid", "--fork"]
 
 @contextmanager
 def serving(folder: Path, *prefix: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """Serves with the sandbox; yields the process and its URL when it listens. Reads nothing more of its log."""
+    """Starts `serve --sandbox`. Yields the process and its URL when it listens, and reads no more of its log."""
     command = [*prefix, sys.executable, "-m", "bridge", "serve", "--sandbox"]
     environ = environment({"BRIDGE_PORT": "0", "BRIDGE_LOG_FORMAT": "json", "BRIDGE_DRAIN_TIMEOUT_SECONDS": "2"})
     with subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
@@ -63,7 +63,7 @@ def test_a_full_log_pipe_delays_no_answer_and_no_stop(tmp_path: Path) -> None:
         body = json.dumps({"watches": watches}).encode()
         registering = Request(url + "/watch/batch", body, {"Content-Type": "application/json"})  # noqa: S310
         with urlopen(registering, timeout=CALL_TIMEOUT_SECONDS) as answer:  # noqa: S310
-            assert {one["status"] for one in json.load(answer)["results"]} == {201}  # 200 KB of lines; a pipe has 64
+            assert {one["status"] for one in json.load(answer)["results"]} == {201}  # 200 KB of log; a pipe holds 64
         with urlopen(url + "/healthz", timeout=5) as answer:  # noqa: S310
             assert answer.status == 200
         running.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""No command but `serve` and `demo` makes a file where it runs."""
+"""The commands in this file make no file in the folder where they run."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`listen --pull`: events come by the feed and are passed on, signed, in order; nothing is missed between two runs."""
+"""`listen --pull` reads the event feed and forwards the events, signed and in order. No event is lost between runs."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from tests.cli.harness import OTHER_SECRET, SECRET, BridgeInThread, Command, bri
 from tests.cli.local_receiver import local_receiver
 from tests.ports import free_port
 
-NEVER_SENT = ("--events", "video.failed")  # a completed task has a terminal event that is not sent
+NEVER_SENT = ("--events", "video.failed")  # so the terminal event of a completed task is only in the feed
 WITH_STATUS = ("--events", "video.queued,video.in_progress,video.failed")
 NOWHERE = "http://127.0.0.1:9/"
 
@@ -32,14 +32,14 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeInThread]
 
 @pytest.fixture(autouse=True)
 def quick_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder of the cursors; failures are repeated at once."""
+    """Returns the folder of the cursors. A failed request is repeated after 0.01 s."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(feed, "RETRY_SECONDS", (0.01,))
     return tmp_path / "state" / "amux-bridge"
 
 
 def complete(command: Command, bridge: BridgeInThread, name: str, *options: str, milliseconds: int = 0) -> str:
-    """Watches a task until it is completed; returns the watch's id. The task runs for some time."""
+    """Watches a task until it is completed; returns the watch's id. The task runs for `milliseconds`."""
     arguments = ("--callback", NOWHERE, "--wait", "--json", *(options or NEVER_SENT))
     result = command("watch", f"sandbox_0_{milliseconds}_completed_{name}", *arguments, **bridge.client)
     assert result.code == 0, result.err
@@ -137,7 +137,7 @@ def test_status_events_are_signed_with_the_local_secrets(command: Command, bridg
         command(*pull, "--after", "oldest", "--secret", OTHER_SECRET.text, **bridge.client)
         with pytest.raises(SignatureMismatch):
             receiver.verify_all(SECRET, time.time())
-        assert receiver.events.pop()["type"] == "video.completed"  # the bridge signs this one
+        assert receiver.events.pop()["type"] == "video.completed"  # the bridge signs the terminal event
         receiver.requests.pop()
         receiver.verify_all(OTHER_SECRET, time.time())
 
@@ -168,7 +168,7 @@ def test_an_interrupted_run_ends_cleanly_and_has_kept_its_place(
     command: Command, bridge: BridgeInThread, tmp_path: Path
 ) -> None:
     cursor_file = tmp_path / "place"
-    cursor_file.touch()  # an empty file means what a missing one means: from the beginning
+    cursor_file.touch()  # with an empty or missing file, the run starts from the beginning
     with local_receiver() as receiver:
         arguments = ("listen", "--pull", "--forward", receiver.url, "--json", "--cursor-file", str(cursor_file))
         for name in ("a", "b"):

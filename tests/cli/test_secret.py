@@ -74,7 +74,7 @@ def test_rotate_says_that_the_old_key_can_be_removed(command: Command, sqlite_ur
 
 
 def write_watches(database: Database, cipher: Cipher, count: int) -> None:
-    """Writes watches with every combination of encrypted values, some with none."""
+    """Writes watches with every combination of encrypted values, including none."""
     rows = [
         {
             "id": f"wat_{number:06d}",

@@ -20,7 +20,7 @@ from tests.cli.harness import CALL_TIMEOUT_SECONDS, environment, process, run_pr
 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes without measurement of coverage, which has a handler of SIGTERM of its own."""
+    """Turns off the measurement of coverage in processes, because coverage installs its own handler of SIGTERM."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)
 
@@ -62,7 +62,7 @@ def test_on_a_terminal_the_log_is_for_people_and_four_lines_say_what_to_do_next(
     assert page[1].startswith("http://127.0.0.1:")
     assert docs[1] == f"{page[1]}docs"
     assert " ".join(secret[1:]).startswith(f"{typed_command()} secret show")
-    # Another terminal does not know that the port is not the usual one.
+    # The command names the URL, because the port is not the default of another terminal.
     url = page[1].removesuffix("/")
     assert " ".join(attempt[1:]).startswith(
         f"BRIDGE_URL={url} {typed_command()} listen --task sandbox_0_5000_completed_1"
@@ -102,7 +102,7 @@ def test_a_port_in_use_is_one_json_object_on_stderr(tmp_path: Path) -> None:
 
 
 def test_a_callback_to_this_machine_works_with_the_sandbox(tmp_path: Path) -> None:
-    """The README's first commands: `serve --sandbox` and `listen --task ...` beside it."""
+    """Runs the first commands of the README: `serve --sandbox` and, at the same time, `listen --task ...`."""
     with process("serve", "--sandbox", folder=tmp_path, BRIDGE_PORT="0") as running:
         assert running.stdout is not None
         while (line := json.loads(running.stdout.readline()))["event"] != "listening":
@@ -120,7 +120,7 @@ def test_a_callback_to_this_machine_works_with_the_sandbox(tmp_path: Path) -> No
 @pytest.mark.parametrize("loaded", ["python", "_pydantic_core", "orjson", "uvloop", "sqlalchemy"])
 @pytest.mark.usefixtures("unmeasured")
 def test_sigterm_at_any_moment_of_the_start_ends_the_process_at_once(tmp_path: Path, loaded: str) -> None:
-    """The moments are those when the process has loaded a library."""
+    """The signal is sent when the process has loaded a certain library."""
     with process("serve", "--sandbox", folder=tmp_path, BRIDGE_PORT="0") as running:
         status, maps = (Path(f"/proc/{running.pid}/{name}") for name in ("status", "maps"))
         deadline = time.monotonic() + CALL_TIMEOUT_SECONDS
@@ -147,7 +147,7 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unmeasured")
 def test_nothing_that_takes_time_is_imported_before_sigterm_has_a_handler(tmp_path: Path) -> None:
-    """Process 1 loses a SIGTERM that comes earlier."""
+    """The kernel discards a SIGTERM for process 1 while the process has no handler for it."""
     slow = ("argparse", "dataclasses", "pydantic", "threading", "typing")
     code = f"import sys, bridge.cli.main; print(*[name for name in {slow} if name in sys.modules])"
     done = subprocess.run(
@@ -185,7 +185,7 @@ def test_sigterm_while_the_database_hangs_ends_the_start(tmp_path: Path) -> None
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process 1")
 @pytest.mark.usefixtures("unmeasured")
 def test_process_1_stops_on_sigterm_during_its_start(tmp_path: Path) -> None:
-    """In a PID namespace of its own the process is number 1: no signal has a default action there."""
+    """The bridge is process 1 of its own PID namespace, so no signal has its default action."""
     command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "bridge", "serve", "--sandbox"]
     env = environment({"BRIDGE_PORT": "0"})
     with subprocess.Popen(
@@ -207,7 +207,7 @@ def test_process_1_stops_on_sigterm_during_its_start(tmp_path: Path) -> None:
 
 
 def _child_of(outer: "subprocess.Popen[str]") -> int | None:
-    """Returns the process 1 that `unshare` has started, None if it could not."""
+    """Returns the id of the process that `unshare` has started, or None if `unshare` failed."""
     children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
     while outer.poll() is None:
         if found := children.read_text().split():

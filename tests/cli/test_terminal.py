@@ -1,4 +1,4 @@
-"""Lines that break between words, texts without their middle, and commands that are shown to be pasted."""
+"""Lines wrapped between words, texts shortened in the middle, and commands that a user can paste."""
 
 import subprocess
 import sys

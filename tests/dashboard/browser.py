@@ -23,12 +23,12 @@ LASTING_MESSAGES = """{
   const { setTimeout } = window;
   window.setTimeout = (run, wait, ...more) => setTimeout(run, wait === 2000 ? 1e9 : wait, ...more);
 }"""
-WAIT_MILLISECONDS = SAFETY_SECONDS * 1000  # of Playwright
+WAIT_MILLISECONDS = SAFETY_SECONDS * 1000  # the time limit of Playwright
 expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
 def chromium_or_skip() -> str:
-    """The path of Chromium. Without one the test is skipped; under CI that is an error."""
+    """Returns the path of Chromium. Without Chromium the test is skipped; in CI it fails."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is not None:
         return path
@@ -40,7 +40,7 @@ def chromium_or_skip() -> str:
 
 @pytest_asyncio.fixture(name="browser", scope="module", loop_scope="module")
 async def browser_fixture() -> AsyncIterator[Browser]:
-    """One browser for all tests. Each test has its own context (profile)."""
+    """Yields one browser for all tests of a module. Each test has its own context (profile)."""
     path = chromium_or_skip()
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=list(FLAGS), timeout=60_000)
@@ -63,33 +63,33 @@ class Tab:
         await expect(self.page.locator("#connection")).to_have_attribute("data-state", "on")
 
     async def open(self, watch_id: str) -> None:
-        """Open a watch with a click on its row."""
+        """Opens a watch with a click on its row."""
         await self.page.locator(".row", has_text=watch_id).get_by_role("link").click()
         await expect(self.page.locator("#timeline li").first).to_be_visible()
 
     async def allow_clipboard(self) -> None:
-        """Let the page use the clipboard. The message of a button that has copied stays there."""
+        """Lets the page use the clipboard. A button that has copied a text shows its message without a time limit."""
         await self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         await self.page.add_init_script(LASTING_MESSAGES)
 
     async def clipboard(self, button: Locator) -> str:
-        """The text that a button has copied."""
+        """Waits until a button has copied a text. Returns the text."""
         await expect(button).to_contain_text("Copied")
         text: str = await self.page.evaluate("navigator.clipboard.readText()")
         return text
 
     async def expect_focus(self, script: str) -> None:
-        """Wait until a script finds the focus where it should be: `active` is the focused element."""
+        """Waits until a script returns true. The script knows the focused element as `active`."""
         await self.page.wait_for_function(f"(({{ activeElement: active }}) => {script})(document)")
 
     async def focused(self) -> str:
-        """The focused element: its id, its name or its text."""
+        """Returns the id, the name or the text of the focused element."""
         script = "(({ id, name, textContent }) => id || name || textContent)(document.activeElement)"
         found: str = await self.page.evaluate(script)
         return found
 
     async def overflow(self, part: str = "html") -> int:
-        """How much wider a part's content is than the part itself, in pixels."""
+        """Returns how much wider a part's content is than the part itself, in pixels."""
         script = "(part) => (({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector(part))"
         found: int = await self.page.evaluate(script, part)
         return found
@@ -99,7 +99,7 @@ class Tab:
 async def tab_of(
     browser: Browser, bridge: Bridge, width: int = 1440, height: int = 900, theme: str = "light"
 ) -> AsyncIterator[Tab]:
-    """A tab. At the end it must have no faults."""
+    """Yields a tab. The tab must have no faults at the end."""
     scheme: Literal["dark", "light"] = "dark" if theme == "dark" else "light"
     context = await browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     tab = Tab(await context.new_page(), bridge)

@@ -57,9 +57,10 @@ class Answer:
 
 @dataclass
 class Receiver:
-    """A receiver that answers with the status in its path: `/answer/500`. `bodies` are its answers' bodies by status.
+    """A receiver that answers with the status in its path: `/answer/500`.
 
-    `statuses` replaces a status of the path by another one. `received` are the webhook-ids of all requests.
+    `bodies` has the body of the answer for a status. `statuses` has the status that replaces a status of the path.
+    `received` are the webhook-ids of all requests.
     """
 
     url: str = ""
@@ -86,13 +87,13 @@ class Operator:
         return await self.bridge.request("GET", path, headers={"Cookie": self.cookie, **headers})
 
     async def post(self, path: str, body: Any = None, **headers: str) -> Answer:
-        """A change as the page's script requests it. A header given as "" is left out."""
+        """Requests a change as the page's script does. A header given as "" is left out."""
         all_headers = {"Origin": self.bridge.url, "X-CSRF-Token": self.csrf, "Cookie": self.cookie} | headers
         sent = {name: value for name, value in all_headers.items() if value}
         return await self.bridge.request("POST", path, headers=sent, **({} if body is None else {"json": body}))
 
     async def wait_for(self, event: str, condition: Condition, query: str = "") -> Any:
-        """The data of the live stream's first event with this name for which `condition` is true."""
+        """Returns the data of the live stream's first event with this name for which `condition` is true."""
         options: Any = {"headers": {"Cookie": self.cookie}, "timeout": aiohttp.ClientTimeout(sock_read=SAFETY_SECONDS)}
         async with self.bridge.session.get(f"{self.bridge.url}/page/live{query}", **options) as answer:
             assert answer.status == 200, await answer.text()
@@ -108,7 +109,7 @@ class Operator:
             raise AssertionError(f"the last {event} was {last}")
 
     async def alert(self, key: str, title: str = "") -> Any:
-        """The first alert whose key starts with `key` and whose title has `title`, as soon as the overview has one."""
+        """Waits for an alert whose key starts with `key` and whose title contains `title`. Returns the alert."""
 
         def fits(alert: Any) -> bool:
             return alert["key"].startswith(key) and title in alert["title"]
@@ -118,7 +119,7 @@ class Operator:
 
 
 async def events_of(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:
-    """Name and data of each server-sent event."""
+    """Yields the name and the data of each server-sent event."""
     name = ""
     async for line in answer.content:
         field_name, _, value = line.decode().rstrip("\n").partition(": ")
@@ -157,7 +158,7 @@ class Bridge:
         return Operator(self, pair, session.json["csrf"])
 
     async def register(self, behaviour: Behaviour | None = None, status: int = 200, **fields: Any) -> Any:
-        """Register a watch on a new task at amux. Its receiver answers with `status`."""
+        """Registers a watch on a new task at amux. Its receiver answers with `status`. Returns the watch."""
         body = {
             "task_id": self.amux.create_task(behaviour or Behaviour(queue_seconds=0, run_seconds=0)),
             "callback_url": f"{self.receiver.url}/answer/{status}?token=hidden-query",
@@ -168,7 +169,7 @@ class Bridge:
         return answer.json
 
     async def register_dead(self, count: int = 1) -> list[str]:
-        """Register watches whose callbacks the receiver answers with 410, and wait until these are dead."""
+        """Registers watches whose receiver answers 410. Returns their ids as soon as their deliveries are dead."""
         ids = [(await self.register(status=410))["id"] for _ in range(count)]
         operator = await self.operator()
         await operator.wait_for("overview", lambda overview: overview["figures"]["dead"] == count)
@@ -184,7 +185,7 @@ class FastRuntime(Runtime):
 
 @asynccontextmanager
 async def running_bridge(folder: Path, *, keys: frozenset[str] | None = None, **settings: str) -> AsyncIterator[Bridge]:
-    """Start everything, and stop it at the end. `settings` are texts, as in environment variables."""
+    """Starts a bridge with a stand-in and a receiver. `settings` are texts, as in environment variables."""
     amux, receiver = Sandbox(keys=keys), Receiver()
     app = web.Application()
     app.router.add_post("/answer/{status}", receiver.answer)

@@ -15,7 +15,7 @@ _NOT_PASSED = {"host", "connection", "transfer-encoding", "content-length"}
 
 @asynccontextmanager
 async def proxied(bridge_url: str) -> AsyncIterator[URL]:
-    """Yields the URL of the bridge's page behind the proxy. Its host is not the one that the bridge sees."""
+    """Yields the URL of the bridge's page behind the proxy. The bridge gets another Host than the one in this URL."""
     async with aiohttp.ClientSession(auto_decompress=False) as upstream:
 
         async def forward(request: web.Request) -> web.StreamResponse:

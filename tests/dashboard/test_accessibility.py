@@ -27,7 +27,7 @@ def axe_source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Views:
-    """Checks views one after the other, and collects what is wrong with each."""
+    """Checks views one after the other, and collects the faults of each view."""
 
     def __init__(self, tab: Tab, axe_source: str) -> None:
         self.tab = tab
@@ -36,7 +36,7 @@ class Views:
         self._axe_source = axe_source
 
     async def check(self, name: str) -> None:
-        """Run axe-core on the view that is shown, in both themes, and look for what is wider than the window."""
+        """Runs axe-core on the current view in both themes, and looks for content that is wider than the window."""
         page = self.tab.page
         if not await page.evaluate("'axe' in window"):
             await page.evaluate(self._axe_source)
@@ -49,7 +49,7 @@ class Views:
 
 
 async def fill(bridge: Bridge) -> str:
-    """Make a bridge whose page shows everything. Returns the watch with the longest timeline."""
+    """Registers watches until the page has every part. Returns the id of the watch with the longest timeline."""
     bridge.receiver.bodies[500] = f'{{"error": "database down", "trace": "{"x" * 3000}"}}'
     bridge.receiver.bodies[410] = "gone"
     await bridge.register(Behaviour(outcome=Outcome.NEVER))

@@ -309,7 +309,7 @@ async def test_a_missing_database_file_has_an_alert_until_it_is_back(tmp_path: P
         database = tmp_path / "bridge.db"
         database.rename(tmp_path / "away.db")
         await operator.alert("store", "The database file is missing")
-        await operator.wait_for("overview", lambda overview: overview["receivers"] is None)  # unknown, not empty
+        await operator.wait_for("overview", lambda overview: overview["receivers"] is None)  # None means unknown
         assert (await operator.wait_for("watches-failed", lambda _: True))["code"] == "store_unavailable"
         (tmp_path / "away.db").rename(database)
         await operator.wait_for("overview", lambda overview: all(one["key"] != "store" for one in overview["alerts"]))
@@ -317,7 +317,7 @@ async def test_a_missing_database_file_has_an_alert_until_it_is_back(tmp_path: P
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB; skipped where mounting is not allowed."""
+    """Yields a folder with a file system of 4 MiB. The test is skipped where mounting is not allowed."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
@@ -340,7 +340,7 @@ async def test_a_full_disk_has_an_alert_until_there_is_room(small_disk: Path) ->
 
 
 def fill(path: Path) -> None:
-    """Write until the disk is full."""
+    """Writes a file until the disk is full."""
     chunk: Any = b"\0" * 4096
     with path.open("wb", buffering=0) as file:
         try:

@@ -136,7 +136,7 @@ SCRIPT_LAYERS = (
 
 
 def imports_of(name: str) -> set[str]:
-    """The files that a script imports: `import ... from "./dom.js"`."""
+    """Returns the files that a script imports: `import ... from "./dom.js"`."""
     return set(re.findall(r'^(?:import|export) .*? from "\./([^"]+)";$', (FOLDER / name).read_text(), re.MULTILINE))
 
 

@@ -1,6 +1,6 @@
 """The dashboard in a real Chromium: sign-in, keyboard, hostile fields, narrow screens and thousands of watches.
 
-Without Chromium (Debian's package `chromium`) the tests are skipped; under CI that is an error.
+Without Chromium (Debian's package `chromium`) the tests are skipped; in CI they fail.
 """
 
 import re
@@ -70,7 +70,7 @@ async def test_an_ended_session_asks_to_sign_in_again(browser: Browser, tmp_path
         await tab.page.select_option("select[name=state]", "settled")  # opens a new stream
         await expect(tab.page.locator("#sign-in-message")).to_have_text("Your session has ended. Sign in again.")
         await expect(tab.page.locator("#page")).to_be_hidden()
-        await tab.page.clock.fast_forward(60_000)  # there is no stream to miss
+        await tab.page.clock.fast_forward(60_000)  # without a stream the page must not report a missing answer
         await expect(tab.page).to_have_title("Sign in · amux bridge")
         tab.faults = [fault for fault in tab.faults if "401" not in fault]
 
@@ -84,7 +84,7 @@ async def test_a_watch_is_opened_and_cancelled_by_keyboard(browser: Browser, tmp
         ids = [(await bridge.register(Behaviour(outcome=Outcome.NEVER)))["id"] for _ in range(3)]
         await tab.sign_in()
         await expect(page.locator("#rows .row")).to_have_count(3)
-        for _ in range(40):  # Tab reaches the first row: no element before it traps the focus
+        for _ in range(40):  # Tab must reach the first row, so no element before the row may keep the focus
             await page.keyboard.press("Tab")
             if "task_" in await tab.focused():
                 break
@@ -100,7 +100,7 @@ async def test_a_watch_is_opened_and_cancelled_by_keyboard(browser: Browser, tmp
         await page.keyboard.press("Enter")
         dialog = page.get_by_role("dialog", name="Cancel this watch?")
         await expect(dialog).to_be_visible()
-        await page.keyboard.press("Escape")  # closes the dialog only
+        await page.keyboard.press("Escape")  # closes only the dialog
         await expect(dialog).to_be_hidden()
         await expect(page.locator("#watch")).to_be_visible()
         await page.keyboard.press("Enter")
@@ -160,7 +160,7 @@ async def test_hostile_fields_stay_text(browser: Browser, tmp_path: Path) -> Non
         await expect(pre).to_contain_text("<img src=x onerror=alert(1)><script>alert(2)</script>")
         await expect(page.locator("#watch-details")).to_contain_text("<script>alert(2)</script>")
         await expect(page.locator("#watch")).not_to_contain_text("alert(3)")
-        # The character that would reverse the text after it is shown as its code point, there and in amux's error.
+        # U+202E would reverse the text after it. The answer's body and amux's error show its code point instead.
         await expect(pre).to_contain_text("</script>[U+202E]")
         await expect(page.locator("#timeline p", has_text="alert(2)")).to_contain_text("[U+202E] failed")
         assert await page.locator("#page img, #page script").count() == 0
@@ -168,7 +168,7 @@ async def test_hostile_fields_stay_text(browser: Browser, tmp_path: Path) -> Non
         await page.goto(f"{bridge.url}/#q=%3Cscript%3Ealert(5)%3C/script%3E&app=%3Cimg+src=x+onerror=alert(6)%3E")
         await expect(page.locator("#host-filter")).to_contain_text("<img src=x onerror=alert(6)>")
         await page.goto("about:blank")
-        tab.faults = [fault for fault in tab.faults if "422" not in fault]  # this is no host, and the bridge says so
+        tab.faults = [fault for fault in tab.faults if "422" not in fault]  # the bridge refuses these filters with 422
 
 
 async def test_changes_appear_without_a_reload(browser: Browser, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ CONTRASTS = """() => {
 
 
 async def register_many(bridge: Bridge, count: int) -> None:
-    """Register active watches directly in the store, each on its own task: 9,000 a second."""
+    """Registers active watches directly in the store, each on its own task. The store takes about 9,000 a second."""
     store = bridge.runtime._store
     now = store.now()
     for first in range(0, count, 500):
@@ -343,7 +343,7 @@ async def register_many(bridge: Bridge, count: int) -> None:
 
 
 async def browse(tab: Tab, count: int) -> None:
-    """Sign in, search and turn pages; there is never more than one page of rows."""
+    """Signs in, searches and turns pages. The table never has more than one page of rows."""
     page = tab.page
     await tab.sign_in()
     await expect(page.locator("#rows .row")).to_have_count(50)
@@ -360,7 +360,7 @@ async def browse(tab: Tab, count: int) -> None:
 
 
 async def cpu_seconds(request: Awaitable[object]) -> float:
-    """The CPU time of this process during a request. Other processes on the machine do not count."""
+    """Returns the CPU seconds of this process during a request. Other processes on the machine do not count."""
     began = time.process_time()
     await request
     return time.process_time() - began
@@ -383,6 +383,6 @@ async def test_fifty_thousand_watches_take_less_than_half_a_second_of_cpu(browse
         await browse(tab, 50_000)
         operator = await bridge.operator()
         for query in ("", "?state=active&order=oldest", "?q=task_049999", "?q=no-match", "?trouble=nearing"):
-            # This includes everything else that the bridge does meanwhile; a page of rows takes a hundredth of it.
+            # The limit also covers the other work of the bridge in this time. A page of rows takes a hundredth of it.
             assert await cpu_seconds(operator.get(f"/page/watches{query}")) < 0.5, query
         assert await cpu_seconds(operator.get("/page/overview")) < 0.5

@@ -1,4 +1,4 @@
-"""The search in a real Chromium: what support pastes, the time range, shared links, nothing found, changes of many."""
+"""The search in a real Chromium: pasted ids, the time range, shared links, no match, and changes of many watches."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ NEVER = Behaviour(outcome=Outcome.NEVER)
 
 
 async def shows(tab: Tab, *ids: str) -> None:
-    """Wait until the table has exactly these watches."""
+    """Waits until the table has exactly these watches."""
     await expect(tab.page.locator("#rows .row .id")).to_have_text([f"{one}" for one in ids])
 
 

@@ -30,7 +30,7 @@ async def test_a_bridge_that_has_ended_is_the_headline_and_its_data_are_dimmed(
         await expect(headline).to_have_text(re.compile(r"^The bridge has not answered since \d\d:\d\d:\d\d$"))
         await expect(page).to_have_title("No answer · amux bridge")
         await expect(page.locator("#announcement")).to_contain_text("The bridge has not answered since")
-        await expect(page.locator("#rows .row")).to_have_count(1)  # the last data stay
+        await expect(page.locator("#rows .row")).to_have_count(1)  # the page keeps the last data
         for part in (".figures", ".columns", ".alert-box"):
             await expect(page.locator(part).first).to_have_css("opacity", "0.62")
         tab.faults = [fault for fault in tab.faults if "ERR_" not in fault]
@@ -51,7 +51,7 @@ async def test_the_page_is_fresh_again_when_the_bridge_answers_again(browser: Br
 
 
 async def test_a_silent_stream_counts_as_no_answer(browser: Browser, tmp_path: Path) -> None:
-    """The connection stays open and nothing comes: the process is stopped, or a proxy holds everything back."""
+    """No data arrive, as when the process is suspended or a proxy buffers all of them."""
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         await tab.page.clock.install()
         silent = {"status": 200, "content_type": "text/event-stream", "body": "retry: 600000\n\n"}
@@ -71,7 +71,7 @@ async def top_of_table(page: Page) -> float:
 
 
 async def fail_receivers(bridge: Bridge, tab: Tab, count: int) -> None:
-    """Let `count` receivers refuse the connection, and wait until each of them has an alert."""
+    """Registers watches at `count` receivers that refuse connections, and waits until each receiver has an alert."""
     before = await tab.page.locator(".alert").count()
     for _ in range(count):
         await bridge.register(callback_url=f"http://127.0.0.1:{free_port()}/hook")

@@ -100,7 +100,7 @@ async def test_ids_and_the_url_are_copied(browser: Browser, tmp_path: Path) -> N
 
 
 async def test_without_a_clipboard_the_text_is_copied_all_the_same(browser: Browser, tmp_path: Path) -> None:
-    """Browsers have no clipboard for pages over plain http from another machine."""
+    """A page over plain http from another machine has no access to the browser's clipboard."""
     async with running_bridge(tmp_path) as bridge, tab_of(browser, bridge) as tab:
         page = tab.page
         await tab.allow_clipboard()
@@ -138,7 +138,7 @@ async def test_attempts_that_repeat_are_one_entry_and_a_change_is_shown(browser:
         await expect(last.locator("del").first).to_have_text("answered 500")
         await expect(last.locator("ins").first).to_have_text("answered 503")
         await expect(last.locator("ins").nth(1)).to_contain_text("maintenance")
-        await expect(run.locator(".repeats").first).to_be_visible()  # it stays open
+        await expect(run.locator(".repeats").first).to_be_visible()  # the list stays open
 
 
 async def test_the_stages_show_where_the_time_went(browser: Browser, tmp_path: Path) -> None:

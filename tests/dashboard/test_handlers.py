@@ -132,7 +132,7 @@ async def test_the_stream_sends_changes(tmp_path: Path) -> None:
 
 
 async def test_data_that_have_not_changed_are_serialized_alike(tmp_path: Path) -> None:
-    """Otherwise the stream would send the table every second, because converted monotonic times vary."""
+    """Times converted from a monotonic clock vary a little. With them, the stream would send the table every second."""
     async with running_bridge(tmp_path, poll_interval_seconds="3600", poll_max_interval_seconds="3600") as bridge:
         watch = await bridge.register(Behaviour(outcome=Outcome.NEVER))
         operator = await bridge.operator()

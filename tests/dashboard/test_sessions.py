@@ -242,7 +242,7 @@ async def test_sec_fetch_site_alone_is_enough_and_the_public_urls_origin_is_acce
 
 async def test_behind_a_proxy_that_changes_the_host_the_browsers_word_is_enough(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
-        # As nginx passes it on by default: the Host of the upstream, the Origin of the public name.
+        # By default nginx sends the Host of the upstream, and passes on the Origin with the public name.
         proxied = {"Origin": "https://page.example", "Sec-Fetch-Site": "same-origin"}
         assert (await bridge.sign_in(**proxied)).status == 303
         operator = await bridge.operator()
@@ -251,7 +251,7 @@ async def test_behind_a_proxy_that_changes_the_host_the_browsers_word_is_enough(
 
 
 async def test_a_foreign_origin_without_the_browsers_word_is_refused_with_the_setting(tmp_path: Path) -> None:
-    """Browsers send Sec-Fetch-Site to https and localhost only."""
+    """Browsers send Sec-Fetch-Site only to https URLs and to localhost."""
     async with running_bridge(tmp_path) as bridge:
         refused = await bridge.sign_in(Origin="http://page.example")
         assert refused.status == 403
@@ -281,7 +281,7 @@ async def test_a_prefix_that_a_proxy_has_removed_is_in_the_pages_links(tmp_path:
 
 
 async def test_the_page_works_below_a_path_and_behind_a_foreign_host(tmp_path: Path) -> None:
-    """The page's links and forms, followed as a browser does."""
+    """Follows the page's links and forms as a browser does."""
     async with (
         running_bridge(tmp_path) as bridge,
         proxied(bridge.url) as base,

@@ -25,7 +25,7 @@ ENDED = replace(WATCH, state=WatchState.SETTLED, outcome=Outcome.UNAVAILABLE, se
 
 
 def polled(polls: int, at: float | None, status: TaskStatus = TaskStatus.UNKNOWN) -> TaskView:
-    """A task; its one failed poll was at 69.5 s."""
+    """Returns a task whose one failed poll was at 69.5 s."""
     snapshot = TaskSnapshot(status)
     return TaskView(
         "row", "task_1", "configured", snapshot, polls, at, last_error=UNKNOWN_TASK, last_error_at=T0 + 69.5

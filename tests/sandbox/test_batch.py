@@ -1,4 +1,4 @@
-"""The batch route: the records of many tasks in one answer, and what a deployment without it answers."""
+"""The batch route: the records of many tasks in one answer, and the answer of a deployment without this route."""
 
 import asyncio
 from dataclasses import replace
@@ -32,7 +32,7 @@ async def test_it_answers_with_records_of_every_platform_and_asks_no_vendor(amux
     status, headers, body = await fetch(amux, {"ids": [live, recorded]})
     assert (status, body["code"], body["message"]) == (200, "success", "")
     assert "X-Oneapi-Request-Id" in headers
-    assert ids_of(body) == [recorded, live]  # the order is amux's
+    assert ids_of(body) == [recorded, live]  # not in the order of the request
     assert [each["status"] for each in body["data"]] == ["NOT_START", "NOT_START"]
     assert [each["platform"] for each in body["data"]] == ["50", "24"]
     amux.clock.now += 17

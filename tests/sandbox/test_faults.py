@@ -103,7 +103,7 @@ async def test_faults_whose_body_is_not_json(amux: Amux) -> None:
 @pytest.mark.parametrize("kind", [K.BOM, K.NAN, K.HUGE_NUMBER, K.LONE_SURROGATE])
 async def test_faults_whose_body_only_a_lenient_reader_accepts(amux: Amux, kind: FaultKind) -> None:
     _, _, body = await poll_with(amux, Fault(kind))
-    if kind is not K.HUGE_NUMBER:  # orjson reads it, as infinity
+    if kind is not K.HUGE_NUMBER:  # orjson reads a huge number as infinity
         with pytest.raises(orjson.JSONDecodeError):
             orjson.loads(body)
     assert json.loads(body.decode("utf-8-sig"))["data"]["status"] == "SUCCESS"
@@ -130,7 +130,7 @@ async def test_faults_with_very_large_bodies(amux: Amux) -> None:
 @pytest.mark.parametrize("kind", [K.RESET, K.CUT_BODY])
 async def test_faults_that_reset_the_connection(amux: Amux, kind: FaultKind) -> None:
     with pytest.raises(aiohttp.ClientError):
-        await poll_with(amux, Fault(kind, times=2))  # 2: aiohttp's client repeats the request by itself
+        await poll_with(amux, Fault(kind, times=2))  # 2, because aiohttp's client repeats the request
 
 
 async def test_an_endless_body_ends_when_its_reader_leaves(amux: Amux) -> None:

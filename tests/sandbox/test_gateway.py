@@ -1,4 +1,4 @@
-"""What amux answers around its task routes: keys in trouble, paths that are no route, and its rate limit."""
+"""amux's answers to requests that reach no task: faulty keys, unknown paths, and the rate limit."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +14,7 @@ from tests.sandbox.harness import DONE, KEY, Amux, Clock
 
 @pytest.fixture
 async def deployed() -> AsyncIterator[Amux]:
-    """A stand-in whose other paths behave as on the real server."""
+    """Yields a stand-in whose unknown paths behave as on the real server."""
     clock = Clock()
     sandbox = Sandbox(clock=clock, dashboard=True)
     url = await sandbox.start()

@@ -1,4 +1,4 @@
-"""The stand-in's answers have the fields and types of those that amux's server gave, which amux_bodies.json holds."""
+"""The stand-in's answers have the fields and types of the real server's answers in amux_bodies.json."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ ANSWERS = [each for each in BODIES if "body" in each]
 CREATED = [each for each in BODIES if each["case"].endswith("created")]
 PLATFORMS = {"sora": Platform.SORA, "kling": Platform.KLING, "vidu": Platform.VIDU, "doubao": Platform.DOUBAO}
 MODELS = {"sora": "sora-2", "kling": "kling-v1", "vidu": "viduq1", "doubao": "doubao-seedance-1-0-pro-250528"}
-# The end of the vendor's task, and whether the vendor gives a URL.
+# For each case: how the vendor's task ends, and whether the vendor gives a URL.
 CASES: dict[str, dict[str, Any]] = {
     "success": {},
     "failed": {"outcome": Outcome.FAILED},
@@ -27,7 +27,7 @@ TROUBLE = {"http500": VendorAnswer.ERROR, "http429": VendorAnswer.ERROR, "garbag
 
 
 def shape(value: Any, path: str = "$") -> dict[str, str]:
-    """Returns the type of each field by its path. Texts that are part of the protocol are in it by their value."""
+    """Returns the type of each field by its path. For a text of the protocol it has the text itself."""
     match value:
         case dict():
             found = {path: "object"}

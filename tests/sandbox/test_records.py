@@ -1,4 +1,4 @@
-"""Tasks with a platform: recorded ones change in the sweep, live ones at each request, and failures may be soft."""
+"""Tasks with a platform: recorded tasks change in the sweep, live tasks at each request. Failures may be cleared."""
 
 import json
 from dataclasses import replace
@@ -62,7 +62,7 @@ async def test_the_sweep_takes_a_second_for_each_unfinished_task_and_pauses_for_
             each: second for each in (*tasks, slow) if each not in ends and await status_of(amux, each) == "SUCCESS"
         }
     assert [ends[each] for each in tasks] == [15, 16, 17]
-    assert ends[slow] == 18  # it ends at that very moment, and it is the fourth
+    assert ends[slow] == 18  # the sweep reaches the fourth task just when the task ends
     late = amux.sandbox.create_task(replace(ENDED, platform=Platform.KLING))
     amux.clock.now += 15
     assert await status_of(amux, late) == "SUCCESS"
@@ -159,7 +159,7 @@ async def test_a_soft_failure_stays_in_amuxs_record_until_the_next_get(amux: Amu
     task_id = amux.sandbox.create_task(behaviour)
     assert await status_of(amux, task_id) == "failed"
     amux.clock.now += 100
-    assert await batch_status(amux, task_id) == "FAILURE"  # the sweep leaves a record alone that has ended
+    assert await batch_status(amux, task_id) == "FAILURE"  # the sweep does not change a record that has ended
     assert (await seen(amux, task_id))[1:] == ("processing", "vendor is busy")
     assert await batch_status(amux, task_id) == "IN_PROGRESS"
 

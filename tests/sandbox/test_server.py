@@ -142,7 +142,7 @@ async def test_every_route_needs_a_key(amux: Amux) -> None:
     assert (await amux.poll(task_id))[0] == 401
     assert (await amux.create(json={}))[0] == 401
     amux.sandbox.keys = frozenset({"another", "sk-sandbox-key"})
-    assert (await amux.poll(task_id))[0] == 500  # polls with a refused key did not count for the fault
+    assert (await amux.poll(task_id))[0] == 500  # the fault is left: polls with a refused key do not use it up
 
 
 async def test_polled_waits_for_the_number_of_polls(amux: Amux) -> None:

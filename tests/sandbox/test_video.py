@@ -76,7 +76,7 @@ async def test_a_slow_reader_loses_the_end(amux: Amux) -> None:
     received = 0
     while chunk := await reader.read(MIB):
         received += len(chunk)
-    assert 0 < received < 32 * MIB  # what the buffers between the two hold
+    assert 0 < received < 32 * MIB  # what was already in the buffers
     writer.close()
 
 

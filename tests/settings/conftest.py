@@ -13,7 +13,7 @@ Load = Callable[..., Settings]
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
-    """Loads the settings from only the given variables, in an empty folder."""
+    """Returns a function that loads the settings from only the given variables, in an empty folder."""
     for name in list(os.environ):
         if name.upper().startswith(("BRIDGE_", "AMUX_")):
             monkeypatch.delenv(name)

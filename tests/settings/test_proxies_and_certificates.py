@@ -1,4 +1,4 @@
-"""Settings of the way to amux and to receivers: proxies and certificates."""
+"""Settings of the connections to amux and to receivers: proxies and certificates."""
 
 from pathlib import Path
 

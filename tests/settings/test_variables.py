@@ -21,7 +21,7 @@ Set = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Set:
-    """Sets variables, in an empty folder and without other variables of the bridge."""
+    """Returns a function that sets variables. The folder is empty, and no other variable of the bridge is set."""
     for name in list(os.environ):
         if name.upper().startswith(("BRIDGE_", "AMUX_")):
             monkeypatch.delenv(name)
@@ -294,7 +294,7 @@ def test_an_unknown_name_is_warned_of_with_the_nearest_one(setting: Set, name: s
 )
 def test_an_unknown_name_of_a_secret_stops_the_start_of_the_service(setting: Set, name: str, near: str) -> None:
     setting(**{name: "hunter2"})
-    load()  # other commands work
+    load()  # commands that do not serve still work
     with pytest.raises(BadSetting) as refused:
         load_to_serve()
     assert str(refused.value) == f"{name}: is not a setting of this bridge; the nearest one is {near}"
@@ -347,7 +347,7 @@ def test_a_dotenv_that_cannot_be_read_is_as_none_and_said(tmp_path: Path, monkey
 
 
 def test_a_folder_in_place_of_dotenv_is_as_none_and_said(tmp_path: Path) -> None:
-    """A container engine makes a folder where the file to mount does not exist."""
+    """A container engine makes a folder if the file to mount does not exist."""
     (tmp_path / ".env").mkdir()
     assert load() == Settings.model_construct()
     assert variable_cautions() == [".env is a folder and is not read"]

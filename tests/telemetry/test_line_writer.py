@@ -1,4 +1,4 @@
-"""Log lines go to a pipe by a thread: a reader that is slow, or gone, holds nothing up."""
+"""A thread writes log lines to a pipe, so a slow or missing reader delays nothing."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ LINE_BYTES = 1_000
 
 @dataclass
 class Pipe:
-    """A pipe with the log at its one end."""
+    """A pipe. The log writes to it, and the test reads from it."""
 
     reader: int
     handler: LineHandler
@@ -58,19 +58,19 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
     yield made
     logger.removeHandler(handler)
     logger.propagate = True
-    os.close(made.reader)  # first: it ends a write that hangs
+    os.close(made.reader)  # first, because this ends a write that hangs
     handler.close()
     handler._stream.close()
 
 
 def test_a_full_pipe_holds_nothing_up_and_the_lost_lines_are_counted(pipe: Pipe) -> None:
-    pipe.log(1_000)  # ten times what the queue holds: without a thread this would never return
+    pipe.log(1_000)  # ten times what the queue holds: without a thread this call would never return
     lines = pipe.read_all()
     written = [line["number"] for line in lines if line["event"] == "counted"]
     lost = [line["count"] for line in lines if line["event"] == "log_lines_dropped"]
     assert len(written) + sum(lost) == 1_000
-    assert sum(lost) >= 500  # the pipe holds 65 lines, the queue 100, and the thread may have taken 100 before
-    assert len(written) >= 80  # what the queue holds, if the thread has not run before the last line
+    assert sum(lost) >= 500  # the pipe holds 65 lines, the queue 100, and the thread may have taken 100 earlier
+    assert len(written) >= 80  # about what the queue holds, if the thread did not run before the last line
     assert written == sorted(written)
     assert [line["level"] for line in lines if line["event"] != "counted"] == ["warning"] * len(lost)
 
@@ -90,7 +90,7 @@ def test_a_flush_does_not_wait_for_a_reader_that_takes_nothing(pipe: Pipe) -> No
 
 
 def test_lines_after_the_end_are_written_at_once(pipe: Pipe) -> None:
-    """The interpreter may log while it ends, when its threads run no more."""
+    """The interpreter may log while it shuts down, when its threads no longer run."""
     pipe.handler.close()
     pipe.log(1)
     assert json.loads(os.read(pipe.reader, 1 << 16))["number"] == 0
@@ -104,4 +104,4 @@ def test_a_reader_that_is_gone_is_reported_once_and_raises_nothing(
         pipe.log(1)
         pipe.handler.flush()
     assert capfd.readouterr().err == "the log cannot be written: [Errno 32] Broken pipe\n"
-    pipe.reader = os.open(os.devnull, os.O_RDONLY)  # for the end of the fixture
+    pipe.reader = os.open(os.devnull, os.O_RDONLY)  # the fixture closes it

@@ -18,4 +18,4 @@ def test_every_log_event_that_a_test_waits_for_or_counts_exists() -> None:
 
 def test_every_warning_and_error_says_what_it_means_for_the_watches() -> None:
     [settings] = warnings_without_means()
-    assert settings.startswith("service/process.py")  # `caution`: its field `what` is such a sentence
+    assert settings.startswith("service/process.py")  # the event `caution`: its field `what` says so

@@ -52,7 +52,7 @@ def log_numbers(*numbers: int, level: int = logging.INFO) -> None:
 
 
 async def written(stream: Stream, count: int) -> list[list[int]]:
-    """Returns the writes as soon as there are so many."""
+    """Returns the writes as soon as there are at least `count`."""
     while len(stream.writes) < count:
         await asyncio.sleep(0.001)
     return stream.writes

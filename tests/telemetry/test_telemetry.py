@@ -74,7 +74,7 @@ def test_extra_secrets_are_redacted_in_one_text_only() -> None:
 
 @given(st.text(min_size=6), st.text(), st.text())
 def test_any_secret_is_redacted(secret: str, before: str, after: str) -> None:
-    # A secret that is part of the mark itself may remain; it is not a real secret.
+    # A secret that is a part of the mark `[redacted]` may remain, because it is not a real secret.
     cleaned = Redactor([secret]).clean(before + secret + after)
     assert secret not in cleaned.replace("[redacted]", "\0")
 

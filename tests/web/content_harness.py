@@ -19,7 +19,7 @@ PIECE = 64 * 1024
 
 
 def video(size: int) -> bytes:
-    """Returns bytes in which no part equals another."""
+    """Returns `size` random bytes, the same for every call with this size."""
     return random.Random(size).randbytes(size)
 
 
@@ -29,10 +29,10 @@ SMALL = video(1000)
 
 @dataclass
 class Amux:
-    """Sends `body` with back-pressure, ignores Range, and breaks off after `limit_seconds`.
+    """Sends `body` as fast as the reader takes it, ignores Range, and breaks off after `limit_seconds`.
 
-    `gates` are the sizes at which it waits for `open_gate`. `breaks_at` is the size at which it breaks off. `finished`
-    is set when everything was sent, `broke_off` when it gives up.
+    After each number of bytes in `gates` it waits for `open_gate`. After `breaks_at` bytes it breaks off. `finished` is
+    set when the whole body is sent, `broke_off` when it breaks off.
     """
 
     body: bytes
@@ -108,14 +108,14 @@ async def opened(bridge: Bridge, path: str, **headers: str) -> AsyncIterator[aio
 
 
 async def until(condition: Any) -> None:
-    """Waits until a condition of this process is true."""
+    """Waits until `condition()` is true."""
     async with asyncio.timeout(SAFETY_SECONDS):
         while not condition():
             await asyncio.sleep(0.001)
 
 
 def files(folder: Path) -> list[Path]:
-    """Returns the files of the cache without its lock."""
+    """Returns the files of the cache, except its lock file."""
     return [path for path in (folder / "content").rglob("*") if path.is_file() and path.name != "lock"]
 
 
@@ -124,5 +124,5 @@ def count(bridge: Bridge, result: str) -> float:
 
 
 async def kept(folder: Path) -> None:
-    """Waits until every file is complete."""
+    """Waits until the cache has at least one file and every file is complete."""
     await until(lambda: files(folder) and all(path.suffix != ".part" for path in files(folder)))

@@ -83,7 +83,7 @@ def live_task(
 
 @dataclass
 class FakePoller:
-    """Records the tasks that it gets. `tasks` has what it knows of each, by the task's row."""
+    """Records the tasks that are added and checked. `live` answers from `tasks`, whose keys are the rows of tasks."""
 
     added: list[tuple[TaskView, str | None]] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
@@ -101,7 +101,7 @@ class FakePoller:
 
 @dataclass
 class HealthParts:
-    """What a health checks besides the store: the scheduler, the poller and the deliverer."""
+    """Imitates the scheduler, the poller and the deliverer, which `Health` checks besides the store."""
 
     age: float = 0.0
     reasons: Sequence[HealthReason] = ()
@@ -118,20 +118,20 @@ class HealthParts:
 
 
 def health_of(store: Store, parts: HealthParts, clock: Callable[[], float] = time.monotonic) -> Health:
-    """Returns the health of a store and these parts."""
+    """Returns a `Health` that checks the store and `parts`."""
     return Health(store, parts, parts, parts, clock=clock)
 
 
 @dataclass
 class FakeDeliverer:
-    """Counts the calls of `wake`, and keeps which hosts are paused."""
+    """Counts the calls of `wake`, and stores the paused hosts."""
 
     figures: AttemptFigures
     wakes: int = 0
     paused: frozenset[str] = frozenset()
 
     def drop_status_events(self, watch_ids: Iterable[str]) -> None:
-        """No status event waits here."""
+        """Does nothing, because no status event waits in this deliverer."""
 
     def wake(self) -> None:
         self.wakes += 1
@@ -140,7 +140,7 @@ class FakeDeliverer:
         self.paused = hosts
 
     def publish(self, notices: Sequence[Notice]) -> None:
-        assert not notices  # they are off
+        assert not notices  # notices are off in these tests
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Answer:
         return json.loads(self.body)
 
     def problem(self, status: int, code: str) -> Any:
-        """Checks that this is a problem with a status and a code. Returns its body."""
+        """Checks that the answer is a problem with this status and code. Returns its body."""
         assert (self.status, self.headers["Content-Type"]) == (status, "application/problem+json"), self
         body = self.json
         assert (body["status"], body["code"]) == (status, code), body
@@ -168,7 +168,7 @@ class Answer:
         return body
 
     def fields(self) -> set[str]:
-        """Checks that this is a 422 `invalid_request`. Returns the fields that it names."""
+        """Checks that the answer is a 422 `invalid_request`. Returns the names of the bad fields."""
         return {error["field"] for error in self.problem(422, "invalid_request")["errors"]}
 
 
@@ -241,7 +241,7 @@ async def give_up(store: Store, pending: PendingDelivery, at: float) -> None:
 
 
 async def resolve(host: str, _: int) -> list[str]:
-    """Resolves the names in NAMES; every other name is unknown."""
+    """Resolves the names in NAMES. Every other name is unknown."""
     if host not in NAMES:
         raise OSError(-2, "Name or service not known")
     return NAMES[host]
@@ -249,7 +249,7 @@ async def resolve(host: str, _: int) -> list[str]:
 
 @cache
 def blank_store() -> Mapping[str, bytes]:
-    """Returns the files of a new store. They are made once: migrating takes longer than most tests."""
+    """Returns the files of a new store. They are made once, because a migration takes longer than most tests."""
     with TemporaryDirectory() as folder:
         database, _ = open_database(f"sqlite:///{folder}/bridge.db", [])
         database.close()
@@ -257,7 +257,7 @@ def blank_store() -> Mapping[str, bytes]:
 
 
 def write_blank_store(folder: Path) -> str:
-    """Writes a new store's files into a folder, if it has none. Returns the database's URL."""
+    """Writes the files of a new store into a folder that does not have them yet. Returns the database's URL."""
     for name, content in blank_store().items():
         path = folder / name
         if not path.exists():
@@ -281,7 +281,7 @@ async def running_bridge(
     max_active_watches_per_app: int = 0,
     amux_url: str = "http://127.0.0.1:9",
     drop_in: DropIn | None = None,
-    times: StreamTimes = StreamTimes(),  # noqa: B008  frozen
+    times: StreamTimes = StreamTimes(),  # noqa: B008  the class is frozen
     idle_seconds: float = 10.0,
     cache_bytes: int = 1 << 30,
     disk: Callable[[], Disk] | None = None,

@@ -1,4 +1,4 @@
-"""Bad fields of requests: each is named with its rule, all of them at once, and no value is repeated."""
+"""Bad fields of requests: one answer names all of them with their rules, and repeats no value."""
 
 from itertools import combinations
 from pathlib import Path

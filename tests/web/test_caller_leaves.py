@@ -1,4 +1,4 @@
-"""A caller leaves in the middle of an answer: nothing about it is an error in the log."""
+"""A caller that disconnects in the middle of an answer causes no error in the log."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from bridge.web.app import _errors_as_responses
 
 
 async def test_a_caller_who_leaves_in_the_middle_of_a_stream_leaves_no_unretrieved_error() -> None:
-    """The next write fails in the same turn of the loop in which aiohttp learns that the connection is gone."""
+    """The next write fails in the same turn of the loop in which aiohttp learns that the connection is closed."""
     reported: list[Any] = []
     ended = asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
@@ -22,7 +22,7 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_stream_leaves_no_unretriev
         await response.prepare(request)
         await response.write(b"first")
         assert request.transport is not None
-        request.transport.abort()  # as the kernel's reset does
+        request.transport.abort()  # has the effect of a reset by the client
         ended.set()
         await response.write(b"second")
         return response

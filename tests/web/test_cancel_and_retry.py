@@ -70,7 +70,7 @@ async def test_a_delivery_is_shown_with_its_attempts(bridge: Bridge) -> None:
 async def test_a_dead_delivery_is_retried_with_the_same_id(bridge: Bridge) -> None:
     watch = await bridge.watch()
     delivery_id = await bridge.dead(watch["id"])
-    for headers in ({}, OPERATOR):  # pending too
+    for headers in ({}, OPERATOR):  # the second retry finds it pending
         answer = await bridge.ask("POST", f"/deliveries/{delivery_id}/retry", headers=headers)
         assert answer.status == 202
         assert (answer.json["id"], answer.json["state"]) == (delivery_id, "pending")
@@ -154,7 +154,7 @@ async def test_a_bad_retry_filter_is_named(bridge: Bridge) -> None:
 
 
 class Receiver:
-    """Answers each ping with `status`, once `go_on` is set. `requests` are the headers and bodies that arrived."""
+    """Answers each ping with `status` as soon as `go_on` is set. `requests` are the headers and bodies of all pings."""
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
@@ -239,7 +239,7 @@ async def test_pings_go_one_at_a_time_and_30_a_minute_for_each_app(tmp_path: Pat
         assert int(refused.headers["Retry-After"]) >= 1
         receiver.go_on.set()
         assert (await first).json["ok"]
-        for _ in range(5):  # none of these counts
+        for _ in range(5):  # neither of these requests counts
             await bridge.post("/ping", {"callback_url": receiver.url, "dry_run": True})
             await bridge.post("/ping", {"callback_url": "http://10.0.0.1/"})
         now = 130.0

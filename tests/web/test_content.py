@@ -281,7 +281,7 @@ def resident() -> int:
 @pytest.mark.long
 @pytest.mark.parametrize(("cache_bytes", "accepted"), [(0, "none"), (1 << 30, "bytes")])
 async def test_a_gigabyte_needs_less_than_20_mib_of_memory(tmp_path: Path, cache_bytes: int, accepted: str) -> None:
-    """amux, the bridge and the reader run in this process."""
+    """The limit covers amux, the bridge and the reader, because all of them run in this process."""
     size, piece = 1 << 30, b"x" * (1 << 18)
 
     async def large(request: web.Request) -> web.StreamResponse:

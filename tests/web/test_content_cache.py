@@ -16,7 +16,7 @@ from tests.web.harness import running_bridge
 
 
 async def test_a_reader_that_is_slower_than_amux_s_time_limit_gets_the_whole_video(tmp_path: Path) -> None:
-    body = video(24 * MIB)  # more than all socket buffers
+    body = video(24 * MIB)  # larger than all socket buffers together
     async with (
         serving(Amux(body, limit_seconds=10.0)) as amux,
         running_bridge(tmp_path, amux_url=amux.server.url) as bridge,
@@ -24,7 +24,7 @@ async def test_a_reader_that_is_slower_than_amux_s_time_limit_gets_the_whole_vid
     ):
         first = await response.content.readexactly(100)
         async with asyncio.timeout(SAFETY_SECONDS):
-            await amux.finished.wait()  # although the reader has read 100 bytes
+            await amux.finished.wait()  # although the reader has read only 100 bytes
         assert first + await response.read() == body
 
 
@@ -58,7 +58,7 @@ async def test_many_readers_at_different_speeds_share_one_read_of_amux(tmp_path:
 
         readers = [asyncio.create_task(read(piece)) for piece in (1 << 12, 1 << 16, 1 << 20, 1 << 20)]
         async with opened(bridge, path) as slow:
-            first = await slow.content.readexactly(MIB)  # from the first byte on: amux waits at its gate
+            first = await slow.content.readexactly(MIB)  # while amux waits at its gate
             assert not amux.finished.is_set()
             late = asyncio.create_task(read(1 << 18))
             amux.open_gate()
@@ -126,7 +126,7 @@ async def test_a_video_that_breaks_off_is_seen_by_every_reader_and_not_kept(
                     await reader.read()
         await until(lambda: not files(tmp_path))
         amux.breaks_at, amux.gates = None, []
-        assert (await bridge.get(path)).body == body  # a second reader starts a new read
+        assert (await bridge.get(path)).body == body  # the next reader starts a new read of amux
         assert amux.reads == 2
 
 
@@ -141,7 +141,7 @@ async def test_a_length_that_does_not_match_is_a_break(tmp_path: Path) -> None:
         assert bridge.context.content_cache.bytes_used == 0
 
 
-# --- places without room ------------------------------------------------------------------------------------------
+# --- no room for a file -------------------------------------------------------------------------------------------
 
 
 async def test_without_a_cache_a_video_is_passed_through_and_says_so(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ async def test_without_a_cache_a_video_is_passed_through_and_says_so(tmp_path: P
     ):
         path = await completed(bridge)
         for _ in range(2):
-            answer = await bridge.get(path, headers={"Range": "bytes=0-9"})  # amux ignores it
+            answer = await bridge.get(path, headers={"Range": "bytes=0-9"})  # amux ignores the header
             assert (answer.status, answer.body, answer.headers["Accept-Ranges"]) == (200, SMALL, "none")
         assert amux.reads == 2
         assert count(bridge, "passed_through") == 2
@@ -205,7 +205,7 @@ async def test_a_disk_that_becomes_full_during_a_read_loses_no_reader(tmp_path: 
             rest = asyncio.gather(one.read(), other.read())
             assert all(got == body[100:] for got in await rest)
             answer = await suffix
-            assert answer.body in {body[-7:], body}  # the whole one where the end was not known yet
+            assert answer.body in {body[-7:], body}  # the whole video, if its end was not known yet
         await until(lambda: not files(tmp_path))
         amux.gates.clear()
         assert (await bridge.get(path)).headers["Accept-Ranges"] == "none"
@@ -218,7 +218,7 @@ async def test_a_folder_that_cannot_be_written_passes_videos_through(tmp_path: P
         assert (answer.body, answer.headers["Accept-Ranges"]) == (SMALL, "none")
         (tmp_path / "content").unlink()
         assert bridge.context.content_cache is not None
-        await bridge.context.content_cache.sweep(bridge.store.existing)  # it is tried again
+        await bridge.context.content_cache.sweep(bridge.store.existing)  # the sweep tries the folder again
         assert (await bridge.get(await completed(bridge, "task_2"))).headers["Accept-Ranges"] == "bytes"
 
 
@@ -302,7 +302,7 @@ async def test_a_restart_finds_complete_files_and_removes_everything_else(tmp_pa
             assert {each.name for each in files(tmp_path)} == {file.name, unknown.name}
             assert bridge.context.content_cache is not None
             await bridge.context.content_cache.sweep(bridge.store.existing)
-            assert [each.name for each in files(tmp_path)] == [file.name]  # the other watch does not exist
+            assert [each.name for each in files(tmp_path)] == [file.name]  # no watch has the id of the other file
             answer = await bridge.get(path, headers={"Range": "bytes=5-9", "If-Range": tag})
             assert (answer.status, answer.body, answer.headers["ETag"]) == (206, SMALL[5:10], tag)
             assert amux.reads == 1
@@ -330,7 +330,7 @@ async def test_a_file_that_was_deleted_by_hand_is_read_again(tmp_path: Path) -> 
         await kept(tmp_path)
         files(tmp_path)[0].unlink()
         async with asyncio.timeout(SAFETY_SECONDS):
-            while amux.reads == 1:  # the first read may still be ending, and is joined
+            while amux.reads == 1:  # a request may still join the first read while it ends
                 assert (await bridge.get(path)).body == SMALL
         assert amux.reads == 2
 

@@ -25,7 +25,7 @@ from tests.web.harness import running_bridge
 async def test_a_range_is_served_from_the_file(tmp_path: Path, wanted: str, start: int, stop: int) -> None:
     async with serving(Amux(SMALL)) as amux, running_bridge(tmp_path, amux_url=amux.server.url) as bridge:
         path = await completed(bridge)
-        for _ in range(2):  # while it is read from amux, and then from the complete file
+        for _ in range(2):  # first while the video is read from amux, then from the complete file
             answer = await bridge.get(path, headers={"Range": wanted})
             assert (answer.status, answer.body) == (206, SMALL[start:stop])
             assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/1000"
@@ -72,7 +72,7 @@ async def test_ranges_of_a_video_of_unknown_length_wait_for_what_they_need(tmp_p
     async with serving(amux), running_bridge(tmp_path, amux_url=amux.server.url) as bridge:
         path = await completed(bridge)
         async with opened(bridge, path, Range="bytes=0-") as whole:
-            assert whole.status == 200  # the first bytes come at once, and the length is not known
+            assert whole.status == 200  # the answer begins at once, before the length is known
             assert await whole.content.readexactly(10) == body[:10]
             answer = await bridge.get(path, headers={"Range": "bytes=100-199"})
             assert (answer.status, answer.body) == (206, body[100:200])

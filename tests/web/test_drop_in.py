@@ -226,7 +226,7 @@ async def test_a_full_bridge_creates_nothing(tmp_path: Path, sandbox: Sandbox) -
 
 
 async def test_each_create_call_in_progress_counts_towards_the_limit(tmp_path: Path) -> None:
-    """With room for one watch, the second of two calls is refused. A paid task is watched even beyond the limit."""
+    """With room for one watch, the second of two calls is refused. A created task is watched even beyond the limit."""
     go_on = asyncio.Event()
 
     async def handler(_: web.Request) -> web.Response:

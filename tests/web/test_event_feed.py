@@ -1,4 +1,4 @@
-"""`GET /events`: an app's events in order, page by page, and held while there is none."""
+"""`GET /events`: an app's events in order, page by page. A request can wait while there is no new event."""
 
 import asyncio
 from typing import Any

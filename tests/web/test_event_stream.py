@@ -30,7 +30,7 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
 
 @dataclass
 class StreamEvent:
-    """One event."""
+    """One server-sent event."""
 
     name: str
     id: str

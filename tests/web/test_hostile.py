@@ -1,4 +1,4 @@
-"""Malformed and random requests: never a 5xx, never a traceback in the log, always a problem."""
+"""Malformed and random requests cause no 5xx and no traceback in the log. Every refusal is a problem."""
 
 import asyncio
 import io

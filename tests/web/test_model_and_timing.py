@@ -1,4 +1,4 @@
-"""The app's `model`, what amux says about a task, and where a watch's time went, in the API."""
+"""The fields of the API about the app's `model`, amux's record of a task, and the stages of a watch's time."""
 
 from dataclasses import replace
 

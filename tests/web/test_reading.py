@@ -1,4 +1,4 @@
-"""Reading watches: one, a page, one held until it is final, and the terminal event as a receiver gets it."""
+"""Reading one watch or a page of watches, waiting for the end of one, and the terminal event as a receiver gets it."""
 
 import asyncio
 

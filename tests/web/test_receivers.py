@@ -1,4 +1,4 @@
-"""`GET /receivers`, pausing and resuming: for operators, repeatable, and the same receiver in any spelling."""
+"""`GET /receivers`, pausing and resuming: operators may, apps may not, and a host can have several spellings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`GET /watch` with the filters that search: text, event, callback host and time; one search at a time for each app."""
+"""`GET /watch` with the filters that search: text, event, callback host and time. Each app has one search at a time."""
 
 import asyncio
 import threading
@@ -49,7 +49,7 @@ async def test_a_page_of_a_search_says_how_far_it_looked(bridge: Bridge, monkeyp
         newest = (await bridge.get("/watch?q=task_")).json
     assert [one["id"] for one in newest["items"]] == known[:2:-1]
     assert newest["next_cursor"] is None
-    # The time is rounded up to a millisecond, in which more than two of these watches may have been registered.
+    # `searched_back_to` is rounded up to a millisecond, so the next search may return some watches a second time.
     rest = (await bridge.get(f"/watch?q=task_&created_before={newest['searched_back_to']}")).json
     assert known[2] in {one["id"] for one in rest["items"]}
 
@@ -92,7 +92,7 @@ async def test_every_bad_filter_is_named_at_once(bridge: Bridge) -> None:
 
 
 class Searches:
-    """Holds every search until `go` is set; counts those in progress and those that have begun."""
+    """Holds every search until `go` is set. `began` has the app of each search. `ended` counts the ended searches."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -114,7 +114,7 @@ class Searches:
                 self.changed.notify_all()
 
     async def until(self, condition: Any) -> None:
-        """Wait until the condition holds."""
+        """Waits until the condition is true."""
 
         def wait() -> None:
             with self.changed:
@@ -125,7 +125,7 @@ class Searches:
 
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Searches]:
-    """Searches that wait."""
+    """Makes every search wait until the test sets `go`."""
     held = Searches()
     monkeypatch.setattr(watch_searches, "scan", held.scan)
     monkeypatch.setattr(watch_searches, "SCAN_SECONDS", 60.0)
@@ -140,7 +140,7 @@ async def test_an_app_has_one_search_at_a_time_and_others_are_not_delayed(bridge
     await searches.until(lambda: searches.began == ["shop"])
     other = asyncio.create_task(ids(bridge, OTHER, q="task"))
     await searches.until(lambda: searches.began == ["shop", "lab"])
-    # Reading and writing go on meanwhile.
+    # Reads and writes work while the searches wait.
     assert (await bridge.get(f"/watch/{watch['id']}")).status == 200
     assert await ids(bridge) == [watch["id"]]
     assert (await bridge.post("/watch", BODY | {"task_id": "task_2"})).status == 201

@@ -13,7 +13,7 @@ from bridge.web.server import make_runner
 async def test_an_answer_that_is_sent_as_a_stop_gives_up_is_no_error_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """aiohttp sets the future of a wait that has just timed out. Found by the simulation, seed 107004."""
+    """aiohttp sets the result of a future that a timeout has just cancelled. The simulation found this, seed 107004."""
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def handler(_request: web.Request) -> web.Response:
@@ -36,7 +36,7 @@ async def test_an_answer_that_is_sent_as_a_stop_gives_up_is_no_error_in_the_log(
         while protocol._handler_waiter is None:
             await asyncio.sleep(0)
         may_end.set()
-        protocol._handler_waiter.cancel()  # as its time limit does, in the turn in which the handler goes on
+        protocol._handler_waiter.cancel()  # as the time limit does, just when the handler continues
         await ending
         async with await asked as answer:
             assert await answer.text() == "whole"

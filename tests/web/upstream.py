@@ -1,4 +1,4 @@
-"""A scripted amux: its handler is the test's, and it reports when a client disconnects too early."""
+"""A scripted amux: the test supplies its handler. It reports when a client disconnects too early."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
