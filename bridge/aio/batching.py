@@ -1,4 +1,4 @@
-"""Micro-batching: the calls of one turn of the event loop are handled together, at half the cost of single calls."""
+"""Micro-batching: handles the calls of one turn of the event loop together. This halves the cost of a call."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -26,7 +26,10 @@ class MicroBatcher(Generic[Item, Result]):
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
 
     async def submit(self, item: Item) -> Result:
-        """Return the result for an item. The item is handled even when the caller is cancelled."""
+        """Returns the result for an item. Raises what `handler` raises for this item alone.
+
+        The item is handled even when the caller is cancelled.
+        """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if len(self._waiting) == 1:

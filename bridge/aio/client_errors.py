@@ -51,8 +51,9 @@ _CERTIFICATE_ALERTS = ("certificate_required", "handshake_failure", "bad_certifi
 
 
 def may_want_client_certificate(error: Exception) -> bool:
-    """Whether a new TLS connection ended as it usually does if the server requires a client certificate.
+    """Returns whether `error` usually means that the server requires a client certificate.
 
+    Call it only for an error on a new TLS connection.
     With TLS 1.3 the server checks the certificate after the client has finished the handshake, so the client sees a
     closed connection.
     """

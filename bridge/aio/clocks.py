@@ -21,8 +21,8 @@ def running_seconds() -> float:
 class Clocks:
     """Two clocks. `monotonic` counts seconds and never goes back; `wall` is Unix seconds and can be set at any time.
 
-    A moment in memory becomes a Unix time only when it is shown, so a change of the wall clock shifts all of them by
-    the same amount.
+    A moment in memory becomes a Unix time only when it is shown. So a change of the wall clock shifts all shown times
+    by the same amount.
     """
 
     monotonic: Callable[[], float]
@@ -33,7 +33,7 @@ class Clocks:
     @overload
     def unix(self, moment: float | None) -> float | None: ...
     def unix(self, moment: float | None) -> float | None:
-        """Converts a moment of the monotonic clock to Unix seconds."""
+        """Returns a moment of the monotonic clock in Unix seconds; None for None."""
         return None if moment is None else self.wall() - (self.monotonic() - moment)
 
     @overload
@@ -41,5 +41,5 @@ class Clocks:
     @overload
     def moment(self, unix: float | None) -> float | None: ...
     def moment(self, unix: float | None) -> float | None:
-        """Converts Unix seconds to a moment of the monotonic clock."""
+        """Returns Unix seconds as a moment of the monotonic clock; None for None."""
         return None if unix is None else self.monotonic() - (self.wall() - unix)

@@ -12,7 +12,10 @@ Result = TypeVar("Result")
 
 
 class Operations:
-    """Asyncio tasks that finish even if their callers are cancelled. `log` gets the errors that no caller gets."""
+    """Asyncio tasks that finish even if their callers are cancelled.
+
+    `log` gets the errors of operations whose callers in `wait` or `run` were cancelled.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -24,20 +27,21 @@ class Operations:
         return len(self._running)
 
     def start(self, operation: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
-        """Start an operation and keep a reference to its asyncio task until it ends."""
+        """Starts an operation and returns its asyncio task. Keeps a reference to the task until it ends."""
         task = asyncio.create_task(operation)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
-        """Start an operation and return its result, as `wait` does."""
+        """Starts an operation and returns its result, as `wait` does."""
         return await self.wait(self.start(operation))
 
     async def wait(self, task: "asyncio.Task[Result]") -> Result:
-        """Return the result of an operation that was started here. When the caller is cancelled, it continues.
+        """Returns the result of an operation that `start` has started. Raises the operation's error.
 
-        An error that the operation raises after that is logged: a BridgeError as a warning, any other as an error.
+        When the caller is cancelled, the operation continues. A later error of the operation is logged: a BridgeError
+        as a warning, any other as an error.
         """
         try:
             return await asyncio.shield(task)
@@ -46,7 +50,7 @@ class Operations:
             raise
 
     async def finish(self, seconds: float | None = None) -> int:
-        """Wait until all operations have ended, but at most `seconds` (None: without a limit). Then cancel the others.
+        """Waits at most `seconds` (None: no limit) until all operations have ended. Cancels those that still run.
 
         Returns how many were cancelled.
         """

@@ -1,7 +1,7 @@
-"""Requests over aiohttp's connections and with its parser, but without its client session.
+"""Sends requests over aiohttp's connections and reads answers with aiohttp's parser, but without its client session.
 
-The session makes a request, a response, a writer and timers for each exchange, for cookies, redirects and the like.
-Polls and callbacks need none of these. Without them a poll takes 20 µs of CPU instead of 60.
+For each exchange, the session makes objects and timers that handle cookies, redirects and the like. Polls and callbacks
+need none of these. Without the session a poll takes 20 µs of CPU instead of 60.
 """
 
 import asyncio
@@ -95,9 +95,10 @@ class HttpConnections:
             raise
 
     async def send_repeatable(self, origin: Origin, request: bytes) -> HttpAnswer:
-        """Does the same as `send`. If the connection breaks before the answer begins, it sends the request once more.
+        """Does the same as `send`, without a limit for connecting. Raises the same errors.
 
-        The connection may have been a kept one, which the server had closed.
+        If the connection breaks before the answer begins, it sends the request once more: the connection may have been
+        a kept one, which the server had closed.
         """
         try:
             return await self.send(origin, request, NO_CONNECT_TIMEOUT)
@@ -134,7 +135,7 @@ def _close(connection: Connection) -> None:
 
 
 def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
-    """Returns the head of a request. Raises ValueError if a part of it would begin another line."""
+    """Returns the head of a request as bytes. Raises ValueError if a value contains a line break or a NUL."""
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     head = "\r\n".join(lines)
     if head.count("\r") != len(lines) - 1 or head.count("\n") != len(lines) - 1 or "\0" in head:

@@ -43,17 +43,17 @@ class Proxy:
 
     @property
     def name(self) -> str:
-        """Host and port."""
+        """The proxy's host and port, with an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def proxy_of(url: str | None) -> Proxy | None:
-    """Returns the proxy of a setting, if it is set."""
+    """Returns the proxy of a setting; None if the setting is not set."""
     return None if url is None else Proxy.from_url(url)
 
 
 class _NoLookUp(AbstractResolver):
-    """Leaves names to the proxy."""
+    """Resolves no name: the proxy does that. aiohttp needs a resolver, so it gets a placeholder address."""
 
     async def resolve(
         self,
@@ -64,7 +64,7 @@ class _NoLookUp(AbstractResolver):
         return [ResolveResult(hostname=host, host="0.0.0.0", port=port, family=socket.AF_INET, proto=0, flags=0)]  # noqa: S104
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing, because nothing is open."""
 
 
 class ProxyConnector(aiohttp.TCPConnector):

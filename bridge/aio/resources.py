@@ -1,4 +1,4 @@
-"""Shortages of this process and its machine, such as no free file descriptor, which no other side has caused."""
+"""Finds shortages of this process or machine, such as no free file descriptor. The other side did not cause them."""
 
 import errno
 import os
@@ -8,16 +8,16 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def shortage_in(error: BaseException | None) -> str | None:
-    """Returns a sentence if an error is a shortage of this process or machine. None for any other error."""
+    """Returns a sentence about the shortage if an error is a shortage of this process or machine, else None."""
     if not isinstance(error, OSError) or error.errno not in _SHORTAGES:
         return None
     return f"the bridge cannot open a connection: {os.strerror(error.errno).lower()}"
 
 
 def present_shortage() -> str | None:
-    """Opens a socket and closes it again. Returns a sentence if that fails because of a shortage.
+    """Opens a socket and closes it again. Returns a sentence if that fails because of a shortage, else None.
 
-    A resolver without a file descriptor has the same error as for a name that cannot be resolved, so it must be tested.
+    A resolver that gets no file descriptor raises the same error as for an unknown name. This test distinguishes them.
     """
     try:
         socket.socket().close()

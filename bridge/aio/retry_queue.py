@@ -1,4 +1,4 @@
-"""Keeps results that the store refused, and has them written again after a pause, all at the same time."""
+"""Keeps results that the store did not accept. After a pause, the caller writes all of them again."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
@@ -16,9 +16,10 @@ MAX_PAUSE_SECONDS: Final = 5.0
 class RetryQueue(Generic[Key, Item]):
     """Items whose write failed. All wait for the same moment: the pause is 0.5 s at first and doubles up to 5 s.
 
-    `probe` makes one small write before each retry, and raises StoreUnavailable if it fails. It distinguishes a store
-    that refuses every write from a store that refuses one item. `outage` is true from a failed first write, or a failed
-    probe, until a write or a probe succeeds. `on_recovery` is called then. `clock` is monotonic, in seconds.
+    `probe` makes one small write before each retry, and raises StoreUnavailable if the write fails. It distinguishes a
+    store that refuses every write from a store that refuses one item. `outage` becomes true when a first write or a
+    probe fails. It becomes false when a write or a probe succeeds, and `on_recovery` is called. `clock` is monotonic,
+    in seconds.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class RetryQueue(Generic[Key, Item]):
         return bool(self._items) and not self._probing and self._clock() >= self._retry_at
 
     def add(self, key: Key, item: Item, *, retried: bool) -> None:
-        """Keep an item whose write failed. If it was a retry, the pause doubles, once for all items of that retry.
+        """Keeps an item whose write failed. After a failed first write, call `report_failure` as well.
 
-        After a failed first write, call `report_failure` as well.
+        `retried` is whether the failed write was a retry. The pause then doubles, once for all items of that retry.
         """
         self._items[key] = item
         if retried and self._clock() >= self._retry_at:
             self._lengthen_pause()
 
     def report_failure(self, error: BridgeError, *, unwritten: int) -> None:
-        """A first write failed, and `unwritten` results wait: an outage begins or continues."""
+        """Begins or continues an outage after a failed first write. Logs it; `unwritten` is the number in the log."""
         now = self._clock()
         if not self.outage:
             self.outage = True
@@ -66,16 +67,16 @@ class RetryQueue(Generic[Key, Item]):
         self._outage_log.failed(str(error), now, unwritten=unwritten)
 
     def report_success(self) -> None:
-        """A write succeeded: an outage ends."""
+        """Ends the outage, if there is one, after a write that succeeded. Logs the end and calls `on_recovery`."""
         if self.outage:
             self.outage = False
             self._outage_log.recovered(unwritten=len(self._items))
             self._on_recovery()
 
     def retry_now(self, key: Key) -> bool:
-        """Make the next retry due now if this item waits for it, because the store may accept the item now.
+        """Makes the next retry due now if this item is kept. Returns whether it is kept.
 
-        Returns whether the item waits.
+        Call it when the store may accept the item now.
         """
         if key not in self._items:
             return False
@@ -83,7 +84,10 @@ class RetryQueue(Generic[Key, Item]):
         return True
 
     async def take_due(self) -> list[Item]:
-        """Probe the store. Take all items if the probe succeeds; otherwise take none, and wait longer."""
+        """Probes the store. If the probe succeeds, removes all items from the queue and returns them.
+
+        If the probe raises StoreUnavailable, returns no items, and the pause doubles. Any other error is raised.
+        """
         self._probing = True
         try:
             await self._probe()
@@ -101,7 +105,7 @@ class RetryQueue(Generic[Key, Item]):
         return self.take_all()
 
     def take_all(self) -> list[Item]:
-        """Take all items without a probe."""
+        """Removes all items from the queue and returns them, without a probe."""
         items = list(self._items.values())
         self._items.clear()
         return items

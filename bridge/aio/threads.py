@@ -50,7 +50,10 @@ class Runner(Protocol):
 async def run_once(
     runner: Runner, function: Callable[[], Result], discard: Callable[[Result], object] | None = None
 ) -> Result:
-    """Runs one function on a runner and closes the runner. If the caller is cancelled, the function continues."""
+    """Runs one function on a runner, closes the runner, and returns the function's result.
+
+    If the caller is cancelled, a function that has started continues.
+    """
     try:
         return await runner.submit(function, discard)
     finally:

@@ -1,4 +1,4 @@
-"""Time limits for many calls, with one timer. A timer for each call costs a quarter of a poll."""
+"""Time limits for many calls, with one timer. A timer for each call would cost a quarter of a poll's CPU time."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,14 +22,14 @@ class TimeoutSweep:
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Stop the timer and drop the active limits, which then cancel nothing."""
+        """Stops the timer and drops the active limits, which then cancel nothing."""
         self.active.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def add(self, limit: "Limit") -> None:
-        """Activate a limit."""
+        """Adds a limit to the active ones. `Limit` calls it when its `with` block begins."""
         if self._loop is not limit.loop:
             self.close()
             self._loop = limit.loop
@@ -89,6 +89,6 @@ class Limit:
             raise TimeoutError from error
 
     def expire(self) -> None:
-        """End the call: cancel its asyncio task. The `with` block turns that into a TimeoutError."""
+        """Cancels the asyncio task of the `with` block. The block then raises TimeoutError."""
         self._expired = True
         self._task.cancel()

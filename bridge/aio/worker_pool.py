@@ -1,4 +1,4 @@
-"""A pool of long-lived asyncio tasks. Each worker takes the next item itself when it has finished one."""
+"""A pool of workers, which are long-lived asyncio tasks. A worker that has finished an item takes the next one."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ class WorkerPool(Generic[Item]):
         self._closing = False
 
     def wake(self) -> None:
-        """Start the items that `take` returns, as long as a worker is free."""
+        """Starts the items that `take` returns, as long as a worker is free."""
         while self._idle or len(self._workers) < self._size:
             item = self._take()
             if item is None:
@@ -50,7 +50,7 @@ class WorkerPool(Generic[Item]):
                 self._start_worker(item)
 
     async def finish(self, seconds: float) -> None:
-        """Process the items that `take` still returns, for at most `seconds`. Then cancel the workers."""
+        """Processes the items that `take` still returns, for at most `seconds`. Then cancels the workers."""
         self.wake()
         self._closing = True
         for waiting in self._idle:

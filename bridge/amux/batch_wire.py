@@ -20,8 +20,8 @@ PATH = "/suno/fetch"
 # read is a failure. The probe that follows is small.
 LENIENT_BYTES = 2 << 20
 MAX_ROWS = 50_000  # a row has at least 400 bytes, but 16 MiB can have eight million of the smallest JSON values
-# The envelope of each record: without the fields of amux's row a record then counts as live. The answer's own message
-# and code are not about one task.
+# Each record is read as if it had this envelope: a record without fields of amux's row then counts as live. The message
+# and the code of the whole answer are not about one task.
 _ENVELOPE: Mapping[str, Any] = {"code": "success"}
 
 

@@ -137,8 +137,8 @@ class AmuxClient:
     async def read_many(self, task_ids: Sequence[str], key: str) -> BatchObservation:
         """Asks once, with `key`, for the records of one or more tasks, and returns the observation.
 
-        A failure of amux or of the network is not raised. If a kept connection breaks before the answer begins, the
-        request is sent once more, because it changes nothing at amux.
+        A failure of amux or of the network is not raised: it is a BatchFailed. If a kept connection breaks before the
+        answer begins, the request is sent once more, because it changes nothing at amux.
         """
         if not _can_be_sent(key):
             return BatchFailed("key", "the key contains characters that cannot be sent")

@@ -1,4 +1,4 @@
-"""The content cache: each video is read from amux once, at full speed, into a file, for any number of readers.
+"""The content cache: reads each video from amux once, at full speed, into a file. Any number of readers share it.
 
 amux ends an answer after 60 s, also for a slow reader. A reader of a file may take any time.
 """
@@ -37,7 +37,7 @@ _log = get_logger("content_cache")
 
 
 class _Opening:
-    """A requested video. At first amux's answer is awaited; then there is a `read`, or an answer to pass on."""
+    """A requested video. When amux has answered, it has a `read`, or a `source` to pass on, or an `error`."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()  # `read`, `source` or `error` is set
@@ -50,7 +50,7 @@ class _Opening:
 
     @property
     def is_unused_and_endless(self) -> bool:
-        """Whether it has no users and may never end by itself.
+        """Whether the request has no users and may never end by itself.
 
         A read with a known length continues without users: players open a video, leave, and later read parts of it.
         """
@@ -93,17 +93,17 @@ class ContentCache:
 
     @property
     def bytes_used(self) -> int:
-        """The size of all files. Of a file that is being written, the final size counts if it is known."""
+        """The size of all files in bytes. Of a file that is being written, the final size counts if it is known."""
         return self._files.bytes_used
 
     async def start(self) -> None:
-        """Finds the files of an earlier run. Raises nothing: without a usable folder, videos are passed through."""
+        """Finds the files of an earlier run. Never raises: if the folder cannot be used, videos are passed through."""
         await self._files.start()
 
     async def sweep(self, existing: Callable[[Collection[str]], Awaitable[Collection[str]]]) -> None:
         """Removes the files of watches that no longer exist, and files for which there is no more room.
 
-        `existing` returns the watch ids that exist, of those it gets.
+        `existing` gets watch ids and returns those that exist. Raises what `existing` raises.
         """
         if not self._closing:
             await self._files.sweep(existing)
@@ -111,8 +111,8 @@ class ContentCache:
     async def open(self, watch_id: str, open_source: OpenSource) -> ContentReader | aiohttp.ClientResponse:
         """Returns a reader of the video, or amux's answer to pass on if there is no room for a file.
 
-        `open_source` asks amux for the whole video. Only one read of a video runs at a time. Raises what `open_source`
-        raises.
+        `open_source` asks amux for the whole video. Only one read of a video into a file runs at a time. Raises what
+        `open_source` raises. The caller closes what it gets.
         """
         reader = await self._files.open(watch_id)
         if reader is not None:
@@ -159,7 +159,7 @@ class ContentCache:
         return opening
 
     def _leave(self, watch_id: str, opening: _Opening) -> None:
-        """A reader, or a request that waited, has left."""
+        """Counts a reader or a waiting request that has left. After the last one, closes what nobody needs."""
         opening.users -= 1
         if opening.users:
             return
@@ -172,7 +172,7 @@ class ContentCache:
             opening.task.cancel()
 
     def _forget(self, watch_id: str, opening: _Opening) -> None:
-        """The next request for this video begins a new read."""
+        """Removes the read from those that can be joined: the next request for this video begins a new read."""
         if self._reads.get(watch_id) is opening:
             del self._reads[watch_id]
 

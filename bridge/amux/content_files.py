@@ -68,7 +68,7 @@ class ContentFiles:
 
     @property
     def bytes_used(self) -> int:
-        """The size of all files, with the reservations for files that are being written."""
+        """The size of all files in bytes, with the reservations for files that are being written."""
         return sum(file.size for file in self._files.values()) + self._held
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class ContentFiles:
     async def sweep(self, existing: Callable[[Collection[str]], Awaitable[Collection[str]]]) -> None:
         """Removes the files of watches that no longer exist, and files for which there is no more room.
 
-        `existing` returns the watch ids that exist, of those it gets. A folder that could not be used is tried again.
+        `existing` gets watch ids and returns those that exist. If the folder could not be used, it is tried again.
         """
         if not self.ready:
             await self.start()
@@ -96,7 +96,7 @@ class ContentFiles:
         await self._shrink()
 
     async def open(self, watch_id: str) -> ContentReader | None:
-        """Returns a reader of a complete file, None if there is none."""
+        """Returns a reader of a complete file, which the caller closes. None if there is no such file."""
         stored = self._files.get(watch_id)
         if stored is None:
             return None
@@ -134,7 +134,7 @@ class ContentFiles:
         return part
 
     async def keep(self, watch_id: str, part: PartFile, head: ContentHead, reservation: Reservation) -> bool:
-        """Keeps a file that is completely written. Returns whether it succeeded."""
+        """Keeps a file that is completely written, and ends its reservation. Returns whether this succeeded."""
         ended = asyncio.get_running_loop().create_future()
         self._keeping.add(ended)
         try:
@@ -154,8 +154,8 @@ class ContentFiles:
     async def reserve(self, reservation: Reservation, more: int) -> bool:
         """Adds `more` bytes to a reservation, and removes files to make room. With 0 it only checks the disk again.
 
-        Returns False if they do not fit; then no file is removed. It waits for files that are being made durable,
-        because they can be removed soon.
+        Returns False if the bytes do not fit; then no file is removed. Waits for files that are being made durable,
+        because these files can be removed soon.
         """
         while True:
             disk = await self._disk_now()
@@ -181,7 +181,7 @@ class ContentFiles:
         self._reservations.discard(reservation)
 
     def unused(self, reason: str, error: OSError | None = None) -> None:
-        """Logs why videos are passed through."""
+        """Logs why videos are passed through, as an outage of the cache."""
         text = reason if error is None else f"{reason}: {_reason(error)}"
         self._outage.failed(text, self._monotonic(), level=logging.WARNING, folder=str(self._folder.path))
 

@@ -41,7 +41,7 @@ _OWNER_ONLY_FOLDER: Final = 0o700
 class ContentHead:
     """A video's description. `length` is in bytes, None while it is not known.
 
-    The fields are amux's headers Content-Type and Last-Modified, and an entity tag of our own.
+    `media_type` and `last_modified` are amux's headers. `entity_tag` is made by the bridge.
     """
 
     entity_tag: str
@@ -52,7 +52,7 @@ class ContentHead:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A complete file that was found at a start. `size` is the video's, without the file's header."""
+    """A complete file that was found at a start. `size` is the video's, in bytes; `used_at` is in Unix seconds."""
 
     watch_id: str
     size: int

@@ -62,7 +62,7 @@ class FileThreads:
 
 
 class _Signal:
-    """`fire` wakes every caller that waits at that moment."""
+    """A signal without memory: `fire` wakes only the callers that wait at that moment."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -103,7 +103,7 @@ class ContentRead:
         self._grew.fire()
 
     async def send_to_readers(self, position: int, piece: bytes) -> None:
-        """Passes bytes that are not in the file to all readers. Returns when the last reader has them."""
+        """Passes bytes that are not in the file to all readers. Returns when every reader has these bytes."""
         self._piece_start, self._piece = position, piece
         self._grew.fire()
         while any(reader.position < position + len(piece) for reader in self.readers):
@@ -116,12 +116,12 @@ class ContentRead:
         self._grew.fire()
 
     def end(self, error: BridgeError | None = None) -> None:
-        """Ends the read: there are no more bytes."""
+        """Ends the read: there are no more bytes. Readers that wait get `error`, if there is one."""
         self.ended, self.error = True, error
         self._grew.fire()
 
     def progressed(self) -> None:
-        """A reader has read more bytes, or has left."""
+        """Wakes `send_to_readers` after a reader has read more bytes or has left."""
         self._was_read.fire()
 
     async def next_piece(self, position: int, most: int, fd: int, threads: FileThreads) -> bytes:
@@ -155,7 +155,7 @@ class ContentRead:
 class ContentReader:
     """One reader's access to a video, which may still grow. The caller must close it.
 
-    `found` is whether no new read of amux was necessary. `on_close` closes the descriptor.
+    `found` is false if a new read of amux began for this reader. `on_close` closes the descriptor.
     """
 
     def __init__(  # noqa: PLR0913  its parts
@@ -190,7 +190,7 @@ class ContentReader:
         return self.head.length
 
     async def wait_for_bytes(self, size: int) -> bool:
-        """Waits until there are `size` bytes or the length is known. Returns False if neither can happen meanwhile.
+        """Waits until there are `size` bytes or the length is known. Returns False if the file stops growing before.
 
         Raises the error that ended the read of amux.
         """
@@ -201,7 +201,7 @@ class ContentReader:
         return read.size >= size or self.length is not None
 
     async def wait_for_length(self) -> bool:
-        """Waits until the length is known. Returns False if that cannot happen meanwhile. Raises the read's error."""
+        """Waits until the length is known. Returns False if the file stops growing before. Raises the read's error."""
         if self._read is not None:
             await self._read.wait_until(lambda: self.length is not None)
         return self.length is not None
@@ -225,7 +225,7 @@ class ContentReader:
                 self._read.progressed()
 
     def close(self) -> None:
-        """Ends the reader."""
+        """Ends the reader and closes its descriptor. Can be called again."""
         if self._closed:
             return
         self._closed = True

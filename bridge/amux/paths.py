@@ -1,7 +1,7 @@
 """The status words of amux and of its vendors, and the paths of everything that the bridge reads from a record.
 
-No other module knows them. To support one more vendor, add a word or a path: one line each. Only what has a line here
-can leave the bridge.
+No other module knows these words and paths. To support one more vendor, add a word or a path: one line each. Only
+values that have a line here can leave the bridge.
 
 A path begins at the task's record: names with dots between them, and `[0]` for the first element of a list. If there
 are several paths, the first one with a usable value counts. Form C of amux has the vendor's unchanged body in `data`.

@@ -81,7 +81,7 @@ class Upload:
         self.interrupted = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yields the body piece by piece. An error while reading is raised, so that amux sees an incomplete request."""
+        """Yields the body piece by piece. Raises an error of reading, so that amux gets an incomplete request."""
         while piece := await self._next():
             yield piece
 
@@ -167,8 +167,8 @@ class AmuxProxy:
     ) -> Result:
         """Awaits `check`, then runs `call` to its end, even if the caller is cancelled meanwhile.
 
-        `check` gets the number of checked calls that run, including this one: each will need room for a watch that the
-        store does not have yet. If `check` raises, the call does not start.
+        `check` gets the number of checked calls that run, including this one. Each of them will need room for a watch
+        that the store does not have yet. If `check` raises, the call does not start, and the error is raised.
         """
         if check is None:
             return await self._operations.run(call())
@@ -183,7 +183,7 @@ class AmuxProxy:
         return await self._operations.wait(task)
 
     async def finish(self, seconds: float) -> None:
-        """Waits up to `seconds` for the running calls, then cancels and logs the rest. For a stop."""
+        """Waits up to `seconds` for the running calls, at a stop. Then cancels the others and logs their number."""
         if count := await self._operations.finish(seconds):
             means = "amux may have created tasks that have no watch"
             _log.event("create_calls_cancelled", level=logging.ERROR, count=count, means=means)
@@ -195,8 +195,8 @@ class AmuxProxy:
 async def read_whole(source: aiohttp.ClientResponse, key: str) -> WholeAnswer:
     """Reads an answer with its body, up to 4 MiB, and removes the key from both. Raises AmuxUnavailable.
 
-    An unexpected compressed body is decompressed, because the key and the id of a new task are searched in it. If that
-    fails, the body is returned unchanged, because the video may be paid for.
+    A body that amux compressed without being asked is decompressed, because the bridge looks for the key and for the id
+    of a new task in it. If that fails, the body is not decompressed, because the video may be paid for.
     """
     pieces = bytearray()
     try:

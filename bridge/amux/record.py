@@ -67,10 +67,11 @@ def _vendors_record(document: Record) -> Record | None:
 
 
 def is_of_another_task(record: Record, task_id: str) -> bool:
-    """Whether a record is of another task than `task_id`.
+    """Returns whether a record is of another task than `task_id`.
 
-    Only a string in its `task_id` counts. `id` is a row number in form C and can be the vendor's id in form D. If the
-    vendor is another amux, the vendor's id also begins with `task_`. If it counted, every watch there would time out.
+    Only a text in the record's `task_id` counts. `id` does not: it is a row number in form C, and can be the vendor's
+    id in form D. A vendor that is another amux has ids that also begin with `task_`. If `id` counted, all its watches
+    would time out.
     """
     own_id = record.get("task_id")
     return own_id != task_id and isinstance(own_id, str) and clean(own_id).strip() not in ("", task_id)
@@ -91,7 +92,7 @@ _PERCENTAGES: Mapping[str, int | None] = {"": None} | {f"{number}%": number for 
 def usual_row(record: Record) -> TaskRecord | None:
     """Returns what `read_record` returns for the usual row (form C) of a running task, in a fifth of the time.
 
-    Nearly all records of batches are such rows. Returns None for any other record, such as a progress of "30.5%".
+    Nearly all records of batches are such rows. Returns None for any other record, such as one with progress "30.5%".
     """
     word, progress, platform = record.get("status"), record.get("progress"), record.get("platform")
     submitted, properties = record.get("submit_time"), record.get("properties")
@@ -186,7 +187,7 @@ def _running(raw_status: str, progress: int | None, origin: _Origin) -> TaskReco
 
 
 def has_status(value: Record) -> bool:
-    """Whether a record has a text in `status`."""
+    """Returns whether a record has a text in `status` that is not empty."""
     status = value.get("status")
     return isinstance(status, str) and status != ""
 
@@ -199,7 +200,7 @@ def _status_word(record: Record) -> str:
 
 
 def _values(record: Record, places: Iterable[Path]) -> Iterator[Any]:
-    """Yields the values at places, in their order. It skips places whose first names the record does not have."""
+    """Yields the values at places, in the places' order. Skips places whose first names the record does not have."""
     vendors = record.get("data")
     names: Record = vendors if isinstance(vendors, dict) else {}
     for place in places:
@@ -227,12 +228,12 @@ def _number_as_name(record: Record, places: Iterable[Path]) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _text(value: str, longest: int) -> str | None:
-    """Returns `text_of` a name. There are few names, and they were cut before, so the cache is small."""
+    """Does the same as `text_of`, with a cache. It is small, because there are few names, and they were cut before."""
     return text_of(value, longest)
 
 
 def _progress(value: Any) -> int | None:
-    """Returns per cent, 0 to 100, from a number or from a text such as "30%"."""
+    """Returns per cent, 0 to 100, from a number or from a text such as "30%"; None for any other value."""
     match value:
         case bool():
             return None
@@ -364,7 +365,10 @@ def _reason(record: Record, document: Record) -> str | None:
 
 
 def _time(record: Record, places: Iterable[Path]) -> float | None:
-    """Returns a time by amux's clock, in Unix seconds. Forms C and D have it; some vendors send milliseconds."""
+    """Returns the first time at the places in Unix seconds, by amux's clock; None if there is none.
+
+    Forms C and D have such times. Some vendors send milliseconds.
+    """
     for place in places:
         at = _number(value_at(record, place))
         if at is not None and 0 < at < _TIMES_UNTIL:

@@ -1,7 +1,7 @@
 """Reads amux's answers: any HTTP answer to a poll becomes an observation. Pure; no bytes make it raise.
 
-Only the model's fields are taken from a body. Messages may repeat what was sent to amux, even the key. The caller knows
-the key and must remove it.
+Only the model's fields are taken from a body. Messages may repeat what was sent to amux, even the key. The caller must
+remove the key.
 """
 
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def created_task(body: bytes) -> str | None:
 
 
 def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> Observation:
-    """Reads a 2xx: a record, or an answer that says nothing about the task."""
+    """Returns the observation of a 2xx: a record, or a TransientError if the answer says nothing about the task."""
     if not body or media_type(content_type) != "json":
         return _not_json(content_type, body)
     try:
@@ -102,10 +102,10 @@ def _on_success(content_type: str, body: bytes, task_id: str, base_url: str) -> 
 
 
 def _not_json(content_type: str, body: bytes) -> TransientError:
-    """Reads a 2xx without JSON.
+    """Returns the error for a 2xx without JSON.
 
-    A web page comes from a wrong base URL or from the sign-in of a proxy. It is `misrouted`, so that the operator gets
-    the warning about a wrong base URL.
+    A web page comes from a wrong base URL or from the sign-in of a proxy. Its error is `misrouted`, so that the
+    operator gets the warning about a wrong base URL.
     """
     if not body:
         return TransientError("empty_body", "amux answered without a body")
@@ -115,7 +115,7 @@ def _not_json(content_type: str, body: bytes) -> TransientError:
 
 
 def _on_error_status(status: int, error: _AmuxError | None, task_id: str, retry_after: float | None) -> Observation:
-    """Reads any other status, with amux's JSON error (None if the body has none)."""
+    """Returns the observation of any other status. `error` is amux's JSON error, None if the body has none."""
     reason = error.message if error else None
     if status == 401:
         return KeyRefused(sentence("amux refused the key", reason))
@@ -128,10 +128,10 @@ def _on_error_status(status: int, error: _AmuxError | None, task_id: str, retry_
 
 
 def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Observation:
-    """Reads a 4xx about the request or about the key.
+    """Returns the observation of a 4xx about the request or about the key.
 
-    If amux does not give such an error for a task, the base URL is wrong or a proxy answered. Such an answer must not
-    end any watch.
+    If the answer is not an error that amux gives for a task, the base URL is wrong or a proxy answered. Such an answer
+    must not end any watch.
     """
     if error is not None and error.of_gateway:
         return KeyRefused(sentence("amux refused the key", error.message))
@@ -146,9 +146,9 @@ def _on_client_error(status: int, error: _AmuxError | None, task_id: str) -> Obs
 
 
 def _forbidden(error: _AmuxError, task_id: str) -> Observation:
-    """Reads a 403. It is about the task if its code says so, or if it has no code and names the task.
+    """Returns the observation of a 403, which is about the task or about the key.
 
-    Any other 403 is about the key.
+    It is about the task if its code contains "task", or if it has no code and its message names the task.
     """
     message = error.message or ""
     names_task = not error.code and len(task_id) >= _SHORTEST_DISTINCT_ID and task_id in message
@@ -172,7 +172,10 @@ def _error_in(content_type: str, body: bytes) -> _AmuxError | None:
 
 
 def _nested_error(error: dict[str, Any]) -> _AmuxError | None:
-    """Reads `{message, type, code}`. The content route's errors have no code, the gateway's an empty one."""
+    """Returns the error in `{message, type, code}`, None for another form.
+
+    The content route's errors have no code. The gateway's errors have an empty code.
+    """
     code, kind = code_of(error.get("code")), error.get("type")
     if not isinstance(error.get("message"), str) or (code is None and not isinstance(kind, str)):
         return None
@@ -181,7 +184,7 @@ def _nested_error(error: dict[str, Any]) -> _AmuxError | None:
 
 
 def _flat_error(document: dict[str, Any]) -> _AmuxError | None:
-    """Reads `{code, message, data}`. The code is always a text."""
+    """Returns the error in `{code, message, data}`, None for another form. The code is always a text."""
     code, message = code_of(document.get("code")), document.get("message")
     if not isinstance(code, str) or not (isinstance(message, str) or code.lower() in _UNKNOWN_TASK):
         return None

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 MAX_HEAD_BYTES = 256 * 1024
-MAX_BYTES_BEFORE_ANSWER = 64 * 1024  # of 1xx answers: reading a flood of them would delay all other work
+MAX_BYTES_BEFORE_ANSWER = 64 * 1024  # of 1xx answers: reading many more would delay all other work
 _STATUS_LINE = re.compile(rb"HTTP/([0-9](?:\.[0-9])?)[ \t]+([0-9]{3})(?=[^0-9])", re.IGNORECASE)
 _LONGEST_STATUS_PART = 64  # bytes until the status: `HTTP/1.1 200 `, perhaps with more spaces
 _END = re.compile(rb"\r?\n\r?\n")
@@ -41,7 +41,10 @@ class HeadReader:
         self._before_answer = 0
 
     def feed(self, data: bytes) -> Head | None:
-        """Returns the head if it is complete or too long, else None. Drops 1xx answers before it. Raises NotHttp."""
+        """Adds bytes. Returns the head when it is complete or too long, else None. Raises NotHttp.
+
+        The 1xx answers before the final answer are dropped.
+        """
         self._data += data
         while True:
             if self.status is None and not self._read_status():

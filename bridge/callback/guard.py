@@ -1,4 +1,4 @@
-"""Guards callbacks: looks up names, checks every address, and checks the address of each connection again."""
+"""The guard: looks up the names of callback targets, checks each address, and checks it again at each connection."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ REGISTRATION_LOOK_UP_SECONDS = 1.0
 
 
 def name_of(target: Target) -> str | None:
-    """The host of a target, unless it is a literal address."""
+    """Returns the host name of a target; None if its host is a literal address."""
     return target.host if target.address is None else None
 
 
@@ -46,14 +46,14 @@ class NameUnresolved(BridgeError):
 
 
 class RefusedAddressError(OSError):
-    """A connection to an address that the policy refuses. An OSError, because a socket factory may raise only that."""
+    """The policy refuses the address of a connection. An OSError, because a socket factory may raise nothing else."""
 
 
 class SystemResolver:
     """The system's resolver (`getaddrinfo`) on a runner of its own, which it closes at the end.
 
-    Each name has one look-up at a time, and all callers share its result: a name whose servers do not answer occupies
-    one thread, not all. A look-up continues after its caller's time limit, until the system ends it.
+    Each name and port have one look-up at a time, and all callers share its result. So a name whose servers do not
+    answer occupies one thread, not all. A look-up continues after its caller's time limit, until the system ends it.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -61,7 +61,7 @@ class SystemResolver:
         self._running: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Returns the addresses of a name, each once, in the system's order (RFC 6724). OSError if there is none."""
+        """Returns a name's addresses, each once, in the system's order (RFC 6724). Raises OSError if there is none."""
         key = (host, port)
         look_up = self._running.get(key)
         if look_up is None:
@@ -88,7 +88,10 @@ def _getaddrinfo(host: str, port: int) -> list[str]:
 
 @dataclass(slots=True)
 class _LookUp:
-    """The addresses of a name, until `expires_at`. `allowed` has each (port, https) for which all are allowed."""
+    """The addresses of a name. `expires_at` is in seconds of the guard's clock.
+
+    `allowed` has each pair (port, https) for which all addresses are allowed.
+    """
 
     expires_at: float
     addresses: tuple[Address, ...]
@@ -113,14 +116,17 @@ class Guard:
         self._cache: OrderedDict[str, _LookUp] = OrderedDict()
 
     def parse(self, url: str) -> Target:
-        """Splits a URL. Raises InvalidRequest (malformed) or TargetRefused (a rule refuses it or a literal address)."""
+        """Returns the target of a URL, without a look-up.
+
+        Raises InvalidRequest for a malformed URL, and TargetRefused if a rule refuses the URL or its literal address.
+        """
         return parse_target(url, self._policy)
 
     async def addresses(self, target: Target) -> tuple[Address, ...]:
-        """Looks up a target, checks all its addresses, and returns those to connect to, best first.
+        """Looks up a target, without the cache, checks all its addresses, and returns them, best first.
 
-        Never uses the cache. Raises NameUnresolved, or TargetRefused: one refused address refuses the name. Has no time
-        limit of its own.
+        Raises NameUnresolved if the name has no address, and TargetRefused if any of its addresses is refused. The
+        look-up has no time limit of its own.
         """
         if target.address is not None:
             check_address(target.address, self._policy, target.port, https=target.https)
@@ -130,8 +136,8 @@ class Guard:
     def check_cached(self, url: str) -> Target | None:
         """Does the same as `check` with `remember`, or returns None if that needs a look-up.
 
-        Literal addresses and names in the cache need no look-up. This is ten times as fast, and apps that register
-        thousands of watches use few hosts.
+        Literal addresses and names in the cache need no look-up. Without a look-up a check is ten times as fast, and
+        apps that register thousands of watches use few hosts.
         """
         target = self.parse(url)
         if target.address is None:
@@ -141,10 +147,10 @@ class Guard:
         return target
 
     async def check(self, url: str, *, remember: bool = False) -> Target:
-        """Checks a URL at registration: like `addresses`, but accepts a name that cannot be resolved now.
+        """Checks a URL at registration and returns its target. Raises InvalidRequest or TargetRefused.
 
-        With `remember`, the look-up is cached for 5 s, for batches. Each attempt checks the target again, without the
-        cache.
+        A name that does not resolve within 1 s (the default) is accepted, because each attempt checks the target again.
+        With `remember`, the look-up is cached for 5 s, for batches; attempts never use the cache.
         """
         target = self.parse(url)
         if target.address is None:
@@ -158,15 +164,15 @@ class Guard:
         return target
 
     def open_socket(self, addr_info: AddrInfoType, target: Target | None = None) -> socket.socket:
-        """Returns the socket for one connection, for aiohttp's `socket_factory`. Raises as `check_peer`."""
+        """Returns the socket for one connection, for aiohttp's `socket_factory`. Raises RefusedAddressError."""
         family, kind, protocol, _, peer = addr_info
         self.check_peer(peer[0], int(peer[1]), target)
         return socket.socket(family, kind, protocol)
 
     def check_peer(self, address: str, port: int, target: Target | None = None) -> None:
-        """Checks the address of one connection, for a target if there is one. Raises RefusedAddressError.
+        """Checks the address of one connection. `target` is the target that is connected to, if it is known.
 
-        This is the second check: it also refuses an address that the first check allowed.
+        Raises RefusedAddressError. This is the second check: it sees the address that is really connected to.
         """
         name = None if target is None else name_of(target)
         # https=True: the scheme was checked with the target.

@@ -15,8 +15,8 @@ from bridge.core.targets import Target
 class Exchange:
     """The state of the request that the current asyncio task sends to `target`.
 
-    `opened` is whether it opened a new connection. `status` and `location` are those of the answer, as far as it has
-    arrived. aiohttp's tracing also reports new connections, but costs a fifth of the whole request.
+    `opened` is whether the request opened a new connection. `status` and `location` are from the answer; they are None
+    until that part has arrived. aiohttp's tracing also reports new connections, but costs a fifth of the whole request.
     """
 
     target: Target | None = None
@@ -39,7 +39,7 @@ class AnswerProtocol(ResponseHandler):
     _exchange = Exchange()
 
     def set_response_params(self, **params: Any) -> None:
-        """Begins an answer."""
+        """Prepares for the next answer. aiohttp calls it before each request."""
         self._reader, self._exchange = HeadReader(), EXCHANGE.get()
         super().set_response_params(**params)
 

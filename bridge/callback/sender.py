@@ -96,7 +96,7 @@ class Sender:
         """Sends `body` once, with `headers` in addition to Content-Type and User-Agent, within the time limit.
 
         Failures of the target or of the network are not raised. The answer is one of these:
-        - Answered, if the headers arrived, even if the body ends too early.
+        - Answered, if the headers arrived, even if the body ends too early. For a 2xx the status line is enough.
         - RefusedTarget, if a rule refuses the URL or its literal address.
         - NoAnswer in all other cases. Its code is from `aio/client_errors.py`, or `name_unresolved`, or
           `target_refused` for a name that resolves to a refused address, or OUT_OF_RESOURCES if the bridge itself could
@@ -179,10 +179,10 @@ class Sender:
         body: bytes,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  it limits the connection only, not this call
     ) -> HttpAnswer:
-        """Sends the POST to one checked address. If a kept connection was closed, it sends it again on a new one.
+        """Sends the POST to one checked address. If a kept connection was closed, sends the POST again on a new one.
 
-        A receiver that read the first request before it closed the connection gets the event twice: delivery is
-        at-least-once.
+        If the receiver read the first request before it closed the connection, it gets the event twice. This is
+        allowed, because delivery is at-least-once.
         """
         origin = self._origin(target, address)
         all_headers = self._own_headers.copy()
@@ -246,7 +246,10 @@ class Sender:
 
 
 def _with_location(answered: Answered, target: Target, location: str | None, hidden: Iterable[str]) -> Answered:
-    """Adds the target of a redirect, without query and user info, unless it repeats a value in `hidden`."""
+    """Returns the answer with the URL of its redirect, without query and user info.
+
+    The URL is left out if it repeats a value in `hidden`.
+    """
     if location is None or not 300 <= answered.status < 400:
         return answered
     try:
@@ -260,7 +263,7 @@ def _with_location(answered: Answered, target: Target, location: str | None, hid
 
 
 def repeats_secret(url: str, hidden: Iterable[str]) -> bool:
-    """Whether a URL of a receiver repeats a secret of the bridge or a value in `hidden`, percent-encoded or not."""
+    """Returns whether a receiver's URL repeats a secret of the bridge or a value in `hidden`, also percent-encoded."""
     decoded = unquote(url)
     return redact(decoded, list(hidden)) != decoded
 
@@ -268,16 +271,16 @@ def repeats_secret(url: str, hidden: Iterable[str]) -> bool:
 def _origin(target: Target, address: Address) -> Origin:
     """Returns the target's URL with the checked address instead of the name.
 
-    aiohttp's pool keeps connections by this URL's host and the server name, so by the checked address.
+    aiohttp's pool finds kept connections by this URL's host and the server name, so by the checked address.
     """
     url = URL(f"{target.scheme}://{bracketed(str(address))}:{target.port}{target.path}", encoded=True)
     return HttpConnections.origin(url, target.host if target.https and target.address is None else None)
 
 
 def _body_so_far(response: HttpAnswer) -> tuple[bytes, bool]:
-    """Returns the part of a body that arrived together with the head, and whether it is complete.
+    """Returns the part of a body that arrived together with the head, and whether the body is complete.
 
-    It nearly always is, and then no timer is needed.
+    Nearly always it is complete, and then no timer is needed.
     """
     content = response.content
     if not content.is_eof() or content.exception() is not None:

@@ -31,25 +31,25 @@ class CheckedScheduler(Protocol):
     """The part of the scheduler that is checked."""
 
     def tick_age(self) -> float:
-        """The seconds since its last tick."""
+        """Returns the seconds since the last tick."""
 
 
 class CheckedPoller(Protocol):
     """The part of the poller that is checked."""
 
     def degraded(self) -> Sequence[HealthReason]:
-        """A reason for each problem of amux or of the settings that an operator must fix."""
+        """Returns a reason for each problem of amux or of the settings that an operator must fix."""
 
 
 class CheckedDeliverer(Protocol):
     """The part of the deliverer that is checked."""
 
     def shortage(self) -> str | None:
-        """The present shortage because of which nothing can be sent, as a sentence; None without one."""
+        """Returns a sentence about the shortage that prevents sending now; None if there is none."""
 
 
 class Health:
-    """Checks the store, the scheduler, the amux key and whether the bridge is stopping."""
+    """Checks the store, the scheduler, amux, the process's resources, and whether the bridge is stopping."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Health:
         self.draining = False
 
     async def readiness(self) -> Readiness:
-        """Return the present verdict; takes at most `PROBE_SECONDS`."""
+        """Returns the present verdict, within `PROBE_SECONDS`. Never raises StoreUnavailable."""
         store_error = await self._probe()
         age = self._scheduler.tick_age()
         stalled = HealthReason(HealthCode.SCHEDULER_STALLED, f"the scheduler has not ticked for {age:.1f} s")
@@ -90,12 +90,12 @@ class Health:
         return Readiness(status, checks, failing + amux)
 
     async def store_error(self) -> str | None:
-        """Return why the store accepts no writes, None if it accepts them; takes at most `PROBE_SECONDS`."""
+        """Returns why the store accepts no writes, or None if it accepts them, within `PROBE_SECONDS`."""
         error = await self._probe()
         return None if error is None else error.message
 
     async def _probe(self) -> HealthReason | None:
-        """Return the error of the store, if any. All callers within one second share one probe."""
+        """Returns the error of the store, or None. All callers within one second share one probe."""
         async with self._probe_lock:
             if self._probed_at is None or self._clock() - self._probed_at >= PROBE_VALID_SECONDS:
                 try:

@@ -1,7 +1,7 @@
-"""Notifies people with apprise, best effort. apprise runs in another process, one for a few messages.
+"""Notifies people with apprise, best effort. apprise runs in a process of its own, one for up to 20 sentences.
 
-So its many libraries cannot block the bridge, and cannot log a URL, which contains a secret. Its environment has no
-proxy. If a server hangs, the process is killed.
+So the many libraries of apprise cannot block the bridge, and cannot log a URL, which contains a secret. The process's
+environment has no proxy. If a server does not answer, the process is killed after 60 s.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ SEND_SECONDS = 60.0  # for all sentences of one process; after it the process is
 CHECK_SECONDS = 30.0  # importing apprise takes 1 s, on a busy machine ten
 MOST_WAITING = 100  # sentences; older ones are dropped
 MOST_AT_ONCE = 20  # sentences in a message
-# Only these variables are passed to the process. Others, such as proxies, are not.
+# Only these variables are passed to the process unchanged. Most others, such as proxies, are not passed.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 
 _log = get_logger("operations")
 
 
 def scheme_of(url: str) -> str:
-    """The part of an apprise URL that is not secret, for example `slack` or `mailtos`."""
+    """Returns the scheme of an apprise URL, which is not secret, for example `slack` or `mailtos`."""
     return url.partition("://")[0]
 
 
@@ -46,7 +46,10 @@ class AppriseNotifier:
         self._sending: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
-        """Raises BadSetting without the extra, or for a URL that apprise cannot read. The error hides the URL."""
+        """Raises BadSetting if the extra `notify` is missing, or if apprise does not know a URL.
+
+        The error names the URL by its number only. Raises nothing if apprise fails or takes longer than 30 s.
+        """
         if find_spec("apprise") is None:
             install = "pip install 'amux-bridge[notify]' (a container image: docker build --build-arg EXTRAS=notify)"
             raise BadSetting(f"{SETTING}: needs the extra `notify`; install it with: {install}")
@@ -56,7 +59,10 @@ class AppriseNotifier:
                 raise BadSetting(f"{SETTING}: apprise does not know entry {number}; see its list of services")
 
     def send(self, messages: Sequence[str]) -> None:
-        """Sends these sentences soon. Never blocks. A failed message is logged and not sent again."""
+        """Starts to send these sentences and returns at once. A failure is logged; the sentences are not sent again.
+
+        If more than 100 sentences wait, the oldest are dropped.
+        """
         self._waiting.extend(messages)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send(), name="notify")
@@ -109,7 +115,7 @@ def _results(out: bytes) -> list[bool] | None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of the process: no proxy, no login from a file, the same modules, the same private CAs."""
+    """Returns the process's environment: the same modules and private CAs, but no proxy and no login from a file."""
     found = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     found |= {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), "NETRC": os.devnull}
     if ca_file := os.environ.get("SSL_CERT_FILE"):

@@ -1,6 +1,6 @@
 """The process that runs apprise. It reads `{"urls", "messages"}` from stdin.
 
-It writes to stdout a list that has, for each URL, whether it could be used. Without messages it only parses the URLs.
+The process writes a list to stdout: for each URL, whether it could be used. Without messages it only parses the URLs.
 It writes nothing else, because the log lines of apprise may contain parts of a URL.
 """
 
@@ -13,7 +13,10 @@ TITLE = "amux bridge"
 
 
 def send(urls: list[str], messages: list[str]) -> list[bool]:
-    """Sends the messages as one text to each URL; returns whether each succeeded. Without messages: if it is known."""
+    """Sends the messages as one text to each URL. Returns for each URL whether that succeeded.
+
+    Without messages it sends nothing, and returns for each URL whether apprise knows it.
+    """
     import apprise
 
     results = []

@@ -1,4 +1,4 @@
-"""Notices for operators: finds changes, and passes the notices to the deliverer and to people."""
+"""Makes notices for operators when something changes, and passes the notices to the deliverer and to people."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,7 +20,7 @@ class Notifier(Protocol):
     """Passes sentences to people."""
 
     def send(self, messages: Sequence[str]) -> None:
-        """Sends these sentences soon, best effort. Never blocks."""
+        """Starts to send these sentences, best effort, and returns at once."""
 
 
 class OperationsNotices:
@@ -50,7 +50,7 @@ class OperationsNotices:
         await self._check_keys()
 
     def publish(self, notices: Sequence[Notice]) -> None:
-        """Publishes notices that the store has."""
+        """Logs notices that are stored already, wakes the deliverer, and notifies people."""
         if not notices:
             return
         for one in notices:
@@ -76,7 +76,7 @@ class OperationsNotices:
 
 
 def _refused(credential: CredentialStatus) -> bool | None:
-    """Whether amux refuses a key; None if that is unknown, also after a 429, which does not show it."""
+    """Returns whether amux refuses a key; None if that is not known, for example after a 429."""
     if credential.state is CredentialState.PAUSED:
         return True
     return False if credential.state is CredentialState.GOOD and credential.accepted else None

@@ -1,4 +1,4 @@
-"""One replica among several: it renews its lease, adopts tasks without an owner, and stops before its lease ends."""
+"""The lease of this replica: renews it, adopts tasks without an owner, and stops all work before the lease ends."""
 
 import logging
 from collections.abc import Sequence
@@ -38,12 +38,15 @@ class ReplicaLease:
         self._leaving = False
 
     async def leave(self) -> None:
-        """Adopt no more tasks, receive none, and hand over all tasks. Raises StoreUnavailable."""
+        """Gives up all tasks, so that other replicas adopt them. From now on this replica gets no tasks.
+
+        Raises StoreUnavailable.
+        """
         self._leaving = True
         await self._store.hand_over()
 
     def check_expiry(self) -> None:
-        """Stop polling and sending when the lease is about to end. Call it first at each tick."""
+        """Stops polling and sending when the lease is about to end. Call it first at each tick."""
         if self._lease.ended and self._poller.owned:
             self._poller.forget_all()  # tasks that were registered since the end; a valid lease loads or adopts them
         if not self._lease.ended and not self._lease.is_valid():
@@ -56,7 +59,7 @@ class ReplicaLease:
             )
 
     async def renew(self) -> None:
-        """Renew the lease. Rejoin under a new id if another replica has ended it. Raises StoreUnavailable."""
+        """Renews the lease. If another replica has ended it, joins again under a new id. Raises StoreUnavailable."""
         self._store.drop_hung_connections()
         before = self._lease.clock()  # the lease begins at the time before the renewal was sent
         try:
@@ -74,7 +77,10 @@ class ReplicaLease:
             await self._store.synchronize()
 
     async def adopt(self) -> None:
-        """Adopt tasks without a live owner, and load own tasks after unconfirmed writes. Raises StoreUnavailable."""
+        """Adopts tasks without a live owner, and loads own tasks after writes with an unknown result.
+
+        Raises StoreUnavailable.
+        """
         rows: Sequence[TaskView] | None = None
         while not (self._lease.ended or self._leaving) and (rows is None or len(rows) >= ADOPTION_BATCH):
             replica = self._store.replica
@@ -106,7 +112,7 @@ class ReplicaLease:
         _log.event("tasks_adopted", replica=replica.id, count=len(rows))
 
     async def _load_unconfirmed(self) -> None:
-        """Load the own tasks after a write with an unknown result, because it may have given this replica a task."""
+        """Loads the own tasks after a write with an unknown result, because the write may have added a task."""
         unconfirmed_writes = self._store.unconfirmed_writes
         if unconfirmed_writes == self._unconfirmed_writes or self._leaving:
             return
@@ -120,7 +126,7 @@ class ReplicaLease:
         if not self._lease.ended:
             self._expire()
         await self._store.rejoin()
-        self._expire()  # drop the work of the meantime, which was claimed under the old id
+        self._expire()  # drops work that was claimed under the old id meanwhile
         _log.event(
             "replica_rejoined",
             level=logging.WARNING,

@@ -22,9 +22,9 @@ class Retention:
         self._retention_seconds = retention_seconds
 
     async def sweep(self) -> int:
-        """Delete all watches that are old enough; returns how many. Ends early if the bridge stops.
+        """Deletes all watches that are old enough, and idempotency keys that have expired.
 
-        Raises StoreUnavailable.
+        Returns how many watches were deleted. Ends early if the bridge stops. Raises StoreUnavailable.
         """
         now = self._store.now()
         deleted = 0

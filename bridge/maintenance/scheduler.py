@@ -1,7 +1,7 @@
-"""Regular jobs: APScheduler's interval jobs, and a check of the clocks.
+"""Runs jobs at intervals with APScheduler, and checks the clocks.
 
-APScheduler uses the wall clock. If the clock is set back by a day, no job would run for a day. An asyncio task detects
-this and makes all jobs due at once. The age of the last tick, by the monotonic clock, is part of `/readyz`.
+APScheduler uses the wall clock. If that clock were set back by a day, no job would run for a day. An asyncio task
+detects this and makes all jobs due at once. `/readyz` uses the age of the last tick, by the monotonic clock.
 """
 
 import asyncio
@@ -37,7 +37,10 @@ class Interval(BaseTrigger):  # type: ignore[misc]  # 3.11 ships no types
         self._seconds = seconds
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the run after the previous one; if that has passed, the first one of the same rhythm after now."""
+        """Returns the time of the next run: the previous run plus the interval.
+
+        If that time has passed, missed runs are skipped: returns the first later multiple of the interval after `now`.
+        """
         interval = timedelta(seconds=self._seconds())
         following = (previous_fire_time or now) + interval
         return following if following > now else following + ((now - following) // interval + 1) * interval
@@ -53,26 +56,26 @@ class ClockTimezone(tzinfo):
         self._clock = clock
 
     def fromutc(self, _: datetime) -> datetime:
-        """Return the present time."""
+        """Returns the given clock's time. It ignores its argument."""
         return datetime.fromtimestamp(self._clock(), UTC).replace(tzinfo=self)
 
     def utcoffset(self, _: datetime | None) -> timedelta:
-        """Return the offset of UTC."""
+        """Returns the offset of UTC, which is 0."""
         return timedelta(0)
 
     def dst(self, _: datetime | None) -> timedelta:
-        """Return the offset of UTC."""
+        """Returns 0, because UTC has no daylight saving time."""
         return timedelta(0)
 
     def tzname(self, _: datetime | None) -> str:
-        """Return the name of UTC."""
+        """Returns "UTC"."""
         return "UTC"
 
 
 class Scheduler:
-    """Runs jobs at intervals. `on_clock_step` is called if the wall clock was set, or may have been set.
+    """Runs jobs at intervals. `on_clock_step` is called after the start, and if the wall clock may have been set.
 
-    A failing job is logged once for each reason, and once more when it succeeds again.
+    A job that fails is logged when it begins to fail, when the reason changes, and when it succeeds again.
     """
 
     def __init__(self, on_clock_step: Callable[[], Awaitable[None]], system: System = SYSTEM) -> None:
@@ -87,8 +90,8 @@ class Scheduler:
         self._outage_logs: dict[str, OutageLog] = {}  # by the job's name
         self._last_tick = self._clock()
         self._first_offset = self._wall_clock() - self._clock()  # before any job gets a time
-        # All jobs count from here, so those of the same interval run in one turn of the loop. A wake-up for each alone
-        # costs an idle bridge a sixth of its CPU.
+        # All intervals begin at this time, so jobs with the same interval run in one turn of the loop. A turn for each
+        # job would cost an idle bridge a sixth of its CPU time.
         self._began = datetime.now(self._timezone)
         self._clock_task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -101,21 +104,22 @@ class Scheduler:
         *,
         at_once: bool = False,
     ) -> None:
-        """Run a job at an interval, one run at a time. Runs that become due during a long run are skipped.
+        """Adds a job that runs at an interval, one run at a time. Runs that become due during a long run are skipped.
 
-        If `seconds` is a function, it is called at the begin of a run and returns the seconds until the next one.
+        If `seconds` is a function, it is called when a run begins and returns the seconds until the next one. With
+        `at_once` the first run is due at the start; otherwise it is due after one interval.
         """
         interval = Interval(seconds if callable(seconds) else lambda: seconds)
         first = self._began if at_once else interval.get_next_fire_time(self._began, datetime.now(self._timezone))
         self._scheduler.add_job(self._run, interval, args=(name, job), id=name, next_run_time=first)
 
     def start(self) -> None:
-        """Begin, on the running loop."""
+        """Starts the jobs and the check of the clocks on the running event loop."""
         self._scheduler.start()
         self._clock_task = asyncio.create_task(self._check_clocks(), name="scheduler-clocks")
 
     async def stop(self) -> None:
-        """Stop; a job that is running is cancelled."""
+        """Stops the jobs and the check of the clocks. Jobs that run are cancelled."""
         self._stopping = True
         if self._clock_task is not None:
             self._clock_task.cancel()
@@ -124,15 +128,15 @@ class Scheduler:
             self._scheduler.shutdown(wait=False)
 
     def ticked(self) -> None:
-        """Record a run of the poll tick."""
+        """Records that the poll tick runs now."""
         self._last_tick = self._clock()
 
     def tick_age(self) -> float:
-        """Seconds since the last poll tick."""
+        """Returns the seconds since the last poll tick."""
         return self._clock() - self._last_tick
 
     async def _run(self, name: str, job: Callable[[], Awaitable[object]]) -> bool:
-        """Run a job; return whether it succeeded. Its errors are logged."""
+        """Runs a job and returns whether it succeeded. Logs the job's errors."""
         try:
             await job()
         except asyncio.CancelledError:

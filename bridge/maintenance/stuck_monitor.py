@@ -1,7 +1,8 @@
 """Finds stuck watches: amux gives no answer, a poll is late, or amux refuses or throttles the key.
 
-No event reports such watches. So gauges count them, and one log line is written when a watch becomes stuck and one when
-this ends. If more than twenty tasks are stuck, they probably have a common cause, and one line sums them up.
+No event reports such watches. So gauges count their tasks. One log line is written when a watch becomes stuck, and one
+when it is no longer stuck. If more than 20 tasks are stuck, they probably have a common cause, and one line sums them
+up.
 """
 
 import logging
@@ -32,7 +33,7 @@ _log = get_logger("stuck_monitor")
 
 
 class StuckMonitor:
-    """Checks all tasks and the store. Sets gauges and logs changes."""
+    """Checks this replica's tasks and the store. Sets gauges and logs changes."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class StuckMonitor:
         self._summed_up = 0  # tasks in the last line that summed up; 0 while each watch has its own line
 
     async def check(self) -> None:
-        """Set the gauges and log changes; call it every 15 s. Raises StoreUnavailable."""
+        """Sets the gauges and logs changes. Call it every 15 s. Raises StoreUnavailable."""
         metrics = self._metrics
         self._check_store(await self._health.store_error())
         stats = await self._poller.stats(MAX_LOGGED_TASKS + 1)
@@ -147,5 +148,5 @@ class StuckMonitor:
 
 
 def _counts(stats: PollingStats) -> list[tuple[str, int]]:
-    """The number of stuck tasks for each reason. The reasons are the label values of the metric."""
+    """Returns the number of stuck tasks for each reason. The reasons are the label values of the metric."""
     return [("no_answer", stats.failing), ("late", stats.late), ("key_rests", stats.blocked)]

@@ -19,7 +19,7 @@ from bridge.telemetry.history import SAMPLE_SECONDS, History
 from bridge.watches.event_numbering import EventNumbering
 from bridge.watches.registration import RegistrationService
 
-# The timers of the poller and of the claimer begin due work. The ticks find work that a timer has missed.
+# Timers of the poller and of the deliverer begin due work. The ticks find work that a timer has missed.
 POLL_TICK_SECONDS = 0.05  # while polls are due that could not begin, or results wait to be written
 IDLE_TICK_SECONDS = 1.0  # 20 ticks a second would take 0.6 % of a core
 DEADLINES_SECONDS = 1.0
@@ -101,7 +101,7 @@ class Jobs:
         self._metrics.owned_tasks.set_function(lambda: self._poller.owned)
 
     def _poll_tick_seconds(self) -> float:
-        """The seconds until the next tick: 0.05 while work is due, else up to 1, but a tick at the end of the lease."""
+        """Returns the seconds until the next tick: 0.05 while work is due, else 1 or less if the lease ends before."""
         left = self._lease.seconds_left()
         return POLL_TICK_SECONDS if self._has_due_work else min(max(left, POLL_TICK_SECONDS), IDLE_TICK_SECONDS)
 
@@ -112,7 +112,7 @@ class Jobs:
         self._has_due_work = self._poller.tick()
 
     async def _check_deadlines(self) -> None:
-        """Checks deadlines while the lease is valid. The lease may end during the check, so it is checked after it."""
+        """Checks deadlines while the lease is valid. The lease may end meanwhile, so it is checked again afterwards."""
         if self._lease.is_valid():
             await self._poller.check_deadlines()
             if self._replica_lease is not None:
@@ -143,6 +143,9 @@ class Jobs:
 
 
 async def correct_times(store: Store) -> None:
-    """Corrects due times and deadlines that are too far in the future because the clock was set back."""
+    """Corrects due times and deadlines that are too far in the future because the clock was set back.
+
+    Raises StoreUnavailable.
+    """
     if rows := await store.correct_future_times():
         _log.event("times_corrected", rows=rows)

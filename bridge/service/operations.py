@@ -1,4 +1,4 @@
-"""Builds the operators' parts from the settings: the control of receivers, and the notices."""
+"""Builds two parts for operators from the settings: the control of receivers, and the notices."""
 
 from contextlib import AsyncExitStack
 
@@ -24,9 +24,10 @@ async def open_receivers(
     parts: tuple[Poller, Deliverer, Metrics],
     closing: AsyncExitStack,
 ) -> tuple[Receivers, OperationsNotices]:
-    """Returns the control of receivers, and the notices. Without a target or a URL in the settings, no notice is made.
+    """Returns the control of receivers, and the notices.
 
-    Raises BadSetting if a rule refuses the target, if the extra is missing, or if apprise cannot read a URL.
+    No notice is made if the settings have neither a callback URL for operators nor a URL of apprise. Raises BadSetting
+    if a rule refuses the callback URL, if the extra `notify` is missing, or if apprise does not know a URL.
     """
     poller, deliverer, metrics = parts
     target, notifier = await check_operations(settings, guard)
@@ -39,7 +40,10 @@ async def open_receivers(
 
 
 async def check_operations(settings: Settings, guard: Guard) -> tuple[NoticeTarget | None, AppriseNotifier | None]:
-    """Returns the target of notices, and the notifier of people. Raises BadSetting like `open_receivers`."""
+    """Returns the target of notices and the notifier of people, each None if it is not set.
+
+    Raises BadSetting like `open_receivers`.
+    """
     url = settings.operations_callback_url
     target = None if url is None else await _target(url, guard)
     notifier = AppriseNotifier(settings.notify_urls) if settings.notify_urls else None

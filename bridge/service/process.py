@@ -21,10 +21,10 @@ _log = get_logger("runtime")
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Runs a bridge until SIGTERM or SIGINT, then drains it. `on_ready` is called with the bridge's URL.
+    """Runs a bridge until SIGTERM or SIGINT, then drains it. When it serves, `on_ready` is called with its URL.
 
-    A second signal exits at once. Claimed deliveries then become due when their claims expire. Raises BadSetting or
-    StoreUnavailable if the bridge cannot start.
+    A second signal ends the process at once. Claimed deliveries then become due when their claims expire. Raises
+    BadSetting or StoreUnavailable if the bridge cannot start.
     """
     for secret in secret_texts(settings):
         REDACTOR.add(secret)
@@ -36,8 +36,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
         loop.add_signal_handler(number, _stop_then_exit(stop, number))
     for caution in [*cautions(settings), *proxy_cautions(), *certificate_cautions(), *variable_cautions()]:
         _log.event("caution", level=logging.WARNING, what=caution)
-    # Most objects that exist after the start stay. The collector does not scan frozen objects, which saves a quarter of
-    # a poll's cost. It collects here, before polls are due, because that takes a third of a second.
+    # Most objects that exist after the start stay. `_run` freezes them, so the collector does not scan them. This saves
+    # a quarter of a poll's cost. The collection is here, before polls are due, because it takes a third of a second.
     gc.collect()
     gc.set_threshold(20_000, 20, 50)
     try:

@@ -1,4 +1,4 @@
-"""The composition root: builds every part of the bridge from the settings, connects the parts, starts and drains them.
+"""The composition root: builds all parts of the bridge from the settings, connects them, and starts and drains them.
 
 The order matters. A start opens the store first and the HTTP listener last, so that no request finds a part that is not
 ready. A stop refuses new work first, then ends polls and deliveries. The listener stays open for probes and readers
@@ -83,9 +83,9 @@ class Runtime:
 
     @classmethod
     async def start(cls, settings: Settings, adapters: Adapters = ADAPTERS) -> "Runtime":
-        """Opens everything and serves.
+        """Builds a bridge, starts it, and returns it when it serves.
 
-        Raises BadSetting or StoreUnavailable, after it has closed everything again.
+        Raises BadSetting or StoreUnavailable if the bridge cannot start. Everything is closed before that.
         """
         runtime = cls(settings, adapters)
         try:
@@ -132,7 +132,7 @@ class Runtime:
             await _release_lease(self._replica_lease.leave(), "the lease is released again at the end of the stop")
 
     async def _leave(self) -> None:
-        """Writes what is only in memory, and leaves the other replicas. Raises StoreUnavailable."""
+        """Writes data that are only in memory, and releases all tasks and claims. Raises StoreUnavailable."""
         await self._poller.classes.synchronize()
         await self._receivers.write_figures()
         await self._store.leave()

@@ -1,4 +1,4 @@
-"""The service's sockets. They are bound first, so that a port in use is reported at once, and a free port is known."""
+"""The service's sockets. They are bound first: a port in use is then reported at once, and a free port is known."""
 
 import errno
 import socket
@@ -99,12 +99,12 @@ def port_of(sockets: Sequence[socket.socket]) -> int:
 
 
 def own_addresses() -> frozenset[Address]:
-    """Returns the addresses of this machine's interfaces. Callbacks to them are refused on own ports."""
+    """Returns the addresses of this machine's interfaces. Callbacks to them are refused on the bridge's own ports."""
     return frozenset({*_routed_addresses(), *_linux_ipv4_addresses(), *_linux_ipv6_addresses()})
 
 
 def _routed_addresses() -> Iterator[Address]:
-    """Yields the addresses of the routes to the outside. Without /proc, only these are known."""
+    """Yields this machine's addresses on its routes to the outside. Without /proc, only these are known."""
     for family, probe_address in _ROUTE_PROBES:
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,4 +1,4 @@
-"""How tasks are read in batches, from the settings."""
+"""Makes the policy for reading tasks in batches from the settings."""
 
 from bridge.core.batch_lane import BatchPolicy
 from bridge.settings.settings import Settings

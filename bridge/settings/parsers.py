@@ -36,7 +36,7 @@ _FORMATS = {"text": "console", "plain": "console", "pretty": "console"}
 
 
 def log_level(raw: Any) -> Any:
-    """Returns Python's name of a level, from any case and from other programs' names. The field's type checks it."""
+    """Returns Python's name of a level. Accepts any case and names of other programs. The field's type checks it."""
     return _LEVELS.get(raw.strip().upper(), raw.strip().upper()) if isinstance(raw, str) else raw
 
 
@@ -46,7 +46,10 @@ def log_format(raw: Any) -> Any:
 
 
 def batch_mode(raw: Any) -> Any:
-    """Returns a mode of the batch lane from any case, and from the words of a switch."""
+    """Returns "auto" or "off" for any case of these words and for words such as "true" and "no".
+
+    Any other value is returned for the field's type to refuse.
+    """
     return _BATCH_MODES.get(raw.strip().lower(), raw.strip().lower()) if isinstance(raw, str) else raw
 
 
@@ -79,7 +82,7 @@ def parse_each(raw: Any, parse: Callable[[str], Value]) -> tuple[Value, ...]:
 
 
 def tokens(raw: Any) -> Mapping[str, str]:
-    """Returns `name:token,...` as token → name. A name may occur several times, a token only once."""
+    """Returns the names in `name:token,...` by their tokens. A name may occur several times, a token only once."""
     if isinstance(raw, Mapping):
         raw = [f"{name}:{token}" for token, name in raw.items()]
     found: dict[str, str] = {}
@@ -119,7 +122,7 @@ def signing_secrets(raw: Any) -> tuple[Secret, ...]:
 
 
 def signing_key(raw: Any) -> SigningKey | None:
-    """Returns a `whsk_...` key."""
+    """Returns the key of a `whsk_...` text; None for None."""
     return raw if raw is None or isinstance(raw, SigningKey) else parse_signing_key(_text(raw).strip())
 
 
@@ -301,7 +304,7 @@ def _private_host(entry: str) -> str:
 
 
 def ports(raw: Any) -> frozenset[int] | None:
-    """Returns port numbers from 1 to 65535; None means any."""
+    """Returns port numbers from 1 to 65535; None, which means any port, for None."""
     if raw is None:
         return None
     if isinstance(raw, (Sequence, set, frozenset)) and not isinstance(raw, str):

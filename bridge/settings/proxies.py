@@ -10,7 +10,7 @@ _PROXY_NAMES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
 
 
 def proxy_cautions(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Returns a warning if the environment names proxies, which are not used. It does not contain their values."""
+    """Returns a warning, without values, if the environment names proxies, which are not used."""
     environ = os.environ if environ is None else environ
     names = sorted(name for name in environ if name.upper() in _PROXY_NAMES and environ[name])
     if not names:
@@ -20,7 +20,10 @@ def proxy_cautions(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def certificate_cautions(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Returns a warning if SSL_CERT_FILE names a file without certificates, which OpenSSL ignores silently."""
+    """Returns a warning if SSL_CERT_FILE names a file that cannot be read or has no certificates.
+
+    OpenSSL ignores such a file without a message.
+    """
     environ = os.environ if environ is None else environ
     file = environ.get("SSL_CERT_FILE")
     if not file:

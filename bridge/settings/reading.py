@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseSettings)
 
 
 class GivenValues(BaseSettings):
-    """A model whose values are only those that it is given: `variables.py` has read the environment and `.env`."""
+    """A model that takes only the values that it is given. `variables.py` reads the environment and `.env` instead."""
 
     @classmethod
     def settings_customise_sources(
@@ -27,12 +27,15 @@ class GivenValues(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Returns the one source."""
+        """Returns the given values as the only source."""
         return (init_settings,)
 
 
 def read_model(model: type[Model], found_variables: Variables, overrides: Mapping[str, Any]) -> Model:
-    """Returns the model. Raises BadSetting with a line for each error, in the order of the model's fields."""
+    """Returns the model with the values of its variables. `overrides`, by field name, replace these values.
+
+    Raises BadSetting with a line for each error: first those of variables and files, then those of values.
+    """
     fields = {name: field for name, field in _fields_by_name(model).items() if field not in overrides}
     found = variables.find(found_variables, fields)
     sentences = found.errors
@@ -64,7 +67,10 @@ def _sentence(model: type[BaseSettings], detail: ErrorDetails, from_files: Colle
 
 
 def _fields_by_name(model: type[BaseSettings]) -> Mapping[str, str]:
-    """Maps the name of each variable to its field: the alias, such as AMUX_API_KEY, or BRIDGE_ and the field's name."""
+    """Returns the field of each variable, by the variable's name.
+
+    The name is the field's alias, such as AMUX_API_KEY, or BRIDGE_ and the field's name in upper case.
+    """
     return {
         info.validation_alias if isinstance(info.validation_alias, str) else PREFIX + field.upper(): field
         for field, info in model.model_fields.items()

@@ -1,7 +1,7 @@
 """Every setting: its name, its default, its description, its rules, and the error when a rule is broken.
 
-Only this module reads the environment (`watch` and `listen` also resolve `env:NAME` arguments). The names of amux's
-own settings begin with `AMUX_`, all others with `BRIDGE_`. A `.env` file in the working folder is read too; the
+Only this folder reads settings from the environment (`watch` and `listen` also resolve `env:NAME` arguments). The names
+of settings for amux begin with `AMUX_`, all others with `BRIDGE_`. A `.env` file in the working folder is read too; the
 environment has precedence. An empty value means that the setting is not set. `variables.py` finds the values,
 `parsers.py` parses them.
 """
@@ -321,9 +321,9 @@ def load(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
 
 
 def load_to_serve(env_file: EnvFile = ENV_FILE, **overrides: Any) -> Settings:
-    """Does the same as `load`, and refuses unknown names that look like the name of a secret.
+    """Does the same as `load`. Also raises BadSetting for unknown names that look like the name of a secret.
 
-    With a misspelled BRIDGE_TOKENS the bridge would start without tokens.
+    Otherwise the bridge would start without tokens if BRIDGE_TOKENS is misspelled.
     """
     found = read_variables(env_file)
     refused = [
@@ -360,7 +360,7 @@ def env_name(field: str) -> str:
 
 
 def secret_texts(settings: Settings) -> list[str]:
-    """Returns every secret in the settings, as text: it must be redacted from all output."""
+    """Returns every secret in the settings, as text. These texts must be redacted from all output."""
     return [
         *([settings.amux_api_key.get_secret_value()] if settings.amux_api_key else []),
         *settings.tokens,

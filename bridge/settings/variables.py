@@ -36,9 +36,9 @@ _LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://.+")
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """The variables whose names begin with BRIDGE_ or AMUX_, by their names in upper case, not yet cleaned.
+    """The variables whose names begin with BRIDGE_ or AMUX_, by their names in upper case. Values are not cleaned yet.
 
-    `unreadable` says why the `.env` file, or a part of it, is not used.
+    `unreadable` says why the `.env` file, or a part of it, is not used; None if all of it is used.
     """
 
     environ: Mapping[str, str]
@@ -51,7 +51,7 @@ class Variables:
         return {*self.environ, *self.dotenv}
 
     def get(self, name: str) -> str | None:
-        """Returns the variable's cleaned value, of the environment first. None if the variable is not set."""
+        """Returns the variable's cleaned value from the environment, else from `.env`. None if it is not set."""
         for source in (self.environ, self.dotenv):
             if (value := source.get(name)) and (text := cleaned(value)) is not None:
                 return text
@@ -60,7 +60,10 @@ class Variables:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The values of settings, by name. `from_files` are the names whose value comes from a file."""
+    """The values of settings, by name, and a sentence for each error in `errors`.
+
+    `from_files` are the names whose value comes from a file.
+    """
 
     values: Mapping[str, str]
     from_files: Collection[str]
@@ -94,7 +97,7 @@ def read_variables(env_file: str | Path | None) -> Variables:
 
 
 class _MalformedLines(logging.Filter):
-    """Collects the library's warnings, which come before logging is configured. Their argument is a line number."""
+    """Collects the warnings of python-dotenv and keeps them out of the log. Their argument is a line number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +189,7 @@ def _link_sentence(name: str, value: str) -> str:
 
 
 def unknown(variables: Variables, names: Collection[str]) -> list[str]:
-    """Returns the names that are neither settings, their `NAME_FILE`, nor Kubernetes' service links, sorted."""
+    """Returns, sorted, the names that are no settings, no setting's `NAME_FILE` and no service links of Kubernetes."""
     known = with_files(names)
     return sorted(name for name in variables.names if name not in known and not _SERVICE_LINK.fullmatch(name))
 
@@ -197,9 +200,9 @@ def with_files(names: Iterable[str]) -> set[str]:
 
 
 def looks_secret(name: str, names: Collection[str]) -> bool:
-    """Whether an unknown variable is most likely meant for a secret: without it, the bridge could start without tokens.
+    """Returns whether an unknown variable is most likely meant for a secret, such as the bridge's tokens.
 
-    Its name contains a word such as TOKEN, or is a misspelled name with such a word: BRIDGE_TOKNES.
+    Then its name contains a word such as TOKEN, or is a misspelled name with such a word: BRIDGE_TOKNES.
     """
     if any(word in name for word in _LOOKS_SECRET):
         return True

@@ -45,7 +45,7 @@ class Minute:
 
 
 class History:
-    """The last sixty minutes, with the current one. `sample` must be called every 10 s. `now` returns Unix seconds."""
+    """The last 60 minutes, with the current one. `sample` must be called every 10 s. `now` returns Unix seconds."""
 
     def __init__(self, metrics: Metrics, now: Callable[[], float]) -> None:
         self._metrics = metrics

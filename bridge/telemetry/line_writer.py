@@ -1,4 +1,4 @@
-"""Writes log lines to a file descriptor in a thread of its own: a full pipe or a slow disk delays no other work."""
+"""Writes log lines to a file descriptor in a thread of its own, so a full pipe or a slow disk delays no other work."""
 
 import os
 import select
@@ -14,8 +14,8 @@ _STDERR = 2
 class LineWriter:
     """A bounded queue of texts and the thread that writes them. `put` never blocks.
 
-    When the queue is full, new lines are dropped. `describe_dropped` makes the line that replaces them, from their
-    number. When the descriptor fails, stderr gets one message, and later lines are still tried.
+    When the queue is full, new lines are dropped. `describe_dropped` gets their number and returns the line that
+    replaces them. When a write fails, stderr gets one message, and later lines are still tried.
     """
 
     def __init__(self, descriptor: int, describe_dropped: Callable[[int], str], encoding: str = "utf-8") -> None:
@@ -32,7 +32,7 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, text: str, lines: int) -> None:
-        """Add a text of `lines` lines to the queue, or drop it if the queue is full."""
+        """Adds a text of `lines` lines to the queue, or drops it if the queue is full."""
         with self._changed:
             if self._waiting_bytes + len(text) > MAX_WAITING_BYTES:
                 self._dropped += lines
@@ -48,12 +48,15 @@ class LineWriter:
                 self._changed.notify_all()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait for at most `seconds` until everything is written. Returns whether everything is written."""
+        """Waits for at most `seconds` until everything is written. Returns whether everything is written."""
         with self._changed:
             return self._changed.wait_for(lambda: self._thread is None or not self._has_work(), seconds)
 
     def close(self) -> None:
-        """Flush, and end the thread. Later lines are written at once, unless the thread is blocked in a write."""
+        """Waits at most 2 s until everything is written, then ends the thread. `put` then writes later lines itself.
+
+        If a write is blocked for longer, the thread continues.
+        """
         done = self.flush()
         with self._changed:
             self._closed = done
@@ -77,7 +80,7 @@ class LineWriter:
             self._write(text)
 
     def _take(self) -> str:
-        """Take the texts that wait, and add a line about dropped lines. Called under the lock."""
+        """Removes the waiting texts and returns them, with a line about dropped lines. Call it under the lock."""
         text = "".join(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0

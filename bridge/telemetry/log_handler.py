@@ -1,4 +1,4 @@
-"""Writes log lines. The lines of 0.1 s are written as one text: one line alone costs as much as ten in such a text."""
+"""Writes log lines. The lines of 0.1 s are written as one text. A single line costs as much as ten lines in a text."""
 
 import asyncio
 import io

@@ -95,10 +95,9 @@ def configure_logging(
 ) -> None:
     """Sends all logging of this process to `stream` (default: stdout) in one format. Can be called again.
 
-    The format `auto` is `console` if the stream is a terminal, else `json`.
-
-    This includes Python's loggers, warnings, and uncaught exceptions of threads and finalizers. asyncio's errors need
-    `log_loop_errors`. Raises ValueError for an unknown level.
+    "All logging" includes Python's loggers, warnings, and uncaught exceptions, also of threads and finalizers. The
+    errors of asyncio need `log_loop_errors`. The format `auto` is `console` if the stream is a terminal, else `json`.
+    Raises ValueError for an unknown level.
     """
     stream = sys.stdout if stream is None else stream
     fmt = chosen_format(fmt, stream)
@@ -310,8 +309,8 @@ def _is_simple(value: Any) -> bool:
 def json_value(value: object, redactor: Redactor = REDACTOR, depth: int = 0) -> Json:
     """Returns any value as a JSON value with redacted texts. Never raises.
 
-    Bytes are decoded as UTF-8. NaN and infinities become their names. Other values that JSON does not have become
-    their `str`.
+    Bytes are decoded as UTF-8. NaN and infinities become their names. Sets become lists. Other values that JSON does
+    not have become their `str`. A value below eight levels of nesting becomes "...".
     """
     match value:
         case Enum():

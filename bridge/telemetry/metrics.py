@@ -84,12 +84,12 @@ class PlainHistogram(Collector):
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts one value. A bucket counts the values up to and including its bound."""
+        """Counts one value. A value that equals a bucket's bound is counted in this bucket."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def collect(self) -> Iterator[Metric]:
-        """Returns the counts so far."""
+        """Yields the counts so far, as prometheus_client's family of metrics."""
         buckets, total = self.values()
         yield HistogramMetricFamily(self.name, self.documentation, buckets=buckets, sum_value=total)
 
@@ -127,7 +127,7 @@ class StageMetrics(Collector):
         self._stages[stage].observe(max(seconds, 0.0))
 
     def collect(self) -> Iterator[Metric]:
-        """Returns the counts so far."""
+        """Yields the counts so far, as prometheus_client's family of metrics."""
         family = HistogramMetricFamily(f"amux_bridge_{self.NAME}", self.DOCUMENTATION, labels=["stage"])
         for stage, histogram in self._stages.items():
             family.add_metric([stage.value], *histogram.values())
@@ -168,7 +168,7 @@ class PollMetrics(Collector):
         lane.seconds.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """Returns the families for the registry."""
+        """Yields the counts so far, as prometheus_client's families of metrics."""
         lanes = {Lane.SINGLE: self.single, Lane.BATCH: self.batch}
         polls = CounterMetricFamily(
             "amux_bridge_polls", "Requests that read tasks, by lane and result.", labels=["lane", "result"]

@@ -52,7 +52,7 @@ class OutageLog:
         self.failures = 0  # calls that failed in this outage; 0 while there is none
 
     def failed(self, reason: str, now: float, *, part: str = "", level: int = logging.ERROR, **fields: Any) -> None:
-        """A call of `part` failed at `now`. `fields` are further fields of the log line, if one is written."""
+        """Counts a failed call of `part` at `now`, and writes a line if one is due. `fields` are added to the line."""
         self._failing.add(part)
         self.failures += 1
         new_reason = self._repeat_on_new_reason and reason != self._reason
@@ -65,7 +65,7 @@ class OutageLog:
         )
 
     def recovered(self, *, part: str = "", **fields: Any) -> None:
-        """A call of `part` succeeded. Writes a line if an outage ends with it."""
+        """Notes that a call of `part` succeeded. Writes a line, with `fields`, if the outage ends now."""
         self._failing.discard(part)
         if self.failures and not self._failing:
             self._log.event(self._recovered_event, failures=self.failures, **fields)

@@ -54,7 +54,10 @@ class Redactor:
         self._known, self._pattern = known, _any_of(known)
 
     def suspects(self, text: str) -> bool:
-        """Whether `clean` might change the text. If it is several texts, joined by white space: any one of them."""
+        """Returns whether `clean` might change the text.
+
+        The text may be several texts joined by white space. The result is then true if it is true for any of them.
+        """
         folded = text.casefold()  # like IGNORECASE, which treats the long s as an s
         for hint in _HINTS:  # a loop: `any` with a generator takes 1.5 times as long, for every line
             if hint in folded:
