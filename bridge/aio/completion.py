@@ -72,5 +72,5 @@ class Operations:
             level=level,
             trace=None if known else error,
             reason=str(error),
-            means="the caller had left: no answer reported this error",
+            means="the caller had disconnected, so no answer reported this error",
         )

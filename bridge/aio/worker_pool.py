@@ -78,7 +78,7 @@ class WorkerPool(Generic[Item]):
                 level=logging.ERROR,
                 trace=error,
                 worker=self._name,
-                means="its item is dropped; another worker takes the next item",
+                means="the task or delivery of this worker may wait until the bridge restarts; other work continues",
             )
         if not self._closing:
             self.wake()  # an item may wait, because this worker counted until now

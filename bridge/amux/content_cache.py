@@ -205,7 +205,7 @@ class ContentCache:
                 level=logging.ERROR,
                 trace=error,
                 watch_id=watch_id,
-                means="the readers of this video get an incomplete body or an error",
+                means="an unexpected error in the bridge; the readers of this video get an incomplete body or an error",
             )
             opening.error = BridgeError()
         finally:

@@ -61,7 +61,7 @@ class ContentFiles:
             _log,
             "content_cache_unused",
             "content_cache_used",
-            means="videos are passed through from amux, which ends answers after 60 s: slow readers get a part",
+            means="videos are passed through from amux, which ends answers after 60 s: slow readers get only a part",
             repeat_seconds=600.0,
             repeat_on_new_reason=True,
         )
@@ -108,7 +108,7 @@ class ContentFiles:
             stored.readers -= 1
             if not isinstance(error, OSError):
                 raise
-            means = "the video is read from amux again"
+            means = "the file of this video is removed, and the video is read from amux again"
             _log.event(
                 "content_file_lost", level=logging.WARNING, watch_id=watch_id, reason=_reason(error), means=means
             )

@@ -224,12 +224,12 @@ def _read_header(fd: int) -> ContentHead:
     try:
         fields = json.loads(os.pread(fd, HEADER_BYTES, 0))
         if fields.pop("version") != _VERSION:
-            raise OSError("it was written by another version")
+            raise OSError("another version of the bridge wrote the file")
         head = ContentHead(**fields)
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise OSError("its header is damaged") from None
+        raise OSError("the header of the file is damaged") from None
     if head.length != os.fstat(fd).st_size - HEADER_BYTES:
-        raise OSError("it is incomplete")
+        raise OSError("the file is incomplete")
     return head
 
 

@@ -139,7 +139,7 @@ class ContentRead:
             if self.error is not None:
                 raise self.error
             if self.ended and position < (self.head.length or 0):
-                raise ContentInterrupted("this reader is too late for bytes that are not in a file")
+                raise ContentInterrupted("the reader was too slow: the bytes that it needs next are not kept")
             if self.ended:
                 return b""
             await self._grew.wait()

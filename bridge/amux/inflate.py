@@ -26,14 +26,14 @@ def inflate(body: bytes, content_encoding: str, limit: int) -> bytes:
     if not codings:
         return body
     if len(codings) > 1 or codings[0] not in _CODINGS:
-        raise ValueError("an unknown coding")
+        raise ValueError("the body has an unknown coding")
     error: zlib.error | None = None
     for window in _CODINGS[codings[0]]:
         try:
             return _inflated(body, window, limit)
         except zlib.error as failed:
             error = failed
-    raise ValueError("not of its coding") from error
+    raise ValueError("the body does not have the announced coding") from error
 
 
 def _inflated(body: bytes, window: int, limit: int) -> bytes:
@@ -43,9 +43,9 @@ def _inflated(body: bytes, window: int, limit: int) -> bytes:
         stream = zlib.decompressobj(window)
         inflated += stream.decompress(body, limit + 1 - len(inflated))
         if len(inflated) > limit:
-            raise TooLarge("larger than the limit")
+            raise TooLarge("the body is larger than the limit")
         if not stream.eof:
-            raise ValueError("it ends too early")
+            raise ValueError("the body ends too early")
         body = stream.unused_data
         if window != _GZIP or not body.startswith(_GZIP_MAGIC):
             return inflated

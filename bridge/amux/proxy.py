@@ -185,7 +185,7 @@ class AmuxProxy:
     async def finish(self, seconds: float) -> None:
         """Waits up to `seconds` for the running calls, at a stop. Then cancels the others and logs their number."""
         if count := await self._operations.finish(seconds):
-            means = "amux may have created tasks that have no watch"
+            means = "the stop did not wait longer for these calls: amux may have created tasks that have no watch"
             _log.event("create_calls_cancelled", level=logging.ERROR, count=count, means=means)
 
     def _release_place(self, _: object) -> None:

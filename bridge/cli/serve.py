@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
     except Exception as error:  # noqa: BLE001  operators read the log, not stderr
         from bridge.telemetry import get_logger
 
-        means = "the process ends; after a restart the bridge continues every watch"
+        means = "the process ends; restart the bridge: it then continues all watches"
         get_logger("process").event("died", level=logging.CRITICAL, trace=error, means=means)
         return FAILED
     return 0

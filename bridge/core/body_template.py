@@ -77,7 +77,7 @@ def _broken_rule(text: str) -> str | None:
     if _OPEN in _PLACEHOLDER.sub(" ", text):
         return _MALFORMED
     if any(name not in _NAMES for name in names):
-        return f"has a placeholder with an unknown name; it begins with one of {', '.join(_NAMES)}"
+        return f"has a placeholder with an unknown name; begin it with one of {', '.join(_NAMES)}"
     return None
 
 

@@ -45,7 +45,7 @@ def check_task_id(text: str) -> str:
 def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Returns the extra headers of callbacks if HTTP allows them and the bridge does not set them itself."""
     if len(headers) > MAX_HEADERS:
-        raise ValueError(f"must be at most {MAX_HEADERS}")
+        raise ValueError(f"must contain at most {MAX_HEADERS} headers")
     for number, (name, value) in enumerate(headers.items(), 1):
         _check_header(number, name, value)
     if len({name.lower() for name in headers}) < len(headers):
@@ -55,7 +55,9 @@ def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 def _check_header(number: int, name: str, value: str) -> None:
     if len(name) > MAX_HEADER_NAME or not _TOKEN.fullmatch(name):
-        raise ValueError(f"entry {number} must have a header's name of up to {MAX_HEADER_NAME} ASCII token characters")
+        raise ValueError(
+            f"the name of entry {number} must be 1 to {MAX_HEADER_NAME} ASCII letters, digits or !#$%&'*+-.^_`|~"
+        )
     lowered = name.lower()
     if lowered in REFUSED_HEADERS or lowered.startswith(REFUSED_PREFIXES):
         raise ValueError(f"must not set {name}, because the bridge sets it")
@@ -94,7 +96,7 @@ def read_json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def compact(context: Mapping[str, Any]) -> bytes:

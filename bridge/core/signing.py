@@ -52,7 +52,7 @@ class Secret:
     def __post_init__(self) -> None:
         if not SHORTEST_SECRET <= len(self.key) <= LONGEST_SECRET:
             raise ValueError(
-                f"a signing secret has {SHORTEST_SECRET} to {LONGEST_SECRET} bytes; this one has {len(self.key)}"
+                f"a signing secret must have {SHORTEST_SECRET} to {LONGEST_SECRET} bytes; this one has {len(self.key)}"
             )
 
     @property
@@ -117,10 +117,10 @@ def parse_signing_key(text: str) -> SigningKey:
     """
     raw = _decoded(text, PRIVATE_PREFIX, "a signing key")
     if len(raw) not in {SEED_BYTES, 2 * SEED_BYTES}:
-        raise ValueError(f"a signing key has {SEED_BYTES} or {2 * SEED_BYTES} bytes; this one has {len(raw)}")
+        raise ValueError(f"a signing key must have {SEED_BYTES} or {2 * SEED_BYTES} bytes; this one has {len(raw)}")
     key = SigningKey(raw[:SEED_BYTES])
     if raw[SEED_BYTES:] not in {b"", key._public_bytes()}:  # noqa: SLF001  a private method of this module
-        raise ValueError("the signing key's second half is not the public key of its first half")
+        raise ValueError("the second half of a signing key must be the public key of the first half")
     return key
 
 
@@ -229,11 +229,11 @@ def _hmac_base64(secret: Secret, content: bytes) -> str:
 
 def _decoded(text: str, prefix: str, what: str) -> bytes:
     if not text.startswith(prefix):
-        raise ValueError(f"{what} begins with {prefix}")
+        raise ValueError(f"{what} must begin with {prefix}")
     encoded = text.removeprefix(prefix)
     with suppress(ValueError):  # the decoder's
         raw = base64.b64decode(encoded)
         # Encoding it again finds what the decoder accepts but other libraries may not: other characters, unused bits.
         if raw and base64.b64encode(raw).decode() == encoded:
             return raw
-    raise ValueError(f"{what} is {prefix} and padded standard base64 (with + and /, not - and _)")
+    raise ValueError(f"{what} must be {prefix} and padded standard base64 (with + and /, not - and _)")

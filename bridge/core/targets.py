@@ -298,7 +298,7 @@ def _split(url: str) -> Target:
     if fragment is not None:
         raise _malformed("must have no fragment")
     if "@" in authority:
-        raise _malformed("must have no user info")
+        raise _malformed("must not contain a user or a password")
     host, address, port = split_authority(authority)
     if not path.startswith("/"):
         path = "/" + path

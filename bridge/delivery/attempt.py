@@ -46,7 +46,8 @@ class AttemptRunner:
         try:
             result = await self._send(delivery, int(started_at))
         except Exception as error:  # noqa: BLE001  any error counts as a failed attempt, and the schedule continues
-            _log.event("attempt_error", level=logging.ERROR, trace=error, **_ids(delivery))
+            means = "an unexpected error in the bridge; the attempt counts as failed"
+            _log.event("attempt_error", level=logging.ERROR, trace=error, **_ids(delivery), means=means)
             message = f"the attempt failed inside the bridge: {type(error).__name__}"
             result = SendResult(NoAnswer(INTERNAL_ERROR, message), 0.0)
         return Sent(result.answer, started_at, self._now(), result.duration_seconds)

@@ -77,7 +77,7 @@ class AttemptWriter:
         self._callbacks = callbacks
         self._unwritten: dict[str, AttemptRecord] = {}
         self._new: list[AttemptRecord] = []  # the unwritten records that no write has tried yet
-        means = "results of attempts are kept and written later; nothing more is sent until then"
+        means = "results of attempts wait in memory; nothing is sent until the database accepts them"
         self._refused: RetryQueue[str, AttemptRecord] = RetryQueue(
             store.probe,
             OutageLog(_log, "attempts_unwritten", "store_writes_again", means=means),
@@ -173,5 +173,5 @@ class AttemptWriter:
                 level=logging.ERROR,
                 trace=error,
                 delivery_id=record.claimed.delivery.id,
-                means="the attempt is stored; metrics and logs may lack it",
+                means="an unexpected error in the bridge; the attempt is stored, but metrics and logs may lack it",
             )

@@ -61,7 +61,7 @@ class Claimer:
             _log,
             "outbox_unavailable",
             "outbox_available",
-            means="due deliveries stay pending; the outbox is queried again every few seconds",
+            means="due deliveries stay pending; the database is asked for them again every few seconds",
             repeat_seconds=math.inf,
         )
         self._timer: asyncio.TimerHandle | None = None

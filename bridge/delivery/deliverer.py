@@ -172,7 +172,9 @@ class Deliverer:
                     self.tick()
                     await self._some_progress()
         if cut := self._hosts.busy + self._writer.unwritten:
-            means = "these attempts were not recorded in time: the deliveries are sent again when their claims end"
+            means = (
+                "the stop did not wait longer for these attempts: their deliveries are sent again when their claims end"
+            )
             _log.event("drain_cut", level=logging.WARNING, deliveries=cut, means=means)
         self._claimer.stop()
         for loop in self._loops:
@@ -277,7 +279,7 @@ class Deliverer:
                 level=logging.ERROR,
                 trace=error,
                 delivery_id=claimed.delivery.id,
-                means="the delivery is tried again when its claim ends",
+                means="an unexpected error in the bridge; the delivery is sent again when its claim ends",
             )
             self._claimed.pop(claimed.delivery.id, None)
 
@@ -385,5 +387,5 @@ async def _run_when_due(due: asyncio.Event, work: Callable[[], Awaitable[None]])
                 "deliverer_error",
                 level=logging.ERROR,
                 trace=error,
-                means="due deliveries are searched again at the next tick",
+                means="an unexpected error in the bridge; the work on deliveries continues at the next tick",
             )

@@ -67,7 +67,7 @@ class Receivers:
         async with self._store.request_limit(), self._lock:
             if (notices := await self._store.receivers.resume(name, by)) is not None:
                 self._notices.publish(notices)
-                means = "all its deliveries become due, spread over time"
+                means = "its pending deliveries become due, the oldest first, spread over time"
                 _log.event("receiver_resumed", host=name, by=by.name, role=by.role, means=means)
             await self._refresh()
             return await self._one(name)

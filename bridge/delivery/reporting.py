@@ -46,7 +46,7 @@ class DeliveryReporter:
                 failures=failures,
                 error=None if record.attempt.error is None else record.attempt.error.code,
                 reason=None if record.attempt.error is None else record.attempt.error.message,
-                means="its deliveries are pending; one at a time is tried until an answer is not 429, 502, 503 or 504",
+                means="its deliveries stay pending; one at a time is sent until an answer is not 429, 502, 503 or 504",
             )
         elif failures_before >= FAILURES_UNTIL_PROBING and failures == 0:
             _log.event("host_recovered", host=record.host.name, failures=failures_before)
@@ -62,7 +62,9 @@ class DeliveryReporter:
                     self._metrics.stages.observe(Stage.DELIVERED, record.at - delivery.created_at)
                 _log.event("delivered", **_fields(record, None))
             case Dead(error=error):
-                means = "the delivery is not tried again; it is kept, and can be sent again on request"
+                means = (
+                    "the bridge gave up the delivery and keeps it; `amux-bridge retry` or the dashboard sends it again"
+                )
                 _log.event("dead", level=logging.WARNING, **_fields(record, error), means=means)
             case RetryAt(at=at, error=error) if record.retry_requested:
                 means = "a retry was requested during the attempt; the delivery is sent again now"
@@ -86,14 +88,12 @@ class DeliveryReporter:
             level=logging.DEBUG if summed_up else logging.INFO,
             **_fields(record, verdict.error),
             next_attempt_at=rfc3339(verdict.at),
-            means="the delivery stays pending and is tried again at that time",
+            means="the delivery stays pending and is sent again at next_attempt_at",
         )
 
     def lost(self, record: AttemptRecord) -> None:
         """Logs an attempt whose result is dropped, because its claim is lost."""
-        means = (
-            "the result is not stored: another claim, the delivery's end or an earlier write of this result came first"
-        )
+        means = "the claim was lost, so the result is not stored: the delivery was claimed again or has its result"
         _log.event("attempt_dropped", **_fields(record, record.attempt.error), means=means)
 
 

@@ -55,7 +55,7 @@ class ReplicaLease:
                 "lease_expired",
                 level=logging.WARNING,
                 replica=self._store.replica.id,
-                means="this replica polls and sends nothing until the database answers; other replicas adopt its tasks",
+                means="this replica polls and sends nothing until it renews its lease; other replicas adopt its tasks",
             )
 
     async def renew(self) -> None:
@@ -109,7 +109,12 @@ class ReplicaLease:
         for row in rows:
             if row.row not in dropped:
                 self._poller.add(row, keys.get(row.credential))
-        _log.event("tasks_adopted", replica=replica.id, count=len(rows))
+        _log.event(
+            "tasks_adopted",
+            replica=replica.id,
+            count=len(rows),
+            means="these tasks had no live owner; this replica polls them from now on",
+        )
 
     async def _load_unconfirmed(self) -> None:
         """Loads the own tasks after a write with an unknown result, because the write may have added a task."""
@@ -132,7 +137,7 @@ class ReplicaLease:
             level=logging.WARNING,
             previous_replica=old,
             replica=self._store.replica.id,
-            means="the lease had ended: this process polls and delivers under a new replica id",
+            means="the lease of the previous id had ended; this process polls and sends under the new id",
         )
 
     def _expire(self) -> None:

@@ -36,5 +36,5 @@ class Retention:
             await asyncio.sleep(PAUSE_SECONDS)
         await self._store.delete_idempotency_keys_before(now - IDEMPOTENCY_SECONDS)
         if deleted:
-            _log.event("watches_deleted", count=deleted)
+            _log.event("watches_deleted", count=deleted, means="they had ended more than BRIDGE_RETENTION_SECONDS ago")
         return deleted

@@ -160,7 +160,7 @@ class Scheduler:
                 _log,
                 "job_failed",
                 "job_recovered",
-                means="the job runs again after its interval",
+                means="the job runs again after its interval; this line is repeated only if the reason changes",
                 repeat_seconds=math.inf,
                 repeat_on_new_reason=True,
             )
@@ -184,7 +184,8 @@ class Scheduler:
                 unhandled = False
 
     def _make_all_due(self, step: float) -> None:
-        _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means="all jobs run now")
+        means = "the clock of this machine was set by `seconds`, or the machine slept; all jobs run now"
+        _log.event("clock_stepped", level=logging.WARNING, seconds=round(step, 3), means=means)
         now = datetime.now(self._timezone)
         for job in self._scheduler.get_jobs():
             self._scheduler.modify_job(job.id, next_run_time=now)

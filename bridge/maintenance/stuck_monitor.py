@@ -24,9 +24,12 @@ from bridge.telemetry.outage_log import OutageLog
 MAX_LOGGED_TASKS: Final = 20  # with more stuck tasks, one line sums them up
 MAX_WATCHES: Final = 100  # watches of newly stuck tasks that one check logs
 _MEANS: Final = {
-    "no_answer": "polls continue less often; the watch ends when amux answers about its task, or at its deadline",
-    "late": "its poll is due and does not begin, or does not end; the watch ends at its deadline or before",
-    "key_rests": "amux refuses or throttles its key: one poll at a time tests it; the watch ends at its deadline",
+    "no_answer": "the task is polled less often; the watch ends when the task ends, or at its deadline",
+    "late": "a poll of the task is due and does not begin, or does not end; the watch may end later than it should",
+    "key_rests": (
+        "amux refuses or throttles the key: one poll at a time tests the key; the watch waits until amux accepts the"
+        " key, and ends at its deadline at the latest"
+    ),
 }
 
 _log = get_logger("stuck_monitor")
@@ -87,7 +90,7 @@ class StuckMonitor:
             return
         if self._summed_up:
             self._summed_up = 0
-            _log.event("many_stuck_ended", tasks=total, means="each watch that is still stuck gets its own line")
+            _log.event("many_stuck_ended", tasks=total, means="from now on each stuck watch gets its own line")
         rows = {*stats.stuck, *stats.blocked_rows}
         self._log_ended(rows)
         if new := rows - self._logged.keys():
@@ -110,7 +113,10 @@ class StuckMonitor:
             late=stats.late,
             key_rests=stats.blocked,
             errors=dict(stats.errors),
-            means=f"{_MEANS[most_frequent]}; the next such line is written when the number has doubled",
+            means=(
+                f"most of these tasks have the problem {most_frequent}: {_MEANS[most_frequent]}; the next such line is"
+                " written when the number of tasks has doubled"
+            ),
         )
 
     def _log_stuck(self, view: WatchView, *, blocked: bool) -> None:
@@ -143,7 +149,9 @@ class StuckMonitor:
                 continue  # its watches have ended, which is logged elsewhere, or another replica owns the task
             for watch_id in watch_ids:
                 _log.event(
-                    "stuck_ended", watch_id=watch_id, means="the watch is still active, and its polls are on time again"
+                    "stuck_ended",
+                    watch_id=watch_id,
+                    means="the watch is active, and its task is polled as usual again",
                 )
 
 

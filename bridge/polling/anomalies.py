@@ -48,7 +48,10 @@ class Anomalies:
                         error=observation.code,
                         reason=observation.message,
                         task_id=task_id,
-                        means="no watch ends because of this; polls continue less often",
+                        means=(
+                            "AMUX_BASE_URL looks wrong, or a proxy answers instead of amux; no watch ends because of"
+                            " this answer; the polls continue less often"
+                        ),
                     )
                 self.misrouted = observation
             case TransientError() | Throttled():
@@ -76,7 +79,7 @@ class Anomalies:
         if self.misrouted is None or self._misrouted_tasks or now - self._misrouted_at < self._calm_seconds:
             return
         self.misrouted = None
-        _log.event("misrouting_ended", task_id=task_id)
+        _log.event("misrouting_ended", task_id=task_id, means="amux itself answers again")
 
     def _count_unknown_word(self, word: str, task_id: str) -> None:
         self._metrics.unknown_status_words.inc()
@@ -89,7 +92,7 @@ class Anomalies:
             level=logging.WARNING,
             word=word,
             task_id=task_id,
-            means="the task counts as still running",
+            means="the task counts as still running; if amux keeps this word, its watches end at their deadlines",
         )
 
     def record_detection(self, seconds: float, watched: float) -> None:

@@ -90,6 +90,7 @@ class Credentials:
                 credential=credential.name,
                 paused_seconds=round(now - (now if before.since is None else before.since), 3),
                 waiting=len(credential.waiting),
+                means="amux accepts the key again; its tasks are polled as usual",
             )
             return True
         _log.event(
@@ -99,7 +100,7 @@ class Credentials:
             reason=credential.health.message,
             next_probe_seconds=round(max(credential.health.resumes_at - now, 0.0), 3),
             tasks=credential.tasks,
-            means="one poll at a time tests the key; its other watches wait for that, at most until their deadlines",
+            means="one poll at a time tests the key; the other watches of the key wait, at most until their deadlines",
         )
         return False
 

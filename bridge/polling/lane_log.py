@@ -12,7 +12,7 @@ FORGET_SECONDS = 600.0  # an outage of a lane is forgotten this long after the t
 
 _log = get_logger("polling")
 
-_SINGLY = "tasks are read singly meanwhile; no watch ends because of this"
+_SINGLY = "each task is read with its own request meanwhile; no watch ends because of this"
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class LaneLog:
         _log.event(
             "live_platform",
             platform=platform or None,
-            means="amux asks the vendor at each read, so tasks of this platform are read one by one",
+            means="amux asks the vendor at each read, so each task of this platform is read with its own request",
         )
 
     def forget(self, lane_name: str) -> None:

@@ -23,12 +23,16 @@ def confirm_live_failure(
             task_id=task.task_id,
             reason=task.unconfirmed_failure.problem.message,
             next_poll_seconds=interval,
-            means="amux may report a failed request to the vendor as a failed task, so amux is asked again",
+            means=(
+                "amux may report a failed request to the vendor as a failed task, so amux is asked again before a watch"
+                " ends"
+            ),
         )
         return counted, True
     if before is not None and task.unconfirmed_failure is None:
         confirmed = isinstance(counted, TaskRecord) and counted.status is TaskStatus.FAILED
         event = "failure_confirmed" if confirmed else "failure_cleared"
-        _log.event(event, task_id=task.task_id, waited_seconds=round(now - before.since, 3))
+        means = "the task has failed" if confirmed else "amux does not report this failure any more"
+        _log.event(event, task_id=task.task_id, waited_seconds=round(now - before.since, 3), means=means)
         return counted, True
     return counted, False

@@ -237,7 +237,7 @@ class Poller:
                 level=logging.ERROR,
                 trace=error,
                 task_id=task.task_id,
-                means="the task is polled again later",
+                means="an unexpected error in the bridge; the task is polled again later",
             )
             observation = TransientError("internal_error", f"the poll failed in the bridge: {type(error).__name__}")
         now = self._clock()
@@ -270,7 +270,7 @@ class Poller:
                 level=logging.ERROR,
                 trace=error,
                 tasks=len(batch.tasks),
-                means="the tasks of the batch are read singly",
+                means="an unexpected error in the bridge; the tasks of the batch are read singly",
             )
             observation = BatchFailed("internal_error", f"the batch failed in the bridge: {type(error).__name__}")
         now = self._clock()
@@ -322,14 +322,14 @@ class Poller:
                 "tasks_not_loaded",
                 level=logging.WARNING,
                 reason=str(error),
-                means="registered tasks may not be polled yet; they are loaded again within 20 s",
+                means="some open tasks may not be polled; they are loaded from the database again within 20 s",
             )
             return
         _log.event(
             "tasks_found",
             level=logging.WARNING,
             count=found,
-            means="registered tasks were not polled here; they are polled from now on",
+            means="these open tasks were in the database but were not polled; they are polled from now on",
         )
 
     # --- state ----------------------------------------------------------------------------------------------------

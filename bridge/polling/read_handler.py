@@ -178,7 +178,7 @@ class ReadHandler:
                     level=logging.ERROR,
                     trace=error,
                     task_id=task.task_id,
-                    means="the task is polled again later",
+                    means="an unexpected error in the bridge; the task is polled again later",
                 )
                 if task.phase is Phase.POLLING:
                     self._schedule.schedule_at(task, now + self._policy.max_interval)

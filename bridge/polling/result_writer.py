@@ -120,8 +120,8 @@ class ResultWriter(CommitListener):
         self._classes = classes
         self._ready: deque[Write] = deque()
         means = (
-            "results of polls are kept, and watches past their deadline stay active, until the store answers; the"
-            " store is tried at least every 5 s"
+            "results of polls wait in memory, and watches past their deadline stay active, until the database answers;"
+            " it is tried at least every 5 s"
         )
         self.outage_log = OutageLog(_log, "store_unavailable", "store_available", means=means)
         self._refused: RetryQueue[PolledTask, PendingSettlement] = RetryQueue(
@@ -156,7 +156,9 @@ class ResultWriter(CommitListener):
         self._ready.extend(self._refused.take_all())
         await self._workers.finish(seconds)
         if unwritten := len(self._ready) + len(self._refused):
-            means = "these ends of tasks are not stored; the tasks stay open, and are polled again after the next start"
+            means = (
+                "these results of polls are not stored; the tasks stay open and are polled again after the next start"
+            )
             _log.event("settlements_unwritten", level=logging.ERROR, count=unwritten, means=means)
 
     def _take(self) -> Write | _Retry | None:
@@ -193,7 +195,7 @@ class ResultWriter(CommitListener):
                 level=logging.ERROR,
                 trace=error,
                 task_id=task.task_id,
-                means="the result is kept and written again later",
+                means="an unexpected error in the bridge; the result waits in memory and is written again later",
             )
             self._keep(write, StoreUnavailable(f"{type(error).__name__} in a write"))
         else:

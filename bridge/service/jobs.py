@@ -148,4 +148,5 @@ async def correct_times(store: Store) -> None:
     Raises StoreUnavailable.
     """
     if rows := await store.correct_future_times():
-        _log.event("times_corrected", rows=rows)
+        means = "these due times and deadlines were too late, because the clock had been set back"
+        _log.event("times_corrected", rows=rows, means=means)

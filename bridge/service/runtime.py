@@ -109,7 +109,7 @@ class Runtime:
         await asyncio.gather(self._end_registrations(started_at), self._hand_over_tasks())
         await self._deliverer.drain(self._remaining_seconds(started_at))
         await self._scheduler.stop()
-        await _release_lease(self._leave(), "other replicas adopt its tasks when its lease expires")
+        await _release_lease(self._leave(), "other replicas adopt the tasks of this one when its lease expires")
         for runner in self._runners:
             runner.shutdown_seconds = min(runner.shutdown_seconds, self._remaining_seconds(started_at))
         await self._closing.aclose()
@@ -129,7 +129,7 @@ class Runtime:
             await self._poller.drain(seconds)
         else:
             await self._poller.drain(min(seconds, HAND_OVER_SECONDS))
-            await _release_lease(self._replica_lease.leave(), "the lease is released again at the end of the stop")
+            await _release_lease(self._replica_lease.leave(), "the release is tried again at the end of the stop")
 
     async def _leave(self) -> None:
         """Writes data that are only in memory, and releases all tasks and claims. Raises StoreUnavailable."""

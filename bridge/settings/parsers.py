@@ -311,7 +311,7 @@ def ports(raw: Any) -> frozenset[int] | None:
         raw = [str(entry) for entry in raw]
     found = parse_each(raw, _port)
     if not found:
-        raise ValueError("must contain a port, or must not be set to allow any port")
+        raise ValueError("must contain a port; to allow every port, do not set it")
     return frozenset(found)
 
 

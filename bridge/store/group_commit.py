@@ -297,7 +297,7 @@ class GroupWriter:
                 level=logging.ERROR,
                 trace=error,
                 operation=call.operation.__name__,
-                means="nothing of this item was written, and its caller got an error",
+                means="this write changed nothing, and its caller got an error",
             )
             call.results = [StoreUnavailable(f"the write failed: {type(error).__name__}")]
             return

@@ -58,7 +58,7 @@ class OpeningWait:
         """Log that the opening waits, unless that was logged before."""
         if not self._logged:
             self._logged = True
-            means = "the start is tried again until the database answers or this time has passed"
+            means = "the bridge starts when the database answers; after seconds_at_most it gives up"
             _log.event(
                 "waiting_for_database",
                 level=logging.WARNING,

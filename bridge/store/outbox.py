@@ -105,7 +105,7 @@ def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> P
         claimed = pending_delivery(row, event, lease, attempts_before, cipher, replica.identity)
         return replace(claimed, due_from=row.next_attempt_at)
     except BadSetting as error:
-        means = "its secrets cannot be decrypted; it is tried again when its claim ends"
+        means = "the secrets of the watch cannot be decrypted: nothing is sent; the next try is when the claim ends"
         ids = {"delivery_id": row.id, "watch_id": row.watch_id, "app": row.app}
         _log.event("delivery_unreadable", level=logging.ERROR, **ids, reason=str(error), means=means)
         return None

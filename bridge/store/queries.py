@@ -199,7 +199,7 @@ def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) 
         try:
             found[row.credential] = cipher.decrypt(row.id, row.api_key)
         except BadSetting as error:
-            means = "the tasks of this key cannot be polled; their watches time out"
+            means = "this amux key cannot be decrypted: its tasks are not polled, and their watches time out"
             _log.event("key_unreadable", level=logging.ERROR, watch_id=row.id, reason=str(error), means=means)
     return found
 

@@ -119,7 +119,7 @@ def renew(connection: Connection, replica: Replica, owned_tasks: int) -> None:
 
 
 def _taken_over() -> LostClaim:
-    return LostClaim("another replica has taken this one's tasks over")
+    return LostClaim("another replica has taken over the tasks of this replica")
 
 
 _PROBE = update(replicas).where(replicas.c.id == bindparam("replica")).values(probed=1 - replicas.c.probed)

@@ -88,7 +88,7 @@ def record_statuses(
 
 
 def _lost() -> LostClaim:
-    return LostClaim("the task is another replica's now, or has ended")
+    return LostClaim("another replica owns the task now, or the task has ended")
 
 
 def _active_watches(connection: Connection, owned: set[str]) -> dict[str, list[Row[Any]]]:

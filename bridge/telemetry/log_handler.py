@@ -56,7 +56,7 @@ class LineHandler(logging.Handler):
 
     def _describe_dropped(self, count: int) -> str:
         record = logging.LogRecord("bridge.process", logging.WARNING, "", 0, "log_lines_dropped", None, None)
-        means = "the reader of the log was too slow: these lines are lost, but the bridge did not wait"
+        means = "the reader of the log was too slow: these lines are lost, because the bridge does not wait"
         setattr(record, FIELDS, {"count": count, "means": means})
         return self._text_of([record]) + "\n"
 

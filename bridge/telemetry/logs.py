@@ -141,7 +141,7 @@ def log_loop_errors(loop: asyncio.AbstractEventLoop) -> None:
 
     def report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         fields = {key: value for key, value in context.items() if key not in {"message", "exception"}}
-        fields = {"what": context.get("message"), **fields}
+        fields = {"what": context.get("message"), "means": "no code handled this error; the bridge continues", **fields}
         _process_log.event("asyncio_error", level=logging.ERROR, trace=context.get("exception"), **fields)
 
     loop.set_exception_handler(report)
@@ -168,7 +168,7 @@ def _log_thread_death(args: threading.ExceptHookArgs) -> None:
             level=logging.CRITICAL,
             trace=args.exc_value,
             thread=thread,
-            means="the work of this thread is no longer done: restart the bridge",
+            means="the work of this thread is not done any more: restart the bridge",
         )
 
 

@@ -62,7 +62,7 @@ def test_version_prints_the_packages_version(command: Command) -> None:
         ),
         (("retry", "--dead", "--until", "2026-11-23T15:04:05"), "--until must include a time zone"),
         (("retry", "delivery 1"), "'delivery 1' is not a delivery id"),
-        (("listen", "--secret", "short"), "--secret: a signing secret begins with whsec_"),
+        (("listen", "--secret", "short"), "--secret: a signing secret must begin with whsec_"),
         (("ping", "no-url"), "the URL "),
     ],
 )

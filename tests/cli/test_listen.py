@@ -121,4 +121,4 @@ def test_a_port_in_use_is_reported_in_one_sentence(command: Command) -> None:
 
 def test_an_invalid_secret_is_refused_without_repeating_it(command: Command) -> None:
     result = command("listen", "--secret", "hunter2-hunter2")
-    assert (result.code, result.err) == (2, "amux-bridge: --secret: a signing secret begins with whsec_\n")
+    assert (result.code, result.err) == (2, "amux-bridge: --secret: a signing secret must begin with whsec_\n")

@@ -131,7 +131,7 @@ def test_every_bad_string_is_named() -> None:
     first, second = (rule for _, rule in caught.value.problems)
     assert str(caught.value) == f"{first}; {second}"
     assert first == (
-        "has a placeholder with an unknown name; it begins with one of id, object, type, created_at, timestamp, data"
+        "has a placeholder with an unknown name; begin it with one of id, object, type, created_at, timestamp, data"
     )
     with pytest.raises(BadBody, match="^must have no placeholder in its name; only values have placeholders$"):
         compile_body({"{{id}}": 1})

@@ -5,9 +5,9 @@ from bridge.core.health import HealthCode
 
 
 def test_an_invalid_request_names_every_bad_field_with_its_rule() -> None:
-    fields = [("task_id", "must be given"), ("headers", "must be at most 10")]
+    fields = [("task_id", "must be given"), ("headers", "must contain at most 10 headers")]
     error = InvalidRequest(fields)
-    assert str(error) == "task_id: must be given; headers: must be at most 10"
+    assert str(error) == "task_id: must be given; headers: must contain at most 10 headers"
     assert (error.code, error.fields) == ("invalid_request", fields)
     assert InvalidRequest(fields, code="no_api_key").code == "no_api_key"
 

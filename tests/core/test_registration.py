@@ -64,7 +64,7 @@ def test_at_most_ten_headers_are_accepted() -> None:
 
 def test_a_header_has_a_name_of_up_to_128_and_a_value_of_up_to_4096_characters() -> None:
     assert check_headers({"n" * 128: "v" * 4096})
-    with pytest.raises(ValueError, match="^entry 2 must have a header's name of up to 128 ASCII token characters$"):
+    with pytest.raises(ValueError, match="^the name of entry 2 must be 1 to 128 ASCII letters, digits or "):
         check_headers({"X-A": "v", "n" * 129: "v"})
     with pytest.raises(
         ValueError, match="^the value of X-A must be up to 4,096 printable ASCII characters, without line"
@@ -138,7 +138,7 @@ def test_a_context_is_at_most_4_kib_of_utf8() -> None:
 def test_json_that_only_orjson_can_nest_so_deeply_is_refused() -> None:
     body = b"[" * 1000 + b"9" * 19 + b"]" * 1000
     assert orjson.loads(body)
-    with pytest.raises(ValueError, match="^it is nested too deeply$"):
+    with pytest.raises(ValueError, match="^the JSON is nested too deeply$"):
         read_json(body)
 
 

@@ -60,9 +60,9 @@ def test_a_secret_is_read_back_from_its_text(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "begins with whsec_"),
-        (b64(b"x" * 32), "begins with whsec_"),
-        ("WHSEC_" + b64(b"x" * 32), "begins with whsec_"),
+        ("", "must begin with whsec_"),
+        (b64(b"x" * 32), "must begin with whsec_"),
+        ("WHSEC_" + b64(b"x" * 32), "must begin with whsec_"),
         ("whsec_", "base64"),
         ("whsec_not base64 at all!", "base64"),
         ("whsec_" + b64(b"x" * 32).rstrip("="), "padded"),
@@ -86,8 +86,8 @@ def test_other_forms_of_a_secret_are_refused_and_not_repeated(text: str, reason:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("secret", "a signing secret begins with whsec_"),
-        ("whsec_?", "a signing secret is whsec_ and padded standard base64 (with + and /, not - and _)"),
+        ("secret", "a signing secret must begin with whsec_"),
+        ("whsec_?", "a signing secret must be whsec_ and padded standard base64 (with + and /, not - and _)"),
     ],
 )
 def test_the_message_for_a_refused_secret_says_what_is_expected(text: str, message: str) -> None:
@@ -124,10 +124,10 @@ def test_a_signing_key_is_read_from_its_seed_or_from_seed_and_public_key(public_
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("whsec_" + b64(b"x" * 32), "^a signing key begins with whsk_$"),
-        ("whsk_" + b64(b"x" * 31), "^a signing key has 32 or 64 bytes; this one has 31$"),
-        ("whsk_" + b64(b"x" * 64), "^the signing key's second half is not the public key of its first half$"),
-        ("whsk_?", "^a signing key is whsk_ and padded standard base64"),
+        ("whsec_" + b64(b"x" * 32), "^a signing key must begin with whsk_$"),
+        ("whsk_" + b64(b"x" * 31), "^a signing key must have 32 or 64 bytes; this one has 31$"),
+        ("whsk_" + b64(b"x" * 64), "^the second half of a signing key must be the public key of the first half$"),
+        ("whsk_?", "^a signing key must be whsk_ and padded standard base64"),
     ],
 )
 def test_other_signing_keys_are_refused(text: str, reason: str) -> None:

@@ -18,7 +18,7 @@ INVALID_PERCENT = "must have two hexadecimal digits after each %"
         ("example.com", "must be an absolute http or https URL"),
         ("http:///hook", "must name a host"),
         ("http://a.example/#x", "must have no fragment"),
-        ("http://u@a.example/", "must have no user info"),
+        ("http://u@a.example/", "must not contain a user or a password"),
         ("http://[::1/", "must have a valid host and port"),
         ("http://a.example:0/", "must have a port from 1 to 65535"),
         ("http://[1.2.3.4]/", "must have a valid IPv6 address in its brackets"),

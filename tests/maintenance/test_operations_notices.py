@@ -130,7 +130,7 @@ async def test_a_key_that_was_renewed_while_the_bridge_was_stopped_is_noticed(tm
     [
         ("http://169.254.169.254/ops?token=hidden-query", "metadata"),
         ("http://10.1.2.3/ops?token=hidden-query", "private"),
-        ("http://user:hidden@app.example/ops", "user info"),
+        ("http://user:hidden@app.example/ops", "a user or a password"),
         ("ftp://app.example/ops", "http"),
     ],
 )

@@ -28,7 +28,7 @@ async def test_each_bad_string_of_a_body_is_named_with_its_place(bridge: Bridge)
     assert (answer.status, answer.json["code"]) == (422, "invalid_request")
     errors = {error["field"]: error["message"] for error in answer.json["errors"]}
     assert errors.keys() == {"body.a.b.1", "body.c", "body.{{d}}", "timeout_seconds"}
-    assert errors["body.a.b.1"].startswith("has a placeholder with an unknown name; it begins with one of id, object")
+    assert errors["body.a.b.1"].startswith("has a placeholder with an unknown name; begin it with one of id, object")
     assert errors["body.c"].startswith("has a malformed placeholder")
 
 

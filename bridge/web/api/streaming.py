@@ -70,7 +70,7 @@ async def stream(
         if request.method != hdrs.METH_HEAD:
             await request.app[CONTEXT].proxy.send(pieces, response.write)
     except BridgeError as error:
-        means = "the caller gets an incomplete body and sees that its connection broke"
+        means = "the caller got an incomplete body, and the bridge closed the connection to show that"
         _log.event("proxied_response_aborted", level=logging.WARNING, reason=str(error), path=request.path, means=means)
         # The status is already sent: only an aborted connection can show that the body is incomplete.
         if request.transport is not None:
