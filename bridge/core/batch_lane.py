@@ -1,7 +1,7 @@
 """The decisions of the batch lane, in which many tasks are read with one request.
 
 Each credential has a lane. The lane is open if amux's batch route is known to work. Otherwise its tasks are read
-singly. The lane ends no watch: only a record of a task can do that, see `core/watch.py`.
+singly. A failed batch ends no watch. `core/watch.py` decides what a task's record means for its watches.
 
 Moments are in seconds of one clock. Delays are in seconds.
 """
@@ -220,7 +220,7 @@ def batch_interval(policy: BatchPolicy, seconds: float, max_interval: float) -> 
 def batch_spacing(interval: float, tasks: int, size: int) -> float:
     """Returns the time from the start of a batch to the start of the next one of the same credential.
 
-    `tasks` are read in batches of up to `size`, each task once in `interval`. So the batches are full. Very many tasks
+    `tasks` are read in batches of up to `size`, each task once in `interval`. So each batch is full. Very many tasks
     are read less often, so that a core has time for other work.
     """
     full = min(size, max(tasks, 1))
@@ -306,14 +306,14 @@ class Platforms:
 def reading_after_record(platforms: Platforms, record: TaskRecord, *, unconfirmed: bool) -> tuple[Reading, bool]:
     """Decides how the task of a batch's record is read from now on, and whether the record counts as an observation.
 
-    A failure counts only for a task that is known as recorded, or in amux's row of a live task whose failure awaits
-    confirmation: amux reports a vendor's error with one request as the failure of a live task. Otherwise the task is
-    asked singly.
+    A failure counts in two cases: the task's platform is known as recorded, or amux's row of a live task confirms an
+    unconfirmed failure. In all other cases the task is read singly, because amux reports a vendor's error with one
+    request as the failure of a live task.
     """
     reading = _reading_of(platforms, record)
     if record.status is not TaskStatus.FAILED:
         return reading, True
-    if record.live:  # not amux's row: no batch route is known that answers so
+    if record.live:  # not amux's row; amux's batch route never answers so, as far as we know
         return Reading.TEST if reading is Reading.BATCH else reading, False
     return reading, reading is Reading.BATCH or (unconfirmed and reading is Reading.LIVE)
 

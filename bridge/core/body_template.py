@@ -35,7 +35,7 @@ _MALFORMED: Final = (
 def compile_body(body: Mapping[str, Any]) -> bytes:
     """Returns a body as it is stored: compact JSON in UTF-8, of at most 4 KiB.
 
-    Raises BadBody, which names each string that breaks a rule, or ValueError for the body as a whole.
+    Raises BadBody, which names each part that breaks a rule, or ValueError if the whole body is too long.
     """
     problems = list(_problems(body, (), 1))
     if problems:
@@ -47,7 +47,7 @@ def compile_body(body: Mapping[str, Any]) -> bytes:
 
 
 class BadBody(ValueError):
-    """Strings of a body that break a rule: the path of each below the body, and the rule."""
+    """Parts of a body that break a rule. `problems` has the path of each part within the body, and the rule."""
 
     def __init__(self, problems: list[tuple[tuple[str, ...], str]]) -> None:
         super().__init__("; ".join(rule for _, rule in problems))

@@ -36,7 +36,7 @@ class Demand:
     """The bytes that must fit: `wanted`, in addition to all files.
 
     `held` is the reserved size of the files that are being written. `unwritten` is the part of `held` that is not on
-    the disk yet. `limit` is for all files.
+    the disk yet. `limit` is the most bytes that all files together may have.
     """
 
     wanted: int

@@ -36,8 +36,8 @@ class CredentialHealth:
     """What the answers to polls have shown about a key.
 
     `since` is when the state began and `message` what amux answered, both None for a good key. `resumes_at` is when a
-    probe asks amux again. `refusals` and `throttles` (429s) are counted in a row. `resumed_at` is when the key was good
-    again for the last time.
+    probe asks amux again. `refusals` and `throttles` (429s) are counted in a row. `resumed_at` is when the key last
+    became good again.
     """
 
     state: CredentialState = CredentialState.GOOD
@@ -80,9 +80,10 @@ def change_between(before: CredentialState, after: CredentialState) -> Credentia
 
 
 def is_always_throttled(health: CredentialHealth, *, accepted: bool) -> bool:
-    """Whether all polls get 429: after a start from the first one on, later after several in a row.
+    """Whether all polls with a key seem to get 429.
 
-    `accepted`: amux has sent a record with this key since the start.
+    `accepted`: amux has sent a record with this key since the start. Before that, one 429 is enough. After it, three in
+    a row are needed.
     """
     if health.state is not CredentialState.THROTTLED:
         return False

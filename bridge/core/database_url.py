@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 _SCHEME = re.compile(
     r"postgres(?:ql)?(?:\+psycopg[a-z0-9_]*)?"
-)  # with a driver of this family, as SQLAlchemy writes it
+)  # also with the name of a driver, as SQLAlchemy writes it
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\[\]:,/?#@ ]*)(?::([0-9]{0,5}))?")
 # Parameters of other clients. libpq would refuse a URL that contains them.
 _OF_OTHER_CLIENTS = frozenset({
@@ -27,8 +27,8 @@ def postgres_url(url: str) -> str:
     """Returns a URL that libpq reads, with the scheme `postgresql://`.
 
     Names of drivers and parameters of other clients are removed. If there are several hosts, libpq chooses the one that
-    accepts writes, unless the URL says otherwise. Raises ValueError. Of the URL, the message repeats only the name of a
-    parameter, because any other part may be a password.
+    accepts writes, unless the URL says otherwise. Raises ValueError. The message repeats no part of the URL except the
+    name of a parameter, because any other part may be a password.
     """
     rest, _, query = url.partition("://")[2].partition("?")
     # The last `@`, because a password that is not encoded may contain one.

@@ -80,7 +80,7 @@ class TooManyWatches(BridgeError):
 
 
 class StoreUnavailable(BridgeError):
-    """The database did not answer or refused the operation. Nothing was stored."""
+    """The database did not answer, or refused the operation. A write whose answer was lost may still be stored."""
 
     code = "store_unavailable"
     retry_after_seconds = 5

@@ -21,13 +21,13 @@ _SPACES = {code: " " for code in range(0x20) if chr(code) != "\n"} | {0x7F: " "}
 
 
 def event_id_in(payload: bytes) -> str:
-    """Returns the id in the bytes of a stored event. `event_id` may differ from it, because older versions did."""
+    """Returns the id in the bytes of a stored event. For an event of version 0.1.0, `event_id` returns another id."""
     found: str = orjson.loads(payload)["id"]
     return found
 
 
 def terminal_event(watch: Watch, ending: Ending, at: float, content_url: str | None) -> Event:
-    """Returns the one event that ends a watch, which settles at `at` (Unix seconds).
+    """Returns the one event that ends a watch. The watch settles at `at` (Unix seconds).
 
     `content_url` is used for a completed video only.
     """

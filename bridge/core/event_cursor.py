@@ -16,7 +16,7 @@ _VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
 _LENGTH = 13  # digits of a number: 65 bits
 _MAX_NUMBER = 2**63 - 1  # the largest number that both databases can store
 _CHECK_LENGTH = 2
-_CHECK = 1021  # a prime: the remainder changes with any one digit, so a mistyped cursor is refused
+_CHECK = 1021  # a prime: one wrong digit always changes the remainder, so a mistyped cursor is refused
 _CURSOR = re.compile(CURSOR_PATTERN)
 
 
@@ -24,8 +24,8 @@ _CURSOR = re.compile(CURSOR_PATTERN)
 class Position:
     """A reader's place in the feed: after the event with this number; 0 is before the first one.
 
-    `removal` is the last removal of events before the reader began. Events that were removed until then do not count
-    as missed.
+    `removal` is the number of the last removal of events before the reader began. Events that were removed until then
+    do not count as missed.
     """
 
     number: int = 0
@@ -56,8 +56,8 @@ def next_number(last: int, now: float) -> int:
 def is_expired(position: Position, removed: int, last: int, now: float) -> bool:
     """Whether a reader that continues from this position may miss events.
 
-    `removed` is the largest number of its events that were removed since it began; `last` is the largest number of all.
-    A position after both the last event and the clock belongs to another database.
+    `removed` is the largest number of the reader's events that were removed since it began. `last` is the largest
+    number of all events. A position after both the last event and the clock belongs to another database.
     """
     return position.number < removed or position.number > max(last, int(now * 1_000_000))
 

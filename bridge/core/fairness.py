@@ -39,7 +39,8 @@ class SlotPolicy:
     def __init__(self, concurrency: int, per_host: int) -> None:
         self.per_host = per_host
         self.limits = [attempts_at_a_time(health, per_host) for health in POOLS]
-        # A healthy host's next attempt needs this many free slots for each that it has: 8 of 128, so that one has 8.
+        # A healthy host's next attempt needs this many free slots for each slot that the host has: 8, with 128 slots in
+        # all and 8 for each host.
         self._reserve = max(1, concurrency // (2 * per_host))
         self._pools = [max(1, int(concurrency * share)) for share in SHARES.values()]
 

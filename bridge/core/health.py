@@ -1,4 +1,4 @@
-"""Why a replica is not ready or degraded. `/readyz` shows the messages; the dashboard's alerts decide by the codes."""
+"""Why a replica is degraded or not ready. `/readyz` shows the messages; the dashboard's alerts decide by the codes."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -61,8 +61,9 @@ def watch_id_text(value: int) -> str:
 def event_id(watch_id: str, event_type: EventType) -> str:
     """Returns the id of a watch's event of one type.
 
-    It depends on these two values only, so it is the same after any restart or restore. It begins like the watch's
-    id, so event ids sort in the order of registration, and events that are sent together are neighbours in the store.
+    It depends on these two values only, so it is the same after any restart or restore. It contains the watch's id
+    without the prefix, so event ids sort in the order of registration, and events that are sent together are neighbours
+    in the store.
     """
     return EVENT_ID_PREFIX + watch_id.removeprefix(WATCH_ID_PREFIX) + _SUFFIXES[event_type]
 

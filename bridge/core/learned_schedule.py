@@ -9,15 +9,15 @@ Minimising the mean wait for a given number of polls (Lagrange) gives n(t) propo
 (J. B. Keller, "Optimum checking schedules for systems subject to random failure", Management Science 21(3), 1974), and
 the smallest mean wait is (integral of sqrt(f(t) S(t)))^2 / (2 N) for N polls.
 
-What is done with it
---------------------
+How the bridge uses the theory
+------------------------------
 `History` counts the ends of a class in logarithmic bins. An end is known to lie between two polls, so its weight is
 spread over the bins that this interval covers. Each new end takes a little weight from the older ones, so that a class
 that changes is learned again. `LearnedSchedule` estimates the hazard of each bin as occurrences divided by exposure,
 with a weak prior that the class has no memory (a constant hazard). Its density is the square root of that, scaled so
-that the expected number of polls is that of the fixed schedule, and cut at the two bounds: never denser
-than a quarter of the poll interval, never sparser than the maximum interval. The next poll comes where the integral of
-the density has grown by one since the last.
+that the expected number of polls is that of the fixed schedule. It is cut at two bounds: polls are never closer than a
+quarter of the poll interval, and never further apart than the maximum interval. The next poll comes where the integral
+of the density has grown by one since the last poll.
 
 Three rules make it safe when the history is wrong: with fewer than `MIN_ENDS` ends the fixed schedule applies; a task
 that has used `MAX_EXTRA_POLLS` polls more than the fixed schedule would have used is polled at the maximum interval;
@@ -47,7 +47,7 @@ MIDDLES = tuple(lower + width / 2 for lower, width in zip(EDGES, WIDTHS, strict=
 
 MIN_ENDS = 20  # with fewer ends the fixed schedule applies
 MEMORY_ENDS = 150.0  # the sum of a class's weights after very many ends
-PRIOR_ENDS = 0.2  # for each bin: with 20 ends, a bin without an end is still polled; with 150 ends, hardly
+PRIOR_ENDS = 0.2  # for each bin: a bin without an end is still polled after 20 ends, and rarely after 150 ends
 SMOOTHING = 0.6  # the share of a bin's weight that goes to its neighbours; it becomes smaller with the number of ends
 MAX_EXTRA_POLLS = 4  # more than the fixed schedule has used at the same age
 REPAY_ENDS = 20.0  # polls beyond the fixed schedule are saved again within about 20 ends
@@ -90,12 +90,13 @@ def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
     polled_from: float = 0.0,
     poll_seconds: float = 0.0,
 ) -> History:
-    """Add a task that ended at an age above `after` and at most `until`, and was polled `polls` times.
+    """Returns the history with one more task, which ended at an age above `after` and at most `until`.
 
     `after` is the age at the last poll that saw it running. If amux gives the time of the end, both are that age.
-    `polled_from` is the age at which the task was registered here. `polls` is None if some polls were not counted.
-    `poll_seconds` is how long a poll took: the fixed schedule's delays begin at the answers, so slow polls are fewer.
-    Raises ValueError for an age that is not a finite number, or when `until` is less than `after`.
+    `polled_from` is the age at which the task was registered here. `polls` is how often the task was polled, None if
+    some polls were not counted. `poll_seconds` is how long a poll took: the fixed schedule's delays begin at the
+    answers, so slow polls are fewer. Raises ValueError for an age that is not a finite number, or when `until` is less
+    than `after`.
     """
     after, until = max(after, 0.0), max(until, 0.0)
     if not (isfinite(after) and isfinite(until)) or until < after:
@@ -123,7 +124,7 @@ def with_end(  # noqa: PLR0913, PLR0917  what is known about one task
 
 
 def merged(one: History, other: History) -> History:
-    """The ends of two classes as those of one class."""
+    """Returns the history of the tasks of two classes together."""
     weights = [a + b for a, b in zip(one.weights, other.weights, strict=True)]
     total = sum(weights)
     scale = min(1.0, MEMORY_ENDS / total) if total else 1.0
@@ -133,7 +134,7 @@ def merged(one: History, other: History) -> History:
 
 
 def quantile(history: History, share: float) -> float | None:
-    """The age by which `share` of the tasks have ended, interpolated within a bin; None without an end."""
+    """Returns the age by which `share` of the tasks have ended, interpolated within a bin; None without an end."""
     total = sum(history.weights)
     if total <= 0:
         return None
@@ -158,35 +159,36 @@ class FixedSchedule:
         self._longest = max(policy.max_interval, policy.interval) * _MEAN_STRETCH
 
     def polls(self, until: float) -> float:
-        """How many polls it takes on average to see the end of a task that ends at age `until`."""
+        """Returns how many polls it takes on average to see the end of a task that ends at age `until`."""
         last = self._ages[-1]
         if until <= last:
             return bisect_left(self._ages, until) + 1.0
         return len(self._ages) + (until - last) / self._longest + 0.5
 
     def wait(self, until: float) -> float:
-        """The mean wait for the next poll of a task that ends near age `until`: half the interval there."""
+        """Returns the mean wait for the next poll of a task that ends near age `until`: half the interval there."""
         number = bisect_left(self._ages, until)
         if number >= len(self._ages):
             return self._longest / 2
         return (self._ages[number] - (self._ages[number - 1] if number else 0.0)) / 2
 
     def mean_wait(self, history: History) -> float:
-        """The mean wait of such tasks. `history` must have at least one end."""
+        """Returns the mean wait of such tasks. `history` must have at least one end."""
         waits = sum(weight * self.wait(age) for weight, age in zip(history.weights, MIDDLES, strict=True))
         return waits / sum(history.weights)
 
 
 @lru_cache(maxsize=8)
 def fixed_schedule(policy: PollPolicy) -> FixedSchedule:
-    """The fixed schedule of a policy. It is cached: to make one takes 10 µs, and each end of a task needs it."""
+    """Returns the fixed schedule of a policy. It is cached: making it takes 10 µs, and each end of a task needs it."""
     return FixedSchedule(policy)
 
 
 class LearnedSchedule:
     """A schedule made from a history. It does not change: make another one when the history has changed enough.
 
-    Making one takes about 0.3 ms, a delay less than 1 us. Raises ValueError for a history without an end.
+    Making a schedule takes about 0.3 ms, computing a delay less than 1 µs. Raises ValueError for a history without an
+    end.
     """
 
     __slots__ = ("_densities", "_fixed", "_longest", "_policy", "_shortest", "_sums")
@@ -202,7 +204,7 @@ class LearnedSchedule:
         self._sums: list[float] = list(accumulate(map(mul, WIDTHS[:-1], self._densities), initial=0.0))
 
     def delay_after(self, age: float, polls: int, jitter: float) -> float:
-        """Seconds until the next poll of a running task that is `age` seconds old and was polled `polls` times."""
+        """Returns the seconds until the next poll of a running task, by its age (seconds) and its number of polls."""
         if polls > self._fixed.polls(age) + MAX_EXTRA_POLLS:
             return with_jitter(self._longest, jitter)
         # Without calls for its parts: this runs once a poll.
@@ -219,13 +221,13 @@ class LearnedSchedule:
         return with_jitter(delay, jitter)
 
     def mean_wait(self, history: History) -> float:
-        """The mean time from the end of such tasks to the poll that sees it."""
+        """Returns the mean time from the end of such tasks to the poll that sees it."""
         total = sum(history.weights)
         waits = (weight / density for weight, density in zip(history.weights, self._densities, strict=True))
         return sum(waits) * _MEAN_STRETCH / (2 * total)
 
     def _scaled(self, history: History) -> list[float]:
-        """The density of each bin, scaled so that the expected polls are at most the fixed schedule's."""
+        """Returns the density of each bin, scaled so that the expected polls are at most the fixed schedule's."""
         roots = [sqrt(rate) for rate in hazards(history)]
         total = sum(history.weights)
         shares = [weight / total for weight in history.weights]
@@ -246,7 +248,7 @@ class LearnedSchedule:
         return [min(max(root * scale, least), most) for root in roots]
 
     def _expected(self, densities: Sequence[float], shares: Sequence[float]) -> float:
-        """The polls for a task: the first one, then the integral of the density times the survival."""
+        """Returns the polls for a task: the first one, then the integral of the density times the survival."""
         polls, survival = 1.0, 1.0
         for number, (lower, upper) in enumerate(pairwise(EDGES)):
             width = max(0.0, upper - max(lower, self._policy.first_delay))
@@ -256,7 +258,7 @@ class LearnedSchedule:
 
 
 def hazards(history: History) -> list[float]:
-    """The ends for each second at risk, by bin. `history` must have at least one end.
+    """Returns the ends for each second at risk, by bin. `history` must have at least one end.
 
     This is occurrence divided by exposure, with `PRIOR_ENDS` more ends in each bin at the mean rate of the class. Each
     bin is smoothed with its neighbours, because an end near an edge could as well be in the next bin.

@@ -68,7 +68,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error: a code for programs and a sentence for people. In an error of amux either may be missing."""
+    """An error: a code for programs and a sentence for people. In an error of amux, each of the two may be None."""
 
     code: str | int | None
     message: str | None

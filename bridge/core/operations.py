@@ -10,7 +10,7 @@ import orjson
 
 from bridge.core.event import envelope
 
-FIRST_IDS = 20  # deliveries that a notice names
+FIRST_IDS = 20  # the most deliveries that a notice names
 SUM_UP_SECONDS = 60.0  # between two notices of dead deliveries of one receiver
 MOST_A_MINUTE = 20  # notices of one type; if more receivers are concerned, one notice is for all of them
 _NAMED = 3  # receivers that the sentence of a notice for several receivers names

@@ -22,7 +22,7 @@ class ByteRange:
     last: int | None
 
     def __str__(self) -> str:
-        """The value of a Range header."""
+        """Returns the value of a Range header."""
         return f"bytes={'' if self.first is None else self.first}-{'' if self.last is None else self.last}"
 
     def resolved(self, length: int) -> "Part | None":

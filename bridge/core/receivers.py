@@ -27,7 +27,7 @@ class ReceiverHealth(StrEnum):
     """How likely a receiver is to answer."""
 
     UNKNOWN = "unknown"  # no attempt is known
-    HEALTHY = "healthy"  # it answered its last attempt
+    HEALTHY = "healthy"  # its last attempt had a good answer: see `health_of`
     DOUBTFUL = "doubtful"  # its last attempt failed, and fewer than three in a row have failed
     FAILING = "failing"  # three or more in a row have failed; it gets one attempt at a time
 
@@ -59,8 +59,8 @@ class LastAnswer:
 def health_of(failures: int, *, answered: bool | None) -> ReceiverHealth:
     """Returns a receiver's health. `failures` are its failed attempts in a row.
 
-    `answered` is whether its last attempt had a good answer, None if no attempt is known. To limit the attempts at a
-    time, every answer is a good one. For operators only a 2xx is: a healthy receiver has accepted the last event.
+    `answered` is whether its last attempt had a good answer, None if no attempt is known. The caller decides what is
+    good. For the limit of attempts at a time, every answer is good. For what operators see, only a 2xx is good.
     """
     if failures >= FAILURES_UNTIL_PROBING:
         return ReceiverHealth.FAILING
@@ -162,7 +162,7 @@ def spread_seconds(waiting: int) -> float:
 
 
 def due_times(resumed_at: float, waiting: int, already: int, count: int) -> list[float]:
-    """Returns the due times (Unix seconds) of the next `count` of `waiting` deliveries. `already` have their times.
+    """Returns the due times (Unix seconds) of the next `count` of `waiting` deliveries. `already` of them have theirs.
 
     Each time is later than `resumed_at`, which shows that a delivery already has its time.
     """

@@ -87,8 +87,9 @@ def delay_after_poll(  # noqa: PLR0913  each of them can change the delay
 def estimated_polls(policy: PollPolicy, polls: int, ago: float) -> int:
     """Estimates how often a task was polled, for the backoff. Its row was written `ago` s ago, after `polls` polls.
 
-    The estimate is at least `polls` + 2, because tasks of one age are polled in waves after a restart. With delays from
-    7 s the highest wave is 1.7 times the mean of the first minute; with delays from 5 s it is twice the mean.
+    Returns 0 for a task without polls, else at least `polls` + 2. After a restart, tasks of one age are polled in
+    waves. The highest wave is twice the mean of the first minute if delays begin at 5 s, and 1.7 times if they begin at
+    7 s: the two extra polls make the first delay longer.
     """
     if polls == 0:
         return 0

@@ -1,4 +1,4 @@
-"""Shared snapshots: all snapshots without texts are 300 objects, which serve every running task, perhaps a million."""
+"""Shared snapshots. Running tasks, perhaps a million, share about 300 objects: one for each status and progress."""
 
 from bridge.core.model import UNSEEN, TaskSnapshot, TaskStatus
 

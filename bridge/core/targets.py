@@ -217,7 +217,7 @@ def _represents_ipv4(address: IPv6Address) -> bool:
 def refusal_reason(
     address: Address, policy: TargetPolicy, port: int, *, https: bool, name: str | None = None
 ) -> str | None:
-    """Returns which rule refuses an address, as the end of a sentence that begins with it, or None if none does.
+    """Returns the rule that refuses an address, as the end of a sentence about the address; None if no rule does.
 
     `name` is the name that resolved to the address; None for a literal address.
     """
@@ -246,7 +246,7 @@ def _is_private(address: Address) -> bool:
 
 
 def check_address(address: Address, policy: TargetPolicy, port: int, *, https: bool) -> None:
-    """Raises TargetRefused with the rule ("127.0.0.1 is loopback (127.0.0.0/8)") if one refuses the address."""
+    """Raises TargetRefused with the rule ("127.0.0.1 is loopback (127.0.0.0/8)") if a rule refuses the address."""
     if rule := refusal_reason(address, policy, port, https=https):
         raise TargetRefused(f"{address} {rule}")
 

@@ -63,8 +63,8 @@ class Ending:
 class PollResult:
     """What a poll showed of a task, as far as it can end watches. All fields include the observation.
 
-    `observation` is None if there was no last poll before a deadline: then only deadlines count. `error` is the one of
-    the last poll.
+    `observation` is None if there was no last poll before a deadline: then only deadlines count. `error` is the error
+    of the last poll.
     """
 
     task: TaskSnapshot
@@ -97,7 +97,7 @@ def confirm_failure(
 ) -> tuple[Observation, UnconfirmedFailure | None]:
     """Decides whether a live failure counts.
 
-    Returns the observation to go on with, and the unconfirmed failure after it.
+    Returns the observation that counts, and the unconfirmed failure after it.
 
     For a live task, amux reports a vendor's error with a single request as the failure of the task. So a live failure
     counts only if a second one confirms it. The second poll must begin at least one `interval` after the first failure

@@ -29,7 +29,7 @@ from bridge.core.targets import DEFAULT_PORTS, MAX_URL_CHARACTERS, bracketed, sp
 
 MAX_TEXT = MAX_URL_CHARACTERS  # a callback URL as it was registered
 
-_WRAPPING = re.compile(r"\A[\s\"'`<>()\[\]{},;]+|[\s\"'`<>()\[\]{},;]+\Z")  # people copy these with an id
+_WRAPPING = re.compile(r"\A[\s\"'`<>()\[\]{},;]+|[\s\"'`<>()\[\]{},;]+\Z")  # people copy these together with an id
 _URL = re.compile(r"(?:https?:/)?/|[^/?#\s]*[.:][^?#\s]*[?#]|[^?#\s]+\?[^?#=\s]+=", re.IGNORECASE)
 _WATCH_ID = re.compile(rf"(?<![A-Za-z0-9]){WATCH_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
 _EVENT_ID = re.compile(rf"(?<![A-Za-z0-9]){EVENT_ID_PATTERN}(?![A-Za-z0-9])", re.IGNORECASE)
@@ -55,10 +55,10 @@ class SearchText:
     """A text to search for.
 
     `given` is the original text, and `text` the same in folded case. `place` is the text that is searched in callback
-    URLs: the text without a query, or None if no part of it can be in a URL. `url_parts` is `place` in the normal form,
-    once for each way to read it. `number` is the text as JSON writes it, if it is a number. `watch_ids` and `event_ids`
-    are whole ids in the text; `task_id` is the text if it can be a task id. Indexes find these ids in watches of any
-    age.
+    URLs: the text without a query, or None if no part of it can be in a URL. `url_parts` has `place` in the normal
+    form, once for each way to read it as a part of a URL. `number` is the text as JSON writes it, if it is a number.
+    `watch_ids` and `event_ids` are whole ids in the text; `task_id` is the text if it can be a task id. Indexes find
+    these ids in watches of any age.
     """
 
     given: str

@@ -96,7 +96,7 @@ def body_text(body: bytes, hidden: Iterable[str]) -> str:
 
 
 def _without_cut_value(text: str, hidden: Iterable[str]) -> str:
-    """Removes the begin of a hidden value from the text's end, because redaction finds only whole values."""
+    """Removes the first part of a hidden value from the text's end, because redaction finds only whole values."""
     longest = max(
         (size for value in hidden for size in range(1, len(value)) if text.endswith(value[:size])),
         default=0,

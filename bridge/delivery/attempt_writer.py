@@ -18,7 +18,7 @@ from bridge.telemetry.outage_log import OutageLog
 
 _log = get_logger("delivery")
 
-MAX_UNWRITTEN = 512  # records in one commit of the store; with more waiting, sending is faster than the disk
+MAX_UNWRITTEN = 512  # records in one commit of the store; if more wait, the disk is too slow, and no attempt begins
 # Fewer records than this (they come within 20 ms) wait up to 0.1 s for another commit. In 0.1 s at most 160 come.
 FEW_RECORDS = 32
 BATCH_SECONDS = 0.02  # between commits under load: at 4,000 a second 80 results share one commit (30 µs each)
@@ -40,7 +40,7 @@ class AttemptRecord:
     retry_requested: bool = False
 
     def result(self) -> AttemptResult:
-        """The record for the store, with the newest claim and the host's newest number of failures."""
+        """Returns the record for the store, with the newest claim and the host's newest number of failures."""
         delivery = self.claimed.delivery
         failures = self.host.failures if self.host_changed else None
         verdict = after_retry_request(self.verdict, self.at) if self.claimed.due_again else self.verdict
@@ -64,11 +64,11 @@ class AttemptCallbacks(Protocol):
 
 
 class AttemptWriter:
-    """Writes attempt records, and reports each result to `owner`.
+    """Writes attempt records, and reports each result to `callbacks`.
 
     Records that arrive within 20 ms are written together, and few records wait up to 0.1 s for another commit of the
     store: a commit for each record costs 10 times as much. If the process crashes before the commit, these deliveries
-    are sent again, like deliveries whose answer had not come. During an outage of the store, or with too many unwritten
+    are sent again, like deliveries that had no answer yet. During an outage of the store, or with too many unwritten
     records, `accepting` is False: then begin no attempt.
     """
 
@@ -116,7 +116,7 @@ class AttemptWriter:
         return delivery_id in self._unwritten
 
     def tick(self) -> None:
-        """Make the refused records that are due be written again."""
+        """Wakes `work` if refused records are due to be written again."""
         if self._refused.due:
             self.due.set()
 

@@ -96,7 +96,7 @@ class Claimer:
             self.due.set()
 
     def stop(self) -> None:
-        """Stops the timer, so that only calls make queries."""
+        """Stops the timer. Afterwards only calls lead to queries."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -286,7 +286,7 @@ class Deliverer:
     async def _still_claimed(self, claimed: ClaimedDelivery) -> bool:
         """Asks the store whether a status event may still be sent. If not, frees the slot and drops the delivery.
 
-        The end of the watch removes the claim. Another replica may have written it, or this one a moment ago.
+        The end of the watch removes the claim. Another replica may have written this end, or this replica a moment ago.
         """
         held, lease = False, ""
         while not held and lease != claimed.delivery.lease:  # the delivery may be claimed again during the query

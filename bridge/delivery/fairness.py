@@ -85,7 +85,7 @@ class HostQueues:
                 self._set_failures(self.get(name), count, answered=False)
 
     def get(self, name: str) -> HostQueue:
-        """Returns the host of that name and port."""
+        """Returns the host of that name and port. Adds it if it is new."""
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = HostQueue(name)
@@ -135,7 +135,7 @@ class HostQueues:
     def next(self) -> tuple[HostQueue, ClaimedDelivery] | None:
         """Removes and returns the next delivery whose host may start an attempt. The host goes to the ring's end."""
         if self._nothing_may_begin:
-            return None  # so in three of four calls: each attempt causes calls at its end, its record, its worker's end
+            return None  # true for three of four calls: an attempt leads to several calls, for example at its record
         limits: list[int] | None = None
         for host in self._ring.values():
             if host.busy >= self._limits[host.pool]:
@@ -198,7 +198,7 @@ class HostQueues:
         return len(host.waiting) * 2 <= self._max_waiting(host)
 
     def plan(self, due: Mapping[str, int]) -> dict[str, int]:
-        """Returns how many due deliveries to claim for each host: those that may start now, and those that may wait.
+        """Returns how many due deliveries to claim for each host: as many as may start now, and as many as may wait.
 
         The hosts that started an attempt the longest ago come first, at most 128 hosts. A host that finds every slot
         taken gets one waiting delivery, so that it has a place in the ring. A failing host gets none: its next probe is

@@ -44,11 +44,11 @@ class Receivers:
         self._metrics = metrics
         self.paused: frozenset[str] = frozenset()  # host and port of each, as this replica knows them
         self._resuming: frozenset[str] = frozenset()
-        # So an older answer of the store does not overwrite a newer change in memory.
+        # The lock keeps an older answer of the store from overwriting a newer change in memory.
         self._lock = asyncio.Lock()
 
     async def all(self) -> Sequence[Receiver]:
-        """Returns each receiver of the last 24 h, including all attempts of this process."""
+        """Writes the figures of this process, and returns the receivers as the store's `receivers.all` does."""
         await self.write_figures()
         return await self._store.receivers.all()
 

@@ -76,8 +76,8 @@ class DeliveryReporter:
     def _log_attempt(record: AttemptRecord, failures: int) -> None:
         """Logs a failed attempt. An attempt that ends its delivery is logged when its record is durable.
 
-        While a host is failing, only the first failed attempt of each delivery is logged; `host_failing` stands for the
-        others.
+        While a host is failing, the level is INFO only for the first attempt of each delivery, and DEBUG for all
+        others: the line `host_failing` reports them together.
         """
         delivery, verdict = record.claimed.delivery, record.verdict
         if not isinstance(verdict, RetryAt):

@@ -11,8 +11,8 @@ from bridge.telemetry import get_logger
 from bridge.telemetry.outage_log import OutageLog
 
 PAGE = 500
-# With a long backlog, a check begins where the last one ended: deadlines pass in their order, so later ones come after
-# it. A full check reads all overdue watches again, also the ones that are flagged and still active.
+# With a long backlog, a check begins where the last one ended: deadlines pass in their order, so new overdue watches
+# come after that place. A full check reads all overdue watches again, also the ones that are flagged and still active.
 FULL_CHECK_SECONDS = 10.0
 CLOCK_STEP_SECONDS = 2.0  # a larger difference between the clocks: the wall clock was set, or the machine slept
 
@@ -20,7 +20,7 @@ _log = get_logger("polling")
 
 
 class Deadlines:
-    """Finds the overdue watches of the tasks in memory. `outage_log` is the one of the ResultWriter."""
+    """Finds the overdue watches of the tasks in memory. `outage_log` is that of the ResultWriter."""
 
     def __init__(self, store: Store, tasks: Mapping[str, PolledTask], clocks: Clocks, outage_log: OutageLog) -> None:
         self._store = store

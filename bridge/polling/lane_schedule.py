@@ -14,7 +14,7 @@ RELEASED_AT_ONCE = 2_000  # tasks; 1 to 2 ms. 100,000 tasks are released in 50 t
 
 
 class DueLanes:
-    """A heap of lanes by the time of their next batch. An entry is valid only while its lane has its number."""
+    """A heap of lanes by the time of their next batch. An entry is valid while the lane's `entry` is its number."""
 
     __slots__ = ("_entries", "_heap")
 
@@ -36,7 +36,7 @@ class DueLanes:
         lane.entry = 0
 
     def next_at(self) -> float:
-        """When the next lane is due; infinity if the heap is empty."""
+        """Returns when the next lane is due; infinity if the heap is empty."""
         heap = self._heap
         while heap and heap[0][2].entry != heap[0][1]:
             heappop(heap)
@@ -51,7 +51,7 @@ class DueLanes:
         return was_due, lane
 
     def late(self, now: float, seconds: float) -> list[tuple[float, CredentialLane]]:
-        """The lanes that have been due for longer than `seconds`, and how long. They stay in the heap."""
+        """Returns the lanes that have been due for longer than `seconds`, and how long. They stay in the heap."""
         waiting = [(now - due, lane) for due, entry, lane in self._heap if entry == lane.entry]
         return [(late, lane) for late, lane in waiting if late > seconds]
 

@@ -39,9 +39,9 @@ from bridge.polling.task_classes import TaskClasses
 PROBE_WINDOW_SECONDS = 0.25
 SMALL_LANE = 20  # tasks; a lane with fewer saves little
 LATE_SECONDS = 1.0
-CALM_INTERVALS = 4  # an outage ends after this many longest intervals without a failure: four polls of a task
+CALM_INTERVALS = 4  # an outage ends after a time without a failure: this many times the longest interval of polls
 _POLLING = Phase.POLLING  # the look-up of a member takes 0.1 µs
-MAX_IDLE_LANES = 1_000  # lanes of keys that are not in use any more; they keep what was learned about the key
+MAX_IDLE_LANES = 1_000  # lanes of keys that are not in use any more; they keep what is known about the route
 
 
 @dataclass(slots=True, eq=False)
@@ -73,10 +73,10 @@ class BatchResult:
 
 
 class BatchLanes:
-    """The lanes of all credentials. It sends nothing: the time and the answers are passed in.
+    """The lanes of all credentials. This class sends nothing: the time and the answers are passed in.
 
-    `classes` returns when a task would be read singly. `random` draws from [0, 1). `limited`: there is a rate limit.
-    Then late batches are replaced by single reads only if all requests hang.
+    `classes` gives the delay until a task would be read singly. `random` draws from [0, 1). `limited`: there is a rate
+    limit. Then late batches are replaced by single reads only if all requests hang.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class BatchLanes:
     # --- requests -------------------------------------------------------------------------------------------------
 
     def next_at(self) -> float:
-        """When the next lane is due; infinity if there is none."""
+        """Returns when the next lane is due; infinity if there is none."""
         return self._due.next_at()
 
     def is_due(self, now: float) -> bool:
@@ -324,7 +324,7 @@ class BatchLanes:
         return BatchResult(task, record if counts else None, soon=soon)
 
     def _single_rate(self, lane: CredentialLane, batch: Batch, now: float) -> float:
-        """How many requests a second the single reads of a lane's tasks would make, estimated from this batch."""
+        """Returns how many requests a second single reads of a lane's tasks would make, estimated from this batch."""
         kept = [task for task in batch.tasks if task.phase is Phase.BATCHED]
         if not kept:
             return 0.0
@@ -373,7 +373,7 @@ class BatchLanes:
     # --- figures --------------------------------------------------------------------------------------------------
 
     def figures(self) -> tuple[int, float]:
-        """How many tasks are read in batches, and how many requests a minute this saves at least."""
+        """Returns how many tasks are read in batches, and how many requests a minute this saves at least."""
         lanes = [lane for lane in self._lanes.values() if lane.tasks and lane.health.is_open]
         singly = 60.0 / (self._policy.max_interval * (1 + JITTER_SHARE / 2))
         saved = sum(max(lane.tasks * singly - 60.0 / lane.spacing, 0.0) for lane in lanes)

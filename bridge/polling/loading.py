@@ -53,8 +53,8 @@ class TaskLoader:
     async def load(self) -> tuple[list[PolledTask], list[str]]:
         """Load the own open tasks that are not in memory. Raises StoreUnavailable.
 
-        Returns these tasks, and the row ids of tasks in memory that are not own open tasks any more. A task is among
-        the second if the answer to the transaction that closed it did not arrive.
+        Returns these tasks, and the row ids of tasks in memory that are not own open tasks any more. The second list
+        has tasks whose closing transaction was committed, but whose answer did not arrive.
         """
         replica, known = self._store.replica, dict.fromkeys(self._tasks)
         with self.noting_dropped() as dropped:

@@ -51,9 +51,10 @@ _log = get_logger("polling")
 class Poller:
     """Polls the tasks that this replica owns. Use it from one event loop; nothing here blocks.
 
-    `configured_key` is the amux key of the settings, None without one. `content_url` is called by the store's thread.
-    `rate_per_second` is the limit of requests, 0 for none. With `learn` a task is polled when tasks of its class tend
-    to end. Without `batch` no task is read with others in one request. `background` runs long computations.
+    `configured_key` is the amux key of the settings, None without one. `content_url` returns the link to a video; the
+    store's thread calls it. `rate_per_second` is the limit of requests, 0 for none. With `learn` a task is polled when
+    tasks of its class tend to end. Without `batch` no task is read with others in one request. `background` runs long
+    computations.
     """
 
     def __init__(  # noqa: PLR0913  its collaborators, its limits, and what tests inject
@@ -309,7 +310,7 @@ class Poller:
             self._handler.reschedule(task, task.due)
 
     def refused(self, update: PendingStatus) -> None:
-        """Repeat the question whether a task has closed, if the refused write was this question."""
+        """Asks later whether the task has closed, because the refused write may have asked this."""
         if not update.changed:
             self._handler.check_closed_later(update.task)
 

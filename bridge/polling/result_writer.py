@@ -62,7 +62,11 @@ class WriteCallbacks(Protocol):
 
 @dataclass(slots=True)
 class PendingStatus:
-    """A status that must be written. `changed` is false if only a new watch needs its first status event."""
+    """A status that must be written. `changed`: the last poll changed the status.
+
+    If it is false, the write gives a new watch its first status event, repeats a refused write, stores a change of an
+    unconfirmed failure, or asks whether the task has closed.
+    """
 
     task: PolledTask
     changed: bool

@@ -39,7 +39,7 @@ CATCH_UP_SECONDS = 0.05
 
 
 class DueHeap:
-    """A heap of (due, number, task). An entry is valid only while its task has its number; others are skipped."""
+    """A heap of (due, number, task). An entry is valid while the task's `entry` is its number; others are skipped."""
 
     __slots__ = ("_entries", "_heap")
 
@@ -66,7 +66,7 @@ class DueHeap:
         return None
 
     def next_due(self) -> float:
-        """When the next task is due; infinity if the heap is empty."""
+        """Returns when the next task is due; infinity if the heap is empty."""
         heap = self._heap
         while heap and heap[0][2].entry != heap[0][1]:
             heappop(heap)
@@ -96,7 +96,7 @@ class RateLimiter:
         self._earliest = -inf
 
     def opens_at(self, now: float) -> float:
-        """When the next poll may begin. It may begin now if this is `now` or earlier."""
+        """Returns when the next request may begin: at once if this is `now` or earlier."""
         starts = self._starts
         window = starts[0] + self._window if len(starts) == starts.maxlen else now
         return max(window, self._earliest - CATCH_UP_SECONDS)
@@ -309,7 +309,7 @@ class PollSchedule:
     def schedule_soon(self, task: PolledTask) -> None:
         """Make a task due at random within 4 s, or within one interval if that is shorter.
 
-        So many added tasks are not due at the same time.
+        This spreads tasks that are added together.
         """
         self.schedule_at(task, self._clock() + self._random() * min(self._interval(task), ADOPTED_WITHIN_SECONDS))
 
@@ -357,7 +357,7 @@ class PollSchedule:
         return max(self._policy.delay_after(task.steps, 0.0), self._policy.interval)
 
     def _set_poll_timer(self, due: float, now: float) -> None:
-        """Set the timer for `due`, but after the last timer leave the time in which `TOGETHER` polls become due."""
+        """Sets the timer for `due`, or later: between two timers, up to `TOGETHER` polls become due."""
         gap = min(self._gap, TOGETHER * self._timer_interval / max(self._begun, 1))
         self._set_timer(max(due, self._fired_at + gap), now)
 

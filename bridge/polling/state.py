@@ -73,7 +73,7 @@ class PolledTask:
     single_started: float | None = None
     """When its last single poll began. Only a single poll is the last one before a deadline."""
     watched_since: float = -inf
-    """When its first watch was registered; -infinity for a task that was loaded from the store."""
+    """When its first watch was registered; -infinity for a task that was loaded or taken over."""
     status_update_due: bool = False
     """Its status must be written after the next poll, even if it has not changed."""
     phase: Phase = Phase.SCHEDULED
@@ -86,12 +86,12 @@ class PolledTask:
     error: Problem | None = None
     error_at: float | None = None
     unconfirmed_failure: UnconfirmedFailure | None = None
-    """A live failure that waits for confirmation. It is only in memory; after a restart the next failure begins it."""
+    """A live failure that waits for confirmation. It is only in memory: after a restart the next one is the first."""
     overdue_at: float | None = None
     """When the latest of the deadlines that wait for a last poll passed."""
     task_class: TaskClass = NO_CLASS
     born: float = 0.0
-    """The begin of its age: when amux accepted it, if that is known, else when its first watch was registered."""
+    """When its age begins: when amux accepted it, if that is known, else when its first watch was registered."""
     submitted_at: float | None = None
     """When amux accepted it, by amux's clock. This and the next two are Unix seconds."""
     finished_at: float | None = None
@@ -233,7 +233,7 @@ class CredentialLane(TaskQueue[PolledTask]):
 
 @dataclass(frozen=True, slots=True)
 class CredentialStatus:
-    """A credential as operators see it. `name` is a fingerprint, never the key; times are Unix seconds.
+    """A credential as operators see it. `name` is `configured` or the fingerprint of a key. Times are Unix seconds.
 
     `resumes_at` is when amux is asked again, None for a good credential. `accepted`: amux has sent a record with this
     key since the start.

@@ -16,10 +16,11 @@ MAX_POLL_SECONDS = 60.0
 class PollingStats:
     """Counts of tasks. A task is counted once: as blocked by its credential, else as failing, else as late.
 
-    `errors` counts failing tasks by the code of their last error, and `messages` has one message for each code. `keys`
-    counts tasks by credential. `unwritten` counts tasks with a change that the store does not have yet. `stuck` has row
-    ids of failing and late tasks, the worst first; `blocked_rows` has row ids of blocked tasks. Both are cut to a
-    limit. `batched` tasks are read in batches, which saves about `saved_per_minute` requests a minute.
+    `errors` counts failing tasks by the code of their last error, for the five most frequent codes. `messages` has one
+    message for each code. `keys` counts tasks by credential. `unwritten` counts tasks with a change that the store does
+    not have yet. `stuck` has row ids of failing and late tasks, the worst first; `blocked_rows` has row ids of blocked
+    tasks. Both are cut to a limit. `batched` tasks are read in batches, which saves about `saved_per_minute` requests a
+    minute.
     """
 
     tasks: int

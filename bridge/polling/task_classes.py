@@ -143,7 +143,7 @@ class TaskClasses:
         kept = len(self._classes) < MAX_CLASSES or self._remove_unused()
         if kept:
             self._classes[name] = new
-        # With too many classes the new one is not kept, and its tasks have the schedule of the rare classes.
+        # With too many classes, the new one is not kept. Its tasks then have the schedule of the class `OTHER`.
         if (built := self._schedules.get(name if kept else OTHER)) is not None:
             new.schedule = built[1]
         return new
@@ -166,7 +166,7 @@ class TaskClasses:
     # --- ends -----------------------------------------------------------------------------------------------------
 
     def note_end(self, task: PolledTask, finished_at: float | None, now: float) -> TaskEnd | None:
-        """Note a task's end, which was seen at `now`, and return it with its duration; None if it teaches nothing.
+        """Note a task's end, which was seen at `now`, and return it with its duration; None if that is not known.
 
         A task that no poll saw running may have ended long before its registration. It counts only if amux's record has
         the times of its submission and of its end.
@@ -289,7 +289,7 @@ class TaskClasses:
 
 
 def _resolution(unix: float) -> float:
-    """The resolution of one of amux's times in seconds. Most are whole seconds."""
+    """Returns the resolution of one of amux's times in seconds. Most are whole seconds."""
     return 1.0 if float(unix).is_integer() else 0.0
 
 

@@ -27,9 +27,10 @@ class ActiveLimit:
         self._estimates_of_apps: dict[str, int] = {}
 
     def room(self, connection: Connection, count: int) -> int:
-        """How many watches can be added; for a caller that adds `count`. The number is exact near the limit.
+        """Returns how many watches can be added, exactly near the limit. `count` is how many the caller adds.
 
-        Counting a million watches takes 20 ms, so an estimate is used. With SQLite it is never too low.
+        Counting a million watches takes 20 ms, so the number of active watches is estimated. With SQLite the estimate
+        is never too low.
         """
         is_shared = connection.dialect.name != "sqlite"
         if self._estimate + count > self.most * (_COUNT_FROM if is_shared else 1.0):
@@ -37,13 +38,14 @@ class ActiveLimit:
         return self.most - self._estimate
 
     def refusal(self) -> TooManyWatches:
-        """The error for a watch beyond the limit."""
+        """Returns the error for a watch beyond the limit."""
         return TooManyWatches(f"{self.most} watches are active; the limit is BRIDGE_MAX_ACTIVE_WATCHES")
 
     def room_of_app(self, connection: Connection, app: str, count: int) -> int:
-        """How many watches of one app can be added; for a caller that adds `count`. It is exact near the limit.
+        """Returns how many watches of one app can be added. `count` is how many the caller adds.
 
-        On PostgreSQL each transaction counts the active watches, because other replicas register too.
+        The number is exact near the limit. On PostgreSQL each transaction counts the active watches, because other
+        replicas register too.
         """
         shared = connection.dialect.name != "sqlite"
         estimate = self._estimates_of_apps.get(app, self.per_app)
@@ -53,7 +55,7 @@ class ActiveLimit:
         return self.per_app - estimate
 
     def refusal_of_app(self) -> TooManyWatches:
-        """The error for a watch beyond the limit of its app."""
+        """Returns the error for a watch beyond the limit of its app."""
         return TooManyWatches(
             f"{self.per_app} watches of this app are active; the limit is BRIDGE_MAX_ACTIVE_WATCHES_PER_APP"
         )

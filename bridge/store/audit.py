@@ -10,7 +10,7 @@ from bridge.core.audit import Action, Actor, AuditEntry, Role
 from bridge.store.bulk_statements import inserting
 from bridge.store.schema import audit
 
-MOST = 1_000  # the newest entries of the watches of a page, and as many entries of their receivers
+MOST = 1_000  # entries that are read for a page: the newest of its watches, and as many of their receivers
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def write(connection: Connection, entries: Sequence[AuditEntry]) -> None:
 
 
 def of_watches(connection: Connection, spans: Sequence[WatchSpan]) -> dict[str, tuple[AuditEntry, ...]]:
-    """The entries of each watch and of its receiver, by watch id, oldest first.
+    """Returns the entries of each watch and of its receiver, by watch id, oldest first.
 
     Entries of a receiver count from the registration of the watch to its last delivery. A pause of the receiver that
     began earlier and still lasted counts too. A watch without entries is not in the result.

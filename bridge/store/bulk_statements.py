@@ -30,7 +30,7 @@ class BulkStatement:
         self._sizes = _Sizes(columns, statement, ())
 
     def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Execute the statement for these rows, in their order; returns how many rows the database changed."""
+        """Executes the statement for these rows, in their order. Returns how many rows the database changed."""
         changed = done = 0
         for size in _SIZES:
             while len(rows) - done >= size:
@@ -106,7 +106,7 @@ class _Compiled:
         self.row = namedtuple("Row", statement.exported_columns.keys())._make  # type: ignore[attr-defined]  # noqa: PYI024
 
     def parameters(self, given: Iterable[Any]) -> driver.Parameters:
-        """The parameters in the form that the driver takes: by name or by position."""
+        """Returns the parameters in the form that the driver takes: by name or by position."""
         flat = [*given, *self._constants.values()]
         if self._in_order is None:
             return dict(zip(self._names, flat, strict=True))
@@ -114,7 +114,7 @@ class _Compiled:
 
 
 def _picking(positions: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
-    """A function that returns the items of a list at these positions, in this order."""
+    """Returns a function that picks the items of a list at these positions, in this order."""
     if positions == list(range(len(positions))):
         return lambda flat: flat[: len(positions)]
     return itemgetter(*positions) if len(positions) > 1 else lambda flat: [flat[positions[0]]]
@@ -123,7 +123,7 @@ def _picking(positions: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
 def inserting(
     table: Table, columns: Sequence[str], on_conflict: Callable[[Insert], Insert] = lambda statement: statement
 ) -> BulkStatement:
-    """Insert rows with these columns; `on_conflict` adds the clause for rows that exist already."""
+    """Returns a statement that inserts rows. `on_conflict` adds the clause for rows that exist already."""
     return BulkStatement(columns, lambda binds: on_conflict(insert(table).values(list(binds))))
 
 
@@ -134,7 +134,7 @@ def updating(
     once: Collection[str] = (),
     also: Mapping[str, Any] | None = None,
 ) -> BulkStatement:
-    """Update rows. The first column is the key of the row to change; the other columns get new values.
+    """Returns a statement that updates rows. The first column is the key of a row; the other columns get new values.
 
     Only rows that meet `where` change. A column in `once` is set only where it is null. `also` has columns that get the
     same expression in all rows. Each key may come once: of two rows with one key the database takes either.

@@ -25,7 +25,7 @@ _DELETE_OLD = delete(class_histories).where(class_histories.c.last_end_at < bind
 
 
 def read(connection: Connection) -> dict[str, ClassHistory]:
-    """The history of each class, by name. A row that this version cannot read is skipped."""
+    """Returns the history of each class, by name. A row that this version cannot read is skipped."""
     rows = connection.execute(_ALL).all()
     return {row.name: one for row in rows if (one := _history_of(row)) is not None}
 
@@ -37,7 +37,7 @@ def add_ends(
 
     Returns None, and changes nothing, while another replica writes.
     """
-    # A try, and no wait: this transaction may hold locks that the other replica waits for.
+    # This does not wait for the lock: this transaction may hold locks that the other replica waits for.
     if connection.dialect.name == "postgresql" and not connection.execute(_TRY_LOCK).scalar_one():
         return None
     connection.execute(_DELETE_OLD, {"before": now - FORGET_SECONDS})

@@ -13,17 +13,17 @@ class DashboardCalls:
         self._cipher = cipher
 
     async def history(self, watch_id: str) -> dashboard_queries.WatchHistory:
-        """What happened to a watch: its events and every delivery's attempts. Raises NotFound."""
+        """Returns what happened to a watch: its events and every delivery's attempts. Raises NotFound."""
         return await self._reader.run(dashboard_queries.history, watch_id)
 
     async def outgoing(self, watch_id: str) -> outgoing.Outgoing:
-        """What is sent to the receiver of a watch, with its secrets decrypted. Raises NotFound or BadSetting."""
+        """Returns what is sent to a watch's receiver, with its secrets decrypted. Raises NotFound or BadSetting."""
         return await self._reader.run(outgoing.outgoing, self._cipher, watch_id)
 
     async def nearing_deadline(self) -> int:
-        """How many active watches are in the last tenth of their time, counted up to 1,000."""
+        """Returns how many active watches are in the last tenth of their time, counted up to 1,000."""
         return await self._reader.run(dashboard_queries.nearing_deadline, self._reader.database.now())
 
     async def facts(self) -> dashboard_queries.StoreFacts:
-        """The store's size, the free space of its disk, its replicas."""
+        """Returns the store's size, replicas and disk space. Raises NotFound as `dashboard_queries.facts` does."""
         return await self._reader.run(dashboard_queries.facts)

@@ -59,7 +59,7 @@ _COUNT_NEAR_DEADLINE = select(func.count()).select_from(
 
 
 def nearing_deadline(connection: Connection, now: float) -> int:
-    """How many active watches are in the last tenth of their time, counted up to 1,000."""
+    """Returns how many active watches are in the last tenth of their time, counted up to 1,000."""
     count: int = connection.execute(_COUNT_NEAR_DEADLINE, {"now": now}).scalar_one()
     return count
 
@@ -75,7 +75,7 @@ _COUNT_FAILING = (
 
 
 def failing_receivers(connection: Connection) -> int:
-    """How many callback hosts have a pending delivery that has failed already."""
+    """Returns how many callback hosts have a pending delivery that has failed already."""
     count: int = connection.execute(_COUNT_FAILING).scalar_one()
     return count
 
@@ -145,7 +145,7 @@ _DEAD_BY_HOST = _dead_by_host()
 
 
 def receivers(connection: Connection) -> list[Receiver]:
-    """Up to 20 hosts that fail and 20 with dead deliveries. Hosts with the most of both deliveries come first."""
+    """Returns up to 20 hosts that fail and 20 with dead deliveries, those with the most such deliveries first."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in connection.execute(_WAITING_BY_HOST):
         values = {"waiting": row.waiting, "failures": row.failures, "next_at": row.next_at}
@@ -193,7 +193,7 @@ _ATTEMPTS = (
 
 
 def history(connection: Connection, watch_id: str) -> WatchHistory:
-    """Everything that is stored about a watch. Raises NotFound."""
+    """Returns everything that is stored about a watch. Raises NotFound."""
     view = queries.one_watch(connection, watch_id, None)
     ended_at, host = connection.execute(_ENDED, {"an_id": watch_id}).one_or_none() or (None, "")
     rows = connection.execute(_EVENTS, {"an_id": watch_id}).all()
@@ -252,7 +252,7 @@ _SQLITE_FILE = text("PRAGMA database_list")
 
 
 def facts(connection: Connection) -> StoreFacts:
-    """The store's size, the space of its disk, and its replicas. Raises NotFound if its folder cannot be read."""
+    """Returns the store's size, its disk's space and its replicas. Raises NotFound if its folder cannot be read."""
     views = [_replica_view(row) for row in connection.execute(_REPLICAS)]
     if connection.dialect.name != "sqlite":
         return StoreFacts("PostgreSQL", connection.execute(_POSTGRES_SIZE).scalar_one(), views)

@@ -55,12 +55,12 @@ class ReadLimit:
         return self._stopped or self.remaining_seconds() <= 0
 
     def remaining_seconds(self) -> float:
-        """The seconds until the limit."""
+        """Returns the seconds until the limit."""
         return self._end - self._clock()
 
 
 class Database:
-    """The methods of both kinds of database. `shared`: replicas may share it.
+    """What both kinds of database have in common. `shared` is whether replicas may share the database.
 
     If it is not shared, only the writer's thread may call `transaction`.
     """
@@ -73,11 +73,11 @@ class Database:
         self.system = system
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Returns the time in Unix seconds."""
         return self.system.wall()
 
     def new_token(self) -> str:
-        """A random text of 16 characters, for the name of a replica or of a lease."""
+        """Returns a random text of 16 characters, for the name of a replica or of a lease."""
         return self.system.token_hex(8)
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
@@ -100,7 +100,7 @@ class Database:
     def read_within(
         self, limit: ReadLimit, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments
     ) -> Result:
-        """As `read`, but the database interrupts the query at the limit. Raises ReadInterrupted then."""
+        """Does the same as `read`, but the database interrupts the query at the limit. Raises ReadInterrupted then."""
 
         def limited(connection: Connection) -> Result:
             with self._interrupting(connection, limit):
@@ -124,13 +124,13 @@ class Database:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise OperationalError when the database is no longer where it was opened."""
+        """Raises OperationalError if the file of SQLite was deleted or replaced. Does nothing for PostgreSQL."""
 
     def synchronize(self) -> None:
         """Set the clock of `now` by the server's clock; does nothing for SQLite."""
 
     def drop_hung_connections(self, seconds: float = HUNG_AFTER_SECONDS) -> None:
-        """Shut down the connections that have been in use for `seconds`."""
+        """Shuts down the connections that have been in use for `seconds`. Does nothing for SQLite."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -211,7 +211,7 @@ class PostgresDatabase(Database):
             self._in_use.pop(id(connection), None)
 
     def now(self) -> float:
-        """Unix seconds of the server's clock, as of the last `synchronize`."""
+        """Returns Unix seconds by the server's clock, which was last read by `synchronize`."""
         return self._running_seconds() + self._epoch_offset
 
     def synchronize(self) -> None:
@@ -241,7 +241,10 @@ class PostgresDatabase(Database):
         return postgres.sqlstate(error) == "57014"  # query_canceled
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
-        """Call `function` in one transaction. Repeats it after a deadlock, and once after a dropped connection."""
+        """Calls `function` in one transaction and commits. Repeats it after a deadlock, with five tries in all.
+
+        A serialization failure counts as a deadlock. The first try is also repeated if its connection was dropped.
+        """
         for turn in range(1, TRIES):
             try:
                 return super().transaction(function)
@@ -268,12 +271,12 @@ def _may_succeed_again(error: DBAPIError) -> bool:
 
 
 def reason_of(error: DBAPIError) -> str:
-    """The database's message, as the end of a sentence. The statement is left out: its values may be secret."""
+    """Returns the database's message, as the end of a sentence. The statement is left out: its values may be secret."""
     return " ".join(str(error.orig).split())[:200]
 
 
 def cause_of(error: DBAPIError) -> HealthCode:
-    """The kind of a failure, by the driver's codes (SQLite's result code, PostgreSQL's SQLSTATE)."""
+    """Returns the kind of a failure, by the driver's codes (SQLite's result code, PostgreSQL's SQLSTATE)."""
     original = error.orig
     if isinstance(original, _DatabaseFileMissing):
         return HealthCode.DATABASE_FILE_MISSING
@@ -362,5 +365,5 @@ def connect(database_url: str, system: System = SYSTEM) -> Database:
 
 
 def sqlite_path(database_url: str) -> Path:
-    """The file of a `sqlite:///` URL."""
+    """Returns the file of a `sqlite:///` URL."""
     return Path(database_url.removeprefix("sqlite:///").partition("?")[0])

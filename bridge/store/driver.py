@@ -47,7 +47,7 @@ def drops_connection(code: str | None) -> bool:
 
 
 def _converted(connection: Connection, statement: str, error: Any) -> BaseException:
-    """The error as SQLAlchemy raises it. If the connection was lost, the others are replaced before their next use.
+    """Returns the error as SQLAlchemy raises it. If the connection is lost, all others are replaced before their use.
 
     This is what SQLAlchemy does too. Disposing of the pool would not replace the connections that are in use now.
     """

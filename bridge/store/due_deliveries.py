@@ -37,16 +37,16 @@ _FAILING_HOSTS = select(hosts.c.host, hosts.c.failures)
 
 
 def due_hosts(connection: Connection, now: float) -> dict[str, int]:
-    """The number of due deliveries of each host, counted up to 1,000. Paused hosts are left out."""
+    """Returns the number of due deliveries of each host, counted up to 1,000. Paused hosts are left out."""
     return {row.host: row.due for row in connection.execute(_DUE_HOSTS, {"now": now}) if row.due}
 
 
 def next_due_at(connection: Connection) -> float | None:
-    """When the next pending delivery is due (Unix seconds); None without one. Paused hosts do not count."""
+    """Returns when the next pending delivery is due (Unix seconds); None without one. Paused hosts do not count."""
     earliest: float | None = connection.execute(_NEXT_DUE).scalar_one()
     return earliest
 
 
 def host_failures(connection: Connection) -> dict[str, int]:
-    """The number of failures in a row of each host whose last attempt failed."""
+    """Returns the number of failures in a row of each host whose last attempt failed."""
     return {row.host: row.failures for row in connection.execute(_FAILING_HOSTS)}

@@ -60,13 +60,13 @@ class Cipher:
             raise BadSetting(WRONG_KEY) from None
 
     def key(self, purpose: str) -> bytes:
-        """A key of 32 bytes for one purpose: the same on every replica, as long as the database exists."""
+        """Returns a key of 32 bytes for one purpose: the same on every replica, as long as the database exists."""
         if purpose not in self._derived:
             self._derived[purpose] = hmac.digest(self._root, f"amux-bridge {purpose}".encode(), "sha256")
         return self._derived[purpose]
 
     def fingerprint(self, purpose: str, data: bytes) -> bytes:
-        """A keyed hash of 16 bytes, for comparing secrets without storing them.
+        """Returns a keyed hash of 16 bytes, for comparing secrets without storing them.
 
         It is keyed BLAKE2b (RFC 7693, section 2.9), which costs a fifth of an HMAC. Each registration computes one.
         """
@@ -102,12 +102,15 @@ def with_root_key(database: Database, cipher: Cipher) -> Cipher:
 
 
 def signing_secret(connection: Connection, cipher: Cipher, new: bytes) -> str:
-    """The signing secret (`whsec_...`) for when none is configured; `new` are 32 random bytes for the first call."""
+    """Returns the stored signing secret (`whsec_...`). It is used if the settings have none.
+
+    The first call makes it of `new`, 32 random bytes. Raises BadSetting for a wrong encryption key.
+    """
     return _own_secret(connection, cipher, SIGNING, new_secret(new).text)
 
 
 def _own_secret(connection: Connection, cipher: Cipher, name: str, new: str) -> str:
-    """The stored secret of this name. If there is none, stores `new`. Raises BadSetting for a wrong key."""
+    """Returns the stored secret of this name. If there is none, stores `new`. Raises BadSetting for a wrong key."""
     ciphertext = connection.execute(_FIND_SECRET, {"a_name": name}).scalar_one_or_none()
     if ciphertext is None:
         connection.execute(_INSERT_SECRET, {"name": name, "encrypted": cipher.encrypt(name, new)})
@@ -154,7 +157,7 @@ def reencrypt(database: Database, cipher: Cipher) -> Reencrypted:
     repeated after an error. No text is missed or overwritten: services encrypt new watches with the newest key, and the
     texts of a watch never change.
 
-    Raises BadSetting when no key fits a text, StoreUnavailable when the database does not answer.
+    Raises BadSetting if no key decrypts a text, and StoreUnavailable if the database does not answer.
     """
     try:
         own = database.transaction(lambda connection: _reencrypt_secrets(connection, cipher))

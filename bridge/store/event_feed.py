@@ -55,13 +55,13 @@ _LARGEST = Query(
 
 
 def largest_number(connection: Connection) -> int:
-    """The largest number of any event, also of removed ones; 0 before the first event."""
+    """Returns the largest number of any event, also of removed ones; 0 before the first event."""
     [largest] = _LARGEST.all(connection)
     return max(largest.present or 0, largest.removed or 0)
 
 
 def next_numbers(connection: Connection, replica: Replica, count: int) -> Sequence[int | None]:
-    """The numbers for `count` new events. Each is None if replicas share the database: see `number_committed`."""
+    """Returns numbers for `count` new events. Each is None if replicas share the database: see `number_committed`."""
     if replica.shared:
         return [None] * count
     first = next_number(largest_number(connection), replica.now())
@@ -86,7 +86,7 @@ _NUMBER = (
 
 
 def number_committed(connection: Connection, now: float) -> list[str]:
-    """Number up to 1,000 committed events, the oldest first; returns the app of each.
+    """Numbers up to 1,000 committed events, the oldest first; returns the app of each. For PostgreSQL only.
 
     PostgreSQL releases the lock after the commit is visible. So the next replica sees these numbers, and no reader sees
     a number before all smaller ones.
@@ -113,11 +113,11 @@ _REMOVED_SINCE = select(func.max(removed_events.c.number)).where(removed_events.
 
 
 def read_page(connection: Connection, query: EventQuery, now: float) -> EventPage:
-    """A page of the feed. Raises CursorExpired when events after the cursor may have been removed.
+    """Returns a page of the feed. Raises CursorExpired when events after the cursor may have been removed.
 
-    The order of the statements matters: on PostgreSQL each one sees the commits before its own begin. The number of the
-    last removal is read before the events. Later removals are searched for after them. So a removal between the two is
-    found.
+    The order of the statements matters: on PostgreSQL each statement sees all commits before its own beginning. The
+    number of the last removal is read before the events, and later removals are searched for after the events. So a
+    removal between the two is found.
     """
     start = query.after or Position(0, _last_removal(connection))
     payloads, number, more = (_search if query.types else _next)(connection, query, start.number)
@@ -130,7 +130,7 @@ def read_page(connection: Connection, query: EventQuery, now: float) -> EventPag
 
 
 def latest(connection: Connection, app: str | None) -> Position:
-    """The position after which new events of an app come (None: of every app)."""
+    """Returns the position after which new events of an app come (None: of every app)."""
     removal = _last_removal(connection)  # first, as in read_page
     return Position(_newest(connection, app), removal)
 
@@ -143,7 +143,7 @@ def _next(connection: Connection, query: EventQuery, after: int) -> tuple[list[b
 
 
 def _search(connection: Connection, query: EventQuery, after: int) -> tuple[list[bytes], int, bool]:
-    """The next events of some types. It reads in windows: for a rare type a statement would read a million events."""
+    """Returns the next events of some types. Reads in windows: for a rare type, one query might read a million rows."""
     found: list[bytes] = []
     numbers = _of_app(select(events.c.number), query.app).where(_AFTER).order_by(events.c.number)
     end_of_window = numbers.offset(WINDOW - 1).limit(1)
@@ -190,7 +190,7 @@ def _removed_since(connection: Connection, app: str | None, removal: int) -> int
 
 
 def newest_by_app(connection: Connection, apps: Collection[str]) -> dict[str, str]:
-    """The newest number of each app, as a text; for EVERY_APP of all apps. It is one statement, with few look-ups."""
+    """Returns each app's newest number as a text; for EVERY_APP, the newest of all. One statement with few look-ups."""
     asked = values(column("app", Text), name="asked").data([(app,) for app in sorted(apps)]).cte("asked")
     of_app = select(func.max(events.c.number)).where(IS_NUMBERED, events.c.app == asked.c.app).scalar_subquery()
     of_all = select(func.max(events.c.number)).where(IS_NUMBERED_OF_ALL).scalar_subquery()
@@ -231,8 +231,8 @@ def may_remove(connection: Connection, replica: Replica) -> bool:
 def note_removal(connection: Connection, watch_ids: Sequence[str], replica: Replica) -> None:
     """Write which events are removed. Call it before the events of these watches are deleted.
 
-    A reader whose cursor is before a removed event then gets CursorExpired. Removals commit in the order of their
-    numbers, so the caller must have `may_remove`.
+    A reader whose cursor is before a removed event then gets CursorExpired. Removals must commit in the order of their
+    numbers, so call this only after `may_remove` has returned True in this transaction.
     """
     found = {row.app: row.number for row in connection.execute(_LARGEST_OF, {"ids": watch_ids})}
     if not found:
@@ -269,7 +269,7 @@ class EventFeed:
             self.on_new_events(changed.event_apps)
 
     async def number_committed(self) -> list[str]:
-        """Number up to 1,000 committed events, if replicas share the database; returns the app of each."""
+        """Numbers up to 1,000 committed events; returns the app of each. Call it only for a shared database."""
         now = self.now()
         number = partial(self._database.transaction, lambda connection: number_committed(connection, now))
         return await self._reader.call(number)
@@ -279,17 +279,17 @@ class EventFeed:
         return self.shared and await self._reader.run(has_unnumbered)
 
     async def page(self, query: EventQuery) -> EventPage:
-        """A page of events. Raises CursorExpired."""
+        """Returns a page of events. Raises CursorExpired."""
         return await self._reader.run(read_page, query, self.now())
 
     async def latest(self, app: str | None) -> Position:
-        """The position after which new events of an app come (None: of every app)."""
+        """Returns the position after which new events of an app come (None: of every app)."""
         return await self._reader.run(latest, app)
 
     async def versions(self, apps: Sequence[str]) -> dict[str, str]:
-        """A text for each of these apps. It changes when the app has new events; for EVERY_APP, when any app has."""
+        """Returns a text for each app, which changes when the app has new events; for EVERY_APP, when any app has."""
         return await self._reader.run(newest_by_app, apps)
 
     def now(self) -> float:
-        """Unix seconds by the database's clock."""
+        """Returns Unix seconds by the database's clock."""
         return self._database.now()

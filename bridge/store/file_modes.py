@@ -39,7 +39,7 @@ def make_private(path: Path) -> None:
 
 
 def who_may_not(error: OSError) -> str:
-    """Returns the user and groups of this process, as the end of a sentence about a refused file."""
+    """Returns the user and groups of this process, as the end of a sentence about a refused file. Else empty."""
     if os.name != "posix" or error.errno not in _NOT_PERMITTED:
         return ""
     groups = ", ".join(map(str, sorted({os.getegid(), *os.getgroups()})))

@@ -104,7 +104,7 @@ class GroupWriter:
         self._clock = clock
         self._waiting: deque[_Call] = deque()
         self._waiting_items = 0
-        self._due = False  # a call waits that may wait no longer
+        self._due = False  # whether a waiting call may wait no longer
         self._timer: asyncio.TimerHandle | None = None  # makes the waiting calls due
         # Of calls that do not linger: how many wait, how many are in the running or the last transaction, and the
         # share of them that came while others were unanswered.
@@ -145,7 +145,7 @@ class GroupWriter:
 
         The items share one transaction with the items of other calls of the same operation with equal arguments. When
         the transaction fails because of an item, each call is tried alone, and then each item of the call that fails.
-        With `linger` the call waits up to 0.1 s for one that does not linger, if such calls come often enough.
+        With `linger` the call waits up to 0.1 s for a call that does not linger, if such calls come often enough.
         """
         if not items:
             return []
@@ -206,7 +206,7 @@ class GroupWriter:
             self._filled.set()
 
     async def close(self) -> None:
-        """Finish the waiting calls."""
+        """Finishes the waiting calls, and closes the runner. Later calls raise StoreUnavailable."""
         self._closing = True
         if self._waiting:
             self._begin()
@@ -348,7 +348,7 @@ def _execute_grouped(connection: Connection, batch: list[_Call]) -> None:
 def _one_by_one(
     operation: Callable[..., Result],
 ) -> Callable[[Connection, Sequence[tuple[Any, ...]]], Sequence[Result | BridgeError]]:
-    """The bulk operation for an operation that serves one caller. Its items are the arguments of each caller."""
+    """Returns a bulk operation made of an operation that serves one caller. An item has the arguments of one caller."""
 
     @wraps(operation)
     def bulk(connection: Connection, items: Sequence[tuple[Any, ...]]) -> Sequence[Result | BridgeError]:
@@ -360,7 +360,7 @@ def _one_by_one(
 def _result(
     operation: Callable[..., Result], connection: Connection, arguments: tuple[Any, ...]
 ) -> Result | BridgeError:
-    """The result of an operation: what it returns, or the BridgeError that it raises."""
+    """Returns the result of an operation: what it returns, or the BridgeError that it raises."""
     try:
         return operation(connection, *arguments)
     except BridgeError as error:

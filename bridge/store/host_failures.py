@@ -24,7 +24,7 @@ _HOSTS_ANSWERED = delete(hosts).where(hosts.c.host.in_(bindparam("hosts", expand
 
 
 def write(connection: Connection, items: Sequence[AttemptResult]) -> None:
-    """Write how many attempts in a row failed at each host. Hosts that answered have no row."""
+    """Write how many attempts in a row failed at each host. A host that answered has no row afterwards."""
     failures = {item.host: (item.host_failures, item.at) for item in items if item.host_failures is not None}
     failed = [{"host": host, "failures": count, "at": at} for host, (count, at) in sorted(failures.items()) if count]
     answered = sorted(host for host, (count, _) in failures.items() if not count)

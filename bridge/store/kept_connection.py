@@ -33,7 +33,10 @@ class KeptConnection:
         self._unwanted = False  # it is closed at the end of its transaction
 
     def transaction(self, function: Callable[[Connection], Result]) -> Result:
-        """Call `function` in one transaction and commit. Raises what the database raises."""
+        """Calls `function` in one transaction and commits. Raises what the database raises.
+
+        Raises OperationalError if another thread uses the connection for longer than `busy_seconds`.
+        """
         if not self._lock.acquire(timeout=self._busy_seconds):
             raise OperationalError("", None, RuntimeError("the writer's connection is in use"))
         try:

@@ -26,7 +26,7 @@ class Lease:
         return self.clock() < self.until
 
     def seconds_left(self) -> float:
-        """How long the lease is still valid unless it is renewed; 0 or less when it is not."""
+        """Returns how long the lease is still valid unless it is renewed; 0 or less when it is not."""
         return 0.0 if self.ended else self.until - self.clock()
 
     def end(self) -> None:

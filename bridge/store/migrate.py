@@ -19,13 +19,13 @@ _VERSION = Table("alembic_version", MetaData(), Column("version_num", String(32)
 
 
 def head() -> str:
-    """The newest revision of the package: the largest of the numbers with which the files' names begin."""
+    """Returns the newest revision of the package. The names of its files begin with their numbers."""
     names = [file.name for file in files(PACKAGE).joinpath("versions").iterdir() if file.name[:4].isdigit()]
     return max(names)[:4]
 
 
 def is_migrated(database: Database) -> bool:
-    """Whether the schema is this bridge's."""
+    """Whether the database has the schema of this version."""
     return database.read(_revision) == head()
 
 

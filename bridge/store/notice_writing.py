@@ -26,7 +26,7 @@ class NoticeTarget:
 class NoticeSettings:
     """Whether notices are written, where they are sent (None: nowhere), and the bridge's own URL.
 
-    `token_bytes` returns a number of random bytes, for their ids.
+    `token_bytes` returns a number of random bytes, for the ids of notices.
     """
 
     token_bytes: Callable[[int], bytes]
@@ -46,7 +46,10 @@ _INSERT_DELIVERIES = inserting(
 
 
 def write(connection: Connection, settings: NoticeSettings, made: Sequence[Notice]) -> None:
-    """Write notices and their deliveries, which are due now. A notice about the receiver of notices is not sent."""
+    """Write notices and their deliveries, which are due now. Writes nothing if the settings have no target.
+
+    A notice about the receiver of notices is not written either.
+    """
     target = settings.target
     if target is None:
         return
@@ -72,7 +75,7 @@ _LOAD: Any = (
 
 
 def claimed(connection: Connection, ids: Sequence[str], lease: str, replica: Replica) -> list[PendingDelivery]:
-    """The deliveries with these ids, which were just claimed. They are deliveries of notices and have no watch."""
+    """Returns the deliveries with these ids, which were just claimed. They belong to notices and have no watch."""
     return [
         PendingDelivery(
             id=row.id,

@@ -1,8 +1,8 @@
 """Notices for operators: each change gets one notice, even if several replicas see it. The outbox sends it.
 
 A notice is written in the transaction that writes its cause, so either both are stored or none. A *condition* is a
-state that lasts: a failing receiver, a refused key. Its row is inserted with the notice of its begin, and deleted with
-the notice of its end.
+state that lasts: a failing receiver, a refused key. Its row is inserted with the notice of its beginning, and deleted
+with the notice of its end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +84,7 @@ _APPS_PENDING = select(_some_pending.c.app).distinct().order_by(_some_pending.c.
 
 
 def of_receiver(connection: Connection, notice: Notice) -> Notice:
-    """The notice, completed with the number of the receiver's pending deliveries and with their apps."""
+    """Returns the notice, completed with the number of the receiver's pending deliveries and with their apps."""
     parameters = {"a_host": notice.receiver}
     apps = tuple(connection.execute(_APPS_PENDING, parameters).scalars())
     return replace(notice, count=connection.execute(_PENDING, parameters).scalar_one(), apps=apps)
@@ -98,7 +98,7 @@ _LATELY = (
 
 
 def is_due(connection: Connection, now: float) -> bool:
-    """Whether `check` would write a notice. This locks and writes nothing."""
+    """Whether there are changes for which `check` may write a notice. This takes no lock and writes nothing."""
     parameters = {"summed_up_after": now - SUM_UP_SECONDS}
     queries = _STARTED_FAILING, _RECOVERED, _DUE_REPORTS
     return any(connection.execute(query, parameters).first() is not None for query in queries)
@@ -107,9 +107,9 @@ def is_due(connection: Connection, now: float) -> bool:
 def check(connection: Connection, settings: NoticeSettings, now: float) -> list[Notice]:
     """Write the notices about receivers and dead deliveries that are due; returns them.
 
-    Returns none while another replica does this.
+    Returns an empty list while another replica does this.
     """
-    # A try, and no wait: this transaction may hold locks that the other replica waits for.
+    # This does not wait for the lock: this transaction may hold locks that the other replica waits for.
     if connection.dialect.name == "postgresql" and not connection.execute(_TRY_LOCK).scalar_one():
         return []
     due: list[Notice] = []
@@ -191,7 +191,7 @@ _FORGET = delete(conditions).where(
 
 
 def _dead(connection: Connection, now: float) -> list[Notice]:
-    """One notice for each receiver with dead deliveries: the first at once, later ones once a minute as a summary."""
+    """Returns a notice for each receiver with dead deliveries: the first at once, later ones once a minute."""
     parameters = {"summed_up_after": now - SUM_UP_SECONDS}
     found: list[Notice] = []
     for host in connection.execute(_DUE_REPORTS, parameters).scalars().all():
@@ -244,19 +244,19 @@ _APPS_OF_KEY = (
 
 
 def refused_keys(connection: Connection) -> set[str]:
-    """The names of the keys that have a notice of their refusal, and none of a later acceptance."""
+    """Returns the names of the keys that have a notice of their refusal, and none of a later acceptance."""
     return set(connection.execute(_OPEN_KEYS).scalars())
 
 
 def key_refused(connection: Connection, settings: NoticeSettings, name: str, now: float) -> list[Notice]:
-    """Write the notice that amux refuses a key; returns it. Returns none if it was written before."""
+    """Write the notice that amux refuses a key; returns it in a list, empty if it was written before."""
     if connection.execute(_BEGIN, _condition(KEY, name, now)).first() is None:
         return []
     return _of_key(connection, settings, Notice(NoticeType.KEY_REFUSED, now, credential=name, since=now))
 
 
 def key_accepted(connection: Connection, settings: NoticeSettings, name: str, now: float) -> list[Notice]:
-    """Write the notice that amux accepts a key again; returns it. Returns none without a notice of its refusal."""
+    """Write the notice that amux accepts a key again; returns it in a list, empty without an earlier refusal."""
     ended = connection.execute(_END, {"a_kind": KEY, "a_name": name}).one_or_none()
     if ended is None:
         return []
@@ -274,7 +274,10 @@ def _of_key(connection: Connection, settings: NoticeSettings, notice: Notice) ->
 
 
 class NoticeCalls:
-    """The store's calls about notices. No notice is made before `enable`. Calls raise StoreUnavailable."""
+    """The store's calls about notices. Calls raise StoreUnavailable.
+
+    Before `enable`, pauses and dead deliveries cause no notice. Call `check` and `key_changed` only after it.
+    """
 
     def __init__(self, reader: Reader, writer: GroupWriter) -> None:
         self._database = reader.database
@@ -283,7 +286,7 @@ class NoticeCalls:
         self.settings = NoticeSettings(reader.database.system.token_bytes)
 
     def enable(self, target: NoticeTarget | None, public_url: str | None) -> None:
-        """Make notices of changes from now on, and send them to a target, if there is one."""
+        """Make notices of changes from now on. They are sent to `target`; if it is None, they are only returned."""
         self.settings = replace(self.settings, enabled=True, target=target, public_url=public_url)
 
     async def check(self) -> Sequence[Notice]:
@@ -292,10 +295,10 @@ class NoticeCalls:
         return await self._writer.run(check, self.settings, now) if await self._reader.run(is_due, now) else []
 
     async def key_changed(self, name: str, *, refused: bool) -> Sequence[Notice]:
-        """Write the notice that amux refuses a key, or accepts it again; returns it if it is new."""
+        """Write the notice that amux refuses a key, or accepts it again; returns it in a list, empty if not new."""
         operation = key_refused if refused else key_accepted
         return await self._writer.run(operation, self.settings, name, self._database.now())
 
     async def refused_keys(self) -> set[str]:
-        """The names of the keys that have a notice of their refusal, and none of a later acceptance."""
+        """Returns the names of the keys that have a notice of their refusal, and none of a later acceptance."""
         return await self._reader.run(refused_keys)

@@ -47,11 +47,11 @@ async def open_store(  # noqa: PLR0913  what a store is made of
     system: System = SYSTEM,
     connect: Callable[[str, System], Database] = connect,
 ) -> Store:
-    """Open a store for a service, and bring its schema up to date. Waits `wait_seconds` for a server that is not up.
+    """Open a store for a service, and bring its schema up to date. Waits up to `wait_seconds` for a server.
 
-    Raises BadSetting for a wrong key, a key file that others may read, a missing folder, and a file that another
-    process serves; the message is one sentence. Raises StoreUnavailable when the database does not answer. A
-    cancellation ends the call at once, even if the database hangs.
+    Raises BadSetting for a wrong key, a key file that others may read, a missing folder, a file that another process
+    serves, and a newer schema; the message is one sentence. Raises StoreUnavailable when the database does not answer.
+    A cancellation ends the call at once, even if the database hangs.
     """
     limit = ActiveLimit(max_active_watches, max_active_watches_per_app)
     wait = OpeningWait(0.0 if database_url.startswith("sqlite:") else wait_seconds, clock=system.monotonic)
@@ -103,7 +103,7 @@ def _joined_database(
 
 
 def open_database(database_url: str, encryption_keys: Sequence[str]) -> tuple[Database, Cipher]:
-    """The database and its cipher, for commands that run beside a service. Raises as `open_store`, and never waits."""
+    """Returns a database and its cipher, for commands beside a service. Raises as `open_store` does. Never waits."""
     connected = partial(connect, database_url)
     return OpeningWait(0.0).until_open(lambda: _opened_database(database_url, encryption_keys, connected))
 
@@ -175,7 +175,7 @@ def _unlock(lock: int | None) -> None:
 
 
 def _key_of_file(database_path: Path, *, is_used: bool) -> str:
-    """The key in the key file. Makes a new key for a new database, but not for one that has encrypted data."""
+    """Returns the key in the key file. Makes a new key for a new database, but not for one that has encrypted data."""
     path = database_path.with_name(KEY_FILE)
     key = read_key_file(path)
     if not key and not is_used:
@@ -194,7 +194,10 @@ def _key_of_file(database_path: Path, *, is_used: bool) -> str:
 
 
 def read_key_file(path: Path) -> str:
-    """The text of the key file. It is empty if there is no file, or if the power failed before it was written."""
+    """Returns the text of the key file. It is empty if there is no file, or if the power failed during its creation.
+
+    Raises BadSetting if the file cannot be read, or if others may read it.
+    """
     try:
         if path.is_dir():
             raise BadSetting(f"BRIDGE_ENCRYPTION_KEYS: the key file {path} cannot be read: it is a folder")

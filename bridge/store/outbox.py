@@ -98,7 +98,7 @@ def claim(
 
 
 def _decrypted(row: Row[Any], lease: str, cipher: Cipher, replica: Replica) -> PendingDelivery | None:
-    """The delivery with its watch's secrets; None if these cannot be decrypted."""
+    """Returns the delivery with its watch's secrets; None if these cannot be decrypted."""
     event = Event(row.id, row.watch_id, EventType(row.type), row.created_at, row.sent)
     try:
         attempts_before = row.round_attempts, row.attempts
@@ -277,7 +277,7 @@ def retry_requested(set_at: float) -> bool:
     return set_at < 0
 
 
-# The lock on the watch keeps retention from deleting it before its delivery is pending again.
+# The lock on the watch keeps retention from deleting the watch before its delivery is pending again.
 _FIND = (
     select(
         *(deliveries.c.id, deliveries.c.watch_id, deliveries.c.next_attempt_at),
@@ -309,7 +309,7 @@ def retry(
 ) -> Sequence[BridgeError | None]:
     """Make deliveries due now. An item is a delivery's id, the app that may retry it (None: any), and the actor.
 
-    The result is NotFound for a delivery of another app, and WatchCancelled for a delivery of a cancelled watch.
+    The result is NotFound for an unknown delivery or one of another app, and WatchCancelled for a cancelled watch.
     """
     results: list[BridgeError | None] = []
     found: dict[str, str] = {}
@@ -357,7 +357,7 @@ _ID = unindexed(deliveries.c.id)
 
 
 def count_dead(connection: Connection, dead: DeadFilter) -> int:
-    """How many dead deliveries the filter finds."""
+    """Returns how many dead deliveries the filter finds."""
     count: int = connection.execute(_dead(dead, func.count())).scalar_one()
     return count
 

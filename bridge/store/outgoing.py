@@ -50,7 +50,7 @@ _EVENTS = (
 
 
 def outgoing(connection: Connection, cipher: Cipher, watch_id: str) -> Outgoing:
-    """What is sent for a watch. Raises NotFound, and BadSetting when a secret does not decrypt."""
+    """Returns what is sent for a watch. Raises NotFound, and BadSetting when a secret does not decrypt."""
     row = connection.execute(_WATCH, {"an_id": watch_id}).one_or_none()
     if row is None:
         raise NotFound("there is no such watch")

@@ -62,7 +62,7 @@ _FIRST_ATTEMPTS = (
 
 
 def one_watch(connection: Connection, watch_id: str, app: str | None) -> WatchView:
-    """A watch of an app (None: of any). Raises NotFound."""
+    """Returns a watch of an app (None: of any). Raises NotFound."""
     row = connection.execute(_ONE, {"an_id": watch_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
@@ -82,13 +82,13 @@ _SEVERAL = WITH_TASK.where(watches.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def several_watches(connection: Connection, watch_ids: Sequence[str]) -> dict[str, WatchView]:
-    """The watches of these ids that exist, by id."""
+    """Returns the watches of these ids that exist, by id."""
     found = connection.execute(_SEVERAL, {"ids": sorted(set(watch_ids))}).all()
     return {view.watch.id: view for view in views(connection, found)}
 
 
 def page_of_watches(connection: Connection, query: WatchQuery) -> list[WatchView]:
-    """A page of watches, in the query's order."""
+    """Returns a page of watches, in the query's order."""
     return views(connection, connection.execute(_page(query)).all())
 
 
@@ -98,7 +98,7 @@ def _page(query: WatchQuery) -> Select[Any]:
 
 
 def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
-    """The watches of these rows of `WITH_TASK`, each with its task, its deliveries and its audit entries."""
+    """Returns the watches of these rows of `WITH_TASK`, each with its task, its deliveries and its audit entries."""
     apps = {row.id: row.app for row in rows}
     by_watch: dict[str, list[DeliveryView]] = defaultdict(list)
     if apps:
@@ -125,7 +125,7 @@ def views(connection: Connection, rows: Sequence[Row[Any]]) -> list[WatchView]:
 
 
 def _span(row: Row[Any], deliveries_of: Sequence[DeliveryView]) -> audit.WatchSpan:
-    """The time of a watch: from its registration until it and all its deliveries have ended."""
+    """Returns the time of a watch: from its registration until it and all its deliveries have ended."""
     ends = [row.ended_at, *(delivery.delivered_at or delivery.dead_at for delivery in deliveries_of)]
     return audit.WatchSpan(row.id, row.host, row.created_at, inf if None in ends else max(ends))
 
@@ -138,7 +138,7 @@ _VERSIONS = (
 
 
 def versions(connection: Connection, watch_ids: Sequence[str]) -> dict[str, str]:
-    """A text for each watch. It changes when the watch, its task or one of its deliveries changes."""
+    """Returns a text for each watch. It changes when the watch, its task or one of its deliveries changes."""
     found = {
         row.id: f"{row.state} {row.status} {row.polls}" for row in connection.execute(_VERSIONS, {"ids": watch_ids})
     }
@@ -174,7 +174,7 @@ _KEYS = select(_KEY_WATCHES.c.credential, watches.c.id, watches.c.api_key).join(
 
 
 def terminal_event(connection: Connection, cipher: Cipher, watch_id: str, app: str | None) -> StoredEvent:
-    """The terminal event of a watch as a receiver gets it. Raises NotFound, or WatchActive while there is none."""
+    """Returns a watch's terminal event as a receiver gets it. Raises NotFound, or WatchActive while there is none."""
     row = connection.execute(_TERMINAL, {"an_id": watch_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such watch")
@@ -185,7 +185,7 @@ def terminal_event(connection: Connection, cipher: Cipher, watch_id: str, app: s
 
 
 def api_key_of(connection: Connection, cipher: Cipher, watch_id: str) -> str | None:
-    """A watch's own amux key, decrypted; None when it has none. Raises NotFound."""
+    """Returns a watch's own amux key, decrypted; None when it has none. Raises NotFound."""
     row = connection.execute(_API_KEY, {"an_id": watch_id}).one_or_none()
     if row is None:  # deleted meanwhile; without this error the caller would use the configured key
         raise NotFound("there is no such watch")
@@ -193,7 +193,7 @@ def api_key_of(connection: Connection, cipher: Cipher, watch_id: str) -> str | N
 
 
 def keys_of(connection: Connection, cipher: Cipher, credentials: Sequence[str]) -> dict[str, str]:
-    """The amux key of each credential that belongs to watches. Keys that do not decrypt are logged and left out."""
+    """Returns each credential's amux key, from its active watches. Keys that do not decrypt are logged and left out."""
     found: dict[str, str] = {}
     for row in connection.execute(_KEYS, {"credentials": credentials}):
         try:
@@ -237,7 +237,7 @@ _OVERDUE = (
 
 
 def own_tasks(connection: Connection, replica: Replica) -> list[TaskView]:
-    """Every open task of a replica. A start reads up to a million, so rows are fetched in parts, without names."""
+    """Returns a replica's open tasks. A start reads up to a million, so rows are fetched in parts, without names."""
     options = {"stream_results": True, "yield_per": _OWN_AT_ONCE}
     query = _OWN_IN_ORDER if connection.dialect.name == "sqlite" else _OWN
     rows = connection.execute(query, {"replica": replica.id}, execution_options=options)
@@ -252,7 +252,7 @@ def own_tasks(connection: Connection, replica: Replica) -> list[TaskView]:
 
 
 def overdue(connection: Connection, replica: Replica, now: float, after: Overdue | None, limit: int) -> list[Overdue]:
-    """A page of active watches whose deadline has passed, of tasks that the replica owns, by (deadline, id)."""
+    """Returns a page of active watches whose deadline has passed, of tasks that the replica owns, by (deadline, id)."""
     start = (
         {"after": -1.0, "after_id": ""} if after is None else {"after": after.deadline_at, "after_id": after.watch_id}
     )
@@ -271,7 +271,7 @@ _ATTEMPTS = select(attempts).where(attempts.c.delivery_id == bindparam("an_id"))
 
 
 def one_delivery(connection: Connection, delivery_id: str, app: str | None) -> tuple[DeliveryView, list[Attempt]]:
-    """A delivery of an app (None: of any) with its attempts. Raises NotFound."""
+    """Returns a delivery of an app (None: of any) with its attempts. Raises NotFound."""
     row = connection.execute(_DELIVERY, {"an_id": delivery_id}).one_or_none()
     if row is None or app not in {None, row.app}:
         raise NotFound("there is no such delivery")
@@ -290,6 +290,6 @@ _COUNTS = select(
 
 
 def counts(connection: Connection) -> Counts:
-    """The numbers of active watches, pending deliveries and dead deliveries, for the gauges."""
+    """Returns the numbers of active watches, pending and dead deliveries, and when the next delivery is due."""
     row = connection.execute(_COUNTS).one()
     return Counts(row.active, row.pending, row.dead, next_due_at(connection))

@@ -30,7 +30,7 @@ class Reader:
     def run(
         self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments
     ) -> Coroutine[Any, Any, Result]:
-        """Run a query in a transaction that writes nothing. Errors are those of `call`, and the query's own."""
+        """Run a query in a transaction that writes nothing. Raises the errors of `call` and of the query."""
         return self.call(partial(self.database.read, query, *arguments))
 
     async def call(self, function: Callable[[], Result]) -> Result:

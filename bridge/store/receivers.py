@@ -52,7 +52,7 @@ _PAUSED = select(pauses.c.host, pauses.c.paused_at, pauses.c.paused_by).where(pa
 
 
 def receivers(connection: Connection, now: float, host: str | None = None) -> list[Receiver]:
-    """Each receiver with an attempt in the last 24 h or a pending delivery, and each paused one, by name.
+    """Returns each receiver with an attempt in the last 24 h or a pending delivery, and each paused one, by name.
 
     With `host` it returns only that receiver. The cost grows with dead and pending deliveries, and with the hours of
     figures (24 for each receiver), but not with delivered ones.
@@ -156,7 +156,7 @@ _COUNT_WAITING = select(func.count()).select_from(outbox).where(outbox.c.host ==
 
 
 def pause_state(connection: Connection) -> PauseState:
-    """Which receivers are paused or being resumed."""
+    """Returns which receivers are paused or being resumed."""
     rows = connection.execute(_ALL_PAUSES).all()
     return PauseState(
         frozenset(row.host for row in rows if row.resumed_at is None),
@@ -223,8 +223,8 @@ _COUNT_SPREAD = update(pauses).where(pauses.c.host == bindparam("a_host")).value
 def spread(connection: Connection, host: str) -> bool:
     """Set new due times, one after the other, for up to 1,000 deliveries of a resumed receiver.
 
-    Returns whether there may be more deliveries without a new time. Nothing is sent to the receiver before all have
-    one.
+    Returns whether there may be more deliveries without a new time. Nothing is sent to the receiver before all its
+    deliveries have one.
     """
     row = connection.execute(_LOCK_PAUSE, {"a_host": host}).one_or_none()
     if row is None or row.resumed_at is None:
@@ -259,24 +259,24 @@ class ReceiverCalls:
         self._writer = writer
 
     async def all(self) -> Sequence[Receiver]:
-        """Each receiver with an attempt in the last 24 h or a pending delivery, and each paused one, by name."""
+        """Returns the receivers that have an attempt in the last 24 h, a pending delivery or a pause, by name."""
         return await self._reader.run(receivers, self._database.now())
 
     async def one(self, name: str) -> Receiver:
-        """One receiver. It may be unknown: then its figures are empty."""
+        """Returns one receiver. It may be unknown: then its figures are empty."""
         [found] = await self._reader.run(receivers, self._database.now(), name)
         return found
 
     async def in_trouble(self) -> Sequence[dashboard_queries.Receiver]:
-        """Up to 20 receivers that fail and 20 with dead deliveries."""
+        """Returns up to 20 receivers that fail and 20 with dead deliveries."""
         return await self._reader.run(dashboard_queries.receivers)
 
     async def failing_count(self) -> int:
-        """How many receivers have a pending delivery with a failed attempt."""
+        """Returns how many receivers have a pending delivery with a failed attempt."""
         return await self._reader.run(dashboard_queries.failing_receivers)
 
     async def pause_state(self) -> PauseState:
-        """Which receivers are paused or being resumed."""
+        """Returns which receivers are paused or being resumed."""
         return await self._reader.run(pause_state)
 
     async def pause(self, name: str, by: Actor) -> Sequence[Notice] | None:

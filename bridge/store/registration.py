@@ -70,7 +70,7 @@ def register(
 ) -> Sequence[RegisteredWatch | BridgeError]:
     """Register watches; returns a result or an error for each.
 
-    The errors are WatchConflict, IdempotencyConflict, TooManyWatches and NotFound.
+    The errors are WatchConflict, IdempotencyConflict, TooManyWatches, NotFound and (never expected) StoreUnavailable.
     """
     entries = [_Entry(new, replica) for new in items]
     if keyed := [entry for entry in entries if entry.new.idempotency is not None]:
@@ -105,7 +105,7 @@ def _read_existing(connection: Connection, entries: Iterable[_Entry]) -> None:
 
 
 def without_task(result: RegisteredWatch | BridgeError) -> RegisteredWatch | BridgeError:
-    """The result without its task, for a replica that rejoined under another id and so does not poll the task."""
+    """Returns a result without its task, because this replica has rejoined under another id and does not poll it."""
     return replace(result, task=None) if isinstance(result, RegisteredWatch) else result
 
 
@@ -330,7 +330,7 @@ def _write(connection: Connection, limit: ActiveLimit, entries: Sequence[_Entry]
 
 
 def _open_tasks(connection: Connection, entries: Sequence[_Entry]) -> dict[str, TaskView]:
-    """The open tasks of the entries, by key. Their rows are locked, so that settling waits for the new watches."""
+    """Returns the open tasks of the entries, by key. Their rows are locked: settlements wait for the new watches."""
     replica = entries[0].replica
     owner = replicas.owner_of_new(connection, replica)
     by_key: dict[str, list[_Entry]] = defaultdict(list)

@@ -89,7 +89,7 @@ _RELEASE_CLAIMS = (
 
 
 def join(connection: Connection, database: Database) -> Replica:
-    """Join. On a shared database a replica gets a new id; on SQLite it has the local name and the next epoch."""
+    """Writes the row of this replica; returns the replica. It gets a new id on PostgreSQL, the next epoch on SQLite."""
     name = f"rep_{database.new_token()}" if database.shared else LOCAL
     joined_at = database.system.running()  # before the lease's end is computed: the process may pause at any line
     now = database.now()
@@ -206,7 +206,7 @@ _DELETE = delete(replicas).where(replicas.c.id == bindparam("replica"))
 
 
 def hand_over(connection: Connection, replica: Replica) -> None:
-    """Release all tasks and get no new ones. Claims on deliveries stay."""
+    """Releases all tasks of the replica, which gets no new ones from now on. Its claims on deliveries stay."""
     connection.execute(_TAKE_NO_MORE, {"replica": replica.id})
     connection.execute(_GIVE_UP_TASKS, {"replica": replica.id})
 
@@ -256,9 +256,9 @@ SMALL = 20  # and at least 20 more, because a small difference does not matter
 
 
 def owner_of_new(connection: Connection, replica: Replica) -> str | None:
-    """The id of the replica that will poll a new task: this one, or one with clearly fewer tasks.
+    """Returns the id of the replica that will poll a new task: this one, or one with clearly fewer tasks.
 
-    It is None if this replica has lost its lease. The owner stays the owner until this transaction ends.
+    Returns None if another replica has taken this one's tasks. The owner stays the owner until this transaction ends.
     """
     now = replica.now()
     found = _LOADS.all(connection, replica.id, now)

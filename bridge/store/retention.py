@@ -39,8 +39,9 @@ _DELETE_TASKS = delete(tasks).where(
 def delete_ended(connection: Connection, before: float, limit: int, replica: Replica) -> int:
     """Delete up to `limit` watches that ended before `before`, and what belongs to them; returns how many.
 
-    `before` is Unix seconds. A watch stays while it has a pending delivery, or an event that is not in the feed yet.
-    No watch is deleted while another replica deletes watches.
+    `before` is Unix seconds. A watch stays while it has a pending delivery, or an event that is not in the feed yet. No
+    watch is deleted while another replica deletes watches. Also deletes notices and the audit entries of receivers from
+    before `before`.
     """
     audit.delete_of_receivers(connection, before)
     _delete_notices(connection, before, limit)

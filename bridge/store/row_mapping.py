@@ -38,22 +38,22 @@ SUPERSEDED = Problem("superseded", "the watch became final before this event was
 
 
 def digest(*parts: str) -> str:
-    """A hash of some texts, 32 characters long, as the key of a row."""
+    """Returns a hash of some texts, 32 characters long, as the key of a row."""
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def problem_text(problem: Problem | None) -> str | None:
-    """A problem as it is stored: JSON, an array of its code and message."""
+    """Returns a problem as it is stored: JSON, an array of its code and message."""
     return None if problem is None else orjson.dumps([problem.code, problem.message]).decode()
 
 
 def problem_of(text: str | None) -> Problem | None:
-    """The problem in a stored text; see `problem_text`."""
+    """Returns the problem in a stored text; see `problem_text`."""
     return None if text is None else Problem(*orjson.loads(text))
 
 
 def watch_of(row: Row[Any]) -> Watch:
-    """The watch in a row of `watches`."""
+    """Returns the watch in a row of `watches`."""
     return Watch(
         id=row.id,
         app=row.app,
@@ -75,13 +75,13 @@ def watch_of(row: Row[Any]) -> Watch:
 
 
 def trace_of(row: Row[Any]) -> TraceContext | None:
-    """The trace in a row of `watches`."""
+    """Returns the trace in a row of `watches`."""
     return None if row.traceparent is None else TraceContext(row.traceparent, row.tracestate)
 
 
 @lru_cache(maxsize=64)  # there are 63 sets of six types
 def events_of(text: str) -> frozenset[EventType]:
-    """The event types in a stored list."""
+    """Returns the event types in a stored list."""
     return frozenset(map(EventType, text.split(",")))
 
 
@@ -103,26 +103,26 @@ FACTS = ("task_model", "submitted_at", "finished_at", "seen_at", "task_class")
 
 
 def snapshot_values(snapshot: TaskSnapshot) -> tuple[Any, ...]:
-    """The values of the columns in SNAPSHOT."""
+    """Returns the values of the columns in SNAPSHOT."""
     metadata = None if snapshot.metadata is None else orjson.dumps(asdict(snapshot.metadata)).decode()
     error = problem_text(snapshot.error)
     return snapshot.status.value, snapshot.progress, snapshot.url, snapshot.format, metadata, error
 
 
 def poll_values(task: TaskView, *, last: bool) -> tuple[Any, ...]:
-    """The values of the columns in POLLS. With `last` there is no next poll."""
+    """Returns the values of the columns in POLLS. With `last` there is no next poll."""
     error = task.last_error
     error_text = None if error is None else orjson.dumps([error.code, error.message, task.last_error_at]).decode()
     return task.polls, task.last_polled_at, None if last else task.next_poll_at, error_text
 
 
 def facts_values(facts: TaskFacts) -> tuple[Any, ...]:
-    """The values of the columns in FACTS."""
+    """Returns the values of the columns in FACTS."""
     return facts.model, facts.submitted_at, facts.finished_at, facts.seen_at, facts.task_class
 
 
 def facts_from(*values: Any) -> TaskFacts:
-    """The facts of the columns in FACTS. All tasks without facts share one object."""
+    """Returns the facts of the columns in FACTS. All tasks without facts share one object."""
     return NO_FACTS if values == _NO_VALUES else TaskFacts(*values)
 
 
@@ -130,19 +130,19 @@ _NO_VALUES = (None,) * len(FACTS)
 
 
 def facts_of(row: Row[Any]) -> TaskFacts:
-    """The facts in a row of `tasks`."""
+    """Returns the facts in a row of `tasks`."""
     return facts_from(row.task_model, row.submitted_at, row.finished_at, row.seen_at, row.task_class)
 
 
 def snapshot_of(row: Row[Any]) -> TaskSnapshot:
-    """The snapshot in a row of `tasks`."""
+    """Returns the snapshot in a row of `tasks`."""
     return snapshot_from(row.status, row.progress, row.url, row.format, row.metadata, row.error)
 
 
 def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
     status: str, progress: int | None, url: str | None, container: str | None, metadata: str | None, error: str | None
 ) -> TaskSnapshot:
-    """The snapshot of these columns."""
+    """Returns the snapshot of these columns."""
     if url is None and container is None and metadata is None and error is None:
         return plain_snapshot(status, progress)
     read = None if metadata is None else VideoMetadata(**orjson.loads(metadata))
@@ -150,7 +150,7 @@ def snapshot_from(  # noqa: PLR0913, PLR0917  a snapshot's columns
 
 
 def task_view(row: Row[Any], row_id: str) -> TaskView:
-    """The task in a row of `tasks`, or of a watch with its task."""
+    """Returns the task in a row of `tasks`, or of a watch with its task."""
     code, message, at = (None, None, None) if row.poll_error is None else orjson.loads(row.poll_error)
     return TaskView(
         row_id,
@@ -170,7 +170,7 @@ def task_view(row: Row[Any], row_id: str) -> TaskView:
 
 
 def delivery_view(row: Row[Any], app: str) -> DeliveryView:
-    """The delivery in a row of `deliveries`."""
+    """Returns the delivery in a row of `deliveries`."""
     return DeliveryView(
         id=row.id,
         watch_id=row.watch_id,
@@ -194,7 +194,7 @@ def pending_delivery(  # noqa: PLR0913, PLR0917  its parts
     cipher: Cipher,
     claimed_by: tuple[str, int],
 ) -> PendingDelivery:
-    """A claimed delivery, made from its event and the row of its watch. Secrets of the row are decrypted.
+    """Returns a claimed delivery, made from its event and the row of its watch. Secrets of the row are decrypted.
 
     `attempts` are two counts: the attempts since the last requested retry, and all attempts. Raises BadSetting if a
     secret does not decrypt.

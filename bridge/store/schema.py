@@ -28,12 +28,12 @@ IS_UNSETTLED = text("watches.state <> 'settled'")
 IS_DEAD = text("deliveries.state = 'dead'")
 IS_NUMBERED = text("number IS NOT NULL")
 # For the index of all apps. The second condition is always true, but queries of one app do not have it. So PostgreSQL
-# cannot read this index for one app. It would do so if most events are of that app by its statistics.
+# cannot read this index for one app. It would do so if its statistics show that most events are of that app.
 IS_NUMBERED_OF_ALL = text("number IS NOT NULL AND watch_id <> ''")
 
 
 def unindexed(column: ColumnElement[str]) -> ColumnElement[str]:
-    """A text column in a form that no index has, for a condition that many rows meet.
+    """Returns a text column in a form that no index has, for a condition that many rows meet.
 
     SQLite has no statistics here. Of two indexes it might use the one that finds more rows.
     """
@@ -270,7 +270,7 @@ pauses = Table(
     Column("spread", Integer, nullable=False),
 )
 
-# Who cancelled a watch, resent a delivery, paused or resumed a receiver. It is deleted with the watch.
+# Who cancelled a watch, resent a delivery, paused or resumed a receiver. Entries are deleted with old watches.
 audit = Table(
     "audit",
     metadata,
@@ -373,7 +373,8 @@ idempotency = Table(
     Index("ix_idempotency_created", "created_at"),
 )
 
-# The replicas. A replica owns its tasks while its epoch is unchanged. A replica that takes them over raises it first.
+# The replicas. A replica owns its tasks while its epoch is unchanged. A replica that takes them over raises the epoch
+# first.
 replicas = Table(
     "replicas",
     metadata,
@@ -385,8 +386,8 @@ replicas = Table(
     Column("probed", Integer, nullable=False),
 )
 
-# The database's own secrets, encrypted: the signing secret for when none is configured, and the root key. The root key
-# also shows whether the encryption key is the right one.
+# The database's own secrets, encrypted: the root key, and the signing secret that is used if the settings have none.
+# The root key also shows whether the encryption key is the right one.
 secrets = Table(
     "secrets",
     metadata,

@@ -92,7 +92,7 @@ def _lost() -> LostClaim:
 
 
 def _active_watches(connection: Connection, owned: set[str]) -> dict[str, list[Row[Any]]]:
-    """The rows of the tasks' active watches, by task. They are locked."""
+    """Returns the rows of the tasks' active watches, by task. They are locked."""
     found: dict[str, list[Row[Any]]] = defaultdict(list)
     for row in _LOCK_WATCHES.fetch(connection, [(task,) for task in sorted(owned)]):
         found[row.task].append(row)
@@ -168,7 +168,7 @@ _EXISTING_EVENTS = select(events.c.watch_id, events.c.type).where(
 def _existing_events(
     connection: Connection, items: Sequence[StatusChange], active: Mapping[str, Sequence[Row[Any]]]
 ) -> set[tuple[str, str]]:
-    """The existing events, as (watch id, type), of the watches that asked for the event of an item."""
+    """Returns the existing events, as (watch id, type), of the watches that asked for the event of an item."""
     ids = sorted({row.id for item in items for row in _asked_for(item, active.get(item.task.row, ()))})
     if not ids:
         return set()
@@ -294,10 +294,11 @@ def cancel(
 ) -> Sequence[CancelledWatch | BridgeError]:
     """Cancel active watches. An item is a watch's id, the app that may cancel it (None: any), and the actor.
 
-    A watch that is cancelled already stays as it is. A task without an active watch closes. The replica that polls it
-    finds that at its next adoption. This replica does so too, because it may not get the answer of this transaction.
+    A watch that is cancelled already stays as it is. A task without an active watch closes. On PostgreSQL the replica
+    that polls the task learns this by `adopt`. This holds for this replica too, because it may not get the answer of
+    this transaction.
 
-    The result is NotFound for a watch of another app, and WatchSettled for a settled watch.
+    The result is NotFound for an unknown watch or one of another app, and WatchSettled for a settled watch.
     """
     parameters = {"ids": sorted({watch_id for watch_id, *_ in items})}
     task_rows = sorted({row.task for row in connection.execute(_FIND_WATCHES, parameters)})

@@ -111,7 +111,7 @@ class Store:
         return self._writer.unconfirmed_writes + self._late_results
 
     def now(self) -> float:
-        """Unix seconds: PostgreSQL's clock, which all replicas share; with SQLite the clock of this machine."""
+        """Returns Unix seconds, by the server's clock with PostgreSQL, and by this machine's clock with SQLite."""
         return self._database.now()
 
     @asynccontextmanager
@@ -140,8 +140,8 @@ class Store:
     async def register_all(self, new_watches: Sequence[NewWatch]) -> Sequence[RegisteredWatch | BridgeError]:
         """Register watches in one commit; returns a result for each, in order.
 
-        Errors are WatchConflict, IdempotencyConflict and TooManyWatches; NotFound when a watch that existed already was
-        deleted meanwhile.
+        Errors are WatchConflict, IdempotencyConflict and TooManyWatches, and NotFound if retention has just deleted the
+        existing watch.
         """
         replica = self.replica
         results = await self._writer.run_all(registration.register, new_watches, replica, self._active_limit)
@@ -171,11 +171,11 @@ class Store:
             return await self.watch(watch_id, app)
 
     async def watch(self, watch_id: str, app: str | None) -> WatchView:
-        """A watch of an app (None: of any). Raises NotFound."""
+        """Returns a watch of an app (None: of any). Raises NotFound."""
         return await self._reader.run(queries.one_watch, watch_id, app)
 
     async def watches(self, query: WatchQuery) -> Sequence[WatchView]:
-        """A page of watches, for queries that an index answers. For all others use `searches`."""
+        """Returns a page of watches, for queries that an index answers. For all others use `searches`."""
         return await self._reader.run(queries.page_of_watches, query)
 
     async def existing(self, watch_ids: Collection[str]) -> Collection[str]:
@@ -183,29 +183,29 @@ class Store:
         return await self._reader.run(queries.existing, watch_ids)
 
     async def versions(self, watch_ids: Sequence[str]) -> dict[str, str]:
-        """A text for each watch that exists. It changes when the watch, its task or one of its deliveries changes."""
+        """Returns a text for each existing watch. It changes when the watch, its task or its deliveries change."""
         return await self._reader.run(queries.versions, watch_ids)
 
     async def terminal_event(self, watch_id: str, app: str | None) -> StoredEvent:
-        """The terminal event of a watch. Raises NotFound, or WatchActive while there is none."""
+        """Returns the terminal event of a watch. Raises NotFound, or WatchActive while there is none."""
         return await self._reader.run(queries.terminal_event, self.cipher, watch_id, app)
 
     async def api_key_of(self, watch_id: str) -> str | None:
-        """A watch's own amux key, decrypted; None when it uses the configured one. Raises NotFound."""
+        """Returns a watch's own amux key, decrypted; None when it uses the configured one. Raises NotFound."""
         return await self._reader.run(queries.api_key_of, self.cipher, watch_id)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     async def own_tasks(self) -> list[TaskView]:
-        """Every open task that this replica owns, to poll them after a start. Takes up to 60 s."""
+        """Returns the open tasks of this replica, to poll them after a start. Waits up to 60 s for the database."""
         return await self._loader.run(queries.own_tasks, self.replica)
 
     async def keys_of(self, credentials: Sequence[str]) -> dict[str, str]:
-        """The amux keys, decrypted, of credentials that belong to watches."""
+        """Returns credentials' decrypted amux keys, from active watches. Keys that do not decrypt are left out."""
         return await self._reader.run(queries.keys_of, self.cipher, credentials)
 
     async def overdue(self, after: Overdue | None, limit: int) -> Sequence[Overdue]:
-        """A page of active watches whose deadline has passed, of tasks that this replica owns, by deadline."""
+        """Returns a page of active watches whose deadline has passed, of tasks that this replica owns, by deadline."""
         return await self._reader.run(queries.overdue, self.replica, self.now(), after, limit)
 
     async def record_status(self, change: StatusChange, *, linger: bool = False) -> Changed:
@@ -217,7 +217,7 @@ class Store:
         return await self._change_task(settlement.settle, ended)
 
     async def class_histories(self) -> dict[str, ClassHistory]:
-        """How long the tasks of each class took, as counted by all replicas."""
+        """Returns how long the tasks of each class took, as counted by all replicas."""
         return await self._reader.run(class_histories.read)
 
     async def add_task_ends(self, ends: Sequence[TaskEnd], policy: PollPolicy) -> dict[str, ClassHistory] | None:
@@ -230,11 +230,11 @@ class Store:
     # --- deliveries -----------------------------------------------------------------------------------------------
 
     async def due_hosts(self) -> dict[str, int]:
-        """The hosts with unclaimed deliveries that are due, and how many each has, counted up to 1,000."""
+        """Returns the hosts with due deliveries, and how many each has, counted up to 1,000; without paused hosts."""
         return await self._reader.run(due_deliveries.due_hosts, self.now())
 
     async def next_due_at(self) -> float | None:
-        """When the next pending delivery is due (Unix seconds); None without one.
+        """Returns when the next pending delivery is due (Unix seconds); None without one.
 
         A claimed delivery is due at the end of its lease. Deliveries of paused receivers do not count.
         """
@@ -268,7 +268,7 @@ class Store:
         return await self._reader.run(due_deliveries.host_failures)
 
     async def delivery(self, delivery_id: str, app: str | None) -> tuple[DeliveryView, Sequence[Attempt]]:
-        """A delivery and its attempts, oldest first. Raises NotFound."""
+        """Returns a delivery and its attempts, oldest first. Raises NotFound."""
         return await self._reader.run(queries.one_delivery, delivery_id, app)
 
     async def retry(self, delivery_id: str, app: str | None, by: Actor | None = None) -> DeliveryView:
@@ -283,7 +283,7 @@ class Store:
             return (await self.delivery(delivery_id, app))[0]
 
     async def count_dead(self, dead: DeadFilter) -> int:
-        """How many dead deliveries the filter finds."""
+        """Returns how many dead deliveries the filter finds."""
         return await self._reader.run(outbox.count_dead, dead)
 
     async def retry_dead(self, dead: DeadFilter, by: Actor | None = None) -> int:
@@ -298,15 +298,15 @@ class Store:
     # --- upkeep ---------------------------------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
-        """The numbers of active watches, pending deliveries and dead deliveries, for the gauges."""
+        """Returns the numbers of active watches, pending and dead deliveries, and when the next delivery is due."""
         return await self._reader.run(queries.counts)
 
     async def delete_ended_before(self, moment: float, limit: int) -> int:
-        """Delete up to `limit` watches that ended before `moment` and have no pending delivery; returns how many."""
+        """Deletes up to `limit` watches that ended before `moment`, as `retention.delete_ended`; returns how many."""
         return await self._writer.run(retention.delete_ended, moment, limit, self.replica)
 
     async def delete_idempotency_keys_before(self, moment: float) -> None:
-        """Delete the Idempotency-Keys that were used before `moment`."""
+        """Deletes the Idempotency-Keys that were first used before `moment` (Unix seconds)."""
         await self._writer.run(retention.delete_idempotency, moment)
 
     async def correct_future_times(self) -> int:
@@ -318,11 +318,11 @@ class Store:
         await self._writer.run(replicas.probe, self.replica)
 
     async def own_signing_secret(self) -> str:
-        """The signing secret (`whsec_...`) for when none is configured. It is made at the first start and stored."""
+        """Returns the stored signing secret (`whsec_...`), used if the settings have none. The first call makes it."""
         return await self._writer.run(encryption.signing_secret, self.cipher, self._database.system.token_bytes(32))
 
     async def synchronize(self) -> None:
-        """Set the clock of `now` by the database's clock."""
+        """Sets the clock of `now` by the server's clock; does nothing for SQLite."""
         await self._reader.call(self._database.synchronize)
 
     # --- replicas -------------------------------------------------------------------------------------------------
@@ -336,7 +336,10 @@ class Store:
         self.replica = await self._writer.run(replicas.join, self._database)
 
     async def adopt(self, limit: int) -> Sequence[TaskView]:
-        """Take over up to `limit` open tasks that no replica polls, and reload own tasks that others changed."""
+        """Takes over tasks that no replica polls, and reloads own tasks that others changed, as `replicas.adopt`.
+
+        Returns up to `limit` tasks of each kind. Raises LostClaim when another replica has taken this one's tasks.
+        """
         return await self._writer.run(replicas.adopt, self.replica, limit)
 
     async def hand_over(self) -> None:
@@ -348,7 +351,7 @@ class Store:
         self._database.drop_hung_connections()
 
     async def leave(self) -> None:
-        """Release all tasks and all claims on deliveries, so that other replicas take them at once."""
+        """Releases all claims on deliveries and, with PostgreSQL, all tasks: other replicas can take them at once."""
         await self._writer.run(replicas.leave, self.replica)
 
     async def _change_task(

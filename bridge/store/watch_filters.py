@@ -13,15 +13,15 @@ from bridge.store.records import WatchQuery
 from bridge.store.schema import IS_ACTIVE, IS_DEAD, IS_UNSETTLED, deliveries, events, outbox, unindexed, watches
 
 LAST_PART = 0.1  # a watch is near its deadline in the last tenth of its time
-# An id begins with the time of registration. The clock may have been ahead then. After its correction `created_at` was
-# corrected too, but ids were not.
+# An id begins with the time of registration, but ids never go back: see `WatchIds`. After the clock was set back, the
+# time in a new id is later than `created_at`.
 _CLOCK_AHEAD_SECONDS = 86_400.0
 
 Condition = ColumnElement[bool]
 
 
 def conditions(query: WatchQuery, *, few: bool = False) -> list[Any]:
-    """All conditions of a query except its text. `few`: the caller adds a condition that has its own index."""
+    """Returns all conditions of a query except its text. `few`: the caller adds a condition that has its own index."""
     indexed = _indexed(query)
     return [*indexed, *place_in_order(query, few=few or bool(indexed)), *_remaining(query)]
 
@@ -32,7 +32,7 @@ def finds_few(query: WatchQuery) -> bool:
 
 
 def place_in_order(query: WatchQuery, *, few: bool = False) -> list[Any]:
-    """The conditions on the app and on ids and times of registration. `few`: another index finds the rows."""
+    """Returns the conditions on the app and on ids and times of registration. `few`: another index finds the rows."""
     found: list[Any] = []
     if query.app is not None:
         found.append((unindexed(watches.c.app) if few else watches.c.app) == query.app)
@@ -47,7 +47,7 @@ def place_in_order(query: WatchQuery, *, few: bool = False) -> list[Any]:
 
 
 def _indexed(query: WatchQuery) -> list[Any]:
-    """The conditions that have an index of their own. The first of them uses its index."""
+    """Returns the conditions that have an index of their own. The first of them uses its index."""
     found: list[Any] = []
     if query.task_id is not None:
         found.append(watches.c.task_id == query.task_id)
@@ -69,7 +69,7 @@ def _indexed(query: WatchQuery) -> list[Any]:
 
 
 def _remaining(query: WatchQuery) -> list[Any]:
-    """The conditions that many rows meet, or that no index has."""
+    """Returns the conditions that many rows meet, or that no index has."""
     found: list[Any] = []
     if query.state is WatchState.SETTLED:
         found.append(watches.c.state == query.state)
@@ -83,14 +83,14 @@ def _remaining(query: WatchQuery) -> list[Any]:
 
 
 def _to_host(host: str) -> Condition:
-    """The condition that callbacks go to a host. Without a port in `host`, any port of the host counts."""
+    """Returns the condition that callbacks go to a host. Without a port in `host`, any port of the host counts."""
     if host.rpartition(":")[2].isdigit() and not host.endswith("]"):
         return watches.c.host == host
     return watches.c.host.startswith(f"{host}:", autoescape=True)
 
 
 def of_event(event_id: str) -> Condition:
-    """The condition that a watch has an event, with or without a delivery."""
+    """Returns the condition that a watch has an event, with or without a delivery."""
     delivered = watches.c.id.in_(select(deliveries.c.watch_id).where(deliveries.c.id == event_id))
     key = event_key(event_id)
     if key is None:
@@ -101,13 +101,13 @@ def of_event(event_id: str) -> Condition:
 
 
 def in_state(state: WatchState | None) -> Condition:
-    """The condition that a watch is in a state. Active and cancelled watches have an index of their own."""
+    """Returns the condition that a watch is in a state. Active and cancelled watches have an index of their own."""
     condition = watches.c.state == state
     return condition if state is WatchState.SETTLED else and_(IS_UNSETTLED, condition)
 
 
 def has_delivery(state: DeliveryState | None) -> Condition:
-    """The condition that a watch has a delivery in a state.
+    """Returns the condition that a watch has a delivery in a state.
 
     Pending and dead deliveries are few, and an index finds them. Others are searched for each watch.
     """
@@ -121,5 +121,5 @@ def has_delivery(state: DeliveryState | None) -> Condition:
 
 
 def near_deadline(now: float | ColumnElement[float]) -> Condition:
-    """The condition that a watch is in the last tenth of its time."""
+    """Returns the condition that a watch is in the last tenth of its time."""
     return watches.c.deadline_at - now <= watches.c.timeout_seconds * LAST_PART

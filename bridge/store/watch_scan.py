@@ -19,7 +19,7 @@ from bridge.store.records import FoundWatches, WatchQuery
 from bridge.store.schema import watches
 from bridge.store.watch_filters import conditions, finds_few, of_event, place_in_order
 
-MOST_SEARCHED = 100_000  # a text is searched in the newest watches, this many
+MOST_SEARCHED = 100_000  # a text is searched in at most this many of the newest watches
 CHUNK = 5_000  # watches in one transaction: 5 ms on SQLite, 40 on PostgreSQL
 _MOST_EXACT = 1_000  # watches that are found by one whole id: a task may have many
 _SEARCHED = (
@@ -65,7 +65,7 @@ def scan(database: Database, query: WatchQuery, limit: ReadLimit, *, enough: int
 
 
 def _exact_ids(connection: Connection, query: WatchQuery) -> list[str]:
-    """The ids of the watches whose own id, task id or event id is in the text."""
+    """Returns the ids of the watches whose own id, task id or event id is in the text."""
     text = query.text
     if text is None:
         return []
@@ -83,7 +83,7 @@ def _exact_ids(connection: Connection, query: WatchQuery) -> list[str]:
 
 
 def _last_searched(connection: Connection, query: WatchQuery) -> _Boundary | None:
-    """The oldest watch in which a text is searched; None if all watches are. It does not depend on the cursor."""
+    """Returns the oldest watch in which a text is searched, for any cursor; None if all watches are searched."""
     if query.text is None:
         return None
     newest = _in_order(replace(query, cursor=None)).limit(2).offset(MOST_SEARCHED - 1)
@@ -94,7 +94,7 @@ def _last_searched(connection: Connection, query: WatchQuery) -> _Boundary | Non
 def _chunk(
     connection: Connection, query: WatchQuery, after: _Boundary | None, last: _Boundary | None
 ) -> tuple[list[str], _Boundary | None]:
-    """The ids of the matching watches of the next chunk, and the chunk's oldest watch (None for the last chunk)."""
+    """Returns the ids of the next chunk's matching watches, and the chunk's oldest watch (None for the last chunk)."""
     part: list[Any] = []
     if after is not None:
         part.append(watches.c.id < after.id)
@@ -114,7 +114,7 @@ def _chunk(
 
 
 def _in_order(query: WatchQuery) -> Any:
-    """The query of ids and times of the watches that are read, newest first."""
+    """Returns the query of ids and times of the watches that are read, newest first."""
     looked_at = conditions(query) if finds_few(query) else place_in_order(query)
     return select(watches.c.id, watches.c.created_at).where(*looked_at).order_by(watches.c.id.desc())
 
@@ -123,7 +123,7 @@ def _in_order(query: WatchQuery) -> Any:
 
 
 def _may_have(text: SearchText, dialect: str) -> ColumnElement[bool]:
-    """A condition that every watch with the text meets. Some other watches meet it too."""
+    """Returns a condition that every watch with the text meets. Some other watches meet it too."""
     if dialect == "sqlite":  # its LIKE ignores the case of ASCII letters
         context: Any = cast(watches.c.context, Text)
         fold = _as_it_is
@@ -148,7 +148,7 @@ def _may_have(text: SearchText, dialect: str) -> ColumnElement[bool]:
 
 
 def _may_have_part(part: UrlPart, fold: Callable[[Any], Any]) -> ColumnElement[bool] | None:
-    """A condition that a URL with this part meets in any usual spelling. None for a part that most URLs would match."""
+    """Returns a condition that a URL with this part meets in any usual spelling; None if most URLs would meet it."""
     if sum(one.isascii() and one.isalnum() for one in part.host + part.path) < _FEWEST_CHARACTERS:
         return None
     found = []
@@ -174,7 +174,7 @@ def _like(column: Any, pattern: str) -> ColumnElement[bool]:
 
 
 def _pattern(text: str) -> str:
-    """A pattern for LIKE, in lower case. Databases ignore the case of ASCII letters only, so others become `%`."""
+    """Returns a pattern for LIKE in lower case. Databases ignore the case of ASCII letters only; others become `%`."""
     return "".join(
         "%" if not one.isascii() and one.lower() != one.upper() else f"!{one}" if one in "!%_" else one.lower()
         for one in text

@@ -22,7 +22,11 @@ _CALL_SECONDS = SCAN_SECONDS + 2.5  # the limit if the database does not answer
 
 
 class WatchSearches:
-    """Lists of watches. `reader` does the short reads. Long searches have their own threads and do not delay it."""
+    """Lists of watches.
+
+    `reader` does the short reads. Long searches have their own threads, so they do not delay short reads. Calls raise
+    StoreUnavailable.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self._database = reader.database
@@ -35,7 +39,7 @@ class WatchSearches:
         self._free_threads: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
 
     async def page(self, query: WatchQuery, by: str) -> WatchList:
-        """A page of watches. `by` is the caller: of its searches, one runs at a time."""
+        """Returns a page of watches. `by` is the caller, whose searches run one at a time."""
         if query.needs_scan:
             return await self._found_page(query, by)
         one_more = replace(query, limit=query.limit + 1)
@@ -43,7 +47,7 @@ class WatchSearches:
         return WatchList(views[: query.limit], more=len(views) > query.limit)
 
     async def all(self, query: WatchQuery, by: str, enough: int | None = None) -> FoundWatches:
-        """The ids of all watches that a query finds, newest first, at most `enough`. Ignores its cursor and limit."""
+        """Returns the ids of all watches of a query, newest first, at most `enough`. Ignores its cursor and limit."""
         return await self._in_turn(by, partial(scan, self._database, replace(query, cursor=None), enough=enough))
 
     async def close(self) -> None:
@@ -62,7 +66,7 @@ class WatchSearches:
         return WatchList(await self.views(ids[: query.limit]), more, None if more else found.looked_back_to)
 
     async def views(self, ids: Sequence[str]) -> Sequence[WatchView]:
-        """The watches of these ids that still exist, in the order of the ids."""
+        """Returns the watches of these ids that still exist, in the order of the ids."""
         found = await self._reader.run(queries.several_watches, ids)
         return [found[watch_id] for watch_id in ids if watch_id in found]
 

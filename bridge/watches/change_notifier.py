@@ -21,7 +21,7 @@ class Versions(Protocol):
         """Whether other replicas change them too."""
 
     async def versions(self, ids: Sequence[str], /) -> dict[str, str]:
-        """A text for each id. It changes when the watch changes, or when the app has new events."""
+        """Returns a text for each id. It changes when the watch changes, or when the app has new events."""
 
 
 class ChangeNotifier:

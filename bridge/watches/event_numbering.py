@@ -28,7 +28,7 @@ class EventNumbering:
         feed.on_new_events = self._on_new_events
 
     async def number_committed(self) -> None:
-        """Number all events that are committed. Raises StoreUnavailable."""
+        """Numbers all committed events. Call it only for a shared database. Raises StoreUnavailable."""
         async with self._step:
             count = NUMBERED_AT_ONCE
             while count == NUMBERED_AT_ONCE:

@@ -60,10 +60,11 @@ class StatusEventQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """A registration that `app` requests. None: not given. The fields were checked by `core/registration.py`.
+    """A registration that `app` requests. Its fields have passed the checks of `core/registration.py`.
 
-    `model` is a hint for when to poll. `trace` is the trace context of the request. Two registrations that differ only
-    in these two fields are equal. With `exempt_from_limit` the watch is registered even at the limit of active watches.
+    A field that is None was not given. `model` is a hint for when to poll. `trace` is the trace context of the request.
+    Two registrations that differ only in these two fields are equal. With `exempt_from_limit` the watch is registered
+    even at the limit of active watches.
     """
 
     app: str
@@ -93,7 +94,7 @@ class TimeoutLimits:
 class RegistrationService(CommitListener):
     """Registers and cancels watches.
 
-    It finishes each call, even if the caller gives up: a stored watch must be polled. `configured_key` is the amux key
+    Each call is finished, even if the caller gives up: a stored watch must be polled. `configured_key` is the amux key
     of the settings; without it each watch needs its own key.
     """
 
@@ -127,8 +128,8 @@ class RegistrationService(CommitListener):
     async def register(self, request: WatchRequest, target: Target | None = None) -> RegisteredWatch:
         """Registers one watch, durably. Its target is checked again at every attempt.
 
-        `target` is the result of `check`, if the caller has called it. Raises the errors of `check`, WatchConflict,
-        IdempotencyConflict, TooManyWatches or StoreUnavailable.
+        `target` is the result of `check`, if the caller has called it. Raises the errors of `check`, and WatchConflict,
+        IdempotencyConflict, TooManyWatches, NotFound or StoreUnavailable.
         """
         if target is None:
             target = await self.check(request)
