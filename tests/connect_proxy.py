@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ConnectProxy:
-    """A proxy. `places` maps a requested "name:port" to another address. Without an entry it connects to the former."""
+    """A proxy. `places` maps a requested "name:port" to an address. A request without an entry is not redirected."""
 
     port: int = 0
     answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Makes the examples of the API's document: sends each request to a real bridge and provokes each error.
+"""Makes the examples of the OpenAPI document: sends each request to a real bridge, and provokes each error.
 
 Each request is sent twice: by the `curl` command and by the Python program that the document shows.
 """
@@ -105,7 +105,7 @@ async def record_drop_in(recorder: Recorder) -> None:
 
 
 async def record_events(recorder: Recorder) -> None:
-    """One event of each type, as a receiver gets it."""
+    """Keeps one event of each type, as a receiver gets it."""
     all_events = ["video.completed", "video.failed", "video.timed_out", "video.unavailable"]
     forbidden = Behaviour(faults=(Fault(FaultKind.FORBIDDEN_TASK, times=None),))
     await recorder.register(Behaviour(0.5, 0.5), events=["video.queued", "video.in_progress", *all_events])
@@ -117,7 +117,7 @@ async def record_events(recorder: Recorder) -> None:
 
 
 async def record_notices(recorder: Recorder, folder: Path) -> None:
-    """One notice for operators of each type: the receiver of notices is another one than the receiver that fails."""
+    """Keeps one notice of each type. Notices go to another receiver than the one that fails."""
     delays = ",".join(["0.05"] * 4)
     url = f"{recorder.receiver.url}/operations"
     async with (
@@ -194,7 +194,7 @@ async def watch_of(recorder: Recorder, watch_id: str) -> Any:
 
 
 async def raw(recorder: Recorder, head: str, body: str = "") -> Any:
-    """The body of the answer to bytes that no client sends. A body is sent after `100 Continue`."""
+    """Sends bytes that no HTTP client sends, and returns the answer's JSON. It sends `body` after `100 Continue`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(recorder.bridge.url.rpartition(":")[2]))
     writer.write(head.encode())
     async with asyncio.timeout(SAFETY_SECONDS):
@@ -210,7 +210,7 @@ async def raw(recorder: Recorder, head: str, body: str = "") -> Any:
 
 
 async def record_trouble(recorder: Recorder) -> None:
-    """The errors of a bridge in trouble: afterwards it is of no more use."""
+    """Keeps the errors of a bridge in trouble. No other recording may use the bridge after this."""
     runtime, error = recorder.bridge.runtime, recorder.error
     body = {"task_id": "task_1", "callback_url": f"{recorder.receiver.url}/hooks/video"}
     context = runtime._runners[0].app[CONTEXT]
@@ -220,7 +220,7 @@ async def record_trouble(recorder: Recorder) -> None:
     for _ in range(PINGS_A_MINUTE):
         await recorder.bridge.request("POST", "/ping", json={"callback_url": body["callback_url"]}, headers=APP)
     await error("too_many_pings", "POST", "/ping", json={"callback_url": body["callback_url"]})
-    with patch.object(runtime._store, "watch", None):  # a bug
+    with patch.object(runtime._store, "watch", None):  # acts like a bug
         await error("internal_error", "GET", "/watch/wat_00000000000000000000000000")
     await recorder.bridge.amux.stop()
     await error("amux_unavailable", "GET", "/v1/videos/task_1")
@@ -234,7 +234,7 @@ async def record_trouble(recorder: Recorder) -> None:
 
 
 async def record_limits(recorder: Recorder) -> None:
-    """The errors of a bridge without a key and with room for no watch."""
+    """Keeps the errors of a bridge without an amux key and at its limit of active watches."""
     watch = {"task_id": "task_1", "callback_url": f"{recorder.receiver.url}/hooks/video"}
     await recorder.error("no_api_key", "POST", "/watch", json=watch)
     await recorder.error("too_many_watches", "POST", "/watch", json=watch | {"api_key": KEY, "task_id": "task_2"})
@@ -244,7 +244,7 @@ async def record_limits(recorder: Recorder) -> None:
 
 
 async def record(folder: Path) -> Examples:
-    """Every example, with the addresses of this run replaced by those that the document shows."""
+    """Returns all examples. The addresses of this run are replaced by those that the document shows."""
     program("curl", "curl")
     (folder / "main").mkdir()
     (folder / "limits").mkdir()

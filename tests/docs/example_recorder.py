@@ -1,4 +1,4 @@
-"""Sends the requests of the examples to a real bridge, by the shown command and by the shown program."""
+"""Sends the requests of the examples to a real bridge, with the `curl` command and the program that are shown."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.dashboard.harness import APP_TOKEN, OPERATOR_TOKEN, Bridge
 from tests.docs import test_api as api_tour
 from tests.waiting import SAFETY_SECONDS
 
-EXCERPT_LINES = 6  # of an answer that is no JSON
+EXCERPT_LINES = 6  # the number of lines that are kept of an answer that is not JSON
 RUNNING = "in_progress"
 STATUS_LINE = "\n--- status "
 APP = {"Authorization": f"Bearer {APP_TOKEN}"}
@@ -28,7 +28,7 @@ NUMBERS = re.compile(r"\d+(\.\d+)?")
 
 @dataclass
 class Receiver:
-    """A receiver that answers with `status`, and 410 at `/gone`. `events` has what came, by the event's type."""
+    """A receiver that answers with `status`, and with 410 at `/gone`. `events` has the last event of each type."""
 
     url: str = ""
     status: int = 204
@@ -74,13 +74,13 @@ class Recorder:
     # --- requests -------------------------------------------------------------------------------------------------
 
     async def example(self, operation: str, request: Request, shown: Callable[[Any], Any] = lambda value: value) -> Any:
-        """Send a request both ways, and keep its answer. Returns the answer's value."""
+        """Send a request with curl and with Python, and keep the answer to curl. Return its value."""
         status, value = await self._by_curl(request)
         python = await asyncio.to_thread(self._by_python, request)
         assert 200 <= status < 300, (operation, status, value)
         if request["answer"] == "json":
             assert python[0] // 100 == status // 100, (operation, python)
-            same = form_of if request["method"] == "GET" else set  # the second of two changes may answer otherwise
+            same = form_of if request["method"] == "GET" else set  # a repeated change may have another answer
             assert same(python[1]) == same(value), operation
         self.examples["operations"][operation] = Example(
             request=request, answer={"status": status, "value": shown(value)}
@@ -123,7 +123,7 @@ class Recorder:
         return {TOKENS["app"]: APP_TOKEN, TOKENS["operator"]: OPERATOR_TOKEN}
 
     async def error(self, code: str, method: str, path: str, **options: Any) -> None:
-        """Keep the problem that a request is answered with."""
+        """Send a request, and keep the problem in its answer. The problem must have this code."""
         headers = APP | options.pop("headers", {})
         answer = await self.bridge.request(method, path, headers=headers, **options)
         self.keep(code, answer.json)
@@ -139,7 +139,7 @@ class Recorder:
         return await self.bridge.register(behaviour, **({"callback_url": f"{self.receiver.url}/hooks/video"} | fields))
 
     async def settled(self, watch_id: str) -> Any:
-        """The watch, as soon as it is settled and nothing of it is pending."""
+        """Wait until a watch has ended and none of its deliveries is pending, and return the watch."""
         async with asyncio.timeout(SAFETY_SECONDS):
             while True:
                 answer = await self.bridge.request("GET", f"/watch/{watch_id}?wait_seconds=30", headers=APP)
@@ -169,12 +169,12 @@ def request(
 
 
 def form_of(value: Any) -> Any:
-    """A JSON value without what differs from run to run, also within its texts."""
+    """Return a JSON value with masks for what differs from run to run, also within its texts."""
     return api_tour.form_of(value, lambda text: NUMBERS.sub("NUMBER", api_tour.masked(text)))
 
 
 def same_form(one: Any, other: Any) -> bool:
-    """Whether two values have the same form. What is null in one of them may come later: the runs differ in time."""
+    """Return whether two values have the same form. A null matches any value, which may have come later in that run."""
     match one, other:
         case (None, _) | (_, None):
             return True

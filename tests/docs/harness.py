@@ -1,7 +1,7 @@
 """The pages of the documentation, their code blocks, and a shell that runs the blocks.
 
-A block runs as a reader would paste it. Only addresses and ids are replaced: ports, the id of a task, the URL of a
-callback. The stand-in for amux takes the place of amux.
+A block runs as a reader would paste it, with the stand-in for amux. Only addresses and ids are replaced: ports, the id
+of a task, the URL of a callback.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ PAGES = [
     *sorted((ROOT / ".github").glob("*.md")),
 ]
 TASK = "task_8x7Kq2mVn4Jd9sLw3Rb6Tz1Yc5Hf0Gp2"
-# Short delays, so that a test does not wait for the defaults. The blocks still set what they document.
+# Short delays, so that a test does not wait for the defaults. A block that sets a delay overrides these.
 QUICK = {
     "BRIDGE_POLL_FIRST_DELAY_SECONDS": "0.1",
     "BRIDGE_POLL_INTERVAL_SECONDS": "0.1",
@@ -50,23 +50,23 @@ def text(page: Path) -> str:
 
 
 def all_text() -> str:
-    """The text of every page, one after the other."""
+    """Return the joined texts of all pages."""
     return "\n".join(map(text, PAGES))
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page in one language, in order."""
+    """Return the fenced blocks of a page in one language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
 
 
 def block(page: Path, language: str, containing: str) -> str:
-    """The one block of a page that contains these words."""
+    """Return the only block of a page that contains these words."""
     [found] = [one for one in blocks(page, language) if containing in one]
     return found
 
 
 def section(page: Path, heading: str) -> str:
-    """What a page has below a heading, up to the next heading of the same level or a higher one."""
+    """Return the text below a heading, up to the next heading of the same level or a higher one."""
     level = heading.partition(" ")[0]
     _, found, rest = text(page).partition(f"\n{heading}\n")
     assert found, f"{page_name(page)} has no heading {heading!r}"
@@ -74,7 +74,7 @@ def section(page: Path, heading: str) -> str:
 
 
 def table_rows(markdown: str) -> list[list[str]]:
-    """The cells of each row of the first table, without its header."""
+    """Return the cells of each row of the first table, without its header."""
     [table] = re.findall(r"(?:^\|.*\|\n)+", markdown, re.MULTILINE)[:1]
     rows = [[cell.strip() for cell in line.strip("|").split(" |")] for line in table.splitlines()]
     return rows[2:]
@@ -82,7 +82,7 @@ def table_rows(markdown: str) -> list[list[str]]:
 
 @dataclass
 class RunningCommand:
-    """A block that continues to run. `lines` are its stdout and stderr so far."""
+    """A block that is still running. `lines` are its stdout and stderr so far."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
@@ -108,7 +108,7 @@ class RunningCommand:
 
     def signal(self, number: int) -> None:
         """Send a signal to the shell and to the programs that it started."""
-        with suppress(ProcessLookupError):  # it may have ended before we noticed
+        with suppress(ProcessLookupError):  # the process may have ended just now
             if self.process.returncode is None:
                 os.killpg(self.process.pid, number)
 
@@ -132,7 +132,7 @@ class Workspace:
         return f"http://127.0.0.1:{self.hook_port}/hooks/video"
 
     def localized(self, script: str, task: str = TASK) -> str:
-        """A block with the addresses and the task of this workspace."""
+        """Return a block with the addresses and the task of this workspace."""
         replacements = {
             TASK: task,
             "https://app.example.com/hooks/video": self.hook_url,
@@ -151,7 +151,7 @@ class Workspace:
             async with asyncio.timeout(SAFETY_SECONDS):
                 out, _ = await process.communicate()
         finally:
-            # The whole group: a block may start programs in the background.
+            # Kills the whole process group, because a block may start programs in the background.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
@@ -167,7 +167,7 @@ class Workspace:
 
     @asynccontextmanager
     async def running(self, script: str, until: str, task: str = TASK, **environ: str) -> AsyncIterator[RunningCommand]:
-        """Run a block that continues, wait for a line with the words `until`, and end it with SIGTERM."""
+        """Start a block, wait for a line with the words `until`, and send SIGTERM at the end of the context."""
         process = await self._start(self.localized(script, task), environ)
         command = RunningCommand(process)
         reading = asyncio.create_task(command.read())
@@ -184,7 +184,7 @@ class Workspace:
             await reading
 
     async def request(self, method: str, path: str, token: str = "", **body: Any) -> Any:
-        """The JSON answer of the bridge to a request that must succeed."""
+        """Send a request to the bridge, which must succeed, and return the JSON of the answer."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
@@ -200,7 +200,7 @@ class Workspace:
 
     async def _start(self, script: str, environ: Mapping[str, str]) -> asyncio.subprocess.Process:
         pipe, stdout = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
-        # A session of its own, so that a signal reaches every program that the shell started.
+        # A separate session, so that a signal reaches every program that the shell started.
         return await asyncio.create_subprocess_exec(
             *("/bin/sh", "-ec", script),
             cwd=self.folder,
@@ -214,7 +214,7 @@ class Workspace:
 
 @asynccontextmanager
 async def open_workspace(folder: Path) -> AsyncIterator[Workspace]:
-    """A workspace in an empty folder, and the stand-in for amux, for as long as the context is open."""
+    """Start the stand-in for amux, and yield a workspace in an empty folder. Stop the stand-in at the end."""
     amux = Sandbox(default=Behaviour(queue_seconds=0, run_seconds=0))
     amux_url = await amux.start()
     port = free_port()

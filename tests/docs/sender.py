@@ -13,18 +13,18 @@ CONTEXT = {"note": "caf\u00e9 $HOME \\ %s"}
 
 @dataclass
 class Sender:
-    """A bridge with the stand-in for amux."""
+    """Sends callbacks by a bridge with the stand-in for amux."""
 
     environment: Environment
     bridge: Bridge
 
     async def send(self, hook_url: str, form: str = "C") -> Any:
-        """Register a watch on a task that has completed, and return it after its event was delivered."""
+        """Register a watch on a completed task, wait until its event was delivered, and return the watch."""
         watch = await self.bridge.register(self.environment.finished_task(form), hook_url, context=CONTEXT)
         return await self.delivered(await self.bridge.final(watch), 1)
 
     async def delivered(self, watch: Any, attempts: int) -> Any:
-        """Return the watch after this number of attempts, of which the last one succeeded."""
+        """Wait until a watch is delivered after this number of attempts. Above 1, first request a retry."""
         if attempts > 1:
             await self.bridge.ask("POST", f"/deliveries/{watch['deliveries'][0]['id']}/retry")
         answer = await self.bridge.until(
@@ -35,13 +35,13 @@ class Sender:
         return answer.json
 
     async def envelope(self, form: str = "C") -> tuple[Mapping[str, str], bytes]:
-        """An event as a receiver gets it: headers and bytes."""
+        """Send a callback, and return its `webhook-` headers and its bytes, as a receiver gets them."""
         watch = await self.send(self.environment.receiver.url, form)
         answer = await self.bridge.ask("GET", f"/watch/{watch['id']}/envelope")
         return {name: value for name, value in answer.headers.items() if name.startswith("webhook-")}, answer.body
 
     async def ping(self, hook_url: str) -> None:
-        """Ping a receiver, which must accept it."""
+        """Ping a receiver, which must accept the ping."""
         answer = await self.bridge.ask("POST", "/ping", json={"callback_url": hook_url})
         assert (answer.status, answer.json["status_code"]) == (200, 204), answer
 

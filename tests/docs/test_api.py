@@ -1,4 +1,4 @@
-"""docs/api.md is a tour: one shell runs all its commands, and each answer has the form of the one on the page.
+"""One shell runs all commands of docs/api.md, and each answer has the form of the answer on the page.
 
 `python -m tests.docs.test_api` writes the answers of the page again.
 """
@@ -16,10 +16,10 @@ from tests.docs.harness import DOCS, QUICK, Workspace, open_workspace, page_name
 from tests.programs import program
 
 PAGE = DOCS / "api.md"
-# A command, and after it the answer if one is shown.
+# A command, and the answer after it if the page shows one.
 STEP = re.compile(r"^```sh\n(.*?)^```\n(?:\n```(?:json|text)\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 NEXT = "--- next ---"
-# What differs from run to run. A time keeps its form: a null in its place is a difference.
+# Patterns of what differs from run to run. A time becomes TIME, so a null in its place is still a difference.
 MASKS = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z": "TIME",
     r"127\.0\.0\.1:\d+": "HOST",
@@ -36,7 +36,7 @@ def masked(value: str) -> str:
 
 
 def form_of(value: Any, text_form: Callable[[str], str] = masked) -> Any:
-    """A JSON value without what differs from run to run: of numbers only that they are numbers."""
+    """Returns a JSON value with masks for what differs from run to run. Every number becomes the text NUMBER."""
     match value:
         case dict():
             return {key: form_of(inner, text_form) for key, inner in value.items()}
@@ -51,7 +51,7 @@ def form_of(value: Any, text_form: Callable[[str], str] = masked) -> Any:
 
 
 def form_of_text(printed: str) -> Any:
-    """The form of a JSON answer, else of each line."""
+    """Returns the form of a JSON answer, or the form of each line if the answer is not JSON."""
     try:
         return form_of(json.loads(printed))
     except ValueError:
@@ -59,7 +59,7 @@ def form_of_text(printed: str) -> Any:
 
 
 async def run_tour(workspace: Workspace) -> list[str]:
-    """What each step prints."""
+    """Runs all steps of the page in one shell. Returns what each step prints."""
     script = "".join(f"{command}echo '{NEXT}'\n" for command, _ in STEP.findall(text(PAGE)))
     printed = await workspace.run(script)
     return [part.strip("\n") for part in printed.split(f"{NEXT}\n")[:-1]]
@@ -82,7 +82,7 @@ async def test_each_request_of_the_tour_has_the_answer_that_is_shown(workspace: 
 
 
 def shown_answer(answer: str) -> str:
-    """An answer as a block of the page."""
+    """Returns an answer as a block of the page."""
     if not answer:
         return ""
     try:
@@ -92,7 +92,7 @@ def shown_answer(answer: str) -> str:
 
 
 def compact(value: Any, indent: int = 0, room: int = 116) -> str:
-    """JSON with what fits on a line in one line."""
+    """Returns indented JSON. A value that fits on one line is not divided."""
     flat = json.dumps(value, ensure_ascii=False)
     if len(flat) + indent <= room or not isinstance(value, dict | list) or not value:
         return flat
@@ -106,7 +106,7 @@ def compact(value: Any, indent: int = 0, room: int = 116) -> str:
 async def write_answers() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with open_workspace(Path(folder)) as workspace:
-            # With the default delays, as a reader has them.
+            # Uses the default delays, as a reader does.
             workspace.environ = {name: value for name, value in workspace.environ.items() if name not in QUICK}
             answers = iter(await run_tour(workspace))
             ports = {str(workspace.port): "8080", str(workspace.hook_port): "9000"}

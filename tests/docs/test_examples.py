@@ -1,4 +1,4 @@
-"""The examples of the API's document are real: each request is sent again, and its answer has the form that is shown.
+"""The examples of the OpenAPI document are real: a test sends each request again and compares the answers' form.
 
 `python -m tests.docs.test_examples` writes the file again.
 """
@@ -47,7 +47,7 @@ async def test_each_request_is_answered_with_the_form_of_the_shown_answer(tmp_pa
 
 
 def shortened(example: Any) -> Any:
-    """An example whose answer is JSON, or else only how it begins: the metrics and the page change often."""
+    """Returns an example with only the beginning of an answer that is not JSON: metrics and the page change often."""
     if "answer" not in example or not isinstance(example["answer"]["value"], str):
         return example
     return example | {"answer": {"value": " ".join(example["answer"]["value"].split()[:2])}}

@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md, run as they are, beside a running bridge and the stand-in for amux."""
+"""The commands of docs/operations.md work unchanged, with a running bridge and the stand-in for amux."""
 
 import json
 import re

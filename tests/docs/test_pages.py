@@ -1,4 +1,4 @@
-"""Every page: its links, the commands, tests and modules that it names, and who runs its shell blocks."""
+"""On every page, links and names of commands, tests and modules are valid, and a test runs each shell block."""
 
 import os
 import re
@@ -90,7 +90,7 @@ def test_every_command_that_a_page_names_exists() -> None:
 
 
 def places(page: Path) -> set[str]:
-    """The anchors that GitHub makes of the headings of a page."""
+    """Returns the anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#{2,} (.*)$", text(page), re.MULTILINE)
     return {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""The commands of the README, pasted as they are, beside the stand-in for amux."""
+"""The commands of the README work unchanged, with the stand-in for amux."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ STOP = "kill $receiver $bridge; wait $receiver $bridge || true\n"
 
 @pytest.mark.long
 def test_the_whole_tour_without_a_key_works_in_one_terminal_within_three_minutes(tmp_path: Path) -> None:
-    """From the first command, which installs the program, to the last one, which stops the bridge."""
+    """The test runs everything from the first command, which installs the program, to the one that stops the bridge."""
     for name in ("bridge", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
@@ -50,7 +50,7 @@ def test_the_whole_tour_without_a_key_works_in_one_terminal_within_three_minutes
 
 
 def masked(line: str) -> str:
-    """A line without the parts that differ from run to run, and without the widths of columns."""
+    """Returns a line with masks for what differs from run to run, and without the widths of columns."""
     line = re.sub(r"task_[0-9a-f]+", "task", re.sub(r"127\.0\.0\.1:\d+", "host", line))
     return " ".join(re.sub(r"\b\d+\.\d s\b", "seconds", line).split())
 

@@ -1,4 +1,4 @@
-"""The receivers of the pages: each gets real callbacks of a bridge, and forged ones."""
+"""Each receiver on the pages gets real callbacks of a bridge, and forged ones."""
 
 import asyncio
 import json
@@ -27,21 +27,21 @@ OTHER = Secret(b"x" * 32)
 
 
 def forged() -> tuple[dict[str, str], bytes]:
-    """A message that is signed with another secret."""
+    """Returns a message that is signed with another secret."""
     body = b'{"id": "evt_1", "type": "video.completed", "data": {"url": null, "context": null}}'
     return {"Content-Type": "application/json", **Signer([OTHER]).headers("evt_1", int(time.time()), body)}, body
 
 
 @pytest.mark.parametrize("page", [README, RECEIVERS], ids=["readme", "receivers"])
 async def test_the_event_on_the_page_has_the_fields_of_a_real_event(page: Path, sender: Sender) -> None:
-    _, body = await sender.envelope("A")  # the form of the documentation of amux, which has every field
+    _, body = await sender.envelope("A")  # the form in the documentation of amux, which has every field
     shown, sent = json.loads(block(page, "json", "video.completed")), json.loads(body)
     assert (list(shown), list(shown["data"])) == (list(sent), list(sent["data"]))
     assert list(shown["data"]["metadata"]) == list(sent["data"]["metadata"])
 
 
 def run_block(page: Path, containing: str) -> dict[str, Any]:
-    """The names that a Python block defines, after our secret was put in."""
+    """Runs a Python block with the secret of the tests. Returns the names that it defines."""
     defined: dict[str, Any] = {"__name__": "page"}
     exec(compile(block(page, "python", containing).replace("whsec_...", SECRET), str(page), "exec"), defined)  # noqa: S102
     return defined
@@ -117,7 +117,7 @@ async def test_the_go_receiver_accepts_a_callback_and_refuses_a_forged_one(
 
 
 async def status_of(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-    """The status of the answer to a message, after the receiver has started."""
+    """Waits until the receiver has started, sends a message, and returns the status of the answer."""
     async with asyncio.timeout(SAFETY_SECONDS):
         while True:
             try:

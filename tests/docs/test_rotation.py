@@ -1,4 +1,4 @@
-"""The steps of docs/operations.md that rotate a secret: no event is lost, and none is unsigned."""
+"""With the steps of docs/operations.md that rotate a secret, no event is lost, and every event is signed."""
 
 import re
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def serving(workspace: Workspace, **environ: str) -> AsyncIterator[None]:
 
 
 async def next_call(workspace: Workspace, receiver: Receiver) -> Call:
-    """The callback for one more task."""
+    """Registers a watch on one more task, and returns its callback."""
     watch = await workspace.register(receiver.url)
     await receiver.wait_for_events([watch])
     return receiver.calls[-1]

@@ -36,7 +36,7 @@ from bridge.store.row_mapping import SUPERSEDED
 from tests.docs.harness import DOCS, section, table_rows
 
 PAGE = DOCS / "state-machines.md"
-# The observations by their words in the tables; where a row speaks of several, each of them.
+# Maps the words of the tables to observations. Some words mean several observations.
 OBSERVATIONS: Mapping[str, tuple[Observation, ...]] = {
     "a record: completed": (TaskRecord(TaskStatus.COMPLETED),),
     "a record: failed": (TaskRecord(TaskStatus.FAILED),),
@@ -82,7 +82,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def settled_after(observation: Observation, times: int, age: float) -> watch.Ending | None:
-    """What ends a watch of this age after the same observation came this many times, one interval apart."""
+    """Returns how a watch of this age ends, or None, after this many equal observations, one interval apart."""
     snapshot, refusals, failure = UNSEEN, NO_REFUSALS, None
     seen = observation
     for number in range(times):
@@ -210,14 +210,14 @@ def test_the_table_of_tasks_has_every_status_and_says_which_are_terminal() -> No
 
 # --- credential ---------------------------------------------------------------------------------------------------
 
-# The code lists the states in this order. Their names in the log and on the dashboard are the code's own.
+# The words of the table in the order of the states in the code, which have other names in the log.
 STATES = dict(zip(("good", "paused", "throttled"), CredentialState, strict=True))
 AS_SCHEDULED = "as scheduled"
 SLOWEST = "one poll, after a delay that doubles up to 60 s, or `Retry-After` up to 300 s"
 
 
 def credential_in(state: str) -> tuple[Credential, PolledTask]:
-    """A credential in this state at time 0, and the task whose poll probes it."""
+    """Returns a credential that is in this state at time 0, and the task whose poll probes it."""
     credential = Credential("name", None)
     task = PolledTask("row", "task", credential)
     if state != "good":
@@ -228,7 +228,7 @@ def credential_in(state: str) -> tuple[Credential, PolledTask]:
 
 
 def delay_of(words: str) -> tuple[float, ...]:
-    """The delays in seconds that a row allows, for a key that was refused or throttled once before."""
+    """Returns the delays in seconds that a row allows for a key that was refused or throttled once before."""
     if words == AS_SCHEDULED:
         return (-inf,)
     phrases = {

@@ -69,7 +69,7 @@ async def register_all_kinds(bridge: Bridge, env: Environment, tasks: tuple[str,
         {"task_id": failing, "callback_url": url},
         {"task_id": env.endless_task(), "callback_url": url, "timeout_seconds": 1},
     ]
-    answer = await bridge.ask("POST", "/watch/batch", json={"watches": bodies})  # one commit: all of them, or none
+    answer = await bridge.ask("POST", "/watch/batch", json={"watches": bodies})  # one commit writes all of them
     return [result["watch"]["id"] for result in answer.json["results"]]
 
 

@@ -1,4 +1,4 @@
-"""Tests that nothing is lost during the first start: SIGKILL at each of its steps, and four starts at once."""
+"""Tests that nothing is lost during the first start, with a SIGKILL at each step and with four starts at once."""
 
 import asyncio
 import signal

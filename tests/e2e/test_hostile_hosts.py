@@ -190,7 +190,7 @@ async def test_floods_and_bombs_cost_less_than_ten_megabytes(env: Environment) -
         misbehaving_servers(FLOODING) as urls,
         serving(env.database_url, env.amux_url, **settings) as (process, bridge),
     ):
-        # Normal work first, so that its memory is not counted: code paths, pools and connections.
+        # Some normal work comes first, so that the test does not count the memory of pools and connections.
         good = await bridge.register_many([env.finished_task() for _ in range(200)], env.receiver.url)
         await env.receiver.wait_for_events(good)
         reset_peak(process)

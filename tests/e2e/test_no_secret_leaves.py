@@ -81,7 +81,7 @@ async def echo_all_it_knows(_receiver: Receiver, call: Call) -> web.StreamRespon
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(f"{request.param}_url")
-    return url.replace("postgres@", f"postgres:{PASSWORD}@")  # the server checks no password, so any one works
+    return url.replace("postgres@", f"postgres:{PASSWORD}@")  # the server checks no password
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ async def start_with_overdue_watches(database_url: str, count: int) -> None:
     never = {"poll_first_delay_seconds": "6000"}
     limits = {"poll_concurrency": str(POLLS_AT_A_TIME), "poll_interval_seconds": "2", "poll_max_interval_seconds": "2"}
     limits["poll_request_timeout_seconds"] = "60"  # a poll that is given up is still in progress at the server
-    # Every second task ended while the bridge was stopped: its watch must not time out.
+    # Every second task ends while the bridge is stopped, and its watch must not time out.
     ready, running = Behaviour(0, 0), Behaviour(0, outcome=Outcome.NEVER)
     tasks = [amux.create_task(ready if number % 2 else running) for number in range(count)]
     async with counting_amux(amux, polls) as amux_url, receiving(counting) as receiver:

@@ -1,6 +1,7 @@
-"""Local servers with the rules of chat bots and low-code tools, as their documentation has them.
+"""Local servers that imitate chat bots and low-code tools by the rules of their documentation.
 
-Each check returns the answer of the real server. Feishu and DingTalk answer 200 to a message that they refuse.
+Each check has the link to its rules, and returns the answer that the real server would give. Feishu and DingTalk answer
+200 also to a message that they refuse.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-KEYWORD = "video"  # of the bots at Feishu and DingTalk: each message must contain it
+KEYWORD = "video"  # the bots at Feishu and DingTalk refuse a message that does not contain it
 N8N_TOKEN = "the value of the webhook's header auth"
 FEISHU_BYTES = 20 * 1024
 
@@ -89,13 +90,13 @@ CHECKS: dict[str, Callable[[Any, Any, int], Answer]] = {
 
 
 def accepted(answer: Answer) -> bool:
-    """Whether the message is shown: also where the server answers 200 to one that it refuses."""
+    """Returns whether the server shows the message. A 200 alone does not mean that."""
     status, body = answer
     return status < 300 and not (isinstance(body, dict) and (body.get("code", 0) or body.get("errcode", 0)))
 
 
 def application(received: dict[str, list[tuple[Any, Answer]]]) -> web.Application:
-    """Serves each check at `/NAME/...`, and keeps what came and how it was answered."""
+    """Returns an application that serves each check at `/NAME/...`, and keeps bodies and answers in `received`."""
 
     async def handle(request: web.Request) -> web.Response:
         name = request.match_info["name"]

@@ -18,5 +18,5 @@ async def harness(tmp_path: Path) -> AsyncIterator[BridgeHarness]:
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
-    """The path of the tool of Prometheus."""
+    """The path of promtool, the tool of Prometheus."""
     return program("promtool", "prometheus")

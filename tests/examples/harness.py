@@ -41,7 +41,7 @@ class BridgeHarness:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of an app that uses them."""
+        """The environment variables of an app that uses this bridge and the stand-in for amux."""
         variables = {
             "BRIDGE_URL": self.url,
             "BRIDGE_TOKEN": TOKEN,
@@ -63,7 +63,7 @@ class BridgeHarness:
         return str(watch["id"])
 
     async def delivered(self, watch_id: str, attempts: int) -> Any:
-        """The only delivery of the watch, after this number of attempts, of which the last one succeeded."""
+        """Wait until the only delivery of a watch succeeded at this attempt, and return the delivery."""
         async with asyncio.timeout(PROGRAM_TIMEOUT_SECONDS):
             while True:
                 watch = await self.request("GET", f"/watch/{watch_id}?wait_seconds=30")
@@ -73,14 +73,14 @@ class BridgeHarness:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of this process without settings of a bridge, and with these variables."""
+    """Return the environment of this process without settings of a bridge, and with these variables."""
     own = ("BRIDGE_", "AMUX_")
     return {**{name: value for name, value in os.environ.items() if not name.startswith(own)}, **environ}
 
 
 @asynccontextmanager
 async def start_bridge(folder: Path) -> AsyncIterator[BridgeHarness]:
-    """A harness with its database in this folder, for as long as the context is open."""
+    """Start a bridge with its database in this folder and the stand-in for amux, and stop both at the end."""
     amux = Sandbox(keys=frozenset({AMUX_KEY}), default=Behaviour(queue_seconds=0.1, run_seconds=0.1))
     amux_url = await amux.start()
     runtime = await Runtime.start(
@@ -113,15 +113,15 @@ async def start_bridge(folder: Path) -> AsyncIterator[BridgeHarness]:
 
 
 def packages_of(example: Path) -> list[str]:
-    """The packages that the first lines of an example say to install."""
+    """Return the packages that the first lines of an example tell the reader to install."""
     [packages] = re.findall(r"^(?:// )?(?:pip|npm) install (.*)$", example.read_text(), re.MULTILINE)
     return str(packages).split()
 
 
 def install(example: Path, folder: Path) -> tuple[Path, dict[str, str]]:
-    """Install the packages of an example into `folder`. Returns the file to start and the variables that it needs."""
+    """Install the packages of an example into `folder`. Return the file to start and the variables that it needs."""
     if example.suffix == ".mjs":
-        # Node looks for packages beside the script, so the script is copied to them.
+        # Node looks for packages beside the script, so the script is copied into their folder.
         copy = folder / example.name
         copy.write_bytes(example.read_bytes())
         npm_install(folder, *packages_of(example))
@@ -139,7 +139,7 @@ def interpreter(example: Path) -> str:
 
 
 async def run_to_end(example: Path, *arguments: str, folder: Path, environ: Mapping[str, str]) -> tuple[int, str, str]:
-    """Its exit code, its stdout and its stderr."""
+    """Run an example until it ends. Return its exit code, its stdout and its stderr."""
     pipe = asyncio.subprocess.PIPE
     command = (interpreter(example), str(example), *arguments)
     program = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environ, stdout=pipe, stderr=pipe)
@@ -156,7 +156,7 @@ async def run_to_end(example: Path, *arguments: str, folder: Path, environ: Mapp
 
 @dataclass(frozen=True)
 class RunningReceiver:
-    """The program of a receiver, which accepts connections."""
+    """A receiver's program that runs and accepts connections."""
 
     url: str
     program: asyncio.subprocess.Process

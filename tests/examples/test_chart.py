@@ -37,7 +37,7 @@ def helm() -> str:
 
 @pytest.fixture
 def render(helm: str, tmp_path: Path) -> Render:
-    """Renders a chart with helm; the objects."""
+    """Renders a chart with helm. Returns the objects."""
 
     def run(*options: str, chart: Path = CHART, version: str = VERSIONS[-1]) -> list[Any]:
         command = [helm, "template", "bridge", str(chart), f"--kube-version={version}", *options]

@@ -1,4 +1,4 @@
-"""The bodies for chat bots and low-code tools, sent by a bridge to local servers that check what the real ones do."""
+"""A bridge sends the bodies for chat bots and low-code tools to local servers, which check them like the real ones."""
 
 import json
 from collections import defaultdict

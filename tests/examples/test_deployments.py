@@ -1,4 +1,4 @@
-"""The examples for a container engine, a cluster or an init system: their schemas, settings and commands."""
+"""The examples for container engines, Kubernetes and systemd have valid schemas, settings and commands."""
 
 import json
 import os
@@ -34,7 +34,7 @@ PROVIDED = {
 
 
 def settings_of(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> Any:
-    """The settings that a bridge reads from this environment in the image. Every name must be a setting."""
+    """Returns the settings that a bridge in the image reads from this environment. Every name must be a setting."""
     for name in [name for name in os.environ if name.startswith(("BRIDGE_", "AMUX_"))]:
         monkeypatch.delenv(name)
     for name, value in {**IMAGE, **environ}.items():
@@ -47,7 +47,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> 
 
 
 def compose(name: str) -> Any:
-    """A Compose file with the values of its variables."""
+    """Returns a Compose file with its variables replaced by their values."""
 
     def fill(match: re.Match[str]) -> str:
         return PROVIDED.get(match[1]) or match[2] or pytest.fail(f"{match[1]} is not provided by an operator")
@@ -204,7 +204,7 @@ def test_every_selector_matches_the_pods_of_its_file() -> None:
 
 
 def installed_unit(folder: Path) -> Path:
-    """The unit with the path of the command on this machine, because systemd checks that the program exists."""
+    """Returns the unit with the path of the command on this machine, because systemd checks that the command exists."""
     copy = folder / UNIT.name
     command = Path(sys.executable).with_name("amux-bridge")
     copy.write_text(UNIT.read_text().replace("/opt/amux-bridge/bin/amux-bridge serve", f"{command} serve"))

@@ -41,7 +41,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> Iterator[str]:
-    """Every expression of both files."""
+    """Yields every expression of the alert rules and of the dashboard."""
     for rule in rules():
         yield rule["expr"]
     for panel in panels():
@@ -53,7 +53,7 @@ def metrics_in(expression: str) -> set[str]:
 
 
 def sample_names() -> set[str]:
-    """The name of every sample that the service can have, also of metrics without a sample yet."""
+    """Returns the names of all samples that a bridge can have, also of metrics that have no sample yet."""
     metrics = Metrics()
     with_labels = {f"amux_bridge_store_seconds_{end}" for end in ("bucket", "sum", "count")}
     lines = metrics.render().decode().splitlines()
@@ -172,7 +172,7 @@ def test_the_rules_raise_their_alerts_when_they_should(promtool: str, tmp_path: 
 
 
 def test_promtool_accepts_the_expressions_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
-    # promtool parses rules, so the expressions become recording rules, with values for the variables of Grafana.
+    # promtool parses only rules. So each expression becomes a recording rule with a value for Grafana's variable.
     made = [
         {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "1m")}
         for number, expression in enumerate(expressions())

@@ -1,4 +1,4 @@
-"""Each example that is a program, run against a real bridge with the stand-in for amux."""
+"""Each example that is a program works with a real bridge and the stand-in for amux."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The events as types: made from the bridge's models, true of real events, and used by the examples."""
+"""The types of events are made from the bridge's models, match real events, and are used by the examples."""
 
 import json
 import runpy

@@ -1,7 +1,7 @@
-"""The recipes for workflow engines and task queues, run against a real bridge with the stand-in for amux.
+"""The recipes for workflow engines and task queues work with a real bridge and the stand-in for amux.
 
-What cannot run here is imitated at its border: Temporal's service by its gRPC interface, Trigger.dev's SDK by a package
-of the same name, the nodes of n8n by their expressions, which Node evaluates.
+The tests imitate what cannot run here: Temporal's service with its gRPC interface, Trigger.dev's SDK with a package of
+the same name. For n8n, Node evaluates the expressions of the nodes.
 """
 
 import asyncio
@@ -61,20 +61,20 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 @asynccontextmanager
 async def worker(folder: Path, environ: dict[str, str], *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
-    """Runs the worker of a queue; yields its output."""
+    """Runs the worker of a queue, and yields its output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *arguments),
         cwd=folder,
         env=environment({**environ, "PYTHONPATH": str(WORKFLOWS), "PYTHONDONTWRITEBYTECODE": "1"}),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,  # both workers write there what a task prints
+        stderr=asyncio.subprocess.STDOUT,  # Celery and Dramatiq write there what a task prints
         start_new_session=True,
     )
     assert process.stdout is not None
     try:
         yield process.stdout
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # the processes of the worker too
+        os.killpg(process.pid, signal.SIGKILL)  # includes the worker's child processes
         await process.communicate()
 
 
@@ -131,7 +131,7 @@ async def test_without_the_broker_the_event_stays_with_the_bridge(
 
 
 class TemporalService:
-    """The two calls of Temporal's frontend that the receiver makes. Workflows are known by their ids."""
+    """Answers the two calls of Temporal's frontend that the receiver makes. `running` has the ids of workflows."""
 
     def __init__(self, running: set[str]) -> None:
         self.running = running
@@ -156,7 +156,7 @@ class TemporalService:
 
 @asynccontextmanager
 async def temporal(service: TemporalService) -> AsyncIterator[str]:
-    """Serves the calls; yields the address."""
+    """Serves the calls, and yields the address."""
     import grpc
     from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, SignalWorkflowExecutionRequest
 
@@ -201,7 +201,8 @@ async def test_an_event_is_a_signal_of_the_workflow_that_the_context_names(
             ):
                 await asyncio.sleep(0.05)  # a pause between two requests
         pinged = await harness.request("POST", "/ping", callback_url=receiver.url)
-    assert (ended["deliveries"][0]["state"], ended["deliveries"][0]["attempts"]) == ("dead", 1)  # 410: it has ended
+    # The receiver answered 410, because order-18 does not run.
+    assert (ended["deliveries"][0]["state"], ended["deliveries"][0]["attempts"]) == ("dead", 1)
     assert pinged["status_code"] == 204
     [(workflow, name, event)] = service.signals
     assert (workflow, name) == ("order-17", "video_ended")
@@ -210,7 +211,7 @@ async def test_an_event_is_a_signal_of_the_workflow_that_the_context_names(
 
 # --- Trigger.dev --------------------------------------------------------------------------------------------------
 
-# The parts of @trigger.dev/sdk that the example uses: a token is a URL that takes one POST.
+# The parts of @trigger.dev/sdk that the example uses. A token has a URL that accepts one POST.
 SDK = """\
 import { createServer } from "node:http";
 export const task = (definition) => definition;
@@ -270,7 +271,7 @@ async def test_a_waitpoint_token_of_trigger_dev_gets_the_event(harness: BridgeHa
 
 # --- n8n ----------------------------------------------------------------------------------------------------------
 
-# Evaluates the expressions of a node's parameters as n8n does: in a text that begins with `=`, inside `{{ }}`.
+# As n8n does, evaluates each `{{ }}` in a node's parameters, if the parameter's text begins with `=`.
 EVALUATE = """\
 const { parameters, $json, $env, $execution } = JSON.parse(process.argv[1]);
 const evaluate = (value) => {

@@ -23,7 +23,7 @@ from bridge.web.api.response_models import (
 from tests.examples.harness import EXAMPLES, ROOT
 
 PYTHON, TYPESCRIPT = EXAMPLES / "receivers/events.py", EXAMPLES / "receivers/events.ts"
-# The models, from the parts to the whole, with the names that receivers see. The OpenAPI document has the models' own.
+# Maps models to the names that receivers see; the OpenAPI document has the models' own names. Parts come first.
 MODELS: Mapping[Any, str] = {
     Metadata: "Metadata",
     ErrorBody: "EventError",
@@ -58,7 +58,7 @@ class Type(NamedTuple):
 class Language:
     """Writes JSON Schemas as types."""
 
-    names: ClassVar[Mapping[str, str]]  # of JSON's simple types
+    names: ClassVar[Mapping[str, str]]  # maps JSON's simple types to types of the language
 
     def __init__(self) -> None:
         models = [(model, "validation", TypeAdapter(model)) for model in MODELS]
@@ -76,7 +76,7 @@ class Language:
         return Type(name, schema["description"], fields)
 
     def kind(self, schema: Mapping[str, Any]) -> str:
-        """The type of a schema."""
+        """Returns the type of a schema in the language."""
         if reference := schema.get("$ref"):
             return self._reference(reference.rpartition("/")[2])
         if "const" in schema or "enum" in schema:
@@ -98,12 +98,12 @@ class Language:
         raise NotImplementedError
 
     def file(self) -> str:
-        """The whole file."""
+        """Returns the text of the whole file."""
         raise NotImplementedError
 
 
 class Python(Language):
-    """TypedDicts."""
+    """Writes the types as TypedDicts."""
 
     names: ClassVar[Mapping[str, str]] = {
         "string": "str",
@@ -139,7 +139,7 @@ class Python(Language):
 
 
 class TypeScript(Language):
-    """Interfaces. `type` tells the union's members apart."""
+    """Writes the types as interfaces. The field `type` distinguishes the members of the union."""
 
     names: ClassVar[Mapping[str, str]] = {
         "string": "string",

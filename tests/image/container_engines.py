@@ -29,12 +29,12 @@ MOUNTS = (
 
 
 class NoEngine(Exception):
-    """There is no engine to build or run the image; the text names what is missing."""
+    """There is no engine to build or run the image. The text names what is missing."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A running container: read-only, without capabilities, with a /data volume that the next one uses again."""
+    """A running container: read-only and without capabilities. The next container uses its /data volume again."""
 
     process: "subprocess.Popen[str]"
     enter: Sequence[str]
@@ -42,7 +42,7 @@ class Container:
     kill: Sequence[str]
 
     def command(self, *words: str, environ: Mapping[str, str] | None = None) -> list[str]:
-        """The command that runs a program inside, as the user of PID 1, with its environment and these variables."""
+        """Return the command that runs a program inside, as the user of PID 1 and with these variables added."""
         given = [f"--env={name}={value}" for name, value in (environ or {}).items()]
         return [*self.enter, *given, self.name, *words]
 
@@ -53,7 +53,7 @@ class Container:
         )
 
     def until(self, event: str) -> None:
-        """Read the log of the bridge until this event."""
+        """Read the log of the bridge until a line has this event."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if json.loads(line)["event"] == event:
@@ -61,7 +61,7 @@ class Container:
         raise AssertionError(f"the bridge ended, and {event!r} was not in its log")
 
     def terminate(self) -> tuple[int, list[Any]]:
-        """Send SIGTERM to PID 1. Returns its exit code, and the log lines since."""
+        """Send SIGTERM to PID 1. Return its exit code and the log lines that were not read yet."""
         run(*self.kill)
         out, _ = self.process.communicate(timeout=60)
         return self.process.returncode, [json.loads(line) for line in out.splitlines()]
@@ -71,7 +71,7 @@ class Engine(Protocol):
     """Builds and runs the image."""
 
     def pull(self, name: str) -> bool:
-        """Whether this image could be pulled."""
+        """Pull an image. Return whether that succeeded."""
 
     def take(self, archive: Path) -> None:
         """Make the image `BASE` from the archive of a root file system."""
@@ -80,16 +80,16 @@ class Engine(Protocol):
         """Build `IMAGE` with the Dockerfile."""
 
     def config(self) -> Mapping[str, Any]:
-        """The configuration of `IMAGE`, with the names of Docker."""
+        """Return the configuration of `IMAGE`, with Docker's names of the fields."""
 
     def megabytes(self, name: str) -> float:
-        """The unpacked size of an image."""
+        """Return the unpacked size of an image."""
 
     def running(self, *arguments: str, environ: Mapping[str, str]) -> AbstractContextManager[Container]:
-        """A container of `IMAGE` for as long as the context is open. The next one has the same /data."""
+        """Run a container of `IMAGE` while the context is open. The next container has the same /data."""
 
     def forget(self) -> None:
-        """Remove what this test made. A base image that was pulled is kept."""
+        """Remove what this test made, except a base image that was pulled."""
 
 
 def run(*command: str | Path) -> str:
@@ -106,7 +106,7 @@ def run(*command: str | Path) -> str:
 
 
 class Docker:
-    """The engine of Docker."""
+    """Builds and runs the image with Docker."""
 
     volume = "amux-bridge-under-test"
 
@@ -147,7 +147,7 @@ class Docker:
 
 
 class Buildah:
-    """Buildah builds and runc runs, because `buildah run` has no read-only root. All files are in `folder`."""
+    """Builds with Buildah and runs with runc: `buildah run` has no read-only root. All files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -179,7 +179,7 @@ class Buildah:
     def running(self, *arguments: str, environ: Mapping[str, str]) -> Iterator[Container]:
         data, bundle, name = self._folder / "data", self._folder / "bundle", f"under-test-{os.getpid()}"
         bundle.mkdir(exist_ok=True)
-        if not data.exists():  # with the owner and mode of /data in the image, like a new volume
+        if not data.exists():  # only the bridge's user may enter; /data in the image is also open to group 0
             data.mkdir(mode=0o700)
             os.chown(data, USER, USER)
         with self._mounted(IMAGE) as root:
@@ -208,7 +208,7 @@ class Buildah:
 def runtime_config(
     image: Mapping[str, Any], arguments: Sequence[str], environ: Mapping[str, str], root: str, data: Path
 ) -> Mapping[str, Any]:
-    """The configuration for runc: the settings of the image, and no right that a container can work without."""
+    """Return the configuration for runc: the settings of the image, without any capability."""
     user, group = map(int, image["User"].split(":"))
     mounts = [{"destination": to, "type": kind, "source": kind, "options": options} for to, kind, options in MOUNTS]
     own = {"destination": "/data", "type": "bind", "source": str(data), "options": ["bind", "rw", "nosuid", "nodev"]}
@@ -233,7 +233,7 @@ def runtime_config(
 
 
 def found_engine(folder: Path) -> Engine:
-    """An engine that answers. The client of Docker is often installed without an engine. Raises NoEngine."""
+    """Return an engine that works, or raise NoEngine. Docker's client is often installed without a running engine."""
     answer = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False)
     if answer and answer.returncode == 0:
         return Docker()
@@ -247,7 +247,7 @@ def found_engine(folder: Path) -> Engine:
 
 
 def base_image(engine: Engine, folder: Path) -> str:
-    """PYTHON_IMAGE, else the default of the Dockerfile, else an image of Debian packages. Raises NoEngine."""
+    """Return PYTHON_IMAGE, else the default of the Dockerfile, else an image of Debian packages. Raises NoEngine."""
     if given := os.environ.get("PYTHON_IMAGE"):
         return given
     [name] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -257,7 +257,7 @@ def base_image(engine: Engine, folder: Path) -> str:
         raise NoEngine(f"{name} cannot be pulled, and mmdebstrap is not installed to make a base; set PYTHON_IMAGE")
     archive, trusted = folder / "base.tar", "/etc/ssl/certs/ca-certificates.crt"
     packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
-    # With the certificates of this machine: packages may come through a proxy with its own certificate.
+    # The image gets the certificates of this machine, because a proxy with its own certificate may pass packages on.
     hooks = [f"--customize-hook=upload {trusted} {trusted}"] if Path(trusted).exists() else []
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     run("mmdebstrap", "--variant=minbase", packages, *hooks, release, archive)

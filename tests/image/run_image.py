@@ -29,7 +29,7 @@ SETTINGS = {
 }
 RECEIVER = "http://127.0.0.1:9000/hooks/video"
 
-# Runs inside: how PID 1 was started, and each folder that its user can write to.
+# Runs in the container. Prints how PID 1 was started, and each folder that its user can write to.
 INSPECT_PROCESS = """
 import json, os, shutil, stat
 status = dict(line.split(":", 1) for line in open("/proc/1/status").read().splitlines())
@@ -65,7 +65,7 @@ print(*(it["task_id"] for it in json.load(u.build_opener(u.ProxyHandler({})).ope
 
 
 def check_rights(container: Container) -> None:
-    """PID 1 is the bridge, its user has no rights, and it can write to /data only."""
+    """Check that PID 1 is the bridge, has no capabilities, and can write to /data only."""
     inspected = container.run("python3", "-c", INSPECT_PROCESS)
     assert inspected.returncode == 0, inspected.stderr
     found = json.loads(inspected.stdout)
@@ -84,7 +84,7 @@ def check_rights(container: Container) -> None:
 
 
 def check_health(container: Container, test: list[str]) -> None:
-    """The HEALTHCHECK of the image succeeds for this bridge, and fails where no bridge answers."""
+    """Check that the HEALTHCHECK of the image succeeds for this bridge, and fails where no bridge answers."""
     kind, *command = test
     assert kind == "CMD"
     checked = container.run(*command)
@@ -93,7 +93,7 @@ def check_health(container: Container, test: list[str]) -> None:
 
 
 def check_callback(container: Container) -> None:
-    """A receiver gets the callback for a task that ends, and verifies it with the secret in /data."""
+    """Check that a receiver gets the callback for a task that ends, and verifies it with the secret in /data."""
     listen = container.command("amux-bridge", "listen", "--port", "9000", "--count", "1", "--json")
     with subprocess.Popen(listen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as receiver:
         assert receiver.stderr is not None
@@ -106,7 +106,7 @@ def check_callback(container: Container) -> None:
 
 
 def check_backup(container: Container) -> None:
-    """The documented backup of a running bridge is complete, with its key, and only its user can read it."""
+    """Check that the documented backup of a running bridge has the data and the key, and only its user can read it."""
     [command] = re.findall(r"^docker exec bridge (sh -c '.*?')$", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
     made = container.run(*shlex.split(command))
     assert (made.returncode, made.stderr) == (0, "")
@@ -115,7 +115,7 @@ def check_backup(container: Container) -> None:
 
 
 def check_stop(container: Container) -> None:
-    """SIGTERM stops the bridge although a watch is active."""
+    """Check that SIGTERM stops the bridge although a watch is active."""
     watched = container.run("amux-bridge", "watch", "sandbox_0_0_never_1", "--callback", RECEIVER)
     assert watched.returncode == 0, watched.stderr
     began = time.monotonic()
@@ -125,7 +125,7 @@ def check_stop(container: Container) -> None:
 
 
 def check_restart(container: Container) -> None:
-    """The next container with the same /data has the active watches of the stopped one."""
+    """Check that the next container with the same /data has the active watches of the stopped one."""
     listed = container.run("python3", "-c", LIST_ACTIVE_TASKS)
     assert (listed.stdout, listed.stderr) == ("sandbox_0_0_never_1\n", "")
     assert container.terminate()[0] == 0

@@ -1,4 +1,4 @@
-"""What can be tested of the image without an engine: the linter, its rules, and the steps of the Dockerfile."""
+"""Tests of the image that need no engine: the linter, rules for the Dockerfile, and its steps."""
 
 import json
 import re
@@ -26,7 +26,7 @@ MAX_MEGABYTES = 160
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The name and the text of each instruction, with continued lines joined."""
+    """Returns the name and the text of each instruction. Continued lines are joined."""
     joined = re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE))
     return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
 
@@ -36,7 +36,7 @@ def instructions_named(kind: str) -> list[str]:
 
 
 def reaches_build(path: str) -> bool:
-    """Whether `.dockerignore` lets a path into a build. The last rule that matches it, or a folder of it, decides."""
+    """Returns whether `.dockerignore` lets a path into a build. The last rule for it or a folder above it decides."""
     verdict = True
     for rule in (ROOT / ".dockerignore").read_text().splitlines():
         if not rule or rule.startswith("#"):
@@ -55,7 +55,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def copied_sources() -> list[str]:
-    """The files and folders that COPY takes from the build context."""
+    """Returns the files and folders that COPY takes from the build context."""
     words = [shlex.split(rest) for rest in instructions_named("COPY") if not rest.startswith("--from")]
     return [source for copy in words for source in copy[:-1]]
 
@@ -105,12 +105,12 @@ def test_the_image_has_a_numeric_user_one_volume_and_no_shell_in_its_entrypoint(
     assert json.loads(last["ENTRYPOINT"]) == ["amux-bridge"]
     assert json.loads(last["CMD"]) == ["serve"]
     environ = dict(pair.partition("=")[::2] for pair in shlex.split(last["ENV"]))
-    # A setting in ENV would override the `.env` file of a user without a word.
+    # A setting in ENV would silently override a user's `.env` file.
     assert {name: value for name, value in environ.items() if name.startswith("BRIDGE_")} == {"BRIDGE_HOST": "0.0.0.0"}  # noqa: S104
     assert (last["WORKDIR"], load_default_database()) == ("/data", "sqlite:///bridge.db")
     assert environ["PYTHONDONTWRITEBYTECODE"] == "1"
     assert "org.opencontainers.image.title" in last["LABEL"]
-    assert "EXTRAS=" in [rest.replace('"', "") for rest in instructions_named("ARG")]  # nothing extra by default
+    assert "EXTRAS=" in [rest.replace('"', "") for rest in instructions_named("ARG")]  # no extras by default
     assert dict(pair.split("=") for pair in instructions_named("ARG"))["VERSION"] == __version__
     assert not any("pip" in rest for name, rest in final if name == "RUN")
 
@@ -152,7 +152,7 @@ def test_the_extra_notify_of_the_image_is_locked_with_all_that_it_needs() -> Non
 
 
 def _chosen_lines(extras: str) -> list[str]:
-    """The lines of the lock file that pip installs with a build argument, by the Dockerfile's own command."""
+    """Returns the lines of the lock file that pip installs for a build argument. Runs the Dockerfile's own command."""
     [command] = re.findall(r"(sed .*?) /build", DOCKERFILE.read_text())
     done = subprocess.run(
         ["/bin/sh", "-ec", f"{command} {ROOT / 'requirements.lock'}"],
@@ -169,7 +169,7 @@ def _chosen_lines(extras: str) -> list[str]:
 
 @pytest.mark.long
 def test_the_steps_of_the_dockerfile_make_a_bridge_that_runs(tmp_path: Path) -> None:
-    """Runs every COPY and RUN up to the package, on a copy of the build context, in temporary folders."""
+    """Runs every COPY and RUN up to the install of the package, on a copy of the build context."""
     context = tmp_path / "context"
     for name in _files():
         if reaches_build(name):
